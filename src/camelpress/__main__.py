@@ -1,0 +1,5 @@
+"""`python -m camelpress` is `camelpress`."""
+
+from camelpress.cli import main
+
+main()

@@ -1,0 +1,296 @@
+"""The block walker: a model run one decoder block at a time, its weights read when needed.
+
+Calibration and scoring both push activations through here, so that neither ever holds the model:
+memory is one block, the hidden states of all tokens, and one batch of activations.
+
+A block is taken apart at its four inputs of linear layers (`llama.STAGES`):
+
+    hidden += o_proj(context(attention_input(hidden)))
+    hidden += down_proj(mlp_middle(mlp_input(hidden)))
+
+so that a quantizer can look at each input after everything before it is quantized, in one pass.
+The arithmetic is that of transformers' own modules; only the residual sums are written here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from transformers import AutoConfig
+
+from camelpress.core import llama
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipeProblem
+from camelpress.core.packed import read_linear
+
+Rope = tuple[Tensor, Tensor]
+BATCH_TOKENS = 2048
+_LINEAR_NAMES = tuple(linear.name for linear in llama.LINEARS)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences of similar length, side by side; the shorter ones are filled up on the right.
+
+    Attention is causal, so what fills up a row cannot reach the tokens before it: it is never
+    scored and never enters a Hessian.
+    """
+
+    places: Int64[Tensor, "batch longest"]
+    real: Bool[Tensor, "batch longest"]
+
+
+class Sequences:
+    """Token sequences of any lengths, laid end to end, and the batches that they run in.
+
+    Args:
+        sequences: the ids of each.
+        limit: positions the model has.
+    Raises:
+        RecipeProblem: there is none, one is empty, or one is longer than the model's positions.
+    """
+
+    def __init__(self, sequences: Sequence[Sequence[int]], *, limit: int) -> None:
+        lengths = [len(sequence) for sequence in sequences]
+        if not lengths or not min(lengths):
+            raise RecipeProblem(
+                "there are no tokens to run" if not lengths else "one sequence has no tokens",
+                next_step="give a text that is not empty",
+            )
+        if max(lengths) > limit:
+            raise RecipeProblem(
+                f"a sequence of {max(lengths)} tokens exceeds the model's {limit} positions",
+                next_step=f"use a sequence length of at most {limit}",
+            )
+        self.lengths = lengths
+        self.tokens: Int64[Tensor, " tokens"] = torch.tensor(
+            [token for sequence in sequences for token in sequence], dtype=torch.int64
+        )
+        self.starts = [sum(lengths[:number]) for number in range(len(lengths))]
+        self.batches = list(self._batches())
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def _batches(self) -> Iterator[Batch]:
+        by_length = sorted(range(len(self)), key=lambda number: -self.lengths[number])
+        while by_length:
+            longest = self.lengths[by_length[0]]
+            members = by_length[: max(1, BATCH_TOKENS // longest)]
+            by_length = by_length[len(members) :]
+            column = torch.arange(longest)[None]
+            starts = torch.tensor([self.starts[number] for number in members])[:, None]
+            lengths = torch.tensor([self.lengths[number] for number in members])[:, None]
+            yield Batch(starts + column.minimum(lengths - 1), column < lengths)
+
+
+class Block:
+    """One decoder block with its weights, taken apart at the inputs of its linear layers."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._linears = {name: layer.get_submodule(name) for name in _LINEAR_NAMES}
+        self._attention_norm = layer.get_submodule("input_layernorm")
+        self._attention = layer.get_submodule("self_attn")
+        self._attention_out = self._attention.get_submodule("o_proj")
+        self._mlp_norm = layer.get_submodule("post_attention_layernorm")
+        self._mlp = layer.get_submodule("mlp")
+        self._mlp_out = self._mlp.get_submodule("down_proj")
+        self._attention.o_proj = nn.Identity()
+        self._mlp.down_proj = nn.Identity()
+
+    def weight(self, linear: str) -> Float[Tensor, "rows cols"]:
+        """The weight of one linear layer; writing into it changes the block."""
+        return self._linears[linear].get_parameter("weight")
+
+    def attention_input(self, hidden: Float[Tensor, "b s h"]) -> Float[Tensor, "b s h"]:
+        """What q, k and v see."""
+        return self._attention_norm(hidden)
+
+    def context(
+        self, attention_input: Float[Tensor, "b s h"], rope: Rope
+    ) -> Float[Tensor, "b s c"]:
+        """What o sees: the values, mixed by causal attention."""
+        return self._attention(
+            hidden_states=attention_input, position_embeddings=rope, attention_mask=None
+        )[0]
+
+    def attention_output(self, context: Float[Tensor, "b s c"]) -> Float[Tensor, "b s h"]:
+        """What attention adds to the residual stream."""
+        return self._attention_out(context)
+
+    def mlp_input(self, hidden: Float[Tensor, "b s h"]) -> Float[Tensor, "b s h"]:
+        """What gate and up see."""
+        return self._mlp_norm(hidden)
+
+    def mlp_middle(self, mlp_input: Float[Tensor, "b s h"]) -> Float[Tensor, "b s f"]:
+        """What down sees: the gated activations."""
+        return self._mlp(mlp_input)
+
+    def mlp_output(self, middle: Float[Tensor, "b s f"]) -> Float[Tensor, "b s h"]:
+        """What the MLP adds to the residual stream."""
+        return self._mlp_out(middle)
+
+    def __call__(self, hidden: Float[Tensor, "b s h"], rope: Rope) -> Float[Tensor, "b s h"]:
+        """The whole block."""
+        hidden = hidden + self.attention_output(self.context(self.attention_input(hidden), rope))
+        return hidden + self.mlp_output(self.mlp_middle(self.mlp_input(hidden)))
+
+
+class StreamedModel:
+    """A checkpoint that runs without being loaded.
+
+    Args:
+        checkpoint: 16-bit or GPTQ, of the LLaMA family.
+        device: where blocks and batches are computed; hidden states stay on the CPU.
+        dtype: of weights and activations; never fp16 on a CPU.
+    Raises:
+        CheckpointProblem: another architecture, or a config that transformers refuses.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> None:
+        module, prefix = llama.classes(checkpoint.config, checkpoint.folder)
+        self.checkpoint = checkpoint
+        self.device = device
+        self.dtype = dtype
+        try:
+            self.config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointProblem(
+                f"{checkpoint.folder / 'config.json'} is not usable ({error})",
+                next_step="compare it with the config of the original model",
+            ) from error
+        self.config._attn_implementation = "sdpa"
+        self._modules = importlib.import_module(module)
+        self._prefix = prefix
+        self._rotary = self._class("RotaryEmbedding")(config=self.config).to(device)
+        self.blocks = int(self.config.num_hidden_layers)
+        self.positions = int(self.config.max_position_embeddings)
+        window = getattr(self.config, "sliding_window", None)
+        if window is not None and getattr(self.config, "use_sliding_window", True):
+            self.positions = min(self.positions, int(window))
+
+    def embed(self, sequences: Sequences) -> Float[Tensor, "tokens hidden"]:
+        """The first hidden states of all tokens, on the CPU."""
+        table = self.checkpoint.read(f"{llama.EMBEDDING}.weight")
+        largest = int(sequences.tokens.max())
+        if largest >= len(table):
+            raise CheckpointProblem(
+                f"{self.checkpoint.folder} embeds {len(table)} tokens, the text has id {largest}",
+                next_step="use the tokenizer that belongs to this model",
+            )
+        return table[sequences.tokens].to(self.dtype)
+
+    def rope(self, batch: Batch) -> Rope:
+        """Cosines and sines of the positions of a batch."""
+        positions = torch.arange(batch.places.shape[1], device=self.device)[None]
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        cosine, sine = self._rotary(like, positions)
+        return cosine, sine
+
+    def block(self, number: int) -> Block:
+        """Read one decoder block, dequantizing packed weights.
+
+        Raises:
+            UnknownTensor: a weight is missing.
+            NumericsProblem: a weight is not finite.
+        """
+        with torch.device("meta"):
+            layer = self._class("DecoderLayer")(self.config, number)
+        prefix = llama.BLOCK.format(number)
+        layer.load_state_dict(
+            {
+                key: self._read(f"{prefix}.{key}", place.shape)
+                for key, place in layer.state_dict().items()
+            },
+            assign=True,
+        )
+        return Block(layer.eval().requires_grad_(False))
+
+    def run(
+        self, sequences: Sequences, hidden: Float[Tensor, "tokens hidden"], number: int
+    ) -> None:
+        """Push all hidden states through one block, in place."""
+        block = self.block(number)
+        for batch in sequences.batches:
+            put(hidden, batch, block(take(hidden, batch, self.device), self.rope(batch)))
+
+    def head(self) -> nn.Module:
+        """Final norm and output projection: hidden states to logits, in the model's dtype."""
+        with torch.device("meta"):
+            norm = self._class("RMSNorm")(self.config.hidden_size, eps=self.config.rms_norm_eps)
+            output = nn.Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
+        name = f"{llama.HEAD}.weight"
+        if name not in self.checkpoint.tensors and self.config.tie_word_embeddings:
+            name = f"{llama.EMBEDDING}.weight"
+        norm.load_state_dict(
+            {"weight": self._read(f"{llama.FINAL_NORM}.weight", norm.state_dict()["weight"].shape)},
+            assign=True,
+        )
+        output.load_state_dict({"weight": self._read(name, output.weight.shape)}, assign=True)
+        return nn.Sequential(norm, output).eval().requires_grad_(False)
+
+    def _class(self, name: str) -> type[nn.Module]:
+        found: type[nn.Module] = getattr(self._modules, self._prefix + name)
+        return found
+
+    def _read(self, name: str, shape: torch.Size) -> Tensor:
+        linear = name.removesuffix(".weight")
+        is_linear = linear.split(".", 3)[-1] in _LINEAR_NAMES
+        tensor = read_linear(self.checkpoint, linear) if is_linear else self.checkpoint.read(name)
+        if tensor.shape != shape:
+            raise CheckpointProblem(
+                f"{self.checkpoint.folder} holds {name!r} as {tuple(tensor.shape)}, "
+                f"its config.json asks for {tuple(shape)}",
+                next_step="use the config that belongs to these weights",
+            )
+        if not bool(tensor.isfinite().all()):
+            raise NumericsProblem(
+                f"{self.checkpoint.folder}: {name!r} holds {int((~tensor.isfinite()).sum())} "
+                "values that are not finite",
+                next_step="download or recover the checkpoint again",
+            )
+        return tensor.to(device=self.device, dtype=self.dtype)
+
+
+def take(
+    hidden: Float[Tensor, "tokens hidden"], batch: Batch, device: torch.device
+) -> Float[Tensor, "batch longest hidden"]:
+    """The hidden states of one batch, on the device."""
+    return hidden[batch.places].to(device)
+
+
+def put(
+    hidden: Float[Tensor, "tokens hidden"],
+    batch: Batch,
+    values: Float[Tensor, "batch longest hidden"],
+) -> None:
+    """Store what came out for the real tokens of one batch."""
+    hidden[batch.places[batch.real]] = values[batch.real.to(values.device)].to(hidden.device)
+
+
+def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The dtype to compute in: the model's own on a GPU, fp32 on a CPU."""
+    return torch.float32 if device.type == "cpu" else dtype
+
+
+def pick_device(name: str) -> torch.device:
+    """A device by name; `auto` is the first GPU where there is one.
+
+    Raises:
+        RecipeProblem: there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise RecipeProblem(f"there is no device {name!r} here", next_step="use --device cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise RecipeProblem(
+            f"{name!r} is not a device", next_step="use auto, cpu or cuda:0"
+        ) from error

@@ -1,0 +1,88 @@
+"""Everything that can go wrong on purpose, as one tree.
+
+    Problem                     3   could not run
+    ├── RecipeProblem           2   usage or recipe error
+    ├── CheckpointProblem       3   a folder of weights is not what it should be
+    │   ├── UnknownTensor
+    │   ├── ShapeMismatch
+    │   └── UnsafeShard
+    ├── OutputProblem           3   the result cannot be written
+    │   └── OutputExists
+    ├── NumericsProblem         3   numbers that cannot be worked with
+    │   └── NotPositiveDefinite
+    ├── ReleaseRefused          1   the gate said no
+    └── Interrupted            75   stopped half-way, a second run goes on
+
+A verdict (PASS, FAIL, INCONCLUSIVE) is a value in a report and not one of these.
+"""
+
+from __future__ import annotations
+
+
+class Problem(Exception):
+    """What is wrong, and what to do next; printed as one line without a traceback.
+
+    Args:
+        what: names the file or tensor concerned.
+        next_step: an imperative the reader can follow.
+    """
+
+    exit_code = 3
+
+    def __init__(self, what: str, *, next_step: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        return " ".join(f"{self.what}; {self.next_step}".split())
+
+
+class RecipeProblem(Problem):
+    """An option, a recipe or a gate file says something that cannot be done."""
+
+    exit_code = 2
+
+
+class CheckpointProblem(Problem):
+    """A checkpoint folder is incomplete, damaged or of an unexpected kind."""
+
+
+class UnknownTensor(CheckpointProblem):
+    """A tensor is missing, or one is there that does not belong."""
+
+
+class ShapeMismatch(CheckpointProblem):
+    """Two tensors that must agree in shape do not."""
+
+
+class UnsafeShard(CheckpointProblem):
+    """An index names a file that a checkpoint has no business with."""
+
+
+class OutputProblem(Problem):
+    """The output cannot be written: no space, no right, a file in the way."""
+
+
+class OutputExists(OutputProblem):
+    """The output is already there."""
+
+
+class NumericsProblem(Problem):
+    """Values that are not finite, or that no base and diff could give."""
+
+
+class NotPositiveDefinite(NumericsProblem):
+    """A damped Hessian has no Cholesky factor."""
+
+
+class ReleaseRefused(Problem):
+    """What was to be published has not passed its gate."""
+
+    exit_code = 1
+
+
+class Interrupted(Problem):
+    """Stopped before the end; the same command resumes."""
+
+    exit_code = 75

@@ -1,0 +1,61 @@
+"""The LLaMA family as facts: which models it has, which layers a block holds, what feeds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from camelpress.core.errors import CheckpointProblem
+
+EMBEDDING = "model.embed_tokens"
+FINAL_NORM = "model.norm"
+HEAD = "lm_head"
+BLOCK = "model.layers.{}"
+ROTARY_BUFFER = "rotary_emb.inv_freq"  # computed from the config; stored by transformers < 4.32
+
+
+class Linear(NamedTuple):
+    """A linear layer of a block, and which of the block's activations is its input."""
+
+    name: str
+    fed_by: str
+
+
+# fmt: off
+LINEARS = (
+    Linear("self_attn.q_proj", "attention_input"),
+    Linear("self_attn.k_proj", "attention_input"),
+    Linear("self_attn.v_proj", "attention_input"),
+    Linear("self_attn.o_proj", "attention_context"),
+    Linear("mlp.gate_proj",    "mlp_input"),
+    Linear("mlp.up_proj",      "mlp_input"),
+    Linear("mlp.down_proj",    "mlp_middle"),
+)
+# model_type: module of transformers, prefix of its classes
+FAMILY: Mapping[str, tuple[str, str]] = {
+    "llama":   ("transformers.models.llama.modeling_llama",     "Llama"),
+    "mistral": ("transformers.models.mistral.modeling_mistral", "Mistral"),
+    "qwen2":   ("transformers.models.qwen2.modeling_qwen2",     "Qwen2"),
+}
+# fmt: on
+STAGES = tuple(dict.fromkeys(linear.fed_by for linear in LINEARS))  # 4 inputs a block, not 7
+
+
+def linears_fed_by(stage: str) -> tuple[str, ...]:
+    """The linear layers of a block that see one activation, in the order of the table."""
+    return tuple(linear.name for linear in LINEARS if linear.fed_by == stage)
+
+
+def classes(config: Mapping[str, Any], source: object) -> tuple[str, str]:
+    """The transformers module and the class prefix for a model.
+
+    Raises:
+        CheckpointProblem: a model of another family.
+    """
+    kind = str(config.get("model_type"))
+    if kind not in FAMILY:
+        raise CheckpointProblem(
+            f"{source} is of the architecture {kind!r}",
+            next_step=f"use one that is supported: {', '.join(sorted(FAMILY))}",
+        )
+    return FAMILY[kind]

@@ -1,0 +1,102 @@
+"""What a stage did and found: one JSON file beside its output, the next stage's only source."""
+
+from __future__ import annotations
+
+import resource
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError
+
+from camelpress import __version__
+from camelpress.core.errors import CheckpointProblem
+from camelpress.core.settings import Settings, faults
+
+
+class Verdict(StrEnum):
+    """What a check says; ERROR is "could not be evaluated" and never a pass."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    ERROR = "ERROR"
+
+    @property
+    def exit_code(self) -> int:
+        """What a process that ends with this verdict returns."""
+        return {"PASS": 0, "FAIL": 1, "ERROR": 3, "INCONCLUSIVE": 4}[self.value]
+
+    @classmethod
+    def worst(cls, verdicts: list[Verdict]) -> Verdict:
+        """The verdict over several checks; none at all is an error."""
+        for verdict in (cls.ERROR, cls.FAIL, cls.INCONCLUSIVE):
+            if verdict in verdicts or not verdicts:
+                return verdict
+        return cls.PASS
+
+
+class Check(Settings):
+    """One measured quantity held against its threshold."""
+
+    name: str
+    verdict: Verdict
+    estimate: float
+    interval: tuple[float, float] = Field(description="95 %")
+    threshold: float
+    direction: str = Field(description="max: the estimate must not exceed it; min: not fall below")
+    n: int = Field(description="tokens")
+    clusters: int = Field(description="independent pieces of text")
+    reason: str
+
+
+class Report(Settings):
+    """The account of one stage. `facts` repeat themselves run by run; `cost` does not."""
+
+    stage: str
+    version: str = __version__
+    inputs: dict[str, str] = Field(description="sha256 of each input")
+    outputs: dict[str, str] = Field(default={}, description="sha256 of each output")
+    settings: dict[str, Any]
+    facts: dict[str, Any]
+    checks: tuple[Check, ...] = ()
+    verdict: Verdict | None = None
+    cost: dict[str, float] = Field(default={}, description="seconds, peak_bytes")
+
+    def write(self, path: Path) -> None:
+        """Save as JSON."""
+        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Load what `write` saved.
+
+        Raises:
+            CheckpointProblem: missing or not a report.
+        """
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise CheckpointProblem(
+                f"{path} cannot be read", next_step="run the stage that writes it"
+            ) from error
+        except ValidationError as error:
+            raise CheckpointProblem(
+                f"{path} is not a report ({faults(error)})",
+                next_step="run the stage that writes it again",
+            ) from error
+
+
+class Stopwatch:
+    """Seconds since it was made, and the most memory this process ever had."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def cost(self) -> dict[str, float]:
+        """Seconds (s) and peak resident memory (bytes)."""
+        return {
+            "seconds": round(time.monotonic() - self._start, 3),
+            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }

@@ -1,0 +1,72 @@
+"""The tokenizer of a checkpoint, reduced to what this project needs of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from camelpress.core.errors import CheckpointProblem
+
+FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+class Tokenizer:
+    """Text to ids, and which ids begin and end a sequence."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.bos: int | None = tokenizer.bos_token_id
+        self.eos: int | None = tokenizer.eos_token_id
+        self.pad: int | None = tokenizer.pad_token_id
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """The tokenizer that lies beside the weights.
+
+        Raises:
+            CheckpointProblem: there is none, or transformers cannot read it.
+        """
+        try:
+            return cls(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, ImportError) as error:
+            raise CheckpointProblem(
+                f"{folder} has no tokenizer that can be read ({str(error).splitlines()[0]})",
+                next_step="copy tokenizer.json and tokenizer_config.json of the model there",
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self._tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text as it stands: nothing added, `</s>` in it stays text."""
+        ids: list[int] = self._tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, verbose=False
+        )["input_ids"]
+        return ids
+
+    def encode_document(self, text: str) -> list[int]:
+        """The ids of a text as the model's tokenizer encodes it, its own BOS included."""
+        ids: list[int] = self._tokenizer(text, verbose=False)["input_ids"]
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids, special tokens included."""
+        text: str = self._tokenizer.decode(ids)
+        return text
+
+    @property
+    def template(self) -> str | None:
+        """The chat template, if the tokenizer has one."""
+        template: str | None = self._tokenizer.chat_template
+        return template

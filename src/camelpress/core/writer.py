@@ -1,0 +1,237 @@
+"""Sharded safetensors, streamed: every byte has its place before the first tensor is there.
+
+The header of a safetensors file needs only names, types and shapes. So all files are laid out
+first, tensors arrive one at a time in any order and go straight to their place, and no more than
+one of them is ever in memory. The same tensors give the same bytes, whatever the order.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import torch
+from torch import Tensor
+
+from camelpress.core.checkpoint import DTYPES, INDEXES, SINGLES
+from camelpress.core.errors import OutputExists, OutputProblem, ShapeMismatch, UnknownTensor
+
+SHARD_BYTES = 4 * 10**9
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+DISK_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor that is going to be written."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+class CheckpointWriter:
+    """Writes the tensors of one checkpoint into an existing folder.
+
+    Args:
+        folder: where the shards go; give a staged folder, so that half a model has no name.
+        slots: every tensor that will come.
+        shard_bytes: a shard closes before it would grow beyond this.
+    """
+
+    def __init__(
+        self, folder: Path, slots: Mapping[str, Slot], *, shard_bytes: int = SHARD_BYTES
+    ) -> None:
+        self._folder = folder
+        self._slots = dict(slots)
+        self._missing = set(slots)
+        self._places: dict[str, tuple[str, int]] = {}
+        self._headers: dict[str, bytes] = {}
+        self._file: BinaryIO | None = None
+        needed = sum(slot.nbytes for slot in slots.values())
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise OutputProblem(
+                f"{folder.parent} has {free / 1e9:.2f} GB free, the output needs "
+                f"{needed / 1e9:.2f} GB",
+                next_step="free some space or name another output",
+            )
+        self._lay_out(shard_bytes)
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        """Write one tensor to its place.
+
+        Raises:
+            UnknownTensor: it was not announced, or came before.
+            ShapeMismatch: its shape or dtype is not the announced one.
+        """
+        if name not in self._missing:
+            raise UnknownTensor(
+                f"{name!r} was {'already written' if name in self._slots else 'not announced'}",
+                next_step="announce each tensor once",
+            )
+        slot = self._slots[name]
+        if (tensor.dtype, tuple(tensor.shape)) != (slot.dtype, slot.shape):
+            raise ShapeMismatch(
+                f"{name!r} is {tensor.dtype} {tuple(tensor.shape)}, announced was {slot.dtype} "
+                f"{slot.shape}",
+                next_step="announce what is written",
+            )
+        shard, offset = self._places[name]
+        file = self._open(shard)
+        file.seek(offset)
+        file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        self._missing.discard(name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+        if kind is None:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._missing:
+            raise UnknownTensor(
+                f"{len(self._missing)} tensors were never written, {min(self._missing)!r} first",
+                next_step="run the stage again",
+            )
+        if len(self._headers) > 1:
+            index = {
+                "metadata": {"total_size": sum(slot.nbytes for slot in self._slots.values())},
+                "weight_map": {name: place[0] for name, place in sorted(self._places.items())},
+            }
+            write_json(self._folder / INDEXES[0], index)
+
+    def _lay_out(self, shard_bytes: int) -> None:
+        shards: list[dict[str, Slot]] = [{}]
+        filled = 0
+        for name, slot in self._slots.items():
+            if shards[-1] and filled + slot.nbytes > shard_bytes:
+                shards.append({})
+                filled = 0
+            shards[-1][name] = slot
+            filled += slot.nbytes
+        for number, slots in enumerate(shards, start=1):
+            shard = (
+                SINGLES[0]
+                if len(shards) == 1
+                else f"model-{number:05}-of-{len(shards):05}.safetensors"
+            )
+            header, offsets = layout(slots)
+            self._headers[shard] = header
+            for name, offset in offsets.items():
+                self._places[name] = (shard, offset)
+            with (self._folder / shard).open("wb") as file:
+                file.write(header)
+                file.truncate(len(header) + sum(slot.nbytes for slot in slots.values()))
+
+    def _open(self, shard: str) -> BinaryIO:
+        path = self._folder / shard
+        if self._file is None or self._file.name != str(path):
+            if self._file is not None:
+                self._file.close()
+            self._file = path.open("r+b")
+        return self._file
+
+
+def layout(slots: Mapping[str, Slot]) -> tuple[bytes, dict[str, int]]:
+    """The header of a safetensors file, and where in the file each tensor begins.
+
+    Tensors stand by falling size of their element and then by name, as the safetensors library
+    orders them, so that all of them are aligned and the bytes depend on nothing else.
+
+    Source: huggingface/safetensors 24b0b28, README.md (format) and safetensors/src/tensor.rs.
+    """
+    names = sorted(slots, key=lambda name: (-slots[name].dtype.itemsize, name))
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    begin = 0
+    begins = {}
+    for name in names:
+        slot = slots[name]
+        begins[name] = begin
+        entries[name] = {
+            "dtype": NAMES[slot.dtype],
+            "shape": list(slot.shape),
+            "data_offsets": [begin, begin + slot.nbytes],
+        }
+        begin += slot.nbytes
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    header = len(text).to_bytes(8, "little") + text
+    return header, {name: len(header) + begin for name, begin in begins.items()}
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON the one way this project does: two blanks, UTF-8, a newline at the end."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def staged(target: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield a folder beside `target` that takes its name only if the block ends well.
+
+    Raises:
+        OutputExists: `target` is there and `force` is not given.
+        OutputProblem: no space, or no right to write there.
+    """
+    if target.exists() and not force:
+        raise OutputExists(
+            f"{target} exists", next_step="name another output, or give --force to replace it"
+        )
+    partial = target.with_name(target.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        for path in partial.iterdir():
+            _sync(path)
+        _take(partial, target)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise OutputProblem(
+            f"{target} cannot be written ({os.strerror(error.errno or 0)})",
+            next_step="free some space or name another output",
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _take(partial: Path, target: Path) -> None:
+    if target.is_dir():
+        old = target.with_name(target.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+        partial.rename(target)
+        shutil.rmtree(old)
+    else:
+        target.unlink(missing_ok=True)
+        partial.rename(target)
+
+
+def _sync(path: Path) -> None:
+    if path.is_file():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
