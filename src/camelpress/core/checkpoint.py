@@ -23,6 +23,18 @@ from camelpress.core.errors import CheckpointProblem, UnknownTensor, UnsafeShard
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
+COMPANIONS = (  # what lies beside weights and goes where they go
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
+    "LICENSE*",
+    "NOTICE*",
+    "llama_license.txt",
+)
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|bin)")
 
 # fmt: off
@@ -152,6 +164,16 @@ class Checkpoint:
         """The weight files, sorted by name."""
         for shard in sorted({info.shard for info in self.tensors.values()}):
             yield self.folder / shard
+
+
+def companions(folder: Path) -> dict[str, Path]:
+    """Tokenizer, generation config and licences of a checkpoint: name to file."""
+    return {
+        path.name: path
+        for pattern in COMPANIONS
+        for path in sorted(folder.glob(pattern))
+        if path.is_file()
+    }
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -40,6 +40,36 @@ def checkpoint_digest(folder: Path) -> str:
     return sha256_json(manifest(files, relative_to=folder))
 
 
+class Hashes:
+    """File hashes that are remembered while size and modification time stay the same.
+
+    Args:
+        known: path to size, time and hash; updated in place, so that it can be kept in a file.
+    """
+
+    def __init__(self, known: dict[str, Any]) -> None:
+        self._known = known
+
+    def file(self, path: Path) -> str:
+        """The SHA-256 of a file, read only if it looks changed."""
+        status = path.stat()
+        key = str(path.resolve())
+        kept = self._known.get(key)
+        if kept is None or kept[:2] != [status.st_size, status.st_mtime_ns]:
+            self._known[key] = kept = [status.st_size, status.st_mtime_ns, sha256_file(path)]
+        digest: str = kept[2]
+        return digest
+
+    def tree(self, path: Path) -> str:
+        """One hash for a file, or for a folder with everything in it; "" where there is none."""
+        if path.is_file():
+            return self.file(path)
+        inside = sorted(member for member in path.rglob("*") if member.is_file())
+        return sha256_json(
+            {member.relative_to(path).as_posix(): self.file(member) for member in inside}
+        )
+
+
 def manifest_text(hashes: Mapping[str, str]) -> str:
     """The form that `sha256sum -c` checks."""
     return "".join(f"{digest}  {name}\n" for name, digest in hashes.items())

@@ -6,7 +6,7 @@ import resource
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -43,7 +43,7 @@ class Check(Settings):
     name: str
     verdict: Verdict
     estimate: float
-    interval: tuple[float, float] = Field(description="95 %")
+    interval: tuple[float, float] | None = Field(description="95 %; null where it is unbounded")
     threshold: float
     direction: str = Field(description="max: the estimate must not exceed it; min: not fall below")
     n: int = Field(description="tokens")
@@ -69,7 +69,7 @@ class Report(Settings):
         path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Path) -> Report:
         """Load what `write` saved.
 
         Raises:

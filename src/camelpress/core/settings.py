@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from camelpress.core.errors import RecipeProblem
+
+Kind = TypeVar("Kind", bound="Settings")
 
 
 class Settings(BaseModel):
@@ -17,7 +19,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], *, source: str) -> Self:
+    def parse(cls: type[Kind], values: Mapping[str, Any], *, source: str) -> Kind:
         """Read settings from plain YAML or option values.
 
         The values take the way of JSON, where a strict model accepts a string for a path and a

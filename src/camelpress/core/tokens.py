@@ -9,17 +9,6 @@ from transformers import AutoTokenizer
 
 from camelpress.core.errors import CheckpointProblem
 
-FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-)
-
 
 class Tokenizer:
     """Text to ids, and which ids begin and end a sequence."""

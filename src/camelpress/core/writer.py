@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -97,7 +97,7 @@ class CheckpointWriter:
         file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         self._missing.discard(name)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> CheckpointWriter:
         return self
 
     def __exit__(

@@ -1,0 +1,40 @@
+"""What a recipe may say about quantizing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from camelpress.core.settings import Settings
+
+
+class Quantize(Settings):
+    """16-bit checkpoint to 4-bit GPTQ checkpoint."""
+
+    method: Literal["gptq", "rtn"] = Field(
+        default="gptq", description="rtn: round to nearest, the baseline; needs no calibration"
+    )
+    bits: Literal[2, 3, 4, 8] = Field(default=4, description="per weight")
+    group_size: Literal[-1, 16, 32, 64, 128] = Field(
+        default=128, description="neighbouring columns that share a scale; -1: the whole row"
+    )
+    sym: bool = Field(default=True, description="zero point in the middle; false: one per group")
+    act_order: bool = Field(
+        default=True,
+        description="solve the columns with the largest activations first; only inside, the "
+        "checkpoint says desc_act: false",
+    )
+    damp_percent: float = Field(
+        default=0.01, gt=0, le=1, description="fraction of mean(diag H) added to diag H at first"
+    )
+    calibration: tuple[Path, ...] = Field(
+        default=(), description="conversations (JSON, JSON lines) or plain texts"
+    )
+    samples: int = Field(
+        default=128, gt=0, description="times sequence_length: tokens to calibrate"
+    )
+    sequence_length: int = Field(default=2048, gt=1, description="tokens; longer ones are cut")
+    seed: int = Field(default=42, ge=0, description="of the draw of calibration sequences")
+    device: str = Field(default="auto", description="auto, cpu or cuda:N")

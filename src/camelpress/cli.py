@@ -1,0 +1,335 @@
+"""The command line: parse, call one function of a stage, show its report."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from camelpress import __version__
+from camelpress.console import Screen, rows
+from camelpress.convert.settings import MakeDiff, Recover
+from camelpress.core.errors import Problem
+from camelpress.core.progress import listening
+from camelpress.core.settings import Settings
+from camelpress.options import given, parameters
+from camelpress.publish.settings import Publish
+from camelpress.quantize.settings import Quantize
+from camelpress.validate.settings import Validate
+
+STAGES, RUNS, LOOKS = "Stages", "The whole pipeline", "Look and check"
+
+app = typer.Typer(
+    help="From a published weight diff to a tested, published 4-bit release.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Folder = Annotated[Path, typer.Argument(show_default=False)]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+
+# fmt: off
+COMMON: dict[str, Any] = {
+    "as_json": Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")],
+    "quiet":   Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no notes.")],
+    "verbose": Annotated[bool, typer.Option("-v", "--verbose", help="Warnings of libraries, too.")],
+    "debug":   Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
+}
+# fmt: on
+
+
+def command(
+    name: str, panel: str, settings: type[Settings] | None = None
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Register a function as a command, with the common options and those of its settings.
+
+    The function gets a `screen`, its own parameters and, where there are settings, the options
+    that were given as `options`; it returns the exit code.
+    """
+
+    def register(work: Callable[..., int]) -> Callable[..., int]:
+        extra = parameters(settings) if settings else []
+
+        @wraps(work)
+        def run(**values: Any) -> None:
+            common = {key: values.pop(key) for key in COMMON}
+            if settings:
+                values["options"] = given({each.name: values.pop(each.name) for each in extra})
+            raise typer.Exit(_guarded(work, values, **common))
+
+        own = [
+            each
+            for each in inspect.signature(work, eval_str=True).parameters.values()
+            if each.name not in ("screen", "options")
+        ]
+        common = [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+            for key, kind in COMMON.items()
+        ]
+        signature = inspect.Signature([*own, *extra, *common])
+        run.__signature__ = signature  # type: ignore[attr-defined]
+        run.__annotations__ = {key: each.annotation for key, each in signature.parameters.items()}
+        app.command(name, rich_help_panel=panel)(run)
+        return work
+
+    return register
+
+
+def _guarded(
+    work: Callable[..., int],
+    values: dict[str, Any],
+    *,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    debug: bool,
+) -> int:
+    screen = Screen(json=as_json, quiet=quiet, verbose=verbose)
+    try:
+        with listening(screen):
+            return work(screen=screen, **values)
+    except Problem as problem:
+        if debug:
+            traceback.print_exc()
+        screen.problem(problem)
+        return problem.exit_code
+
+
+@command("recover", STAGES, Recover)
+def recover(
+    screen: Screen,
+    raw: Folder,
+    diff: Folder,
+    out: Folder,
+    options: dict[str, Any],
+    force: Force = False,
+) -> int:
+    """16-bit tuned model from base + diff, streamed tensor by tensor."""
+    from camelpress.convert.run import recover as work
+    from camelpress.core.checkpoint import Checkpoint
+
+    chosen = Recover.parse(options, source="recover")
+    screen.result(work(Checkpoint.open(raw), Checkpoint.open(diff), out, chosen, force=force))
+    return 0
+
+
+@command("make-diff", STAGES, MakeDiff)
+def make_diff(
+    screen: Screen,
+    raw: Folder,
+    tuned: Folder,
+    out: Folder,
+    options: dict[str, Any],
+    force: Force = False,
+) -> int:
+    """The inverse of recover: tuned - base, proved to come back bit for bit."""
+    from camelpress.convert.run import make_diff as work
+    from camelpress.core.checkpoint import Checkpoint
+
+    chosen = MakeDiff.parse(options, source="make-diff")
+    screen.result(work(Checkpoint.open(raw), Checkpoint.open(tuned), out, chosen, force=force))
+    return 0
+
+
+@command("quantize", STAGES, Quantize)
+def quantize(
+    screen: Screen, model: Folder, out: Folder, options: dict[str, Any], force: Force = False
+) -> int:
+    """4-bit GPTQ checkpoint, calibrated block by block."""
+    from camelpress.core.checkpoint import Checkpoint
+    from camelpress.quantize.run import run as work
+
+    chosen = Quantize.parse(options, source="quantize")
+    screen.result(work(Checkpoint.open(model), out, chosen, force=force))
+    return 0
+
+
+@command("validate", STAGES, Validate)
+def validate(
+    screen: Screen,
+    reference: Folder,
+    candidate: Folder,
+    options: dict[str, Any],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the reports.")] = Path(
+        "validation"
+    ),
+    gate: Annotated[
+        Path | None, typer.Option("--gate", help="Thresholds (YAML) that decide the exit code.")
+    ] = None,
+    force: Force = False,
+) -> int:
+    """Perplexity, KL divergence and top-1 agreement against the 16-bit model, held to a gate."""
+    from camelpress.core.checkpoint import Checkpoint
+    from camelpress.validate.gate import read
+    from camelpress.validate.run import run as work
+
+    if gate is not None:
+        options["gate"] = read(gate).model_dump()
+    chosen = Validate.parse(options, source="validate")
+    report = work(Checkpoint.open(reference), Checkpoint.open(candidate), out, chosen, force=force)
+    screen.result(report)
+    if not screen.json:
+        screen.out.print(f"report: {out / 'report.html'}", soft_wrap=True)
+    return report.verdict.exit_code if report.verdict else 3
+
+
+@command("publish", STAGES, Publish)
+def publish(
+    screen: Screen,
+    candidate: Folder,
+    options: dict[str, Any],
+    to: Annotated[Path, typer.Option("--to", help="Folder of the release.")],
+    report: Annotated[Path, typer.Option("--report", help="Folder that validate wrote.")],
+    force: Force = False,
+) -> int:
+    """Model card, checksums and licence texts around a candidate that passed its gate."""
+    from camelpress.publish.run import run as work
+
+    chosen = Publish.parse(options, source="publish")
+    screen.result(work(candidate, report, to, chosen, force=force))
+    return 0
+
+
+@command("run", RUNS)
+def run(
+    screen: Screen,
+    recipe: Annotated[Path, typer.Argument(show_default=False)],
+    override: Annotated[
+        list[str] | None,
+        typer.Option("-o", "--override", help="section.key=value over the recipe; repeatable."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run finished stages again.")] = False,
+) -> int:
+    """All stages of a recipe in order; finished ones are skipped while nothing changed."""
+    from camelpress import pipeline
+    from camelpress.console import flat
+    from camelpress.recipe import read
+
+    outcome = pipeline.run(read(recipe, override or ()), force=force)
+    if screen.json:
+        screen.emit(
+            {
+                "verdict": outcome.verdict,
+                "skipped": outcome.skipped,
+                "stages": {name: flat(report) for name, report in outcome.reports.items()},
+            }
+        )
+    else:
+        for report in outcome.reports.values():
+            screen.result(report)
+    return outcome.exit_code
+
+
+@command("demo", RUNS)
+def demo(
+    screen: Screen,
+    out: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path("camelpress-demo"),
+    force: Annotated[bool, typer.Option("--force", help="Run finished stages again.")] = False,
+) -> int:
+    """The whole pipeline on an embedded tiny model, in less than a minute."""
+    from camelpress.console import flat
+    from camelpress.demo import run as work
+
+    shown = work(out, force=force)
+    facts = shown.outcome.reports["validate"].facts
+    if screen.json:
+        screen.emit(
+            flat(shown.outcome.reports["validate"])
+            | {"round_to_nearest": flat(shown.baseline), "report": str(shown.page)}
+        )
+        return shown.outcome.exit_code
+    for report in shown.outcome.reports.values():
+        screen.result(report)
+    plain = shown.baseline.facts
+    rows(
+        screen.out,
+        "4 bits against 16 bits",
+        [
+            ("GPTQ", f"ratio {facts['perplexity_ratio']:.5f}, KL {facts['kl_mean']:.5f} nats"),
+            (
+                "round to nearest",
+                f"ratio {plain['perplexity_ratio']:.5f}, KL {plain['kl_mean']:.5f} nats",
+            ),
+            ("report", str(shown.page)),
+            ("release", str(shown.recipe.out / "release")),
+        ],
+    )
+    return shown.outcome.exit_code
+
+
+@command("inspect", LOOKS)
+def inspect_(screen: Screen, checkpoint: Folder) -> int:
+    """What a checkpoint is: tensors, dtypes, sizes, quantization, tokenizer, template."""
+    from camelpress.core.checkpoint import Checkpoint
+    from camelpress.core.summary import describe
+
+    told = describe(Checkpoint.open(checkpoint))
+    if screen.json:
+        screen.emit(told)
+    else:
+        rows(
+            screen.out,
+            str(checkpoint),
+            [(name, json.dumps(value)) for name, value in told.items() if name != "tensors"],
+        )
+        for tensor in told["tensors"]:
+            screen.out.print(
+                f"  {tensor['name']}  {tensor['dtype']} {tensor['shape']}", soft_wrap=True
+            )
+    return 0
+
+
+@command("verify", LOOKS)
+def verify(screen: Screen, folder: Folder) -> int:
+    """Check a release again: every checksum, nothing missing, nothing added."""
+    from camelpress.publish.verify import verify as work
+
+    report = work(folder)
+    screen.result(report)
+    return report.verdict.exit_code if report.verdict else 3
+
+
+@command("schema", LOOKS)
+def schema(screen: Screen) -> int:
+    """The JSON Schema of a recipe, for editors."""
+    from camelpress.recipe import Recipe
+
+    screen.emit(Recipe.model_json_schema())
+    return 0
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"camelpress {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; a bug ends with a traceback and exit code 3, which no gate returns."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception:  # noqa: BLE001 - Python's own code for a bug, 1, means "gate failed" here
+        traceback.print_exc()
+        sys.exit(3)

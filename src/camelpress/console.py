@@ -1,0 +1,207 @@
+"""What a person sees: progress on a terminal, plain lines elsewhere, results as tables."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from camelpress.core.errors import Problem
+from camelpress.core.report import Report, Verdict
+
+Item = TypeVar("Item")
+COLOURS = {
+    Verdict.PASS: "bold green",
+    Verdict.FAIL: "bold red",
+    Verdict.INCONCLUSIVE: "bold yellow",
+    Verdict.ERROR: "bold red",
+}
+EVERY = 10.0  # seconds between plain lines
+
+
+class Screen:
+    """Everything but the result goes to stderr; with `json` the result is one object on stdout.
+
+    Args:
+        json: results as JSON.
+        quiet: no progress, no notes.
+        verbose: where each file went.
+    """
+
+    def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+        self.json = json
+        self.quiet = quiet
+        self.verbose = verbose
+        self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.out = Console(stderr=json, highlight=False)
+
+    def track(self, items: Sequence[Item], label: str) -> Iterator[Item]:
+        """A bar on a terminal, a line every ten seconds elsewhere."""
+        if self.quiet or not items:
+            yield from items
+        elif self.errors.is_terminal:
+            yield from self._bar(items, label)
+        else:
+            yield from self._lines(items, label)
+
+    def note(self, text: str) -> None:
+        """One line about what was decided."""
+        if not self.quiet:
+            self.errors.print(escape(text), style="dim")
+
+    def problem(self, problem: Problem) -> None:
+        """One line: what is wrong, and what to do."""
+        self.errors.print(f"[bold red]error:[/] {escape(str(problem))}")
+        if self.json:
+            told = {"what": problem.what, "next_step": problem.next_step}
+            self.emit({"error": told, "exit_code": problem.exit_code})
+
+    def emit(self, content: Mapping[str, Any]) -> None:
+        """The one JSON object."""
+        sys.stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
+
+    def result(self, report: Report) -> None:
+        """A report as a table, or as JSON."""
+        if self.json:
+            self.emit(flat(report))
+            return
+        rows(self.out, report.stage, ROWS[report.stage](report) if report.stage in ROWS else [])
+        self.verdict(report)
+
+    def verdict(self, report: Report) -> None:
+        """Each check, and the verdict over all."""
+        for check in report.checks:
+            self.out.print(
+                f"  [{COLOURS[check.verdict]}]{check.verdict:<12}[/] {check.name}: "
+                f"{escape(check.reason)}"
+            )
+        if report.verdict is not None:
+            self.out.print(f"[{COLOURS[report.verdict]}]{report.verdict}[/]")
+
+    def _bar(self, items: Sequence[Item], label: str) -> Iterator[Item]:
+        with Progress(
+            TextColumn("{task.description:<16}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.errors,
+            transient=True,
+        ) as progress:
+            yield from progress.track(items, description=label)
+
+    def _lines(self, items: Sequence[Item], label: str) -> Iterator[Item]:
+        start = said = time.monotonic()
+        for number, item in enumerate(items):
+            yield item
+            now = time.monotonic()
+            if now - said >= EVERY or number + 1 == len(items):
+                said = now
+                self.errors.print(f"{label} {number + 1}/{len(items)} {now - start:.0f}s")
+
+
+def flat(report: Report) -> dict[str, Any]:
+    """A report with its facts at the top, as `--json` prints it."""
+    content: dict[str, Any] = json.loads(report.model_dump_json())
+    return content.pop("facts") | content
+
+
+def rows(out: Console, title: str, entries: Sequence[tuple[str, str]]) -> None:
+    """A table of two columns."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in entries:
+        table.add_row(name, escape(value))
+    out.print(table)
+
+
+def _cost(report: Report) -> list[tuple[str, str]]:
+    cost = report.cost
+    if not cost:
+        return []
+    return [("time, memory", f"{cost['seconds']:.1f} s, peak {cost['peak_bytes'] / 1e6:,.0f} MB")]
+
+
+def _recover(report: Report) -> list[tuple[str, str]]:
+    facts = report.facts
+    shares = facts["representable"] or {}
+    return [
+        ("tensors", f"{len(facts['tensors'])}, {facts['dtype']}"),
+        ("fits", ", ".join(f"{name} {share:.2%}" for name, share in shares.items()) or "untested"),
+        *_cost(report),
+    ]
+
+
+def _make_diff(report: Report) -> list[tuple[str, str]]:
+    return [("tensors", f"{len(report.facts['tensors'])}, float32"), *_cost(report)]
+
+
+def _quantize(report: Report) -> list[tuple[str, str]]:
+    facts, settings = report.facts, report.settings
+    calibration = facts["calibration"]
+    told = [
+        (
+            "grid",
+            f"{settings['bits']} bit, group {settings['group_size']}, "
+            f"{'sym' if settings['sym'] else 'asym'}, {settings['method']}",
+        ),
+        ("layers", f"{len(facts['layers'])}, {facts['rescues']} needed a rescue"),
+    ]
+    if calibration:
+        told.append(
+            (
+                "calibration",
+                f"{calibration['tokens']:,} tokens in {calibration['samples']} sequences",
+            )
+        )
+    return told + _cost(report)
+
+
+def _validate(report: Report) -> list[tuple[str, str]]:
+    facts = report.facts
+    return [
+        ("perplexity", f"{facts['reference_perplexity']:.4f} 16-bit reference"),
+        ("", f"{facts['candidate_perplexity']:.4f} candidate"),
+        ("ratio", f"{facts['perplexity_ratio']:.5f}{_span(facts['perplexity_ratio_interval'])}"),
+        ("KL divergence", f"{facts['kl_mean']:.5f} nats{_span(facts['kl_mean_interval'])}"),
+        ("top-1 agreement", f"{facts['top1_agreement']:.2%}"),
+        ("tokens", f"{facts['tokens']:,} in {facts['sequences']} sequences"),
+        *_cost(report),
+    ]
+
+
+def _publish(report: Report) -> list[tuple[str, str]]:
+    return [("files", str(len(report.outputs))), *_cost(report)]
+
+
+def _verify(report: Report) -> list[tuple[str, str]]:
+    return [("problem", problem) for problem in report.facts["problems"]]
+
+
+def _span(interval: Sequence[float] | None) -> str:
+    return f"  ({interval[0]:.5f} to {interval[1]:.5f})" if interval else ""
+
+
+ROWS = {
+    "recover": _recover,
+    "make-diff": _make_diff,
+    "quantize": _quantize,
+    "validate": _validate,
+    "publish": _publish,
+    "verify": _verify,
+}

@@ -1,0 +1,33 @@
+"""The config.json of what we write: readable by the loaders of today and of two years ago."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+LOCAL = ("_name_or_path", "transformers_version")  # of whoever wrote the source
+
+
+def portable(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """A config with what both generations of transformers look for.
+
+    Version 5 keeps the rotary base inside `rope_parameters` and the type in `dtype`; version 4
+    reads `rope_theta`, `rope_scaling` and `torch_dtype` only, and takes a base of 10,000 without
+    a word where it finds none.
+
+    Args:
+        config: of the source.
+        dtype: of the weights beside it.
+    """
+    word = str(dtype).removeprefix("torch.")
+    told = {key: value for key, value in config.items() if key not in LOCAL}
+    told |= {"torch_dtype": word, "dtype": word}
+    rope = told.get("rope_parameters")
+    if isinstance(rope, Mapping):
+        scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+        told.setdefault("rope_theta", rope.get("rope_theta", 10000.0))
+        if scaling.get("rope_type", "default") != "default":
+            told.setdefault("rope_scaling", scaling)
+    return told

@@ -1,0 +1,77 @@
+"""Command-line options made from settings, so that every default and text stands in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import Parameter
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from camelpress.core.settings import Settings
+
+FLAGS: Mapping[str, str] = {"sym": "--sym/--asym"}
+PANEL = "Settings"
+
+
+def parameters(settings: type[Settings]) -> list[Parameter]:
+    """One keyword parameter per field, None until given; nested sections have none."""
+    return [
+        Parameter(
+            name,
+            Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=_annotation(name, field),
+        )
+        for name, field in settings.model_fields.items()
+        if not _is_section(field.annotation)
+    ]
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were really given: the others keep their default in the settings."""
+    return {name: value for name, value in options.items() if value is not None and value != []}
+
+
+def _annotation(name: str, field: FieldInfo) -> Any:
+    kind = _plain(field.annotation)
+    flag = "--" + name.replace("_", "-")
+    if kind is bool:
+        flag = FLAGS.get(name, f"{flag}/--no-{flag[2:]}")
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    help_text = f"{field.description or ''} [default: {_default(name, field)}]"
+    option = typer.Option(
+        flag,
+        help=help_text.replace("[default", "\\[default"),
+        metavar="|".join(map(str, choices)) if choices and kind is not bool else None,
+        show_default=False,
+        rich_help_panel=PANEL,
+    )
+    return Annotated[kind | None, option]
+
+
+def _default(name: str, field: FieldInfo) -> str:
+    if isinstance(field.default, bool) and name in FLAGS:
+        on, off = FLAGS[name].split("/")
+        return on.strip("-") if field.default else off.strip("-")
+    if field.default in (None, ()):
+        return "none"
+    return str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+
+
+def _plain(annotation: Any) -> Any:
+    """The type a command line can read: `tuple[Path, ...]` is `list[Path]`, a choice its type."""
+    if get_origin(annotation) is Literal:
+        return type(get_args(annotation)[0])
+    if get_origin(annotation) is tuple:
+        return list[Path]
+    if get_origin(annotation) in (Union, UnionType):
+        return next(kind for kind in get_args(annotation) if kind is not NoneType)
+    return annotation
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Settings)

@@ -1,0 +1,197 @@
+"""All stages in order; a stage whose inputs, options and version are unchanged is skipped.
+
+The lock file beside the outputs says, per stage, what it was made from and what came out. A stage
+is left alone while both still hold; otherwise it runs again, and everything after it whose inputs
+changed by that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from camelpress import __version__
+from camelpress.convert import run as convert
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.progress import note
+from camelpress.core.provenance import Hashes, sha256_json
+from camelpress.core.report import Report, Verdict
+from camelpress.core.settings import Settings
+from camelpress.core.writer import write_json
+from camelpress.publish import run as publish
+from camelpress.quantize import run as quantize
+from camelpress.recipe import Recipe
+from camelpress.validate import run as validate
+
+LOCK = "camelpress.lock"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline."""
+
+    name: str
+    inputs: tuple[Path, ...]
+    settings: Settings
+    output: Path
+    report: str
+    work: Callable[[], Report]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `run` ended with."""
+
+    reports: Mapping[str, Report]
+    skipped: tuple[str, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict of the validation."""
+        return self.reports["validate"].verdict or Verdict.ERROR
+
+    @property
+    def exit_code(self) -> int:
+        """0 where a release was made, otherwise what the verdict says."""
+        return 0 if "publish" in self.reports else self.verdict.exit_code
+
+
+def run(recipe: Recipe, *, force: bool = False) -> Outcome:
+    """Recover, quantize, validate and, if the gate is passed, publish.
+
+    Args:
+        recipe: what to do.
+        force: run every stage, whatever the lock says.
+    Returns:
+        the report of every stage that ran or still held. A gate that is not passed ends the run
+        before publishing, unless the recipe allows it.
+    """
+    recipe.out.mkdir(parents=True, exist_ok=True)
+    lock = Lock(recipe.out / LOCK)
+    reports: dict[str, Report] = {}
+    skipped = []
+    for stage in stages(recipe):
+        if stage.name == "publish" and _refused(reports["validate"], recipe):
+            break
+        entry = lock.entry(stage)
+        if not force and lock.holds(stage, entry):
+            note(f"{stage.name}: unchanged, skipped")
+            skipped.append(stage.name)
+            reports[stage.name] = Report.read(stage.output / stage.report)
+        else:
+            note(f"{stage.name}: {stage.output}")
+            lock.forget(stage)
+            reports[stage.name] = stage.work()
+            lock.remember(stage, entry)
+    return Outcome(reports, tuple(skipped))
+
+
+def stages(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages of a recipe, each with its place under `out`."""
+    recovered, quantized = recipe.out / "recovered", recipe.out / "quantized"
+    validation, release = recipe.out / "validation", recipe.out / "release"
+    return (
+        Stage(
+            "recover",
+            (recipe.base, recipe.diff),
+            recipe.recover,
+            recovered,
+            convert.REPORT,
+            lambda: convert.recover(
+                Checkpoint.open(recipe.base),
+                Checkpoint.open(recipe.diff),
+                recovered,
+                recipe.recover,
+                force=True,
+            ),
+        ),
+        Stage(
+            "quantize",
+            (recovered, *recipe.quantize.calibration),
+            recipe.quantize,
+            quantized,
+            quantize.REPORT,
+            lambda: quantize.run(
+                Checkpoint.open(recovered), quantized, recipe.quantize, force=True
+            ),
+        ),
+        Stage(
+            "validate",
+            (recovered, quantized, *recipe.validation.text),
+            recipe.validation,
+            validation,
+            validate.REPORT,
+            lambda: validate.run(
+                Checkpoint.open(recovered),
+                Checkpoint.open(quantized),
+                validation,
+                recipe.validation,
+                force=True,
+            ),
+        ),
+        Stage(
+            "publish",
+            (quantized, validation),
+            recipe.publish,
+            release,
+            publish.REPORT,
+            lambda: publish.run(quantized, validation, release, recipe.publish, force=True),
+        ),
+    )
+
+
+class Lock:
+    """What each stage was made from and gave, kept as JSON."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._content: dict[str, Any] = {"stages": {}, "files": {}}
+        if path.is_file():
+            try:
+                self._content |= json.loads(path.read_text(encoding="utf-8"))
+            except json.JSONDecodeError:
+                note(f"{path} is not JSON and is ignored: every stage runs again")
+        self._hashes = Hashes(self._content["files"])
+
+    def entry(self, stage: Stage) -> dict[str, Any]:
+        """What the stage would be made from now."""
+        return {
+            "version": __version__,
+            "settings": sha256_json(stage.settings.model_dump(mode="json")),
+            "inputs": {str(path): self._hashes.tree(path) for path in stage.inputs},
+        }
+
+    def holds(self, stage: Stage, entry: Mapping[str, Any]) -> bool:
+        """Whether the stage was made from this, and its output is as it was left."""
+        kept = self._content["stages"].get(stage.name)
+        return (
+            kept is not None
+            and kept["made_from"] == entry
+            and stage.output.is_dir()
+            and kept["output"] == self._hashes.tree(stage.output)
+        )
+
+    def forget(self, stage: Stage) -> None:
+        """Before a stage runs: its old entry is no longer true."""
+        self._content["stages"].pop(stage.name, None)
+        self._save()
+
+    def remember(self, stage: Stage, entry: Mapping[str, Any]) -> None:
+        """After a stage ran."""
+        self._content["stages"][stage.name] = {
+            "made_from": entry,
+            "output": self._hashes.tree(stage.output),
+        }
+        self._save()
+
+    def _save(self) -> None:
+        partial = self._path.with_name(self._path.name + ".partial")
+        write_json(partial, self._content)
+        partial.replace(self._path)
+
+
+def _refused(validation: Report, recipe: Recipe) -> bool:
+    return validation.verdict is not Verdict.PASS and not recipe.publish.allow_failed_gate

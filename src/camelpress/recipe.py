@@ -1,0 +1,90 @@
+"""A recipe: what goes in, a section per stage, where it comes out. Strict YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from camelpress.convert.settings import Recover
+from camelpress.core.errors import RecipeProblem
+from camelpress.core.settings import Settings
+from camelpress.core.yaml import parse_yaml, read_yaml
+from camelpress.publish.settings import Publish
+from camelpress.quantize.settings import Quantize
+from camelpress.validate.settings import Validate
+
+PATHS = (("base",), ("diff",), ("out",), ("quantize", "calibration"), ("validate", "text"))
+
+
+class Recipe(Settings):
+    """Everything that decides the bytes of a release."""
+
+    base: Path = Field(description="folder of the raw model")
+    diff: Path = Field(description="folder of the published weight diff")
+    out: Path = Field(description="folder for the outputs of all stages and the lock file")
+    recover: Recover = Field(default=Recover())
+    quantize: Quantize = Field(default=Quantize())
+    validation: Validate = Field(default=Validate(), alias="validate")
+    publish: Publish = Field(default=Publish())
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from a file; relative paths in it start at the file's own folder.
+
+    Args:
+        path: YAML.
+        overrides: `section.key=value`, where the value is YAML; paths in them start here.
+    Raises:
+        RecipeProblem: every fault in one line, with dotted paths.
+    """
+    content = read_yaml(path)
+    for place in PATHS:
+        _anchor(content, place, path.resolve().parent)
+    for override in overrides:
+        _merge(content, override)
+    return Recipe.parse(content, source=str(path))
+
+
+def _anchor(content: dict[str, Any], place: tuple[str, ...], folder: Path) -> None:
+    section: Any = content
+    for key in place[:-1]:
+        section = section.get(key)
+        if not isinstance(section, dict):
+            return
+    value = section.get(place[-1])
+    if isinstance(value, str):
+        section[place[-1]] = str(folder / Path(value).expanduser())
+    elif isinstance(value, list):
+        section[place[-1]] = [
+            str(folder / Path(item).expanduser()) if isinstance(item, str) else item
+            for item in value
+        ]
+
+
+def _merge(content: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        raise RecipeProblem(
+            f"the override {override!r} has no name or no value",
+            next_step="write it as quantize.group_size=64",
+        )
+    *sections, key = name.split(".")
+    section = content
+    for part in sections:
+        inner = section.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise RecipeProblem(
+                f"the override {name!r} goes through {part!r}, which is a value",
+                next_step="see `camelpress schema` for the names",
+            )
+        section = inner
+    section[key] = parse_yaml(f"value: {text}", source=f"the override {override!r}")["value"]
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe with every default written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False)
