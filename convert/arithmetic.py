@@ -48,11 +48,13 @@ def subtract(
     """
     left, right = _read(pair, base, tuned)
     difference = right - left
-    lost = int(((left + difference).to(dtype) != right.to(dtype)).sum())
+    back = (left + difference).to(dtype).to(torch.float32)
+    lost = int(((back != right) | ~difference.isfinite()).sum())
     if lost:
         raise NumericsProblem(
             f"{lost} values of {pair.name!r} in {tuned.folder} would not come back from a float32 "
-            "diff: they are not finite, or 65,536 times smaller than the base's",
+            f"diff as {str(dtype).removeprefix('torch.')}: they are not finite, need a wider type, "
+            "or are 65,536 times smaller than the base's",
             next_step="publish the tuned weights themselves",
         )
     writer.put(pair.name, difference)

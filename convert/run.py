@@ -11,7 +11,7 @@ import torch
 from camelpress.convert.arithmetic import add, slots, subtract
 from camelpress.convert.pairs import Pair, pairs
 from camelpress.convert.settings import MakeDiff, Recover
-from camelpress.convert.verify import Evidence, require_right_base, sample
+from camelpress.convert.verify import NEEDED_16_BIT, Evidence, require_right_base, sample
 from camelpress.core.checkpoint import Checkpoint, companions
 from camelpress.core.config import portable
 from camelpress.core.errors import RecipeProblem
@@ -109,6 +109,9 @@ def make_diff(
 def _dtype(settings: Recover, evidence: Evidence | None) -> torch.dtype:
     if settings.dtype != "auto" or evidence is None:
         return DTYPES[settings.dtype]
+    if evidence.shares[evidence.best] < NEEDED_16_BIT:
+        note("the sums fit no 16-bit type: the output is float32")
+        return torch.float32
     note(
         f"{evidence.shares[evidence.best]:.2%} of {evidence.values} sampled sums are "
         f"{_word(evidence.best)} numbers: that is the dtype of the output"

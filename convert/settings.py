@@ -14,7 +14,8 @@ class Recover(Settings):
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="of the recovered weights; auto: the 16-bit type that the sums fit exactly",
+        description="of the recovered weights; auto: the 16-bit type that the sums fit exactly, "
+        "float32 if there is none",
     )
     check: Literal["sample", "off"] = Field(
         default="sample", description="whether to test that this is the base the diff was made from"

@@ -74,19 +74,16 @@ def require_right_base(base: Checkpoint, diff: Checkpoint, evidence: Evidence) -
     if share >= NEEDED.get(diff_dtype, NEEDED_16_BIT):
         return
     found = f"only {share:.1%} of base + diff are {_word(evidence.best)} numbers"
-    if evidence.base_fits_bfloat16 > NEEDED_16_BIT and evidence.best is torch.float16:
-        raise NumericsProblem(
-            f"{base.folder} was rounded to bfloat16: all of its values fit it, and {found}",
-            next_step="take the base in its original float16 (converters of today round LLaMA-1)",
-        )
+    float32 = "--check off --dtype float32 if the tuned model is float32"
     if evidence.base_fits_bfloat16 > NEEDED_16_BIT:
         raise NumericsProblem(
-            f"{base.folder} is not the base of {diff.folder}, or was rounded to bfloat16: {found}",
-            next_step="take the original float16 base; --check off if the tuned model is float32",
+            f"{base.folder} was rounded to bfloat16, which all of its values fit, or is not the "
+            f"base of {diff.folder}: {found}",
+            next_step=f"take the exact base, LLaMA-1 in its original float16; {float32}",
         )
     raise NumericsProblem(
         f"{base.folder} is not the base of {diff.folder}: {found}",
-        next_step="give the exact base of this diff; --check off if the tuned model is float32",
+        next_step=f"give the exact base of this diff; {float32}",
     )
 
 

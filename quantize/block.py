@@ -124,7 +124,7 @@ def _solve(
     for name in names:
         part = slice(start, start + len(block.weight(name)))
         start = part.stop
-        error = _relative_error(weight[part], stored[part], hessian)
+        error = float(solved.loss[part].sum()) / _energy(weight[part], hessian)
         block.weight(name).copy_(stored[part])
         packed = pack(
             solved.codes[part].cpu(),
@@ -136,7 +136,6 @@ def _solve(
         yield Layer(name, packed, error, factor.damp_percent, factor.rescue)
 
 
-def _relative_error(weight: Tensor, stored: Tensor, hessian: Hessian) -> float:
-    difference = weight - stored
-    error = ((difference @ hessian.sum) * difference).sum()
-    return float(error / ((weight @ hessian.sum) * weight).sum().clamp(min=1e-30))
+def _energy(weight: Tensor, hessian: Hessian) -> float:
+    """The layer's squared output, summed over tokens and rows."""
+    return float(((weight @ hessian.sum) * weight).sum().clamp(min=1e-30))

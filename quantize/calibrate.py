@@ -20,7 +20,7 @@ from camelpress.core.tokens import Tokenizer
 
 @dataclass(frozen=True)
 class Calibration:
-    """The sequences, and what there is to tell of them."""
+    """The sequences, and how many of them are conversations cut to the sequence length."""
 
     sequences: list[list[int]]
     truncated: int
@@ -50,17 +50,16 @@ def draw(
             "there is no calibration text", next_step="give --calibration FILE, or --method rtn"
         )
     documents = [document for path in files for document in read_documents(path)]
-    encoded = list(_conversations(documents, tokenizer))
-    truncated = sum(len(ids) > sequence_length for ids in encoded)
-    pool = [ids[:sequence_length] for ids in encoded]
-    pool += _windows(documents, tokenizer, sequence_length)
+    pool = [*_conversations(documents, tokenizer), *_windows(documents, tokenizer, sequence_length)]
     random.Random(seed).shuffle(pool)  # noqa: S311 - a draw, not a secret
     budget = samples * sequence_length
     drawn: list[list[int]] = []
+    truncated = 0
     for ids in pool:
         if budget <= 0:
             break
-        drawn.append(ids[:budget])
+        drawn.append(ids[: min(sequence_length, budget)])
+        truncated += len(ids) > sequence_length
         budget -= len(drawn[-1])
     if budget > 0:
         note(

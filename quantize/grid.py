@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float16, Float32, Int32, UInt8
 from torch import Tensor
 
+from camelpress.core.errors import NumericsProblem
+
 SMALLEST_SCALE = 2.0**-14  # the smallest normal fp16 number
 
 
@@ -38,7 +40,10 @@ def fit(weight: Float32[Tensor, "rows cols"], *, bits: int, group_size: int, sym
         group_size: columns that share a scale; -1 for all of a row.
         sym: zero stands at 2**(bits-1) and the scale is 2 max|w| / (2**bits - 1); otherwise the
             range is widened to hold 0, and the zero point is an integer of at least 1 (a zero
-            point of 0 does not survive the v1 format in every loader).
+            point of 0 does not survive the v1 format in every loader): where it would be 0, the
+            step grows until the codes from 1 upwards reach the largest weight.
+    Raises:
+        NumericsProblem: weights so large that a scale is not finite in fp16.
     Source:
         IST-DASLab/gptq 2d65066, quant.py, find_params; ours rounds the scale to fp16 first and
         chooses the zero point for the rounded scale.
@@ -54,7 +59,14 @@ def fit(weight: Float32[Tensor, "rows cols"], *, bits: int, group_size: int, sym
         low = grouped.amin(dim=2).clamp(max=0)
         high = grouped.amax(dim=2).clamp(min=0)
         scales = _fp16((high - low) / top)
+        above_zero = (-low / scales.float()).round() < 1
+        scales = torch.where(above_zero, _fp16(high / (top - 1)), scales)
         zeros = (-low / scales.float()).round().clamp(1, top).to(torch.uint8)
+    if not bool(scales.isfinite().all()):
+        raise NumericsProblem(
+            f"{int((~scales.isfinite()).sum())} scales of a layer do not fit float16",
+            next_step="check the checkpoint: its weights are too large",
+        )
     group_of = torch.arange(cols, dtype=torch.int32, device=weight.device) // size
     return Grid(scales, zeros, group_of, bits)
 

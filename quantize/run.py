@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,24 @@ from camelpress.quantize.settings import Quantize
 
 REPORT = "quantize-report.json"
 STORED = torch.float16  # of scales and of everything that is not quantized: what kernels expect
+QUANTIZED = tuple(f".{linear.name}.weight" for linear in llama.LINEARS)
+
+
+class AsStored(Checkpoint):
+    """A source whose embeddings, norms and biases read as the output will hold them, in fp16.
+
+    Calibration runs on it, so that the hidden states are those of the stored model.
+    """
+
+    @classmethod
+    def of(cls, source: Checkpoint) -> AsStored:
+        """The same folder, read that way."""
+        return cls(source.folder, source.config, source.tensors)
+
+    def read(self, name: str) -> torch.Tensor:
+        """One whole tensor."""
+        tensor = super().read(name)
+        return tensor if name.endswith(QUANTIZED) else tensor.to(STORED)
 
 
 def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = False) -> Report:
@@ -45,7 +64,8 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
     watch = Stopwatch()
     _refuse(source, out)
     device = pick_device(settings.device)
-    model = StreamedModel(source, device=device, dtype=compute_dtype(device, _dtype(source)))
+    dtype = compute_dtype(device, _dtype(source))
+    model = StreamedModel(AsStored.of(source), device=device, dtype=dtype)
     planned = _plan(model, settings)
     calibration = _calibration(model, settings)
     with staged(out, force=force) as folder, torch.inference_mode():
@@ -123,23 +143,26 @@ def _plan(model: StreamedModel, settings: Quantize) -> dict[str, Slot]:
     """Every tensor of the output: packed layers, and the rest in 16 bits."""
     planned: dict[str, Slot] = {}
     packed = set()
-    for number in range(model.blocks):
-        for linear in llama.LINEARS:
-            name = f"{llama.BLOCK.format(number)}.{linear.name}"
-            rows, cols = model.checkpoint.info(f"{name}.weight").shape
-            _check_widths(name, rows, cols, settings)
-            groups = 1 if settings.group_size == -1 else cols // settings.group_size
-            planned |= slots(name, rows, cols, groups=groups, bits=settings.bits)
-            packed.add(f"{name}.weight")
+    shapes = {
+        name: model.checkpoint.info(f"{name}.weight").shape
+        for number in range(model.blocks)
+        for name in (f"{llama.BLOCK.format(number)}.{linear.name}" for linear in llama.LINEARS)
+    }
+    common = gcd(*(cols for _, cols in shapes.values()))
+    for name, (rows, cols) in shapes.items():
+        _check_widths(name, rows, cols, common, settings)
+        groups = 1 if settings.group_size == -1 else cols // settings.group_size
+        planned |= slots(name, rows, cols, groups=groups, bits=settings.bits)
+        packed.add(f"{name}.weight")
     for name, info in model.checkpoint.tensors.items():
         if name not in packed and llama.ROTARY_BUFFER not in name:
             planned[name] = Slot(STORED, info.shape)
     return dict(sorted(planned.items()))
 
 
-def _check_widths(name: str, rows: int, cols: int, settings: Quantize) -> None:
+def _check_widths(name: str, rows: int, cols: int, common: int, settings: Quantize) -> None:
     if settings.group_size != -1 and cols % settings.group_size:
-        fitting = [size for size in (128, 64, 32, 16) if cols % size == 0]
+        fitting = [size for size in (128, 64, 32, 16) if common % size == 0]
         raise RecipeProblem(
             f"group size {settings.group_size} does not divide the {cols} columns of {name}",
             next_step=f"use --group-size {' or '.join(map(str, [*fitting, -1]))}",

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float32, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from camelpress.core.blocks import Sequences, StreamedModel
 from camelpress.core.errors import NumericsProblem
 from camelpress.core.progress import track
 
-CHUNK = 512  # tokens whose logits are in memory at once, for both models
+LOGITS = 2**22  # in memory at once, per model
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,32 @@ def score(reference: StreamedModel, candidate: StreamedModel, sequences: Sequenc
     """
     with torch.inference_mode():
         return _compare(
-            (_final(reference, sequences, "reference"), reference.head()),
-            (_final(candidate, sequences, "candidate"), candidate.head()),
+            _Run("reference", _final(reference, sequences, "reference"), reference),
+            _Run("candidate", _final(candidate, sequences, "candidate"), candidate),
             sequences,
-            device=reference.device,
         )
+
+
+class _Run:
+    """A model that has seen all tokens: its last hidden states and what makes logits of them."""
+
+    def __init__(self, label: str, hidden: Tensor, model: StreamedModel) -> None:
+        self._label = label
+        self._hidden = hidden
+        self._head = model.head()
+        self.device = model.device
+        self.vocabulary = int(model.config.vocab_size)
+
+    def log_probabilities(
+        self, rows: Int64[Tensor, " chunk"]
+    ) -> Float32[Tensor, "chunk vocabulary"]:
+        logits = self._head(self._hidden[rows].to(self.device)).to(torch.float32)
+        if not bool(logits.isfinite().all()):
+            raise NumericsProblem(
+                f"the {self._label} gives logits that are not finite",
+                next_step="inspect its weights, or compute in a wider dtype",
+            )
+        return logits.log_softmax(dim=-1)
 
 
 def _final(model: StreamedModel, sequences: Sequences, label: str) -> Tensor:
@@ -65,24 +85,19 @@ def _final(model: StreamedModel, sequences: Sequences, label: str) -> Tensor:
     return hidden
 
 
-def _compare(
-    reference: tuple[Tensor, nn.Module],
-    candidate: tuple[Tensor, nn.Module],
-    sequences: Sequences,
-    *,
-    device: torch.device,
-) -> Scores:
+def _compare(reference: _Run, candidate: _Run, sequences: Sequences) -> Scores:
     lengths = torch.tensor(sequences.lengths)
     sequence = torch.arange(len(lengths)).repeat_interleave(lengths)
     position = torch.arange(len(sequence)) - torch.tensor(sequences.starts)[sequence]
     predicting = (position < lengths[sequence] - 1).nonzero().flatten()
+    chunks = predicting.split(max(1, LOGITS // reference.vocabulary))
     parts = [
         _chunk(
-            _log_probabilities(*reference, rows, device, "reference"),
-            _log_probabilities(*candidate, rows, device, "candidate"),
-            sequences.tokens[rows + 1].to(device),
+            reference.log_probabilities(rows),
+            candidate.log_probabilities(rows),
+            sequences.tokens[rows + 1].to(reference.device),
         )
-        for rows in track(predicting.split(CHUNK), "compare")
+        for rows in track(chunks, "compare")
     ]
     reference_nll, candidate_nll, kl, same_top = (
         torch.cat([part[column] for part in parts]).cpu() for column in range(4)
@@ -90,18 +105,6 @@ def _compare(
     return Scores(
         reference_nll, candidate_nll, kl, same_top, position[predicting], sequence[predicting]
     )
-
-
-def _log_probabilities(
-    hidden: Tensor, head: Callable[[Tensor], Tensor], rows: Tensor, device: torch.device, label: str
-) -> Float32[Tensor, "chunk vocabulary"]:
-    logits = head(hidden[rows].to(device)).to(torch.float32)
-    if not bool(logits.isfinite().all()):
-        raise NumericsProblem(
-            f"the {label} gives logits that are not finite",
-            next_step="inspect its weights, or compute in a wider dtype",
-        )
-    return logits.log_softmax(dim=-1)
 
 
 def _chunk(

@@ -308,10 +308,11 @@ def schema(screen: Screen) -> int:
     return 0
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         sys.stdout.write(f"camelpress {__version__}\n")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

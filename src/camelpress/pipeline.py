@@ -8,6 +8,7 @@ changed by that.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,7 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
     skipped = []
     for stage in stages(recipe):
         if stage.name == "publish" and _refused(reports["validate"], recipe):
+            _withdraw(stage, lock)
             break
         entry = lock.entry(stage)
         if not force and lock.holds(stage, entry):
@@ -191,6 +193,14 @@ class Lock:
         partial = self._path.with_name(self._path.name + ".partial")
         write_json(partial, self._content)
         partial.replace(self._path)
+
+
+def _withdraw(stage: Stage, lock: Lock) -> None:
+    """A release that an earlier run made of something else must not pass for this one."""
+    lock.forget(stage)
+    if stage.output.exists():
+        note(f"publish: {stage.output} was made before and is removed, the gate is not passed")
+        shutil.rmtree(stage.output)
 
 
 def _refused(validation: Report, recipe: Recipe) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,7 +22,7 @@ from transformers import (
 
 WORDS = ("the", "whale", "sea", "ship", "old", "man", "a", "of", "and", "white", "go", "see")
 SPECIALS = ("<unk>", "<s>", "</s>")
-FAMILIES = {
+FAMILIES: dict[str, tuple[Any, Any]] = {
     "llama": (LlamaConfig, LlamaForCausalLM),
     "mistral": (MistralConfig, MistralForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),

@@ -34,14 +34,15 @@ COMPANIONS = (  # what lies beside weights and goes where they go
     "LICENSE*",
     "NOTICE*",
     "llama_license.txt",
+    "*-report.json",  # of the stages before: a checkpoint carries its history
 )
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|bin)")
 
 # fmt: off
-DTYPES: Mapping[str, torch.dtype] = MappingProxyType({
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64,   "I32": torch.int32,   "I16": torch.int16,   "I8": torch.int8,
-    "U8": torch.uint8,    "BOOL": torch.bool,
+DTYPES: Mapping[str, torch.dtype] = MappingProxyType({  # in the order they have in a file
+    "I64": torch.int64,     "F64": torch.float64,  "F32": torch.float32,  "I32": torch.int32,
+    "BF16": torch.bfloat16, "F16": torch.float16,  "I16": torch.int16,    "I8": torch.int8,
+    "U8": torch.uint8,      "BOOL": torch.bool,
 })
 # fmt: on
 
@@ -146,7 +147,13 @@ class Checkpoint:
         Raises:
             CheckpointProblem: there are packed weights, but nothing says how they are packed.
         """
-        found: Mapping[str, Any] | None = self.config.get("quantization_config")
+        found = self.config.get("quantization_config")
+        if found is not None and not isinstance(found, Mapping):
+            raise CheckpointProblem(
+                f"{self.folder / 'config.json'} has a quantization_config that is a "
+                f"{type(found).__name__}",
+                next_step="download it again",
+            )
         if found is None and any(name.endswith(".qweight") for name in self.tensors):
             raise CheckpointProblem(
                 f"{self.folder} holds packed weights, but its config.json has no "
@@ -167,7 +174,7 @@ class Checkpoint:
 
 
 def companions(folder: Path) -> dict[str, Path]:
-    """Tokenizer, generation config and licences of a checkpoint: name to file."""
+    """Tokenizer, generation config, licences and history of a checkpoint: name to file."""
     return {
         path.name: path
         for pattern in COMPANIONS
@@ -188,7 +195,11 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointProblem(
             f"{path} does not exist", next_step="complete the checkpoint folder"
         ) from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise CheckpointProblem(
+            f"{path} cannot be read ({error.strerror})", next_step="complete the checkpoint folder"
+        ) from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointProblem(
             f"{path} is not valid JSON ({error})", next_step="download it again"
         ) from error
@@ -198,17 +209,22 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _listed(folder: Path) -> dict[str, str]:
-    """Tensor name to shard name, as the index says; empty where there is no index."""
-    for index in INDEXES:
+    """Tensor name to shard name, as the index says; empty where there is no index.
+
+    Pickles are read only where there are no safetensors.
+    """
+    for index, single in zip(INDEXES, SINGLES, strict=True):
         if (folder / index).is_file():
             listed = read_json(folder / index).get("weight_map")
             if not isinstance(listed, dict) or not listed:
                 raise CheckpointProblem(
                     f"{folder / index} has no weight_map", next_step="download it again"
                 )
-            for shard in sorted(set(listed.values())):
+            for shard in listed.values():
                 _check_shard(folder, index, shard)
             return listed
+        if (folder / single).is_file():
+            break
     return {}
 
 

@@ -30,6 +30,7 @@ WORD = 32
 BITS = (2, 3, 4, 8)
 ZERO_OFFSET = {"gptq": 1, "gptq_v2": 0}
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
+AGAIN = "download or quantize the checkpoint again"
 
 
 @dataclass(frozen=True)
@@ -141,21 +142,45 @@ def read_linear(checkpoint: Checkpoint, linear: str) -> Tensor:
     """The weight of a linear layer, [rows cols], dequantized to fp32 where it is packed.
 
     Raises:
-        CheckpointProblem: packed in a way that is not the GPTQ layout, or parts are missing.
+        CheckpointProblem: packed in a way that is not the GPTQ layout, or parts are missing or
+            contradict one another.
     """
     if f"{linear}.weight" in checkpoint.tensors or checkpoint.quantization is None:
         return checkpoint.read(f"{linear}.weight")
     config = checkpoint.quantization
     layout = config.get("checkpoint_format", "gptq")
-    if config.get("quant_method") != "gptq" or layout not in ZERO_OFFSET:
+    if config.get("quant_method") != "gptq" or str(layout) not in ZERO_OFFSET:
         raise CheckpointProblem(
             f"{checkpoint.folder} is quantized as {config.get('quant_method')}/{layout}",
             next_step=f"give a GPTQ checkpoint ({' or '.join(ZERO_OFFSET)})",
         )
     bits = config.get("bits")
-    if bits not in BITS:
+    if not isinstance(bits, int) or bits not in BITS:
         raise CheckpointProblem(
             f"{checkpoint.folder} has {bits} bits per weight", next_step=f"use one of {BITS}"
         )
-    packed = Packed(*(checkpoint.read(f"{linear}.{part}") for part in PARTS))
+    packed = _read(checkpoint, linear, bits)
     return dequantize(packed, bits=bits, zero_offset=ZERO_OFFSET[layout])
+
+
+def _read(checkpoint: Checkpoint, linear: str, bits: int) -> Packed:
+    """The parts of a layer, seen to fit together: a wrong group would be another scale."""
+    scales, g_idx = (checkpoint.info(f"{linear}.{part}").shape for part in PARTS[2:])
+    groups, rows = scales if len(scales) == 2 else (0, 0)
+    cols = g_idx[0] if len(g_idx) == 1 else 0
+    for name, slot in slots(linear, rows, cols, groups=groups, bits=bits).items():
+        shape = checkpoint.info(name).shape
+        if shape != slot.shape:
+            raise ShapeMismatch(
+                f"{checkpoint.folder} holds {name!r} as {list(shape)}, its scales and g_idx ask "
+                f"for {list(slot.shape)}",
+                next_step=AGAIN,
+            )
+    packed = Packed(*(checkpoint.read(f"{linear}.{part}") for part in PARTS))
+    if not bool(((packed.g_idx >= 0) & (packed.g_idx < groups)).all()):
+        raise CheckpointProblem(
+            f"{checkpoint.folder} holds '{linear}.g_idx' with groups beyond the {groups} that "
+            "have scales",
+            next_step=AGAIN,
+        )
+    return packed

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 MANIFEST = "SHA256SUMS"
+PROVENANCE = "provenance.json"
+REPORT_SUFFIX = "-report.json"
 IDENTITY = ("*.safetensors", "*.bin", "*.json", "*.model", "*.jinja", "merges.txt")
 
 
@@ -29,15 +31,24 @@ def manifest(paths: Iterable[Path], *, relative_to: Path) -> dict[str, str]:
     return {path.relative_to(relative_to).as_posix(): sha256_file(path) for path in sorted(paths)}
 
 
+def is_identity(name: str) -> bool:
+    """Whether a file of this name makes a model what it is: weights, configs, tokenizer."""
+    return (
+        any(PurePath(name).match(pattern) for pattern in IDENTITY)
+        and name != PROVENANCE
+        and not name.endswith(REPORT_SUFFIX)
+    )
+
+
+def checkpoint_hashes(folder: Path) -> dict[str, str]:
+    """Name to hash of all that makes a model what it is; reports about it do not."""
+    files = (path for path in folder.iterdir() if is_identity(path.name) and path.is_file())
+    return manifest(files, relative_to=folder)
+
+
 def checkpoint_digest(folder: Path) -> str:
-    """One hash for a model: over weights, configs and tokenizer, but not over reports."""
-    files = {
-        path
-        for pattern in IDENTITY
-        for path in folder.glob(pattern)
-        if path.is_file() and not path.name.endswith("-report.json")
-    }
-    return sha256_json(manifest(files, relative_to=folder))
+    """One hash for a model."""
+    return sha256_json(checkpoint_hashes(folder))
 
 
 class Hashes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import resource
+import sys
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -77,7 +79,7 @@ class Report(Settings):
         """
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise CheckpointProblem(
                 f"{path} cannot be read", next_step="run the stage that writes it"
             ) from error
@@ -98,5 +100,19 @@ class Stopwatch:
         """Seconds (s) and peak resident memory (bytes)."""
         return {
             "seconds": round(time.monotonic() - self._start, 3),
-            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_bytes": peak_bytes(),
         }
+
+
+def peak_bytes() -> int:
+    """The most resident memory this program ever had.
+
+    Linux tells it per program; `getrusage` would start from what the parent process had.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -26,8 +26,18 @@ from camelpress.core.errors import OutputExists, OutputProblem, ShapeMismatch, U
 
 SHARD_BYTES = 4 * 10**9
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+RANKS = {dtype: rank for rank, dtype in enumerate(DTYPES.values())}
 DISK_ERRORS = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOTDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+    }
 )
 
 
@@ -159,12 +169,12 @@ class CheckpointWriter:
 def layout(slots: Mapping[str, Slot]) -> tuple[bytes, dict[str, int]]:
     """The header of a safetensors file, and where in the file each tensor begins.
 
-    Tensors stand by falling size of their element and then by name, as the safetensors library
+    Tensors stand by type, the wide ones first, and then by name, as the safetensors library
     orders them, so that all of them are aligned and the bytes depend on nothing else.
 
     Source: huggingface/safetensors 24b0b28, README.md (format) and safetensors/src/tensor.rs.
     """
-    names = sorted(slots, key=lambda name: (-slots[name].dtype.itemsize, name))
+    names = sorted(slots, key=lambda name: (RANKS[slots[name].dtype], name))
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     begin = 0
     begins = {}
@@ -193,34 +203,40 @@ def staged(target: Path, *, force: bool = False) -> Iterator[Path]:
     """Yield a folder beside `target` that takes its name only if the block ends well.
 
     Raises:
-        OutputExists: `target` is there and `force` is not given.
+        OutputExists: `target` is there, or there at the end, and `force` is not given.
         OutputProblem: no space, or no right to write there.
     """
-    if target.exists() and not force:
-        raise OutputExists(
-            f"{target} exists", next_step="name another output, or give --force to replace it"
-        )
+    _require_free(target, force=force)
     partial = target.with_name(target.name + ".partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
-        for path in partial.iterdir():
+        for path in partial.rglob("*"):
             _sync(path)
+        _require_free(target, force=force)
         _take(partial, target)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
         raise OutputProblem(
-            f"{target} cannot be written ({os.strerror(error.errno or 0)})",
-            next_step="free some space or name another output",
+            f"{target} cannot be written: {os.strerror(error.errno or 0)}"
+            + (f" ({error.filename})" if error.filename else ""),
+            next_step="free some space, or name a place that can be written",
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _require_free(target: Path, *, force: bool) -> None:
+    if target.exists() and not force:
+        raise OutputExists(
+            f"{target} exists", next_step="name another output, or give --force to replace it"
+        )
+
+
 def _take(partial: Path, target: Path) -> None:
-    if target.is_dir():
+    if target.is_dir() and not target.is_symlink():
         old = target.with_name(target.name + ".old")
         shutil.rmtree(old, ignore_errors=True)
         target.rename(old)

@@ -1,0 +1,46 @@
+# Two commands: `make demo` and `make test`. Both need Python 3.11 or later, and nothing else.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+SMOLLM2 := .models/SmolLM2-135M-Instruct
+LLAMA_TOKENIZER := .models/llama-tokenizer
+
+.PHONY: demo test check test-clients bench numbers clean
+
+demo: .venv/installed ## the whole pipeline on the embedded model
+	$(BIN)/camelpress demo
+
+test: check $(SMOLLM2) $(LLAMA_TOKENIZER) ## everything: format, lint, types, imports, tests
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage report --skip-covered
+
+check: .venv/installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test-clients: .venv/installed-test ## our checkpoint in other people's loaders (several GB of packages)
+	tests/clients/make_env.sh gptqmodel
+	tests/clients/make_env.sh autogptq
+	$(BIN)/pytest tests/clients -m client -o log_cli=true --log-cli-level=INFO
+
+.venv/installed: pyproject.toml constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(PIP) --editable .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(PIP) --editable '.[test]'
+	touch $@
+
+$(SMOLLM2): .venv/installed-test
+	test -d $@ || $(BIN)/python tests/models/smollm2.py $@
+
+# Needs npm; without it the tests that want this tokenizer are skipped and say so.
+$(LLAMA_TOKENIZER): .venv/installed-test
+	test -d $@ || ! command -v npm || $(BIN)/python tests/models/llama_tokenizer.py $@
+
+clean:
+	rm -rf .venv .models camelpress-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

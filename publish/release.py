@@ -1,0 +1,128 @@
+"""What goes into a release folder, and in what form: model files as they are, reports made neutral.
+
+A report as a stage wrote it tells of the machine: seconds, memory, paths. None of that is shipped.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath, PureWindowsPath
+from typing import Any
+
+from camelpress.core.progress import track
+from camelpress.core.provenance import PROVENANCE, REPORT_SUFFIX, is_identity
+from camelpress.core.report import Report
+
+VALIDATION = "validation"
+SHIPPED = (
+    "*.safetensors",
+    "*.json",
+    "*.model",
+    "*.jinja",
+    "merges.txt",
+    "LICENSE*",
+    "NOTICE*",
+    "llama_license.txt",
+)
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+ROOTED = re.compile(r"(/|~/|\.{1,2}/|[A-Za-z]:\\)\S")
+
+
+def is_carried(name: str) -> bool:
+    """Whether a release carries a file of this name over from the model's folder."""
+    return (
+        PLAIN_NAME.fullmatch(name) is not None
+        and name != PROVENANCE
+        and any(PurePath(name).match(pattern) for pattern in SHIPPED)
+    )
+
+
+def carried(folder: Path) -> list[Path]:
+    """The files of a model folder that a release carries, sorted by name."""
+    return [path for path in sorted(folder.iterdir()) if is_carried(path.name) and path.is_file()]
+
+
+def differing(judged: Mapping[str, str], hashes: Mapping[str, str]) -> list[str]:
+    """Names of model files in a release that are not as they were judged: changed, new or lost."""
+    expected = {name: digest for name, digest in judged.items() if is_carried(name)}
+    found = {
+        name: digest for name, digest in hashes.items() if "/" not in name and is_identity(name)
+    }
+    return sorted(name for name in expected.keys() | found if expected.get(name) != found.get(name))
+
+
+def copy_model(candidate: Path, folder: Path) -> list[str]:
+    """Copy what is carried, reports made neutral; return what was left out."""
+    paths = carried(candidate)
+    for path in track(paths, "publish"):
+        if path.name.endswith(REPORT_SUFFIX):
+            neutral(Report.read(path)).write(folder / path.name)
+        else:
+            shutil.copyfile(path, folder / path.name)
+    return sorted({path.name for path in candidate.iterdir()} - {path.name for path in paths})
+
+
+def copy_validation(report_dir: Path, report: Report, folder: Path) -> Report:
+    """Copy the gate's report, made neutral, and its pages for people where there are any."""
+    folder.mkdir()
+    shipped = neutral(report)
+    shipped.write(folder / "report.json")
+    places = set(_places([report.facts, report.settings]))
+    for name in ("report.md", "report.html"):
+        if (report_dir / name).is_file():
+            text = (report_dir / name).read_text(encoding="utf-8")
+            for escaped in (html.escape, str):
+                text = _shorten(text, {escaped(place) for place in places})
+            (folder / name).write_text(text, encoding="utf-8")
+    return shipped
+
+
+def stage_report(path: Path) -> Report | None:
+    """The report of an earlier stage, if the model carries it."""
+    return Report.read(path) if path.is_file() else None
+
+
+def neutral(report: Report) -> Report:
+    """A report without its cost, and with bare names where it has places of files."""
+    places = set(_places([report.facts, report.settings]))
+    checks = tuple(
+        check.model_copy(update={"reason": _shorten(check.reason, places)})
+        for check in report.checks
+    )
+    return report.model_copy(
+        update={
+            "facts": _shorten(report.facts, places),
+            "settings": _shorten(report.settings, places),
+            "checks": checks,
+            "cost": {},
+        }
+    )
+
+
+def _places(content: Any) -> Iterator[str]:
+    """All strings in plain data that are the place of a file on some machine."""
+    if isinstance(content, str):
+        if ROOTED.match(content) and len(PureWindowsPath(content).parts) > 2:
+            yield content
+    elif isinstance(content, Mapping):
+        for value in content.values():
+            yield from _places(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _places(value)
+
+
+def _shorten(content: Any, places: set[str]) -> Any:
+    """The same plain data, with the last part of each place instead of all of it."""
+    if isinstance(content, str):
+        for place in sorted(places, key=lambda place: (-len(place), place)):
+            content = content.replace(place, PureWindowsPath(place).name)
+        return content
+    if isinstance(content, Mapping):
+        return {key: _shorten(value, places) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_shorten(value, places) for value in content]
+    return content

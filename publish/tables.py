@@ -1,0 +1,159 @@
+"""The card's tables as rows: what each line is called and which report or config it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from camelpress.core.report import Report, Verdict
+from camelpress.publish.markdown import Ready
+
+NOT_RECORDED = "not recorded"
+
+
+class Quoted(NamedTuple):
+    """A line of the quantization table: its label, and where its value stands."""
+
+    label: str
+    source: str
+    path: str
+
+
+class Measured(NamedTuple):
+    """A line of the validation table: its label, and the fact that it shows."""
+
+    label: str
+    fact: str
+    has_interval: bool
+
+
+# fmt: off
+QUANTIZATION = (
+    Quoted("`bits`",                          "config",   "bits"),
+    Quoted("`group_size`",                    "config",   "group_size"),
+    Quoted("`sym`",                           "config",   "sym"),
+    Quoted("`desc_act`",                      "config",   "desc_act"),
+    Quoted("`checkpoint_format`",             "config",   "checkpoint_format"),
+    Quoted("`damp_percent` (a fraction)",     "config",   "damp_percent"),
+    Quoted("method",                          "quantize", "facts.method"),
+    Quoted("solved in order of activation",   "quantize", "settings.act_order"),
+    Quoted("seed",                            "quantize", "settings.seed"),
+    Quoted("calibration format",              "quantize", "facts.calibration.format"),
+    Quoted("calibration samples",             "quantize", "facts.calibration.samples"),
+    Quoted("calibration tokens",              "quantize", "facts.calibration.tokens"),
+    Quoted("calibration sequence length",     "quantize", "facts.calibration.sequence_length"),
+    Quoted("layers that needed a rescue",     "quantize", "facts.rescues"),
+    Quoted("bits per weight",                 "validate", "facts.candidate.bits_per_weight"),
+    Quoted("parameters",                      "validate", "facts.candidate.parameters"),
+)
+VALIDATION = (
+    Measured("perplexity, 16-bit reference",      "reference_perplexity", False),
+    Measured("perplexity, this model",            "candidate_perplexity", False),
+    Measured("perplexity ratio",                  "perplexity_ratio",     True),
+    Measured("mean KL divergence, nats a token",  "kl_mean",              True),
+    Measured("top-1 agreement",                   "top1_agreement",       True),
+    Measured("tokens scored",                     "tokens",               False),
+    Measured("sequences",                         "sequences",            False),
+)
+PER_TEXT = (  # column        fact
+    ("sequences",               "sequences"),
+    ("tokens",                  "tokens"),
+    ("perplexity, 16-bit",      "reference_perplexity"),
+    ("perplexity, this model",  "candidate_perplexity"),
+    ("ratio",                   "perplexity_ratio"),
+    ("mean KL",                 "kl_mean"),
+    ("top-1 agreement",         "top1_agreement"),
+)
+# fmt: on
+
+
+def dig(source: Any, path: str) -> Any:
+    """The value at a dotted path in nested plain data, or None."""
+    for part in path.split("."):
+        source = source.get(part) if isinstance(source, Mapping) else None
+    return source
+
+
+def show(value: Any) -> str:
+    """A value for people: six digits, yes and no, and never a blank."""
+    if value is None:
+        return NOT_RECORDED
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def interval(value: Any) -> str:
+    """Both ends of an interval."""
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
+        return f"{show(value[0])} to {show(value[1])}"
+    return NOT_RECORDED
+
+
+def quantization_rows(sources: Mapping[str, Any], nbytes: int) -> list[tuple[str, str]]:
+    """How the weights were made."""
+    rows: list[tuple[str, str]] = [
+        (Ready(row.label), show(dig(sources, f"{row.source}.{row.path}"))) for row in QUANTIZATION
+    ]
+    files = dig(sources, "quantize.facts.calibration.files")
+    for entry in files if isinstance(files, list) else []:
+        rows.append(("calibration text", f"{show(dig(entry, 'name'))}, sha256 {_hash(entry)}"))
+    if not files:
+        rows.append(("calibration text", NOT_RECORDED))
+    return [*rows, ("size of the weights", f"{nbytes / 1e6:,.1f} MB")]
+
+
+def validation_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What was measured, each with its 95 % interval where it has one."""
+    for row in VALIDATION:
+        ends = interval(facts.get(f"{row.fact}_interval")) if row.has_interval else ""
+        yield row.label, show(facts.get(row.fact)), ends
+    percentiles = facts.get("kl_percentiles")
+    if isinstance(percentiles, Mapping):
+        for name, value in percentiles.items():
+            which = "largest" if name == "max" else f"percentile {name}"
+            yield f"KL divergence, {which}", show(value), ""
+
+
+def text_rows(facts: Mapping[str, Any]) -> list[list[str]]:
+    """The same, text by text, in the columns of `PER_TEXT`."""
+    texts = facts.get("texts")
+    return [
+        [show(dig(text, fact)) for fact in ("name", *(fact for _, fact in PER_TEXT))]
+        for text in (texts if isinstance(texts, list) else [])
+    ]
+
+
+def check_rows(report: Report) -> list[tuple[str, Verdict, str, str, str]]:
+    """What the gate asked for, and what it found."""
+    return [
+        (
+            check.name,
+            check.verdict,
+            show(check.estimate),
+            "unbounded" if check.interval is None else interval(check.interval),
+            f"{'at least' if check.direction == 'min' else 'at most'} {show(check.threshold)}",
+        )
+        for check in report.checks
+    ]
+
+
+def inputs(validation: Report, quantize: Report | None, recover: Report | None) -> dict[str, str]:
+    """The hash of everything that went in, from the raw model to the evaluation texts."""
+    files = dig(quantize.facts if quantize else None, "calibration.files")
+    calibration = {
+        f"calibration:{show(dig(entry, 'name'))}": _hash(entry)
+        for entry in (files if isinstance(files, list) else [])
+    }
+    reports = [report.inputs for report in (recover, quantize) if report is not None]
+    return {
+        name: digest
+        for hashes in (*reports, calibration, validation.inputs)
+        for name, digest in hashes.items()
+    }
+
+
+def _hash(entry: Any) -> str:
+    return show(dig(entry, "sha256"))

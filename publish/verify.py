@@ -1,0 +1,132 @@
+"""Is this release still what was published? Every hash, and the card against the files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import yaml
+
+from camelpress.core.checkpoint import read_json
+from camelpress.core.errors import CheckpointProblem
+from camelpress.core.progress import track
+from camelpress.core.provenance import MANIFEST, PROVENANCE, sha256_file, sha256_json
+from camelpress.core.report import Report, Stopwatch, Verdict
+from camelpress.publish import card, release
+from camelpress.publish.tables import dig
+
+LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+
+
+def verify(folder: Path) -> Report:
+    """Compare a release with its checksums, and its card with its config and provenance.
+
+    Args:
+        folder: with `SHA256SUMS` in it, as `publish` wrote it or as it was downloaded.
+    Returns:
+        FAIL with every fault under `problems`, or PASS.
+    Raises:
+        CheckpointProblem: there is no `SHA256SUMS`.
+    """
+    watch = Stopwatch()
+    listed, problems = _read(folder / MANIFEST)
+    for name, digest in track(sorted(listed.items()), "verify"):
+        problems += _compare(folder, name, digest)
+    problems += [f"{name!r} is not listed" for name in _files(folder) if name not in listed]
+    if not problems:
+        problems += _contradictions(folder, listed)
+    return Report(
+        stage="verify",
+        inputs={MANIFEST: sha256_file(folder / MANIFEST)},
+        settings={},
+        facts={"files": len(listed), "problems": problems},
+        verdict=Verdict.FAIL if problems else Verdict.PASS,
+        cost=watch.cost(),
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, str], list[str]]:
+    """Name to hash of the lines that can be followed, and what is wrong with the others."""
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointProblem(
+            f"{path} cannot be read", next_step="give a folder that publish wrote, complete"
+        ) from error
+    listed: dict[str, str] = {}
+    problems = []
+    for number, line in enumerate(lines, start=1):
+        found = LINE.fullmatch(line)
+        if not found or found[2] in listed:
+            problems.append(f"{MANIFEST} line {number} is not a hash and a new name")
+        elif not _is_plain(found[2]):
+            problems.append(f"{MANIFEST} line {number} leads out of the folder: {found[2]!r}")
+        else:
+            listed[found[2]] = found[1]
+    if not listed:
+        problems.append(f"{MANIFEST} lists nothing")
+    return listed, problems
+
+
+def _is_plain(name: str) -> bool:
+    """A relative path that names one file below the folder in one way, on any system."""
+    path = PurePosixPath(name)
+    return (
+        name.isprintable()
+        and name == path.as_posix()
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and not PureWindowsPath(name).drive
+        and "\\" not in name
+        and name != MANIFEST
+    )
+
+
+def _compare(folder: Path, name: str, digest: str) -> Iterator[str]:
+    path = folder / name
+    try:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            yield f"{name!r} is a link that leads out of the folder"
+        elif not path.is_file():
+            yield f"{name!r} is missing"
+        elif (found := sha256_file(path)) != digest:
+            yield f"{name!r} has changed: sha256 {found}, listed {digest}"
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself, before Python 3.13
+        yield f"{name!r} cannot be read ({error})"
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Everything in the folder that is not a folder, links to folders included."""
+    for place, folders, files in os.walk(folder):
+        links = [name for name in folders if (Path(place) / name).is_symlink()]
+        for name in sorted([*links, *files]):
+            path = (Path(place) / name).relative_to(folder).as_posix()
+            if path != MANIFEST:
+                yield path
+
+
+def _contradictions(folder: Path, listed: dict[str, str]) -> Iterator[str]:
+    """Where card, config, report and provenance do not say the same."""
+    try:
+        metadata = card.read_front_matter((folder / card.CARD).read_text(encoding="utf-8"))
+        quantization = dig(read_json(folder / "config.json"), "quantization_config")
+        provenance = Report.read(folder / PROVENANCE)
+        report = Report.read(folder / release.VALIDATION / "report.json")
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        yield f"{card.CARD} or {PROVENANCE} cannot be read ({' '.join(str(error).split())})"
+        return
+    except CheckpointProblem as error:
+        yield str(error)
+        return
+    claimed = dig(metadata, card.CLAIMS)
+    for key, value in card.claims(quantization, report).items():
+        if (said := dig(claimed, key)) != value:
+            yield f"{card.CARD} says {key} {said!r}, the files say {value!r}"
+    model = provenance.facts.get("model")
+    if not isinstance(model, dict) or sha256_json(model) != report.inputs.get("candidate"):
+        yield f"{PROVENANCE} describes another model than the one that was validated"
+    else:
+        for name in release.differing(model, listed):
+            yield f"{name!r} is not what was validated"

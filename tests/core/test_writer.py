@@ -1,0 +1,315 @@
+"""The streaming writer gives the bytes of the safetensors library, and only whole folders."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from camelpress.core.checkpoint import DTYPES, Checkpoint
+from camelpress.core.errors import OutputExists, OutputProblem, ShapeMismatch, UnknownTensor
+from camelpress.core.writer import CheckpointWriter, Slot, staged, write_json
+
+Tensors = dict[str, Tensor]
+
+ONE_FILE = 10**9
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(
+    lambda name: name != "__metadata__"
+)
+SHAPES = st.lists(st.integers(0, 4), max_size=3).map(tuple)
+
+
+@st.composite
+def tensors_of_any_kind(draw: st.DrawFn) -> Tensors:
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    drawn = {}
+    for name in draw(st.lists(NAMES, min_size=1, max_size=6, unique=True)):
+        dtype = draw(st.sampled_from(list(DTYPES.values())))
+        shape = draw(SHAPES)
+        size = torch.Size(shape).numel() * dtype.itemsize
+        limit = 2 if dtype is torch.bool else 256
+        raw = torch.randint(0, limit, (size,), dtype=torch.uint8, generator=generator)
+        drawn[name] = raw.view(dtype).reshape(shape)
+    return drawn
+
+
+def write(
+    folder: Path, tensors: Tensors, *, shard_bytes: int, order: list[str] | None = None
+) -> None:
+    slots = {name: Slot(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    with CheckpointWriter(folder, slots, shard_bytes=shard_bytes) as writer:
+        for name in order or tensors:
+            writer.put(name, tensors[name])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def cleared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """A folder that is empty whenever it is asked for."""
+    folder = tmp_path_factory.mktemp("writer") / "out"
+
+    def cleared() -> Path:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
+
+    return cleared
+
+
+# --- bytes --------------------------------------------------------------------------------------
+
+
+@given(tensors_of_any_kind())
+@settings(deadline=None, max_examples=100)
+def test_bytes_are_those_of_the_safetensors_library(
+    cleared: Callable[[], Path], tensors: Tensors
+) -> None:
+    folder = cleared()
+    write(folder, tensors, shard_bytes=ONE_FILE)
+    save_file(tensors, folder / "expected", metadata={"format": "pt"})
+    assert (folder / "model.safetensors").read_bytes() == (folder / "expected").read_bytes()
+
+
+def test_every_dtype_stands_where_the_library_puts_it(tmp_path: Path) -> None:
+    tensors = {str(dtype): torch.ones(3, dtype=dtype) for dtype in DTYPES.values()}
+    write(tmp_path, tensors, shard_bytes=ONE_FILE)
+    save_file(tensors, tmp_path / "expected", metadata={"format": "pt"})
+    assert (tmp_path / "model.safetensors").read_bytes() == (tmp_path / "expected").read_bytes()
+
+
+@given(tensors_of_any_kind(), st.integers(0, 9), st.integers(1, 200))
+@settings(deadline=None, max_examples=50)
+def test_the_order_of_arrival_does_not_matter(
+    cleared: Callable[[], Path], tensors: Tensors, seed: int, shard_bytes: int
+) -> None:
+    order = list(tensors)
+    random.Random(seed).shuffle(order)
+    write(cleared(), tensors, shard_bytes=shard_bytes)
+    folder = cleared()
+    write(folder, tensors, shard_bytes=shard_bytes)
+    expected = contents(folder)
+    folder = cleared()
+    write(folder, tensors, shard_bytes=shard_bytes, order=order)
+    assert contents(folder) == expected
+
+
+def test_views_are_written_by_value(tmp_path: Path) -> None:
+    matrix = torch.arange(6.0).reshape(2, 3)
+    write(tmp_path, {"turned": matrix.T, "row": matrix[1]}, shard_bytes=ONE_FILE)
+    found = load_file(tmp_path / "model.safetensors")
+    assert found["turned"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert found["row"].tolist() == [3, 4, 5]
+
+
+# --- shards -------------------------------------------------------------------------------------
+
+
+def test_a_shard_closes_before_it_grows_beyond_its_limit(tmp_path: Path) -> None:
+    write(tmp_path, {name: torch.ones(10, dtype=torch.uint8) for name in "abcde"}, shard_bytes=20)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index == {
+        "metadata": {"total_size": 50},
+        "weight_map": {
+            name: f"model-0000{number}-of-00003.safetensors"
+            for name, number in zip("abcde", "11223", strict=True)
+        },
+    }
+    assert sorted(load_file(tmp_path / "model-00002-of-00003.safetensors")) == ["c", "d"]
+
+
+def test_a_tensor_larger_than_a_shard_gets_one_of_its_own(tmp_path: Path) -> None:
+    sizes = {"small": 1, "large": 50, "tail": 1}
+    write(tmp_path, {name: torch.ones(size) for name, size in sizes.items()}, shard_bytes=8)
+    write_json(tmp_path / "config.json", {})
+    tensors = Checkpoint.open(tmp_path).tensors
+    assert [tensors[name].shard[6:11] for name in sizes] == ["00001", "00002", "00003"]
+
+
+def test_one_shard_needs_no_index(tmp_path: Path) -> None:
+    write(tmp_path, {"a": torch.ones(2)}, shard_bytes=ONE_FILE)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_transformers_loads_a_sharded_model(tmp_path: Path, base: Path) -> None:
+    tensors = load_file(base / "model.safetensors")
+    write(tmp_path, tensors, shard_bytes=50_000)
+    shutil.copyfile(base / "config.json", tmp_path / "config.json")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 3
+    loaded = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float16).state_dict()
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+
+
+# --- what does not belong -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> CheckpointWriter:
+    slots = {name: Slot(torch.float32, (2,)) for name in ("a", "c", "b")}
+    return CheckpointWriter(tmp_path, slots)
+
+
+def test_a_tensor_is_written_only_if_announced(writer: CheckpointWriter) -> None:
+    with pytest.raises(UnknownTensor) as told, writer:
+        writer.put("d", torch.ones(2))
+    assert str(told.value) == "'d' was not announced; announce each tensor once"
+
+
+def test_a_tensor_is_written_only_once(writer: CheckpointWriter) -> None:
+    with pytest.raises(UnknownTensor) as told, writer:
+        writer.put("a", torch.ones(2))
+        writer.put("a", torch.ones(2))
+    assert str(told.value) == "'a' was already written; announce each tensor once"
+
+
+@pytest.mark.parametrize("tensor", [torch.ones(3), torch.ones(2, 1), torch.ones(2).half()])
+def test_another_shape_or_dtype_than_announced_is_refused(
+    writer: CheckpointWriter, tensor: Tensor
+) -> None:
+    with pytest.raises(ShapeMismatch) as told, writer:
+        writer.put("a", tensor)
+    assert told.value.what == (
+        f"'a' is {tensor.dtype} {tuple(tensor.shape)}, announced was torch.float32 (2,)"
+    )
+    assert told.value.next_step == "announce what is written"
+
+
+def test_a_tensor_that_never_came_is_missed(writer: CheckpointWriter) -> None:
+    with pytest.raises(UnknownTensor) as told, writer:
+        writer.put("a", torch.ones(2))
+    assert str(told.value) == "2 tensors were never written, 'b' first; run the stage again"
+
+
+def test_too_little_space_is_noticed_before_the_first_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000_000))
+    with pytest.raises(OutputProblem) as told:
+        CheckpointWriter(tmp_path, {"a": Slot(torch.float64, (5_000_000,))})
+    assert told.value.what == f"{tmp_path.parent} has 0.01 GB free, the output needs 0.04 GB"
+    assert told.value.next_step == "free some space or name another output"
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- staged folders -----------------------------------------------------------------------------
+
+
+def test_a_staged_folder_takes_its_name_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "not yet" / "there" / "out"
+    with staged(target) as folder:
+        (folder / "file").write_text("whole")
+        assert not target.exists()
+    assert contents(target) == {"file": b"whole"}
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_exception_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error), staged(tmp_path / "out") as folder:
+        (folder / "file").write_text("half")
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputExists) as told, staged(tmp_path / "out"):
+        pytest.fail("nothing may run")
+    assert told.value.what == f"{tmp_path / 'out'} exists"
+    assert told.value.next_step == "name another output, or give --force to replace it"
+    assert told.value.exit_code == 3
+
+
+def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(OutputExists, match="out exists"), staged(tmp_path / "out"):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "of another run").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "of another run"]
+
+
+def test_force_replaces_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").touch()
+    with staged(tmp_path / "out", force=True) as folder:
+        (folder / "new").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "out"]
+
+
+def test_force_replaces_a_file(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with staged(tmp_path / "out", force=True) as folder:
+        (folder / "new").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "out"]
+
+
+def test_force_replaces_a_link_and_not_what_it_points_to(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").symlink_to("elsewhere")
+    with staged(tmp_path / "out", force=True) as folder:
+        (folder / "new").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "out"]
+    assert contents(tmp_path / "out") == {"new": b""}
+    assert contents(tmp_path / "elsewhere") == {}
+
+
+def test_force_keeps_the_old_until_the_new_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").touch()
+    with pytest.raises(RuntimeError), staged(tmp_path / "out", force=True):
+        raise RuntimeError
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["old", "out"]
+
+
+def test_what_an_earlier_run_left_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "stale").touch()
+    with staged(tmp_path / "out") as folder:
+        assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
+def test_a_disk_that_refuses_is_told_in_one_line(tmp_path: Path, number: int) -> None:
+    target = tmp_path / "out"
+    with pytest.raises(OutputProblem) as told, staged(target):
+        raise OSError(number, os.strerror(number))
+    assert told.value.what == f"{target} cannot be written: {os.strerror(number)}"
+    assert told.value.next_step == "free some space, or name a place that can be written"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_too_long_is_told_in_one_line(tmp_path: Path) -> None:
+    target = tmp_path / ("o" * 250)
+    with pytest.raises(OutputProblem) as told, staged(target):
+        pytest.fail("nothing may run")
+    assert told.value.what == f"{target} cannot be written: File name too long ({target}.partial)"
+
+
+def test_a_file_in_the_way_of_the_partial_folder_is_named(tmp_path: Path) -> None:
+    target, partial = tmp_path / "out", tmp_path / "out.partial"
+    partial.touch()
+    with pytest.raises(OutputProblem) as told, staged(target):
+        pytest.fail("nothing may run")
+    assert told.value.what == f"{target} cannot be written: File exists ({partial})"
+    assert partial.is_file()
+
+
+def test_an_error_that_is_not_of_the_disk_passes_unchanged(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionResetError), staged(tmp_path / "out"):
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,408 @@
+"""What is stored is what was solved, what loaders compute, and the same on every run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import gptq_reader
+import pico
+from camelpress.core import blocks, llama
+from camelpress.core.blocks import Sequences, StreamedModel
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.errors import CheckpointProblem, NumericsProblem, OutputExists, RecipeProblem
+from camelpress.core.provenance import sha256_file
+from camelpress.core.report import Report
+from camelpress.core.tokens import Tokenizer
+from camelpress.quantize import block as stage
+from camelpress.quantize.calibrate import draw
+from camelpress.quantize.hessian import Hessian
+from camelpress.quantize.run import REPORT, AsStored, run
+from camelpress.quantize.settings import Quantize
+
+CPU = torch.device("cpu")
+SETTINGS = Quantize(group_size=32, samples=6, sequence_length=128, seed=3)
+SHALLOW = pico.Sizes(layers=1)
+EVERY_GRID = list(product([2, 3, 4, 8], [16, 32, -1], [True, False], [True, False]))
+
+
+def settings(chat: Path, **changes: Any) -> Quantize:
+    return SETTINGS.model_copy(update={"calibration": (chat,), **changes})
+
+
+def streamed(folder: Path) -> StreamedModel:
+    return StreamedModel(Checkpoint.open(folder), device=CPU, dtype=torch.float32)
+
+
+def as_in_the_run(folder: Path) -> StreamedModel:
+    """The source as the stage runs it."""
+    checkpoint = AsStored.of(Checkpoint.open(folder))
+    return StreamedModel(checkpoint, device=CPU, dtype=torch.float32)
+
+
+def states(model: StreamedModel, sequences: Sequences) -> Iterator[Tensor]:
+    """The hidden states that leave each block."""
+    hidden = model.embed(sequences)
+    for number in range(model.blocks):
+        with torch.inference_mode():
+            model.run(sequences, hidden, number)
+        yield hidden.clone()
+
+
+def logits(model: StreamedModel, ids: list[list[int]]) -> Tensor:
+    *_, last = states(model, Sequences(ids, limit=model.positions))
+    with torch.inference_mode():
+        return model.head()(last)
+
+
+def plain_logits(folder: Path, out: Path, ids: list[list[int]]) -> Tensor:
+    """Of transformers' own model, with weights that were dequantized elsewhere."""
+    model = pico.load_model(gptq_reader.write_plain(folder, out))
+    with torch.inference_mode():
+        return torch.cat([model(torch.tensor([sequence])).logits[0] for sequence in ids])
+
+
+def some_ids() -> list[list[int]]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randint(0, 272, (length,), generator=generator).tolist() for length in (5, 40, 128)
+    ]
+
+
+def drawn(folder: Path, wanted: Quantize) -> Sequences:
+    calibration = draw(
+        wanted.calibration,
+        Tokenizer.load(folder),
+        samples=wanted.samples,
+        sequence_length=wanted.sequence_length,
+        seed=wanted.seed,
+    )
+    return Sequences(calibration.sequences, limit=128)
+
+
+@pytest.fixture(scope="module")
+def quantized(base: Path, chat: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pico model in 4 bits."""
+    out = tmp_path_factory.mktemp("quantized") / "model"
+    run(Checkpoint.open(base), out, settings(chat))
+    return out
+
+
+@pytest.fixture(scope="module")
+def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of one block."""
+    return pico.write_model(tmp_path_factory.mktemp("shallow") / "model", SHALLOW)
+
+
+def test_logits_are_those_of_transformers_on_independently_read_weights(
+    quantized: Path, tmp_path: Path
+) -> None:
+    expected = plain_logits(quantized, tmp_path / "plain", some_ids())
+    found = logits(streamed(quantized), some_ids())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "tied"),
+    [("llama", True), ("mistral", False), ("qwen2", False), ("qwen2", True)],
+)
+def test_every_family_is_quantized_and_read_back(
+    tmp_path: Path, chat: Path, family: str, tied: bool
+) -> None:
+    source = pico.write_model(tmp_path / "source", SHALLOW, family=family, tied=tied)
+    run(Checkpoint.open(source), tmp_path / "out", settings(chat))
+    expected = plain_logits(tmp_path / "out", tmp_path / "plain", some_ids())
+    found = logits(streamed(tmp_path / "out"), some_ids())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    stored = gptq_reader.tensors(tmp_path / "out")
+    assert ("lm_head.weight" in stored) is not tied
+    for name, tensor in gptq_reader.tensors(source).items():
+        if name.endswith("bias"):
+            assert torch.equal(stored[name], tensor)
+
+
+@pytest.mark.parametrize(("bits", "group_size", "sym", "act_order"), EVERY_GRID)
+def test_every_grid_is_read_back_by_an_independent_reader(
+    shallow: Path,
+    chat: Path,
+    tmp_path: Path,
+    bits: int,
+    group_size: int,
+    sym: bool,
+    act_order: bool,
+) -> None:
+    wanted = settings(
+        chat, bits=bits, group_size=group_size, sym=sym, act_order=act_order, samples=4
+    )
+    run(Checkpoint.open(shallow), tmp_path / "out", wanted)
+    ours = streamed(tmp_path / "out").block(0)
+    stored = gptq_reader.tensors(tmp_path / "out")
+    source = gptq_reader.tensors(shallow)
+    for linear in llama.LINEARS:
+        name = f"model.layers.0.{linear.name}"
+        weight = source[f"{name}.weight"].float()
+        found = torch.from_numpy(gptq_reader.dequantize(stored, name, bits).copy())
+        assert torch.equal(ours.weight(linear.name), found)
+        size = weight.shape[1] if group_size == -1 else group_size
+        assert stored[f"{name}.g_idx"].tolist() == [col // size for col in range(weight.shape[1])]
+        assert float((found - weight).norm() / weight.norm()) < 2.0 ** (2 - bits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("sym", "act_order"), [(True, True), (True, False), (False, True)])
+def test_states_while_quantizing_are_those_of_the_stored_checkpoint(
+    chat: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    sym: bool,
+    act_order: bool,
+) -> None:
+    monkeypatch.setattr(blocks, "BATCH_TOKENS", 300)  # several batches, some of them ragged
+    source = pico.write_model(tmp_path / "source", dtype=dtype)
+    wanted = settings(chat, sym=sym, act_order=act_order)
+    run(Checkpoint.open(source), tmp_path / "out", wanted)
+    model, sequences = as_in_the_run(source), drawn(source, wanted)
+    hidden = model.embed(sequences)
+    for number, stored in enumerate(states(streamed(tmp_path / "out"), sequences)):
+        with torch.inference_mode():
+            list(stage.quantize_block(model, model.block(number), sequences, hidden, wanted))
+        assert torch.equal(hidden, stored)
+
+
+class Remembered(Hessian):
+    """A Hessian that can be looked at when the block is done."""
+
+    made: list[Remembered] = []
+
+    def __init__(self, cols: int, device: torch.device) -> None:
+        super().__init__(cols, device)
+        self.made.append(self)
+
+
+def test_hessians_are_sums_over_what_each_layer_of_the_finished_block_sees(
+    base: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BATCH_TOKENS", 300)
+    wanted = settings(chat)
+    run(Checkpoint.open(base), tmp_path / "out", wanted)
+    model, sequences = as_in_the_run(base), drawn(base, wanted)
+    assert len({*sequences.lengths}) > 3  # ragged: some batches are filled up
+    assert len(sequences.batches) > 1
+    monkeypatch.setattr(stage, "Hessian", Remembered)
+    monkeypatch.setattr(Remembered, "made", [])
+    hidden = model.embed(sequences)
+    with torch.inference_mode():
+        list(stage.quantize_block(model, model.block(0), sequences, hidden, wanted))
+    seen = whats_seen(gptq_reader.write_plain(tmp_path / "out", tmp_path / "plain"), sequences)
+    assert len(Remembered.made) == len(llama.STAGES)
+    for found, stage_name in zip(Remembered.made, llama.STAGES, strict=True):
+        expected = seen[stage_name]
+        assert found.tokens == len(sequences.tokens)
+        torch.testing.assert_close(found.sum, expected, rtol=1e-4, atol=1e-4 * expected.max())
+
+
+def whats_seen(folder: Path, sequences: Sequences) -> dict[str, Tensor]:
+    """Sum of x xᵀ at the inputs of block 0 of transformers' model, run sequence by sequence."""
+    model = pico.load_model(folder)
+    sums: dict[str, Tensor] = {}
+    for linear in llama.LINEARS:
+        if linear.name == llama.linears_fed_by(linear.fed_by)[0]:
+
+            def add(_: nn.Module, given: tuple[Tensor], name: str = linear.fed_by) -> None:
+                inputs = given[0][0]
+                sums[name] = sums.get(name, torch.zeros(())) + inputs.T @ inputs
+
+            module = model.get_submodule(f"model.layers.0.{linear.name}")
+            module.register_forward_pre_hook(add)
+    with torch.inference_mode():
+        for start, length in zip(sequences.starts, sequences.lengths, strict=True):
+            model(sequences.tokens[None, start : start + length])
+    return sums
+
+
+def test_two_runs_give_the_same_bytes(
+    base: Path, chat: Path, quantized: Path, tmp_path: Path
+) -> None:
+    run(Checkpoint.open(base), tmp_path / "again", settings(chat))
+    names = sorted(path.name for path in quantized.iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "again").iterdir())
+    for name in names:
+        if name != REPORT:
+            assert sha256_file(quantized / name) == sha256_file(tmp_path / "again" / name), name
+    first, second = (Report.read(folder / REPORT) for folder in (quantized, tmp_path / "again"))
+    assert first.model_dump(exclude={"cost"}) == second.model_dump(exclude={"cost"})
+
+
+def test_what_is_not_a_linear_layer_of_a_block_is_only_stored_in_fp16(
+    base: Path, quantized: Path
+) -> None:
+    stored = gptq_reader.tensors(quantized)
+    packed = {f"{name}.weight" for name in layer_names()}
+    for name, tensor in gptq_reader.tensors(base).items():
+        assert (name in stored) is (name not in packed)
+        if name in stored:
+            assert torch.equal(stored[name], tensor.half())
+    assert {name.rsplit(".", 1)[0] for name in stored if name.endswith(".qweight")} == {
+        *layer_names()
+    }
+
+
+def layer_names() -> list[str]:
+    return [
+        f"model.layers.{number}.{linear.name}" for number in range(2) for linear in llama.LINEARS
+    ]
+
+
+def test_stored_rotary_frequencies_are_left_out(base: Path, chat: Path, tmp_path: Path) -> None:
+    source = pico.write_model(tmp_path / "source", SHALLOW)
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    run(Checkpoint.open(source), tmp_path / "out", settings(chat))
+    assert not [name for name in gptq_reader.tensors(tmp_path / "out") if "inv_freq" in name]
+
+
+def test_the_config_says_what_loaders_ask_for(base: Path, quantized: Path) -> None:
+    config = json.loads((quantized / "config.json").read_text(encoding="utf-8"))
+    told = config["quantization_config"]
+    wanted = {
+        "quant_method": "gptq",
+        "bits": 4,
+        "group_size": 32,
+        "desc_act": False,
+        "sym": True,
+        "lm_head": False,
+        "checkpoint_format": "gptq",
+    }
+    assert {key: told[key] for key in wanted} == wanted
+    assert config["torch_dtype"] == config["dtype"] == "float16"
+    source = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    assert {key: config[key] for key in ("rope_theta", "vocab_size", "architectures")} == {
+        key: source[key] for key in ("rope_theta", "vocab_size", "architectures")
+    }
+
+
+def test_quantize_config_repeats_the_config(quantized: Path) -> None:
+    config = json.loads((quantized / "config.json").read_text(encoding="utf-8"))
+    beside = json.loads((quantized / "quantize_config.json").read_text(encoding="utf-8"))
+    assert beside == config["quantization_config"]
+
+
+def test_the_tokenizer_comes_along(base: Path, quantized: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (quantized / name).read_bytes() == (base / name).read_bytes()
+
+
+def test_the_report_tells_every_layer_and_the_calibration(
+    base: Path, chat: Path, quantized: Path
+) -> None:
+    report = Report.read(quantized / REPORT)
+    assert report.stage == "quantize"
+    assert {*report.inputs} == {"source", f"calibration:{chat.name}"}
+    assert [layer["name"] for layer in report.facts["layers"]] == layer_names()
+    assert all(0 < layer["relative_error"] < 0.1 for layer in report.facts["layers"])
+    assert all(layer["damp_percent"] == 0.01 for layer in report.facts["layers"])
+    assert report.facts["rescues"] == 0
+    told = report.facts["calibration"]
+    assert told["tokens"] == 6 * 128
+    assert told["samples"] == len(drawn(base, settings(chat)))
+    assert told["files"] == [{"name": chat.name, "sha256": sha256_file(chat)}]
+
+
+def test_gptq_loses_less_than_rounding_to_nearest(
+    base: Path, chat: Path, quantized: Path, tmp_path: Path
+) -> None:
+    rounded = run(
+        Checkpoint.open(base), tmp_path / "rtn", SETTINGS.model_copy(update={"method": "rtn"})
+    )
+    sequences = drawn(base, settings(chat))
+    *_, true = states(streamed(base), sequences)
+    *_, solved = states(streamed(quantized), sequences)
+    *_, plain = states(streamed(tmp_path / "rtn"), sequences)
+    assert float((solved - true).norm()) < 0.9 * float((plain - true).norm())
+    assert rounded.facts["calibration"] is None
+    assert {layer["relative_error"] for layer in rounded.facts["layers"]} == {None}
+
+
+def test_rescues_are_counted(shallow: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("aaaaaaaa", encoding="utf-8")  # 1 direction, 64 columns
+    wanted = settings(tmp_path / "one.txt", samples=1, damp_percent=1e-6)
+    report = run(Checkpoint.open(shallow), tmp_path / "out", wanted)
+    rescued = [layer["rescue"] for layer in report.facts["layers"] if layer["rescue"]]
+    assert report.facts["rescues"] == len(rescued) > 0
+
+
+@pytest.mark.parametrize(
+    ("group_size", "cols", "fitting"), [(128, 64, "32 or 16 or -1"), (64, 96, "32 or 16 or -1")]
+)
+def test_a_group_size_that_does_not_divide_is_refused_with_those_that_do(
+    base: Path, chat: Path, tmp_path: Path, group_size: int, cols: int, fitting: str
+) -> None:
+    with pytest.raises(RecipeProblem, match=f"group size {group_size} does not") as told:
+        run(Checkpoint.open(base), tmp_path / "out", settings(chat, group_size=group_size))
+    assert f"does not divide the {cols} columns of model.layers.0." in told.value.what
+    assert told.value.next_step == f"use --group-size {fitting}"
+    assert not list(tmp_path.iterdir())
+
+
+def test_widths_that_fill_no_whole_words_are_refused(chat: Path, tmp_path: Path) -> None:
+    source = pico.write_model(tmp_path / "source", pico.Sizes(ffn=80, layers=1))
+    with pytest.raises(RecipeProblem, match="is 80 x 64; packed words need multiples of 32"):
+        run(Checkpoint.open(source), tmp_path / "out", settings(chat, group_size=16))
+
+
+def test_a_quantized_source_is_refused(quantized: Path, chat: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointProblem, match="is already quantized") as told:
+        run(Checkpoint.open(quantized), tmp_path / "out", settings(chat))
+    assert told.value.next_step == "give the 16-bit checkpoint"
+
+
+def test_no_calibration_is_refused(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeProblem, match="there is no calibration text") as told:
+        run(Checkpoint.open(base), tmp_path / "out", SETTINGS)
+    assert "--method rtn" in told.value.next_step
+    assert not list(tmp_path.iterdir())
+
+
+def test_sequences_longer_than_the_positions_are_refused(
+    base: Path, chat: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeProblem, match="sequence_length 129 exceeds the 128 positions") as e:
+        run(Checkpoint.open(base), tmp_path / "out", settings(chat, sequence_length=129))
+    assert e.value.next_step == "use --sequence-length 128 or less"
+
+
+def test_the_input_is_not_written_over(base: Path, chat: Path) -> None:
+    with pytest.raises(RecipeProblem, match="is the input"):
+        run(Checkpoint.open(base), base, settings(chat), force=True)
+
+
+def test_an_existing_output_is_kept_unless_forced(
+    shallow: Path, chat: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputExists, match="out exists"):
+        run(Checkpoint.open(shallow), tmp_path / "out", settings(chat))
+    run(Checkpoint.open(shallow), tmp_path / "out", settings(chat), force=True)
+    assert (tmp_path / "out" / "config.json").exists()
+
+
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.norm.weight"])
+def test_values_beyond_fp16_are_refused(chat: Path, tmp_path: Path, name: str) -> None:
+    source = pico.write_model(tmp_path / "source", SHALLOW, dtype=torch.bfloat16)
+    tensors = load_file(source / "model.safetensors")
+    tensors[name].view(-1)[5] = 1e5
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(NumericsProblem, match="not finite in torch.float16") as told:
+        run(Checkpoint.open(source), tmp_path / "out", settings(chat))
+    assert name in told.value.what
+    assert not (tmp_path / "out").exists()

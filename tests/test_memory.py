@@ -1,0 +1,57 @@
+"""Peak memory does not grow with the number of layers: the same shape with 4 and with 16."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import pico
+
+FEW, MANY = 4, 16
+WIDE = pico.Sizes(hidden=512, ffn=1408, heads=8, kv_heads=8)
+ALLOWED = 38_000_000  # bytes; twelve more layers are 77 MB in fp16 and 154 MB in fp32
+
+
+def peak(*arguments: object) -> int:
+    """Peak resident bytes of one command in a process of its own."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "camelpress", *map(str, arguments), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"OMP_NUM_THREADS": "1", "PATH": "", "MALLOC_ARENA_MAX": "1"},
+    )
+    assert ended.returncode in (0, 1, 4), ended.stderr
+    return int(json.loads(ended.stdout)["cost"]["peak_bytes"])
+
+
+@pytest.fixture(scope="module")
+def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
+    """Per stage, the peak with few layers and with many."""
+    folder = tmp_path_factory.mktemp("memory")
+    text = pico.write_text(folder / "text.txt", words=60)
+    found: dict[str, list[int]] = {"recover": [], "quantize": [], "validate": []}
+    for layers in (FEW, MANY):
+        here = folder / str(layers)
+        base = pico.write_model(here / "base", WIDE._replace(layers=layers))
+        tuned = pico.write_tuned(here / "tuned", base)
+        peak("make-diff", base, tuned, here / "diff")
+        found["recover"].append(peak("recover", base, here / "diff", here / "out"))
+        settings = ("--samples", "2", "--sequence-length", "64", "--calibration", text)
+        found["quantize"].append(peak("quantize", here / "out", here / "q", *settings))
+        found["validate"].append(
+            peak(
+                "validate", here / "out", here / "q", "--text", text,
+                "--sequence-length", "64", "--out", here / "report",
+            )
+        )  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("stage", ["recover", "quantize", "validate"])
+def test_more_layers_need_no_more_memory(peaks: dict[str, list[int]], stage: str) -> None:
+    few, many = peaks[stage]
+    assert many - few < ALLOWED, f"{few / 1e6:.0f} MB with {FEW}, {many / 1e6:.0f} MB with {MANY}"

@@ -1,0 +1,153 @@
+"""A recipe from start to end, and what a second run leaves alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import pico
+from camelpress import pipeline
+from camelpress.convert.run import make_diff
+from camelpress.convert.settings import MakeDiff
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.errors import RecipeProblem
+from camelpress.core.provenance import manifest
+from camelpress.core.report import Verdict
+from camelpress.recipe import Recipe, read
+
+STAGES = ("recover", "quantize", "validate", "publish")
+TEXT = """
+base: base
+diff: diff
+out: out
+quantize: {group_size: 32, calibration: [chat.jsonl], samples: 4, sequence_length: 64}
+validate:
+  text: [prose.txt]
+  sequence_length: 32
+  gate: {perplexity_ratio: {max: 2.0}, kl_mean: {max: 2.0}, top1_agreement: null}
+publish: {license: mit}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """A recipe with everything it names beside it."""
+    base = pico.write_model(tmp_path / "base")
+    tuned = pico.write_tuned(tmp_path / "tuned", base)
+    make_diff(Checkpoint.open(base), Checkpoint.open(tuned), tmp_path / "diff", MakeDiff())
+    pico.write_chat(tmp_path / "chat.jsonl")
+    pico.write_text(tmp_path / "prose.txt")
+    (tmp_path / "recipe.yaml").write_text(TEXT)
+    return tmp_path / "recipe.yaml"
+
+
+def ran(recipe: Recipe) -> set[str]:
+    return set(STAGES) - set(pipeline.run(recipe).skipped)
+
+
+def test_all_stages_run_and_end_in_a_release(recipe: Path) -> None:
+    outcome = pipeline.run(read(recipe))
+    assert tuple(outcome.reports) == STAGES
+    assert (outcome.verdict, outcome.exit_code) == (Verdict.PASS, 0)
+    assert (recipe.parent / "out" / "release" / "SHA256SUMS").is_file()
+
+
+def test_a_second_run_does_nothing(recipe: Path) -> None:
+    pipeline.run(read(recipe))
+    out = recipe.parent / "out"
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert pipeline.run(read(recipe)).skipped == STAGES
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("quantize.damp_percent=0.02", {"quantize", "validate", "publish"}),
+        ("validate.max_tokens=500", {"validate", "publish"}),
+        ("publish.name=other", {"publish"}),
+        ("recover.dtype=float32", set(STAGES)),
+    ],
+)
+def test_a_changed_option_reruns_its_stage_and_those_after_it(
+    recipe: Path, override: str, expected: set[str]
+) -> None:
+    pipeline.run(read(recipe))
+    assert ran(read(recipe, [override])) == expected
+
+
+def test_a_changed_input_reruns_the_stages_that_read_it(recipe: Path) -> None:
+    pipeline.run(read(recipe))
+    pico.write_text(recipe.parent / "prose.txt", seed=5)
+    assert ran(read(recipe)) == {"validate", "publish"}
+
+
+def test_a_touched_output_is_made_again(recipe: Path) -> None:
+    pipeline.run(read(recipe))
+    (recipe.parent / "out" / "quantized" / "config.json").write_text("{}")
+    assert "quantize" in ran(read(recipe))
+    assert ran(read(recipe)) == set()
+
+
+def test_another_version_runs_everything_again(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.run(read(recipe))
+    monkeypatch.setattr(pipeline, "__version__", "9.9.9")
+    assert ran(read(recipe)) == set(STAGES)
+
+
+def test_the_same_recipe_gives_the_same_release(recipe: Path) -> None:
+    pipeline.run(read(recipe))
+    pipeline.run(read(recipe, [f"out={recipe.parent / 'again'}"]))
+    first, second = recipe.parent / "out" / "release", recipe.parent / "again" / "release"
+    assert manifest(first.rglob("*.*"), relative_to=first) == manifest(
+        second.rglob("*.*"), relative_to=second
+    )
+
+
+def test_a_failed_gate_ends_before_publishing(recipe: Path) -> None:
+    outcome = pipeline.run(read(recipe, ["validate.gate.kl_mean={max: 1.0e-9}"]))
+    assert outcome.verdict is Verdict.FAIL
+    assert outcome.exit_code == 1
+    assert not (recipe.parent / "out" / "release").exists()
+
+
+def test_a_release_of_an_earlier_pass_does_not_outlive_a_failed_gate(recipe: Path) -> None:
+    pipeline.run(read(recipe))
+    pipeline.run(read(recipe, ["validate.gate.kl_mean={max: 1.0e-9}"]))
+    assert not (recipe.parent / "out" / "release").exists()
+
+
+def test_a_stage_that_dies_is_not_taken_for_done(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("camelpress.quantize.block.pack", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pipeline.run(read(recipe))
+    lock = json.loads((recipe.parent / "out" / pipeline.LOCK).read_text())
+    assert set(lock["stages"]) == {"recover"}
+    assert not (recipe.parent / "out" / "quantized").exists()
+    assert ran(read(recipe)) == {"quantize", "validate", "publish"}
+
+
+def test_all_faults_of_a_recipe_come_at_once(recipe: Path) -> None:
+    recipe.write_text(TEXT.replace("samples: 4", "samples: yes, colour: red"))
+    with pytest.raises(RecipeProblem) as told:
+        read(recipe)
+    assert "quantize.samples" in str(told.value)
+    assert "quantize.colour" in str(told.value)
+
+
+def test_an_override_without_a_value_is_refused(recipe: Path) -> None:
+    with pytest.raises(RecipeProblem, match="write it as quantize.group_size=64"):
+        read(recipe, ["quantize.bits"])
+
+
+def test_paths_of_a_recipe_start_at_its_folder(recipe: Path) -> None:
+    told = read(recipe)
+    assert told.base == recipe.parent / "base"
+    assert told.quantize.calibration == (recipe.parent / "chat.jsonl",)

@@ -1,0 +1,59 @@
+"""A real published model: base + diff comes back bit for bit, and four bits cost what they cost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import pico
+from camelpress.convert.run import make_diff, recover
+from camelpress.convert.settings import MakeDiff, Recover
+from camelpress.core.blocks import Sequences, StreamedModel
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.tokens import Tokenizer
+
+ROOT = Path(__file__).parents[1]
+SMOLLM2 = Path(os.environ.get("CAMELPRESS_SMOLLM2", ROOT / ".models" / "SmolLM2-135M-Instruct"))
+
+pytestmark = pytest.mark.skipif(
+    not SMOLLM2.is_dir(),
+    reason=f"{SMOLLM2} is absent; make it with python tests/models/smollm2.py {SMOLLM2}",
+)
+
+
+def test_recover_of_make_diff_is_bit_exact(tmp_path: Path) -> None:
+    tuned = tmp_path / "tuned"
+    shutil.copytree(SMOLLM2, tuned)
+    generator = torch.Generator().manual_seed(0)
+    near = {
+        name: (tensor.float() + 1e-3 * torch.randn(tensor.shape, generator=generator)).bfloat16()
+        for name, tensor in load_file(SMOLLM2 / "model.safetensors").items()
+    }
+    save_file(near, tuned / "model.safetensors", metadata={"format": "pt"})
+    base = Checkpoint.open(SMOLLM2)
+    make_diff(base, Checkpoint.open(tuned), tmp_path / "diff", MakeDiff())
+    diff = Checkpoint.open(tmp_path / "diff")
+    report = recover(base, diff, tmp_path / "recovered", Recover())
+    assert report.facts["dtype"] == "bfloat16"
+    recovered = load_file(tmp_path / "recovered" / "model.safetensors")
+    assert recovered.keys() == near.keys()
+    for name, tensor in near.items():
+        assert torch.equal(recovered[name].view(torch.int16), tensor.view(torch.int16)), name
+
+
+def test_streamed_logits_are_those_of_transformers() -> None:
+    ids = Tokenizer.load(SMOLLM2).encode("The capital of France is")
+    model = StreamedModel(Checkpoint.open(SMOLLM2), device=torch.device("cpu"), dtype=torch.float32)
+    sequences = Sequences([ids], limit=model.positions)
+    with torch.inference_mode():
+        hidden = model.embed(sequences)
+        for number in range(model.blocks):
+            model.run(sequences, hidden, number)
+        logits = model.head()(hidden)
+        expected = pico.load_model(SMOLLM2)(torch.tensor([ids])).logits[0]
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-3)

@@ -1,0 +1,91 @@
+"""The built wheel holds every stage and runs without the source tree."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import pico
+
+ROOT = Path(__file__).parents[1]
+RUN = """
+import importlib, sys
+from pathlib import Path
+here = Path(sys.argv[1])
+for name in ("convert", "quantize", "validate", "publish"):
+    module = importlib.import_module(f"camelpress.{name}.run")
+    assert Path(module.__file__).is_relative_to(here), module.__file__
+sys.argv = ["camelpress", *sys.argv[2:]]
+from camelpress.cli import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the sdist and unpacked."""
+    folder = tmp_path_factory.mktemp("wheel")
+    built = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist"), "."],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = (folder / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "unpacked")
+    return folder / "unpacked"
+
+
+def run(unpacked: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", RUN, str(unpacked), *map(str, arguments)],
+        cwd=unpacked,
+        env=os.environ | {"PYTHONPATH": str(unpacked), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_wheel_holds_what_the_stages_read(unpacked: Path) -> None:
+    names = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*")}
+    assert {
+        "camelpress/py.typed",
+        "camelpress/data/demo/recipe.yaml",
+        "camelpress/data/demo/base/model.safetensors",
+        "camelpress/data/demo/diff/model.safetensors",
+        "camelpress/publish/card.md.jinja",
+        "camelpress/publish/licenses/Apache-2.0.txt",
+        "camelpress/validate/page.html.jinja",
+        "camelpress/validate/page.css",
+    } <= names
+
+
+def test_every_stage_runs_from_the_wheel(unpacked: Path, tmp_path: Path) -> None:
+    base = pico.write_model(tmp_path / "base")
+    tuned = pico.write_tuned(tmp_path / "tuned", base)
+    chat = pico.write_chat(tmp_path / "chat.jsonl")
+    diff, quantized = tmp_path / "diff", tmp_path / "quantized"
+    gate = tmp_path / "gate.yaml"
+    gate.write_text("perplexity_ratio: {max: 2.0}\nkl_mean: null\ntop1_agreement: null\n")
+    for arguments in (
+        ("make-diff", base, tuned, diff),
+        ("recover", base, diff, tmp_path / "recovered"),
+        ("quantize", tmp_path / "recovered", quantized, "--calibration", chat,
+         "--group-size", "32", "--samples", "2", "--sequence-length", "64"),
+        ("validate", tmp_path / "recovered", quantized, "--text", chat, "--gate", gate,
+         "--sequence-length", "64", "--out", tmp_path / "report"),
+        ("publish", quantized, "--report", tmp_path / "report", "--license", "mit",
+         "--to", tmp_path / "release"),
+        ("verify", tmp_path / "release"),
+    ):  # fmt: skip
+        ended = run(unpacked, *arguments)
+        assert ended.returncode == 0, ended.stderr + ended.stdout

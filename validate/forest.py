@@ -1,0 +1,62 @@
+"""The perplexity ratio of each text with its interval, held against the limit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from camelpress.core.report import Check
+from camelpress.validate.numerals import limit
+from camelpress.validate.svg import ACCENT, HEIGHT, LIMIT, MUTED, Drawing, canvas, drawing, label
+
+ROW = 30  # CSS px
+REACH = 4  # how many times its own spread the axis may grow to show long intervals
+
+
+def forest(facts: Mapping[str, Any], judged: Check | None) -> Drawing:
+    """One row a text, and one for all of them; `judged` is the check that sets the limit."""
+    overall = {**facts, "name": "all texts"}
+    rows = facts["texts"] if len(facts["texts"]) == 1 else [overall, *facts["texts"]]
+    figure, axes = canvas(max(HEIGHT, 100 + ROW * len(rows)))
+    for place, row in enumerate(rows):
+        marker, points = ("D", 9.0) if row is overall else ("o", 7.5)
+        axes.plot(row["perplexity_ratio"], place, marker, markersize=points, color=ACCENT)
+        if row["perplexity_ratio_interval"]:
+            axes.hlines(place, *row["perplexity_ratio_interval"], color=ACCENT, linewidth=2.5)
+    axes.set_yticks(range(len(rows)), [label(row["name"]) for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    whole = _ratio_axis(axes, rows, judged)
+    told = ["Bars are 95 % intervals; 1, the solid line, is no change."]
+    told += [f"The dashed line is the limit, {limit(judged)}."] if judged else []
+    told += [] if whole else ["A bar that meets the edge goes on beyond it."]
+    return drawing(figure, "forest", "Perplexity ratio by text", " ".join(told))
+
+
+def _ratio_axis(axes: Axes, rows: Sequence[Mapping[str, Any]], judged: Check | None) -> bool:
+    """Set up the axis; False if an interval does not fit on it."""
+    core = [
+        1.0,
+        *(row["perplexity_ratio"] for row in rows),
+        *([judged.threshold] if judged else []),
+    ]
+    ends = [end for row in rows for end in row["perplexity_ratio_interval"] or ()]
+    spread = max(core) - min(core) or 0.01
+    low = max(min(core + ends), min(core) - REACH * spread)
+    high = min(max(core + ends), max(core) + REACH * spread)
+    whole = all(low <= end <= high for end in ends)
+    margin = 0.08 * (high - low) or 0.01
+    low, high = low - margin * whole, high + margin * whole
+    axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel("perplexity, candidate / reference")
+    axes.axvline(1, color=MUTED, linewidth=1.2)
+    if judged:
+        beyond = (low, judged.threshold) if judged.direction == "min" else (judged.threshold, high)
+        axes.axvspan(*beyond, color=LIMIT, alpha=0.1, linewidth=0)
+        axes.axvline(judged.threshold, color=LIMIT, linewidth=1.6, linestyle=(0, (4, 3)))
+    return whole

@@ -1,0 +1,101 @@
+"""How a validation's quantities are written: units, digits, intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from camelpress.core.report import Check
+
+NBSP = "\u00a0"
+NOTHING = "–"
+Number = int | float  # facts come from JSON, where 1 is as good as 1.0
+Interval = Sequence[Number] | None
+
+
+class Kind(NamedTuple):
+    """How one measured quantity is shown: its unit, the factor to it, its value without loss."""
+
+    title: str
+    unit: str
+    scale: float
+    lossless: float | None
+
+
+# fmt: off
+KINDS = {  # fact              title                 unit    scale  lossless
+    "perplexity_ratio": Kind("Perplexity ratio",   "",     1.0,   1.0),
+    "kl_mean":          Kind("Mean KL divergence", "nats", 1.0,   0.0),
+    "top1_agreement":   Kind("Top-1 agreement",    "%",    100.0, 1.0),
+}
+# fmt: on
+
+
+def kind(name: str) -> Kind:
+    """The row of `KINDS`; an unknown quantity keeps the report's name and has no unit."""
+    return KINDS.get(name) or Kind(name.replace("_", " ").capitalize(), "", 1.0, None)
+
+
+def fixed(value: Number, decimals: int) -> str:
+    """A number with so many decimals, unless it is too small or too large for that."""
+    if not math.isfinite(value):
+        return "not finite"
+    if (value and abs(value) < 0.5 * 10.0**-decimals) or abs(value) >= 1e9:
+        return f"{value:.1e}"
+    return f"{value:,.{decimals}f}"
+
+
+def significant(value: Number, digits: int = 4) -> str:
+    """A number with so many significant digits."""
+    if not value or not math.isfinite(value):
+        return fixed(value, digits - 1)
+    leading = math.floor(math.log10(abs(value)))
+    return f"{value:.{digits - 1}e}" if leading < -5 else fixed(value, max(0, digits - 1 - leading))
+
+
+def with_unit(number: str, unit: str) -> str:
+    """The unit behind a space that does not break."""
+    return f"{number}{NBSP}{unit}" if unit else number
+
+
+def estimate(name: str, value: Number, interval: Interval) -> tuple[str, str]:
+    """A value and its interval, down to the second digit of the interval's half-width.
+
+    A per cent has two decimals at least. Without an interval, all else has four digits.
+    """
+    _, unit, scale, _ = kind(name)
+    if interval is None:
+        number = fixed(scale * value, 2) if unit == "%" else significant(scale * value)
+        return with_unit(number, unit), NOTHING
+    low, high = (scale * end for end in interval)
+    half = abs(high - low) / 2
+    least, decimals = (2, 2) if unit == "%" else (1, 4)
+    if 0 < half < math.inf:
+        decimals = min(7, max(least, 1 - math.floor(math.log10(half))))
+    ends = f"{fixed(low, decimals)}{NBSP}–{NBSP}{fixed(high, decimals)}"
+    return with_unit(fixed(scale * value, decimals), unit), ends
+
+
+def limit(check: Check) -> str:
+    """The threshold with its direction: at most, at least."""
+    _, unit, scale, _ = kind(check.name)
+    sign = "≥" if check.direction == "min" else "≤"
+    return with_unit(f"{sign}{NBSP}{scale * check.threshold:.6g}", unit)
+
+
+def allowance_used(check: Check) -> float | None:
+    """How far the estimate lies on the way from no loss (0) to the threshold (1)."""
+    lossless = kind(check.name).lossless
+    if lossless is None or check.threshold == lossless or not math.isfinite(check.estimate):
+        return None
+    return (check.estimate - lossless) / (check.threshold - lossless)
+
+
+def size(count: Number) -> str:
+    """Bytes in decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return with_unit(f"{count:.3g}", unit)
+        count /= 1000
+    return with_unit(f"{count:,.3g}", "TB")

@@ -1,0 +1,112 @@
+"""A validation report for people: one HTML file that loads nothing, or Markdown for a job summary.
+
+What comes from outside (paths, names of texts, reasons) is escaped; the page needs no script.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import yaml
+from jinja2 import StrictUndefined
+from jinja2.sandbox import SandboxedEnvironment
+from markupsafe import Markup
+
+from camelpress.core.report import Report
+from camelpress.validate import plots, tables, wording
+
+LISTED_TEXTS = 30  # rows in Markdown; the page shows all
+
+# fmt: off
+CHECK_COLUMNS = {
+    "Check":         ("title",    ":--"),
+    "Verdict":       ("verdict",  ":--"),
+    "Estimate":      ("estimate", "--:"),
+    "95 % interval": ("interval", "--:"),
+    "Threshold":     ("limit",    "--:"),
+    "Tokens":        ("tokens",   "--:"),
+    "Pieces":        ("clusters", "--:"),
+    "Reason":        ("reason",   ":--"),
+}
+TEXT_COLUMNS = {
+    "Text":                  ("name",                 ":--"),
+    "Tokens":                ("tokens",               "--:"),
+    "Reference perplexity":  ("reference_perplexity", "--:"),
+    "Candidate perplexity":  ("candidate_perplexity", "--:"),
+    "Perplexity ratio":      ("perplexity_ratio",     "--:"),
+    "95 % interval":         ("perplexity_ratio_interval", "--:"),
+    "Mean KL divergence":    ("kl_mean",              "--:"),
+    "Top-1 agreement":       ("top1_agreement",       "--:"),
+}
+# fmt: on
+
+
+def html(report: Report) -> str:
+    """The whole page; the same findings give the same bytes, whatever they cost."""
+    facts = report.facts
+    settings = report.model_dump(mode="json", include={"settings"})["settings"]
+    environment = SandboxedEnvironment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_resource("page.html.jinja")).render(
+        _opening(report),
+        css=Markup(_resource("page.css")),
+        tokens=f"{facts['tokens']:,}",
+        sequences=f"{facts['sequences']:,}",
+        checks=[tables.check_row(check) for check in report.checks],
+        headline=tables.headline(facts),
+        drawings=plots.drawings(report),
+        texts=tables.text_rows(facts),
+        models=tables.models(facts),
+        protocol=facts["protocol"],
+        version=report.version,
+        settings=yaml.safe_dump({report.stage: settings}, sort_keys=False, allow_unicode=True),
+        inputs=report.inputs,
+    )
+
+
+def markdown(report: Report) -> str:
+    """Verdict, checks and texts in fewer than 60 lines."""
+    opening = {key: _plain(text) for key, text in _opening(report).items()}
+    checks = [tables.check_row(check) for check in report.checks]
+    texts = tables.text_rows(report.facts)
+    unlisted = len(texts) - LISTED_TEXTS
+    parts = [
+        "## {mark} {verdict}: {candidate} against {reference}".format_map(opening),
+        opening["summary"],
+        _table(CHECK_COLUMNS, checks) if checks else "",
+        _table(TEXT_COLUMNS, texts[:LISTED_TEXTS]),
+        f"… and {unlisted} more texts on the page." if unlisted > 0 else "",
+        f"Protocol: {_plain(report.facts['protocol'])}",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _opening(report: Report) -> dict[str, str]:
+    verdict = report.verdict.value if report.verdict else "NOT JUDGED"
+    return {
+        "verdict": verdict,
+        "tone": report.verdict.lower() if report.verdict else "none",
+        "mark": wording.MARKS[report.verdict],
+        "summary": wording.summary(report),
+        "candidate": tables.model_name(report.facts["candidate"]),
+        "reference": tables.model_name(report.facts["reference"]),
+    }
+
+
+def _table(columns: Mapping[str, tuple[str, str]], rows: list[dict[str, Any]]) -> str:
+    lines = [columns, (alignment for _, alignment in columns.values())]
+    lines += [[_plain(row[key]) for key, _ in columns.values()] for row in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _plain(text: str) -> str:
+    """One line in which nothing is Markdown or HTML."""
+    return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", " ".join(text.split()))
+
+
+def _resource(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")

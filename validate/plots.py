@@ -1,0 +1,133 @@
+"""The figures of a validation page: where the candidate's losses lie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from camelpress.core.report import Report
+from camelpress.validate import wording
+from camelpress.validate.forest import forest
+from camelpress.validate.numerals import Number
+from camelpress.validate.svg import ACCENT, HEIGHT, MUTED, Drawing, canvas, drawing, look
+
+LETTER = 0.023  # width of a letter above the histogram, as a share of the axis
+PADDING = 1  # empty bins shown on either side of the histogram
+BY_POSITION = {
+    "kl_mean": (
+        "KL divergence by position",
+        "mean KL (nats per token)",
+        "Each step is the mean over the tokens at these positions.",
+    ),
+    "log_ratio": (
+        "Log perplexity ratio by position",
+        "mean log ratio (nats per token)",
+        "Above 0 the candidate predicts worse than the reference, below 0 better.",
+    ),
+}
+
+
+def drawings(report: Report) -> list[Drawing]:
+    """All figures, in the order of the page."""
+    judged = next((check for check in report.checks if check.name == "perplexity_ratio"), None)
+    with look():
+        return [
+            forest(report.facts, judged),
+            histogram(report.facts),
+            by_position(report.facts, "kl_mean"),
+            by_position(report.facts, "log_ratio"),
+        ]
+
+
+def histogram(facts: Mapping[str, Any]) -> Drawing:
+    """How the KL divergence spreads over tokens, on a logarithmic axis."""
+    figure, axes = canvas(HEIGHT)
+    edges, shares, folded = _occupied(**facts["kl_histogram"])
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(numticks=6))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("KL divergence of a token (nats)")
+    axes.set_ylabel("tokens (%)")
+    axes.set_xlim(edges[0], edges[-1])
+    if any(shares):
+        axes.stairs(shares, edges, fill=True, color=ACCENT, alpha=0.3, linewidth=0)
+        axes.stairs(shares, edges, color=ACCENT, linewidth=1.6)
+        _percentile_marks(axes, facts["kl_percentiles"], edges)
+    else:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no tokens counted", transform=axes.transAxes, ha="center")
+    told = wording.percentiles(facts["kl_percentiles"])
+    told += " The outermost steps also hold what lies beyond them." if folded else ""
+    return drawing(figure, "histogram", "KL divergence per token", told)
+
+
+def _occupied(
+    edges: Sequence[Number], counts: Sequence[int]
+) -> tuple[list[Number], list[float], bool]:
+    """The bins worth showing, the share of tokens in each in per cent, and if others were added.
+
+    The axis begins where the first tokens in a thousand lie; those below join its first bin.
+    """
+    edges = [edges[0] or edges[1] ** 2 / edges[2], *edges[1:]]  # 0 stands for "below"
+    total, summed = sum(counts) or 1, [*accumulate(counts)]
+    first = sum(below < total / 1000 for below in summed) if any(counts) else 0
+    last = max((place for place, count in enumerate(counts) if count), default=len(counts))
+    start, stop = max(0, first - PADDING), last + 1 + PADDING
+    shown = [0] * (first - start) + [summed[first], *counts[first + 1 : stop]]
+    folded = summed[first] > counts[first] or first == 0 or last + 1 == len(counts)
+    return [*edges[start : stop + 1]], [100 * count / total for count in shown], folded
+
+
+def _percentile_marks(axes: Axes, percentiles: Mapping[str, Number], edges: list[Number]) -> None:
+    """A line for each percentile, its name in the lowest row above the axes that is free there."""
+    rows: list[float] = []  # where the last name in each row ends, as a share of the axis
+    decades = math.log10(edges[-1] / edges[0])
+    for name, value in percentiles.items():
+        if not edges[0] < value <= edges[-1]:
+            continue
+        axes.axvline(value, color=MUTED, linewidth=1.2, linestyle=(0, (1, 2)))
+        told = {"50": "median", "max": "largest"}.get(name, f"{name} %")
+        centre, half = math.log10(value / edges[0]) / decades, LETTER * len(told) / 2
+        row = next((row for row, end in enumerate(rows) if end < centre - half), len(rows))
+        rows[row : row + 1] = [centre + half]
+        axes.annotate(
+            told,
+            (value, 1),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(0, 4 + 15 * row),
+            textcoords="offset points",
+            ha="center",
+            fontsize=12,
+        )
+
+
+def by_position(facts: Mapping[str, Any], quantity: str) -> Drawing:
+    """A mean per token over stretches of the window, each stretch drawn equally wide."""
+    title, axis, caption = BY_POSITION[quantity]
+    stretches = facts["by_position"]
+    means = [
+        mean if count else math.nan
+        for mean, count in zip(stretches[quantity], stretches["tokens"], strict=True)
+    ]
+    figure, axes = canvas(HEIGHT)
+    axes.stairs(means, fill=True, color=ACCENT, alpha=0.3, linewidth=0)
+    axes.stairs(means, color=ACCENT, linewidth=1.6)
+    axes.axhline(0, color=MUTED, linewidth=1.2)
+    every = math.ceil(len(means) / 6)
+    edges = [f"{edge:g}" for edge in stretches["edges"]]
+    axes.set_xticks(range(0, len(edges), every), edges[::every])
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(visible=False, axis="x")
+    axes.set_xlabel("position in the window (tokens)")
+    axes.set_ylabel(axis)
+    return drawing(figure, f"position-{quantity}", title, caption)
+
+
+def _power(value: float) -> str:
+    return f"{value:g}" if value >= 1e-3 else f"1e{round(math.log10(value))}"

@@ -1,0 +1,120 @@
+"""From a matplotlib figure to inline SVG that takes its colours and fonts from the page.
+
+Matplotlib draws in stand-in colours, which become CSS variables of the page: one drawing serves
+light, dark and print. The same figure gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK, MUTED, RULE, ACCENT, LIMIT = "#0000a1", "#0000a2", "#0000a3", "#0000a4", "#0000a5"
+VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", ACCENT: "accent", LIMIT: "fail"}
+WIDTH, HEIGHT = 430, 290  # CSS px
+LOOK = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "camelpress",
+    "text.parse_math": False,  # a name with two dollar signs is a name
+    "text.color": INK,
+    "font.size": 13,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.labelpad": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "axes.formatter.limits": (-4, 6),
+    "grid.color": RULE,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "figure.constrained_layout.use": True,
+}
+NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+NAMESPACE, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
+
+
+class Drawing(NamedTuple):
+    """One figure with the words around it."""
+
+    title: str
+    svg: Markup
+    caption: str
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """Draw in the project's style, whatever a matplotlibrc says.
+
+    The browser draws the letters with its own fonts, so a glyph that matplotlib lacks is no loss.
+    """
+    with style.context(["default", LOOK]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        yield
+
+
+def canvas(height: int) -> tuple[Figure, Axes]:
+    """An empty figure of the page's width and `height` CSS px."""
+    figure = Figure(figsize=(WIDTH / 72, height / 72))
+    return figure, figure.add_subplot()
+
+
+def drawing(figure: Figure, name: str, title: str, caption: str) -> Drawing:
+    """The finished figure; title and caption are also what a screen reader says of it."""
+    return Drawing(title, inline(figure, name, f"{title}. {caption}"), caption)
+
+
+def inline(figure: Figure, name: str, described: str) -> Markup:
+    """The figure as an `<svg>` element; `name` keeps its ids apart from those of its neighbours.
+
+    Args:
+        described: what a reader hears who does not see the figure.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata=NO_METADATA)
+    root = ElementTree.fromstring(buffer.getvalue())
+    for element in root.iter():
+        for child in [*element]:
+            if child.tag in (f"{NAMESPACE}metadata", f"{NAMESPACE}style"):
+                element.remove(child)
+        element.tag = element.tag.removeprefix(NAMESPACE)
+        attributes = {
+            key.removeprefix(XLINK): _attribute(key.removeprefix(XLINK), value, name)
+            for key, value in element.items()
+        }
+        element.attrib.clear()
+        element.attrib.update(attributes)
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": described}
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _attribute(key: str, value: str, name: str) -> str:
+    if key == "id":
+        return f"{name}-{value}"
+    if key == "href":
+        return value.replace("#", f"#{name}-", 1)
+    for colour, variable in VARIABLES.items():
+        value = value.replace(colour, f"var(--{variable})")
+    return value.replace("url(#", f"url(#{name}-")
+
+
+def label(name: str, *, longest: int = 22) -> str:
+    """A name from outside, fit for an axis: printable, and shortened in its middle."""
+    shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
+    if len(shown) <= longest:
+        return shown
+    tail = longest // 2
+    return f"{shown[: longest - tail - 1]}…{shown[-tail:]}"

@@ -1,0 +1,125 @@
+"""The rows of a validation page: a report's numbers as words, ready to be printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from typing import Any
+
+from camelpress.core.report import Check
+from camelpress.validate import wording
+from camelpress.validate.numerals import (
+    NBSP,
+    NOTHING,
+    allowance_used,
+    estimate,
+    kind,
+    limit,
+    significant,
+    size,
+)
+
+Row = dict[str, Any]
+
+
+def model_name(model: Mapping[str, Any]) -> str:
+    """The last part of a model's path."""
+    return PurePath(model["path"]).name or model["path"]
+
+
+def check_row(check: Check) -> Row:
+    """One check: its quantity, what was found, and what was asked."""
+    value, interval = estimate(check.name, check.estimate, check.interval)
+    used = allowance_used(check)
+    return {
+        "title": kind(check.name).title,
+        "verdict": check.verdict.value,
+        "mark": wording.MARKS[check.verdict],
+        "estimate": value,
+        "interval": interval,
+        "limit": limit(check),
+        "used": NOTHING if used is None else f"{100 * used:.0f}{NBSP}%",
+        "bar": None if used is None else round(100 * min(1, max(0, used))),
+        "tokens": f"{check.n:,}",
+        "clusters": f"{check.clusters:,}",
+        "reason": check.reason,
+    }
+
+
+def text_rows(facts: Mapping[str, Any]) -> list[Row]:
+    """Each text and, if there are several, all together."""
+    texts = [_text_row(text, text["name"]) for text in facts["texts"]]
+    overall = {**_text_row(facts, "all texts"), "total": True}
+    return texts if len(texts) == 1 else [overall, *texts]
+
+
+def _text_row(facts: Mapping[str, Any], name: str) -> Row:
+    row = {
+        "name": name,
+        "total": False,
+        "sequences": f"{facts['sequences']:,}",
+        "tokens": f"{facts['tokens']:,}",
+        "reference_perplexity": significant(facts["reference_perplexity"]),
+        "candidate_perplexity": significant(facts["candidate_perplexity"]),
+    }
+    for quantity in ("perplexity_ratio", "kl_mean", "top1_agreement"):
+        value, interval = estimate(quantity, facts[quantity], facts.get(f"{quantity}_interval"))
+        row |= {quantity: value, f"{quantity}_interval": interval}
+    return row
+
+
+def headline(facts: Mapping[str, Any]) -> list[Row]:
+    """The numbers one would quote, and the size they were bought for."""
+    before, after = facts["reference_perplexity"], facts["candidate_perplexity"]
+    tail = significant(facts["kl_percentiles"]["99"], 3)
+    notes = {
+        "perplexity_ratio": f"perplexity {significant(before)} → {significant(after)}",
+        "kl_mean": f"99{NBSP}% of tokens within {tail}{NBSP}nats",
+        "top1_agreement": "both models put the same token first",
+    }
+    tiles = []
+    for name, note in notes.items():
+        value, interval = estimate(name, facts[name], facts[f"{name}_interval"])
+        tiles.append(
+            {"title": kind(name).title, "value": value, "interval": interval, "notes": [note]}
+        )
+    return [*tiles, _size_tile(facts["reference"], facts["candidate"])]
+
+
+def _size_tile(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> Row:
+    share = f"{100 * candidate['bytes'] / max(1, reference['bytes']):.1f}{NBSP}%"
+    bits = candidate.get("bits_per_weight")
+    stored = f"{bits:.2f} bits per weight" if bits else f"weights as {candidate['dtype']}"
+    return {
+        "title": "Size",
+        "value": size(candidate["bytes"]),
+        "interval": None,
+        "notes": [f"{share} of the reference's {size(reference['bytes'])}", stored],
+    }
+
+
+def _bits(model: Mapping[str, Any]) -> str:
+    bits = model.get("bits_per_weight")
+    return f"{bits:.2f}" if bits else NOTHING
+
+
+# fmt: off
+MODEL_ROWS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "Folder":          lambda model: model["path"],
+    "Architecture":    lambda model: model["architecture"],
+    "Parameters":      lambda model: f"{model['parameters']:,}",
+    "Number format":   lambda model: model["dtype"],
+    "Quantization":    wording.quantization,
+    "Bits per weight": _bits,
+    "Size of weights": lambda model: f"{size(model['bytes'])} ({model['bytes']:,} bytes)",
+}
+# fmt: on
+
+
+def models(facts: Mapping[str, Any]) -> list[Row]:
+    """Reference and candidate side by side, one property a row."""
+    sides = ("reference", "candidate")
+    return [
+        {"title": title} | {side: tell(facts[side]) for side in sides}
+        for title, tell in MODEL_ROWS.items()
+    ]

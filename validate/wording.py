@@ -1,0 +1,69 @@
+"""The sentences of a validation report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from camelpress.core.report import Report, Verdict
+from camelpress.validate.numerals import NBSP, Number, kind, significant
+
+# fmt: off
+MARKS = {
+    Verdict.PASS: "✓", Verdict.FAIL: "✕", Verdict.INCONCLUSIVE: "?", Verdict.ERROR: "!", None: "○",
+}
+CLAUSES = {  #            one check                              several
+    Verdict.PASS:         ("holds",                              "hold"),
+    Verdict.FAIL:         ("fails",                              "fail"),
+    Verdict.INCONCLUSIVE: ("cannot be decided on this much text",) * 2,
+    Verdict.ERROR:        ("could not be evaluated, which is not a pass",) * 2,
+}
+# fmt: on
+
+
+def listing(words: Sequence[str]) -> str:
+    """Words as an enumeration: `a, b and c`."""
+    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
+
+
+def summary(report: Report) -> str:
+    """The verdict as one sentence."""
+    if report.verdict is None:
+        return "Measured, not judged: no thresholds were given."
+    if not report.checks:
+        return "No check was evaluated, which is not a pass."
+    found = [_title(check.name) for check in report.checks if check.verdict is report.verdict]
+    every = len(report.checks)
+    clause = CLAUSES[report.verdict][len(found) != 1]
+    if every == 1:
+        return f"The only check, {_title(report.checks[0].name)}, {clause}."
+    if len(found) == every:
+        return f"All {every} checks {clause}."
+    return f"{len(found)} of {every} checks {clause}: {listing(found)}."
+
+
+def _title(name: str) -> str:
+    title = kind(name).title
+    return title[0].lower() + title[1:]
+
+
+def percentiles(values: Mapping[str, Number]) -> str:
+    """Within which divergence so many of the tokens lie; `max` is the largest."""
+    told = [
+        f"{'half are' if name == '50' else f'{name}{NBSP}%'} within {significant(value, 2)}"
+        for name, value in values.items()
+        if name != "max"
+    ]
+    largest = f"; the largest is {significant(values['max'], 2)}" if "max" in values else ""
+    return f"Of the tokens, {listing(told)} nats{largest}."
+
+
+def quantization(model: Mapping[str, Any]) -> str:
+    """How a model's weights are stored, from its facts."""
+    if not model.get("bits"):
+        return "none"
+    groups = model.get("group_size") or 0
+    told = [f"{model['bits']} bits", f"groups of {groups}" if groups > 0 else "one group per row"]
+    if model.get("sym") is not None:
+        told.append("symmetric" if model["sym"] else "asymmetric")
+    return ", ".join(told)
