@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 SMOLLM2 := .models/SmolLM2-135M-Instruct
 LLAMA_TOKENIZER := .models/llama-tokenizer
 
-.PHONY: demo test check test-clients bench numbers clean
+.PHONY: demo test check test-clients clean
 
 demo: .venv/installed ## the whole pipeline on the embedded model
 	$(BIN)/camelpress demo

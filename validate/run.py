@@ -151,9 +151,9 @@ def _estimates(scores: Scores) -> dict[str, Estimate]:
     log_ratio = clustered_mean(scores.candidate_nll - scores.reference_nll, scores.sequence)
     return {
         "perplexity_ratio": Estimate(
-            exp(log_ratio.mean),
-            exp(log_ratio.low),
-            exp(min(log_ratio.high, LARGEST_LOG)),
+            _exp(log_ratio.mean),
+            _exp(log_ratio.low),
+            _exp(log_ratio.high),
             log_ratio.n,
             log_ratio.clusters,
         ),
@@ -166,13 +166,18 @@ def _headline(scores: Scores, estimates: Mapping[str, Estimate]) -> dict[str, An
     told: dict[str, Any] = {
         "tokens": len(scores.kl),
         "sequences": len(scores.sequence.unique()),
-        "reference_perplexity": exp(float(scores.reference_nll.double().mean())),
-        "candidate_perplexity": exp(float(scores.candidate_nll.double().mean())),
+        "reference_perplexity": _exp(float(scores.reference_nll.double().mean())),
+        "candidate_perplexity": _exp(float(scores.candidate_nll.double().mean())),
     }
     for name, estimate in estimates.items():
         told[name] = estimate.mean
         told[f"{name}_interval"] = estimate.interval
     return told
+
+
+def _exp(log: float) -> float:
+    """The exponential, of a broken model too."""
+    return exp(min(log, LARGEST_LOG))
 
 
 def _percentiles(scores: Scores) -> dict[str, float]:

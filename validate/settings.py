@@ -12,8 +12,8 @@ from camelpress.core.settings import Settings
 class Bound(Settings):
     """What a figure must not exceed, or not fall below: exactly one of the two."""
 
-    max: float | None = None
-    min: float | None = None
+    max: float | None = Field(default=None, allow_inf_nan=False)
+    min: float | None = Field(default=None, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _one(self) -> Bound:

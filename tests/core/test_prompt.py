@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import AutoTokenizer
 
-from camelpress.core.errors import RecipeProblem
+from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.prompt import CHAT_TEMPLATE, Message, encode, segments
 from camelpress.core.tokens import Tokenizer
 
@@ -270,15 +270,27 @@ def test_a_broken_tokenizer_is_told_in_one_line(tmp_path: Path, content: str) ->
     (tmp_path / "tokenizer.json").write_text(content)
     config = {"tokenizer_class": "PreTrainedTokenizerFast"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(Exception) as told:
-        Tokenizer.load(tmp_path)
-    assert told.value.what.startswith(f"{tmp_path} has no tokenizer that can be read (")
-    assert told.value.next_step == (
-        "copy tokenizer.json and tokenizer_config.json of the model there"
-    )
+    told = refused(tmp_path)
+    assert told.startswith(f"{tmp_path} has no tokenizer that can be read (")
 
 
 def test_a_folder_without_tokenizer_is_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(Exception) as told:
-        Tokenizer.load(tmp_path)
+    assert refused(tmp_path).startswith(f"{tmp_path} has no tokenizer that can be read (")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_a_tokenizer_made_up_from_a_config_is_refused(tmp_path: Path, name: str) -> None:
+    config = {"model_type": "qwen2", "tokenizer_class": "Qwen2Tokenizer"}
+    (tmp_path / name).write_text(json.dumps(config))
+    told = refused(tmp_path)
+    assert told == f"{tmp_path} has no tokenizer that can be read (it knows no words)"
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(CheckpointProblem) as told:
+        Tokenizer.load(folder)
+    assert told.value.next_step == (
+        "copy tokenizer.json and tokenizer_config.json of the model there"
+    )
     assert len(str(told.value).splitlines()) == 1
+    return told.value.what

@@ -9,6 +9,16 @@ from transformers import AutoTokenizer
 
 from camelpress.core.errors import CheckpointProblem
 
+EXPECTED = (  # where files are missing or broken; the tokenizers library raises Exception itself
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    ImportError,
+)
+
 
 class Tokenizer:
     """Text to ids, and which ids begin and end a sequence."""
@@ -27,12 +37,14 @@ class Tokenizer:
             CheckpointProblem: there is none, or transformers cannot read it.
         """
         try:
-            return cls(AutoTokenizer.from_pretrained(folder, local_files_only=True))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, ImportError) as error:
-            raise CheckpointProblem(
-                f"{folder} has no tokenizer that can be read ({str(error).splitlines()[0]})",
-                next_step="copy tokenizer.json and tokenizer_config.json of the model there",
-            ) from error
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as error:
+            if not isinstance(error, EXPECTED) and type(error) is not Exception:
+                raise
+            raise _unreadable(folder, str(error) or type(error).__name__) from error
+        if len(tokenizer) == len(tokenizer.get_added_vocab()):  # made up where files are missing
+            raise _unreadable(folder, "it knows no words")
+        return cls(tokenizer)
 
     def __len__(self) -> int:
         return len(self._tokenizer)
@@ -59,3 +71,10 @@ class Tokenizer:
         """The chat template, if the tokenizer has one."""
         template: str | None = self._tokenizer.chat_template
         return template
+
+
+def _unreadable(folder: Path, reason: str) -> CheckpointProblem:
+    return CheckpointProblem(
+        f"{folder} has no tokenizer that can be read ({reason.splitlines()[0]})",
+        next_step="copy tokenizer.json and tokenizer_config.json of the model there",
+    )

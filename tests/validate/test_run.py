@@ -1,0 +1,258 @@
+"""The stage says what transformers would, names it, and decides by it."""
+
+from __future__ import annotations
+
+import json
+from math import exp, isfinite
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import pico
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.documents import encode_document, read_documents
+from camelpress.core.errors import CheckpointProblem, OutputExists, RecipeProblem
+from camelpress.core.provenance import checkpoint_digest, sha256_file
+from camelpress.core.report import Report, Verdict
+from camelpress.core.tokens import Tokenizer
+from camelpress.validate.run import REPORT, run
+from camelpress.validate.settings import Bound, Gate, Validate
+
+OPEN = Gate(
+    perplexity_ratio=Bound(max=100.0), kl_mean=Bound(max=100.0), top1_agreement=Bound(min=0.0)
+)
+
+
+def validated(reference: Path, candidate: Path, out: Path, *texts: Path, **changes: Any) -> Report:
+    settings = Validate(text=texts, gate=OPEN).model_copy(update=changes)
+    return run(Checkpoint.open(reference), Checkpoint.open(candidate), out, settings)
+
+
+def windows(folder: Path, text: Path, length: int = 128) -> list[list[int]]:
+    """A plain text as it is scored; each conversation, cut."""
+    tokenizer = Tokenizer.load(folder)
+    told = []
+    for document in read_documents(text):
+        ids = encode_document(document, tokenizer)
+        whole = ids if isinstance(document, str) else ids[:length]
+        told += [whole[start : start + length] for start in range(0, len(whole), length)]
+    return [ids for ids in told if len(ids) > 1]
+
+
+def perplexity(folder: Path, sequences: list[list[int]]) -> float:
+    """exp of transformers' own loss, averaged over the predicted tokens."""
+    model = pico.load_model(folder)
+    total = tokens = 0.0
+    with torch.inference_mode():
+        for ids in sequences:
+            batch = torch.tensor([ids])
+            total += float(model(batch, labels=batch).loss) * (len(ids) - 1)
+            tokens += len(ids) - 1
+    return exp(total / tokens)
+
+
+@pytest.fixture(scope="module")
+def noisy(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model near the base, with the same vocabulary."""
+    folder = tmp_path_factory.mktemp("noisy") / "noisy"
+    return pico.write_tuned(folder, base, extra_rows=0, dtype=torch.float16)
+
+
+@pytest.fixture(scope="module")
+def report(
+    base: Path, noisy: Path, chat: Path, prose: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Report:
+    out = tmp_path_factory.mktemp("report") / "out"
+    validated(base, noisy, out, chat, prose)
+    return Report.read(out / REPORT)
+
+
+def test_perplexities_are_those_of_transformers(
+    base: Path, noisy: Path, chat: Path, prose: Path, report: Report
+) -> None:
+    sequences = windows(base, chat) + windows(base, prose)
+    for folder, key in ((base, "reference_perplexity"), (noisy, "candidate_perplexity")):
+        assert report.facts[key] == pytest.approx(perplexity(folder, sequences), rel=1e-5)
+
+
+def test_perplexities_of_each_text_are_those_of_transformers(
+    base: Path, noisy: Path, chat: Path, prose: Path, report: Report
+) -> None:
+    for text, told in zip((chat, prose), report.facts["texts"], strict=True):
+        sequences = windows(base, text)
+        assert told["name"] == text.name
+        assert told["sequences"] == len(sequences)
+        assert told["tokens"] == sum(len(ids) - 1 for ids in sequences)
+        assert told["candidate_perplexity"] == pytest.approx(perplexity(noisy, sequences), rel=1e-5)
+
+
+def test_the_ratio_is_that_of_the_perplexities(report: Report) -> None:
+    facts = report.facts
+    ratio = facts["candidate_perplexity"] / facts["reference_perplexity"]
+    assert facts["perplexity_ratio"] == pytest.approx(ratio, rel=1e-6)
+    low, high = facts["perplexity_ratio_interval"]
+    assert low < facts["perplexity_ratio"] < high
+
+
+def test_the_report_names_everything_it_measured(
+    base: Path, noisy: Path, chat: Path, prose: Path, report: Report
+) -> None:
+    assert report.stage == "validate"
+    assert report.inputs == {
+        "reference": checkpoint_digest(base),
+        "candidate": checkpoint_digest(noisy),
+        f"text:{chat.name}": sha256_file(chat),
+        f"text:{prose.name}": sha256_file(prose),
+    }
+    assert report.settings["text"] == [chat.name, prose.name]
+    assert report.verdict is Verdict.PASS
+    assert [check.name for check in report.checks] == [name for name, _ in OPEN]
+    for check in report.checks:
+        assert check.estimate == report.facts[check.name]
+        assert (check.n, check.clusters) == (report.facts["tokens"], report.facts["sequences"])
+    assert report.facts["kl_mean"] > 0
+    assert 0 < report.facts["top1_agreement"] < 1
+    assert report.facts["vocabulary"] == 272
+    assert "windows of 128 tokens" in report.facts["protocol"]
+
+
+def test_the_parts_add_up_to_the_whole(report: Report) -> None:
+    facts = report.facts
+    assert sum(facts["kl_histogram"]["counts"]) == facts["tokens"]
+    assert sum(facts["by_position"]["tokens"]) == facts["tokens"]
+    assert sum(text["tokens"] for text in facts["texts"]) == facts["tokens"]
+    weighted = zip(facts["by_position"]["kl_mean"], facts["by_position"]["tokens"], strict=True)
+    mean = sum(kl * tokens for kl, tokens in weighted) / facts["tokens"]
+    assert mean == pytest.approx(facts["kl_mean"], rel=1e-4)
+    spread = list(facts["kl_percentiles"].values())
+    assert spread == sorted(spread)
+
+
+def test_a_model_passes_against_itself(base: Path, prose: Path, tmp_path: Path) -> None:
+    told = validated(base, base, tmp_path / "out", prose, gate=Gate())
+    assert told.verdict is Verdict.PASS
+    assert told.facts["kl_mean"] == 0
+    assert told.facts["perplexity_ratio"] == 1
+    assert told.facts["top1_agreement"] == 1
+    assert sum(told.facts["kl_histogram"]["counts"]) == told.facts["tokens"]
+
+
+def test_another_model_fails(base: Path, prose: Path, tmp_path: Path) -> None:
+    other = pico.write_model(tmp_path / "other", seed=5)
+    told = validated(base, other, tmp_path / "out", prose, gate=Gate())
+    assert told.verdict is Verdict.FAIL
+
+
+def test_one_window_is_inconclusive(base: Path, prose: Path, tmp_path: Path) -> None:
+    told = validated(base, base, tmp_path / "out", prose, max_tokens=100, gate=Gate())
+    assert told.verdict is Verdict.INCONCLUSIVE
+    assert told.facts["sequences"] == 1
+    assert told.facts["perplexity_ratio_interval"] is None
+    assert Report.read(tmp_path / "out" / REPORT) == told
+
+
+def test_a_candidate_that_is_far_beyond_any_scale_fails(
+    base: Path, prose: Path, tmp_path: Path
+) -> None:
+    broken = pico.write_model(tmp_path / "broken", dtype=torch.float32)
+    tensors = load_file(broken / "model.safetensors")
+    tensors["lm_head.weight"] *= 1e5
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    for pair, name in (((base, broken), "worse"), ((broken, base), "better")):
+        told = validated(*pair, tmp_path / name, prose, gate=Gate())
+        assert told.verdict is Verdict.FAIL
+        assert isfinite(told.facts["candidate_perplexity"])
+        assert isfinite(told.facts["perplexity_ratio"])
+
+
+def test_the_candidate_is_scored_by_the_references_tokenizer(
+    base: Path, prose: Path, tmp_path: Path
+) -> None:
+    bare = pico.write_model(tmp_path / "bare")
+    for path in bare.glob("tokenizer*"):
+        path.unlink()
+    assert validated(base, bare, tmp_path / "out", prose).facts["kl_mean"] == 0
+
+
+def test_max_tokens_takes_the_first_of_each_text(
+    base: Path, noisy: Path, chat: Path, prose: Path, tmp_path: Path
+) -> None:
+    told = validated(base, noisy, tmp_path / "out", chat, prose, max_tokens=300).facts
+    for text, facts in zip((chat, prose), told["texts"], strict=True):
+        left, taken = 300, []
+        for ids in windows(base, text):
+            if left > 1:
+                taken.append(ids[:left])
+                left -= len(taken[-1])
+        assert sum(map(len, taken)) == 300
+        assert facts["tokens"] == 300 - len(taken)
+        assert facts["reference_perplexity"] == pytest.approx(perplexity(base, taken), rel=1e-5)
+
+
+def test_windows_are_as_long_as_asked(base: Path, prose: Path, tmp_path: Path) -> None:
+    told = validated(base, base, tmp_path / "out", prose, sequence_length=50).facts
+    sequences = windows(base, prose, 50)
+    assert told["sequences"] == len(sequences)
+    assert "windows of 50 tokens" in told["protocol"]
+    assert told["reference_perplexity"] == pytest.approx(perplexity(base, sequences), rel=1e-5)
+
+
+def test_figures_repeat_themselves(
+    base: Path, noisy: Path, chat: Path, prose: Path, report: Report, tmp_path: Path
+) -> None:
+    validated(base, noisy, tmp_path / "out", chat, prose)
+    again = Report.read(tmp_path / "out" / REPORT)
+    assert again.model_dump(exclude={"cost"}) == report.model_dump(exclude={"cost"})
+
+
+def test_json_markdown_and_page_stand_side_by_side(base: Path, prose: Path, tmp_path: Path) -> None:
+    validated(base, base, tmp_path / "out", prose)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"report.json", "report.md", "report.html"}
+    told = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert told["verdict"] == "PASS"
+
+
+def test_different_vocabularies_are_refused(
+    base: Path, tuned: Path, prose: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointProblem, match="has 272 tokens and .* has 273") as told:
+        validated(base, tuned, tmp_path / "out", prose)
+    assert told.value.next_step == "compare models with the same vocabulary"
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_text_is_refused(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeProblem, match="there is no text to score") as told:
+        validated(base, base, tmp_path / "out")
+    assert told.value.next_step == "give --text FILE"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("a.txt", "  \n", "holds no text"),
+        ("a.jsonl", "", "holds no text"),
+        ("a.jsonl", '{"text": ""}\n', "holds no text"),
+    ],
+)
+def test_an_empty_text_is_refused(
+    base: Path, tmp_path: Path, name: str, content: str, what: str
+) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(RecipeProblem, match=f"{name} {what}"):
+        validated(base, base, tmp_path / "out", tmp_path / name)
+
+
+def test_a_text_of_one_token_is_refused(base: Path, prose: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeProblem, match=f"{prose.name} has no two tokens in a row"):
+        validated(base, base, tmp_path / "out", prose, max_tokens=1)
+
+
+def test_an_existing_report_is_kept_unless_forced(base: Path, prose: Path, tmp_path: Path) -> None:
+    validated(base, base, tmp_path / "out", prose)
+    with pytest.raises(OutputExists):
+        validated(base, base, tmp_path / "out", prose)
