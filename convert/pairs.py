@@ -37,7 +37,7 @@ def pairs(base: Checkpoint, other: Checkpoint) -> list[Pair]:
     one matrix where the other side may list two.
 
     Raises:
-        CheckpointProblem: one of them is quantized.
+        CheckpointProblem: one of them is quantized, or of another family.
         UnknownTensor: a tensor stands on one side only.
         ShapeMismatch: shapes differ by more than added tokens.
     """
@@ -46,6 +46,7 @@ def pairs(base: Checkpoint, other: Checkpoint) -> list[Pair]:
             raise CheckpointProblem(
                 f"{checkpoint.folder} is quantized", next_step="give the 16-bit checkpoint"
             )
+        checkpoint.info(GROWING[0])
     names = sorted(name for name in other.tensors if ROTARY_BUFFER not in name)
     used = {_base_name(base, name) for name in names}
     unused = sorted(name for name in base.tensors if name not in used and ROTARY_BUFFER not in name)
@@ -85,7 +86,8 @@ def _pair(base: Checkpoint, other: Checkpoint, name: str) -> Pair:
         )
     shape, base_shape = other.info(name).shape, base.info(base_name).shape
     extra = shape[0] - base_shape[0] if shape and base_shape else 0
-    if shape[1:] != base_shape[1:] or extra < 0 or (extra and name not in GROWING):
+    same = len(shape) == len(base_shape) and shape[1:] == base_shape[1:]
+    if not same or extra < 0 or (extra and name not in GROWING):
         raise ShapeMismatch(
             f"{name!r} is {list(shape)} in {other.folder} but {list(base_shape)} in {base.folder}",
             next_step="give the base that the diff was made from",

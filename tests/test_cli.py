@@ -159,6 +159,19 @@ def test_ctrl_c_ends_with_130(
     assert not (tmp_path / "q").exists()
 
 
+def test_sigterm_ends_with_75_and_leaves_nothing_half_done(base: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, signal\nfrom camelpress.quantize import run\n"
+        "run._layers = lambda *_: iter([os.kill(os.getpid(), signal.SIGTERM)])\n"
+        "from camelpress.cli import main\nmain()"
+    )
+    ended = fresh("-c", code, "quantize", str(base), str(tmp_path / "q"), "--method", "rtn",
+                  "--group-size", "32")  # fmt: skip
+    assert ended.returncode == 75, ended.stderr
+    assert "run the same command again" in ended.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_bug_ends_with_3_and_a_traceback(
     run: Run, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -16,8 +19,9 @@ import typer
 from camelpress import __version__
 from camelpress.console import Screen, rows
 from camelpress.convert.settings import MakeDiff, Recover
-from camelpress.core.errors import Problem
+from camelpress.core.errors import Interrupted, Problem
 from camelpress.core.progress import listening
+from camelpress.core.report import Report
 from camelpress.core.settings import Settings
 from camelpress.options import given, parameters
 from camelpress.publish.settings import Publish
@@ -95,6 +99,10 @@ def _guarded(
     debug: bool,
 ) -> int:
     screen = Screen(json=as_json, quiet=quiet, verbose=verbose)
+    signal.signal(signal.SIGTERM, _stop)
+    if not verbose:
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         with listening(screen):
             return work(screen=screen, **values)
@@ -103,6 +111,11 @@ def _guarded(
             traceback.print_exc()
         screen.problem(problem)
         return problem.exit_code
+
+
+def _stop(*_: object) -> None:
+    """What a scheduler's SIGTERM does: nothing half-done stays, finished stages of a run do."""
+    raise Interrupted("stopped before the end", next_step="run the same command again")
 
 
 @command("recover", STAGES, Recover)
@@ -241,30 +254,33 @@ def demo(
     from camelpress.demo import run as work
 
     shown = work(out, force=force)
-    facts = shown.outcome.reports["validate"].facts
     if screen.json:
         screen.emit(
             flat(shown.outcome.reports["validate"])
-            | {"round_to_nearest": flat(shown.baseline), "report": str(shown.page)}
+            | {"round_to_nearest": flat(shown.rounded), "report": str(shown.page)}
         )
         return shown.outcome.exit_code
     for report in shown.outcome.reports.values():
         screen.result(report)
-    plain = shown.baseline.facts
     rows(
         screen.out,
         "4 bits against 16 bits",
         [
-            ("GPTQ", f"ratio {facts['perplexity_ratio']:.5f}, KL {facts['kl_mean']:.5f} nats"),
-            (
-                "round to nearest",
-                f"ratio {plain['perplexity_ratio']:.5f}, KL {plain['kl_mean']:.5f} nats",
-            ),
+            ("GPTQ", _beside(shown.outcome.reports["validate"])),
+            ("round to nearest", _beside(shown.rounded)),
             ("report", str(shown.page)),
             ("release", str(shown.recipe.out / "release")),
         ],
     )
     return shown.outcome.exit_code
+
+
+def _beside(report: Report) -> str:
+    facts = report.facts
+    return (
+        f"perplexity ratio {facts['perplexity_ratio']:.5f}, KL {facts['kl_mean']:.5f} nats, "
+        f"{report.verdict}"
+    )
 
 
 @command("inspect", LOOKS)

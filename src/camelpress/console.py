@@ -87,7 +87,8 @@ class Screen:
         for check in report.checks:
             self.out.print(
                 f"  [{COLOURS[check.verdict]}]{check.verdict:<12}[/] {check.name}: "
-                f"{escape(check.reason)}"
+                f"{escape(check.reason)}",
+                soft_wrap=True,
             )
         if report.verdict is not None:
             self.out.print(f"[{COLOURS[report.verdict]}]{report.verdict}[/]")

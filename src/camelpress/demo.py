@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
+import torch
+
 from camelpress import pipeline
-from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.report import Report
-from camelpress.quantize import run as quantize
 from camelpress.recipe import Recipe, read
-from camelpress.validate import run as validate
 
 RECIPE = "data/demo/recipe.yaml"
 
@@ -22,7 +21,7 @@ class Demo:
 
     recipe: Recipe
     outcome: pipeline.Outcome
-    baseline: Report
+    rounded: Report
 
     @property
     def page(self) -> Path:
@@ -37,22 +36,21 @@ def run(out: Path, *, force: bool = False) -> Demo:
         out: folder for all outputs; a second run there finds everything done.
         force: run every stage again.
     """
+    torch.set_num_threads(1)  # threads that meet at every tiny product cost more than they give
     with as_file(files("camelpress") / RECIPE) as path:
         recipe = read(path, [f"out={out.resolve()}"])
         outcome = pipeline.run(recipe, force=force)
-        return Demo(recipe, outcome, _round_to_nearest(recipe))
+        return Demo(recipe, outcome, _round_to_nearest(recipe, force=force))
 
 
-def _round_to_nearest(recipe: Recipe) -> Report:
+def _round_to_nearest(recipe: Recipe, *, force: bool) -> Report:
     """Quantize and validate at the same settings, without calibration."""
-    reference = Checkpoint.open(recipe.out / "recovered")
-    folder = recipe.out / "round-to-nearest"
-    settings = recipe.quantize.model_copy(update={"method": "rtn"})
-    quantize.run(reference, folder / "quantized", settings, force=True)
-    return validate.run(
-        reference,
-        Checkpoint.open(folder / "quantized"),
-        folder / "validation",
-        recipe.validation,
-        force=True,
+    out = recipe.out / "round-to-nearest"
+    out.mkdir(exist_ok=True)
+    rounding = recipe.quantize.model_copy(update={"method": "rtn"})
+    work = pipeline.quantize_and_validate(
+        recipe.model_copy(update={"quantize": rounding}), recipe.out / "recovered", out
     )
+    return pipeline.follow(work, pipeline.Lock(out / pipeline.LOCK), force=force).reports[
+        "validate"
+    ]

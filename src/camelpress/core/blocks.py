@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from transformers import AutoConfig
@@ -30,6 +31,15 @@ from camelpress.core.packed import read_linear
 
 Rope = tuple[Tensor, Tensor]
 BATCH_TOKENS = 2048
+REFUSALS = (  # of transformers, for a config that makes no model
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ZeroDivisionError,
+    StrictDataclassError,
+)
 _LINEAR_NAMES = tuple(linear.name for linear in llama.LINEARS)
 
 
@@ -153,21 +163,23 @@ class StreamedModel:
     """
 
     def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> None:
-        module, prefix = llama.classes(checkpoint.config, checkpoint.folder)
+        module, self._prefix = llama.classes(checkpoint.config, checkpoint.folder)
+        self._modules = importlib.import_module(module)
         self.checkpoint = checkpoint
         self.device = device
         self.dtype = dtype
         try:
-            self.config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
-        except (ValueError, KeyError, TypeError) as error:
+            self.config = AutoConfig.from_pretrained(
+                checkpoint.folder, local_files_only=True, trust_remote_code=False
+            )
+            self.config._attn_implementation = "sdpa"
+            self._rotary = self._class("RotaryEmbedding")(config=self.config).to(device)
+            self._empty_layer(0)
+        except REFUSALS as error:
             raise CheckpointProblem(
                 f"{checkpoint.folder / 'config.json'} is not usable ({error})",
                 next_step="compare it with the config of the original model",
             ) from error
-        self.config._attn_implementation = "sdpa"
-        self._modules = importlib.import_module(module)
-        self._prefix = prefix
-        self._rotary = self._class("RotaryEmbedding")(config=self.config).to(device)
         self.blocks = int(self.config.num_hidden_layers)
         self.positions = int(self.config.max_position_embeddings)
         window = getattr(self.config, "sliding_window", None)
@@ -175,7 +187,12 @@ class StreamedModel:
             self.positions = min(self.positions, int(window))
 
     def embed(self, sequences: Sequences) -> Float[Tensor, "tokens hidden"]:
-        """The first hidden states of all tokens, on the CPU."""
+        """The first hidden states of all tokens, on the CPU.
+
+        Raises:
+            CheckpointProblem: the text has ids that the model does not know.
+            NumericsProblem: an embedding is not finite.
+        """
         table = self.checkpoint.read(f"{llama.EMBEDDING}.weight")
         largest = int(sequences.tokens.max())
         if largest >= len(table):
@@ -183,6 +200,7 @@ class StreamedModel:
                 f"{self.checkpoint.folder} embeds {len(table)} tokens, the text has id {largest}",
                 next_step="use the tokenizer that belongs to this model",
             )
+        self._require_finite(f"{llama.EMBEDDING}.weight", table)
         return table[sequences.tokens].to(self.dtype)
 
     def rope(self, batch: Batch) -> Rope:
@@ -199,8 +217,7 @@ class StreamedModel:
             UnknownTensor: a weight is missing.
             NumericsProblem: a weight is not finite.
         """
-        with torch.device("meta"):
-            layer = self._class("DecoderLayer")(self.config, number)
+        layer = self._empty_layer(number)
         prefix = llama.BLOCK.format(number)
         layer.load_state_dict(
             {
@@ -234,6 +251,10 @@ class StreamedModel:
         output.load_state_dict({"weight": self._read(name, output.weight.shape)}, assign=True)
         return nn.Sequential(norm, output).eval().requires_grad_(False)
 
+    def _empty_layer(self, number: int) -> nn.Module:
+        with torch.device("meta"):
+            return self._class("DecoderLayer")(self.config, number)
+
     def _class(self, name: str) -> type[nn.Module]:
         found: type[nn.Module] = getattr(self._modules, self._prefix + name)
         return found
@@ -248,13 +269,16 @@ class StreamedModel:
                 f"its config.json asks for {tuple(shape)}",
                 next_step="use the config that belongs to these weights",
             )
+        self._require_finite(name, tensor)
+        return tensor.to(device=self.device, dtype=self.dtype)
+
+    def _require_finite(self, name: str, tensor: Tensor) -> None:
         if not bool(tensor.isfinite().all()):
             raise NumericsProblem(
                 f"{self.checkpoint.folder}: {name!r} holds {int((~tensor.isfinite()).sum())} "
                 "values that are not finite",
                 next_step="download or recover the checkpoint again",
             )
-        return tensor.to(device=self.device, dtype=self.dtype)
 
 
 def take(

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.prompt import Message, encode
 from camelpress.core.tokens import Tokenizer
@@ -56,21 +54,24 @@ def encode_document(document: Document, tokenizer: Tokenizer) -> list[int]:
 
 
 def _rows(path: Path, content: str) -> Iterator[tuple[str, Any]]:
+    if path.suffix == ".json":
+        rows = _parsed(str(path), content, "give a list of rows")
+        if not isinstance(rows, list):
+            raise RecipeProblem(f"{path} is not a JSON list", next_step="give a list of rows")
+        for number, row in enumerate(rows):
+            yield f"{path}[{number}]", row
+        return
+    for number, line in enumerate(content.split("\n"), start=1):  # JSON may hold U+2028
+        if line.strip():
+            place = f"{path}:{number}"
+            yield place, _parsed(place, line, "mend or leave out that line")
+
+
+def _parsed(place: str, content: str, next_step: str) -> Any:
     try:
-        if path.suffix == ".json":
-            rows = json.loads(content)
-            if not isinstance(rows, list):
-                raise RecipeProblem(f"{path} is not a JSON list", next_step="give a list of rows")
-            for number, row in enumerate(rows):
-                yield f"{path}[{number}]", row
-            return
-        for number, line in enumerate(content.splitlines(), start=1):
-            if line.strip():
-                yield f"{path}:{number}", json.loads(line)
-    except json.JSONDecodeError as error:
-        raise RecipeProblem(
-            f"{path} is not valid JSON ({error})", next_step="mend or leave out that line"
-        ) from error
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise RecipeProblem(f"{place} is not valid JSON ({error})", next_step=next_step) from error
 
 
 def _document(place: str, row: Any) -> Iterator[Document]:
@@ -81,7 +82,8 @@ def _document(place: str, row: Any) -> Iterator[Document]:
         if all(key in row for key in needed):
             try:
                 document = read(row)
-            except (ValidationError, KeyError, TypeError, AttributeError) as error:
+                _contents(document).encode("utf-8")  # fails on half of a surrogate pair
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise RecipeProblem(
                     f"{place} has the fields {', '.join(needed)}, but not in their usual form",
                     next_step="mend or leave out that row",
@@ -94,6 +96,17 @@ def _document(place: str, row: Any) -> Iterator[Document]:
         f"{place} has only the fields {', '.join(sorted(map(str, row)))}",
         next_step=f"use one of the layouts: {known}",
     )
+
+
+def _contents(document: Document) -> str:
+    if isinstance(document, str):
+        return document
+    return "".join(message.content for message in document)
+
+
+def _text(row: Row) -> Document:
+    text: str = row["text"]
+    return text if text.strip() else ""
 
 
 def _turn(user: str, answer: str) -> Document:
@@ -133,6 +146,6 @@ LAYOUTS: tuple[tuple[tuple[str, ...], Callable[[Row], Document]], ...] = (
     (("instruction", "output"),     _alpaca),
     (("instruction", "response"),   _dolly),
     (("task_prompt", "task_output"), lambda row: _turn(row["task_prompt"], row["task_output"])),
-    (("text",),                     lambda row: str(row["text"])),
+    (("text",),                     _text),
 )
 # fmt: on

@@ -28,7 +28,8 @@ def sha256_json(content: Any) -> str:
 
 def manifest(paths: Iterable[Path], *, relative_to: Path) -> dict[str, str]:
     """Name to hash, in the order of names."""
-    return {path.relative_to(relative_to).as_posix(): sha256_file(path) for path in sorted(paths)}
+    names = {path.relative_to(relative_to).as_posix(): path for path in paths}
+    return {name: sha256_file(path) for name, path in sorted(names.items())}
 
 
 def is_identity(name: str) -> bool:
@@ -73,6 +74,8 @@ class Hashes:
 
     def tree(self, path: Path) -> str:
         """One hash for a file, or for a folder with everything in it; "" where there is none."""
+        if not path.exists():
+            return ""
         if path.is_file():
             return self.file(path)
         inside = sorted(member for member in path.rglob("*") if member.is_file())

@@ -34,6 +34,8 @@ class Settings(BaseModel):
             raise RecipeProblem(
                 f"{source}: {faults(error)}", next_step="correct these entries"
             ) from error
+        except (ValueError, RecursionError) as error:  # YAML's aliases can make a value hold itself
+            raise RecipeProblem(f"{source}: {error}", next_step="correct these entries") from error
 
 
 def faults(error: ValidationError) -> str:

@@ -37,7 +37,9 @@ class Tokenizer:
             CheckpointProblem: there is none, or transformers cannot read it.
         """
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
         except Exception as error:
             if not isinstance(error, EXPECTED) and type(error) is not Exception:
                 raise

@@ -1,4 +1,4 @@
-"""YAML, read safely and strictly: a key given twice is an error, not a surprise."""
+"""YAML, read safely and strictly: a key that is no name or stands twice is an error."""
 
 from __future__ import annotations
 
@@ -9,17 +9,27 @@ import yaml
 
 from camelpress.core.errors import RecipeProblem
 
+FAULTS = (  # PyYAML lets some through as they are: of dates, tags, long numbers and deep nesting
+    yaml.YAMLError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    RecursionError,
+)
+
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice."""
+    """A safe loader that refuses a key given twice, and one that is no text (`on` is true)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping, every key once."""
         keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
         for key in keys:
-            if keys.count(key) > 1:
+            fault = "is not a name" if not isinstance(key, str) else ""
+            fault = fault or ("stands there twice" if keys.count(key) > 1 else "")
+            if fault:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands there twice", node.start_mark
+                    None, None, f"the key {key!r} {fault}", node.start_mark
                 )
         return super().construct_mapping(node, deep)
 
@@ -47,7 +57,7 @@ def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
     """
     try:
         content = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
+    except FAULTS as error:
         raise RecipeProblem(
             f"{source} is not valid YAML ({' '.join(str(error).split())})",
             next_step="correct it",

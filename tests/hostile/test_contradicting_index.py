@@ -1,0 +1,59 @@
+"""An index and shards that tell different stories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import damage
+from camelpress.core.errors import CheckpointProblem, UnknownTensor
+from camelpress.core.report import Report
+from refusal import refusal
+
+Stage = Callable[[Path], Report]
+
+
+def test_a_tensor_that_its_shard_lacks_is_named(
+    stage: Stage, base: Path, tmp_path: Path, out: Path
+) -> None:
+    broken = damage.sharded(base, tmp_path / "broken")
+    damage.move(broken, **{"model.extra.weight": "model-2.safetensors"})
+    with refusal(
+        UnknownTensor,
+        f"{broken / 'model-2.safetensors'} lacks 'model.extra.weight', which the index lists there",
+        next_step="download that file again",
+        out=out,
+    ):
+        stage(broken)
+
+
+def test_a_tensor_in_another_shard_than_listed_is_named(
+    stage: Stage, base: Path, tmp_path: Path, out: Path
+) -> None:
+    broken = damage.sharded(base, tmp_path / "broken")
+    damage.move(broken, **{"model.norm.weight": "model-1.safetensors"})
+    with refusal(
+        CheckpointProblem,
+        f"{broken / 'model-2.safetensors'} holds 'model.norm.weight', which the index places in "
+        "model-1.safetensors",
+        next_step="download the checkpoint again, index included",
+        out=out,
+    ):
+        stage(broken)
+
+
+def test_an_index_left_over_from_another_model_is_noticed(
+    stage: Stage, base: Path, tmp_path: Path, out: Path
+) -> None:
+    broken = damage.sharded(base, tmp_path / "broken")
+    single = broken / "model.safetensors"
+    single.write_bytes((base / "model.safetensors").read_bytes())
+    for shard in broken.glob("model-*.safetensors"):
+        shard.unlink()
+    with refusal(
+        CheckpointProblem,
+        f"{broken / 'model-1.safetensors'} is missing, {damage.INDEX} lists it",
+        next_step="download that file",
+        out=out,
+    ):
+        stage(broken)

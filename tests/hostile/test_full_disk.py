@@ -1,0 +1,138 @@
+"""Disks without space for the output: a real one of a few pages."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import stages
+from camelpress.core.errors import OutputProblem
+from refusal import refusal
+
+SIZE = 131_072  # the pico model has 192 kB in bf16, 96 kB of them in its largest quarter
+GIGABYTES = r"\d+\.\d\d GB"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with 128 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "camelpress-test", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"mount is not permitted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Space that seems to be there, and is gone when it is needed."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**12))
+
+
+def used(disk: Path) -> int:
+    return shutil.disk_usage(disk).used
+
+
+def test_recover_needs_space_before_it_writes(base: Path, diff: Path, disk: Path) -> None:
+    with refusal(
+        OutputProblem,
+        re.compile(f"{disk} has {GIGABYTES} free, the output needs {GIGABYTES}"),
+        next_step="free some space or name another output",
+        out=disk / "out",
+    ):
+        stages.recover(base, diff, disk / "out")
+    assert list(disk.iterdir()) == []
+
+
+def test_quantize_needs_space_before_it_writes(base: Path, disk: Path) -> None:
+    (disk / "other").write_bytes(bytes(SIZE // 2))
+    with refusal(
+        OutputProblem,
+        re.compile(f"{disk} has {GIGABYTES} free, the output needs {GIGABYTES}"),
+        next_step="free some space or name another output",
+        out=disk / "out",
+    ):
+        stages.quantize(base, disk / "out", method="rtn")
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_space_that_vanishes_ends_recover_without_remains(
+    base: Path, diff: Path, disk: Path
+) -> None:
+    out = disk / "out"
+    with refusal(
+        OutputProblem,
+        f"{out} cannot be written: No space left on device",
+        next_step="free some space, or name a place that can be written",
+        out=out,
+    ):
+        stages.recover(base, diff, out)
+    assert list(disk.iterdir()) == []
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_space_that_vanishes_ends_make_diff_without_remains(
+    base: Path, tuned: Path, disk: Path
+) -> None:
+    out = disk / "out"
+    with refusal(
+        OutputProblem,
+        f"{out} cannot be written: No space left on device",
+        next_step="free some space, or name a place that can be written",
+        out=out,
+    ):
+        stages.make_diff(base, tuned, out)
+    assert list(disk.iterdir()) == []
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_space_that_vanishes_ends_quantize_without_remains(base: Path, disk: Path) -> None:
+    (disk / "other").write_bytes(bytes(SIZE // 2))
+    out = disk / "out"
+    with refusal(
+        OutputProblem,
+        f"{out} cannot be written: No space left on device",
+        next_step="free some space, or name a place that can be written",
+        out=out,
+    ):
+        stages.quantize(base, out, method="rtn")
+    assert [path.name for path in disk.iterdir()] == ["other"]
+
+
+def test_no_space_for_a_report_ends_validate_without_remains(
+    base: Path, chat: Path, disk: Path
+) -> None:
+    (disk / "other").write_bytes(bytes(SIZE - 8192))
+    out = disk / "out"
+    with refusal(
+        OutputProblem,
+        f"{out} cannot be written: No space left on device",
+        next_step="free some space, or name a place that can be written",
+        out=out,
+    ):
+        stages.validate(base, base, out, chat)
+    assert [path.name for path in disk.iterdir()] == ["other"]
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_the_old_output_outlives_a_full_disk(base: Path, diff: Path, disk: Path) -> None:
+    out = disk / "out"
+    out.mkdir()
+    (out / "old").write_text("kept")
+    with refusal(
+        OutputProblem,
+        f"{out} cannot be written: No space left on device",
+        next_step="free some space, or name a place that can be written",
+        out=None,
+    ):
+        stages.recover(base, diff, out, force=True)
+    assert [path.name for path in disk.rglob("*")] == ["out", "old"]

@@ -1,0 +1,53 @@
+"""The stages on folders, as the command line runs them, with options that fit the pico model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from camelpress.convert import run as convert
+from camelpress.convert.settings import MakeDiff, Recover
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.report import Report
+from camelpress.quantize import run as quantization
+from camelpress.quantize.settings import Quantize
+from camelpress.validate import run as validation
+from camelpress.validate.settings import Validate
+
+
+def recover(base: Path, diff: Path, out: Path, *, force: bool = False, **options: Any) -> Report:
+    """base + diff."""
+    settings = Recover.parse(options, source="test")
+    return convert.recover(Checkpoint.open(base), Checkpoint.open(diff), out, settings, force=force)
+
+
+def make_diff(base: Path, tuned: Path, out: Path, *, force: bool = False) -> Report:
+    """tuned - base."""
+    return convert.make_diff(
+        Checkpoint.open(base), Checkpoint.open(tuned), out, MakeDiff(), force=force
+    )
+
+
+def quantize(
+    model: Path, out: Path, *calibration: Path, force: bool = False, **options: Any
+) -> Report:
+    """4 bits in groups of 32, calibrated on two sequences."""
+    values = {"group_size": 32, "sequence_length": 64, "samples": 2, "calibration": calibration}
+    settings = Quantize.parse(values | options, source="test")
+    return quantization.run(Checkpoint.open(model), out, settings, force=force)
+
+
+def validate(
+    reference: Path,
+    candidate: Path,
+    out: Path,
+    *texts: Path,
+    force: bool = False,
+    **options: Any,
+) -> Report:
+    """The first 200 tokens of each text."""
+    values = {"text": texts, "sequence_length": 64, "max_tokens": 200}
+    settings = Validate.parse(values | options, source="test")
+    return validation.run(
+        Checkpoint.open(reference), Checkpoint.open(candidate), out, settings, force=force
+    )
