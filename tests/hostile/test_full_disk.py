@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,32 +13,24 @@ import pytest
 import stages
 from camelpress.core.errors import OutputProblem
 from refusal import refusal
+from tmpfs import mounted
 
-SIZE = 131_072  # the pico model has 192 kB in bf16, 96 kB of them in its largest quarter
+SIZE = 131_072  # bytes; the pico model has 193,152 in 16 bits and 109,632 in 4
 GIGABYTES = r"\d+\.\d\d GB"
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with 128 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "camelpress-test", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"mount is not permitted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    """A file system of its own."""
+    (tmp_path / "disk").mkdir()
+    with mounted(tmp_path / "disk", f"size={SIZE}") as folder:
+        yield folder
 
 
 @pytest.fixture
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Space that seems to be there, and is gone when it is needed."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**12))
-
-
-def used(disk: Path) -> int:
-    return shutil.disk_usage(disk).used
 
 
 def test_recover_needs_space_before_it_writes(base: Path, diff: Path, disk: Path) -> None:

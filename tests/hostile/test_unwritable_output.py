@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import stages
 from camelpress.core.errors import OutputExists, OutputProblem
 from camelpress.core.provenance import Hashes
 from refusal import refusal
+from tmpfs import mounted
 
 ELSEWHERE = "free some space, or name a place that can be written"
 Run = Callable[[Path], object]
@@ -37,13 +37,9 @@ def locked(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir(mode=0o555)
     if os.geteuid():
         yield folder
-        return
-    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=64k", "camelpress-test", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"root writes everywhere, and mount is not permitted: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    else:
+        with mounted(folder, "ro,size=64k"):
+            yield folder
 
 
 def test_a_read_only_parent_is_told(run: Run, locked: Path) -> None:
