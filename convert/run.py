@@ -14,12 +14,12 @@ from camelpress.convert.settings import MakeDiff, Recover
 from camelpress.convert.verify import NEEDED_16_BIT, Evidence, require_right_base, sample
 from camelpress.core.checkpoint import Checkpoint, companions
 from camelpress.core.config import portable
-from camelpress.core.errors import RecipeProblem
 from camelpress.core.llama import EMBEDDING
+from camelpress.core.output import keep_apart, staged, write_json
 from camelpress.core.progress import note, track
 from camelpress.core.provenance import checkpoint_digest
 from camelpress.core.report import Report, Stopwatch
-from camelpress.core.writer import CheckpointWriter, staged, write_json
+from camelpress.core.writer import CheckpointWriter
 
 REPORT = "recover-report.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,7 +44,7 @@ def recover(
         tests the base.
     """
     watch = Stopwatch()
-    _keep_apart(out, base, diff)
+    keep_apart(out, base.folder, diff.folder)
     matched = pairs(base, diff)
     evidence = None
     if settings.check == "sample" or settings.dtype == "auto":
@@ -81,7 +81,7 @@ def make_diff(
             base's, so that the difference needs more than 24 bits).
     """
     watch = Stopwatch()
-    _keep_apart(out, base, tuned)
+    keep_apart(out, base.folder, tuned.folder)
     matched = pairs(base, tuned)
 
     dtype = tuned.info(matched[0].name).dtype
@@ -146,16 +146,6 @@ def _companions(folder: Path, *sources: Path) -> None:
         } | found
     for name, path in found.items():
         shutil.copyfile(path, folder / name)
-
-
-def _keep_apart(out: Path, *inputs: Checkpoint) -> None:
-    for checkpoint in inputs:
-        folder = checkpoint.folder.resolve()
-        if out.resolve() == folder or out.resolve() in folder.parents:
-            raise RecipeProblem(
-                f"the output {out} is or holds the input {checkpoint.folder}",
-                next_step="name another output",
-            )
 
 
 def _word(dtype: torch.dtype) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.errors import CheckpointProblem, RecipeProblem, ReleaseRefused
+from camelpress.core.errors import CheckpointProblem, ReleaseRefused
+from camelpress.core.output import keep_apart, staged
 from camelpress.core.progress import note
 from camelpress.core.provenance import PROVENANCE, checkpoint_hashes, sha256_json
 from camelpress.core.report import Report, Stopwatch, Verdict
-from camelpress.core.writer import staged
 from camelpress.publish import card, release, tables
 from camelpress.publish.license import add_licenses, profile, write_notice
 from camelpress.publish.seal import seal
@@ -42,7 +42,7 @@ def run(
     """
     watch = Stopwatch()
     chosen = profile(settings.license)
-    _keep_apart(out, candidate, report_dir)
+    keep_apart(out, candidate, report_dir)
     report = Report.read(report_dir / "report.json")
     _require_pass(report, report_dir, settings)
     checkpoint = _quantized(candidate)
@@ -67,18 +67,6 @@ def run(
         note(f"licence {settings.license}: keep {out.name} private or gated. {chosen.terms}")
     told = {"facts": shipped.facts | {"left_out": left_out}, "cost": watch.cost()}
     return shipped.model_copy(update=told)
-
-
-def _keep_apart(out: Path, candidate: Path, report_dir: Path) -> None:
-    for source in (candidate, report_dir):
-        if source.resolve().is_relative_to(out.resolve()):
-            raise RecipeProblem(
-                f"the output {out} is or holds the input {source}", next_step="name another output"
-            )
-    if out.resolve().is_relative_to(candidate.resolve()):
-        raise RecipeProblem(
-            f"the output {out} lies in the input {candidate}", next_step="name another output"
-        )
 
 
 def _require_pass(report: Report, report_dir: Path, settings: Publish) -> None:

@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from camelpress.core import llama
-from camelpress.core.blocks import Batch, Block, Sequences, StreamedModel, put, take
+from camelpress.core.blocks import Block, StreamedModel
 from camelpress.core.packed import Packed, pack
+from camelpress.core.sequences import Batch, Sequences, put, take
 from camelpress.quantize.gptq import activation_order, factorize, solve
 from camelpress.quantize.grid import fit, nearest, values
 from camelpress.quantize.hessian import Hessian

@@ -12,16 +12,18 @@ import torch
 
 from camelpress import __version__
 from camelpress.core import llama
-from camelpress.core.blocks import Sequences, StreamedModel, compute_dtype, pick_device
+from camelpress.core.blocks import StreamedModel, compute_dtype, pick_device
 from camelpress.core.checkpoint import Checkpoint, companions
 from camelpress.core.config import portable
 from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipeProblem
+from camelpress.core.output import keep_apart, staged, write_json
 from camelpress.core.packed import slots
 from camelpress.core.progress import track
 from camelpress.core.provenance import checkpoint_digest, sha256_file
 from camelpress.core.report import Report, Stopwatch
+from camelpress.core.sequences import Sequences
 from camelpress.core.tokens import Tokenizer
-from camelpress.core.writer import CheckpointWriter, Slot, staged, write_json
+from camelpress.core.writer import CheckpointWriter, Slot
 from camelpress.quantize.block import Layer, quantize_block, round_block
 from camelpress.quantize.calibrate import Calibration, draw
 from camelpress.quantize.settings import Quantize
@@ -209,8 +211,7 @@ def _refuse(source: Checkpoint, out: Path) -> None:
         raise CheckpointProblem(
             f"{source.folder} is already quantized", next_step="give the 16-bit checkpoint"
         )
-    if out.resolve() == source.folder.resolve():
-        raise RecipeProblem(f"the output {out} is the input", next_step="name another output")
+    keep_apart(out, source.folder)
 
 
 def _dtype(source: Checkpoint) -> torch.dtype:

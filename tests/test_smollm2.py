@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 import pico
 from camelpress.convert.run import make_diff, recover
 from camelpress.convert.settings import MakeDiff, Recover
-from camelpress.core.blocks import Sequences, StreamedModel
+from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.sequences import Sequences
 from camelpress.core.tokens import Tokenizer
 
 ROOT = Path(__file__).parents[1]

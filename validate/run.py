@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 
-from camelpress.core.blocks import Sequences, StreamedModel, compute_dtype, pick_device
+from camelpress.core.blocks import StreamedModel, compute_dtype, pick_device
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.documents import encode_document, read_documents
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.llama import EMBEDDING
+from camelpress.core.output import keep_apart, require_free, staged
 from camelpress.core.provenance import checkpoint_digest, sha256_file
 from camelpress.core.report import Report, Stopwatch, Verdict
+from camelpress.core.sequences import Sequences
 from camelpress.core.summary import summary
 from camelpress.core.tokens import Tokenizer
-from camelpress.core.writer import staged
 from camelpress.validate import page
 from camelpress.validate.gate import judge
 from camelpress.validate.score import Scores, score
@@ -63,6 +64,8 @@ def run(
         CheckpointProblem: the vocabularies differ.
     """
     watch = Stopwatch()
+    keep_apart(out, reference.folder, candidate.folder)
+    require_free(out, force=force)
     vocabulary = _same_vocabulary(reference, candidate)
     device = pick_device(settings.device)
     models = [

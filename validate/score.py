@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from camelpress.core.blocks import Sequences, StreamedModel
+from camelpress.core.blocks import StreamedModel
 from camelpress.core.errors import NumericsProblem
 from camelpress.core.progress import track
+from camelpress.core.sequences import Sequences
 
 LOGITS = 2**22  # in memory at once, per model
 

@@ -17,11 +17,11 @@ from typing import Any
 from camelpress import __version__
 from camelpress.convert import run as convert
 from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.output import write_json
 from camelpress.core.progress import note
 from camelpress.core.provenance import Hashes, sha256_json
 from camelpress.core.report import Report, Verdict
 from camelpress.core.settings import Settings
-from camelpress.core.writer import write_json
 from camelpress.publish import run as publish
 from camelpress.quantize import run as quantize
 from camelpress.recipe import Recipe

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 import pico
 import stages
 from camelpress import demo
-from camelpress.core.blocks import Sequences, StreamedModel
+from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.sequences import Sequences
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

@@ -300,8 +300,8 @@ def test_a_quantized_input_is_refused(base: Path, diff: Path, tmp_path: Path) ->
 
 
 def test_an_input_is_never_written_over(base: Path, diff: Path) -> None:
-    for out in (base, diff, base.parent):
-        with pytest.raises(RecipeProblem, match="is or holds the input"):
+    for out in (base, diff, base.parent, base / "inside"):
+        with pytest.raises(RecipeProblem, match="is, holds or lies in the input"):
             recover(Checkpoint.open(base), Checkpoint.open(diff), out, Recover(), force=True)
 
 

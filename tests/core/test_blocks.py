@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import pico
-from camelpress.core.blocks import Sequences, StreamedModel
+from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
+from camelpress.core.sequences import Sequences
 
 LENGTHS = (5, 17, 17, 3, 64, 128)
 

@@ -21,7 +21,8 @@ from transformers import LlamaForCausalLM
 
 from camelpress.core.checkpoint import DTYPES, Checkpoint
 from camelpress.core.errors import OutputExists, OutputProblem, ShapeMismatch, UnknownTensor
-from camelpress.core.writer import CheckpointWriter, Slot, staged, write_json
+from camelpress.core.output import staged, write_json
+from camelpress.core.writer import CheckpointWriter, Slot
 
 Tensors = dict[str, Tensor]
 
@@ -202,7 +203,10 @@ def test_too_little_space_is_noticed_before_the_first_byte(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000_000))
     with pytest.raises(OutputProblem) as told:
         CheckpointWriter(tmp_path, {"a": Slot(torch.float64, (5_000_000,))})
-    assert told.value.what == f"{tmp_path.parent} has 0.01 GB free, the output needs 0.04 GB"
+    assert (
+        told.value.what
+        == f"{tmp_path.parent} has 10,000,000 bytes free, the output needs 40,000,000"
+    )
     assert told.value.next_step == "free some space or name another output"
     assert list(tmp_path.iterdir()) == []
 
@@ -245,17 +249,23 @@ def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
 
 def test_force_replaces_a_folder(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").touch()
+    (tmp_path / "out" / "quantize-report.json").touch()
     with staged(tmp_path / "out", force=True) as folder:
         (folder / "new").touch()
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "out"]
 
 
-def test_force_replaces_a_file(tmp_path: Path) -> None:
-    (tmp_path / "out").touch()
-    with staged(tmp_path / "out", force=True) as folder:
-        (folder / "new").touch()
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "out"]
+@pytest.mark.parametrize("name", ["out", "out/holiday.jpg"])
+def test_force_replaces_nothing_but_an_earlier_output(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    with (
+        pytest.raises(OutputExists, match="is not an earlier output and is not replaced") as told,
+        staged(tmp_path / "out", force=True),
+    ):
+        pass
+    assert told.value.next_step == "name another output, or remove it yourself"
+    assert (tmp_path / name).is_file()
 
 
 def test_force_replaces_a_link_and_not_what_it_points_to(tmp_path: Path) -> None:
@@ -270,10 +280,10 @@ def test_force_replaces_a_link_and_not_what_it_points_to(tmp_path: Path) -> None
 
 def test_force_keeps_the_old_until_the_new_is_whole(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").touch()
+    (tmp_path / "out" / "report.json").touch()
     with pytest.raises(RuntimeError), staged(tmp_path / "out", force=True):
         raise RuntimeError
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["old", "out"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["out", "report.json"]
 
 
 def test_what_an_earlier_run_left_is_cleared_away(tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 import gptq_reader
 import pico
-from camelpress.core import blocks, llama
-from camelpress.core.blocks import Sequences, StreamedModel
+from camelpress.core import llama
+from camelpress.core import sequences as laid_out
+from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, NumericsProblem, OutputExists, RecipeProblem
 from camelpress.core.provenance import sha256_file
 from camelpress.core.report import Report
+from camelpress.core.sequences import Sequences
 from camelpress.core.tokens import Tokenizer
 from camelpress.quantize import block as stage
 from camelpress.quantize.calibrate import draw
@@ -166,7 +168,7 @@ def test_states_while_quantizing_are_those_of_the_stored_checkpoint(
     sym: bool,
     act_order: bool,
 ) -> None:
-    monkeypatch.setattr(blocks, "BATCH_TOKENS", 300)  # several batches, some of them ragged
+    monkeypatch.setattr(laid_out, "BATCH_TOKENS", 300)  # several batches, some of them ragged
     source = pico.write_model(tmp_path / "source", dtype=dtype)
     wanted = settings(chat, sym=sym, act_order=act_order)
     run(Checkpoint.open(source), tmp_path / "out", wanted)
@@ -191,7 +193,7 @@ class Remembered(Hessian):
 def test_hessians_are_sums_over_what_each_layer_of_the_finished_block_sees(
     base: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "BATCH_TOKENS", 300)
+    monkeypatch.setattr(laid_out, "BATCH_TOKENS", 300)
     wanted = settings(chat)
     run(Checkpoint.open(base), tmp_path / "out", wanted)
     model, sequences = as_in_the_run(base), drawn(base, wanted)
@@ -383,18 +385,20 @@ def test_sequences_longer_than_the_positions_are_refused(
 
 
 def test_the_input_is_not_written_over(base: Path, chat: Path) -> None:
-    with pytest.raises(RecipeProblem, match="is the input"):
+    with pytest.raises(RecipeProblem, match="is, holds or lies in the input"):
         run(Checkpoint.open(base), base, settings(chat), force=True)
 
 
 def test_an_existing_output_is_kept_unless_forced(
     shallow: Path, chat: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "out").mkdir()
+    out = tmp_path / "out"
+    run(Checkpoint.open(shallow), out, settings(chat))
     with pytest.raises(OutputExists, match="out exists"):
-        run(Checkpoint.open(shallow), tmp_path / "out", settings(chat))
-    run(Checkpoint.open(shallow), tmp_path / "out", settings(chat), force=True)
-    assert (tmp_path / "out" / "config.json").exists()
+        run(Checkpoint.open(shallow), out, settings(chat, bits=8))
+    assert Checkpoint.open(out).config["quantization_config"]["bits"] == 4
+    run(Checkpoint.open(shallow), out, settings(chat, bits=8), force=True)
+    assert Checkpoint.open(out).config["quantization_config"]["bits"] == 8
 
 
 @pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.norm.weight"])

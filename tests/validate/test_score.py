@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import pico
-from camelpress.core.blocks import Sequences, StreamedModel
+from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
+from camelpress.core.sequences import Sequences
 from camelpress.validate import score as scoring
 from camelpress.validate.score import Scores, score
 

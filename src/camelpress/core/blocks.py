@@ -15,12 +15,10 @@ The arithmetic is that of transformers' own modules; only the residual sums are 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig
 
@@ -28,9 +26,9 @@ from camelpress.core import llama
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipeProblem
 from camelpress.core.packed import read_linear
+from camelpress.core.sequences import Batch, Sequences, put, take
 
 Rope = tuple[Tensor, Tensor]
-BATCH_TOKENS = 2048
 REFUSALS = (  # of transformers, for a config that makes no model
     ValueError,
     KeyError,
@@ -41,62 +39,6 @@ REFUSALS = (  # of transformers, for a config that makes no model
     StrictDataclassError,
 )
 _LINEAR_NAMES = tuple(linear.name for linear in llama.LINEARS)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Sequences of similar length, side by side; the shorter ones are filled up on the right.
-
-    Attention is causal, so what fills up a row cannot reach the tokens before it: it is never
-    scored and never enters a Hessian.
-    """
-
-    places: Int64[Tensor, "batch longest"]
-    real: Bool[Tensor, "batch longest"]
-
-
-class Sequences:
-    """Token sequences of any lengths, laid end to end, and the batches that they run in.
-
-    Args:
-        sequences: the ids of each.
-        limit: positions the model has.
-    Raises:
-        RecipeProblem: there is none, one is empty, or one is longer than the model's positions.
-    """
-
-    def __init__(self, sequences: Sequence[Sequence[int]], *, limit: int) -> None:
-        lengths = [len(sequence) for sequence in sequences]
-        if not lengths or not min(lengths):
-            raise RecipeProblem(
-                "there are no tokens to run" if not lengths else "one sequence has no tokens",
-                next_step="give a text that is not empty",
-            )
-        if max(lengths) > limit:
-            raise RecipeProblem(
-                f"a sequence of {max(lengths)} tokens exceeds the model's {limit} positions",
-                next_step=f"use a sequence length of at most {limit}",
-            )
-        self.lengths = lengths
-        self.tokens: Int64[Tensor, " tokens"] = torch.tensor(
-            [token for sequence in sequences for token in sequence], dtype=torch.int64
-        )
-        self.starts = [sum(lengths[:number]) for number in range(len(lengths))]
-        self.batches = list(self._batches())
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def _batches(self) -> Iterator[Batch]:
-        by_length = sorted(range(len(self)), key=lambda number: -self.lengths[number])
-        while by_length:
-            longest = self.lengths[by_length[0]]
-            members = by_length[: max(1, BATCH_TOKENS // longest)]
-            by_length = by_length[len(members) :]
-            column = torch.arange(longest)[None]
-            starts = torch.tensor([self.starts[number] for number in members])[:, None]
-            lengths = torch.tensor([self.lengths[number] for number in members])[:, None]
-            yield Batch(starts + column.minimum(lengths - 1), column < lengths)
 
 
 class Block:
@@ -279,22 +221,6 @@ class StreamedModel:
                 "values that are not finite",
                 next_step="download or recover the checkpoint again",
             )
-
-
-def take(
-    hidden: Float[Tensor, "tokens hidden"], batch: Batch, device: torch.device
-) -> Float[Tensor, "batch longest hidden"]:
-    """The hidden states of one batch, on the device."""
-    return hidden[batch.places].to(device)
-
-
-def put(
-    hidden: Float[Tensor, "tokens hidden"],
-    batch: Batch,
-    values: Float[Tensor, "batch longest hidden"],
-) -> None:
-    """Store what came out for the real tokens of one batch."""
-    hidden[batch.places[batch.real]] = values[batch.real.to(values.device)].to(hidden.device)
 
 
 def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:

@@ -7,12 +7,9 @@ one of them is ever in memory. The same tensors give the same bytes, whatever th
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,23 +19,12 @@ import torch
 from torch import Tensor
 
 from camelpress.core.checkpoint import DTYPES, INDEXES, SINGLES
-from camelpress.core.errors import OutputExists, OutputProblem, ShapeMismatch, UnknownTensor
+from camelpress.core.errors import OutputProblem, ShapeMismatch, UnknownTensor
+from camelpress.core.output import write_json
 
 SHARD_BYTES = 4 * 10**9
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 RANKS = {dtype: rank for rank, dtype in enumerate(DTYPES.values())}
-DISK_ERRORS = frozenset(
-    {
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EROFS,
-        errno.ENOTDIR,
-        errno.EEXIST,
-        errno.ENAMETOOLONG,
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -76,8 +62,7 @@ class CheckpointWriter:
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise OutputProblem(
-                f"{folder.parent} has {free / 1e9:.2f} GB free, the output needs "
-                f"{needed / 1e9:.2f} GB",
+                f"{folder.parent} has {free:,} bytes free, the output needs {needed:,}",
                 next_step="free some space or name another output",
             )
         self._lay_out(shard_bytes)
@@ -191,63 +176,3 @@ def layout(slots: Mapping[str, Slot]) -> tuple[bytes, dict[str, int]]:
     text += b" " * (-len(text) % 8)
     header = len(text).to_bytes(8, "little") + text
     return header, {name: len(header) + begin for name, begin in begins.items()}
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON the one way this project does: two blanks, UTF-8, a newline at the end."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def staged(target: Path, *, force: bool = False) -> Iterator[Path]:
-    """Yield a folder beside `target` that takes its name only if the block ends well.
-
-    Raises:
-        OutputExists: `target` is there, or there at the end, and `force` is not given.
-        OutputProblem: no space, or no right to write there.
-    """
-    _require_free(target, force=force)
-    partial = target.with_name(target.name + ".partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        for path in partial.rglob("*"):
-            _sync(path)
-        _require_free(target, force=force)
-        _take(partial, target)
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        raise OutputProblem(
-            f"{target} cannot be written: {os.strerror(error.errno or 0)}"
-            + (f" ({error.filename})" if error.filename else ""),
-            next_step="free some space, or name a place that can be written",
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _require_free(target: Path, *, force: bool) -> None:
-    if target.exists() and not force:
-        raise OutputExists(
-            f"{target} exists", next_step="name another output, or give --force to replace it"
-        )
-
-
-def _take(partial: Path, target: Path) -> None:
-    if target.is_dir() and not target.is_symlink():
-        old = target.with_name(target.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-        partial.rename(target)
-        shutil.rmtree(old)
-    else:
-        target.unlink(missing_ok=True)
-        partial.rename(target)
-
-
-def _sync(path: Path) -> None:
-    if path.is_file():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
