@@ -32,7 +32,7 @@ class Layer:
 
     name: str
     packed: Packed
-    relative_error: float | None  # squared output error / squared output, on calibration tokens
+    relative_error: float | None  # damped squared output error / squared output, on calibration
     damp_percent: float | None
     rescue: str
 

@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import exp
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from camelpress.core.blocks import StreamedModel, compute_dtype, pick_device
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.documents import encode_document, read_documents
-from camelpress.core.errors import CheckpointProblem, RecipeProblem
+from camelpress.core.errors import CheckpointProblem
 from camelpress.core.llama import EMBEDDING
 from camelpress.core.output import keep_apart, require_free, staged
-from camelpress.core.provenance import checkpoint_digest, sha256_file
+from camelpress.core.provenance import checkpoint_digest
 from camelpress.core.report import Report, Stopwatch, Verdict
 from camelpress.core.sequences import Sequences
 from camelpress.core.summary import summary
 from camelpress.core.tokens import Tokenizer
 from camelpress.validate import page
+from camelpress.validate.figures import estimates, figures
 from camelpress.validate.gate import judge
-from camelpress.validate.score import Scores, score
+from camelpress.validate.score import score
 from camelpress.validate.settings import Validate
-from camelpress.validate.statistics import Estimate, clustered_mean
+from camelpress.validate.texts import read_texts
 
 REPORT = "report.json"
-LARGEST_LOG = 700.0  # of a float
-PERCENTILES = (50.0, 90.0, 99.0, 99.9)
-HISTOGRAM = tuple(10.0 ** (power / 4) for power in range(-28, 9))  # nats
-POSITIONS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-
-
-@dataclass(frozen=True)
-class Text:
-    """A text as token sequences."""
-
-    name: str
-    sha256: str
-    sequences: list[list[int]]
 
 
 def run(
@@ -77,10 +58,10 @@ def run(
         for checkpoint in (reference, candidate)
     ]
     limit = min(settings.sequence_length, *(model.positions for model in models))
-    texts = _texts(settings, Tokenizer.load(reference.folder), limit)
+    texts = read_texts(settings, Tokenizer.load(reference.folder), limit)
     sequences = Sequences([ids for text in texts for ids in text.sequences], limit=limit)
     scores = score(models[0], models[1], sequences)
-    overall = _estimates(scores)
+    overall = estimates(scores)
     checks = judge(overall, settings.gate)
     report = Report(
         stage="validate",
@@ -98,11 +79,7 @@ def run(
             "vocabulary": vocabulary,
             "reference": summary(reference),
             "candidate": summary(candidate),
-            **_headline(scores, overall),
-            "kl_percentiles": _percentiles(scores),
-            "kl_histogram": _histogram(scores),
-            "by_position": _by_position(scores),
-            "texts": _by_text(scores, texts),
+            **figures(scores, texts),
         },
         checks=checks,
         verdict=Verdict.worst([check.verdict for check in checks]),
@@ -125,105 +102,3 @@ def _same_vocabulary(reference: Checkpoint, candidate: Checkpoint) -> int:
             next_step="compare models with the same vocabulary",
         )
     return sizes[0]
-
-
-def _texts(settings: Validate, tokenizer: Tokenizer, limit: int) -> list[Text]:
-    if not settings.text:
-        raise RecipeProblem("there is no text to score", next_step="give --text FILE")
-    return [_text(path, tokenizer, limit, settings.max_tokens) for path in settings.text]
-
-
-def _text(path: Path, tokenizer: Tokenizer, limit: int, max_tokens: int | None) -> Text:
-    sequences: list[list[int]] = []
-    left = max_tokens if max_tokens is not None else 2**62
-    for document in read_documents(path):
-        ids = encode_document(document, tokenizer)
-        whole = ids if isinstance(document, str) else ids[:limit]
-        for start in range(0, len(whole), limit):
-            piece = whole[start : start + limit][:left]
-            if len(piece) > 1:
-                sequences.append(piece)
-                left -= len(piece)
-    if not sequences:
-        raise RecipeProblem(f"{path} has no two tokens in a row", next_step="give a longer text")
-    return Text(path.name, sha256_file(path), sequences)
-
-
-def _estimates(scores: Scores) -> dict[str, Estimate]:
-    """The gated figures; the ratio of perplexities is the exponential of a paired mean."""
-    log_ratio = clustered_mean(scores.candidate_nll - scores.reference_nll, scores.sequence)
-    return {
-        "perplexity_ratio": Estimate(
-            _exp(log_ratio.mean),
-            _exp(log_ratio.low),
-            _exp(log_ratio.high),
-            log_ratio.n,
-            log_ratio.clusters,
-        ),
-        "kl_mean": clustered_mean(scores.kl, scores.sequence),
-        "top1_agreement": clustered_mean(scores.same_top.float(), scores.sequence),
-    }
-
-
-def _headline(scores: Scores, estimates: Mapping[str, Estimate]) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "tokens": len(scores.kl),
-        "sequences": len(scores.sequence.unique()),
-        "reference_perplexity": _exp(float(scores.reference_nll.double().mean())),
-        "candidate_perplexity": _exp(float(scores.candidate_nll.double().mean())),
-    }
-    for name, estimate in estimates.items():
-        told[name] = estimate.mean
-        told[f"{name}_interval"] = estimate.interval
-    return told
-
-
-def _exp(log: float) -> float:
-    """The exponential, of a broken model too."""
-    return exp(min(log, LARGEST_LOG))
-
-
-def _percentiles(scores: Scores) -> dict[str, float]:
-    ordered = scores.kl.sort().values
-    told = {
-        f"{percentile:g}": float(
-            ordered[min(len(ordered) - 1, int(len(ordered) * percentile / 100))]
-        )
-        for percentile in PERCENTILES
-    }
-    return told | {"max": float(ordered[-1])}
-
-
-def _histogram(scores: Scores) -> dict[str, list[float]]:
-    edges = torch.tensor(HISTOGRAM)
-    inside = scores.kl.clamp(HISTOGRAM[0], HISTOGRAM[-1] * (1 - 1e-6))
-    places = torch.bucketize(inside, edges, right=True) - 1
-    counts = torch.bincount(places, minlength=len(HISTOGRAM) - 1)
-    return {"edges": list(HISTOGRAM), "counts": counts.tolist()}
-
-
-def _by_position(scores: Scores) -> dict[str, list[float]]:
-    last = int(scores.position.max())
-    edges = [edge for edge in POSITIONS if edge <= last]
-    edges.append(last + 1)
-    parts = [
-        scores.where((scores.position >= low) & (scores.position < high))
-        for low, high in zip(edges, edges[1:], strict=False)
-    ]
-    return {
-        "edges": [float(edge) for edge in edges],
-        "kl_mean": [float(part.kl.mean()) for part in parts],
-        "log_ratio": [float((part.candidate_nll - part.reference_nll).mean()) for part in parts],
-        "tokens": [float(len(part.kl)) for part in parts],
-    }
-
-
-def _by_text(scores: Scores, texts: Sequence[Text]) -> list[dict[str, Any]]:
-    told = []
-    first = 0
-    for text in texts:
-        last = first + len(text.sequences)
-        part = scores.where((scores.sequence >= first) & (scores.sequence < last))
-        told.append({"name": text.name, **_headline(part, _estimates(part))})
-        first = last
-    return told

@@ -27,8 +27,9 @@ from camelpress.core.tokens import Tokenizer
 from camelpress.quantize import block as stage
 from camelpress.quantize.calibrate import draw
 from camelpress.quantize.hessian import Hessian
-from camelpress.quantize.run import REPORT, AsStored, run
+from camelpress.quantize.run import REPORT, run
 from camelpress.quantize.settings import Quantize
+from camelpress.quantize.stored import AsStored
 
 CPU = torch.device("cpu")
 SETTINGS = Quantize(group_size=32, samples=6, sequence_length=128, seed=3)

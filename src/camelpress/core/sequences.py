@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -52,7 +53,7 @@ class Sequences:
         self.tokens: Int64[Tensor, " tokens"] = torch.tensor(
             [token for sequence in sequences for token in sequence], dtype=torch.int64
         )
-        self.starts = [sum(lengths[:number]) for number in range(len(lengths))]
+        self.starts = [0, *accumulate(lengths[:-1])]
         self.batches = list(self._batches())
 
     def __len__(self) -> int:
