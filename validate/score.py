@@ -51,8 +51,8 @@ def score(reference: StreamedModel, candidate: StreamedModel, sequences: Sequenc
     """
     with torch.inference_mode():
         return _compare(
-            _Run("reference", _final(reference, sequences, "reference"), reference),
-            _Run("candidate", _final(candidate, sequences, "candidate"), candidate),
+            _Run("reference", reference, sequences),
+            _Run("candidate", candidate, sequences),
             sequences,
         )
 
@@ -60,9 +60,9 @@ def score(reference: StreamedModel, candidate: StreamedModel, sequences: Sequenc
 class _Run:
     """A model that has seen all tokens: its last hidden states and what makes logits of them."""
 
-    def __init__(self, label: str, hidden: Tensor, model: StreamedModel) -> None:
+    def __init__(self, label: str, model: StreamedModel, sequences: Sequences) -> None:
         self._label = label
-        self._hidden = hidden
+        self._hidden = model.hidden(sequences, f"score {label}")
         self._head = model.head()
         self.device = model.device
         self.vocabulary = int(model.config.vocab_size)
@@ -77,13 +77,6 @@ class _Run:
                 next_step="inspect its weights, or compute in a wider dtype",
             )
         return logits.log_softmax(dim=-1)
-
-
-def _final(model: StreamedModel, sequences: Sequences, label: str) -> Tensor:
-    hidden = model.embed(sequences)
-    for number in track(range(model.blocks), f"score {label}"):
-        model.run(sequences, hidden, number)
-    return hidden
 
 
 def _compare(reference: _Run, candidate: _Run, sequences: Sequences) -> Scores:

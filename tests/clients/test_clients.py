@@ -108,10 +108,7 @@ def our_logits(folder: Path, tokens: list[list[int]]) -> NDArray[np.float32]:
     model = StreamedModel(Checkpoint.open(folder), device=torch.device("cpu"), dtype=torch.float32)
     sequences = Sequences(tokens, limit=model.positions)
     with torch.inference_mode():
-        hidden = model.embed(sequences)
-        for number in range(model.blocks):
-            model.run(sequences, hidden, number)
-        logits: NDArray[np.float32] = model.head()(hidden).numpy()
+        logits: NDArray[np.float32] = model.head()(model.hidden(sequences, "test")).numpy()
     return logits
 
 

@@ -26,6 +26,7 @@ from camelpress.core import llama
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipeProblem
 from camelpress.core.packed import read_linear
+from camelpress.core.progress import track
 from camelpress.core.sequences import Batch, Sequences, put, take
 
 Rope = tuple[Tensor, Tensor]
@@ -169,6 +170,18 @@ class StreamedModel:
             assign=True,
         )
         return Block(layer.eval().requires_grad_(False))
+
+    def hidden(self, sequences: Sequences, label: str) -> Float[Tensor, "tokens hidden"]:
+        """The last hidden states of all tokens, after a walk through every block.
+
+        Args:
+            sequences: the tokens.
+            label: of the progress shown.
+        """
+        hidden = self.embed(sequences)
+        for number in track(range(self.blocks), label):
+            self.run(sequences, hidden, number)
+        return hidden
 
     def run(
         self, sequences: Sequences, hidden: Float[Tensor, "tokens hidden"], number: int
