@@ -11,7 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from camelpress.core.documents import Document, encode_document, read_documents
+from camelpress.core.documents import (
+    Document,
+    encode_document,
+    read_documents,
+    require_own_names,
+)
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.progress import note
 from camelpress.core.prompt import encode
@@ -49,6 +54,7 @@ def draw(
         raise RecipeProblem(
             "there is no calibration text", next_step="give --calibration FILE, or --method rtn"
         )
+    require_own_names(files)
     documents = [document for path in files for document in read_documents(path)]
     pool = [*_conversations(documents, tokenizer), *_windows(documents, tokenizer, sequence_length)]
     random.Random(seed).shuffle(pool)  # noqa: S311 - a draw, not a secret

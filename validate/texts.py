@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from camelpress.core.documents import encode_document, read_documents
+from camelpress.core.documents import encode_document, read_documents, require_own_names
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.provenance import sha256_file
 from camelpress.core.tokens import Tokenizer
@@ -25,10 +25,11 @@ def read_texts(settings: Validate, tokenizer: Tokenizer, limit: int) -> list[Tex
     """Every text of the settings, in pieces of at most `limit` tokens.
 
     Raises:
-        RecipeProblem: there is none, or one is too short to score a token.
+        RecipeProblem: there is none, two have one name, or one is too short to score a token.
     """
     if not settings.text:
         raise RecipeProblem("there is no text to score", next_step="give --text FILE")
+    require_own_names(settings.text)
     return [_text(path, tokenizer, limit, settings.max_tokens) for path in settings.text]
 
 

@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from camelpress.core.documents import LAYOUTS, Document, encode_document, read_documents
+from camelpress.core.documents import (
+    LAYOUTS,
+    Document,
+    encode_document,
+    read_documents,
+    require_own_names,
+)
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.prompt import Message, encode
 from camelpress.core.tokens import Tokenizer
@@ -252,3 +258,9 @@ def test_a_text_is_encoded_as_the_tokenizer_does_and_a_conversation_as_tulu(base
     assert not isinstance(conversation, str)
     assert encode_document("Q", tokenizer) == tokenizer.encode_document("Q")
     assert encode_document(conversation, tokenizer) == encode(conversation, tokenizer)
+
+
+def test_files_of_one_name_are_refused() -> None:
+    with pytest.raises(RecipeProblem, match="two texts are called a.txt") as told:
+        require_own_names([Path("here/a.txt"), Path("b.txt"), Path("there/a.txt")])
+    assert told.value.next_step == "rename one of them"

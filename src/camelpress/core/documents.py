@@ -7,7 +7,7 @@ hold a document a row, in any of the layouts of `LAYOUTS`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,18 @@ def read_documents(path: Path) -> list[Document]:
     if not documents:
         raise RecipeProblem(f"{path} holds no text", next_step="give a file that does")
     return documents
+
+
+def require_own_names(paths: Sequence[Path]) -> None:
+    """See that reports can tell files apart, which they name without their folders.
+
+    Raises:
+        RecipeProblem: two files have the same name.
+    """
+    names = [path.name for path in paths]
+    for name in names:
+        if names.count(name) > 1:
+            raise RecipeProblem(f"two texts are called {name}", next_step="rename one of them")
 
 
 def encode_document(document: Document, tokenizer: Tokenizer) -> list[int]:
