@@ -9,6 +9,7 @@ from torch import Tensor
 
 from camelpress.convert.pairs import Pair, extended
 from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.config import dtype_name
 from camelpress.core.errors import NumericsProblem
 from camelpress.core.writer import CheckpointWriter, Slot
 
@@ -53,7 +54,7 @@ def subtract(
     if lost:
         raise NumericsProblem(
             f"{lost} values of {pair.name!r} in {tuned.folder} would not come back from a float32 "
-            f"diff as {str(dtype).removeprefix('torch.')}: they are not finite, need a wider type, "
+            f"diff as {dtype_name(dtype)}: they are not finite, need a wider type, "
             "or are 65,536 times smaller than the base's",
             next_step="publish the tuned weights themselves",
         )

@@ -13,7 +13,7 @@ from camelpress.convert.pairs import Pair, pairs
 from camelpress.convert.settings import MakeDiff, Recover
 from camelpress.convert.verify import NEEDED_16_BIT, Evidence, require_right_base, sample
 from camelpress.core.checkpoint import Checkpoint, companions
-from camelpress.core.config import portable
+from camelpress.core.config import dtype_name, portable
 from camelpress.core.llama import EMBEDDING
 from camelpress.core.output import keep_apart, staged, write_json
 from camelpress.core.progress import note, track
@@ -64,7 +64,7 @@ def recover(
                 "diff": checkpoint_digest(diff.folder),
             },
             settings=settings.model_dump(),
-            facts={"dtype": _word(dtype), **_told(evidence), "tensors": tensors},
+            facts={"dtype": dtype_name(dtype), **_told(evidence), "tensors": tensors},
             cost=watch.cost(),
         )
         report.write(folder / REPORT)
@@ -83,7 +83,6 @@ def make_diff(
     watch = Stopwatch()
     keep_apart(out, base.folder, tuned.folder)
     matched = pairs(base, tuned)
-
     dtype = tuned.info(matched[0].name).dtype
     with staged(out, force=force) as folder:
         with CheckpointWriter(folder, slots(matched, torch.float32)) as writer:
@@ -99,7 +98,7 @@ def make_diff(
                 "tuned": checkpoint_digest(tuned.folder),
             },
             settings=settings.model_dump(),
-            facts={"dtype": "float32", "tuned_dtype": _word(dtype), "tensors": tensors},
+            facts={"dtype": "float32", "tuned_dtype": dtype_name(dtype), "tensors": tensors},
             cost=watch.cost(),
         )
         report.write(folder / "make-diff-report.json")
@@ -114,7 +113,7 @@ def _dtype(settings: Recover, evidence: Evidence | None) -> torch.dtype:
         return torch.float32
     note(
         f"{evidence.shares[evidence.best]:.2%} of {evidence.values} sampled sums are "
-        f"{_word(evidence.best)} numbers: that is the dtype of the output"
+        f"{dtype_name(evidence.best)} numbers: that is the dtype of the output"
     )
     return evidence.best
 
@@ -123,7 +122,7 @@ def _told(evidence: Evidence | None) -> dict[str, Any]:
     if evidence is None:
         return {"representable": None}
     return {
-        "representable": {_word(dtype): share for dtype, share in evidence.shares.items()},
+        "representable": {dtype_name(dtype): share for dtype, share in evidence.shares.items()},
         "sampled": evidence.values,
     }
 
@@ -146,7 +145,3 @@ def _companions(folder: Path, *sources: Path) -> None:
         } | found
     for name, path in found.items():
         shutil.copyfile(path, folder / name)
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from camelpress.convert.pairs import Pair
 from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.config import dtype_name
 from camelpress.core.errors import NumericsProblem
 
 CANDIDATES = (torch.bfloat16, torch.float16)
@@ -73,7 +74,7 @@ def require_right_base(base: Checkpoint, diff: Checkpoint, evidence: Evidence) -
     share = evidence.shares[evidence.best]
     if share >= NEEDED.get(diff_dtype, NEEDED_16_BIT):
         return
-    found = f"only {share:.1%} of base + diff are {_word(evidence.best)} numbers"
+    found = f"only {share:.1%} of base + diff are {dtype_name(evidence.best)} numbers"
     float32 = "--check off --dtype float32 if the tuned model is float32"
     if evidence.base_fits_bfloat16 > NEEDED_16_BIT:
         raise NumericsProblem(
@@ -89,7 +90,3 @@ def require_right_base(base: Checkpoint, diff: Checkpoint, evidence: Evidence) -
 
 def _rows(shape: tuple[int, ...]) -> int:
     return max(1, SAMPLED_VALUES // max(1, torch.Size(shape[1:]).numel()))
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -15,6 +15,7 @@ from camelpress.core.blocks import StreamedModel, compute_dtype, pick_device
 from camelpress.core.checkpoint import Checkpoint, companions
 from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipeProblem
 from camelpress.core.output import keep_apart, staged
+from camelpress.core.packed import PARTS
 from camelpress.core.progress import track
 from camelpress.core.provenance import checkpoint_digest, sha256_file
 from camelpress.core.report import Report, Stopwatch
@@ -55,7 +56,7 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
             for name in sorted(planned.keys() & source.tensors.keys()):
                 writer.put(name, stored(source, name))
             for layer in _layers(model, calibration, settings):
-                for part in ("qweight", "qzeros", "scales", "g_idx"):
+                for part in PARTS:
                     writer.put(f"{layer.name}.{part}", getattr(layer.packed, part))
                 layers.append(_told(layer))
         for name, path in companions(source.folder).items():

@@ -98,7 +98,7 @@ def _guarded(
     verbose: bool,
     debug: bool,
 ) -> int:
-    screen = Screen(json=as_json, quiet=quiet, verbose=verbose)
+    screen = Screen(json=as_json, quiet=quiet)
     signal.signal(signal.SIGTERM, _stop)
     if not verbose:
         warnings.simplefilter("ignore")

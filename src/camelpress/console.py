@@ -39,13 +39,11 @@ class Screen:
     Args:
         json: results as JSON.
         quiet: no progress, no notes.
-        verbose: where each file went.
     """
 
-    def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
         self.json = json
         self.quiet = quiet
-        self.verbose = verbose
         self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
         self.out = Console(stderr=json, highlight=False)
 

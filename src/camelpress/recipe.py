@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 
 from camelpress.convert.settings import Recover
@@ -83,8 +82,3 @@ def _merge(content: dict[str, Any], override: str) -> None:
             )
         section = inner
     section[key] = parse_yaml(f"value: {text}", source=f"the override {override!r}")["value"]
-
-
-def dump(recipe: Recipe) -> str:
-    """The recipe with every default written out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False)

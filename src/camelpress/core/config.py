@@ -10,6 +10,11 @@ import torch
 LOCAL = ("_name_or_path", "transformers_version")  # of whoever wrote the source
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """A type as configs and reports write it: `bfloat16`."""
+    return str(dtype).removeprefix("torch.")
+
+
 def portable(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     """A config with what both generations of transformers look for.
 
@@ -21,7 +26,7 @@ def portable(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
         config: of the source.
         dtype: of the weights beside it.
     """
-    word = str(dtype).removeprefix("torch.")
+    word = dtype_name(dtype)
     told = {key: value for key, value in config.items() if key not in LOCAL}
     told |= {"torch_dtype": word, "dtype": word}
     rope = told.get("rope_parameters")

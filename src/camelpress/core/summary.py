@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from camelpress.core.checkpoint import Checkpoint, companions
+from camelpress.core.config import dtype_name
 from camelpress.core.llama import EMBEDDING
 from camelpress.core.tokens import Tokenizer
 
@@ -19,7 +20,7 @@ def summary(checkpoint: Checkpoint) -> dict[str, Any]:
         "path": checkpoint.folder.name,
         "architecture": (checkpoint.config.get("architectures") or ["unknown"])[0],
         "parameters": parameters(checkpoint),
-        "dtype": str(embedding.dtype).removeprefix("torch.") if embedding else "unknown",
+        "dtype": dtype_name(embedding.dtype) if embedding else "unknown",
         "bytes": checkpoint.nbytes,
         "bits": quantization.get("bits"),
         "group_size": quantization.get("group_size"),
@@ -41,7 +42,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "tensors": [
             {
                 "name": name,
-                "dtype": str(info.dtype).removeprefix("torch."),
+                "dtype": dtype_name(info.dtype),
                 "shape": list(info.shape),
             }
             for name, info in sorted(checkpoint.tensors.items())
