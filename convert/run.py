@@ -14,8 +14,9 @@ from camelpress.convert.settings import MakeDiff, Recover
 from camelpress.convert.verify import NEEDED_16_BIT, Evidence, require_right_base, sample
 from camelpress.core.checkpoint import Checkpoint, companions
 from camelpress.core.config import dtype_name, portable
+from camelpress.core.json import write_json
 from camelpress.core.llama import EMBEDDING
-from camelpress.core.output import keep_apart, staged, write_json
+from camelpress.core.output import keep_apart, staged
 from camelpress.core.progress import note, track
 from camelpress.core.provenance import checkpoint_digest
 from camelpress.core.report import Report, Stopwatch

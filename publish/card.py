@@ -13,7 +13,8 @@ import yaml
 from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
-from camelpress.core.checkpoint import Checkpoint, read_json
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.json import read_json
 from camelpress.core.prompt import CHAT_TEMPLATE
 from camelpress.core.report import Report, Verdict
 from camelpress.publish import tables

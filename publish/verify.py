@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import yaml
 
-from camelpress.core.checkpoint import read_json
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.json import read_json
 from camelpress.core.progress import track
 from camelpress.core.provenance import MANIFEST, PROVENANCE, sha256_file, sha256_json
 from camelpress.core.report import Report, Stopwatch, Verdict

@@ -12,7 +12,7 @@ from camelpress.core import llama
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import portable
 from camelpress.core.errors import NumericsProblem, RecipeProblem
-from camelpress.core.output import write_json
+from camelpress.core.json import write_json
 from camelpress.core.packed import slots
 from camelpress.core.writer import Slot
 from camelpress.quantize.settings import Quantize

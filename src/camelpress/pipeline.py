@@ -17,7 +17,7 @@ from typing import Any
 from camelpress import __version__
 from camelpress.convert import run as convert
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.output import write_json
+from camelpress.core.json import write_json
 from camelpress.core.progress import note
 from camelpress.core.provenance import Hashes, sha256_json
 from camelpress.core.report import Report, Verdict

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from camelpress.core.checkpoint import Checkpoint, TensorInfo, companions, read_json
+from camelpress.core.checkpoint import Checkpoint, TensorInfo, companions
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
+from camelpress.core.json import read_json
 
 Tensors = dict[str, Tensor]
 

@@ -21,7 +21,8 @@ from transformers import LlamaForCausalLM
 
 from camelpress.core.checkpoint import DTYPES, Checkpoint
 from camelpress.core.errors import OutputExists, OutputProblem, ShapeMismatch, UnknownTensor
-from camelpress.core.output import staged, write_json
+from camelpress.core.json import write_json
+from camelpress.core.output import staged
 from camelpress.core.writer import CheckpointWriter, Slot
 
 Tensors = dict[str, Tensor]

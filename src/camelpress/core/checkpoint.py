@@ -6,7 +6,6 @@ pickled `.bin` shards of 2023 (`pickles`). Nothing here knows of diffs, bits or 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from camelpress.core import pickles
 from camelpress.core.errors import CheckpointProblem, UnknownTensor, UnsafeShard
+from camelpress.core.json import read_json
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
@@ -181,31 +181,6 @@ def companions(folder: Path) -> dict[str, Path]:
         for path in sorted(folder.glob(pattern))
         if path.is_file()
     }
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        CheckpointProblem: the file is missing, not JSON, or not an object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointProblem(
-            f"{path} does not exist", next_step="complete the checkpoint folder"
-        ) from error
-    except OSError as error:
-        raise CheckpointProblem(
-            f"{path} cannot be read ({error.strerror})", next_step="complete the checkpoint folder"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointProblem(
-            f"{path} is not valid JSON ({error})", next_step="download it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointProblem(f"{path} is not a JSON object", next_step="download it again")
-    return content
 
 
 def _listed(folder: Path) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -25,11 +24,6 @@ DISK_ERRORS = frozenset(
         errno.ENAMETOOLONG,
     }
 )
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON the one way this project does: two blanks, UTF-8, a newline at the end."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from camelpress.core.checkpoint import DTYPES, INDEXES, SINGLES
 from camelpress.core.errors import OutputProblem, ShapeMismatch, UnknownTensor
-from camelpress.core.output import write_json
+from camelpress.core.json import write_json
 
 SHARD_BYTES = 4 * 10**9
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
