@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from camelpress.core.checkpoint import Checkpoint, TensorInfo, companions
+from camelpress.core.checkpoint import Checkpoint, companions
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
 from camelpress.core.json import read_json
+from camelpress.core.shards import TensorInfo
 
 Tensors = dict[str, Tensor]
 
@@ -128,8 +129,8 @@ def test_a_shard_may_be_a_link_as_in_a_download_cache(tmp_path: Path) -> None:
 
 
 def test_the_size_of_a_tensor_without_values_is_zero() -> None:
-    assert TensorInfo(torch.float32, (0, 5), "x").nbytes == 0
-    assert TensorInfo(torch.float32, (), "x").nbytes == 4
+    assert TensorInfo(torch.float32, (0, 5), "x", 0).nbytes == 0
+    assert TensorInfo(torch.float32, (), "x", 0).nbytes == 4
 
 
 # --- config and companions ----------------------------------------------------------------------

@@ -19,10 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from camelpress.core.checkpoint import DTYPES, Checkpoint
+from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import OutputExists, OutputProblem, ShapeMismatch, UnknownTensor
 from camelpress.core.json import write_json
 from camelpress.core.output import staged
+from camelpress.core.shards import DTYPES
 from camelpress.core.writer import CheckpointWriter, Slot
 
 Tensors = dict[str, Tensor]

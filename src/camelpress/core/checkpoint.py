@@ -1,28 +1,25 @@
 """A Hugging Face checkpoint folder, opened lazily: names and shapes first, tensors one by one.
 
-Reads safetensors (memory-mapped, so a tensor costs memory only while somebody holds it) and the
-pickled `.bin` shards of 2023 (`pickles`). Nothing here knows of diffs, bits or gates.
+Reads safetensors and the pickled `.bin` shards of 2023 alike: the headers tell where in which
+file a tensor lies (`shards`). Nothing here knows of diffs, bits or gates.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from jaxtyping import UInt8
 from torch import Tensor
 
-from camelpress.core import pickles
-from camelpress.core.errors import CheckpointProblem, UnknownTensor, UnsafeShard
+from camelpress.core import pickles, shards
+from camelpress.core.errors import CheckpointProblem, UnknownTensor
 from camelpress.core.json import read_json
+from camelpress.core.shards import TensorInfo
 
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-SINGLES = ("model.safetensors", "pytorch_model.bin")
 COMPANIONS = (  # what lies beside weights and goes where they go
     "tokenizer*",
     "special_tokens_map.json",
@@ -36,29 +33,6 @@ COMPANIONS = (  # what lies beside weights and goes where they go
     "llama_license.txt",
     "*-report.json",  # of the stages before: a checkpoint carries its history
 )
-SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|bin)")
-
-# fmt: off
-DTYPES: Mapping[str, torch.dtype] = MappingProxyType({  # in the order they have in a file
-    "I64": torch.int64,     "F64": torch.float64,  "F32": torch.float32,  "I32": torch.int32,
-    "BF16": torch.bfloat16, "F16": torch.float16,  "I16": torch.int16,    "I8": torch.int8,
-    "U8": torch.uint8,      "BOOL": torch.bool,
-})
-# fmt: on
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """What a checkpoint says of a tensor before it is read."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    shard: str
-
-    @property
-    def nbytes(self) -> int:
-        """Size in bytes."""
-        return self.dtype.itemsize * torch.Size(self.shape).numel()
 
 
 class Checkpoint:
@@ -89,10 +63,10 @@ class Checkpoint:
                 f"{folder / 'config.json'} asks to run code of its own (auto_map)",
                 next_step="use a checkpoint of an architecture that transformers ships",
             )
-        listed = _listed(folder)
+        listed = shards.listed(folder)
         tensors: dict[str, TensorInfo] = {}
-        for shard in sorted(set(listed.values())) or [_single(folder)]:
-            for name, info in _header(folder / shard).items():
+        for shard in sorted(set(listed.values())) or [shards.single(folder)]:
+            for name, info in shards.header(folder / shard).items():
                 if listed and listed.get(name) != shard:
                     raise CheckpointProblem(
                         f"{folder / shard} holds {name!r}, which the index places "
@@ -123,22 +97,24 @@ class Checkpoint:
             ) from None
 
     def read(self, name: str) -> Tensor:
-        """One whole tensor, in its own dtype, on the CPU; do not write into it."""
-        path = self.folder / self.info(name).shard
-        if path.suffix == ".bin":
-            return pickles.load(path)[name]
-        with _opened(path) as file:
-            tensor: Tensor = file.get_tensor(name)
-            return tensor
+        """One whole tensor, in its own dtype, on the CPU, in memory of its own."""
+        return self._read(name, 0, None)
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` of a tensor, without reading the others."""
-        path = self.folder / self.info(name).shard
-        if path.suffix == ".bin":
-            return pickles.load(path)[name][start:stop]
-        with _opened(path) as file:
-            rows: Tensor = file.get_slice(name)[start:stop]
-            return rows
+        return self._read(name, start, stop)
+
+    def _read(self, name: str, start: int, stop: int | None) -> Tensor:
+        info = self.info(name)
+        path = self.folder / info.shard
+        if info.offset is None:
+            return pickles.load(path)[name][start:stop].contiguous()
+        if stop is None:
+            return _bytes(path, info.offset, info.nbytes).view(info.dtype).reshape(info.shape)
+        rows = len(range(*slice(start, stop).indices(info.shape[0])))
+        width = info.nbytes // max(1, info.shape[0])
+        found = _bytes(path, info.offset + start * width, rows * width)
+        return found.view(info.dtype).reshape(rows, *info.shape[1:])
 
     @property
     def quantization(self) -> Mapping[str, Any] | None:
@@ -183,72 +159,25 @@ def companions(folder: Path) -> dict[str, Path]:
     }
 
 
-def _listed(folder: Path) -> dict[str, str]:
-    """Tensor name to shard name, as the index says; empty where there is no index.
+def _bytes(path: Path, offset: int, count: int) -> UInt8[Tensor, " count"]:
+    """Some bytes of a file.
 
-    Pickles are read only where there are no safetensors.
+    They are read, not mapped: a mapped page stays in the process's memory as long as its file
+    is open, whoever has long forgotten the tensor.
+
+    Raises:
+        CheckpointProblem: the file ends before.
     """
-    for index, single in zip(INDEXES, SINGLES, strict=True):
-        if (folder / index).is_file():
-            listed = read_json(folder / index).get("weight_map")
-            if not isinstance(listed, dict) or not listed:
+    found = torch.empty(count, dtype=torch.uint8)
+    view = found.numpy().data
+    with path.open("rb", buffering=0) as file:
+        file.seek(offset)
+        done = 0
+        while done < count:
+            step = file.readinto(view[done:])
+            if not step:
                 raise CheckpointProblem(
-                    f"{folder / index} has no weight_map", next_step="download it again"
+                    f"{path} ends before all of its tensors do", next_step="download it again"
                 )
-            for shard in listed.values():
-                _check_shard(folder, index, shard)
-            return listed
-        if (folder / single).is_file():
-            break
-    return {}
-
-
-def _check_shard(folder: Path, index: str, shard: object) -> None:
-    if not isinstance(shard, str) or not SHARD_NAME.fullmatch(shard):
-        raise UnsafeShard(
-            f"{folder / index} names the shard {shard!r}, which is not a plain file name",
-            next_step="do not use this checkpoint",
-        )
-    if not (folder / shard).is_file():
-        raise CheckpointProblem(
-            f"{folder / shard} is missing, {index} lists it", next_step="download that file"
-        )
-
-
-def _single(folder: Path) -> str:
-    for name in SINGLES:
-        if (folder / name).is_file():
-            return name
-    raise CheckpointProblem(
-        f"{folder} holds no weights",
-        next_step=f"it needs {SINGLES[0]}, {SINGLES[1]} or shards with an index",
-    )
-
-
-def _header(path: Path) -> dict[str, TensorInfo]:
-    if path.suffix == ".bin":
-        return {
-            name: TensorInfo(tensor.dtype, tuple(tensor.shape), path.name)
-            for name, tensor in pickles.load(path).items()
-        }
-    with _opened(path) as file:
-        header = {}
-        for name in file.keys():  # noqa: SIM118 - not a mapping
-            view = file.get_slice(name)
-            dtype = DTYPES.get(view.get_dtype())
-            if dtype is None:
-                raise CheckpointProblem(
-                    f"{path} holds {name!r} as {view.get_dtype()}",
-                    next_step=f"convert it to one of {', '.join(DTYPES)}",
-                )
-            header[name] = TensorInfo(dtype, tuple(view.get_shape()), path.name)
-        return header
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointProblem(
-            f"{path} is not a complete safetensors file ({error})", next_step="download it again"
-        ) from error
+            done += step
+    return found

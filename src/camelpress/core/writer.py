@@ -18,9 +18,9 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from camelpress.core.checkpoint import DTYPES, INDEXES, SINGLES
 from camelpress.core.errors import OutputProblem, ShapeMismatch, UnknownTensor
 from camelpress.core.json import write_json
+from camelpress.core.shards import DTYPES, INDEXES, SINGLES
 
 SHARD_BYTES = 4 * 10**9
 NAMES = {dtype: name for name, dtype in DTYPES.items()}

@@ -1,0 +1,156 @@
+"""The files of a checkpoint and what their headers say: name, type, shape, place of each tensor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from camelpress.core import pickles
+from camelpress.core.errors import CheckpointProblem, UnsafeShard
+from camelpress.core.json import parse_json, read_json
+
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLES = ("model.safetensors", "pytorch_model.bin")
+SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|bin)")
+
+# fmt: off
+DTYPES: Mapping[str, torch.dtype] = MappingProxyType({  # in the order they have in a file
+    "I64": torch.int64,     "F64": torch.float64,  "F32": torch.float32,  "I32": torch.int32,
+    "BF16": torch.bfloat16, "F16": torch.float16,  "I16": torch.int16,    "I8": torch.int8,
+    "U8": torch.uint8,      "BOOL": torch.bool,
+})
+# fmt: on
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a checkpoint says of a tensor before it is read."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    shard: str
+    offset: int | None  # of its first byte in the shard; None where it does not lie in one piece
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+def listed(folder: Path) -> dict[str, str]:
+    """Tensor name to shard name, as the index says; empty where there is no index.
+
+    Pickles are read only where there are no safetensors.
+
+    Raises:
+        CheckpointProblem: an index without content, or a shard that is missing.
+        UnsafeShard: the index names something other than a plain file of this folder.
+    """
+    for index, single in zip(INDEXES, SINGLES, strict=True):
+        if (folder / index).is_file():
+            found = read_json(folder / index).get("weight_map")
+            if not isinstance(found, dict) or not found:
+                raise CheckpointProblem(
+                    f"{folder / index} has no weight_map", next_step="download it again"
+                )
+            for shard in found.values():
+                _check_shard(folder, index, shard)
+            return found
+        if (folder / single).is_file():
+            break
+    return {}
+
+
+def single(folder: Path) -> str:
+    """The name of the one weight file of a folder without an index.
+
+    Raises:
+        CheckpointProblem: there is none.
+    """
+    for name in SINGLES:
+        if (folder / name).is_file():
+            return name
+    raise CheckpointProblem(
+        f"{folder} holds no weights",
+        next_step=f"it needs {SINGLES[0]}, {SINGLES[1]} or shards with an index",
+    )
+
+
+def header(path: Path) -> dict[str, TensorInfo]:
+    """What one weight file says it holds, in the order of the file.
+
+    Raises:
+        CheckpointProblem: it is not complete, holds a type that is not known, or says something
+            twice.
+    """
+    if path.suffix == ".safetensors":
+        return _safetensors(path)
+    return {
+        name: TensorInfo(tensor.dtype, tuple(tensor.shape), path.name, offset)
+        for name, (tensor, offset) in pickles.places(path).items()
+    }
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself; nothing for any other file."""
+    if path.suffix != ".safetensors":
+        return {}
+    with _checked(path) as file:
+        found: dict[str, str] = file.metadata() or {}
+        return found
+
+
+def _safetensors(path: Path) -> dict[str, TensorInfo]:
+    with _checked(path):  # by the library, which knows every lie that a header can tell
+        pass
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            entries = parse_json(file.read(length))
+        except ValueError as error:
+            raise _incomplete(path, error) from error
+    tensors = {}
+    for name, entry in entries.items():
+        if name == "__metadata__":
+            continue
+        dtype = DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise CheckpointProblem(
+                f"{path} holds {name!r} as {entry['dtype']}",
+                next_step=f"convert it to one of {', '.join(DTYPES)}",
+            )
+        begin = 8 + length + entry["data_offsets"][0]
+        tensors[name] = TensorInfo(dtype, tuple(entry["shape"]), path.name, begin)
+    return tensors
+
+
+def _checked(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise _incomplete(path, error) from error
+
+
+def _incomplete(path: Path, error: Exception) -> CheckpointProblem:
+    return CheckpointProblem(
+        f"{path} is not a complete safetensors file ({error})", next_step="download it again"
+    )
+
+
+def _check_shard(folder: Path, index: str, shard: object) -> None:
+    if not isinstance(shard, str) or not SHARD_NAME.fullmatch(shard):
+        raise UnsafeShard(
+            f"{folder / index} names the shard {shard!r}, which is not a plain file name",
+            next_step="do not use this checkpoint",
+        )
+    if not (folder / shard).is_file():
+        raise CheckpointProblem(
+            f"{folder / shard} is missing, {index} lists it", next_step="download that file"
+        )
