@@ -1,19 +1,21 @@
 """Sharded safetensors, streamed: every byte has its place before the first tensor is there.
 
 The header of a safetensors file needs only names, types and shapes. So all files are laid out
-first, tensors arrive one at a time in any order and go straight to their place, and no more than
-one of them is ever in memory. The same tensors give the same bytes, whatever the order.
+first, tensors arrive in pieces and in any order and go straight to their place, and no more than
+the pieces are ever in memory. The same tensors give the same bytes, whatever the order.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO
+from threading import Lock
+from types import MappingProxyType, TracebackType
 
 import torch
 from torch import Tensor
@@ -23,6 +25,7 @@ from camelpress.core.json import write_json
 from camelpress.core.shards import DTYPES, INDEXES, SINGLES
 
 SHARD_BYTES = 4 * 10**9
+CHUNK = 2**20  # bytes that are hashed at a time
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 RANKS = {dtype: rank for rank, dtype in enumerate(DTYPES.values())}
 
@@ -41,56 +44,98 @@ class Slot:
 
 
 class CheckpointWriter:
-    """Writes the tensors of one checkpoint into an existing folder.
+    """Writes the tensors of one checkpoint into an existing folder, from any number of threads.
+
+    A shard has its own name only once all of its tensors are there; until then it is
+    `NAME.partial`. What a writer before left of the same layout is taken over: ask `digest` what
+    stands in a tensor's place, and tell with `done` that it is right.
 
     Args:
         folder: where the shards go; give a staged folder, so that half a model has no name.
-        slots: every tensor that will come.
+        slots: every tensor that will come; shards are filled in this order.
         shard_bytes: a shard closes before it would grow beyond this.
+        metadata: what the headers say besides `format`.
+    Raises:
+        OutputProblem: there is not enough space for all of them.
     """
 
     def __init__(
-        self, folder: Path, slots: Mapping[str, Slot], *, shard_bytes: int = SHARD_BYTES
+        self,
+        folder: Path,
+        slots: Mapping[str, Slot],
+        *,
+        shard_bytes: int = SHARD_BYTES,
+        metadata: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._folder = folder
         self._slots = dict(slots)
-        self._missing = set(slots)
+        self._lock = Lock()
         self._places: dict[str, tuple[str, int]] = {}
-        self._headers: dict[str, bytes] = {}
-        self._file: BinaryIO | None = None
-        needed = sum(slot.nbytes for slot in slots.values())
-        free = shutil.disk_usage(folder).free
-        if needed > free:
-            raise OutputProblem(
-                f"{folder.parent} has {free:,} bytes free, the output needs {needed:,}",
-                next_step="free some space or name another output",
-            )
-        self._lay_out(shard_bytes)
+        self._missing: dict[str, set[str]] = {}
+        self._files: dict[str, int] = {}
+        shards = _shards(slots, shard_bytes)
+        _require_space(folder, sum(slot.nbytes for slot in slots.values()))
+        for shard, content in shards.items():
+            header, offsets = layout(content, metadata)
+            self._places |= {name: (shard, offset) for name, offset in offsets.items()}
+            self._missing[shard] = set(content)
+            size = len(header) + sum(slot.nbytes for slot in content.values())
+            _prepare(folder / shard, header, size)
 
     def put(self, name: str, tensor: Tensor) -> None:
-        """Write one tensor to its place.
+        """Write one whole tensor to its place.
 
         Raises:
             UnknownTensor: it was not announced, or came before.
             ShapeMismatch: its shape or dtype is not the announced one.
         """
-        if name not in self._missing:
-            raise UnknownTensor(
-                f"{name!r} was {'already written' if name in self._slots else 'not announced'}",
-                next_step="announce each tensor once",
-            )
-        slot = self._slots[name]
+        slot = self._expected(name)
         if (tensor.dtype, tuple(tensor.shape)) != (slot.dtype, slot.shape):
             raise ShapeMismatch(
                 f"{name!r} is {tensor.dtype} {tuple(tensor.shape)}, announced was {slot.dtype} "
                 f"{slot.shape}",
                 next_step="announce what is written",
             )
-        shard, offset = self._places[name]
-        file = self._open(shard)
-        file.seek(offset)
-        file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        self._missing.discard(name)
+        self.write(name, 0, data(tensor))
+        self.done(name)
+
+    def write(self, name: str, offset: int, content: memoryview) -> None:
+        """Write some bytes of a tensor, `offset` bytes after its first one.
+
+        Raises:
+            UnknownTensor: it was not announced, or is complete.
+        """
+        self._expected(name)
+        shard, begin = self._places[name]
+        file = self._opened(shard)
+        while len(content):
+            written = os.pwrite(file, content, begin + offset)
+            content, offset = content[written:], offset + written
+
+    def done(self, name: str) -> None:
+        """All of a tensor is in its place; the last one of a shard gives it its name."""
+        self._expected(name)
+        shard = self._places[name][0]
+        with self._lock:
+            self._missing[shard].discard(name)
+            file = None if self._missing[shard] else self._files.pop(shard, None)
+            complete = not self._missing[shard]
+        if complete:
+            if file is None:
+                file = os.open(_partial(self._folder / shard), os.O_RDWR)
+            os.fsync(file)
+            os.close(file)
+            _partial(self._folder / shard).rename(self._folder / shard)
+
+    def digest(self, name: str) -> str:
+        """The SHA-256 of what stands in a tensor's place now."""
+        slot = self._expected(name)
+        shard, begin = self._places[name]
+        file = self._opened(shard)
+        found = hashlib.sha256()
+        for offset in range(0, slot.nbytes, CHUNK):
+            found.update(os.pread(file, min(CHUNK, slot.nbytes - offset), begin + offset))
+        return found.hexdigest()
 
     def __enter__(self) -> CheckpointWriter:
         return self
@@ -101,57 +146,49 @@ class CheckpointWriter:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        if self._file is not None:
-            self._file.close()
+        for file in self._files.values():
+            os.close(file)
         if kind is None:
             self._finish()
 
     def _finish(self) -> None:
-        if self._missing:
+        missing = set().union(*self._missing.values())
+        if missing:
             raise UnknownTensor(
-                f"{len(self._missing)} tensors were never written, {min(self._missing)!r} first",
+                f"{len(missing)} tensors were never written, {min(missing)!r} first",
                 next_step="run the stage again",
             )
-        if len(self._headers) > 1:
+        if len(self._missing) > 1:
             index = {
                 "metadata": {"total_size": sum(slot.nbytes for slot in self._slots.values())},
                 "weight_map": {name: place[0] for name, place in sorted(self._places.items())},
             }
             write_json(self._folder / INDEXES[0], index)
 
-    def _lay_out(self, shard_bytes: int) -> None:
-        shards: list[dict[str, Slot]] = [{}]
-        filled = 0
-        for name, slot in self._slots.items():
-            if shards[-1] and filled + slot.nbytes > shard_bytes:
-                shards.append({})
-                filled = 0
-            shards[-1][name] = slot
-            filled += slot.nbytes
-        for number, slots in enumerate(shards, start=1):
-            shard = (
-                SINGLES[0]
-                if len(shards) == 1
-                else f"model-{number:05}-of-{len(shards):05}.safetensors"
+    def _expected(self, name: str) -> Slot:
+        if name not in self._slots or name not in self._missing[self._places[name][0]]:
+            raise UnknownTensor(
+                f"{name!r} was {'already written' if name in self._slots else 'not announced'}",
+                next_step="announce each tensor once",
             )
-            header, offsets = layout(slots)
-            self._headers[shard] = header
-            for name, offset in offsets.items():
-                self._places[name] = (shard, offset)
-            with (self._folder / shard).open("wb") as file:
-                file.write(header)
-                file.truncate(len(header) + sum(slot.nbytes for slot in slots.values()))
+        return self._slots[name]
 
-    def _open(self, shard: str) -> BinaryIO:
-        path = self._folder / shard
-        if self._file is None or self._file.name != str(path):
-            if self._file is not None:
-                self._file.close()
-            self._file = path.open("r+b")
-        return self._file
+    def _opened(self, shard: str) -> int:
+        with self._lock:
+            if shard not in self._files:
+                self._files[shard] = os.open(_partial(self._folder / shard), os.O_RDWR)
+            return self._files[shard]
 
 
-def layout(slots: Mapping[str, Slot]) -> tuple[bytes, dict[str, int]]:
+def data(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor as they stand in a file."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def layout(
+    slots: Mapping[str, Slot], metadata: Mapping[str, str] = MappingProxyType({})
+) -> tuple[bytes, dict[str, int]]:
     """The header of a safetensors file, and where in the file each tensor begins.
 
     Tensors stand by type, the wide ones first, and then by name, as the safetensors library
@@ -160,7 +197,7 @@ def layout(slots: Mapping[str, Slot]) -> tuple[bytes, dict[str, int]]:
     Source: huggingface/safetensors 24b0b28, README.md (format) and safetensors/src/tensor.rs.
     """
     names = sorted(slots, key=lambda name: (RANKS[slots[name].dtype], name))
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    entries: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     begin = 0
     begins = {}
     for name in names:
@@ -176,3 +213,49 @@ def layout(slots: Mapping[str, Slot]) -> tuple[bytes, dict[str, int]]:
     text += b" " * (-len(text) % 8)
     header = len(text).to_bytes(8, "little") + text
     return header, {name: len(header) + begin for name, begin in begins.items()}
+
+
+def _shards(slots: Mapping[str, Slot], shard_bytes: int) -> dict[str, dict[str, Slot]]:
+    groups: list[dict[str, Slot]] = [{}]
+    filled = 0
+    for name, slot in slots.items():
+        if groups[-1] and filled + slot.nbytes > shard_bytes:
+            groups.append({})
+            filled = 0
+        groups[-1][name] = slot
+        filled += slot.nbytes
+    if len(groups) == 1:
+        return {SINGLES[0]: groups[0]}
+    count = len(groups)
+    return {
+        f"model-{number:05}-of-{count:05}.safetensors": group
+        for number, group in enumerate(groups, start=1)
+    }
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    there = sum(path.stat().st_blocks * 512 for path in folder.glob("*.safetensors*"))
+    free = shutil.disk_usage(folder).free
+    if needed - there > free:
+        raise OutputProblem(
+            f"{folder.parent} has {free:,} bytes free, the output needs {needed - there:,}",
+            next_step="free some space or name another output",
+        )
+
+
+def _prepare(shard: Path, header: bytes, size: int) -> None:
+    """A partial shard of the right size, with its header: what is there already, or a new one."""
+    partial = _partial(shard)
+    if shard.exists():
+        shard.rename(partial)
+    if partial.exists() and partial.stat().st_size == size:
+        with partial.open("rb") as old:
+            if old.read(len(header)) == header:
+                return
+    with partial.open("wb") as file:
+        file.write(header)
+        file.truncate(size)
+
+
+def _partial(shard: Path) -> Path:
+    return shard.with_name(shard.name + ".partial")
