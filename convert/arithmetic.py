@@ -1,75 +1,168 @@
-"""One tensor of base + diff = tuned, forwards and backwards, in fp32."""
+"""One tensor of base + diff = tuned, forwards and backwards, in fp32 and in pieces.
+
+A piece is small enough to stay in a processor's cache between its reading, adding, hashing and
+writing, and so is the memory of a whole recovery.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
+from jaxtyping import Float, Float32
 from torch import Tensor
 
-from camelpress.convert.pairs import Pair, extended
+from camelpress.convert.evidence import Counts, counts
+from camelpress.convert.rules import Plan, base_rows
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import dtype_name
 from camelpress.core.errors import NumericsProblem
-from camelpress.core.writer import CheckpointWriter, Slot
+
+PIECE = 2**18  # values
 
 
-def slots(matched: list[Pair], dtype: torch.dtype) -> dict[str, Slot]:
-    """What is going to be written."""
-    return {pair.name: Slot(dtype, pair.shape) for pair in matched}
+@dataclass
+class Told:
+    """What is known of a tensor once all of its pieces went by."""
+
+    largest_change: float = 0.0
+    counts: Counts | None = None
+    inexact: int | None = None
+    largest_error: float | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """As plain data, without what was not looked at."""
+        found = asdict(self) | {"counts": self.counts and self.counts.plain()}
+        return {key: value for key, value in found.items() if value is not None}
 
 
-def add(
-    pair: Pair, base: Checkpoint, diff: Checkpoint, writer: CheckpointWriter, dtype: torch.dtype
-) -> dict[str, Any]:
-    """Write one tuned tensor, and tell how it came about.
+@dataclass(frozen=True)
+class Operands:
+    """The two checkpoints and what extends the base.
 
-    Raises:
-        NumericsProblem: a sum is not finite.
+    Args:
+        base: the raw model.
+        other: the diff, or the tuned model.
+        means: the mean row of each base tensor that a rule needs.
     """
-    left, difference = _read(pair, base, diff)
-    tuned = (left + difference).to(dtype)
-    if not bool(tuned.isfinite().all()):
-        raise NumericsProblem(
-            f"{pair.name!r} of {base.folder} + {diff.folder} has "
-            f"{int((~tuned.isfinite()).sum())} values that are not finite",
-            next_step="download both again, and choose a dtype that holds the sums",
-        )
-    writer.put(pair.name, tuned)
-    return _told(pair, difference)
+
+    base: Checkpoint
+    other: Checkpoint
+    means: dict[str, Float32[Tensor, " width"]]
 
 
-def subtract(
-    pair: Pair, base: Checkpoint, tuned: Checkpoint, writer: CheckpointWriter, dtype: torch.dtype
-) -> dict[str, Any]:
-    """Write one tensor of a diff, having seen that `add` brings back the tuned one as `dtype`.
+def added(
+    plan: Plan, operands: Operands, dtype: torch.dtype, *, check: bool, told: Told
+) -> Iterator[Float[Tensor, "..."]]:
+    """The tuned tensor, piece by piece.
 
+    Args:
+        plan: its rule.
+        operands: base and diff.
+        dtype: of what is yielded.
+        check: test every sum, not a sample only.
+        told: takes what is found.
     Raises:
-        NumericsProblem: it does not, or a value is not finite.
+        NumericsProblem: a sum is not finite, or does not fit `dtype`.
     """
-    left, right = _read(pair, base, tuned)
-    difference = right - left
-    back = (left + difference).to(dtype).to(torch.float32)
-    lost = int(((back != right) | ~difference.isfinite()).sum())
-    if lost:
+    stored = operands.other.info(plan.name).dtype
+    for start, stop in _pieces(plan):
+        difference = _rows(operands.other, plan.name, start, stop)
+        _see(told, difference)
+        base = _base(plan, operands, start, stop)
+        sums = difference if base is None else base + difference
+        if start >= plan.common and plan.extra != "published" and plan.pair.grown:
+            sums = _extra(plan, operands, len(sums))
+        elif check and base is not None and start < plan.common:
+            told.counts = (told.counts or Counts()) + counts(base, difference, sums, stored)
+        _require_range(plan, operands, sums, dtype)
+        yield sums.to(dtype)
+
+
+def subtracted(
+    plan: Plan, operands: Operands, dtype: torch.dtype, tuned: torch.dtype, *, told: Told
+) -> Iterator[Float[Tensor, "..."]]:
+    """The diff, piece by piece, having seen what `added` brings back.
+
+    Args:
+        plan: its rule.
+        operands: base and tuned model.
+        dtype: of what is yielded.
+        tuned: of what has to come back.
+        told: takes what is found; `inexact` counts the values that would not come back.
+    Raises:
+        NumericsProblem: a difference is not finite in `dtype`, or a float32 diff would lose
+            something.
+    """
+    for start, stop in _pieces(plan):
+        right = _rows(operands.other, plan.name, start, stop)
+        base = _base(plan, operands, start, stop)
+        exact = right if base is None else right - base
+        _require_range(plan, operands, exact, dtype)
+        difference = exact.to(dtype)
+        wide = difference.to(torch.float32)
+        back = (wide if base is None else base + wide).to(tuned).to(torch.float32)
+        _see(told, wide)
+        told.inexact = (told.inexact or 0) + int((back != right).sum())
+        error = float((back - right).abs().max())
+        told.largest_error = max(told.largest_error or 0.0, error)
+        if told.inexact and dtype is torch.float32:
+            raise NumericsProblem(
+                f"{told.inexact} values of {plan.name!r} in {operands.other.folder} would not "
+                f"come back from a float32 diff as {dtype_name(tuned)}: they need a wider type, "
+                "or are 65,536 times smaller than the base's",
+                next_step="publish the tuned weights themselves",
+            )
+        yield difference
+
+
+def _pieces(plan: Plan) -> Iterator[tuple[int, int]]:
+    """Runs of rows, none of which holds both rows of the base and added ones."""
+    width = max(1, torch.Size(plan.pair.shape[1:]).numel())
+    step = max(1, PIECE // width)
+    common = min(plan.common, plan.rows)
+    cuts = sorted({*range(0, common, step), *range(common, plan.rows, step), plan.rows})
+    return pairwise(cuts)
+
+
+def _rows(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Float32[Tensor, "..."]:
+    return checkpoint.rows(name, start, stop).to(torch.float32)
+
+
+def _base(plan: Plan, operands: Operands, start: int, stop: int) -> Float32[Tensor, "..."] | None:
+    """What is added to the difference; None for nothing."""
+    name = plan.pair.base_name
+    if name is None or plan.rule == "absolute":
+        return None
+    if start < plan.common:
+        return base_rows(plan, _rows(operands.base, name, start, stop))
+    if plan.rule == "mean":
+        return operands.means[name].expand(stop - start, -1)
+    return None
+
+
+def _extra(plan: Plan, operands: Operands, rows: int) -> Float32[Tensor, "rows width"]:
+    if plan.extra == "mean" and plan.pair.base_name is not None:
+        return operands.means[plan.pair.base_name].expand(rows, -1)
+    return torch.zeros(rows, *plan.pair.shape[1:])
+
+
+def _see(told: Told, difference: Float32[Tensor, "..."]) -> None:
+    low, high = difference.aminmax()
+    told.largest_change = max(told.largest_change, float(high), -float(low))
+
+
+def _require_range(
+    plan: Plan, operands: Operands, values: Float32[Tensor, "..."], dtype: torch.dtype
+) -> None:
+    low, high = values.aminmax()
+    limit = torch.finfo(dtype).max
+    if not (float(low) >= -limit and float(high) <= limit):  # NaN is neither
         raise NumericsProblem(
-            f"{lost} values of {pair.name!r} in {tuned.folder} would not come back from a float32 "
-            f"diff as {dtype_name(dtype)}: they are not finite, need a wider type, "
-            "or are 65,536 times smaller than the base's",
-            next_step="publish the tuned weights themselves",
+            f"{plan.name!r} of {operands.base.folder} and {operands.other.folder} gives values "
+            f"that are not finite in {dtype_name(dtype)}",
+            next_step="download both again, or choose a dtype that holds them",
         )
-    writer.put(pair.name, difference)
-    return _told(pair, difference)
-
-
-def _read(pair: Pair, base: Checkpoint, other: Checkpoint) -> tuple[Tensor, Tensor]:
-    left = base.read(pair.base_name).to(torch.float32)
-    return extended(left, pair.extra_rows), other.read(pair.name).to(torch.float32)
-
-
-def _told(pair: Pair, difference: Tensor) -> dict[str, Any]:
-    return {
-        "name": pair.name,
-        "rule": pair.rule,
-        "largest_change": float(difference.abs().max()),
-    }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from camelpress.core.settings import Settings
+
+Rule = Annotated[str, StringConstraints(pattern=r"^((.+=)?(auto|mean|zero|prefix|absolute|drop))$")]
 
 
 class Recover(Settings):
@@ -17,15 +19,36 @@ class Recover(Settings):
         description="of the recovered weights; auto: the 16-bit type that the sums fit exactly, "
         "float32 if there is none",
     )
-    check: Literal["sample", "off"] = Field(
-        default="sample", description="whether to test that this is the base the diff was made from"
+    check: Literal["full", "sample", "off"] = Field(
+        default="sample",
+        description="whether to test that this is the base the diff was made from: on every "
+        "value while adding, on a sample before anything is written, or not at all",
+    )
+    rule: tuple[Rule, ...] = Field(
+        default=("auto",),
+        description="how the base is extended where the diff is larger: auto|mean|zero|prefix|"
+        "absolute|drop, or NAME=RULE for the tensors of that name (* matches); repeatable, the "
+        "last that fits holds",
+    )
+    extra_rows: Literal["published", "zero", "mean", "drop"] = Field(
+        default="published",
+        description="what becomes of the rows of added tokens: as the rule says, zeros, the mean "
+        "of the base's rows, or none",
+    )
+    chat_template: Literal["auto", "tulu", "none"] = Field(
+        default="auto",
+        description="auto: the diff's own, or Tulu's where the diff is of open-instruct",
     )
 
 
 class MakeDiff(Settings):
     """tuned - base = diff."""
 
-    dtype: Literal["float32"] = Field(
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
-        description="of the diff; the difference of 16-bit weights loses nothing in float32",
+        description="of the diff; float32 comes back bit for bit, 16 bits within a stated bound",
+    )
+    rule: Literal["mean", "zero"] = Field(
+        default="mean",
+        description="what stands in the base's place for the rows of added tokens",
     )

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.provenance import MANIFEST, PROVENANCE, manifest, manifest_text
+from camelpress.core.provenance import MANIFEST, PROVENANCE, manifest, manifest_text, versions
 from camelpress.core.report import Report
 from camelpress.publish import release, tables
 from camelpress.publish.card import Facts
 from camelpress.publish.scan import require_no_secrets
-
-PACKAGES = ("camelpress", "safetensors", "torch", "transformers")
 
 
 def seal(folder: Path, facts: Facts, judged: Mapping[str, str]) -> Report:
@@ -61,8 +57,3 @@ def _provenance(facts: Facts, judged: Mapping[str, str], hashes: Mapping[str, st
             "model": dict(judged),
         },
     )
-
-
-def versions() -> dict[str, str]:
-    """What this release was made with."""
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from inspect import Parameter
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -59,6 +58,8 @@ def _default(name: str, field: FieldInfo) -> str:
         return on.strip("-") if field.default else off.strip("-")
     if field.default in (None, ()):
         return "none"
+    if isinstance(field.default, tuple):
+        return ", ".join(map(str, field.default))
     return str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
 
 
@@ -67,10 +68,15 @@ def _plain(annotation: Any) -> Any:
     if get_origin(annotation) is Literal:
         return type(get_args(annotation)[0])
     if get_origin(annotation) is tuple:
-        return list[Path]
+        return list[_item(annotation)]  # type: ignore[misc]
     if get_origin(annotation) in (Union, UnionType):
         return next(kind for kind in get_args(annotation) if kind is not NoneType)
     return annotation
+
+
+def _item(annotation: Any) -> Any:
+    item = get_args(annotation)[0]
+    return get_args(item)[0] if get_origin(item) is Annotated else item
 
 
 def _is_section(annotation: Any) -> bool:

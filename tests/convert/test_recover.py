@@ -75,7 +75,7 @@ def test_a_diff_in_fp16_is_added_in_fp32(base: Path, diff: Path, tmp_path: Path)
         tmp_path / "rounded",
         lambda tensors: {name: tensor.half() for name, tensor in tensors.items()},
     )
-    back = add(base, rounded, tmp_path / "back", Recover(dtype="bfloat16"))
+    back = add(base, rounded, tmp_path / "back", Recover(dtype="bfloat16", rule=("mean",)))
     expected = weights.summed(weights.read(base), weights.read(rounded))
     assert weights.same(
         weights.read(back), {name: tensor.bfloat16() for name, tensor in expected.items()}
@@ -221,7 +221,7 @@ def test_the_report_tells_what_went_in_and_how_each_tensor_came_about(
     assert report.inputs == {"base": checkpoint_digest(base), "diff": checkpoint_digest(diff)}
     assert report.facts["representable"]["bfloat16"] == 1.0
     assert report.facts["representable"]["float16"] < 1.0
-    assert report.facts["sampled"] > 50_000
+    assert report.facts["tested"] > 50_000
     told = {tensor["name"]: tensor for tensor in report.facts["tensors"]}
     assert told.keys() == weights.read(diff).keys()
     for name, tensor in weights.read(diff).items():
@@ -284,7 +284,9 @@ def test_shapes_that_differ_by_more_than_added_tokens_are_refused(
 
 def test_sums_that_are_not_finite_are_refused(base: Path, diff: Path, tmp_path: Path) -> None:
     bad = weights.changed(diff, tmp_path / "bad", replaced(NORM, torch.full((64,), torch.inf)))
-    with pytest.raises(NumericsProblem, match="has 64 values that are not finite") as told:
+    with pytest.raises(
+        NumericsProblem, match="not finite in bfloat16"
+    ) as told:
         add(base, bad, tmp_path / "back")
     assert NORM in told.value.what
     assert not (tmp_path / "back").exists()

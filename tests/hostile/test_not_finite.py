@@ -11,13 +11,15 @@ from safetensors.torch import load_file
 import damage
 import stages
 from camelpress.core.errors import NumericsProblem
-from refusal import refusal, starting
+from refusal import refusal
 
 EMBEDDING = "model.embed_tokens.weight"
 NORM = "model.norm.weight"
 DOWN = "model.layers.1.mlp.down_proj.weight"
 NOT_FINITE = [float("nan"), float("inf"), float("-inf")]
 PLAIN = [EMBEDDING, NORM, "lm_head.weight", "model.layers.0.input_layernorm.weight"]
+
+NEXT = "download both again, or choose a dtype that holds them"
 
 
 def spoiled(folder: Path, out: Path, name: str, value: float) -> Path:
@@ -35,8 +37,9 @@ def test_a_sum_that_is_not_finite_is_not_recovered(
     inputs[side] = spoiled(inputs[side], tmp_path / "broken", name, value)
     with refusal(
         NumericsProblem,
-        f"{name!r} of {inputs['base']} + {inputs['diff']} has 1 values that are not finite",
-        next_step="download both again, and choose a dtype that holds the sums",
+        f"{name!r} of {inputs['base']} and {inputs['diff']} gives values that are not finite "
+        "in bfloat16",
+        next_step=NEXT,
         out=out,
     ):
         stages.recover(inputs["base"], inputs["diff"], out)
@@ -48,8 +51,8 @@ def test_a_sum_too_large_for_the_dtype_is_not_recovered(
     broken = spoiled(diff, tmp_path / "broken", DOWN, 1e5)
     with refusal(
         NumericsProblem,
-        f"{DOWN!r} of {base} + {broken} has 1 values that are not finite",
-        next_step="download both again, and choose a dtype that holds the sums",
+        f"{DOWN!r} of {base} and {broken} gives values that are not finite in float16",
+        next_step=NEXT,
         out=out,
     ):
         stages.recover(base, broken, out, dtype="float16")
@@ -62,8 +65,8 @@ def test_no_diff_is_made_of_weights_that_are_not_finite(
     broken = spoiled(tuned, tmp_path / "broken", NORM, value)
     with refusal(
         NumericsProblem,
-        starting(f"1 values of {NORM!r} in {broken} would not come back from a float32 diff"),
-        next_step="publish the tuned weights themselves",
+        f"{NORM!r} of {base} and {broken} gives values that are not finite in float32",
+        next_step=NEXT,
         out=out,
     ):
         stages.make_diff(base, broken, out)

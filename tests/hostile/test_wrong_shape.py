@@ -55,7 +55,8 @@ def test_a_tensor_that_only_the_diff_has_is_refused(
     with refusal(
         UnknownTensor,
         f"{broken} holds {name!r}, which the base {base} lacks",
-        next_step="give a base and a diff of the same architecture",
+        next_step="give a base and a diff of the same architecture; or, if it is no difference, "
+        f"--rule {name}=absolute",
         out=out,
     ):
         stages.recover(base, broken, out)

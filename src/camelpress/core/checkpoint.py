@@ -17,46 +17,40 @@ from torch import Tensor
 
 from camelpress.core import pickles, shards
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
+from camelpress.core.hub import COMPANIONS, locate
 from camelpress.core.json import read_json
 from camelpress.core.shards import TensorInfo
-
-COMPANIONS = (  # what lies beside weights and goes where they go
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "generation_config.json",
-    "LICENSE*",
-    "NOTICE*",
-    "llama_license.txt",
-    "*-report.json",  # of the stages before: a checkpoint carries its history
-)
 
 
 class Checkpoint:
     """A folder of weights and its config; `open` checks it before any work is done."""
 
     def __init__(
-        self, folder: Path, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, TensorInfo],
+        *,
+        origin: str | None = None,
     ) -> None:
         self.folder = folder
         self.config = config
         self.tensors = tensors
+        self.origin = origin or str(folder)
 
     @classmethod
-    def open(cls, folder: Path) -> Checkpoint:
+    def open(cls, place: Path) -> Checkpoint:
         """Read the config, the index and the header of every shard.
 
+        Args:
+            place: a folder, or a model repository as `hub.locate` takes it.
         Raises:
-            CheckpointProblem: no folder, no config, a missing, truncated or contradictory shard.
+            CheckpointProblem: no such place, no config, a missing, truncated or contradictory
+                shard.
             UnsafeShard: the index names something other than a plain file of this folder.
         """
-        if not folder.is_dir():
-            raise CheckpointProblem(
-                f"{folder} is not a folder", next_step="give a Hugging Face checkpoint folder"
-            )
+        located = locate(place)
+        folder = located.folder
         config = read_json(folder / "config.json")
         if "auto_map" in config:
             raise CheckpointProblem(
@@ -80,7 +74,9 @@ class Checkpoint:
                 f"{folder / listed[missing[0]]} lacks {missing[0]!r}, which the index lists there",
                 next_step="download that file again",
             )
-        return cls(folder, MappingProxyType(config), MappingProxyType(tensors))
+        return cls(
+            folder, MappingProxyType(config), MappingProxyType(tensors), origin=located.origin
+        )
 
     def info(self, name: str) -> TensorInfo:
         """What is known of one tensor.
@@ -109,7 +105,7 @@ class Checkpoint:
         path = self.folder / info.shard
         if info.offset is None:
             return pickles.load(path)[name][start:stop].contiguous()
-        if stop is None:
+        if stop is None or not info.shape:
             return _bytes(path, info.offset, info.nbytes).view(info.dtype).reshape(info.shape)
         rows = len(range(*slice(start, stop).indices(info.shape[0])))
         width = info.nbytes // max(1, info.shape[0])

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path, PurePath
+from types import MappingProxyType
 from typing import Any
 
 MANIFEST = "SHA256SUMS"
 PROVENANCE = "provenance.json"
 REPORT_SUFFIX = "-report.json"
-IDENTITY = ("*.safetensors", "*.bin", "*.json", "*.model", "*.jinja", "merges.txt")
+PACKAGES = ("camelpress", "safetensors", "torch", "transformers")
+IDENTITY = ("*.safetensors", "*.bin", "*.pth", "*.json", "*.model", "*.jinja", "merges.txt")
 
 
 def sha256_file(path: Path) -> str:
@@ -41,15 +45,27 @@ def is_identity(name: str) -> bool:
     )
 
 
-def checkpoint_hashes(folder: Path) -> dict[str, str]:
-    """Name to hash of all that makes a model what it is; reports about it do not."""
-    files = (path for path in folder.iterdir() if is_identity(path.name) and path.is_file())
-    return manifest(files, relative_to=folder)
+def checkpoint_hashes(
+    folder: Path, known: Mapping[Path, str] = MappingProxyType({})
+) -> dict[str, str]:
+    """Name to hash of all that makes a model what it is; reports about it do not.
+
+    Args:
+        folder: of the checkpoint.
+        known: hashes of files that were read already.
+    """
+    files = sorted(path for path in folder.iterdir() if is_identity(path.name) and path.is_file())
+    return {path.name: known.get(path) or sha256_file(path) for path in files}
 
 
 def checkpoint_digest(folder: Path) -> str:
     """One hash for a model."""
     return sha256_json(checkpoint_hashes(folder))
+
+
+def versions() -> dict[str, str]:
+    """What this program runs on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
 class Hashes:

@@ -1,0 +1,164 @@
+"""What the weights themselves tell of a diff: no checksum of a recovered model was ever published.
+
+A tuned model was saved in 16 bits. If base and diff belong together, their fp32 sums are numbers
+of that type, all of them; with a wrong base hardly one in ten is bfloat16, and seven in ten are
+float16 (which holds most small numbers of any kind).
+
+A diff in 16 bits was itself rounded, but not everywhere: where the change is small beside the
+base's weight, tuned - base needs no more bits than a 16-bit type has. Only there it is evidence.
+With |change| <= |weight| / 2 float16 holds it, for then both weights are multiples of one float16
+step and the difference is at most 2**11 of them (Sterbenz); with |weight| / 32 bfloat16 does, for
+then it is at most 2**7 steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Float32
+from torch import Tensor
+
+from camelpress.convert.pairs import GROWING, Pair
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.config import dtype_name
+
+CANDIDATES = (torch.bfloat16, torch.float16)
+SMALL = {torch.float16: 1 / 2, torch.bfloat16: 1 / 32}  # of the base's weight, by the diff's type
+NORMAL = 2.0**-14  # below it float16 has fewer bits than above
+SPOTS = 4  # of a tensor that are sampled
+VALUES = 4096  # at each
+LIKE_THE_BASE = 0.5  # cosine; a difference has about 0, a tuned tensor about 1
+ULPS = 4  # of fp32, by which a sum with a mean may miss its number: the order of summing differs
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many values were tested, and how many fit."""
+
+    tested: int = 0
+    fitting: Mapping[torch.dtype, int] = field(default_factory=dict)
+    base: int = 0
+    base_bfloat16: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.tested + other.tested,
+            {
+                dtype: self.fitting.get(dtype, 0) + other.fitting.get(dtype, 0)
+                for dtype in CANDIDATES
+            },
+            self.base + other.base,
+            self.base_bfloat16 + other.base_bfloat16,
+        )
+
+    def plain(self) -> dict[str, int]:
+        """As JSON holds it."""
+        fitting = {dtype_name(dtype): self.fitting.get(dtype, 0) for dtype in CANDIDATES}
+        base = {"base": self.base, "base_bfloat16": self.base_bfloat16}
+        return {"tested": self.tested, **fitting, **base}
+
+    @classmethod
+    def read(cls, plain: Mapping[str, int]) -> Counts:
+        """What `plain` gave."""
+        fitting = {dtype: plain[dtype_name(dtype)] for dtype in CANDIDATES}
+        return cls(plain["tested"], fitting, plain["base"], plain["base_bfloat16"])
+
+    def share(self, dtype: torch.dtype) -> float:
+        """The share of base + diff that is exactly a number of `dtype`, 0 to 1; 1 of none."""
+        return self.fitting.get(dtype, 0) / self.tested if self.tested else 1.0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a sample of one tensor tells."""
+
+    counts: Counts
+    absolute: bool  # the diff looks like the base: it holds the tuned weights themselves
+    extra: Mapping[str, bool]  # rule: whether the added rows are 16-bit numbers under it
+    narrow: bool  # the diff is in 16 bits, which every rule explains
+
+
+def sample(base: Checkpoint, diff: Checkpoint, matched: Sequence[Pair]) -> dict[str, Evidence]:
+    """Add up some rows of every matrix that both have."""
+    return {
+        pair.name: _of(base, diff, pair)
+        for pair in matched
+        if pair.base_name is not None and len(pair.shape) == 2
+    }
+
+
+def counts(
+    base: Float32[Tensor, "..."],
+    difference: Float32[Tensor, "..."],
+    sums: Float32[Tensor, "..."],
+    stored: torch.dtype,
+) -> Counts:
+    """Test base + diff.
+
+    Args:
+        base: the base's weights.
+        difference: of the same shape.
+        sums: base + difference.
+        stored: the type the difference was stored in.
+    """
+    bound = SMALL.get(stored)
+    if bound is not None:
+        telling = (difference.abs() <= bound * base.abs()) & (base.abs() >= NORMAL)
+        base, sums = base[telling], sums[telling]
+    return Counts(
+        sums.numel(),
+        {dtype: int(fits(sums, dtype).sum()) for dtype in CANDIDATES},
+        base.numel(),
+        int(fits(base, torch.bfloat16).sum()),
+    )
+
+
+def fits(values: Float32[Tensor, "..."], dtype: torch.dtype) -> Bool[Tensor, "..."]:
+    """Which values `dtype` represents exactly."""
+    return values.to(dtype).to(torch.float32) == values
+
+
+def _of(base: Checkpoint, diff: Checkpoint, pair: Pair) -> Evidence:
+    name = pair.base_name or pair.name
+    common = pair.base_shape[0]
+    width = max(1, pair.base_shape[1])
+    rows = min(common, max(1, VALUES // width))
+    starts = sorted({(common - rows) * spot // (SPOTS - 1) for spot in range(SPOTS)})
+    left = torch.cat([base.rows(name, at, at + rows).float() for at in starts])
+    right = torch.cat([diff.rows(pair.name, at, at + rows).float() for at in starts])[:, :width]
+    stored = diff.info(pair.name).dtype
+    absolute = counts(torch.zeros_like(right), right, right, torch.float32)
+    found = counts(left, right, left + right, stored)
+    likeness = torch.cosine_similarity(left.flatten(), right.flatten(), dim=0)
+    best = max(found.share(dtype) for dtype in CANDIDATES)
+    return Evidence(
+        found,
+        absolute=float(likeness) > LIKE_THE_BASE
+        and max(absolute.share(dtype) for dtype in CANDIDATES) >= best,
+        extra=_extra(base, diff, pair) if stored is torch.float32 else {},
+        narrow=stored is not torch.float32,
+    )
+
+
+def _extra(base: Checkpoint, diff: Checkpoint, pair: Pair) -> dict[str, bool]:
+    if pair.base_name not in GROWING or pair.shape[1:] != pair.base_shape[1:] or not pair.grown:
+        return {}
+    added = diff.rows(pair.name, pair.base_shape[0], pair.shape[0])
+    mean = column_means(base.read(pair.base_name))
+    return {"zero": _explained(added), "mean": _explained(added + mean)}
+
+
+def _explained(rows: Float32[Tensor, "extra width"]) -> bool:
+    """Whether all values are, but for the order of a sum, numbers of one 16-bit type."""
+    step = torch.finfo(torch.float32).eps * rows.abs()
+    return any(
+        bool(((rows.to(dtype).to(torch.float32) - rows).abs() <= ULPS * step).all())
+        for dtype in CANDIDATES
+    )
+
+
+def column_means(rows: Float[Tensor, "rows width"]) -> Float32[Tensor, " width"]:
+    """The mean row, as the published scripts compute it: in fp32, over the whole matrix."""
+    return rows.to(torch.float32).mean(dim=0)

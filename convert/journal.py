@@ -1,0 +1,63 @@
+"""What a run has finished, line by line, so that a second one does not do it again.
+
+Nothing in it is believed without a look: a tensor counts as finished if the bytes in its place
+have the hash that the journal gives.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Any
+
+JOURNAL = "journal.jsonl"
+
+
+class Journal:
+    """Facts by name, kept in a file that grows by a line each; removed when all went well.
+
+    Args:
+        folder: of the output; an earlier run's journal may lie there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / JOURNAL
+        self._lock = Lock()
+        self._found: dict[str, dict[str, Any]] = {}
+        if self._path.is_file():
+            for line in self._path.read_text(encoding="utf-8").splitlines():
+                self._found |= _parsed(line)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._file.write("\n")  # ends a line that a kill cut short
+
+    def __getitem__(self, name: str) -> dict[str, Any] | None:
+        return self._found.get(name)
+
+    def add(self, name: str, facts: dict[str, Any]) -> None:
+        """Keep the facts of something that is finished, from any thread."""
+        with self._lock:
+            self._file.write(json.dumps({name: facts}) + "\n")
+            self._file.flush()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        if kind is None:
+            self._path.unlink()
+
+
+def _parsed(line: str) -> dict[str, dict[str, Any]]:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
