@@ -6,7 +6,7 @@ writing, and so is the memory of a whole recovery.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from camelpress.convert.evidence import Counts, counts
+from camelpress.convert.evidence import Counts, column_means, counts
 from camelpress.convert.rules import Plan, base_rows
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import dtype_name
@@ -53,6 +53,13 @@ class Operands:
     other: Checkpoint
     means: dict[str, Float32[Tensor, " width"]]
 
+    @classmethod
+    def of(cls, base: Checkpoint, other: Checkpoint, plans: Sequence[Plan]) -> Operands:
+        """With the means that are needed, one whole matrix in memory at a time."""
+        needed = {plan.pair.base_name for plan in plans if plan.needs_mean}
+        means = {name: column_means(base.read(name)) for name in needed if name is not None}
+        return cls(base, other, means)
+
 
 def added(
     plan: Plan, operands: Operands, dtype: torch.dtype, *, check: bool, told: Told
@@ -74,9 +81,9 @@ def added(
         _see(told, difference)
         base = _base(plan, operands, start, stop)
         sums = difference if base is None else base + difference
-        if start >= plan.common and plan.extra != "published" and plan.pair.grown:
-            sums = _extra(plan, operands, len(sums))
-        elif check and base is not None and start < plan.common:
+        if start >= plan.common:
+            sums = _added_rows(plan, operands, sums)
+        elif check and base is not None:
             told.counts = (told.counts or Counts()) + counts(base, difference, sums, stored)
         _require_range(plan, operands, sums, dtype)
         yield sums.to(dtype)
@@ -144,10 +151,13 @@ def _base(plan: Plan, operands: Operands, start: int, stop: int) -> Float32[Tens
     return None
 
 
-def _extra(plan: Plan, operands: Operands, rows: int) -> Float32[Tensor, "rows width"]:
+def _added_rows(
+    plan: Plan, operands: Operands, published: Float32[Tensor, "rows width"]
+) -> Float32[Tensor, "rows width"]:
+    """What becomes of the rows that the base lacks."""
     if plan.extra == "mean" and plan.pair.base_name is not None:
-        return operands.means[plan.pair.base_name].expand(rows, -1)
-    return torch.zeros(rows, *plan.pair.shape[1:])
+        return operands.means[plan.pair.base_name].expand_as(published)
+    return torch.zeros_like(published) if plan.extra == "zero" else published
 
 
 def _see(told: Told, difference: Float32[Tensor, "..."]) -> None:

@@ -35,13 +35,14 @@ class Belongings:
         write_json(folder / "config.json", self.config)
 
 
-def plan(
+def recovered(
     base: Checkpoint,
     diff: Checkpoint,
     chosen: Sequence[Plan],
     settings: Recover,
     dtype: torch.dtype,
 ) -> Belongings:
+    """Those of a recovered model: the diff's, and what it lacks from the base."""
     return Belongings(config(diff, chosen, dtype), _collected(diff.folder, base.folder), {})
 
 

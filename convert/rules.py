@@ -27,6 +27,8 @@ from camelpress.convert.evidence import Evidence
 from camelpress.convert.pairs import GROWING, Pair
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 
+RULE = "camelpress.rule"  # in the header of a diff of ours: the rule it was made with
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -50,10 +52,13 @@ class Plan:
 
     @property
     def common(self) -> int:
-        """The number of its rows that the base has, too."""
-        if self.rule == "absolute":
-            return 0
-        return self.pair.base_shape[0] if self.pair.base_shape else 1
+        """The number of its rows that the base has, too; the others are added ones."""
+        return self.pair.base_shape[0] if self.pair.base_shape else self.rows
+
+    @property
+    def needs_mean(self) -> bool:
+        """Whether added rows are made of the mean of the base's."""
+        return self.rows > self.common and "mean" in (self.rule, self.extra)
 
 
 def plans(

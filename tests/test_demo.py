@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from camelpress import demo
-from camelpress.convert.run import make_diff, recover
+from camelpress.convert.diff import make_diff
+from camelpress.convert.run import recover
 from camelpress.convert.settings import MakeDiff, Recover
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.documents import read_documents

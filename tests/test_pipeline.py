@@ -9,7 +9,7 @@ import pytest
 
 import pico
 from camelpress import pipeline
-from camelpress.convert.run import make_diff
+from camelpress.convert.diff import make_diff
 from camelpress.convert.settings import MakeDiff
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem

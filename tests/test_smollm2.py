@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import pico
-from camelpress.convert.run import make_diff, recover
+from camelpress.convert.diff import make_diff
+from camelpress.convert.run import recover
 from camelpress.convert.settings import MakeDiff, Recover
 from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint

@@ -146,7 +146,7 @@ def make_diff(
     force: Force = False,
 ) -> int:
     """The inverse of recover: tuned - base, proved to come back bit for bit."""
-    from camelpress.convert.run import make_diff as work
+    from camelpress.convert.diff import make_diff as work
     from camelpress.core.checkpoint import Checkpoint
 
     chosen = MakeDiff.parse(options, source="make-diff")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from camelpress.convert import diff as difference
 from camelpress.convert import run as convert
 from camelpress.convert.settings import MakeDiff, Recover
 from camelpress.core.checkpoint import Checkpoint
@@ -23,7 +24,7 @@ def recover(base: Path, diff: Path, out: Path, *, force: bool = False, **options
 
 def make_diff(base: Path, tuned: Path, out: Path, *, force: bool = False) -> Report:
     """tuned - base."""
-    return convert.make_diff(
+    return difference.make_diff(
         Checkpoint.open(base), Checkpoint.open(tuned), out, MakeDiff(), force=force
     )
 

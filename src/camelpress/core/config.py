@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LOCAL = ("_name_or_path", "transformers_version")  # of whoever wrote the source
 
 

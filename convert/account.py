@@ -1,0 +1,58 @@
+"""What a report says of inputs and tensors, and what a resumed run must have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from camelpress.convert.evidence import Evidence
+from camelpress.convert.rules import Plan
+from camelpress.convert.settings import MakeDiff, Recover
+from camelpress.convert.stream import Facts
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.provenance import checkpoint_hashes, sha256_json, versions
+
+
+def tensor(plan: Plan, facts: Facts, evidence: Evidence | None = None) -> Facts:
+    """One tensor of the output: its rule, its hash, what was seen of it and of its sample."""
+    told = {
+        "name": plan.name,
+        "rule": plan.rule,
+        "extra_rows": plan.extra if plan.pair.grown else None,
+        "reason": plan.reason or None,
+        "counts": evidence and evidence.counts.plain(),
+        **facts,
+    }
+    return {key: value for key, value in told.items() if value is not None}
+
+
+def sources(inputs: Mapping[str, Checkpoint], files: Mapping[Path, str]) -> dict[str, Any]:
+    """Where each input is from, and the SHA-256 of its weight files."""
+    return {
+        role: {
+            "origin": checkpoint.origin,
+            "files": {path.name: files[path] for path in checkpoint.files()},
+        }
+        for role, checkpoint in inputs.items()
+    }
+
+
+def digests(inputs: Mapping[str, Checkpoint], files: Mapping[Path, str]) -> dict[str, str]:
+    """One hash for each input."""
+    return {
+        role: sha256_json(checkpoint_hashes(checkpoint.folder, files))
+        for role, checkpoint in inputs.items()
+    }
+
+
+def fingerprint(settings: Recover | MakeDiff, inputs: Sequence[Checkpoint]) -> str:
+    """Of all that decides the bytes of the tensors."""
+    files = [path for checkpoint in inputs for path in checkpoint.files()]
+    return sha256_json(
+        {
+            "versions": versions(),
+            "settings": settings.model_dump(mode="json"),
+            "files": [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files],
+        }
+    )

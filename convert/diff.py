@@ -1,0 +1,87 @@
+"""The inverse of the stage: base and tuned model in, their difference out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from camelpress.convert import account, companions
+from camelpress.convert.arithmetic import Operands, Told, subtracted
+from camelpress.convert.journal import Journal
+from camelpress.convert.pairs import GROWING, pairs
+from camelpress.convert.rules import RULE, Plan, plans
+from camelpress.convert.settings import MakeDiff
+from camelpress.convert.stream import Stream
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.config import DTYPES, dtype_name
+from camelpress.core.output import keep_apart, staged
+from camelpress.core.provenance import versions
+from camelpress.core.report import Report, Stopwatch
+from camelpress.core.writer import CheckpointWriter, Slot
+
+REPORT = "make-diff-report.json"
+TUNED_DTYPE = "camelpress.tuned_dtype"  # in the header of our diffs
+
+
+def make_diff(
+    base: Checkpoint, tuned: Checkpoint, out: Path, settings: MakeDiff, *, force: bool = False
+) -> Report:
+    """Write tuned - base, having seen what `recover` makes of every value.
+
+    A float32 diff gives back the tuned weights bit for bit, or is refused. A diff in 16 bits,
+    whose unit roundoff is u, gives back each weight t within u |t - base| plus half a step of
+    t's own type; the report says how many are not exact, and by how much at most.
+
+    Args:
+        base: the raw model.
+        tuned: the model to publish; its embedding may have more rows.
+        out: a folder that does not exist.
+        settings: type of the diff, rule for added rows.
+        force: replace `out`.
+    Raises:
+        NumericsProblem: some weight would not come back (it is 2**16 times smaller than the
+            base's, so that the difference needs more than 24 bits), or a difference does not
+            fit the type.
+        CheckpointProblem: names or shapes do not belong together.
+    """
+    watch = Stopwatch()
+    inputs = {"base": base, "tuned": tuned}
+    keep_apart(out, base.folder, tuned.folder)
+    chosen = plans(pairs(base, tuned), {}, (settings.rule,), "published", None)
+    tuned_dtype, dtype = tuned.info(GROWING[0]).dtype, DTYPES[settings.dtype]
+    operands = Operands.of(base, tuned, chosen)
+    belongings = companions.copied(tuned, chosen, dtype)
+
+    def work(plan: Plan, told: Told) -> Iterator[Tensor]:
+        return subtracted(plan, operands, dtype, tuned_dtype, told=told)
+
+    slots = {plan.name: Slot(dtype, plan.shape) for plan in chosen}
+    metadata = {RULE: settings.rule, TUNED_DTYPE: dtype_name(tuned_dtype)}
+    resumable = account.fingerprint(settings, list(inputs.values()))
+    with staged(out, force=force, resumable=resumable) as folder, Journal(folder) as journal:
+        with CheckpointWriter(folder, slots, metadata=metadata) as writer:
+            tensors, files = Stream(work, writer, journal).run(
+                chosen, list(inputs.values()), "make-diff"
+            )
+        belongings.write(folder)
+        report = Report(
+            stage="make-diff",
+            inputs=account.digests(inputs, files),
+            settings=settings.model_dump(mode="json"),
+            facts={
+                "dtype": settings.dtype,
+                "tuned_dtype": dtype_name(tuned_dtype),
+                "inexact": sum(each.get("inexact", 0) for each in tensors),
+                "largest_error": max(each.get("largest_error", 0.0) for each in tensors),
+                "sources": account.sources(inputs, files),
+                "versions": versions(),
+                "tensors": [
+                    account.tensor(plan, facts) for plan, facts in zip(chosen, tensors, strict=True)
+                ],
+            },
+            cost=watch.cost(),
+        )
+        report.write(folder / REPORT)
+    return report
