@@ -52,7 +52,7 @@ def fingerprint(settings: Recover | MakeDiff, inputs: Sequence[Checkpoint]) -> s
     return sha256_json(
         {
             "versions": versions(),
-            "settings": settings.model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json", exclude={"verify", "device"}),
             "files": [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files],
         }
     )

@@ -3,8 +3,8 @@ r"""The golden test: completions a model is known to have given, scored under th
 A recovered model that is the published one finds its own completions likely and, where they were
 decoded greedily, continues each as it stands. Prompts are in the form of training, without blanks
 around the content (`core.prompt`). The published completions of Tulu were asked for a little
-differently, the prompt's last newline kept, and maybe in 8 bits and without BOS, so that even the
-right model does not agree on every token.
+differently, the prompt's last newline kept, and probably in 8 bits and without BOS, so that even
+the right model need not agree on every token.
 
 Source: allenai/open-instruct 9ebcb582c, human_eval/data/eval_instances_tulu_1.jsonl and
 eval/creative_tasks/predict.py. Ours differs from eval/creative_tasks/perplexity_eval.py, which
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from math import exp
 from pathlib import Path
 from statistics import fmean
@@ -49,10 +50,6 @@ class Completion:
     ids: list[int]
     first: int  # place of the first id that the completion decides
 
-    def cut(self, limit: int) -> bool:
-        """Whether `limit` tokens do not hold it."""
-        return len(self.ids) > limit
-
 
 def read(prompts: Path, tokenizer: Tokenizer) -> list[Completion]:
     """Every completion of a file.
@@ -81,8 +78,9 @@ def score(model: Checkpoint, prompts: Path, *, device: str) -> dict[str, Any]:
         prompts: as `read` takes them.
         device: auto, cpu or cuda:N.
     Returns:
-        Facts for a report; shares are of 0 to 1, means over completions where they are not over
-        tokens. `eos_agreement` is None where every completion is cut.
+        Facts for a report; shares are of 0 to 1. `greedy_agreement` is over tokens, the other
+        shares are over completions; `greedy_prefix` is a mean in tokens; `eos_agreement` is None
+        where every completion is cut.
     Raises:
         RecipeProblem: no such device, nothing to score, or no prompt leaves room for a completion.
         CheckpointProblem: no tokenizer, or another architecture.
@@ -100,11 +98,8 @@ def score(model: Checkpoint, prompts: Path, *, device: str) -> dict[str, Any]:
             next_step="give shorter prompts",
         )
     nll, greedy = _run(streamed, fitting)
-    ends = [
-        bool(tokens[-1])
-        for each, tokens in zip(fitting, greedy, strict=True)
-        if not each.cut(limit)
-    ]
+    whole = [len(each.ids) <= limit for each in fitting]
+    ends = [bool(tokens[-1]) for tokens in compress(greedy, whole)]
     return {
         "file": prompts.name,
         "sha256": sha256_file(prompts),
@@ -139,7 +134,7 @@ def _completion(place: str, number: int, document: Document, tokenizer: Tokenize
 
 def _run(
     model: StreamedModel, completions: Sequence[Completion]
-) -> tuple[tuple[Float32[Tensor, " scored"], ...], tuple[Bool[Tensor, " scored"], ...]]:
+) -> tuple[tuple[Float32[Tensor, " _"], ...], tuple[Bool[Tensor, " _"], ...]]:
     """Nats, and whether it is the likeliest, of each token of each completion."""
     limit = model.positions
     sequences = Sequences([each.ids[:limit] for each in completions], limit=limit)
@@ -160,11 +155,11 @@ def _run(
 
 
 def _worst(
-    completions: Sequence[Completion], nll: Sequence[Float32[Tensor, " scored"]]
+    completions: Sequence[Completion], nll: Sequence[Float32[Tensor, " _"]]
 ) -> list[dict[str, Any]]:
     """The least likely completions, beginning with the least."""
     told = [
-        {"number": each.number, "perplexity": _perplexity(tokens)}
+        {"number": each.number, "tokens": len(tokens), "perplexity": _perplexity(tokens)}
         for each, tokens in zip(completions, nll, strict=True)
     ]
     return sorted(told, key=lambda each: -each["perplexity"])[:WORST]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from functools import reduce
 from operator import add
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,15 +86,17 @@ def recover(
             seen = _sum(Counts.read(each["counts"]) for each in tensors if "counts" in each)
             require_right_base(base, diff, seen)
         belongings.write(folder)
+        golden = _golden(folder, settings)
         report = Report(
             stage="recover",
             inputs=account.digests(inputs, files),
-            settings=settings.model_dump(mode="json"),
+            settings=settings.model_dump(mode="json", exclude={"verify", "device"}),
             facts={
                 "dtype": dtype_name(dtype),
                 "representable": {dtype_name(each): seen.share(each) for each in CANDIDATES},
                 "tested": seen.tested,
                 **belongings.facts,
+                **golden,
                 "sources": account.sources(inputs, files),
                 "versions": versions(),
                 "tensors": [
@@ -123,3 +126,11 @@ def _dtype(settings: Recover, counts: Counts) -> torch.dtype:
         "numbers: that is the dtype of the output"
     )
     return dtype
+
+
+def _golden(folder: Path, settings: Recover) -> dict[str, Any]:
+    if settings.verify is None:
+        return {}
+    from camelpress.convert.golden import score  # loads transformers, which nothing else needs
+
+    return {"golden": score(Checkpoint.open(folder), settings.verify, device=settings.device)}

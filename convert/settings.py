@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
@@ -39,6 +40,12 @@ class Recover(Settings):
         default="auto",
         description="auto: the diff's own, or Tulu's where the diff is of open-instruct",
     )
+    verify: Path | None = Field(
+        default=None,
+        description="prompts with completions that the tuned model is known to have given; they "
+        "are scored under the recovered one",
+    )
+    device: str = Field(default="auto", description="that scores them: auto, cpu or cuda:N")
 
 
 class MakeDiff(Settings):

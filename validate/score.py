@@ -9,11 +9,9 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from camelpress.core.blocks import StreamedModel
-from camelpress.core.errors import NumericsProblem
+from camelpress.core.predictions import Predictions
 from camelpress.core.progress import track
 from camelpress.core.sequences import Sequences
-
-LOGITS = 2**22  # in memory at once, per model
 
 
 @dataclass(frozen=True)
@@ -51,47 +49,24 @@ def score(reference: StreamedModel, candidate: StreamedModel, sequences: Sequenc
     """
     with torch.inference_mode():
         return _compare(
-            _Run("reference", reference, sequences),
-            _Run("candidate", candidate, sequences),
+            Predictions("reference", reference, sequences),
+            Predictions("candidate", candidate, sequences),
             sequences,
         )
 
 
-class _Run:
-    """A model that has seen all tokens: its last hidden states and what makes logits of them."""
-
-    def __init__(self, label: str, model: StreamedModel, sequences: Sequences) -> None:
-        self._label = label
-        self._hidden = model.hidden(sequences, f"score {label}")
-        self._head = model.head()
-        self.device = model.device
-        self.vocabulary = int(model.config.vocab_size)
-
-    def log_probabilities(
-        self, rows: Int64[Tensor, " chunk"]
-    ) -> Float32[Tensor, "chunk vocabulary"]:
-        logits = self._head(self._hidden[rows].to(self.device)).to(torch.float32)
-        if not bool(logits.isfinite().all()):
-            raise NumericsProblem(
-                f"the {self._label} gives logits that are not finite",
-                next_step="inspect its weights, or compute in a wider dtype",
-            )
-        return logits.log_softmax(dim=-1)
-
-
-def _compare(reference: _Run, candidate: _Run, sequences: Sequences) -> Scores:
+def _compare(reference: Predictions, candidate: Predictions, sequences: Sequences) -> Scores:
     lengths = torch.tensor(sequences.lengths)
     sequence = torch.arange(len(lengths)).repeat_interleave(lengths)
     position = torch.arange(len(sequence)) - torch.tensor(sequences.starts)[sequence]
     predicting = (position < lengths[sequence] - 1).nonzero().flatten()
-    chunks = predicting.split(max(1, LOGITS // reference.vocabulary))
     parts = [
         _chunk(
             reference.log_probabilities(rows),
             candidate.log_probabilities(rows),
             sequences.tokens[rows + 1].to(reference.device),
         )
-        for rows in track(chunks, "compare")
+        for rows in track(reference.chunks(predicting), "compare")
     ]
     reference_nll, candidate_nll, kl, same_top = (
         torch.cat([part[column] for part in parts]).cpu() for column in range(4)

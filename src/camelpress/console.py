@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -138,16 +139,41 @@ def _cost(report: Report) -> list[tuple[str, str]]:
 
 def _recover(report: Report) -> list[tuple[str, str]]:
     facts = report.facts
-    shares = facts["representable"] or {}
+    shares = facts["representable"]
     return [
         ("tensors", f"{len(facts['tensors'])}, {facts['dtype']}"),
-        ("fits", ", ".join(f"{name} {share:.2%}" for name, share in shares.items()) or "untested"),
+        ("rules", _rules(facts["tensors"])),
+        ("fits", ", ".join(f"{name} {share:.2%}" for name, share in shares.items())),
+        *_golden(facts.get("golden")),
         *_cost(report),
     ]
 
 
+def _rules(tensors: Sequence[dict[str, Any]]) -> str:
+    counts = Counter(tensor["rule"] for tensor in tensors)
+    return ", ".join(f"{rule} {count}" for rule, count in counts.most_common())
+
+
+def _golden(golden: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if golden is None:
+        return []
+    return [
+        (
+            "completions",
+            f"{golden['completions']} known ones: perplexity {golden['perplexity']:.3f}, "
+            f"{golden['greedy_agreement']:.1%} of {golden['tokens']:,} tokens as decoded",
+        )
+    ]
+
+
 def _make_diff(report: Report) -> list[tuple[str, str]]:
-    return [("tensors", f"{len(report.facts['tensors'])}, float32"), *_cost(report)]
+    facts = report.facts
+    lost = f"{facts['inexact']:,} values by up to {facts['largest_error']:.1e}"
+    return [
+        ("tensors", f"{len(facts['tensors'])}, {facts['dtype']}"),
+        ("lost", lost if facts["inexact"] else "nothing: every bit comes back"),
+        *_cost(report),
+    ]
 
 
 def _quantize(report: Report) -> list[tuple[str, str]]:

@@ -19,13 +19,13 @@ import weights
 from camelpress.convert import golden
 from camelpress.core import predictions
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.errors import NumericsProblem, Problem, RecipeProblem
+from camelpress.core.errors import NumericsProblem, RecipeProblem
 from camelpress.core.provenance import sha256_file
 from camelpress.core.tokens import Tokenizer
 from refusal import refusal
 
 BOS, EOS = 1, 2
-HEADERS = len("<|user|>\n\n<|assistant|>\n")
+ROOM = pico.PICO.positions - 1 - len("<|user|>\n\n<|assistant|>\n")  # for prompt and completion
 PAIRS = (
     ("name the whale", "the white whale"),
     ("go", "a"),
@@ -33,6 +33,7 @@ PAIRS = (
     ("what is a ship", "a ship of the sea, " * 2),
     ("who", "see the old ship go"),
 )
+QUESTIONS = tuple(f"{first} {second}" for first in pico.WORDS[:4] for second in pico.WORDS[4:7])
 Pairs = Sequence[tuple[str, str]]
 
 
@@ -104,18 +105,8 @@ def test_costs_are_those_of_transformers(model: Path, prompts: Path) -> None:
     worst = {each["number"]: each["perplexity"] for each in facts["worst"]}
     expected = {at: exp(float(each.nll.mean())) for at, each in enumerate(told, start=1)}
     assert worst == pytest.approx(expected, rel=1e-5)
-
-
-def test_what_is_greedy_is_that_of_transformers(chatty: Path, prompts: Path) -> None:
-    pairs = [(prompt, given[:-3] + "q" + given[-2:]) for prompt, given in greedy_pairs(chatty)]
-    facts = scored(chatty, write(prompts.with_name("greedy.jsonl"), pairs))
-    every = [each.greedy for each in slow(chatty, pairs)]
-    agreeing = sum(map(sum, every))
-    assert 0 < agreeing < facts["tokens"]
-    assert facts["greedy_agreement"] == pytest.approx(agreeing / sum(map(len, every)))
-    prefixes = [(*each, False).index(False) for each in every]
-    assert facts["greedy_prefix"] == pytest.approx(sum(prefixes) / len(every))
-    assert facts["greedy_completions"] == sum(map(all, every)) / len(every)
+    tokens = {each["number"]: each["tokens"] for each in facts["worst"]}
+    assert tokens == {at: len(each.nll) for at, each in enumerate(told, start=1)}
 
 
 def test_facts_say_what_was_scored_and_are_plain(base: Path, prompts: Path) -> None:
@@ -146,30 +137,26 @@ def test_the_size_of_chunks_changes_nothing(
     facts = scored(base, prompts)
     assert max(sizes) == max(1, rows)
     assert sum(sizes) == facts["tokens"]
-    assert facts.pop("worst") == [
-        {"number": each["number"], "perplexity": pytest.approx(each["perplexity"], rel=1e-5)}
-        for each in expected.pop("worst")
-    ]
-    assert facts == pytest.approx(expected, rel=1e-5)
+    for found, wanted in zip(
+        [facts, *facts.pop("worst")], [expected, *expected.pop("worst")], strict=True
+    ):
+        assert found.pop("perplexity") == pytest.approx(wanted.pop("perplexity"), rel=1e-5)
+        assert found == wanted
 
 
 def test_the_least_likely_completions_are_named_in_their_order(base: Path, tmp_path: Path) -> None:
-    pairs = [*PAIRS, ("x" * 128, "left out"), ("sea", "zzz"), ("sea", "the sea")]
+    pairs = [*PAIRS, ("sea", "zzz"), ("sea", "the sea")]
     facts = scored(base, write(tmp_path / "p.jsonl", pairs))
-    scores = {
-        at: exp(float(each.nll.mean()))
-        for at, each in enumerate(slow(base, pairs), start=1)
-        if at != 6
-    }
-    expected = sorted(scores, key=lambda at: -scores[at])[: golden.WORST]
-    assert [each["number"] for each in facts["worst"]] == expected
+    costs = [float(each.nll.mean()) for each in slow(base, pairs)]
+    order = sorted(range(len(pairs)), key=lambda at: -costs[at])
+    assert [each["number"] - 1 for each in facts["worst"]] == order[: golden.WORST]
 
 
 def test_an_overflowing_perplexity_is_still_a_number(base: Path, tmp_path: Path) -> None:
     loud = weights.changed(
         base,
         tmp_path / "loud",
-        lambda all_: all_ | {"lm_head.weight": all_["lm_head.weight"].float() * 1e6},
+        lambda tensors: tensors | {"lm_head.weight": tensors["lm_head.weight"].float() * 1e6},
     )
     facts = scored(loud, write(tmp_path / "p.jsonl", PAIRS))
     assert facts["perplexity"] == exp(golden.LARGEST_LOG)
@@ -188,24 +175,21 @@ def chatty(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     letters = tokenizer.encode("abcdefghijklmnopqrstuvwxyz")
 
     def bend(tensors: weights.Tensors) -> weights.Tensors:
-        tensors["model.embed_tokens.weight"][:, 0] = 2.0
+        tensors["model.embed_tokens.weight"][:, 0] = 0.5
         tensors["model.norm.weight"][0] = 1.0
         head = tensors["lm_head.weight"]
         head[:, 0] = -10.0
         head[letters, 0] = 0.0
-        head[EOS, 0] = END
+        head[EOS, 0] = 0.05
         return tensors
 
     return weights.changed(base, tmp_path_factory.mktemp("golden") / "chatty", bend)
 
 
-END = 0.1
-QUESTIONS = tuple(f"{first} {second}" for first in pico.WORDS[:4] for second in pico.WORDS[4:7])
-
-
-def greedy_pairs(folder: Path) -> list[tuple[str, str]]:
-    """What transformers generates greedily, until EOS or until the positions are full."""
-    model, tokenizer = pico.load_model(folder), Tokenizer.load(folder)
+def generated(folder: Path) -> list[tuple[str, str]]:
+    """What transformers decodes greedily, until EOS or until the positions are full."""
+    model: Any = pico.load_model(folder)
+    tokenizer = Tokenizer.load(folder)
     pairs = []
     for prompt in QUESTIONS:
         ids = torch.tensor([[BOS, *tokenizer.encode(f"<|user|>\n{prompt}\n<|assistant|>\n")]])
@@ -221,12 +205,245 @@ def greedy_pairs(folder: Path) -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def own(chatty: Path) -> Path:
-    return write(chatty.parent / "own.jsonl", greedy_pairs(chatty))
+def own(chatty: Path) -> list[tuple[str, str]]:
+    return generated(chatty)
 
 
-def test_a_model_agrees_with_its_own_completions(chatty: Path, own: Path) -> None:
-    facts = scored(chatty, own)
+def test_a_model_agrees_with_its_own_completions(chatty: Path, own: Pairs, tmp_path: Path) -> None:
+    facts = scored(chatty, write(tmp_path / "p.jsonl", own))
     assert 0 < facts["cut"] < facts["completions"] == len(QUESTIONS)
     assert facts["greedy_agreement"] == facts["greedy_completions"] == facts["eos_agreement"] == 1
     assert facts["greedy_prefix"] == facts["tokens"] / facts["completions"]
+
+
+def test_another_model_finds_them_less_likely(
+    base: Path, chatty: Path, own: Pairs, tmp_path: Path
+) -> None:
+    prompts = write(tmp_path / "p.jsonl", own)
+    other = scored(base, prompts)
+    assert other["perplexity"] > 2 * scored(chatty, prompts)["perplexity"]
+    assert other["greedy_agreement"] < 0.5
+    assert other["greedy_completions"] == other["eos_agreement"] == 0
+
+
+def test_completions_that_stop_too_early_miss_the_end_alone(
+    chatty: Path, own: Pairs, tmp_path: Path
+) -> None:
+    early = [(prompt, given[:-1]) for prompt, given in own if len(given) > 1]
+    facts = scored(chatty, write(tmp_path / "p.jsonl", early))
+    mean = sum(len(given) for _, given in early) / len(early)
+    assert (facts["cut"], facts["eos_agreement"], facts["greedy_completions"]) == (0, 0, 0)
+    assert facts["greedy_prefix"] == pytest.approx(mean)
+    assert facts["greedy_agreement"] == pytest.approx(mean / (mean + 1))
+
+
+def test_what_is_greedy_is_that_of_transformers(chatty: Path, own: Pairs, tmp_path: Path) -> None:
+    changed = [(prompt, given[:3] + "q" + given[4:]) for prompt, given in own]
+    facts = scored(chatty, write(tmp_path / "p.jsonl", changed))
+    every = [each.greedy for each in slow(chatty, changed)]
+    prefixes = [[*each, False].index(False) for each in every]
+    matches, tokens = sum(map(sum, every)), sum(map(len, every))
+    assert sum(prefixes) < matches < tokens  # some agree after the first that does not
+    assert facts["greedy_agreement"] == pytest.approx(matches / tokens)
+    assert facts["greedy_prefix"] == pytest.approx(sum(prefixes) / len(every))
+    assert facts["greedy_completions"] == pytest.approx(sum(map(all, every)) / len(every))
+
+
+# --- what is scored -----------------------------------------------------------------------------
+
+texts = st.text(st.characters(codec="utf-8"), max_size=12)
+
+
+@pytest.fixture(scope="module")
+def bigram(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that looks one token back: no block adds anything."""
+
+    def silence(tensors: weights.Tensors) -> weights.Tensors:
+        mute = ("o_proj.weight", "down_proj.weight")
+        return {
+            name: torch.zeros_like(tensor) if name.endswith(mute) else tensor
+            for name, tensor in tensors.items()
+        }
+
+    return weights.changed(base, tmp_path_factory.mktemp("golden") / "bigram", silence)
+
+
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.tuples(texts, texts.filter(str.strip)), min_size=1, max_size=4))
+def test_no_token_of_a_prompt_is_scored(
+    bigram: Path, tmp_path: Path, pairs: list[tuple[str, str]]
+) -> None:
+    facts = scored(bigram, write(tmp_path / "p.jsonl", pairs))
+    without = scored(bigram, write(tmp_path / "p.jsonl", [("", given) for _, given in pairs]))
+    assert facts["tokens"] == sum(len(given.strip().encode()) + 1 for _, given in pairs)
+    assert facts["perplexity"] == pytest.approx(without["perplexity"], rel=1e-5)
+
+
+def test_a_header_whose_end_is_one_token_with_the_answer_is_scored_from_there(
+    base: Path, tmp_path: Path
+) -> None:
+    content = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
+    content["pre_tokenizer"]["use_regex"] = False
+    content["model"]["vocab"]["\u010aa"] = merged = 259
+    content["model"]["merges"] = [["\u010a", "a"]]
+    folder = weights.changed(base, tmp_path / "merging", dict)
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    tokenizer = Tokenizer.load(folder)
+    prompts = write(tmp_path / "p.jsonl", [("a", "ab"), ("a", "bb")])
+    joined, apart = golden.read(prompts, tokenizer)
+    assert joined.ids[joined.first :] == [merged, *tokenizer.encode("b"), EOS]
+    assert apart.ids[apart.first :] == [*tokenizer.encode("bb"), EOS]
+    assert scored(folder, prompts)["tokens"] == 6
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "tokens", "cut"),
+    [
+        (50, ROOM - 51, ROOM - 50, 0),  # fits to the token
+        (50, ROOM - 50, ROOM - 50, 1),  # all but EOS
+        (50, 500, ROOM - 50, 1),
+        (ROOM - 1, 9, 1, 1),  # room for one token
+    ],
+)
+def test_what_is_longer_than_the_positions_is_cut(
+    base: Path, tmp_path: Path, prompt: int, completion: int, tokens: int, cut: int
+) -> None:
+    facts = scored(base, write(tmp_path / "p.jsonl", [("p" * prompt, "c" * completion)]))
+    assert (facts["completions"], facts["left_out"]) == (1, 0)
+    assert (facts["tokens"], facts["cut"]) == (tokens, cut)
+    assert (facts["eos_agreement"] is None) == bool(cut)
+
+
+def test_a_cut_completion_costs_what_its_beginning_costs(base: Path, tmp_path: Path) -> None:
+    pairs = [*PAIRS, ("name", "whale " * 40)]
+    told = torch.cat([each.nll for each in slow(base, pairs)])
+    facts = scored(base, write(tmp_path / "p.jsonl", pairs))
+    assert facts["tokens"] == len(told)
+    assert facts["perplexity"] == pytest.approx(exp(float(told.mean())), rel=1e-5)
+
+
+@pytest.mark.parametrize("length", [ROOM, 500])
+def test_a_prompt_without_room_for_a_completion_is_left_out(
+    base: Path, prompts: Path, tmp_path: Path, length: int
+) -> None:
+    facts = scored(base, write(tmp_path / "p.jsonl", [("p" * length, "lost"), *PAIRS]))
+    expected = scored(base, prompts)
+    assert (facts["completions"], facts["left_out"], facts["cut"]) == (5, 1, 0)
+    assert facts["perplexity"] == expected["perplexity"]
+    assert [each["number"] - 1 for each in facts["worst"]] == [
+        each["number"] for each in expected["worst"]
+    ]
+
+
+def test_the_last_answer_of_a_conversation_is_its_completion(base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    turns = [("user", "go"), ("assistant", "see"), ("user", "sea"), ("assistant", "whale")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    path.write_text(json.dumps({"messages": messages}), encoding="utf-8")
+    tokenizer = Tokenizer.load(base)
+    (only,) = golden.read(path, tokenizer)
+    text = "<|user|>\nsea\n<|assistant|>\nwhale"
+    assert only.ids[only.first :] == [*tokenizer.encode("whale"), EOS]
+    assert only.ids[-len(text) - 2 :] == [EOS, *tokenizer.encode(text), EOS]
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+def line(**row: Any) -> str:
+    return json.dumps(row) + "\n"
+
+
+GOOD = line(prompt="Q", completions=[{"completion": "A"}])
+NO_PAIR = ("is not a prompt and an answer", "give prompts with their completions")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what", "next_step"),
+    [
+        ("p.jsonl", "", "{} holds no text", "give a file that does"),
+        (
+            "p.jsonl",
+            GOOD + line(prompt="Q", completions=[]),
+            "{}:2 has the fields prompt, completions, but not exactly one completion",
+            "mend or leave out that row",
+        ),
+        (
+            "p.jsonl",
+            GOOD + line(prompt="Q", completions=[{"completion": " \n"}]),
+            "{}: conversation 2 has an empty completion",
+            "leave it out",
+        ),
+        ("p.txt", "Call me Ishmael.", f"{{}}: conversation 1 {NO_PAIR[0]}", NO_PAIR[1]),
+        (
+            "p.jsonl",
+            GOOD + line(messages=[{"role": "user", "content": "Q"}] * 2),
+            f"{{}}: conversation 2 {NO_PAIR[0]}",
+            NO_PAIR[1],
+        ),
+        (
+            "p.jsonl",
+            line(messages=[{"role": "assistant", "content": "A"}]),
+            f"{{}}: conversation 1 {NO_PAIR[0]}",
+            NO_PAIR[1],
+        ),
+    ],
+)
+def test_prompts_that_cannot_be_scored_are_named(
+    base: Path, tmp_path: Path, name: str, content: str, what: str, next_step: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    with refusal(RecipeProblem, what.format(path), next_step=next_step, out=None, exit_code=2):
+        scored(base, path)
+
+
+def test_a_missing_file_is_named(base: Path, tmp_path: Path) -> None:
+    with refusal(
+        RecipeProblem,
+        f"{tmp_path / 'no.jsonl'} cannot be read as UTF-8 text (FileNotFoundError)",
+        next_step="give a text, JSON or JSON lines file",
+        out=None,
+        exit_code=2,
+    ):
+        scored(base, tmp_path / "no.jsonl")
+
+
+def test_prompts_that_all_fill_the_positions_are_refused(base: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "p.jsonl", [("p" * 128, "lost")] * 2)
+    with refusal(
+        RecipeProblem,
+        f"{path}: every prompt fills the 128 positions of {base}",
+        next_step="give shorter prompts",
+        out=None,
+        exit_code=2,
+    ):
+        scored(base, path)
+
+
+def test_an_unknown_device_is_refused(base: Path, prompts: Path) -> None:
+    with refusal(
+        RecipeProblem,
+        "'camel' is not a device",
+        next_step="use auto, cpu or cuda:0",
+        out=None,
+        exit_code=2,
+    ):
+        golden.score(Checkpoint.open(base), prompts, device="camel")
+
+
+def test_logits_that_are_not_finite_are_refused(base: Path, prompts: Path, tmp_path: Path) -> None:
+    broken = weights.changed(
+        base,
+        tmp_path / "broken",
+        lambda tensors: tensors | {"lm_head.weight": tensors["lm_head.weight"].float() * 1e38 * 8},
+    )
+    with refusal(
+        NumericsProblem,
+        "the model gives logits that are not finite",
+        next_step="inspect its weights, or compute in a wider dtype",
+        out=None,
+    ):
+        scored(broken, prompts)

@@ -67,6 +67,7 @@ HUMAN, MODEL = {"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}
         ({"instruction": "Do", "context": "it", "response": "OK"}, turns("Do\n\nit", "OK")),
         ({"instruction": "Do", "context": "", "response": "OK"}, turns("Do", "OK")),
         ({"task_prompt": "Q", "task_output": "A"}, turns("Q", "A")),
+        ({"prompt": "Q\n", "completions": [{"model": "m", "completion": "A"}]}, turns("Q\n", "A")),
     ],
 )
 @pytest.mark.parametrize("suffix", [".jsonl", ".json"])
@@ -82,6 +83,7 @@ def test_every_layout_of_the_table_is_tested() -> None:
         ("instruction", "output"),
         ("instruction", "response"),
         ("task_prompt", "task_output"),
+        ("prompt", "completions"),
         ("text",),
     ]
 
@@ -215,7 +217,7 @@ def test_an_unknown_layout_is_named_with_the_known_ones(tmp_path: Path) -> None:
     assert told.what == f"{tmp_path / 'x.jsonl'}:2 has only the fields completion, prompt"
     assert told.next_step == (
         "use one of the layouts: messages; conversations; instruction, output; "
-        "instruction, response; task_prompt, task_output; text"
+        "instruction, response; task_prompt, task_output; prompt, completions; text"
     )
 
 
@@ -235,6 +237,11 @@ def test_an_unknown_layout_is_named_with_the_known_ones(tmp_path: Path) -> None:
         ({"instruction": "Do", "output": None}, "instruction, output"),
         ({"instruction": "Do", "response": ["x"]}, "instruction, response"),
         ({"task_prompt": "Do", "task_output": 7}, "task_prompt, task_output"),
+        ({"prompt": "Q", "completions": None}, "prompt, completions"),
+        ({"prompt": "Q", "completions": "A"}, "prompt, completions"),
+        ({"prompt": "Q", "completions": [{"model": "m"}]}, "prompt, completions"),
+        ({"prompt": "Q", "completions": [{"completion": None}]}, "prompt, completions"),
+        ({"prompt": None, "completions": [{"completion": "A"}]}, "prompt, completions"),
         ({"text": None}, "text"),
         ({"text": 7}, "text"),
         ({"text": "half a camel \ud83d"}, "text"),
@@ -246,6 +253,16 @@ def test_a_known_layout_in_another_form_is_named(tmp_path: Path, row: Any, field
     assert str(told) == (
         f"{tmp_path / 'x.jsonl'}:2 has the fields {fields}, but not in their usual form; "
         "mend or leave out that row"
+    )
+
+
+@pytest.mark.parametrize("models", [[], ["one", "other"]])
+def test_a_prompt_has_one_completion(tmp_path: Path, models: list[str]) -> None:
+    row = {"prompt": "Q", "completions": [{"model": model, "completion": "A"} for model in models]}
+    told = refused(tmp_path / "x.jsonl", json.dumps(row))
+    assert str(told) == (
+        f"{tmp_path / 'x.jsonl'}:1 has the fields prompt, completions, "
+        "but not exactly one completion; mend or leave out that row"
     )
 
 

@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import pico
+from camelpress.core import predictions
 from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
 from camelpress.core.sequences import Sequences
-from camelpress.validate import score as scoring
 from camelpress.validate.score import Scores, score
 
 LENGTHS = (2, 5, 33, 33, 128, 1, 17)
@@ -122,7 +122,7 @@ def test_divergence_is_never_negative(scores: Scores) -> None:
 def test_the_size_of_chunks_changes_nothing(
     base: Path, noisy: Path, scores: Scores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "LOGITS", 272 * 7)
+    monkeypatch.setattr(predictions, "LOGITS", 272 * 7)
     again = scored(base, noisy)
     torch.testing.assert_close(again.kl, scores.kl, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(again.candidate_nll, scores.candidate_nll)

@@ -96,8 +96,10 @@ def _document(place: str, row: Any) -> Iterator[Document]:
                 document = read(row)
                 _contents(document).encode("utf-8")  # fails on half of a surrogate pair
             except (ValueError, KeyError, TypeError, AttributeError) as error:
+                own = type(error) is ValueError  # raised by a reader, in its own words
+                fault = error if own else "not in their usual form"
                 raise RecipeProblem(
-                    f"{place} has the fields {', '.join(needed)}, but not in their usual form",
+                    f"{place} has the fields {', '.join(needed)}, but {fault}",
                     next_step="mend or leave out that row",
                 ) from error
             if document:
@@ -151,6 +153,13 @@ def _sharegpt(row: Row) -> Document:
     )
 
 
+def _completion(row: Row) -> Document:
+    """The answer of one model; those of several would count the prompt more than once."""
+    if len(row["completions"]) != 1:
+        raise ValueError("not exactly one completion")
+    return _turn(row["prompt"], row["completions"][0]["completion"])
+
+
 # fmt: off
 LAYOUTS: tuple[tuple[tuple[str, ...], Callable[[Row], Document]], ...] = (
     (("messages",),                 _messages),
@@ -158,6 +167,7 @@ LAYOUTS: tuple[tuple[tuple[str, ...], Callable[[Row], Document]], ...] = (
     (("instruction", "output"),     _alpaca),
     (("instruction", "response"),   _dolly),
     (("task_prompt", "task_output"), lambda row: _turn(row["task_prompt"], row["task_output"])),
+    (("prompt", "completions"),     _completion),
     (("text",),                     _text),
 )
 # fmt: on
