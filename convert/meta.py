@@ -1,9 +1,8 @@
 """The base as Meta ships it, under Hugging Face's names and shapes.
 
-A model lies in one `consolidated.NN.pth` for each rank it was trained on, which holds a part of
-every matrix; and its rotary embedding turns neighbouring rows of a head together, Hugging Face's
-turns row i and row i + half. Tensors are joined and reordered while they are read; no bit of a
-weight changes.
+A model lies in one `consolidated.NN.pth` for each model-parallel rank, which holds a part of every
+matrix. Its rotary embedding turns neighbouring rows of a head together; Hugging Face's turns row i
+and row i + half. Tensors are joined and reordered while they are read; no bit of a weight changes.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ PARAMS = "params.json"
 FREQUENCIES = "rope.freqs"  # ends the names of what follows from the parameters
 AGAIN = "download the folder again, params.json and every consolidated.*.pth"
 
-Axes = tuple[int | None, ...]
 ROWS, COLS, EITHER, COPIES = (0,), (1,), (0, 1), (None,)
 
 
@@ -40,7 +38,7 @@ class Row(NamedTuple):
     meta: str
     hf: str
     shape: str
-    axes: Axes  # one of which joins the parts of the ranks; None: each has the whole
+    axes: tuple[int | None, ...]  # that may join the parts of ranks; None: each is the whole
 
 
 # fmt: off
@@ -127,7 +125,7 @@ class MetaCheckpoint(Checkpoint):
         self._ranks = ranks
 
     @classmethod
-    def open(cls, folder: Path) -> MetaCheckpoint:
+    def open(cls, place: Path) -> MetaCheckpoint:
         """Read params.json and the header of every rank's file.
 
         Raises:
@@ -136,25 +134,25 @@ class MetaCheckpoint(Checkpoint):
             UnknownTensor: a tensor is missing, or one is there that does not belong.
             ShapeMismatch: the parts do not join to what params.json asks for.
         """
-        params = _params(folder / PARAMS)
-        ranks = {path: Checkpoint(folder, {}, shards.header(path)) for path in _files(folder)}
+        params = _params(place / PARAMS)
+        ranks = {path: Checkpoint(place, {}, shards.header(path)) for path in _files(place)}
         sources = _sources(params, ranks)
-        return cls(folder, MappingProxyType(_config(params, sources)), sources, ranks)
+        return cls(place, MappingProxyType(_config(params, sources)), sources, ranks)
 
     def read(self, name: str) -> Tensor:
         """One whole tensor, in its own dtype, on the CPU, in memory of its own."""
         return self.rows(name, 0, self.info(name).shape[0])
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` of a tensor, without reading others than of the same heads."""
+        """Rows `start` to `stop` of a tensor; where heads are reordered, all between are read."""
         info = self.info(name)
         source = self._sources[name]
         wanted = _order(info.shape[0], source.head)[start:stop]
         if not len(wanted):
             return torch.empty(0, *info.shape[1:], dtype=info.dtype)
         first, last = int(wanted.min()), int(wanted.max())
-        parts = list(self._parts(source, first, last + 1))
-        return torch.cat(parts, dim=source.axis or 0)[wanted - first]
+        joined = torch.cat(list(self._parts(source, first, last + 1)), dim=source.axis or 0)
+        return joined if source.head is None else joined[wanted - first]
 
     def files(self) -> Iterator[Path]:
         """The files of all ranks."""
@@ -235,7 +233,7 @@ def _part(name: str, params: Params, ranks: Mapping[Path, Checkpoint]) -> Tensor
     for path, rank in ranks.items():
         if name not in rank.tensors:
             raise UnknownTensor(
-                f"{path} lacks {name!r}, which a model of {params.n_layers} layers has",
+                f"{path} lacks {name!r}, which a model with n_layers {params.n_layers} has",
                 next_step=AGAIN,
             )
         parts[path] = rank.tensors[name]
@@ -271,8 +269,8 @@ def _joined(
             return axis, whole
     asked = ", ".join(str(sizes.get(word, word)) for word in words)
     raise ShapeMismatch(
-        f"{name!r} joins to {list(whole)} over the {len(ranks)} files of "
-        f"{next(iter(ranks)).parent}, but should to [{asked}]",
+        f"{name!r} is {list(whole)} over the {len(ranks)} files of {next(iter(ranks)).parent}, "
+        f"but should be [{asked}]",
         next_step=AGAIN,
     )
 
@@ -282,7 +280,7 @@ def _require_all_known(known: set[str], params: Params, ranks: Mapping[Path, Che
         for name in rank.tensors:
             if name not in known and not name.endswith(FREQUENCIES):
                 raise UnknownTensor(
-                    f"{path} holds {name!r}, which a model of {params.n_layers} layers lacks",
+                    f"{path} holds {name!r}, which a model with n_layers {params.n_layers} lacks",
                     next_step=AGAIN,
                 )
 

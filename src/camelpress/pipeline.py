@@ -17,6 +17,7 @@ from typing import Any
 from camelpress import __version__
 from camelpress.convert import run as convert
 from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.hub import locate
 from camelpress.core.json import write_json
 from camelpress.core.progress import note
 from camelpress.core.provenance import Hashes, sha256_json
@@ -142,15 +143,16 @@ def quantize_and_validate(recipe: Recipe, recovered: Path, out: Path) -> list[St
 
 
 def _recover(recipe: Recipe, recovered: Path) -> Stage:
+    base, diff = locate(recipe.base), locate(recipe.diff)
     return Stage(
         "recover",
-        (recipe.base, recipe.diff),
+        (base.folder, diff.folder),
         recipe.recover,
         recovered,
         convert.REPORT,
         lambda: convert.recover(
-            Checkpoint.open(recipe.base),
-            Checkpoint.open(recipe.diff),
+            Checkpoint.open(Path(base.origin)),  # a commit: what main is may change meanwhile
+            Checkpoint.open(Path(diff.origin)),
             recovered,
             recipe.recover,
             force=True,

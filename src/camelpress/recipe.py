@@ -10,20 +10,24 @@ from pydantic import Field
 
 from camelpress.convert.settings import Recover
 from camelpress.core.errors import RecipeProblem
+from camelpress.core.hub import HUB_ID
 from camelpress.core.settings import Settings
 from camelpress.core.yaml import parse_yaml, read_yaml
 from camelpress.publish.settings import Publish
 from camelpress.quantize.settings import Quantize
 from camelpress.validate.settings import Validate
 
-PATHS = (("base",), ("diff",), ("out",), ("quantize", "calibration"), ("validate", "text"))
+MODELS = (("base",), ("diff",))
+PATHS = (*MODELS, ("out",), ("quantize", "calibration"), ("validate", "text"))
 
 
 class Recipe(Settings):
     """Everything that decides the bytes of a release."""
 
-    base: Path = Field(description="folder of the raw model")
-    diff: Path = Field(description="folder of the published weight diff")
+    base: Path = Field(description="the raw model: a folder, or org/name[@revision] on the hub")
+    diff: Path = Field(
+        description="the published weight diff: a folder, or org/name[@revision] on the hub"
+    )
     out: Path = Field(description="folder for the outputs of all stages and the lock file")
     recover: Recover = Field(default=Recover())
     quantize: Quantize = Field(default=Quantize())
@@ -33,6 +37,8 @@ class Recipe(Settings):
 
 def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from a file; relative paths in it start at the file's own folder.
+
+    A model that is named `org/name` is sought on the hub if there is no such folder.
 
     Args:
         path: YAML.
@@ -55,13 +61,21 @@ def _anchor(content: dict[str, Any], place: tuple[str, ...], folder: Path) -> No
         if not isinstance(section, dict):
             return
     value = section.get(place[-1])
-    if isinstance(value, str):
+    if place in MODELS and isinstance(value, str) and _on_hub(value, folder):
+        section[place[-1]] = f"hf:{value.removeprefix('hf:')}"
+    elif isinstance(value, str):
         section[place[-1]] = str(folder / Path(value).expanduser())
     elif isinstance(value, list):
         section[place[-1]] = [
             str(folder / Path(item).expanduser()) if isinstance(item, str) else item
             for item in value
         ]
+
+
+def _on_hub(value: str, folder: Path) -> bool:
+    return value.startswith("hf:") or bool(
+        HUB_ID.fullmatch(value) and not (folder / value).exists()
+    )
 
 
 def _merge(content: dict[str, Any], override: str) -> None:
