@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from camelpress.convert.evidence import Counts, column_means, counts
+from camelpress.convert.evidence import Counts, counts, mean_row
 from camelpress.convert.rules import Plan, base_rows
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import dtype_name
@@ -57,7 +57,7 @@ class Operands:
     def of(cls, base: Checkpoint, other: Checkpoint, plans: Sequence[Plan]) -> Operands:
         """With the means that are needed, one whole matrix in memory at a time."""
         needed = {plan.pair.base_name for plan in plans if plan.needs_mean}
-        means = {name: column_means(base.read(name)) for name in needed if name is not None}
+        means = {name: mean_row(base, name) for name in needed if name is not None}
         return cls(base, other, means)
 
 

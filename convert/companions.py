@@ -10,29 +10,36 @@ from typing import Any
 
 import torch
 
+from camelpress.convert import tokenizer
 from camelpress.convert.pairs import GROWING
 from camelpress.convert.rules import Plan
 from camelpress.convert.settings import Recover
-from camelpress.core.checkpoint import Checkpoint, companions
+from camelpress.convert.vocabulary import FAST, MODEL
+from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import portable
-from camelpress.core.json import write_json
+from camelpress.core.json import read_json, write_json
 
-LICENCES = ("license", "notice", "llama")
+GENERATION = "generation_config.json"
+LICENCES = ("license", "notice", "llama")  # of base and diff; anything else is the diff's
 
 
 @dataclass(frozen=True)
 class Belongings:
     """What stands beside the weights of an output, known before it is written."""
 
-    config: Mapping[str, Any]
+    configs: Mapping[str, Mapping[str, Any]]
     files: Mapping[str, Path]
+    contents: Mapping[str, bytes]
     facts: Mapping[str, Any]
 
     def write(self, folder: Path) -> None:
         """Put it there."""
         for name, path in self.files.items():
             shutil.copyfile(path, folder / name)
-        write_json(folder / "config.json", self.config)
+        for name, content in self.contents.items():
+            (folder / name).write_bytes(content)
+        for name, config in self.configs.items():
+            write_json(folder / name, config)
 
 
 def recovered(
@@ -42,30 +49,50 @@ def recovered(
     settings: Recover,
     dtype: torch.dtype,
 ) -> Belongings:
-    """Those of a recovered model: the diff's, and what it lacks from the base."""
-    return Belongings(config(diff, chosen, dtype), _collected(diff.folder, base.folder), {})
+    """Those of a recovered model: a tokenizer that works, configs that agree with it.
+
+    Raises:
+        CheckpointProblem: tokenizer and embedding do not belong together.
+    """
+    embedding = _embedding(chosen)
+    config = _config(diff, chosen, dtype)
+    tokens = tokenizer.plan(
+        [diff.folder, *_homes(base)],
+        embedding.pair.shape[0],
+        embedding.pair.base_shape[0],
+        drop=embedding.extra == "drop",
+        config=config,
+        template=settings.chat_template,
+    )
+    there = diff.companions()
+    configs = {"config.json": tokens.agreeing(config)}
+    if tokens.files or GENERATION in there:
+        own = read_json(there[GENERATION]) if GENERATION in there else None
+        configs[GENERATION] = tokens.generation_config(own)
+    made = {*tokens.files, *configs, *tokenizer.KEPT}
+    licences = {
+        name: path for name, path in base.companions().items() if name.lower().startswith(LICENCES)
+    }
+    files = {name: path for name, path in (licences | there).items() if name not in made}
+    return Belongings(configs, files, tokens.files, tokens.facts)
+
+
+def _homes(base: Checkpoint) -> list[Path]:
+    """Where its tokenizer lies; Meta's is one folder above the weights."""
+    there = base.companions()
+    return [there[name].parent for name in (MODEL, FAST) if name in there]
 
 
 def copied(source: Checkpoint, chosen: Sequence[Plan], dtype: torch.dtype) -> Belongings:
     """Those of one checkpoint, as they are."""
-    return Belongings(config(source, chosen, dtype), companions(source.folder), {})
+    return Belongings({"config.json": _config(source, chosen, dtype)}, source.companions(), {}, {})
 
 
-def config(source: Checkpoint, chosen: Sequence[Plan], dtype: torch.dtype) -> dict[str, Any]:
+def _config(source: Checkpoint, chosen: Sequence[Plan], dtype: torch.dtype) -> dict[str, Any]:
     """A config with what is now true of dtype and vocabulary."""
     told = portable(source.config, dtype)
-    rows = [each.rows for each in chosen if each.pair.base_name == GROWING[0]]
-    return told | {"vocab_size": rows[0]} if "vocab_size" in told else told
+    return told | {"vocab_size": _embedding(chosen).rows} if "vocab_size" in told else told
 
 
-def _collected(*folders: Path) -> dict[str, Path]:
-    """What an earlier folder has is not taken from a later one."""
-    found: dict[str, Path] = {}
-    for folder in folders:
-        has_tokenizer = any(name.startswith("tokenizer") for name in found)
-        found = {
-            name: path
-            for name, path in companions(folder).items()
-            if not has_tokenizer or name.lower().startswith(LICENCES)
-        } | found
-    return found
+def _embedding(chosen: Sequence[Plan]) -> Plan:
+    return next(plan for plan in chosen if plan.pair.base_name == GROWING[0])

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float32
 from torch import Tensor
 
 from camelpress.convert.pairs import GROWING, Pair
@@ -146,7 +147,7 @@ def _extra(base: Checkpoint, diff: Checkpoint, pair: Pair) -> dict[str, bool]:
     if pair.base_name not in GROWING or pair.shape[1:] != pair.base_shape[1:] or not pair.grown:
         return {}
     added = diff.rows(pair.name, pair.base_shape[0], pair.shape[0])
-    mean = column_means(base.read(pair.base_name))
+    mean = mean_row(base, pair.base_name)
     return {"zero": _explained(added), "mean": _explained(added + mean)}
 
 
@@ -159,6 +160,7 @@ def _explained(rows: Float32[Tensor, "extra width"]) -> bool:
     )
 
 
-def column_means(rows: Float[Tensor, "rows width"]) -> Float32[Tensor, " width"]:
-    """The mean row, as the published scripts compute it: in fp32, over the whole matrix."""
-    return rows.to(torch.float32).mean(dim=0)
+@lru_cache(maxsize=4)
+def mean_row(base: Checkpoint, name: str) -> Float32[Tensor, " width"]:
+    """The mean of a tensor's rows, as the published scripts compute it: in fp32, over all."""
+    return base.read(name).to(torch.float32).mean(dim=0)

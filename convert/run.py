@@ -23,6 +23,7 @@ from camelpress.convert.verify import require_differences, require_right_base, t
 from camelpress.core import shards
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import DTYPES, dtype_name
+from camelpress.core.documents import read_documents
 from camelpress.core.output import keep_apart, staged
 from camelpress.core.progress import note
 from camelpress.core.provenance import versions
@@ -55,6 +56,8 @@ def recover(
     watch = Stopwatch()
     inputs = {"base": base, "diff": diff}
     keep_apart(out, base.folder, diff.folder)
+    if settings.verify is not None:
+        read_documents(settings.verify)  # what is wrong there is told now, not after hours
     matched = pairs(base, diff, settings.rule)
     evidence = sample(base, diff, matched)
     recorded = shards.metadata(next(diff.files())).get(RULE)

@@ -1,68 +1,66 @@
 """The tokenizer of a recovered model: planned before a weight is written, written after the last.
 
-Tokenizer files of 2023 contradict one another and the weights: special tokens that are "" make
-fast tokenizers recurse for ever, the pad id in config.json is not the tokenizer's, added tokens
-have no row. What is trusted is the vocabulary itself, and that every id has a row.
-
-A tokenizer.model of LLaMA's kind is copied, and everything beside it is made from it:
-tokenizer.json, whose ids are compared with SentencePiece's, and the small files that loaders of
-2023 and of today read. Any other tokenizer is kept as it is, file by file, except for what is
-wrong in it.
+One of LLaMA's kind is made anew from its tokenizer.model (`llama_tokenizer`). Any other is kept
+as it is, file by file, but for what is wrong in it. Either is loaded once before it counts.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import tokenizers
-from sentencepiece import SentencePieceProcessor
-from tokenizers import AddedToken, decoders, models, normalizers, processors
 
+from camelpress.convert import llama_tokenizer
+from camelpress.convert.vocabulary import (
+    ADDED,
+    CONFIG,
+    FAST,
+    JINJA,
+    LISTS,
+    MAP,
+    MODEL,
+    NEXT_STEP,
+    PADS,
+    SINGLE,
+    Json,
+    Told,
+    Vocabulary,
+    entries,
+    entry,
+    text_of,
+    without_row,
+)
 from camelpress.core.config import LOCAL
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.json import read_json
 from camelpress.core.prompt import CHAT_TEMPLATE
 from camelpress.core.tokens import Tokenizer
 
 Template = Literal["auto", "tulu", "none"]
 
-MODEL, FAST = "tokenizer.model", "tokenizer.json"
-CONFIG, MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
-JINJA = "chat_template.jinja"
-COPIED = (MODEL, FAST, CONFIG, MAP, ADDED, JINJA, "vocab.json", "merges.txt")
-
-ROLES = ("bos", "eos", "unk", "pad")
-PAD = "<pad>"  # open-instruct's; Alpaca and FastChat v0 add [PAD]
-PAD_NAMES = (PAD, "[PAD]")
-LISTS = ("additional_special_tokens", "extra_special_tokens")  # transformers 4 and 5
-FLAGS = ("lstrip", "rstrip", "single_word", "special")
-OWN_CLASS = "PreTrainedTokenizerFast"  # reads tokenizer.json as it is, in transformers 4 and 5
-BLANK = "\u2581"
-LLAMA = {
-    "tokenizer_class": "LlamaTokenizer",
-    "legacy": True,  # else a role marker after BOS loses its blank: 29966 for 529
-    "add_bos_token": True,
-    "add_eos_token": False,
-    "clean_up_tokenization_spaces": False,
-    "padding_side": "left",
+KEPT = (MODEL, FAST, CONFIG, MAP, ADDED, JINJA, "vocab.json", "merges.txt")
+PLAIN = "PreTrainedTokenizerFast"  # takes tokenizer.json as it stands, in transformers 4 and 5
+PAD_FROM = {
+    "pad": "the token that the files call so",
+    "row": "the row without a token",
+    "unk": "the unknown token",
+    "eos": "the end of sequence token",
+    None: "none",
 }
-PROBES = (  # what kinds of SentencePiece models treat differently
-    "", " ", "\n", " Hello", "Hello  world ", "<|user|>\nHello", "\ufb01 \u2460 e\u0301 \u00e9",
-    "\u9be8 \U0001f40b \u200b \x00", "1234567", "\t x" + " " * 40 + "y",
-)  # fmt: skip
+UNPORTABLE = (None, "TokenizersBackend")  # transformers 4 guesses the one, has no other
 
 
 @dataclass(frozen=True)
 class TokenizerPlan:
     """The files of a tokenizer, not yet written.
 
-    `files` is empty where no source has a tokenizer. `special` says which ids are bos, eos, unk
-    and pad; a role that nothing fills is left out. `facts` are for the report.
+    `files` is empty where no source has a tokenizer. `special` maps bos, eos, unk and pad to
+    ids; a role that no token has is not in it. `rows` are the output's. `facts` are for the
+    report.
     """
 
     files: Mapping[str, bytes]
@@ -76,37 +74,30 @@ class TokenizerPlan:
             (folder / name).write_bytes(content)
 
     def agreeing(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """A config.json with the special ids of this tokenizer.
+        """A config.json with this tokenizer's special ids.
 
-        A list of ends that has the tokenizer's in it stays; an id without a row goes.
+        A list of ends that has the tokenizer's in it stays; an id without a row does not.
         """
         agreed = dict(config)
         for role in ("bos", "eos", "pad"):
             key, own = f"{role}_token_id", self.special.get(role)
             told = config.get(key)
-            if isinstance(told, list):
-                right = all(map(self._has_row, told)) and (own is None or own in told)
-            else:
-                right = own is None and self._has_row(told)
-            if key in config or own is not None:
-                agreed[key] = told if right else own
+            ids = told if isinstance(told, list) else [told]
+            known = all(type(number) is int and 0 <= number < self.rows for number in ids)
+            if own not in (None, *ids) or (not known and key in config):
+                agreed[key] = own
         return agreed
 
     def generation_config(self, existing: Mapping[str, Any] | None) -> dict[str, Any]:
-        """A generation_config.json with the special ids of this tokenizer.
+        """A generation_config.json with this tokenizer's special ids.
 
         Args:
-            existing: of the source, if it has one.
+            existing: the source's, if it has one.
         """
-        kept = {
-            key: value
-            for key, value in (existing or {}).items()
-            if key not in LOCAL and not key.startswith("_")
-        }
-        return self.agreeing(kept)
-
-    def _has_row(self, number: object) -> bool:
-        return type(number) is int and 0 <= number < self.rows
+        told = existing or {}
+        return self.agreeing(
+            {key: told[key] for key in told if key not in LOCAL and not key.startswith("_")}
+        )
 
 
 def plan(
@@ -118,49 +109,191 @@ def plan(
     config: Mapping[str, Any],
     template: Template,
 ) -> TokenizerPlan:
-    """Decide what tokenizer a recovered model gets; nothing is written outside a temporary folder.
+    """Decide on the tokenizer of a recovered model, and try it out in a temporary folder.
 
-    The pad token is the one that the files name, if it has an id; else `<pad>` where exactly one
-    row has no token, as in Tulu's diffs; else the unknown token; else the end.
+    Pad is the added token that the files call so; else `<pad>` where exactly one row has no
+    token, as in Tulu's diffs; else the unknown token; else the end.
 
     Args:
-        sources: the diff's folder, then the base's; the first with a tokenizer counts.
+        sources: the diff's folder, then the base's; the first that has a tokenizer counts.
         rows: of the tuned embedding.
         base_rows: of the base's embedding.
-        drop: leave out the tokens that the tuning added; the output then has `base_rows` rows.
-        config: of the output; tells the model type and `max_position_embeddings`.
-        template: `auto` keeps the diff's own chat template, and gives Tulu's to a diff that adds
-            `<pad>` and nothing else.
+        drop: leave out what the tuning added; the output then has `base_rows` rows.
+        config: the output's; its `max_position_embeddings` bounds `model_max_length`.
+        template: `auto` keeps the diff's own chat template and gives Tulu's to a diff that adds
+            `<pad>` and nothing else, as open-instruct's do.
     Raises:
-        CheckpointProblem: a file that cannot be read; files that contradict one another; an id
-            without a row.
+        CheckpointProblem: a file cannot be read, files contradict one another, or an id has no
+            row.
+    Source:
+        What tunings add: allenai/open-instruct e44fcf588, open_instruct/finetune.py.
     """
     limit = base_rows if drop else rows
     folder = next((f for f in sources if any((f / n).is_file() for n in (MODEL, FAST))), None)
     if folder is None:
         return TokenizerPlan({}, {}, limit, {"tokenizer": None})
-    source = _Source.read(folder)
-    model = _sentencepiece(folder / MODEL) if (folder / MODEL).is_file() else None
-    fast = _llama(model) if model is not None else None
-    if model is None or fast is None:
-        words = _words(source)
+    told = Told(folder)
+    llama = llama_tokenizer.read(told)
+    made, own = llama or (_loaded(folder / FAST), {})
+    vocabulary = Vocabulary(made.get_vocab(with_added_tokens=False))
+    last = vocabulary.next - 1
+    if last >= limit:
+        raise without_row(folder / (MODEL if llama else FAST), vocabulary.texts[last], last, limit)
+    told.add_to(vocabulary, rows, rowless=drop)
+    tulu = folder == sources[0] and vocabulary.since(base_rows) == [PADS[0]]
+    dropped = vocabulary.drop(limit)
+    roles = told.roles(vocabulary.ids.keys() - (vocabulary.words if llama else {}))
+    special = own | {role: vocabulary.ids[text] for role, text in roles.items()}
+    pad: str | None = next((role for role in ("pad", "unk", "eos") if role in special), None)
+    if pad != "pad" and vocabulary.next == limit - 1:
+        pad, special["pad"] = "row", vocabulary.next
+        vocabulary.add(PADS[0], {"special": True})
+    elif pad:
+        special["pad"] = special[pad]
+    chat = _chat_template(told, template, tulu=tulu)
+    if llama:
+        files = llama_tokenizer.files(told, vocabulary, made, special, chat, config)
     else:
-        words = [model.id_to_piece(number) for number in range(model.get_piece_size())]
-        _require_same(source, words)
-    vocabulary = _vocabulary(source, words, limit, base_rows, drop=drop)
-    chat = _chat_template(source, vocabulary, template, diff=folder == sources[0])
-    if model is None or fast is None:
-        files, special = _kept(source, vocabulary, chat)
-    else:
-        own = {"bos": model.bos_id(), "eos": model.eos_id(), "unk": model.unk_id()}
-        files, special = _made(source, vocabulary, chat, fast, own, config)
-    _prove(source, files, special, config)
+        files = _kept(told, vocabulary, special, chat)
     facts = {
         "tokenizer": folder.name,
-        "tokens": len(vocabulary.ids),
-        "special": {role: [number, vocabulary.text(number)] for role, number in special.items()},
-        "pad": vocabulary.why(special),
-        "dropped": sorted(vocabulary.dropped),
-        "chat_template": {None: None, CHAT_TEMPLATE: "tulu"}.get(chat, "own"),
+        "tokens": vocabulary.next,
+        "pad": PAD_FROM[pad],
+        "dropped": dropped,
+        "chat_template": chat and ("tulu" if chat == CHAT_TEMPLATE else "own"),
     }
-    return TokenizerPlan(files, special, limit, facts)
+    contents = {name: _bytes(content) for name, content in files.items()}
+    planned = TokenizerPlan(contents, special, limit, facts)
+    return replace(planned, special=special | _tried(planned, vocabulary, folder, config))
+
+
+def _loaded(path: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:
+        if type(error) is not Exception:  # the library raises Exception itself
+            raise
+        raise CheckpointProblem(
+            f"{path} is not a tokenizer ({str(error).splitlines()[0]})",
+            next_step="download it again",
+        ) from error
+
+
+def _chat_template(told: Told, template: Template, *, tulu: bool) -> Any:
+    own = told.template()
+    if template == "none":
+        return None
+    if template == "tulu" or (tulu and not own):
+        return CHAT_TEMPLATE
+    return own
+
+
+def _kept(
+    told: Told, vocabulary: Vocabulary, special: Mapping[str, int], template: Any
+) -> dict[str, bytes | Json]:
+    """The files of a tokenizer of any kind, byte for byte where nothing in them is wrong."""
+    names = {f"{role}_token": vocabulary.texts[number] for role, number in special.items()}
+    decoder = {str(number): entry(token) for number, token in vocabulary.added.items()}
+    config = _corrected(told.config, vocabulary.ids, names)
+    if config.pop("auto_map", None) or config.get("tokenizer_class") in UNPORTABLE:
+        config["tokenizer_class"] = PLAIN
+        config.setdefault("model_input_names", ["input_ids", "attention_mask"])
+    if isinstance(config.get("added_tokens_decoder"), dict):
+        config["added_tokens_decoder"] = decoder | config["added_tokens_decoder"]
+    own = template == told.template()
+    if not own:
+        config.pop("chat_template", None)
+        config |= {"chat_template": template} if template else {}
+    before = entries(told.fast.get("added_tokens"))
+    listed = [token for token in before if text_of(token) in vocabulary.ids]
+    texts = {text_of(token) for token in listed}
+    listed += [
+        {"id": number, **entry(token)}
+        for number, token in vocabulary.added.items()
+        if token.content not in texts
+    ]
+    fast = told.fast | ({"added_tokens": listed} if listed != before else {})
+    padding = fast.get("padding")
+    if isinstance(padding, dict) and text_of(padding.get("pad_token")) not in vocabulary.ids:
+        fast["padding"] = None
+    right: dict[str, tuple[Json, Json]] = {
+        FAST: (told.fast, fast),
+        CONFIG: (told.config, config),
+        MAP: (told.map, _corrected(told.map, vocabulary.ids, names) if told.map else {}),
+        ADDED: (
+            told.added,
+            {text: number for text, number in told.added.items() if text in vocabulary.ids},
+        ),
+    }
+    files: dict[str, bytes | Json] = {
+        name: (told.folder / name).read_bytes()
+        for name in KEPT
+        if (told.folder / name).is_file() and (own or name != JINJA)
+    }
+    return files | {name: new for name, (old, new) in right.items() if new != old}
+
+
+def _corrected(content: Json, known: Container[str], names: Mapping[str, str]) -> Json:
+    """A small file without tokens that are not known, and with those that have a role."""
+    kept: Json = {}
+    for key, value in content.items():
+        if key in (*LISTS, "added_tokens_decoder") and isinstance(value, dict):
+            value = {name: token for name, token in value.items() if text_of(token) in known}
+        elif key in LISTS and isinstance(value, list):
+            value = [token for token in value if text_of(token) in known]
+        if key not in SINGLE or value is None or text_of(value) in known:
+            kept[key] = value
+    return kept | {key: text for key, text in names.items() if text_of(kept.get(key)) != text}
+
+
+def _tried(
+    plan: TokenizerPlan, vocabulary: Vocabulary, folder: Path, config: Mapping[str, Any]
+) -> dict[str, int]:
+    """The special ids of the files once they are loaded.
+
+    Raises:
+        CheckpointProblem: they cannot be loaded, or give other ids than was planned.
+    """
+    with TemporaryDirectory() as name:
+        place = Path(name)
+        plan.write(place)
+        kind = {key: config[key] for key in ("model_type",) if key in config}
+        (place / "config.json").write_bytes(_bytes(kind))
+        try:
+            loaded = Tokenizer.load(place)
+            ids = loaded.encode_document("Hello world")
+            added = {n: loaded.encode_document(vocabulary.texts[n]) for n in vocabulary.added}
+        except CheckpointProblem as error:
+            raise CheckpointProblem(
+                error.what.replace(name, str(folder)), next_step=error.next_step
+            ) from error
+        except (TypeError, ValueError) as error:
+            raise CheckpointProblem(
+                f"{folder} has a tokenizer that cannot encode ({error})", next_step=NEXT_STEP
+            ) from error
+    found = {"bos": loaded.bos, "eos": loaded.eos, "pad": loaded.pad}
+    special = {role: number for role, number in found.items() if number is not None}
+    lost = {number for number, encoded in added.items() if number not in encoded}
+    lost |= {number for role, number in plan.special.items() if found.get(role, number) != number}
+    if lost:
+        text = vocabulary.texts[min(lost)]
+        raise CheckpointProblem(
+            f"{folder} has a tokenizer that does not give {text!r} the id {min(lost)} "
+            "when it is loaded",
+            next_step=NEXT_STEP,
+        )
+    top = max(len(loaded) - 1, *ids, *special.values())
+    if top >= plan.rows:
+        raise CheckpointProblem(
+            f"{folder} has a tokenizer that gives the id {top} when it is loaded, "
+            f"but the embedding has {plan.rows} rows",
+            next_step=NEXT_STEP,
+        )
+    return special
+
+
+def _bytes(content: bytes | Json) -> bytes:
+    if isinstance(content, bytes):
+        return content
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")  # half a surrogate pair, as JSON escapes it

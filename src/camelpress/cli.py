@@ -103,6 +103,8 @@ def _guarded(
     if not verbose:
         warnings.simplefilter("ignore")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if quiet:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         with listening(screen):
             return work(screen=screen, **values)
@@ -128,11 +130,12 @@ def recover(
     force: Force = False,
 ) -> int:
     """16-bit tuned model from base + diff, streamed tensor by tensor."""
+    from camelpress.convert.meta import open_base
     from camelpress.convert.run import recover as work
     from camelpress.core.checkpoint import Checkpoint
 
     chosen = Recover.parse(options, source="recover")
-    screen.result(work(Checkpoint.open(raw), Checkpoint.open(diff), out, chosen, force=force))
+    screen.result(work(open_base(raw), Checkpoint.open(diff), out, chosen, force=force))
     return 0
 
 
@@ -147,10 +150,11 @@ def make_diff(
 ) -> int:
     """The inverse of recover: tuned - base, proved to come back bit for bit."""
     from camelpress.convert.diff import make_diff as work
+    from camelpress.convert.meta import open_base
     from camelpress.core.checkpoint import Checkpoint
 
     chosen = MakeDiff.parse(options, source="make-diff")
-    screen.result(work(Checkpoint.open(raw), Checkpoint.open(tuned), out, chosen, force=force))
+    screen.result(work(open_base(raw), Checkpoint.open(tuned), out, chosen, force=force))
     return 0
 
 

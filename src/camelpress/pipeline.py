@@ -16,6 +16,7 @@ from typing import Any
 
 from camelpress import __version__
 from camelpress.convert import run as convert
+from camelpress.convert.meta import open_base
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.hub import locate
 from camelpress.core.json import write_json
@@ -146,12 +147,12 @@ def _recover(recipe: Recipe, recovered: Path) -> Stage:
     base, diff = locate(recipe.base), locate(recipe.diff)
     return Stage(
         "recover",
-        (base.folder, diff.folder),
+        (base.folder, diff.folder, *filter(None, [recipe.recover.verify])),
         recipe.recover,
         recovered,
         convert.REPORT,
         lambda: convert.recover(
-            Checkpoint.open(Path(base.origin)),  # a commit: what main is may change meanwhile
+            open_base(Path(base.origin)),  # a commit: what main is may change meanwhile
             Checkpoint.open(Path(diff.origin)),
             recovered,
             recipe.recover,

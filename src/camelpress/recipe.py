@@ -18,7 +18,13 @@ from camelpress.quantize.settings import Quantize
 from camelpress.validate.settings import Validate
 
 MODELS = (("base",), ("diff",))
-PATHS = (*MODELS, ("out",), ("quantize", "calibration"), ("validate", "text"))
+PATHS = (
+    *MODELS,
+    ("out",),
+    ("recover", "verify"),
+    ("quantize", "calibration"),
+    ("validate", "text"),
+)
 
 
 class Recipe(Settings):

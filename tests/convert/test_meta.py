@@ -313,6 +313,8 @@ def test_recover_gives_the_same_bytes_from_either_base(layout: Layout, tmp_path:
     (tmp_path / "base" / "config.json").write_text(json.dumps(dict(meta.config)), encoding="utf-8")
     base = Checkpoint.open(tmp_path / "base")
     tuned = pico.write_tuned(tmp_path / "tuned", base.folder, extra_rows=0)
+    for path in tuned.glob("tokenizer*"):  # it knows more tokens than this model
+        path.unlink()
     make_diff(base, Checkpoint.open(tuned), tmp_path / "diff", MakeDiff())
     diff = Checkpoint.open(tmp_path / "diff")
     recover(base, diff, tmp_path / "one", Recover())

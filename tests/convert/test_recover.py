@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoTokenizer
 
 import pico
 import weights
@@ -175,15 +176,22 @@ def test_a_type_that_is_asked_for_is_taken(
 def test_config_and_tokenizer_are_the_diffs(base: Path, diff: Path, tmp_path: Path) -> None:
     own = weights.changed(diff, tmp_path / "own", lambda tensors: tensors)
     config = json.loads((own / "config.json").read_text(encoding="utf-8"))
-    (own / "config.json").write_text(json.dumps(config | {"pad_token_id": 7}), encoding="utf-8")
-    (own / "tokenizer_config.json").write_text('{"of": "the diff"}', encoding="utf-8")
-    (own / "added_tokens.json").write_text('{"<pad>": 272}', encoding="utf-8")
+    config |= {"pad_token_id": 0, "of": "the diff"}
+    (own / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (own / "added_tokens.json").write_text('{"<pad>": 259}', encoding="utf-8")
+    told = json.loads((own / "tokenizer_config.json").read_text(encoding="utf-8"))
+    told["pad_token"] = "<pad>"
+    (own / "tokenizer_config.json").write_text(json.dumps(told), encoding="utf-8")
     back = add(base, own, tmp_path / "back")
-    told = json.loads((back / "config.json").read_text(encoding="utf-8"))
-    assert (told["pad_token_id"], told["vocab_size"]) == (7, 273)
-    assert told["dtype"] == told["torch_dtype"] == "bfloat16"
-    for name in ("tokenizer_config.json", "added_tokens.json", "tokenizer.json"):
-        assert (back / name).read_bytes() == (own / name).read_bytes()
+    config = json.loads((back / "config.json").read_text(encoding="utf-8"))
+    assert (config["of"], config["vocab_size"]) == ("the diff", 273)
+    assert config["dtype"] == config["torch_dtype"] == "bfloat16"
+    generation = json.loads((back / "generation_config.json").read_text(encoding="utf-8"))
+    tokenizer = AutoTokenizer.from_pretrained(back)
+    ids = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
+    assert ids == [1, 2, 259]
+    for told in (config, generation):
+        assert [told[f"{role}_token_id"] for role in ("bos", "eos", "pad")] == ids
 
 
 def test_a_vocabulary_size_left_behind_is_put_right(base: Path, diff: Path, tmp_path: Path) -> None:

@@ -139,6 +139,10 @@ class Checkpoint:
         """Bytes of all tensors."""
         return sum(info.nbytes for info in self.tensors.values())
 
+    def companions(self) -> dict[str, Path]:
+        """What lies beside the weights and goes where they go: name to file."""
+        return companions(self.folder)
+
     def files(self) -> Iterator[Path]:
         """The weight files, sorted by name."""
         for shard in sorted({info.shard for info in self.tensors.values()}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ def summary(checkpoint: Checkpoint) -> dict[str, Any]:
     quantization = checkpoint.quantization or {}
     embedding = checkpoint.tensors.get(f"{EMBEDDING}.weight")
     told: dict[str, Any] = {
-        "path": checkpoint.folder.name,
+        "path": Path(checkpoint.origin).name,
         "architecture": (checkpoint.config.get("architectures") or ["unknown"])[0],
         "parameters": parameters(checkpoint),
         "dtype": dtype_name(embedding.dtype) if embedding else "unknown",
