@@ -5,13 +5,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 SMOLLM2 := .models/SmolLM2-135M-Instruct
 LLAMA_TOKENIZER := .models/llama-tokenizer
+TRANSFORMERS_4 := .models/transformers-4
 
-.PHONY: demo test check test-clients clean
+.PHONY: demo test check test-clients bench-recover clean
 
 demo: .venv/installed ## the whole pipeline on the embedded model
 	$(BIN)/camelpress demo
 
-test: check $(SMOLLM2) $(LLAMA_TOKENIZER) ## everything: format, lint, types, imports, tests
+test: check $(SMOLLM2) $(LLAMA_TOKENIZER) $(TRANSFORMERS_4) ## everything: format, lint, types, imports, tests
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report --skip-covered
 
@@ -25,6 +26,9 @@ test-clients: .venv/installed-test ## our checkpoint in other people's loaders (
 	tests/clients/make_env.sh gptqmodel
 	tests/clients/make_env.sh autogptq
 	$(BIN)/pytest tests/clients -m client -o log_cli=true --log-cli-level=INFO
+
+bench-recover: .venv/installed ## recover against the published algorithm and mere copying (27 GB of disk)
+	$(BIN)/python -m benchmarks.recover
 
 .venv/installed: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
@@ -41,6 +45,9 @@ $(SMOLLM2): .venv/installed-test
 # Needs npm; without it the tests that want this tokenizer are skipped and say so.
 $(LLAMA_TOKENIZER): .venv/installed-test
 	test -d $@ || ! command -v npm || $(BIN)/python tests/models/llama_tokenizer.py $@
+
+$(TRANSFORMERS_4): .venv/installed-test
+	test -d $@ || $(BIN)/python tests/models/old_transformers.py $@
 
 clean:
 	rm -rf .venv .models camelpress-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -59,7 +59,8 @@ def recover(
     if settings.verify is not None:
         read_documents(settings.verify)  # what is wrong there is told now, not after hours
     matched = pairs(base, diff, settings.rule)
-    evidence = sample(base, diff, matched)
+    tested = settings.check != "off" or settings.dtype == "auto"
+    evidence = sample(base, diff, [pair for pair in matched if tested or pair.grown])
     recorded = shards.metadata(next(diff.files())).get(RULE)
     chosen = plans(matched, evidence, settings.rule, settings.extra_rows, recorded)
     seen = _sum(

@@ -169,7 +169,7 @@ def script(name: str) -> dict[str, Any]:
     return runpy.run_path(str(HERE / name))
 
 
-@pytest.mark.parametrize("name", ["smollm2.py", "llama_tokenizer.py"])
+@pytest.mark.parametrize("name", ["smollm2.py", "llama_tokenizer.py", "old_transformers.py"])
 def test_a_folder_that_is_there_is_left_alone(name: str, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("kept")
     script(name)["main"]([str(tmp_path)])
