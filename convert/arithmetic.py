@@ -84,7 +84,8 @@ def added(
         if start >= plan.common:
             sums = _added_rows(plan, operands, sums)
         elif check and base is not None:
-            told.counts = (told.counts or Counts()) + counts(base, difference, sums, stored)
+            found = counts(base, difference, sums, stored, plan.name)
+            told.counts = (told.counts or Counts()) + found
         _require_range(plan, operands, sums, dtype)
         yield sums.to(dtype)
 
@@ -111,7 +112,9 @@ def subtracted(
         _require_range(plan, operands, exact, dtype)
         difference = exact.to(dtype)
         wide = difference.to(torch.float32)
-        back = (wide if base is None else base + wide).to(tuned).to(torch.float32)
+        sums = wide if base is None else base + wide
+        _require_range(plan, operands, sums, tuned)
+        back = sums.to(tuned).to(torch.float32)
         _see(told, wide)
         told.inexact = (told.inexact or 0) + int((back != right).sum())
         error = float((back - right).abs().max())

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float32
@@ -30,18 +31,24 @@ SMALL = {torch.float16: 1 / 2, torch.bfloat16: 1 / 32}  # of the base's weight, 
 NORMAL = 2.0**-14  # below it float16 has fewer bits than above
 SPOTS = 4  # of a tensor that are sampled
 VALUES = 4096  # at each
-LIKE_THE_BASE = 0.5  # cosine; a difference has about 0, a tuned tensor about 1
+LIKE_THE_BASE = 0.5  # of the base's norm: so near to it lie tuned weights, and no difference
 ULPS = 4  # of fp32, by which a sum with a mean may miss its number: the order of summing differs
+NOWHERE = (1.0, "")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many values were tested, and how many fit."""
+    """How many values were tested, and how many fit.
+
+    `least` has the part where the share that fits is smallest: that share, and a tensor's name.
+    What is wrong in one shard of many can be too little to be seen in the sum.
+    """
 
     tested: int = 0
     fitting: Mapping[torch.dtype, int] = field(default_factory=dict)
     base: int = 0
     base_bfloat16: int = 0
+    least: Mapping[torch.dtype, tuple[float, str]] = field(default_factory=dict)
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
@@ -52,23 +59,29 @@ class Counts:
             },
             self.base + other.base,
             self.base_bfloat16 + other.base_bfloat16,
+            {
+                dtype: min(self.least.get(dtype, NOWHERE), other.least.get(dtype, NOWHERE))
+                for dtype in CANDIDATES
+            },
         )
 
-    def plain(self) -> dict[str, int]:
+    def plain(self) -> dict[str, Any]:
         """As JSON holds it."""
         fitting = {dtype_name(dtype): self.fitting.get(dtype, 0) for dtype in CANDIDATES}
         base = {"base": self.base, "base_bfloat16": self.base_bfloat16}
-        return {"tested": self.tested, **fitting, **base}
+        least = {dtype_name(dtype): list(self.least.get(dtype, NOWHERE)) for dtype in CANDIDATES}
+        return {"tested": self.tested, **fitting, **base, "least": least}
 
     @classmethod
-    def read(cls, plain: Mapping[str, int]) -> Counts:
+    def read(cls, plain: Mapping[str, Any]) -> Counts:
         """What `plain` gave."""
         fitting = {dtype: plain[dtype_name(dtype)] for dtype in CANDIDATES}
-        return cls(plain["tested"], fitting, plain["base"], plain["base_bfloat16"])
+        least = {dtype: tuple(plain["least"][dtype_name(dtype)]) for dtype in CANDIDATES}
+        return cls(plain["tested"], fitting, plain["base"], plain["base_bfloat16"], least)
 
     def share(self, dtype: torch.dtype) -> float:
-        """The share of base + diff that is exactly a number of `dtype`, 0 to 1; 1 of none."""
-        return self.fitting.get(dtype, 0) / self.tested if self.tested else 1.0
+        """The share of base + diff that is exactly a number of `dtype`, 0 to 1; 0 of none."""
+        return self.fitting.get(dtype, 0) / max(1, self.tested)
 
 
 @dataclass(frozen=True)
@@ -95,6 +108,7 @@ def counts(
     difference: Float32[Tensor, "..."],
     sums: Float32[Tensor, "..."],
     stored: torch.dtype,
+    name: str,
 ) -> Counts:
     """Test base + diff.
 
@@ -103,17 +117,16 @@ def counts(
         difference: of the same shape.
         sums: base + difference.
         stored: the type the difference was stored in.
+        name: of the tensor.
     """
     bound = SMALL.get(stored)
     if bound is not None:
         telling = (difference.abs() <= bound * base.abs()) & (base.abs() >= NORMAL)
         base, sums = base[telling], sums[telling]
-    return Counts(
-        sums.numel(),
-        {dtype: int(fits(sums, dtype).sum()) for dtype in CANDIDATES},
-        base.numel(),
-        int(fits(base, torch.bfloat16).sum()),
-    )
+    tested = sums.numel()
+    fitting = {dtype: int(fits(sums, dtype).sum()) for dtype in CANDIDATES}
+    least = {dtype: (count / tested, name) for dtype, count in fitting.items() if tested}
+    return Counts(tested, fitting, tested, int(fits(base, torch.bfloat16).sum()), least)
 
 
 def fits(values: Float32[Tensor, "..."], dtype: torch.dtype) -> Bool[Tensor, "..."]:
@@ -130,17 +143,19 @@ def _of(base: Checkpoint, diff: Checkpoint, pair: Pair) -> Evidence:
     left = torch.cat([base.rows(name, at, at + rows).float() for at in starts])
     right = torch.cat([diff.rows(pair.name, at, at + rows).float() for at in starts])[:, :width]
     stored = diff.info(pair.name).dtype
-    absolute = counts(torch.zeros_like(right), right, right, torch.float32)
-    found = counts(left, right, left + right, stored)
-    likeness = torch.cosine_similarity(left.flatten(), right.flatten(), dim=0)
-    best = max(found.share(dtype) for dtype in CANDIDATES)
+    found = counts(left, right, left + right, stored, pair.name)
+    alone = counts(left, right, right, torch.float32, pair.name)
+    near = float((right - left).norm()) < LIKE_THE_BASE * float(left.norm())
     return Evidence(
         found,
-        absolute=float(likeness) > LIKE_THE_BASE
-        and max(absolute.share(dtype) for dtype in CANDIDATES) >= best,
+        absolute=near and _best(alone) >= _best(found),
         extra=_extra(base, diff, pair) if stored is torch.float32 else {},
         narrow=stored is not torch.float32,
     )
+
+
+def _best(found: Counts) -> float:
+    return max(found.share(dtype) for dtype in CANDIDATES)
 
 
 def _extra(base: Checkpoint, diff: Checkpoint, pair: Pair) -> dict[str, bool]:
@@ -148,14 +163,17 @@ def _extra(base: Checkpoint, diff: Checkpoint, pair: Pair) -> dict[str, bool]:
         return {}
     added = diff.rows(pair.name, pair.base_shape[0], pair.shape[0])
     mean = mean_row(base, pair.base_name)
-    return {"zero": _explained(added), "mean": _explained(added + mean)}
+    rows = added + mean
+    ulp = torch.finfo(torch.float32).eps * (mean.abs().max() + rows.abs())
+    return {"zero": _explained(added, 0 * ulp), "mean": _explained(rows, ULPS * ulp)}
 
 
-def _explained(rows: Float32[Tensor, "extra width"]) -> bool:
-    """Whether all values are, but for the order of a sum, numbers of one 16-bit type."""
-    step = torch.finfo(torch.float32).eps * rows.abs()
+def _explained(
+    rows: Float32[Tensor, "extra width"], tolerance: Float32[Tensor, "extra width"]
+) -> bool:
+    """Whether all values are numbers of one 16-bit type, or as near as the tolerance."""
     return any(
-        bool(((rows.to(dtype).to(torch.float32) - rows).abs() <= ULPS * step).all())
+        bool(((rows.to(dtype).to(torch.float32) - rows).abs() <= tolerance).all())
         for dtype in CANDIDATES
     )
 

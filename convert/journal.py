@@ -27,7 +27,7 @@ class Journal:
         self._lock = Lock()
         self._found: dict[str, dict[str, Any]] = {}
         if self._path.is_file():
-            for line in self._path.read_text(encoding="utf-8").splitlines():
+            for line in self._path.read_bytes().splitlines():
                 self._found |= _parsed(line)
         self._file = self._path.open("a", encoding="utf-8")
         self._file.write("\n")  # ends a line that a kill cut short
@@ -55,9 +55,10 @@ class Journal:
             self._path.unlink()
 
 
-def _parsed(line: str) -> dict[str, dict[str, Any]]:
+def _parsed(line: bytes) -> dict[str, dict[str, Any]]:
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    entries = found.items() if isinstance(found, dict) else ()
+    return {name: facts for name, facts in entries if isinstance(facts, dict) and "sha256" in facts}

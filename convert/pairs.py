@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.config import dtype_name
+from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch, UnknownTensor
 from camelpress.core.llama import EMBEDDING, HEAD, ROTARY_BUFFER
 
@@ -46,7 +46,7 @@ def pairs(base: Checkpoint, other: Checkpoint, rules: Sequence[str] = ()) -> lis
         rules: that were asked for, as `RULE` or `PATTERN=RULE`. A tensor whose name a pattern
             fits may stand in `other` alone; with prefix or absolute, columns may grow, too.
     Raises:
-        CheckpointProblem: one of them is quantized, of another family, or holds integers.
+        CheckpointProblem: one of them is quantized, of another family, or of another type.
         UnknownTensor: a tensor stands on one side only.
         ShapeMismatch: shapes differ by more than added tokens.
     """
@@ -113,10 +113,10 @@ def _pair(
             )
         return Pair(name, info.shape, None, ())
     for checkpoint, dtype in ((other, info.dtype), (base, base.info(base_name).dtype)):
-        if not dtype.is_floating_point:
+        if dtype not in DTYPES.values():
             raise CheckpointProblem(
                 f"{checkpoint.folder} holds {name!r} as {dtype_name(dtype)}",
-                next_step="give a checkpoint of floating-point weights",
+                next_step=f"give a checkpoint of {', '.join(DTYPES)} weights",
             )
     pair = Pair(name, info.shape, base_name, base.info(base_name).shape)
     columns_grow = any(rule.endswith(("prefix", "absolute")) for rule in rules)

@@ -28,6 +28,7 @@ from camelpress.convert.pairs import GROWING, Pair
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 
 RULE = "camelpress.rule"  # in the header of a diff of ours: the rule it was made with
+WEIGHTS = "these are weights, not differences"
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,16 @@ def plans(
         extra_rows: what becomes of the rows of added tokens.
         recorded: the rule that the diff itself names, if it does.
     Raises:
-        RecipeProblem: a rule that cannot be meant for its tensor.
+        RecipeProblem: a rule that cannot be meant for its tensor, or is for none.
         CheckpointProblem: embedding and head would end up with different numbers of rows.
     """
+    for rule in rules:
+        pattern = rule.rpartition("=")[0]
+        if pattern and not any(fnmatchcase(pair.name, pattern) for pair in matched):
+            raise RecipeProblem(
+                f"--rule {rule} is for no tensor: none has such a name",
+                next_step=f"name a tensor of the diff, such as {GROWING[0]}",
+            )
     chosen = [
         _plan(pair, _asked(pair, rules), evidence.get(pair.name), extra_rows, recorded)
         for pair in matched
@@ -100,7 +108,7 @@ def _asked(pair: Pair, rules: Sequence[str]) -> str:
     asked = "auto"
     for rule in rules:
         pattern, _, word = rule.rpartition("=")
-        if fnmatchcase(pair.name, pattern) if pattern else (pair.grown or pair.base_name is None):
+        if fnmatchcase(pair.name, pattern) if pattern else pair.grown:
             asked = word
     return asked
 
@@ -115,15 +123,19 @@ def _plan(
                 f"--rule {asked} cannot be for {pair.name!r}: the base has no such tensor",
                 next_step=f"take --rule {pair.name}=absolute, or =drop to leave it out",
             )
-        return None if asked == "drop" else Plan(pair, "absolute", rows)
+        reason = "the base has no such tensor"
+        return None if asked == "drop" else Plan(pair, "absolute", rows, reason=reason)
+    weights = asked == "auto" and evidence is not None and evidence.absolute
+    if not pair.grown and (weights or asked == "absolute"):
+        return Plan(pair, "absolute", rows, reason=WEIGHTS if weights else "asked for")
     if not pair.grown:
-        return Plan(pair, "absolute" if asked == "absolute" else "sum", rows)
+        return Plan(pair, "sum", rows)
     wider = pair.shape[1:] != pair.base_shape[1:]
     if asked == "drop" or extra_rows == "drop":
         rows, extra_rows = pair.base_shape[0], "drop"
     rule, reason = (asked, "asked for") if asked not in ("auto", "drop") else ("", "")
     if not rule and evidence is not None and evidence.absolute:
-        rule, reason = "absolute", "these are weights, not differences"
+        rule, reason = "absolute", WEIGHTS
     if not rule and wider:
         rule, reason = "prefix", "it has more columns than the base's"
     if not rule and recorded in ("mean", "zero"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -59,7 +59,7 @@ class Stream:
         Returns:
             what is known of each tensor; the SHA-256 of each input file.
         Raises:
-            Problem: of a tensor that cannot be made; the others are given up.
+            Problem: of the first tensor found that cannot be made; the others are given up.
         """
         stop = Event()
         steps = _steps(plans, inputs)
@@ -69,13 +69,14 @@ class Stream:
             with ThreadPoolExecutor(WORKERS) as pool:
                 futures = [pool.submit(self._step, step, stop) for step in steps]
                 try:
-                    done = [future.result() for future in track(futures, label)]
+                    for _, future in zip(track(futures, label), as_completed(futures), strict=True):
+                        future.result()
                 finally:
                     stop.set()
                     pool.shutdown(wait=False, cancel_futures=True)
         finally:
             torch.set_num_threads(threads)
-        facts = dict(zip(steps, done, strict=True))
+        facts = {step: future.result() for step, future in zip(steps, futures, strict=True)}
         return (
             [facts[plan] for plan in plans],
             {step: told["sha256"] for step, told in facts.items() if isinstance(step, Path)},

@@ -206,4 +206,4 @@ def _number(given: object) -> int:
     """An id, which files hold as a number or as its digits; -1 if it is neither."""
     if isinstance(given, str) and given.isdecimal() and len(given) < 10:
         return int(given)
-    return given if isinstance(given, int) and not isinstance(given, bool) else -1
+    return given if isinstance(given, int) else -1

@@ -1,40 +1,32 @@
-"""A wrong base is told from the right one by its weights, before anything is written."""
+"""A wrong or damaged base is told from the right one by its weights."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+import damage
 import pico
+import stages
 import weights
-from camelpress.convert.pairs import pairs
-from camelpress.convert.run import REPORT, make_diff, recover
-from camelpress.convert.settings import MakeDiff, Recover
-from camelpress.convert.verify import Evidence, sample, share_fitting
+from camelpress.convert.evidence import Counts
+from camelpress.convert.verify import NEEDED, require_right_base, tuned_dtype
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
 from camelpress.core.progress import Silence, listening
-from camelpress.core.report import Report
+from refusal import refusal
+
+EMBEDDING = "model.embed_tokens.weight"
+FLOAT32 = "--check off --dtype float32 if the tuned model is float32"
+SHARE = r"only (\d+\.\d)% of base \+ diff are (bfloat16|float16) numbers"
+BF16, FP16 = torch.bfloat16, torch.float16
 
 
-def differ(base: Path, tuned: Path, out: Path) -> Path:
-    make_diff(Checkpoint.open(base), Checkpoint.open(tuned), out, MakeDiff())
-    return out
-
-
-def add(base: Path, diff: Path, out: Path, settings: Recover | None = None) -> Path:
-    recover(Checkpoint.open(base), Checkpoint.open(diff), out, settings or Recover())
-    return out
-
-
-def evidence(base: Path, diff: Path) -> Evidence:
-    left, right = Checkpoint.open(base), Checkpoint.open(diff)
-    return sample(left, right, pairs(left, right))
-
-
-@pytest.fixture(scope="module", params=[torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.fixture(scope="module", params=[BF16, FP16], ids=["bf16", "fp16"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     """What the model was tuned in."""
     found: torch.dtype = request.param
@@ -45,17 +37,8 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 def diff(base: Path, dtype: torch.dtype, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A diff of a model that was tuned in 16 bits."""
     folder = tmp_path_factory.mktemp("diff")
-    return differ(base, pico.write_tuned(folder / "tuned", base, dtype=dtype), folder / "diff")
-
-
-@pytest.fixture(scope="module")
-def rounded(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The base as a converter of today leaves it: in bf16."""
-    return weights.changed(
-        base,
-        tmp_path_factory.mktemp("rounded") / "base",
-        lambda tensors: {name: tensor.bfloat16() for name, tensor in tensors.items()},
-    )
+    stages.make_diff(base, pico.write_tuned(folder / "tuned", base, dtype=dtype), folder / "diff")
+    return folder / "diff"
 
 
 @pytest.fixture(scope="module")
@@ -64,80 +47,217 @@ def unrelated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pico.write_model(tmp_path_factory.mktemp("unrelated") / "base", seed=99)
 
 
+# --- the base -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("check", ["sample", "full"])
 def test_all_sums_with_the_right_base_fit_the_type_of_tuning(
-    base: Path, diff: Path, dtype: torch.dtype
+    base: Path, diff: Path, dtype: torch.dtype, tmp_path: Path, check: str
 ) -> None:
-    found = evidence(base, diff)
-    assert found.shares[dtype] == 1.0
-    assert found.best is dtype
-    assert found.base_fits_bfloat16 < 0.5
+    report = stages.recover(base, diff, tmp_path / "out", check=check)
+    word = str(dtype).removeprefix("torch.")
+    assert report.facts["dtype"] == word
+    assert report.facts["representable"][word] == 1.0
+    if check == "full":
+        values = sum(tensor.numel() for tensor in weights.read(base).values())
+        assert report.facts["tested"] == values
+        counts = [each["counts"] for each in report.facts["tensors"]]
+        assert all(each[word] == each["tested"] for each in counts)
 
 
-def test_an_unrelated_base_is_refused(unrelated: Path, diff: Path, tmp_path: Path) -> None:
-    with pytest.raises(NumericsProblem, match="is not the base of .* only .* numbers") as told:
-        add(unrelated, diff, tmp_path / "out")
-    assert "rounded" not in told.value.what
-    assert told.value.next_step.startswith("give the exact base of this diff")
-    assert told.value.next_step.endswith("--dtype float32 if the tuned model is float32")
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("check", ["sample", "full"])
+def test_an_unrelated_base_is_refused(
+    unrelated: Path, diff: Path, tmp_path: Path, check: str
+) -> None:
+    with refusal(
+        NumericsProblem,
+        re.compile(f"{unrelated} is not the base of {diff}: {SHARE}"),
+        next_step=f"give the exact base of this diff; {FLOAT32}",
+        out=tmp_path / "out",
+    ):
+        stages.recover(unrelated, diff, tmp_path / "out", check=check)
 
 
 def test_a_base_rounded_to_bfloat16_is_refused_by_that_name(
-    rounded: Path, diff: Path, tmp_path: Path
+    base: Path, diff: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(NumericsProblem, match="was rounded to bfloat16") as told:
-        add(rounded, diff, tmp_path / "out")
-    assert "original float16" in told.value.next_step
+    rounded = weights.changed(
+        base,
+        tmp_path / "rounded",
+        lambda tensors: {name: tensor.bfloat16() for name, tensor in tensors.items()},
+    )
+    with refusal(
+        NumericsProblem,
+        re.compile(
+            f"{rounded} was rounded to bfloat16, which all of its values fit, or is not the base "
+            f"of {diff}: {SHARE}"
+        ),
+        next_step=f"take the exact base, LLaMA-1 in its original float16; {FLOAT32}",
+        out=tmp_path / "out",
+    ):
+        stages.recover(rounded, diff, tmp_path / "out")
 
 
-def test_an_unrelated_base_that_is_bfloat16_by_nature_may_be_that_too(
-    base: Path, tmp_path: Path
-) -> None:
-    native = pico.write_model(tmp_path / "native", dtype=torch.bfloat16)
-    tuned = pico.write_tuned(tmp_path / "tuned", native)
-    difference = differ(native, tuned, tmp_path / "diff")
-    other = pico.write_model(tmp_path / "other", dtype=torch.bfloat16, seed=99)
+def test_an_unrelated_base_that_is_bfloat16_by_nature_may_be_that_too(tmp_path: Path) -> None:
+    native = pico.write_model(tmp_path / "native", dtype=BF16)
+    stages.make_diff(native, pico.write_tuned(tmp_path / "tuned", native), tmp_path / "diff")
+    other = pico.write_model(tmp_path / "other", dtype=BF16, seed=99)
     with pytest.raises(NumericsProblem, match="was rounded to bfloat16, .* or is not the base of"):
-        add(other, difference, tmp_path / "out")
+        stages.recover(other, tmp_path / "diff", tmp_path / "out")
 
 
-def test_one_wrong_matrix_in_a_good_base_is_noticed(
+def test_one_wrong_matrix_in_a_small_model_is_noticed(
     base: Path, unrelated: Path, diff: Path, tmp_path: Path
 ) -> None:
     name = "model.layers.1.mlp.gate_proj.weight"
-    mixed = weights.changed(
-        base, tmp_path / "mixed", lambda tensors: tensors | {name: weights.read(unrelated)[name]}
-    )
+    mixed = damage.with_tensors(base, tmp_path / "mixed", {name: weights.read(unrelated)[name]})
     with pytest.raises(NumericsProblem, match="is not the base of"):
-        add(mixed, diff, tmp_path / "out")
+        stages.recover(mixed, diff, tmp_path / "out")
 
 
-@pytest.mark.parametrize("kept", [torch.bfloat16, torch.float16])
-def test_a_diff_in_16_bits_is_itself_rounded_and_still_accepted(
-    base: Path, diff: Path, tmp_path: Path, kept: torch.dtype
+def test_what_is_wrong_in_one_tensor_of_many_is_named() -> None:
+    """LLaMA-65B has 560 matrices: one of them wrong is too little to be seen in the sum."""
+    whole, few = (1.0, "all"), (0.999, "all")
+    fine = Counts(1_000_000, {BF16: 1_000_000, FP16: 999_000}, least={BF16: whole, FP16: few})
+    bad = Counts(1000, {BF16: 100, FP16: 700}, least={BF16: (0.1, "up"), FP16: (0.7, "up")})
+    base, diff = (Checkpoint(Path(name), {}, {}) for name in ("base", "diff"))
+    require_right_base(base, diff, fine)
+    assert tuned_dtype(fine + bad) is BF16
+    with refusal(
+        NumericsProblem,
+        "'up' is damaged, in base or in diff: in one place only 10.0% of base + diff are bfloat16 "
+        "numbers",
+        next_step="download both again",
+        out=None,
+    ):
+        require_right_base(base, diff, fine + bad)
+
+
+@pytest.mark.parametrize("fitting", [999, 998])
+def test_the_bar_is_at_its_place(fitting: int) -> None:
+    share = fitting / 1000
+    found = Counts(1000, {BF16: 1, FP16: fitting}, least={BF16: (0.0, ""), FP16: (share, "x")})
+    assert tuned_dtype(found) is (FP16 if share >= NEEDED else None)
+
+
+def test_where_nothing_was_tested_nothing_is_claimed(
+    base: Path, diff: Path, tmp_path: Path
 ) -> None:
-    small = weights.changed(
-        diff,
-        tmp_path / "small",
-        lambda tensors: {name: tensor.to(kept) for name, tensor in tensors.items()},
-    )
-    found = evidence(base, small)
-    assert 0.9 < found.shares[found.best] <= 1.0
-    add(base, small, tmp_path / "out")
+    with refusal(
+        NumericsProblem,
+        f"nothing in {diff} can tell whether {base} is its base",
+        next_step="give --check off and a --dtype, if you know that it is",
+        out=tmp_path / "out",
+    ):
+        stages.recover(base, diff, tmp_path / "out", rule=["*=absolute"])
+    report = stages.recover(base, diff, tmp_path / "out", rule=["*=absolute"], check="off")
+    assert weights.same(weights.read(tmp_path / "out"), weights.read(diff))
+    assert (report.facts["dtype"], report.facts["tested"]) == ("float32", 0)
 
 
 def test_with_the_check_off_any_base_is_added(unrelated: Path, diff: Path, tmp_path: Path) -> None:
-    out = add(unrelated, diff, tmp_path / "out", Recover(check="off", dtype="float32"))
+    stages.recover(unrelated, diff, tmp_path / "out", check="off", dtype="float32")
     expected = weights.summed(weights.read(unrelated), weights.read(diff))
-    assert weights.same(weights.read(out), expected)
-    assert Report.read(out / REPORT).facts["representable"] is None
+    assert weights.same(weights.read(tmp_path / "out"), expected)
 
 
 def test_with_the_check_off_auto_still_finds_the_type(
     base: Path, diff: Path, dtype: torch.dtype, tmp_path: Path
 ) -> None:
-    out = add(base, diff, tmp_path / "out", Recover(check="off"))
-    assert {tensor.dtype for tensor in weights.read(out).values()} == {dtype}
+    stages.recover(base, diff, tmp_path / "out", check="off")
+    assert {tensor.dtype for tensor in weights.read(tmp_path / "out").values()} == {dtype}
+
+
+# --- one damaged place --------------------------------------------------------------------------
+
+LARGE = pico.Sizes(
+    vocab=9000
+)  # a sample has rows 0 to 63, 2978 to 3041, 5957 to 6020, and the last
+PLACES = {"a few rows": slice(4000, 4040), "one row in a hundred": slice(4000, 4090)}
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A base and its diff with matrices that are much larger than their samples."""
+    place = tmp_path_factory.mktemp("large")
+    folder = pico.write_model(place / "base", LARGE)
+    stages.make_diff(folder, pico.write_tuned(place / "tuned", folder), place / "diff")
+    return folder, place / "diff"
+
+
+def overwritten(folder: Path, out: Path, rows: slice, how: str) -> Path:
+    """A copy in which some rows of the embedding are lost."""
+    tensor: Tensor = weights.read(folder)[EMBEDDING].clone()
+    noise = torch.randn(tensor[rows].shape, generator=torch.Generator().manual_seed(5))
+    tensor[rows] = {"zeros": torch.zeros_like(noise), "noise": 0.05 * noise}[how].to(tensor.dtype)
+    return damage.with_tensors(folder, out, {EMBEDDING: tensor})
+
+
+@pytest.mark.parametrize("rows", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize(("side", "how"), [("base", "noise"), ("diff", "noise"), ("diff", "zeros")])
+def test_a_full_check_finds_what_a_sample_misses(
+    large: tuple[Path, Path], tmp_path: Path, side: str, how: str, rows: slice
+) -> None:
+    base, diff = large
+    if side == "base":
+        base = overwritten(base, tmp_path / "bad", rows, how)
+    else:
+        diff = overwritten(diff, tmp_path / "bad", rows, how)
+    with refusal(
+        NumericsProblem,
+        re.compile(
+            f"'{EMBEDDING}' is damaged, in {base} or in {diff}: in one place only "
+            r"(97|98|99)\.\d% of base \+ diff are bfloat16 numbers"
+        ),
+        next_step="download both again",
+        out=tmp_path / "out",
+    ):
+        stages.recover(base, diff, tmp_path / "out", check="full")
+    for check in ("sample", "off"):
+        report = stages.recover(base, diff, tmp_path / check, check=check)
+        assert report.facts["representable"]["bfloat16"] == 1.0
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_lost_matrices_are_not_taken_for_another_type(
+    base: Path, tuned: Path, tmp_path: Path, count: int
+) -> None:
+    """A float16 base and nothing else is all float16 numbers."""
+    stages.make_diff(base, tuned, tmp_path / "diff")
+    names = [name for name in weights.read(base) if "proj" in name][:count]
+    hole = damage.with_tensors(
+        tmp_path / "diff",
+        tmp_path / "hole",
+        {name: torch.zeros_like(weights.read(tmp_path / "diff")[name]) for name in names},
+    )
+    with refusal(
+        NumericsProblem,
+        re.compile(f"{base} is not the base of {hole}: {SHARE}"),
+        next_step=f"give the exact base of this diff; {FLOAT32}",
+        out=tmp_path / "out",
+    ):
+        stages.recover(base, hole, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kept", [BF16, FP16])
+def test_a_full_check_finds_it_in_a_diff_of_16_bits(
+    large: tuple[Path, Path], tmp_path: Path, kept: torch.dtype
+) -> None:
+    base, diff = large
+    narrow = weights.changed(
+        diff,
+        tmp_path / "narrow",
+        lambda tensors: {name: tensor.to(kept) for name, tensor in tensors.items()},
+    )
+    stages.recover(base, narrow, tmp_path / "right", check="full")
+    bad = overwritten(base, tmp_path / "bad", slice(4000, 4090), "noise")
+    stages.recover(bad, narrow, tmp_path / "sampled")
+    with pytest.raises(NumericsProblem, match=f"^'{EMBEDDING}' is damaged, in "):
+        stages.recover(bad, narrow, tmp_path / "out", check="full")
+    assert not list(tmp_path.glob("out*"))
+
+
+# --- what is said -------------------------------------------------------------------------------
 
 
 class Notes(Silence):
@@ -155,11 +275,15 @@ def test_the_choice_of_type_is_noted(
 ) -> None:
     notes = Notes()
     with listening(notes):
-        add(base, diff, tmp_path / "out")
+        stages.recover(base, diff, tmp_path / "out")
     word = str(dtype).removeprefix("torch.")
-    (heard,) = notes.heard
-    assert heard.startswith("100.00% of ")
-    assert heard.endswith(f"sampled sums are {word} numbers: that is the dtype of the output")
+    assert re.fullmatch(
+        rf"100\.00% of \d+ sampled sums are {word} numbers: that is the dtype of the output",
+        notes.heard[0],
+    )
+    assert notes.heard[1:] == [
+        f"{name}: mean, the diff says so" for name in ("lm_head.weight", EMBEDDING)
+    ]
 
 
 def test_auto_keeps_float32_where_no_16_bit_type_fits(base: Path, tmp_path: Path) -> None:
@@ -174,20 +298,7 @@ def test_auto_keeps_float32_where_no_16_bit_type_fits(base: Path, tmp_path: Path
     difference = weights.changed(base, tmp_path / "diff", noise)
     notes = Notes()
     with listening(notes):
-        out = add(base, difference, tmp_path / "out", Recover(check="off"))
+        stages.recover(base, difference, tmp_path / "out", check="off")
     expected = weights.summed(weights.read(base), weights.read(difference))
-    assert weights.same(weights.read(out), expected)
+    assert weights.same(weights.read(tmp_path / "out"), expected)
     assert notes.heard == ["the sums fit no 16-bit type: the output is float32"]
-
-
-def test_both_types_are_equal_for_numbers_that_both_hold() -> None:
-    values = torch.tensor([0.0, 1.0, -0.5, 1.5])
-    assert share_fitting(values, torch.bfloat16) == share_fitting(values, torch.float16) == 1.0
-    shares = {torch.bfloat16: 1.0, torch.float16: 1.0}
-    assert Evidence(shares, 1.0, 4).best is torch.bfloat16
-
-
-def test_shares_count_what_a_type_holds_exactly() -> None:
-    values = torch.tensor([1.0, 1 + 2.0**-7, 1 + 2.0**-10, 1 + 2.0**-20, 1e5])
-    assert share_fitting(values, torch.bfloat16) == pytest.approx(0.4)
-    assert share_fitting(values, torch.float16) == pytest.approx(0.6)

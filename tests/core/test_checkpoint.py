@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
 from camelpress.core.checkpoint import Checkpoint, companions
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
-from camelpress.core.json import read_json
-from camelpress.core.shards import TensorInfo
+from camelpress.core.json import read_json, write_json
+from camelpress.core.shards import DTYPES, TensorInfo
 
 Tensors = dict[str, Tensor]
 
@@ -131,6 +133,74 @@ def test_a_shard_may_be_a_link_as_in_a_download_cache(tmp_path: Path) -> None:
 def test_the_size_of_a_tensor_without_values_is_zero() -> None:
     assert TensorInfo(torch.float32, (0, 5), "x", 0).nbytes == 0
     assert TensorInfo(torch.float32, (), "x", 0).nbytes == 4
+
+
+# --- any rows of any tensor ---------------------------------------------------------------------
+
+FLAT = torch.arange(-30, 30, dtype=torch.float32)
+MATRIX = FLAT.reshape(6, 10)
+VIEWS: Tensors = {
+    "whole": MATRIX,
+    "rows": MATRIX[2:5],
+    "row": MATRIX[3],
+    "value": MATRIX[3, 4],
+    "flat": FLAT[7:],
+    "transposed": MATRIX.T,
+    "column": MATRIX[:, 3],
+    "columns": MATRIX[:, 3:5],
+    "every second row": MATRIX[::2],
+    "one row, repeated": MATRIX[:1].expand(4, -1),
+    "three axes": FLAT.reshape(3, 4, 5),
+    "axes in another order": FLAT.reshape(3, 4, 5).permute(2, 0, 1),
+    "channels last": FLAT.reshape(1, 3, 4, 5).contiguous(memory_format=torch.channels_last),
+    "no rows": torch.zeros(0, 3),
+    "no columns": torch.zeros(3, 0),
+    "a parameter": torch.nn.Parameter(MATRIX[1:].clone()),
+    "a parameter, transposed": torch.nn.Parameter(MATRIX.clone().T),
+    "in 16 bits": MATRIX.bfloat16()[1:],
+    "truths": MATRIX > 0,
+    "integers": MATRIX.long()[1:, 2:],
+}
+
+
+@pytest.fixture(scope="module", params=["safetensors", "bin", "bin, apart"])
+def views(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """All of them in one file; in the second, most share one storage."""
+    folder: Path = tmp_path_factory.mktemp("views")
+    if request.param == "safetensors":
+        apart = {name: tensor.detach().clone().contiguous() for name, tensor in VIEWS.items()}
+        save_file(apart, folder / "model.safetensors")
+    elif request.param == "bin":
+        torch.save(VIEWS, folder / "pytorch_model.bin")
+    else:
+        apart = {name: tensor.clone() for name, tensor in VIEWS.items()}
+        torch.save(apart, folder / "pytorch_model.bin")
+    return open_with(folder)
+
+
+@given(st.sampled_from(sorted(VIEWS)), st.integers(0, 12), st.integers(0, 12))
+@settings(deadline=None, max_examples=200)
+def test_any_rows_are_those_of_the_whole_tensor(
+    views: Checkpoint, name: str, start: int, stop: int
+) -> None:
+    expected = VIEWS[name] if VIEWS[name].dim() == 0 else VIEWS[name][start:stop]
+    for found, wanted in (
+        (views.read(name), VIEWS[name]),
+        (views.rows(name, start, stop), expected),
+    ):
+        assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
+        assert torch.equal(found, wanted)
+        assert found.is_contiguous()
+        assert not found.requires_grad
+
+
+def test_a_header_of_many_tensors_is_read(tmp_path: Path) -> None:
+    tensors = {f"{'x' * 80}.{number}": torch.tensor([number]) for number in range(40_000)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    opened = open_with(tmp_path)
+    assert len(opened.tensors) == 40_000
+    assert int.from_bytes((tmp_path / "model.safetensors").read_bytes()[:8], "little") > 5_000_000
+    assert opened.read(f"{'x' * 80}.31415").tolist() == [31415]
 
 
 # --- config and companions ----------------------------------------------------------------------
@@ -251,9 +321,32 @@ def test_a_dtype_that_cannot_be_computed_with_is_refused(tmp_path: Path) -> None
     assert "BF16" in told
 
 
-def test_a_pickle_that_is_no_state_dict_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64, torch.uint16])
+def test_a_pickled_dtype_that_cannot_be_computed_with_is_refused(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    torch.save({"a": torch.ones(2).to(dtype)}, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text("{}")
+    assert refused(CheckpointProblem, tmp_path) == (
+        f"{tmp_path / 'pytorch_model.bin'} holds 'a' as {str(dtype).removeprefix('torch.')}; "
+        f"convert it to one of {', '.join(DTYPES)}"
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": {"a": torch.ones(2)}},
+        {"a": torch.ones(2), "step": 7},
+        {7: torch.ones(2)},
+        {"a": torch.ones(2).to_sparse()},
+        [torch.ones(2)],
+        torch.ones(2),
+    ],
+)
+def test_a_pickle_that_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
     path = tmp_path / "pytorch_model.bin"
-    torch.save({"state_dict": {"a": torch.ones(2)}}, path)
+    torch.save(content, path)
     (tmp_path / "config.json").write_text("{}")
     told = refused(CheckpointProblem, tmp_path)
     assert told == f"{path} is not a dictionary of tensors; give a model's state dict"
@@ -289,3 +382,9 @@ def test_a_folder_in_place_of_json_is_told_in_one_line(tmp_path: Path) -> None:
     assert str(told.value) == (
         f"{tmp_path / 'x.json'} cannot be read (Is a directory); complete the checkpoint folder"
     )
+
+
+@pytest.mark.parametrize("text", ["whale \U0001f40b", "half \ud83d", "\udc00\ud800", '"\\\n\0'])
+def test_any_string_comes_back_from_json(tmp_path: Path, text: str) -> None:
+    write_json(tmp_path / "x.json", {text: [text]})
+    assert read_json(tmp_path / "x.json") == {text: [text]}

@@ -1,13 +1,13 @@
-"""The streaming writer gives the bytes of the safetensors library, and only whole folders."""
+"""The streaming writer gives the bytes of the safetensors library, from any number of threads."""
 
 from __future__ import annotations
 
-import errno
+import hashlib
 import json
-import os
 import random
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,16 +15,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.errors import OutputExists, OutputProblem, ShapeMismatch, UnknownTensor
+from camelpress.core.errors import OutputProblem, ShapeMismatch, UnknownTensor
 from camelpress.core.json import write_json
-from camelpress.core.output import staged
 from camelpress.core.shards import DTYPES
-from camelpress.core.writer import CheckpointWriter, Slot
+from camelpress.core.writer import CheckpointWriter, Slot, data
 
 Tensors = dict[str, Tensor]
 
@@ -49,11 +49,14 @@ def tensors_of_any_kind(draw: st.DrawFn) -> Tensors:
     return drawn
 
 
+def slots_of(tensors: Tensors) -> dict[str, Slot]:
+    return {name: Slot(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+
+
 def write(
     folder: Path, tensors: Tensors, *, shard_bytes: int, order: list[str] | None = None
 ) -> None:
-    slots = {name: Slot(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-    with CheckpointWriter(folder, slots, shard_bytes=shard_bytes) as writer:
+    with CheckpointWriter(folder, slots_of(tensors), shard_bytes=shard_bytes) as writer:
         for name in order or tensors:
             writer.put(name, tensors[name])
 
@@ -110,6 +113,65 @@ def test_the_order_of_arrival_does_not_matter(
     folder = cleared()
     write(folder, tensors, shard_bytes=shard_bytes, order=order)
     assert contents(folder) == expected
+
+
+@given(tensors_of_any_kind(), st.integers(0, 9), st.integers(1, 200), st.integers(1, 40))
+@settings(deadline=None, max_examples=50)
+def test_pieces_from_many_threads_in_any_order_do_not_matter(
+    cleared: Callable[[], Path], tensors: Tensors, seed: int, shard_bytes: int, step: int
+) -> None:
+    folder = cleared()
+    write(folder, tensors, shard_bytes=shard_bytes)
+    expected = contents(folder)
+    folder = cleared()
+    content = {name: data(tensor) for name, tensor in tensors.items()}
+    pieces = [(name, begin) for name in tensors for begin in range(0, len(content[name]), step)]
+    random.Random(seed).shuffle(pieces)
+    with (
+        CheckpointWriter(folder, slots_of(tensors), shard_bytes=shard_bytes) as writer,
+        ThreadPoolExecutor(8) as pool,
+    ):
+
+        def put(piece: tuple[str, int]) -> None:
+            name, begin = piece
+            writer.write(name, begin, content[name][begin : begin + step])
+
+        list(pool.map(put, pieces))
+        assert {name: writer.digest(name) for name in tensors} == {
+            name: hashlib.sha256(content[name]).hexdigest() for name in tensors
+        }
+        list(pool.map(writer.done, tensors))
+    assert contents(folder) == expected
+
+
+def test_what_the_header_says_besides_is_read_by_the_library(tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(2), "b": torch.zeros(3)}
+    said = {"camelpress.rule": "mean", "quotes and such": '"\\ \u00e9\u6f22\U0001f40b\n'}
+    with CheckpointWriter(tmp_path, slots_of(tensors), shard_bytes=8, metadata=said) as writer:
+        for name, tensor in tensors.items():
+            writer.put(name, tensor)
+    for number in (1, 2):
+        shard = tmp_path / f"model-{number:05}-of-00002.safetensors"
+        with safe_open(shard, framework="pt") as file:
+            assert file.metadata() == {"format": "pt", **said}
+
+
+def test_no_tensors_at_all_are_a_file_of_the_library(tmp_path: Path) -> None:
+    write(tmp_path, {}, shard_bytes=ONE_FILE)
+    save_file({}, tmp_path / "expected", metadata={"format": "pt"})
+    assert (tmp_path / "model.safetensors").read_bytes() == (tmp_path / "expected").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_tensors_without_values_have_a_place(tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(0, 3), "b": torch.ones(3, 0), "c": torch.ones(2), "d": torch.ones(0)}
+    write(tmp_path, tensors, shard_bytes=4)
+    found: Tensors = {}
+    for shard in tmp_path.glob("*.safetensors"):
+        found |= load_file(shard)
+    assert {name: found[name].shape for name in tensors} == {
+        name: tensor.shape for name, tensor in tensors.items()
+    }
 
 
 def test_views_are_written_by_value(tmp_path: Path) -> None:
@@ -193,6 +255,31 @@ def test_another_shape_or_dtype_than_announced_is_refused(
     assert told.value.next_step == "announce what is written"
 
 
+@pytest.mark.parametrize(("offset", "size"), [(0, 9), (8, 1), (7, 2), (9, 0), (-1, 1), (-8, 8)])
+def test_a_piece_beside_its_tensor_is_refused(
+    writer: CheckpointWriter, tmp_path: Path, offset: int, size: int
+) -> None:
+    before = contents(tmp_path)
+    with pytest.raises(ShapeMismatch) as told, writer:
+        writer.write("b", offset, memoryview(b"x" * size))
+    assert told.value.what == (f"'b' has 8 bytes, to be written are {size} from byte {offset} on")
+    assert told.value.next_step == "announce what is written"
+    assert contents(tmp_path) == before
+
+
+def test_an_index_does_not_outlive_its_shards(tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(2), "b": torch.ones(2)}
+    write(tmp_path, tensors, shard_bytes=8)
+    with CheckpointWriter(tmp_path, slots_of(tensors), shard_bytes=8) as again:
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            f"model-0000{number}-of-00002.safetensors.partial" for number in (1, 2)
+        ]
+        again.done("b")
+        assert not list(tmp_path.glob("*index*"))
+        again.done("a")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_a_tensor_that_never_came_is_missed(writer: CheckpointWriter) -> None:
     with pytest.raises(UnknownTensor) as told, writer:
         writer.put("a", torch.ones(2))
@@ -210,118 +297,4 @@ def test_too_little_space_is_noticed_before_the_first_byte(
         == f"{tmp_path.parent} has 10,000,000 bytes free, the output needs 40,000,000"
     )
     assert told.value.next_step == "free some space or name another output"
-    assert list(tmp_path.iterdir()) == []
-
-
-# --- staged folders -----------------------------------------------------------------------------
-
-
-def test_a_staged_folder_takes_its_name_at_the_end(tmp_path: Path) -> None:
-    target = tmp_path / "not yet" / "there" / "out"
-    with staged(target) as folder:
-        (folder / "file").write_text("whole")
-        assert not target.exists()
-    assert contents(target) == {"file": b"whole"}
-    assert list(target.parent.iterdir()) == [target]
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_exception_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), staged(tmp_path / "out") as folder:
-        (folder / "file").write_text("half")
-        raise error
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_is_there_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    with pytest.raises(OutputExists) as told, staged(tmp_path / "out"):
-        pytest.fail("nothing may run")
-    assert told.value.what == f"{tmp_path / 'out'} exists"
-    assert told.value.next_step == "name another output, or give --force to replace it"
-    assert told.value.exit_code == 3
-
-
-def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
-    with pytest.raises(OutputExists, match="out exists"), staged(tmp_path / "out"):
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out" / "of another run").touch()
-    assert [path.name for path in tmp_path.rglob("*")] == ["out", "of another run"]
-
-
-def test_force_replaces_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "quantize-report.json").touch()
-    with staged(tmp_path / "out", force=True) as folder:
-        (folder / "new").touch()
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "out"]
-
-
-@pytest.mark.parametrize("name", ["out", "out/holiday.jpg"])
-def test_force_replaces_nothing_but_an_earlier_output(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).touch()
-    with (
-        pytest.raises(OutputExists, match="is not an earlier output and is not replaced") as told,
-        staged(tmp_path / "out", force=True),
-    ):
-        pass
-    assert told.value.next_step == "name another output, or remove it yourself"
-    assert (tmp_path / name).is_file()
-
-
-def test_force_replaces_a_link_and_not_what_it_points_to(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "out").symlink_to("elsewhere")
-    with staged(tmp_path / "out", force=True) as folder:
-        (folder / "new").touch()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "out"]
-    assert contents(tmp_path / "out") == {"new": b""}
-    assert contents(tmp_path / "elsewhere") == {}
-
-
-def test_force_keeps_the_old_until_the_new_is_whole(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "report.json").touch()
-    with pytest.raises(RuntimeError), staged(tmp_path / "out", force=True):
-        raise RuntimeError
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["out", "report.json"]
-
-
-def test_what_an_earlier_run_left_is_cleared_away(tmp_path: Path) -> None:
-    (tmp_path / "out.partial").mkdir()
-    (tmp_path / "out.partial" / "stale").touch()
-    with staged(tmp_path / "out") as folder:
-        assert list(folder.iterdir()) == []
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
-def test_a_disk_that_refuses_is_told_in_one_line(tmp_path: Path, number: int) -> None:
-    target = tmp_path / "out"
-    with pytest.raises(OutputProblem) as told, staged(target):
-        raise OSError(number, os.strerror(number))
-    assert told.value.what == f"{target} cannot be written: {os.strerror(number)}"
-    assert told.value.next_step == "free some space, or name a place that can be written"
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_name_that_is_too_long_is_told_in_one_line(tmp_path: Path) -> None:
-    target = tmp_path / ("o" * 250)
-    with pytest.raises(OutputProblem) as told, staged(target):
-        pytest.fail("nothing may run")
-    assert told.value.what == f"{target} cannot be written: File name too long ({target}.partial)"
-
-
-def test_a_file_in_the_way_of_the_partial_folder_is_named(tmp_path: Path) -> None:
-    target, partial = tmp_path / "out", tmp_path / "out.partial"
-    partial.touch()
-    with pytest.raises(OutputProblem) as told, staged(target):
-        pytest.fail("nothing may run")
-    assert told.value.what == f"{target} cannot be written: File exists ({partial})"
-    assert partial.is_file()
-
-
-def test_an_error_that_is_not_of_the_disk_passes_unchanged(tmp_path: Path) -> None:
-    with pytest.raises(ConnectionResetError), staged(tmp_path / "out"):
-        raise ConnectionResetError(errno.ECONNRESET, "reset")
     assert list(tmp_path.iterdir()) == []

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import stages
+from camelpress.core.errors import Problem
+from camelpress.core.provenance import Hashes
 from camelpress.core.report import Report
+from refusal import refusal
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +61,25 @@ def stage(
         "validate candidate": lambda folder: stages.validate(base, folder, out, chat),
     }[request.param]
     return stage
+
+
+@pytest.fixture
+def refused(out: Path) -> Callable[..., None]:
+    """See that recover refuses two folders, and leaves both as they are."""
+
+    def refused(
+        base: Path,
+        diff: Path,
+        kind: type[Problem],
+        what: str | re.Pattern[str],
+        *,
+        next_step: str,
+        exit_code: int = 3,
+        **options: Any,
+    ) -> None:
+        before = [Hashes({}).tree(folder) for folder in (base, diff)]
+        with refusal(kind, what, next_step=next_step, out=out, exit_code=exit_code):
+            stages.recover(base, diff, out, **options)
+        assert [Hashes({}).tree(folder) for folder in (base, diff)] == before
+
+    return refused

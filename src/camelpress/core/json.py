@@ -44,8 +44,12 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write JSON the one way this project does: two blanks, UTF-8, a newline at the end."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write JSON the one way this project does: two blanks, UTF-8, a newline at the end.
+
+    Half a surrogate pair, which UTF-8 cannot hold, stays the escape that JSON has for it.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 from camelpress.core.errors import Interrupted, OutputExists, OutputProblem, RecipeProblem
@@ -25,6 +26,8 @@ DISK_ERRORS = frozenset(
         errno.ENOTDIR,
         errno.EEXIST,
         errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.EFBIG,
     }
 )
 
@@ -40,30 +43,27 @@ def staged(target: Path, *, force: bool = False, resumable: str = "") -> Iterato
             whose process is killed, leaves the folder to the next one with the same fingerprint,
             which finds in it whatever is there; without a fingerprint nothing is left.
     Raises:
-        OutputExists: `target` is there, or there at the end, and `force` is not given; or it is
-            not an earlier output of ours, which nothing replaces.
+        OutputExists: as `require_free`, at the start or at the end.
         OutputProblem: no space, no right to write there, or somebody else is writing there.
     """
     require_free(target, force=force)
-    partial = target.with_name(target.name + ".partial")
-    keep = False
+    target = target.absolute()  # "." cannot be renamed
+    partial = _partial(target)
     try:
         partial.mkdir(parents=True, exist_ok=True)
         with _alone(partial, target):
             try:
                 _begin(partial, resumable)
                 yield partial
-                (partial / FINGERPRINT).unlink(missing_ok=True)
                 for path in partial.rglob("*"):
                     _sync(path)
                 require_free(target, force=force)
+                (partial / FINGERPRINT).unlink(missing_ok=True)
                 _take(partial, target)
             except BaseException as error:
-                keep = bool(resumable) and isinstance(error, STOPS)
-                raise
-            finally:
-                if not keep:
+                if not (resumable and isinstance(error, STOPS)):
                     shutil.rmtree(partial, ignore_errors=True)
+                raise
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
@@ -78,14 +78,16 @@ def keep_apart(out: Path, *inputs: Path) -> None:
     """See that writing `out` cannot destroy what is read.
 
     Raises:
-        RecipeProblem: `out` is, holds or lies in an input.
+        RecipeProblem: `out`, or the folder it is prepared in, is, holds or lies in an input, or
+            holds what a link in an input points to.
     """
-    place = out.resolve()
-    for source in inputs:
-        there = source.resolve()
-        if there.is_relative_to(place) or place.is_relative_to(there):
+    for place, source in product((out, _partial(out)), inputs):
+        inside = source.iterdir() if source.is_dir() else ()
+        if _resolved(place).is_relative_to(_resolved(source)) or any(
+            _resolved(path).is_relative_to(_resolved(place)) for path in (source, *inside)
+        ):
             raise RecipeProblem(
-                f"the output {out} is, holds or lies in the input {source}",
+                f"the output {place} is, holds or lies in the input {source}",
                 next_step="name another output",
             )
 
@@ -94,9 +96,10 @@ def require_free(target: Path, *, force: bool) -> None:
     """See that `target` may be written.
 
     Raises:
-        OutputExists: it is there, and `force` is not given or it is not an earlier output.
+        OutputExists: it is there, and `force` is not given, or it is not an earlier output, or
+            something has the name that it gets while it is replaced.
     """
-    if not target.exists():
+    if not target.exists() and not target.is_symlink():
         return
     if not force:
         raise OutputExists(
@@ -107,6 +110,23 @@ def require_free(target: Path, *, force: bool) -> None:
             f"{target} is not an earlier output and is not replaced",
             next_step="name another output, or remove it yourself",
         )
+    if _old(target).exists():
+        raise OutputExists(
+            f"{_old(target)} exists, and {target} would be moved there while it is replaced",
+            next_step="remove it, or move it elsewhere",
+        )
+
+
+def _partial(target: Path) -> Path:
+    return Path(f"{target.absolute()}.partial")
+
+
+def _old(target: Path) -> Path:
+    return Path(f"{target.absolute()}.old")
+
+
+def _resolved(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # unlike Path.resolve, it does not mind a loop of links
 
 
 def _is_ours(folder: Path) -> bool:
@@ -116,16 +136,17 @@ def _is_ours(folder: Path) -> bool:
 @contextmanager
 def _alone(partial: Path, target: Path) -> Iterator[None]:
     """Hold a folder against other processes."""
-    folder = os.open(partial, os.O_RDONLY)
+    folder = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(folder)
-        raise OutputProblem(
-            f"{target} is being written by another run",
-            next_step="wait for it, or name another output",
-        ) from error
-    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(folder), partial.lstat()):
+                raise BlockingIOError  # who held it has renamed or removed it meanwhile
+        except (BlockingIOError, FileNotFoundError) as error:
+            raise OutputProblem(
+                f"{target} is being written by another run",
+                next_step="wait for it, or name another output",
+            ) from error
         yield
     finally:
         os.close(folder)
@@ -134,7 +155,7 @@ def _alone(partial: Path, target: Path) -> Iterator[None]:
 def _begin(partial: Path, fingerprint: str) -> None:
     """Clear a folder unless it was begun with the same fingerprint, and mark it."""
     mark = partial / FINGERPRINT
-    if fingerprint and mark.is_file() and mark.read_text(encoding="utf-8") == fingerprint:
+    if fingerprint and mark.is_file() and mark.read_bytes() == fingerprint.encode():
         return
     for path in partial.iterdir():
         if path.is_dir() and not path.is_symlink():
@@ -149,11 +170,9 @@ def _take(partial: Path, target: Path) -> None:
     if target.is_symlink():
         target.unlink()
     if target.is_dir():
-        old = target.with_name(target.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
+        target.rename(_old(target))
         partial.rename(target)
-        shutil.rmtree(old)
+        shutil.rmtree(_old(target))
     else:
         partial.rename(target)
 

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from camelpress.core import pickles
+from camelpress.core.config import dtype_name
 from camelpress.core.errors import CheckpointProblem, UnsafeShard
 from camelpress.core.json import parse_json, read_json
 
@@ -92,10 +93,12 @@ def header(path: Path) -> dict[str, TensorInfo]:
     """
     if path.suffix == ".safetensors":
         return _safetensors(path)
-    return {
-        name: TensorInfo(tensor.dtype, tuple(tensor.shape), path.name, offset)
-        for name, (tensor, offset) in pickles.places(path).items()
-    }
+    found = {}
+    for name, (tensor, offset) in pickles.places(path).items():
+        if tensor.dtype not in DTYPES.values():
+            raise _unknown(path, name, dtype_name(tensor.dtype))
+        found[name] = TensorInfo(tensor.dtype, tuple(tensor.shape), path.name, offset)
+    return found
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -122,10 +125,7 @@ def _safetensors(path: Path) -> dict[str, TensorInfo]:
             continue
         dtype = DTYPES.get(entry["dtype"])
         if dtype is None:
-            raise CheckpointProblem(
-                f"{path} holds {name!r} as {entry['dtype']}",
-                next_step=f"convert it to one of {', '.join(DTYPES)}",
-            )
+            raise _unknown(path, name, entry["dtype"])
         begin = 8 + length + entry["data_offsets"][0]
         tensors[name] = TensorInfo(dtype, tuple(entry["shape"]), path.name, begin)
     return tensors
@@ -141,6 +141,12 @@ def _checked(path: Path) -> Any:
 def _incomplete(path: Path, error: Exception) -> CheckpointProblem:
     return CheckpointProblem(
         f"{path} is not a complete safetensors file ({error})", next_step="download it again"
+    )
+
+
+def _unknown(path: Path, name: str, dtype: str) -> CheckpointProblem:
+    return CheckpointProblem(
+        f"{path} holds {name!r} as {dtype}", next_step=f"convert it to one of {', '.join(DTYPES)}"
     )
 
 

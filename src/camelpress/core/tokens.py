@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from camelpress.core.errors import CheckpointProblem
 
 EXPECTED = (  # where files are missing or broken; the tokenizers library raises Exception itself
@@ -36,6 +34,8 @@ class Tokenizer:
         Raises:
             CheckpointProblem: there is none, or transformers cannot read it.
         """
+        from transformers import AutoTokenizer  # half a second, and not every command has text
+
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False

@@ -75,12 +75,15 @@ class CheckpointWriter:
         self._files: dict[str, int] = {}
         shards = _shards(slots, shard_bytes)
         _require_space(folder, sum(slot.nbytes for slot in slots.values()))
+        (folder / INDEXES[0]).unlink(missing_ok=True)
         for shard, content in shards.items():
             header, offsets = layout(content, metadata)
             self._places |= {name: (shard, offset) for name, offset in offsets.items()}
             self._missing[shard] = set(content)
             size = len(header) + sum(slot.nbytes for slot in content.values())
             _prepare(folder / shard, header, size)
+            if not content:
+                self._complete(shard)
 
     def put(self, name: str, tensor: Tensor) -> None:
         """Write one whole tensor to its place.
@@ -104,8 +107,15 @@ class CheckpointWriter:
 
         Raises:
             UnknownTensor: it was not announced, or is complete.
+            ShapeMismatch: they do not fit between its first byte and its last.
         """
-        self._expected(name)
+        slot = self._expected(name)
+        if not 0 <= offset <= slot.nbytes - len(content):
+            raise ShapeMismatch(
+                f"{name!r} has {slot.nbytes} bytes, to be written are {len(content)} from byte "
+                f"{offset} on",
+                next_step="announce what is written",
+            )
         shard, begin = self._places[name]
         file = self._opened(shard)
         while len(content):
@@ -118,14 +128,9 @@ class CheckpointWriter:
         shard = self._places[name][0]
         with self._lock:
             self._missing[shard].discard(name)
-            file = None if self._missing[shard] else self._files.pop(shard, None)
             complete = not self._missing[shard]
         if complete:
-            if file is None:
-                file = os.open(_partial(self._folder / shard), os.O_RDWR)
-            os.fsync(file)
-            os.close(file)
-            _partial(self._folder / shard).rename(self._folder / shard)
+            self._complete(shard)
 
     def digest(self, name: str) -> str:
         """The SHA-256 of what stands in a tensor's place now."""
@@ -164,6 +169,14 @@ class CheckpointWriter:
                 "weight_map": {name: place[0] for name, place in sorted(self._places.items())},
             }
             write_json(self._folder / INDEXES[0], index)
+
+    def _complete(self, shard: str) -> None:
+        file = self._opened(shard)
+        os.fsync(file)
+        with self._lock:
+            del self._files[shard]
+        os.close(file)
+        _partial(self._folder / shard).rename(self._folder / shard)
 
     def _expected(self, name: str) -> Slot:
         if name not in self._slots or name not in self._missing[self._places[name][0]]:

@@ -1,0 +1,463 @@
+"""A recovery that was killed or stopped at any moment ends, run again, as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import damage
+import stages
+from camelpress import cli
+from camelpress.convert import account, arithmetic, run, stream
+from camelpress.convert.journal import JOURNAL, Journal
+from camelpress.convert.run import REPORT
+from camelpress.core import provenance
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.errors import Interrupted, OutputProblem
+from camelpress.core.report import Report
+from camelpress.core.shards import header
+from camelpress.core.writer import CheckpointWriter
+from refusal import refusal
+
+SINGLE = "model.safetensors"
+DOWN = "model.layers.1.mlp.down_proj.weight"
+STEPS = 23  # 21 tensors, and the file of each input
+Contents = dict[str, Any]
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small() -> Iterator[None]:
+    """Several shards, several pieces of a tensor."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "CheckpointWriter", partial(CheckpointWriter, shard_bytes=40_000))
+        patch.setattr(arithmetic, "PIECE", 1024)
+        yield
+
+
+@pytest.fixture(scope="module")
+def diff(base: Path, tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """tuned - base."""
+    out = tmp_path_factory.mktemp("resume") / "diff"
+    stages.make_diff(base, tuned, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def expected(base: Path, diff: Path, _small: None) -> Contents:
+    """What an undisturbed run writes."""
+    stages.recover(base, diff, diff.parent / "undisturbed")
+    return contents(diff.parent / "undisturbed")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where the output will stand, in a folder of its own."""
+    (tmp_path / "place").mkdir()
+    return tmp_path / "place" / "out"
+
+
+def contents(folder: Path) -> Contents:
+    """Every file, byte by byte; of the report, all but what the run cost."""
+    report = Report.read(folder / REPORT).model_dump(exclude={"cost"})
+    return {path.name: path.read_bytes() for path in folder.iterdir()} | {REPORT: report}
+
+
+def beside(out: Path) -> Path:
+    return out.with_name(f"{out.name}.partial")
+
+
+def journalled(out: Path) -> dict[str, Any]:
+    """What the journal says is finished."""
+    told: dict[str, Any] = {}
+    for line in (beside(out) / JOURNAL).read_bytes().splitlines():
+        if line.endswith(b"}}"):
+            told |= json.loads(line)
+    return told
+
+
+@dataclass
+class Read:
+    """What a run took from its inputs' weights: tensors that it added, files that it hashed."""
+
+    tensors: set[str] = field(default_factory=set)
+    files: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Read:
+    """Watch from here on."""
+    read = Read()
+    rows, hashed, whole = arithmetic._rows, stream._hashed, provenance.sha256_file
+
+    def seen_rows(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Any:
+        read.tensors.add(name)
+        return rows(checkpoint, name, start, stop)
+
+    def seen_file(path: Path, stop: threading.Event) -> str:
+        read.files.append(str(path))
+        return hashed(path, stop)
+
+    def not_weights(path: Path) -> str:
+        assert path.suffix != ".safetensors"
+        return whole(path)
+
+    monkeypatch.setattr(arithmetic, "_rows", seen_rows)
+    monkeypatch.setattr(stream, "_hashed", seen_file)
+    monkeypatch.setattr(provenance, "sha256_file", not_weights)
+    return read
+
+
+CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "fcntl.flock")
+
+# --- killed -------------------------------------------------------------------------------------
+
+
+def forked(work: Callable[[], object]) -> int:
+    """The number of another process that does `work` and ends."""
+    child = os.fork()
+    if not child:
+        try:
+            signal.alarm(60)  # rather than hang
+            work()
+            os._exit(0)
+        finally:
+            os._exit(99)
+    return child
+
+
+def ended(child: int) -> int:
+    """The exit code of a process, or minus the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def require_nothing_false(out: Path, expected: Contents) -> None:
+    """Nothing has the output's name; what has a shard's is right, and an index is the end."""
+    assert not out.exists()
+    named = {path.name for path in beside(out).glob("*.safetensors")}
+    for name in named:
+        assert (beside(out) / name).read_bytes() == expected[name]
+    if (beside(out) / damage.INDEX).exists():
+        assert named == {name for name in expected if name.endswith(".safetensors")}
+
+
+def test_killed_after_every_step(base: Path, diff: Path, out: Path, expected: Contents) -> None:
+    def work() -> object:
+        add = Journal.add
+
+        def add_and_die(*told: Any) -> None:
+            add(*told)
+            die()
+
+        pytest.MonkeyPatch().setattr(Journal, "add", add_and_die)
+        return stages.recover(base, diff, out)
+
+    runs = 0
+    while ended(forked(work)) == -signal.SIGKILL:
+        runs += 1
+        assert len(journalled(out)) >= runs
+        require_nothing_false(out, expected)
+    assert runs > STEPS / 2  # several threads may finish a step before the process is gone
+    assert contents(out) == expected
+    assert list(out.parent.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_killed_at_a_random_moment(
+    base: Path, diff: Path, out: Path, expected: Contents, seed: int
+) -> None:
+    child = forked(lambda: stages.recover(base, diff, out))
+    time.sleep(random.Random(seed).uniform(0.0, 0.4))
+    os.kill(child, signal.SIGKILL)
+    if ended(child) != 0:
+        if beside(out).exists():
+            require_nothing_false(out, expected)
+        stages.recover(base, diff, out)
+    assert contents(out) == expected
+    assert list(out.parent.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("count", range(1, 46, 5))
+def test_killed_before_a_change_of_the_disk(
+    base: Path, diff: Path, out: Path, expected: Contents, count: int
+) -> None:
+    calls = iter(range(1000))
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in CHANGES and str(out) in str(arguments[0]) and next(calls) == count:
+            die()
+
+    def work() -> object:
+        sys.addaudithook(hook)
+        return stages.recover(base, diff, out)
+
+    assert ended(forked(work)) == -signal.SIGKILL
+    if beside(out).exists():
+        require_nothing_false(out, expected)
+    stages.recover(base, diff, out)
+    assert contents(out) == expected
+    assert list(out.parent.iterdir()) == [out]
+
+
+# --- the next run -------------------------------------------------------------------------------
+
+
+def stop(base: Path, diff: Path, out: Path, *, after: int = 12) -> set[str]:
+    """Recover until some steps are finished; the names of the finished ones."""
+    counts = iter(range(1000))
+
+    def add(journal: Journal, name: str, facts: dict[str, Any]) -> None:
+        if next(counts) >= after:
+            raise Interrupted("stopped", next_step="go on")
+        original(journal, name, facts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        original = Journal.add
+        patch.setattr(Journal, "add", add)
+        with pytest.raises(Interrupted):
+            stages.recover(base, diff, out)
+    finished = set(journalled(out))
+    assert len(finished) == after
+    return finished
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 17, 22])
+def test_only_what_is_missing_is_read_again(
+    base: Path, diff: Path, out: Path, expected: Contents, read: Read, after: int
+) -> None:
+    finished = stop(base, diff, out, after=after)
+    read.tensors.clear()
+    read.files.clear()
+    stages.recover(base, diff, out)
+    assert read.tensors == set(Checkpoint.open(diff).tensors) - finished
+    assert set(read.files) == {str(folder / SINGLE) for folder in (base, diff)} - finished
+    assert len(read.files) == len(set(read.files))
+    assert contents(out) == expected
+
+
+def place(out: Path, name: str) -> tuple[Path, int]:
+    """In which file a tensor of an unfinished output lies, and from which byte on."""
+    for file in beside(out).glob("*.safetensors*"):
+        copy = out.with_name("copy.safetensors")
+        copy.write_bytes(file.read_bytes())
+        told = header(copy).get(name)
+        copy.unlink()
+        if told is not None:
+            return file, told.offset or 0
+    raise KeyError(name)
+
+
+@pytest.mark.parametrize("at", [0, 1, 1000])
+def test_a_byte_that_flipped_is_noticed(
+    base: Path, diff: Path, out: Path, expected: Contents, read: Read, at: int
+) -> None:
+    finished = stop(base, diff, out)
+    name = max(finished & set(Checkpoint.open(diff).tensors))
+    file, begin = place(out, name)
+    content = bytearray(file.read_bytes())
+    content[begin + at] ^= 1
+    file.write_bytes(content)
+    read.tensors.clear()
+    stages.recover(base, diff, out)
+    assert read.tensors == set(Checkpoint.open(diff).tensors) - finished | {name}
+    assert contents(out) == expected
+
+
+def lying(text: bytes) -> bytes:
+    """The hash that belongs to one tensor at another one, too."""
+    lines = [json.loads(line) for line in text.splitlines() if line]
+    told = {name: facts for line in lines for name, facts in line.items()}
+    first, *others = sorted(name for name in told if name.endswith("weight"))
+    for name in others:
+        told[name]["sha256"] = told[first]["sha256"]
+    return b"".join(json.dumps({name: facts}).encode() + b"\n" for name, facts in told.items())
+
+
+HARMS: dict[str, Callable[[bytes], bytes]] = {
+    "a last line cut short": lambda text: text[:-30],
+    "a last line without its end": lambda text: text.rstrip(),
+    "nothing": lambda _: b"",
+    "bytes": lambda text: b"\xff\xfe\x00" + text,
+    "zeros, as after a power cut": lambda text: text + bytes(4096),
+    "too deep for a parser": lambda text: text + b"[" * 100_000,
+    "too many digits": lambda text: text + b'{"a": ' + b"9" * 5000 + b"}",
+    "what are no facts": lambda text: text + f'{{"{DOWN}": 7}}\n["a"]\nnull\n'.encode(),
+    "facts without a hash": lambda text: text + f'{{"{DOWN}": {{"x": 1}}}}\n'.encode(),
+    "the hash of another tensor": lying,
+}
+
+
+@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS.keys())
+def test_a_journal_is_not_believed(
+    base: Path, diff: Path, out: Path, expected: Contents, harm: Callable[[bytes], bytes]
+) -> None:
+    stop(base, diff, out)
+    journal = beside(out) / JOURNAL
+    journal.write_bytes(harm(journal.read_bytes()))
+    stages.recover(base, diff, out)
+    assert contents(out) == expected
+
+
+@pytest.mark.parametrize("harm", ["gone", "short", "long", "header"])
+def test_a_shard_that_suffered_is_made_again(
+    base: Path, diff: Path, out: Path, expected: Contents, harm: str
+) -> None:
+    stop(base, diff, out, after=20)
+    for file in beside(out).glob("*.safetensors*"):
+        content = file.read_bytes()
+        file.unlink()
+        if harm == "short":
+            file.write_bytes(content[:-1])
+        elif harm == "long":
+            file.write_bytes(content + b"x")
+        elif harm == "header":
+            file.write_bytes(content.replace(b"BF16", b"FP16"))
+    stages.recover(base, diff, out)
+    assert contents(out) == expected
+
+
+@pytest.mark.parametrize("change", ["time", "size", "settings", "version"])
+def test_other_inputs_settings_or_versions_start_from_scratch(
+    base: Path, diff: Path, out: Path, monkeypatch: pytest.MonkeyPatch, read: Read, change: str
+) -> None:
+    own = damage.copied(diff, out.parent / "diff")
+    stop(base, own, out)
+    weights = own / SINGLE
+    options: dict[str, Any] = {}
+    if change == "time":
+        os.utime(weights, ns=(0, weights.stat().st_mtime_ns + 1))
+    elif change == "size":
+        status = weights.stat()
+        tensors = load_file(weights)
+        save_file(tensors, weights, metadata={"format": "pt", "of": "another"})
+        os.utime(weights, ns=(0, status.st_mtime_ns))
+    elif change == "settings":
+        options["check"] = "full"
+    else:
+        monkeypatch.setattr(account, "versions", lambda: {"camelpress": "another"})
+    read.tensors.clear()
+    read.files.clear()
+    stages.recover(base, own, out, **options)
+    assert read.tensors == set(Checkpoint.open(own).tensors)
+    assert len(read.files) == 2
+
+
+# --- stopped ------------------------------------------------------------------------------------
+
+
+def command(errors: Path, *arguments: object) -> Callable[[], None]:
+    """The command line, slowly, with its errors in a file."""
+
+    def work() -> None:
+        go_on = stream._go_on
+
+        def go_slowly(stop: threading.Event) -> None:
+            go_on(stop)
+            time.sleep(0.01)
+
+        pytest.MonkeyPatch().setattr(stream, "_go_on", go_slowly)
+        os.dup2(os.open(errors, os.O_CREAT | os.O_WRONLY), 2)
+        sys.stderr = open(2, "w")
+        sys.argv = ["camelpress", *map(str, arguments)]
+        try:
+            cli.main()
+        except SystemExit as end:
+            sys.stderr.flush()
+            os._exit(int(end.code or 0))
+
+    return work
+
+
+def wait_for_journal(out: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not (beside(out) / JOURNAL).exists() or not journalled(out):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (signal.SIGTERM, 75, "error: stopped before the end; run the same command again\n"),
+        (signal.SIGINT, 130, ""),
+    ],
+)
+def test_a_signal_stops_it_and_the_same_command_goes_on(
+    base: Path, diff: Path, out: Path, expected: Contents, tmp_path: Path, read: Read,
+    number: signal.Signals, code: int, said: str,
+) -> None:  # fmt: skip
+    errors = tmp_path / "errors"
+    child = forked(command(errors, "recover", base, diff, out, "-q"))
+    wait_for_journal(out)
+    os.kill(child, number)
+    assert ended(child) == code
+    assert errors.read_text() == said
+    finished = set(journalled(out))
+    require_nothing_false(out, expected)
+    stages.recover(base, diff, out)
+    assert read.tensors == set(Checkpoint.open(diff).tensors) - finished
+    assert contents(out) == expected
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_the_second_of_two_runs_is_refused(
+    base: Path, diff: Path, out: Path, expected: Contents, tmp_path: Path
+) -> None:
+    child = forked(command(tmp_path / "errors", "recover", base, diff, out, "-q"))
+    wait_for_journal(out)
+    with refusal(
+        OutputProblem,
+        f"{out} is being written by another run",
+        next_step="wait for it, or name another output",
+        out=None,
+    ):
+        stages.recover(base, diff, out)
+    assert ended(child) == 0
+    assert contents(out) == expected
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_the_old_output_stays_until_the_new_one_is_complete(
+    base: Path, diff: Path, out: Path, expected: Contents, tmp_path: Path
+) -> None:
+    stages.recover(base, diff, out, dtype="float32")
+    old = contents(out)
+    child = forked(command(tmp_path / "errors", "recover", base, diff, out, "-q", "--force"))
+    wait_for_journal(out)
+    os.kill(child, signal.SIGKILL)
+    assert ended(child) == -signal.SIGKILL
+    assert contents(out) == old
+    stages.recover(base, diff, out, force=True)
+    assert contents(out) == expected
+    assert list(out.parent.iterdir()) == [out]
+
+
+# --- threads ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_any_number_of_threads_gives_the_same_bytes(
+    base: Path, diff: Path, out: Path, expected: Contents, monkeypatch: pytest.MonkeyPatch,
+    workers: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(stream, "WORKERS", workers)
+    stages.recover(base, diff, out)
+    assert contents(out) == expected

@@ -1,0 +1,59 @@
+"""Inputs that change while they are read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import damage
+from camelpress.convert.journal import Journal
+from camelpress.convert.run import recover
+from camelpress.convert.settings import Recover
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.errors import CheckpointProblem
+from refusal import refusal
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def replace(file: Path) -> None:
+    other = file.with_suffix(".new")
+    other.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    other.rename(file)
+
+
+@pytest.mark.parametrize("shorten", [cut, replace])
+@pytest.mark.parametrize("side", ["base", "diff"])
+@pytest.mark.parametrize("moment", ["before the first tensor", "after the first tensor"])
+def test_a_file_that_became_shorter_is_named(
+    base: Path, diff: Path, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch,
+    shorten: Callable[[Path], None], side: str, moment: str,
+) -> None:  # fmt: skip
+    inputs = {"base": base, "diff": diff}
+    inputs[side] = broken = damage.copied(inputs[side], tmp_path / "broken")
+    left, right = (Checkpoint.open(folder) for folder in inputs.values())
+    file = broken / "model.safetensors"
+    if moment.startswith("before"):
+        shorten(file)
+    else:
+        add, todo = Journal.add, [shorten]
+
+        def then_shorten(*told: Any) -> None:
+            add(*told)
+            while todo:
+                todo.pop()(file)
+
+        monkeypatch.setattr(Journal, "add", then_shorten)
+    with refusal(
+        CheckpointProblem,
+        f"{file} ends before all of its tensors do",
+        next_step="download it again",
+        out=out,
+    ):
+        recover(left, right, out, Recover())
