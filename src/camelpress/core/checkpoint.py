@@ -104,7 +104,7 @@ class Checkpoint:
         info = self.info(name)
         path = self.folder / info.shard
         if info.offset is None:
-            return pickles.load(path)[name][start:stop].contiguous()
+            return pickles.read(path, name)[start:stop].clone()
         if stop is None or not info.shape:
             return _bytes(path, info.offset, info.nbytes).view(info.dtype).reshape(info.shape)
         rows = len(range(*slice(start, stop).indices(info.shape[0])))

@@ -1,8 +1,8 @@
 """Pickled `.bin` shards, read through torch's allowlist unpickler and never any other way.
 
-A shard is a zip archive that compresses nothing: a tensor lies in it as in memory, in a record of
-its own. Where, torch tells without having looked, from how it writes archives itself. So it is
-believed only of an archive like that, and only where a record of the right size begins.
+A shard is a zip archive that compresses nothing: what a tensor is stands in one record, a pickle;
+its values lie in another as in memory. So the unpickler makes tensors without values, and the
+directory of the archive tells where these are.
 """
 
 from __future__ import annotations
@@ -11,22 +11,24 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from textwrap import shorten
+from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._weights_only_unpickler import Unpickler
 
 from camelpress.core.errors import CheckpointProblem
 
 SAFE_TORCH = (2, 10)  # weights_only was broken before: CVE-2025-32434 (2.6), CVE-2026-24747 (2.10)
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # how torch before 1.6 began a file
 ARCHIVE = b"PK\x03\x04"  # and since; a zip archive that begins with something else is not for torch
-LOCAL = struct.Struct("<26xHH")  # before a record, and two lengths of what follows it: name, extra
+LOCAL = struct.Struct("<26xHH")  # what stands before a record; it ends in two lengths
 REFUSALS = (  # what torch's unpickler ends in where the file is damaged or means harm
     pickle.UnpicklingError,
     struct.error,
@@ -43,93 +45,125 @@ REFUSALS = (  # what torch's unpickler ends in where the file is damaged or mean
 )
 
 
+class Record(NamedTuple):
+    """A part of an archive: where in the file it begins, and its size in bytes."""
+
+    begin: int
+    size: int
+
+
 def places(path: Path) -> dict[str, tuple[Tensor, int | None]]:
     """The tensors of one shard, without their values, and where in the file these begin.
 
-    There is no place for a tensor that is not contiguous, such as a transposed view.
+    There is no place for a tensor that is not contiguous, such as a transposed view: `read` it.
 
     Raises:
         CheckpointProblem: a torch that is not safe for this, a file that is not a plain
-            dictionary of tensors, one that wants to run code, or one that torch would have
-            written in another way.
+            dictionary of tensors, one that wants to run code, or one that torch of today would
+            have written in another way.
     """
-    sizes = _records(path)
-    content = _loaded(path, values=False)
-    if not sizes:
-        raise _foreign(path, "it is from before torch 1.6")
     found: dict[str, tuple[Tensor, int | None]] = {}
-    for name, tensor in content.items():
-        storage = tensor.untyped_storage()
-        start = getattr(storage, "_checkpoint_offset", 0)  # set by torch.load
-        if storage.nbytes() and sizes.get(start) != storage.nbytes():
-            raise _foreign(path, f"no record fits {name!r}")
-        begin = start + int(tensor.storage_offset()) * tensor.element_size()
+    for name, (tensor, record) in _tensors(path).items():
+        begin = record.begin + int(tensor.storage_offset()) * tensor.element_size()
         found[name] = (tensor, begin if tensor.is_contiguous() else None)
     return found
 
 
-@lru_cache(maxsize=1)
-def load(path: Path) -> dict[str, Tensor]:
-    """The tensors of one shard that has passed `places`, memory-mapped.
+@lru_cache(maxsize=2)
+def read(path: Path, name: str) -> Tensor:
+    """One tensor of a shard, in memory of its own, however it lies in the file.
 
     Raises:
         CheckpointProblem: as `places`.
     """
-    return {name: tensor.detach() for name, tensor in _loaded(path, values=True).items()}
+    tensor, record = _tensors(path)[name]
+    with path.open("rb") as file:
+        file.seek(record.begin)
+        values = torch.frombuffer(bytearray(file.read(record.size)), dtype=tensor.dtype)
+    offset = int(tensor.storage_offset())
+    return values.as_strided(tensor.shape, tensor.stride(), offset).contiguous()
 
 
-def _loaded(path: Path, *, values: bool) -> dict[str, Tensor]:
+class _Reader(Unpickler):
+    """Makes tensors of a device that has no memory; their storages know their record."""
+
+    def __init__(self, content: bytes, records: Mapping[str, Record]) -> None:
+        super().__init__(BytesIO(content), encoding="utf-8")
+        self._records = records
+
+    def persistent_load(self, key: Any) -> Any:
+        """The storage that a pickle refers to; the unpickler asks for nothing else."""
+        _, kind, name, _, count = key
+        dtype = torch.uint8 if kind is torch.UntypedStorage else kind.dtype
+        record = self._records[f"data/{name}".lower()]
+        if record.size != count * dtype.itemsize:
+            raise ValueError(f"record {name} has {record.size} bytes, not {count} {dtype}")
+        storage = torch.UntypedStorage(record.size, device="meta")
+        storage.record = record  # type: ignore[attr-defined]
+        return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
+
+
+def _tensors(path: Path) -> dict[str, tuple[Tensor, Record]]:
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < SAFE_TORCH:
         raise CheckpointProblem(
             f"{path} is a pickle, and torch {torch.__version__} does not read those safely",
             next_step="install torch >= 2.10, or convert the file to safetensors",
         )
-    with _suspected(path):
-        if values:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        else:
-            with FakeTensorMode():
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict) or not all(
+    with _suspected(path), path.open("rb") as file:
+        records = _records(path, file)
+        told = records["data.pkl"]
+        file.seek(told.begin)
+        content = _Reader(file.read(told.size), records).load()
+        if _is_state(content):
+            return {name: (tensor.detach(), _record(tensor)) for name, tensor in content.items()}
+    raise CheckpointProblem(
+        f"{path} is not a dictionary of tensors", next_step="give a model's state dict"
+    )
+
+
+def _is_state(content: object) -> TypeGuard[dict[str, Tensor]]:
+    return isinstance(content, dict) and all(
         isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout is torch.strided
         for name, tensor in content.items()
-    ):
-        raise CheckpointProblem(
-            f"{path} is not a dictionary of tensors", next_step="give a model's state dict"
-        )
-    return content
+    )
 
 
-def _records(path: Path) -> dict[int, int]:
-    """Where the records of an archive begin, and their sizes; nothing for a file before torch 1.6.
+def _record(tensor: Tensor) -> Record:
+    """Where a tensor's storage lies, which has room for all of it."""
+    record: Record = tensor.untyped_storage().record  # type: ignore[attr-defined]
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = int(tensor.storage_offset()) + sum((size - 1) * step for size, step in steps)
+    if tensor.numel() and (last + 1) * tensor.element_size() > record.size:
+        raise ValueError("a tensor goes beyond its record")
+    return record
+
+
+def _records(path: Path, file: BinaryIO) -> dict[str, Record]:
+    """The records of an archive by their names, without the folder and in small letters.
 
     Raises:
-        CheckpointProblem: torch would have written it in another way.
+        CheckpointProblem: torch of today would have written it in another way.
     """
-    found: dict[str, tuple[int, int]] = {}
-    with _suspected(path), path.open("rb") as file:
-        start = file.read(len(LEGACY))
-        if start == LEGACY:
-            return {}
-        if not start.startswith(ARCHIVE):
-            raise ValueError("it is not an archive of torch")
-        with zipfile.ZipFile(file) as archive:
-            for entry in archive.infolist():
-                if entry.compress_type != zipfile.ZIP_STORED:
-                    raise _foreign(path, "it is compressed")
-                name = entry.filename.partition("/")[2].lower()  # torch does not look at case
-                if name in found:
-                    raise ValueError(f"it has two records {name!r}")
-                with archive.open(entry) as record:  # compares what the file says of it twice
-                    if name == "byteorder" and record.read(6) != b"little":
-                        raise _foreign(path, "it is big-endian")
-                file.seek(entry.header_offset)
-                begin = entry.header_offset + LOCAL.size + sum(LOCAL.unpack(file.read(LOCAL.size)))
-                found[name] = (begin, entry.file_size)
-    stored = [name for name in sorted(found, key=found.__getitem__) if name.startswith("data/")]
-    if ".format_version" in found and stored != [f"data/{key}" for key in range(len(stored))]:
-        raise _foreign(path, "its records are in another order")
-    return dict(found.values())
+    start = file.read(len(LEGACY))
+    if start == LEGACY:
+        raise _foreign(path, "it is from before torch 1.6")
+    if not start.startswith(ARCHIVE):
+        raise ValueError("it is not an archive of torch")
+    found: dict[str, Record] = {}
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise _foreign(path, "it is compressed")
+            name = entry.filename.partition("/")[2].lower()  # torch does not look at case
+            if name in found:
+                raise ValueError(f"it has two records {name!r}")
+            with archive.open(entry) as record:  # compares what the file says of it twice
+                if name == "byteorder" and record.read(6) != b"little":
+                    raise _foreign(path, "it is big-endian")
+            file.seek(entry.header_offset)
+            names = sum(LOCAL.unpack(file.read(LOCAL.size)))
+            found[name] = Record(entry.header_offset + LOCAL.size + names, entry.file_size)
+    return found
 
 
 @contextmanager
