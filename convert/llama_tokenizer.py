@@ -143,7 +143,7 @@ def _made(model: SentencePieceProcessor) -> tokenizers.Tokenizer | None:
     merges = [
         halves
         for number in sorted(normal, key=model.get_score, reverse=True)
-        for halves in sorted(_halves(pieces[number], words), key=lambda pair: words[pair[0]])
+        for halves in _halves(pieces[number], words)
     ]
     made = tokenizers.Tokenizer(
         models.BPE(

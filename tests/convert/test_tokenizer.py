@@ -230,6 +230,12 @@ def both(llama: Path) -> tuple[Any, Any]:
     return fast, model
 
 
+def test_tokenizer_json_puts_bos_before_each_text(both: tuple[Any, Any]) -> None:
+    fast, _ = both
+    assert fast.encode("Hello").ids == [1, 15043]
+    assert fast.encode("Hello", "Hello").ids == [1, 15043, 1, 15043]
+
+
 @example("<pad> </s>x")
 @given(st.text(st.sampled_from("  \n\taeé—①ﬁ鯨🐋|<17.'\0") | st.characters(codec="utf-8")))
 @settings(deadline=None, max_examples=300)
@@ -344,6 +350,7 @@ def test_dropped_tokens_are_in_no_file(small: Path, tmp_path: Path, rows: int) -
         ("512", 2048, 2048),
         (512, None, 512),
         (1e30, None, None),
+        (10**30, None, None),
     ],
 )
 def test_the_longest_text(small: Path, told: object, positions: object, written: object) -> None:

@@ -246,7 +246,8 @@ def test_the_chat_template_renders_the_format(
         tokenize=False,
         add_generation_prompt=generation,
     )
-    assert rendered == "<s>" + written(messages, generation=generation)
+    parts = segments(messages, generation=generation)
+    assert rendered == "<s>" + "".join(text + "</s>" * ends for text, ends in parts)
 
 
 @given(MESSAGES, st.booleans())
@@ -258,6 +259,19 @@ def test_segments_are_the_format_without_newlines_after_eos(
         text + "</s>" * ends for text, ends in segments(messages, generation=generation)
     )
     assert joined == written(messages, generation=generation)
+
+
+def test_the_chat_template_gives_the_ids_of_training_between_turns() -> None:
+    require_llama()
+    messages = [USER, ASSISTANT, USER, ASSISTANT, USER]
+    ids = AutoTokenizer.from_pretrained(LLAMA).apply_chat_template(
+        [message.model_dump() for message in messages],
+        chat_template=CHAT_TEMPLATE,
+        add_generation_prompt=True,
+        return_dict=False,
+    )
+    assert ids == encode(messages, Tokenizer.load(LLAMA), generation=True)
+    assert ids[ids.index(EOS) + 1 :][:6] == USER_FIRST
 
 
 # --- tokenizers that cannot be read -------------------------------------------------------------

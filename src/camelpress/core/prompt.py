@@ -19,12 +19,13 @@ from camelpress.core.errors import RecipeProblem
 from camelpress.core.settings import Settings
 from camelpress.core.tokens import Tokenizer
 
-# What transformers' chat machinery renders; the newline after <|assistant|> matters.
+# What transformers' chat machinery renders; the newline after <|assistant|> matters. After EOS
+# there is none, so that the ids are those of training with tokenizers of any year.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>\\n' + message['content'] | trim }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
-    "{% if not loop.last or add_generation_prompt %}{{ '\\n' }}{% endif %}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}"
+    "{% elif not loop.last or add_generation_prompt %}{{ '\\n' }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
 )
 
