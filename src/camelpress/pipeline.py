@@ -18,8 +18,8 @@ from camelpress import __version__
 from camelpress.convert import run as convert
 from camelpress.convert.meta import open_base
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.hub import locate
 from camelpress.core.json import write_json
+from camelpress.core.origin import locate
 from camelpress.core.progress import note
 from camelpress.core.provenance import Hashes, sha256_json
 from camelpress.core.report import Report, Verdict

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from camelpress.convert.settings import Recover
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.hub import HUB_ID
+from camelpress.core.origin import HUB_ID
 from camelpress.core.settings import Settings
 from camelpress.core.yaml import parse_yaml, read_yaml
 from camelpress.publish.settings import Publish

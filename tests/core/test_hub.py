@@ -25,7 +25,7 @@ import hub_server
 import pico
 import stages
 import weights
-from camelpress.core import hub
+from camelpress.core import hub, origin
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
 from hub_server import Hub, commit
@@ -230,7 +230,7 @@ def test_a_reset_connection_ends_the_command_and_the_next_one_fetches_the_rest(
     assert online["reset"].problem == (
         f"error: the hub broke off in the middle of pico/reset (ReadError); {BROKEN}"
     )
-    assert json.loads(online["again"].out)["path"] == commit("pico/reset")
+    assert json.loads(online["again"].out)["path"] == f"reset@{commit('pico/reset')}"
     assert cached(place, "pico/reset").read_bytes() == (base / "model.safetensors").read_bytes()
 
 
@@ -304,9 +304,9 @@ def test_without_a_connection_the_cache_is_enough(place: Path) -> None:
 def test_offline_the_cache_is_enough(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(place / "hub"))
     snapshot = cached(place, "pico/base").parent
-    found = hub.locate(Path("pico/base"))
-    assert found == hub.Located(snapshot, f"pico/base@{commit('pico/base')}")
-    assert hub.locate(Path("pico/diff@v1")).origin == f"pico/diff@{commit('pico/diff', 'v1')}"
+    found = origin.locate(Path("pico/base"))
+    assert found == origin.Located(snapshot, f"pico/base@{commit('pico/base')}")
+    assert origin.locate(Path("pico/diff@v1")).origin == f"pico/diff@{commit('pico/diff', 'v1')}"
 
 
 @pytest.mark.usefixtures("online")
@@ -322,7 +322,7 @@ def test_offline_without_the_cache_is_refused(
         next_step=UNREACHED,
         out=None,
     ):
-        hub.locate(Path(name))
+        origin.locate(Path(name))
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_faults_without_a_server(
         next_step=next_step,
         out=None,
     ):
-        hub.locate(Path("hf:org/name"))
+        origin.locate(Path("hf:org/name"))
 
 
 def test_a_folder_is_itself_whatever_its_name(
@@ -367,7 +367,7 @@ def test_a_folder_is_itself_whatever_its_name(
     shutil.copytree(base, tmp_path / "org" / "name")
     monkeypatch.chdir(tmp_path)
     place = Path("org/name")
-    assert hub.locate(place) == hub.Located(place, "org/name")
+    assert origin.locate(place) == origin.Located(place, "org/name")
     assert Checkpoint.open(place).origin == "org/name"
 
 
@@ -410,7 +410,7 @@ def test_what_is_neither_a_folder_nor_a_hub_id_is_refused(
         next_step="give a Hugging Face checkpoint folder",
         out=None,
     ):
-        hub.locate(Path(place))
+        origin.locate(Path(place))
 
 
 NAMES = st.text(st.sampled_from("aZ9_-./é "), max_size=8) | st.sampled_from(["a" * 96, "a" * 97])
@@ -424,8 +424,8 @@ def test_hub_ids_are_those_of_the_library(owner: str, name: str, end: str) -> No
         valid = text.count("/") == 1
     except HFValidationError:
         valid = False
-    found = hub.HUB_ID.fullmatch(f"hf:{text}@main")
-    assert bool(found) == bool(hub.HUB_ID.fullmatch(text)) == valid
+    found = origin.HUB_ID.fullmatch(f"hf:{text}@main")
+    assert bool(found) == bool(origin.HUB_ID.fullmatch(text)) == valid
     assert found is None or found.groupdict() == {
         "prefix": "hf:",
         "repository": text,

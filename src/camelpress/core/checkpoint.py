@@ -17,8 +17,8 @@ from torch import Tensor
 
 from camelpress.core import pickles, shards
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
-from camelpress.core.hub import COMPANIONS, locate
 from camelpress.core.json import read_json
+from camelpress.core.origin import COMPANIONS, locate
 from camelpress.core.shards import TensorInfo
 
 
@@ -43,7 +43,7 @@ class Checkpoint:
         """Read the config, the index and the header of every shard.
 
         Args:
-            place: a folder, or a model repository as `hub.locate` takes it.
+            place: a folder, or a model repository as `origin.locate` takes it.
         Raises:
             CheckpointProblem: no such place, no config, a missing, truncated or contradictory
                 shard.

@@ -1,4 +1,4 @@
-"""Where a checkpoint lies: in a folder here, or in a model repository on the Hugging Face hub.
+"""A checkpoint from a model repository on the Hugging Face hub.
 
 huggingface_hub fetches into its own cache and heeds its own settings: HF_TOKEN, HF_ENDPOINT,
 HF_HOME, HF_HUB_OFFLINE. Its words are not passed on; they can hold signed addresses.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -25,29 +24,10 @@ from huggingface_hub.utils import httpx, logging  # type: ignore[attr-defined] #
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.progress import note
+from camelpress.core.origin import COMPANIONS
 
-COMPANIONS = (  # what lies beside weights and goes where they go
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "generation_config.json",
-    "LICENSE*",
-    "NOTICE*",
-    "llama_license.txt",
-    "*-report.json",  # of the stages before: a checkpoint carries its history
-)
 SAFETENSORS, PICKLES = "model*.safetensors*", "pytorch_model*.bin*"  # weights and their index
 
-HUB_ID = re.compile(
-    r"(?P<prefix>hf:)?(?![^@]*--)(?!.*\.\.)"
-    r"(?P<repository>\w(?:[\w.-]{0,94}\w)?/\w(?:[\w.-]{0,94}\w)?)(?<!\.git)"
-    r"(?:@(?P<revision>\w[\w./-]*))?",
-    re.ASCII,
-)
 DENIED = (401, 403)
 
 # fmt: off
@@ -68,42 +48,22 @@ FAULTS: tuple[tuple[type[Exception], str, str], ...] = (  # the hub ..., what to
 # fmt: on
 
 
-@dataclass(frozen=True)
-class Located:
-    """A folder and its name: the path that was given, or `org/name@commit` on the hub."""
+def fetch(named: re.Match[str], place: Path) -> Path:
+    """The snapshot of a repository in the cache; its folder has the name of the commit.
 
-    folder: Path
-    origin: str
-
-
-def locate(place: Path) -> Located:
-    """A folder as it is; `org/name`, `org/name@revision` or `hf:org/name@revision` from the hub.
-
-    Of a repository only config, index, weights and `COMPANIONS` are fetched, pickled weights only
-    where there are no safetensors, and nothing that is in the cache.
-
+    Args:
+        named: what `origin.HUB_ID` found.
+        place: as it was given.
     Raises:
-        CheckpointProblem: neither a folder nor the name of a repository; a repository or revision
-            that is not there, or not for this user; the hub out of reach and not all in the cache;
-            a connection that broke; a cache that cannot be written.
+        CheckpointProblem: as `origin.locate`.
     """
-    if place.is_dir():
-        return Located(place, str(place))
-    named = HUB_ID.fullmatch(str(place))
-    if named is None or place.exists():
-        raise CheckpointProblem(
-            f"{place} is not a folder", next_step="give a Hugging Face checkpoint folder"
-        )
-    note(f"{place}: from the hub, as far as it is not in the cache")
     try:
-        folder = _fetched(named["repository"], named["revision"])
+        return _fetched(named["repository"], named["revision"])
     except (OSError, httpx.HTTPError, RuntimeError) as error:  # hf_xet knows no other error
         raise _problem(place, named, error) from error
-    return Located(folder, f"{named['repository']}@{folder.name}")
 
 
 def _fetched(repository: str, revision: str | None) -> Path:
-    """The snapshot of a repository in the cache; its folder has the name of the commit."""
     if "HF_HUB_VERBOSITY" not in os.environ:
         logging.set_verbosity_error()
     if not sys.stderr.isatty():

@@ -123,9 +123,14 @@ def _tensors(path: Path) -> dict[str, tuple[Tensor, Record]]:
 
 def _is_state(content: object) -> TypeGuard[dict[str, Tensor]]:
     return isinstance(content, dict) and all(
-        isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout is torch.strided
+        isinstance(name, str) and isinstance(tensor, Tensor) and _is_plain(tensor)
         for name, tensor in content.items()
     )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether its values stand in its record as they are; a negative view holds them negated."""
+    return tensor.layout is torch.strided and not tensor.is_neg()
 
 
 def _record(tensor: Tensor) -> Record:
