@@ -32,7 +32,8 @@ def make_diff(
 
     A float32 diff gives back the tuned weights bit for bit, or is refused. A diff in 16 bits,
     whose unit roundoff is u, gives back each weight t within u |t - base| plus half a step of
-    t's own type, and 2**-25 more in float16, whose small numbers have fixed steps; the report says how many are not exact, and by how much at most.
+    t's own type, and 2**-25 more in float16, whose small numbers have fixed steps. The report
+    says how many are not exact, and by how much at most.
 
     Args:
         base: the raw model.

@@ -30,7 +30,7 @@ from camelpress.core.writer import CheckpointWriter, data
 Work = Callable[[Plan, Told], Iterator[Tensor]]
 Facts = dict[str, Any]
 WORKERS = min(8, len(os.sched_getaffinity(0)))
-CHUNK = 2**20  # bytes of a file that are hashed at a time
+CHUNK = 2**17  # bytes of a file that are hashed at a time
 
 
 @dataclass(frozen=True)

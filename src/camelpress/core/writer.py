@@ -25,7 +25,7 @@ from camelpress.core.json import write_json
 from camelpress.core.shards import DTYPES, INDEXES, SINGLES
 
 SHARD_BYTES = 4 * 10**9
-CHUNK = 2**20  # bytes that are hashed at a time
+CHUNK = 2**17  # bytes that are hashed at a time
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 RANKS = {dtype: rank for rank, dtype in enumerate(DTYPES.values())}
 
