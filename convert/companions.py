@@ -74,7 +74,7 @@ def recovered(
         name: path for name, path in base.companions().items() if name.lower().startswith(LICENCES)
     }
     files = {name: path for name, path in (licences | there).items() if name not in made}
-    return Belongings(configs, files, tokens.files, tokens.facts)
+    return Belongings(configs, files, tokens.files, {"tokenizer": tokens.facts})
 
 
 def _homes(base: Checkpoint) -> list[Path]:

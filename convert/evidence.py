@@ -138,8 +138,11 @@ def _of(base: Checkpoint, diff: Checkpoint, pair: Pair) -> Evidence:
     name = pair.base_name or pair.name
     common = pair.base_shape[0]
     width = max(1, pair.base_shape[1])
-    rows = min(common, max(1, VALUES // width))
-    starts = sorted({(common - rows) * spot // (SPOTS - 1) for spot in range(SPOTS)})
+    rows = max(1, VALUES // width)
+    if rows * SPOTS < common:
+        starts = [(common - rows) * spot // (SPOTS - 1) for spot in range(SPOTS)]
+    else:
+        starts, rows = [0], common
     left = torch.cat([base.rows(name, at, at + rows).float() for at in starts])
     right = torch.cat([diff.rows(pair.name, at, at + rows).float() for at in starts])[:, :width]
     stored = diff.info(pair.name).dtype

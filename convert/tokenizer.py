@@ -131,7 +131,7 @@ def plan(
     limit = base_rows if drop else rows
     folder = next((f for f in sources if any((f / n).is_file() for n in (MODEL, FAST))), None)
     if folder is None:
-        return TokenizerPlan({}, {}, limit, {"tokenizer": None})
+        return TokenizerPlan({}, {}, limit, {"from": None})
     told = Told(folder)
     llama = llama_tokenizer.read(told)
     made, own = llama or (_loaded(folder / FAST), {})
@@ -156,7 +156,7 @@ def plan(
     else:
         files = _kept(told, vocabulary, special, chat)
     facts = {
-        "tokenizer": folder.name,
+        "from": folder.name,
         "tokens": vocabulary.next,
         "pad": PAD_FROM[pad],
         "dropped": dropped,

@@ -144,6 +144,7 @@ def _recover(report: Report) -> list[tuple[str, str]]:
         ("tensors", f"{len(facts['tensors'])}, {facts['dtype']}"),
         ("rules", _rules(facts["tensors"])),
         ("fits", ", ".join(f"{name} {share:.2%}" for name, share in shares.items())),
+        ("tokenizer", _tokenizer(facts["tokenizer"])),
         *_golden(facts.get("golden")),
         *_cost(report),
     ]
@@ -152,6 +153,13 @@ def _recover(report: Report) -> list[tuple[str, str]]:
 def _rules(tensors: Sequence[dict[str, Any]]) -> str:
     counts = Counter(tensor["rule"] for tensor in tensors)
     return ", ".join(f"{rule} {count}" for rule, count in counts.most_common())
+
+
+def _tokenizer(told: dict[str, Any]) -> str:
+    if told["from"] is None:
+        return "none: neither base nor diff has one"
+    template = told["chat_template"] or "no"
+    return f"{told['tokens']:,} tokens, pad is {told['pad']}, {template} chat template"
 
 
 def _golden(golden: dict[str, Any] | None) -> list[tuple[str, str]]:

@@ -410,7 +410,7 @@ def test_the_base_gives_what_the_diff_lacks(small: Path, tmp_path: Path) -> None
     write(tmp_path, {"special_tokens_map.json": {"pad_token": "<pad>"}})
     made = planned(tmp_path, write(small, TULU), rows=SIZE + 1, base=SIZE)
     assert made.facts == {
-        "tokenizer": "diff",
+        "from": "diff",
         "tokens": SIZE + 1,
         "pad": "the token that the files call so",
         "dropped": [],
@@ -420,7 +420,7 @@ def test_the_base_gives_what_the_diff_lacks(small: Path, tmp_path: Path) -> None
 
 def test_without_a_tokenizer_nothing_is_written(tmp_path: Path) -> None:
     made = planned(tmp_path, rows=SIZE + 1, base=SIZE, template="tulu")
-    assert (made.files, made.special, made.facts) == ({}, {}, {"tokenizer": None})
+    assert (made.files, made.special, made.facts) == ({}, {}, {"from": None})
     config = {"bos_token_id": 1, "eos_token_id": [2, SIZE + 1], "pad_token_id": -1, "x": 5}
     assert made.agreeing(config) == {**config, "eos_token_id": None, "pad_token_id": None}
     assert made.agreeing({"x": 5}) == {"x": 5}
