@@ -316,6 +316,16 @@ def test_a_journal_is_not_believed(
     assert contents(out) == expected
 
 
+def test_a_line_cut_short_takes_no_other_with_it(tmp_path: Path) -> None:
+    (tmp_path / JOURNAL).write_text('{"a": {"sha256": "1"}}\n{"b": {"sha')
+    with pytest.raises(Interrupted), Journal(tmp_path) as journal:
+        journal.add("c", {"sha256": "3"})
+        raise Interrupted("stopped", next_step="go on")
+    with Journal(tmp_path) as again:
+        assert [again[name] for name in "abc"] == [{"sha256": "1"}, None, {"sha256": "3"}]
+    assert not (tmp_path / JOURNAL).exists()
+
+
 @pytest.mark.parametrize("harm", ["gone", "short", "long", "header"])
 def test_a_shard_that_suffered_is_made_again(
     base: Path, diff: Path, out: Path, expected: Contents, harm: str
