@@ -11,6 +11,7 @@ from camelpress.convert.rules import Plan
 from camelpress.convert.settings import MakeDiff, Recover
 from camelpress.convert.stream import Facts
 from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.errors import CheckpointProblem
 from camelpress.core.provenance import checkpoint_hashes, sha256_json, versions
 
 
@@ -47,8 +48,8 @@ def digests(inputs: Mapping[str, Checkpoint], files: Mapping[Path, str]) -> dict
 
 
 def fingerprint(settings: Recover | MakeDiff, inputs: Sequence[Checkpoint]) -> str:
-    """Of all that decides the bytes of the tensors."""
-    files = [path for checkpoint in inputs for path in checkpoint.files()]
+    """Of all that decides the bytes of the output."""
+    files = [path for checkpoint in inputs for path in _all_files(checkpoint)]
     return sha256_json(
         {
             "versions": versions(),
@@ -56,3 +57,24 @@ def fingerprint(settings: Recover | MakeDiff, inputs: Sequence[Checkpoint]) -> s
             "files": [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files],
         }
     )
+
+
+def require_unchanged(
+    before: str, settings: Recover | MakeDiff, inputs: Sequence[Checkpoint]
+) -> None:
+    """See that nobody wrote into the inputs while they were read.
+
+    Raises:
+        CheckpointProblem: somebody did.
+    """
+    if fingerprint(settings, inputs) != before:
+        folders = " or ".join(str(checkpoint.folder) for checkpoint in inputs)
+        raise CheckpointProblem(
+            f"{folders} changed while it was read", next_step="let nothing write there, run again"
+        )
+
+
+def _all_files(checkpoint: Checkpoint) -> list[Path]:
+    configs = [checkpoint.folder / name for name in ("config.json", "params.json")]
+    there = [path for path in configs if path.is_file()]
+    return [*checkpoint.files(), *there, *checkpoint.companions().values()]

@@ -131,11 +131,13 @@ def subtracted(
 
 def _pieces(plan: Plan) -> Iterator[tuple[int, int]]:
     """Runs of rows, none of which holds both rows of the base and added ones."""
-    width = max(1, torch.Size(plan.pair.shape[1:]).numel())
+    width = torch.Size(plan.pair.shape[1:]).numel()
+    if not width:
+        return
     step = max(1, PIECE // width)
     common = min(plan.common, plan.rows)
     cuts = sorted({*range(0, common, step), *range(common, plan.rows, step), plan.rows})
-    return pairwise(cuts)
+    yield from pairwise(cuts)
 
 
 def _rows(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Float32[Tensor, "..."]:

@@ -107,7 +107,8 @@ class Checkpoint:
             return pickles.read(path, name)[start:stop].clone()
         if stop is None or not info.shape:
             return _bytes(path, info.offset, info.nbytes).view(info.dtype).reshape(info.shape)
-        rows = len(range(*slice(start, stop).indices(info.shape[0])))
+        start, stop, _ = slice(start, stop).indices(info.shape[0])
+        rows = max(0, stop - start)
         width = info.nbytes // max(1, info.shape[0])
         found = _bytes(path, info.offset + start * width, rows * width)
         return found.view(info.dtype).reshape(rows, *info.shape[1:])
@@ -166,18 +167,24 @@ def _bytes(path: Path, offset: int, count: int) -> UInt8[Tensor, " count"]:
     is open, whoever has long forgotten the tensor.
 
     Raises:
-        CheckpointProblem: the file ends before.
+        CheckpointProblem: the file ends before, or cannot be read.
     """
     found = torch.empty(count, dtype=torch.uint8)
     view = found.numpy().data
-    with path.open("rb", buffering=0) as file:
-        file.seek(offset)
-        done = 0
-        while done < count:
-            step = file.readinto(view[done:])
-            if not step:
-                raise CheckpointProblem(
-                    f"{path} ends before all of its tensors do", next_step="download it again"
-                )
-            done += step
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            done = 0
+            while done < count:
+                step = file.readinto(view[done:])
+                if not step:
+                    raise CheckpointProblem(
+                        f"{path} ends before all of its tensors do", next_step="download it again"
+                    )
+                done += step
+    except OSError as error:
+        raise CheckpointProblem(
+            f"{path} cannot be read ({error.strerror})",
+            next_step="see that its disk is there and well, and run the same command again",
+        ) from error
     return found

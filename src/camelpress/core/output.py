@@ -15,6 +15,7 @@ from camelpress.core.errors import Interrupted, OutputExists, OutputProblem, Rec
 
 MARKS = ("*-report.json", "report.json", "SHA256SUMS")  # one of them is in every output of ours
 FINGERPRINT = "fingerprint"
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network disks have none
 STOPS = (Interrupted, KeyboardInterrupt)
 DISK_ERRORS = frozenset(
     {
@@ -139,7 +140,7 @@ def _alone(partial: Path, target: Path) -> Iterator[None]:
     folder = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(folder)
             if not os.path.samestat(os.fstat(folder), partial.lstat()):
                 raise BlockingIOError  # who held it has renamed or removed it meanwhile
         except (BlockingIOError, FileNotFoundError) as error:
@@ -150,6 +151,14 @@ def _alone(partial: Path, target: Path) -> Iterator[None]:
         yield
     finally:
         os.close(folder)
+
+
+def _lock(folder: int) -> None:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
 
 
 def _begin(partial: Path, fingerprint: str) -> None:
