@@ -33,6 +33,7 @@ SPOTS = 4  # of a tensor that are sampled
 VALUES = 4096  # at each
 LIKE_THE_BASE = 0.5  # of the base's norm: so near to it lie tuned weights, and no difference
 ULPS = 4  # of fp32, by which a sum with a mean may miss its number: the order of summing differs
+COLUMNS = 256  # whose mean is taken at a time
 NOWHERE = (1.0, "")
 
 
@@ -183,5 +184,9 @@ def _explained(
 
 @lru_cache(maxsize=4)
 def mean_row(base: Checkpoint, name: str) -> Float32[Tensor, " width"]:
-    """The mean of a tensor's rows, as the published scripts compute it: in fp32, over all."""
-    return base.read(name).to(torch.float32).mean(dim=0)
+    """The mean of a tensor's rows, in fp32, over all of them.
+
+    Some columns at a time: the bits are those of the published scripts, which take all at once.
+    """
+    columns = base.read(name).split(COLUMNS, dim=1)
+    return torch.cat([part.to(torch.float32).mean(dim=0) for part in columns])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from camelpress.convert import account, companions
 from camelpress.convert.arithmetic import Operands, Told, added
-from camelpress.convert.evidence import CANDIDATES, Counts, sample
+from camelpress.convert.evidence import CANDIDATES, Counts, Evidence, sample
 from camelpress.convert.journal import Journal
 from camelpress.convert.pairs import pairs
 from camelpress.convert.rules import RULE, Plan, plans
@@ -58,24 +58,9 @@ def recover(
     keep_apart(out, base.folder, diff.folder)
     if settings.verify is not None:
         read_documents(settings.verify)  # what is wrong there is told now, not after hours
-    matched = pairs(base, diff, settings.rule)
-    tested = settings.check != "off" or settings.dtype == "auto"
-    evidence = sample(base, diff, [pair for pair in matched if tested or pair.grown])
-    recorded = shards.metadata(next(diff.files())).get(RULE)
-    chosen = plans(matched, evidence, settings.rule, settings.extra_rows, recorded)
-    seen = _sum(
-        evidence[plan.name].counts
-        for plan in chosen
-        if plan.name in evidence and plan.rule != "absolute"
-    )
-    if settings.check != "off":
-        require_differences(diff, evidence.values())
-        require_right_base(base, diff, seen)
+    chosen, evidence, seen = _decided(base, diff, settings)
     dtype = _dtype(settings, seen)
     belongings = companions.recovered(base, diff, chosen, settings, dtype)
-    for plan in chosen:
-        if plan.reason:
-            note(f"{plan.name}: {plan.rule}, {plan.reason}")
     operands = Operands.of(base, diff, chosen)
     full = settings.check == "full"
 
@@ -113,6 +98,26 @@ def recover(
         )
         report.write(folder / REPORT)
     return report
+
+
+def _decided(
+    base: Checkpoint, diff: Checkpoint, settings: Recover
+) -> tuple[list[Plan], dict[str, Evidence], Counts]:
+    """The rule of every tensor, and what a sample tells of each and of all that are summed."""
+    matched = pairs(base, diff, settings.rule)
+    tested = settings.check != "off" or settings.dtype == "auto"
+    evidence = sample(base, diff, [pair for pair in matched if tested or pair.grown])
+    recorded = shards.metadata(next(diff.files())).get(RULE)
+    chosen = plans(matched, evidence, settings.rule, settings.extra_rows, recorded)
+    summed = [plan.name for plan in chosen if plan.rule != "absolute"]
+    seen = _sum(evidence[name].counts for name in summed if name in evidence)
+    if settings.check != "off":
+        require_differences(diff, evidence.values())
+        require_right_base(base, diff, seen)
+    for plan in chosen:
+        if plan.reason:
+            note(f"{plan.name}: {plan.rule}, {plan.reason}")
+    return chosen, evidence, seen
 
 
 def _sum(counts: Iterable[Counts]) -> Counts:

@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from camelpress.convert.evidence import CANDIDATES, NORMAL, SMALL, Counts, counts, fits, sample
+from camelpress.convert.evidence import (
+    CANDIDATES,
+    NORMAL,
+    SMALL,
+    Counts,
+    counts,
+    fits,
+    mean_row,
+    sample,
+)
 from camelpress.convert.pairs import pairs
 from camelpress.convert.verify import require_differences, require_right_base, tuned_dtype
 from camelpress.core.checkpoint import Checkpoint
@@ -309,3 +318,10 @@ def test_vectors_are_not_sampled(tmp_path: Path) -> None:
     base = stored(normal(0, 0.02) | norm, FP16, tmp_path / "base")
     diff = stored(normal(1, 1e-3) | norm, FP32, tmp_path / "diff")
     assert sample(base, diff, pairs(base, diff)).keys() == {*NAMES}
+
+
+@pytest.mark.parametrize("width", [8, 256, 600])
+def test_the_mean_row_has_the_bits_of_the_mean_of_the_whole(tmp_path: Path, width: int) -> None:
+    rows = 0.02 * torch.randn(4000, width, generator=torch.Generator().manual_seed(0))
+    base = stored({"rows": rows}, FP16, tmp_path)
+    assert torch.equal(mean_row(base, "rows"), rows.half().float().mean(dim=0))
