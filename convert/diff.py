@@ -9,13 +9,13 @@ from torch import Tensor
 
 from camelpress.convert import account, companions
 from camelpress.convert.arithmetic import Operands, Told, subtracted
-from camelpress.convert.journal import Journal
 from camelpress.convert.pairs import GROWING, pairs
 from camelpress.convert.rules import RULE, Plan, plans
 from camelpress.convert.settings import MakeDiff
 from camelpress.convert.stream import Stream
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import DTYPES, dtype_name
+from camelpress.core.journal import Journal
 from camelpress.core.output import keep_apart, staged
 from camelpress.core.provenance import versions
 from camelpress.core.report import Report, Stopwatch

@@ -14,7 +14,6 @@ from torch import Tensor
 from camelpress.convert import account, companions
 from camelpress.convert.arithmetic import Operands, Told, added
 from camelpress.convert.evidence import CANDIDATES, Counts, Evidence, sample
-from camelpress.convert.journal import Journal
 from camelpress.convert.pairs import pairs
 from camelpress.convert.rules import RULE, Plan, plans
 from camelpress.convert.settings import Recover
@@ -24,6 +23,7 @@ from camelpress.core import shards
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.documents import read_documents
+from camelpress.core.journal import Journal
 from camelpress.core.output import keep_apart, staged
 from camelpress.core.progress import note
 from camelpress.core.provenance import versions

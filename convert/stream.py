@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from camelpress.convert.arithmetic import Told
-from camelpress.convert.journal import Journal
 from camelpress.convert.rules import Plan
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import Interrupted
+from camelpress.core.journal import Journal
 from camelpress.core.progress import track
 from camelpress.core.writer import CheckpointWriter, data
 

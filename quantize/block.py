@@ -1,29 +1,34 @@
 """One decoder block, quantized input by input in a single pass over the calibration tokens.
 
 Each of the block's four inputs is looked at only after everything before it is quantized, so that
-every layer is fitted to what it will really see. The hidden states leave the block exactly as the
-stored weights make them.
+every layer is fitted to what it will really see. Two streams of hidden states go through side by
+side: those of the quantized model, which leave the block exactly as the stored weights make them,
+and those of the 16-bit model, which say what each layer should have given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from camelpress.core import llama
-from camelpress.core.blocks import Block, StreamedModel
+from camelpress.core.blocks import StreamedModel
 from camelpress.core.packed import Packed, pack
-from camelpress.core.sequences import Batch, Sequences, put, take
-from camelpress.quantize.gptq import activation_order, factorize, solve
-from camelpress.quantize.grid import fit, nearest, values
-from camelpress.quantize.hessian import Hessian
+from camelpress.core.sequences import put, take
+from camelpress.quantize.grid import nearest, search
+from camelpress.quantize.hessian import Moments
+from camelpress.quantize.kernel import kernel
+from camelpress.quantize.lanes import Lane
+from camelpress.quantize.layer import round_layer
 from camelpress.quantize.settings import Quantize
+from camelpress.quantize.team import Team
 
-Inputs = Callable[[Batch], Float[Tensor, "batch longest cols"]]
+STATE = torch.float32  # of hidden states: what a block adds is small beside what passes through
+Seen = Iterator[tuple[Float[Tensor, "tokens cols"], Float[Tensor, "tokens wanted"]]]
 
 
 @dataclass(frozen=True)
@@ -32,111 +37,168 @@ class Layer:
 
     name: str
     packed: Packed
-    relative_error: float | None  # damped squared output error / squared output, on calibration
+    relative_error: float | None  # squared output error / squared output, on calibration
     damp_percent: float | None
     rescue: str
 
 
-def round_block(block: Block, settings: Quantize) -> Iterator[Layer]:
-    """Round every layer to nearest, without calibration."""
+def nearest_block(weights: Mapping[str, Tensor], settings: Quantize) -> Iterator[Layer]:
+    """Round every layer of a block to nearest, without calibration."""
     for linear in llama.LINEARS:
-        weight = block.weight(linear.name).to(torch.float32)
-        grid = fit(weight, bits=settings.bits, group_size=settings.group_size, sym=settings.sym)
-        codes = nearest(weight, grid)
+        weight = weights[f"{linear.name}.weight"].to(torch.float32)
+        grid = search(
+            weight,
+            kernel(weight.device),
+            importance=torch.ones_like(weight[0]),
+            bits=settings.bits,
+            group_size=settings.group_size,
+            sym=settings.sym,
+        )
         packed = pack(
-            codes.cpu(), grid.scales.cpu(), grid.zeros.cpu(), grid.group_of.cpu(), bits=grid.bits
+            nearest(weight, grid), grid.scales, grid.zeros, grid.group_of(), bits=grid.bits
         )
         yield Layer(linear.name, packed, None, None, "")
 
 
-def quantize_block(
-    model: StreamedModel,
-    block: Block,
-    sequences: Sequences,
-    hidden: Float[Tensor, "tokens hidden"],
-    settings: Quantize,
-) -> Iterator[Layer]:
-    """Quantize a block and push the hidden states through it, in place.
+class BlockQuantizer:
+    """Quantizes one block and pushes both streams of hidden states through it.
 
     Args:
-        model: gives device and positions.
-        block: its weights are replaced by what is stored.
-        sequences: the calibration tokens.
-        hidden: what enters the block; afterwards, what leaves the quantized block.
+        model: the 16-bit model.
+        number: of the block.
+        weights: of the block, as stored.
+        lanes: the calibration tokens.
+        team: who takes part.
         settings: of the stage.
-    Yields:
-        the layers, as soon as each is solved.
     """
 
-    def attention_input(batch: Batch) -> Tensor:
-        return block.attention_input(take(hidden, batch, model.device))
+    def __init__(
+        self,
+        model: StreamedModel,
+        number: int,
+        weights: Mapping[str, Tensor],
+        lanes: list[Lane],
+        team: Team,
+        settings: Quantize,
+    ) -> None:
+        self._model = model
+        self._weights = weights
+        self._reference = model.assemble(number, weights)
+        self._block = model.assemble(number, weights)
+        self._lanes = lanes
+        self._team = team
+        self._settings = settings
+        self._hidden = model.config.hidden_size
+        self._inner = {
+            name: weights[f"{name}.weight"].shape[1]
+            for name in ("self_attn.o_proj", "mlp.down_proj")
+        }
+        for lane in lanes:
+            lane.at(number)
 
-    def mlp_input(batch: Batch) -> Tensor:
-        return block.mlp_input(take(hidden, batch, model.device))
+    def layers(self) -> Iterator[Layer]:
+        """The layers, as soon as each is solved."""
+        for stage, seen in (
+            ("attention_input", self._attention_input),
+            ("attention_context", self._attention_context),
+            ("mlp_input", self._mlp_input),
+            ("mlp_middle", self._mlp_middle),
+        ):
+            yield from self._solved(stage, seen)
+        for lane in self._team.own(self._lanes):
+            hidden = self._read(lane, "hidden", after=True)
+            middle = self._read_inner(lane, "mlp.down_proj")
+            for batch in lane.sequences.batches:
+                added = self._block.mlp_output(take(middle, batch, self._model.device))
+                put(hidden, batch, take(hidden, batch, self._model.device) + added)
+            lane.write("hidden", hidden, after=True)
 
-    def mlp_middle(batch: Batch) -> Tensor:
-        return block.mlp_middle(mlp_input(batch))
+    def _attention_input(self, lane: Lane) -> Seen:
+        hidden, reference = self._read(lane, "hidden"), self._read(lane, "reference")
+        for batch in lane.sequences.batches:
+            real = lane.real(batch)
+            inputs = self._block.attention_input(take(hidden, batch, self._model.device))
+            wanted = self._reference.attention_input(take(reference, batch, self._model.device))
+            yield inputs[real], (wanted - inputs)[real]
 
-    yield from _solve(model, block, sequences, "attention_input", attention_input, settings)
+    def _attention_context(self, lane: Lane) -> Seen:
+        hidden, reference = self._read(lane, "hidden"), self._read(lane, "reference")
+        context = self._empty_inner(lane, "self_attn.o_proj")
+        for batch in lane.sequences.batches:
+            real, rope = lane.real(batch), self._model.rope(batch)
+            before = take(hidden, batch, self._model.device)
+            inputs = self._block.context(self._block.attention_input(before), rope)
+            wanted = self._reference.attend(take(reference, batch, self._model.device), rope)
+            put(context, batch, inputs)
+            put(reference, batch, wanted)
+            yield inputs[real], (wanted - before)[real]
+        lane.write("self_attn.o_proj", context)
+        lane.write("reference", reference, after=True)
 
-    width = block.weight("self_attn.o_proj").shape[1]
-    context = torch.empty(len(hidden), width, dtype=hidden.dtype)
+    def _mlp_input(self, lane: Lane) -> Seen:
+        hidden, reference = self._read(lane, "hidden"), self._read(lane, "reference", after=True)
+        context = self._read_inner(lane, "self_attn.o_proj")
+        for batch in lane.sequences.batches:
+            real = lane.real(batch)
+            added = self._block.attention_output(take(context, batch, self._model.device))
+            after = take(hidden, batch, self._model.device) + added
+            put(hidden, batch, after)
+            inputs = self._block.mlp_input(after)
+            wanted = self._reference.mlp_input(take(reference, batch, self._model.device))
+            yield inputs[real], (wanted - inputs)[real]
+        lane.write("hidden", hidden, after=True)
 
-    def attention_context(batch: Batch) -> Tensor:
-        mixed = block.context(attention_input(batch), model.rope(batch))
-        put(context, batch, mixed)
-        return mixed
+    def _mlp_middle(self, lane: Lane) -> Seen:
+        hidden = self._read(lane, "hidden", after=True)
+        reference = self._read(lane, "reference", after=True)
+        middle = self._empty_inner(lane, "mlp.down_proj")
+        for batch in lane.sequences.batches:
+            real = lane.real(batch)
+            before = take(hidden, batch, self._model.device)
+            inputs = self._block.mlp_middle(self._block.mlp_input(before))
+            wanted = self._reference.feed_forward(take(reference, batch, self._model.device))
+            put(middle, batch, inputs)
+            put(reference, batch, wanted)
+            yield inputs[real], (wanted - before)[real]
+        lane.write("mlp.down_proj", middle)
+        lane.write("reference", reference, after=True)
 
-    yield from _solve(model, block, sequences, "attention_context", attention_context, settings)
-    for batch in sequences.batches:
-        added = block.attention_output(take(context, batch, model.device))
-        put(hidden, batch, take(hidden, batch, model.device) + added)
-    yield from _solve(model, block, sequences, "mlp_input", mlp_input, settings)
-    yield from _solve(model, block, sequences, "mlp_middle", mlp_middle, settings)
-    for batch in sequences.batches:
-        added = block.mlp_output(mlp_middle(batch))
-        put(hidden, batch, take(hidden, batch, model.device) + added)
+    def _solved(self, stage: str, seen: Callable[[Lane], Seen]) -> Iterator[Layer]:
+        """Collect the moments of one input and solve all layers that share it as one matrix."""
+        names = llama.linears_fed_by(stage)
+        weight = torch.cat(
+            [self._weights[f"{name}.weight"].to(torch.float32) for name in names]
+        ).to(self._model.device)
 
+        def empty() -> Moments:
+            return Moments(weight.shape[1], self._hidden, self._model.device)
 
-def _solve(
-    model: StreamedModel,
-    block: Block,
-    sequences: Sequences,
-    stage: str,
-    inputs: Inputs,
-    settings: Quantize,
-) -> Iterator[Layer]:
-    """Collect one Hessian and solve all layers that share it as one matrix."""
-    names = llama.linears_fed_by(stage)
-    hessian = Hessian(block.weight(names[0]).shape[1], model.device)
-    for batch in sequences.batches:
-        hessian.add(inputs(batch)[batch.real.to(model.device)])
-    order = (
-        activation_order(hessian.sum)
-        if settings.act_order
-        else torch.arange(len(hessian.sum), device=model.device)
-    )
-    factor = factorize(hessian.sum, order, damp_percent=settings.damp_percent)
-    weight = torch.cat([block.weight(name).to(torch.float32) for name in names])
-    grid = fit(weight, bits=settings.bits, group_size=settings.group_size, sym=settings.sym)
-    solved = solve(weight, factor, grid, order)
-    stored = values(solved.codes, grid)
-    start = 0
-    for name in names:
-        part = slice(start, start + len(block.weight(name)))
-        start = part.stop
-        error = float(solved.loss[part].sum()) / _energy(weight[part], hessian)
-        block.weight(name).copy_(stored[part])
-        packed = pack(
-            solved.codes[part].cpu(),
-            grid.scales[part].cpu(),
-            grid.zeros[part].cpu(),
-            grid.group_of.cpu(),
-            bits=grid.bits,
+        def collect(lane: Lane, moments: Moments) -> None:
+            for inputs, wanted in seen(lane):
+                moments.add(inputs, wanted)
+
+        moments = self._team.fold(self._lanes, collect, empty)
+        rounded, factor = round_layer(
+            weight, moments, self._team, self._settings, writes=names[0] in self._inner
         )
-        yield Layer(name, packed, error, factor.damp_percent, factor.rescue)
+        start = 0
+        for name in names:
+            part = slice(start, start + len(self._weights[f"{name}.weight"]))
+            start = part.stop
+            self._block.replace(name, rounded.values(part))
+            yield Layer(
+                name,
+                rounded.packed(part),
+                rounded.relative_error(part),
+                factor.damp_percent,
+                factor.rescue,
+            )
 
+    def _read(self, lane: Lane, name: str, *, after: bool = False) -> Float32[Tensor, "t h"]:
+        return lane.read(name, self._hidden, STATE, after=after)
 
-def _energy(weight: Tensor, hessian: Hessian) -> float:
-    """The layer's squared output, summed over tokens and rows."""
-    return float(((weight @ hessian.sum) * weight).sum().clamp(min=1e-30))
+    def _read_inner(self, lane: Lane, linear: str) -> Float[Tensor, "tokens cols"]:
+        return lane.read(linear, self._inner[linear], self._model.dtype)
+
+    def _empty_inner(self, lane: Lane, linear: str) -> Float[Tensor, "tokens cols"]:
+        return torch.empty(len(lane.sequences.tokens), self._inner[linear], dtype=self._model.dtype)

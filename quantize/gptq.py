@@ -1,6 +1,6 @@
 """The GPTQ solver: round column by column, and let the columns still free make up for the error.
 
-Pure: weight, Hessian and grid in, codes and loss out. It knows no model and no file.
+Pure: weight and Hessian in, codes and grid out. It knows no model and no file.
 """
 
 from __future__ import annotations
@@ -13,39 +13,56 @@ from torch import Tensor
 
 from camelpress.core.errors import NotPositiveDefinite
 from camelpress.quantize.grid import Grid
+from camelpress.quantize.kernel import COLUMNS, Kernel
 
-COLUMNS = 128  # solved before their error is spread over the rest in one product
 DAMP_STEPS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
 @dataclass(frozen=True)
 class Factor:
-    """The upper Cholesky factor of the inverse Hessian, and what it took to get it."""
+    """A damped Hessian ready for the solver, and what it took to get there."""
 
-    upper: Float32[Tensor, "cols cols"]
+    hessian: Float32[Tensor, "cols cols"]  # damped, columns in their natural order
+    order: Int64[Tensor, " cols"]  # of solving
+    upper: Float32[Tensor, "cols cols"]  # Cholesky factor of the inverse, in that order
     damp_percent: float
     rescue: str  # "" | "float64" | "damped"
 
 
 @dataclass(frozen=True)
 class Solved:
-    """Codes, and the squared output error per row: summed over tokens, unit output squared."""
+    """Codes, natural order, and the grid that they are on."""
 
     codes: UInt8[Tensor, "rows cols"]
-    loss: Float32[Tensor, " rows"]
+    grid: Grid
 
 
-def activation_order(hessian: Float32[Tensor, "cols cols"]) -> Int64[Tensor, " cols"]:
-    """Columns by falling mean square of their input: the costliest are rounded first, while
-    most others are still free to make up for them.
+def activation_order(
+    diagonal: Float32[Tensor, " cols"], *, group_size: int
+) -> Int64[Tensor, " cols"]:
+    """Columns by falling mean square of their input, whole groups at a time.
+
+    The costliest are rounded first, while most others are still free to make up for them. Groups
+    are ordered by their costliest column, columns within their group; so a group is solved in one
+    go, and its grid can be chosen when it is reached, for the columns as they are by then.
+
+    Args:
+        diagonal: of the Hessian.
+        group_size: columns that share a scale; -1 for all of a row.
     """
-    return torch.argsort(hessian.diagonal(), descending=True, stable=True)
+    groups = diagonal.reshape(
+        1 if group_size == -1 else -1, len(diagonal) if group_size == -1 else group_size
+    )
+    within = groups.argsort(dim=1, descending=True, stable=True)
+    first = torch.arange(0, len(diagonal), groups.shape[1], device=diagonal.device)
+    by_group = groups.amax(dim=1).argsort(descending=True, stable=True)
+    return (within + first[:, None])[by_group].flatten()
 
 
 def factorize(
     hessian: Float32[Tensor, "cols cols"], order: Int64[Tensor, " cols"], *, damp_percent: float
 ) -> Factor:
-    """Damp and invert a Hessian whose columns are put in order.
+    """Damp and invert a Hessian.
 
     A column that no token ever used gets the mean of the diagonal: it is rounded on its own. If
     fp32 cannot factorize, fp64 tries with the same damping, and only then is the damping raised.
@@ -61,19 +78,21 @@ def factorize(
     Source:
         Frantar et al., arXiv:2210.17323, section 3.3 (Cholesky reformulation).
     """
-    ordered = hessian[order][:, order]
-    diagonal = ordered.diagonal()
+    filled = hessian.clone()
+    diagonal = filled.diagonal()
     mean = diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny)
-    ordered.diagonal()[diagonal == 0] = mean
+    diagonal[diagonal == 0] = mean
     for step in DAMP_STEPS:
         damp = min(1.0, damp_percent * step)
         for dtype in (torch.float32, torch.float64):
-            damped = ordered.to(dtype, copy=True)
+            damped = filled.to(dtype, copy=True)
             damped.diagonal().add_(damp * mean.to(dtype))
-            upper = _upper_of_inverse(damped)
+            upper = _upper_of_inverse(damped[order][:, order])
             if upper is not None:
                 rescue = "damped" if step > 1 else "float64" if dtype == torch.float64 else ""
-                return Factor(upper.to(torch.float32), damp, rescue)
+                return Factor(
+                    damped.to(torch.float32), order, upper.to(torch.float32), damp, rescue
+                )
     raise NotPositiveDefinite(
         f"a Hessian of {len(hessian)} columns has no Cholesky factor even with damping {damp}",
         next_step="check the calibration text for repeated or empty samples, or use more of it",
@@ -83,45 +102,56 @@ def factorize(
 def solve(
     weight: Float32[Tensor, "rows cols"],
     factor: Factor,
-    grid: Grid,
-    order: Int64[Tensor, " cols"],
+    kernel: Kernel,
+    *,
+    bits: int,
+    group_size: int,
+    sym: bool,
 ) -> Solved:
     """Round one linear layer, moving each column's error to the columns not yet rounded.
 
+    The grid of a group is searched for when the solver gets there. Each column counts by what an
+    error in it costs after all later columns have made up for it, which is 1 / U_jj².
+
     Args:
         weight: rows are outputs, columns are inputs, in their natural order.
-        factor: of the Hessian in the order of `order`.
-        grid: scales and zero points per group of neighbouring columns, in the natural order: the
-            order of solving stays inside, and no loader has to know it.
-        order: columns as they are solved.
+        factor: of the Hessian; its order keeps the columns of a group together.
+        kernel: of the weight's device.
+        bits: 2, 3, 4 or 8.
+        group_size: neighbouring columns that share a scale, in the natural order: the order of
+            solving stays inside, and no loader has to know it; -1 for all of a row.
+        sym: zero stands at 2**(bits-1).
+    Raises:
+        NumericsProblem: weights so large that a scale is not finite in fp16.
     Source:
         Frantar et al., arXiv:2210.17323, algorithm 1; IST-DASLab/gptq 2d65066, gptq.py. Ours
-        differs: the grid is given, in fp16 already, and the columns lie in memory as rows.
+        differs: the grid is in fp16 already and searched for with either sign, the order keeps
+        groups together, and the columns lie in memory as rows.
     """
-    columns = weight.T[order].contiguous()
-    scales = grid.scales.T.float().contiguous()
-    zeros = grid.zeros.T.float().contiguous()
-    groups = grid.group_of[order].tolist()
+    size = weight.shape[1] if group_size == -1 else group_size
+    columns = weight.T[factor.order].contiguous()
+    importance = factor.upper.diagonal().square().reciprocal()
     codes = torch.empty_like(columns, dtype=torch.uint8)
-    loss = torch.zeros_like(columns[0])
-    diagonal = factor.upper.diagonal().tolist()
-    for start in range(0, len(columns), COLUMNS):
-        stop = min(start + COLUMNS, len(columns))
-        errors = torch.empty_like(columns[start:stop])
-        for column in range(start, stop):
-            scale, zero = scales[groups[column]], zeros[groups[column]]
-            code = (columns[column] / scale).round_().add_(zero).clamp_(0, grid.top)
-            codes[column] = code
-            error = (columns[column] - code.sub_(zero).mul_(scale)) / diagonal[column]
-            columns[column + 1 : stop].addr_(
-                factor.upper[column, column + 1 : stop], error, alpha=-1
+    scales, zeros = (columns.new_empty(len(weight), len(columns) // size) for _ in range(2))
+    for group in range(0, len(columns), size):
+        scale, zero = kernel.search(
+            columns[group : group + size], importance[group : group + size], bits=bits, sym=sym
+        )
+        place = int(factor.order[group]) // size
+        scales[:, place], zeros[:, place] = scale, zero
+        for start in range(group, group + size, COLUMNS):
+            stop = min(start + COLUMNS, group + size)
+            codes[start:stop], errors = kernel.round_columns(
+                columns[start:stop],
+                factor.upper[start:stop, start:stop],
+                scale,
+                zero,
+                top=2**bits - 1,
             )
-            errors[column - start] = error
-            loss.addcmul_(error, error)
-        columns[stop:].addmm_(factor.upper[start:stop, stop:].T, errors, alpha=-1)
+            columns[stop:].addmm_(factor.upper[start:stop, stop:].T, errors, alpha=-1)
     natural = torch.empty_like(codes)
-    natural[order] = codes
-    return Solved(natural.T.contiguous(), loss)
+    natural[factor.order] = codes
+    return Solved(natural.T.contiguous(), Grid.of(scales, zeros, bits=bits, group_size=size))
 
 
 def _upper_of_inverse(hessian: Float[Tensor, "cols cols"]) -> Float[Tensor, "cols cols"] | None:

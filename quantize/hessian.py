@@ -1,4 +1,10 @@
-"""The Hessian of a layer's squared output error: the sum of x xᵀ over all calibration tokens."""
+"""What calibration tells of a layer: second moments of its inputs, summed over all tokens.
+
+    hessian = sum x xᵀ        of the squared output error, x as the quantized model makes it
+    cross   = sum d xᵀ        d is what the 16-bit model has more than the quantized one
+
+where d is the difference of the layer's inputs, or of the residual stream that it writes to.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +12,47 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+PANEL = 512  # columns; the part of a panel beyond the diagonal is computed for nothing
 
-class Hessian:
-    """Collects x xᵀ in fp32, in the order the batches come, so that the sum repeats itself.
 
-    The factor 2/n of the papers is left out: it cancels in the solver.
+class Moments:
+    """Collects both sums in fp32, in the order the batches come, so that they repeat themselves.
+
+    The factor 2/n of the papers is left out: it cancels in the solver. Of the Hessian, which is
+    symmetric, only panels up to the diagonal are computed.
 
     Args:
-        cols: inputs of the layers that share it.
-        device: where it is summed.
+        cols: inputs of the layers that share them.
+        wanted: width of d.
+        device: where they are summed.
     """
 
-    def __init__(self, cols: int, device: torch.device) -> None:
-        self.sum: Float32[Tensor, "cols cols"] = torch.zeros(cols, cols, device=device)
-        self.tokens = 0
+    def __init__(self, cols: int, wanted: int, device: torch.device) -> None:
+        self.hessian: Float32[Tensor, "cols cols"] = torch.zeros(cols, cols, device=device)
+        self.cross: Float32[Tensor, "wanted cols"] = torch.zeros(wanted, cols, device=device)
 
-    def add(self, inputs: Float[Tensor, "tokens cols"]) -> None:
-        """Take in the inputs of some tokens; give real tokens only, no padding."""
-        inputs = inputs.to(torch.float32)
-        self.sum.addmm_(inputs.T, inputs)
-        self.tokens += len(inputs)
+    def add(
+        self, inputs: Float[Tensor, "tokens cols"], wanted: Float[Tensor, "tokens wanted"]
+    ) -> None:
+        """Take in some tokens; give real tokens only, no padding."""
+        inputs, wanted = inputs.to(torch.float32), wanted.to(torch.float32)
+        for start in range(0, inputs.shape[1], PANEL):
+            stop = min(start + PANEL, inputs.shape[1])
+            panel = self.hessian[start:stop, :stop]
+            panel.addmm_(inputs[:, start:stop].T, inputs[:, :stop])
+        self.cross.addmm_(wanted.T, inputs)
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Both sums."""
+        return self.hessian, self.cross
+
+    def __iadd__(self, other: Moments) -> Moments:
+        self.hessian += other.hessian
+        self.cross += other.cross
+        return self
+
+    def whole_hessian(self) -> Float32[Tensor, "cols cols"]:
+        """The Hessian with both its triangles."""
+        lower = self.hessian.tril()
+        return lower + lower.tril(-1).T

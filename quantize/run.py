@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from camelpress.core import llama
-from camelpress.core.blocks import StreamedModel, compute_dtype, pick_device
+from camelpress.core.blocks import StreamedModel, has_bfloat16, pick_device
 from camelpress.core.checkpoint import Checkpoint, companions
-from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipeProblem
+from camelpress.core.config import DTYPES, dtype_name
+from camelpress.core.errors import CheckpointProblem, RecipeProblem
+from camelpress.core.journal import Journal
 from camelpress.core.output import keep_apart, staged
-from camelpress.core.packed import PARTS
-from camelpress.core.progress import track
-from camelpress.core.provenance import checkpoint_digest, sha256_file
+from camelpress.core.provenance import checkpoint_digest, sha256_file, sha256_json, versions
 from camelpress.core.report import Report, Stopwatch
-from camelpress.core.sequences import Sequences
 from camelpress.core.tokens import Tokenizer
 from camelpress.core.writer import CheckpointWriter
-from camelpress.quantize.block import Layer, quantize_block, round_block
 from camelpress.quantize.calibrate import Calibration, draw
+from camelpress.quantize.journey import Journey
+from camelpress.quantize.lanes import Lane, lanes
 from camelpress.quantize.settings import Quantize
 from camelpress.quantize.stored import AsStored, plan, stored, write_config
+from camelpress.quantize.team import Team
 
 REPORT = "quantize-report.json"
+LANES = "lanes"
 
 
 def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = False) -> Report:
@@ -45,20 +47,28 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
     """
     watch = Stopwatch()
     _refuse(source, out)
+    team = Team.join()
     device = pick_device(settings.device)
-    dtype = compute_dtype(device, _dtype(source))
-    model = StreamedModel(AsStored.of(source), device=device, dtype=dtype)
+    model = StreamedModel(
+        AsStored.of(source), device=device, dtype=_dtype(settings, device, source)
+    )
     planned = plan(model.checkpoint, model.blocks, settings)
     calibration = _calibration(model, settings)
-    with staged(out, force=force) as folder, torch.inference_mode():
-        layers = []
-        with CheckpointWriter(folder, planned) as writer:
-            for name in sorted(planned.keys() & source.tensors.keys()):
-                writer.put(name, stored(source, name))
-            for layer in _layers(model, calibration, settings):
-                for part in PARTS:
-                    writer.put(f"{layer.name}.{part}", getattr(layer.packed, part))
-                layers.append(_told(layer))
+    with (
+        _output(team, out, force, _fingerprint(source, settings)) as folder,
+        torch.inference_mode(),
+    ):
+        own_lanes = _lanes(calibration, folder / LANES, model)
+        journey = Journey(model, own_lanes, team, settings)
+        if not team.leads:
+            journey.follow()
+            return team.share(lambda: Report(stage="quantize", inputs={}, settings={}, facts={}))
+        with Journal(folder) as journal:
+            with CheckpointWriter(folder, planned) as writer:
+                for name in sorted(planned.keys() & source.tensors.keys()):
+                    writer.put(name, stored(source, name))
+                layers = journey.lead(writer, journal)
+        shutil.rmtree(folder / LANES)
         for name, path in companions(source.folder).items():
             shutil.copyfile(path, folder / name)
         write_config(folder, source, settings)
@@ -70,6 +80,7 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
             facts={
                 "method": settings.method,
                 "device": str(device),
+                "dtype": dtype_name(model.dtype),
                 "calibration": _told_calibration(settings, calibration),
                 "rescues": sum(bool(layer["rescue"]) for layer in layers),
                 "layers": layers,
@@ -77,27 +88,38 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
             cost=watch.cost(),
         )
         report.write(folder / REPORT)
-    return report
+    return team.share(lambda: report)
 
 
-def _layers(
-    model: StreamedModel, calibration: Calibration | None, settings: Quantize
-) -> Iterator[Layer]:
-    """Solve block after block; each layer comes with its full name."""
-    sequences = Sequences(calibration.sequences, limit=model.positions) if calibration else None
-    hidden = model.embed(sequences) if sequences else None
-    for number in track(range(model.blocks), "quantize"):
-        block = model.block(number)
-        if sequences is None or hidden is None:
-            layers = round_block(block, settings)
-        else:
-            layers = quantize_block(model, block, sequences, hidden, settings)
-        prefix = llama.BLOCK.format(number)
-        try:
-            for layer in layers:
-                yield replace(layer, name=f"{prefix}.{layer.name}")
-        except NumericsProblem as error:
-            raise type(error)(f"{prefix}: {error.what}", next_step=error.next_step) from error
+@contextmanager
+def _output(team: Team, out: Path, force: bool, fingerprint: str) -> Iterator[Path]:
+    """The output folder while it has no name yet; the first rank makes it and names it."""
+    if team.leads:
+        with staged(out, force=force, resumable=fingerprint) as folder:
+            (folder / LANES).mkdir(exist_ok=True)
+            yield team.share(lambda: folder)
+    else:
+        yield team.share(lambda: out)
+
+
+def _lanes(calibration: Calibration | None, folder: Path, model: StreamedModel) -> list[Lane]:
+    if calibration is None:
+        return []
+    counted = [[True] * len(ids) for ids in calibration.sequences]
+    return lanes(calibration.sequences, counted, folder, limit=model.positions)
+
+
+def _fingerprint(source: Checkpoint, settings: Quantize) -> str:
+    """Of all that decides the bytes of the output."""
+    files = sorted(path for path in source.folder.iterdir() if path.is_file())
+    return sha256_json(
+        {
+            "versions": versions(),
+            "settings": settings.model_dump(mode="json"),
+            "source": [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files],
+            "calibration": [sha256_file(path) for path in settings.calibration],
+        }
+    )
 
 
 def _calibration(model: StreamedModel, settings: Quantize) -> Calibration | None:
@@ -126,17 +148,13 @@ def _refuse(source: Checkpoint, out: Path) -> None:
     keep_apart(out, source.folder)
 
 
-def _dtype(source: Checkpoint) -> torch.dtype:
+def _dtype(settings: Quantize, device: torch.device, source: Checkpoint) -> torch.dtype:
+    """Of the forward pass: 16 bits wherever they are faster, but never fp16 on a CPU."""
+    if settings.dtype != "auto":
+        return DTYPES[settings.dtype]
+    if device.type == "cpu":
+        return torch.bfloat16 if has_bfloat16() else torch.float32
     return source.info(f"{llama.EMBEDDING}.weight").dtype
-
-
-def _told(layer: Layer) -> dict[str, Any]:
-    return {
-        "name": layer.name,
-        "relative_error": layer.relative_error,
-        "damp_percent": layer.damp_percent,
-        "rescue": layer.rescue,
-    }
 
 
 def _told_calibration(settings: Quantize, calibration: Calibration | None) -> dict[str, Any] | None:

@@ -21,14 +21,16 @@ class Quantize(Settings):
         default=128, description="neighbouring columns that share a scale; -1: the whole row"
     )
     sym: bool = Field(default=True, description="zero point in the middle; false: one per group")
-    act_order: bool = Field(
-        default=True,
-        description="solve the columns with the largest activations first; only inside, the "
-        "checkpoint says desc_act: false",
-    )
     damp_percent: float = Field(
         default=0.01, gt=0, le=1, description="fraction of mean(diag H) added to diag H at first"
     )
+    correction: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="how far each layer makes up for what the layers before it changed",
+    )
+    sweeps: int = Field(default=3, ge=0, description="refinements of codes and scales after GPTQ")
     calibration: tuple[Path, ...] = Field(
         default=(), description="conversations (JSON, JSON lines) or plain texts"
     )
@@ -37,4 +39,7 @@ class Quantize(Settings):
     )
     sequence_length: int = Field(default=2048, gt=1, description="tokens; longer ones are cut")
     seed: int = Field(default=42, ge=0, description="of the draw of calibration sequences")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="of the forward pass; auto: 16 bits where they are faster"
+    )
     device: str = Field(default="auto", description="auto, cpu or cuda:N")

@@ -22,11 +22,11 @@ import damage
 import stages
 from camelpress import cli
 from camelpress.convert import account, arithmetic, run, stream
-from camelpress.convert.journal import JOURNAL, Journal
 from camelpress.convert.run import REPORT
 from camelpress.core import provenance
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import Interrupted, OutputProblem
+from camelpress.core.journal import JOURNAL, Journal
 from camelpress.core.report import Report
 from camelpress.core.shards import header
 from camelpress.core.writer import CheckpointWriter

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from camelpress.convert import stream
 from camelpress.convert.arithmetic import Told
-from camelpress.convert.journal import Journal
 from camelpress.convert.pairs import Pair
 from camelpress.convert.rules import Plan
 from camelpress.convert.stream import Facts, Stream, Work
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import Interrupted, NumericsProblem, ShapeMismatch
+from camelpress.core.journal import Journal
 from camelpress.core.provenance import sha256_file
 from camelpress.core.writer import CheckpointWriter, Slot
 

@@ -15,6 +15,7 @@ The arithmetic is that of transformers' own modules; only the residual sums are 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -43,10 +44,15 @@ _LINEAR_NAMES = tuple(linear.name for linear in llama.LINEARS)
 
 
 class Block:
-    """One decoder block with its weights, taken apart at the inputs of its linear layers."""
+    """One decoder block with its weights, taken apart at the inputs of its linear layers.
+
+    Hidden states keep their own dtype, which may be wider than that of weights and products: what
+    a block adds is small beside what passes through it.
+    """
 
     def __init__(self, layer: nn.Module) -> None:
         self._linears = {name: layer.get_submodule(name) for name in _LINEAR_NAMES}
+        self._dtype = self.weight(_LINEAR_NAMES[0]).dtype
         self._attention_norm = layer.get_submodule("input_layernorm")
         self._attention = layer.get_submodule("self_attn")
         self._attention_out = self._attention.get_submodule("o_proj")
@@ -57,12 +63,16 @@ class Block:
         self._mlp.down_proj = nn.Identity()
 
     def weight(self, linear: str) -> Float[Tensor, "rows cols"]:
-        """The weight of one linear layer; writing into it changes the block."""
+        """The weight of one linear layer."""
         return self._linears[linear].get_parameter("weight")
+
+    def replace(self, linear: str, weight: Float[Tensor, "rows cols"]) -> None:
+        """Give one linear layer another weight; blocks made of the same tensors keep theirs."""
+        self._linears[linear].weight = nn.Parameter(weight.to(self._dtype), requires_grad=False)
 
     def attention_input(self, hidden: Float[Tensor, "b s h"]) -> Float[Tensor, "b s h"]:
         """What q, k and v see."""
-        return self._attention_norm(hidden)
+        return self._attention_norm(hidden).to(self._dtype)
 
     def context(
         self, attention_input: Float[Tensor, "b s h"], rope: Rope
@@ -78,7 +88,7 @@ class Block:
 
     def mlp_input(self, hidden: Float[Tensor, "b s h"]) -> Float[Tensor, "b s h"]:
         """What gate and up see."""
-        return self._mlp_norm(hidden)
+        return self._mlp_norm(hidden).to(self._dtype)
 
     def mlp_middle(self, mlp_input: Float[Tensor, "b s h"]) -> Float[Tensor, "b s f"]:
         """What down sees: the gated activations."""
@@ -88,10 +98,17 @@ class Block:
         """What the MLP adds to the residual stream."""
         return self._mlp_out(middle)
 
+    def attend(self, hidden: Float[Tensor, "b s h"], rope: Rope) -> Float[Tensor, "b s h"]:
+        """The first half of the block."""
+        return hidden + self.attention_output(self.context(self.attention_input(hidden), rope))
+
+    def feed_forward(self, hidden: Float[Tensor, "b s h"]) -> Float[Tensor, "b s h"]:
+        """The second half of the block."""
+        return hidden + self.mlp_output(self.mlp_middle(self.mlp_input(hidden)))
+
     def __call__(self, hidden: Float[Tensor, "b s h"], rope: Rope) -> Float[Tensor, "b s h"]:
         """The whole block."""
-        hidden = hidden + self.attention_output(self.context(self.attention_input(hidden), rope))
-        return hidden + self.mlp_output(self.mlp_middle(self.mlp_input(hidden)))
+        return self.feed_forward(self.attend(hidden, rope))
 
 
 class StreamedModel:
@@ -136,15 +153,33 @@ class StreamedModel:
             CheckpointProblem: the text has ids that the model does not know.
             NumericsProblem: an embedding is not finite.
         """
+        return self.looked_up(sequences, self.embedding()).to(self.dtype)
+
+    def embedding(self) -> Float[Tensor, "vocabulary hidden"]:
+        """The table of embeddings as it is stored.
+
+        Raises:
+            NumericsProblem: an embedding is not finite.
+        """
         table = self.checkpoint.read(f"{llama.EMBEDDING}.weight")
+        self._require_finite(f"{llama.EMBEDDING}.weight", table)
+        return table
+
+    def looked_up(
+        self, sequences: Sequences, table: Float[Tensor, "vocabulary hidden"]
+    ) -> Float[Tensor, "tokens hidden"]:
+        """The rows of the table of embeddings for all tokens.
+
+        Raises:
+            CheckpointProblem: the text has ids that the model does not know.
+        """
         largest = int(sequences.tokens.max())
         if largest >= len(table):
             raise CheckpointProblem(
                 f"{self.checkpoint.folder} embeds {len(table)} tokens, the text has id {largest}",
                 next_step="use the tokenizer that belongs to this model",
             )
-        self._require_finite(f"{llama.EMBEDDING}.weight", table)
-        return table[sequences.tokens].to(self.dtype)
+        return table[sequences.tokens]
 
     def rope(self, batch: Batch) -> Rope:
         """Cosines and sines of the positions of a batch."""
@@ -160,14 +195,26 @@ class StreamedModel:
             UnknownTensor: a weight is missing.
             NumericsProblem: a weight is not finite.
         """
-        layer = self._empty_layer(number)
+        return self.assemble(number, self.weights(number))
+
+    def weights(self, number: int) -> dict[str, Tensor]:
+        """The weights of one decoder block as they are stored, on the CPU, by name in the block.
+
+        Raises:
+            UnknownTensor: a weight is missing.
+            NumericsProblem: a weight is not finite.
+        """
         prefix = llama.BLOCK.format(number)
+        return {
+            key: self._read(f"{prefix}.{key}", place.shape)
+            for key, place in self._empty_layer(number).state_dict().items()
+        }
+
+    def assemble(self, number: int, weights: Mapping[str, Tensor]) -> Block:
+        """A decoder block of these weights, on the device."""
+        layer = self._empty_layer(number)
         layer.load_state_dict(
-            {
-                key: self._read(f"{prefix}.{key}", place.shape)
-                for key, place in layer.state_dict().items()
-            },
-            assign=True,
+            {key: self._placed(each) for key, each in weights.items()}, assign=True
         )
         return Block(layer.eval().requires_grad_(False))
 
@@ -200,10 +247,16 @@ class StreamedModel:
         if name not in self.checkpoint.tensors and self.config.tie_word_embeddings:
             name = f"{llama.EMBEDDING}.weight"
         norm.load_state_dict(
-            {"weight": self._read(f"{llama.FINAL_NORM}.weight", norm.state_dict()["weight"].shape)},
+            {
+                "weight": self._placed(
+                    self._read(f"{llama.FINAL_NORM}.weight", norm.state_dict()["weight"].shape)
+                )
+            },
             assign=True,
         )
-        output.load_state_dict({"weight": self._read(name, output.weight.shape)}, assign=True)
+        output.load_state_dict(
+            {"weight": self._placed(self._read(name, output.weight.shape))}, assign=True
+        )
         return nn.Sequential(norm, output).eval().requires_grad_(False)
 
     def _empty_layer(self, number: int) -> nn.Module:
@@ -225,6 +278,9 @@ class StreamedModel:
                 next_step="use the config that belongs to these weights",
             )
         self._require_finite(name, tensor)
+        return tensor
+
+    def _placed(self, tensor: Tensor) -> Tensor:
         return tensor.to(device=self.device, dtype=self.dtype)
 
     def _require_finite(self, name: str, tensor: Tensor) -> None:
@@ -239,6 +295,12 @@ class StreamedModel:
 def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     """The dtype to compute in: the model's own on a GPU, fp32 on a CPU."""
     return torch.float32 if device.type == "cpu" else dtype
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 matrices faster than fp32 ones."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
 
 
 def pick_device(name: str) -> torch.device:

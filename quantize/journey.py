@@ -1,0 +1,176 @@
+"""From block to block: read ahead, quantize, write, and remember, so that a second run goes on.
+
+After each block its tensors are in their places, the hidden states that leave it in the lanes'
+files, and one line in the journal says so, with hashes of both. A line is believed if the bytes
+still have these hashes. What was begun after the last such line is done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from camelpress.core import llama
+from camelpress.core.blocks import StreamedModel
+from camelpress.core.errors import Interrupted, NumericsProblem
+from camelpress.core.journal import Journal
+from camelpress.core.packed import PARTS
+from camelpress.core.progress import track
+from camelpress.core.provenance import sha256_json
+from camelpress.core.stopping import stop_signals
+from camelpress.core.writer import CheckpointWriter, data
+from camelpress.quantize.block import STATE, BlockQuantizer, Layer, nearest_block
+from camelpress.quantize.lanes import Lane
+from camelpress.quantize.settings import Quantize
+from camelpress.quantize.team import Team
+
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Journey:
+    """What all blocks have in common.
+
+    Args:
+        model: the 16-bit model.
+        lanes: the calibration tokens; none to round to nearest.
+        team: who takes part.
+        settings: of the stage.
+    """
+
+    model: StreamedModel
+    lanes: list[Lane]
+    team: Team
+    settings: Quantize
+
+    def lead(self, writer: CheckpointWriter, journal: Journal) -> list[Facts]:
+        """Quantize all blocks that are not there yet; the facts of every layer, old and new.
+
+        Raises:
+            Interrupted: somebody asked for the end, and the block under way is finished.
+        """
+        told: list[Facts] = []
+        first = self.team.share(lambda: self._finished(writer, journal, told))
+        for number, layers, states in self._blocks(first):
+            tensors = {
+                f"{layer.name}.{part}": getattr(layer.packed, part)
+                for layer in layers
+                for part in PARTS
+            }
+            for name, tensor in tensors.items():
+                writer.put(name, tensor)
+            facts = [_told(layer) for layer in layers]
+            told += facts
+            hashes = {name: _sha256(tensor) for name, tensor in tensors.items()}
+            entry = {"tensors": hashes, "states": states}
+            journal.add(_key(number), {"sha256": sha256_json(entry), **entry, "layers": facts})
+        return told
+
+    def follow(self) -> None:
+        """Take part as another rank than the first."""
+        for _ in self._blocks(self.team.share(lambda: 0)):
+            pass
+
+    def _blocks(self, first: int) -> Iterator[tuple[int, list[Layer], list[str]]]:
+        """Block after block: its number, its layers by their full names, hashes of its states."""
+        if first == 0:
+            self._embed()
+        with ThreadPoolExecutor(1) as ahead, stop_signals() as stop:
+            coming = ahead.submit(self._read, first)
+            for number in track(range(first, self.model.blocks), "quantize"):
+                weights = coming.result()
+                if number + 1 < self.model.blocks:
+                    coming = ahead.submit(self._read, number + 1)
+                layers = list(self._layers(number, weights))
+                yield number, layers, self._states(number + 1)
+                if self.team.share(lambda: stop.asked) and number + 1 < self.model.blocks:
+                    raise Interrupted(
+                        f"stopped after block {number + 1} of {self.model.blocks}",
+                        next_step="run the same command again to go on",
+                    )
+
+    def _layers(self, number: int, weights: dict[str, Tensor]) -> Iterator[Layer]:
+        prefix = llama.BLOCK.format(number)
+        if self.lanes:
+            block = BlockQuantizer(
+                self.model, number, weights, self.lanes, self.team, self.settings
+            )
+            layers = block.layers()
+        else:
+            layers = nearest_block(weights, self.settings)
+        try:
+            for layer in layers:
+                yield replace(layer, name=f"{prefix}.{layer.name}")
+        except NumericsProblem as error:
+            raise type(error)(f"{prefix}: {error.what}", next_step=error.next_step) from error
+
+    def _read(self, number: int) -> dict[str, Tensor]:
+        with torch.inference_mode():
+            return self.model.weights(number)
+
+    def _embed(self) -> None:
+        own = self.team.own(self.lanes)
+        table = self.model.embedding() if own else torch.empty(0)
+        for lane in own:
+            lane.at(0)
+            hidden = self.model.looked_up(lane.sequences, table).to(STATE)
+            lane.write("hidden", hidden)
+            lane.write("reference", hidden)
+
+    def _states(self, number: int) -> list[str]:
+        """Hashes of the states that enter a block, lane by lane."""
+        for lane in self.lanes:
+            lane.at(number)
+        own = [lane.digest() for lane in self.team.own(self.lanes)]
+        return self.team.exchange(own, len(self.lanes))
+
+    def _finished(self, writer: CheckpointWriter, journal: Journal, told: list[Facts]) -> int:
+        """How many blocks an earlier run finished; tells the writer and adds their facts."""
+        done: list[Facts] = []
+        for number in range(self.model.blocks):
+            entry = journal[_key(number)]
+            if entry is None or any(
+                writer.digest(name) != expected for name, expected in entry["tensors"].items()
+            ):
+                break
+            done.append(entry)
+        while done:
+            for lane in self.lanes:
+                lane.at(len(done))
+            if [lane.digest() for lane in self.lanes] == done[-1]["states"]:
+                break
+            done.pop()
+        for entry in done:
+            told += entry["layers"]
+            for name in entry["tensors"]:
+                writer.done(name)
+        return len(done)
+
+
+def _key(number: int) -> str:
+    return f"block {number}"
+
+
+def _sha256(tensor: Tensor) -> str:
+    return hashlib.sha256(data(tensor)).hexdigest()
+
+
+def _told(layer: Layer) -> Facts:
+    scales = layer.packed.scales
+    return {
+        "name": layer.name,
+        "relative_error": layer.relative_error,
+        "damp_percent": layer.damp_percent,
+        "rescue": layer.rescue,
+        "scales": {
+            "least": float(scales.abs().min()),
+            "largest": float(scales.abs().max()),
+            "negative": float((scales < 0).float().mean()),
+        },
+    }

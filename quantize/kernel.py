@@ -1,0 +1,103 @@
+"""The three inner loops of the solver, which no chain of tensor operations runs fast.
+
+Each has the same meaning on every device: `kernel_plain` says it in torch and is the oracle,
+`kernel_cpu` compiles it for a processor, `kernel_cuda` for a GPU. Rows never meet in any of them,
+so that a result does not depend on how rows are shared out.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+SMALLEST_SCALE = 2.0**-14  # the smallest normal fp16 number
+SHRINK = tuple(1 - step / 40 for step in range(21))  # of a group's span, tried as its grid
+COLUMNS = 128  # rounded before their error is spread over the rest in one product
+
+
+class Kernel(Protocol):
+    """What a device must be able to do."""
+
+    def search(
+        self,
+        columns: Float32[Tensor, "cols rows"],
+        importance: Float32[Tensor, " cols"],
+        *,
+        bits: int,
+        sym: bool,
+    ) -> tuple[Float32[Tensor, " rows"], Float32[Tensor, " rows"]]:
+        """The grid of one group that rounds its columns with the least weighted squared error.
+
+        Tried is each of `SHRINK` times the step that spans the group: if symmetric, 2 max|w| /
+        (2**bits - 1) with either sign, because the codes reach one step further on one side; if
+        not, the step from the least to the largest value, with three zero points.
+
+        Args:
+            columns: a group's columns as rows.
+            importance: weight of each column's squared error.
+            bits: 2, 3, 4 or 8.
+            sym: the zero point is 2**(bits-1).
+        Returns:
+            scales: fp16 numbers of at least `SMALLEST_SCALE`, perhaps negative; unit: weight.
+            zeros: codes that mean zero, 1 to 2**bits - 1.
+        """
+
+    def round_columns(
+        self,
+        columns: Float32[Tensor, "cols rows"],
+        upper: Float32[Tensor, "cols cols"],
+        scales: Float32[Tensor, " rows"],
+        zeros: Float32[Tensor, " rows"],
+        *,
+        top: int,
+    ) -> tuple[UInt8[Tensor, "cols rows"], Float32[Tensor, "cols rows"]]:
+        """Round column by column, moving each one's error to those after it.
+
+        Args:
+            columns: of one group, in the order of solving; used up.
+            upper: their part of the upper Cholesky factor of the inverse Hessian.
+            scales: per row.
+            zeros: per row.
+            top: the largest code.
+        Returns:
+            codes, and each column's error over its diagonal element of `upper`.
+        """
+
+    def refine_columns(
+        self,
+        gradient: Float32[Tensor, "rows cols"],
+        hessian: Float32[Tensor, "cols cols"],
+        codes: Float32[Tensor, "rows cols"],
+        error: Float32[Tensor, "rows cols"],
+        scales: Float32[Tensor, "rows groups"],
+        zeros: Float32[Tensor, "rows groups"],
+        *,
+        top: int,
+    ) -> None:
+        """One descent over some whole groups: each group's scale, then its codes one by one.
+
+        Each step is the best one while everything else stays; all but `zeros` change in place.
+
+        Args:
+            gradient: error times Hessian, for these columns.
+            hessian: of these columns.
+            codes: whole numbers.
+            error: what the codes stand for, minus the weight.
+            scales: fp16 numbers.
+            zeros: codes that mean zero.
+            top: the largest code.
+        """
+
+
+def kernel(device: torch.device) -> Kernel:
+    """The kernel for a device."""
+    if device.type == "cpu":
+        from camelpress.quantize import kernel_cpu
+
+        return kernel_cpu
+    from camelpress.quantize import kernel_cuda
+
+    return kernel_cuda

@@ -1,0 +1,205 @@
+"""The solver's inner loops, compiled: rows are shared out over threads, and vectors run along them.
+
+Arguments of compiled functions have no types: numba finds them, and a checker must not wrap them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from camelpress.quantize.kernel import SHRINK, SMALLEST_SCALE
+
+ROWS = 64  # of one task: 128 columns of them stay in a core's first cache
+_SHRINK = np.array(SHRINK)
+_SMALLEST = np.float32(SMALLEST_SCALE)
+_compiled = numba.njit(nogil=True, cache=True)
+_vectorized = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+
+
+def search(
+    columns: Float32[Tensor, "cols rows"],
+    importance: Float32[Tensor, " cols"],
+    *,
+    bits: int,
+    sym: bool,
+) -> tuple[Float32[Tensor, " rows"], Float32[Tensor, " rows"]]:
+    """As `Kernel.search`."""
+    scales, zeros = torch.empty_like(columns[0]), torch.empty_like(columns[0])
+    compiled = _search_sym if sym else _search_asym
+    arrays = [each.numpy() for each in (columns, importance, scales, zeros)]
+    _share_out(compiled, columns.shape[1], *arrays, np.float32(2**bits - 1))
+    return scales, zeros
+
+
+def round_columns(
+    columns: Float32[Tensor, "cols rows"],
+    upper: Float32[Tensor, "cols cols"],
+    scales: Float32[Tensor, " rows"],
+    zeros: Float32[Tensor, " rows"],
+    *,
+    top: int,
+) -> tuple[UInt8[Tensor, "cols rows"], Float32[Tensor, "cols rows"]]:
+    """As `Kernel.round_columns`."""
+    codes, errors = torch.empty_like(columns, dtype=torch.uint8), torch.empty_like(columns)
+    arrays = [each.numpy() for each in (columns, upper.contiguous(), scales, zeros, codes, errors)]
+    _share_out(_round_columns, columns.shape[1], *arrays, np.float32(top))
+    return codes, errors
+
+
+def refine_columns(
+    gradient: Float32[Tensor, "rows cols"],
+    hessian: Float32[Tensor, "cols cols"],
+    codes: Float32[Tensor, "rows cols"],
+    error: Float32[Tensor, "rows cols"],
+    scales: Float32[Tensor, "rows groups"],
+    zeros: Float32[Tensor, "rows groups"],
+    *,
+    top: int,
+) -> None:
+    """As `Kernel.refine_columns`."""
+    arrays = [each.numpy() for each in (gradient, hessian, codes, error, scales, zeros)]
+    _share_out(_refine_columns, len(codes), *arrays, np.float32(top))
+
+
+def _share_out(compiled: Callable[..., None], rows: int, *arguments: Any) -> None:
+    starts = range(0, rows, ROWS)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        tasks = [
+            pool.submit(compiled, *arguments, start, min(start + ROWS, rows)) for start in starts
+        ]
+        for task in tasks:
+            task.result()
+
+
+@_compiled
+def _fp16(scale):
+    """The nearest number of 11 significant bits, ties to even: fp16, but for its range."""
+    bits = np.float32(scale).view(np.int32)
+    rounded = np.int32((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).view(np.float32)
+    if abs(rounded) >= _SMALLEST:
+        return rounded
+    return -_SMALLEST if scale < 0 else _SMALLEST
+
+
+@_vectorized
+def _search_sym(columns, importance, scales, zeros, top, start, stop):
+    rows = stop - start
+    span, scale, inverse, least, loss = np.zeros((5, rows), dtype=np.float32)
+    for column in range(len(columns)):
+        for row in range(rows):
+            span[row] = max(span[row], abs(columns[column, start + row]))
+    least[:] = np.inf
+    zero = np.float32((top + 1) // 2)
+    for number in range(len(_SHRINK)):
+        shrink = np.float32(_SHRINK[number])
+        for sign in (np.float32(1), np.float32(-1)):
+            for row in range(rows):
+                scale[row] = sign * _fp16(span[row] * np.float32(2 / top) * shrink)
+                inverse[row] = np.float32(1) / scale[row]
+                loss[row] = 0
+            for column in range(len(columns)):
+                weight = importance[column]
+                for row in range(rows):
+                    value = columns[column, start + row]
+                    code = min(max(np.rint(value * inverse[row]) + zero, np.float32(0)), top)
+                    error = (code - zero) * scale[row] - value
+                    loss[row] += weight * error * error
+            for row in range(rows):
+                if loss[row] < least[row]:
+                    least[row] = loss[row]
+                    scales[start + row] = scale[row]
+    for row in range(start, stop):
+        zeros[row] = zero
+
+
+@_vectorized
+def _search_asym(columns, importance, scales, zeros, top, start, stop):
+    rows = stop - start
+    low, high, scale, inverse, zero, least, loss = np.zeros((7, rows), dtype=np.float32)
+    for column in range(len(columns)):
+        for row in range(rows):
+            low[row] = min(low[row], columns[column, start + row])
+            high[row] = max(high[row], columns[column, start + row])
+    least[:] = np.inf
+    for number in range(len(_SHRINK)):
+        shrink, step = np.float32(_SHRINK[number]), np.float32(_SHRINK[number] / top)
+        for offset in (np.float32(0), np.float32(-1), np.float32(1)):
+            for row in range(rows):
+                scale[row] = _fp16((high[row] - low[row]) * step)
+                inverse[row] = np.float32(1) / scale[row]
+                middle = np.rint(-low[row] * shrink / scale[row]) + offset
+                zero[row] = min(max(middle, np.float32(1)), top)
+                loss[row] = 0
+            for column in range(len(columns)):
+                weight = importance[column]
+                for row in range(rows):
+                    value = columns[column, start + row]
+                    code = np.rint(value * inverse[row]) + zero[row]
+                    code = min(max(code, np.float32(0)), top)
+                    error = (code - zero[row]) * scale[row] - value
+                    loss[row] += weight * error * error
+            for row in range(rows):
+                if loss[row] < least[row]:
+                    least[row] = loss[row]
+                    scales[start + row] = scale[row]
+                    zeros[start + row] = zero[row]
+
+
+@_vectorized
+def _round_columns(columns, upper, scales, zeros, codes, errors, top, start, stop):
+    for column in range(len(columns)):
+        diagonal = upper[column, column]
+        for row in range(start, stop):
+            value, scale, zero = columns[column, row], scales[row], zeros[row]
+            code = min(max(np.rint(value / scale) + zero, np.float32(0)), top)
+            codes[column, row] = np.uint8(code)
+            errors[column, row] = (value - (code - zero) * scale) / diagonal
+        for later in range(column + 1, len(columns)):
+            share = upper[column, later]
+            for row in range(start, stop):
+                columns[later, row] -= share * errors[column, row]
+
+
+@_vectorized
+def _refine_columns(gradient, hessian, codes, error, scales, zeros, top, start, stop):
+    cols = codes.shape[1]
+    size = cols // scales.shape[1]
+    for row in range(start, stop):
+        for group in range(scales.shape[1]):
+            scale, zero = scales[row, group], zeros[row, group]
+            first, last = group * size, (group + 1) * size
+            slope = curvature = np.float32(0)
+            for column in range(first, last):
+                step = codes[row, column] - zero
+                across = np.float32(0)
+                for other in range(first, last):
+                    across += hessian[column, other] * (codes[row, other] - zero)
+                slope += step * gradient[row, column]
+                curvature += step * across
+            if curvature > 0:
+                scale = _fp16(scale - slope / curvature)
+                moved = scale - scales[row, group]
+                scales[row, group] = scale
+                if moved != 0:
+                    for column in range(first, last):
+                        change = moved * (codes[row, column] - zero)
+                        error[row, column] += change
+                        for other in range(cols):
+                            gradient[row, other] += change * hessian[column, other]
+            for column in range(first, last):
+                step = gradient[row, column] / hessian[column, column] / scale
+                code = min(max(np.rint(codes[row, column] - step), np.float32(0)), top)
+                change = (code - codes[row, column]) * scale
+                if change != 0:
+                    codes[row, column] = code
+                    error[row, column] += change
+                    for other in range(cols):
+                        gradient[row, other] += change * hessian[column, other]

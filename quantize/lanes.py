@@ -1,0 +1,111 @@
+"""Calibration tokens in lanes: the unit that is in memory, that is summed, and that a rank takes.
+
+The hidden states of all tokens stand in files beside the output, and one lane of them at a time in
+memory. So memory does not grow with the samples, what an interrupted run left is there for the
+next, and because sums go lane by lane, they do not depend on who computed which.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from camelpress.core.sequences import Batch, Sequences
+from camelpress.core.writer import data
+
+LANE_TOKENS = 8192
+STATES = ("hidden", "reference")  # of the quantized and of the 16-bit model
+
+
+class Lane:
+    """Some whole sequences, and what is known of their tokens.
+
+    States have two versions: a block reads one and writes the other, so that the first is whole
+    until the block is finished. Everything else is kept for the length of a block.
+
+    Args:
+        number: of the lane.
+        sequences: its tokens.
+        counted: which of them enter a Hessian.
+        folder: for its files.
+    """
+
+    def __init__(
+        self, number: int, sequences: Sequences, counted: Bool[Tensor, " tokens"], folder: Path
+    ) -> None:
+        self.sequences = sequences
+        self._counted = counted
+        self._stem = folder / f"lane-{number:04}"
+        self._version = 0
+
+    def real(self, batch: Batch) -> Bool[Tensor, "batch longest"]:
+        """Which places of a batch hold tokens that count."""
+        return batch.real & self._counted[batch.places]
+
+    def at(self, block: int) -> None:
+        """Turn to a block: to the states that enter it, and to those that leave it."""
+        self._version = block % 2
+
+    def read(
+        self, name: str, width: int, dtype: torch.dtype, *, after: bool = False
+    ) -> Float[Tensor, "tokens width"]:
+        """What was written under a name; `after` tells a state that leaves from one that enters."""
+        found = torch.empty(len(self.sequences.tokens), width, dtype=dtype)
+        with self._path(name, after=after).open("rb") as file:
+            file.readinto(data(found))
+        return found
+
+    def write(
+        self, name: str, values: Float[Tensor, "tokens width"], *, after: bool = False
+    ) -> None:
+        """Keep something for the length of a block, or a state for the next one."""
+        self._path(name, after=after).write_bytes(data(values))
+
+    def digest(self) -> str:
+        """A hash of the states that enter the block; "" where there are none."""
+        paths = [self._path(name, after=False) for name in STATES]
+        if not all(path.is_file() for path in paths):
+            return ""
+        found = hashlib.sha256()
+        for path in paths:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                found.update(hashlib.file_digest(file, "sha256").digest())
+        return found.hexdigest()
+
+    def _path(self, name: str, *, after: bool) -> Path:
+        version = self._version ^ after if name in STATES else 0
+        return self._stem.with_name(f"{self._stem.name}.{name}.{version}")
+
+
+def lanes(
+    sequences: Sequence[Sequence[int]],
+    counted: Sequence[Sequence[bool]],
+    folder: Path,
+    *,
+    limit: int,
+) -> list[Lane]:
+    """Cut the sequences, in their order, into lanes of `LANE_TOKENS` or little more.
+
+    Args:
+        sequences: ids.
+        counted: for each of them, whether it enters a Hessian.
+        folder: for the lanes' files.
+        limit: positions the model has.
+    """
+    made: list[Lane] = []
+    begin = tokens = 0
+    for end, ids in enumerate(sequences, start=1):
+        tokens += len(ids)
+        if tokens >= LANE_TOKENS or end == len(sequences):
+            mask = torch.tensor([each for mask in counted[begin:end] for each in mask])
+            part = Sequences(sequences[begin:end], limit=limit)
+            made.append(Lane(len(made), part, mask, folder))
+            begin, tokens = end, 0
+    return made

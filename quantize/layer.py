@@ -1,0 +1,128 @@
+"""One weight matrix from what calibration told of it to codes: aim, solve, refine, row by row.
+
+Rows never meet once the Hessian is factorized. So they are solved in blocks of a fixed height,
+which bounds the memory, and which several processes share out without changing a bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from camelpress.core.packed import Packed, pack
+from camelpress.quantize.gptq import Factor, Solved, activation_order, factorize, solve
+from camelpress.quantize.grid import Grid, values
+from camelpress.quantize.hessian import Moments
+from camelpress.quantize.kernel import kernel
+from camelpress.quantize.refine import refine
+from camelpress.quantize.settings import Quantize
+from camelpress.quantize.target import aimed
+from camelpress.quantize.team import Team
+
+ROWS = 1024  # of a block
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A matrix, or some rows of one, as it is stored."""
+
+    solved: Solved
+    error: Float32[Tensor, " rows"]  # squared, of the output, summed over the tokens
+    energy: Float32[Tensor, " rows"]  # squared output, summed over the tokens
+
+    @classmethod
+    def joined(cls, parts: list[Rounded]) -> Rounded:
+        """One below the other."""
+        grids = [part.solved.grid for part in parts]
+        grid = Grid(
+            torch.cat([each.scales for each in grids]),
+            torch.cat([each.zeros for each in grids]),
+            grids[0].bits,
+            grids[0].group_size,
+        )
+        return cls(
+            Solved(torch.cat([part.solved.codes for part in parts]), grid),
+            torch.cat([part.error for part in parts]),
+            torch.cat([part.energy for part in parts]),
+        )
+
+    def values(self, part: slice) -> Float32[Tensor, "rows cols"]:
+        """What the codes of some rows stand for."""
+        return values(self.solved.codes[part], self.solved.grid.rows(part))
+
+    def packed(self, part: slice) -> Packed:
+        """Some rows as they lie on disk."""
+        grid = self.solved.grid.rows(part)
+        return pack(
+            self.solved.codes[part], grid.scales, grid.zeros, grid.group_of(), bits=grid.bits
+        )
+
+    def relative_error(self, part: slice) -> float:
+        """Squared output error over squared output, both of some rows."""
+        return float(self.error[part].sum() / self.energy[part].sum().clamp(min=1e-30))
+
+
+def round_layer(
+    weight: Float32[Tensor, "rows cols"],
+    moments: Moments,
+    team: Team,
+    settings: Quantize,
+    *,
+    writes: bool,
+) -> tuple[Rounded, Factor]:
+    """Quantize a matrix.
+
+    Args:
+        weight: of all layers that share the input.
+        moments: of that input, the same on all ranks.
+        team: who takes part; all get the whole result.
+        settings: of the stage.
+        writes: whether the layer's output is added to the residual stream.
+    Returns:
+        the matrix, and what it took to factorize its Hessian.
+    Raises:
+        NotPositiveDefinite: the Hessian has no Cholesky factor however much it is damped.
+        NumericsProblem: weights so large that a scale is not finite in fp16.
+    """
+    hessian = moments.whole_hessian()
+    order = activation_order(hessian.diagonal(), group_size=settings.group_size)
+    factor = factorize(hessian, order, damp_percent=settings.damp_percent)
+
+    def rounded(part: slice) -> Rounded:
+        cross = moments.cross[part] if writes else moments.cross
+        return _rounded(weight[part], cross, hessian, factor, settings, writes=writes)
+
+    parts = [slice(start, start + ROWS) for start in range(0, len(weight), ROWS)]
+    found = team.exchange([rounded(part) for part in team.own(parts)], len(parts))
+    return Rounded.joined(found), factor
+
+
+def _rounded(
+    weight: Float32[Tensor, "rows cols"],
+    cross: Float32[Tensor, "wanted cols"],
+    hessian: Float32[Tensor, "cols cols"],
+    factor: Factor,
+    settings: Quantize,
+    *,
+    writes: bool,
+) -> Rounded:
+    tools = kernel(weight.device)
+    target = aimed(weight, cross, hessian, factor, writes=writes, strength=settings.correction)
+    solved = solve(
+        target,
+        factor,
+        tools,
+        bits=settings.bits,
+        group_size=settings.group_size,
+        sym=settings.sym,
+    )
+    solved = refine(target, factor, solved, tools, sweeps=settings.sweeps)
+    error = values(solved.codes, solved.grid) - target
+    return Rounded(
+        solved,
+        (error @ hessian * error).sum(dim=1),
+        (weight @ hessian * weight).sum(dim=1),
+    )

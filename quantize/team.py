@@ -1,0 +1,101 @@
+"""The processes that quantize one model together, or the only one.
+
+`torchrun` starts several. Each takes lanes of calibration tokens and rows of weights in turn; sums
+are made in the order of the lanes and rows never meet, so that the bytes of the output are the same
+for any number of processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from camelpress.quantize.hessian import Moments
+from camelpress.quantize.lanes import Lane
+
+Shared = TypeVar("Shared")
+BACKEND = "cpu:gloo,cuda:nccl"
+
+
+@dataclass(frozen=True)
+class Team:
+    """Who takes part, and who this process is."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def join(cls) -> Team:
+        """The team that `torchrun` has started this process for; a team of one otherwise."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        if not dist.is_initialized():
+            backend = BACKEND if torch.cuda.is_available() else "gloo"
+            dist.init_process_group(backend)
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process solves what cannot be shared, and writes."""
+        return self.rank == 0
+
+    def own(self, items: Sequence[Shared]) -> list[Shared]:
+        """Those of many things that this process takes."""
+        return list(items[self.rank :: self.size])
+
+    def fold(
+        self,
+        lanes: Sequence[Lane],
+        collect: Callable[[Lane, Moments], None],
+        empty: Callable[[], Moments],
+    ) -> Moments:
+        """The moments of all lanes, summed in their order, on every rank.
+
+        Args:
+            lanes: all of them, in the same order everywhere.
+            collect: adds the moments of one lane; called for the lanes of this rank only.
+            empty: moments of nothing.
+        """
+        total = empty()
+        for first in range(0, len(lanes), self.size):
+            turn = lanes[first : first + self.size]
+            part = empty()
+            if self.rank < len(turn):
+                collect(turn[self.rank], part)
+            for owner in range(len(turn)):
+                if owner == self.rank and not self.leads:
+                    for tensor in part.tensors:
+                        dist.send(tensor, dst=0)
+                elif self.leads:
+                    for tensor in part.tensors if owner else ():
+                        dist.recv(tensor, src=owner)
+                    total += part
+        for tensor in total.tensors if self.size > 1 else ():
+            dist.broadcast(tensor, src=0)
+        return total
+
+    def share(self, make: Callable[[], Shared]) -> Shared:
+        """What the first rank makes, small and plain, on every rank."""
+        if self.size == 1:
+            return make()
+        box: list[Any] = [make() if self.leads else None]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def exchange(self, own: list[Shared], count: int) -> list[Shared]:
+        """What each rank made of `own(items)`, in the order of the items, on every rank.
+
+        Args:
+            own: what this rank made.
+            count: of all items.
+        """
+        if self.size == 1:
+            return own
+        gathered: list[Any] = [None] * self.size
+        dist.all_gather_object(gathered, own)
+        return [gathered[place % self.size][place // self.size] for place in range(count)]
