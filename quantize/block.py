@@ -17,6 +17,7 @@ from torch import Tensor
 
 from camelpress.core import llama
 from camelpress.core.blocks import StreamedModel
+from camelpress.core.errors import NumericsProblem
 from camelpress.core.packed import Packed, pack
 from camelpress.core.sequences import put, take
 from camelpress.quantize.grid import nearest, search
@@ -178,9 +179,14 @@ class BlockQuantizer:
                 moments.add(inputs, wanted)
 
         moments = self._team.fold(self._lanes, collect, empty)
-        rounded, factor = round_layer(
-            weight, moments, self._team, self._settings, writes=names[0] in self._inner
-        )
+        try:
+            rounded, factor = round_layer(
+                weight, moments, self._team, self._settings, writes=names[0] in self._inner
+            )
+        except NumericsProblem as error:
+            raise type(error)(
+                f"{', '.join(names)}: {error.what}", next_step=error.next_step
+            ) from error
         start = 0
         for name in names:
             part = slice(start, start + len(self._weights[f"{name}.weight"]))

@@ -5,7 +5,7 @@ Pure: weight and Hessian in, codes and grid out. It knows no model and no file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Float32, Int64, UInt8
@@ -15,6 +15,7 @@ from camelpress.core.errors import NotPositiveDefinite
 from camelpress.quantize.grid import Grid
 from camelpress.quantize.kernel import COLUMNS, Kernel
 
+FALLBACK = "nearest"
 DAMP_STEPS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
@@ -26,7 +27,7 @@ class Factor:
     order: Int64[Tensor, " cols"]  # of solving
     upper: Float32[Tensor, "cols cols"]  # Cholesky factor of the inverse, in that order
     damp_percent: float
-    rescue: str  # "" | "float64" | "damped"
+    rescue: str  # "" | "float64" | "damped" | FALLBACK
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,18 @@ def factorize(
         f"a Hessian of {len(hessian)} columns has no Cholesky factor even with damping {damp}",
         next_step="check the calibration text for repeated or empty samples, or use more of it",
     )
+
+
+def without_correlations(
+    hessian: Float32[Tensor, "cols cols"], order: Int64[Tensor, " cols"], *, damp_percent: float
+) -> Factor:
+    """What is left when `factorize` gives up: every weight is rounded to nearest.
+
+    Raises:
+        NotPositiveDefinite: not even the diagonal makes sense.
+    """
+    diagonal = torch.diag(hessian.diagonal())
+    return replace(factorize(diagonal, order, damp_percent=damp_percent), rescue=FALLBACK)
 
 
 def solve(

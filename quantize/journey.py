@@ -18,7 +18,7 @@ from torch import Tensor
 
 from camelpress.core import llama
 from camelpress.core.blocks import StreamedModel
-from camelpress.core.errors import Interrupted, NumericsProblem
+from camelpress.core.errors import Interrupted, NotPositiveDefinite, NumericsProblem
 from camelpress.core.journal import Journal
 from camelpress.core.packed import PARTS
 from camelpress.core.progress import track
@@ -26,6 +26,7 @@ from camelpress.core.provenance import sha256_json
 from camelpress.core.stopping import stop_signals
 from camelpress.core.writer import CheckpointWriter, data
 from camelpress.quantize.block import STATE, BlockQuantizer, Layer, nearest_block
+from camelpress.quantize.gptq import FALLBACK
 from camelpress.quantize.lanes import Lane
 from camelpress.quantize.settings import Quantize
 from camelpress.quantize.team import Team
@@ -67,6 +68,7 @@ class Journey:
                 writer.put(name, tensor)
             facts = [_told(layer) for layer in layers]
             told += facts
+            self._require_few_fallbacks(told)
             hashes = {name: _sha256(tensor) for name, tensor in tensors.items()}
             entry = {"tensors": hashes, "states": states}
             journal.add(_key(number), {"sha256": sha256_json(entry), **entry, "layers": facts})
@@ -109,6 +111,14 @@ class Journey:
                 yield replace(layer, name=f"{prefix}.{layer.name}")
         except NumericsProblem as error:
             raise type(error)(f"{prefix}: {error.what}", next_step=error.next_step) from error
+
+    def _require_few_fallbacks(self, told: list[Facts]) -> None:
+        names = [layer["name"] for layer in told if layer["rescue"] == FALLBACK]
+        if len(names) > self.settings.max_fallbacks:
+            raise NotPositiveDefinite(
+                f"{', '.join(names)} could only be rounded to nearest",
+                next_step="use more or other calibration text, or raise --max-fallbacks",
+            )
 
     def _read(self, number: int) -> dict[str, Tensor]:
         with torch.inference_mode():

@@ -12,8 +12,16 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from camelpress.core.errors import NotPositiveDefinite
 from camelpress.core.packed import Packed, pack
-from camelpress.quantize.gptq import Factor, Solved, activation_order, factorize, solve
+from camelpress.quantize.gptq import (
+    Factor,
+    Solved,
+    activation_order,
+    factorize,
+    solve,
+    without_correlations,
+)
 from camelpress.quantize.grid import Grid, values
 from camelpress.quantize.hessian import Moments
 from camelpress.quantize.kernel import kernel
@@ -84,12 +92,18 @@ def round_layer(
     Returns:
         the matrix, and what it took to factorize its Hessian.
     Raises:
-        NotPositiveDefinite: the Hessian has no Cholesky factor however much it is damped.
+        NotPositiveDefinite: the Hessian has no Cholesky factor however much it is damped, and
+            no fallback is allowed.
         NumericsProblem: weights so large that a scale is not finite in fp16.
     """
     hessian = moments.whole_hessian()
     order = activation_order(hessian.diagonal(), group_size=settings.group_size)
-    factor = factorize(hessian, order, damp_percent=settings.damp_percent)
+    try:
+        factor = factorize(hessian, order, damp_percent=settings.damp_percent)
+    except NotPositiveDefinite:
+        if not settings.max_fallbacks:
+            raise
+        factor = without_correlations(hessian, order, damp_percent=settings.damp_percent)
 
     def rounded(part: slice) -> Rounded:
         cross = moments.cross[part] if writes else moments.cross

@@ -22,6 +22,7 @@ from camelpress.core.report import Report, Stopwatch
 from camelpress.core.tokens import Tokenizer
 from camelpress.core.writer import CheckpointWriter
 from camelpress.quantize.calibrate import Calibration, draw
+from camelpress.quantize.gptq import FALLBACK
 from camelpress.quantize.journey import Journey
 from camelpress.quantize.lanes import Lane, lanes
 from camelpress.quantize.settings import Quantize
@@ -83,6 +84,7 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
                 "dtype": dtype_name(model.dtype),
                 "calibration": _told_calibration(settings, calibration),
                 "rescues": sum(bool(layer["rescue"]) for layer in layers),
+                "fallbacks": sum(layer["rescue"] == FALLBACK for layer in layers),
                 "layers": layers,
             },
             cost=watch.cost(),

@@ -24,6 +24,11 @@ class Quantize(Settings):
     damp_percent: float = Field(
         default=0.01, gt=0, le=1, description="fraction of mean(diag H) added to diag H at first"
     )
+    max_fallbacks: int = Field(
+        default=0,
+        ge=0,
+        description="layers that may be rounded to nearest where their Hessian is hopeless",
+    )
     correction: float = Field(
         default=0.5,
         ge=0,

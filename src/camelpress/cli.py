@@ -98,7 +98,8 @@ def _guarded(
     verbose: bool,
     debug: bool,
 ) -> int:
-    screen = Screen(json=as_json, quiet=quiet)
+    follows = os.environ.get("RANK", "0") != "0"  # torchrun says so
+    screen = Screen(json=as_json, quiet=quiet, silent=follows)
     signal.signal(signal.SIGTERM, _stop)
     if not verbose:
         warnings.simplefilter("ignore")

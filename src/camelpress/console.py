@@ -40,13 +40,15 @@ class Screen:
     Args:
         json: results as JSON.
         quiet: no progress, no notes.
+        silent: nothing at all; of several processes that work together, one speaks.
     """
 
-    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+    def __init__(self, *, json: bool = False, quiet: bool = False, silent: bool = False) -> None:
         self.json = json
-        self.quiet = quiet
-        self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
-        self.out = Console(stderr=json, highlight=False)
+        self.quiet = quiet or silent
+        self.silent = silent
+        self.errors = Console(stderr=True, highlight=False, soft_wrap=True, quiet=silent)
+        self.out = Console(stderr=json, highlight=False, quiet=silent)
 
     def track(self, items: Sequence[Item], label: str) -> Iterator[Item]:
         """A bar on a terminal, a line every ten seconds elsewhere."""
@@ -71,7 +73,8 @@ class Screen:
 
     def emit(self, content: Mapping[str, Any]) -> None:
         """The one JSON object."""
-        sys.stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
+        if not self.silent:
+            sys.stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
 
     def result(self, report: Report) -> None:
         """A report as a table, or as JSON."""
