@@ -79,16 +79,15 @@ def factorize(
     Source:
         Frantar et al., arXiv:2210.17323, section 3.3 (Cholesky reformulation).
     """
-    filled = hessian.clone()
-    diagonal = filled.diagonal()
-    mean = diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny)
-    diagonal[diagonal == 0] = mean
+    mean = hessian.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
     for step in DAMP_STEPS:
         damp = min(1.0, damp_percent * step)
         for dtype in (torch.float32, torch.float64):
-            damped = filled.to(dtype, copy=True)
-            damped.diagonal().add_(damp * mean.to(dtype))
-            upper = _upper_of_inverse(damped[order][:, order])
+            damped = hessian.to(dtype, copy=True)
+            diagonal = damped.diagonal()
+            diagonal[diagonal == 0] = mean.to(dtype)
+            diagonal += damp * mean.to(dtype)
+            upper = _upper_of_inverse(damped[order[:, None], order])
             if upper is not None:
                 rescue = "damped" if step > 1 else "float64" if dtype == torch.float64 else ""
                 return Factor(
@@ -171,7 +170,9 @@ def _upper_of_inverse(hessian: Float[Tensor, "cols cols"]) -> Float[Tensor, "col
     lower, failed = torch.linalg.cholesky_ex(hessian)
     if int(failed):
         return None
-    upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+    inverse = torch.cholesky_inverse(lower)
+    del lower  # of a wide layer it has gigabytes
+    upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
     if int(failed) or not bool(upper.isfinite().all()):
         return None
     return upper

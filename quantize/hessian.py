@@ -53,6 +53,10 @@ class Moments:
         return self
 
     def whole_hessian(self) -> Float32[Tensor, "cols cols"]:
-        """The Hessian with both its triangles."""
-        lower = self.hessian.tril()
-        return lower + lower.tril(-1).T
+        """The Hessian with both its triangles, the upper one made in place."""
+        for start in range(0, len(self.hessian), PANEL):
+            stop = min(start + PANEL, len(self.hessian))
+            self.hessian[start:stop, stop:] = self.hessian[stop:, start:stop].T
+            corner = self.hessian[start:stop, start:stop].tril_()
+            corner += corner.tril(-1).T
+        return self.hessian
