@@ -11,13 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from camelpress.core.documents import (
-    Document,
-    encode_document,
-    read_documents,
-    require_own_names,
-)
+from camelpress.core.documents import encode_document, read_documents, require_own_names
 from camelpress.core.errors import RecipeProblem
+from camelpress.core.layouts import Document
 from camelpress.core.progress import note
 from camelpress.core.prompt import encode
 from camelpress.core.tokens import Tokenizer
@@ -54,7 +50,7 @@ def draw(
         raise RecipeProblem(
             "there is no calibration text", next_step="give --calibration FILE, or --method rtn"
         )
-    require_own_names(files)
+    require_own_names([path.name for path in files])
     documents = [document for path in files for document in read_documents(path)]
     pool = [*_conversations(documents, tokenizer), *_windows(documents, tokenizer, sequence_length)]
     random.Random(seed).shuffle(pool)  # noqa: S311 - a draw, not a secret
