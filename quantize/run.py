@@ -14,6 +14,7 @@ from camelpress.core import llama
 from camelpress.core.blocks import StreamedModel, compute_dtype, pick_device
 from camelpress.core.checkpoint import Checkpoint, companions
 from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipeProblem
+from camelpress.core.ngrams import FINGERPRINT
 from camelpress.core.output import keep_apart, staged
 from camelpress.core.packed import PARTS
 from camelpress.core.progress import track
@@ -62,15 +63,16 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
         for name, path in companions(source.folder).items():
             shutil.copyfile(path, folder / name)
         write_config(folder, source, settings)
+        if calibration:
+            calibration.fingerprint.write(folder / FINGERPRINT)
         report = Report(
             stage="quantize",
-            inputs={"source": checkpoint_digest(source.folder)}
-            | {f"calibration:{path.name}": sha256_file(path) for path in settings.calibration},
+            inputs={"source": checkpoint_digest(source.folder)} | _inputs(calibration),
             settings=settings.model_dump(mode="json", exclude={"calibration", "device"}),
             facts={
                 "method": settings.method,
                 "device": str(device),
-                "calibration": _told_calibration(settings, calibration),
+                "calibration": _told_calibration(settings, calibration, folder),
                 "rescues": sum(bool(layer["rescue"]) for layer in layers),
                 "layers": layers,
             },
@@ -114,6 +116,7 @@ def _calibration(model: StreamedModel, settings: Quantize) -> Calibration | None
         Tokenizer.load(model.checkpoint.folder),
         samples=settings.samples,
         sequence_length=settings.sequence_length,
+        mask=settings.calibration_mask,
         seed=settings.seed,
     )
 
@@ -139,16 +142,23 @@ def _told(layer: Layer) -> dict[str, Any]:
     }
 
 
-def _told_calibration(settings: Quantize, calibration: Calibration | None) -> dict[str, Any] | None:
+def _inputs(calibration: Calibration | None) -> dict[str, str]:
+    pools = calibration.drawn if calibration else ()
+    return {f"calibration:{pool.name}": pool.sha256 for pool in pools}
+
+
+def _told_calibration(
+    settings: Quantize, calibration: Calibration | None, folder: Path
+) -> dict[str, Any] | None:
     if calibration is None:
         return None
     return {
-        "files": [
-            {"name": path.name, "sha256": sha256_file(path)} for path in settings.calibration
-        ],
         "format": "Tulu prompts, one conversation a sequence; plain text in full windows",
-        "samples": len(calibration.sequences),
-        "tokens": calibration.tokens,
-        "truncated": calibration.truncated,
         "sequence_length": settings.sequence_length,
+        **calibration.facts(),
+        "fingerprint": {
+            "name": FINGERPRINT,
+            "sha256": sha256_file(folder / FINGERPRINT),
+            "runs": len(calibration.fingerprint.hashes),
+        },
     }

@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from camelpress.core.settings import Settings
+
+WEIGHTED = re.compile(r"(?P<source>.+)=(?P<weight>[+-]?\d+(\.\d*)?(e[+-]?\d+)?)", re.DOTALL)
+
+
+class Source(Settings):
+    """A text to calibrate on, and its share of the tokens beside the other texts."""
+
+    source: Path = Field(
+        description="a file, or hf:org/name[@revision]:file of a data set on the hub"
+    )
+    weight: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="share of the tokens, as a ratio"
+    )
+
+
+def _from_text(value: Any) -> Any:
+    """`PATH` or `PATH=WEIGHT`: what follows the last `=` is a weight if it is a number.
+
+    A file whose own name ends so is given with a weight, or as `source:`.
+    """
+    if not isinstance(value, str):
+        return value
+    found = WEIGHTED.fullmatch(value)
+    if found is None:
+        return {"source": value}
+    return {"source": found["source"], "weight": float(found["weight"])}
+
+
+Written = Annotated[Source, BeforeValidator(_from_text, json_schema_input_type=str | Source)]
 
 
 class Quantize(Settings):
@@ -29,8 +59,14 @@ class Quantize(Settings):
     damp_percent: float = Field(
         default=0.01, gt=0, le=1, description="fraction of mean(diag H) added to diag H at first"
     )
-    calibration: tuple[Path, ...] = Field(
-        default=(), description="conversations (JSON, JSON lines) or plain texts"
+    calibration: tuple[Written, ...] = Field(
+        default=(),
+        description="conversations (JSON, JSON lines) or plain texts, as PATH or PATH=WEIGHT; "
+        "hf:org/name:file for a data set on the hub",
+    )
+    calibration_mask: Literal["all", "assistant"] = Field(
+        default="all",
+        description="tokens that count: all, or what the assistant says, as in training",
     )
     samples: int = Field(
         default=128, gt=0, description="times sequence_length: tokens to calibrate"

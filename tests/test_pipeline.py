@@ -150,4 +150,4 @@ def test_an_override_without_a_value_is_refused(recipe: Path) -> None:
 def test_paths_of_a_recipe_start_at_its_folder(recipe: Path) -> None:
     told = read(recipe)
     assert told.base == recipe.parent / "base"
-    assert told.quantize.calibration == (recipe.parent / "chat.jsonl",)
+    assert [each.source for each in told.quantize.calibration] == [recipe.parent / "chat.jsonl"]

@@ -76,7 +76,7 @@ def test_a_model_is_on_the_hub_where_no_folder_is_beside_the_recipe(
     (tmp_path / "here" / "model").mkdir(parents=True)
     told = recipe(tmp_path, written, written)
     assert told.base == told.diff == Path(meant.format(folder=tmp_path))
-    assert told.quantize.calibration == (tmp_path / "org" / "chat.jsonl",)
+    assert [each.source for each in told.quantize.calibration] == [tmp_path / "org" / "chat.jsonl"]
 
 
 def test_a_folder_elsewhere_is_not_taken_for_the_hub_s(

@@ -15,7 +15,7 @@ from camelpress.core.documents import (
     require_own_names,
 )
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.layouts import LAYOUTS, Document
+from camelpress.core.layouts import Document
 from camelpress.core.prompt import Message, encode
 from camelpress.core.templates import written
 from camelpress.core.tokens import Tokenizer

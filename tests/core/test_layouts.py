@@ -90,8 +90,8 @@ GOLDEN: list[tuple[str, Any, list[list[int]]]] = [
     ("wizardlm", {"idx": "a", "conversations": [HUMAN, GPT]}, [turn(HELLO, HI)]),
     ("unnatural",
      {"instruction": "Hello", "instances": [
-         {"instruction_with_input": "-", "input": "this", "constraints": "be brief", "output": "Hi"},
-         {"instruction_with_input": "-", "input": "this", "constraints": "None.", "output": "Done"},
+         {"input": "this", "output": "Hi", "constraints": "be brief"},
+         {"input": "this", "constraints": "None.", "output": "Done"},
      ]},
      [turn([*HELLO, NEWLINE, *BE_BRIEF, NEWLINE, NEWLINE, *THIS], HI),
       turn([*HELLO, NEWLINE, *THIS], DONE)]),
