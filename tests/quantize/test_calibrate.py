@@ -84,7 +84,7 @@ def test_each_conversation_begins_with_bos_and_ends_with_eos(
 def test_a_conversation_reads_as_tulu_writes_it(tmp_path: Path, tokenizer: Tokenizer) -> None:
     turn = {"task_prompt": "say sea", "task_output": "sea"}
     (tmp_path / "one.json").write_text(json.dumps([turn]), encoding="utf-8")
-    (sequence,) = drawn(tokenizer, tmp_path / "one.json", length=42).sequences
+    (sequence,) = drawn(tokenizer, tmp_path / "one.json", length=36).sequences
     assert tokenizer.decode(sequence) == "<s><|user|>\nsay sea\n<|assistant|>\nsea</s>"
 
 

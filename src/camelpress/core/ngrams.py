@@ -32,6 +32,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt64
+from numpy.lib import format
 
 from camelpress.core.errors import CheckpointProblem
 
@@ -130,14 +131,20 @@ class Fingerprint:
             CheckpointProblem: it cannot be read, or is something else.
         """
         try:
-            found = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            with path.open("rb") as file:
+                version = format.read_magic(file)
+                shape, _, dtype = format.read_array_header_1_0(file)
+                if version != (1, 0) or dtype != np.dtype("<u8") or len(shape) != 1:
+                    raise _unreadable(path, "it is no list of 64-bit numbers")
+                found = np.frombuffer(file.read(8 * LIMIT + 1), dtype="u1")
+        except (OSError, ValueError) as error:
             raise _unreadable(path, type(error).__name__) from error
-        if not isinstance(found, np.ndarray) or found.dtype != np.dtype("<u8") or found.ndim != 1:
-            raise _unreadable(path, "it is no list of 64-bit numbers")
-        if len(found) > LIMIT or not bool((found[:-1] < found[1:]).all()):
-            raise _unreadable(path, "it is too long, or not sorted")
-        return cls(found.astype(np.uint64))
+        if len(found) != 8 * shape[0]:
+            raise _unreadable(path, "it has another length than it says")
+        hashes = found.view("<u8").astype(np.uint64)
+        if not bool((hashes[:-1] < hashes[1:]).all()):
+            raise _unreadable(path, "it is not sorted")
+        return cls(hashes)
 
 
 def _unreadable(path: Path, reason: str) -> CheckpointProblem:
