@@ -6,9 +6,8 @@ sequence of a source is cut where its share ends, so the budget is met to the to
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from itertools import chain
@@ -25,10 +24,36 @@ from camelpress.core.ngrams import Fingerprint
 from camelpress.core.origin import locate_file
 from camelpress.core.progress import note
 from camelpress.core.tokens import Tokenizer
-from camelpress.quantize.pool import Pool, Sample, read_pool
+from camelpress.quantize.pool import Pool, Sample
 from camelpress.quantize.settings import Source
 
 Mask = Literal["all", "assistant"]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What one source gave.
+
+    Args:
+        name: of the source in reports.
+        sha256: of its file.
+        weight: as asked for.
+        documents: in the file.
+        unanswered: conversations left out, of those that were looked at.
+        samples: the sequences.
+    """
+
+    name: str
+    sha256: str
+    weight: float
+    documents: int
+    unanswered: int
+    samples: list[Sample]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sequences."""
+        return sum(len(sample.ids) for sample in self.samples)
 
 
 @dataclass(frozen=True)
@@ -36,21 +61,19 @@ class Calibration:
     """What was drawn.
 
     Args:
-        drawn: from each source, as a pool of its own.
-        weights: of the sources.
+        drawn: from each source.
         mask: which tokens count; the others pass through the blocks all the same.
         fingerprint: of the words of all sequences.
     """
 
-    drawn: tuple[Pool, ...]
-    weights: tuple[float, ...]
+    drawn: tuple[Drawn, ...]
     mask: Mask
     fingerprint: Fingerprint = field(compare=False)
 
     @cached_property
     def samples(self) -> list[Sample]:
         """The sequences of all sources."""
-        return [sample for pool in self.drawn for sample in pool.samples]
+        return [sample for each in self.drawn for sample in each.samples]
 
     @property
     def sequences(self) -> list[list[int]]:
@@ -65,7 +88,7 @@ class Calibration:
     @property
     def tokens(self) -> int:
         """Tokens of all sequences."""
-        return sum(pool.tokens for pool in self.drawn)
+        return sum(each.tokens for each in self.drawn)
 
     @property
     def truncated(self) -> int:
@@ -75,15 +98,16 @@ class Calibration:
     def facts(self) -> dict[str, Any]:
         """What a report says of it: in all, and source by source in `files`."""
         files = [
-            {"name": pool.name, "sha256": pool.sha256, "weight": weight}
-            | {"documents": pool.documents, "unanswered": pool.unanswered}
-            | self._figures(pool.samples)
-            for pool, weight in zip(self.drawn, self.weights, strict=True)
+            {"name": each.name, "sha256": each.sha256, "weight": each.weight}
+            | {"documents": each.documents, "unanswered": each.unanswered}
+            | self._figures(each.samples)
+            for each in self.drawn
         ]
-        documents = sum(pool.documents for pool in self.drawn)
-        return {"mask": self.mask, "documents": documents, **self._figures(self.samples)} | {
-            "files": files
-        }
+        return (
+            {"mask": self.mask, "documents": sum(each.documents for each in self.drawn)}
+            | self._figures(self.samples)
+            | {"files": files}
+        )
 
     def _figures(self, samples: Sequence[Sample]) -> dict[str, Any]:
         return {
@@ -127,27 +151,48 @@ def draw(
         )
     files = [locate_file(source.source) for source in sources]
     require_own_names([file.name for file in files])
-    pools = [read_pool(file, tokenizer, sequence_length) for file in files]
-    held, budget = sum(pool.tokens for pool in pools), samples * sequence_length
-    if held < sequence_length:
+    pools = [
+        Pool(file, tokenizer, sequence_length, f"{seed}/{place}")
+        for place, file in enumerate(files)
+    ]
+    weights = [source.weight for source in sources]
+    quotas = _fill(pools, weights, samples * sequence_length)
+    if sum(quotas) < sequence_length:
         raise RecipeProblem(
-            f"the calibration texts hold {held} tokens, less than one sequence of "
+            f"the calibration texts hold {sum(quotas)} tokens, less than one sequence of "
             f"{sequence_length}",
             next_step="give more text, or a shorter --sequence-length",
         )
-    if held < budget:
+    if sum(quotas) < samples * sequence_length:
         note(
-            f"calibration holds {held} tokens, fewer than the {samples} x {sequence_length} "
-            "asked for"
+            f"calibration holds {sum(quotas)} tokens, fewer than the {samples} x "
+            f"{sequence_length} asked for"
         )
-    weights = tuple(source.weight for source in sources)
-    quotas = shares(budget, weights, [pool.tokens for pool in pools])
     drawn = tuple(
-        replace(pool, samples=_drawn(pool, quota, f"{seed}/{place}"))
-        for place, (pool, quota) in enumerate(zip(pools, quotas, strict=True))
+        Drawn(
+            pool.file.name, pool.sha256, weight, pool.documents, pool.unanswered, _cut(pool, quota)
+        )
+        for pool, weight, quota in zip(pools, weights, quotas, strict=True)
     )
-    texts = (tokenizer.words(sample.ids) for pool in drawn for sample in pool.samples)
-    return Calibration(drawn, weights, mask, Fingerprint.of(texts))
+    texts = (tokenizer.words(sample.ids) for each in drawn for sample in each.samples)
+    return Calibration(drawn, mask, Fingerprint.of(texts))
+
+
+def _fill(pools: Sequence[Pool], weights: Sequence[float], budget: int) -> list[int]:
+    """Fill every pool to its share; where one runs dry, the others' shares grow."""
+    while True:
+        dry = [pool.exhausted for pool in pools]
+        held = [pool.tokens if pool.exhausted else budget for pool in pools]
+        quotas = shares(budget, weights, held)
+        for pool, quota in zip(pools, quotas, strict=True):
+            if not quota:
+                raise RecipeProblem(
+                    f"{pool.file.name} has too small a weight to give a single token",
+                    next_step="give it a larger weight, or more --samples",
+                )
+            pool.fill(quota)
+        if [pool.exhausted for pool in pools] == dry:
+            return quotas
 
 
 def shares(budget: int, weights: Sequence[float], held: Sequence[int]) -> list[int]:
@@ -179,21 +224,15 @@ def _divided(total: int, weights: dict[int, float]) -> dict[int, int]:
     return given
 
 
-def _drawn(pool: Pool, quota: int, seed: str) -> list[Sample]:
-    if quota < 1:
-        raise RecipeProblem(
-            f"{pool.name} has too small a weight to give a single token",
-            next_step="give it a larger weight, or more --samples",
-        )
-    order = list(pool.samples)
-    random.Random(seed).shuffle(order)  # noqa: S311 - a draw, not a secret
-    drawn: list[Sample] = []
-    for sample in order:
+def _cut(pool: Pool, quota: int) -> list[Sample]:
+    """The first sequences of a pool, so many tokens in all."""
+    cut = []
+    for sample in pool.samples:
         if quota <= 0:
             break
-        drawn.append(sample.cut(quota))
-        quota -= len(drawn[-1].ids)
-    return drawn
+        cut.append(sample.cut(quota))
+        quota -= len(cut[-1].ids)
+    return cut
 
 
 def _spread(lengths: Sequence[int]) -> dict[str, int]:

@@ -10,14 +10,16 @@ Source: allenai/open-instruct e44fcf588, open_instruct/finetune.py.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
-from camelpress.core.documents import encode_document_counted, read_documents
+from camelpress.core.documents import read_documents
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.layouts import Document
+from camelpress.core.layouts import Conversation, Document
 from camelpress.core.origin import LocatedFile
-from camelpress.core.prompt import Encoded
+from camelpress.core.prompt import encode_counted
 from camelpress.core.provenance import sha256_file
 from camelpress.core.tokens import Tokenizer
 
@@ -43,69 +45,67 @@ class Sample:
         return replace(self, ids=self.ids[:length], counted=self.counted[:length], truncated=True)
 
 
-@dataclass(frozen=True)
 class Pool:
-    """All sequences of a source.
-
-    Args:
-        name: of the source in reports.
-        sha256: of its file.
-        documents: that the file holds.
-        unanswered: those of them that are left out, because they are cut before an answer begins.
-    """
-
-    name: str
-    sha256: str
-    documents: int
-    unanswered: int
-    samples: list[Sample]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all sequences."""
-        return sum(len(sample.ids) for sample in self.samples)
-
-
-def read_pool(file: LocatedFile, tokenizer: Tokenizer, length: int) -> Pool:
-    """The sequences of a file, in its order.
+    """The sequences of a source, in an order that a seed decides, encoded as they are asked for.
 
     Args:
         file: in any layout of `core.layouts`.
         tokenizer: of the model to quantize.
         length: tokens of a sequence at most.
+        seed: of the order.
     Raises:
-        RecipeProblem: the file holds no text, or no conversation that is answered in that length.
+        RecipeProblem: the file holds no text.
     """
-    documents = read_documents(file.path)
-    cut = [
-        _sample(document, tokenizer).cut(length)
-        for document in documents
-        if not isinstance(document, str)
-    ]
-    answered = [sample for sample in cut if any(sample.counted)]
-    samples = [*answered, *_windows(documents, tokenizer, length)]
-    if not samples:
-        raise RecipeProblem(
-            f"none of the {len(cut)} conversations of {file.path} has an answer in its first "
-            f"{length} tokens",
-            next_step="use a longer --sequence-length, or another text",
-        )
-    return Pool(
-        file.name, sha256_file(file.path), len(documents), len(cut) - len(answered), samples
-    )
 
+    def __init__(self, file: LocatedFile, tokenizer: Tokenizer, length: int, seed: str) -> None:
+        documents = read_documents(file.path)
+        self.file = file
+        self.sha256 = sha256_file(file.path)
+        self.documents = len(documents)
+        self.samples: list[Sample] = []
+        self.tokens = 0
+        self.unanswered = 0
+        self.exhausted = False
+        self._length = length
+        self._stream = self._sequences(documents, tokenizer, seed)
 
-def _sample(document: Document, tokenizer: Tokenizer) -> Sample:
-    found: Encoded = encode_document_counted(document, tokenizer)
-    return Sample(found.ids, found.counted)
+    def fill(self, tokens: int) -> None:
+        """Take sequences until there are so many tokens, or no sequence is left.
 
+        Raises:
+            RecipeProblem: not one sequence was left, as no conversation is answered in its length.
+        """
+        while self.tokens < tokens and not self.exhausted:
+            sample = next(self._stream, None)
+            if sample is None:
+                self.exhausted = True
+            else:
+                self.samples.append(sample)
+                self.tokens += len(sample.ids)
+        if not self.samples:
+            raise RecipeProblem(
+                f"none of the {self.unanswered} conversations of {self.file.path} has an answer in "
+                f"its first {self._length} tokens",
+                next_step="use a longer --sequence-length, or another text",
+            )
 
-def _windows(documents: Iterable[Document], tokenizer: Tokenizer, length: int) -> Iterator[Sample]:
-    stream: list[int] = []
-    for document in documents:
-        if isinstance(document, str):
-            stream += tokenizer.encode_document(document)
-    starts = range(0, len(stream) - length + 1, length) if len(stream) >= length else [0]
-    for start in starts if stream else []:
-        ids = stream[start : start + length]
-        yield Sample(ids, [True] * len(ids))
+    def _sequences(
+        self, documents: Iterable[Document], tokenizer: Tokenizer, seed: str
+    ) -> Iterator[Sample]:
+        windows, texts = [], [text for text in documents if isinstance(text, str)]
+        if texts:
+            stream = list(chain.from_iterable(map(tokenizer.encode_document, texts)))
+            last = max(1, len(stream) - self._length + 1)
+            windows = [stream[at : at + self._length] for at in range(0, last, self._length)]
+        talks = [talk for talk in documents if not isinstance(talk, str)]
+        pool: list[Conversation | list[int]] = [*talks, *windows]
+        random.Random(seed).shuffle(pool)  # noqa: S311 - a draw, not a secret
+        for each in pool:
+            if isinstance(each, list):
+                yield Sample(each, [True] * len(each))
+                continue
+            sample = Sample(*encode_counted(each, tokenizer)).cut(self._length)
+            if any(sample.counted):
+                yield sample
+            else:
+                self.unanswered += 1

@@ -143,8 +143,8 @@ def _told(layer: Layer) -> dict[str, Any]:
 
 
 def _inputs(calibration: Calibration | None) -> dict[str, str]:
-    pools = calibration.drawn if calibration else ()
-    return {f"calibration:{pool.name}": pool.sha256 for pool in pools}
+    drawn = calibration.drawn if calibration else ()
+    return {f"calibration:{each.name}": each.sha256 for each in drawn}
 
 
 def _told_calibration(

@@ -16,7 +16,7 @@ from typing import Any
 
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.layouts import LAYOUTS, Document
-from camelpress.core.prompt import Encoded, encode_counted
+from camelpress.core.prompt import encode
 from camelpress.core.tokens import Tokenizer
 
 
@@ -62,15 +62,9 @@ def require_own_names(names: Sequence[str]) -> None:
 
 def encode_document(document: Document, tokenizer: Tokenizer) -> list[int]:
     """The ids of a conversation in the Tulu format, or of a text as the tokenizer encodes it."""
-    return encode_document_counted(document, tokenizer).ids
-
-
-def encode_document_counted(document: Document, tokenizer: Tokenizer) -> Encoded:
-    """The same with what training takes a loss on: answers and their EOS, all of a plain text."""
     if isinstance(document, str):
-        ids = tokenizer.encode_document(document)
-        return Encoded(ids, [True] * len(ids))
-    return encode_counted(document, tokenizer)
+        return tokenizer.encode_document(document)
+    return encode(document, tokenizer)
 
 
 def _rows(path: Path, kind: str, content: str) -> Iterator[tuple[str, Any]]:

@@ -20,7 +20,8 @@ from typing import Any
 from camelpress.core.prompt import Message
 from camelpress.core.templates import few_shot, number_of, written
 
-Document = str | tuple[Message, ...]
+Conversation = tuple[Message, ...]
+Document = str | Conversation
 Row = Mapping[str, Any]
 
 SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant"}
@@ -122,7 +123,7 @@ def oasst(row: Row) -> Iterator[Document]:
     So beginnings repeat, as in Tulu 1. Later versions of the conversion took only last answers,
     dropped messages that were marked deleted and could keep the best replies; none of that here.
     """
-    waiting: list[tuple[Row, tuple[Message, ...]]] = [(row["prompt"], ())]
+    waiting: list[tuple[Row, Conversation]] = [(row["prompt"], ())]
     while waiting:
         node, before = waiting.pop()
         role = node["role"]
@@ -161,7 +162,7 @@ def sharegpt(row: Row) -> Iterator[Document]:
 
 def baize(row: Row) -> Iterator[Document]:
     """One text, split where human and AI begin to speak; a round without an answer is dropped."""
-    said: tuple[Message, ...] = ()
+    said: Conversation = ()
     for turn in row["input"].split(HUMAN)[1:]:
         asked, *answers = turn.split(AI)
         if len(answers) > 1:
@@ -183,7 +184,7 @@ def completion(row: Row) -> Iterator[Document]:
     yield _turn(row["prompt"], row["completions"][0]["completion"])
 
 
-def _turn(user: str, answer: str) -> tuple[Message, ...]:
+def _turn(user: str, answer: str) -> Conversation:
     return (Message(role="user", content=user), Message(role="assistant", content=answer))
 
 
