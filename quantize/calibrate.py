@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import cached_property
 from itertools import chain
 from math import ceil
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -25,9 +25,7 @@ from camelpress.core.origin import locate_file
 from camelpress.core.progress import note
 from camelpress.core.tokens import Tokenizer
 from camelpress.quantize.pool import Pool, Sample
-from camelpress.quantize.settings import Source
-
-Mask = Literal["all", "assistant"]
+from camelpress.quantize.settings import Mask, Source
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def draw(
         seed: the same seed draws the same sequences, whatever the other sources hold.
     Raises:
         RecipeProblem: there is no source, one is empty or has too small a weight to give a token,
-            or all of them hold less than one full sequence.
+            all of them hold less than one full sequence, or no token counts.
         DataProblem: a data set on the hub cannot be had.
     """
     if not sources:
@@ -175,7 +173,13 @@ def draw(
         for pool, weight, quota in zip(pools, weights, quotas, strict=True)
     )
     texts = (tokenizer.words(sample.ids) for each in drawn for sample in each.samples)
-    return Calibration(drawn, mask, Fingerprint.of(texts))
+    calibration = Calibration(drawn, mask, Fingerprint.of(texts))
+    if not calibration.counted.any():
+        raise RecipeProblem(
+            f"none of the {calibration.tokens} tokens drawn counts: every answer is cut off",
+            next_step="use --calibration-mask all, or more --samples",
+        )
+    return calibration
 
 
 def _fill(pools: Sequence[Pool], weights: Sequence[float], budget: int) -> list[int]:

@@ -31,7 +31,7 @@ class Sample:
     Args:
         ids: at least one.
         counted: for each, whether it is part of a plain text, or of an answer or its EOS.
-        truncated: whether the conversation goes on after it.
+        truncated: whether its text goes on where it was cut.
     """
 
     ids: list[int]

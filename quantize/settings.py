@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from camelpress.core.settings import Settings
 
+Mask = Literal["all", "assistant"]
 WEIGHTED = re.compile(r"(?P<source>.+)=(?P<weight>[+-]?\d+(\.\d*)?(e[+-]?\d+)?)", re.DOTALL)
 
 
@@ -64,7 +65,7 @@ class Quantize(Settings):
         description="conversations (JSON, JSON lines) or plain texts, as PATH or PATH=WEIGHT; "
         "hf:org/name:file for a data set on the hub",
     )
-    calibration_mask: Literal["all", "assistant"] = Field(
+    calibration_mask: Mask = Field(
         default="all",
         description="tokens that count: all, or what the assistant says, as in training",
     )

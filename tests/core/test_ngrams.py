@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from camelpress.core import ngrams
+from camelpress.core.documents import read_documents
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.ngrams import COMMON, LENGTH, MANY, Fingerprint, runs, words
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / os.environ.get("CAMELPRESS_DATA", "../shared/data")
 
 SPEECH = [f"w{number}" for number in range(100)]
 REMEDY = "quantize again, or remove it: then overlap is not checked"
@@ -157,3 +162,48 @@ def test_a_length_that_is_not_there_is_not_believed(tmp_path: Path) -> None:
     (tmp_path / "f.npy").write_bytes(content.replace(b"(48,)", b"(49,)"))
     with pytest.raises(CheckpointProblem, match="it has another length than it says"):
         Fingerprint.read(tmp_path / "f.npy")
+
+
+# --- real texts, from which the thresholds come ---------------------------------------------------
+
+
+def pieces(name: str) -> list[list[str]]:
+    """The words of a file of real data, document by document, long ones 1,500 at a time."""
+    path = DATA / name
+    if not path.is_file():
+        pytest.skip(f"{path} is not there; CAMELPRESS_DATA names the folder of real data")
+    found = []
+    for document in read_documents(path):
+        whole = document if isinstance(document, str) else " ".join(t.content for t in document)
+        own = words(whole)
+        found += [own[start : start + 1500] for start in range(0, len(own), 1500)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("calibration", "text", "sharing", "largest_share", "most_runs"),
+    [
+        ("calibration/alpaca_en_demo.json", "calibration/code_alpaca_2k.json", 75, 0.127, 9),
+        ("calibration/dpo_en_demo_chosen.jsonl", "text/moby-dick.txt", 2, 0.011, 16),
+        ("calibration/evals_longform_chatbot.jsonl", "text/c4_demo.jsonl", 1, 0.083, 13),
+        ("calibration/alpaca_en_demo.json", "text/wikitext-2/test.txt", 0, 0, 0),
+        ("calibration/alpaca_en_demo.json", "calibration/evals_longform_chatbot.jsonl", 0, 0, 0),
+    ],
+)
+def test_texts_of_different_origin_do_not_overlap(
+    calibration: str, text: str, sharing: int, largest_share: float, most_runs: int
+) -> None:
+    fingerprint = Fingerprint.of(map(" ".join, pieces(calibration)))
+    found = [fingerprint.found(piece) for piece in pieces(text)]
+    shared = [each for each in found if each.first]
+    assert not [each for each in shared if each.overlaps]
+    assert len(shared) == sharing
+    assert max((each.share for each in shared), default=0) == pytest.approx(largest_share, abs=1e-3)
+    assert max((round(each.share * each.runs) for each in shared), default=0) == most_runs
+
+
+def test_a_prompt_in_two_data_sets_is_found() -> None:
+    fingerprint = Fingerprint.of(map(" ".join, pieces("calibration/code_alpaca_2k.json")))
+    found = [fingerprint.found(piece) for piece in pieces("tulu/eval_instances_tulu_1.jsonl")]
+    (over,) = [each for each in found if each.overlaps]
+    assert over.share == pytest.approx(0.38)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,6 +121,28 @@ def test_conversations_without_an_answer_in_reach_are_refused(
         out=out,
     ):
         stages.quantize(base, out, path)
+
+
+def test_shares_that_end_before_every_answer_are_refused(
+    base: Path, tmp_path: Path, out: Path
+) -> None:
+    asked = {"task_prompt": "sea " * 8, "task_output": "sea"}
+    paths = [
+        text(tmp_path, f"{name}.jsonl", f"{json.dumps(asked)}\n" * 4) for name in ("a", "b", "c")
+    ]
+    options: dict[str, Any] = {
+        "samples": 1,
+        "sequence_length": 100,
+        "calibration_mask": "assistant",
+    }
+    with refusal(
+        RecipeProblem,
+        "none of the 100 tokens drawn counts: every answer is cut off",
+        next_step="use --calibration-mask all, or more --samples",
+        exit_code=2,
+        out=out,
+    ):
+        stages.quantize(base, out, *paths, **options)
 
 
 def test_two_sources_of_one_name_are_refused(

@@ -20,8 +20,8 @@ from camelpress.core.prompt import Message, encode, encode_counted
 from camelpress.core.provenance import sha256_file
 from camelpress.core.sequences import BATCH_TOKENS, Sequences
 from camelpress.core.tokens import Tokenizer
-from camelpress.quantize.calibrate import Calibration, Mask, draw, shares
-from camelpress.quantize.settings import Source
+from camelpress.quantize.calibrate import Calibration, draw, shares
+from camelpress.quantize.settings import Mask, Source
 
 ROOT = Path(__file__).parents[2]
 LLAMA = ROOT / os.environ.get("CAMELPRESS_LLAMA_TOKENIZER", ".models/llama-tokenizer")

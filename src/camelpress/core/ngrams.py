@@ -111,7 +111,8 @@ class Fingerprint:
         """How much of a text is in the calibration."""
         own = runs(words)
         judged = own <= self.hashes[-1] if self.is_sample else np.ones(len(own), dtype=bool)
-        held = np.isin(own, self.hashes)
+        ends = np.searchsorted(self.hashes, own, side="right")
+        held = ends > np.searchsorted(self.hashes, own)  # np.isin would sort all of them each time
         first = int(held.argmax()) if held.any() else None
         return Found(
             runs=len(own),
