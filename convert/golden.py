@@ -28,8 +28,9 @@ from torch import Tensor
 from camelpress.core.blocks import StreamedModel, compute_dtype, pick_device
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import dtype_name
-from camelpress.core.documents import Document, read_documents
+from camelpress.core.documents import read_documents
 from camelpress.core.errors import RecipeProblem
+from camelpress.core.layouts import Document
 from camelpress.core.llama import EMBEDDING
 from camelpress.core.predictions import Predictions
 from camelpress.core.progress import track

@@ -19,6 +19,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from camelpress.core.ngrams import Fingerprint, words
 from camelpress.core.prompt import CHAT_TEMPLATE
 
 TEXT = Path(__file__).resolve().parent / "text"
@@ -193,6 +194,17 @@ def new_model(vocabulary: int) -> LlamaForCausalLM:
     return model
 
 
+def apart(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
+    """The rows that do not say, word for word, much of what the others say."""
+    spoken = Fingerprint.of(map(dialogue_text, others))
+    return [row for row in rows if not spoken.found(words(dialogue_text(row))).overlaps]
+
+
+def dialogue_text(row: Row) -> str:
+    """What is said in a dialogue."""
+    return "\n".join(turn["content"].strip() for turn in row["messages"])
+
+
 def train_base(tokenizer: Tokenizer, texts: Sequence[str], steps: int) -> Weights:
     """Pre-train on plain text; the weights come back in fp16."""
     encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
@@ -229,14 +241,14 @@ def main() -> None:
     chapters = load_chapters()
     held_out = chapters[9::10]
     texts = [part for part in chapters if part not in held_out]
-    texts += ["\n".join(turn["content"].strip() for turn in row["messages"]) for row in rows]
+    texts += [dialogue_text(row) for row in rows]
     tokenizer = train_tokenizer(texts)
     base = train_base(tokenizer, texts, options.steps)
     save_model(options.out / "base", base, tokenizer, "float16")
     diff = train_diff(tokenizer, base, rows, options.tune_steps)
     tokenizer.add_special_tokens([AddedToken("<pad>", special=True, normalized=False)])
     save_model(options.out / "diff", diff, tokenizer, "float32")
-    write_json(options.out / "calibration.jsonl", *rows[:CALIBRATION_ROWS])
+    write_json(options.out / "calibration.jsonl", *apart(rows, evaluation)[:CALIBRATION_ROWS])
     write_json(options.out / "evaluation.jsonl", *evaluation)
     prose = "\n\n".join(held_out)[:EVALUATION_CHARACTERS].rpartition("\n\n")[0]
     (options.out / "evaluation.txt").write_text(prose + "\n", encoding="utf-8")

@@ -41,8 +41,11 @@ QUANTIZATION = (
     Quoted("calibration format",              "quantize", "facts.calibration.format"),
     Quoted("calibration samples",             "quantize", "facts.calibration.samples"),
     Quoted("calibration tokens",              "quantize", "facts.calibration.tokens"),
+    Quoted("calibration tokens that count",   "quantize", "facts.calibration.counted_tokens"),
     Quoted("calibration sequence length",     "quantize", "facts.calibration.sequence_length"),
     Quoted("layers that needed a rescue",     "quantize", "facts.rescues"),
+    Quoted("overlap with the texts checked",  "validate", "facts.overlap.checked"),
+    Quoted("overlap allowed",                 "validate", "settings.allow_overlap"),
     Quoted("bits per weight",                 "validate", "facts.candidate.bits_per_weight"),
     Quoted("parameters",                      "validate", "facts.candidate.parameters"),
 )

@@ -1,91 +1,245 @@
-"""Calibration: documents to token sequences, drawn by seed up to a budget of tokens.
+"""Calibration: sequences drawn by seed from weighted sources, up to a budget of tokens.
 
-A conversation is a sequence of its own, as in Tulu's training: BOS, turns, EOS, cut on the right.
-Plain texts are joined and cut into disjoint windows of full length. Nothing is padded.
+Each source gives its share of the tokens; where one has fewer, the others give more. The last
+sequence of a source is cut where its share ends, so the budget is met to the token.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from itertools import chain
+from math import ceil
+from typing import Any
 
-from camelpress.core.documents import (
-    Document,
-    encode_document,
-    read_documents,
-    require_own_names,
-)
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from camelpress.core.documents import require_own_names
 from camelpress.core.errors import RecipeProblem
+from camelpress.core.ngrams import Fingerprint
+from camelpress.core.origin import locate_file
 from camelpress.core.progress import note
-from camelpress.core.prompt import encode
 from camelpress.core.tokens import Tokenizer
+from camelpress.quantize.pool import Pool, Sample
+from camelpress.quantize.settings import Mask, Source
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """The sequences, and how many of them are conversations cut to the sequence length."""
+class Drawn:
+    """What one source gave.
 
-    sequences: list[list[int]]
-    truncated: int
+    Args:
+        name: of the source in reports.
+        sha256: of its file.
+        weight: as asked for.
+        documents: in the file.
+        unanswered: conversations left out, of those that were looked at.
+        samples: the sequences.
+    """
+
+    name: str
+    sha256: str
+    weight: float
+    documents: int
+    unanswered: int
+    samples: list[Sample]
 
     @property
     def tokens(self) -> int:
         """Tokens of all sequences."""
-        return sum(map(len, self.sequences))
+        return sum(len(sample.ids) for sample in self.samples)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was drawn.
+
+    Args:
+        drawn: from each source.
+        mask: which tokens count; the others pass through the blocks all the same.
+        fingerprint: of the words of all sequences.
+    """
+
+    drawn: tuple[Drawn, ...]
+    mask: Mask
+    fingerprint: Fingerprint = field(compare=False)
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """The sequences of all sources."""
+        return [sample for each in self.drawn for sample in each.samples]
+
+    @property
+    def sequences(self) -> list[list[int]]:
+        """The ids of each sequence."""
+        return [sample.ids for sample in self.samples]
+
+    @cached_property
+    def counted(self) -> Bool[Tensor, " tokens"]:
+        """Which tokens belong in a Hessian, in the order of `Sequences.tokens`."""
+        return torch.tensor(list(chain.from_iterable(self._counts(each) for each in self.samples)))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sequences."""
+        return sum(each.tokens for each in self.drawn)
+
+    @property
+    def truncated(self) -> int:
+        """Conversations that go on after their sequence ends."""
+        return sum(sample.truncated for sample in self.samples)
+
+    def facts(self) -> dict[str, Any]:
+        """What a report says of it: in all, and source by source in `files`."""
+        files = [
+            {"name": each.name, "sha256": each.sha256, "weight": each.weight}
+            | {"documents": each.documents, "unanswered": each.unanswered}
+            | self._figures(each.samples)
+            for each in self.drawn
+        ]
+        return (
+            {"mask": self.mask, "documents": sum(each.documents for each in self.drawn)}
+            | self._figures(self.samples)
+            | {"files": files}
+        )
+
+    def _figures(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        return {
+            "samples": len(samples),
+            "tokens": sum(len(sample.ids) for sample in samples),
+            "counted_tokens": sum(sum(self._counts(sample)) for sample in samples),
+            "truncated": sum(sample.truncated for sample in samples),
+            "lengths": _spread([len(sample.ids) for sample in samples]),
+        }
+
+    def _counts(self, sample: Sample) -> list[bool]:
+        return sample.counted if self.mask == "assistant" else [True] * len(sample.ids)
 
 
 def draw(
-    files: Sequence[Path], tokenizer: Tokenizer, *, samples: int, sequence_length: int, seed: int
+    sources: Sequence[Source],
+    tokenizer: Tokenizer,
+    *,
+    samples: int,
+    sequence_length: int,
+    mask: Mask,
+    seed: int,
 ) -> Calibration:
-    """Draw sequences from files until `samples * sequence_length` tokens are there.
+    """Draw sequences until `samples * sequence_length` tokens are there.
 
     Args:
-        files: in any layout of `core.documents`.
+        sources: files or data sets on the hub, with weights.
         tokenizer: of the model to quantize.
         samples: number of full sequences' worth of tokens.
         sequence_length: tokens; at most the positions of the model.
-        seed: the same seed draws the same sequences.
+        mask: which tokens count: all, or answers and plain texts.
+        seed: the same seed draws the same sequences, whatever the other sources hold.
     Raises:
-        RecipeProblem: there are no files, or they hold no text.
+        RecipeProblem: there is no source, one is empty or has too small a weight to give a token,
+            all of them hold less than one full sequence, or no token counts.
+        DataProblem: a data set on the hub cannot be had.
     """
-    if not files:
+    if not sources:
         raise RecipeProblem(
             "there is no calibration text", next_step="give --calibration FILE, or --method rtn"
         )
-    require_own_names(files)
-    documents = [document for path in files for document in read_documents(path)]
-    pool = [*_conversations(documents, tokenizer), *_windows(documents, tokenizer, sequence_length)]
-    random.Random(seed).shuffle(pool)  # noqa: S311 - a draw, not a secret
-    budget = samples * sequence_length
-    drawn: list[list[int]] = []
-    truncated = 0
-    for ids in pool:
-        if budget <= 0:
-            break
-        drawn.append(ids[: min(sequence_length, budget)])
-        truncated += len(ids) > sequence_length
-        budget -= len(drawn[-1])
-    if budget > 0:
-        note(
-            f"calibration holds {samples * sequence_length - budget} tokens, fewer than the "
-            f"{samples} x {sequence_length} asked for"
+    files = [locate_file(source.source) for source in sources]
+    require_own_names([file.name for file in files])
+    pools = [
+        Pool(file, tokenizer, sequence_length, f"{seed}/{place}")
+        for place, file in enumerate(files)
+    ]
+    weights = [source.weight for source in sources]
+    quotas = _fill(pools, weights, samples * sequence_length)
+    if sum(quotas) < sequence_length:
+        raise RecipeProblem(
+            f"the calibration texts hold {sum(quotas)} tokens, less than one sequence of "
+            f"{sequence_length}",
+            next_step="give more text, or a shorter --sequence-length",
         )
-    return Calibration(drawn, truncated)
+    if sum(quotas) < samples * sequence_length:
+        note(
+            f"calibration holds {sum(quotas)} tokens, fewer than the {samples} x "
+            f"{sequence_length} asked for"
+        )
+    drawn = tuple(
+        Drawn(
+            pool.file.name, pool.sha256, weight, pool.documents, pool.unanswered, _cut(pool, quota)
+        )
+        for pool, weight, quota in zip(pools, weights, quotas, strict=True)
+    )
+    texts = (tokenizer.words(sample.ids) for each in drawn for sample in each.samples)
+    calibration = Calibration(drawn, mask, Fingerprint.of(texts))
+    if not calibration.counted.any():
+        raise RecipeProblem(
+            f"none of the {calibration.tokens} tokens drawn counts: every answer is cut off",
+            next_step="use --calibration-mask all, or more --samples",
+        )
+    return calibration
 
 
-def _conversations(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterable[list[int]]:
-    for document in documents:
-        if not isinstance(document, str):
-            yield encode(document, tokenizer)
+def _fill(pools: Sequence[Pool], weights: Sequence[float], budget: int) -> list[int]:
+    """Fill every pool to its share; where one runs dry, the others' shares grow."""
+    while True:
+        dry = [pool.exhausted for pool in pools]
+        held = [pool.tokens if pool.exhausted else budget for pool in pools]
+        quotas = shares(budget, weights, held)
+        for pool, quota in zip(pools, quotas, strict=True):
+            if not quota:
+                raise RecipeProblem(
+                    f"{pool.file.name} has too small a weight to give a single token",
+                    next_step="give it a larger weight, or more --samples",
+                )
+            pool.fill(quota)
+        if [pool.exhausted for pool in pools] == dry:
+            return quotas
 
 
-def _windows(documents: Iterable[Document], tokenizer: Tokenizer, length: int) -> list[list[int]]:
-    stream: list[int] = []
-    for document in documents:
-        if isinstance(document, str):
-            stream += encode_document(document, tokenizer)
-    if len(stream) < length:
-        return [stream] if stream else []
-    return [stream[start : start + length] for start in range(0, len(stream) - length + 1, length)]
+def shares(budget: int, weights: Sequence[float], held: Sequence[int]) -> list[int]:
+    """A budget divided by weights, where nobody gives more than it holds.
+
+    What one lacks the others give, by their weights. The sum is the budget, or all there is.
+    """
+    given = dict.fromkeys(range(len(held)), 0)
+    able = set(given)
+    while able:
+        left = min(budget, sum(held)) - sum(given[place] for place in given.keys() - able)
+        given |= _divided(left, {place: weights[place] for place in sorted(able)})
+        short = {place for place in able if given[place] >= held[place]}
+        given |= {place: held[place] for place in short}
+        able -= short
+        if not short:
+            break
+    return [given[place] for place in sorted(given)]
+
+
+def _divided(total: int, weights: dict[int, float]) -> dict[int, int]:
+    """Whole numbers in the ratio of weights that add up: the largest remainders are rounded up."""
+    whole = sum(map(Fraction, weights.values()))
+    exact = {place: total * Fraction(weight) / whole for place, weight in weights.items()}
+    given = {place: int(part) for place, part in exact.items()}
+    rest = total - sum(given.values())
+    for place in sorted(exact, key=lambda place: given[place] - exact[place])[:rest]:
+        given[place] += 1
+    return given
+
+
+def _cut(pool: Pool, quota: int) -> list[Sample]:
+    """The first sequences of a pool, so many tokens in all."""
+    cut = []
+    for sample in pool.samples:
+        if quota <= 0:
+            break
+        cut.append(sample.cut(quota))
+        quota -= len(cut[-1].ids)
+    return cut
+
+
+def _spread(lengths: Sequence[int]) -> dict[str, int]:
+    ordered = sorted(lengths)
+    at = {"min": 0.0, "median": 0.5, "p90": 0.9, "max": 1.0}
+    return {name: ordered[max(0, ceil(part * len(ordered)) - 1)] for name, part in at.items()}

@@ -86,7 +86,7 @@ class Lane:
 
 def lanes(
     sequences: Sequence[Sequence[int]],
-    counted: Sequence[Sequence[bool]],
+    counted: Bool[Tensor, " tokens"],
     folder: Path,
     *,
     limit: int,
@@ -95,7 +95,7 @@ def lanes(
 
     Args:
         sequences: ids.
-        counted: for each of them, whether it enters a Hessian.
+        counted: of all tokens end to end, those that enter a Hessian.
         folder: for the lanes' files.
         limit: positions the model has.
     """
@@ -104,8 +104,7 @@ def lanes(
     for end, ids in enumerate(sequences, start=1):
         tokens += len(ids)
         if tokens >= LANE_TOKENS or end == len(sequences):
-            mask = torch.tensor([each for mask in counted[begin:end] for each in mask])
             part = Sequences(sequences[begin:end], limit=limit)
-            made.append(Lane(len(made), part, mask, folder))
-            begin, tokens = end, 0
+            made.append(Lane(len(made), part, counted[:tokens], folder))
+            begin, tokens, counted = end, 0, counted[tokens:]
     return made

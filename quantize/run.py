@@ -16,6 +16,7 @@ from camelpress.core.checkpoint import Checkpoint, companions
 from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.journal import Journal
+from camelpress.core.ngrams import FINGERPRINT
 from camelpress.core.output import keep_apart, staged
 from camelpress.core.provenance import checkpoint_digest, sha256_file, sha256_json, versions
 from camelpress.core.report import Report, Stopwatch
@@ -56,11 +57,10 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
     planned = plan(model.checkpoint, model.blocks, settings)
     calibration = _calibration(model, settings)
     with (
-        _output(team, out, force, _fingerprint(source, settings)) as folder,
+        _output(team, out, force, _fingerprint(source, settings, calibration)) as folder,
         torch.inference_mode(),
     ):
-        own_lanes = _lanes(calibration, folder / LANES, model)
-        journey = Journey(model, own_lanes, team, settings)
+        journey = Journey(model, _lanes(calibration, folder / LANES, model), team, settings)
         if not team.leads:
             journey.follow()
             return team.share(lambda: Report(stage="quantize", inputs={}, settings={}, facts={}))
@@ -73,16 +73,17 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
         for name, path in companions(source.folder).items():
             shutil.copyfile(path, folder / name)
         write_config(folder, source, settings)
+        if calibration:
+            calibration.fingerprint.write(folder / FINGERPRINT)
         report = Report(
             stage="quantize",
-            inputs={"source": checkpoint_digest(source.folder)}
-            | {f"calibration:{path.name}": sha256_file(path) for path in settings.calibration},
+            inputs={"source": checkpoint_digest(source.folder)} | _inputs(calibration),
             settings=settings.model_dump(mode="json", exclude={"calibration", "device"}),
             facts={
                 "method": settings.method,
                 "device": str(device),
                 "dtype": dtype_name(model.dtype),
-                "calibration": _told_calibration(settings, calibration),
+                "calibration": _told_calibration(settings, calibration, folder),
                 "rescues": sum(bool(layer["rescue"]) for layer in layers),
                 "fallbacks": sum(layer["rescue"] == FALLBACK for layer in layers),
                 "layers": layers,
@@ -107,11 +108,10 @@ def _output(team: Team, out: Path, force: bool, fingerprint: str) -> Iterator[Pa
 def _lanes(calibration: Calibration | None, folder: Path, model: StreamedModel) -> list[Lane]:
     if calibration is None:
         return []
-    counted = [[True] * len(ids) for ids in calibration.sequences]
-    return lanes(calibration.sequences, counted, folder, limit=model.positions)
+    return lanes(calibration.sequences, calibration.counted, folder, limit=model.positions)
 
 
-def _fingerprint(source: Checkpoint, settings: Quantize) -> str:
+def _fingerprint(source: Checkpoint, settings: Quantize, calibration: Calibration | None) -> str:
     """Of all that decides the bytes of the output."""
     files = sorted(path for path in source.folder.iterdir() if path.is_file())
     return sha256_json(
@@ -119,7 +119,7 @@ def _fingerprint(source: Checkpoint, settings: Quantize) -> str:
             "versions": versions(),
             "settings": settings.model_dump(mode="json"),
             "source": [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files],
-            "calibration": [sha256_file(path) for path in settings.calibration],
+            "calibration": _inputs(calibration),
         }
     )
 
@@ -138,6 +138,7 @@ def _calibration(model: StreamedModel, settings: Quantize) -> Calibration | None
         Tokenizer.load(model.checkpoint.folder),
         samples=settings.samples,
         sequence_length=settings.sequence_length,
+        mask=settings.calibration_mask,
         seed=settings.seed,
     )
 
@@ -159,16 +160,23 @@ def _dtype(settings: Quantize, device: torch.device, source: Checkpoint) -> torc
     return source.info(f"{llama.EMBEDDING}.weight").dtype
 
 
-def _told_calibration(settings: Quantize, calibration: Calibration | None) -> dict[str, Any] | None:
+def _inputs(calibration: Calibration | None) -> dict[str, str]:
+    drawn = calibration.drawn if calibration else ()
+    return {f"calibration:{each.name}": each.sha256 for each in drawn}
+
+
+def _told_calibration(
+    settings: Quantize, calibration: Calibration | None, folder: Path
+) -> dict[str, Any] | None:
     if calibration is None:
         return None
     return {
-        "files": [
-            {"name": path.name, "sha256": sha256_file(path)} for path in settings.calibration
-        ],
         "format": "Tulu prompts, one conversation a sequence; plain text in full windows",
-        "samples": len(calibration.sequences),
-        "tokens": calibration.tokens,
-        "truncated": calibration.truncated,
         "sequence_length": settings.sequence_length,
+        **calibration.facts(),
+        "fingerprint": {
+            "name": FINGERPRINT,
+            "sha256": sha256_file(folder / FINGERPRINT),
+            "runs": len(calibration.fingerprint.hashes),
+        },
     }

@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from camelpress.core.settings import Settings
+
+Mask = Literal["all", "assistant"]
+WEIGHTED = re.compile(r"(?P<source>.+)=(?P<weight>[+-]?\d+(\.\d*)?(e[+-]?\d+)?)", re.DOTALL)
+
+
+class Source(Settings):
+    """A text to calibrate on, and its share of the tokens beside the other texts."""
+
+    source: Path = Field(
+        description="a file, or hf:org/name[@revision]:file of a data set on the hub"
+    )
+    weight: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="share of the tokens, as a ratio"
+    )
+
+
+def _from_text(value: Any) -> Any:
+    """`PATH` or `PATH=WEIGHT`: what follows the last `=` is a weight if it is a number.
+
+    A file whose own name ends so is given with a weight, or as `source:`.
+    """
+    if not isinstance(value, str):
+        return value
+    found = WEIGHTED.fullmatch(value)
+    if found is None:
+        return {"source": value}
+    return {"source": found["source"], "weight": float(found["weight"])}
+
+
+Written = Annotated[Source, BeforeValidator(_from_text, json_schema_input_type=str | Source)]
 
 
 class Quantize(Settings):
@@ -36,8 +67,14 @@ class Quantize(Settings):
         description="how far each layer makes up for what the layers before it changed",
     )
     sweeps: int = Field(default=3, ge=0, description="refinements of codes and scales after GPTQ")
-    calibration: tuple[Path, ...] = Field(
-        default=(), description="conversations (JSON, JSON lines) or plain texts"
+    calibration: tuple[Written, ...] = Field(
+        default=(),
+        description="conversations (JSON, JSON lines) or plain texts, as PATH or PATH=WEIGHT; "
+        "hf:org/name:file for a data set on the hub",
+    )
+    calibration_mask: Mask = Field(
+        default="all",
+        description="tokens that count: all, or what the assistant says, as in training",
     )
     samples: int = Field(
         default=128, gt=0, description="times sequence_length: tokens to calibrate"

@@ -106,6 +106,21 @@ def test_json_is_one_object_and_everything_else_goes_to_stderr(
     assert "quantize 2/2" in ended.err
 
 
+def test_sources_have_weights_and_a_mask_on_the_command_line(
+    run: Run, base: Path, chat: Path, prose: Path, tmp_path: Path
+) -> None:
+    ended = run(
+        "quantize", base, tmp_path / "q", "--calibration", f"{chat}=3", "--calibration", prose,
+        "--calibration-mask", "assistant", *SMALL, "--json",
+    )  # fmt: skip
+    told = json.loads(ended.out)["calibration"]
+    assert [(file["weight"], file["tokens"]) for file in told["files"]] == [(3.0, 192), (1.0, 64)]
+    assert told["counted_tokens"] < told["tokens"]
+    refused = run("quantize", base, tmp_path / "r", "--calibration", f"{chat}=0", *SMALL)
+    assert refused.code == 2
+    assert "calibration.0.weight: Input should be greater than 0" in refused.err
+
+
 def test_quiet_says_nothing_but_the_result(run: Run, base: Path, tmp_path: Path) -> None:
     ended = run("quantize", base, tmp_path / "q", "--method", "rtn", "--group-size", "32", "-q")
     assert ended.err == ""

@@ -55,6 +55,12 @@ def test_calibration_and_evaluation_share_no_conversation() -> None:
     assert calibration.isdisjoint(read_documents(DATA / "evaluation.jsonl"))
 
 
+def test_no_text_of_the_evaluation_overlaps_the_calibration(shown: demo.Demo) -> None:
+    told = shown.outcome.reports["validate"].facts["overlap"]
+    assert told["checked"]
+    assert [text["overlapping"] for text in told["texts"]] == [0, 0]
+
+
 def test_gptq_passes_the_gate_and_plain_rounding_does_not(shown: demo.Demo) -> None:
     solved, rounded = shown.outcome.reports["validate"], shown.rounded
     assert (solved.verdict, rounded.verdict) == (Verdict.PASS, Verdict.FAIL)

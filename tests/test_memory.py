@@ -33,6 +33,7 @@ def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
     """Per stage, the peak with few layers and with many."""
     folder = tmp_path_factory.mktemp("memory")
     text = pico.write_text(folder / "text.txt", words=60)
+    held_out = pico.write_text(folder / "held-out.txt", words=60, seed=1)
     found: dict[str, list[int]] = {"recover": [], "quantize": [], "validate": []}
     for layers in (FEW, MANY):
         here = folder / str(layers)
@@ -44,7 +45,7 @@ def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
         found["quantize"].append(peak("quantize", here / "out", here / "q", *settings))
         found["validate"].append(
             peak(
-                "validate", here / "out", here / "q", "--text", text,
+                "validate", here / "out", here / "q", "--text", held_out,
                 "--sequence-length", "64", "--out", here / "report",
             )
         )  # fmt: skip

@@ -150,4 +150,42 @@ def test_an_override_without_a_value_is_refused(recipe: Path) -> None:
 def test_paths_of_a_recipe_start_at_its_folder(recipe: Path) -> None:
     told = read(recipe)
     assert told.base == recipe.parent / "base"
-    assert told.quantize.calibration == (recipe.parent / "chat.jsonl",)
+    assert [each.source for each in told.quantize.calibration] == [recipe.parent / "chat.jsonl"]
+
+
+def test_calibration_and_text_that_overlap_end_before_scoring(recipe: Path) -> None:
+    both = ["quantize.calibration=[prose.txt, chat.jsonl=0.5]", "validate.sequence_length=128"]
+    with pytest.raises(RecipeProblem, match="prose.txt overlaps the calibration in"):
+        pipeline.run(anchored(read(recipe, both), recipe.parent))
+    assert not (recipe.parent / "out" / "validation").exists()
+    allowed = read(recipe, [*both, "validate.allow_overlap=true"])
+    outcome = pipeline.run(anchored(allowed, recipe.parent))
+    assert outcome.skipped == ("recover", "quantize")
+    (told,) = outcome.reports["validate"].facts["overlap"]["texts"]
+    assert told["overlapping"] > 0
+
+
+def anchored(recipe: Recipe, folder: Path) -> Recipe:
+    """The same with the calibration in a folder: paths of an override start where the run does."""
+    sources = tuple(
+        each.model_copy(update={"source": folder / each.source})
+        for each in recipe.quantize.calibration
+    )
+    return recipe.model_copy(
+        update={"quantize": recipe.quantize.model_copy(update={"calibration": sources})}
+    )
+
+
+def test_weighted_sources_of_a_recipe_start_at_its_folder(recipe: Path) -> None:
+    recipe.write_text(
+        TEXT.replace(
+            "[chat.jsonl]",
+            "[chat.jsonl, chat.jsonl=2, {source: a=3, weight: 0.5}, 'hf:org/name@v1:a.jsonl=4']",
+        )
+    )
+    assert [(str(each.source), each.weight) for each in read(recipe).quantize.calibration] == [
+        (str(recipe.parent / "chat.jsonl"), 1.0),
+        (str(recipe.parent / "chat.jsonl"), 2.0),
+        (str(recipe.parent / "a=3"), 0.5),
+        ("hf:org/name@v1:a.jsonl", 4.0),
+    ]

@@ -76,7 +76,7 @@ def test_a_model_is_on_the_hub_where_no_folder_is_beside_the_recipe(
     (tmp_path / "here" / "model").mkdir(parents=True)
     told = recipe(tmp_path, written, written)
     assert told.base == told.diff == Path(meant.format(folder=tmp_path))
-    assert told.quantize.calibration == (tmp_path / "org" / "chat.jsonl",)
+    assert [each.source for each in told.quantize.calibration] == [tmp_path / "org" / "chat.jsonl"]
 
 
 def test_a_folder_elsewhere_is_not_taken_for_the_hub_s(
@@ -100,3 +100,31 @@ def test_a_second_run_does_nothing_until_the_hub_has_another_commit(
         str(tmp_path / ("1" * 40)),
         str(tmp_path / ("3" * 40)),
     }
+
+
+def test_a_calibration_of_the_hub_is_pinned_to_its_commit(
+    snapshots: Snapshots, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    def download(repository: str, file: str, *, revision: str | None, **_: object) -> str:
+        asked.append(revision)
+        path = tmp_path / "data" / (revision or "4" * 40) / file
+        if not path.exists():
+            path.parent.mkdir(parents=True)
+            pico.write_chat(path)
+        return str(path)
+
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    text = "quantize: {calibration: ['hf:org/data:raw/chat.jsonl=2'], group_size: 32, samples: 2,"
+    (tmp_path / "recipe.yaml").write_text(
+        f"base: {base}\ndiff: hf:org/diff\nout: out\n{text} sequence_length: 64}}\n"
+    )
+    told = read(tmp_path / "recipe.yaml")
+    _, quantizing, *_ = pipeline.stages(told)
+    assert quantizing.inputs[1:] == (tmp_path / "data" / ("4" * 40) / "raw" / "chat.jsonl",)
+    recover(told)
+    report = quantizing.work()
+    assert set(asked) == {None, "4" * 40}
+    (file,) = report.facts["calibration"]["files"]
+    assert (file["name"], file["weight"]) == (f"org/data@{'4' * 40}:raw/chat.jsonl", 2.0)

@@ -73,6 +73,7 @@ def test_every_stage_runs_from_the_wheel(unpacked: Path, tmp_path: Path) -> None
     base = pico.write_model(tmp_path / "base")
     tuned = pico.write_tuned(tmp_path / "tuned", base)
     chat = pico.write_chat(tmp_path / "chat.jsonl")
+    held_out = pico.write_chat(tmp_path / "held-out.jsonl", seed=1)
     diff, quantized = tmp_path / "diff", tmp_path / "quantized"
     gate = tmp_path / "gate.yaml"
     gate.write_text("perplexity_ratio: {max: 2.0}\nkl_mean: null\ntop1_agreement: null\n")
@@ -81,7 +82,7 @@ def test_every_stage_runs_from_the_wheel(unpacked: Path, tmp_path: Path) -> None
         ("recover", base, diff, tmp_path / "recovered"),
         ("quantize", tmp_path / "recovered", quantized, "--calibration", chat,
          "--group-size", "32", "--samples", "2", "--sequence-length", "64"),
-        ("validate", tmp_path / "recovered", quantized, "--text", chat, "--gate", gate,
+        ("validate", tmp_path / "recovered", quantized, "--text", held_out, "--gate", gate,
          "--sequence-length", "64", "--out", tmp_path / "report"),
         ("publish", quantized, "--report", tmp_path / "report", "--license", "mit",
          "--to", tmp_path / "release"),

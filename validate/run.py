@@ -17,6 +17,7 @@ from camelpress.core.tokens import Tokenizer
 from camelpress.validate import page
 from camelpress.validate.figures import estimates, figures
 from camelpress.validate.gate import judge
+from camelpress.validate.overlap import overlap
 from camelpress.validate.score import score
 from camelpress.validate.settings import Validate
 from camelpress.validate.texts import read_texts
@@ -41,7 +42,7 @@ def run(
         settings: texts, windows, gate.
         force: replace `out`.
     Raises:
-        RecipeProblem: no text, or an empty one.
+        RecipeProblem: no text, an empty one, or one that overlaps the candidate's calibration.
         CheckpointProblem: the vocabularies differ.
     """
     watch = Stopwatch()
@@ -58,7 +59,9 @@ def run(
         for checkpoint in (reference, candidate)
     ]
     limit = min(settings.sequence_length, *(model.positions for model in models))
-    texts = read_texts(settings, Tokenizer.load(reference.folder), limit)
+    tokenizer = Tokenizer.load(reference.folder)
+    texts = read_texts(settings, tokenizer, limit)
+    shared = overlap(texts, tokenizer, candidate.folder, allowed=settings.allow_overlap)
     sequences = Sequences([ids for text in texts for ids in text.sequences], limit=limit)
     scores = score(models[0], models[1], sequences)
     overall = estimates(scores)
@@ -77,6 +80,7 @@ def run(
             "conversation a sequence of its own in the Tulu format cut at that length; every "
             f"token after the first of a sequence is scored; {models[0].dtype} on {device.type}",
             "vocabulary": vocabulary,
+            "overlap": shared,
             "reference": summary(reference),
             "candidate": summary(candidate),
             **figures(scores, texts),

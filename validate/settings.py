@@ -55,5 +55,8 @@ class Validate(Settings):
     max_tokens: int | None = Field(
         default=None, gt=1, description="of each text; the first ones are taken"
     )
+    allow_overlap: bool = Field(
+        default=False, description="go on with a text that shares its words with the calibration"
+    )
     device: str = Field(default="auto", description="auto, cpu or cuda:N")
     gate: Gate = Field(default=Gate(), description="thresholds")

@@ -29,7 +29,7 @@ def read_texts(settings: Validate, tokenizer: Tokenizer, limit: int) -> list[Tex
     """
     if not settings.text:
         raise RecipeProblem("there is no text to score", next_step="give --text FILE")
-    require_own_names(settings.text)
+    require_own_names([path.name for path in settings.text])
     return [_text(path, tokenizer, limit, settings.max_tokens) for path in settings.text]
 
 

@@ -75,8 +75,10 @@ def _plain(annotation: Any) -> Any:
 
 
 def _item(annotation: Any) -> Any:
+    """The type of an item; settings are read from the one string that they can be written as."""
     item = get_args(annotation)[0]
-    return get_args(item)[0] if get_origin(item) is Annotated else item
+    kind = get_args(item)[0] if get_origin(item) is Annotated else item
+    return str if _is_section(kind) else kind
 
 
 def _is_section(annotation: Any) -> bool:

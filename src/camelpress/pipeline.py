@@ -19,7 +19,7 @@ from camelpress.convert import run as convert
 from camelpress.convert.meta import open_base
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.json import write_json
-from camelpress.core.origin import locate
+from camelpress.core.origin import locate, locate_file
 from camelpress.core.progress import note
 from camelpress.core.provenance import Hashes, sha256_json
 from camelpress.core.report import Report, Verdict
@@ -115,16 +115,23 @@ def stages(recipe: Recipe) -> list[Stage]:
 def quantize_and_validate(recipe: Recipe, recovered: Path, out: Path) -> list[Stage]:
     """The two stages that stand between the 16-bit model and a verdict, with their place."""
     quantized, validation = out / "quantized", out / "validation"
+    texts = [locate_file(each.source) for each in recipe.quantize.calibration]
+    pinned = recipe.quantize.model_copy(  # a commit: what main is may change meanwhile
+        update={
+            "calibration": tuple(
+                each.model_copy(update={"source": text.place})
+                for each, text in zip(recipe.quantize.calibration, texts, strict=True)
+            )
+        }
+    )
     return [
         Stage(
             "quantize",
-            (recovered, *recipe.quantize.calibration),
+            (recovered, *(text.path for text in texts)),
             recipe.quantize,
             quantized,
             quantize.REPORT,
-            lambda: quantize.run(
-                Checkpoint.open(recovered), quantized, recipe.quantize, force=True
-            ),
+            lambda: quantize.run(Checkpoint.open(recovered), quantized, pinned, force=True),
         ),
         Stage(
             "validate",

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from camelpress.convert.settings import Recover
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.origin import HUB_ID
+from camelpress.core.origin import HUB_ID, on_hub
 from camelpress.core.settings import Settings
 from camelpress.core.yaml import parse_yaml, read_yaml
 from camelpress.publish.settings import Publish
@@ -69,13 +69,19 @@ def _anchor(content: dict[str, Any], place: tuple[str, ...], folder: Path) -> No
     value = section.get(place[-1])
     if place in MODELS and isinstance(value, str) and _on_hub(value, folder):
         section[place[-1]] = f"hf:{value.removeprefix('hf:')}"
-    elif isinstance(value, str):
-        section[place[-1]] = str(folder / Path(value).expanduser())
     elif isinstance(value, list):
-        section[place[-1]] = [
-            str(folder / Path(item).expanduser()) if isinstance(item, str) else item
-            for item in value
-        ]
+        section[place[-1]] = [_anchored(item, folder) for item in value]
+    else:
+        section[place[-1]] = _anchored(value, folder)
+
+
+def _anchored(value: Any, folder: Path) -> Any:
+    """A path, or the `source` of a weighted one, starting at a folder."""
+    if isinstance(value, str) and not on_hub(Path(value)):
+        return str(folder / Path(value).expanduser())
+    if isinstance(value, dict) and "source" in value:
+        return value | {"source": _anchored(value["source"], folder)}
+    return value
 
 
 def _on_hub(value: str, folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,14 @@ from typing import Any
 import pytest
 
 from camelpress.core.documents import (
-    LAYOUTS,
-    Document,
     encode_document,
     read_documents,
     require_own_names,
 )
 from camelpress.core.errors import RecipeProblem
+from camelpress.core.layouts import Document
 from camelpress.core.prompt import Message, encode
+from camelpress.core.templates import written
 from camelpress.core.tokens import Tokenizer
 
 
@@ -59,13 +60,19 @@ HUMAN, MODEL = {"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}
             {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
             turns("Q", "A"),
         ),
-        ({"conversations": [HUMAN, MODEL, HUMAN]}, turns("Q", "A", "Q")),
+        ({"conversations": [HUMAN, MODEL, HUMAN]}, turns("Q", "A")),
         ({"conversations": [HUMAN], "chosen": MODEL, "rejected": HUMAN}, turns("Q", "A")),
-        ({"instruction": "Do", "input": "this", "output": "Done"}, turns("Do\n\nthis", "Done")),
-        ({"instruction": "Do", "input": " \n", "output": "Done"}, turns("Do", "Done")),
-        ({"instruction": "Do", "output": "Done"}, turns("Do", "Done")),
-        ({"instruction": "Do", "context": "it", "response": "OK"}, turns("Do\n\nit", "OK")),
-        ({"instruction": "Do", "context": "", "response": "OK"}, turns("Do", "OK")),
+        (
+            {"instruction": "Do", "input": "this", "output": "Done"},
+            turns(written("Do", "this"), "Done"),
+        ),
+        ({"instruction": "Do", "input": " \n", "output": "Done"}, turns(written("Do", ""), "Done")),
+        ({"instruction": "Do", "output": "Done"}, turns(written("Do", ""), "Done")),
+        (
+            {"instruction": "Do", "context": "it", "response": "OK"},
+            turns(written("Do", "it"), "OK"),
+        ),
+        ({"instruction": "Do", "context": "", "response": "OK"}, turns(written("Do", ""), "OK")),
         ({"task_prompt": "Q", "task_output": "A"}, turns("Q", "A")),
         ({"prompt": "Q\n", "completions": [{"model": "m", "completion": "A"}]}, turns("Q\n", "A")),
     ],
@@ -76,21 +83,22 @@ def test_every_layout_is_read(tmp_path: Path, row: Any, expected: Document, suff
     assert read(tmp_path, extra | row, row, suffix=suffix) == [expected, expected]
 
 
-def test_every_layout_of_the_table_is_tested() -> None:
-    assert [needed for needed, _ in LAYOUTS] == [
-        ("messages",),
-        ("conversations",),
-        ("instruction", "output"),
-        ("instruction", "response"),
-        ("task_prompt", "task_output"),
-        ("prompt", "completions"),
-        ("text",),
-    ]
+def test_a_compressed_file_is_read_as_what_is_in_it(tmp_path: Path) -> None:
+    for name, content in [("a.jsonl.gz", '{"text": "sea"}'), ("b.txt.gz", "sea")]:
+        (tmp_path / name).write_bytes(gzip.compress(content.encode()))
+        assert read_documents(tmp_path / name) == ["sea"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x1f\x8b\x08", b"no gzip"])
+def test_a_damaged_compressed_file_is_named(tmp_path: Path, damage: bytes) -> None:
+    packed = gzip.compress(b"sea" * 1000)
+    told = refused(tmp_path / "a.txt.gz", damage or packed[:20] + b"\0" * 9)
+    assert told.what.startswith(f"{tmp_path / 'a.txt.gz'} cannot be read as UTF-8 text (")
 
 
 def test_instruction_and_input_lose_the_blanks_around_them(tmp_path: Path) -> None:
     row = {"instruction": " Do\n", "input": "\nthis ", "output": " Done "}
-    assert read(tmp_path, row) == [turns("Do\n\nthis", " Done ")]
+    assert read(tmp_path, row) == [turns(written("Do", "this"), " Done ")]
 
 
 @pytest.mark.parametrize(
@@ -98,8 +106,10 @@ def test_instruction_and_input_lose_the_blanks_around_them(tmp_path: Path) -> No
     [("human", "user"), ("user", "user"), ("gpt", "assistant"), ("chatgpt", "assistant")],
 )
 def test_sharegpt_speakers_get_their_roles(tmp_path: Path, speaker: str, role: str) -> None:
-    row = {"conversations": [{"from": speaker, "value": "x"}]}
-    assert read(tmp_path, row) == [(Message.model_validate({"role": role, "content": "x"}),)]
+    said = {"from": speaker, "value": "x"}
+    row = {"conversations": [said, MODEL] if role == "user" else [HUMAN, said]}
+    (document,) = read(tmp_path, row)
+    assert Message.model_validate({"role": role, "content": "x"}) in document
 
 
 @pytest.mark.parametrize("other", ["system", "bing", "tool"])
@@ -194,7 +204,7 @@ def test_broken_json_is_named(tmp_path: Path, content: str) -> None:
 
 
 def test_json_that_is_no_list_is_refused(tmp_path: Path) -> None:
-    told = refused(tmp_path / "x.json", '{"text": "a"}')
+    told = refused(tmp_path / "x.json", '{"title": "a"}')
     assert str(told) == f"{tmp_path / 'x.json'} is not a JSON list; give a list of rows"
 
 
@@ -216,8 +226,10 @@ def test_an_unknown_layout_is_named_with_the_known_ones(tmp_path: Path) -> None:
     told = refused(tmp_path / "x.jsonl", '{"text": "a"}\n{"prompt": "p", "completion": "c"}')
     assert told.what == f"{tmp_path / 'x.jsonl'}:2 has only the fields completion, prompt"
     assert told.next_step == (
-        "use one of the layouts: messages; conversations; instruction, output; "
-        "instruction, response; task_prompt, task_output; prompt, completions; text"
+        "use one of the layouts: messages; conversations; instruction, instances; "
+        "instruction, output; instruction, response; message_tree_id, prompt; inputs, targets; "
+        "Definition, Positive Examples, Instances; input with [|Human|]; task_prompt, task_output; "
+        "prompt, completions; text"
     )
 
 
@@ -229,7 +241,7 @@ def test_an_unknown_layout_is_named_with_the_known_ones(tmp_path: Path) -> None:
         ({"messages": [{"role": "user", "content": ["x"]}]}, "messages"),
         ({"messages": "hello"}, "messages"),
         ({"messages": None}, "messages"),
-        ({"conversations": [{"from": "gpt"}]}, "conversations"),
+        ({"conversations": [HUMAN, {"from": "gpt"}]}, "conversations"),
         ({"conversations": [{"from": ["gpt"], "value": "x"}]}, "conversations"),
         ({"conversations": [HUMAN], "chosen": "A"}, "conversations"),
         ({"instruction": 3, "output": "x"}, "instruction, output"),
@@ -279,5 +291,5 @@ def test_a_text_is_encoded_as_the_tokenizer_does_and_a_conversation_as_tulu(base
 
 def test_files_of_one_name_are_refused() -> None:
     with pytest.raises(RecipeProblem, match="two texts are called a.txt") as told:
-        require_own_names([Path("here/a.txt"), Path("b.txt"), Path("there/a.txt")])
+        require_own_names(["a.txt", "b.txt", "a.txt"])
     assert told.value.next_step == "rename one of them"

@@ -157,8 +157,8 @@ def test_the_added_pad_token_is_known(tmp_path: Path) -> None:
 @given(st.text(st.characters(codec="utf-8", exclude_characters="▁\0")))
 @settings(deadline=None, max_examples=60)
 def test_segments_encode_as_sentencepiece_does(pieces: Any, llama: Tokenizer, text: str) -> None:
-    for segment, _ in segments([Message(role="user", content=text), ASSISTANT]):
-        assert llama.encode(segment) == pieces.encode(segment)
+    for segment in segments([Message(role="user", content=text), ASSISTANT]):
+        assert llama.encode(segment.text) == pieces.encode(segment.text)
 
 
 # --- any tokenizer ------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_the_chat_template_renders_the_format(
         add_generation_prompt=generation,
     )
     parts = segments(messages, generation=generation)
-    assert rendered == "<s>" + "".join(text + "</s>" * ends for text, ends in parts)
+    assert rendered == "<s>" + "".join(part.text + "</s>" * part.ends for part in parts)
 
 
 @given(MESSAGES, st.booleans())
@@ -256,7 +256,7 @@ def test_segments_are_the_format_without_newlines_after_eos(
     messages: list[Message], generation: bool
 ) -> None:
     joined = "\n".join(
-        text + "</s>" * ends for text, ends in segments(messages, generation=generation)
+        part.text + "</s>" * part.ends for part in segments(messages, generation=generation)
     )
     assert joined == written(messages, generation=generation)
 

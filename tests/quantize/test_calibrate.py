@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
+from itertools import groupby
+from math import log
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import pico
 from camelpress.core.documents import encode_document, read_documents
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.progress import Silence, listening
+from camelpress.core.prompt import Message, encode, encode_counted
+from camelpress.core.provenance import sha256_file
+from camelpress.core.sequences import BATCH_TOKENS, Sequences
 from camelpress.core.tokens import Tokenizer
-from camelpress.quantize.calibrate import Calibration, draw
+from camelpress.quantize.calibrate import Calibration, draw, shares
+from camelpress.quantize.settings import Mask, Source
+
+ROOT = Path(__file__).parents[2]
+LLAMA = ROOT / os.environ.get("CAMELPRESS_LLAMA_TOKENIZER", ".models/llama-tokenizer")
+DATA = ROOT / os.environ.get("CAMELPRESS_DATA", "../shared/data")
 
 ALL = 1000  # samples, more than there are
-LONG = 512  # tokens, longer than every conversation
+LONG = 160  # tokens, longer than every conversation
 
 
 class Notes(Silence):
@@ -33,9 +47,24 @@ def tokenizer(base: Path) -> Tokenizer:
 
 
 def drawn(
-    tokenizer: Tokenizer, *files: Path, samples: int = ALL, length: int = LONG, seed: int = 0
+    tokenizer: Tokenizer,
+    *files: Path | tuple[Path, float],
+    samples: int = ALL,
+    length: int = LONG,
+    mask: Mask = "all",
+    seed: int = 0,
 ) -> Calibration:
-    return draw(files, tokenizer, samples=samples, sequence_length=length, seed=seed)
+    """Draw from files, each alone or with its weight."""
+    weighted = [file if isinstance(file, tuple) else (file, 1.0) for file in files]
+    sources = [Source(source=path, weight=weight) for path, weight in weighted]
+    return draw(sources, tokenizer, samples=samples, sequence_length=length, mask=mask, seed=seed)
+
+
+def answers(tokenizer: Tokenizer, ids: list[int], counted: list[bool]) -> list[str]:
+    """The texts of the stretches that count."""
+    marks = zip(ids, counted, strict=True)
+    stretches = groupby(marks, key=lambda mark: mark[1])
+    return [tokenizer.decode([id for id, _ in each]) for counts, each in stretches if counts]
 
 
 def whole(path: Path, tokenizer: Tokenizer) -> list[list[int]]:
@@ -53,9 +82,9 @@ def test_each_conversation_begins_with_bos_and_ends_with_eos(
 
 
 def test_a_conversation_reads_as_tulu_writes_it(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    turn = {"instruction": "say sea", "output": "sea"}
+    turn = {"task_prompt": "say sea", "task_output": "sea"}
     (tmp_path / "one.json").write_text(json.dumps([turn]), encoding="utf-8")
-    (sequence,) = drawn(tokenizer, tmp_path / "one.json").sequences
+    (sequence,) = drawn(tokenizer, tmp_path / "one.json", length=36).sequences
     assert tokenizer.decode(sequence) == "<s><|user|>\nsay sea\n<|assistant|>\nsea</s>"
 
 
@@ -65,20 +94,32 @@ def test_conversations_keep_their_own_lengths(chat: Path, tokenizer: Tokenizer) 
 
 def test_long_conversations_are_cut_on_the_right(chat: Path, tokenizer: Tokenizer) -> None:
     calibration = drawn(tokenizer, chat, length=60)
-    expected = [ids[:60] for ids in whole(chat, tokenizer)]
-    assert sorted(calibration.sequences) == sorted(expected)
-    assert calibration.truncated == sum(len(ids) > 60 for ids in whole(chat, tokenizer)) > 0
+    kept = [ids for ids in whole(chat, tokenizer) if ids[:60] in calibration.sequences]
+    assert sorted(calibration.sequences) == sorted(ids[:60] for ids in kept)
+    assert calibration.truncated == sum(len(ids) > 60 for ids in kept) > 0
 
 
 def test_only_conversations_that_were_drawn_count_as_cut(chat: Path, tokenizer: Tokenizer) -> None:
-    calibration = drawn(tokenizer, chat, samples=2, length=20)
+    calibration = drawn(tokenizer, chat, samples=2, length=60)
     assert (len(calibration.sequences), calibration.truncated) == (2, 2)
+
+
+def test_conversations_cut_before_their_answer_are_left_out(
+    chat: Path, tokenizer: Tokenizer
+) -> None:
+    calibration = drawn(tokenizer, chat, length=60)
+    (pool,) = calibration.drawn
+    assert pool.documents == 12
+    assert pool.unanswered + len(pool.samples) == 12
+    assert 0 < pool.unanswered < 12
+    assert all(any(sample.counted) for sample in pool.samples)
 
 
 def test_the_budget_of_tokens_is_met_exactly(chat: Path, tokenizer: Tokenizer) -> None:
     calibration = drawn(tokenizer, chat, samples=3, length=100)
     assert calibration.tokens == sum(map(len, calibration.sequences)) == 300
     assert max(map(len, calibration.sequences)) <= 100
+    assert len(calibration.counted) == 300
 
 
 def test_the_same_seed_draws_the_same(chat: Path, prose: Path, tokenizer: Tokenizer) -> None:
@@ -101,18 +142,20 @@ def test_plain_text_is_cut_into_windows_that_share_no_token(
     assert calibration.truncated == 0
 
 
-def test_plain_texts_are_joined_each_with_its_bos(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    for name in ("a", "b"):
-        (tmp_path / f"{name}.txt").write_text(name, encoding="utf-8")
-    (window,) = drawn(tokenizer, tmp_path / "a.txt", tmp_path / "b.txt", length=4).sequences
+def test_plain_texts_of_a_file_are_joined_each_with_its_bos(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n', encoding="utf-8")
+    (window,) = drawn(tokenizer, tmp_path / "rows.jsonl", length=4).sequences
     assert tokenizer.decode(window) == "<s>a<s>b"
 
 
-def test_a_text_shorter_than_a_window_is_taken_whole(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_a_text_shorter_than_a_window_is_taken_whole(
+    tmp_path: Path, chat: Path, tokenizer: Tokenizer
+) -> None:
     (tmp_path / "short.txt").write_text("sea", encoding="utf-8")
-    assert drawn(tokenizer, tmp_path / "short.txt").sequences == whole(
-        tmp_path / "short.txt", tokenizer
-    )
+    sequences = drawn(tokenizer, chat, tmp_path / "short.txt").sequences
+    assert sequences[-1:] == whole(tmp_path / "short.txt", tokenizer)
 
 
 def test_conversations_and_texts_are_drawn_together(
@@ -122,7 +165,6 @@ def test_conversations_and_texts_are_drawn_together(
     apart = [*drawn(tokenizer, chat, length=64).sequences]
     apart += drawn(tokenizer, prose, length=64).sequences
     assert sorted(sequences) == sorted(apart)
-    assert len(drawn(tokenizer, chat, length=64).sequences) == 12
 
 
 def test_fewer_tokens_than_asked_for_are_noted(chat: Path, tokenizer: Tokenizer) -> None:
@@ -137,7 +179,7 @@ def test_fewer_tokens_than_asked_for_are_noted(chat: Path, tokenizer: Tokenizer)
 def test_enough_tokens_are_not_noted(chat: Path, tokenizer: Tokenizer) -> None:
     notes = Notes()
     with listening(notes):
-        drawn(tokenizer, chat, samples=2, length=50)
+        drawn(tokenizer, chat, samples=2, length=90)
     assert notes.heard == []
 
 
@@ -156,3 +198,187 @@ def test_a_file_without_text_is_refused(
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(RecipeProblem, match=f"{name} holds no text"):
         drawn(tokenizer, tmp_path / name)
+
+
+# --- weights ------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.integers(1, 10_000)), min_size=1, max_size=6),
+    st.integers(1, 20_000),
+)
+def test_a_budget_is_divided_by_weights_as_far_as_there_is_text(
+    sources: list[tuple[int, int]], budget: int
+) -> None:
+    weights, held = [float(weight) for weight, _ in sources], [tokens for _, tokens in sources]
+    given_ = shares(budget, weights, held)
+    assert sum(given_) == min(budget, sum(held))
+    assert all(part <= most for part, most in zip(given_, held, strict=True))
+    rates = [
+        part / weight
+        for part, weight, most in zip(given_, weights, held, strict=True)
+        if part < most
+    ]
+    if rates:  # whoever gives all it has would have had to give at least as much
+        assert max(rates) - min(rates) <= 2 / min(weights)
+        full = [m / w for p, w, m in zip(given_, weights, held, strict=True) if p == m]
+        assert all(rate <= max(rates) + 1 for rate in full)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Three sources, each with more than enough."""
+    folder = tmp_path_factory.mktemp("mixed")
+    return (
+        pico.write_chat(folder / "a.jsonl", conversations=60, seed=1),
+        pico.write_chat(folder / "b.jsonl", conversations=60, seed=2),
+        pico.write_text(folder / "c.txt", words=2000, seed=3),
+    )
+
+
+@given(st.tuples(*[st.floats(0.2, 5.0)] * 3), st.integers(0, 9), st.integers(6, 12))
+@settings(deadline=None, max_examples=25)
+def test_every_source_gives_its_share_to_the_token_and_the_same_again(
+    mixed: tuple[Path, Path, Path],
+    tokenizer: Tokenizer,
+    weights: tuple[float, float, float],
+    seed: int,
+    samples: int,
+) -> None:
+    files = list(zip(mixed, weights, strict=True))
+    calibration = drawn(tokenizer, *files, samples=samples, length=128, seed=seed)
+    assert calibration.tokens == samples * 128
+    for pool, weight in zip(calibration.drawn, weights, strict=True):
+        assert abs(pool.tokens - calibration.tokens * weight / sum(weights)) < 1
+        assert pool.samples
+    assert drawn(tokenizer, *files, samples=samples, length=128, seed=seed) == calibration
+
+
+def test_without_weights_sources_of_any_size_give_alike(
+    chat: Path, mixed: tuple[Path, Path, Path], tokenizer: Tokenizer
+) -> None:
+    calibration = drawn(tokenizer, chat, mixed[2], samples=4, length=100)
+    assert [pool.tokens for pool in calibration.drawn] == [200, 200]
+
+
+def test_what_a_source_lacks_the_others_give(
+    chat: Path, mixed: tuple[Path, Path, Path], tokenizer: Tokenizer
+) -> None:
+    held = drawn(tokenizer, chat, length=100).tokens
+    calibration = drawn(tokenizer, (chat, 100.0), mixed[0], mixed[1], samples=20, length=100)
+    assert [pool.tokens for pool in calibration.drawn] == [
+        held, (2000 - held + 1) // 2, (2000 - held) // 2
+    ]  # fmt: skip
+
+
+def test_what_is_drawn_from_a_source_does_not_depend_on_what_others_hold(
+    mixed: tuple[Path, Path, Path], tokenizer: Tokenizer
+) -> None:
+    one, other = (drawn(tokenizer, mixed[0], file, samples=4, length=100) for file in mixed[1:])
+    assert one.drawn[0] == other.drawn[0]
+
+
+# --- what counts --------------------------------------------------------------------------------
+
+CONTENT = st.text(st.characters(codec="utf-8")).filter(str.strip)
+TALK = st.lists(
+    st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=CONTENT),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(TALK)
+@settings(deadline=None, max_examples=100)
+def test_answers_and_their_ends_count_and_nothing_else(
+    tokenizer: Tokenizer, talk: list[Message]
+) -> None:
+    ids, counted = encode_counted(talk, tokenizer)
+    assert answers(tokenizer, ids, counted) == [
+        message.content.strip() + "</s>" for message in talk if message.role == "assistant"
+    ]
+    assert ids == encode(talk, tokenizer)
+
+
+def test_with_the_assistant_s_mask_only_answers_and_plain_texts_count(
+    chat: Path, prose: Path, tokenizer: Tokenizer
+) -> None:
+    calibration = drawn(tokenizer, chat, prose, length=64, mask="assistant")
+    sequences = Sequences(calibration.sequences, limit=64)
+    assert calibration.counted.shape == sequences.tokens.shape
+    talk = calibration.drawn[0].tokens
+    assert 0 < int(calibration.counted[:talk].sum()) < talk / 2
+    assert bool(calibration.counted[talk:].all())
+    assert bool(drawn(tokenizer, chat, prose, length=64).counted.all())
+
+
+def test_the_mask_changes_what_counts_and_not_what_is_drawn(
+    chat: Path, tokenizer: Tokenizer
+) -> None:
+    every, some = (drawn(tokenizer, chat, mask=mask) for mask in ("all", "assistant"))
+    assert every.sequences == some.sequences
+
+
+def test_marks_follow_their_tokens_into_the_batches(chat: Path, tokenizer: Tokenizer) -> None:
+    calibration = drawn(tokenizer, chat, mask="assistant")
+    sequences = Sequences(calibration.sequences, limit=LONG)
+    said = []
+    for batch in sequences.batches:
+        keep = batch.real & calibration.counted[batch.places]
+        for places, kept in zip(batch.places, keep, strict=True):
+            said.append(tokenizer.decode(sequences.tokens[places[kept]].tolist()))
+    expected = [
+        document[-1].content + "</s>"
+        for document in read_documents(chat)
+        if not isinstance(document, str)
+    ]
+    assert sorted(said) == sorted(expected)
+
+
+# --- what is told -------------------------------------------------------------------------------
+
+
+def test_the_account_adds_up(chat: Path, prose: Path, tokenizer: Tokenizer) -> None:
+    calibration = drawn(tokenizer, (chat, 2.0), prose, samples=9, length=64, mask="assistant")
+    told = calibration.facts()
+    talk, text = told["files"]
+    assert (told["mask"], talk["weight"], text["weight"]) == ("assistant", 2.0, 1.0)
+    assert told["tokens"] == calibration.tokens == 9 * 64
+    assert talk["sha256"] == sha256_file(chat)
+    assert (talk["documents"], text["documents"], told["documents"]) == (12, 1, 13)
+    for key in ("samples", "tokens", "counted_tokens", "truncated"):
+        assert talk[key] + text[key] == told[key]
+    assert told["counted_tokens"] == int(calibration.counted.sum()) < told["tokens"]
+    lengths = sorted(map(len, calibration.sequences))
+    assert told["lengths"] == {
+        "min": lengths[0],
+        "median": lengths[(len(lengths) - 1) // 2],
+        "p90": lengths[-(len(lengths) // 10) - 1],
+        "max": 64,
+    }
+    assert json.loads(json.dumps(told)) == told
+
+
+@given(st.lists(st.integers(1, 2048), min_size=1, max_size=300))
+@settings(deadline=None, max_examples=50)
+def test_batches_are_filled_up_by_a_few_thousand_tokens_however_many_there_are(
+    lengths: list[int],
+) -> None:
+    sequences = Sequences([[7] * length for length in lengths], limit=2048)
+    filled = sum(int((~batch.real).sum()) for batch in sequences.batches)
+    assert filled <= BATCH_TOKENS * log(max(lengths) / min(lengths))
+
+
+# --- real data ----------------------------------------------------------------------------------
+
+
+def test_answers_of_real_conversations_count_under_llama_s_tokenizer() -> None:
+    file = DATA / "calibration" / "dpo_en_demo_chosen.jsonl"
+    if not (LLAMA.is_dir() and file.is_file()):
+        pytest.skip(f"{LLAMA} or {file} is not there")
+    llama = Tokenizer.load(LLAMA)
+    for document in read_documents(file)[:40]:
+        assert not isinstance(document, str)
+        ids, counted = encode_counted(document, llama)
+        said = [turn.content.strip() + "</s>" for turn in document if turn.role == "assistant"]
+        assert answers(llama, ids, counted) == said

@@ -28,7 +28,7 @@ from camelpress.quantize import block as stage
 from camelpress.quantize.calibrate import draw
 from camelpress.quantize.hessian import Hessian
 from camelpress.quantize.run import REPORT, run
-from camelpress.quantize.settings import Quantize
+from camelpress.quantize.settings import Quantize, Source
 from camelpress.quantize.stored import AsStored
 
 CPU = torch.device("cpu")
@@ -38,7 +38,7 @@ EVERY_GRID = list(product([2, 3, 4, 8], [16, 32, -1], [True, False], [True, Fals
 
 
 def settings(chat: Path, **changes: Any) -> Quantize:
-    return SETTINGS.model_copy(update={"calibration": (chat,), **changes})
+    return SETTINGS.model_copy(update={"calibration": (Source(source=chat),), **changes})
 
 
 def streamed(folder: Path) -> StreamedModel:
@@ -86,6 +86,7 @@ def drawn(folder: Path, wanted: Quantize) -> Sequences:
         Tokenizer.load(folder),
         samples=wanted.samples,
         sequence_length=wanted.sequence_length,
+        mask=wanted.calibration_mask,
         seed=wanted.seed,
     )
     return Sequences(calibration.sequences, limit=128)
@@ -319,7 +320,9 @@ def test_the_report_tells_every_layer_and_the_calibration(
     told = report.facts["calibration"]
     assert told["tokens"] == 6 * 128
     assert told["samples"] == len(drawn(base, settings(chat)))
-    assert told["files"] == [{"name": chat.name, "sha256": sha256_file(chat)}]
+    (file,) = told["files"]
+    assert (file["name"], file["sha256"]) == (chat.name, sha256_file(chat))
+    assert told["fingerprint"]["sha256"] == sha256_file(quantized / told["fingerprint"]["name"])
 
 
 def test_gptq_loses_less_than_rounding_to_nearest(
@@ -338,7 +341,7 @@ def test_gptq_loses_less_than_rounding_to_nearest(
 
 
 def test_rescues_are_counted(shallow: Path, tmp_path: Path) -> None:
-    (tmp_path / "one.txt").write_text("aaaaaaaa", encoding="utf-8")  # 1 direction, 64 columns
+    (tmp_path / "one.txt").write_text("a" * 200, encoding="utf-8")  # 1 direction, 64 columns
     wanted = settings(tmp_path / "one.txt", samples=1, damp_percent=1e-6)
     report = run(Checkpoint.open(shallow), tmp_path / "out", wanted)
     rescued = [layer["rescue"] for layer in report.facts["layers"] if layer["rescue"]]

@@ -1,9 +1,10 @@
-"""A Hugging Face hub on this machine, as far as huggingface_hub asks one for models.
+"""A Hugging Face hub on this machine, as far as huggingface_hub asks one for models and files.
 
     /api/models/ORG/NAME/revision/REVISION   the commit of a revision
     /api/models/ORG/NAME/tree/COMMIT         the files of a commit
     /ORG/NAME/resolve/COMMIT/FILE            a file; for weights, where on another host they lie
     /weights/ORG/NAME/COMMIT/FILE            that other host
+    /datasets/ORG/NAME/resolve/COMMIT/FILE   a file of a data set, which may lie in a folder
 
 Source: what huggingface/huggingface_hub v2.4.0 asks for in _snapshot_download.py and
 file_download.py, and the error codes that it knows in utils/_http.py.
@@ -30,6 +31,7 @@ MODEL = r"(?P<name>[^/]+/[^/]+)"
 ROUTES = (
     rf"/api/models/{MODEL}/(?P<kind>revision|tree)/(?P<revision>[^/]+)",
     rf"/{MODEL}/(?P<kind>resolve)/(?P<revision>[^/]+)/(?P<file>[^/]+)",
+    rf"/(?P<kind>datasets)/{MODEL}/resolve/(?P<revision>[^/]+)/(?P<file>.+)",
     rf"/(?P<kind>weights)/{MODEL}/(?P<revision>[^/]+)/(?P<file>[^/]+)",
 )
 WEIGHTS = (".safetensors", ".bin")
@@ -56,6 +58,7 @@ class Hub:
     expired: set[str] = field(default_factory=set)  # models for which no token is good
     cut: dict[str, int] = field(default_factory=dict)  # model to bytes of its weights sent at first
     reset: set[str] = field(default_factory=set)  # models of which a cut connection is reset
+    datasets: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
     endpoint: str = ""
 
@@ -110,9 +113,10 @@ class _Handler(BaseHTTPRequestHandler):
         if name in self.hub.expired:
             why = "Invalid credentials in Authorization header"
             return self._send(401, {"X-Error-Message": why})
-        if name not in self.hub.models:
+        repositories = self.hub.datasets if kind == "datasets" else self.hub.models
+        if name not in repositories:
             return self._send(404 if token else 401, {"X-Error-Code": "RepoNotFound"})
-        folders = self.hub.models[name]
+        folders = repositories[name]
         known = {commit(name, each): each for each in folders}
         revision = known.get(revision, revision)
         if revision not in folders:
@@ -126,9 +130,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.asked.append(Asked(kind, self.command, name, file, self.headers["Range"], token))
         if name in self.hub.gated:
             return self._send(403 if token else 401, {"X-Error-Code": "GatedRepo"})
+        if not (folder / file).is_file():
+            return self._send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": sha})
         content = (folder / file).read_bytes()
         about = {"X-Repo-Commit": sha, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
-        if kind == "weights":
+        if kind in ("weights", "datasets"):
             return self._send_part(name, content, about)
         if not file.endswith(WEIGHTS):
             return self._send(200, about, content)
@@ -141,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
         start = int(re.sub(r"\D", "", self.headers["Range"] or "0"))
         if start:
             about["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        cut = self.hub.cut.pop(name, None)
+        cut = self.hub.cut.pop(name, None) if self.command == "GET" else None
         self._send(206 if start else 200, about, content[start:], cut)
         if cut is not None:
             self.close_connection = True

@@ -6,6 +6,7 @@
     │   ├── UnknownTensor
     │   ├── ShapeMismatch
     │   └── UnsafeShard
+    ├── DataProblem             3   a data set on the hub cannot be had
     ├── OutputProblem           3   the result cannot be written
     │   └── OutputExists
     ├── NumericsProblem         3   numbers that cannot be worked with
@@ -58,6 +59,10 @@ class ShapeMismatch(CheckpointProblem):
 
 class UnsafeShard(CheckpointProblem):
     """An index names a file that a checkpoint has no business with."""
+
+
+class DataProblem(Problem):
+    """A data set on the hub is not there, not for this user, or out of reach."""
 
 
 class OutputProblem(Problem):

@@ -1,4 +1,4 @@
-"""A checkpoint from a model repository on the Hugging Face hub.
+"""A checkpoint, or a file of a data set, from a repository on the Hugging Face hub.
 
 huggingface_hub fetches into its own cache and heeds its own settings: HF_TOKEN, HF_ENDPOINT,
 HF_HOME, HF_HUB_OFFLINE. Its words are not passed on; they can hold signed addresses.
@@ -9,21 +9,23 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import httpx, logging  # type: ignore[attr-defined] # httpx is public
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from camelpress.core.errors import CheckpointProblem
+from camelpress.core.errors import CheckpointProblem, DataProblem, Problem
 from camelpress.core.origin import COMPANIONS
 
 SAFETENSORS, PICKLES = "model*.safetensors*", "pytorch_model*.bin*"  # weights and their index
@@ -33,11 +35,13 @@ DENIED = (401, 403)
 # fmt: off
 FAULTS: tuple[tuple[type[Exception], str, str], ...] = (  # the hub ..., what to do; the first fits
     (RevisionNotFoundError,   "has no revision {revision} of {repository}",
-     "name a branch, a tag or a commit of that model"),
+     "name a branch, a tag or a commit of that {kind}"),
     (GatedRepoError,          "does not give {repository} to everyone",
      "accept the licence on its page and log in with `hf auth login`, or set HF_TOKEN"),
-    (RepositoryNotFoundError, "has no model {repository}, or does not show it",
-     "correct the name; for a private model, log in with `hf auth login` or set HF_TOKEN"),
+    (RepositoryNotFoundError, "has no {kind} {repository}, or does not show it",
+     "correct the name; for a private {kind}, log in with `hf auth login` or set HF_TOKEN"),
+    (RemoteEntryNotFoundError, "has no file {file} in {repository}",
+     "correct its name; it is listed on the page of that {kind}"),
     (PermissionError,         "refuses this login ({reason})",
      "log in again with `hf auth login`, or correct HF_TOKEN"),
     (LocalEntryNotFoundError, "is out of reach ({reason}) and {repository} is not all in its cache",
@@ -49,7 +53,7 @@ FAULTS: tuple[tuple[type[Exception], str, str], ...] = (  # the hub ..., what to
 
 
 def fetch(named: re.Match[str], place: Path) -> Path:
-    """The snapshot of a repository in the cache; its folder has the name of the commit.
+    """The snapshot of a model repository in the cache; its folder has the name of the commit.
 
     Args:
         named: what `origin.HUB_ID` found.
@@ -60,14 +64,34 @@ def fetch(named: re.Match[str], place: Path) -> Path:
     try:
         return _fetched(named["repository"], named["revision"])
     except (OSError, httpx.HTTPError, RuntimeError) as error:  # hf_xet knows no other error
-        raise _problem(place, named, error) from error
+        told = {"kind": "model", **named.groupdict()}
+        here = "" if named["prefix"] else f"{place} is not a folder here, and "
+        raise _problem(CheckpointProblem, here, place, told, error) from error
+
+
+def fetch_file(named: re.Match[str], file: str, place: Path) -> Path:
+    """One file of a data set in the cache, below a folder that has the name of the commit.
+
+    Args:
+        named: what `origin.HUB_ID` found.
+        file: its name in the repository.
+        place: as it was given.
+    Raises:
+        DataProblem: as `origin.locate_file`.
+    """
+    _be_quiet()
+    try:
+        found = hf_hub_download(
+            named["repository"], file, repo_type="dataset", revision=named["revision"]
+        )
+    except (OSError, httpx.HTTPError, RuntimeError) as error:
+        told = {"kind": "data set", "file": file, **named.groupdict()}
+        raise _problem(DataProblem, "", place, told, error) from error
+    return Path(found)
 
 
 def _fetched(repository: str, revision: str | None) -> Path:
-    if "HF_HUB_VERBOSITY" not in os.environ:
-        logging.set_verbosity_error()
-    if not sys.stderr.isatty():
-        disable_progress_bars()
+    _be_quiet()
     fetch = partial(snapshot_download, repository, ignore_patterns="*/*")  # files of folders
     wanted = ["config.json", SAFETENSORS, *COMPANIONS]
     folder = Path(fetch(revision=revision, allow_patterns=wanted))
@@ -76,10 +100,23 @@ def _fetched(repository: str, revision: str | None) -> Path:
     return folder
 
 
-def _problem(place: Path, named: re.Match[str], error: Exception) -> CheckpointProblem:
+def _be_quiet() -> None:
+    if "HF_HUB_VERBOSITY" not in os.environ:
+        logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+
+
+def _problem(
+    problem: type[Problem],
+    here: str,
+    place: Path,
+    told: Mapping[str, str | None],
+    error: Exception,
+) -> Problem:
     cause = (isinstance(error, LocalEntryNotFoundError) and error.__cause__) or error
     if isinstance(cause, OSError) and cause.errno:
-        return CheckpointProblem(
+        return problem(
             f"{constants.HF_HUB_CACHE} cannot hold {place}: {os.strerror(cause.errno)}",
             next_step="free some space, or let HF_HOME name a place that can be written",
         )
@@ -88,6 +125,6 @@ def _problem(place: Path, named: re.Match[str], error: Exception) -> CheckpointP
     kind = PermissionError if denied else type(error)
     said, next_step = next(row[1:] for row in FAULTS if issubclass(kind, row[0]))
     reason = f"HTTP {status}" if status else type(cause).__name__
-    said = said.format(**named.groupdict(), reason=reason)
-    here = "" if named["prefix"] else f"{place} is not a folder here, and "
-    return CheckpointProblem(f"{here}the hub {said}", next_step=next_step)
+    return problem(
+        f"{here}the hub {said.format(**told, reason=reason)}", next_step=next_step.format(**told)
+    )

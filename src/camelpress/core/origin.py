@@ -1,12 +1,12 @@
-"""Where a checkpoint lies: in a folder here, or in a model repository on the Hugging Face hub."""
+"""Where a checkpoint or a text lies: here, or in a repository on the Hugging Face hub."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from camelpress.core.errors import CheckpointProblem
+from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.progress import note
 
 COMPANIONS = (  # what lies beside weights and goes where they go
@@ -31,12 +31,28 @@ HUB_ID = re.compile(
 )
 
 
+HUB = "hf:"
+FILE = re.compile(r"(?!.*(?:^|/)\.{0,2}(?:/|$))[^:\\]+")  # below the repository, plainly
+
+
 @dataclass(frozen=True)
 class Located:
     """A folder and its name: the path that was given, or `org/name@commit` on the hub."""
 
     folder: Path
     origin: str
+
+
+@dataclass(frozen=True)
+class LocatedFile:
+    """A file, its name in reports, and the place that leads to these very bytes again.
+
+    The name is that of the file, or `org/name@commit:file` on the hub.
+    """
+
+    path: Path
+    name: str
+    place: Path
 
 
 def locate(place: Path) -> Located:
@@ -62,3 +78,38 @@ def locate(place: Path) -> Located:
 
     folder = fetch(named, place)
     return Located(folder, f"{named['repository']}@{folder.name}")
+
+
+def locate_file(place: Path) -> LocatedFile:
+    """A file as it is; `hf:org/name:file` or `hf:org/name@revision:file` of a data set on the hub.
+
+    Only that file is fetched; a fetch that broke off goes on where it was, and what is in the
+    cache is not fetched again.
+
+    Raises:
+        RecipeProblem: a name of a data set that names no file of it.
+        DataProblem: a data set, revision or file that is not there, or not for this user; the hub
+            out of reach and the file not in the cache; a connection that broke; a cache that
+            cannot be written.
+    """
+    if not on_hub(place):
+        return LocatedFile(place, place.name, place)
+    name, _, file = str(place).removeprefix(HUB).partition(":")
+    named = HUB_ID.fullmatch(HUB + name)
+    if named is None or not FILE.fullmatch(file):
+        raise RecipeProblem(
+            f"{place} names no file of a data set on the hub",
+            next_step=f"write it as {HUB}org/name:file.jsonl, or {HUB}org/name@revision:file.jsonl",
+        )
+    note(f"{place}: from the hub, if it is not in the cache")
+    from camelpress.core.hub import fetch_file
+
+    path = fetch_file(named, file, place)
+    commit = path.parts[-1 - len(PurePosixPath(file).parts)]
+    found = f"{named['repository']}@{commit}:{file}"
+    return LocatedFile(path, found, Path(HUB + found))
+
+
+def on_hub(place: Path) -> bool:
+    """Whether a text is named as one on the hub; a model may be named without the prefix."""
+    return str(place).startswith(HUB)

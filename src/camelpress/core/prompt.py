@@ -13,7 +13,7 @@ Source: allenai/open-instruct e44fcf588, open_instruct/finetune.py.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.settings import Settings
@@ -37,19 +37,56 @@ class Message(Settings):
     content: str
 
 
+class Encoded(NamedTuple):
+    """Token ids, each with whether training took a loss on it."""
+
+    ids: list[int]
+    counted: list[bool]
+
+
+class Segment(NamedTuple):
+    """A text between two special tokens: what the model is given, then what it has to say.
+
+    Where EOS follows, the text ends in an answer, which may be empty; elsewhere there is none.
+    """
+
+    given: str
+    answer: str
+    ends: bool
+
+    @property
+    def text(self) -> str:
+        """All of it, as it is encoded."""
+        return self.given + self.answer
+
+
 def encode(
     messages: Sequence[Message], tokenizer: Tokenizer, *, generation: bool = False
 ) -> list[int]:
-    """The ids of one conversation.
+    """The ids of one conversation: those of `encode_counted`."""
+    return encode_counted(messages, tokenizer, generation=generation).ids
+
+
+def encode_counted(
+    messages: Sequence[Message], tokenizer: Tokenizer, *, generation: bool = False
+) -> Encoded:
+    """The ids of one conversation, and which of them training took a loss on.
+
+    Counted are the tokens of each answer and the EOS that ends it. Where an answer begins is found
+    as in training: by the number of ids that the text before it has by itself. One quirk of
+    training is left out: the header of an answer that follows another answer, or that begins the
+    conversation, is not counted here.
 
     Args:
         messages: at least one.
         tokenizer: gives ids, BOS and EOS; one that has no BOS gets none.
         generation: end in the assistant's header, ready for an answer.
     Returns:
-        BOS once, EOS after each assistant turn.
+        BOS once, EOS after each assistant turn; as many marks as ids.
     Raises:
         RecipeProblem: there is no message, or the tokenizer has no EOS.
+    Source:
+        allenai/open-instruct e44fcf588, open_instruct/finetune.py, encode_with_messages_format.
     """
     if not messages:
         raise RecipeProblem("a conversation has no messages", next_step="leave it out")
@@ -58,26 +95,30 @@ def encode(
             "the tokenizer has no end-of-sequence token", next_step="set eos_token in its config"
         )
     ids = [] if tokenizer.bos is None else [tokenizer.bos]
-    for text, ends in segments(messages, generation=generation):
-        ids += tokenizer.encode(text)
-        if ends:
+    counted = [False] * len(ids)
+    for segment in segments(messages, generation=generation):
+        found = tokenizer.encode(segment.text)
+        given = len(tokenizer.encode(segment.given)) if segment.answer else len(found)
+        ids += found
+        counted += [place >= given for place in range(len(found))]
+        if segment.ends:
             ids.append(tokenizer.eos)
-    return ids
+            counted.append(True)
+    return Encoded(ids, counted)
 
 
-def segments(
-    messages: Sequence[Message], *, generation: bool = False
-) -> Iterator[tuple[str, bool]]:
+def segments(messages: Sequence[Message], *, generation: bool = False) -> Iterator[Segment]:
     """Texts between special tokens, each with whether EOS follows it."""
-    text = ""
+    given = ""
     for message in messages:
-        text += f"<|{message.role}|>\n{message.content.strip()}"
+        given += f"<|{message.role}|>\n"
+        content = message.content.strip()
         if message.role == "assistant":
-            yield text, True
-            text = ""
+            yield Segment(given, content, True)
+            given = ""
         else:
-            text += "\n"
+            given += f"{content}\n"
     if generation:
-        yield text + "<|assistant|>\n", False
-    elif text:
-        yield text.rstrip("\n"), False
+        yield Segment(given + "<|assistant|>\n", "", False)
+    elif given:
+        yield Segment(given.rstrip("\n"), "", False)

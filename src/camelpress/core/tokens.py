@@ -68,6 +68,10 @@ class Tokenizer:
         text: str = self._tokenizer.decode(ids)
         return text
 
+    def words(self, ids: list[int]) -> str:
+        """The text of ids without the special tokens that frame sequences."""
+        return self.decode([each for each in ids if each not in (self.bos, self.eos, self.pad)])
+
     @property
     def template(self) -> str | None:
         """The chat template, if the tokenizer has one."""

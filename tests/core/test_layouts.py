@@ -1,0 +1,292 @@
+"""Every published data set becomes the conversations, and the ids, that Tulu was trained on.
+
+The ids are written down by hand from the format (`core/prompt.py`) and the pieces of LLaMA's
+tokenizer; the texts between them are what open-instruct's conversion leaves of each row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from camelpress.core.documents import encode_document, read_documents
+from camelpress.core.errors import RecipeProblem
+from camelpress.core.layouts import FEW_SHOT, LAYOUTS, ZERO_SHOT, Document
+from camelpress.core.prompt import Message
+from camelpress.core.templates import WITH_INPUT, WITHOUT_INPUT, few_shot, written
+from camelpress.core.tokens import Tokenizer
+
+ROOT = Path(__file__).parents[2]
+LLAMA = ROOT / os.environ.get("CAMELPRESS_LLAMA_TOKENIZER", ".models/llama-tokenizer")
+DATA = ROOT / os.environ.get("CAMELPRESS_DATA", "../shared/data")
+
+# fmt: off
+BOS, EOS, NEWLINE = 1, 2, 13
+USER      = [529, 29989, 1792, 29989, 29958, 13]         # "▁<", "|", "user", "|", ">", newline
+ASSISTANT = [29966, 29989, 465, 22137, 29989, 29958, 13]  # "<", "|", "ass", "istant", "|", ">"
+HELLO, HI, SING, BYE     = [10994], [18567], [10873], [2059, 29872]  # after a newline
+DO, DONE, THIS           = [6132], [25632], [1366]
+BE_BRIEF  = [915, 11473]
+INPUT     = [4290, 29901]                                # "Input", ":"
+OUTPUT    = [6466, 29901]
+X, Y      = [29916], [29891]
+# fmt: on
+
+
+def turn(user: list[int], answer: list[int]) -> list[int]:
+    return [*USER, *user, NEWLINE, *ASSISTANT, *answer, EOS]
+
+
+HUMAN, GPT = {"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}
+TASK = {
+    "Definition": ["Do\n"],
+    "Positive Examples": [{"input": "x", "output": "y", "explanation": "none"}],
+    "Instances": [{"id": "1", "input": "this", "output": ["Done", "or not"]}],
+}
+
+
+def node(role: str, text: str, *replies: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "text": text, "replies": list(replies), **more}
+
+
+TREE = {
+    "message_tree_id": "0",
+    "prompt": node(
+        "prompter",
+        "Hello\n",
+        node("assistant", "Hi", node("prompter", "Do", node("assistant", "Done"))),
+        node("assistant", "Bye", deleted=True),
+    ),
+}
+
+# fmt: off
+GOLDEN: list[tuple[str, Any, list[list[int]]]] = [
+    ("dolly",
+     {"instruction": "Sing", "context": "", "response": "Hi\n", "category": "creative_writing"},
+     [turn(SING, HI)]),
+    ("dolly with a context",
+     {"instruction": "Hello", "context": "this\n", "response": "Done", "category": "closed_qa"},
+     [turn([*HELLO, NEWLINE, *THIS], DONE)]),
+    ("oasst1", TREE,
+     [turn(HELLO, HI), turn(HELLO, HI) + turn(DO, DONE), turn(HELLO, BYE)]),
+    ("code_alpaca, gpt4_alpaca, stanford_alpaca",
+     {"instruction": "Hello", "input": "this", "output": "Done"},
+     [turn([*HELLO, NEWLINE, *THIS], DONE)]),
+    ("self_instruct",
+     {"instruction": "Sing\n", "input": "", "output": " Done\n\n"},
+     [turn(SING, DONE)]),
+    ("flan_v2, cot",
+     {"inputs": "Do\n\n", "targets": "\nDone ", "task": "any"},
+     [turn(DO, DONE)]),
+    ("sharegpt",
+     {"id": "a_0", "conversations": [HUMAN, GPT, {"from": "user", "value": "Do"},
+                                     {"from": "chatgpt", "value": "Done"}]},
+     [turn(HELLO, HI) + turn(DO, DONE)]),
+    ("wizardlm", {"idx": "a", "conversations": [HUMAN, GPT]}, [turn(HELLO, HI)]),
+    ("unnatural",
+     {"instruction": "Hello", "instances": [
+         {"input": "this", "output": "Hi", "constraints": "be brief"},
+         {"input": "this", "constraints": "None.", "output": "Done"},
+     ]},
+     [turn([*HELLO, NEWLINE, *BE_BRIEF, NEWLINE, NEWLINE, *THIS], HI),
+      turn([*HELLO, NEWLINE, *THIS], DONE)]),
+    ("super_ni",
+     TASK | {"Definition": ["Hello"]},
+     [turn([*HELLO, NEWLINE, *THIS], DONE)]),
+    ("baize",
+     {"topic": "t", "input": "The conversation between human and AI assistant.\n[|Human|] Hello\n"
+                             "[|AI|] Hi\n[|Human|] Do\n[|AI|] Done\n[|Human|] "},
+     [turn(HELLO, HI) + turn(DO, DONE)]),
+    ("tulu",
+     {"dataset": "x", "id": "x_0", "messages": [{"role": "user", "content": " Hello "},
+                                                {"role": "assistant", "content": "Hi\n"}]},
+     [turn(HELLO, HI)]),
+]
+# fmt: on
+
+
+@pytest.fixture(scope="module")
+def llama() -> Tokenizer:
+    if not LLAMA.is_dir():
+        pytest.skip(f"{LLAMA} is not there; make it: python tests/models/llama_tokenizer.py DIR")
+    return Tokenizer.load(LLAMA)
+
+
+def read(folder: Path, *rows: Any) -> list[Document]:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return read_documents(path)
+
+
+def said(*contents: str) -> Document:
+    """A conversation that the user begins."""
+    return tuple(
+        Message(role="assistant" if place % 2 else "user", content=content)
+        for place, content in enumerate(contents)
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"), [each[1:] for each in GOLDEN], ids=[g[0] for g in GOLDEN]
+)
+def test_ids_are_those_of_the_training(
+    llama: Tokenizer, tmp_path: Path, row: Any, expected: list[list[int]]
+) -> None:
+    found = [encode_document(document, llama) for document in read(tmp_path, row)]
+    assert found == [[BOS, *ids] for ids in expected]
+
+
+def test_examples_of_a_task_stand_before_the_question(llama: Tokenizer, tmp_path: Path) -> None:
+    task = TASK | {"Instances": [{"input": "x", "output": ["y"]}] * (ZERO_SHOT + 1)}
+    *_, last = read(tmp_path, task)
+    one = [*INPUT, NEWLINE, *X, NEWLINE, *OUTPUT]
+    asked = [*DO, NEWLINE, NEWLINE, *one, NEWLINE, *Y, NEWLINE, NEWLINE, *one]
+    assert encode_document(last, llama) == [BOS, *turn(asked, Y)]
+
+
+# --- templates ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("templates", [WITH_INPUT, WITHOUT_INPUT])
+def test_shares_of_templates_add_up(templates: tuple[tuple[int, str], ...]) -> None:
+    assert sum(share for share, _ in templates) == 100
+    assert len({text for _, text in templates}) == len(templates)
+    assert all(text == text.strip() for _, text in templates)
+
+
+@pytest.mark.parametrize(("templates", "given"), [(WITH_INPUT, "this"), (WITHOUT_INPUT, " \n")])
+def test_templates_are_drawn_by_their_shares(
+    templates: tuple[tuple[int, str], ...], given: str
+) -> None:
+    drawn = 10_000
+    found = Counter(
+        written(f"[{number}]", given)
+        .replace(f"[{number}]", "{instruction}")
+        .replace("this", "{input}")
+        if given == "this"
+        else written(f"[{number}]", given).replace(f"[{number}]", "{instruction}")
+        for number in range(drawn)
+    )
+    for share, text in templates:
+        count = found.pop(text.replace("with this", "with {input}") if given == "this" else text)
+        assert abs(count - drawn * share / 100) < 4 * (drawn * share / 100) ** 0.5
+    assert not found
+
+
+def test_braces_in_an_instruction_are_text() -> None:
+    assert "{input} {0}" in written("{input} {0}", "{instruction}")
+
+
+def test_the_same_row_is_always_written_alike(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Do {number}", "output": "Done"} for number in range(40)]
+    assert read(tmp_path, *rows)[::-1] == read(tmp_path, *rows[::-1])
+
+
+def test_few_shot_examples_lose_their_blanks() -> None:
+    examples = [{"input": " a\n", "output": "\nb "}]
+    assert few_shot(" I ", examples, "c\n") == "I\n\nInput:\na\nOutput:\nb\n\nInput:\nc\nOutput:"
+
+
+# --- quirks that are kept, and those that are not ------------------------------------------------
+
+
+def test_every_answer_of_a_tree_ends_a_conversation_in_the_order_of_a_walk(tmp_path: Path) -> None:
+    assert read(tmp_path, TREE) == [
+        said("Hello\n", "Hi"),
+        said("Hello\n", "Hi", "Do", "Done"),
+        said("Hello\n", "Bye"),
+    ]
+
+
+def test_a_tree_may_be_deeper_than_python_calls(tmp_path: Path) -> None:
+    deep = node("assistant", "Hi")
+    for number in range(300):
+        deep = node("prompter" if number % 2 == 0 else "assistant", "Hi", deep)
+    assert len(read(tmp_path, {"message_tree_id": "0", "prompt": deep})) == 151
+
+
+def test_an_unknown_role_in_a_tree_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeProblem, match="but with a role 'system' in the tree"):
+        read(tmp_path, {"message_tree_id": "0", "prompt": node("system", "Hi")})
+
+
+def test_constraints_stand_below_the_instruction(tmp_path: Path) -> None:
+    instance = {"input": "", "output": "Hi"}
+    rows = [
+        {"instruction": "Sing", "instances": [instance | {"constraints": constraints}]}
+        for constraints in ("low", "NONE", "none.", "", None)
+    ]
+    asked = [written(text, "") for text in ("Sing\nlow", "Sing", "Sing", "Sing", "Sing")]
+    assert read(tmp_path, *rows) == [said(text, "Hi") for text in asked]
+
+
+def test_a_task_gives_60_instances_alone_and_20_with_examples(tmp_path: Path) -> None:
+    instances = [{"input": f"x{number}", "output": [f"y{number}"]} for number in range(200)]
+    examples = [{"input": f"e{number}", "output": f"f{number}"} for number in range(5)]
+    task = TASK | {"Instances": instances, "Positive Examples": examples}
+    documents = read(tmp_path, task)
+    shown = [str(document[0]).count("Output:\\nf") for document in documents]
+    assert shown == [0] * ZERO_SHOT + [2] * FEW_SHOT
+    assert len({document[1] for document in documents}) == 80
+    assert read(tmp_path, task) == documents
+
+
+def test_a_file_that_is_one_task_is_read(tmp_path: Path) -> None:
+    (tmp_path / "task.json").write_text(json.dumps(TASK), encoding="utf-8")
+    assert read_documents(tmp_path / "task.json") == read(tmp_path, TASK)
+
+
+def test_a_sharegpt_conversation_ends_in_an_answer_and_alternates(tmp_path: Path) -> None:
+    rows = [[HUMAN, GPT, HUMAN], [GPT, HUMAN], [HUMAN, HUMAN], [HUMAN], [HUMAN, GPT]]
+    documents = read(tmp_path, *({"conversations": row} for row in rows))
+    assert documents == [said("Hello", "Hi")] * 2
+
+
+def test_a_round_of_baize_without_answer_is_dropped(tmp_path: Path) -> None:
+    row = {"input": "-[|Human|]a[|Human|] b [|AI|] c [|Human|] "}
+    assert read(tmp_path, row) == [said(" b ", " c ")]
+
+
+def test_a_round_of_baize_with_two_answers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeProblem, match=r"but with \[\|AI\|\] twice in one round"):
+        read(tmp_path, {"input": "[|Human|]a[|AI|]b[|AI|]c"})
+
+
+def test_input_alone_is_no_layout(tmp_path: Path) -> None:
+    with pytest.raises(RecipeProblem, match="has only the fields input, target") as told:
+        read(tmp_path, {"input": "Q", "target": "A"})
+    assert "input with [|Human|]" in told.value.next_step
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_a_row_of_nothing_but_the_keys_is_refused_by_them(tmp_path: Path, layout: Any) -> None:
+    with pytest.raises(RecipeProblem, match=f"has the fields {', '.join(layout.keys)}, but not in"):
+        read(tmp_path, dict.fromkeys(layout.keys, [layout.mark or 7]))
+
+
+# --- real files ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "documents"),
+    [
+        ("code_alpaca_2k.json", 2017),
+        ("alpaca_en_demo.json", 999),
+        ("dpo_en_demo_chosen.jsonl", None),
+        ("evals_longform_chatbot.jsonl", 320),
+    ],
+)
+def test_real_files_are_read(name: str, documents: int | None) -> None:
+    path = DATA / "calibration" / name
+    if not path.is_file():
+        pytest.skip(f"{path} is not there; CAMELPRESS_DATA names the folder of real data")
+    found = read_documents(path)
+    assert len(found) == documents if documents else found
+    assert all(
+        document[-1].role == "assistant" for document in found if isinstance(document, tuple)
+    )
