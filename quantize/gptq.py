@@ -24,6 +24,7 @@ class Factor:
     """A damped Hessian ready for the solver, and what it took to get there."""
 
     hessian: Float32[Tensor, "cols cols"]  # damped, columns in their natural order
+    damping: Float32[Tensor, " cols"]  # what was added to its diagonal
     order: Int64[Tensor, " cols"]  # of solving
     upper: Float32[Tensor, "cols cols"]  # Cholesky factor of the inverse, in that order
     damp_percent: float
@@ -91,7 +92,12 @@ def factorize(
             if upper is not None:
                 rescue = "damped" if step > 1 else "float64" if dtype == torch.float64 else ""
                 return Factor(
-                    damped.to(torch.float32), order, upper.to(torch.float32), damp, rescue
+                    damped.to(torch.float32),
+                    (diagonal - hessian.diagonal()).to(torch.float32),
+                    order,
+                    upper.to(torch.float32),
+                    damp,
+                    rescue,
                 )
     raise NotPositiveDefinite(
         f"a Hessian of {len(hessian)} columns has no Cholesky factor even with damping {damp}",

@@ -27,7 +27,7 @@ from camelpress.quantize.hessian import Moments
 from camelpress.quantize.kernel import kernel
 from camelpress.quantize.refine import refine
 from camelpress.quantize.settings import Quantize
-from camelpress.quantize.target import aimed
+from camelpress.quantize.target import reader_step, writer_step
 from camelpress.quantize.team import Team
 
 ROWS = 1024  # of a block
@@ -105,9 +105,12 @@ def round_layer(
             raise
         factor = without_correlations(hessian, order, damp_percent=settings.damp_percent)
 
+    step = None if writes else reader_step(moments.cross, factor)
+
     def rounded(part: slice) -> Rounded:
-        cross = moments.cross[part] if writes else moments.cross
-        return _rounded(weight[part], cross, hessian, factor, settings, writes=writes)
+        rows = weight[part]
+        away = writer_step(rows, moments.cross[part], factor) if step is None else rows @ step
+        return _rounded(rows, rows + settings.correction * away, hessian, factor, settings)
 
     parts = [slice(start, start + ROWS) for start in range(0, len(weight), ROWS)]
     found = team.exchange([rounded(part) for part in team.own(parts)], len(parts))
@@ -116,15 +119,12 @@ def round_layer(
 
 def _rounded(
     weight: Float32[Tensor, "rows cols"],
-    cross: Float32[Tensor, "wanted cols"],
+    target: Float32[Tensor, "rows cols"],
     hessian: Float32[Tensor, "cols cols"],
     factor: Factor,
     settings: Quantize,
-    *,
-    writes: bool,
 ) -> Rounded:
     tools = kernel(weight.device)
-    target = aimed(weight, cross, hessian, factor, writes=writes, strength=settings.correction)
     solved = solve(
         target,
         factor,

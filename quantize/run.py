@@ -18,11 +18,13 @@ from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.journal import Journal
 from camelpress.core.ngrams import FINGERPRINT
 from camelpress.core.output import keep_apart, staged
+from camelpress.core.progress import note
 from camelpress.core.provenance import checkpoint_digest, sha256_file, sha256_json, versions
 from camelpress.core.report import Report, Stopwatch
 from camelpress.core.tokens import Tokenizer
 from camelpress.core.writer import CheckpointWriter
 from camelpress.quantize.calibrate import Calibration, draw
+from camelpress.quantize.forecast import forecast
 from camelpress.quantize.gptq import FALLBACK
 from camelpress.quantize.journey import Journey
 from camelpress.quantize.lanes import Lane, lanes
@@ -61,6 +63,8 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
         torch.inference_mode(),
     ):
         journey = Journey(model, _lanes(calibration, folder / LANES, model), team, settings)
+        expected = sum(forecast(model, journey.lanes).values())
+        note(f"memory: at most {expected / 1e9:.2f} GB expected")
         if not team.leads:
             journey.follow()
             return team.share(lambda: Report(stage="quantize", inputs={}, settings={}, facts={}))
@@ -88,7 +92,7 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
                 "fallbacks": sum(layer["rescue"] == FALLBACK for layer in layers),
                 "layers": layers,
             },
-            cost=watch.cost(),
+            cost=watch.cost() | {"expected_peak_bytes": expected},
         )
         report.write(folder / REPORT)
     return team.share(lambda: report)

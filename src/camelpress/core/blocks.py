@@ -206,9 +206,14 @@ class StreamedModel:
         """
         prefix = llama.BLOCK.format(number)
         return {
-            key: self._read(f"{prefix}.{key}", place.shape)
-            for key, place in self._empty_layer(number).state_dict().items()
+            key: self._read(f"{prefix}.{key}", torch.Size(shape))
+            for key, shape in self.shapes(number).items()
         }
+
+    def shapes(self, number: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the weights of one decoder block, by name in the block."""
+        places = self._empty_layer(number).state_dict()
+        return {key: tuple(place.shape) for key, place in places.items()}
 
     def assemble(self, number: int, weights: Mapping[str, Tensor]) -> Block:
         """A decoder block of these weights, on the device."""

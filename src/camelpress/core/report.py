@@ -109,10 +109,23 @@ def peak_bytes() -> int:
 
     Linux tells it per program; `getrusage` would start from what the parent process had.
     """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.MULTILINE)
-        if found:
-            return int(found[1]) * 1024
+    told = _status("VmHWM")
+    if told is not None:
+        return told
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def resident_bytes() -> int:
+    """The resident memory of this program now, or where the system does not tell, its peak."""
+    told = _status("VmRSS")
+    return peak_bytes() if told is None else told
+
+
+def _status(key: str) -> int | None:
+    status = Path("/proc/self/status")
+    if status.is_file():
+        found = re.search(rf"^{key}:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
+    return None
