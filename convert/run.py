@@ -91,6 +91,7 @@ def recover(
                 **golden,
                 "sources": account.sources(inputs, files),
                 "versions": versions(),
+                "left_out": sorted(diff.tensors.keys() - slots.keys()),
                 "tensors": [
                     account.tensor(plan, facts, evidence.get(plan.name))
                     for plan, facts in zip(chosen, tensors, strict=True)
