@@ -52,6 +52,15 @@ class Completion:
     first: int  # place of the first id that the completion decides
 
 
+@dataclass(frozen=True)
+class Task:
+    """A model that is ready to score, and the completions of a file."""
+
+    model: StreamedModel
+    completions: list[Completion]  # those whose prompts leave room for them
+    left_out: int  # the others
+
+
 def read(prompts: Path, tokenizer: Tokenizer) -> list[Completion]:
     """Every completion of a file.
 
@@ -65,6 +74,26 @@ def read(prompts: Path, tokenizer: Tokenizer) -> list[Completion]:
         _completion(f"{prompts}: conversation {number}", number, document, tokenizer)
         for number, document in enumerate(read_documents(prompts), start=1)
     ]
+
+
+def prepare(model: Checkpoint, prompts: Path, *, device: str) -> Task:
+    """All of `score` that needs no weights: what can be wrong is told here.
+
+    Raises:
+        RecipeProblem: no such device, nothing to score, or no prompt leaves room for a completion.
+        CheckpointProblem: no tokenizer, or another architecture.
+    """
+    found = read(prompts, Tokenizer.load(model.folder))
+    place = pick_device(device)
+    dtype = compute_dtype(place, model.info(f"{EMBEDDING}.weight").dtype)
+    streamed = StreamedModel(model, device=place, dtype=dtype)
+    fitting = [each for each in found if each.first < streamed.positions]
+    if not fitting:
+        raise RecipeProblem(
+            f"{prompts}: every prompt fills the {streamed.positions} positions of {model.folder}",
+            next_step="give shorter prompts",
+        )
+    return Task(streamed, fitting, len(found) - len(fitting))
 
 
 def score(model: Checkpoint, prompts: Path, *, device: str) -> dict[str, Any]:
@@ -83,32 +112,22 @@ def score(model: Checkpoint, prompts: Path, *, device: str) -> dict[str, Any]:
         shares are over completions; `greedy_prefix` is a mean in tokens; `eos_agreement` is None
         where every completion is cut.
     Raises:
-        RecipeProblem: no such device, nothing to score, or no prompt leaves room for a completion.
-        CheckpointProblem: no tokenizer, or another architecture.
+        RecipeProblem, CheckpointProblem: as `prepare`.
         NumericsProblem: weights or logits are not finite.
     """
-    found = read(prompts, Tokenizer.load(model.folder))
-    place = pick_device(device)
-    dtype = compute_dtype(place, model.info(f"{EMBEDDING}.weight").dtype)
-    streamed = StreamedModel(model, device=place, dtype=dtype)
-    limit = streamed.positions
-    fitting = [each for each in found if each.first < limit]
-    if not fitting:
-        raise RecipeProblem(
-            f"{prompts}: every prompt fills the {limit} positions of {model.folder}",
-            next_step="give shorter prompts",
-        )
-    nll, greedy = _run(streamed, fitting)
+    task = prepare(model, prompts, device=device)
+    fitting, limit = task.completions, task.model.positions
+    nll, greedy = _run(task.model, fitting)
     whole = [len(each.ids) <= limit for each in fitting]
     ends = [bool(tokens[-1]) for tokens in compress(greedy, whole)]
     return {
         "file": prompts.name,
         "sha256": sha256_file(prompts),
         "protocol": f"Tulu format, completion and EOS scored, cut at {limit} tokens; "
-        f"{dtype_name(dtype)} on {place.type}",
+        f"{dtype_name(task.model.dtype)} on {task.model.device.type}",
         "completions": len(fitting),
         "cut": len(fitting) - len(ends),
-        "left_out": len(found) - len(fitting),
+        "left_out": task.left_out,
         "tokens": sum(map(len, nll)),
         "perplexity": _perplexity(torch.cat(nll)),
         "greedy_agreement": float(torch.cat(greedy).double().mean()),

@@ -147,6 +147,8 @@ def _plan(
             f"{pair.name!r} has more columns than the base's",
             next_step="take --rule prefix or absolute, and --extra-rows published or zero",
         )
+    if extra_rows == "drop" and rule != "absolute":
+        rule, reason = "drop", "asked for"
     return Plan(pair, rule, rows, extra_rows, reason)
 
 

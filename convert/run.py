@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
 from operator import add
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,12 +23,13 @@ from camelpress.convert.verify import require_differences, require_right_base, t
 from camelpress.core import shards
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import DTYPES, dtype_name
-from camelpress.core.documents import read_documents
+from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.journal import Journal
 from camelpress.core.output import keep_apart, staged
 from camelpress.core.progress import note
 from camelpress.core.provenance import versions
 from camelpress.core.report import Report, Stopwatch
+from camelpress.core.shards import TensorInfo
 from camelpress.core.writer import CheckpointWriter, Slot
 
 REPORT = "recover-report.json"
@@ -56,11 +58,11 @@ def recover(
     watch = Stopwatch()
     inputs = {"base": base, "diff": diff}
     keep_apart(out, base.folder, diff.folder)
-    if settings.verify is not None:
-        read_documents(settings.verify)  # what is wrong there is told now, not after hours
     chosen, evidence, seen = _decided(base, diff, settings)
     dtype = _dtype(settings, seen)
     belongings = companions.recovered(base, diff, chosen, settings, dtype)
+    slots = {plan.name: Slot(dtype, plan.shape) for plan in chosen}
+    _require_scorable(belongings, slots, out, settings)
     operands = Operands.of(base, diff, chosen)
     full = settings.check == "full"
 
@@ -69,7 +71,7 @@ def recover(
 
     resumable = account.fingerprint(settings, list(inputs.values()))
     with staged(out, force=force, resumable=resumable) as folder, Journal(folder) as journal:
-        with CheckpointWriter(folder, {plan.name: Slot(dtype, plan.shape) for plan in chosen}) as w:
+        with CheckpointWriter(folder, slots) as w:
             tensors, files = Stream(work, w, journal).run(chosen, list(inputs.values()), "recover")
         if full:
             seen = _sum(Counts.read(each["counts"]) for each in tensors if "counts" in each)
@@ -89,6 +91,7 @@ def recover(
                 **golden,
                 "sources": account.sources(inputs, files),
                 "versions": versions(),
+                "left_out": sorted(diff.tensors.keys() - slots.keys()),
                 "tensors": [
                     account.tensor(plan, facts, evidence.get(plan.name))
                     for plan, facts in zip(chosen, tensors, strict=True)
@@ -138,9 +141,28 @@ def _dtype(settings: Recover, counts: Counts) -> torch.dtype:
     return dtype
 
 
+def _require_scorable(
+    belongings: companions.Belongings, slots: Mapping[str, Slot], out: Path, settings: Recover
+) -> None:
+    """See that known completions can be scored: what cannot is told now, not after hours."""
+    if settings.verify is None:
+        return
+    from camelpress.convert.golden import prepare  # loads transformers, which nothing else needs
+
+    infos = {name: TensorInfo(slot.dtype, slot.shape, "", None) for name, slot in slots.items()}
+    with TemporaryDirectory() as place:
+        belongings.write(Path(place))
+        model = Checkpoint(Path(place), belongings.configs["config.json"], infos)
+        try:
+            prepare(model, settings.verify, device=settings.device)
+        except (CheckpointProblem, RecipeProblem) as error:
+            what = error.what.replace(place, str(out))
+            raise type(error)(what, next_step=error.next_step) from error
+
+
 def _golden(folder: Path, settings: Recover) -> dict[str, Any]:
     if settings.verify is None:
         return {}
-    from camelpress.convert.golden import score  # loads transformers, which nothing else needs
+    from camelpress.convert.golden import score
 
     return {"golden": score(Checkpoint.open(folder), settings.verify, device=settings.device)}

@@ -7,7 +7,7 @@ so that a result does not depend on how rows are shared out.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float32, UInt8
@@ -18,6 +18,7 @@ SHRINK = tuple(1 - step / 40 for step in range(21))  # of a group's span, tried 
 COLUMNS = 128  # rounded before their error is spread over the rest in one product
 
 
+@runtime_checkable
 class Kernel(Protocol):
     """What a device must be able to do."""
 

@@ -272,6 +272,7 @@ def test_a_tensor_that_the_base_lacks_is_left_out_on_request(
     kept = {key: each for key, each in weights.read(tmp_path / "whole").items() if key not in lost}
     assert weights.same(weights.read(tmp_path / "part"), kept)
     assert told(report).keys() == told(whole).keys() - lost
+    assert (whole.facts["left_out"], report.facts["left_out"]) == ([], sorted(lost))
 
 
 def test_a_reward_model_may_lack_the_head_of_its_llama(
@@ -341,8 +342,12 @@ def test_added_rows_become_what_is_asked_for(
 def test_the_rule_drop_drops_them(
     base: Path, diffs: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
-    stages.recover(base, diffs[name], tmp_path / "rule", rule=("drop",))
-    stages.recover(base, diffs[name], tmp_path / "rows", extra_rows="drop")
+    asked = stages.recover(base, diffs[name], tmp_path / "rule", rule=("drop",))
+    other = stages.recover(base, diffs[name], tmp_path / "rows", extra_rows="drop")
+    right = ("absolute", WEIGHTS) if "farm" in name else ("drop", "asked for")
+    for report in (asked, other):
+        found = {rule for key, rule in told(report).items() if key.endswith((EMBEDDING, HEAD))}
+        assert found == {right}
     assert weights.same(weights.read(tmp_path / "rule"), weights.read(tmp_path / "rows"))
 
 

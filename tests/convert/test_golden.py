@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Sequence
 from math import exp
 from pathlib import Path
@@ -14,15 +16,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import meta_layout
 import pico
+import stages
 import weights
-from camelpress.convert import golden
+from camelpress import cli
+from camelpress.convert import golden, run
 from camelpress.core import predictions
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.errors import NumericsProblem, RecipeProblem
+from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipeProblem
 from camelpress.core.provenance import sha256_file
+from camelpress.core.report import Report
 from camelpress.core.tokens import Tokenizer
-from refusal import refusal
+from refusal import refusal, starting
 
 BOS, EOS = 1, 2
 ROOM = pico.PICO.positions - 1 - len("<|user|>\n\n<|assistant|>\n")  # for prompt and completion
@@ -357,6 +363,7 @@ def line(**row: Any) -> str:
 
 
 GOOD = line(prompt="Q", completions=[{"completion": "A"}])
+READABLE = "give a text, JSON or JSON lines file"
 NO_PAIR = ("is not a prompt and an answer", "give prompts with their completions")
 
 
@@ -404,7 +411,7 @@ def test_a_missing_file_is_named(base: Path, tmp_path: Path) -> None:
     with refusal(
         RecipeProblem,
         f"{tmp_path / 'no.jsonl'} cannot be read as UTF-8 text (FileNotFoundError)",
-        next_step="give a text, JSON or JSON lines file",
+        next_step=READABLE,
         out=None,
         exit_code=2,
     ):
@@ -447,3 +454,109 @@ def test_logits_that_are_not_finite_are_refused(base: Path, prompts: Path, tmp_p
         out=None,
     ):
         scored(broken, prompts)
+
+
+# --- in a recovery ------------------------------------------------------------------------------
+
+
+class Published(NamedTuple):
+    """A chatty raw model, the diff of a model tuned from it, and what that one answers."""
+
+    base: Path
+    diff: Path
+    prompts: Path
+
+
+@pytest.fixture(scope="module")
+def published(chatty: Path, tmp_path_factory: pytest.TempPathFactory) -> Published:
+    folder = tmp_path_factory.mktemp("published")
+    tuned = pico.write_tuned(folder / "tuned", chatty)
+    stages.make_diff(chatty, tuned, folder / "diff")
+    answers = [(prompt, given) for prompt, given in generated(tuned) if given]
+    return Published(chatty, folder / "diff", write(folder / "p.jsonl", answers))
+
+
+def in_metas_layout(folder: Path, out: Path) -> Path:
+    sizes = meta_layout.Sizes(*pico.PICO[:6])
+    params = sizes.params(norm_eps=1e-6, rope_theta=5000.0, multiple_of=32)
+    return meta_layout.save(out, meta_layout.split(weights.read(folder), sizes, ranks=2), params)
+
+
+@pytest.mark.parametrize("layout", ["transformers", "meta"])
+@pytest.mark.parametrize("options", [{}, {"extra_rows": "drop"}, {"rule": ["drop"]}], ids=str)
+def test_a_recovered_model_agrees_with_the_completions_of_the_tuned_one(
+    published: Published, tmp_path: Path, layout: str, options: dict[str, Any]
+) -> None:
+    base, diff, prompts = published
+    if layout == "meta":
+        base = in_metas_layout(base, tmp_path / "meta")
+    report = stages.recover(base, diff, tmp_path / "out", verify=prompts, **options)
+    found = report.facts["golden"]
+    assert found["greedy_agreement"] == found["greedy_completions"] == 1
+    assert found["sha256"] == sha256_file(prompts)
+    assert found == scored(tmp_path / "out", prompts)
+    stages.recover(base, diff, tmp_path / "not scored", **options)
+    assert weights.same(weights.read(tmp_path / "out"), weights.read(tmp_path / "not scored"))
+
+
+def test_the_command_line_shows_both_figures(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    words = ["recover", published.base, published.diff, "out", "--verify", published.prompts]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["camelpress", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    found = Report.read(tmp_path / "out" / "recover-report.json").facts["golden"]
+    assert f"perplexity {found['perplexity']:.3f}, 100.0% of {found['tokens']} tokens" in shown
+
+
+@pytest.mark.parametrize(
+    ("prompts", "device", "what", "next_step"),
+    [
+        ("missing", "cpu", "{} cannot be read as UTF-8 text (FileNotFoundError)", READABLE),
+        ("Call me Ishmael.", "cpu", f"{{}}: conversation 1 {NO_PAIR[0]}", NO_PAIR[1]),
+        (GOOD, "camel", "'camel' is not a device", "use auto, cpu or cuda:0"),
+        (
+            line(prompt="p" * 128, completions=[{"completion": "lost"}]),
+            "cpu",
+            "{}: every prompt fills the 128 positions of {out}",
+            "give shorter prompts",
+        ),
+    ],
+)
+def test_what_cannot_be_scored_is_told_before_a_weight_is_added(
+    published: Published,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    prompts: str,
+    device: str,
+    what: str,
+    next_step: str,
+) -> None:
+    path, out = tmp_path / ("p.jsonl" if prompts.startswith("{") else "p.txt"), tmp_path / "out"
+    if prompts != "missing":
+        path.write_text(prompts, encoding="utf-8")
+    monkeypatch.delattr(run, "added")
+    with refusal(
+        RecipeProblem, what.format(path, out=out), next_step=next_step, out=out, exit_code=2
+    ):
+        stages.recover(published.base, published.diff, out, verify=path, device=device)
+
+
+def test_a_model_without_a_tokenizer_is_told_before_a_weight_is_added(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, diff = tmp_path / "base", tmp_path / "diff"
+    for folder, source in ((base, published.base), (diff, published.diff)):
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("tokenizer*"))
+    monkeypatch.delattr(run, "added")
+    with refusal(
+        CheckpointProblem,
+        starting(f"{tmp_path / 'out'} has no tokenizer that can be read"),
+        next_step="copy tokenizer.json and tokenizer_config.json of the model there",
+        out=tmp_path / "out",
+    ):
+        stages.recover(base, diff, tmp_path / "out", verify=published.prompts)

@@ -7,6 +7,7 @@ from typing import Any
 
 from camelpress.convert import diff as difference
 from camelpress.convert import run as convert
+from camelpress.convert.meta import open_base
 from camelpress.convert.settings import MakeDiff, Recover
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.report import Report
@@ -19,13 +20,13 @@ from camelpress.validate.settings import Validate
 def recover(base: Path, diff: Path, out: Path, *, force: bool = False, **options: Any) -> Report:
     """base + diff."""
     settings = Recover.parse(options, source="test")
-    return convert.recover(Checkpoint.open(base), Checkpoint.open(diff), out, settings, force=force)
+    return convert.recover(open_base(base), Checkpoint.open(diff), out, settings, force=force)
 
 
 def make_diff(base: Path, tuned: Path, out: Path, *, force: bool = False) -> Report:
     """tuned - base."""
     return difference.make_diff(
-        Checkpoint.open(base), Checkpoint.open(tuned), out, MakeDiff(), force=force
+        open_base(base), Checkpoint.open(tuned), out, MakeDiff(), force=force
     )
 
 
