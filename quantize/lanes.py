@@ -19,7 +19,7 @@ from torch import Tensor
 from camelpress.core.sequences import Batch, Sequences
 from camelpress.core.writer import data
 
-LANE_TOKENS = 8192
+LANE_TOKENS = 4096
 STATES = ("hidden", "reference")  # of the quantized and of the 16-bit model
 
 
