@@ -34,7 +34,7 @@ from benchmarks.quantize.tools import (
 )
 from benchmarks.tables import Held, targets_table
 
-HELD_OUT = 8192  # tokens of each text
+HELD_OUT = 16_384  # tokens of each text
 WARM_UP = 8  # samples
 
 
