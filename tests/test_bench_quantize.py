@@ -283,9 +283,7 @@ def test_a_driver_is_given_the_same_job(tmp_path: Path, monkeypatch: pytest.Monk
     assert given.rows[1] == {"input_ids": [4, 5, 6], "attention_mask": [1, 1, 1]}
 
 
-def test_it_runs_ours_and_tells_what_became_of_it(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_runs_ours_and_tells_what_became_of_it(tmp_path: Path, model: Path) -> None:
     data = tmp_path / "data"
     texts, bench = part("quantize.texts"), part("quantize.__main__")
     for number, name in enumerate((*texts.CALIBRATION, texts.PAGES, texts.CHAT)):
@@ -296,9 +294,9 @@ def test_it_runs_ours_and_tells_what_became_of_it(
         lines = "\n".join(map(json.dumps, rows))
         path.write_text(json.dumps(rows) if path.suffix == ".json" else lines, encoding="utf-8")
     (data / texts.ARTICLES).write_text("".join(f"<doc id=1>\nsee {n}\n</doc>\n" for n in "abcd"))
-    monkeypatch.setattr(bench, "HELD_OUT", 200)
     pico_model = part("quantize.models").Model("pico", 32, folder=model)
-    work = bench.prepared(pico_model, tmp_path / "work", data, 4, 64)
+    options = {"samples": 4, "length": 64, "held_out": 200}
+    work = bench.prepared(pico_model, tmp_path / "work", data, **options)
     runs, quality = bench.rounds(["camelpress"], work, 1, evaluate=True)
     assert [len(own) for own in runs.values()] == [1, 1]
     assert min(runs["camelpress"][0]) > 0

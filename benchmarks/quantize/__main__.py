@@ -35,18 +35,20 @@ from benchmarks.quantize.tools import (
 from benchmarks.tables import Held, targets_table
 
 HELD_OUT = 16_384  # tokens of each text
-WARM_UP = 8  # samples
+WARM_UP = {"samples": 8, "length": 128, "held_out": 256}
 
 
-def prepared(model: Model, folder: Path, data: Path, samples: int, length: int) -> Work:
-    """The model with its texts, in `folder`."""
+def prepared(
+    model: Model, folder: Path, data: Path, *, samples: int, length: int, held_out: int
+) -> Work:
+    """The model with its texts, in `folder`; of each held-out text there are so many tokens."""
     source = model.folder or folder / "model"
     texts = folder / "texts"
     folder.mkdir()
     if model.sizes is not None:
         hidden, layers = map(str, model.sizes)
         _python("benchmarks.quantize.random_model", hidden, layers, source)
-    counts = ["--samples", samples, "--sequence-length", length, "--tokens", HELD_OUT]
+    counts = ["--samples", samples, "--sequence-length", length, "--tokens", held_out]
     _python("benchmarks.quantize.texts", source, data, texts, *counts)
     return Work(source, texts, folder / "turn" / "out", model.group_size, samples, length)
 
@@ -82,7 +84,14 @@ def rounds(
 
 def account(model: Model, given: argparse.Namespace, folder: Path) -> str:
     """What one model costs, and what becomes of it, as Markdown."""
-    work = prepared(model, folder, given.data, given.samples, given.sequence_length)
+    work = prepared(
+        model,
+        folder,
+        given.data,
+        samples=given.samples,
+        length=given.sequence_length,
+        held_out=HELD_OUT,
+    )
     runs, figures = rounds(given.tools, work, given.rounds, evaluate=model.sizes is None)
     held: list[Held] = [*costs.targets(given.tools, runs)]
     parts = [
@@ -129,7 +138,7 @@ def main() -> None:
     print(preface(given), end="\n\n", flush=True)
     with tempfile.TemporaryDirectory(dir=given.folder, prefix="bench-quantize-") as name:
         folder = Path(name).resolve()
-        warm = prepared(SMALLEST, folder / "warm-up", given.data, WARM_UP, 128)
+        warm = prepared(SMALLEST, folder / "warm-up", given.data, **WARM_UP)
         rounds(given.tools, warm, 1, evaluate=True)
         for choice in given.models:
             print(account(MODELS[choice], given, folder / choice), end="\n\n", flush=True)
