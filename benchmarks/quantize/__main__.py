@@ -23,16 +23,15 @@ from benchmarks.measure import Run, run
 from benchmarks.quantize import costs, quality
 from benchmarks.quantize.models import MODELS, SMALLEST, Model
 from benchmarks.quantize.tools import (
-    OURS,
-    PEERS,
     TOOLS,
     Work,
+    differs,
     importing,
     missing,
     quantizing,
     title,
 )
-from benchmarks.tables import Held, targets_table
+from benchmarks.tables import Held, table, targets_table
 
 HELD_OUT = 16_384  # tokens of each text
 WARM_UP = {"samples": 8, "length": 128, "held_out": 256}
@@ -111,12 +110,14 @@ def preface(given: argparse.Namespace) -> str:
     lines = [
         *machine.facts(given.folder),
         f"calibration: {given.samples} x {given.sequence_length} tokens of Tulu chat, the same ids "
-        "for every tool; 4 bits, symmetric, head and embeddings left as they are",
+        "for every tool; 4 bits, symmetric, head and embeddings not quantized",
         f"rounds: {given.rounds}; medians (least - most); ratios are of runs of the same round",
         "intervals: 95 %, by drawing documents",
-        *(f"{title(tool)}: {PEERS[tool].differs}" for tool in given.tools if tool != OURS),
     ]
-    return "\n".join(f"- {line}" for line in lines)
+    defaults = table(
+        ["", "what it does by its own defaults"], [[title(t), differs(t)] for t in given.tools]
+    )
+    return "\n".join(f"- {line}" for line in lines) + f"\n\n{defaults}"
 
 
 def main() -> None:

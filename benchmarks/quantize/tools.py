@@ -67,6 +67,11 @@ def title(tool: str) -> str:
     return OURS if tool == OURS else PEERS[tool].title
 
 
+def differs(tool: str) -> str:
+    """What its own defaults make of it."""
+    return "those of `camelpress quantize`" if tool == OURS else PEERS[tool].differs
+
+
 def quantizing(tool: str, work: Work) -> list[str]:
     """The command that quantizes; what it leaves in its current folder lies beside the output."""
     group = ["--group-size", str(work.group_size)]
