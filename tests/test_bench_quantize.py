@@ -20,6 +20,7 @@ from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.prompt import Message
 from camelpress.core.tokens import Tokenizer
 from camelpress.quantize.calibrate import draw
+from camelpress.quantize.settings import Source
 from camelpress.validate.statistics import clustered_mean
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +56,8 @@ def test_camelpress_draws_the_ids_that_the_others_are_given(model: Path, tmp_pat
     assert [len(window) for window in windows] == [64] * 4
     assert windows[0][:2] == [tokenizer.bos, *tokenizer.encode("<")]
     (tmp_path / "calibration.txt").write_text(text, encoding="utf-8")
-    drawn = draw([tmp_path / "calibration.txt"], tokenizer, samples=4, sequence_length=64, seed=42)
+    source = Source(source=tmp_path / "calibration.txt")
+    drawn = draw([source], tokenizer, samples=4, sequence_length=64, mask="all", seed=42)
     assert sorted(drawn.sequences) == sorted(windows)
 
 

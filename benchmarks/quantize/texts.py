@@ -124,7 +124,7 @@ def _written(messages: Sequence[Message], tokenizer: Tokenizer) -> str:
         "" if token is None else tokenizer.decode([token])
         for token in (tokenizer.bos, tokenizer.eos)
     )
-    return begin + "".join(text + end * ends for text, ends in segments(messages))
+    return begin + "".join(part.text + end * part.ends for part in segments(messages))
 
 
 def _ids(text: str, tokenizer: Tokenizer) -> list[int]:

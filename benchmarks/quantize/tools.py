@@ -77,7 +77,8 @@ def quantizing(tool: str, work: Work) -> list[str]:
     group = ["--group-size", str(work.group_size)]
     if tool == OURS:
         options = ["--samples", str(work.samples), "--sequence-length", str(work.length)]
-        files = ["--calibration", str(work.texts / "calibration.txt"), "--device", "cpu"]
+        options += ["--calibration-mask", "all", "--device", "cpu"]
+        files = ["--calibration", str(work.texts / "calibration.txt")]
         command = ["-m", "camelpress", "quantize", str(work.model), str(work.out)]
         return [sys.executable, *command, *group, *options, *files]
     peer = PEERS[tool]
