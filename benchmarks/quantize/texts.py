@@ -16,7 +16,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from camelpress.core.documents import Document, encode_document, read_documents
+from camelpress.core.documents import encode_document, read_documents
+from camelpress.core.layouts import Document
 from camelpress.core.prompt import Message, encode, segments
 from camelpress.core.tokens import Tokenizer
 
