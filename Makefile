@@ -7,7 +7,7 @@ SMOLLM2 := .models/SmolLM2-135M-Instruct
 LLAMA_TOKENIZER := .models/llama-tokenizer
 TRANSFORMERS_4 := .models/transformers-4
 
-.PHONY: demo test check test-clients bench-recover clean
+.PHONY: demo test check test-clients bench-recover bench-quantize bench-growth clean
 
 demo: .venv/installed ## the whole pipeline on the embedded model
 	$(BIN)/camelpress demo
@@ -23,12 +23,18 @@ check: .venv/installed-test
 	$(BIN)/lint-imports --no-cache
 
 test-clients: .venv/installed-test ## our checkpoint in other people's loaders (several GB of packages)
-	tests/clients/make_env.sh gptqmodel
-	tests/clients/make_env.sh autogptq
+	tests/clients/make_env.sh gptqmodel autogptq
 	$(BIN)/pytest tests/clients -m client -o log_cli=true --log-cli-level=INFO
 
 bench-recover: .venv/installed ## recover against the published algorithm and mere copying (27 GB of disk)
 	$(BIN)/python -m benchmarks.recover
+
+bench-quantize: .venv/installed $(SMOLLM2) $(LLAMA_TOKENIZER) ## quantize against its peers (hours; CAMELPRESS_DATA)
+	tests/clients/make_env.sh gptqmodel llmcompressor autoround
+	$(BIN)/python -m benchmarks.quantize
+
+bench-growth: .venv/installed $(LLAMA_TOKENIZER) ## time and memory of quantize against layers and samples
+	$(BIN)/python -m benchmarks.growth
 
 .venv/installed: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv

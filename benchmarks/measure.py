@@ -1,4 +1,4 @@
-"""A command as a process of its own: its wall time, and the most memory it had."""
+"""A command as a process of its own: its time, and the most memory it had."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ class Run(NamedTuple):
 
     seconds: float
     peak: int  # resident bytes
+    cpu: float  # seconds of all its threads and children, user and system
 
 
 def run(command: list[str]) -> Run:
     """Run a command to its end; what it prints on stdout is dropped.
 
-    The peak is that of the largest process among it and the children it waited for. Linux lets
-    it start at the peak of the process that spawned it, so the caller must be small: this module
+    Peak and CPU time are of it and the children it waited for: the largest, and the sum. Linux lets
+    the peak start at that of the process that spawned it, so the caller must be small: this module
     and its callers import nothing that is not.
 
     Raises:
@@ -39,4 +40,4 @@ def run(command: list[str]) -> Run:
             stderr.seek(0)
             text = stderr.read().decode(errors="replace")
             raise SystemExit(f"exit code {code} of {' '.join(command)}\n{text}")
-    return Run(seconds, usage.ru_maxrss * 1024)
+    return Run(seconds, usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime)

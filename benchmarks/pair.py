@@ -47,18 +47,18 @@ def write(folder: Path, sizes: Sizes) -> None:
     def diff(name: str) -> Tensor:
         return weights.tuned(name, base(name), grown[name][0])[1]
 
-    _write(folder / "base", RAW, raw, base)
-    _write(folder / "diff", DIFF, grown, diff)
-    for name, shapes, form in (("base", raw, RAW), ("diff", grown, DIFF)):
-        _json(folder / name / "config.json", _config(sizes, shapes, form))
+    checkpoint(folder / "base", RAW, sizes, raw, base)
+    checkpoint(folder / "diff", DIFF, sizes, grown, diff)
 
 
-def _write(
+def checkpoint(
     folder: Path,
     form: Form,
+    sizes: Sizes,
     shapes: dict[str, tuple[int, ...]],
     make: Callable[[str], Tensor],
 ) -> None:
+    """Make one folder, tensor by tensor."""
     folder.mkdir()
     plan = _plan(shapes, form.dtype.itemsize)
     places: dict[str, str] = {}
@@ -69,6 +69,7 @@ def _write(
     total = form.dtype.itemsize * sum(map(math.prod, shapes.values()))
     index = {"metadata": {"total_size": total}, "weight_map": places}
     _json(folder / f"{form.stem}.{form.suffix}.index.json", index)
+    _json(folder / "config.json", _config(sizes, shapes, form))
 
 
 def _plan(shapes: dict[str, tuple[int, ...]], itemsize: int) -> list[list[str]]:

@@ -18,10 +18,11 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.account import figures_table, targets, targets_table
+from benchmarks.account import figures_table, targets
 from benchmarks.contenders import PUBLISHED, contenders
 from benchmarks.measure import Run, run
 from benchmarks.shapes import near
+from benchmarks.tables import targets_table
 
 # fmt: off
 INPUT = 2 + 4             # bytes a parameter: fp16 and fp32

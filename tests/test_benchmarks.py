@@ -125,7 +125,7 @@ def test_a_failing_command_ends_it_with_its_stderr() -> None:
 
 
 def test_ratios_are_of_runs_of_the_same_round() -> None:
-    text = part("account").targets_table(part("account").targets(part("shapes").near(1.3), runs()))
+    text = part("tables").targets_table(part("account").targets(part("shapes").near(1.3), runs()))
     assert text.splitlines()[2:] == [
         "| seconds: camelpress recover / read, write and sync "
         "| 2.00 (1.00 - 3.00) | at most 1.5 | not met |",
@@ -171,7 +171,11 @@ def test_a_disk_that_is_too_small_is_told_before(
 
 def runs() -> dict[str, list[Any]]:
     """Three rounds on a machine that becomes slower while nothing else changes."""
-    run, names = part("measure").Run, part("contenders")
+    names = part("contenders")
+
+    def run(seconds: float, peak: int) -> Any:
+        return part("measure").Run(seconds, peak, cpu=seconds)
+
     return {
         names.SYNCED: [run(1, 0), run(2, 0), run(4, 0)],
         names.IMPORTS[names.RECOVER]: [run(1, 200_000_000)] * 3,

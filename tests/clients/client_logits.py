@@ -46,7 +46,7 @@ def load_gptqmodel(folder: Path) -> torch.nn.Module:
     The backend is named because the automatic choice for float32 on a CPU is a fused kernel that
     is wrong on asymmetric checkpoints.
     """
-    from gptqmodel import BACKEND, GPTQModel  # type: ignore[import-not-found]
+    from gptqmodel import BACKEND, GPTQModel
 
     wrapper = GPTQModel.load(
         str(folder), device="cpu", backend=BACKEND.GPTQ_TORCH, dtype=torch.float16

@@ -1,0 +1,38 @@
+"""llm-compressor: its defaults, which are static activation order and damping of 0.01."""
+
+from __future__ import annotations
+
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from datasets import Dataset
+from llmcompressor import oneshot
+from llmcompressor.modifiers.gptq import GPTQModifier
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from benchmarks.peers import job
+
+
+def main() -> None:
+    """Quantize."""
+    given = job.read()
+    weights = QuantizationArgs(
+        num_bits=job.BITS,
+        type="int",
+        symmetric=True,
+        strategy="group",
+        group_size=given.group_size,
+    )
+    scheme = QuantizationScheme(targets=["Linear"], weights=weights)
+    oneshot(
+        model=AutoModelForCausalLM.from_pretrained(given.model, dtype=given.dtype),
+        tokenizer=AutoTokenizer.from_pretrained(given.model),
+        recipe=GPTQModifier(config_groups={"group_0": scheme}, ignore=["lm_head"]),
+        dataset=Dataset.from_list(given.rows),
+        num_calibration_samples=len(given.tokens),
+        max_seq_length=given.length,
+        shuffle_calibration_samples=False,
+        output_dir=given.out,
+    )
+
+
+if __name__ == "__main__":
+    main()

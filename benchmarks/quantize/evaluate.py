@@ -1,0 +1,100 @@
+"""A checkpoint against the 16-bit model.
+
+    python -m benchmarks.quantize.evaluate REFERENCE CANDIDATE TEXTS OUT
+
+Writes, for each text and document, how many tokens were scored, the sum of KL(reference ||
+candidate) over them, and how much more of their logarithm the candidate gives away. What the
+reference makes of a text is kept beside the texts and used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from benchmarks.quantize.pack_quantized import METHOD, PackQuantized
+from camelpress.core.blocks import StreamedModel
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.sequences import Sequences
+from camelpress.validate.score import Scores, score
+
+
+class Remembered(StreamedModel):
+    """A model that walks through a text once; `folder` takes its last hidden states."""
+
+    folder = Path()
+
+    def hidden(self, sequences: Sequences, label: str) -> Float[Tensor, "tokens hidden"]:
+        """The last hidden states of all tokens."""
+        text = json.dumps([str(self.checkpoint.folder), sequences.tokens.tolist()])
+        kept = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
+        if not kept.exists():
+            save_file({"hidden": super().hidden(sequences, label)}, kept)
+        return load_file(kept)["hidden"]
+
+
+def opened(folder: Path) -> Checkpoint:
+    """The checkpoint in a folder, or in its only subfolder, in any layout of the contenders."""
+    if not (folder / "config.json").exists():
+        (inner,) = folder.glob("*/config.json")
+        folder = inner.parent
+    checkpoint = Checkpoint.open(folder)
+    method = (checkpoint.config.get("quantization_config") or {}).get("quant_method")
+    return PackQuantized.of(checkpoint) if method == METHOD else checkpoint
+
+
+def by_document(scores: Scores) -> dict[str, list[float]]:
+    """Counts and sums for each sequence."""
+    worse = scores.candidate_nll - scores.reference_nll
+    sums = {"tokens": torch.ones(len(worse)), "kl": scores.kl, "worse": worse}
+    documents = int(scores.sequence.max()) + 1
+    return {
+        name: torch.zeros(documents, dtype=torch.float64)
+        .index_add_(0, scores.sequence, values.double())
+        .tolist()
+        for name, values in sums.items()
+    }
+
+
+def evaluate(
+    reference: Checkpoint,
+    candidate: Checkpoint,
+    texts: Mapping[str, Sequence[Sequence[int]]],
+    kept: Path,
+) -> dict[str, dict[str, list[float]]]:
+    """The figures of every text, in fp32 on the CPU."""
+    cpu = torch.device("cpu")
+    wide = Remembered(reference, device=cpu, dtype=torch.float32)
+    wide.folder = kept
+    narrow = StreamedModel(candidate, device=cpu, dtype=torch.float32)
+    return {
+        name: by_document(score(wide, narrow, Sequences(documents, limit=wide.positions)))
+        for name, documents in texts.items()
+    }
+
+
+def main() -> None:
+    """Parse the command line and evaluate."""
+    parser = argparse.ArgumentParser(description="Hold a checkpoint against the 16-bit model.")
+    parser.add_argument("reference", type=Path, help="the 16-bit model")
+    parser.add_argument("candidate", type=Path, help="what a tool made of it")
+    parser.add_argument("texts", type=Path, help="JSON: token sequences by text")
+    parser.add_argument("out", type=Path, help="JSON file to write")
+    given = parser.parse_args()
+    texts = json.loads(given.texts.read_text(encoding="utf-8"))
+    found = evaluate(
+        opened(given.reference.resolve()), opened(given.candidate), texts, given.texts.parent
+    )
+    given.out.write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
