@@ -18,7 +18,12 @@ from torch import Tensor
 
 from camelpress.core import llama
 from camelpress.core.blocks import StreamedModel
-from camelpress.core.errors import Interrupted, NotPositiveDefinite, NumericsProblem
+from camelpress.core.errors import (
+    Interrupted,
+    NotPositiveDefinite,
+    NumericsProblem,
+    OutOfMemory,
+)
 from camelpress.core.journal import Journal
 from camelpress.core.packed import PARTS
 from camelpress.core.progress import track
@@ -111,6 +116,11 @@ class Journey:
                 yield replace(layer, name=f"{prefix}.{layer.name}")
         except NumericsProblem as error:
             raise type(error)(f"{prefix}: {error.what}", next_step=error.next_step) from error
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise OutOfMemory(
+                f"{prefix}: {self.model.device} has too little memory",
+                next_step="use a shorter --sequence-length, or --device cpu",
+            ) from error
 
     def _require_few_fallbacks(self, told: list[Facts]) -> None:
         names = [layer["name"] for layer in told if layer["rescue"] == FALLBACK]

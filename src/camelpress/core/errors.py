@@ -11,6 +11,7 @@
     │   └── OutputExists
     ├── NumericsProblem         3   numbers that cannot be worked with
     │   └── NotPositiveDefinite
+    ├── OutOfMemory             3   a device is too small for what was asked
     ├── ReleaseRefused          1   the gate said no
     └── Interrupted            75   stopped half-way, a second run goes on
 
@@ -79,6 +80,10 @@ class NumericsProblem(Problem):
 
 class NotPositiveDefinite(NumericsProblem):
     """A damped Hessian has no Cholesky factor."""
+
+
+class OutOfMemory(Problem):
+    """A device is too small for what was asked."""
 
 
 class ReleaseRefused(Problem):
