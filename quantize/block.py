@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from camelpress.core import llama
 from camelpress.core.blocks import StreamedModel
 from camelpress.core.errors import NumericsProblem
 from camelpress.core.packed import Packed, pack
-from camelpress.core.sequences import put, take
+from camelpress.core.sequences import Batch, put, take
 from camelpress.quantize.grid import nearest, search
 from camelpress.quantize.hessian import Moments
 from camelpress.quantize.kernel import kernel
@@ -117,7 +117,7 @@ class BlockQuantizer:
     def _attention_input(self, lane: Lane) -> Seen:
         hidden, reference = self._read(lane, "hidden"), self._read(lane, "reference")
         for batch in lane.sequences.batches:
-            real = lane.real(batch)
+            real = self._real(lane, batch)
             inputs = self._block.attention_input(take(hidden, batch, self._model.device))
             wanted = self._reference.attention_input(take(reference, batch, self._model.device))
             yield inputs[real], (wanted - inputs)[real]
@@ -126,7 +126,7 @@ class BlockQuantizer:
         hidden, reference = self._read(lane, "hidden"), self._read(lane, "reference")
         context = self._empty_inner(lane, "self_attn.o_proj")
         for batch in lane.sequences.batches:
-            real, rope = lane.real(batch), self._model.rope(batch)
+            real, rope = self._real(lane, batch), self._model.rope(batch)
             before = take(hidden, batch, self._model.device)
             inputs = self._block.context(self._block.attention_input(before), rope)
             wanted = self._reference.attend(take(reference, batch, self._model.device), rope)
@@ -140,7 +140,7 @@ class BlockQuantizer:
         hidden, reference = self._read(lane, "hidden"), self._read(lane, "reference", after=True)
         context = self._read_inner(lane, "self_attn.o_proj")
         for batch in lane.sequences.batches:
-            real = lane.real(batch)
+            real = self._real(lane, batch)
             added = self._block.attention_output(take(context, batch, self._model.device))
             after = take(hidden, batch, self._model.device) + added
             put(hidden, batch, after)
@@ -154,7 +154,7 @@ class BlockQuantizer:
         reference = self._read(lane, "reference", after=True)
         middle = self._empty_inner(lane, "mlp.down_proj")
         for batch in lane.sequences.batches:
-            real = lane.real(batch)
+            real = self._real(lane, batch)
             before = take(hidden, batch, self._model.device)
             inputs = self._block.mlp_middle(self._block.mlp_input(before))
             wanted = self._reference.feed_forward(take(reference, batch, self._model.device))
@@ -199,6 +199,9 @@ class BlockQuantizer:
                 factor.damp_percent,
                 factor.rescue,
             )
+
+    def _real(self, lane: Lane, batch: Batch) -> Bool[Tensor, "batch longest"]:
+        return lane.real(batch).to(self._model.device)
 
     def _read(self, lane: Lane, name: str, *, after: bool = False) -> Float32[Tensor, "t h"]:
         return lane.read(name, self._hidden, STATE, after=after)

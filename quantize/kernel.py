@@ -7,6 +7,7 @@ so that a result does not depend on how rows are shared out.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -94,11 +95,15 @@ class Kernel(Protocol):
 
 
 def kernel(device: torch.device) -> Kernel:
-    """The kernel for a device."""
+    """The kernel for a device; the plain one where nothing faster is at hand."""
     if device.type == "cpu":
         from camelpress.quantize import kernel_cpu
 
         return kernel_cpu
-    from camelpress.quantize import kernel_cuda
+    if device.type == "cuda" and find_spec("triton"):
+        from camelpress.quantize import kernel_cuda
 
-    return kernel_cuda
+        return kernel_cuda
+    from camelpress.quantize import kernel_plain
+
+    return kernel_plain

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, no_type_check
 
 import numba
 import numpy as np
@@ -80,6 +80,7 @@ def _share_out(compiled: Callable[..., None], rows: int, *arguments: Any) -> Non
 
 
 @_compiled
+@no_type_check
 def _fp16(scale):
     """The nearest number of 11 significant bits, ties to even: fp16, but for its range."""
     bits = np.float32(scale).view(np.int32)
@@ -90,6 +91,7 @@ def _fp16(scale):
 
 
 @_vectorized
+@no_type_check
 def _search_sym(columns, importance, scales, zeros, top, start, stop):
     rows = stop - start
     span, scale, inverse, least, loss = np.zeros((5, rows), dtype=np.float32)
@@ -121,6 +123,7 @@ def _search_sym(columns, importance, scales, zeros, top, start, stop):
 
 
 @_vectorized
+@no_type_check
 def _search_asym(columns, importance, scales, zeros, top, start, stop):
     rows = stop - start
     low, high, scale, inverse, zero, least, loss = np.zeros((7, rows), dtype=np.float32)
@@ -154,6 +157,7 @@ def _search_asym(columns, importance, scales, zeros, top, start, stop):
 
 
 @_vectorized
+@no_type_check
 def _round_columns(columns, upper, scales, zeros, codes, errors, top, start, stop):
     for column in range(len(columns)):
         diagonal = upper[column, column]
@@ -169,6 +173,7 @@ def _round_columns(columns, upper, scales, zeros, codes, errors, top, start, sto
 
 
 @_vectorized
+@no_type_check
 def _refine_columns(gradient, hessian, codes, error, scales, zeros, top, start, stop):
     cols = codes.shape[1]
     size = cols // scales.shape[1]

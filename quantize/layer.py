@@ -6,7 +6,7 @@ which bounds the memory, and which several processes share out without changing 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float32
@@ -55,6 +55,16 @@ class Rounded:
             Solved(torch.cat([part.solved.codes for part in parts]), grid),
             torch.cat([part.error for part in parts]),
             torch.cat([part.energy for part in parts]),
+        )
+
+    def to(self, device: torch.device) -> Rounded:
+        """The same elsewhere."""
+        grid = self.solved.grid
+        grid = replace(grid, scales=grid.scales.to(device), zeros=grid.zeros.to(device))
+        return Rounded(
+            Solved(self.solved.codes.to(device), grid),
+            self.error.to(device),
+            self.energy.to(device),
         )
 
     def values(self, part: slice) -> Float32[Tensor, "rows cols"]:
@@ -113,8 +123,11 @@ def round_layer(
         return _rounded(rows, rows + settings.correction * away, hessian, factor, settings)
 
     parts = [slice(start, start + ROWS) for start in range(0, len(weight), ROWS)]
-    found = team.exchange([rounded(part) for part in team.own(parts)], len(parts))
-    return Rounded.joined(found), factor
+    own = [rounded(part) for part in team.own(parts)]
+    if team.size > 1:  # they travel by way of the CPU: no process sees the others' GPUs
+        exchanged = team.exchange([part.to(torch.device("cpu")) for part in own], len(parts))
+        own = [part.to(weight.device) for part in exchanged]
+    return Rounded.joined(own), factor
 
 
 def _rounded(

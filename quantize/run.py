@@ -52,7 +52,7 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
     watch = Stopwatch()
     _refuse(source, out)
     team = Team.join()
-    device = pick_device(settings.device)
+    device = team.place(pick_device(settings.device))
     model = StreamedModel(
         AsStored.of(source), device=device, dtype=_dtype(settings, device, source)
     )

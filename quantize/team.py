@@ -44,6 +44,12 @@ class Team:
         """Whether this process solves what cannot be shared, and writes."""
         return self.rank == 0
 
+    def place(self, device: torch.device) -> torch.device:
+        """Where this process computes: a GPU of its own, if `device` is any GPU."""
+        if device.type != "cuda" or device.index is not None:
+            return device
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
     def own(self, items: Sequence[Shared]) -> list[Shared]:
         """Those of many things that this process takes."""
         return list(items[self.rank :: self.size])

@@ -102,7 +102,9 @@ def pack_words(codes: UInt8[Tensor, "values rows"], bits: int) -> Int32[Tensor, 
             next_step=f"use a width that is a multiple of {per_block}",
         )
     blocks = codes.reshape(values // per_block, per_block, rows).to(torch.int64)
-    words = torch.zeros(values // per_block, words_per_block, rows, dtype=torch.int64)
+    words = torch.zeros(
+        values // per_block, words_per_block, rows, dtype=torch.int64, device=codes.device
+    )
     for place in range(per_block):
         word, shift = divmod(place * bits, WORD)
         words[:, word] |= (blocks[:, place] << shift) & 0xFFFFFFFF
@@ -118,7 +120,7 @@ def unpack_words(words: Int32[Tensor, "words rows"], bits: int) -> UInt8[Tensor,
     words_per_block = per_block * bits // WORD
     rows = words.shape[1]
     blocks = words.to(torch.int64).reshape(-1, words_per_block, rows) & 0xFFFFFFFF
-    codes = torch.empty(blocks.shape[0], per_block, rows, dtype=torch.uint8)
+    codes = torch.empty(blocks.shape[0], per_block, rows, dtype=torch.uint8, device=words.device)
     for place in range(per_block):
         word, shift = divmod(place * bits, WORD)
         value = blocks[:, word] >> shift
