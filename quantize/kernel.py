@@ -43,6 +43,7 @@ class Kernel(Protocol):
             sym: the zero point is 2**(bits-1).
         Returns:
             scales: fp16 numbers of at least `SMALLEST_SCALE`, perhaps negative; unit: weight.
+                Infinity where no grid has a finite error.
             zeros: codes that mean zero, 1 to 2**bits - 1.
         """
 

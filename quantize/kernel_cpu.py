@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, no_type_check
 
 import numba
 import numpy as np
@@ -19,7 +19,7 @@ from camelpress.quantize.kernel import SHRINK, SMALLEST_SCALE
 
 ROWS = 64  # of one task: 128 columns of them stay in a core's first cache
 _SHRINK = np.array(SHRINK)
-_SMALLEST = np.float32(SMALLEST_SCALE)
+_SMALLEST, _LARGEST = np.float32(SMALLEST_SCALE), np.float32(torch.finfo(torch.float16).max)
 _compiled = numba.njit(nogil=True, cache=True)
 _vectorized = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 
@@ -32,7 +32,8 @@ def search(
     sym: bool,
 ) -> tuple[Float32[Tensor, " rows"], Float32[Tensor, " rows"]]:
     """As `Kernel.search`."""
-    scales, zeros = torch.empty_like(columns[0]), torch.empty_like(columns[0])
+    scales = torch.full_like(columns[0], torch.inf)
+    zeros = torch.zeros_like(scales)
     compiled = _search_sym if sym else _search_asym
     arrays = [each.numpy() for each in (columns, importance, scales, zeros)]
     _share_out(compiled, columns.shape[1], *arrays, np.float32(2**bits - 1))
@@ -80,16 +81,18 @@ def _share_out(compiled: Callable[..., None], rows: int, *arguments: Any) -> Non
 
 
 @_compiled
+@no_type_check
 def _fp16(scale):
-    """The nearest number of 11 significant bits, ties to even: fp16, but for its range."""
+    """The nearest fp16 number, ties to even, infinity beyond them; of those that are normal."""
     bits = np.float32(scale).view(np.int32)
     rounded = np.int32((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).view(np.float32)
-    if abs(rounded) >= _SMALLEST:
-        return rounded
-    return -_SMALLEST if scale < 0 else _SMALLEST
+    if abs(rounded) < _SMALLEST:
+        return -_SMALLEST if scale < 0 else _SMALLEST
+    return rounded if abs(rounded) <= _LARGEST else rounded * np.float32(np.inf)
 
 
 @_vectorized
+@no_type_check
 def _search_sym(columns, importance, scales, zeros, top, start, stop):
     rows = stop - start
     span, scale, inverse, least, loss = np.zeros((5, rows), dtype=np.float32)
@@ -121,6 +124,7 @@ def _search_sym(columns, importance, scales, zeros, top, start, stop):
 
 
 @_vectorized
+@no_type_check
 def _search_asym(columns, importance, scales, zeros, top, start, stop):
     rows = stop - start
     low, high, scale, inverse, zero, least, loss = np.zeros((7, rows), dtype=np.float32)
@@ -154,6 +158,7 @@ def _search_asym(columns, importance, scales, zeros, top, start, stop):
 
 
 @_vectorized
+@no_type_check
 def _round_columns(columns, upper, scales, zeros, codes, errors, top, start, stop):
     for column in range(len(columns)):
         diagonal = upper[column, column]
@@ -169,6 +174,7 @@ def _round_columns(columns, upper, scales, zeros, codes, errors, top, start, sto
 
 
 @_vectorized
+@no_type_check
 def _refine_columns(gradient, hessian, codes, error, scales, zeros, top, start, stop):
     cols = codes.shape[1]
     size = cols // scales.shape[1]
