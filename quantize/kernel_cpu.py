@@ -132,6 +132,8 @@ def _search_asym(columns, importance, scales, zeros, top, start, stop):
         for row in range(rows):
             low[row] = min(low[row], columns[column, start + row])
             high[row] = max(high[row], columns[column, start + row])
+    for row in range(rows):
+        low[row] = min(low[row], -high[row] / (top - np.float32(1)))
     least[:] = np.inf
     for number in range(len(_SHRINK)):
         shrink, step = np.float32(_SHRINK[number]), np.float32(_SHRINK[number] / top)

@@ -45,7 +45,8 @@ def _grids(columns: Float32[Tensor, "cols rows"], top: int, sym: bool) -> Grids:
             yield scale, middle
             yield -scale, middle
         return
-    low, high = columns.amin(dim=0).clamp(max=0), columns.amax(dim=0).clamp(min=0)
+    high = columns.amax(dim=0).clamp(min=0)
+    low = columns.amin(dim=0).minimum(-high / (top - 1))
     for shrink in SHRINK:
         scale = fp16((high - low) * (shrink / top))
         zero = (-low * shrink / scale).round()
