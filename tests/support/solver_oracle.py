@@ -25,7 +25,7 @@ from torch import Tensor
 
 SMALLEST = 2.0**-14
 SHRINK = [step / 40 for step in range(40, 19, -1)]
-DOUBT = 2e-6  # relative, of a scale that is computed in fp32
+DOUBT = 2e-6  # of a scale that is computed, or corrected, in fp32
 
 
 class Answer(NamedTuple):
@@ -162,7 +162,8 @@ def refine(
             square = (steps @ hessian * steps).sum(dim=1)
             lowest = -(steps @ hessian * rest).sum(dim=1) / square
             fitted = torch.where(square > 0, half(lowest), scales[:, group])
-            margin = margin.minimum(torch.where(square > 0, _rounds_clearly(lowest), 0.5))
+            clear = _rounds_clearly(lowest, DOUBT * scales[:, group])
+            margin = margin.minimum(torch.where(square > 0, clear, 0.5))
             scales[:, group] = fitted
             error = rest + fitted[:, None] * steps
             for column in range(first, last):
@@ -205,20 +206,19 @@ def _grids(columns: Tensor, top: int, sym: bool) -> Iterator[Choice]:
         if sym:
             step = 2 * high.maximum(-low) / top * shrink
             middle = torch.full_like(step, (top + 1) / 2)
-            yield Choice(half(step), middle, _rounds_clearly(step))
-            yield Choice(-half(step), middle, _rounds_clearly(step))
+            yield Choice(half(step), middle, _rounds_clearly(step, DOUBT * step))
+            yield Choice(-half(step), middle, _rounds_clearly(step, DOUBT * step))
             continue
         step = (high - low) / top * shrink
         zero = -low * shrink / half(step)
-        clear = _rounds_clearly(step).minimum(from_tie(zero, top))
+        clear = _rounds_clearly(step, DOUBT * step).minimum(from_tie(zero, top))
         for offset in (0, -1, 1):
             yield Choice(half(step), (zero.round() + offset).clamp(1, top), clear)
 
 
-def _rounds_clearly(scale: Tensor) -> Tensor:
+def _rounds_clearly(scale: Tensor, doubt: Tensor) -> Tensor:
     """0.5, or 0 where a little less or a little more would round to another fp16 number."""
-    same = half(scale * (1 - DOUBT)) == half(scale * (1 + DOUBT))
-    return torch.where(same, 0.5, 0.0).double()
+    return torch.where(half(scale - doubt) == half(scale + doubt), 0.5, 0.0).double()
 
 
 def _costs(inverse: Tensor, count: int) -> Tensor:
