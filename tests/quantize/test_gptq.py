@@ -292,6 +292,8 @@ def test_the_factor_keeps_the_damped_hessian_in_its_natural_order() -> None:
     drawn = layer(inputs)
     factor = factorize(drawn.hessian, drawn.order, damp_percent=DAMP)
     torch.testing.assert_close(factor.hessian.double(), drawn.damped, rtol=1e-6, atol=0)
+    added = (drawn.damped - drawn.hessian.double()).diagonal()
+    torch.testing.assert_close(factor.damping.double(), added, rtol=1e-3, atol=0)
 
 
 def test_what_fp32_cannot_factorize_fp64_does_with_the_same_damping() -> None:

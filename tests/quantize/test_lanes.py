@@ -32,7 +32,7 @@ def sequences(lengths: list[int]) -> list[list[int]]:
 
 def cut(ids: list[list[int]], folder: Path, tokens: int) -> list[Lane]:
     """Lanes of a number of tokens; of the sequences, every third token counts."""
-    counted = [[each % 3 == 0 for each in sequence] for sequence in ids]
+    counted = torch.tensor([each % 3 == 0 for sequence in ids for each in sequence])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "LANE_TOKENS", tokens)
         return lanes(ids, counted, folder, limit=60)

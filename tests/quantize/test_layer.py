@@ -12,13 +12,14 @@ import solver_oracle
 from camelpress.core.errors import NotPositiveDefinite
 from camelpress.core.packed import dequantize
 from camelpress.quantize import layer
-from camelpress.quantize.gptq import activation_order, factorize, solve
+from camelpress.quantize.gptq import FALLBACK, activation_order, factorize, solve
+from camelpress.quantize.grid import nearest
 from camelpress.quantize.hessian import Moments
 from camelpress.quantize.kernel import kernel
 from camelpress.quantize.layer import Rounded, round_layer
 from camelpress.quantize.refine import refine
 from camelpress.quantize.settings import Quantize
-from camelpress.quantize.target import aimed
+from camelpress.quantize.target import reader_step, writer_step
 from camelpress.quantize.team import Team
 
 CPU = torch.device("cpu")
@@ -44,6 +45,18 @@ def rounded(weight: Tensor, moments: Moments, wanted: Quantize, *, writes: bool)
     return round_layer(weight, moments, Team(), wanted, writes=writes)[0]
 
 
+@pytest.mark.parametrize("writes", [True, False])
+def test_without_correction_the_weight_itself_is_rounded(writes: bool) -> None:
+    weight, moments = seen(writes=writes)
+    moments.cross.zero_()
+    found = rounded(weight, moments, settings(correction=0.0), writes=writes)
+    other = seen(writes=writes)[1]
+    assert torch.equal(
+        rounded(weight, other, settings(correction=0.0), writes=writes).solved.codes,
+        found.solved.codes,
+    )
+
+
 @pytest.mark.parametrize("sym", [True, False])
 @pytest.mark.parametrize("writes", [True, False])
 def test_a_layer_is_aimed_then_solved_then_refined(writes: bool, sym: bool) -> None:
@@ -52,7 +65,10 @@ def test_a_layer_is_aimed_then_solved_then_refined(writes: bool, sym: bool) -> N
     hessian = moments.whole_hessian()
     order = activation_order(hessian.diagonal(), group_size=16)
     factor = factorize(hessian, order, damp_percent=0.02)
-    target = aimed(weight, moments.cross, hessian, factor, writes=writes, strength=0.7)
+    if writes:
+        target = weight + 0.7 * writer_step(weight, moments.cross, factor)
+    else:
+        target = weight + 0.7 * (weight @ reader_step(moments.cross, factor))
     solved = solve(target, factor, kernel(CPU), bits=3, group_size=16, sym=sym)
     expected = refine(target, factor, solved, kernel(CPU), sweeps=2)
     found = rounded(weight, moments, wanted, writes=writes).solved
@@ -108,8 +124,28 @@ def test_a_dead_layer_has_no_error() -> None:
     assert found.relative_error(slice(0, ROWS)) == 0
 
 
+def hopeless() -> tuple[Tensor, Moments]:
+    """No damping helps, but the diagonal makes sense."""
+    weight, moments = seen()
+    moments.hessian.fill_(1000.0).fill_diagonal_(1.0)
+    return weight, moments
+
+
 def test_a_hopeless_hessian_is_refused() -> None:
+    with pytest.raises(NotPositiveDefinite, match="of 32 columns has no Cholesky factor"):
+        rounded(*hopeless(), settings(max_fallbacks=0), writes=False)
+
+
+def test_a_hopeless_hessian_falls_back_to_rounding_to_nearest_where_that_is_allowed() -> None:
+    weight, moments = hopeless()
+    wanted = settings(max_fallbacks=1, correction=0.0)
+    found, factor = round_layer(weight, moments, Team(), wanted, writes=False)
+    assert factor.rescue == FALLBACK
+    assert torch.equal(found.solved.codes, nearest(weight, found.solved.grid))
+
+
+def test_where_not_even_the_diagonal_makes_sense_there_is_no_way() -> None:
     weight, moments = seen()
     moments.hessian[3, 3] = float("nan")
     with pytest.raises(NotPositiveDefinite, match="of 32 columns has no Cholesky factor"):
-        rounded(weight, moments, settings(), writes=False)
+        rounded(weight, moments, settings(max_fallbacks=1), writes=False)
