@@ -1,8 +1,8 @@
 """From block to block: read ahead, quantize, write, and remember, so that a second run goes on.
 
 After each block its tensors are in their places, the hidden states that leave it in the lanes'
-files, and one line in the journal says so, with hashes of both. A line is believed if the bytes
-still have these hashes. What was begun after the last such line is done again.
+files, and one line in the journal says so, with hashes of both and of itself. A line is believed
+if the bytes still have these hashes. What was begun after the last such line is done again.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class Journey:
             told += facts
             self._require_few_fallbacks(told)
             hashes = {name: _sha256(tensor) for name, tensor in tensors.items()}
-            entry = {"tensors": hashes, "states": states}
-            journal.add(_key(number), {"sha256": sha256_json(entry), **entry, "layers": facts})
+            entry = {"tensors": hashes, "states": states, "layers": facts}
+            journal.add(_key(number), {"sha256": sha256_json(entry), **entry})
         return told
 
     def follow(self) -> None:
@@ -154,8 +154,8 @@ class Journey:
         """How many blocks an earlier run finished; tells the writer and adds their facts."""
         done: list[Facts] = []
         for number in range(self.model.blocks):
-            entry = journal[_key(number)]
-            if entry is None or any(
+            entry = dict(journal[_key(number)] or {})
+            if entry.pop("sha256", None) != sha256_json(entry) or any(
                 writer.digest(name) != expected for name, expected in entry["tensors"].items()
             ):
                 break

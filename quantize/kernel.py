@@ -35,7 +35,8 @@ class Kernel(Protocol):
 
         Tried is each of `SHRINK` times the step that spans the group: if symmetric, 2 max|w| /
         (2**bits - 1) with either sign, because the codes reach one step further on one side; if
-        not, the step from the least to the largest value, with three zero points.
+        not, the step from the least to the largest value, with three zero points; as none of them
+        may be 0, the span begins at least one step below zero.
 
         Args:
             columns: a group's columns as rows.
@@ -44,6 +45,7 @@ class Kernel(Protocol):
             sym: the zero point is 2**(bits-1).
         Returns:
             scales: fp16 numbers of at least `SMALLEST_SCALE`, perhaps negative; unit: weight.
+                Infinity where no grid has a finite error.
             zeros: codes that mean zero, 1 to 2**bits - 1.
         """
 

@@ -19,7 +19,7 @@ from camelpress.quantize.kernel import SHRINK, SMALLEST_SCALE
 
 ROWS = 64  # of one task: 128 columns of them stay in a core's first cache
 _SHRINK = np.array(SHRINK)
-_SMALLEST = np.float32(SMALLEST_SCALE)
+_SMALLEST, _LARGEST = np.float32(SMALLEST_SCALE), np.float32(torch.finfo(torch.float16).max)
 _compiled = numba.njit(nogil=True, cache=True)
 _vectorized = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 
@@ -32,7 +32,8 @@ def search(
     sym: bool,
 ) -> tuple[Float32[Tensor, " rows"], Float32[Tensor, " rows"]]:
     """As `Kernel.search`."""
-    scales, zeros = torch.empty_like(columns[0]), torch.empty_like(columns[0])
+    scales = torch.full_like(columns[0], torch.inf)
+    zeros = torch.zeros_like(scales)
     compiled = _search_sym if sym else _search_asym
     arrays = [each.numpy() for each in (columns, importance, scales, zeros)]
     _share_out(compiled, columns.shape[1], *arrays, np.float32(2**bits - 1))
@@ -82,12 +83,12 @@ def _share_out(compiled: Callable[..., None], rows: int, *arguments: Any) -> Non
 @_compiled
 @no_type_check
 def _fp16(scale):
-    """The nearest number of 11 significant bits, ties to even: fp16, but for its range."""
+    """The nearest fp16 number, ties to even, infinity beyond them; of those that are normal."""
     bits = np.float32(scale).view(np.int32)
     rounded = np.int32((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).view(np.float32)
-    if abs(rounded) >= _SMALLEST:
-        return rounded
-    return -_SMALLEST if scale < 0 else _SMALLEST
+    if abs(rounded) < _SMALLEST:
+        return -_SMALLEST if scale < 0 else _SMALLEST
+    return rounded if abs(rounded) <= _LARGEST else rounded * np.float32(np.inf)
 
 
 @_vectorized
@@ -131,6 +132,8 @@ def _search_asym(columns, importance, scales, zeros, top, start, stop):
         for row in range(rows):
             low[row] = min(low[row], columns[column, start + row])
             high[row] = max(high[row], columns[column, start + row])
+    for row in range(rows):
+        low[row] = min(low[row], -high[row] / (top - np.float32(1)))
     least[:] = np.inf
     for number in range(len(_SHRINK)):
         shrink, step = np.float32(_SHRINK[number]), np.float32(_SHRINK[number] / top)

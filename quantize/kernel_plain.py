@@ -22,8 +22,8 @@ def search(
 ) -> tuple[Float32[Tensor, " rows"], Float32[Tensor, " rows"]]:
     """As `Kernel.search`; of equals the first wins."""
     top = 2**bits - 1
-    best_scale, best_zero = next(_grids(columns, top, sym))
-    least = torch.full_like(best_scale, torch.inf)
+    least = torch.full_like(columns[0], torch.inf)
+    best_scale, best_zero = least, torch.zeros_like(least)
     for scale, zero in _grids(columns, top, sym):
         codes = (columns * scale.reciprocal()).round_().add_(zero).clamp_(0, top)
         error = codes.sub_(zero).mul_(scale).sub_(columns)
@@ -45,7 +45,8 @@ def _grids(columns: Float32[Tensor, "cols rows"], top: int, sym: bool) -> Grids:
             yield scale, middle
             yield -scale, middle
         return
-    low, high = columns.amin(dim=0).clamp(max=0), columns.amax(dim=0).clamp(min=0)
+    high = columns.amax(dim=0).clamp(min=0)
+    low = columns.amin(dim=0).minimum(-high / (top - 1))
     for shrink in SHRINK:
         scale = fp16((high - low) * (shrink / top))
         zero = (-low * shrink / scale).round()

@@ -12,12 +12,15 @@ from torch import Tensor
 
 import solver_oracle
 from camelpress.core.errors import NotPositiveDefinite
-from camelpress.quantize.gptq import COLUMNS, Solved, activation_order, factorize, solve
-from camelpress.quantize.grid import Grid, fit, nearest, values
+from camelpress.quantize import kernel_cpu, kernel_plain
+from camelpress.quantize.gptq import Solved, activation_order, factorize, solve
+from camelpress.quantize.grid import nearest, search, values
+from camelpress.quantize.kernel import COLUMNS, Kernel
 
 DAMP = 0.01
-CLEAR = 1e-3  # steps; a rounding this far from a tie is beyond fp32's doubt
+CLEAR = 1e-3  # of a step; a decision this far from a tie is beyond fp32's doubt
 FEW = settings(max_examples=30, derandomize=True, deadline=None, database=None)
+KERNELS: tuple[Kernel, ...] = (kernel_cpu, kernel_plain)
 
 
 class Layer(NamedTuple):
@@ -25,56 +28,74 @@ class Layer(NamedTuple):
 
     weight: Tensor
     hessian: Tensor
-    grid: Grid
-    order: Tensor
+    bits: int = 4
+    group_size: int = -1
+    sym: bool = True
+    kernel: Kernel = kernel_cpu
 
-    def solved(self) -> Solved:
-        factor = factorize(self.hessian, self.order, damp_percent=DAMP)
-        return solve(self.weight, factor, self.grid, self.order)
-
-    def slowly(self) -> solver_oracle.Answer:
-        return solver_oracle.solve(self.weight, self.damped, self.grid, self.order)
+    @property
+    def order(self) -> Tensor:
+        return activation_order(self.hessian.diagonal(), group_size=self.group_size)
 
     @property
     def damped(self) -> Tensor:
         return solver_oracle.damped(self.hessian, DAMP)
 
+    def solved(self) -> Solved:
+        factor = factorize(self.hessian, self.order, damp_percent=DAMP)
+        return solve(
+            self.weight,
+            factor,
+            self.kernel,
+            bits=self.bits,
+            group_size=self.group_size,
+            sym=self.sym,
+        )
 
-def layer(
-    inputs: Tensor,
-    *,
-    rows: int = 6,
-    seed: int = 0,
-    bits: int = 4,
-    group_size: int = -1,
-    sym: bool = True,
-    act_order: bool = True,
-) -> Layer:
-    weight = torch.randn(rows, inputs.shape[1], generator=torch.Generator().manual_seed(seed))
-    return around(weight, inputs, bits=bits, group_size=group_size, sym=sym, act_order=act_order)
+    def slowly(self) -> solver_oracle.Answer:
+        return solver_oracle.solve(
+            self.weight,
+            self.damped,
+            self.order,
+            bits=self.bits,
+            group_size=self.group_size,
+            sym=self.sym,
+        )
+
+    def nearest(self, importance: Tensor) -> Solved:
+        """Rounded to nearest, each group on the grid that is best so."""
+        grid = search(
+            self.weight,
+            self.kernel,
+            importance=importance,
+            bits=self.bits,
+            group_size=self.group_size,
+            sym=self.sym,
+        )
+        return Solved(nearest(self.weight, grid), grid)
 
 
-def around(
-    weight: Tensor,
-    inputs: Tensor,
-    *,
-    bits: int = 4,
-    group_size: int = -1,
-    sym: bool = True,
-    act_order: bool = True,
-) -> Layer:
-    hessian = inputs.T @ inputs
-    order = activation_order(hessian) if act_order else torch.arange(len(hessian))
-    return Layer(weight, hessian, fit(weight, bits=bits, group_size=group_size, sym=sym), order)
+def random(rows: int, cols: int, seed: int = 0) -> Tensor:
+    return torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed))
+
+
+def layer(inputs: Tensor, *, rows: int = 6, seed: int = 0) -> Layer:
+    return Layer(random(rows, inputs.shape[1], seed), inputs.T @ inputs)
+
+
+def assert_same(solved: Solved, slow: solver_oracle.Answer, clear: Tensor) -> None:
+    """Same codes and same grid in some rows."""
+    assert torch.equal(solved.codes[clear], slow.codes[clear])
+    assert torch.equal(solved.grid.scales[clear].double(), slow.scales[clear])
+    assert torch.equal(solved.grid.zeros[clear].double(), slow.zeros[clear])
 
 
 def assert_as_the_oracle(drawn: Layer) -> None:
-    """Same codes and loss in all rows without a rounding near a tie, and most rows are so."""
-    slow, solved = drawn.slowly(), drawn.solved()
+    """The same in all rows without a decision near a tie, and most rows are so."""
+    slow = drawn.slowly()
     clear = slow.margin > 1e-5
-    assert float(clear.float().mean()) >= 0.75
-    assert torch.equal(solved.codes[clear], slow.codes[clear])
-    torch.testing.assert_close(solved.loss[clear].double(), slow.loss[clear], rtol=1e-3, atol=0)
+    assert float(clear.float().mean()) >= 0.5
+    assert_same(drawn.solved(), slow, clear)
 
 
 def correlated(tokens: int, cols: int, *, seed: int = 0, own: float = 0.3) -> Tensor:
@@ -86,58 +107,45 @@ def correlated(tokens: int, cols: int, *, seed: int = 0, own: float = 0.3) -> Te
 
 @st.composite
 def layers(draw: st.DrawFn) -> Layer:
-    group_size = draw(st.sampled_from([-1, 4, 8]))
     cols = 8 * draw(st.integers(1, 4))
     seed = draw(st.integers(0, 10_000))
-    return layer(
-        correlated(draw(st.sampled_from([4 * cols, 200])), cols, seed=seed),
-        rows=draw(st.integers(1, 6)),
-        seed=seed + 1,
+    inputs = correlated(draw(st.sampled_from([4 * cols, 200])), cols, seed=seed)
+    return layer(inputs, rows=draw(st.integers(1, 6)), seed=seed + 1)._replace(
         bits=draw(st.sampled_from([2, 3, 4, 8])),
-        group_size=group_size,
+        group_size=draw(st.sampled_from([-1, 4, 8])),
         sym=draw(st.booleans()),
-        act_order=draw(st.booleans()),
+        kernel=draw(st.sampled_from(KERNELS)),
     )
 
 
 @FEW
 @given(layers())
-def test_codes_are_the_oracles_wherever_no_rounding_was_near_a_tie(drawn: Layer) -> None:
+def test_codes_and_grids_are_the_oracles_wherever_no_decision_was_near_a_tie(drawn: Layer) -> None:
     slow = drawn.slowly()
     clear = slow.margin > CLEAR
     assume(bool(clear.any()))
-    assert torch.equal(drawn.solved().codes[clear], slow.codes[clear])
+    assert_same(drawn.solved(), slow, clear)
 
 
-@FEW
-@given(layers())
-def test_loss_is_the_oracles(drawn: Layer) -> None:
-    slow = drawn.slowly()
-    assume(bool((slow.margin > CLEAR).all()))
-    torch.testing.assert_close(drawn.solved().loss.double(), slow.loss, rtol=1e-3, atol=1e-9)
-
-
-@FEW
-@given(layers())
-def test_loss_is_the_squared_output_error_of_the_damped_problem(drawn: Layer) -> None:
-    solved = drawn.solved()
-    true = solver_oracle.output_error(drawn.weight, values(solved.codes, drawn.grid), drawn.damped)
-    torch.testing.assert_close(solved.loss.double(), true, rtol=1e-3, atol=1e-6)
-
-
-def test_almost_all_codes_of_a_run_are_the_oracles() -> None:
+@pytest.mark.parametrize("sym", [True, False])
+def test_almost_all_codes_of_a_run_are_the_oracles(sym: bool) -> None:
     same = total = 0
-    for seed in range(8):
-        drawn = layer(correlated(300, 96, seed=seed), rows=32, seed=seed, group_size=32)
+    for seed in range(3):
+        drawn = layer(correlated(300, 96, seed=seed), rows=32, seed=seed)
+        drawn = drawn._replace(group_size=32, sym=sym)
         agree = drawn.solved().codes == drawn.slowly().codes
         same, total = same + int(agree.sum()), total + agree.numel()
     assert same / total > 0.999
 
 
-@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize("sym", [True, False])
+@pytest.mark.parametrize("group_size", [32, -1])
 @pytest.mark.parametrize("cols", [COLUMNS, COLUMNS + 32, 2 * COLUMNS + 32])
-def test_errors_cross_from_one_run_of_columns_into_the_next(cols: int, act_order: bool) -> None:
-    assert_as_the_oracle(layer(correlated(500, cols), rows=8, group_size=32, act_order=act_order))
+def test_errors_cross_from_one_run_of_columns_into_the_next(
+    cols: int, group_size: int, sym: bool
+) -> None:
+    drawn = layer(correlated(500, cols), rows=8)
+    assert_as_the_oracle(drawn._replace(group_size=group_size, sym=sym))
 
 
 def test_duplicate_columns_are_solved_as_the_oracle_solves_them() -> None:
@@ -147,25 +155,27 @@ def test_duplicate_columns_are_solved_as_the_oracle_solves_them() -> None:
     assert_as_the_oracle(layer(inputs))
 
 
-@pytest.mark.parametrize("act_order", [False, True])
-def test_a_column_that_no_token_used_is_rounded_to_nearest(act_order: bool) -> None:
+@pytest.mark.parametrize("group_size", [-1, 4])
+def test_a_column_that_no_token_used_is_rounded_to_nearest(group_size: int) -> None:
     inputs = correlated(100, 16)
-    dead = [0, 5, 15]
+    dead = [0, 5, 12, 13, 14, 15]
     inputs[:, dead] = 0
-    drawn = layer(inputs, act_order=act_order)
-    codes = drawn.solved().codes
-    assert torch.equal(codes[:, dead], nearest(drawn.weight, drawn.grid)[:, dead])
+    drawn = layer(inputs)._replace(group_size=group_size)
+    solved = drawn.solved()
+    assert torch.equal(solved.codes[:, dead], nearest(drawn.weight, solved.grid)[:, dead])
     assert_as_the_oracle(drawn)
 
 
 def test_without_any_activation_all_columns_are_rounded_to_nearest() -> None:
     drawn = layer(torch.zeros(10, 16))
-    assert torch.equal(drawn.solved().codes, nearest(drawn.weight, drawn.grid))
+    assert torch.equal(drawn.solved().codes, drawn.nearest(torch.ones(16)).codes)
 
 
-def test_uncorrelated_columns_are_rounded_to_nearest() -> None:
-    drawn = layer(torch.diag(torch.arange(1.0, 17.0)))
-    assert torch.equal(drawn.solved().codes, nearest(drawn.weight, drawn.grid))
+def test_uncorrelated_columns_are_rounded_to_nearest_on_a_grid_that_minds_their_sizes() -> None:
+    drawn = layer(torch.diag(torch.arange(1.0, 17.0)))._replace(group_size=8)
+    rounded = drawn.nearest(drawn.damped.diagonal().float())
+    assert torch.equal(drawn.solved().codes, rounded.codes)
+    assert torch.equal(drawn.solved().grid.scales, rounded.grid.scales)
 
 
 @pytest.mark.parametrize("tokens", [1, 5, 31])
@@ -173,62 +183,95 @@ def test_fewer_tokens_than_columns_are_solved_as_the_oracle_solves_them(tokens: 
     assert_as_the_oracle(layer(correlated(tokens, 32, own=1.0)))
 
 
-def test_activations_and_weights_of_very_different_sizes_are_solved_as_the_oracle_does() -> None:
+@pytest.mark.parametrize("sym", [True, False])
+def test_activations_and_weights_of_very_different_sizes_are_solved_as_the_oracle_does(
+    sym: bool,
+) -> None:
     inputs = correlated(200, 32) * torch.logspace(-4, 4, 32)
-    weight = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
-    assert_as_the_oracle(around(weight * torch.logspace(-3, 3, 6)[:, None], inputs, group_size=8))
+    weight = random(6, 32) * torch.logspace(-3, 3, 6)[:, None]
+    assert_as_the_oracle(Layer(weight, inputs.T @ inputs, group_size=8, sym=sym))
 
 
-def test_the_order_of_solving_stays_inside() -> None:
-    inputs = correlated(200, 24)
-    drawn = layer(inputs, group_size=8, act_order=False)
-    shuffle = torch.randperm(24, generator=torch.Generator().manual_seed(3))
-    grid = drawn.grid
-    moved = Layer(
-        drawn.weight[:, shuffle],
-        drawn.hessian[shuffle][:, shuffle],
-        Grid(grid.scales, grid.zeros, grid.group_of[shuffle], grid.bits),
-        torch.argsort(shuffle),  # puts the columns back as they were
+def test_an_outlier_among_the_weights_is_solved_as_the_oracle_does() -> None:
+    drawn = layer(correlated(200, 32))._replace(group_size=8)
+    drawn.weight[:, 3] *= 100
+    assert_as_the_oracle(drawn)
+
+
+def test_where_columns_stand_within_groups_and_groups_in_a_row_makes_no_difference() -> None:
+    drawn = layer(correlated(200, 24))._replace(group_size=8)
+    generator = torch.Generator().manual_seed(3)
+    shuffle = torch.cat([8 * group + torch.randperm(8, generator=generator) for group in (2, 0, 1)])
+    moved = drawn._replace(
+        weight=drawn.weight[:, shuffle], hessian=drawn.hessian[shuffle][:, shuffle]
     )
     assert torch.equal(moved.solved().codes, drawn.solved().codes[:, shuffle])
+    assert torch.equal(moved.solved().grid.scales, drawn.solved().grid.scales[:, [2, 0, 1]])
 
 
-def test_columns_are_solved_by_falling_activation_and_ties_by_place() -> None:
-    hessian = torch.diag(torch.tensor([1.0, 3.0, 0.0, 3.0, 2.0]))
-    assert activation_order(hessian).tolist() == [1, 3, 4, 0, 2]
+def test_groups_are_solved_by_their_costliest_column_and_ties_by_place() -> None:
+    diagonal = torch.tensor([1.0, 3.0, 0.0, 3.0, 2.0, 5.0])
+    assert activation_order(diagonal, group_size=-1).tolist() == [5, 1, 3, 4, 0, 2]
+    assert activation_order(diagonal, group_size=1).tolist() == [5, 1, 3, 4, 0, 2]
+    assert activation_order(diagonal, group_size=2).tolist() == [5, 4, 1, 0, 3, 2]
+    assert activation_order(diagonal, group_size=3).tolist() == [5, 3, 4, 1, 0, 2]
 
 
 @FEW
 @given(
-    seed=st.integers(0, 10_000),
-    bits=st.sampled_from([2, 3, 4]),
-    sym=st.booleans(),
-    act_order=st.booleans(),
+    diagonal=st.lists(st.integers(0, 5), min_size=12, max_size=12),
+    group_size=st.sampled_from([-1, 1, 2, 3, 4, 6, 12]),
 )
+def test_groups_are_kept_together(diagonal: list[int], group_size: int) -> None:
+    order = activation_order(torch.tensor(diagonal).float(), group_size=group_size)
+    assert sorted(order.tolist()) == list(range(12))
+    size = 12 if group_size == -1 else group_size
+    groups = (order // size).reshape(-1, size)
+    assert bool((groups == groups[:, :1]).all())
+
+
+@FEW
+@given(seed=st.integers(0, 10_000), bits=st.sampled_from([2, 3, 4]), sym=st.booleans())
 def test_the_output_error_is_below_that_of_rounding_to_nearest(
-    seed: int, bits: int, sym: bool, act_order: bool
+    seed: int, bits: int, sym: bool
 ) -> None:
-    inputs = correlated(200, 32, seed=seed)
-    drawn = layer(inputs, rows=16, bits=bits, group_size=16, sym=sym, act_order=act_order)
-    rounded = values(nearest(drawn.weight, drawn.grid), drawn.grid)
-    solved = values(drawn.solved().codes, drawn.grid)
-    plain = solver_oracle.output_error(drawn.weight, rounded, drawn.hessian).sum()
-    assert solver_oracle.output_error(drawn.weight, solved, drawn.hessian).sum() < plain
+    drawn = layer(correlated(200, 32, seed=seed), rows=16)
+    drawn = drawn._replace(bits=bits, sym=sym, group_size=16)
+    solved, rounded = drawn.solved(), drawn.nearest(drawn.hessian.diagonal())
+    errors = [
+        float(solver_oracle.output_error(drawn.weight, stored, drawn.hessian).sum())
+        for stored in (values(each.codes, each.grid) for each in (solved, rounded))
+    ]
+    assert errors[0] < errors[1]
 
 
-def test_weights_on_the_grid_stay_where_they_are() -> None:
-    drawn = layer(correlated(200, 32), group_size=16)
-    codes = nearest(drawn.weight, drawn.grid)
-    again = drawn._replace(weight=values(codes, drawn.grid)).solved()
-    assert torch.equal(again.codes, codes)
-    assert float(again.loss.max()) < 1e-6
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("bits", "sym", "zero"), [(2, True, 2), (3, True, 4), (4, False, 5)])
+def test_weights_on_a_grid_that_is_tried_stay_where_they_are(
+    bits: int, sym: bool, zero: int, kernel: Kernel
+) -> None:
+    codes = torch.randint(0, 2**bits, (6, 32), generator=torch.Generator().manual_seed(0))
+    codes[:, ::16], codes[:, 1::16] = 0, 2**bits - 1
+    weight = (codes - zero) / 16
+    hessian = layer(correlated(200, 32)).hessian
+    solved = Layer(weight, hessian, bits, 16, sym, kernel).solved()
+    assert torch.equal(values(solved.codes, solved.grid), weight)
 
 
 def test_the_inputs_are_left_as_they_were() -> None:
     drawn = layer(correlated(100, 16))
-    before = [tensor.clone() for tensor in (drawn.weight, drawn.hessian, drawn.order)]
+    before = [tensor.clone() for tensor in (drawn.weight, drawn.hessian)]
     drawn.solved()
-    assert all(map(torch.equal, before, (drawn.weight, drawn.hessian, drawn.order)))
+    assert all(map(torch.equal, before, (drawn.weight, drawn.hessian)))
+
+
+def test_a_factor_can_be_used_again() -> None:
+    drawn = layer(correlated(100, 16))
+    factor = factorize(drawn.hessian, drawn.order, damp_percent=DAMP)
+    first, again = (
+        solve(drawn.weight, factor, kernel_cpu, bits=4, group_size=-1, sym=True) for _ in range(2)
+    )
+    assert torch.equal(first.codes, again.codes)
 
 
 def test_the_factor_is_upper_and_its_square_is_the_inverse() -> None:
@@ -241,6 +284,16 @@ def test_the_factor_is_upper_and_its_square_is_the_inverse() -> None:
         upper.T @ upper, inverse, rtol=1e-3, atol=1e-5 * float(inverse.max())
     )
     assert (factor.damp_percent, factor.rescue) == (DAMP, "")
+
+
+def test_the_factor_keeps_the_damped_hessian_in_its_natural_order() -> None:
+    inputs = correlated(200, 48)
+    inputs[:, 7] = 0
+    drawn = layer(inputs)
+    factor = factorize(drawn.hessian, drawn.order, damp_percent=DAMP)
+    torch.testing.assert_close(factor.hessian.double(), drawn.damped, rtol=1e-6, atol=0)
+    added = (drawn.damped - drawn.hessian.double()).diagonal()
+    torch.testing.assert_close(factor.damping.double(), added, rtol=1e-3, atol=0)
 
 
 def test_what_fp32_cannot_factorize_fp64_does_with_the_same_damping() -> None:

@@ -19,22 +19,45 @@ from camelpress.core import llama
 from camelpress.core import sequences as laid_out
 from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.errors import CheckpointProblem, NumericsProblem, OutputExists, RecipeProblem
+from camelpress.core.errors import (
+    CheckpointProblem,
+    NotPositiveDefinite,
+    NumericsProblem,
+    OutputExists,
+    RecipeProblem,
+)
 from camelpress.core.provenance import sha256_file
 from camelpress.core.report import Report
 from camelpress.core.sequences import Sequences
 from camelpress.core.tokens import Tokenizer
 from camelpress.quantize import block as stage
-from camelpress.quantize.calibrate import draw
-from camelpress.quantize.hessian import Hessian
-from camelpress.quantize.run import REPORT, run
+from camelpress.quantize import lanes as in_lanes
+from camelpress.quantize import layer as solver
+from camelpress.quantize import run as whole
+from camelpress.quantize.block import BlockQuantizer
+from camelpress.quantize.calibrate import Calibration, draw
+from camelpress.quantize.gptq import FALLBACK, Factor
+from camelpress.quantize.hessian import Moments
+from camelpress.quantize.lanes import Lane, lanes
+from camelpress.quantize.layer import Rounded, round_layer
+from camelpress.quantize.run import LANES, REPORT, run
 from camelpress.quantize.settings import Quantize, Source
 from camelpress.quantize.stored import AsStored
+from camelpress.quantize.team import Team
 
 CPU = torch.device("cpu")
-SETTINGS = Quantize(group_size=32, samples=6, sequence_length=128, seed=3)
+SETTINGS = Quantize(
+    group_size=32,
+    samples=6,
+    sequence_length=128,
+    seed=3,
+    dtype="float32",
+    damp_percent=0.01,
+    correction=0.5,
+    sweeps=2,
+)
 SHALLOW = pico.Sizes(layers=1)
-EVERY_GRID = list(product([2, 3, 4, 8], [16, 32, -1], [True, False], [True, False]))
+EVERY_GRID = list(product([2, 3, 4, 8], [16, 32, -1], [True, False]))
 
 
 def settings(chat: Path, **changes: Any) -> Quantize:
@@ -80,8 +103,8 @@ def some_ids() -> list[list[int]]:
     ]
 
 
-def drawn(folder: Path, wanted: Quantize) -> Sequences:
-    calibration = draw(
+def drawn(folder: Path, wanted: Quantize) -> Calibration:
+    return draw(
         wanted.calibration,
         Tokenizer.load(folder),
         samples=wanted.samples,
@@ -89,7 +112,25 @@ def drawn(folder: Path, wanted: Quantize) -> Sequences:
         mask=wanted.calibration_mask,
         seed=wanted.seed,
     )
-    return Sequences(calibration.sequences, limit=128)
+
+
+def embedded(model: StreamedModel, calibration: Calibration, folder: Path) -> list[Lane]:
+    """Lanes with the states that enter the first block."""
+    folder.mkdir()
+    made = lanes(calibration.sequences, calibration.counted, folder, limit=model.positions)
+    for lane in made:
+        for name in ("hidden", "reference"):
+            lane.write(name, model.looked_up(lane.sequences, model.embedding()).float())
+    return made
+
+
+def pass_through(model: StreamedModel, number: int, own: list[Lane], wanted: Quantize) -> None:
+    """Quantize one block, and turn to the states that leave it."""
+    with torch.inference_mode():
+        weights = model.weights(number)
+        list(BlockQuantizer(model, number, weights, own, Team(), wanted).layers())
+    for lane in own:
+        lane.at(number + 1)
 
 
 @pytest.fixture(scope="module")
@@ -133,19 +174,11 @@ def test_every_family_is_quantized_and_read_back(
             assert torch.equal(stored[name], tensor)
 
 
-@pytest.mark.parametrize(("bits", "group_size", "sym", "act_order"), EVERY_GRID)
+@pytest.mark.parametrize(("bits", "group_size", "sym"), EVERY_GRID)
 def test_every_grid_is_read_back_by_an_independent_reader(
-    shallow: Path,
-    chat: Path,
-    tmp_path: Path,
-    bits: int,
-    group_size: int,
-    sym: bool,
-    act_order: bool,
+    shallow: Path, chat: Path, tmp_path: Path, bits: int, group_size: int, sym: bool
 ) -> None:
-    wanted = settings(
-        chat, bits=bits, group_size=group_size, sym=sym, act_order=act_order, samples=4
-    )
+    wanted = settings(chat, bits=bits, group_size=group_size, sym=sym, samples=4)
     run(Checkpoint.open(shallow), tmp_path / "out", wanted)
     ours = streamed(tmp_path / "out").block(0)
     stored = gptq_reader.tensors(tmp_path / "out")
@@ -161,77 +194,117 @@ def test_every_grid_is_read_back_by_an_independent_reader(
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize(("sym", "act_order"), [(True, True), (True, False), (False, True)])
-def test_states_while_quantizing_are_those_of_the_stored_checkpoint(
-    chat: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    dtype: torch.dtype,
-    sym: bool,
-    act_order: bool,
+@pytest.mark.parametrize("sym", [True, False])
+def test_states_while_quantizing_are_those_of_the_stored_checkpoint_and_of_the_16_bit_one(
+    chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, sym: bool
 ) -> None:
     monkeypatch.setattr(laid_out, "BATCH_TOKENS", 300)  # several batches, some of them ragged
+    monkeypatch.setattr(in_lanes, "LANE_TOKENS", 400)
     source = pico.write_model(tmp_path / "source", dtype=dtype)
-    wanted = settings(chat, sym=sym, act_order=act_order)
+    wanted = settings(chat, sym=sym)
     run(Checkpoint.open(source), tmp_path / "out", wanted)
-    model, sequences = as_in_the_run(source), drawn(source, wanted)
-    hidden = model.embed(sequences)
-    for number, stored in enumerate(states(streamed(tmp_path / "out"), sequences)):
-        with torch.inference_mode():
-            list(stage.quantize_block(model, model.block(number), sequences, hidden, wanted))
-        assert torch.equal(hidden, stored)
+    model = as_in_the_run(source)
+    own = embedded(model, drawn(source, wanted), tmp_path / "lanes")
+    assert len(own) > 1
+    streams = [
+        (lane, name, states(stored, lane.sequences))
+        for lane in own
+        for name, stored in (("hidden", streamed(tmp_path / "out")), ("reference", model))
+    ]
+    for number in range(model.blocks):
+        pass_through(model, number, own, wanted)
+        for lane, name, expected in streams:
+            assert torch.equal(lane.read(name, 64, torch.float32), next(expected))
 
 
-class Remembered(Hessian):
-    """A Hessian that can be looked at when the block is done."""
-
-    made: list[Remembered] = []
-
-    def __init__(self, cols: int, device: torch.device) -> None:
-        super().__init__(cols, device)
-        self.made.append(self)
-
-
-def test_hessians_are_sums_over_what_each_layer_of_the_finished_block_sees(
-    base: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("mask", ["all", "assistant"])
+def test_moments_are_sums_over_what_each_layer_of_the_finished_block_sees_and_should_see(
+    base: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: str
 ) -> None:
     monkeypatch.setattr(laid_out, "BATCH_TOKENS", 300)
-    wanted = settings(chat)
+    monkeypatch.setattr(in_lanes, "LANE_TOKENS", 400)
+    wanted = settings(chat, calibration_mask=mask)
+    found: list[tuple[Tensor, Tensor]] = []
+
+    def watched(
+        weight: Tensor, moments: Moments, team: Team, settings: Quantize, *, writes: bool
+    ) -> tuple[Rounded, Factor]:
+        rounded = round_layer(weight, moments, team, settings, writes=writes)
+        found.append(moments.tensors)
+        return rounded
+
+    monkeypatch.setattr(stage, "round_layer", watched)
     run(Checkpoint.open(base), tmp_path / "out", wanted)
-    model, sequences = as_in_the_run(base), drawn(base, wanted)
-    assert len({*sequences.lengths}) > 3  # ragged: some batches are filled up
-    assert len(sequences.batches) > 1
-    monkeypatch.setattr(stage, "Hessian", Remembered)
-    monkeypatch.setattr(Remembered, "made", [])
-    hidden = model.embed(sequences)
-    with torch.inference_mode():
-        list(stage.quantize_block(model, model.block(0), sequences, hidden, wanted))
-    seen = whats_seen(gptq_reader.write_plain(tmp_path / "out", tmp_path / "plain"), sequences)
-    assert len(Remembered.made) == len(llama.STAGES)
-    for found, stage_name in zip(Remembered.made, llama.STAGES, strict=True):
-        expected = seen[stage_name]
-        assert found.tokens == len(sequences.tokens)
-        largest = float(expected.max())
-        torch.testing.assert_close(found.sum, expected, rtol=1e-4, atol=1e-5 * largest)
+    calibration = drawn(base, wanted)
+    assert len({*map(len, calibration.sequences)}) > 3  # ragged: some batches are filled up
+    assert bool(calibration.counted.all()) is (mask == "all")
+    plain = gptq_reader.write_plain(tmp_path / "out", tmp_path / "plain")
+    ours, theirs = (seen(folder, calibration.sequences) for folder in (plain, base))
+    expected = [
+        sums(ours[inputs], theirs[want] - ours[have], calibration.counted)
+        for number in range(2)
+        for inputs, want, have in watched_places(number)
+    ]
+    for (hessian, cross), (slow_hessian, slow_cross) in zip(found, expected, strict=True):
+        for fast, slow in ((hessian, slow_hessian), (cross, slow_cross)):
+            largest = float(slow.abs().max())
+            torch.testing.assert_close(fast.double(), slow, rtol=1e-3, atol=1e-4 * largest)
 
 
-def whats_seen(folder: Path, sequences: Sequences) -> dict[str, Tensor]:
-    """Sum of x xᵀ at the inputs of block 0 of transformers' model, run sequence by sequence."""
+def sums(inputs: Tensor, missing: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    inputs, missing = inputs[counted].double(), missing[counted].double()
+    return inputs.T @ inputs, missing.T @ inputs
+
+
+def watched_places(number: int) -> list[tuple[str, str, str]]:
+    """Per input of a block: where it is, where what is wanted is, and where what is there is."""
+    here = f"model.layers.{number}"
+    following = "model.norm" if number == 1 else f"model.layers.{number + 1}.input_layernorm"
+    q_proj, gate_proj = f"{here}.self_attn.q_proj", f"{here}.mlp.gate_proj"
+    middle = f"{here}.post_attention_layernorm"
+    return [
+        (q_proj, q_proj, q_proj),
+        (f"{here}.self_attn.o_proj", middle, f"{here}.input_layernorm"),
+        (gate_proj, gate_proj, gate_proj),
+        (f"{here}.mlp.down_proj", following, middle),
+    ]
+
+
+def seen(folder: Path, sequences: list[list[int]]) -> dict[str, Tensor]:
+    """What enters each part of transformers' model, run sequence by sequence, token by token."""
     model = pico.load_model(folder)
-    sums: dict[str, Tensor] = {}
-    for linear in llama.LINEARS:
-        if linear.name == llama.linears_fed_by(linear.fed_by)[0]:
+    inputs: dict[str, list[Tensor]] = {}
+    places = {each for number in range(2) for three in watched_places(number) for each in three}
+    for place in places:
 
-            def add(_: nn.Module, given: tuple[Tensor], name: str = linear.fed_by) -> None:
-                inputs = given[0][0]
-                sums[name] = sums.get(name, torch.zeros(())) + inputs.T @ inputs
+        def add(_: nn.Module, given: tuple[Tensor], name: str = place) -> None:
+            inputs.setdefault(name, []).append(given[0][0])
 
-            module = model.get_submodule(f"model.layers.0.{linear.name}")
-            module.register_forward_pre_hook(add)
+        model.get_submodule(place).register_forward_pre_hook(add)
     with torch.inference_mode():
-        for start, length in zip(sequences.starts, sequences.lengths, strict=True):
-            model(sequences.tokens[None, start : start + length])
-    return sums
+        for sequence in sequences:
+            model(torch.tensor([sequence]))
+    return {name: torch.cat(parts) for name, parts in inputs.items()}
+
+
+@pytest.mark.parametrize(("fast", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_the_forward_pass_takes_16_bits_where_the_processor_does(
+    shallow: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    fast: bool, expected: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(whole, "has_bfloat16", lambda: fast)
+    report = run(Checkpoint.open(shallow), tmp_path / "out", settings(chat, dtype="auto"))
+    assert report.facts["dtype"] == expected
+    assert all(0 < layer["relative_error"] < 0.1 for layer in report.facts["layers"])
+
+
+def test_only_tokens_that_count_decide(shallow: Path, chat: Path, tmp_path: Path) -> None:
+    reports = [
+        run(Checkpoint.open(shallow), tmp_path / mask, settings(chat, calibration_mask=mask))
+        for mask in ("all", "assistant")
+    ]
+    errors = [[layer["relative_error"] for layer in each.facts["layers"]] for each in reports]
+    assert errors[0] != errors[1]
 
 
 def test_two_runs_give_the_same_bytes(
@@ -319,10 +392,30 @@ def test_the_report_tells_every_layer_and_the_calibration(
     assert report.facts["rescues"] == 0
     told = report.facts["calibration"]
     assert told["tokens"] == 6 * 128
-    assert told["samples"] == len(drawn(base, settings(chat)))
+    assert told["samples"] == len(drawn(base, settings(chat)).sequences)
     (file,) = told["files"]
     assert (file["name"], file["sha256"]) == (chat.name, sha256_file(chat))
     assert told["fingerprint"]["sha256"] == sha256_file(quantized / told["fingerprint"]["name"])
+
+
+def test_the_report_tells_of_the_scales(quantized: Path) -> None:
+    stored = gptq_reader.tensors(quantized)
+    negative = []
+    for layer in Report.read(quantized / REPORT).facts["layers"]:
+        scales = stored[f"{layer['name']}.scales"].float()
+        assert layer["scales"] == {
+            "least": float(scales.abs().min()),
+            "largest": float(scales.abs().max()),
+            "negative": pytest.approx(float((scales < 0).float().mean())),
+        }
+        negative.append(layer["scales"]["negative"])
+    assert 0 < max(negative) < 1  # either sign is used
+
+
+def test_nothing_of_the_work_is_left(quantized: Path) -> None:
+    names = {path.name for path in quantized.iterdir()}
+    assert not names & {LANES, "journal.jsonl", "fingerprint"}
+    assert [path.name for path in quantized.parent.iterdir()] == [quantized.name]
 
 
 def test_gptq_loses_less_than_rounding_to_nearest(
@@ -331,7 +424,7 @@ def test_gptq_loses_less_than_rounding_to_nearest(
     rounded = run(
         Checkpoint.open(base), tmp_path / "rtn", SETTINGS.model_copy(update={"method": "rtn"})
     )
-    sequences = drawn(base, settings(chat))
+    sequences = Sequences(drawn(base, settings(chat)).sequences, limit=128)
     *_, true = states(streamed(base), sequences)
     *_, solved = states(streamed(quantized), sequences)
     *_, plain = states(streamed(tmp_path / "rtn"), sequences)
@@ -346,6 +439,36 @@ def test_rescues_are_counted(shallow: Path, tmp_path: Path) -> None:
     report = run(Checkpoint.open(shallow), tmp_path / "out", wanted)
     rescued = [layer["rescue"] for layer in report.facts["layers"] if layer["rescue"]]
     assert report.facts["rescues"] == len(rescued) > 0
+    assert report.facts["fallbacks"] == 0
+
+
+def hopeless(hessian: Tensor, order: Tensor, *, damp_percent: float) -> Factor:
+    raise NotPositiveDefinite("hopeless", next_step="despair")
+
+
+def test_a_hopeless_hessian_is_refused_by_the_names_of_its_layers(
+    base: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solver, "factorize", hopeless)
+    with pytest.raises(NotPositiveDefinite, match="hopeless") as told:
+        run(Checkpoint.open(base), tmp_path / "out", settings(chat))
+    for name in ("model.layers.0", "self_attn.q_proj, self_attn.k_proj, self_attn.v_proj"):
+        assert name in told.value.what
+    assert told.value.exit_code == 3
+    assert not list(tmp_path.iterdir())
+
+
+def test_as_many_layers_as_allowed_fall_back_to_rounding_to_nearest(
+    base: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solver, "factorize", hopeless)
+    report = run(Checkpoint.open(base), tmp_path / "out", settings(chat, max_fallbacks=14))
+    assert report.facts["fallbacks"] == 14
+    assert {layer["rescue"] for layer in report.facts["layers"]} == {FALLBACK}
+    with pytest.raises(NotPositiveDefinite, match="could only be rounded to nearest") as told:
+        run(Checkpoint.open(base), tmp_path / "again", settings(chat, max_fallbacks=13))
+    assert "--max-fallbacks" in told.value.next_step
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """The solver, slow: one column at a time, with the inverse Hessian of the columns still free.
 
+    grid   = when a group is reached, of all that are tried the one that rounds its columns best
     code   = nearest code of the first free column
     error  = that column - what the code stands for
     rest  -= error / inverse[0, 0] * inverse[0, 1:]
     inverse loses its first row and column by one step of Gaussian elimination
-    loss  += error**2 / inverse[0, 0]
+
+and the refinement, slow: every scale at the bottom of the parabola of the whole squared error, and
+every code tried in turn, each with the whole squared error worked out anew.
 
 Float64 throughout; no Cholesky factor, no blocks, nothing shared with the package's solver.
 
@@ -13,20 +16,33 @@ Source: Frantar et al., arXiv:2210.17323, section 3 (the OBQ step, equations 2 a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from camelpress.quantize.grid import Grid
+SMALLEST = 2.0**-14
+SHRINK = [step / 40 for step in range(40, 19, -1)]
+DOUBT = 2e-6  # of a scale that is computed, or corrected, in fp32
 
 
 class Answer(NamedTuple):
-    """What the slow way gives; `margin` says in which rows a faster way may round apart."""
+    """What the slow way gives; `margin` says in which rows a faster way may decide otherwise."""
 
     codes: Tensor  # [rows cols], natural order
-    loss: Tensor  # [rows]
-    margin: Tensor  # [rows], distance of the row's nearest rounding to a tie, in steps
+    scales: Tensor  # [rows groups]
+    zeros: Tensor  # [rows groups]
+    margin: Tensor  # [rows], how clear the row's least clear decision was, 0.5 at best
+
+
+class Choice(NamedTuple):
+    """The grid of one group."""
+
+    scale: Tensor  # [rows]
+    zero: Tensor  # [rows]
+    margin: Tensor  # [rows]
 
 
 def damped(hessian: Tensor, damp_percent: float) -> Tensor:
@@ -40,32 +56,127 @@ def damped(hessian: Tensor, damp_percent: float) -> Tensor:
     return full
 
 
-def solve(weight: Tensor, hessian: Tensor, grid: Grid, order: Tensor) -> Answer:
+def solve(
+    weight: Tensor, hessian: Tensor, order: Tensor, *, bits: int, group_size: int, sym: bool
+) -> Answer:
     """Round a layer.
 
     Args:
         weight: [rows cols], natural order.
         hessian: [cols cols], damped, natural order.
-        grid: scales and zero points, natural order.
-        order: the columns as they are rounded.
+        order: the columns as they are rounded, those of a group one after the other.
+        bits: of a code.
+        group_size: columns that share a scale; -1 for all.
+        sym: zero in the middle.
     """
+    rows, cols = weight.shape
+    size = cols if group_size == -1 else group_size
     rest = weight.double()[:, order]
     inverse = torch.linalg.inv(hessian.double()[order][:, order])
-    codes = torch.empty(weight.shape, dtype=torch.uint8)
-    loss = torch.zeros(len(weight), dtype=torch.float64)
-    margin = torch.full((len(weight),), 0.5, dtype=torch.float64)
-    for column in order.tolist():
-        group = int(grid.group_of[column])
-        scale, zero = grid.scales[:, group].double(), grid.zeros[:, group].double()
-        place = rest[:, 0] / scale + zero
-        code = place.round().clamp(0, grid.top)
+    codes = torch.empty(rows, cols, dtype=torch.uint8)
+    scales, zeros = (torch.empty(rows, cols // size, dtype=torch.float64) for _ in range(2))
+    margin = torch.full((rows,), 0.5, dtype=torch.float64)
+    for place, column in enumerate(order.tolist()):
+        group = column // size
+        if place % size == 0:
+            found = best_grid(rest[:, :size], _costs(inverse, size), bits=bits, sym=sym)
+            scales[:, group], zeros[:, group] = found.scale, found.zero
+            margin = margin.minimum(found.margin)
+        scale, zero = scales[:, group], zeros[:, group]
+        wanted = rest[:, 0] / scale + zero
+        code = wanted.round().clamp(0, 2**bits - 1)
         codes[:, column] = code.to(torch.uint8)
-        margin = margin.minimum(_from_tie(place, grid.top))
+        margin = margin.minimum(from_tie(wanted, 2**bits - 1))
         error = rest[:, 0] - (code - zero) * scale
-        loss += error.square() / inverse[0, 0]
         rest = rest[:, 1:] - (error / inverse[0, 0])[:, None] * inverse[0, 1:]
-        inverse = (inverse - inverse[:, :1] @ inverse[:1] / inverse[0, 0])[1:, 1:]
-    return Answer(codes, loss, margin)
+        inverse = _without_first(inverse)
+    return Answer(codes, scales, zeros, margin)
+
+
+def best_grid(columns: Tensor, cost: Tensor, *, bits: int, sym: bool) -> Choice:
+    """Of all grids that are tried, the first that rounds some columns at the least cost.
+
+    Args:
+        columns: [rows size].
+        cost: [size], of a squared error in each.
+        bits: of a code.
+        sym: zero in the middle.
+    """
+    tried = list(_grids(columns.double(), 2**bits - 1, sym))
+    losses = [loss(columns, cost, each.scale, each.zero, 2**bits - 1) for each in tried]
+    rows = range(len(columns))
+    best = [min(range(len(tried)), key=lambda number: losses[number][row]) for row in rows]
+    scale = torch.stack([tried[best[row]].scale[row] for row in rows])
+    zero = torch.stack([tried[best[row]].zero[row] for row in rows])
+    clear = torch.stack([tried[best[row]].margin[row] for row in rows])
+    least = torch.stack([losses[best[row]][row] for row in rows])
+    for number, each in enumerate(tried):
+        same = (each.scale == scale) & (each.zero == zero)
+        same |= (each.scale == -scale) & (losses[number] == least)  # a mirror image: a tie for all
+        behind = (losses[number] - least) / losses[number].clamp(min=1e-300)
+        clear = torch.where(same | (least == 0), clear, clear.minimum(behind))
+    return Choice(scale, zero, clear)
+
+
+def loss(columns: Tensor, cost: Tensor, scale: Tensor, zero: Tensor, top: int) -> Tensor:
+    """[rows], the cost of rounding some columns to nearest on a grid."""
+    scale, zero = scale.double()[:, None], zero.double()[:, None]
+    codes = (columns.double() / scale + zero).round().clamp(0, top)
+    return (((codes - zero) * scale - columns).square() * cost.double()).sum(dim=1)
+
+
+def refine(
+    weight: Tensor,
+    hessian: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    zeros: Tensor,
+    *,
+    bits: int,
+    sweeps: int,
+) -> Answer:
+    """Lower the whole squared error of a layer, one scale and one code at a time.
+
+    Args:
+        weight: [rows cols], natural order.
+        hessian: [cols cols], damped.
+        codes: [rows cols], where to begin.
+        scales: [rows groups].
+        zeros: [rows groups], which stay.
+        bits: of a code.
+        sweeps: over all groups.
+    """
+    weight, codes, scales, zeros = (each.double() for each in (weight, codes, scales, zeros))
+    codes, scales = codes.clone(), scales.clone()
+    every = torch.arange(2**bits, dtype=torch.float64)[:, None]
+    size = weight.shape[1] // scales.shape[1]
+    margin = torch.full((len(weight),), 0.5, dtype=torch.float64)
+    spread = zeros.repeat_interleave(size, dim=1)
+    for _ in range(sweeps):
+        for group in range(scales.shape[1]):
+            first, last = group * size, (group + 1) * size
+            error = (codes - spread) * scales.repeat_interleave(size, dim=1) - weight
+            steps = torch.zeros_like(error)
+            steps[:, first:last] = (codes - spread)[:, first:last]
+            rest = error - scales[:, group, None] * steps
+            square = (steps @ hessian * steps).sum(dim=1)
+            lowest = -(steps @ hessian * rest).sum(dim=1) / square
+            fitted = torch.where(square > 0, half(lowest), scales[:, group])
+            clear = _rounds_clearly(lowest, DOUBT * scales[:, group])
+            margin = margin.minimum(torch.where(square > 0, clear, 0.5))
+            scales[:, group] = fitted
+            error = rest + fitted[:, None] * steps
+            for column in range(first, last):
+                tried = error.repeat(len(every), 1, 1)
+                tried[:, :, column] = (every - zeros[:, group]) * fitted - weight[:, column]
+                whole = (tried @ hessian * tried).sum(dim=2)
+                least, chosen = whole.min(dim=0)
+                others = whole.scatter(0, chosen[None], torch.inf).amin(dim=0)
+                step = 2 * hessian[column, column] * fitted.square()
+                margin = margin.minimum((others - least) / step)
+                codes[:, column] = chosen.double()
+                error = tried[chosen, torch.arange(len(weight))]
+    return Answer(codes.to(torch.uint8), scales, zeros, margin)
 
 
 def output_error(weight: Tensor, stored: Tensor, hessian: Tensor) -> Tensor:
@@ -74,7 +185,50 @@ def output_error(weight: Tensor, stored: Tensor, hessian: Tensor) -> Tensor:
     return (error @ hessian.double() * error).sum(dim=1)
 
 
-def _from_tie(place: Tensor, top: int) -> Tensor:
+def half(values: Tensor) -> Tensor:
+    """The nearest fp16 numbers, none smaller than the smallest that is normal."""
+    sign = torch.where(values < 0, -1.0, 1.0).double()
+    rounded = values.abs().clamp(min=SMALLEST).numpy().astype(np.float16)
+    return sign * torch.from_numpy(rounded.astype(np.float64))
+
+
+def from_tie(place: Tensor, top: int) -> Tensor:
     """How far from the middle between two codes; beyond the ends of the grid there is none."""
     inside = place.clamp(0, top)
     return torch.where(place == inside, 0.5 - (place - place.round()).abs(), 0.5)
+
+
+def _grids(columns: Tensor, top: int, sym: bool) -> Iterator[Choice]:
+    """All that are tried; the margin is that of rounding a scale to fp16 and a zero point."""
+    high, low = columns.amax(dim=1).clamp(min=0), columns.amin(dim=1).clamp(max=0)
+    low = low if sym else low.minimum(-high / (top - 1))  # zero points begin at 1
+    for shrink in SHRINK:
+        if sym:
+            step = 2 * high.maximum(-low) / top * shrink
+            middle = torch.full_like(step, (top + 1) / 2)
+            yield Choice(half(step), middle, _rounds_clearly(step, DOUBT * step))
+            yield Choice(-half(step), middle, _rounds_clearly(step, DOUBT * step))
+            continue
+        step = (high - low) / top * shrink
+        zero = -low * shrink / half(step)
+        clear = _rounds_clearly(step, DOUBT * step).minimum(from_tie(zero, top))
+        for offset in (0, -1, 1):
+            yield Choice(half(step), (zero.round() + offset).clamp(1, top), clear)
+
+
+def _rounds_clearly(scale: Tensor, doubt: Tensor) -> Tensor:
+    """0.5, or 0 where a little less or a little more would round to another fp16 number."""
+    return torch.where(half(scale - doubt) == half(scale + doubt), 0.5, 0.0).double()
+
+
+def _costs(inverse: Tensor, count: int) -> Tensor:
+    """What an error in each of the first columns costs once all later ones have made up for it."""
+    costs = torch.empty(count, dtype=torch.float64)
+    for place in range(count):
+        costs[place] = 1 / inverse[0, 0]
+        inverse = _without_first(inverse)
+    return costs
+
+
+def _without_first(inverse: Tensor) -> Tensor:
+    return (inverse - inverse[:, :1] @ inverse[:1] / inverse[0, 0])[1:, 1:]

@@ -1,0 +1,147 @@
+"""Lanes hold every token once and in order, and two versions of what passes through them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from camelpress.core.sequences import put, take
+from camelpress.quantize import lanes as module
+from camelpress.quantize.lanes import Lane, lanes
+from camelpress.quantize.team import Team
+
+FEW = settings(
+    max_examples=40,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=20)
+
+
+def sequences(lengths: list[int]) -> list[list[int]]:
+    """Every token is another one."""
+    ids = iter(range(sum(lengths)))
+    return [[next(ids) for _ in range(length)] for length in lengths]
+
+
+def cut(ids: list[list[int]], folder: Path, tokens: int) -> list[Lane]:
+    """Lanes of a number of tokens; of the sequences, every third token counts."""
+    counted = torch.tensor([each % 3 == 0 for sequence in ids for each in sequence])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "LANE_TOKENS", tokens)
+        return lanes(ids, counted, folder, limit=60)
+
+
+def one(folder: Path) -> Lane:
+    return cut(sequences([5, 3]), folder, 100)[0]
+
+
+@FEW
+@given(LENGTHS, st.integers(1, 100))
+def test_lanes_hold_every_token_once_and_in_order(
+    tmp_path: Path, lengths: list[int], tokens: int
+) -> None:
+    made = cut(sequences(lengths), tmp_path, tokens)
+    assert torch.cat([lane.sequences.tokens for lane in made]).tolist() == [*range(sum(lengths))]
+    assert [each for lane in made for each in lane.sequences.lengths] == lengths
+
+
+@FEW
+@given(LENGTHS, st.integers(1, 100))
+def test_lanes_are_full_but_not_much_more(tmp_path: Path, lengths: list[int], tokens: int) -> None:
+    made = cut(sequences(lengths), tmp_path, tokens)
+    sizes = [len(lane.sequences.tokens) for lane in made]
+    assert all(tokens <= size < tokens + 60 for size in sizes[:-1])
+    assert 0 < sizes[-1] < tokens + 60
+
+
+@FEW
+@given(LENGTHS, st.integers(1, 100))
+def test_batches_know_which_tokens_count(tmp_path: Path, lengths: list[int], tokens: int) -> None:
+    found = []
+    for lane in cut(sequences(lengths), tmp_path, tokens):
+        for batch in lane.sequences.batches:
+            found += lane.sequences.tokens[batch.places][lane.real(batch)].tolist()
+    assert sorted(found) == [each for each in range(sum(lengths)) if each % 3 == 0]
+
+
+@FEW
+@given(LENGTHS, st.integers(1, 100), st.integers(1, 5))
+def test_ranks_take_every_lane_once_and_have_no_say_in_their_number(
+    tmp_path: Path, lengths: list[int], tokens: int, size: int
+) -> None:
+    made = cut(sequences(lengths), tmp_path, tokens)
+    taken = [lane for rank in range(size) for lane in Team(rank, size).own(made)]
+    assert len(taken) == len(made)
+    assert {*map(id, taken)} == {*map(id, made)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["hidden", "reference", "mlp.down_proj"])
+def test_what_is_written_is_read(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
+    lane = one(tmp_path)
+    values = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    lane.write(name, values)
+    assert torch.equal(lane.read(name, 6, dtype), values)
+
+
+def test_batches_pass_through_a_lane_and_back(tmp_path: Path) -> None:
+    lane = one(tmp_path)
+    hidden = torch.arange(16.0).reshape(8, 2)
+    passed = torch.zeros(8, 2)
+    for batch in lane.sequences.batches:
+        put(passed, batch, take(hidden, batch, torch.device("cpu")))
+    assert torch.equal(passed, hidden)
+
+
+def test_what_leaves_a_block_is_what_enters_the_next(tmp_path: Path) -> None:
+    lane = one(tmp_path)
+    lane.at(0)
+    lane.write("hidden", torch.zeros(8, 2))
+    for block in range(4):
+        lane.at(block)
+        assert torch.equal(lane.read("hidden", 2, torch.float32), torch.full((8, 2), float(block)))
+        lane.write("hidden", torch.full((8, 2), block + 1.0), after=True)
+
+
+def test_what_enters_a_block_is_whole_until_the_block_is_finished(tmp_path: Path) -> None:
+    lane = one(tmp_path)
+    for block in range(3):
+        lane.at(block)
+        lane.write("hidden", torch.zeros(8, 2))
+        lane.write("hidden", torch.ones(8, 2), after=True)
+        assert not bool(lane.read("hidden", 2, torch.float32).any())
+        assert bool(lane.read("hidden", 2, torch.float32, after=True).all())
+
+
+def test_lanes_do_not_share_files(tmp_path: Path) -> None:
+    first, second = cut(sequences([10, 10]), tmp_path, 10)
+    for lane, value in ((first, 1.0), (second, 2.0)):
+        lane.write("hidden", torch.full((10, 1), value))
+    assert float(first.read("hidden", 1, torch.float32).max()) == 1.0
+
+
+@pytest.mark.parametrize("changed", ["hidden", "reference"])
+def test_the_digest_is_of_both_states_that_enter(tmp_path: Path, changed: str) -> None:
+    lane = one(tmp_path)
+    for name in ("hidden", "reference"):
+        lane.write(name, torch.zeros(8, 2))
+    before = lane.digest()
+    lane.write("mlp.down_proj", torch.ones(8, 2))
+    lane.write(changed, torch.ones(8, 2), after=True)
+    assert lane.digest() == before
+    lane.write(changed, torch.ones(8, 2))
+    assert lane.digest() != before
+
+
+def test_without_states_there_is_no_digest(tmp_path: Path) -> None:
+    lane = one(tmp_path)
+    assert lane.digest() == ""
+    lane.write("hidden", torch.zeros(8, 2))
+    assert lane.digest() == ""

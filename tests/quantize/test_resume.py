@@ -1,0 +1,490 @@
+"""A run that was killed or stopped at any moment ends, run again, as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import damage
+import pico
+import stages
+from camelpress import cli
+from camelpress.core.errors import Interrupted
+from camelpress.core.journal import JOURNAL, Journal
+from camelpress.core.report import Report
+from camelpress.core.writer import CheckpointWriter
+from camelpress.quantize import journey, lanes, run
+from camelpress.quantize.lanes import Lane
+from camelpress.quantize.run import LANES, REPORT
+
+BLOCKS = 3
+OPTIONS = {"dtype": "float32", "correction": 0.5, "sweeps": 1, "samples": 3}
+ARGUMENTS = (
+    "--group-size 32 --sequence-length 64 --samples 3 --dtype float32 --correction 0.5 --sweeps 1"
+).split()
+SHARD = 60_000  # bytes; several shards
+Contents = dict[str, Any]
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small() -> Iterator[None]:
+    """Several shards and several lanes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "CheckpointWriter", partial(CheckpointWriter, shard_bytes=SHARD))
+        patch.setattr(lanes, "LANE_TOKENS", 100)
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of three blocks."""
+    return pico.write_model(
+        tmp_path_factory.mktemp("resume") / "model", pico.Sizes(layers=BLOCKS)
+    )
+
+
+@pytest.fixture(scope="module")
+def expected(model: Path, chat: Path, _small: None) -> Contents:
+    """What an undisturbed run writes."""
+    out = model.parent / "undisturbed"
+    stages.quantize(model, out, chat, **OPTIONS)
+    return contents(out)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where the output will stand, in a folder of its own."""
+    (tmp_path / "place").mkdir()
+    return tmp_path / "place" / "out"
+
+
+@pytest.fixture
+def walked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The blocks that are quantized from here on."""
+    numbers: list[int] = []
+
+    class Watched(journey.BlockQuantizer):
+        def __init__(self, model: Any, number: int, *others: Any) -> None:
+            numbers.append(number)
+            super().__init__(model, number, *others)
+
+    monkeypatch.setattr(journey, "BlockQuantizer", Watched)
+    return numbers
+
+
+def contents(folder: Path) -> Contents:
+    """Every file, byte by byte; of the report, all but what the run cost."""
+    report = Report.read(folder / REPORT).model_dump(exclude={"cost"})
+    return {path.name: path.read_bytes() for path in folder.iterdir()} | {REPORT: report}
+
+
+def beside(out: Path) -> Path:
+    return out.with_name(f"{out.name}.partial")
+
+
+def finished(out: Path) -> int:
+    """How many blocks the journal has."""
+    path = beside(out) / JOURNAL
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return sum(line.startswith(b'{"block ') and line.endswith(b"}}") for line in lines)
+
+
+def require_the_same(out: Path, expected: Contents) -> None:
+    """Byte for byte, and nothing else is left."""
+    assert contents(out) == expected
+    assert list(out.parent.iterdir()) == [out]
+
+
+# --- killed -------------------------------------------------------------------------------------
+
+
+def forked(work: Callable[[], object]) -> int:
+    """The exit code of another process that does `work`, or minus the signal that killed it."""
+    child = os.fork()
+    if not child:
+        try:
+            signal.alarm(120)  # rather than hang
+            work()
+            os._exit(0)
+        finally:
+            os._exit(99)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def interrupt(owner: Any, name: str, at: int, act: Callable[[], None], *, late: bool) -> None:
+    """Let something happen before or after the call of a method with the number `at`."""
+    original, calls = getattr(owner, name), iter(range(100_000))
+
+    def wrapped(*arguments: Any, **keywords: Any) -> Any:
+        here = next(calls) == at
+        if here and not late:
+            act()
+        found = original(*arguments, **keywords)
+        if here and late:
+            act()
+        return found
+
+    pytest.MonkeyPatch().setattr(owner, name, wrapped)
+
+
+# fmt: off
+MOMENTS = [  # what is called in a run, and at which of its calls the run is killed
+    (CheckpointWriter, "write",     [0, 12, 61, 92]),
+    (CheckpointWriter, "_complete", [0, 1, 2]),
+    (Lane,             "write",     [0, 5, 15, 20, 28, 39]),
+    (Lane,             "digest",    [1, 4]),
+    (Journal,          "add",       [0, 1, 2]),
+    (run.shutil,       "rmtree",    [0]),
+    (run.shutil,       "copyfile",  [0]),
+    (Report,           "write",     [0]),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "at"), [(owner, name, at) for owner, name, calls in MOMENTS for at in calls]
+)
+def test_killed_at_any_moment(
+    model: Path, chat: Path, out: Path, expected: Contents, walked: list[int],
+    owner: Any, name: str, at: int,
+) -> None:  # fmt: skip
+    def work() -> None:
+        interrupt(owner, name, at, die, late=bool(at % 2))
+        stages.quantize(model, out, chat, **OPTIONS)
+
+    assert forked(work) == -signal.SIGKILL
+    assert not out.exists()
+    done = finished(out)
+    stages.quantize(model, out, chat, **OPTIONS)
+    assert walked == [*range(done, BLOCKS)]
+    require_the_same(out, expected)
+
+
+def test_killed_after_every_block(
+    model: Path, chat: Path, out: Path, expected: Contents
+) -> None:
+    def work() -> None:
+        interrupt(Journal, "add", 0, die, late=True)
+        stages.quantize(model, out, chat, **OPTIONS)
+
+    for number in range(BLOCKS):
+        assert forked(work) == -signal.SIGKILL
+        assert finished(out) == number + 1
+    assert forked(work) == 0
+    require_the_same(out, expected)
+
+
+@pytest.mark.parametrize("at", [1, 70])
+def test_killed_in_the_middle_of_a_tensor(
+    model: Path, chat: Path, out: Path, expected: Contents, at: int
+) -> None:
+    def work() -> None:
+        write, calls = CheckpointWriter.write, iter(range(1000))
+
+        def half(writer: CheckpointWriter, name: str, offset: int, content: memoryview) -> None:
+            here = next(calls) == at
+            write(writer, name, offset, content[: len(content) // 2] if here else content)
+            if here:
+                die()
+
+        pytest.MonkeyPatch().setattr(CheckpointWriter, "write", half)
+        stages.quantize(model, out, chat, **OPTIONS)
+
+    assert forked(work) == -signal.SIGKILL
+    stages.quantize(model, out, chat, **OPTIONS)
+    require_the_same(out, expected)
+
+
+@pytest.mark.parametrize("at", [0, 17, 30])
+def test_killed_in_the_middle_of_the_states(
+    model: Path, chat: Path, out: Path, expected: Contents, at: int
+) -> None:
+    def work() -> None:
+        write, calls = Lane.write, iter(range(1000))
+
+        def half(lane: Lane, name: str, values: Any, *, after: bool = False) -> None:
+            here = next(calls) == at
+            write(lane, name, values[: len(values) // 2] if here else values, after=after)
+            if here:
+                die()
+
+        pytest.MonkeyPatch().setattr(Lane, "write", half)
+        stages.quantize(model, out, chat, **OPTIONS)
+
+    assert forked(work) == -signal.SIGKILL
+    stages.quantize(model, out, chat, **OPTIONS)
+    require_the_same(out, expected)
+
+
+# --- the next run -------------------------------------------------------------------------------
+
+
+def stop(model: Path, chat: Path, out: Path, *, after: int) -> None:
+    """Quantize some blocks."""
+    add, calls = Journal.add, iter(range(1, 1000))
+
+    def add_and_stop(journal: Journal, name: str, facts: dict[str, Any]) -> None:
+        add(journal, name, facts)
+        if next(calls) == after:
+            raise Interrupted("stopped", next_step="go on")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "add", add_and_stop)
+        with pytest.raises(Interrupted):
+            stages.quantize(model, out, chat, **OPTIONS)
+    assert finished(out) == after
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_only_what_is_missing_is_done(
+    model: Path, chat: Path, out: Path, expected: Contents, walked: list[int], after: int
+) -> None:
+    stop(model, chat, out, after=after)
+    walked.clear()
+    stages.quantize(model, out, chat, **OPTIONS)
+    assert walked == [*range(after, BLOCKS)]
+    require_the_same(out, expected)
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def states(out: Path, name: str, version: int) -> Path:
+    return beside(out) / LANES / f"lane-0001.{name}.{version}"
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "harm", "again"),
+    [
+        ("hidden", 0, "flipped", 1),
+        ("reference", 0, "short", 1),
+        ("hidden", 0, "gone", 1),
+        ("reference", 1, "flipped", 2),
+    ],
+)
+def test_states_that_suffered_are_computed_again(
+    model: Path, chat: Path, out: Path, expected: Contents, walked: list[int],
+    name: str, version: int, harm: str, again: int,
+) -> None:  # fmt: skip
+    """After two blocks those of version 0 enter the third, those of version 1 entered the second."""
+    stop(model, chat, out, after=2)
+    path = states(out, name, version)
+    if harm == "flipped":
+        flip(path, 100)
+    elif harm == "short":
+        path.write_bytes(path.read_bytes()[:-4])
+    else:
+        path.unlink()
+    walked.clear()
+    stages.quantize(model, out, chat, **OPTIONS)
+    assert walked == [*range(again, BLOCKS)]
+    require_the_same(out, expected)
+
+
+def test_without_any_states_everything_is_done_again(
+    model: Path, chat: Path, out: Path, expected: Contents, walked: list[int]
+) -> None:
+    stop(model, chat, out, after=2)
+    for path in (beside(out) / LANES).iterdir():
+        path.unlink()
+    walked.clear()
+    stages.quantize(model, out, chat, **OPTIONS)
+    assert walked == [*range(BLOCKS)]
+    require_the_same(out, expected)
+
+
+@pytest.mark.parametrize(
+    ("block", "part"), [(0, "qweight"), (1, "qzeros"), (1, "scales"), (0, "g_idx")]
+)
+def test_tensors_that_suffered_are_computed_again(
+    model: Path, chat: Path, out: Path, expected: Contents, walked: list[int],
+    block: int, part: str,
+) -> None:  # fmt: skip
+    stop(model, chat, out, after=2)
+    file, begin = place(out, f"model.layers.{block}.self_attn.o_proj.{part}")
+    flip(file, begin)
+    walked.clear()
+    stages.quantize(model, out, chat, **OPTIONS)
+    assert walked == ([*range(BLOCKS)] if block == 0 else [1, 2])
+    require_the_same(out, expected)
+
+
+def place(out: Path, name: str) -> tuple[Path, int]:
+    """In which file a tensor of an unfinished output lies, and from which byte on."""
+    for file in beside(out).glob("*.safetensors*"):
+        content = file.read_bytes()
+        size = int.from_bytes(content[:8], "little")
+        told = json.loads(content[8 : 8 + size])
+        if name in told:
+            return file, 8 + size + int(told[name]["data_offsets"][0])
+    raise KeyError(name)
+
+
+# fmt: off
+HARMS: dict[str, Callable[[bytes], bytes]] = {
+    "a last line cut short":       lambda text: text[:-30],
+    "nothing":                     lambda _: b"",
+    "zeros, as after a power cut": lambda text: text + bytes(4096),
+    "bytes":                       lambda text: b"\xff\xfe\x00" + text,
+    "what are no facts":           lambda text: text + b'{"block 2": {"sha256": "1"}}\n',
+    "facts of another shape":      lambda text: text + b'{"block 2": {"sha256": "1", "tensors": 3}}',
+    "a tensor that nobody knows":  lambda text: text.replace(b"layers.1.mlp", b"layers.7.mlp"),
+    "layers that are none":        lambda text: text.replace(b'"layers": [', b'"layers": [7, '),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS.keys())
+def test_a_journal_is_not_believed(
+    model: Path, chat: Path, out: Path, expected: Contents, harm: Callable[[bytes], bytes]
+) -> None:
+    stop(model, chat, out, after=2)
+    journal = beside(out) / JOURNAL
+    journal.write_bytes(harm(journal.read_bytes()))
+    stages.quantize(model, out, chat, **OPTIONS)
+    require_the_same(out, expected)
+
+
+@pytest.mark.parametrize("change", ["setting", "time", "content", "calibration", "version"])
+def test_another_setting_source_text_or_version_starts_from_scratch(
+    model: Path, chat: Path, out: Path, tmp_path: Path, walked: list[int],
+    monkeypatch: pytest.MonkeyPatch, change: str,
+) -> None:  # fmt: skip
+    own, text = damage.copied(model, tmp_path / "model"), tmp_path / "chat.jsonl"
+    text.write_bytes(chat.read_bytes())
+    stop(own, text, out, after=2)
+    weights = own / "model.safetensors"
+    options = dict(OPTIONS)
+    if change == "setting":
+        options["sweeps"] = 0
+    elif change == "time":
+        os.utime(weights, ns=(0, weights.stat().st_mtime_ns + 1))
+    elif change == "content":
+        before = weights.stat().st_mtime_ns
+        save_file(load_file(weights), weights, metadata={"format": "pt", "of": "another"})
+        os.utime(weights, ns=(0, before))
+    elif change == "calibration":
+        text.write_bytes(text.read_bytes().replace(b"whale", b"shale"))
+    else:
+        monkeypatch.setattr(run, "versions", lambda: {"camelpress": "another"})
+    walked.clear()
+    stages.quantize(own, out, text, **options)
+    assert walked == [*range(BLOCKS)]
+    stages.quantize(own, out.with_name("fresh"), text, **options)
+    assert contents(out) == contents(out.with_name("fresh"))
+
+
+def test_a_folder_of_another_run_is_no_obstacle(
+    model: Path, chat: Path, out: Path, expected: Contents
+) -> None:
+    (beside(out) / LANES).mkdir(parents=True)
+    (beside(out) / LANES / "lane-0000.hidden.0").write_bytes(b"something")
+    (beside(out) / JOURNAL).write_text("something")
+    stages.quantize(model, out, chat, **OPTIONS)
+    require_the_same(out, expected)
+
+
+# --- stopped ------------------------------------------------------------------------------------
+
+
+def signalled(
+    errors: Path, arguments: list[str], sent: list[signal.Signals], at: int
+) -> Callable[[], None]:
+    """The command line, which signals itself when the states are written, its errors in a file."""
+
+    def work() -> None:
+        def send() -> None:
+            for number in sent:
+                os.kill(os.getpid(), number)
+
+        interrupt(Lane, "write", at, send, late=True)
+        os.dup2(os.open(errors, os.O_CREAT | os.O_WRONLY), 2)
+        sys.stderr = open(2, "w")
+        sys.argv = ["camelpress", "quantize", *arguments]
+        try:
+            cli.main()
+        except SystemExit as end:
+            sys.stderr.flush()
+            os._exit(int(end.code or 0))
+
+    return work
+
+
+def arguments(model: Path, chat: Path, out: Path) -> list[str]:
+    return [str(model), str(out), "-q", "--calibration", str(chat), *ARGUMENTS]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("at", "done"), [(10, 1), (25, 2)])
+def test_a_signal_finishes_the_block_and_the_same_command_goes_on(
+    model: Path, chat: Path, out: Path, expected: Contents, tmp_path: Path, walked: list[int],
+    number: signal.Signals, at: int, done: int,
+) -> None:  # fmt: skip
+    errors = tmp_path / "errors"
+    command = arguments(model, chat, out)
+    assert forked(signalled(errors, command, [number], at)) == 75
+    assert errors.read_text() == (
+        f"error: stopped after block {done} of {BLOCKS}; run the same command again to go on\n"
+    )
+    assert finished(out) == done
+    assert not out.exists()
+    stages.quantize(model, out, chat, **OPTIONS)
+    assert walked == [*range(done, BLOCKS)]
+    require_the_same(out, expected)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_stops_at_once(
+    model: Path, chat: Path, out: Path, expected: Contents, tmp_path: Path, walked: list[int],
+    number: signal.Signals,
+) -> None:  # fmt: skip
+    errors = tmp_path / "errors"
+    command = arguments(model, chat, out)
+    assert forked(signalled(errors, command, [number, number], 25)) == 75
+    assert errors.read_text() == "error: stopped before the end; run the same command again\n"
+    assert finished(out) == 1
+    stages.quantize(model, out, chat, **OPTIONS)
+    assert walked == [1, 2]
+    require_the_same(out, expected)
+
+
+def test_a_signal_in_the_last_block_lets_the_run_end(
+    model: Path, chat: Path, out: Path, expected: Contents, tmp_path: Path
+) -> None:
+    command = arguments(model, chat, out)
+    assert forked(signalled(tmp_path / "errors", command, [signal.SIGTERM], 35)) == 0
+    require_the_same(out, expected)
+
+
+def test_the_old_output_stays_until_the_new_one_is_complete(
+    model: Path, chat: Path, out: Path, expected: Contents
+) -> None:
+    stages.quantize(model, out, chat, **{**OPTIONS, "bits": 8})
+    old = contents(out)
+
+    def work() -> None:
+        interrupt(Journal, "add", 1, die, late=True)
+        stages.quantize(model, out, chat, force=True, **OPTIONS)
+
+    assert forked(work) == -signal.SIGKILL
+    assert contents(out) == old
+    stages.quantize(model, out, chat, force=True, **OPTIONS)
+    require_the_same(out, expected)
