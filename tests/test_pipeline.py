@@ -125,7 +125,7 @@ def test_a_stage_that_dies_is_not_taken_for_done(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("camelpress.quantize.block.pack", lambda *_, **__: 1 / 0)
+        patched.setattr("camelpress.quantize.layer.pack", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             pipeline.run(read(recipe))
     lock = json.loads((recipe.parent / "out" / pipeline.LOCK).read_text())
