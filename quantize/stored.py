@@ -42,7 +42,13 @@ class AsStored(Checkpoint):
 
     def read(self, name: str) -> torch.Tensor:
         """One whole tensor."""
-        tensor = self._source.read(name)
+        return self._as_stored(name, self._source.read(name))
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows `start` to `stop` of a tensor."""
+        return self._as_stored(name, self._source.rows(name, start, stop))
+
+    def _as_stored(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         if name.endswith(QUANTIZED) and self._settings.of(name.removesuffix(".weight")):
             return tensor
         return tensor.to(STORED)

@@ -19,6 +19,7 @@ from camelpress.core.errors import RecipeProblem
 from camelpress.core.sequences import Sequences
 from camelpress.core.summary import parameters
 from camelpress.quantize.settings import Quantize
+from camelpress.recipe import read
 
 CPU = torch.device("cpu")
 MIXED = {
@@ -165,6 +166,19 @@ def test_everything_may_stay_as_it_is(base: Path, chat: Path, tmp_path: Path) ->
     for linear, _ in llama.LINEARS:
         name = f"model.layers.0.{linear}.weight"
         assert torch.equal(stored[name], source[name])
+
+
+def test_a_recipe_says_it_in_yaml_and_an_override_too(tmp_path: Path) -> None:
+    own = "modules: {'*.down_proj': {bits: 8}, 'model.layers.0.*': {sym: false}}"
+    (tmp_path / "r.yaml").write_text(f"base: a\ndiff: b\nout: c\nquantize: {{{own}}}\n")
+    found = read(tmp_path / "r.yaml").quantize
+    assert list(found.modules) == ["*.down_proj", "model.layers.0.*"]
+    assert found.of("model.layers.0.mlp.down_proj") == found.model_copy(
+        update={"bits": 8, "sym": False}
+    )
+    found = read(tmp_path / "r.yaml", ['quantize.modules={"*.o_proj": {keep: true}}']).quantize
+    assert found.of("model.layers.0.self_attn.o_proj") is None
+    assert found.of("model.layers.0.mlp.down_proj") == found
 
 
 @pytest.mark.parametrize("pattern", ["*.fused_proj", "lm_head", "model.layers.2.*", "down_proj"])

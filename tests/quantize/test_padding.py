@@ -20,6 +20,8 @@ from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.sequences import Sequences
 from camelpress.core.shards import TensorInfo
 from camelpress.quantize.padding import WIDTH, Padded
+from camelpress.quantize.settings import Quantize
+from camelpress.quantize.stored import AsStored
 
 CPU = torch.device("cpu")
 NARROW, WIDE = pico.PICO.ffn, 128
@@ -75,6 +77,18 @@ def test_what_was_there_is_there_and_the_rest_is_zero(base: Path) -> None:
         assert torch.equal(new[tuple(slice(size) for size in old.shape)], old)
         assert int((new != 0).sum()) == int((old != 0).sum())
         assert torch.equal(padded.rows(name, 1, 3), new[1:3])
+
+
+def test_what_the_stage_reads_of_it(tuned: Path) -> None:
+    settings = Quantize.parse({"modules": {"*.up_proj": {"keep": True}}}, source="test")
+    source = Padded(Checkpoint.open(tuned), WIDE)
+    view = AsStored.of(source, settings)
+    for name in ("up", "gate"):
+        weight = f"model.layers.0.mlp.{name}_proj.weight"
+        kept = torch.float16 if name == "up" else torch.bfloat16
+        assert torch.equal(view.read(weight), source.read(weight).to(kept))
+        assert torch.equal(view.rows(weight, 90, 99), view.read(weight)[90:99])
+        assert view.read(weight).dtype == view.rows(weight, 0, 2).dtype == kept
 
 
 def test_biases_grow_with_their_layers(base: Path, tmp_path: Path) -> None:
