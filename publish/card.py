@@ -14,6 +14,7 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
 from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.dynamic import settings_of
 from camelpress.core.json import read_json
 from camelpress.core.prompt import CHAT_TEMPLATE
 from camelpress.core.report import Report, Verdict
@@ -103,10 +104,16 @@ def chat_template(checkpoint: Checkpoint) -> str | None:
 def parallel_degrees(checkpoint: Checkpoint) -> dict[int, bool]:
     """Whether the groups of `down_proj` can be dealt out to 2, 4 and 8 devices."""
     width = checkpoint.config.get("intermediate_size")
-    size = (checkpoint.quantization or {}).get("group_size")
-    if not isinstance(width, int) or not isinstance(size, int) or size <= 0:
+    packing = checkpoint.quantization or {}
+    sizes = {
+        (settings_of(packing, name.removesuffix(".qweight")) or packing).get("group_size")
+        for name in checkpoint.tensors
+        if name.endswith(".mlp.down_proj.qweight")
+    }
+    steps = [size for size in sizes if isinstance(size, int) and size > 0]
+    if not isinstance(width, int) or not sizes or len(steps) < len(sizes):
         return {}
-    return {degree: width % (size * degree) == 0 for degree in (2, 4, 8)}
+    return {degree: all(width % (step * degree) == 0 for step in steps) for degree in (2, 4, 8)}
 
 
 def render(facts: Facts) -> str:

@@ -8,7 +8,7 @@ and those of the 16-bit model, which say what each layer should have given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,17 +43,22 @@ class Layer:
     rescue: str
 
 
-def nearest_block(weights: Mapping[str, Tensor], settings: Quantize) -> Iterator[Layer]:
+def nearest_block(
+    number: int, weights: Mapping[str, Tensor], settings: Quantize
+) -> Iterator[Layer]:
     """Round every layer of a block to nearest, without calibration."""
     for linear in llama.LINEARS:
+        own = settings.of(f"{llama.BLOCK.format(number)}.{linear.name}")
+        if own is None:
+            continue
         weight = weights[f"{linear.name}.weight"].to(torch.float32)
         grid = search(
             weight,
             kernel(weight.device),
             importance=torch.ones_like(weight[0]),
-            bits=settings.bits,
-            group_size=settings.group_size,
-            sym=settings.sym,
+            bits=own.bits,
+            group_size=own.group_size,
+            sym=own.sym,
         )
         packed = pack(
             nearest(weight, grid), grid.scales, grid.zeros, grid.group_of(), bits=grid.bits
@@ -88,7 +93,10 @@ class BlockQuantizer:
         self._block = model.assemble(number, weights)
         self._lanes = lanes
         self._team = team
-        self._settings = settings
+        self._settings = {
+            linear.name: settings.of(f"{llama.BLOCK.format(number)}.{linear.name}")
+            for linear in llama.LINEARS
+        }
         self._hidden = model.config.hidden_size
         self._inner = {
             name: weights[f"{name}.weight"].shape[1]
@@ -165,23 +173,43 @@ class BlockQuantizer:
         lane.write("reference", reference, after=True)
 
     def _solved(self, stage: str, seen: Callable[[Lane], Seen]) -> Iterator[Layer]:
-        """Collect the moments of one input and solve all layers that share it as one matrix."""
+        """Collect the moments of one input, and solve the layers that share it.
+
+        Those of the same settings are solved as one matrix; those that stay in 16 bits, not at all.
+        """
         names = llama.linears_fed_by(stage)
-        weight = torch.cat(
-            [self._weights[f"{name}.weight"].to(torch.float32) for name in names]
-        ).to(self._model.device)
+        cols = self._weights[f"{names[0]}.weight"].shape[1]
 
         def empty() -> Moments:
-            return Moments(weight.shape[1], self._hidden, self._model.device)
+            return Moments(cols, self._hidden, self._model.device)
 
         def collect(lane: Lane, moments: Moments) -> None:
             for inputs, wanted in seen(lane):
                 moments.add(inputs, wanted)
 
         moments = self._team.fold(self._lanes, collect, empty)
+        for settings, together in self._alike(names):
+            yield from self._rounded(together, moments, settings)
+
+    def _alike(self, names: Sequence[str]) -> list[tuple[Quantize, list[str]]]:
+        """Layers by their settings, without those that stay in 16 bits."""
+        found: list[tuple[Quantize, list[str]]] = []
+        for name in names:
+            wanted = self._settings[name]
+            fitting = [together for settings, together in found if settings == wanted]
+            if fitting:
+                fitting[0].append(name)
+            elif wanted is not None:
+                found.append((wanted, [name]))
+        return found
+
+    def _rounded(self, names: list[str], moments: Moments, settings: Quantize) -> Iterator[Layer]:
+        weight = torch.cat(
+            [self._weights[f"{name}.weight"].to(torch.float32) for name in names]
+        ).to(self._model.device)
         try:
             rounded, factor = round_layer(
-                weight, moments, self._team, self._settings, writes=names[0] in self._inner
+                weight, moments, self._team, settings, writes=names[0] in self._inner
             )
         except NumericsProblem as error:
             raise type(error)(

@@ -110,7 +110,7 @@ class Journey:
             )
             layers = block.layers()
         else:
-            layers = nearest_block(weights, self.settings)
+            layers = nearest_block(number, weights, self.settings)
         try:
             for layer in layers:
                 yield replace(layer, name=f"{prefix}.{layer.name}")

@@ -28,6 +28,7 @@ from camelpress.quantize.forecast import forecast
 from camelpress.quantize.gptq import FALLBACK
 from camelpress.quantize.journey import Journey
 from camelpress.quantize.lanes import Lane, lanes
+from camelpress.quantize.padding import Padded
 from camelpress.quantize.settings import Quantize
 from camelpress.quantize.stored import AsStored, plan, stored, write_config
 from camelpress.quantize.team import Team
@@ -53,8 +54,10 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
     _refuse(source, out)
     team = Team.join()
     device = team.place(pick_device(settings.device))
+    if settings.pad_ffn:
+        source = Padded(source, settings.pad_ffn)
     model = StreamedModel(
-        AsStored.of(source), device=device, dtype=_dtype(settings, device, source)
+        AsStored.of(source, settings), device=device, dtype=_dtype(settings, device, source)
     )
     planned = plan(model.checkpoint, model.blocks, settings)
     calibration = _calibration(model, settings)
@@ -76,7 +79,7 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
         shutil.rmtree(folder / LANES)
         for name, path in companions(source.folder).items():
             shutil.copyfile(path, folder / name)
-        write_config(folder, source, settings)
+        write_config(folder, source, model.blocks, settings)
         if calibration:
             calibration.fingerprint.write(folder / FINGERPRINT)
         report = Report(
@@ -87,6 +90,7 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
                 "method": settings.method,
                 "device": str(device),
                 "dtype": dtype_name(model.dtype),
+                "padded": source.told if isinstance(source, Padded) else None,
                 "calibration": _told_calibration(settings, calibration, folder),
                 "rescues": sum(bool(layer["rescue"]) for layer in layers),
                 "fallbacks": sum(layer["rescue"] == FALLBACK for layer in layers),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,6 +42,17 @@ def _from_text(value: Any) -> Any:
 Written = Annotated[Source, BeforeValidator(_from_text, json_schema_input_type=str | Source)]
 
 
+class Module(Settings):
+    """What some layers have for themselves; what is not given is as for all."""
+
+    bits: Literal[2, 3, 4, 8] | None = Field(default=None, description="per weight")
+    group_size: Literal[-1, 16, 32, 64, 128] | None = Field(
+        default=None, description="neighbouring columns that share a scale; -1: the whole row"
+    )
+    sym: bool | None = Field(default=None, description="zero point in the middle")
+    keep: bool | None = Field(default=None, description="leave them in 16 bits")
+
+
 class Quantize(Settings):
     """16-bit checkpoint to 4-bit GPTQ checkpoint."""
 
@@ -52,6 +64,17 @@ class Quantize(Settings):
         default=128, description="neighbouring columns that share a scale; -1: the whole row"
     )
     sym: bool = Field(default=True, description="zero point in the middle; false: one per group")
+    modules: dict[str, Module] = Field(
+        default={},
+        description="layers with settings of their own, by patterns of their full names, such as "
+        '"*.down_proj" or "model.layers.0.*"; later patterns win',
+    )
+    pad_ffn: int = Field(
+        default=0,
+        ge=0,
+        description="raise intermediate_size with zeros to a multiple of this, so that groups can "
+        "be dealt out to several GPUs: 1024 for 8 of them and groups of 128; 0: as it is",
+    )
     damp_percent: float = Field(
         default=0.01, gt=0, le=1, description="fraction of mean(diag H) added to diag H at first"
     )
@@ -85,3 +108,11 @@ class Quantize(Settings):
         default="auto", description="of the forward pass; auto: 16 bits where they are faster"
     )
     device: str = Field(default="auto", description="auto, cpu or cuda:N")
+
+    def of(self, layer: str) -> Quantize | None:
+        """What holds for one layer, by its full name; None if it stays in 16 bits."""
+        own: dict[str, Any] = {}
+        for pattern, module in self.modules.items():
+            if fnmatchcase(layer, pattern):
+                own |= module.model_dump(exclude_none=True)
+        return None if own.pop("keep", False) else self.model_copy(update=own)

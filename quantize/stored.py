@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import filter as filter_names
 from math import gcd
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from camelpress import __version__
 from camelpress.core import llama
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import portable
+from camelpress.core.dynamic import dynamic
 from camelpress.core.errors import NumericsProblem, RecipeProblem
 from camelpress.core.json import write_json
 from camelpress.core.packed import slots
@@ -19,39 +21,77 @@ from camelpress.quantize.settings import Quantize
 
 STORED = torch.float16  # of scales and of everything that is not quantized: what kernels expect
 QUANTIZED = tuple(f".{linear.name}.weight" for linear in llama.LINEARS)
+SCHEME = {"bits", "group_size", "sym"}  # what a loader must know of each layer
 
 
 class AsStored(Checkpoint):
-    """A source whose embeddings, norms and biases read as the output will hold them, in fp16.
+    """A source whose tensors that are not quantized read as the output will hold them, in fp16.
 
     Calibration runs on it, so that the hidden states are those of the stored model.
     """
 
+    def __init__(self, source: Checkpoint, settings: Quantize) -> None:
+        super().__init__(source.folder, source.config, source.tensors, origin=source.origin)
+        self._source = source
+        self._settings = settings
+
     @classmethod
-    def of(cls, source: Checkpoint) -> AsStored:
-        """The same folder, read that way."""
-        return cls(source.folder, source.config, source.tensors)
+    def of(cls, source: Checkpoint, settings: Quantize | None = None) -> AsStored:
+        """The same checkpoint, read that way; without settings, all linear layers are quantized."""
+        return cls(source, settings or Quantize())
 
     def read(self, name: str) -> torch.Tensor:
         """One whole tensor."""
-        tensor = super().read(name)
-        return tensor if name.endswith(QUANTIZED) else tensor.to(STORED)
+        return self._as_stored(name, self._source.read(name))
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows `start` to `stop` of a tensor."""
+        return self._as_stored(name, self._source.rows(name, start, stop))
+
+    def _as_stored(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if name.endswith(QUANTIZED) and self._settings.of(name.removesuffix(".weight")):
+            return tensor
+        return tensor.to(STORED)
+
+
+def schemes(blocks: int, settings: Quantize) -> dict[str, Quantize | None]:
+    """What holds for each linear layer, by its full name; None if it stays in 16 bits.
+
+    Raises:
+        RecipeProblem: a pattern that no layer has.
+    """
+    names = [
+        f"{llama.BLOCK.format(number)}.{linear.name}"
+        for number in range(blocks)
+        for linear in llama.LINEARS
+    ]
+    for pattern in settings.modules:
+        if not filter_names(names, pattern):
+            raise RecipeProblem(
+                f"no layer of {blocks} blocks matches the pattern {pattern!r} of quantize.modules",
+                next_step=f"write it for names such as {names[-1]}, or remove it",
+            )
+    return {name: settings.of(name) for name in names}
 
 
 def plan(source: Checkpoint, blocks: int, settings: Quantize) -> dict[str, Slot]:
-    """Every tensor of the output: packed layers, and the rest in 16 bits."""
+    """Every tensor of the output: packed layers, and the rest in 16 bits.
+
+    Raises:
+        RecipeProblem: a pattern that no layer has, or a group size that does not divide a width.
+    """
     planned: dict[str, Slot] = {}
     packed = set()
-    shapes = {
-        name: source.info(f"{name}.weight").shape
-        for number in range(blocks)
-        for name in (f"{llama.BLOCK.format(number)}.{linear.name}" for linear in llama.LINEARS)
-    }
+    own = schemes(blocks, settings)
+    shapes = {name: source.info(f"{name}.weight").shape for name in own}
     common = gcd(*(cols for _, cols in shapes.values()))
     for name, (rows, cols) in shapes.items():
-        _check_widths(name, rows, cols, common, settings)
-        groups = 1 if settings.group_size == -1 else cols // settings.group_size
-        planned |= slots(name, rows, cols, groups=groups, bits=settings.bits)
+        scheme = own[name]
+        if scheme is None:
+            continue
+        _check_widths(name, rows, cols, common, scheme)
+        groups = 1 if scheme.group_size == -1 else cols // scheme.group_size
+        planned |= slots(name, rows, cols, groups=groups, bits=scheme.bits)
         packed.add(f"{name}.weight")
     for name, info in source.tensors.items():
         if name not in packed and llama.ROTARY_BUFFER not in name:
@@ -69,7 +109,7 @@ def _check_widths(name: str, rows: int, cols: int, common: int, settings: Quanti
     if rows % 32 or cols % 32:
         raise RecipeProblem(
             f"{name} is {rows} x {cols}; packed words need multiples of 32",
-            next_step="pad the model's widths with zeros first",
+            next_step="pad the widths with zeros first; --pad-ffn does it for gate, up and down",
         )
 
 
@@ -88,8 +128,13 @@ def stored(source: Checkpoint, name: str) -> torch.Tensor:
     return tensor
 
 
-def write_config(folder: Path, source: Checkpoint, settings: Quantize) -> None:
+def write_config(folder: Path, source: Checkpoint, blocks: int, settings: Quantize) -> None:
     """Both files in which loaders look for how the weights are packed."""
+    layers = {
+        name: scheme.model_dump(include=SCHEME) if scheme else None
+        for name, scheme in schemes(blocks, settings).items()
+    }
+    own = dynamic(settings.model_dump(include=SCHEME), layers, blocks)
     quantization = {
         "quant_method": "gptq",
         "bits": settings.bits,
@@ -103,7 +148,7 @@ def write_config(folder: Path, source: Checkpoint, settings: Quantize) -> None:
         "static_groups": True,
         "true_sequential": True,
         "meta": {"quantizer": [f"camelpress:{__version__}"]},
-    }
+    } | ({"dynamic": own} if own else {})
     config = portable(source.config, STORED) | {"quantization_config": quantization}
     write_json(folder / "config.json", config)
     write_json(folder / "quantize_config.json", quantization)

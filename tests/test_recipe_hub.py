@@ -128,3 +128,10 @@ def test_a_calibration_of_the_hub_is_pinned_to_its_commit(
     assert set(asked) == {None, "4" * 40}
     (file,) = report.facts["calibration"]["files"]
     assert (file["name"], file["weight"]) == (f"org/data@{'4' * 40}:raw/chat.jsonl", 2.0)
+
+
+def test_a_section_may_leave_its_paths_out(tmp_path: Path) -> None:
+    sections = "recover: {}\nquantize: {group_size: 64}\nvalidate: {}\n"
+    (tmp_path / "recipe.yaml").write_text(f"base: a\ndiff: b\nout: c\n{sections}")
+    found = read(tmp_path / "recipe.yaml")
+    assert (found.quantize.group_size, found.quantize.calibration) == (64, ())

@@ -198,6 +198,9 @@ def _quantize(report: Report) -> list[tuple[str, str]]:
         ),
         ("layers", f"{len(facts['layers'])}, {facts['rescues']} needed a rescue"),
     ]
+    if facts["padded"]:
+        padded = facts["padded"]
+        told.append(("padded", f"feed-forward {padded['from']:,} to {padded['to']:,} wide"))
     if calibration:
         told.append(
             (

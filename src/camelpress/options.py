@@ -17,7 +17,7 @@ PANEL = "Settings"
 
 
 def parameters(settings: type[Settings]) -> list[Parameter]:
-    """One keyword parameter per field, None until given; nested sections have none."""
+    """One keyword parameter per field, None until given; sections and mappings have none."""
     return [
         Parameter(
             name,
@@ -82,4 +82,6 @@ def _item(annotation: Any) -> Any:
 
 
 def _is_section(annotation: Any) -> bool:
+    if get_origin(annotation) is dict:
+        return True
     return isinstance(annotation, type) and issubclass(annotation, Settings)

@@ -71,7 +71,7 @@ def _anchor(content: dict[str, Any], place: tuple[str, ...], folder: Path) -> No
         section[place[-1]] = f"hf:{value.removeprefix('hf:')}"
     elif isinstance(value, list):
         section[place[-1]] = [_anchored(item, folder) for item in value]
-    else:
+    elif place[-1] in section:
         section[place[-1]] = _anchored(value, folder)
 
 

@@ -21,7 +21,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoConfig
+from transformers import CONFIG_MAPPING
 
 from camelpress.core import llama
 from camelpress.core.checkpoint import Checkpoint
@@ -129,8 +129,8 @@ class StreamedModel:
         self.device = device
         self.dtype = dtype
         try:
-            self.config = AutoConfig.from_pretrained(
-                checkpoint.folder, local_files_only=True, trust_remote_code=False
+            self.config = CONFIG_MAPPING[checkpoint.config["model_type"]].from_dict(
+                dict(checkpoint.config)
             )
             self.config._attn_implementation = "sdpa"
             self._rotary = self._class("RotaryEmbedding")(config=self.config).to(device)

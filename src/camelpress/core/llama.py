@@ -38,6 +38,10 @@ FAMILY: Mapping[str, tuple[str, str]] = {
     "qwen2":   ("transformers.models.qwen2.modeling_qwen2",     "Qwen2"),
 }
 # fmt: on
+FUSED = {  # what some loaders make one layer of
+    "self_attn.qkv_proj": "attention_input",
+    "mlp.gate_up_proj": "mlp_input",
+}
 STAGES = tuple(dict.fromkeys(linear.fed_by for linear in LINEARS))  # 4 inputs a block, not 7
 
 

@@ -23,6 +23,7 @@ from jaxtyping import Float16, Float32, Int32, UInt8
 from torch import Tensor
 
 from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.dynamic import settings_of
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch
 from camelpress.core.writer import Slot
 
@@ -149,7 +150,9 @@ def read_linear(checkpoint: Checkpoint, linear: str) -> Tensor:
     """
     if f"{linear}.weight" in checkpoint.tensors or checkpoint.quantization is None:
         return checkpoint.read(f"{linear}.weight")
-    config = checkpoint.quantization
+    config = settings_of(checkpoint.quantization, linear)
+    if config is None:
+        return checkpoint.read(f"{linear}.weight")
     layout = config.get("checkpoint_format", "gptq")
     if config.get("quant_method") != "gptq" or str(layout) not in ZERO_OFFSET:
         raise CheckpointProblem(
@@ -157,9 +160,10 @@ def read_linear(checkpoint: Checkpoint, linear: str) -> Tensor:
             next_step=f"give a GPTQ checkpoint ({' or '.join(ZERO_OFFSET)})",
         )
     bits = config.get("bits")
+    where = f" of {linear}" if checkpoint.quantization.get("dynamic") else ""
     if not isinstance(bits, int) or bits not in BITS:
         raise CheckpointProblem(
-            f"{checkpoint.folder} has {bits} bits per weight", next_step=f"use one of {BITS}"
+            f"{checkpoint.folder} has {bits} bits per weight{where}", next_step=f"use one of {BITS}"
         )
     packed = _read(checkpoint, linear, bits)
     return dequantize(packed, bits=bits, zero_offset=ZERO_OFFSET[layout])

@@ -9,6 +9,7 @@ import torch
 
 from camelpress.core.checkpoint import Checkpoint, companions
 from camelpress.core.config import dtype_name
+from camelpress.core.dynamic import settings_of
 from camelpress.core.llama import EMBEDDING
 from camelpress.core.tokens import Tokenizer
 
@@ -68,12 +69,13 @@ def _tokenizer(checkpoint: Checkpoint) -> dict[str, Any] | None:
 
 def parameters(checkpoint: Checkpoint) -> int:
     """How many weights there are, packed ones counted as what they stand for."""
-    bits = (checkpoint.quantization or {}).get("bits", 4)
+    quantization = checkpoint.quantization or {}
     total = 0
     for name, info in checkpoint.tensors.items():
         count = torch.Size(info.shape).numel()
         if name.endswith(".qweight"):
-            total += count * 32 // bits
+            own = settings_of(quantization, name.removesuffix(".qweight")) or quantization
+            total += count * 32 // own.get("bits", 4)
         elif not name.endswith((".qzeros", ".scales", ".g_idx")):
             total += count
     return total
