@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -14,10 +15,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+import pico
 import small_lanes
 import stages
-from camelpress.core.errors import Interrupted
+from camelpress.core.errors import NotPositiveDefinite, NumericsProblem, Problem
 from camelpress.core.journal import JOURNAL, Journal
 from camelpress.core.report import Report
 from camelpress.quantize import lanes, layer
@@ -78,8 +81,10 @@ def together(size: int, work: Callable[[], object]) -> list[int]:
                 }
                 work()
                 os._exit(0)
-            except Interrupted as stopped:
-                os._exit(stopped.exit_code)
+            except Problem as problem:
+                sys.stderr.write(f"{problem}\n")
+                sys.stderr.flush()
+                os._exit(problem.exit_code)
             finally:
                 os._exit(99)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
@@ -179,6 +184,32 @@ def test_moments_are_summed_in_the_order_of_the_lanes_on_every_rank(tmp_path: Pa
         assert together(size, kept) == [0] * size
         for rank in range(size):
             assert torch.equal(torch.load(tmp_path / f"{rank}.pt"), alone)
+
+
+@pytest.mark.parametrize("row", [0, 40])  # of the first rank, and of the second
+def test_what_stops_one_rank_stops_all_and_all_say_why(
+    chat: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], row: int
+) -> None:
+    source = pico.write_model(tmp_path / "source", dtype=torch.bfloat16)
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.layers.1.self_attn.q_proj.weight"][row, 3] = 1e8
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    out = tmp_path / "out"
+    codes = together(2, lambda: stages.quantize(source, out, chat, **OPTIONS))
+    assert codes == [NumericsProblem.exit_code] * 2
+    told = capfd.readouterr().err.splitlines()
+    assert len(told) == 2
+    for line in told:
+        assert "self_attn.q_proj" in line
+        assert line.endswith("do not fit float16; check the checkpoint: its weights are too large")
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_problems_travel() -> None:
+    problem = NotPositiveDefinite("hopeless", next_step="despair")
+    again = pickle.loads(pickle.dumps(problem))  # noqa: S301
+    assert type(again) is NotPositiveDefinite
+    assert (again.what, again.next_step, str(again)) == ("hopeless", "despair", str(problem))
 
 
 def test_without_torchrun_there_is_a_team_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
