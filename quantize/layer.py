@@ -123,7 +123,8 @@ def round_layer(
         return _rounded(rows, rows + settings.correction * away, hessian, factor, settings)
 
     parts = [slice(start, start + ROWS) for start in range(0, len(weight), ROWS)]
-    own = [rounded(part) for part in team.own(parts)]
+    with team.together():
+        own = [rounded(part) for part in team.own(parts)]
     if team.size > 1:  # they travel by way of the CPU: no process sees the others' GPUs
         exchanged = team.exchange([part.to(torch.device("cpu")) for part in own], len(parts))
         own = [part.to(weight.device) for part in exchanged]

@@ -8,13 +8,15 @@ for any number of processes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from camelpress.core.errors import Problem
 from camelpress.quantize.hessian import Moments
 from camelpress.quantize.lanes import Lane
 
@@ -92,6 +94,22 @@ class Team:
         box: list[Any] = [make() if self.leads else None]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block whose work the ranks share: what stops one of them stops all.
+
+        Raises:
+            Problem: that of the first rank that has one.
+        """
+        own: Problem | None = None
+        try:
+            yield
+        except Problem as problem:
+            own = problem
+        for each in self.exchange([own], self.size):
+            if each is not None:
+                raise each
 
     def exchange(self, own: list[Shared], count: int) -> list[Shared]:
         """What each rank made of `own(items)`, in the order of the items, on every rank.

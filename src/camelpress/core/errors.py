@@ -20,6 +20,9 @@ A verdict (PASS, FAIL, INCONCLUSIVE) is a value in a report and not one of these
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 
 class Problem(Exception):
     """What is wrong, and what to do next; printed as one line without a traceback.
@@ -35,6 +38,9 @@ class Problem(Exception):
         super().__init__(what)
         self.what = what
         self.next_step = next_step
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), next_step=self.next_step), (self.what,)
 
     def __str__(self) -> str:
         return " ".join(f"{self.what}; {self.next_step}".split())
