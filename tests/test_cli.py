@@ -177,7 +177,7 @@ def test_ctrl_c_ends_with_130(
 def test_sigterm_ends_with_75_and_leaves_nothing_half_done(base: Path, tmp_path: Path) -> None:
     code = (
         "import os, signal\nfrom camelpress.quantize import run\n"
-        "run._layers = lambda *_: iter([os.kill(os.getpid(), signal.SIGTERM)])\n"
+        "run.plan = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
         "from camelpress.cli import main\nmain()"
     )
     ended = fresh("-c", code, "quantize", str(base), str(tmp_path / "q"), "--method", "rtn",
