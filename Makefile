@@ -13,8 +13,7 @@ demo: .venv/installed ## the whole pipeline on the embedded model
 	$(BIN)/camelpress demo
 
 test: check $(SMOLLM2) $(LLAMA_TOKENIZER) $(TRANSFORMERS_4) ## everything: format, lint, types, imports, tests
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage report --skip-covered
+	$(BIN)/pytest --numprocesses auto --dist loadscope --cov --cov-report term:skip-covered
 
 check: .venv/installed-test
 	$(BIN)/ruff format --check .

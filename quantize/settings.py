@@ -76,7 +76,7 @@ class Quantize(Settings):
         "be dealt out to several GPUs: 1024 for 8 of them and groups of 128; 0: as it is",
     )
     damp_percent: float = Field(
-        default=0.01, gt=0, le=1, description="fraction of mean(diag H) added to diag H at first"
+        default=0.05, gt=0, le=1, description="fraction of mean(diag H) added to diag H at first"
     )
     max_fallbacks: int = Field(
         default=0,
