@@ -15,7 +15,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 SMALLEST_SCALE = 2.0**-14  # the smallest normal fp16 number
-SHRINK = tuple(1 - step / 48 for step in range(25))  # of a group's span, tried as its grid
+SHRINK = tuple(1 - step / 40 for step in range(21))  # of a group's span, tried as its grid
 COLUMNS = 128  # rounded before their error is spread over the rest in one product
 
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from camelpress.quantize.kernel import SHRINK, SMALLEST_SCALE
 
 ROWS = 64  # of one task: 128 columns of them stay in a core's first cache
-_SHRINK = np.array(SHRINK)
+# A cached compilation keeps the values that globals had, until this file changes: what stands
+# elsewhere is an argument. These two belong to fp16 and do not change.
 _SMALLEST, _LARGEST = np.float32(SMALLEST_SCALE), np.float32(torch.finfo(torch.float16).max)
 _compiled = numba.njit(nogil=True, cache=True)
 _vectorized = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
@@ -36,7 +37,7 @@ def search(
     zeros = torch.zeros_like(scales)
     compiled = _search_sym if sym else _search_asym
     arrays = [each.numpy() for each in (columns, importance, scales, zeros)]
-    _share_out(compiled, columns.shape[1], *arrays, np.float32(2**bits - 1))
+    _share_out(compiled, columns.shape[1], *arrays, np.array(SHRINK), np.float32(2**bits - 1))
     return scales, zeros
 
 
@@ -93,7 +94,7 @@ def _fp16(scale):
 
 @_vectorized
 @no_type_check
-def _search_sym(columns, importance, scales, zeros, top, start, stop):
+def _search_sym(columns, importance, scales, zeros, shrinks, top, start, stop):
     rows = stop - start
     span, scale, inverse, least, loss = np.zeros((5, rows), dtype=np.float32)
     for column in range(len(columns)):
@@ -101,8 +102,8 @@ def _search_sym(columns, importance, scales, zeros, top, start, stop):
             span[row] = max(span[row], abs(columns[column, start + row]))
     least[:] = np.inf
     zero = np.float32((top + 1) // 2)
-    for number in range(len(_SHRINK)):
-        shrink = np.float32(_SHRINK[number])
+    for number in range(len(shrinks)):
+        shrink = np.float32(shrinks[number])
         for sign in (np.float32(1), np.float32(-1)):
             for row in range(rows):
                 scale[row] = sign * _fp16(span[row] * np.float32(2 / top) * shrink)
@@ -125,7 +126,7 @@ def _search_sym(columns, importance, scales, zeros, top, start, stop):
 
 @_vectorized
 @no_type_check
-def _search_asym(columns, importance, scales, zeros, top, start, stop):
+def _search_asym(columns, importance, scales, zeros, shrinks, top, start, stop):
     rows = stop - start
     low, high, scale, inverse, zero, least, loss = np.zeros((7, rows), dtype=np.float32)
     for column in range(len(columns)):
@@ -135,8 +136,8 @@ def _search_asym(columns, importance, scales, zeros, top, start, stop):
     for row in range(rows):
         low[row] = min(low[row], -high[row] / (top - np.float32(1)))
     least[:] = np.inf
-    for number in range(len(_SHRINK)):
-        shrink, step = np.float32(_SHRINK[number]), np.float32(_SHRINK[number] / top)
+    for number in range(len(shrinks)):
+        shrink, step = np.float32(shrinks[number]), np.float32(shrinks[number] / top)
         for offset in (np.float32(0), np.float32(-1), np.float32(1)):
             for row in range(rows):
                 scale[row] = _fp16((high[row] - low[row]) * step)
