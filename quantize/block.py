@@ -9,10 +9,12 @@ and those of the 16-bit model, which say what each layer should have given.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from camelpress.core import llama
@@ -25,11 +27,12 @@ from camelpress.quantize.hessian import Moments
 from camelpress.quantize.kernel import kernel
 from camelpress.quantize.lanes import Lane
 from camelpress.quantize.layer import round_layer
+from camelpress.quantize.reference import STATE, Reference, Values
 from camelpress.quantize.settings import Quantize
+from camelpress.quantize.target import aim
 from camelpress.quantize.team import Team
 
-STATE = torch.float32  # of hidden states: what a block adds is small beside what passes through
-Seen = Iterator[tuple[Float[Tensor, "tokens cols"], Float[Tensor, "tokens wanted"]]]
+Seen = Iterator[tuple[Batch, Values, Values | None]]  # inputs, and what the 16-bit model has more
 
 
 @dataclass(frozen=True)
@@ -114,82 +117,89 @@ class BlockQuantizer:
             ("mlp_middle", self._mlp_middle),
         ):
             yield from self._solved(stage, seen)
-        for lane in self._team.own(self._lanes):
+        for lane in self._team.lanes(self._lanes):
             hidden = self._read(lane, "hidden", after=True)
             middle = self._read_inner(lane, "mlp.down_proj")
             for batch in lane.sequences.batches:
-                added = self._block.mlp_output(take(middle, batch, self._model.device))
-                put(hidden, batch, take(hidden, batch, self._model.device) + added)
+                added = self._block.mlp_output(self._take(middle, batch))
+                put(hidden, batch, self._take(hidden, batch) + added)
             lane.write("hidden", hidden, after=True)
 
     def _attention_input(self, lane: Lane) -> Seen:
-        hidden, reference = self._read(lane, "hidden"), self._read(lane, "reference")
+        hidden, reference = self._read(lane, "hidden"), self._side(lane)
         for batch in lane.sequences.batches:
-            real = self._real(lane, batch)
-            inputs = self._block.attention_input(take(hidden, batch, self._model.device))
-            wanted = self._reference.attention_input(take(reference, batch, self._model.device))
-            yield inputs[real], (wanted - inputs)[real]
+            inputs = self._block.attention_input(self._take(hidden, batch))
+            yield batch, inputs, reference.more(batch, inputs, self._reference.attention_input)
 
     def _attention_context(self, lane: Lane) -> Seen:
-        hidden, reference = self._read(lane, "hidden"), self._read(lane, "reference")
+        hidden, reference = self._read(lane, "hidden"), self._side(lane)
         context = self._empty_inner(lane, "self_attn.o_proj")
         for batch in lane.sequences.batches:
-            real, rope = self._real(lane, batch), self._model.rope(batch)
-            before = take(hidden, batch, self._model.device)
+            rope = self._model.rope(batch)
+            attend = partial(self._reference.attend, rope=rope)
+            before = self._take(hidden, batch)
             inputs = self._block.context(self._block.attention_input(before), rope)
-            wanted = self._reference.attend(take(reference, batch, self._model.device), rope)
             put(context, batch, inputs)
-            put(reference, batch, wanted)
-            yield inputs[real], (wanted - before)[real]
+            yield batch, inputs, reference.more(batch, before, attend, keep=True)
         lane.write("self_attn.o_proj", context)
-        lane.write("reference", reference, after=True)
+        reference.write()
 
     def _mlp_input(self, lane: Lane) -> Seen:
-        hidden, reference = self._read(lane, "hidden"), self._read(lane, "reference", after=True)
+        hidden, reference = self._read(lane, "hidden"), self._side(lane, after=True)
         context = self._read_inner(lane, "self_attn.o_proj")
         for batch in lane.sequences.batches:
-            real = self._real(lane, batch)
-            added = self._block.attention_output(take(context, batch, self._model.device))
-            after = take(hidden, batch, self._model.device) + added
+            added = self._block.attention_output(self._take(context, batch))
+            after = self._take(hidden, batch) + added
             put(hidden, batch, after)
             inputs = self._block.mlp_input(after)
-            wanted = self._reference.mlp_input(take(reference, batch, self._model.device))
-            yield inputs[real], (wanted - inputs)[real]
+            yield batch, inputs, reference.more(batch, inputs, self._reference.mlp_input)
         lane.write("hidden", hidden, after=True)
 
     def _mlp_middle(self, lane: Lane) -> Seen:
-        hidden = self._read(lane, "hidden", after=True)
-        reference = self._read(lane, "reference", after=True)
+        hidden, reference = self._read(lane, "hidden", after=True), self._side(lane, after=True)
         middle = self._empty_inner(lane, "mlp.down_proj")
         for batch in lane.sequences.batches:
-            real = self._real(lane, batch)
-            before = take(hidden, batch, self._model.device)
+            before = self._take(hidden, batch)
             inputs = self._block.mlp_middle(self._block.mlp_input(before))
-            wanted = self._reference.feed_forward(take(reference, batch, self._model.device))
             put(middle, batch, inputs)
-            put(reference, batch, wanted)
-            yield inputs[real], (wanted - before)[real]
+            yield (
+                batch,
+                inputs,
+                reference.more(batch, before, self._reference.feed_forward, keep=True),
+            )
         lane.write("mlp.down_proj", middle)
-        lane.write("reference", reference, after=True)
+        reference.write()
 
     def _solved(self, stage: str, seen: Callable[[Lane], Seen]) -> Iterator[Layer]:
         """Collect the moments of one input, and solve the layers that share it.
 
-        Those of the same settings are solved as one matrix; those that stay in 16 bits, not at all.
+        The paired lanes go first: what they tell is enough to aim, and then only the Hessian grows.
         """
         names = llama.linears_fed_by(stage)
+        paired, alone = self._paired()
         cols = self._weights[f"{names[0]}.weight"].shape[1]
+        moments = Moments(cols, self._hidden if paired else 0, self._model.device)
 
-        def empty() -> Moments:
-            return Moments(cols, self._hidden, self._model.device)
+        def collect(lane: Lane, part: Moments) -> None:
+            for batch, inputs, more in seen(lane):
+                part.add(
+                    lane.counted(batch, inputs), None if more is None else lane.counted(batch, more)
+                )
 
-        def collect(lane: Lane, moments: Moments) -> None:
-            for inputs, wanted in seen(lane):
-                moments.add(inputs, wanted)
+        self._team.fold(paired, collect, moments)
+        targets = [
+            (settings, together, self._target(together, moments, settings))
+            for settings, together in self._alike(names)
+        ]
+        moments.forget_cross()
+        self._team.fold(alone, collect, moments)
+        hessian = moments.whole_hessian()
+        for settings, together, weight in targets:
+            yield from self._rounded(together, weight, hessian, settings)
 
-        moments = self._team.fold(self._lanes, collect, empty)
-        for settings, together in self._alike(names):
-            yield from self._rounded(together, moments, settings)
+    def _paired(self) -> tuple[list[Lane], list[Lane]]:
+        count = sum(lane.paired for lane in self._lanes)  # they go first
+        return self._lanes[:count], self._lanes[count:]
 
     def _alike(self, names: Sequence[str]) -> list[tuple[Quantize, list[str]]]:
         """Layers by their settings, without those that stay in 16 bits."""
@@ -203,18 +213,33 @@ class BlockQuantizer:
                 found.append((wanted, [name]))
         return found
 
-    def _rounded(self, names: list[str], moments: Moments, settings: Quantize) -> Iterator[Layer]:
+    def _target(
+        self, names: list[str], moments: Moments, settings: Quantize
+    ) -> Float32[Tensor, "rows cols"]:
+        """What the layers are rounded towards, one below the other."""
         weight = torch.cat(
             [self._weights[f"{name}.weight"].to(torch.float32) for name in names]
         ).to(self._model.device)
-        try:
-            rounded, factor = round_layer(
-                weight, moments, self._team, settings, writes=names[0] in self._inner
-            )
-        except NumericsProblem as error:
-            raise type(error)(
-                f"{', '.join(names)}: {error.what}", next_step=error.next_step
-            ) from error
+        if len(moments.cross):
+            with _naming(names):
+                aim(
+                    weight,
+                    moments,
+                    strength=settings.correction,
+                    damp_percent=settings.damp_percent,
+                    writes=names[0] in self._inner,
+                )
+        return weight
+
+    def _rounded(
+        self,
+        names: list[str],
+        weight: Float32[Tensor, "rows cols"],
+        hessian: Float32[Tensor, "cols cols"],
+        settings: Quantize,
+    ) -> Iterator[Layer]:
+        with _naming(names):
+            rounded, factor = round_layer(weight, hessian, self._team, settings)
         start = 0
         for name in names:
             part = slice(start, start + len(self._weights[f"{name}.weight"]))
@@ -228,8 +253,11 @@ class BlockQuantizer:
                 factor.rescue,
             )
 
-    def _real(self, lane: Lane, batch: Batch) -> Bool[Tensor, "batch longest"]:
-        return lane.real(batch).to(self._model.device)
+    def _take(self, states: Float[Tensor, "tokens width"], batch: Batch) -> Values:
+        return take(states, batch, self._model.device)
+
+    def _side(self, lane: Lane, *, after: bool = False) -> Reference:
+        return Reference(lane, self._hidden, self._model.device, after=after)
 
     def _read(self, lane: Lane, name: str, *, after: bool = False) -> Float32[Tensor, "t h"]:
         return lane.read(name, self._hidden, STATE, after=after)
@@ -239,3 +267,12 @@ class BlockQuantizer:
 
     def _empty_inner(self, lane: Lane, linear: str) -> Float[Tensor, "tokens cols"]:
         return torch.empty(len(lane.sequences.tokens), self._inner[linear], dtype=self._model.dtype)
+
+
+@contextmanager
+def _naming(names: list[str]) -> Iterator[None]:
+    """Say of a problem which layers have it."""
+    try:
+        yield
+    except NumericsProblem as error:
+        raise type(error)(f"{', '.join(names)}: {error.what}", next_step=error.next_step) from error

@@ -8,23 +8,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from camelpress.core.errors import NotPositiveDefinite
+from camelpress.quantize.damping import cholesky, invert_lower
 from camelpress.quantize.grid import Grid
 from camelpress.quantize.kernel import COLUMNS, Kernel
 
 FALLBACK = "nearest"
-DAMP_STEPS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
 @dataclass(frozen=True)
 class Factor:
-    """A damped Hessian ready for the solver, and what it took to get there."""
+    """What the solver asks of a Hessian, and what it took to get there."""
 
-    hessian: Float32[Tensor, "cols cols"]  # damped, columns in their natural order
-    damping: Float32[Tensor, " cols"]  # what was added to its diagonal
     order: Int64[Tensor, " cols"]  # of solving
     upper: Float32[Tensor, "cols cols"]  # Cholesky factor of the inverse, in that order
     damp_percent: float
@@ -66,8 +63,8 @@ def factorize(
 ) -> Factor:
     """Damp and invert a Hessian.
 
-    A column that no token ever used gets the mean of the diagonal: it is rounded on its own. If
-    fp32 cannot factorize, fp64 tries with the same damping, and only then is the damping raised.
+    The factor of the inverse is the inverse of the factor that begins at the other end, so that
+    the inverse itself is never made.
 
     Args:
         hessian: sum of x xᵀ, undamped; unit: activation squared.
@@ -80,29 +77,10 @@ def factorize(
     Source:
         Frantar et al., arXiv:2210.17323, section 3.3 (Cholesky reformulation).
     """
-    mean = hessian.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
-    for step in DAMP_STEPS:
-        damp = min(1.0, damp_percent * step)
-        for dtype in (torch.float32, torch.float64):
-            damped = hessian.to(dtype, copy=True)
-            diagonal = damped.diagonal()
-            diagonal[diagonal == 0] = mean.to(dtype)
-            diagonal += damp * mean.to(dtype)
-            upper = _upper_of_inverse(damped[order[:, None], order])
-            if upper is not None:
-                rescue = "damped" if step > 1 else "float64" if dtype == torch.float64 else ""
-                return Factor(
-                    damped.to(torch.float32),
-                    (diagonal - hessian.diagonal()).to(torch.float32),
-                    order,
-                    upper.to(torch.float32),
-                    damp,
-                    rescue,
-                )
-    raise NotPositiveDefinite(
-        f"a Hessian of {len(hessian)} columns has no Cholesky factor even with damping {damp}",
-        next_step="check the calibration text for repeated or empty samples, or use more of it",
-    )
+    damped = cholesky(hessian, order.flip(0), damp_percent=damp_percent)
+    invert_lower(damped.lower)
+    upper = damped.lower.flip(0, 1).to(torch.float32)
+    return Factor(order, upper, damped.damp_percent, damped.rescue)
 
 
 def without_correlations(
@@ -170,15 +148,3 @@ def solve(
     natural = torch.empty_like(codes)
     natural[factor.order] = codes
     return Solved(natural.T.contiguous(), Grid.of(scales, zeros, bits=bits, group_size=size))
-
-
-def _upper_of_inverse(hessian: Float[Tensor, "cols cols"]) -> Float[Tensor, "cols cols"] | None:
-    lower, failed = torch.linalg.cholesky_ex(hessian)
-    if int(failed):
-        return None
-    inverse = torch.cholesky_inverse(lower)
-    del lower  # of a wide layer it has gigabytes
-    upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-    if int(failed) or not bool(upper.isfinite().all()):
-        return None
-    return upper

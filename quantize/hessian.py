@@ -23,7 +23,7 @@ class Moments:
 
     Args:
         cols: inputs of the layers that share them.
-        wanted: width of d.
+        wanted: width of d; 0 where nobody asks for it.
         device: where they are summed.
     """
 
@@ -31,16 +31,27 @@ class Moments:
         self.hessian: Float32[Tensor, "cols cols"] = torch.zeros(cols, cols, device=device)
         self.cross: Float32[Tensor, "wanted cols"] = torch.zeros(wanted, cols, device=device)
 
+    def fresh(self) -> Moments:
+        """Sums of nothing, of the same shapes."""
+        return Moments(len(self.hessian), len(self.cross), self.hessian.device)
+
+    def forget_cross(self) -> None:
+        """Go on without d."""
+        self.cross = self.cross[:0].clone()
+
     def add(
-        self, inputs: Float[Tensor, "tokens cols"], wanted: Float[Tensor, "tokens wanted"]
+        self,
+        inputs: Float[Tensor, "tokens cols"],
+        wanted: Float[Tensor, "tokens wanted"] | None = None,
     ) -> None:
         """Take in some tokens; give real tokens only, no padding."""
-        inputs, wanted = inputs.to(torch.float32), wanted.to(torch.float32)
+        inputs = inputs.to(torch.float32)
         for start in range(0, inputs.shape[1], PANEL):
             stop = min(start + PANEL, inputs.shape[1])
             panel = self.hessian[start:stop, :stop]
             panel.addmm_(inputs[:, start:stop].T, inputs[:, :stop])
-        self.cross.addmm_(wanted.T, inputs)
+        if wanted is not None:
+            self.cross.addmm_(wanted.to(torch.float32).T, inputs)
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:

@@ -30,9 +30,10 @@ from camelpress.core.progress import track
 from camelpress.core.provenance import sha256_json
 from camelpress.core.stopping import stop_signals
 from camelpress.core.writer import CheckpointWriter, data
-from camelpress.quantize.block import STATE, BlockQuantizer, Layer, nearest_block
+from camelpress.quantize.block import BlockQuantizer, Layer, nearest_block
 from camelpress.quantize.gptq import FALLBACK
 from camelpress.quantize.lanes import Lane
+from camelpress.quantize.reference import STATE
 from camelpress.quantize.settings import Quantize
 from camelpress.quantize.team import Team
 
@@ -135,19 +136,20 @@ class Journey:
             return self.model.weights(number)
 
     def _embed(self) -> None:
-        own = self.team.own(self.lanes)
+        own = self.team.lanes(self.lanes)
         table = self.model.embedding() if own else torch.empty(0)
         for lane in own:
             lane.at(0)
             hidden = self.model.looked_up(lane.sequences, table).to(STATE)
             lane.write("hidden", hidden)
-            lane.write("reference", hidden)
+            if lane.paired:
+                lane.write("reference", hidden)
 
     def _states(self, number: int) -> list[str]:
         """Hashes of the states that enter a block, lane by lane."""
         for lane in self.lanes:
             lane.at(number)
-        own = [lane.digest() for lane in self.team.own(self.lanes)]
+        own = [lane.digest() for lane in self.team.lanes(self.lanes)]
         return self.team.exchange(own, len(self.lanes))
 
     def _finished(self, writer: CheckpointWriter, journal: Journal, told: list[Facts]) -> int:

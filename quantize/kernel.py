@@ -1,4 +1,4 @@
-"""The three inner loops of the solver, which no chain of tensor operations runs fast.
+"""The two inner loops of the solver, which no chain of tensor operations runs fast.
 
 Each has the same meaning on every device: `kernel_plain` says it in torch and is the oracle,
 `kernel_cpu` compiles it for a processor, `kernel_cuda` for a GPU. Rows never meet in any of them,
@@ -68,31 +68,6 @@ class Kernel(Protocol):
             top: the largest code.
         Returns:
             codes, and each column's error over its diagonal element of `upper`.
-        """
-
-    def refine_columns(
-        self,
-        gradient: Float32[Tensor, "rows cols"],
-        hessian: Float32[Tensor, "cols cols"],
-        codes: Float32[Tensor, "rows cols"],
-        error: Float32[Tensor, "rows cols"],
-        scales: Float32[Tensor, "rows groups"],
-        zeros: Float32[Tensor, "rows groups"],
-        *,
-        top: int,
-    ) -> None:
-        """One descent over some whole groups: each group's scale, then its codes one by one.
-
-        Each step is the best one while everything else stays; all but `zeros` change in place.
-
-        Args:
-            gradient: error times Hessian, for these columns.
-            hessian: of these columns.
-            codes: whole numbers.
-            error: what the codes stand for, minus the weight.
-            scales: fp16 numbers.
-            zeros: codes that mean zero.
-            top: the largest code.
         """
 
 

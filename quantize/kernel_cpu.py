@@ -5,8 +5,10 @@ Arguments of compiled functions have no types: numba finds them, and a checker m
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any, no_type_check
 
 import numba
@@ -56,29 +58,22 @@ def round_columns(
     return codes, errors
 
 
-def refine_columns(
-    gradient: Float32[Tensor, "rows cols"],
-    hessian: Float32[Tensor, "cols cols"],
-    codes: Float32[Tensor, "rows cols"],
-    error: Float32[Tensor, "rows cols"],
-    scales: Float32[Tensor, "rows groups"],
-    zeros: Float32[Tensor, "rows groups"],
-    *,
-    top: int,
-) -> None:
-    """As `Kernel.refine_columns`."""
-    arrays = [each.numpy() for each in (gradient, hessian, codes, error, scales, zeros)]
-    _share_out(_refine_columns, len(codes), *arrays, np.float32(top))
-
-
 def _share_out(compiled: Callable[..., None], rows: int, *arguments: Any) -> None:
-    starts = range(0, rows, ROWS)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        tasks = [
-            pool.submit(compiled, *arguments, start, min(start + ROWS, rows)) for start in starts
-        ]
-        for task in tasks:
-            task.result()
+    pool = _threads(torch.get_num_threads())
+    tasks = [
+        pool.submit(compiled, *arguments, start, min(start + ROWS, rows))
+        for start in range(0, rows, ROWS)
+    ]
+    for task in tasks:
+        task.result()
+
+
+@cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count)
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork
 
 
 @_compiled
@@ -174,41 +169,3 @@ def _round_columns(columns, upper, scales, zeros, codes, errors, top, start, sto
             share = upper[column, later]
             for row in range(start, stop):
                 columns[later, row] -= share * errors[column, row]
-
-
-@_vectorized
-@no_type_check
-def _refine_columns(gradient, hessian, codes, error, scales, zeros, top, start, stop):
-    cols = codes.shape[1]
-    size = cols // scales.shape[1]
-    for row in range(start, stop):
-        for group in range(scales.shape[1]):
-            scale, zero = scales[row, group], zeros[row, group]
-            first, last = group * size, (group + 1) * size
-            slope = curvature = np.float32(0)
-            for column in range(first, last):
-                step = codes[row, column] - zero
-                across = np.float32(0)
-                for other in range(first, last):
-                    across += hessian[column, other] * (codes[row, other] - zero)
-                slope += step * gradient[row, column]
-                curvature += step * across
-            if curvature > 0:
-                scale = _fp16(scale - slope / curvature)
-                moved = scale - scales[row, group]
-                scales[row, group] = scale
-                if moved != 0:
-                    for column in range(first, last):
-                        change = moved * (codes[row, column] - zero)
-                        error[row, column] += change
-                        for other in range(cols):
-                            gradient[row, other] += change * hessian[column, other]
-            for column in range(first, last):
-                step = gradient[row, column] / hessian[column, column] / scale
-                code = min(max(np.rint(codes[row, column] - step), np.float32(0)), top)
-                change = (code - codes[row, column]) * scale
-                if change != 0:
-                    codes[row, column] = code
-                    error[row, column] += change
-                    for other in range(cols):
-                        gradient[row, other] += change * hessian[column, other]

@@ -77,42 +77,6 @@ def round_columns(
     return codes, errors
 
 
-def refine_columns(
-    gradient: Float32[Tensor, "rows cols"],
-    hessian: Float32[Tensor, "cols cols"],
-    codes: Float32[Tensor, "rows cols"],
-    error: Float32[Tensor, "rows cols"],
-    scales: Float32[Tensor, "rows groups"],
-    zeros: Float32[Tensor, "rows groups"],
-    *,
-    top: int,
-) -> None:
-    """As `Kernel.refine_columns`.
-
-    All tensors are contiguous. A group wider than `COLUMNS`, as that of a whole row, does not fit
-    the registers of a program and goes to `kernel_plain`, which is slow there.
-    """
-    rows, cols = codes.shape
-    if cols > COLUMNS:
-        kernel_plain.refine_columns(gradient, hessian, codes, error, scales, zeros, top=top)
-        return
-    with torch.cuda.device_of(codes):
-        _refine_columns[(triton.cdiv(rows, _ROWS.value),)](
-            gradient,
-            hessian,
-            codes,
-            error,
-            scales,
-            zeros,
-            rows,
-            cols,
-            scales.shape[1],
-            float(top),
-            triton.next_power_of_2(cols),
-            **OPTIONS,
-        )
-
-
 @triton.jit
 @no_type_check
 def _nearest(value):
@@ -143,54 +107,3 @@ def _round_columns(
         later = (col > column) & (col < cols)
         share = tl.load(upper + column * cols + col, mask=later, other=0.0)
         tile -= share[:, None] * error[None, :]
-
-
-@triton.jit
-@no_type_check
-def _refine_columns(
-    gradient, hessian, codes, error, scales, zeros, rows, cols, groups, top, width: tl.constexpr
-):
-    row = tl.program_id(0) * _ROWS + tl.arange(0, _ROWS)
-    col = tl.arange(0, width)
-    inside = (row[:, None] < rows) & (col[None, :] < cols)
-    place = row[:, None] * cols + col[None, :]
-    slopes = tl.load(gradient + place, mask=inside, other=0.0)
-    code = tl.load(codes + place, mask=inside, other=0.0)
-    missed = tl.load(error + place, mask=inside, other=0.0)
-    size = cols // groups
-    for group in range(0, groups):
-        first = group * size
-        old = tl.load(scales + row * groups + group, mask=row < rows, other=1.0)
-        zero = tl.load(zeros + row * groups + group, mask=row < rows, other=0.0)
-        ours = (col[None, :] >= first) & (col[None, :] < first + size)
-        steps = tl.where(ours, code - zero[:, None], 0.0)
-        across = tl.zeros_like(steps)  # steps times Hessian
-        for column in range(first, first + size):
-            step = tl.sum(tl.where(col[None, :] == column, steps, 0.0), axis=1)
-            line = tl.load(hessian + column * cols + col, mask=col < cols, other=0.0)
-            across += step[:, None] * line[None, :]
-        slope = tl.sum(steps * slopes, axis=1)
-        curvature = tl.sum(steps * across, axis=1)
-        curved = curvature > 0
-        scale = old - tl.div_rn(slope, tl.where(curved, curvature, 1.0))
-        size_of = tl.maximum(tl.abs(scale), _SMALLEST).to(tl.float16).to(tl.float32)
-        scale = tl.where(curved, tl.where(scale < 0, -size_of, size_of), old)
-        moved = scale - old
-        tl.store(scales + row * groups + group, scale, mask=row < rows)
-        missed += moved[:, None] * steps
-        slopes += moved[:, None] * across
-        for column in range(first, first + size):
-            here = col[None, :] == column
-            line = tl.load(hessian + column * cols + col, mask=col < cols, other=0.0)
-            diagonal = tl.load(hessian + column * cols + column)
-            before = tl.sum(tl.where(here, code, 0.0), axis=1)
-            slope = tl.sum(tl.where(here, slopes, 0.0), axis=1)
-            step = tl.div_rn(tl.div_rn(slope, diagonal + tl.zeros_like(slope)), scale)
-            after = tl.minimum(tl.maximum(_nearest(before - step), 0.0), top)
-            change = (after - before) * scale
-            code = tl.where(here, after[:, None], code)
-            missed = tl.where(here, missed + change[:, None], missed)
-            slopes += change[:, None] * line[None, :]
-    tl.store(gradient + place, slopes, mask=inside)
-    tl.store(codes + place, code, mask=inside)
-    tl.store(error + place, missed, mask=inside)

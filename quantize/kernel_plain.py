@@ -73,38 +73,6 @@ def round_columns(
     return codes, errors
 
 
-def refine_columns(
-    gradient: Float32[Tensor, "rows cols"],
-    hessian: Float32[Tensor, "cols cols"],
-    codes: Float32[Tensor, "rows cols"],
-    error: Float32[Tensor, "rows cols"],
-    scales: Float32[Tensor, "rows groups"],
-    zeros: Float32[Tensor, "rows groups"],
-    *,
-    top: int,
-) -> None:
-    """As `Kernel.refine_columns`."""
-    size = codes.shape[1] // scales.shape[1]
-    for group in range(scales.shape[1]):
-        part = slice(group * size, (group + 1) * size)
-        steps = codes[:, part] - zeros[:, group, None]
-        slope = (steps * gradient[:, part]).sum(dim=1)
-        curvature = ((steps @ hessian[part, part]) * steps).sum(dim=1)
-        scale = fp16(scales[:, group] - torch.where(curvature > 0, slope / curvature, 0.0))
-        scale = torch.where(curvature > 0, scale, scales[:, group])
-        moved = (scale - scales[:, group])[:, None] * steps
-        scales[:, group] = scale
-        error[:, part] += moved
-        gradient.addmm_(moved, hessian[part])
-        for column in range(part.start, part.stop):
-            step = gradient[:, column] / hessian[column, column] / scale
-            code = (codes[:, column] - step).round_().clamp_(0, top)
-            change = (code - codes[:, column]) * scale
-            codes[:, column] = code
-            error[:, column] += change
-            gradient.addr_(change, hessian[column])
-
-
 def fp16(scales: Float32[Tensor, " rows"]) -> Float32[Tensor, " rows"]:
     """The nearest fp16 numbers of the same sign that are not too small to divide by."""
     sign = torch.where(scales < 0, -1.0, 1.0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from camelpress.core.sequences import Batch, Sequences
 from camelpress.core.writer import data
 
 LANE_TOKENS = 4096
+PAIRED = 10  # tokens for each column of the widest layer; more hardly change what a layer aims at
 STATES = ("hidden", "reference")  # of the quantized and of the 16-bit model
 
 
@@ -34,19 +36,35 @@ class Lane:
         sequences: its tokens.
         counted: which of them enter a Hessian.
         folder: for its files.
+        paired: whether the 16-bit model's states of these tokens are kept beside the quantized
+            one's.
     """
 
     def __init__(
-        self, number: int, sequences: Sequences, counted: Bool[Tensor, " tokens"], folder: Path
+        self,
+        number: int,
+        sequences: Sequences,
+        counted: Bool[Tensor, " tokens"],
+        folder: Path,
+        *,
+        paired: bool,
     ) -> None:
+        self.number = number
         self.sequences = sequences
+        self.paired = paired
         self._counted = counted
+        self._all_counted = bool(counted.all())
         self._stem = folder / f"lane-{number:04}"
         self._version = 0
 
-    def real(self, batch: Batch) -> Bool[Tensor, "batch longest"]:
-        """Which places of a batch hold tokens that count."""
-        return batch.real & self._counted[batch.places]
+    def counted(
+        self, batch: Batch, values: Float[Tensor, "batch longest width"]
+    ) -> Float[Tensor, "counted width"]:
+        """What belongs to the tokens of a batch that enter a Hessian."""
+        if self._all_counted and batch.run is not None:
+            return values.flatten(0, 1)
+        real = batch.real & self._counted[batch.places]
+        return values[real.to(values.device)]
 
     def at(self, block: int) -> None:
         """Turn to a block: to the states that enter it, and to those that leave it."""
@@ -65,11 +83,13 @@ class Lane:
         self, name: str, values: Float[Tensor, "tokens width"], *, after: bool = False
     ) -> None:
         """Keep something for the length of a block, or a state for the next one."""
-        self._path(name, after=after).write_bytes(data(values))
+        path = self._path(name, after=after)
+        with path.open("r+b" if path.exists() else "wb") as file:  # pages that are there, stay
+            file.write(data(values))
 
     def digest(self) -> str:
         """A hash of the states that enter the block; "" where there are none."""
-        paths = [self._path(name, after=False) for name in STATES]
+        paths = [self._path(name, after=False) for name in STATES[: 1 + self.paired]]
         if not all(path.is_file() for path in paths):
             return ""
         found = hashlib.sha256()
@@ -90,21 +110,30 @@ def lanes(
     folder: Path,
     *,
     limit: int,
+    columns: int,
 ) -> list[Lane]:
-    """Cut the sequences, in their order, into lanes of `LANE_TOKENS` or little more.
+    """Cut the sequences into lanes of `LANE_TOKENS` or little more, the paired ones first.
 
     Args:
         sequences: ids.
         counted: of all tokens end to end, those that enter a Hessian.
         folder: for the lanes' files.
         limit: positions the model has.
+        columns: of the widest layer: for each, about `PAIRED` counted tokens are in paired lanes,
+            which are spread evenly, because sequences stand source by source; 0: none is paired.
     """
-    made: list[Lane] = []
+    cuts: list[tuple[Sequences, Bool[Tensor, " tokens"]]] = []
     begin = tokens = 0
     for end, ids in enumerate(sequences, start=1):
         tokens += len(ids)
         if tokens >= LANE_TOKENS or end == len(sequences):
-            part = Sequences(sequences[begin:end], limit=limit)
-            made.append(Lane(len(made), part, counted[:tokens], folder))
+            cuts.append((Sequences(sequences[begin:end], limit=limit), counted[:tokens]))
             begin, tokens, counted = end, 0, counted[tokens:]
-    return made
+    total = sum(int(part.sum()) for _, part in cuts)
+    wanted = min(len(cuts), ceil(PAIRED * columns * len(cuts) / total))
+    chosen = {(2 * turn + 1) * len(cuts) // (2 * wanted) for turn in range(wanted)}
+    places = sorted(range(len(cuts)), key=lambda place: place not in chosen)
+    return [
+        Lane(number, *cuts[place], folder, paired=place in chosen)
+        for number, place in enumerate(places)
+    ]

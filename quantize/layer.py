@@ -1,4 +1,4 @@
-"""One weight matrix from what calibration told of it to codes: aim, solve, refine, row by row.
+"""One weight matrix from what calibration told of it to codes, row by row.
 
 Rows never meet once the Hessian is factorized. So they are solved in blocks of a fixed height,
 which bounds the memory, and which several processes share out without changing a bit.
@@ -23,11 +23,8 @@ from camelpress.quantize.gptq import (
     without_correlations,
 )
 from camelpress.quantize.grid import Grid, values
-from camelpress.quantize.hessian import Moments
 from camelpress.quantize.kernel import kernel
-from camelpress.quantize.refine import refine
 from camelpress.quantize.settings import Quantize
-from camelpress.quantize.target import reader_step, writer_step
 from camelpress.quantize.team import Team
 
 ROWS = 1024  # of a block
@@ -85,20 +82,17 @@ class Rounded:
 
 def round_layer(
     weight: Float32[Tensor, "rows cols"],
-    moments: Moments,
+    hessian: Float32[Tensor, "cols cols"],
     team: Team,
     settings: Quantize,
-    *,
-    writes: bool,
 ) -> tuple[Rounded, Factor]:
     """Quantize a matrix.
 
     Args:
         weight: of all layers that share the input.
-        moments: of that input, the same on all ranks.
+        hessian: of that input, the same on all ranks.
         team: who takes part; all get the whole result.
-        settings: of the stage.
-        writes: whether the layer's output is added to the residual stream.
+        settings: of the layers.
     Returns:
         the matrix, and what it took to factorize its Hessian.
     Raises:
@@ -106,7 +100,6 @@ def round_layer(
             no fallback is allowed.
         NumericsProblem: weights so large that a scale is not finite in fp16.
     """
-    hessian = moments.whole_hessian()
     order = activation_order(hessian.diagonal(), group_size=settings.group_size)
     try:
         factor = factorize(hessian, order, damp_percent=settings.damp_percent)
@@ -115,16 +108,9 @@ def round_layer(
             raise
         factor = without_correlations(hessian, order, damp_percent=settings.damp_percent)
 
-    step = None if writes else reader_step(moments.cross, factor)
-
-    def rounded(part: slice) -> Rounded:
-        rows = weight[part]
-        away = writer_step(rows, moments.cross[part], factor) if step is None else rows @ step
-        return _rounded(rows, rows + settings.correction * away, hessian, factor, settings)
-
     parts = [slice(start, start + ROWS) for start in range(0, len(weight), ROWS)]
     with team.together():
-        own = [rounded(part) for part in team.own(parts)]
+        own = [_rounded(weight[part], hessian, factor, settings) for part in team.own(parts)]
     if team.size > 1:  # they travel by way of the CPU: no process sees the others' GPUs
         exchanged = team.exchange([part.to(torch.device("cpu")) for part in own], len(parts))
         own = [part.to(weight.device) for part in exchanged]
@@ -133,22 +119,19 @@ def round_layer(
 
 def _rounded(
     weight: Float32[Tensor, "rows cols"],
-    target: Float32[Tensor, "rows cols"],
     hessian: Float32[Tensor, "cols cols"],
     factor: Factor,
     settings: Quantize,
 ) -> Rounded:
-    tools = kernel(weight.device)
     solved = solve(
-        target,
+        weight,
         factor,
-        tools,
+        kernel(weight.device),
         bits=settings.bits,
         group_size=settings.group_size,
         sym=settings.sym,
     )
-    solved = refine(target, factor, solved, tools, sweeps=settings.sweeps)
-    error = values(solved.codes, solved.grid) - target
+    error = values(solved.codes, solved.grid) - weight
     return Rounded(
         solved,
         (error @ hessian * error).sum(dim=1),

@@ -65,7 +65,9 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
         _output(team, out, force, _fingerprint(source, settings, calibration)) as folder,
         torch.inference_mode(),
     ):
-        journey = Journey(model, _lanes(calibration, folder / LANES, model), team, settings)
+        journey = Journey(
+            model, _lanes(calibration, folder / LANES, model, settings), team, settings
+        )
         expected = sum(forecast(model, journey.lanes).values())
         note(f"memory: at most {expected / 1e9:.2f} GB expected")
         if not team.leads:
@@ -113,10 +115,19 @@ def _output(team: Team, out: Path, force: bool, fingerprint: str) -> Iterator[Pa
         yield team.share(lambda: out)
 
 
-def _lanes(calibration: Calibration | None, folder: Path, model: StreamedModel) -> list[Lane]:
+def _lanes(
+    calibration: Calibration | None, folder: Path, model: StreamedModel, settings: Quantize
+) -> list[Lane]:
     if calibration is None:
         return []
-    return lanes(calibration.sequences, calibration.counted, folder, limit=model.positions)
+    widest = max(shape[-1] for shape in model.shapes(0).values())
+    return lanes(
+        calibration.sequences,
+        calibration.counted,
+        folder,
+        limit=model.positions,
+        columns=widest if settings.correction else 0,
+    )
 
 
 def _fingerprint(source: Checkpoint, settings: Quantize, calibration: Calibration | None) -> str:

@@ -89,7 +89,6 @@ class Quantize(Settings):
         le=1,
         description="how far each layer makes up for what the layers before it changed",
     )
-    sweeps: int = Field(default=3, ge=0, description="refinements of codes and scales after GPTQ")
     calibration: tuple[Written, ...] = Field(
         default=(),
         description="conversations (JSON, JSON lines) or plain texts, as PATH or PATH=WEIGHT; "

@@ -10,51 +10,59 @@ and rounding that one makes up, layer by layer, for what all before it did.
     V = (sum (r16 - r) xᵀ + W damping) H⁻¹     of one that writes to it: r16 is the 16-bit model's
                                                stream after the layer, r the quantized one before
 
-with H = sum x xᵀ + damping; where there is no evidence, V stays at W.
+with H = sum x xᵀ + damping and all sums over the same tokens. Where there is no evidence, V stays
+at W.
 """
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from camelpress.quantize.gptq import Factor
+from camelpress.quantize.damping import Damped, cholesky
+from camelpress.quantize.hessian import Moments
+
+ROWS = 1024  # of the weight that are moved at a time
 
 
-def reader_step(
-    cross: Float32[Tensor, "cols cols"], factor: Factor
-) -> Float32[Tensor, "cols cols"]:
-    """What the weights of layers that read are multiplied with to give V - W.
+def aim(
+    weight: Float32[Tensor, "rows cols"],
+    moments: Moments,
+    *,
+    strength: float,
+    damp_percent: float,
+    writes: bool,
+) -> None:
+    """Move a weight, in place, towards the one that gives what the 16-bit model gives.
 
     Args:
-        cross: sum of (x16 - x) xᵀ.
-        factor: of the Hessian.
+        weight: of all layers that share the input.
+        moments: of that input and of what the 16-bit model has more than the quantized one.
+        strength: 0 stays at W, 1 goes all the way to V.
+        damp_percent: fraction of mean(diag H) added to the diagonal.
+        writes: whether the layer's output is added to the residual stream.
+    Raises:
+        NotPositiveDefinite: the Hessian has no Cholesky factor however much it is damped.
     Source:
         Asymmetric calibration: Li et al., arXiv:2504.02692 (GPTAQ). Ours differs: the correction
-        is made before solving and in closed form.
+        is made before solving and in closed form, and a layer that writes is aimed at the residual
+        stream, with all that it lost before.
     """
-    return _over_hessian(cross, factor)
-
-
-def writer_step(
-    weight: Float32[Tensor, "rows cols"], cross: Float32[Tensor, "rows cols"], factor: Factor
-) -> Float32[Tensor, "rows cols"]:
-    """V - W for some rows of a layer that writes.
-
-    Args:
-        weight: the 16-bit one.
-        cross: sum of (r16 - r) xᵀ, of the same rows.
-        factor: of the Hessian.
-    Source:
-        As `reader_step`; that the target is the residual stream, with all that it lost before, is
-        ours.
-    """
-    return _over_hessian(cross + weight * factor.damping, factor) - weight
+    hessian = moments.whole_hessian()
+    natural = torch.arange(len(hessian), device=hessian.device)
+    damped = cholesky(hessian, natural, damp_percent=damp_percent)
+    if writes:
+        wanted = _over_hessian(moments.cross + weight * damped.damping, damped)
+        weight.lerp_(wanted, strength)
+        return
+    step = _over_hessian(moments.cross, damped)
+    for rows in weight.split(ROWS):
+        rows += strength * (rows @ step)
 
 
 def _over_hessian(
-    matrix: Float32[Tensor, "rows cols"], factor: Factor
+    matrix: Float32[Tensor, "rows cols"], damped: Damped
 ) -> Float32[Tensor, "rows cols"]:
-    quotient = matrix.clone()
-    quotient[:, factor.order] = matrix[:, factor.order] @ factor.upper.T @ factor.upper
-    return quotient
+    solution = torch.cholesky_solve(matrix.T.to(damped.lower.dtype), damped.lower)
+    return solution.T.to(torch.float32)

@@ -52,40 +52,47 @@ class Team:
             return device
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
+    def owner(self, lane: Lane) -> int:
+        """The rank that a lane belongs to."""
+        return lane.number % self.size
+
+    def lanes(self, lanes: Sequence[Lane]) -> list[Lane]:
+        """Those of many lanes that belong to this process."""
+        return [lane for lane in lanes if self.owner(lane) == self.rank]
+
     def own(self, items: Sequence[Shared]) -> list[Shared]:
         """Those of many things that this process takes."""
         return list(items[self.rank :: self.size])
 
     def fold(
-        self,
-        lanes: Sequence[Lane],
-        collect: Callable[[Lane, Moments], None],
-        empty: Callable[[], Moments],
-    ) -> Moments:
-        """The moments of all lanes, summed in their order, on every rank.
+        self, lanes: Sequence[Lane], collect: Callable[[Lane, Moments], None], total: Moments
+    ) -> None:
+        """Add the moments of some lanes to a sum, in the order of the lanes, on every rank.
 
         Args:
-            lanes: all of them, in the same order everywhere.
+            lanes: neighbours, in the same order everywhere.
             collect: adds the moments of one lane; called for the lanes of this rank only.
-            empty: moments of nothing.
+            total: the same everywhere.
         """
-        total = empty()
         for first in range(0, len(lanes), self.size):
             turn = lanes[first : first + self.size]
-            part = empty()
-            if self.rank < len(turn):
-                collect(turn[self.rank], part)
-            for owner in range(len(turn)):
+            part = total.fresh()
+            for lane in self.lanes(turn):
+                collect(lane, part)
+            for lane in turn:
+                owner = self.owner(lane)
                 if owner == self.rank and not self.leads:
                     for tensor in part.tensors:
                         dist.send(tensor, dst=0)
                 elif self.leads:
-                    for tensor in part.tensors if owner else ():
-                        dist.recv(tensor, src=owner)
-                    total += part
+                    total += self._received(total.fresh(), owner) if owner else part
         for tensor in total.tensors if self.size > 1 else ():
             dist.broadcast(tensor, src=0)
-        return total
+
+    def _received(self, moments: Moments, owner: int) -> Moments:
+        for tensor in moments.tensors:
+            dist.recv(tensor, src=owner)
+        return moments
 
     def share(self, make: Callable[[], Shared]) -> Shared:
         """What the first rank makes, small and plain, on every rank."""

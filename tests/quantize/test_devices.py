@@ -128,10 +128,10 @@ def test_what_ranks_exchange_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> N
     inputs = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
     weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
     with elsewhere.pretended() as device:
-        moments = Moments(64, 64, device)
-        moments.add(inputs.to(device), torch.zeros(200, 64, device=device))
+        moments = Moments(64, 0, device)
+        moments.add(inputs.to(device))
         rounded, _ = layer.round_layer(
-            weight.to(device), moments, Alone(0, 2), Quantize(group_size=32), writes=False
+            weight.to(device), moments.whole_hessian(), Alone(0, 2), Quantize(group_size=32)
         )
         assert rounded.values(slice(0, 32)).device == rounded.error.device == device
 

@@ -286,16 +286,6 @@ def test_the_factor_is_upper_and_its_square_is_the_inverse() -> None:
     assert (factor.damp_percent, factor.rescue) == (DAMP, "")
 
 
-def test_the_factor_keeps_the_damped_hessian_in_its_natural_order() -> None:
-    inputs = correlated(200, 48)
-    inputs[:, 7] = 0
-    drawn = layer(inputs)
-    factor = factorize(drawn.hessian, drawn.order, damp_percent=DAMP)
-    torch.testing.assert_close(factor.hessian.double(), drawn.damped, rtol=1e-6, atol=0)
-    added = (drawn.damped - drawn.hessian.double()).diagonal()
-    torch.testing.assert_close(factor.damping.double(), added, rtol=1e-3, atol=0)
-
-
 def test_what_fp32_cannot_factorize_fp64_does_with_the_same_damping() -> None:
     hessian = torch.ones(16, 16)  # one direction only, and 1 + 1e-9 is 1 in fp32
     factor = factorize(hessian, torch.arange(16), damp_percent=1e-9)

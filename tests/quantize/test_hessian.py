@@ -43,6 +43,18 @@ def test_16_bit_activations_are_summed_in_fp32() -> None:
     torch.testing.assert_close(moments.whole_hessian().double(), expected, rtol=1e-5, atol=1e-3)
 
 
+def test_what_is_wanted_may_be_left_out_and_forgotten() -> None:
+    inputs, wanted = random(40, 6), random(40, 5, seed=1)
+    moments = Moments(6, 5, CPU)
+    moments.add(inputs[:25], wanted[:25])
+    moments.forget_cross()
+    part = moments.fresh()
+    assert part.cross.shape == (0, 6)
+    part.add(inputs[25:])
+    moments += part
+    torch.testing.assert_close(moments.whole_hessian(), inputs.T @ inputs, rtol=1e-5, atol=1e-4)
+
+
 def test_moments_add_up() -> None:
     inputs, wanted = random(40, 6), random(40, 5, seed=1)
     parts = []

@@ -30,16 +30,17 @@ def sequences(lengths: list[int]) -> list[list[int]]:
     return [[next(ids) for _ in range(length)] for length in lengths]
 
 
-def cut(ids: list[list[int]], folder: Path, tokens: int) -> list[Lane]:
+def cut(ids: list[list[int]], folder: Path, tokens: int, *, paired: int = 0) -> list[Lane]:
     """Lanes of a number of tokens; of the sequences, every third token counts."""
     counted = torch.tensor([each % 3 == 0 for sequence in ids for each in sequence])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "LANE_TOKENS", tokens)
-        return lanes(ids, counted, folder, limit=60)
+        patch.setattr(module, "PAIRED", 1)
+        return lanes(ids, counted, folder, limit=60, columns=paired)
 
 
-def one(folder: Path) -> Lane:
-    return cut(sequences([5, 3]), folder, 100)[0]
+def one(folder: Path, *, paired: bool = False) -> Lane:
+    return cut(sequences([5, 3]), folder, 100, paired=paired)[0]
 
 
 @FEW
@@ -63,11 +64,12 @@ def test_lanes_are_full_but_not_much_more(tmp_path: Path, lengths: list[int], to
 
 @FEW
 @given(LENGTHS, st.integers(1, 100))
-def test_batches_know_which_tokens_count(tmp_path: Path, lengths: list[int], tokens: int) -> None:
+def test_batches_know_which_tokens_count(tmp_path: Path, lengths: list[int], size: int) -> None:
     found = []
-    for lane in cut(sequences(lengths), tmp_path, tokens):
+    for lane in cut(sequences(lengths), tmp_path, size):
         for batch in lane.sequences.batches:
-            found += lane.sequences.tokens[batch.places][lane.real(batch)].tolist()
+            tokens = take(lane.sequences.tokens[:, None].float(), batch, torch.device("cpu"))
+            found += lane.counted(batch, tokens).flatten().int().tolist()
     assert sorted(found) == [each for each in range(sum(lengths)) if each % 3 == 0]
 
 
@@ -129,7 +131,7 @@ def test_lanes_do_not_share_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changed", ["hidden", "reference"])
 def test_the_digest_is_of_both_states_that_enter(tmp_path: Path, changed: str) -> None:
-    lane = one(tmp_path)
+    lane = one(tmp_path, paired=True)
     for name in ("hidden", "reference"):
         lane.write(name, torch.zeros(8, 2))
     before = lane.digest()
@@ -140,8 +142,29 @@ def test_the_digest_is_of_both_states_that_enter(tmp_path: Path, changed: str) -
     assert lane.digest() != before
 
 
-def test_without_states_there_is_no_digest(tmp_path: Path) -> None:
-    lane = one(tmp_path)
+@pytest.mark.parametrize("paired", [True, False])
+def test_without_its_states_a_lane_has_no_digest(tmp_path: Path, paired: bool) -> None:
+    lane = one(tmp_path, paired=paired)
     assert lane.digest() == ""
     lane.write("hidden", torch.zeros(8, 2))
-    assert lane.digest() == ""
+    assert (lane.digest() == "") is paired
+
+
+@FEW
+@given(LENGTHS, st.integers(1, 100), st.integers(0, 400))
+def test_about_so_many_tokens_are_in_paired_lanes_if_there_are_so_many(
+    tmp_path: Path, lengths: list[int], tokens: int, paired: int
+) -> None:
+    ids = sequences(lengths)
+    made = cut(ids, tmp_path, tokens, paired=paired)
+    kinds = [lane.paired for lane in made]
+    assert kinds == sorted(kinds, reverse=True)  # they go first
+    assert [lane.number for lane in made] == [*range(len(made))]
+    counted = sum(each % 3 == 0 for sequence in ids for each in sequence)
+    assert sum(kinds) == min(len(made), -(-paired * len(made) // counted))
+
+
+def test_paired_lanes_are_spread_evenly(tmp_path: Path) -> None:
+    made = cut(sequences([30] * 20), tmp_path, 30, paired=40)  # a fifth of those that count
+    first = [int(lane.sequences.tokens[0]) // 30 for lane in made]
+    assert first == [2, 7, 12, 17, *(place for place in range(20) if place % 5 != 2)]

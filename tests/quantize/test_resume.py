@@ -29,9 +29,9 @@ from camelpress.quantize.lanes import Lane
 from camelpress.quantize.run import LANES, REPORT
 
 BLOCKS = 3
-OPTIONS: dict[str, Any] = {"dtype": "float32", "correction": 0.5, "sweeps": 1, "samples": 3}
+OPTIONS: dict[str, Any] = {"dtype": "float32", "correction": 0.5, "samples": 3}
 ARGUMENTS = (
-    "--group-size 32 --sequence-length 64 --samples 3 --dtype float32 --correction 0.5 --sweeps 1"
+    "--group-size 32 --sequence-length 64 --samples 3 --dtype float32 --correction 0.5"
 ).split()
 SHARD = 60_000  # bytes; several shards
 Contents = dict[str, Any]
@@ -372,7 +372,7 @@ def test_another_setting_source_text_or_version_starts_from_scratch(
     weights = own / "model.safetensors"
     options = dict(OPTIONS)
     if change == "setting":
-        options["sweeps"] = 0
+        options["damp_percent"] = 0.02
     elif change == "time":
         os.utime(weights, ns=(0, weights.stat().st_mtime_ns + 1))
     elif change == "content":

@@ -43,6 +43,7 @@ from camelpress.quantize.layer import Rounded, round_layer
 from camelpress.quantize.run import LANES, REPORT, run
 from camelpress.quantize.settings import Quantize, Source
 from camelpress.quantize.stored import AsStored
+from camelpress.quantize.target import aim
 from camelpress.quantize.team import Team
 
 CPU = torch.device("cpu")
@@ -54,7 +55,6 @@ SETTINGS = Quantize(
     dtype="float32",
     damp_percent=0.01,
     correction=0.5,
-    sweeps=2,
 )
 SHALLOW = pico.Sizes(layers=1)
 EVERY_GRID = list(product([2, 3, 4, 8], [16, 32, -1], [True, False]))
@@ -117,11 +117,28 @@ def drawn(folder: Path, wanted: Quantize) -> Calibration:
 def embedded(model: StreamedModel, calibration: Calibration, folder: Path) -> list[Lane]:
     """Lanes with the states that enter the first block."""
     folder.mkdir()
-    made = lanes(calibration.sequences, calibration.counted, folder, limit=model.positions)
+    made = in_pairs(calibration, folder, model)
     for lane in made:
-        for name in ("hidden", "reference"):
+        for name in names(lane):
             lane.write(name, model.looked_up(lane.sequences, model.embedding()).float())
     return made
+
+
+def in_pairs(calibration: Calibration, folder: Path, model: StreamedModel) -> list[Lane]:
+    """Lanes as a run cuts them."""
+    widest = model.config.intermediate_size
+    return lanes(
+        calibration.sequences,
+        calibration.counted,
+        folder,
+        limit=model.positions,
+        columns=widest,
+    )
+
+
+def names(lane: Lane) -> tuple[str, ...]:
+    """Of the states that it has."""
+    return ("hidden", "reference") if lane.paired else ("hidden",)
 
 
 def pass_through(model: StreamedModel, number: int, own: list[Lane], wanted: Quantize) -> None:
@@ -193,11 +210,14 @@ def test_every_grid_is_read_back_by_an_independent_reader(
         assert float((found - weight).norm() / weight.norm()) < 2.0 ** (2 - bits)
 
 
+@pytest.mark.parametrize("pairs", [10, 1])  # for all lanes, and for some
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("sym", [True, False])
 def test_states_while_quantizing_are_those_of_the_stored_checkpoint_and_of_the_16_bit_one(
-    chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, sym: bool
-) -> None:
+    chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype, sym: bool, pairs: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(in_lanes, "PAIRED", pairs)
     monkeypatch.setattr(laid_out, "BATCH_TOKENS", 300)  # several batches, some of them ragged
     monkeypatch.setattr(in_lanes, "LANE_TOKENS", 400)
     source = pico.write_model(tmp_path / "source", dtype=dtype)
@@ -205,11 +225,11 @@ def test_states_while_quantizing_are_those_of_the_stored_checkpoint_and_of_the_1
     run(Checkpoint.open(source), tmp_path / "out", wanted)
     model = as_in_the_run(source)
     own = embedded(model, drawn(source, wanted), tmp_path / "lanes")
-    assert len(own) > 1
+    assert 0 < sum(lane.paired for lane in own) <= len(own) > 1
+    assert all(lane.paired for lane in own) is (pairs == 10)
+    stored = {"hidden": streamed(tmp_path / "out"), "reference": model}
     streams = [
-        (lane, name, states(stored, lane.sequences))
-        for lane in own
-        for name, stored in (("hidden", streamed(tmp_path / "out")), ("reference", model))
+        (lane, name, states(stored[name], lane.sequences)) for lane in own for name in names(lane)
     ]
     for number in range(model.blocks):
         pass_through(model, number, own, wanted)
@@ -217,22 +237,29 @@ def test_states_while_quantizing_are_those_of_the_stored_checkpoint_and_of_the_1
             assert torch.equal(lane.read(name, 64, torch.float32), next(expected))
 
 
+@pytest.mark.parametrize("pairs", [10, 1])
 @pytest.mark.parametrize("mask", ["all", "assistant"])
 def test_moments_are_sums_over_what_each_layer_of_the_finished_block_sees_and_should_see(
-    base: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: str
+    base: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: str, pairs: int
 ) -> None:
+    monkeypatch.setattr(in_lanes, "PAIRED", pairs)
     monkeypatch.setattr(laid_out, "BATCH_TOKENS", 300)
     monkeypatch.setattr(in_lanes, "LANE_TOKENS", 400)
     wanted = settings(chat, calibration_mask=mask)
-    found: list[tuple[Tensor, Tensor]] = []
+    aimed: list[tuple[Tensor, Tensor]] = []
+    solved: list[Tensor] = []
+
+    def watched_aim(weight: Tensor, moments: Moments, **options: Any) -> None:
+        aim(weight, moments, **options)
+        aimed.append((moments.hessian.clone(), moments.cross.clone()))
 
     def watched(
-        weight: Tensor, moments: Moments, team: Team, settings: Quantize, *, writes: bool
+        weight: Tensor, hessian: Tensor, team: Team, settings: Quantize
     ) -> tuple[Rounded, Factor]:
-        rounded = round_layer(weight, moments, team, settings, writes=writes)
-        found.append(moments.tensors)
-        return rounded
+        solved.append(hessian.clone())
+        return round_layer(weight, hessian, team, settings)
 
+    monkeypatch.setattr(stage, "aim", watched_aim)
     monkeypatch.setattr(stage, "round_layer", watched)
     run(Checkpoint.open(base), tmp_path / "out", wanted)
     calibration = drawn(base, wanted)
@@ -240,20 +267,37 @@ def test_moments_are_sums_over_what_each_layer_of_the_finished_block_sees_and_sh
     assert bool(calibration.counted.all()) is (mask == "all")
     plain = gptq_reader.write_plain(tmp_path / "out", tmp_path / "plain")
     ours, theirs = (seen(folder, calibration.sequences) for folder in (plain, base))
-    expected = [
-        sums(ours[inputs], theirs[want] - ours[have], calibration.counted)
-        for number in range(2)
-        for inputs, want, have in watched_places(number)
-    ]
-    for (hessian, cross), (slow_hessian, slow_cross) in zip(found, expected, strict=True):
-        for fast, slow in ((hessian, slow_hessian), (cross, slow_cross)):
-            largest = float(slow.abs().max())
-            torch.testing.assert_close(fast.double(), slow, rtol=1e-3, atol=1e-4 * largest)
+    paired = calibration.counted & in_paired_lanes(
+        calibration, in_pairs(calibration, tmp_path, streamed(base))
+    )
+    assert torch.equal(paired, calibration.counted) is (pairs == 10)
+    places = [place for number in range(2) for place in watched_places(number)]
+    for number, (inputs, want, have) in enumerate(places):
+        missing = theirs[want] - ours[have]
+        assert_near(aimed[number][0], products(ours[inputs], ours[inputs], paired))
+        assert_near(aimed[number][1], products(missing, ours[inputs], paired))
+        assert_near(solved[number], products(ours[inputs], ours[inputs], calibration.counted))
 
 
-def sums(inputs: Tensor, missing: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-    inputs, missing = inputs[counted].double(), missing[counted].double()
-    return inputs.T @ inputs, missing.T @ inputs
+def in_paired_lanes(calibration: Calibration, own: list[Lane]) -> Tensor:
+    """Which tokens are; the lanes are cut from the text one after the other."""
+    paired = {tuple(lane.sequences.tokens.tolist()): lane.paired for lane in own}
+    assert len(paired) == len(own)
+    left = [each for ids in calibration.sequences for each in ids]
+    found: list[bool] = []
+    while left:
+        (lane,) = (each for each in paired if list(each) == left[: len(each)])
+        found += [paired[lane]] * len(lane)
+        left = left[len(lane) :]
+    return torch.tensor(found)
+
+
+def assert_near(fast: Tensor, slow: Tensor) -> None:
+    torch.testing.assert_close(fast.double(), slow, rtol=1e-3, atol=1e-4 * float(slow.abs().max()))
+
+
+def products(these: Tensor, those: Tensor, counted: Tensor) -> Tensor:
+    return these[counted].double().T @ those[counted].double()
 
 
 def watched_places(number: int) -> list[tuple[str, str, str]]:

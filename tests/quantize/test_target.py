@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import solver_oracle
-from camelpress.quantize.gptq import activation_order, factorize
-from camelpress.quantize.target import reader_step, writer_step
+from camelpress.core.errors import NotPositiveDefinite
+from camelpress.quantize import target
+from camelpress.quantize.hessian import Moments
+from camelpress.quantize.target import aim
 
 DAMP = 0.01
 FEW = settings(max_examples=30, derandomize=True, deadline=None, database=None)
@@ -30,14 +32,17 @@ class Case(NamedTuple):
     def hessian(self) -> Tensor:
         return self.inputs.T @ self.inputs
 
-    def aimed(self) -> Tensor:
-        order = activation_order(self.hessian.diagonal(), group_size=4)
-        factor = factorize(self.hessian, order, damp_percent=DAMP)
+    @property
+    def moments(self) -> Moments:
         missing = self.wanted if self.writes else self.wanted - self.inputs
-        cross = missing.T @ self.inputs
-        if self.writes:
-            return self.weight + writer_step(self.weight, cross, factor)
-        return self.weight + self.weight @ reader_step(cross, factor)
+        moments = Moments(self.inputs.shape[1], missing.shape[1], torch.device("cpu"))
+        moments.add(self.inputs, missing)
+        return moments
+
+    def aimed(self, *, strength: float = 1.0) -> Tensor:
+        weight = self.weight.clone()
+        aim(weight, self.moments, strength=strength, damp_percent=DAMP, writes=self.writes)
+        return weight
 
     def slowly(self) -> Tensor:
         """Least squares over tokens, pulled to the weight as the damping does; float64.
@@ -101,8 +106,39 @@ def test_columns_that_no_token_used_keep_their_weights(writes: bool) -> None:
 
 
 @pytest.mark.parametrize("writes", [True, False])
-def test_the_inputs_are_left_as_they_were(writes: bool) -> None:
+@pytest.mark.parametrize("height", [1, 3, 5])
+def test_the_height_of_what_is_moved_at_a_time_makes_no_difference(
+    writes: bool, height: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn = case(writes, 5)
-    before = [tensor.clone() for tensor in drawn[:3]]
-    drawn.aimed()
-    assert all(map(torch.equal, before, drawn[:3]))
+    expected = drawn.aimed(strength=0.3)
+    monkeypatch.setattr(target, "ROWS", height)
+    torch.testing.assert_close(drawn.aimed(strength=0.3), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_the_strength_is_how_far_the_weight_moves(writes: bool) -> None:
+    drawn = case(writes, 6)
+    whole = drawn.aimed() - drawn.weight
+    torch.testing.assert_close(
+        drawn.aimed(strength=0.3) - drawn.weight, 0.3 * whole, rtol=1e-3, atol=1e-5
+    )
+    assert torch.equal(drawn.aimed(strength=0.0), drawn.weight)
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_sums_are_left_so_that_others_can_be_added(writes: bool) -> None:
+    drawn = case(writes, 5)
+    moments = drawn.moments
+    aim(drawn.weight.clone(), moments, strength=1.0, damp_percent=DAMP, writes=writes)
+    moments.forget_cross()
+    moments.add(drawn.inputs)
+    expected = 2 * drawn.hessian
+    torch.testing.assert_close(moments.whole_hessian(), expected, rtol=1e-5, atol=1e-3)
+
+
+def test_a_hopeless_hessian_is_refused() -> None:
+    moments = case(True, 7).moments
+    moments.hessian.fill_(1000.0).fill_diagonal_(1.0)
+    with pytest.raises(NotPositiveDefinite, match="of 16 columns has no Cholesky factor"):
+        aim(case(True, 7).weight, moments, strength=1.0, damp_percent=DAMP, writes=True)

@@ -29,9 +29,9 @@ from camelpress.quantize.lanes import Lane
 from camelpress.quantize.run import REPORT
 from camelpress.quantize.team import Team
 
-OPTIONS: dict[str, Any] = {"dtype": "float32", "correction": 0.5, "sweeps": 1, "samples": 3}
+OPTIONS: dict[str, Any] = {"dtype": "float32", "correction": 0.5, "samples": 3}
 COMMAND = (
-    "--group-size 32 --sequence-length 64 --samples 3 --dtype float32 --correction 0.5 --sweeps 1"
+    "--group-size 32 --sequence-length 64 --samples 3 --dtype float32 --correction 0.5"
 ).split()
 Contents = dict[str, Any]
 
@@ -166,20 +166,24 @@ def test_moments_are_summed_in_the_order_of_the_lanes_on_every_rank(tmp_path: Pa
     ids = [[1] * (number + 1) for number in range(len(sizes))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lanes, "LANE_TOKENS", 1)
-        own = lanes.lanes(ids, torch.ones(15, dtype=torch.bool), tmp_path, limit=5)
+        patch.setattr(lanes, "PAIRED", 7)
+        own = lanes.lanes(ids, torch.ones(15, dtype=torch.bool), tmp_path, limit=5, columns=1)
 
     def folded() -> Moments:
         def collect(lane: Lane, moments: Moments) -> None:
             moments.cross += sizes[len(lane.sequences.tokens) - 1]
 
-        return Team.join().fold(own, collect, lambda: Moments(2, 3, torch.device("cpu")))
+        total, team = Moments(2, 3, torch.device("cpu")), Team.join()
+        team.fold(own[:3], collect, total)
+        team.fold(own[3:], collect, total)
+        return total
 
     def kept() -> None:
         cross = folded().cross
         torch.save(cross, tmp_path / f"{os.environ['RANK']}.pt")
 
     alone = folded().cross
-    assert float(alone[0, 0]) == pytest.approx(3.001)
+    assert float(alone[0, 0]) == pytest.approx(4.001)
     for size in (2, 3):
         assert together(size, kept) == [0] * size
         for rank in range(size):

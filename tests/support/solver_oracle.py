@@ -6,9 +6,6 @@
     rest  -= error / inverse[0, 0] * inverse[0, 1:]
     inverse loses its first row and column by one step of Gaussian elimination
 
-and the refinement, slow: every scale at the bottom of the parabola of the whole squared error, and
-every code tried in turn, each with the whole squared error worked out anew.
-
 Float64 throughout; no Cholesky factor, no blocks, nothing shared with the package's solver.
 
 Source: Frantar et al., arXiv:2210.17323, section 3 (the OBQ step, equations 2 and 3).
@@ -25,7 +22,7 @@ from torch import Tensor
 
 SMALLEST = 2.0**-14
 SHRINK = [step / 40 for step in range(40, 19, -1)]
-DOUBT = 2e-6  # of a scale that is computed, or corrected, in fp32
+DOUBT = 2e-6  # of a scale that is computed in fp32
 
 
 class Answer(NamedTuple):
@@ -123,61 +120,6 @@ def loss(columns: Tensor, cost: Tensor, scale: Tensor, zero: Tensor, top: int) -
     scale, zero = scale.double()[:, None], zero.double()[:, None]
     codes = (columns.double() / scale + zero).round().clamp(0, top)
     return (((codes - zero) * scale - columns).square() * cost.double()).sum(dim=1)
-
-
-def refine(
-    weight: Tensor,
-    hessian: Tensor,
-    codes: Tensor,
-    scales: Tensor,
-    zeros: Tensor,
-    *,
-    bits: int,
-    sweeps: int,
-) -> Answer:
-    """Lower the whole squared error of a layer, one scale and one code at a time.
-
-    Args:
-        weight: [rows cols], natural order.
-        hessian: [cols cols], damped.
-        codes: [rows cols], where to begin.
-        scales: [rows groups].
-        zeros: [rows groups], which stay.
-        bits: of a code.
-        sweeps: over all groups.
-    """
-    weight, codes, scales, zeros = (each.double() for each in (weight, codes, scales, zeros))
-    codes, scales = codes.clone(), scales.clone()
-    every = torch.arange(2**bits, dtype=torch.float64)[:, None]
-    size = weight.shape[1] // scales.shape[1]
-    margin = torch.full((len(weight),), 0.5, dtype=torch.float64)
-    spread = zeros.repeat_interleave(size, dim=1)
-    for _ in range(sweeps):
-        for group in range(scales.shape[1]):
-            first, last = group * size, (group + 1) * size
-            error = (codes - spread) * scales.repeat_interleave(size, dim=1) - weight
-            steps = torch.zeros_like(error)
-            steps[:, first:last] = (codes - spread)[:, first:last]
-            rest = error - scales[:, group, None] * steps
-            square = (steps @ hessian * steps).sum(dim=1)
-            lowest = -(steps @ hessian * rest).sum(dim=1) / square
-            fitted = torch.where(square > 0, half(lowest), scales[:, group])
-            terms = (steps * (error @ hessian)).abs().sum(dim=1) / square
-            clear = _rounds_clearly(lowest, DOUBT * (scales[:, group].abs() + terms))
-            margin = margin.minimum(torch.where(square > 0, clear, 0.5))
-            scales[:, group] = fitted
-            error = rest + fitted[:, None] * steps
-            for column in range(first, last):
-                tried = error.repeat(len(every), 1, 1)
-                tried[:, :, column] = (every - zeros[:, group]) * fitted - weight[:, column]
-                whole = (tried @ hessian * tried).sum(dim=2)
-                least, chosen = whole.min(dim=0)
-                others = whole.scatter(0, chosen[None], torch.inf).amin(dim=0)
-                step = 2 * hessian[column, column] * fitted.square()
-                margin = margin.minimum((others - least) / step)
-                codes[:, column] = chosen.double()
-                error = tried[chosen, torch.arange(len(weight))]
-    return Answer(codes.to(torch.uint8), scales, zeros, margin)
 
 
 def output_error(weight: Tensor, stored: Tensor, hessian: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ class Batch:
 
     places: Int64[Tensor, "batch longest"]
     real: Bool[Tensor, "batch longest"]
+    run: slice | None  # the places, where they are one run of tokens without a filled-up row
 
 
 class Sequences:
@@ -68,13 +69,19 @@ class Sequences:
             column = torch.arange(longest)[None]
             starts = torch.tensor([self.starts[number] for number in members])[:, None]
             lengths = torch.tensor([self.lengths[number] for number in members])[:, None]
-            yield Batch(starts + column.minimum(lengths - 1), column < lengths)
+            places = starts + column.minimum(lengths - 1)
+            first = int(places[0, 0])
+            run = slice(first, first + places.numel())
+            together = torch.equal(places.flatten(), torch.arange(run.start, run.stop))
+            yield Batch(places, column < lengths, run if together else None)
 
 
 def take(
     hidden: Float[Tensor, "tokens hidden"], batch: Batch, device: torch.device
 ) -> Float[Tensor, "batch longest hidden"]:
-    """The hidden states of one batch, on the device."""
+    """The hidden states of one batch, on the device; not to be changed."""
+    if batch.run is not None:
+        return hidden[batch.run].unflatten(0, batch.places.shape).to(device)
     return hidden[batch.places].to(device)
 
 
@@ -84,4 +91,7 @@ def put(
     values: Float[Tensor, "batch longest hidden"],
 ) -> None:
     """Store what came out for the real tokens of one batch."""
+    if batch.run is not None:
+        hidden[batch.run] = values.flatten(0, 1).to(hidden.device)
+        return
     hidden[batch.places[batch.real]] = values[batch.real.to(values.device)].to(hidden.device)
