@@ -92,8 +92,9 @@ class BlockQuantizer:
     ) -> None:
         self._model = model
         self._weights = weights
-        self._reference = model.assemble(number, weights)
-        self._block = model.assemble(number, weights)
+        placed = model.placed(weights)
+        self._reference = model.assemble(number, placed)
+        self._block = model.assemble(number, placed)  # of the same tensors, until they are replaced
         self._lanes = lanes
         self._team = team
         self._settings = {

@@ -87,85 +87,106 @@ def _fp16(scale):
     return rounded if abs(rounded) <= _LARGEST else rounded * np.float32(np.inf)
 
 
+# Vectors need loops of a fixed length over arrays that nobody else has: `ROWS` rows in a copy, of
+# which those beyond the last are zeros on a scale of 1.
+
+
+@_vectorized
+@no_type_check
+def _tile(columns, start, stop):
+    tile = np.zeros((len(columns), ROWS), dtype=np.float32)
+    for column in range(len(columns)):
+        for row in range(stop - start):
+            tile[column, row] = columns[column, start + row]
+    return tile
+
+
 @_vectorized
 @no_type_check
 def _search_sym(columns, importance, scales, zeros, shrinks, top, start, stop):
-    rows = stop - start
-    span, scale, inverse, least, loss = np.zeros((5, rows), dtype=np.float32)
-    for column in range(len(columns)):
-        for row in range(rows):
-            span[row] = max(span[row], abs(columns[column, start + row]))
-    least[:] = np.inf
+    tile = _tile(columns, start, stop)
+    span, best = np.zeros((2, ROWS), dtype=np.float32)
+    scale, inverse, loss, least = np.empty((4, ROWS), dtype=np.float32)
+    for column in range(len(tile)):
+        for row in range(ROWS):
+            span[row] = max(span[row], abs(tile[column, row]))
+    best[:], least[:] = np.inf, np.inf
     zero = np.float32((top + 1) // 2)
     for number in range(len(shrinks)):
         shrink = np.float32(shrinks[number])
         for sign in (np.float32(1), np.float32(-1)):
-            for row in range(rows):
+            for row in range(ROWS):
                 scale[row] = sign * _fp16(span[row] * np.float32(2 / top) * shrink)
                 inverse[row] = np.float32(1) / scale[row]
                 loss[row] = 0
-            for column in range(len(columns)):
+            for column in range(len(tile)):
                 weight = importance[column]
-                for row in range(rows):
-                    value = columns[column, start + row]
+                for row in range(ROWS):
+                    value = tile[column, row]
                     code = min(max(np.rint(value * inverse[row]) + zero, np.float32(0)), top)
                     error = (code - zero) * scale[row] - value
                     loss[row] += weight * error * error
-            for row in range(rows):
+            for row in range(ROWS):
                 if loss[row] < least[row]:
-                    least[row] = loss[row]
-                    scales[start + row] = scale[row]
-    for row in range(start, stop):
-        zeros[row] = zero
+                    least[row], best[row] = loss[row], scale[row]
+    for row in range(stop - start):
+        scales[start + row], zeros[start + row] = best[row], zero
 
 
 @_vectorized
 @no_type_check
 def _search_asym(columns, importance, scales, zeros, shrinks, top, start, stop):
-    rows = stop - start
-    low, high, scale, inverse, zero, least, loss = np.zeros((7, rows), dtype=np.float32)
-    for column in range(len(columns)):
-        for row in range(rows):
-            low[row] = min(low[row], columns[column, start + row])
-            high[row] = max(high[row], columns[column, start + row])
-    for row in range(rows):
+    tile = _tile(columns, start, stop)
+    low, high, best_zero = np.zeros((3, ROWS), dtype=np.float32)
+    best_scale, scale, inverse, zero, loss, least = np.empty((6, ROWS), dtype=np.float32)
+    for column in range(len(tile)):
+        for row in range(ROWS):
+            low[row] = min(low[row], tile[column, row])
+            high[row] = max(high[row], tile[column, row])
+    for row in range(ROWS):
         low[row] = min(low[row], -high[row] / (top - np.float32(1)))
-    least[:] = np.inf
+    best_scale[:], least[:] = np.inf, np.inf
     for number in range(len(shrinks)):
         shrink, step = np.float32(shrinks[number]), np.float32(shrinks[number] / top)
         for offset in (np.float32(0), np.float32(-1), np.float32(1)):
-            for row in range(rows):
+            for row in range(ROWS):
                 scale[row] = _fp16((high[row] - low[row]) * step)
                 inverse[row] = np.float32(1) / scale[row]
                 middle = np.rint(-low[row] * shrink / scale[row]) + offset
                 zero[row] = min(max(middle, np.float32(1)), top)
                 loss[row] = 0
-            for column in range(len(columns)):
+            for column in range(len(tile)):
                 weight = importance[column]
-                for row in range(rows):
-                    value = columns[column, start + row]
+                for row in range(ROWS):
+                    value = tile[column, row]
                     code = np.rint(value * inverse[row]) + zero[row]
                     code = min(max(code, np.float32(0)), top)
                     error = (code - zero[row]) * scale[row] - value
                     loss[row] += weight * error * error
-            for row in range(rows):
+            for row in range(ROWS):
                 if loss[row] < least[row]:
-                    least[row] = loss[row]
-                    scales[start + row] = scale[row]
-                    zeros[start + row] = zero[row]
+                    least[row], best_scale[row], best_zero[row] = loss[row], scale[row], zero[row]
+    for row in range(stop - start):
+        scales[start + row], zeros[start + row] = best_scale[row], best_zero[row]
 
 
 @_vectorized
 @no_type_check
 def _round_columns(columns, upper, scales, zeros, codes, errors, top, start, stop):
-    for column in range(len(columns)):
+    tile = _tile(columns, start, stop)
+    scale, zero, code, error = np.ones((4, ROWS), dtype=np.float32)
+    for row in range(stop - start):
+        scale[row], zero[row] = scales[start + row], zeros[start + row]
+    for column in range(len(tile)):
         diagonal = upper[column, column]
-        for row in range(start, stop):
-            value, scale, zero = columns[column, row], scales[row], zeros[row]
-            code = min(max(np.rint(value / scale) + zero, np.float32(0)), top)
-            codes[column, row] = np.uint8(code)
-            errors[column, row] = (value - (code - zero) * scale) / diagonal
-        for later in range(column + 1, len(columns)):
+        for row in range(ROWS):
+            value = tile[column, row]
+            code[row] = min(max(np.rint(value / scale[row]) + zero[row], np.float32(0)), top)
+            error[row] = (value - (code[row] - zero[row]) * scale[row]) / diagonal
+        for row in range(stop - start):
+            codes[column, start + row] = np.uint8(code[row])
+            errors[column, start + row] = error[row]
+        for later in range(column + 1, len(tile)):
             share = upper[column, later]
-            for row in range(start, stop):
-                columns[later, row] -= share * errors[column, row]
+            for row in range(ROWS):
+                tile[later, row] -= share * error[row]

@@ -31,6 +31,7 @@ from camelpress.core.progress import track
 from camelpress.core.sequences import Batch, Sequences, put, take
 
 Rope = tuple[Tensor, Tensor]
+ROWS = 1024  # of a tensor that are looked at in one go
 REFUSALS = (  # of transformers, for a config that makes no model
     ValueError,
     KeyError,
@@ -215,12 +216,14 @@ class StreamedModel:
         places = self._empty_layer(number).state_dict()
         return {key: tuple(place.shape) for key, place in places.items()}
 
+    def placed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights on the device and in the dtype that they are computed in."""
+        return {key: self._placed(each) for key, each in weights.items()}
+
     def assemble(self, number: int, weights: Mapping[str, Tensor]) -> Block:
         """A decoder block of these weights, on the device."""
         layer = self._empty_layer(number)
-        layer.load_state_dict(
-            {key: self._placed(each) for key, each in weights.items()}, assign=True
-        )
+        layer.load_state_dict(self.placed(weights), assign=True)
         return Block(layer.eval().requires_grad_(False))
 
     def hidden(self, sequences: Sequences, label: str) -> Float[Tensor, "tokens hidden"]:
@@ -289,10 +292,10 @@ class StreamedModel:
         return tensor.to(device=self.device, dtype=self.dtype)
 
     def _require_finite(self, name: str, tensor: Tensor) -> None:
-        if not bool(tensor.isfinite().all()):
+        wrong = sum(int((~part.isfinite()).sum()) for part in tensor.split(ROWS))
+        if wrong:
             raise NumericsProblem(
-                f"{self.checkpoint.folder}: {name!r} holds {int((~tensor.isfinite()).sum())} "
-                "values that are not finite",
+                f"{self.checkpoint.folder}: {name!r} holds {wrong} values that are not finite",
                 next_step="download or recover the checkpoint again",
             )
 
