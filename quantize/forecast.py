@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch
 
-from camelpress.core import llama, sequences
+from camelpress.core import llama
 from camelpress.core.blocks import StreamedModel
 from camelpress.core.report import resident_bytes
 from camelpress.quantize.kernel import kernel
@@ -18,9 +18,11 @@ from camelpress.quantize.lanes import Lane
 from camelpress.quantize.layer import ROWS
 
 FP32 = torch.float32.itemsize
-SOLVING = 4  # matrices as large as the Hessian, at most, while one is factorized
+PROGRAM = 80_000_000  # bytes: code that is compiled or loaded later, and what malloc does not reuse
+AIMING = 4  # matrices as large as the Hessian, at most, beside it
+SOLVING = 3
 WORKING = 7  # matrices as large as a block of rows, while one is solved
-PASSING = 5  # activations as wide as the widest, for each token of a batch
+PASSING = 6  # activations as wide as the widest, for each token of a batch
 
 
 def forecast(model: StreamedModel, lanes: list[Lane]) -> dict[str, int]:
@@ -35,31 +37,39 @@ def forecast(model: StreamedModel, lanes: list[Lane]) -> dict[str, int]:
     block = sum(torch.Size(shape).numel() for shape in shapes.values())
     stored = model.checkpoint.info(f"{llama.BLOCK.format(0)}.input_layernorm.weight").dtype
     linear = {name: shapes[f"{name}.weight"] for name, _ in llama.LINEARS}
-    tokens = max((len(lane.sequences.tokens) for lane in lanes), default=0)
-    copies = 1 if stored == model.dtype else 2
+    ahead = min(2, model.blocks)  # blocks that are read
+    copies = 1 if stored == model.dtype else 2  # the 16-bit ones, and those that replace them
     return {
-        "program": resident_bytes(),
-        "weights": 2 * block * stored.itemsize + copies * block * model.dtype.itemsize,
-        "layer": max(_layer(model, linear, stage, tokens) for stage in llama.STAGES),
+        "program": resident_bytes() + PROGRAM,
+        "weights": ahead * block * stored.itemsize + copies * block * model.dtype.itemsize,
+        "layer": max(_layer(model, linear, stage, lanes) for stage in llama.STAGES),
     }
 
 
 def _layer(
-    model: StreamedModel, linear: Mapping[str, tuple[int, ...]], stage: str, tokens: int
+    model: StreamedModel, linear: Mapping[str, tuple[int, ...]], stage: str, lanes: list[Lane]
 ) -> int:
-    """What the layers of one input take, whichever is more: collecting or solving."""
+    """What the layers of one input take, whatever is most: collecting, aiming or solving."""
     names = llama.linears_fed_by(stage)
     rows, cols = sum(linear[name][0] for name in names), linear[names[0]][1]
     hidden = int(model.config.hidden_size)
     widest = max(width for shape in linear.values() for width in shape)
-    moments = FP32 * cols * (cols + hidden)
-    states = tokens * (2 * FP32 * hidden + model.dtype.itemsize * cols)
-    passing = PASSING * sequences.BATCH_TOKENS * widest * FP32
-    collecting = 2 * moments + states + passing
-    solving = (
-        moments
-        + FP32 * (SOLVING - 1) * cols**2
-        + FP32 * WORKING * min(rows, ROWS) * cols
-        + rows * cols * (1 + FP32)  # codes, and what they stand for
+    tokens = max((len(lane.sequences.tokens) for lane in lanes), default=0)
+    batch = max(
+        (each.places.numel() for lane in lanes for each in lane.sequences.batches), default=0
     )
-    return FP32 * rows * cols + max(collecting, solving)
+    cross = FP32 * cols * hidden * any(lane.paired for lane in lanes)
+    hessian, weight = FP32 * cols**2, FP32 * rows * cols
+    collecting = (
+        2 * (hessian + cross)
+        + tokens * (2 * FP32 * hidden + model.dtype.itemsize * cols)
+        + PASSING * batch * widest * FP32
+    )
+    aiming = cross + (1 + AIMING) * hessian + 3 * weight if cross else 0
+    solving = (
+        (1 + SOLVING) * hessian
+        + 2 * weight  # before, and what its codes stand for
+        + rows * cols  # codes
+        + FP32 * WORKING * min(rows, ROWS) * cols
+    )
+    return max(collecting, aiming, solving)

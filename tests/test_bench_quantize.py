@@ -243,7 +243,7 @@ def test_ours_is_held_against_the_fastest_and_the_leanest() -> None:
     assert costs.targets(["camelpress"], runs) == costs.targets(tools[1:], runs) == []
 
 
-def test_growth_is_held_per_layer_sample_and_token() -> None:
+def test_growth_is_held_per_layer_and_sample_and_against_the_forecast() -> None:
     growth = part("growth")
     size = growth.Size
     runs = {
@@ -251,16 +251,19 @@ def test_growth_is_held_per_layer_sample_and_token() -> None:
         size(4, 32): [run(5, 500)],
         size(8, 32): [run(9, 505)],
         size(32, 32): [run(33, 510)],
-        size(8, 256): [run(65, 505 + 1.5 * 224 * 512 * 512 * 4 / 1e6)],
+        size(8, 256): [run(65, 857)],
     }
-    found = growth.targets(runs, 512, 512)
+    forecasts = {name: 10**6 * 600 for name in runs if name != "imports"}
+    found = growth.targets(runs, forecasts)
     assert [(target.values, target.met) for target in found] == [
         ([1.0], True),
         ([1.02], True),
         ([1.0], True),
-        (pytest.approx([1.5], abs=1e-3), False),
+        (pytest.approx([857 / 505]), False),
+        (pytest.approx([857 / 600]), False),
     ]
-    assert "| 8 layers, 256 samples | 65.0 | 130.0 | 857 | 457 |" in growth.figures_table(runs)
+    told = growth.figures_table(runs, forecasts)
+    assert "| 8 layers, 256 samples | 65.0 | 130.0 | 857 | 457 | 600 |" in told
 
 
 def test_every_environment_has_its_requirements_with_torch_pinned() -> None:

@@ -292,7 +292,9 @@ class StreamedModel:
         return tensor.to(device=self.device, dtype=self.dtype)
 
     def _require_finite(self, name: str, tensor: Tensor) -> None:
-        wrong = sum(int((~part.isfinite()).sum()) for part in tensor.split(ROWS))
+        wrong = 0
+        for part in tensor.split(ROWS):
+            wrong += int((~part.isfinite()).sum())
         if wrong:
             raise NumericsProblem(
                 f"{self.checkpoint.folder}: {name!r} holds {wrong} values that are not finite",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from camelpress.core.errors import RecipeProblem
 
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 1024
 
 
 @dataclass(frozen=True)
