@@ -13,7 +13,7 @@ import pytest
 
 COMMANDS = (
     "recover", "make-diff", "quantize", "validate", "publish",
-    "run", "demo", "inspect", "verify", "schema",
+    "run", "demo", "generate", "chat", "inspect", "verify", "schema",
 )  # fmt: skip
 SMALL = ("--group-size", "32", "--samples", "4", "--sequence-length", "64")
 

@@ -17,18 +17,19 @@ from typing import Annotated, Any
 import typer
 
 from camelpress import __version__
-from camelpress.console import Screen, rows
+from camelpress.console import Screen, flat, rows
 from camelpress.convert.settings import MakeDiff, Recover
 from camelpress.core.errors import Interrupted, Problem
 from camelpress.core.progress import listening
 from camelpress.core.report import Report
 from camelpress.core.settings import Settings
+from camelpress.generate.settings import Generate
 from camelpress.options import given, parameters
 from camelpress.publish.settings import Publish
 from camelpress.quantize.settings import Quantize
 from camelpress.validate.settings import Validate
 
-STAGES, RUNS, LOOKS = "Stages", "The whole pipeline", "Look and check"
+STAGES, RUNS, TALKS, LOOKS = "Stages", "The whole pipeline", "Try a model", "Look and check"
 
 app = typer.Typer(
     help="From a published weight diff to a tested, published 4-bit release.",
@@ -114,6 +115,9 @@ def _guarded(
             traceback.print_exc()
         screen.problem(problem)
         return problem.exit_code
+    except BrokenPipeError:  # who read our output has gone; typer would end with 1, "gate failed"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _stop(*_: object) -> None:
@@ -230,7 +234,6 @@ def run(
 ) -> int:
     """All stages of a recipe in order; finished ones are skipped while nothing changed."""
     from camelpress import pipeline
-    from camelpress.console import flat
     from camelpress.recipe import read
 
     outcome = pipeline.run(read(recipe, override or ()), force=force)
@@ -255,7 +258,6 @@ def demo(
     force: Annotated[bool, typer.Option("--force", help="Run finished stages again.")] = False,
 ) -> int:
     """The whole pipeline on an embedded tiny model, in less than a minute."""
-    from camelpress.console import flat
     from camelpress.demo import run as work
 
     shown = work(out, force=force)
@@ -286,6 +288,48 @@ def _beside(report: Report) -> str:
         f"perplexity ratio {facts['perplexity_ratio']:.5f}, KL {facts['kl_mean']:.5f} nats, "
         f"{report.verdict}"
     )
+
+
+@command("generate", TALKS, Generate)
+def generate(
+    screen: Screen,
+    model: Folder,
+    options: dict[str, Any],
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="The message; without it, stdin.")
+    ] = None,
+) -> int:
+    """One reply of a 16-bit or 4-bit model, in its own chat format, as it comes."""
+    from camelpress.chat import read_prompt
+    from camelpress.core.checkpoint import Checkpoint
+    from camelpress.generate.run import run as work
+
+    chosen = Generate.parse(options, source="generate")
+    checkpoint = Checkpoint.open(model)
+    try:
+        report = work(checkpoint, read_prompt() if prompt is None else prompt, chosen, screen.say)
+    finally:
+        screen.end_line()
+    if screen.json:
+        screen.emit(flat(report))
+    else:
+        screen.note(
+            f"{len(report.facts['ids'])} tokens, {report.cost['tokens_per_second']:.1f} a second, "
+            f"stopped by {report.facts['stopped']}"
+        )
+    return 0
+
+
+@command("chat", TALKS, Generate)
+def chat(screen: Screen, model: Folder, options: dict[str, Any]) -> int:
+    """A conversation with a 16-bit or 4-bit model; /help lists what can be done in it."""
+    from camelpress.chat import Chat
+    from camelpress.core.checkpoint import Checkpoint
+    from camelpress.generate.prepared import Prepared
+
+    chosen = Generate.parse(options, source="chat")
+    Chat.open(screen, Prepared(Checkpoint.open(model), chosen)).run()
+    return 0
 
 
 @command("inspect", LOOKS)
