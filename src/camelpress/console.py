@@ -278,11 +278,20 @@ def _validate(report: Report) -> list[tuple[str, str]]:
         ("perplexity", f"{facts['reference_perplexity']:.4f} 16-bit reference"),
         ("", f"{facts['candidate_perplexity']:.4f} candidate"),
         ("ratio", f"{facts['perplexity_ratio']:.5f}{_span(facts['perplexity_ratio_interval'])}"),
+        *_early(facts.get("early")),
         ("KL divergence", f"{facts['kl_mean']:.5f} nats{_span(facts['kl_mean_interval'])}"),
         ("top-1 agreement", f"{facts['top1_agreement']:.2%}"),
         ("tokens", f"{facts['tokens']:,} in {facts['sequences']} sequences"),
         *_cost(report),
     ]
+
+
+def _early(early: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """The ratio at the beginning of windows; reports of earlier versions do not tell it."""
+    if early is None or early["rest"] is None:
+        return []
+    ratio, rest = (early[part]["perplexity_ratio"] for part in ("first", "rest"))
+    return [("", f"{ratio:.5f} from the first {early['context']} tokens, {rest:.5f} after them")]
 
 
 def _publish(report: Report) -> list[tuple[str, str]]:
