@@ -207,10 +207,24 @@ def test_inspect_tells_what_a_checkpoint_is(run: Run, base: Path, tmp_path: Path
     assert "model.norm.weight  float16 [64]" in run("inspect", base).out
 
 
+def test_inspect_asks_engines(run: Run, base: Path, tmp_path: Path) -> None:
+    run("quantize", base, tmp_path / "q", "--method", "rtn", "--group-size", "32")
+    ended = run("inspect", tmp_path / "q", "--for", "exllama")
+    assert ended.code == 0
+    assert "never run here" in " ".join(ended.out.split())
+    assert ended.out.rstrip().endswith("PASS")
+    told = json.loads(run("inspect", tmp_path / "q", "--for", "vllm,marlin", "--json").out)
+    assert [engine["name"] for engine in told["engines"]] == ["vLLM", "Marlin"]
+    assert (told["bits"], told["verdict"]) == (4, "FAIL")
+    assert run("inspect", tmp_path / "q", "--for", "marlin", "--for", "exllama").code == 1
+    assert run("inspect", tmp_path / "q", "--for", "llama.cpp").code == 2
+    assert run("inspect", base, "--for", "all").code == 3
+
+
 def test_help_groups_the_commands_and_loads_no_torch() -> None:
     told = fresh("-m", "camelpress", "--help")
     assert told.returncode == 0
-    for panel in ("Stages", "The whole pipeline", "Look and check"):
+    for panel in ("Stages", "The whole pipeline", "Try a model", "Look and check"):
         assert panel in told.stdout
 
 

@@ -333,11 +333,25 @@ def chat(screen: Screen, model: Folder, options: dict[str, Any]) -> int:
 
 
 @command("inspect", LOOKS)
-def inspect_(screen: Screen, checkpoint: Folder) -> int:
+def inspect_(
+    screen: Screen,
+    checkpoint: Folder,
+    engines: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--for",
+            metavar="vllm|sglang|tgi|exllama|marlin|all",
+            help="Whether that engine can run it, requirement by requirement; repeatable, or a "
+            "list with commas.",
+        ),
+    ] = None,
+) -> int:
     """What a checkpoint is: tensors, dtypes, sizes, quantization, tokenizer, template."""
     from camelpress.core.checkpoint import Checkpoint
     from camelpress.core.summary import describe
 
+    if engines:
+        return _for_engines(screen, checkpoint, engines)
     told = describe(Checkpoint.open(checkpoint))
     if screen.json:
         screen.emit(told)
@@ -352,6 +366,23 @@ def inspect_(screen: Screen, checkpoint: Folder) -> int:
                 f"  {tensor['name']}  {tensor['dtype']} {tensor['shape']}", soft_wrap=True
             )
     return 0
+
+
+def _for_engines(screen: Screen, folder: Path, names: list[str]) -> int:
+    from camelpress.core.checkpoint import Checkpoint
+    from camelpress.core.report import Verdict
+    from camelpress.core.summary import summary
+    from camelpress.engines.check import check, chosen
+
+    wanted = chosen(names)
+    checkpoint = Checkpoint.open(folder)
+    told = check(checkpoint, wanted)
+    if screen.json:
+        screen.emit(summary(checkpoint) | told)
+    else:
+        for engine in told["engines"]:
+            screen.engine(engine)
+    return Verdict(told["verdict"]).exit_code
 
 
 @command("verify", LOOKS)

@@ -33,6 +33,7 @@ COLOURS = {
     Verdict.INCONCLUSIVE: "bold yellow",
     Verdict.ERROR: "bold red",
 }
+STATUS_COLOURS = {"PASS": "green", "NOTE": "yellow", "FAIL": "bold red"}
 EVERY = 10.0  # seconds between plain lines
 
 
@@ -148,6 +149,27 @@ class Screen:
             )
         if report.verdict is not None:
             self.out.print(f"[{COLOURS[report.verdict]}]{report.verdict}[/]")
+
+    def engine(self, told: Mapping[str, Any]) -> None:
+        """What an engine asks of a checkpoint: a line for each requirement, then the verdict."""
+        self.out.print(f"[bold]{told['name']}[/]")
+        self.out.print(f"needs {told['needs']}", style="dim")
+        self.out.print(
+            f"read in the source of {told['source']}; never run here", style="dim", markup=False
+        )
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for whole in (True, True, False):
+            table.add_column(no_wrap=whole, overflow="fold")
+        for row in told["requirements"]:
+            step = f"; {row['next_step']}" if row["next_step"] else ""
+            table.add_row(
+                f"  [{STATUS_COLOURS[row['status']]}]{row['status']}[/]",
+                row["name"],
+                escape(printable(row["reason"] + step)),
+            )
+        self.out.print(table)
+        verdict = Verdict(told["verdict"])
+        self.out.print(f"[{COLOURS[verdict]}]{verdict}[/]\n")
 
     def _bar(self, items: Sequence[Item], label: str) -> Iterator[Item]:
         with Progress(
