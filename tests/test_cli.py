@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
+
+import damage
 
 COMMANDS = (
     "recover", "make-diff", "quantize", "validate", "publish",
@@ -205,6 +208,19 @@ def test_inspect_tells_what_a_checkpoint_is(run: Run, base: Path, tmp_path: Path
     assert told["parameters"] == plain["parameters"]
     assert plain["tokenizer"]["bos"] == 1
     assert "model.norm.weight  float16 [64]" in run("inspect", base).out
+
+
+def test_names_in_a_checkpoint_do_nothing_to_a_terminal(
+    run: Run, base: Path, tmp_path: Path
+) -> None:
+    name = "model.\x1b]0;owned\x07[bold]\x9b2J"
+    folder = damage.with_tensors(base, tmp_path / "model", {name: torch.zeros(1)})
+    shown = run("inspect", folder).out
+    assert "model.␛]0;owned␇[bold]\ufffd2J  float32 [1]" in shown
+    assert not set(shown) & set("\x1b\x07\x9b")
+    told = run("inspect", folder, "--json").out
+    assert not set(told) & set("\x1b\x07\x9b")
+    assert name in [tensor["name"] for tensor in json.loads(told)["tensors"]]
 
 
 def test_inspect_asks_engines(run: Run, base: Path, tmp_path: Path) -> None:

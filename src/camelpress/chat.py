@@ -150,6 +150,8 @@ class Chat:
             try:
                 return self._screen.ask(prompt)
             except EOFError:
+                if self._screen.interactive:
+                    self._screen.out.print()
                 return None
             except KeyboardInterrupt:
                 self._screen.note("\nCtrl-D or /quit ends the chat", asked=True)

@@ -362,9 +362,7 @@ def inspect_(
             [(name, json.dumps(value)) for name, value in told.items() if name != "tensors"],
         )
         for tensor in told["tensors"]:
-            screen.out.print(
-                f"  {tensor['name']}  {tensor['dtype']} {tensor['shape']}", soft_wrap=True
-            )
+            screen.line(f"  {tensor['name']}  {tensor['dtype']} {tensor['shape']}")
     return 0
 
 

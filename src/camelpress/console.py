@@ -76,6 +76,10 @@ class Screen:
             sys.stdout.write(printable(text).encode(known, "replace").decode(known))
             sys.stdout.flush()
 
+    def line(self, text: str) -> None:
+        """One line of a result, as it is but for what would act on a terminal."""
+        self.out.print(printable(text), soft_wrap=True, markup=False)
+
     def end_line(self) -> None:
         """A new line, unless what was said ends in one."""
         if self._line_open:
@@ -208,7 +212,13 @@ def flat(report: Report) -> dict[str, Any]:
 
 def rows(out: Console, title: str, entries: Sequence[tuple[str, str]]) -> None:
     """A table of two columns."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = Table(
+        title=escape(printable(title)),
+        title_justify="left",
+        show_header=False,
+        box=None,
+        pad_edge=False,
+    )
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in entries:

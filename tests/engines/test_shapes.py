@@ -107,6 +107,12 @@ def test_tiles_are_those_of_layers_that_are_held_as_one() -> None:
     assert either(subject(hidden=576, ffn=1536, heads=9, kv_heads=3, group=64)).status == "FAIL"
 
 
+def test_what_no_kernel_can_tile_is_split_over_nothing() -> None:
+    found = STRICT(subject(hidden=576, ffn=1536, heads=9, kv_heads=3, group=64))
+    assert (found.status, found.next_step) == ("NOTE", "see tiles")
+    assert found.reason.startswith("not even 1 device: gate_up_proj would be 576 by 3072")
+
+
 def test_groups_that_do_not_divide() -> None:
     assert shapes.whole_groups()(subject()).status == "PASS"
     odd = subject(hidden=256, ffn=448, heads=4)

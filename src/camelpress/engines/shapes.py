@@ -108,7 +108,7 @@ def parallel(*, repeats_kv: bool, families: tuple[tuple[int, int], ...] = ()) ->
         first = next(count for count in DEVICES if reasons[count] is not None)
         step = "pad (--pad-ffn) or quantize with smaller groups to split it"
         if not fit:
-            return noted(f"not even 1 device: {reasons[first]}", step)
+            return noted(f"not even 1 device: {reasons[first]}", "see tiles")
         told = f"{_list(fit)} device{'s' * (len(fit) > 1)}, not {first}: {reasons[first]}"
         return passed(told) if len(fit) > 1 else noted(told, step)
 

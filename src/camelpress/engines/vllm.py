@@ -31,7 +31,7 @@ VLLM = Engine(
             otherwise="newer versions pad it, older ones leave Marlin for an fp16 kernel",
         )),
         Row("tensor parallel", shapes.parallel(repeats_kv=True)),
-        Row("the same, older", shapes.parallel(repeats_kv=True, families=shapes.STRICT)),
+        Row("parallel, older", shapes.parallel(repeats_kv=True, families=shapes.STRICT)),
         Row("scales",          contents.scales(dtypes=("float16", "bfloat16"))),
         Row("zero points",     contents.zeros()),
         Row("dynamic",         rules.exceptions(reads=True, scans=True)),
