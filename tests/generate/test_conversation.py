@@ -12,6 +12,7 @@ from camelpress.core.tokens import Tokenizer
 from camelpress.generate.conversation import Format
 from refusal import refusal
 
+LLAMA = Path(__file__).parents[2] / ".models" / "llama-tokenizer"
 TULU2 = (  # as later models write it: no BOS, and a newline after EOS
     "{% for message in messages %}{% if message['role'] == 'user' %}"
     "{{ '<|user|>\\n' + message['content'] + '\\n' }}{% elif message['role'] == 'assistant' %}"
@@ -53,6 +54,20 @@ def test_tulus_format_is_told_by_what_it_renders(tokenizer: Tokenizer, template:
     assert found.name == "tulu"
     turns = talk("a whale", "the sea", "go </s> on")
     assert found.encode(turns) == encode(turns, tokenizer, generation=True)
+
+
+def test_llamas_ids_are_those_of_training() -> None:
+    if not LLAMA.is_dir():
+        pytest.skip("no LLaMA tokenizer here")
+    found = form(Tokenizer.load(LLAMA), CHAT_TEMPLATE)
+    assert found.name == "tulu"
+    user = [529, 29989, 1792, 29989, 29958, 13]
+    assistant = [29966, 29989, 465, 22137, 29989, 29958, 13]
+    hello, hi = 10994, 18567
+    assert found.encode(talk("Hello")) == [1, *user, hello, 13, *assistant]
+    assert found.encode(talk("Hello", "Hi", "Hello")) == [
+        1, *user, hello, 13, *assistant, hi, 2, *user, hello, 13, *assistant,
+    ]  # fmt: skip
 
 
 def test_what_a_user_typed_stays_text(tokenizer: Tokenizer) -> None:
