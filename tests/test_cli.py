@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
+
+import damage
 
 COMMANDS = (
     "recover", "make-diff", "quantize", "validate", "publish",
-    "run", "demo", "inspect", "verify", "schema",
+    "run", "demo", "generate", "chat", "inspect", "verify", "schema",
 )  # fmt: skip
 SMALL = ("--group-size", "32", "--samples", "4", "--sequence-length", "64")
 
@@ -207,10 +210,37 @@ def test_inspect_tells_what_a_checkpoint_is(run: Run, base: Path, tmp_path: Path
     assert "model.norm.weight  float16 [64]" in run("inspect", base).out
 
 
+def test_names_in_a_checkpoint_do_nothing_to_a_terminal(
+    run: Run, base: Path, tmp_path: Path
+) -> None:
+    name = "model.\x1b]0;owned\x07[bold]\x9b2J"
+    folder = damage.with_tensors(base, tmp_path / "model", {name: torch.zeros(1)})
+    shown = run("inspect", folder).out
+    assert "model.␛]0;owned␇[bold]\ufffd2J  float32 [1]" in shown
+    assert not set(shown) & set("\x1b\x07\x9b")
+    told = run("inspect", folder, "--json").out
+    assert not set(told) & set("\x1b\x07\x9b")
+    assert name in [tensor["name"] for tensor in json.loads(told)["tensors"]]
+
+
+def test_inspect_asks_engines(run: Run, base: Path, tmp_path: Path) -> None:
+    run("quantize", base, tmp_path / "q", "--method", "rtn", "--group-size", "32")
+    ended = run("inspect", tmp_path / "q", "--for", "exllama")
+    assert ended.code == 0
+    assert "never run here" in " ".join(ended.out.split())
+    assert ended.out.rstrip().endswith("PASS")
+    told = json.loads(run("inspect", tmp_path / "q", "--for", "vllm,marlin", "--json").out)
+    assert [engine["name"] for engine in told["engines"]] == ["vLLM", "Marlin"]
+    assert (told["bits"], told["verdict"]) == (4, "FAIL")
+    assert run("inspect", tmp_path / "q", "--for", "marlin", "--for", "exllama").code == 1
+    assert run("inspect", tmp_path / "q", "--for", "llama.cpp").code == 2
+    assert run("inspect", base, "--for", "all").code == 3
+
+
 def test_help_groups_the_commands_and_loads_no_torch() -> None:
     told = fresh("-m", "camelpress", "--help")
     assert told.returncode == 0
-    for panel in ("Stages", "The whole pipeline", "Look and check"):
+    for panel in ("Stages", "The whole pipeline", "Try a model", "Look and check"):
         assert panel in told.stdout
 
 

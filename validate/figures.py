@@ -15,6 +15,7 @@ from camelpress.validate.texts import Text
 LARGEST_LOG = 700.0  # of a float
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 HISTOGRAM = tuple(10.0 ** (power / 4) for power in range(-28, 9))  # nats
+EARLY = 128  # tokens at the beginning of a window, where damage to short contexts shows
 POSITIONS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 
@@ -41,6 +42,7 @@ def figures(scores: Scores, texts: Sequence[Text]) -> dict[str, Any]:
         "kl_percentiles": _percentiles(scores),
         "kl_histogram": _histogram(scores),
         "by_position": _by_position(scores),
+        "early": _early(scores),
         "texts": _by_text(scores, texts),
     }
 
@@ -95,6 +97,21 @@ def _by_position(scores: Scores) -> dict[str, list[float]]:
         "kl_mean": [float(part.kl.mean()) for part in parts],
         "log_ratio": [float((part.candidate_nll - part.reference_nll).mean()) for part in parts],
         "tokens": [float(len(part.kl)) for part in parts],
+    }
+
+
+def _early(scores: Scores) -> dict[str, Any]:
+    """Predictions from the first tokens of a window, apart from all others.
+
+    A mean over long windows hides what happens at their beginning: there a model leans on few
+    tokens, and so does most of what a user asks.
+    """
+    first = scores.position < EARLY
+    rest = scores.where(~first)
+    return {
+        "context": EARLY,
+        "first": _headline(scores.where(first)),
+        "rest": _headline(rest) if len(rest.kl) else None,
     }
 
 

@@ -41,6 +41,7 @@ TEXT_COLUMNS = {
     "Mean KL divergence":    ("kl_mean",              "--:"),
     "Top-1 agreement":       ("top1_agreement",       "--:"),
 }
+EARLY_COLUMNS = {"Part of each window": ("name", ":--"), **dict([*TEXT_COLUMNS.items()][1:])}
 # fmt: on
 
 
@@ -60,6 +61,7 @@ def html(report: Report) -> str:
         headline=tables.headline(facts),
         drawings=plots.drawings(report),
         texts=tables.text_rows(facts),
+        early=tables.early_rows(facts),
         models=tables.models(facts),
         protocol=facts["protocol"],
         version=report.version,
@@ -80,6 +82,7 @@ def markdown(report: Report) -> str:
         _table(CHECK_COLUMNS, checks) if checks else "",
         _table(TEXT_COLUMNS, texts[:LISTED_TEXTS]),
         f"… and {unlisted} more texts on the page." if unlisted > 0 else "",
+        _table(EARLY_COLUMNS, tables.early_rows(report.facts)),
         f"Protocol: {_plain(report.facts['protocol'])}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -53,6 +53,13 @@ def text_rows(facts: Mapping[str, Any]) -> list[Row]:
     return texts if len(texts) == 1 else [overall, *texts]
 
 
+def early_rows(facts: Mapping[str, Any]) -> list[Row]:
+    """The beginnings of all windows, and the rest of them where there is one."""
+    early = facts["early"]
+    named = {f"first {early['context']} tokens": early["first"], "the rest": early["rest"]}
+    return [_text_row(part, name) for name, part in named.items() if part]
+
+
 def _text_row(facts: Mapping[str, Any], name: str) -> Row:
     row = {
         "name": name,

@@ -17,18 +17,19 @@ from typing import Annotated, Any
 import typer
 
 from camelpress import __version__
-from camelpress.console import Screen, rows
+from camelpress.console import Screen, flat, rows
 from camelpress.convert.settings import MakeDiff, Recover
 from camelpress.core.errors import Interrupted, Problem
 from camelpress.core.progress import listening
 from camelpress.core.report import Report
 from camelpress.core.settings import Settings
+from camelpress.generate.settings import Generate
 from camelpress.options import given, parameters
 from camelpress.publish.settings import Publish
 from camelpress.quantize.settings import Quantize
 from camelpress.validate.settings import Validate
 
-STAGES, RUNS, LOOKS = "Stages", "The whole pipeline", "Look and check"
+STAGES, RUNS, TALKS, LOOKS = "Stages", "The whole pipeline", "Try a model", "Look and check"
 
 app = typer.Typer(
     help="From a published weight diff to a tested, published 4-bit release.",
@@ -114,6 +115,9 @@ def _guarded(
             traceback.print_exc()
         screen.problem(problem)
         return problem.exit_code
+    except BrokenPipeError:  # who read our output has gone; typer would end with 1, "gate failed"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _stop(*_: object) -> None:
@@ -230,7 +234,6 @@ def run(
 ) -> int:
     """All stages of a recipe in order; finished ones are skipped while nothing changed."""
     from camelpress import pipeline
-    from camelpress.console import flat
     from camelpress.recipe import read
 
     outcome = pipeline.run(read(recipe, override or ()), force=force)
@@ -255,7 +258,6 @@ def demo(
     force: Annotated[bool, typer.Option("--force", help="Run finished stages again.")] = False,
 ) -> int:
     """The whole pipeline on an embedded tiny model, in less than a minute."""
-    from camelpress.console import flat
     from camelpress.demo import run as work
 
     shown = work(out, force=force)
@@ -288,12 +290,68 @@ def _beside(report: Report) -> str:
     )
 
 
+@command("generate", TALKS, Generate)
+def generate(
+    screen: Screen,
+    model: Folder,
+    options: dict[str, Any],
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="The message; without it, stdin.")
+    ] = None,
+) -> int:
+    """One reply of a 16-bit or 4-bit model, in its own chat format, as it comes."""
+    from camelpress.chat import read_prompt
+    from camelpress.core.checkpoint import Checkpoint
+    from camelpress.generate.run import run as work
+
+    chosen = Generate.parse(options, source="generate")
+    checkpoint = Checkpoint.open(model)
+    try:
+        report = work(checkpoint, read_prompt() if prompt is None else prompt, chosen, screen.say)
+    finally:
+        screen.end_line()
+    if screen.json:
+        screen.emit(flat(report))
+    else:
+        screen.note(
+            f"{len(report.facts['ids'])} tokens, {report.cost['tokens_per_second']:.1f} a second, "
+            f"stopped by {report.facts['stopped']}"
+        )
+    return 0
+
+
+@command("chat", TALKS, Generate)
+def chat(screen: Screen, model: Folder, options: dict[str, Any]) -> int:
+    """A conversation with a 16-bit or 4-bit model; /help lists what can be done in it."""
+    from camelpress.chat import Chat
+    from camelpress.core.checkpoint import Checkpoint
+    from camelpress.generate.prepared import Prepared
+
+    chosen = Generate.parse(options, source="chat")
+    Chat.open(screen, Prepared(Checkpoint.open(model), chosen)).run()
+    return 0
+
+
 @command("inspect", LOOKS)
-def inspect_(screen: Screen, checkpoint: Folder) -> int:
+def inspect_(
+    screen: Screen,
+    checkpoint: Folder,
+    engines: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--for",
+            metavar="vllm|sglang|tgi|exllama|marlin|all",
+            help="Whether that engine can run it, requirement by requirement; repeatable, or a "
+            "list with commas.",
+        ),
+    ] = None,
+) -> int:
     """What a checkpoint is: tensors, dtypes, sizes, quantization, tokenizer, template."""
     from camelpress.core.checkpoint import Checkpoint
     from camelpress.core.summary import describe
 
+    if engines:
+        return _for_engines(screen, checkpoint, engines)
     told = describe(Checkpoint.open(checkpoint))
     if screen.json:
         screen.emit(told)
@@ -304,10 +362,25 @@ def inspect_(screen: Screen, checkpoint: Folder) -> int:
             [(name, json.dumps(value)) for name, value in told.items() if name != "tensors"],
         )
         for tensor in told["tensors"]:
-            screen.out.print(
-                f"  {tensor['name']}  {tensor['dtype']} {tensor['shape']}", soft_wrap=True
-            )
+            screen.line(f"  {tensor['name']}  {tensor['dtype']} {tensor['shape']}")
     return 0
+
+
+def _for_engines(screen: Screen, folder: Path, names: list[str]) -> int:
+    from camelpress.core.checkpoint import Checkpoint
+    from camelpress.core.report import Verdict
+    from camelpress.core.summary import summary
+    from camelpress.engines.check import check, chosen
+
+    wanted = chosen(names)
+    checkpoint = Checkpoint.open(folder)
+    told = check(checkpoint, wanted)
+    if screen.json:
+        screen.emit(summary(checkpoint) | told)
+    else:
+        for engine in told["engines"]:
+            screen.engine(engine)
+    return Verdict(told["verdict"]).exit_code
 
 
 @command("verify", LOOKS)

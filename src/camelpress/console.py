@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
+from rich.panel import Panel
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,7 +22,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from camelpress.core.errors import Problem
+from camelpress.core.errors import Problem, RecipeProblem
+from camelpress.core.printable import printable
 from camelpress.core.report import Report, Verdict
 
 Item = TypeVar("Item")
@@ -31,6 +33,7 @@ COLOURS = {
     Verdict.INCONCLUSIVE: "bold yellow",
     Verdict.ERROR: "bold red",
 }
+STATUS_COLOURS = {"PASS": "green", "NOTE": "yellow", "FAIL": "bold red"}
 EVERY = 10.0  # seconds between plain lines
 
 
@@ -49,6 +52,7 @@ class Screen:
         self.silent = silent
         self.errors = Console(stderr=True, highlight=False, soft_wrap=True, quiet=silent)
         self.out = Console(stderr=json, highlight=False, quiet=silent)
+        self._line_open = False
 
     def track(self, items: Sequence[Item], label: str) -> Iterator[Item]:
         """A bar on a terminal, a line every ten seconds elsewhere."""
@@ -59,14 +63,68 @@ class Screen:
         else:
             yield from self._lines(items, label)
 
-    def note(self, text: str) -> None:
-        """One line about what was decided."""
-        if not self.quiet:
-            self.errors.print(escape(text), style="dim")
+    def note(self, text: str, *, asked: bool = False) -> None:
+        """One line about what was decided; also when quiet where somebody asked for it."""
+        if asked or not self.quiet:
+            self.errors.print(escape(printable(text)), style="dim")
+
+    def say(self, text: str) -> None:
+        """Text that a model makes, as it comes; with `json` it stands in the result instead."""
+        if text and not (self.json or self.silent):
+            self._line_open = not text.endswith("\n")
+            known = sys.stdout.encoding or "utf-8"
+            sys.stdout.write(printable(text).encode(known, "replace").decode(known))
+            sys.stdout.flush()
+
+    def line(self, text: str) -> None:
+        """One line of a result, as it is but for what would act on a terminal."""
+        self.out.print(printable(text), soft_wrap=True, markup=False)
+
+    def end_line(self) -> None:
+        """A new line, unless what was said ends in one."""
+        if self._line_open:
+            self.say("\n")
+
+    @property
+    def interactive(self) -> bool:
+        """Whether a person types and reads on a terminal."""
+        return sys.stdin.isatty() and self.out.is_terminal
+
+    def label(self, text: str, style: str) -> None:
+        """Who speaks now, for a person; a program knows."""
+        if self.interactive:
+            self.out.print(text, style=style, end="")
+            self._line_open = True
+
+    def greet(self, title: str, lines: Sequence[str]) -> None:
+        """A box above a chat, for a person."""
+        if self.interactive:
+            text = "\n".join(escape(printable(line)) for line in lines)
+            self.out.print(Panel(text, title=escape(printable(title)), title_align="left"))
+
+    def ask(self, prompt: str) -> str:
+        """One line of what is typed, with the prompt where a person types it.
+
+        Raises:
+            EOFError: there are no more.
+            RecipeProblem: it is not UTF-8.
+        """
+        try:
+            if not self.interactive:
+                return input()
+            import readline  # noqa: F401 - input() then has arrow keys and a history
+
+            start, end = ("\001\033[1;36m\002", "\001\033[0m\002")  # of no width for readline
+            return input(f"{start}{prompt}{end}" if self.out.color_system else prompt)
+        except UnicodeDecodeError as error:
+            raise RecipeProblem(
+                f"what stands on stdin is not UTF-8 text ({error.reason})",
+                next_step="give text in UTF-8",
+            ) from error
 
     def problem(self, problem: Problem) -> None:
         """One line: what is wrong, and what to do."""
-        self.errors.print(f"[bold red]error:[/] {escape(str(problem))}")
+        self.errors.print(f"[bold red]error:[/] {escape(printable(str(problem)))}")
         if self.json:
             told = {"what": problem.what, "next_step": problem.next_step}
             self.emit({"error": told, "exit_code": problem.exit_code})
@@ -74,7 +132,8 @@ class Screen:
     def emit(self, content: Mapping[str, Any]) -> None:
         """The one JSON object."""
         if not self.silent:
-            sys.stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
+            text = json.dumps(content, ensure_ascii=False)
+            sys.stdout.write((text if printable(text) == text else _escaped(text)) + "\n")
 
     def result(self, report: Report) -> None:
         """A report as a table, or as JSON."""
@@ -89,11 +148,32 @@ class Screen:
         for check in report.checks:
             self.out.print(
                 f"  [{COLOURS[check.verdict]}]{check.verdict:<12}[/] {check.name}: "
-                f"{escape(check.reason)}",
+                f"{escape(printable(check.reason))}",
                 soft_wrap=True,
             )
         if report.verdict is not None:
             self.out.print(f"[{COLOURS[report.verdict]}]{report.verdict}[/]")
+
+    def engine(self, told: Mapping[str, Any]) -> None:
+        """What an engine asks of a checkpoint: a line for each requirement, then the verdict."""
+        self.out.print(f"[bold]{told['name']}[/]")
+        self.out.print(f"needs {told['needs']}", style="dim")
+        self.out.print(
+            f"read in the source of {told['source']}; never run here", style="dim", markup=False
+        )
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for whole in (True, True, False):
+            table.add_column(no_wrap=whole, overflow="fold")
+        for row in told["requirements"]:
+            step = f"; {row['next_step']}" if row["next_step"] else ""
+            table.add_row(
+                f"  [{STATUS_COLOURS[row['status']]}]{row['status']}[/]",
+                row["name"],
+                escape(printable(row["reason"] + step)),
+            )
+        self.out.print(table)
+        verdict = Verdict(told["verdict"])
+        self.out.print(f"[{COLOURS[verdict]}]{verdict}[/]\n")
 
     def _bar(self, items: Sequence[Item], label: str) -> Iterator[Item]:
         with Progress(
@@ -117,6 +197,13 @@ class Screen:
                 self.errors.print(f"{label} {number + 1}/{len(items)} {now - start:.0f}s")
 
 
+def _escaped(text: str) -> str:
+    """JSON of the same value, with escapes for what a terminal would act on."""
+    return "".join(
+        letter if printable(letter) == letter else json.dumps(letter)[1:-1] for letter in text
+    )
+
+
 def flat(report: Report) -> dict[str, Any]:
     """A report with its facts at the top, as `--json` prints it."""
     content: dict[str, Any] = json.loads(report.model_dump_json())
@@ -125,11 +212,17 @@ def flat(report: Report) -> dict[str, Any]:
 
 def rows(out: Console, title: str, entries: Sequence[tuple[str, str]]) -> None:
     """A table of two columns."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = Table(
+        title=escape(printable(title)),
+        title_justify="left",
+        show_header=False,
+        box=None,
+        pad_edge=False,
+    )
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in entries:
-        table.add_row(name, escape(value))
+        table.add_row(name, escape(printable(value)))
     out.print(table)
 
 
@@ -217,11 +310,20 @@ def _validate(report: Report) -> list[tuple[str, str]]:
         ("perplexity", f"{facts['reference_perplexity']:.4f} 16-bit reference"),
         ("", f"{facts['candidate_perplexity']:.4f} candidate"),
         ("ratio", f"{facts['perplexity_ratio']:.5f}{_span(facts['perplexity_ratio_interval'])}"),
+        *_early(facts.get("early")),
         ("KL divergence", f"{facts['kl_mean']:.5f} nats{_span(facts['kl_mean_interval'])}"),
         ("top-1 agreement", f"{facts['top1_agreement']:.2%}"),
         ("tokens", f"{facts['tokens']:,} in {facts['sequences']} sequences"),
         *_cost(report),
     ]
+
+
+def _early(early: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """The ratio at the beginning of windows; reports of earlier versions do not tell it."""
+    if early is None or early["rest"] is None:
+        return []
+    ratio, rest = (early[part]["perplexity_ratio"] for part in ("first", "rest"))
+    return [("", f"{ratio:.5f} from the first {early['context']} tokens, {rest:.5f} after them")]
 
 
 def _publish(report: Report) -> list[tuple[str, str]]:

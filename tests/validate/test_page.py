@@ -48,6 +48,11 @@ def facts(*texts: dict[str, Any]) -> dict[str, Any]:
         "tokens": 51_000,
         "sequences": 300,
         "texts": list(texts),
+        "early": {
+            "context": 128,
+            "first": text("", 1.0432, 0.0123),
+            "rest": text("", 1.0098, 0.0021),
+        },
         "kl_histogram": {
             "edges": [0.0, *(10 ** (-6 + place / 2) for place in range(1, 15))],
             "counts": [0, *(round(510 * share) for share in SHARES), 0, 0],
@@ -155,6 +160,18 @@ def test_page_and_markdown_tell_why() -> None:
     for one in report.checks:
         assert one.reason in words, one.name
         assert one.reason in page.markdown(report)
+
+
+def test_the_beginning_of_a_window_is_told_apart() -> None:
+    shown = page.markdown(sample())
+    assert "| first 128 tokens | 17,000 | 7.100 | 7.407 | 1.043 |" in shown
+    assert "| the rest | 17,000 |" in shown
+    assert "1.043" in sample_page() and "first 128 tokens" in sample_page()
+    short = facts(*TEXTS)
+    short["early"]["rest"] = None
+    told = page.markdown(sample(facts=short)) + page.html(sample(facts=short))
+    assert "first 128 tokens" in told
+    assert "the rest" not in told
 
 
 def test_numbers_carry_units_and_sensible_digits() -> None:

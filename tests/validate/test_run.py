@@ -89,6 +89,28 @@ def test_perplexities_of_each_text_are_those_of_transformers(
         assert told["candidate_perplexity"] == pytest.approx(perplexity(noisy, sequences), rel=1e-5)
 
 
+def test_early_tokens_are_told_apart(prose: Path, tmp_path: Path) -> None:
+    sizes = pico.Sizes(positions=300)
+    base = pico.write_model(tmp_path / "base", sizes)
+    noisy = pico.write_tuned(tmp_path / "noisy", base, extra_rows=0, dtype=torch.float16)
+    facts = validated(base, noisy, tmp_path / "out", prose, sequence_length=300).facts
+    sequences = windows(base, prose, 300)
+    early, first, rest = (facts["early"], *(facts["early"][key] for key in ("first", "rest")))
+    assert early["context"] == 128
+    assert first["tokens"] == sum(min(len(ids) - 1, 128) for ids in sequences)
+    assert rest["tokens"] == facts["tokens"] - first["tokens"] > 0
+    begun = [ids[:129] for ids in sequences]
+    for folder, key in ((base, "reference_perplexity"), (noisy, "candidate_perplexity")):
+        assert first[key] == pytest.approx(perplexity(folder, begun), rel=1e-5)
+    assert first["perplexity_ratio_interval"] is not None
+
+
+def test_short_windows_are_all_beginning(report: Report) -> None:
+    early = report.facts["early"]
+    assert early["rest"] is None
+    assert early["first"]["perplexity_ratio"] == report.facts["perplexity_ratio"]
+
+
 def test_the_ratio_is_that_of_the_perplexities(report: Report) -> None:
     facts = report.facts
     ratio = facts["candidate_perplexity"] / facts["reference_perplexity"]

@@ -63,6 +63,25 @@ class Tokenizer:
         ids: list[int] = self._tokenizer(text, verbose=False)["input_ids"]
         return ids
 
+    def encode_rendered(self, text: str) -> list[int]:
+        """The ids of what a chat template made: special tokens in it count, none are added."""
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+    def render(self, turns: list[dict[str, str]], template: str | None = None) -> str:
+        """A conversation as its chat template writes it, ready for an answer.
+
+        Args:
+            turns: a `role` and a `content` each.
+            template: instead of the tokenizer's own.
+        Raises:
+            jinja2.TemplateError: the template is broken, or refuses such a conversation.
+        """
+        text: str = self._tokenizer.apply_chat_template(
+            turns, chat_template=template, add_generation_prompt=True, tokenize=False
+        )
+        return text
+
     def decode(self, ids: list[int]) -> str:
         """The text of ids, special tokens included."""
         text: str = self._tokenizer.decode(ids)

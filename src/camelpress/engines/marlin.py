@@ -1,0 +1,33 @@
+"""The Marlin kernel for GPTQ, as engines carry it: nothing padded, no other kernel beside it.
+
+The first Marlin (IST-DASLab/marlin 2f6d7c1: 4 bits, groups of 128 or none, outputs in multiples of
+256) has a format of its own; engines make theirs from a GPTQ checkpoint while they load it.
+"""
+
+from __future__ import annotations
+
+from camelpress.engines import contents, rules, shapes
+from camelpress.engines.findings import Engine, Row
+
+# fmt: off
+MARLIN = Engine(
+    "Marlin",
+    "vllm-project/vllm: quantization/utils/marlin_utils.py at 007d500",
+    "an NVIDIA GPU of compute capability 7.5 or later",
+    (
+        Row("config keys",     rules.keys("bits", "group_size", "desc_act", "sym")),
+        Row("tensors",         rules.complete()),
+        Row("bits",            rules.bits(sym=(4, 8), asym=())),
+        Row("group size",      rules.groups((-1, 32, 64, 128))),
+        Row("whole groups",    shapes.whole_groups()),
+        Row("order",           rules.order(reads=True)),
+        Row("format",          rules.formats(reads_v2=False, reads_zeros=False)),
+        Row("tiles",           shapes.tiles(
+            shapes.STRICT, refuses=True, otherwise="there is no thread configuration for it",
+        )),
+        Row("tensor parallel", shapes.parallel(repeats_kv=True, families=shapes.STRICT)),
+        Row("scales",          contents.scales(dtypes=("float16", "bfloat16"))),
+        Row("zero points",     contents.zeros()),
+        Row("dynamic",         rules.exceptions(reads=True, scans=True)),
+    ),
+)

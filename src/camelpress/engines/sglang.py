@@ -1,0 +1,46 @@
+"""SGLang.
+
+`gptq_marlin` where bits, groups and symmetry allow it, else `gptq` with an ExLlama kernel. The
+former looks at the tile sizes and goes on whatever it finds; the kernel then refuses.
+"""
+
+from __future__ import annotations
+
+from camelpress.engines import contents, rules, shapes
+from camelpress.engines.findings import Engine, Row
+
+MARLIN_BITS = (4, 8)
+
+# fmt: off
+SGLANG = Engine(
+    "SGLang",
+    "sgl-project/sglang: quantization/gptq/gptq.py at 0cdfa2f, gptq/schemes/gptq_linear.py at "
+    "0848df5 and gptq_marlin.py at 4dbddf2, gpu/quantization/gptq_kernels.py at 11dc314, "
+    "models/llama.py at bf7a0e2",
+    "an NVIDIA GPU of compute capability 8.0 or later for Marlin, 6.0 for the fp16 kernel",
+    (
+        Row("config keys",     rules.keys("bits", "group_size", "desc_act", wanted=("sym",))),
+        Row("copies",          rules.copies()),
+        Row("tensors",         rules.complete()),
+        Row("bits",            rules.bits(sym=(2, 3, 4, 8), asym=(2, 3, 4, 8), fast=MARLIN_BITS)),
+        Row("group size",      rules.groups((-1, 32, 64, 128), slower=True)),
+        Row("whole groups",    shapes.whole_groups()),
+        Row("order",           rules.order(reads=True)),
+        Row("format",          rules.formats(
+            reads_v2=False, reads_zeros=True, marlin=MARLIN_BITS,
+        )),
+        Row("activations",     rules.activations(
+            marlin=MARLIN_BITS, option="start it with --dtype half",
+        )),
+        Row("tiles",           shapes.tiles(
+            shapes.MARLIN, refuses=True,
+            otherwise="Marlin refuses it; --quantization gptq takes another kernel",
+        )),
+        Row("tensor parallel", shapes.parallel(repeats_kv=True, families=shapes.MARLIN)),
+        Row("scales",          contents.scales(dtypes=("float16", "bfloat16"))),
+        Row("zero points",     contents.zeros()),
+        Row("dynamic",         rules.exceptions(reads=True)),
+        Row("lm_head",         rules.head(packs=True)),
+        Row("vocabulary",      rules.vocabulary("padded to a multiple of 64")),
+    ),
+)

@@ -1,0 +1,123 @@
+"""A model before it is loaded: what it is given, and whether there is room for an answer.
+
+Everything that can be refused is refused here: a model of 65 billion weights takes minutes to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from camelpress.core.blocks import StreamedModel, pick_device
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.errors import CheckpointProblem, RecipeProblem
+from camelpress.core.json import read_json
+from camelpress.core.prompt import Message
+from camelpress.core.tokens import Tokenizer
+from camelpress.generate.conversation import Format
+from camelpress.generate.load import load
+from camelpress.generate.memory import choose_dtype
+from camelpress.generate.settings import Generate
+from camelpress.generate.speaker import Speaker
+
+DEFAULTS = "generation_config.json"
+
+
+class Prepared:
+    """Tokenizer, format and limits of a model.
+
+    Args:
+        checkpoint: 16-bit or GPTQ, with its tokenizer.
+        settings: how replies are made.
+    Raises:
+        CheckpointProblem: no readable tokenizer, another family, or a config that makes no model.
+        RecipeProblem: no chat template, or no such device here.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, settings: Generate) -> None:
+        self.checkpoint = checkpoint
+        self.settings = settings
+        self.tokenizer = Tokenizer.load(checkpoint.folder)
+        self.form = Format(self.tokenizer, settings.template, source=checkpoint.origin)
+        self.device = pick_device(settings.device)
+        cpu = torch.device("cpu")
+        self.config = StreamedModel(checkpoint, device=cpu, dtype=torch.float32).config
+        self.positions = int(self.config.max_position_embeddings)
+        self.ends = ends(checkpoint, self.tokenizer)
+
+    @property
+    def opening(self) -> list[Message]:
+        """What stands before the first message."""
+        system = self.settings.system
+        return [] if system is None else [Message(role="system", content=system)]
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """The ids that an answer follows on.
+
+        Raises:
+            RecipeProblem: there are none, they leave no room for an answer, or a message is not
+                text.
+            CheckpointProblem: the template cannot be rendered.
+        """
+        for message in messages:
+            _require_text(message.content)
+        ids = self.form.encode(messages)
+        if not ids:
+            raise RecipeProblem("the prompt has no tokens", next_step="give a longer one")
+        if len(ids) >= self.positions:
+            raise RecipeProblem(
+                f"the prompt has {len(ids):,} tokens, and the model has {self.positions:,} "
+                "positions",
+                next_step="shorten it",
+            )
+        return ids
+
+    def load(self, *, tokens: int) -> Speaker:
+        """Read the model.
+
+        Args:
+            tokens: of the longest conversation.
+        Raises:
+            OutOfMemory: it does not fit.
+            CheckpointProblem: weights that do not fit the config.
+            NumericsProblem: a weight is not finite.
+        """
+        dtype = choose_dtype(
+            self.checkpoint,
+            self.config,
+            self.settings.dtype,
+            self.device,
+            tokens=min(tokens, self.positions),
+        )
+        model = load(self.checkpoint, device=self.device, dtype=dtype)
+        return Speaker(model, self.tokenizer, self.ends, self.settings)
+
+
+def _require_text(content: str) -> None:
+    try:
+        content.encode("utf-8")
+    except UnicodeEncodeError as error:  # a byte of a command line that is no UTF-8
+        raise RecipeProblem(
+            "the prompt is not UTF-8 text", next_step="give text in UTF-8"
+        ) from error
+
+
+def ends(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[int]:
+    """The ids that end a reply: the tokenizer's EOS, and those that the model's configs name.
+
+    Raises:
+        CheckpointProblem: a config names something else than ids.
+    """
+    found = set() if tokenizer.eos is None else {tokenizer.eos}
+    path = checkpoint.folder / DEFAULTS
+    for content in (checkpoint.config, read_json(path) if path.is_file() else {}):
+        named = content.get("eos_token_id")
+        listed = named if isinstance(named, list) else [] if named is None else [named]
+        if not all(type(each) is int for each in listed):
+            raise CheckpointProblem(
+                f"{checkpoint.folder} has an eos_token_id that is {named!r}",
+                next_step="compare config.json and generation_config.json with the original model",
+            )
+        found.update(listed)
+    return sorted(found)
