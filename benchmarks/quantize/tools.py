@@ -90,7 +90,9 @@ def quantizing(tool: str, work: Work) -> list[str]:
 def importing(tool: str, folder: Path) -> list[str]:
     """The command that imports what the tool imports, and does nothing."""
     if tool == OURS:
-        modules = f"camelpress.cli, camelpress.quantize.run, {LLAMA}"
+        modules = (
+            f"camelpress.cli, camelpress.quantize.run, camelpress.quantize.kernel_cpu, {LLAMA}"
+        )
         return [sys.executable, "-c", f"import {modules}"]
     peer = PEERS[tool]
     modules = f"benchmarks.peers.{peer.driver}, {LLAMA}"
