@@ -1,0 +1,58 @@
+"""A linear layer as whole numbers, whatever the layout in which it lies on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float32, Integer, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Codes:
+    """weight[row, col] = scales[row, g] * (codes[row, col] - zeros[row, g])  with g = group_of[col]
+
+    Rows are outputs and columns are inputs, as in `torch.nn.Linear.weight`.
+    """
+
+    codes: UInt8[Tensor, "rows cols"]  # 0 to 2**bits - 1
+    scales: Float[Tensor, "rows groups"]  # unit: weight
+    zeros: UInt8[Tensor, "rows groups"]  # the code that means zero, 0 to 2**bits - 1
+    group_of: Integer[Tensor, " cols"]
+    bits: int
+
+    def weight(self) -> Float32[Tensor, "rows cols"]:
+        """The weights that a loader computes with, in fp32.
+
+        With scales of 16 bits they are exact: a difference of codes has 8 bits and a scale has at
+        most 11, so the product needs no more than 19 of the 24 that fp32 has.
+        """
+        groups = self.group_of.long()
+        found = self.codes.to(torch.float32, memory_format=torch.contiguous_format)
+        found -= self.zeros.to(torch.float32)[:, groups]
+        found *= self.scales.to(torch.float32)[:, groups]
+        return found
+
+    def rows(self, start: int, stop: int) -> Codes:
+        """Some of the rows."""
+        part = slice(start, stop)
+        return Codes(
+            self.codes[part], self.scales[part], self.zeros[part], self.group_of, self.bits
+        )
+
+
+def neighbours(cols: int, groups: int, size: int | None) -> Integer[Tensor, " cols"] | None:
+    """The group of each column where groups are neighbours; None if there are not so many groups.
+
+    Args:
+        cols: of the layer.
+        groups: that have scales.
+        size: columns of a group; -1 for all of them, None for as many as come out even.
+    """
+    if size is None and groups and cols % groups == 0:
+        size = cols // groups
+    size = cols if size == -1 else size
+    if not size or -(-cols // size) != groups:
+        return None
+    return torch.arange(cols, dtype=torch.int32) // size
