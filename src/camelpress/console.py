@@ -224,6 +224,17 @@ def _validate(report: Report) -> list[tuple[str, str]]:
     ]
 
 
+def _export(report: Report) -> list[tuple[str, str]]:
+    facts, settings = report.facts, report.settings
+    to = settings["to"] + (f", {settings['dtype']}" if settings["to"] == "dense" else "")
+    lost = f"{facts['inexact']:,} values by up to {facts['largest_error']:.1e}"
+    return [
+        ("layers", f"{facts['layers']}, {' and '.join(facts['from'])} to {to}"),
+        ("lost", lost if facts["inexact"] else "nothing: every weight is the same"),
+        *_cost(report),
+    ]
+
+
 def _publish(report: Report) -> list[tuple[str, str]]:
     return [("files", str(len(report.outputs))), *_cost(report)]
 
@@ -241,6 +252,7 @@ ROWS = {
     "make-diff": _make_diff,
     "quantize": _quantize,
     "validate": _validate,
+    "export": _export,
     "publish": _publish,
     "verify": _verify,
 }

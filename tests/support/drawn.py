@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import packing_oracle as oracle
+import pico
 from camelpress.core import llama
 
 ZERO_STORED_MINUS = {"gptq": 1, "gptq_v2": 0}
@@ -98,9 +99,9 @@ def compressed(layer: Drawn, *, sym: bool) -> dict[str, Tensor]:
     }
 
 
-def names(blocks: int = 2) -> list[str]:
-    """The linear layers of a model."""
-    return [f"{llama.BLOCK.format(n)}.{each.name}" for n in range(blocks) for each in llama.LINEARS]
+def names() -> list[str]:
+    """The linear layers of the pico model."""
+    return llama.linears(pico.PICO.layers)
 
 
 def write_model(

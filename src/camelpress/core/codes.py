@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float32, Integer, UInt8
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 
@@ -22,24 +23,41 @@ class Codes:
     group_of: Integer[Tensor, " cols"]
     bits: int
 
-    def weight(self) -> Float32[Tensor, "rows cols"]:
-        """The weights that a loader computes with, in fp32.
+    def weight(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "rows cols"]:
+        """The weights that a loader computes with in fp32.
 
         With scales of 16 bits they are exact: a difference of codes has 8 bits and a scale has at
-        most 11, so the product needs no more than 19 of the 24 that fp32 has.
+        most 11, so the product needs no more than 19 of the 24 that fp32 has. In fp64 they always
+        are.
         """
         groups = self.group_of.long()
-        found = self.codes.to(torch.float32, memory_format=torch.contiguous_format)
-        found -= self.zeros.to(torch.float32)[:, groups]
-        found *= self.scales.to(torch.float32)[:, groups]
+        found = self.codes.to(dtype, memory_format=torch.contiguous_format)
+        found -= self.zeros.to(dtype)[:, groups]
+        found *= self.scales.to(dtype)[:, groups]
         return found
 
-    def rows(self, start: int, stop: int) -> Codes:
+    def rows(self, part: slice) -> Codes:
         """Some of the rows."""
-        part = slice(start, stop)
         return Codes(
             self.codes[part], self.scales[part], self.zeros[part], self.group_of, self.bits
         )
+
+
+class Grid(NamedTuple):
+    """A layer without its codes."""
+
+    scales: Float[Tensor, "rows groups"]
+    zeros: UInt8[Tensor, "rows groups"]
+    group_of: Integer[Tensor, " cols"]
+
+
+class Extent(NamedTuple):
+    """What headers tell of a packed layer."""
+
+    rows: int
+    cols: int
+    groups: int
+    scales: torch.dtype
 
 
 def neighbours(cols: int, groups: int, size: int | None) -> Integer[Tensor, " cols"] | None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.codes import Codes, neighbours
+from camelpress.core.codes import Codes, Extent, Grid, neighbours
 from camelpress.core.config import dtype_name
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch
 from camelpress.core.schemes import Scheme
@@ -81,38 +81,43 @@ def unpack(parts: Mapping[str, Tensor], group_of: Integer[Tensor, " cols"], *, b
     """The inverse of `pack`."""
     rows, cols = (int(each) for each in parts["weight_shape"])
     scales = parts["weight_scale"]
-    zeros = parts.get("weight_zero_point")
-    middle = 2 ** (bits - 1)
-    if zeros is None:
-        zeros = torch.full(scales.shape, middle, dtype=torch.uint8)
-    elif zeros.dtype is torch.int8:
-        zeros = (zeros.to(torch.int16) + middle).to(torch.uint8)
-    else:
-        zeros = _values(zeros, rows, bits)
+    zeros = _zeros(parts.get("weight_zero_point"), rows, scales.shape[1], bits)
     return Codes(_values(parts["weight_packed"].T, cols, bits).T, scales, zeros, group_of, bits)
 
 
-def check(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> None:
-    """See that a layer can be read, from everything but its codes.
-
-    Raises:
-        UnknownTensor: a part is missing.
-        CheckpointProblem: parts contradict one another, or the config.
-    """
-    _groups_of(checkpoint, linear, scheme)
+def extent(checkpoint: Checkpoint, linear: str) -> Extent:
+    """The size of a layer that was checked."""
+    rows, cols = checkpoint.read(f"{linear}.weight_shape").tolist()
+    scales = checkpoint.info(f"{linear}.weight_scale")
+    return Extent(rows, cols, scales.shape[1], scales.dtype)
 
 
-def read(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Codes:
-    """A packed layer.
+def check(
+    checkpoint: Checkpoint, linear: str, scheme: Scheme
+) -> tuple[UInt8[Tensor, "rows groups"], Integer[Tensor, " cols"]]:
+    """Zero points and the group of each column, once all parts are seen to fit together.
 
     Raises:
         UnknownTensor: a part is missing.
         CheckpointProblem: parts contradict one another, or the config.
     """
     group_of = _groups_of(checkpoint, linear, scheme)
-    wanted = PARTS[:3] if scheme.sym else PARTS[:4]
-    parts = {part: checkpoint.read(f"{linear}.{part}") for part in wanted}
-    return unpack(parts, group_of, bits=scheme.bits)
+    stored = None if scheme.sym else checkpoint.read(f"{linear}.weight_zero_point")
+    rows, _, groups, _ = extent(checkpoint, linear)
+    return _zeros(stored, rows, groups, scheme.bits), group_of
+
+
+def grid(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Grid:
+    """A packed layer without its codes; raises as `check`."""
+    zeros, group_of = check(checkpoint, linear, scheme)
+    return Grid(checkpoint.read(f"{linear}.weight_scale"), zeros, group_of)
+
+
+def read(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Codes:
+    """A packed layer; raises as `check`."""
+    found = grid(checkpoint, linear, scheme)
+    words = checkpoint.read(f"{linear}.weight_packed").T
+    return Codes(_values(words, len(found.group_of), scheme.bits).T, *found, scheme.bits)
 
 
 def _groups_of(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Integer[Tensor, " cols"]:
@@ -168,6 +173,17 @@ def _groups_of(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Integer[T
             next_step=AGAIN,
         )
     return found
+
+
+def _zeros(
+    stored: Tensor | None, rows: int, groups: int, bits: int
+) -> UInt8[Tensor, "rows groups"]:
+    middle = 2 ** (bits - 1)
+    if stored is None:
+        return torch.full((rows, groups), middle, dtype=torch.uint8)
+    if stored.dtype is torch.int8:
+        return (stored.to(torch.int16) + middle).to(torch.uint8)
+    return _values(stored, rows, bits)
 
 
 def _words(values: int, bits: int) -> int:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from camelpress.core import compressed, llama, packed
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.codes import Codes
+from camelpress.core.codes import Codes, Extent, Grid
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
 from camelpress.core.schemes import COMPRESSED, Scheme, overall, scheme_of
 
@@ -35,6 +35,23 @@ def read_codes(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Codes:
     """
     read = compressed.read if scheme.layout == COMPRESSED else packed.read
     return read(checkpoint, linear, scheme)
+
+
+def read_grid(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Grid:
+    """A packed layer without its codes.
+
+    Raises:
+        CheckpointProblem: parts are missing or contradict one another.
+    """
+    read = compressed.grid if scheme.layout == COMPRESSED else packed.grid
+    return read(checkpoint, linear, scheme)
+
+
+def extent(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Extent:
+    """The size of a packed layer that `packed_linears` has seen."""
+    if scheme.layout == COMPRESSED:
+        return compressed.extent(checkpoint, linear)
+    return packed.extent(checkpoint, linear, scheme)
 
 
 def scheme_if_packed(checkpoint: Checkpoint, linear: str) -> Scheme | None:
@@ -89,8 +106,4 @@ def _of_family(checkpoint: Checkpoint) -> list[str]:
     blocks = checkpoint.config.get("num_hidden_layers")
     if checkpoint.config.get("model_type") not in llama.FAMILY or not isinstance(blocks, int):
         return []
-    return [
-        f"{llama.BLOCK.format(number)}.{linear.name}"
-        for number in range(blocks)
-        for linear in llama.LINEARS
-    ]
+    return llama.linears(blocks)

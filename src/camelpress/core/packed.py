@@ -22,7 +22,7 @@ from jaxtyping import Float, Float32, Int32, Integer, UInt8
 from torch import Tensor
 
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.codes import Codes, neighbours
+from camelpress.core.codes import Codes, Extent, Grid, neighbours
 from camelpress.core.config import dtype_name
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch
 from camelpress.core.schemes import V1, V2, Scheme
@@ -122,32 +122,41 @@ def slots(
     }
 
 
-def check(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> None:
-    """See that a layer can be read, from everything but its codes.
-
-    Raises:
-        UnknownTensor: a part is missing.
-        CheckpointProblem: parts contradict one another, or the config.
-    """
-    _groups_of(checkpoint, linear, scheme)
-    qzeros = checkpoint.read(f"{linear}.qzeros")
-    offset = ZERO_OFFSET[scheme.layout]
-    _require_zeros(checkpoint, linear, scheme, _zeros(qzeros, scheme.bits, offset))
+def extent(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Extent:
+    """The size of a layer that was checked."""
+    scales = checkpoint.info(f"{linear}.scales")
+    groups, rows = scales.shape
+    words = checkpoint.info(f"{linear}.qweight").shape[0]
+    return Extent(rows, words * WORD // scheme.bits, groups, scales.dtype)
 
 
-def read(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Codes:
-    """A packed layer.
+def check(
+    checkpoint: Checkpoint, linear: str, scheme: Scheme
+) -> tuple[UInt8[Tensor, "rows groups"], Integer[Tensor, " cols"]]:
+    """Zero points and the group of each column, once all parts are seen to fit together.
 
     Raises:
         UnknownTensor: a part is missing.
         CheckpointProblem: parts contradict one another, or the config.
     """
     group_of = _groups_of(checkpoint, linear, scheme)
-    qweight, qzeros, scales = (checkpoint.read(f"{linear}.{part}") for part in PARTS[:3])
-    packed = Packed(qweight, qzeros, scales, group_of)
-    found = unpack(packed, bits=scheme.bits, zero_offset=ZERO_OFFSET[scheme.layout])
-    _require_zeros(checkpoint, linear, scheme, found.zeros)
-    return found
+    qzeros = checkpoint.read(f"{linear}.qzeros")
+    zeros = _zeros(qzeros, scheme.bits, ZERO_OFFSET[scheme.layout])
+    _require_zeros(checkpoint, linear, scheme, zeros)
+    return zeros, group_of
+
+
+def grid(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Grid:
+    """A packed layer without its codes; raises as `check`."""
+    zeros, group_of = check(checkpoint, linear, scheme)
+    return Grid(checkpoint.read(f"{linear}.scales").T, zeros, group_of)
+
+
+def read(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Codes:
+    """A packed layer; raises as `check`."""
+    found = grid(checkpoint, linear, scheme)
+    qweight = checkpoint.read(f"{linear}.qweight")
+    return Codes(unpack_words(qweight, scheme.bits).T, *found, scheme.bits)
 
 
 def _zeros(
