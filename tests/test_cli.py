@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 COMMANDS = (
-    "recover", "make-diff", "quantize", "validate", "publish",
+    "recover", "make-diff", "quantize", "validate", "publish", "export",
     "run", "demo", "inspect", "verify", "schema",
 )  # fmt: skip
 SMALL = ("--group-size", "32", "--samples", "4", "--sequence-length", "64")
