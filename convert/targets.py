@@ -165,8 +165,8 @@ class Dense(Target):
         for part in _parts(codes):
             some = codes.rows(part)
             weight[part] = some.weight().to(self._dtype)
+            self._require_finite(f"{layer.name}.weight", weight[part])
             self._count(weight[part], some.weight(torch.float64))
-        self._require_finite(f"{layer.name}.weight", weight)
         return {"weight": weight}
 
     def plain_slot(self, info: TensorInfo) -> Slot:
@@ -180,10 +180,11 @@ class Dense(Target):
             NumericsProblem: it does not fit.
         """
         stored = tensor.to(self._dtype)
-        self._require_finite(name, stored)
-        for some, exact in zip(
+        pairs = zip(
             stored.flatten().split(AT_A_TIME), tensor.flatten().split(AT_A_TIME), strict=True
-        ):
+        )
+        for some, exact in pairs:
+            self._require_finite(name, some)
             self._count(some, exact.double())
         return stored
 

@@ -31,9 +31,9 @@ class Codes:
         are.
         """
         groups = self.group_of.long()
-        found = self.codes.to(dtype, memory_format=torch.contiguous_format)
-        found -= self.zeros.to(dtype)[:, groups]
-        found *= self.scales.to(dtype)[:, groups]
+        found = self.codes.contiguous().to(dtype)  # bytes are cheaper to turn round than floats
+        found -= self.zeros.to(dtype).index_select(1, groups)
+        found *= self.scales.to(dtype).index_select(1, groups)
         return found
 
     def rows(self, part: slice) -> Codes:

@@ -33,15 +33,16 @@ def pack_words(codes: UInt8[Tensor, "values rows"], bits: int) -> Int32[Tensor, 
             f"{values} codes of {bits} bits do not fill whole 32-bit words",
             next_step=f"use a width that is a multiple of {per_block}",
         )
-    blocks = codes.reshape(values // per_block, per_block, rows).to(torch.int64)
+    blocks = codes.reshape(values // per_block, per_block, rows)
     words = torch.zeros(
         values // per_block, words_per_block, rows, dtype=torch.int64, device=codes.device
     )
     for place in range(per_block):
         word, shift = divmod(place * bits, WORD)
-        words[:, word] |= (blocks[:, place] << shift) & 0xFFFFFFFF
+        value = blocks[:, place].to(torch.int64)
+        words[:, word] |= (value << shift) & 0xFFFFFFFF
         if shift + bits > WORD:
-            words[:, word + 1] |= blocks[:, place] >> (WORD - shift)
+            words[:, word + 1] |= value >> (WORD - shift)
     words = torch.where(words >= 2**31, words - 2**32, words)
     return words.reshape(-1, rows).to(torch.int32)
 
