@@ -21,8 +21,8 @@ check: .venv/installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test-clients: .venv/installed-test ## our checkpoint in other people's loaders (several GB of packages)
-	tests/clients/make_env.sh gptqmodel autogptq
+test-clients: .venv/installed-test ## our checkpoints in other people's loaders, and theirs in ours (several GB of packages)
+	tests/clients/make_env.sh gptqmodel autogptq autoround llmcompressor
 	$(BIN)/pytest tests/clients -m client -o log_cli=true --log-cli-level=INFO
 
 bench-recover: .venv/installed ## recover against the published algorithm and mere copying (27 GB of disk)

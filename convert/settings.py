@@ -59,3 +59,16 @@ class MakeDiff(Settings):
         default="mean",
         description="what stands in the base's place for the rows of added tokens",
     )
+
+
+class Export(Settings):
+    """The same model in another layout."""
+
+    to: Literal["compressed-tensors", "gptq-v2", "gptq", "dense"] = Field(
+        description="layout of the output; dense: plain weights",
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description="of a dense output; float32 holds every product of a code and a 16-bit scale, "
+        "16 bits round most of them, by as much as the report says",
+    )

@@ -101,6 +101,12 @@ def _quantized(candidate: Path) -> Checkpoint:
         raise CheckpointProblem(
             f"{candidate} is not quantized", next_step="give the folder that quantize wrote"
         )
+    method = checkpoint.quantization.get("quant_method")
+    if method != "gptq":
+        raise CheckpointProblem(
+            f"{candidate} is packed by {method}, and the card is written for GPTQ",
+            next_step="publish the folder that quantize wrote, or export it --to gptq",
+        )
     for path in checkpoint.files():
         if path.suffix != ".safetensors":
             raise CheckpointProblem(

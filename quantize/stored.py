@@ -60,11 +60,7 @@ def schemes(blocks: int, settings: Quantize) -> dict[str, Quantize | None]:
     Raises:
         RecipeProblem: a pattern that no layer has.
     """
-    names = [
-        f"{llama.BLOCK.format(number)}.{linear.name}"
-        for number in range(blocks)
-        for linear in llama.LINEARS
-    ]
+    names = llama.linears(blocks)
     for pattern in settings.modules:
         if not filter_names(names, pattern):
             raise RecipeProblem(

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 import pico
 from camelpress.core.checkpoint import Checkpoint
@@ -87,53 +86,6 @@ def test_a_document_that_calibration_holds_is_not_held_out(model: Path) -> None:
 def test_articles_are_what_stands_between_the_tags() -> None:
     text = '<doc id="1" url="u" title="t">\nOne\n\nof two.\n</doc>\n<doc id="2">\nTwo.\n</doc>\n'
     assert part("quantize.texts").articles(text) == ["One\n\nof two.", "Two."]
-
-
-def packed_folder(folder: Path, source: Path, **weights: Any) -> Path:
-    """A folder in llm-compressor's layout: q_proj of the first layer is packed, all else plain."""
-    name = "model.layers.0.self_attn.q_proj.weight"
-    checkpoint = Checkpoint.open(source)
-    tensors = {other: checkpoint.read(other) for other in checkpoint.tensors if other != name}
-    rows = torch.arange(64, dtype=torch.int32)[:, None]
-    # Low nibbles first: codes 0, 8, 15, 7, 9, 1, 14, 8, which stand for -8, 0, 7, -1, 1, -7, 6, 0.
-    word = int.from_bytes(bytes([0x80, 0x7F, 0x19, 0x8E]), "little", signed=True)
-    tensors[f"{name}_packed"] = torch.full((64, 8), word, dtype=torch.int32)
-    tensors[f"{name}_scale"] = torch.cat(
-        [2.0 ** (rows % 3), torch.full((64, 1), 0.5)], 1
-    ).bfloat16()
-    tensors[f"{name}_shape"] = torch.tensor([64, 64])
-    folder.mkdir()
-    save_file(tensors, folder / "model.safetensors")
-    scheme = {"num_bits": 4, "symmetric": True, "strategy": "group", "actorder": "static"}
-    config = dict(checkpoint.config) | {
-        "quantization_config": {
-            "quant_method": "compressed-tensors",
-            "config_groups": {"group_0": {"weights": scheme | weights}},
-        }
-    }
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return folder
-
-
-def test_llm_compressors_layout_is_read_nibble_by_nibble(model: Path, tmp_path: Path) -> None:
-    read = part("quantize.evaluate").opened(packed_folder(tmp_path / "packed", model))
-    assert read.quantization is None
-    weight = read.read("model.layers.0.self_attn.q_proj.weight")
-    codes = torch.tensor([-8.0, 0, 7, -1, 1, -7, 6, 0])
-    for row in (0, 1, 2, 63):
-        torch.testing.assert_close(
-            weight[row, :32].view(4, 8), (codes * 2 ** (row % 3)).expand(4, 8)
-        )
-        torch.testing.assert_close(weight[row, 32:].view(4, 8), (codes * 0.5).expand(4, 8))
-    plain = "model.layers.0.self_attn.k_proj.weight"
-    assert torch.equal(read.read(plain), Checkpoint.open(model).read(plain))
-
-
-@pytest.mark.parametrize("other", [{"num_bits": 8}, {"symmetric": False}, {"actorder": "group"}])
-def test_another_of_its_layouts_is_refused(model: Path, tmp_path: Path, other: Any) -> None:
-    folder = packed_folder(tmp_path / "packed", model, **other)
-    with pytest.raises(SystemExit, match=f"^{folder} "):
-        part("quantize.evaluate").opened(folder)
 
 
 def test_sums_by_document_are_those_of_the_scores(model: Path, tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.quantize.pack_quantized import METHOD, PackQuantized
 from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.sequences import Sequences
@@ -42,13 +41,11 @@ class Remembered(StreamedModel):
 
 
 def opened(folder: Path) -> Checkpoint:
-    """The checkpoint in a folder, or in its only subfolder, in any layout of the contenders."""
+    """The checkpoint in a folder, or in its only subfolder."""
     if not (folder / "config.json").exists():
         (inner,) = folder.glob("*/config.json")
         folder = inner.parent
-    checkpoint = Checkpoint.open(folder)
-    method = (checkpoint.config.get("quantization_config") or {}).get("quant_method")
-    return PackQuantized.of(checkpoint) if method == METHOD else checkpoint
+    return Checkpoint.open(folder)
 
 
 def by_document(scores: Scores) -> dict[str, list[float]]:

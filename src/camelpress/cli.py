@@ -18,7 +18,7 @@ import typer
 
 from camelpress import __version__
 from camelpress.console import Screen, flat, rows
-from camelpress.convert.settings import MakeDiff, Recover
+from camelpress.convert.settings import Export, MakeDiff, Recover
 from camelpress.core.errors import Interrupted, Problem
 from camelpress.core.progress import listening
 from camelpress.core.report import Report
@@ -219,6 +219,19 @@ def publish(
 
     chosen = Publish.parse(options, source="publish")
     screen.result(work(candidate, report, to, chosen, force=force))
+    return 0
+
+
+@command("export", STAGES, Export)
+def export(
+    screen: Screen, checkpoint: Folder, out: Folder, options: dict[str, Any], force: Force = False
+) -> int:
+    """A packed checkpoint in another layout: the same codes and scales, proved layer by layer."""
+    from camelpress.convert.export import export as work
+    from camelpress.core.checkpoint import Checkpoint
+
+    chosen = Export.parse(options, source="export")
+    screen.result(work(Checkpoint.open(checkpoint), out, chosen, force=force))
     return 0
 
 

@@ -326,6 +326,17 @@ def _early(early: dict[str, Any] | None) -> list[tuple[str, str]]:
     return [("", f"{ratio:.5f} from the first {early['context']} tokens, {rest:.5f} after them")]
 
 
+def _export(report: Report) -> list[tuple[str, str]]:
+    facts, settings = report.facts, report.settings
+    to = settings["to"] + (f", {settings['dtype']}" if settings["to"] == "dense" else "")
+    lost = f"{facts['inexact']:,} values by up to {facts['largest_error']:.1e}"
+    return [
+        ("layers", f"{facts['layers']}, {' and '.join(facts['from'])} to {to}"),
+        ("lost", lost if facts["inexact"] else "nothing: every weight is the same"),
+        *_cost(report),
+    ]
+
+
 def _publish(report: Report) -> list[tuple[str, str]]:
     return [("files", str(len(report.outputs))), *_cost(report)]
 
@@ -343,6 +354,7 @@ ROWS = {
     "make-diff": _make_diff,
     "quantize": _quantize,
     "validate": _validate,
+    "export": _export,
     "publish": _publish,
     "verify": _verify,
 }

@@ -17,12 +17,15 @@ PANEL = "Settings"
 
 
 def parameters(settings: type[Settings]) -> list[Parameter]:
-    """One keyword parameter per field, None until given; sections and mappings have none."""
+    """One keyword parameter per field, None until given; sections and mappings have none.
+
+    A field without a default is an option that has to be given.
+    """
     return [
         Parameter(
             name,
             Parameter.KEYWORD_ONLY,
-            default=None,
+            default=Parameter.empty if field.is_required() else None,
             annotation=_annotation(name, field),
         )
         for name, field in settings.model_fields.items()
@@ -41,7 +44,8 @@ def _annotation(name: str, field: FieldInfo) -> Any:
     if kind is bool:
         flag = FLAGS.get(name, f"{flag}/--no-{flag[2:]}")
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-    help_text = f"{field.description or ''} [default: {_default(name, field)}]"
+    default = "" if field.is_required() else f" [default: {_default(name, field)}]"
+    help_text = (field.description or "") + default
     option = typer.Option(
         flag,
         help=help_text.replace("[default", "\\[default"),
@@ -49,7 +53,7 @@ def _annotation(name: str, field: FieldInfo) -> Any:
         show_default=False,
         rich_help_panel=PANEL,
     )
-    return Annotated[kind | None, option]
+    return Annotated[kind if field.is_required() else kind | None, option]
 
 
 def _default(name: str, field: FieldInfo) -> str:

@@ -96,7 +96,8 @@ LOADERS: dict[str, Callable[[Path], torch.nn.Module]] = {
 
 def quantized_layers(model: torch.nn.Module) -> dict[str, int]:
     """Count the quantized linear layers of ``model`` by the name of their class."""
-    names = (type(m).__name__ for m in model.modules() if hasattr(m, "qweight"))
+    marks = ("qweight", "quantization_scheme")  # of GPTQ, of compressed-tensors
+    names = (type(m).__name__ for m in model.modules() if any(hasattr(m, mark) for mark in marks))
     return dict(collections.Counter(names))
 
 

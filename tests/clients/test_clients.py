@@ -1,4 +1,4 @@
-"""Independent GPTQ clients give the logits of our own dequantization.
+"""Independent clients give the logits of our own dequantization, for our checkpoints and theirs.
 
 Each client runs in a virtual environment of its own (`make_env.sh`), in a process that knows
 nothing of this project. What it must agree with is the block walker, which `tests/quantize` in turn
@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 import pico
 import stages
 from camelpress import demo
+from camelpress.convert.export import export
+from camelpress.convert.settings import Export
 from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.sequences import Sequences
@@ -31,6 +33,7 @@ ROOT = HERE.parents[1]
 ENVIRONMENTS = ROOT / ".venv-clients"
 SMOLLM2 = Path(os.environ.get("CAMELPRESS_SMOLLM2", ROOT / ".models" / "SmolLM2-135M-Instruct"))
 TOLERANCE = 1e-2  # largest logit difference over the largest logit
+CLOSE = 1e-5  # where both compute in fp32, in the order of operations of transformers
 LENGTHS = (64, 1, 33, 7)
 LOGGER = logging.getLogger(__name__)
 
@@ -54,6 +57,12 @@ class Client:
 
 GPTQMODEL = Client("gptqmodel", "gptqmodel")
 AUTOGPTQ = Client("autogptq", "autogptq")
+COMPRESSED_TENSORS = Client("llmcompressor", "transformers")
+WRITERS = (  # the tool and its environment, and who loads what it wrote
+    ("gptqmodel", GPTQMODEL),
+    ("autoround", GPTQMODEL),
+    ("llmcompressor", COMPRESSED_TENSORS),
+)
 CLIENTS = (
     GPTQMODEL,
     Client("gptqmodel", "transformers"),
@@ -101,6 +110,62 @@ def test_a_client_gives_our_logits(client: Client, quantized: Path, tmp_path: Pa
     difference = float(np.abs(found - wanted).max() / np.abs(wanted).max())
     LOGGER.info("%s, %s: relative difference %.3g", client, quantized.parent.name, difference)
     assert difference <= TOLERANCE
+
+
+def exported(quantized: Path, out: Path, to: str) -> Path:
+    """The same model in another layout."""
+    settings = Export.parse({"to": to}, source="test")
+    export(Checkpoint.open(quantized), out, settings)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("client", "to"), [(COMPRESSED_TENSORS, "compressed-tensors"), (GPTQMODEL, "gptq-v2")], ids=str
+)
+def test_a_client_gives_the_logits_of_what_was_exported(
+    client: Client, to: str, quantized: Path, tmp_path: Path
+) -> None:
+    draw = np.random.default_rng(7)
+    tokens = [draw.integers(3, 250, size=length).tolist() for length in LENGTHS]
+    ended = run(client, exported(quantized, tmp_path / "out", to), tokens, tmp_path)
+    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-4000:]
+    found: NDArray[np.float32] = np.load(tmp_path / "logits.npy")
+    wanted = our_logits(quantized, tokens)
+    difference = float(np.abs(found - wanted).max() / np.abs(wanted).max())
+    LOGGER.info("%s, %s: relative difference %.3g", client, quantized.parent.name, difference)
+    assert difference <= CLOSE
+
+
+@pytest.mark.parametrize(("peer", "client"), WRITERS, ids=str)
+def test_what_a_tool_wrote_has_the_logits_that_a_client_gives_it(
+    peer: str, client: Client, tmp_path: Path
+) -> None:
+    pico.write_model(tmp_path / "model")
+    draw = np.random.default_rng(7)
+    tokens = draw.integers(3, 250, size=(8, 64)).tolist()
+    (tmp_path / "tokens.json").write_text(json.dumps(tokens), encoding="utf-8")
+    work = [str(tmp_path / name) for name in ("model", "tokens.json", "out")]
+    writer = Client(peer, "writer").folder / "bin" / "python"
+    if not writer.exists():
+        pytest.skip(f"no client environment: run tests/clients/make_env.sh {peer}")
+    settings = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    module = ["-m", f"benchmarks.peers.{peer}"]
+    subprocess.run(
+        [str(writer), *module, *work, "--group-size", "32"],
+        cwd=tmp_path,
+        env=os.environ | settings,
+        capture_output=True,
+        timeout=900,
+        check=True,
+    )
+    folder = min((tmp_path / "out").rglob("config.json"), key=lambda path: len(path.parts)).parent
+    ended = run(client, folder, tokens[:2], tmp_path)
+    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-4000:]
+    found: NDArray[np.float32] = np.load(tmp_path / "logits.npy")
+    wanted = our_logits(folder, tokens[:2])
+    difference = float(np.abs(found - wanted).max() / np.abs(wanted).max())
+    LOGGER.info("%s, %s: relative difference %.3g", peer, client, difference)
+    assert difference <= CLOSE
 
 
 def our_logits(folder: Path, tokens: list[list[int]]) -> NDArray[np.float32]:

@@ -17,7 +17,8 @@ from camelpress.core import llama
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.dynamic import dynamic, settings_of
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.packed import pack, read_linear
+from camelpress.core.linears import read_linear
+from camelpress.core.packed import pack
 
 COMMON = {"bits": 4, "group_size": 128, "sym": True}
 DOWN = "model.layers.10.mlp.down_proj"
@@ -111,7 +112,7 @@ def checkpoint(folder: Path, rules: dict[str, Any]) -> Checkpoint:
         {f"{DOWN}.{name}": part for name, part in vars(packed).items()},
         folder / "model.safetensors",
     )
-    config = {"quant_method": "gptq", **COMMON, "dynamic": rules}
+    config = {"quant_method": "gptq", **COMMON, "group_size": 32, "dynamic": rules}
     (folder / "config.json").write_text(json.dumps({"quantization_config": config}))
     return Checkpoint.open(folder)
 

@@ -16,15 +16,10 @@ from torch import Tensor
 import packing_oracle as oracle
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch, UnknownTensor
-from camelpress.core.packed import (
-    Packed,
-    dequantize,
-    pack,
-    pack_words,
-    read_linear,
-    slots,
-    unpack_words,
-)
+from camelpress.core.linears import read_linear
+from camelpress.core.packed import Packed, dequantize, pack, slots
+from camelpress.core.schemes import KNOWN
+from camelpress.core.words import pack_words, unpack_words
 
 BITS = st.sampled_from([2, 3, 4, 8])
 LINEAR = "model.layers.0.mlp.down_proj"
@@ -278,7 +273,7 @@ def test_another_packing_is_refused(tmp_path: Path, changed: dict[str, Any], nam
     with pytest.raises(CheckpointProblem) as told:
         read_linear(checkpoint(tmp_path, GPTQ | changed), LINEAR)
     assert told.value.what == f"{tmp_path} is quantized as {named}"
-    assert told.value.next_step == "give a GPTQ checkpoint (gptq or gptq_v2)"
+    assert told.value.next_step == f"give a checkpoint of {KNOWN}"
 
 
 @pytest.mark.parametrize("bits", [None, 5, 1, 4.0, "4"])
@@ -289,7 +284,7 @@ def test_another_number_of_bits_is_refused(tmp_path: Path, bits: object) -> None
     assert told.value.next_step == "use one of (2, 3, 4, 8)"
 
 
-@pytest.mark.parametrize("part", ["qweight", "qzeros", "scales", "g_idx"])
+@pytest.mark.parametrize("part", ["qweight", "qzeros", "scales"])
 def test_a_part_that_is_missing_is_named(tmp_path: Path, part: str) -> None:
     with pytest.raises(UnknownTensor, match=f"lacks the tensor '{LINEAR}.{part}'"):
         read_linear(checkpoint(tmp_path, GPTQ, **{part: None}), LINEAR)

@@ -11,6 +11,7 @@ import damage
 import stages
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.report import Report
+from camelpress.core.schemes import KNOWN
 from refusal import refusal
 
 Stage = Callable[[Path], Report]
@@ -47,7 +48,8 @@ def test_packed_weights_that_no_config_explains_are_refused(
     with refusal(
         CheckpointProblem,
         f"{broken} holds packed weights, but its config.json has no quantization_config",
-        next_step="add it: a loader would take the weights for missing",
+        next_step="copy quantize_config.json there: most loaders would take the weights for "
+        "missing",
         out=out,
     ):
         stage(broken)
@@ -62,7 +64,7 @@ def test_another_quantization_is_not_scored(
     with refusal(
         CheckpointProblem,
         f"{broken} is quantized as {method}/gptq",
-        next_step="give a GPTQ checkpoint (gptq or gptq_v2)",
+        next_step=f"give a checkpoint of {KNOWN}",
         out=out,
     ):
         stages.validate(base, broken, out, chat)

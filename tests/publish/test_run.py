@@ -297,6 +297,21 @@ def test_a_model_that_is_not_quantized_is_refused(
         publish()
 
 
+def test_a_layout_that_the_card_has_no_words_for_is_refused(
+    publish: Publisher, candidate: Path, judge: Judge
+) -> None:
+    config = json.loads((candidate / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "compressed-tensors"}
+    (candidate / "config.json").write_text(json.dumps(config))
+    judge()
+    with pytest.raises(CheckpointProblem) as told:
+        publish()
+    assert told.value.what == (
+        f"{candidate} is packed by compressed-tensors, and the card is written for GPTQ"
+    )
+    assert "export it --to gptq" in told.value.next_step
+
+
 def test_a_report_of_another_quantization_is_refused(
     publish: Publisher, candidate: Path, tmp_path: Path
 ) -> None:

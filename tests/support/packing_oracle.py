@@ -4,12 +4,14 @@ Written from the format alone. A row of codes is one contiguous stream of bits, 
 the first code first; it is cut into 32-bit words, lowest bits first, that are stored as signed
 integers. On disk columns (inputs) come before rows (outputs), zero points are packed along the
 rows, and version 1 of the format stores each zero point minus one.
+
+compressed-tensors lays rows (outputs) down one below the other, its zero points along the rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 Value = TypeVar("Value")
 Matrix = list[list[int]]
@@ -25,8 +27,8 @@ class Layer(NamedTuple):
 
 
 def pack_stream(codes: Sequence[int], bits: int) -> list[int]:
-    """The words of one row of codes."""
-    words = [0] * (len(codes) * bits // 32)
+    """The words of one row of codes; the last need not be full."""
+    words = [0] * -(-len(codes) * bits // 32)
     for number, code in enumerate(codes):
         for bit in range(bits):
             place = number * bits + bit
@@ -77,6 +79,22 @@ def dequantize(layer: Layer, *, bits: int, stored_minus: int = 1) -> list[list[f
             zero = (zeros[group][row] + stored_minus) % 2**bits
             weights[-1].append(layer.scales[group][row] * (code - zero))
     return weights
+
+
+def pack_compressed(
+    codes: Matrix, scales: list[list[float]], zeros: Matrix | None, *, bits: int
+) -> dict[str, list[Any]]:
+    """The parts of a layer of compressed-tensors, zero points left out where it is symmetric."""
+    parts: dict[str, list[Any]] = {
+        "weight_packed": [pack_stream(row, bits) for row in codes],
+        "weight_scale": scales,
+        "weight_shape": [len(codes), len(codes[0])],
+    }
+    if zeros is not None:
+        parts["weight_zero_point"] = turned(
+            [pack_stream(of_group, bits) for of_group in turned(zeros)]
+        )
+    return parts
 
 
 def turned(matrix: list[list[Value]]) -> list[list[Value]]:

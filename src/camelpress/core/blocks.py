@@ -26,7 +26,7 @@ from transformers import CONFIG_MAPPING
 from camelpress.core import llama
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipeProblem
-from camelpress.core.packed import read_linear
+from camelpress.core.linears import packed_linears, read_linear
 from camelpress.core.progress import track
 from camelpress.core.sequences import Batch, Sequences, put, take
 
@@ -116,11 +116,12 @@ class StreamedModel:
     """A checkpoint that runs without being loaded.
 
     Args:
-        checkpoint: 16-bit or GPTQ, of the LLaMA family.
+        checkpoint: 16-bit or packed in a layout that `linears` knows, of the LLaMA family.
         device: where blocks and batches are computed; hidden states stay on the CPU.
         dtype: of weights and activations; never fp16 on a CPU.
     Raises:
-        CheckpointProblem: another architecture, or a config that transformers refuses.
+        CheckpointProblem: another architecture, a config that transformers refuses, packed layers
+            that cannot be read, or biases that the architecture has no place for.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> None:
@@ -146,6 +147,8 @@ class StreamedModel:
         window = getattr(self.config, "sliding_window", None)
         if window is not None and getattr(self.config, "use_sliding_window", True):
             self.positions = min(self.positions, int(window))
+        packed_linears(checkpoint)
+        self._require_no_other_bias()
 
     def embed(self, sequences: Sequences) -> Float[Tensor, "tokens hidden"]:
         """The first hidden states of all tokens, on the CPU.
@@ -275,9 +278,22 @@ class StreamedModel:
         found: type[nn.Module] = getattr(self._modules, self._prefix + name)
         return found
 
+    def _require_no_other_bias(self) -> None:
+        """See that biases which the model has no place for, as AutoGPTQ writes them, are zero."""
+        own = self.shapes(0)
+        for name in self.checkpoint.tensors:
+            inside = name.split(".", 3)[-1]
+            if inside.removesuffix(".bias") in _LINEAR_NAMES and inside not in own:
+                if bool(self.checkpoint.read(name).any()):
+                    raise CheckpointProblem(
+                        f"{self.checkpoint.folder} holds {name!r}, which is not zero, and its "
+                        "config.json describes a model without it",
+                        next_step="use the config that belongs to these weights",
+                    )
+
     def _read(self, name: str, shape: torch.Size) -> Tensor:
         linear = name.removesuffix(".weight")
-        is_linear = linear.split(".", 3)[-1] in _LINEAR_NAMES
+        is_linear = linear.split(".", 3)[-1] in (*_LINEAR_NAMES, llama.HEAD)
         tensor = read_linear(self.checkpoint, linear) if is_linear else self.checkpoint.read(name)
         if tensor.shape != shape:
             raise CheckpointProblem(

@@ -21,6 +21,9 @@ from camelpress.core.json import read_json
 from camelpress.core.origin import COMPANIONS, locate
 from camelpress.core.shards import TensorInfo
 
+PACKED = (".qweight", ".weight_packed")
+SETTINGS = "quantize_config.json"  # where GPTQ tools keep a copy of the quantization_config
+
 
 class Checkpoint:
     """A folder of weights and its config; `open` checks it before any work is done."""
@@ -127,13 +130,18 @@ class Checkpoint:
                 f"{type(found).__name__}",
                 next_step="download it again",
             )
-        if found is None and any(name.endswith(".qweight") for name in self.tensors):
+        if found is None and any(name.endswith(PACKED) for name in self.tensors):
             raise CheckpointProblem(
                 f"{self.folder} holds packed weights, but its config.json has no "
                 "quantization_config",
-                next_step="add it: a loader would take the weights for missing",
+                next_step=self._where_it_may_be(),
             )
         return found
+
+    def _where_it_may_be(self) -> str:
+        if (self.folder / SETTINGS).is_file():
+            return f"copy {SETTINGS} there: most loaders would take the weights for missing"
+        return "add it: a loader would take the weights for missing"
 
     @property
     def nbytes(self) -> int:

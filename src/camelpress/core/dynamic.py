@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from camelpress.core import llama
@@ -74,7 +74,13 @@ def dynamic(
     found: Rules = {}
     for (name, told), of_blocks in numbers.items():
         values = json.loads(told)
-        which = r"\d+" if len(of_blocks) == blocks else f"(?:{'|'.join(map(str, of_blocks))})"
-        layer = re.escape(f"{llama.BLOCK}.{name}").replace(re.escape("{}"), which)
-        found[f"{PLAIN if values is None else OWN}^{layer}$"] = values or {}
+        key = pattern(name, of_blocks, blocks)
+        found[f"{PLAIN if values is None else OWN}{key}"] = values or {}
     return found
+
+
+def pattern(name: str, of_blocks: Sequence[int], blocks: int) -> str:
+    """The regular expression for one layer in some of the blocks, and for nothing else."""
+    which = r"\d+" if len(of_blocks) == blocks else f"(?:{'|'.join(map(str, of_blocks))})"
+    layer = re.escape(f"{llama.BLOCK}.{name}").replace(re.escape("{}"), which)
+    return f"^{layer}$"

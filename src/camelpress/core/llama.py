@@ -50,6 +50,13 @@ def linears_fed_by(stage: str) -> tuple[str, ...]:
     return tuple(linear.name for linear in LINEARS if linear.fed_by == stage)
 
 
+def linears(blocks: int) -> list[str]:
+    """The linear layers of so many blocks, by their full names."""
+    return [
+        f"{BLOCK.format(number)}.{linear.name}" for number in range(blocks) for linear in LINEARS
+    ]
+
+
 def classes(config: Mapping[str, Any], source: object) -> tuple[str, str]:
     """The transformers module and the class prefix for a model.
 

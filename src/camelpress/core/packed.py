@@ -2,35 +2,43 @@
 
     qweight Int32[cols*bits/32, rows]    codes of neighbouring columns in one word, low bits first
     qzeros  Int32[groups, rows*bits/32]  zero points, packed the same way along the rows
-    scales  Float16[groups, rows]
-    g_idx   Int32[cols]                  the group of each column
-    weight[row, col] = scales[g, row] * (code[row, col] - zero[g, row])  with g = g_idx[col]
+    scales  Float16[groups, rows]        AutoGPTQ writes Float32 where it computed in that
+    g_idx   Int32[cols]                  the group of each column; auto-round leaves it out
 
-Rows are outputs and columns are inputs, as in `torch.nn.Linear.weight`; on disk columns come
-first. The published format ("gptq", v1) stores the zero point minus one; "gptq_v2" stores it as
-it is. quantize writes this, validate and publish read it: one copy, here.
+Rows are outputs and columns are inputs; on disk columns come first. The published format ("gptq",
+v1) stores the zero point minus one; "gptq_v2" stores it as it is. quantize writes this, validate
+and publish read it: one copy, here.
 
 Source: AutoGPTQ/AutoGPTQ 9f7d370 (qlinear packing); ModelCloud/GPTQModel f4c327a (v1 and v2).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import gcd
 
 import torch
-from jaxtyping import Float16, Float32, Int32, UInt8
+from jaxtyping import Float, Float32, Int32, Integer, UInt8
 from torch import Tensor
 
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.dynamic import settings_of
+from camelpress.core.codes import Codes, Extent, Grid, neighbours
+from camelpress.core.config import dtype_name
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch
+from camelpress.core.schemes import V1, V2, Scheme
+from camelpress.core.words import WORD, pack_words, unpack_words
 from camelpress.core.writer import Slot
 
-WORD = 32
-BITS = (2, 3, 4, 8)
-ZERO_OFFSET = {"gptq": 1, "gptq_v2": 0}
+ZERO_OFFSET = {V1: 1, V2: 0}  # what is added to a stored zero point
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
+# fmt: off
+TYPES: Mapping[str, tuple[torch.dtype, ...]] = {
+    "qweight": (torch.int32,),
+    "qzeros":  (torch.int32,),
+    "scales":  (torch.float16, torch.float32),
+    "g_idx":   (torch.int32, torch.int64),
+}
+# fmt: on
 AGAIN = "download or quantize the checkpoint again"
 
 
@@ -40,19 +48,20 @@ class Packed:
 
     qweight: Int32[Tensor, "words rows"]
     qzeros: Int32[Tensor, "groups zero_words"]
-    scales: Float16[Tensor, "groups rows"]
-    g_idx: Int32[Tensor, " cols"]
+    scales: Float[Tensor, "groups rows"]
+    g_idx: Integer[Tensor, " cols"]
 
 
 def pack(
     codes: UInt8[Tensor, "rows cols"],
-    scales: Float16[Tensor, "rows groups"],
+    scales: Float[Tensor, "rows groups"],
     zeros: UInt8[Tensor, "rows groups"],
-    group_of: Int32[Tensor, " cols"],
+    group_of: Integer[Tensor, " cols"],
     *,
     bits: int,
+    zero_offset: int = ZERO_OFFSET[V1],
 ) -> Packed:
-    """Lay a solved layer out for disk, in the v1 format.
+    """Lay a solved layer out for disk.
 
     Args:
         codes: 0 to 2**bits - 1.
@@ -60,14 +69,27 @@ def pack(
         zeros: the code that means zero, 1 to 2**bits - 1 (a zero point of 0 wraps round in v1).
         group_of: the group of each column.
         bits: 2, 3, 4 or 8.
+        zero_offset: what the format adds to a stored zero point, 1 in v1 and 0 in v2.
     Raises:
         ShapeMismatch: rows or columns do not fill whole words.
     """
+    stored = (zeros - zero_offset).to(torch.uint8) & (2**bits - 1)
     return Packed(
         qweight=pack_words(codes.T, bits),
-        qzeros=pack_words((zeros - 1).to(torch.uint8) & (2**bits - 1), bits).T.contiguous(),
+        qzeros=pack_words(stored, bits).T.contiguous(),
         scales=scales.T.contiguous(),
         g_idx=group_of,
+    )
+
+
+def unpack(packed: Packed, *, bits: int, zero_offset: int) -> Codes:
+    """The inverse of `pack`."""
+    return Codes(
+        unpack_words(packed.qweight, bits).T,
+        packed.scales.T,
+        _zeros(packed.qzeros, bits, zero_offset),
+        packed.g_idx,
+        bits,
     )
 
 
@@ -79,114 +101,147 @@ def dequantize(packed: Packed, *, bits: int, zero_offset: int) -> Float32[Tensor
         bits: 2, 3, 4 or 8.
         zero_offset: what the format adds to a stored zero point, 1 in v1 and 0 in v2.
     """
-    codes = unpack_words(packed.qweight, bits).to(torch.float32)
-    zeros = unpack_words(packed.qzeros.T, bits).T.to(torch.float32) + zero_offset
-    zeros = torch.where(zeros >= 2**bits, zeros - 2**bits, zeros) if zero_offset else zeros
-    groups = packed.g_idx.long()
-    codes -= zeros[groups]
-    codes *= packed.scales.to(torch.float32)[groups]
-    return codes.T.contiguous()
+    return unpack(packed, bits=bits, zero_offset=zero_offset).weight()
 
 
-def pack_words(codes: UInt8[Tensor, "values rows"], bits: int) -> Int32[Tensor, "words rows"]:
-    """Lay codes down as one little-endian stream of bits per row, cut into 32-bit words.
-
-    Raises:
-        ShapeMismatch: the codes of a row do not fill whole words.
-    """
-    per_block = WORD // gcd(WORD, bits)
-    words_per_block = per_block * bits // WORD
-    values, rows = codes.shape
-    if values % per_block:
-        raise ShapeMismatch(
-            f"{values} codes of {bits} bits do not fill whole 32-bit words",
-            next_step=f"use a width that is a multiple of {per_block}",
-        )
-    blocks = codes.reshape(values // per_block, per_block, rows).to(torch.int64)
-    words = torch.zeros(
-        values // per_block, words_per_block, rows, dtype=torch.int64, device=codes.device
-    )
-    for place in range(per_block):
-        word, shift = divmod(place * bits, WORD)
-        words[:, word] |= (blocks[:, place] << shift) & 0xFFFFFFFF
-        if shift + bits > WORD:
-            words[:, word + 1] |= blocks[:, place] >> (WORD - shift)
-    words = torch.where(words >= 2**31, words - 2**32, words)
-    return words.reshape(-1, rows).to(torch.int32)
-
-
-def unpack_words(words: Int32[Tensor, "words rows"], bits: int) -> UInt8[Tensor, "values rows"]:
-    """The inverse of `pack_words`."""
-    per_block = WORD // gcd(WORD, bits)
-    words_per_block = per_block * bits // WORD
-    rows = words.shape[1]
-    blocks = words.to(torch.int64).reshape(-1, words_per_block, rows) & 0xFFFFFFFF
-    codes = torch.empty(blocks.shape[0], per_block, rows, dtype=torch.uint8, device=words.device)
-    for place in range(per_block):
-        word, shift = divmod(place * bits, WORD)
-        value = blocks[:, word] >> shift
-        if shift + bits > WORD:
-            value = value | (blocks[:, word + 1] << (WORD - shift))
-        codes[:, place] = (value & (2**bits - 1)).to(torch.uint8)
-    return codes.reshape(-1, rows)
-
-
-def slots(linear: str, rows: int, cols: int, *, groups: int, bits: int) -> dict[str, Slot]:
+def slots(
+    linear: str,
+    rows: int,
+    cols: int,
+    *,
+    groups: int,
+    bits: int,
+    scales: torch.dtype = torch.float16,
+) -> dict[str, Slot]:
     """Names, types and shapes of a packed layer on disk, before it is solved."""
     return {
         f"{linear}.qweight": Slot(torch.int32, (cols * bits // WORD, rows)),
         f"{linear}.qzeros": Slot(torch.int32, (groups, rows * bits // WORD)),
-        f"{linear}.scales": Slot(torch.float16, (groups, rows)),
+        f"{linear}.scales": Slot(scales, (groups, rows)),
         f"{linear}.g_idx": Slot(torch.int32, (cols,)),
     }
 
 
-def read_linear(checkpoint: Checkpoint, linear: str) -> Tensor:
-    """The weight of a linear layer, [rows cols], dequantized to fp32 where it is packed.
+def extent(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Extent:
+    """The size of a layer that was checked."""
+    scales = checkpoint.info(f"{linear}.scales")
+    groups, rows = scales.shape
+    words = checkpoint.info(f"{linear}.qweight").shape[0]
+    return Extent(rows, words * WORD // scheme.bits, groups, scales.dtype)
+
+
+def check(
+    checkpoint: Checkpoint, linear: str, scheme: Scheme
+) -> tuple[UInt8[Tensor, "rows groups"], Integer[Tensor, " cols"]]:
+    """Zero points and the group of each column, once all parts are seen to fit together.
 
     Raises:
-        CheckpointProblem: packed in a way that is not the GPTQ layout, or parts are missing or
-            contradict one another.
+        UnknownTensor: a part is missing.
+        CheckpointProblem: parts contradict one another, or the config.
     """
-    if f"{linear}.weight" in checkpoint.tensors or checkpoint.quantization is None:
-        return checkpoint.read(f"{linear}.weight")
-    config = settings_of(checkpoint.quantization, linear)
-    if config is None:
-        return checkpoint.read(f"{linear}.weight")
-    layout = config.get("checkpoint_format", "gptq")
-    if config.get("quant_method") != "gptq" or str(layout) not in ZERO_OFFSET:
-        raise CheckpointProblem(
-            f"{checkpoint.folder} is quantized as {config.get('quant_method')}/{layout}",
-            next_step=f"give a GPTQ checkpoint ({' or '.join(ZERO_OFFSET)})",
-        )
-    bits = config.get("bits")
-    where = f" of {linear}" if checkpoint.quantization.get("dynamic") else ""
-    if not isinstance(bits, int) or bits not in BITS:
-        raise CheckpointProblem(
-            f"{checkpoint.folder} has {bits} bits per weight{where}", next_step=f"use one of {BITS}"
-        )
-    packed = _read(checkpoint, linear, bits)
-    return dequantize(packed, bits=bits, zero_offset=ZERO_OFFSET[layout])
+    group_of = _groups_of(checkpoint, linear, scheme)
+    qzeros = checkpoint.read(f"{linear}.qzeros")
+    zeros = _zeros(qzeros, scheme.bits, ZERO_OFFSET[scheme.layout])
+    _require_zeros(checkpoint, linear, scheme, zeros)
+    return zeros, group_of
 
 
-def _read(checkpoint: Checkpoint, linear: str, bits: int) -> Packed:
-    """The parts of a layer, seen to fit together: a wrong group would be another scale."""
-    scales, g_idx = (checkpoint.info(f"{linear}.{part}").shape for part in PARTS[2:])
-    groups, rows = scales if len(scales) == 2 else (0, 0)
-    cols = g_idx[0] if len(g_idx) == 1 else 0
-    for name, slot in slots(linear, rows, cols, groups=groups, bits=bits).items():
-        shape = checkpoint.info(name).shape
-        if shape != slot.shape:
+def grid(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Grid:
+    """A packed layer without its codes; raises as `check`."""
+    zeros, group_of = check(checkpoint, linear, scheme)
+    return Grid(checkpoint.read(f"{linear}.scales").T, zeros, group_of)
+
+
+def read(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Codes:
+    """A packed layer; raises as `check`."""
+    found = grid(checkpoint, linear, scheme)
+    qweight = checkpoint.read(f"{linear}.qweight")
+    return Codes(unpack_words(qweight, scheme.bits).T, *found, scheme.bits)
+
+
+def _zeros(
+    qzeros: Int32[Tensor, "groups zero_words"], bits: int, zero_offset: int
+) -> UInt8[Tensor, "rows groups"]:
+    return (unpack_words(qzeros.T.contiguous(), bits) + zero_offset) & (2**bits - 1)
+
+
+def _groups_of(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Integer[Tensor, " cols"]:
+    """The group of each column, once the parts are seen to fit together.
+
+    A wrong group would be another scale.
+    """
+    there = [part for part in PARTS if part != "g_idx" or f"{linear}.g_idx" in checkpoint.tensors]
+    infos = {part: checkpoint.info(f"{linear}.{part}") for part in there}
+    for part, info in infos.items():
+        if info.dtype not in TYPES[part]:
+            raise CheckpointProblem(
+                f"{checkpoint.folder / info.shard} holds '{linear}.{part}' as "
+                f"{dtype_name(info.dtype)}, GPTQ kernels take "
+                f"{' or '.join(map(dtype_name, TYPES[part]))}",
+                next_step="quantize again, or store it in that type where no value changes",
+            )
+    shape = infos["scales"].shape
+    groups, rows = shape if len(shape) == 2 else (0, 0)
+    cols = infos["qweight"].shape[0] * WORD // scheme.bits if infos["qweight"].shape else 0
+    asked = "scales"
+    if "g_idx" in infos:
+        asked = "scales and g_idx"
+        cols = infos["g_idx"].shape[0] if len(infos["g_idx"].shape) == 1 else 0
+    for name, slot in slots(linear, rows, cols, groups=groups, bits=scheme.bits).items():
+        part = name.rpartition(".")[2]
+        if part in infos and infos[part].shape != slot.shape:
             raise ShapeMismatch(
-                f"{checkpoint.folder} holds {name!r} as {list(shape)}, its scales and g_idx ask "
-                f"for {list(slot.shape)}",
+                f"{checkpoint.folder} holds {name!r} as {list(infos[part].shape)}, its {asked} "
+                f"ask for {list(slot.shape)}",
                 next_step=AGAIN,
             )
-    packed = Packed(*(checkpoint.read(f"{linear}.{part}") for part in PARTS))
-    if not bool(((packed.g_idx >= 0) & (packed.g_idx < groups)).all()):
+    even = neighbours(cols, groups, scheme.group_size)
+    if even is None and (scheme.group_size is not None or "g_idx" not in infos):
+        raise ShapeMismatch(
+            f"{checkpoint.folder} holds '{linear}.scales' for {groups} groups of {cols} columns, "
+            f"its config says group_size {scheme.group_size}",
+            next_step="use the config that belongs to these weights",
+        )
+    if "g_idx" in infos:
+        return _g_idx(checkpoint, linear, groups)
+    if even is None or scheme.desc_act:
+        raise CheckpointProblem(
+            f"{checkpoint.folder} has desc_act, but lacks '{linear}.g_idx', which tells the order",
+            next_step=AGAIN,
+        )
+    return even
+
+
+def _g_idx(checkpoint: Checkpoint, linear: str, groups: int) -> Integer[Tensor, " cols"]:
+    found = checkpoint.read(f"{linear}.g_idx")
+    if not bool(((found >= 0) & (found < groups)).all()):
         raise CheckpointProblem(
             f"{checkpoint.folder} holds '{linear}.g_idx' with groups beyond the {groups} that "
             "have scales",
             next_step=AGAIN,
         )
-    return packed
+    return found
+
+
+def _require_zeros(
+    checkpoint: Checkpoint, linear: str, scheme: Scheme, zeros: UInt8[Tensor, "rows groups"]
+) -> None:
+    """See that zero points of a symmetric layer are where the label of the format has them."""
+    if scheme.sym is False:
+        return
+    middle, offset = 2 ** (scheme.bits - 1), ZERO_OFFSET[scheme.layout]
+    other = next(layout for layout in ZERO_OFFSET if layout != scheme.layout)
+    shard = checkpoint.folder / checkpoint.info(f"{linear}.qzeros").shard
+    if bool((zeros == middle + offset - ZERO_OFFSET[other]).all()):
+        raise CheckpointProblem(
+            f"{shard} holds {middle - ZERO_OFFSET[other]} in every place of '{linear}.qzeros', as "
+            f"{other} does, its config says {scheme.layout}",
+            next_step=f'say "checkpoint_format": "{other}" in its config.json',
+        )
+    if scheme.sym and not bool((zeros == middle).all()):
+        raise CheckpointProblem(
+            f"{shard} holds zero points other than {middle} in '{linear}.qzeros', its config says "
+            "that it is symmetric",
+            next_step='say "sym": false in its config.json if they are meant; some kernels '
+            "would ignore them",
+        )

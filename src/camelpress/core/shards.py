@@ -19,6 +19,7 @@ from camelpress.core.json import parse_json, read_json
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
+AUTOGPTQ = "gptq_model-*g.safetensors"  # its name for a single file, which has bits and group size
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|bin)")
 
 # fmt: off
@@ -51,10 +52,10 @@ def listed(folder: Path) -> dict[str, str]:
     Pickles are read only where there are no safetensors.
 
     Raises:
-        CheckpointProblem: an index without content, or a shard that is missing.
+        CheckpointProblem: an index without content, a shard that is missing, or several models.
         UnsafeShard: the index names something other than a plain file of this folder.
     """
-    for index, single in zip(INDEXES, SINGLES, strict=True):
+    for index, single in _names(folder):
         if (folder / index).is_file():
             found = read_json(folder / index).get("weight_map")
             if not isinstance(found, dict) or not found:
@@ -75,13 +76,29 @@ def single(folder: Path) -> str:
     Raises:
         CheckpointProblem: there is none.
     """
-    for name in SINGLES:
+    for _, name in _names(folder):
         if (folder / name).is_file():
             return name
     raise CheckpointProblem(
         f"{folder} holds no weights",
         next_step=f"it needs {SINGLES[0]}, {SINGLES[1]} or shards with an index",
     )
+
+
+def _names(folder: Path) -> list[tuple[str, str]]:
+    """What an index may be called, and a file that needs none, in the order of preference."""
+    standard = list(zip(INDEXES, SINGLES, strict=True))
+    if any((folder / name).is_file() for name in (*INDEXES, *SINGLES)):
+        return standard
+    ends = len(".index.json")
+    found = {path.name[:-ends] for path in folder.glob(f"{AUTOGPTQ}.index.json")}
+    found |= {path.name for path in folder.glob(AUTOGPTQ)}
+    if len(found) > 1:
+        raise CheckpointProblem(
+            f"{folder} holds several models: {', '.join(sorted(found))}",
+            next_step="move all but one of them away",
+        )
+    return [*standard, *((f"{name}.index.json", name) for name in found)]
 
 
 def header(path: Path) -> dict[str, TensorInfo]:

@@ -9,14 +9,16 @@ import torch
 
 from camelpress.core.checkpoint import Checkpoint, companions
 from camelpress.core.config import dtype_name
-from camelpress.core.dynamic import settings_of
+from camelpress.core.linears import CODES, PARTS, packed_linears
 from camelpress.core.llama import EMBEDDING
+from camelpress.core.schemes import overall
 from camelpress.core.tokens import Tokenizer
+from camelpress.core.words import WORD
 
 
 def summary(checkpoint: Checkpoint) -> dict[str, Any]:
     """Architecture, size and quantization, from config and headers alone."""
-    quantization = checkpoint.quantization or {}
+    scheme = overall(checkpoint)
     embedding = checkpoint.tensors.get(f"{EMBEDDING}.weight")
     told: dict[str, Any] = {
         "path": Path(checkpoint.origin).name,
@@ -24,12 +26,12 @@ def summary(checkpoint: Checkpoint) -> dict[str, Any]:
         "parameters": parameters(checkpoint),
         "dtype": dtype_name(embedding.dtype) if embedding else "unknown",
         "bytes": checkpoint.nbytes,
-        "bits": quantization.get("bits"),
-        "group_size": quantization.get("group_size"),
-        "sym": quantization.get("sym"),
+        "bits": scheme and scheme.bits,
+        "group_size": scheme and scheme.group_size,
+        "sym": scheme and scheme.sym,
         "bits_per_weight": None,
     }
-    if quantization:
+    if scheme:
         told["bits_per_weight"] = round(8 * checkpoint.nbytes / told["parameters"], 3)
     return told
 
@@ -69,13 +71,13 @@ def _tokenizer(checkpoint: Checkpoint) -> dict[str, Any] | None:
 
 def parameters(checkpoint: Checkpoint) -> int:
     """How many weights there are, packed ones counted as what they stand for."""
-    quantization = checkpoint.quantization or {}
     total = 0
+    schemes = packed_linears(checkpoint)
     for name, info in checkpoint.tensors.items():
+        linear, _, part = name.rpartition(".")
         count = torch.Size(info.shape).numel()
-        if name.endswith(".qweight"):
-            own = settings_of(quantization, name.removesuffix(".qweight")) or quantization
-            total += count * 32 // own.get("bits", 4)
-        elif not name.endswith((".qzeros", ".scales", ".g_idx")):
+        if linear in schemes and part in CODES:
+            total += count * WORD // schemes[linear].bits
+        elif linear not in schemes or part not in PARTS:
             total += count
     return total

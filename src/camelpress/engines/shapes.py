@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from camelpress.core.packed import WORD
+from camelpress.core.words import WORD
 from camelpress.engines.findings import Check, Found, failed, noted, passed
 from camelpress.engines.subject import Layer, Subject
 

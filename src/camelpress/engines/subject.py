@@ -11,8 +11,10 @@ from camelpress.core import llama
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.dynamic import settings_of
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.packed import BITS, PARTS, WORD, slots
+from camelpress.core.packed import PARTS, slots
 from camelpress.core.progress import track
+from camelpress.core.schemes import BITS
+from camelpress.core.words import WORD
 from camelpress.engines.values import Values, read_values
 
 HEAD = llama.HEAD

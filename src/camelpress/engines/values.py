@@ -8,7 +8,7 @@ import torch
 
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import dtype_name
-from camelpress.core.packed import unpack_words
+from camelpress.core.words import unpack_words
 
 SMALLEST = 1e-5  # below, a scale has few digits in fp16; auto-round clips there
 

@@ -1,0 +1,109 @@
+"""The linear layers of a checkpoint, packed in any layout that is known here, or plain."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from camelpress.core import compressed, llama, packed
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.codes import Codes, Extent, Grid
+from camelpress.core.errors import CheckpointProblem, UnknownTensor
+from camelpress.core.schemes import COMPRESSED, Scheme, overall, scheme_of
+
+PARTS = frozenset(packed.PARTS + compressed.PARTS)
+CODES = ("qweight", "weight_packed")
+
+
+def read_linear(checkpoint: Checkpoint, linear: str) -> Tensor:
+    """The weight of a linear layer, [rows cols], dequantized to fp32 where it is packed.
+
+    Raises:
+        CheckpointProblem: packed in a way that is not known here, or parts are missing or
+            contradict one another.
+    """
+    scheme = scheme_if_packed(checkpoint, linear)
+    if scheme is None:
+        return checkpoint.read(f"{linear}.weight")
+    return read_codes(checkpoint, linear, scheme).weight()
+
+
+def read_codes(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Codes:
+    """The codes of a packed layer.
+
+    Raises:
+        CheckpointProblem: parts are missing or contradict one another.
+    """
+    read = compressed.read if scheme.layout == COMPRESSED else packed.read
+    return read(checkpoint, linear, scheme)
+
+
+def read_grid(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Grid:
+    """A packed layer without its codes.
+
+    Raises:
+        CheckpointProblem: parts are missing or contradict one another.
+    """
+    read = compressed.grid if scheme.layout == COMPRESSED else packed.grid
+    return read(checkpoint, linear, scheme)
+
+
+def extent(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Extent:
+    """The size of a packed layer that `packed_linears` has seen."""
+    if scheme.layout == COMPRESSED:
+        return compressed.extent(checkpoint, linear)
+    return packed.extent(checkpoint, linear, scheme)
+
+
+def scheme_if_packed(checkpoint: Checkpoint, linear: str) -> Scheme | None:
+    """How a layer is packed; None if its weight is there as it is.
+
+    Raises:
+        CheckpointProblem: as `scheme_of`.
+    """
+    if checkpoint.quantization is None or f"{linear}.weight" in checkpoint.tensors:
+        return None
+    return scheme_of(checkpoint, linear)
+
+
+def packed_linears(checkpoint: Checkpoint) -> dict[str, Scheme]:
+    """How each packed layer is packed, by its full name, once all are seen to be readable.
+
+    Nothing is read but headers, zero points and the groups of columns.
+
+    Raises:
+        UnknownTensor: a part of a layer is missing, or all of it.
+        CheckpointProblem: packed in a way that is not known here, or parts, config and zero
+            points contradict one another.
+    """
+    if overall(checkpoint) is None:
+        return {}
+    split = (name.rpartition(".") for name in checkpoint.tensors)
+    there = {linear for linear, _, part in split if part in PARTS}
+    family = _of_family(checkpoint)
+    found = {}
+    for linear in [*(name for name in family if name in there), *sorted(there - {*family})]:
+        scheme = scheme_of(checkpoint, linear)
+        if scheme is None or f"{linear}.weight" in checkpoint.tensors:
+            raise CheckpointProblem(
+                f"{checkpoint.folder} holds {linear!r} packed, and its "
+                f"{'weight' if scheme else 'quantization_config says that it'} is plain",
+                next_step="use the config that belongs to these weights",
+            )
+        check = compressed.check if scheme.layout == COMPRESSED else packed.check
+        check(checkpoint, linear, scheme)
+        found[linear] = scheme
+    for linear in family:
+        if linear not in found and f"{linear}.weight" not in checkpoint.tensors:
+            raise UnknownTensor(
+                f"{checkpoint.folder} lacks {linear!r}, packed and plain",
+                next_step="download the checkpoint again: a loader would fill it with noise",
+            )
+    return found
+
+
+def _of_family(checkpoint: Checkpoint) -> list[str]:
+    """The linear layers that the config asks for, by their full names."""
+    blocks = checkpoint.config.get("num_hidden_layers")
+    if checkpoint.config.get("model_type") not in llama.FAMILY or not isinstance(blocks, int):
+        return []
+    return llama.linears(blocks)

@@ -1,0 +1,63 @@
+"""Codes of 2 to 8 bits in 32-bit words: one little-endian stream of bits, low bits first.
+
+Every layout lays codes down in this way; they differ in the direction that the stream runs.
+
+Source: AutoGPTQ/AutoGPTQ 9f7d370 (qlinear packing); vllm-project/compressed-tensors 0.19.0
+(compressors/pack_quantized/helpers.py).
+"""
+
+from __future__ import annotations
+
+from math import gcd
+
+import torch
+from jaxtyping import Int32, UInt8
+from torch import Tensor
+
+from camelpress.core.errors import ShapeMismatch
+
+WORD = 32
+
+
+def pack_words(codes: UInt8[Tensor, "values rows"], bits: int) -> Int32[Tensor, "words rows"]:
+    """Lay codes down as one little-endian stream of bits per row, cut into 32-bit words.
+
+    Raises:
+        ShapeMismatch: the codes of a row do not fill whole words.
+    """
+    per_block = WORD // gcd(WORD, bits)
+    words_per_block = per_block * bits // WORD
+    values, rows = codes.shape
+    if values % per_block:
+        raise ShapeMismatch(
+            f"{values} codes of {bits} bits do not fill whole 32-bit words",
+            next_step=f"use a width that is a multiple of {per_block}",
+        )
+    blocks = codes.reshape(values // per_block, per_block, rows)
+    words = torch.zeros(
+        values // per_block, words_per_block, rows, dtype=torch.int64, device=codes.device
+    )
+    for place in range(per_block):
+        word, shift = divmod(place * bits, WORD)
+        value = blocks[:, place].to(torch.int64)
+        words[:, word] |= (value << shift) & 0xFFFFFFFF
+        if shift + bits > WORD:
+            words[:, word + 1] |= value >> (WORD - shift)
+    words = torch.where(words >= 2**31, words - 2**32, words)
+    return words.reshape(-1, rows).to(torch.int32)
+
+
+def unpack_words(words: Int32[Tensor, "words rows"], bits: int) -> UInt8[Tensor, "values rows"]:
+    """The inverse of `pack_words`."""
+    per_block = WORD // gcd(WORD, bits)
+    words_per_block = per_block * bits // WORD
+    rows = words.shape[1]
+    blocks = words.to(torch.int64).reshape(-1, words_per_block, rows) & 0xFFFFFFFF
+    codes = torch.empty(blocks.shape[0], per_block, rows, dtype=torch.uint8, device=words.device)
+    for place in range(per_block):
+        word, shift = divmod(place * bits, WORD)
+        value = blocks[:, word] >> shift
+        if shift + bits > WORD:
+            value = value | (blocks[:, word + 1] << (WORD - shift))
+        codes[:, place] = (value & (2**bits - 1)).to(torch.uint8)
+    return codes.reshape(-1, rows)
