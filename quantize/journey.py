@@ -89,6 +89,8 @@ class Journey:
         """Block after block: its number, its layers by their full names, hashes of its states."""
         if first == 0:
             self._embed()
+        if first == self.model.blocks:
+            return
         with ThreadPoolExecutor(1) as ahead, stop_signals() as stop:
             coming = ahead.submit(self._read, first)
             for number in track(range(first, self.model.blocks), "quantize"):
@@ -117,10 +119,12 @@ class Journey:
                 yield replace(layer, name=f"{prefix}.{layer.name}")
         except NumericsProblem as error:
             raise type(error)(f"{prefix}: {error.what}", next_step=error.next_step) from error
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not _lacks_memory(error):
+                raise
             raise OutOfMemory(
                 f"{prefix}: {self.model.device} has too little memory",
-                next_step="use a shorter --sequence-length, or --device cpu",
+                next_step="use a shorter --sequence-length, or a device with the memory forecast",
             ) from error
 
     def _require_few_fallbacks(self, told: list[Facts]) -> None:
@@ -173,6 +177,12 @@ class Journey:
             for name in entry["tensors"]:
                 writer.done(name)
         return len(done)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether an error is about memory; torch's own of a CPU has no type that says so."""
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or "can't allocate memory" in str(error)
 
 
 def _key(number: int) -> str:
