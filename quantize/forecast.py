@@ -19,8 +19,8 @@ from camelpress.quantize.layer import ROWS
 
 FP32 = torch.float32.itemsize
 PROGRAM = 80_000_000  # bytes: code that is compiled or loaded later, and what malloc does not reuse
-AIMING = 4  # matrices as large as the Hessian, at most, beside it
-SOLVING = 3
+FACTORS = 2  # matrices as large as the Hessian, at most, beside it while it is factorized
+AIMING = 3  # matrices as large as the cross moments, beside them
 WORKING = 7  # matrices as large as a block of rows, while one is solved
 PASSING = 6  # activations as wide as the widest, for each token of a batch
 
@@ -65,9 +65,9 @@ def _layer(
         + tokens * (2 * FP32 * hidden + model.dtype.itemsize * cols)
         + PASSING * batch * widest * FP32
     )
-    aiming = cross + (1 + AIMING) * hessian + 3 * weight if cross else 0
+    aiming = (1 + FACTORS) * hessian + (1 + AIMING) * cross + weight if cross else 0
     solving = (
-        (1 + SOLVING) * hessian
+        (1 + FACTORS) * hessian
         + 2 * weight  # before, and what its codes stand for
         + rows * cols  # codes
         + FP32 * WORKING * min(rows, ROWS) * cols
