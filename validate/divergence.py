@@ -16,7 +16,8 @@ from torch import Tensor
 
 TOP = 5  # tokens whose agreement is counted
 FAR = 1e30  # a difference of logarithms that is as good as infinite
-NEAR = 1.0  # nats; below, φ is taken from expm1
+LARGEST = 80.0  # of a logarithm whose exponential fp32 can hold
+NEAR = 1.0  # nats; a smaller difference of logarithms is a small one
 
 
 class Compared(NamedTuple):
@@ -123,10 +124,14 @@ def compare_kept(
 ) -> Bounded:
     """Every figure, from a store's part of the reference.
 
-    The divergences of the likeliest tokens are exact; those of the others are estimated from the
-    drawn tokens, without bias. Bounds of KL(reference || candidate): by the log-sum inequality the
-    remainder diverges no less than its mass does, and it costs no more than if all of it were on
-    the token that the candidate finds least likely, each with the probability of the last kept.
+    The divergences of the likeliest tokens are exact. Those of the others are estimated from the
+    drawn ones, KL(reference || candidate) without bias: as the mean of φ where both give the others
+    about the same mass, and elsewhere from that mass and the mean of ln(q/p), which rare tokens
+    cannot upset. The reverse is no less than the masses say.
+
+    Bounds of KL(reference || candidate): by the log-sum inequality the others diverge no less than
+    their masses do; and they cost no more than if each had the probability of the last kept token,
+    and the candidate's least.
     """
     log_q = candidate.gather(1, kept.ids)
     others = candidate.scatter(1, kept.ids, -torch.inf)
@@ -138,13 +143,18 @@ def compare_kept(
     least = candidate.scatter(1, kept.ids, torch.inf).amin(dim=-1).masked_fill(empty, 0.0)
     most = torch.minimum(kept.log_p[:, -1], rest)
     above = rest.exp() * (most - least) + rest_q.exp() - rest.exp()
-    log_ratio = (candidate.gather(1, kept.drawn) - kept.drawn_log_p).clamp(max=80.0)
-    drawn, reverse = _phi(log_ratio)
+    log_ratio = (candidate.gather(1, kept.drawn) - kept.drawn_log_p).clamp(max=LARGEST)
+    mass, mass_q = rest.exp(), rest_q.exp()
+    near = (rest - rest_q).abs() < NEAR
+    linear = (mass_q - mass - mass * _mean(log_ratio)).clamp(min=0)
+    less = log_ratio.expm1()
+    others_kl = torch.where(near, mass * _mean(less - log_ratio), linear)
+    reverse = torch.maximum(mass * _mean(log_ratio * (less + 1) - less), terms(rest_q, rest))
     compared = Compared(
         kept.nll,
         _cost(candidate, targets),
-        exact + rest.exp() * drawn,
-        exact_reverse + rest.exp() * reverse,
+        exact + others_kl,
+        exact_reverse + reverse,
         *_agreement(kept.ids[:, :TOP], candidate),
         kept.log_p[:, 0].exp(),
     )
@@ -152,14 +162,9 @@ def compare_kept(
     return Bounded(compared, lower, torch.maximum(lower, exact + above))
 
 
-def _phi(
-    log_ratio: Float32[Tensor, "chunk samples"],
-) -> tuple[Float32[Tensor, " chunk"], Float32[Tensor, " chunk"]]:
-    """The mean of φ(q/p) over drawn tokens, both ways; 0 where none was drawn."""
-    if not log_ratio.shape[1]:
-        return log_ratio.new_zeros(len(log_ratio)), log_ratio.new_zeros(len(log_ratio))
-    less = log_ratio.expm1()
-    return (less - log_ratio).mean(dim=-1), (log_ratio * (less + 1) - less).mean(dim=-1)
+def _mean(values: Float32[Tensor, "chunk samples"]) -> Float32[Tensor, " chunk"]:
+    """Over the drawn tokens; 0 where none was drawn."""
+    return values.sum(dim=-1) / max(1, values.shape[1])
 
 
 def _cost(
