@@ -52,7 +52,7 @@ def whole(
 ) -> dict[str, Any]:
     """The figures with the reference at hand."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    options = {"max_tokens": 300, "sequence_length": None}
+    options: dict[str, Any] = {"max_tokens": 300, "sequence_length": None}
     return stages.validate(base, noisy, out, chat, prose, **options).facts
 
 
