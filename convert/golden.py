@@ -163,7 +163,7 @@ def _run(
     scored = torch.cat([torch.arange(at + first, at + length) for at, first, length in spans])
     parts = []
     with torch.inference_mode():
-        predictions = Predictions("model", model, sequences)
+        predictions = Predictions("model", model, model.hidden(sequences, "score model"))
         for rows in track(predictions.chunks(scored - 1), "completions"):
             told = predictions.log_probabilities(rows)
             targets = sequences.tokens[rows + 1].to(told.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp
+from math import exp, log, log10
 from typing import Any
 
 import torch
@@ -15,13 +15,14 @@ from camelpress.validate.texts import Text
 LARGEST_LOG = 700.0  # of a float
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 HISTOGRAM = tuple(10.0 ** (power / 4) for power in range(-28, 9))  # nats
+CONFIDENCES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)  # of the reference in its likeliest token
 EARLY = 128  # tokens at the beginning of a window, where damage to short contexts shows
 POSITIONS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 
 def estimates(scores: Scores) -> dict[str, Estimate]:
     """The gated figures; the ratio of perplexities is the exponential of a paired mean."""
-    log_ratio = clustered_mean(scores.candidate_nll - scores.reference_nll, scores.sequence)
+    log_ratio = clustered_mean(scores.candidate_nll - scores.reference_nll, scores.cluster)
     return {
         "perplexity_ratio": Estimate(
             _exp(log_ratio.mean),
@@ -30,8 +31,8 @@ def estimates(scores: Scores) -> dict[str, Estimate]:
             log_ratio.n,
             log_ratio.clusters,
         ),
-        "kl_mean": clustered_mean(scores.kl, scores.sequence),
-        "top1_agreement": clustered_mean(scores.same_top.float(), scores.sequence),
+        "kl_mean": clustered_mean(scores.kl, scores.cluster),
+        "top1_agreement": clustered_mean(scores.same_top.float(), scores.cluster),
     }
 
 
@@ -39,11 +40,55 @@ def figures(scores: Scores, texts: Sequence[Text]) -> dict[str, Any]:
     """All facts of a report that come from scores: overall, spread, by position and by text."""
     return {
         **_headline(scores),
-        "kl_percentiles": _percentiles(scores),
+        **_spread(scores),
         "kl_histogram": _histogram(scores),
+        "kl_by_confidence": _by_confidence(scores),
+        **_rolling(scores, texts),
         "by_position": _by_position(scores),
         "early": _early(scores),
         "texts": _by_text(scores, texts),
+    }
+
+
+def noise_floor(kind: str, scores: Scores) -> dict[str, Any]:
+    """What the reference differs from itself by: no candidate can be told to be closer.
+
+    Args:
+        kind: what was changed, as in the settings.
+        scores: of the reference against itself.
+    """
+    return {"kind": kind, **_headline(scores), **_spread(scores)}
+
+
+def blocks(errors: Sequence[float]) -> dict[str, Any] | None:
+    """Where the hidden states of reference and candidate part; None where that is not known.
+
+    Args:
+        errors: relative, after each block.
+    Returns:
+        the errors, the same as signal to noise in dB (null where there is no noise), and the
+        number of the block that adds most to the squared error, from 0.
+    """
+    if not errors:
+        return None
+    added = [after**2 - before**2 for before, after in zip([0.0, *errors], errors, strict=False)]
+    return {
+        "relative_error": list(errors),
+        "sqnr_db": [-20 * log10(error) if error else None for error in errors],
+        "worst": max(range(len(added)), key=added.__getitem__) if any(errors) else None,
+    }
+
+
+def _spread(scores: Scores) -> dict[str, Any]:
+    change = (-scores.candidate_nll.double()).exp() - (-scores.reference_nll.double()).exp()
+    return {
+        "kl_percentiles": _percentiles(scores),
+        "kl_reverse_mean": float(scores.kl_reverse.double().mean()),
+        "top5_agreement": float(scores.top5.double().mean()),
+        "probability_change": {
+            "mean": float(change.mean()),
+            "rms": float(change.square().mean().sqrt()),
+        },
     }
 
 
@@ -84,6 +129,36 @@ def _histogram(scores: Scores) -> dict[str, list[float]]:
     return {"edges": list(HISTOGRAM), "counts": counts.tolist()}
 
 
+def _by_confidence(scores: Scores) -> dict[str, Any]:
+    """By the probability of the reference's likeliest token; a mean over none is null."""
+    inner = torch.tensor(CONFIDENCES[1:-1])
+    bucket = torch.bucketize(scores.confidence, inner, right=True)
+    parts = [scores.kl[bucket == number].double() for number in range(len(CONFIDENCES) - 1)]
+    return {
+        "edges": list(CONFIDENCES),
+        "kl_mean": [float(part.mean()) if len(part) else None for part in parts],
+        "tokens": [len(part) for part in parts],
+    }
+
+
+def _rolling(scores: Scores, texts: Sequence[Text]) -> dict[str, Any]:
+    """Perplexities per word and per byte, where the protocol counts these.
+
+    Source:
+        EleutherAI/lm-evaluation-harness 0.4.13, api/metrics.py (weighted_perplexity).
+    """
+    words, size = sum(text.words for text in texts), sum(text.bytes for text in texts)
+    if not words:
+        return {}
+    told: dict[str, Any] = {"words": words, "bytes": size}
+    for model, nll in (("reference", scores.reference_nll), ("candidate", scores.candidate_nll)):
+        total = float(nll.double().sum())
+        told[f"{model}_word_perplexity"] = _exp(total / words)
+        told[f"{model}_byte_perplexity"] = _exp(total / size)
+        told[f"{model}_bits_per_byte"] = total / size / log(2)
+    return told
+
+
 def _by_position(scores: Scores) -> dict[str, list[float]]:
     last = int(scores.position.max())
     edges = [edge for edge in POSITIONS if edge <= last]
@@ -119,8 +194,8 @@ def _by_text(scores: Scores, texts: Sequence[Text]) -> list[dict[str, Any]]:
     told = []
     first = 0
     for text in texts:
-        last = first + len(text.sequences)
+        last = first + len(text.windows)
         part = scores.where((scores.sequence >= first) & (scores.sequence < last))
-        told.append({"name": text.name, **_headline(part)})
+        told.append({"name": text.name, **_headline(part), **_rolling(part, [text])})
         first = last
     return told

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from camelpress.core.settings import Settings
 
@@ -41,22 +42,70 @@ class Gate(Settings):
     )
 
 
-class Validate(Settings):
-    """Reference against candidate, on the same tokens."""
+class Scoring(Settings):
+    """Which predictions are compared, and how they are computed."""
 
     text: tuple[Path, ...] = Field(
         default=(), description="conversations (JSON, JSON lines) or plain texts, held out"
     )
-    sequence_length: int = Field(
-        default=2048,
+    protocol: Literal["documents", "gptq", "llama.cpp", "lm-eval"] = Field(
+        default="documents",
+        description="how a text is cut and which tokens are scored: each document by itself, or "
+        "as another tool does it",
+    )
+    sequence_length: int | None = Field(
+        default=None,
         gt=1,
-        description="tokens of a window; the model's positions where it has fewer",
+        description="tokens of a window; without it 2048, llama.cpp 512, lm-eval all positions of "
+        "the model, which it never exceeds",
     )
     max_tokens: int | None = Field(
         default=None, gt=1, description="of each text; the first ones are taken"
     )
+    assistant_only: bool = Field(
+        default=False, description="of conversations, score only what the assistant says"
+    )
+    noise_floor: Literal["none", "batch", "bfloat16"] = Field(
+        default="none",
+        description="run the reference once more in other batches, or in bfloat16, and show how "
+        "far it is from itself",
+    )
+    device: str = Field(default="auto", description="auto, cpu or cuda:N")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="to compute in; auto is fp32 on a CPU and the reference's own elsewhere",
+    )
+
+
+class Keep(Scoring):
+    """The predictions of a reference, computed once and kept."""
+
+    top_k: int = Field(
+        default=256,
+        ge=0,
+        description="likeliest tokens kept of each prediction, 5 at least; 0 keeps all",
+    )
+    samples: int = Field(
+        default=64, gt=0, description="tokens drawn from all others, to measure their divergence"
+    )
+    vocabulary: int | None = Field(
+        default=None,
+        gt=5,
+        description="ids that predictions are over; the candidate's where it has fewer",
+    )
+
+    @field_validator("top_k")
+    @classmethod
+    def _five(cls, value: int) -> int:
+        if 0 < value < 5:
+            raise ValueError("give 5 or more, or 0 for all")
+        return value
+
+
+class Validate(Scoring):
+    """Reference against candidate, on the same tokens."""
+
     allow_overlap: bool = Field(
         default=False, description="go on with a text that shares its words with the calibration"
     )
-    device: str = Field(default="auto", description="auto, cpu or cuda:N")
     gate: Gate = Field(default=Gate(), description="thresholds")

@@ -22,8 +22,10 @@ from torch import Tensor
 
 from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.predictions import Predictions
 from camelpress.core.sequences import Sequences
-from camelpress.validate.score import Scores, score
+from camelpress.validate.places import Places
+from camelpress.validate.score import Scores, hold
 
 
 class Remembered(StreamedModel):
@@ -73,9 +75,24 @@ def evaluate(
     wide.folder = kept
     narrow = StreamedModel(candidate, device=cpu, dtype=torch.float32)
     return {
-        name: by_document(score(wide, narrow, Sequences(documents, limit=wide.positions)))
-        for name, documents in texts.items()
+        name: by_document(_scored(wide, narrow, documents)) for name, documents in texts.items()
     }
+
+
+def _scored(
+    reference: StreamedModel, candidate: StreamedModel, documents: Sequence[Sequence[int]]
+) -> Scores:
+    places = Places.all_of(documents)
+    sequences = places.sequences(limit=reference.positions)
+    with torch.inference_mode():
+        (scores,) = hold(
+            [
+                Predictions(name, model, model.hidden(sequences, name))
+                for name, model in (("reference", reference), ("candidate", candidate))
+            ],
+            places,
+        )
+    return scores
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from camelpress.generate.settings import Generate
 from camelpress.options import given, parameters
 from camelpress.publish.settings import Publish
 from camelpress.quantize.settings import Quantize
-from camelpress.validate.settings import Validate
+from camelpress.validate.settings import Keep, Validate
 
 STAGES, RUNS, TALKS, LOOKS = "Stages", "The whole pipeline", "Try a model", "Look and check"
 
@@ -190,19 +190,37 @@ def validate(
     ] = None,
     force: Force = False,
 ) -> int:
-    """Perplexity, KL divergence and top-1 agreement against the 16-bit model, held to a gate."""
+    """Perplexity, KL divergence and agreement against the 16-bit model, held to a gate.
+
+    REFERENCE is that model, or a store of its predictions.
+    """
     from camelpress.core.checkpoint import Checkpoint
     from camelpress.validate.gate import read
     from camelpress.validate.run import run as work
+    from camelpress.validate.store import Store
 
     if gate is not None:
         options["gate"] = read(gate).model_dump()
     chosen = Validate.parse(options, source="validate")
-    report = work(Checkpoint.open(reference), Checkpoint.open(candidate), out, chosen, force=force)
+    source = Store.open(reference) if Store.is_at(reference) else Checkpoint.open(reference)
+    report = work(source, Checkpoint.open(candidate), out, chosen, force=force)
     screen.result(report)
     if not screen.json:
         screen.out.print(f"report: {out / 'report.html'}", soft_wrap=True)
     return report.verdict.exit_code if report.verdict else 3
+
+
+@command("store", STAGES, Keep)
+def store(
+    screen: Screen, reference: Folder, out: Folder, options: dict[str, Any], force: Force = False
+) -> int:
+    """A reference's predictions, computed once: validate takes them in its place."""
+    from camelpress.core.checkpoint import Checkpoint
+    from camelpress.validate.keep import run as work
+
+    chosen = Keep.parse(options, source="store")
+    screen.result(work(Checkpoint.open(reference), out, chosen, force=force))
+    return 0
 
 
 @command("publish", STAGES, Publish)

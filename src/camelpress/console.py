@@ -194,7 +194,9 @@ class Screen:
             now = time.monotonic()
             if now - said >= EVERY or number + 1 == len(items):
                 said = now
-                self.errors.print(f"{label} {number + 1}/{len(items)} {now - start:.0f}s")
+                done, took = number + 1, now - start
+                left = f", {took * (len(items) / done - 1):.0f}s left" if done < len(items) else ""
+                self.errors.print(f"{label} {done}/{len(items)} {took:.0f}s{left}")
 
 
 def _escaped(text: str) -> str:
@@ -318,6 +320,17 @@ def _validate(report: Report) -> list[tuple[str, str]]:
     ]
 
 
+def _store(report: Report) -> list[tuple[str, str]]:
+    facts = report.facts
+    return [
+        ("predictions", f"{facts['predictions']:,} over {facts['vocabulary']:,} tokens"),
+        ("kept of each", f"{facts['top_k']} likeliest, {facts['samples']} of the others"),
+        ("remainder", f"{facts['remainder_mass']:.3%} of the probability"),
+        ("protocol", facts["protocol"]),
+        *_cost(report),
+    ]
+
+
 def _early(early: dict[str, Any] | None) -> list[tuple[str, str]]:
     """The ratio at the beginning of windows; reports of earlier versions do not tell it."""
     if early is None or early["rest"] is None:
@@ -355,6 +368,7 @@ ROWS = {
     "quantize": _quantize,
     "validate": _validate,
     "export": _export,
+    "store": _store,
     "publish": _publish,
     "verify": _verify,
 }

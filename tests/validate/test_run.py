@@ -238,13 +238,45 @@ def test_json_markdown_and_page_stand_side_by_side(base: Path, prose: Path, tmp_
     assert told["verdict"] == "PASS"
 
 
-def test_different_vocabularies_are_refused(
+def test_different_vocabularies_are_compared_over_what_they_share(
     base: Path, tuned: Path, prose: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(CheckpointProblem, match="has 272 tokens and .* has 273") as told:
-        validated(base, tuned, tmp_path / "out", prose)
+    cut = pico.write_model(tmp_path / "cut", pico.PICO._replace(vocab=273))
+    tensors = load_file(tuned / "model.safetensors")
+    tensors["lm_head.weight"][272] -= 100 * tensors["lm_head.weight"][272]  # must not matter
+    save_file(tensors, cut / "model.safetensors", metadata={"format": "pt"})
+    narrow = pico.write_model(tmp_path / "narrow")
+    rows = {name: tensor[:272].clone() for name, tensor in tensors.items() if "embed" in name}
+    head = {"lm_head.weight": tensors["lm_head.weight"][:272].clone()}
+    save_file(tensors | rows | head, narrow / "model.safetensors", metadata={"format": "pt"})
+    for name, pair in (("wide", (cut, narrow)), ("less", (narrow, cut))):
+        facts = validated(*pair, tmp_path / name, prose).facts
+        assert facts["vocabulary"] == 272
+        assert sorted(facts["vocabularies"].values()) == [272, 273]
+        assert facts["kl_mean"] < 1e-9
+        assert facts["perplexity_ratio"] == pytest.approx(1, abs=1e-6)
+
+
+def test_a_text_with_ids_that_one_model_lacks_is_refused(
+    base: Path, prose: Path, tmp_path: Path
+) -> None:
+    small = pico.write_model(tmp_path / "small", pico.PICO._replace(vocab=60))
+    with pytest.raises(CheckpointProblem, match="both models share only 60 ids") as told:
+        validated(base, small, tmp_path / "out", prose)
     assert told.value.next_step == "compare models with the same vocabulary"
     assert not (tmp_path / "out").exists()
+
+
+def test_another_tokenizer_is_refused(base: Path, prose: Path, tmp_path: Path) -> None:
+    other = pico.write_model(tmp_path / "other")
+    path = other / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    words = content["model"]["vocab"]
+    words["a"], words["b"] = words["b"], words["a"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(CheckpointProblem, match="has another tokenizer than") as told:
+        validated(base, other, tmp_path / "out", prose)
+    assert told.value.next_step == "compare models with the same tokenizer"
 
 
 def test_no_text_is_refused(base: Path, tmp_path: Path) -> None:

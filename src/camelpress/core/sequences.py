@@ -34,11 +34,14 @@ class Sequences:
     Args:
         sequences: the ids of each.
         limit: positions the model has.
+        batch_tokens: places of a batch at most, if one sequence has no more; None for the usual.
     Raises:
         RecipeProblem: there is none, one is empty, or one is longer than the model's positions.
     """
 
-    def __init__(self, sequences: Sequence[Sequence[int]], *, limit: int) -> None:
+    def __init__(
+        self, sequences: Sequence[Sequence[int]], *, limit: int, batch_tokens: int | None = None
+    ) -> None:
         lengths = [len(sequence) for sequence in sequences]
         if not lengths or not min(lengths):
             raise RecipeProblem(
@@ -55,16 +58,16 @@ class Sequences:
             [token for sequence in sequences for token in sequence], dtype=torch.int64
         )
         self.starts = [0, *accumulate(lengths[:-1])]
-        self.batches = list(self._batches())
+        self.batches = list(self._batches(batch_tokens or BATCH_TOKENS))
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self, most: int) -> Iterator[Batch]:
         by_length = sorted(range(len(self)), key=lambda number: -self.lengths[number])
         while by_length:
             longest = self.lengths[by_length[0]]
-            members = by_length[: max(1, BATCH_TOKENS // longest)]
+            members = by_length[: max(1, most // longest)]
             by_length = by_length[len(members) :]
             column = torch.arange(longest)[None]
             starts = torch.tensor([self.starts[number] for number in members])[:, None]

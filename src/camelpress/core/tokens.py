@@ -51,6 +51,13 @@ class Tokenizer:
     def __len__(self) -> int:
         return len(self._tokenizer)
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """The id of every token but those that were added to the vocabulary."""
+        added = self._tokenizer.get_added_vocab()
+        vocabulary = self._tokenizer.get_vocab().items()
+        return {token: number for token, number in vocabulary if token not in added}
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text as it stands: nothing added, `</s>` in it stays text."""
         ids: list[int] = self._tokenizer(

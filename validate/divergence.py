@@ -1,0 +1,182 @@
+"""How far two next-token distributions are apart, and what the tokens that came cost in each.
+
+Both divergences are sums of p·φ(q/p) over the vocabulary, with φ(r) = r - 1 - ln r for
+KL(p || q) and φ(r) = r·ln r - r + 1 for KL(q || p). As both distributions sum to one, these are
+the usual sums of p·ln(p/q); but no term is negative, so that nothing cancels where the models
+almost agree, and the terms may be sampled.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float32, Float64, Int64
+from torch import Tensor
+
+TOP = 5  # tokens whose agreement is counted
+FAR = 1e30  # a difference of logarithms that is as good as infinite
+LARGEST = 80.0  # of a logarithm whose exponential fp32 can hold
+NEAR = 1.0  # nats; a smaller difference of logarithms is a small one
+
+
+class Compared(NamedTuple):
+    """Figures of each prediction of a chunk."""
+
+    reference_nll: Float32[Tensor, " chunk"]  # -ln p(token that came), nats
+    candidate_nll: Float32[Tensor, " chunk"]
+    kl: Float32[Tensor, " chunk"]  # KL(reference || candidate), nats
+    kl_reverse: Float32[Tensor, " chunk"]
+    same_top: Bool[Tensor, " chunk"]
+    top5: Float32[Tensor, " chunk"]  # share of the reference's five likeliest in the candidate's
+    confidence: Float32[Tensor, " chunk"]  # probability of the reference's likeliest token
+
+
+class Kept(NamedTuple):
+    """What a store has of the reference's predictions: the likeliest tokens, and drawn ones.
+
+    Logarithms are natural. `rest` is that of the mass outside `ids`, -inf where there is none.
+    """
+
+    ids: Int64[Tensor, "chunk kept"]  # the likeliest first
+    log_p: Float32[Tensor, "chunk kept"]
+    drawn: Int64[Tensor, "chunk samples"]  # from the others, each by its probability
+    drawn_log_p: Float32[Tensor, "chunk samples"]
+    rest: Float32[Tensor, " chunk"]
+    nll: Float32[Tensor, " chunk"]  # of the token that came
+
+
+class Bounded(NamedTuple):
+    """Figures from a store, and what the divergence cannot be below or above."""
+
+    compared: Compared
+    lower: Float32[Tensor, " chunk"]
+    upper: Float32[Tensor, " chunk"]
+
+
+def compare(
+    reference: Float32[Tensor, "chunk vocabulary"],
+    candidate: Float32[Tensor, "chunk vocabulary"],
+    targets: Int64[Tensor, " chunk"],
+) -> Compared:
+    """Every figure, from the log-probabilities of both."""
+    return Compared(
+        _cost(reference, targets),
+        _cost(candidate, targets),
+        terms(reference, candidate).sum(dim=-1),
+        terms(candidate, reference).sum(dim=-1),
+        *_agreement(reference.topk(TOP).indices, candidate),
+        reference.amax(dim=-1).exp(),
+    )
+
+
+def terms(
+    log_p: Float32[Tensor, "*shape"], log_q: Float32[Tensor, "*shape"]
+) -> Float32[Tensor, "*shape"]:
+    """The terms of KL(p || q): p·φ(q/p), none of them negative."""
+    log_ratio = (log_q - log_p).clamp(-FAR, FAR)
+    p = log_p.exp()
+    near = p * (log_ratio.expm1() - log_ratio)
+    return torch.where(log_ratio.abs() < NEAR, near, log_q.exp() - p * (1 + log_ratio))
+
+
+def keep(
+    reference: Float32[Tensor, "chunk vocabulary"],
+    targets: Int64[Tensor, " chunk"],
+    *,
+    top_k: int,
+    samples: int,
+    places: Float64[Tensor, " chunk"],
+) -> Kept:
+    """What of a reference's log-probabilities a store has.
+
+    The drawn tokens stand at even distances in the cumulated mass of the remainder, from a random
+    place on: each is drawn by its probability, and they are spread better than independent ones.
+
+    Args:
+        reference: log-probabilities.
+        targets: the tokens that came.
+        top_k: how many of the likeliest tokens are kept.
+        samples: drawn from the others; none where there is no other.
+        places: in [0, 1), where drawing begins.
+    """
+    top = reference.topk(top_k)
+    others = reference.scatter(1, top.indices, -torch.inf)
+    samples = samples if top_k < reference.shape[1] else 0
+    mass = others.double().exp().cumsum(dim=-1)
+    steps = torch.arange(samples, dtype=torch.float64, device=mass.device)
+    wanted = (steps + places[:, None]) / max(1, samples) * mass[:, -1:]
+    drawn = torch.searchsorted(mass, wanted, right=True).clamp(max=reference.shape[1] - 1)
+    return Kept(
+        top.indices,
+        top.values,
+        drawn,
+        reference.gather(1, drawn),
+        mass[:, -1].log().float(),
+        _cost(reference, targets),
+    )
+
+
+def compare_kept(
+    kept: Kept,
+    candidate: Float32[Tensor, "chunk vocabulary"],
+    targets: Int64[Tensor, " chunk"],
+) -> Bounded:
+    """Every figure, from a store's part of the reference.
+
+    The divergences of the likeliest tokens are exact. Those of the others are estimated from the
+    drawn ones, KL(reference || candidate) without bias: as the mean of φ where both give the others
+    about the same mass, and elsewhere from that mass and the mean of ln(q/p), which rare tokens
+    cannot upset. The reverse is no less than the masses say.
+
+    Bounds of KL(reference || candidate): by the log-sum inequality the others diverge no less than
+    their masses do; and they cost no more than if each had the probability of the last kept token,
+    and the candidate's least.
+    """
+    log_q = candidate.gather(1, kept.ids)
+    others = candidate.scatter(1, kept.ids, -torch.inf)
+    rest_q = others.logsumexp(dim=-1)
+    exact = terms(kept.log_p, log_q).sum(dim=-1)
+    exact_reverse = terms(log_q, kept.log_p).sum(dim=-1)
+    empty = kept.rest.isneginf() | rest_q.isneginf()
+    rest, rest_q = (each.masked_fill(empty, -FAR) for each in (kept.rest, rest_q))
+    least = candidate.scatter(1, kept.ids, torch.inf).amin(dim=-1).masked_fill(empty, 0.0)
+    most = torch.minimum(kept.log_p[:, -1], rest)
+    above = rest.exp() * (most - least) + rest_q.exp() - rest.exp()
+    log_ratio = (candidate.gather(1, kept.drawn) - kept.drawn_log_p).clamp(max=LARGEST)
+    mass, mass_q = rest.exp(), rest_q.exp()
+    near = (rest - rest_q).abs() < NEAR
+    linear = (mass_q - mass - mass * _mean(log_ratio)).clamp(min=0)
+    less = log_ratio.expm1()
+    others_kl = torch.where(near, mass * _mean(less - log_ratio), linear)
+    reverse = torch.maximum(mass * _mean(log_ratio * (less + 1) - less), terms(rest_q, rest))
+    compared = Compared(
+        kept.nll,
+        _cost(candidate, targets),
+        exact + others_kl,
+        exact_reverse + reverse,
+        *_agreement(kept.ids[:, :TOP], candidate),
+        kept.log_p[:, 0].exp(),
+    )
+    lower = exact + terms(rest, rest_q)
+    return Bounded(compared, lower, torch.maximum(lower, exact + above))
+
+
+def _mean(values: Float32[Tensor, "chunk samples"]) -> Float32[Tensor, " chunk"]:
+    """Over the drawn tokens; 0 where none was drawn."""
+    return values.sum(dim=-1) / max(1, values.shape[1])
+
+
+def _cost(
+    log_probabilities: Float32[Tensor, "chunk vocabulary"], targets: Int64[Tensor, " chunk"]
+) -> Float32[Tensor, " chunk"]:
+    return -log_probabilities.gather(1, targets[:, None]).squeeze(1)
+
+
+def _agreement(
+    likeliest: Int64[Tensor, "chunk top"], candidate: Float32[Tensor, "chunk vocabulary"]
+) -> tuple[Bool[Tensor, " chunk"], Float32[Tensor, " chunk"]]:
+    """Whether the first is the same, and the share of the first five that both have."""
+    own = candidate.topk(TOP).indices
+    both = (likeliest[:, :, None] == own[:, None, :]).any(dim=-1)
+    return likeliest[:, 0] == own[:, 0], both.float().mean(dim=-1)
