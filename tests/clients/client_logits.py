@@ -76,7 +76,7 @@ def load_transformers(folder: Path) -> torch.nn.Module:
 
 def load_autogptq(folder: Path) -> torch.nn.Module:
     """Load ``folder`` with AutoGPTQ's own loader."""
-    from auto_gptq import AutoGPTQForCausalLM  # type: ignore[import-not-found]
+    from auto_gptq import AutoGPTQForCausalLM
 
     wrapper = AutoGPTQForCausalLM.from_quantized(
         str(folder), device="cpu", use_safetensors=True, torch_dtype=torch.float32

@@ -165,12 +165,16 @@ def read_linear(checkpoint: Checkpoint, linear: str) -> Tensor:
         raise CheckpointProblem(
             f"{checkpoint.folder} has {bits} bits per weight{where}", next_step=f"use one of {BITS}"
         )
-    packed = _read(checkpoint, linear, bits)
+    packed = read_packed(checkpoint, linear, bits)
     return dequantize(packed, bits=bits, zero_offset=ZERO_OFFSET[layout])
 
 
-def _read(checkpoint: Checkpoint, linear: str, bits: int) -> Packed:
-    """The parts of a layer, seen to fit together: a wrong group would be another scale."""
+def read_packed(checkpoint: Checkpoint, linear: str, bits: int) -> Packed:
+    """The parts of a layer, seen to fit together: a wrong group would be another scale.
+
+    Raises:
+        CheckpointProblem: parts are missing or contradict one another.
+    """
     scales, g_idx = (checkpoint.info(f"{linear}.{part}").shape for part in PARTS[2:])
     groups, rows = scales if len(scales) == 2 else (0, 0)
     cols = g_idx[0] if len(g_idx) == 1 else 0
