@@ -21,9 +21,9 @@ check: .venv/installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test-clients: .venv/installed-test ## our checkpoints in other people's loaders, and theirs in ours (several GB of packages)
+test-clients: .venv/installed-test ## our checkpoints in other people's loaders, and theirs in ours; writes docs/compatibility.md
 	tests/clients/make_env.sh gptqmodel autogptq autoround llmcompressor
-	$(BIN)/pytest tests/clients -m client -o log_cli=true --log-cli-level=INFO
+	$(BIN)/pytest tests/clients -m client --compatibility docs/compatibility.md
 
 bench-recover: .venv/installed ## recover against the published algorithm and mere copying (27 GB of disk)
 	$(BIN)/python -m benchmarks.recover

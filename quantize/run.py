@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,24 +18,27 @@ from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.journal import Journal
 from camelpress.core.ngrams import FINGERPRINT
-from camelpress.core.output import keep_apart, staged
+from camelpress.core.output import keep_apart, require_free, staged
 from camelpress.core.progress import note
 from camelpress.core.provenance import checkpoint_digest, sha256_file, sha256_json, versions
 from camelpress.core.report import Report, Stopwatch
 from camelpress.core.tokens import Tokenizer
 from camelpress.core.writer import CheckpointWriter
+from camelpress.quantize import engine
+from camelpress.quantize.adopt import adopt
 from camelpress.quantize.calibrate import Calibration, draw
 from camelpress.quantize.forecast import forecast
 from camelpress.quantize.gptq import FALLBACK
 from camelpress.quantize.journey import Journey
 from camelpress.quantize.lanes import Lane, lanes
 from camelpress.quantize.padding import Padded
-from camelpress.quantize.settings import Quantize
-from camelpress.quantize.stored import AsStored, plan, stored, write_config
+from camelpress.quantize.settings import NATIVE, UNABLE, Quantize
+from camelpress.quantize.stored import MAKER, AsStored, plan, stored, write_config
 from camelpress.quantize.team import Team
 
 REPORT = "quantize-report.json"
 LANES = "lanes"
+ENGINE = "engine"
 
 
 def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = False) -> Report:
@@ -52,6 +56,8 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
     """
     watch = Stopwatch()
     _refuse(source, out)
+    if settings.engine != NATIVE:
+        return _elsewhere(source, out, settings, watch, force=force)
     team = Team.join()
     device = team.place(pick_device(settings.device))
     if settings.pad_ffn:
@@ -79,29 +85,106 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
                     writer.put(name, stored(source, name))
                 layers = journey.lead(writer, journal)
         shutil.rmtree(folder / LANES)
-        for name, path in companions(source.folder).items():
-            shutil.copyfile(path, folder / name)
         write_config(folder, source, model.blocks, settings)
-        if calibration:
-            calibration.fingerprint.write(folder / FINGERPRINT)
-        report = Report(
-            stage="quantize",
-            inputs={"source": checkpoint_digest(source.folder)} | _inputs(calibration),
-            settings=settings.model_dump(mode="json", exclude={"calibration", "device"}),
+        report = _complete(
+            folder,
+            source,
+            settings,
+            calibration,
             facts={
-                "method": settings.method,
+                "engine": {"name": NATIVE},
                 "device": str(device),
                 "dtype": dtype_name(model.dtype),
                 "padded": source.told if isinstance(source, Padded) else None,
-                "calibration": _told_calibration(settings, calibration, folder),
                 "rescues": sum(bool(layer["rescue"]) for layer in layers),
                 "fallbacks": sum(layer["rescue"] == FALLBACK for layer in layers),
                 "layers": layers,
             },
             cost=watch.cost() | {"expected_peak_bytes": expected},
         )
-        report.write(folder / REPORT)
     return team.share(lambda: report)
+
+
+def _elsewhere(
+    source: Checkpoint, out: Path, settings: Quantize, watch: Stopwatch, *, force: bool
+) -> Report:
+    """The stage with another engine: the same calibration, output and report."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RecipeProblem(
+            f"engine {settings.engine} is one process", next_step="start it without torchrun"
+        )
+    ready = engine.find(settings)
+    require_free(out, force=force)
+    model = StreamedModel(
+        AsStored.of(source, settings), device=torch.device("cpu"), dtype=torch.float32
+    )
+    planned = plan(model.checkpoint, model.blocks, settings)
+    calibration = _calibration(model, settings)
+    with staged(out, force=force) as folder, torch.inference_mode():
+        work = folder / ENGINE
+        work.mkdir()
+        made, told = engine.quantize(
+            ready, source, calibration.sequences if calibration else [], work, settings
+        )
+        layers, said = adopt(made, source, model.blocks, ready, settings, planned, folder)
+        shutil.rmtree(work)
+        spent = watch.cost()
+        by = {"meta": {"quantizer": [*ready.makers, MAKER]}}
+        write_config(folder, source, model.blocks, settings, said | by)
+        return _complete(
+            folder,
+            source,
+            settings,
+            calibration,
+            facts={
+                "engine": {"name": ready.name, "versions": ready.versions, **said},
+                "device": told["device"],
+                "dtype": told["dtype"],
+                "padded": None,
+                "rescues": None,
+                "fallbacks": told.get("fallbacks"),
+                "layers": layers,
+            },
+            cost={
+                "seconds": spent["seconds"],
+                "peak_bytes": spent["peak_bytes"] + told["peak_bytes"],
+                "engine_seconds": told["seconds"],
+                "engine_peak_bytes": told["peak_bytes"],
+            },
+        )
+
+
+def _complete(
+    folder: Path,
+    source: Checkpoint,
+    settings: Quantize,
+    calibration: Calibration | None,
+    *,
+    facts: dict[str, Any],
+    cost: dict[str, float],
+) -> Report:
+    """What stands beside the weights and their config, and the report of it all."""
+    for name, path in companions(source.folder).items():
+        shutil.copyfile(path, folder / name)
+    if calibration:
+        calibration.fingerprint.write(folder / FINGERPRINT)
+    unsaid = {"calibration", "device", "engine_python"}
+    if settings.engine != NATIVE:
+        unsaid |= UNABLE.keys() - {"method", "calibration_mask"}
+        unsaid |= {"damp_percent"} - settings.model_fields_set  # each engine has its own
+    report = Report(
+        stage="quantize",
+        inputs={"source": checkpoint_digest(source.folder)} | _inputs(calibration),
+        settings=settings.model_dump(mode="json", exclude=unsaid),
+        facts={
+            "method": settings.method,
+            "calibration": _told_calibration(settings, calibration, folder),
+            **facts,
+        },
+        cost=cost,
+    )
+    report.write(folder / REPORT)
+    return report
 
 
 @contextmanager

@@ -7,11 +7,23 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from camelpress.core.settings import Settings
 
 Mask = Literal["all", "assistant"]
+NATIVE = "native"
+# fmt: off
+UNABLE: dict[str, tuple[Any, str]] = {  # setting: what other engines can do, and why no more
+    "method":           ("gptq", "does GPTQ only"),
+    "modules":          ({},     "is given one setting for all layers"),
+    "pad_ffn":          (0,      "pads nothing"),
+    "max_fallbacks":    (0,      "cannot be told how many layers may be rounded to nearest"),
+    "correction":       (0,      "does not aim at the outputs of the 16-bit model"),
+    "calibration_mask": ("all",  "takes every token into its Hessians"),
+}
+# fmt: on
 WEIGHTED = re.compile(r"(?P<source>.+)=(?P<weight>[+-]?\d+(\.\d*)?(e[+-]?\d+)?)", re.DOTALL)
 
 
@@ -56,6 +68,14 @@ class Module(Settings):
 class Quantize(Settings):
     """16-bit checkpoint to 4-bit GPTQ checkpoint."""
 
+    engine: Literal["native", "gptqmodel", "optimum", "auto-gptq"] = Field(
+        default="native",
+        description="who quantizes: camelpress, or another tool that is calibrated on the same ids",
+    )
+    engine_python: Path | None = Field(
+        default=None,
+        description="interpreter that has the other engine; none: the one that runs camelpress",
+    )
     method: Literal["gptq", "rtn"] = Field(
         default="gptq", description="rtn: round to nearest, the baseline; needs no calibration"
     )
@@ -107,6 +127,26 @@ class Quantize(Settings):
         default="auto", description="of the forward pass; auto: 16 bits where they are faster"
     )
     device: str = Field(default="auto", description="auto, cpu or cuda:N")
+
+    @field_validator("engine_python", "sym", *UNABLE)
+    @classmethod
+    def _as_the_engine_can(cls, value: Any, info: Any) -> Any:
+        """What is given, and only that, has to be something that the engine does."""
+        engine = info.data.get("engine", NATIVE)
+        why = None
+        if info.field_name == "engine_python":
+            why = "needs none" if engine == NATIVE and value is not None else None
+        elif info.field_name == "sym":
+            packs = "packs zero points of 0 over those beside them"
+            why = packs if engine == "auto-gptq" and not value else None
+        elif engine != NATIVE:
+            able, reason = UNABLE[str(info.field_name)]
+            why = reason if value != able else None
+        if why:
+            raise PydanticCustomError(
+                "engine", "engine {engine} {why}", {"engine": engine, "why": why}
+            )
+        return value
 
     def of(self, layer: str) -> Quantize | None:
         """What holds for one layer, by its full name; None if it stays in 16 bits."""

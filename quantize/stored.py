@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import filter as filter_names
 from math import gcd
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -22,6 +25,10 @@ from camelpress.quantize.settings import Quantize
 STORED = torch.float16  # of scales and of everything that is not quantized: what kernels expect
 QUANTIZED = tuple(f".{linear.name}.weight" for linear in llama.LINEARS)
 SCHEME = {"bits", "group_size", "sym"}  # what a loader must know of each layer
+MAKER = f"camelpress:{__version__}"
+MADE: Mapping[str, Any] = MappingProxyType(
+    {"static_groups": True, "true_sequential": True, "meta": {"quantizer": [MAKER]}}
+)
 
 
 class AsStored(Checkpoint):
@@ -124,8 +131,22 @@ def stored(source: Checkpoint, name: str) -> torch.Tensor:
     return tensor
 
 
-def write_config(folder: Path, source: Checkpoint, blocks: int, settings: Quantize) -> None:
-    """Both files in which loaders look for how the weights are packed."""
+def write_config(
+    folder: Path,
+    source: Checkpoint,
+    blocks: int,
+    settings: Quantize,
+    made: Mapping[str, Any] = MADE,
+) -> None:
+    """Both files in which loaders look for how the weights are packed.
+
+    Args:
+        folder: of the output.
+        source: of everything else in the config.
+        blocks: of the model.
+        settings: of the stage.
+        made: how the codes were found, which no loader asks for, and in `meta` by whom.
+    """
     layers = {
         name: scheme.model_dump(include=SCHEME) if scheme else None
         for name, scheme in schemes(blocks, settings).items()
@@ -141,9 +162,7 @@ def write_config(folder: Path, source: Checkpoint, blocks: int, settings: Quanti
         "checkpoint_format": "gptq",
         "pack_dtype": "int32",
         "damp_percent": settings.damp_percent,
-        "static_groups": True,
-        "true_sequential": True,
-        "meta": {"quantizer": [f"camelpress:{__version__}"]},
+        **made,
     } | ({"dynamic": own} if own else {})
     config = portable(source.config, STORED) | {"quantization_config": quantization}
     write_json(folder / "config.json", config)

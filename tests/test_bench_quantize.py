@@ -19,6 +19,7 @@ from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.prompt import Message
 from camelpress.core.tokens import Tokenizer
 from camelpress.quantize.calibrate import draw
+from camelpress.quantize.engines import job
 from camelpress.quantize.settings import Source
 from camelpress.validate.statistics import clustered_mean
 
@@ -223,7 +224,8 @@ def test_every_environment_has_its_requirements_with_torch_pinned() -> None:
     for peer in part("quantize.tools").PEERS.values():
         (file,) = (path for place in places for path in place.glob(f"{peer.environment}.txt"))
         assert re.search("^torch==[0-9.]+$", file.read_text(encoding="utf-8"), re.MULTILINE)
-        assert (ROOT / "benchmarks" / "peers" / f"{peer.driver}.py").exists()
+        path = f"{peer.driver.replace('.', '/')}.py"
+        assert (ROOT / path).exists() or (ROOT / "src" / path).exists()
 
 
 def test_a_driver_is_given_the_same_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,9 +233,9 @@ def test_a_driver_is_given_the_same_job(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "tokens.json").write_text("[[1, 2, 3], [4, 5, 6]]", encoding="utf-8")
     work = tools.Work(tmp_path / "model", tmp_path, tmp_path / "turn" / "out", 64, 2, 3)
     command = tools.quantizing("gptqmodel-bf16", work)
-    place = command.index("benchmarks.peers.gptqmodel")
+    place = command.index("camelpress.quantize.engines.gptqmodel")
     monkeypatch.setattr(sys, "argv", command[place:])
-    given = part("peers.job").read()
+    given = job.read()
     assert given.model == str(tmp_path / "model")
     assert (given.out, given.group_size, given.dtype) == (str(work.out), 64, "bfloat16")
     assert (given.tokens, given.length) == ([[1, 2, 3], [4, 5, 6]], 3)

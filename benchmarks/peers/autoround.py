@@ -9,7 +9,7 @@ import torch
 from auto_round import AutoRound
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.peers import job
+from camelpress.quantize.engines import job
 
 LIGHT = {"iters": 50, "lr": 5e-3, "batch_size": 8}
 
@@ -21,9 +21,9 @@ def main() -> None:
         AutoModelForCausalLM.from_pretrained(given.model, dtype=given.dtype),
         tokenizer=AutoTokenizer.from_pretrained(given.model),
         scheme="W4A16",
-        bits=job.BITS,
+        bits=given.bits,
         group_size=given.group_size,
-        sym=True,
+        sym=given.sym,
         dataset=[torch.tensor([ids]) for ids in given.tokens],
         nsamples=len(given.tokens),
         seqlen=given.length,

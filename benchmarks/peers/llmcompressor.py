@@ -8,16 +8,16 @@ from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.peers import job
+from camelpress.quantize.engines import job
 
 
 def main() -> None:
     """Quantize."""
     given = job.read()
     weights = QuantizationArgs(
-        num_bits=job.BITS,
+        num_bits=given.bits,
         type="int",
-        symmetric=True,
+        symmetric=given.sym,
         strategy="group",
         group_size=given.group_size,
     )

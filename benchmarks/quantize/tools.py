@@ -8,15 +8,16 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 OURS = "camelpress"
+ENGINES = "camelpress.quantize.engines"
 LLAMA = "transformers.models.llama.modeling_llama"  # which every tool imports once it has a model
 
 
 class Peer(NamedTuple):
-    """Another tool, run by `benchmarks.peers`."""
+    """Another tool, run by one of our engines' drivers or one of `benchmarks.peers`."""
 
     title: str
     environment: str  # as tests/clients/make_env.sh calls it
-    driver: str
+    driver: str  # a module
     differs: str  # from the others, by its own defaults
     options: tuple[str, ...] = ()
     gptq: bool = True  # whether it writes the GPTQ format
@@ -25,24 +26,24 @@ class Peer(NamedTuple):
 # fmt: off
 PEERS = {
     "gptqmodel": Peer(
-        "GPTQModel 7.7.0, fp32", "gptqmodel", "gptqmodel",
+        "GPTQModel 7.7.0, fp32", "gptqmodel", f"{ENGINES}.gptqmodel",
         "damping 0.05, activation order within groups",
     ),
     "gptqmodel-bf16": Peer(
-        "GPTQModel 7.7.0, bf16", "gptqmodel", "gptqmodel",
+        "GPTQModel 7.7.0, bf16", "gptqmodel", f"{ENGINES}.gptqmodel",
         "its own choice of type on a CPU; embeddings become bf16",
         ("--dtype", "bfloat16"),
     ),
     "optimum": Peer(
-        "optimum 2.3.0 on GPTQModel", "gptqmodel", "optimum",
+        "optimum 2.3.0 on GPTQModel", "gptqmodel", f"{ENGINES}.optimum",
         "fp32, damping 0.1, activation order within groups",
     ),
     "autoround": Peer(
-        "auto-round 0.16.1, light", "autoround", "autoround",
+        "auto-round 0.16.1, light", "autoround", "benchmarks.peers.autoround",
         "50 steps for each block in bf16, no Hessian; embeddings become bf16",
     ),
     "llmcompressor": Peer(
-        "llm-compressor 0.14.0.1", "llmcompressor", "llmcompressor",
+        "llm-compressor 0.14.0.1", "llmcompressor", "benchmarks.peers.llmcompressor",
         "fp32, damping 0.01, static activation order; not the GPTQ format, scales in fp32",
         gptq=False,
     ),
@@ -82,7 +83,7 @@ def quantizing(tool: str, work: Work) -> list[str]:
         command = ["-m", "camelpress", "quantize", str(work.model), str(work.out)]
         return [sys.executable, *command, *group, *options, *files]
     peer = PEERS[tool]
-    command = ["-m", f"benchmarks.peers.{peer.driver}"]
+    command = ["-m", peer.driver]
     files = [str(work.model), str(work.texts / "tokens.json"), str(work.out)]
     return [*_interpreter(peer, work.out.parent), *command, *files, *group, *peer.options]
 
@@ -95,7 +96,7 @@ def importing(tool: str, folder: Path) -> list[str]:
         )
         return [sys.executable, "-c", f"import {modules}"]
     peer = PEERS[tool]
-    modules = f"benchmarks.peers.{peer.driver}, {LLAMA}"
+    modules = f"{peer.driver}, {LLAMA}"
     return [*_interpreter(peer, folder), "-c", f"import {modules}"]
 
 
@@ -108,7 +109,7 @@ def missing(tools: list[str]) -> list[str]:
 def _interpreter(peer: Peer, folder: Path) -> list[str]:
     """In a folder of its own, offline, compiling kernels anew as a first user does."""
     settings = {
-        "PYTHONPATH": ROOT,
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}",
         "HF_HUB_OFFLINE": 1,
         "TORCHINDUCTOR_CACHE_DIR": folder / "inductor",
     }

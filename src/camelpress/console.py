@@ -282,6 +282,10 @@ def _make_diff(report: Report) -> list[tuple[str, str]]:
     ]
 
 
+def _rescued(count: int | None) -> str:
+    return "" if count is None else f", {count} needed a rescue"
+
+
 def _quantize(report: Report) -> list[tuple[str, str]]:
     facts, settings = report.facts, report.settings
     calibration = facts["calibration"]
@@ -291,8 +295,11 @@ def _quantize(report: Report) -> list[tuple[str, str]]:
             f"{settings['bits']} bit, group {settings['group_size']}, "
             f"{'sym' if settings['sym'] else 'asym'}, {settings['method']}",
         ),
-        ("layers", f"{len(facts['layers'])}, {facts['rescues']} needed a rescue"),
+        ("layers", f"{len(facts['layers'])}{_rescued(facts['rescues'])}"),
     ]
+    if "versions" in facts["engine"]:
+        versions = facts["engine"]["versions"]
+        told.insert(0, ("engine", ", ".join(f"{name} {each}" for name, each in versions.items())))
     if facts["padded"]:
         padded = facts["padded"]
         told.append(("padded", f"feed-forward {padded['from']:,} to {padded['to']:,} wide"))

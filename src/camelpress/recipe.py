@@ -22,6 +22,7 @@ PATHS = (
     *MODELS,
     ("out",),
     ("recover", "verify"),
+    ("quantize", "engine_python"),
     ("quantize", "calibration"),
     ("validate", "text"),
 )

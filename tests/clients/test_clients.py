@@ -1,205 +1,170 @@
-"""Independent clients give the logits of our own dequantization, for our checkpoints and theirs.
+"""Other people's loaders give the logits and the words of our own dequantization.
 
-Each client runs in a virtual environment of its own (`make_env.sh`), in a process that knows
-nothing of this project. What it must agree with is the block walker, which `tests/quantize` in turn
-holds against a reader of the format that shares no code with it.
+Each client runs in a virtual environment of its own (`make_env.sh`), in one process for all
+checkpoints, which knows nothing of this project. What it must agree with is transformers' own model
+with the weights that `core.packed` makes of a checkpoint; `tests/quantize` in turn holds these
+against a reader of the format that shares no code with it.
+
+    pytest tests/clients -m client --compatibility docs/compatibility.md
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import subprocess
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
+import compatibility
 import pico
 import stages
 from camelpress import demo
-from camelpress.convert.export import export
-from camelpress.convert.settings import Export
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.sequences import Sequences
+from checkpoints import (
+    ENVIRONMENTS,
+    Kind,
+    is_made,
+    kinds,
+    write_dense,
+    write_models,
+)
+from loaders import CLIENTS, Client, Outcome, judge, known, run
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-ENVIRONMENTS = ROOT / ".venv-clients"
+ROOT = Path(__file__).resolve().parents[2]
 SMOLLM2 = Path(os.environ.get("CAMELPRESS_SMOLLM2", ROOT / ".models" / "SmolLM2-135M-Instruct"))
-TOLERANCE = 1e-2  # largest logit difference over the largest logit
-CLOSE = 1e-5  # where both compute in fp32, in the order of operations of transformers
 LENGTHS = (64, 1, 33, 7)
-LOGGER = logging.getLogger(__name__)
+NEW_TOKENS = 20
+KINDS = list(kinds())
+DEMO = Kind("the demo's model, 4 bits, sym", "demo", {"bits": 4, "group_size": 32, "sym": True})
+SMALL = Kind("SmolLM2-135M, 4 bits, sym", "smollm2", {"bits": 4, "group_size": 64, "sym": True})
+ROWS = list(dict.fromkeys(kind.row for kind in [*KINDS, DEMO, SMALL]))
 
 pytestmark = pytest.mark.client
 
-
-@dataclass(frozen=True)
-class Client:
-    """One way to load a checkpoint: a virtual environment and a loader inside it."""
-
-    environment: str
-    loader: str
-
-    @property
-    def folder(self) -> Path:
-        return ENVIRONMENTS / self.environment
-
-    def __str__(self) -> str:
-        return f"{self.environment}-{self.loader}"
+Found = dict[tuple[Client, Kind], Outcome]
 
 
-GPTQMODEL = Client("gptqmodel", "gptqmodel")
-AUTOGPTQ = Client("autogptq", "autogptq")
-COMPRESSED_TENSORS = Client("llmcompressor", "transformers")
-WRITERS = (  # the tool and its environment, and who loads what it wrote
-    ("gptqmodel", GPTQMODEL),
-    ("autoround", GPTQMODEL),
-    ("llmcompressor", COMPRESSED_TENSORS),
-)
-CLIENTS = (
-    GPTQMODEL,
-    Client("gptqmodel", "transformers"),
-    Client("autogptq", "transformers"),
-    AUTOGPTQ,
-)
+def draw(count: int, seed: int) -> list[int]:
+    """Ids of the pico tokenizer, none special."""
+    numbers: list[int] = np.random.default_rng(seed).integers(3, 250, size=count).tolist()
+    return numbers
 
 
-@pytest.fixture(scope="module", params=["sym", "asym", "tied", "demo", "smollm2"])
-def quantized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that quantize wrote."""
-    kind: str = request.param
-    folder = tmp_path_factory.mktemp(kind)
-    if kind == "demo":
-        demo.run(folder)
-        return folder / "quantized"
-    if kind == "smollm2":
-        if not SMOLLM2.is_dir():
-            pytest.skip(f"{SMOLLM2} is absent; make it with tests/models/smollm2.py")
-        stages.quantize(SMOLLM2, folder / "q", method="rtn", group_size=64)
-    else:
-        model = pico.write_model(folder / "model", tied=kind == "tied")
-        text = pico.write_chat(folder / "chat.jsonl")
-        stages.quantize(model, folder / "q", text, sym=kind != "asym")
-    return folder / "q"
+TOKENS = [draw(length, seed) for seed, length in enumerate(LENGTHS)]
+PROMPT = [1, *draw(6, 9)]
 
 
-@pytest.mark.parametrize("client", CLIENTS, ids=str)
-def test_a_client_gives_our_logits(client: Client, quantized: Path, tmp_path: Path) -> None:
-    config = json.loads((quantized / "config.json").read_text())
-    if client == AUTOGPTQ and config["tie_word_embeddings"]:
-        pytest.skip("AutoGPTQ's own loader leaves the head of a tied model uninitialised")
-    draw = np.random.default_rng(7)
-    tokens = [draw.integers(3, 250, size=length).tolist() for length in LENGTHS]
-    ended = run(client, quantized, tokens, tmp_path)
-    if client == GPTQMODEL and not config["quantization_config"]["sym"]:
-        # It takes true zero points in v1 only from itself, by the name in the config.
-        assert ended.returncode != 0, "it takes such checkpoints now: compare its logits"
-        assert "sym=False model" in ended.stderr
-        return
-    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-4000:]
-    found: NDArray[np.float32] = np.load(tmp_path / "logits.npy")
-    wanted = our_logits(quantized, tokens)
-    assert found.shape == wanted.shape
-    difference = float(np.abs(found - wanted).max() / np.abs(wanted).max())
-    LOGGER.info("%s, %s: relative difference %.3g", client, quantized.parent.name, difference)
-    assert difference <= TOLERANCE
+class Wanted:
+    """What the dense model says, and where the packed one lies."""
+
+    def __init__(self, folder: Path, dense: Path) -> None:
+        model: Any = pico.load_model(dense)
+        self.folder = folder
+        with torch.inference_mode():
+            rows = [model(torch.tensor([ids])).logits[0] for ids in TOKENS]
+            batch = torch.tensor([PROMPT])
+            said = model.generate(
+                batch,
+                attention_mask=torch.ones_like(batch),
+                do_sample=False,
+                min_new_tokens=NEW_TOKENS,
+                max_new_tokens=NEW_TOKENS,
+                pad_token_id=0,
+            )
+        self.logits: NDArray[np.float32] = torch.cat(rows).numpy()
+        self.tokens: list[int] = said[0, len(PROMPT) :].tolist()
 
 
-def exported(quantized: Path, out: Path, to: str) -> Path:
-    """The same model in another layout."""
-    settings = Export.parse({"to": to}, source="test")
-    export(Checkpoint.open(quantized), out, settings)
-    return out
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory: pytest.TempPathFactory) -> dict[Kind, Wanted]:
+    """Every checkpoint, written by the real stage, with what the dense model says."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    models = write_models(root)
+    text = pico.write_chat(root / "chat.jsonl", conversations=40)
+    folders = {kind: kind.write(root, models[kind.model], text) for kind in KINDS}
+    demo.run(root / "demo")
+    folders[DEMO] = root / "demo" / "quantized"
+    if SMOLLM2.is_dir():
+        stages.quantize(SMOLLM2, root / "smollm2", method="rtn", **SMALL.options)
+        folders[SMALL] = root / "smollm2"
+    return {
+        kind: Wanted(folder, write_dense(folder, root / f"{kind.name}-dense"))
+        for kind, folder in folders.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def found(request: pytest.FixtureRequest) -> Iterator[Found]:
+    """What all clients made of them; written into the document at the end, if one is named."""
+    told: Found = {}
+    yield told
+    document = request.config.getoption("--compatibility", default=None)
+    if document:
+        compatibility.write(document, told, [*KINDS, DEMO, SMALL])
+
+
+@pytest.fixture(scope="module", params=CLIENTS, ids=str)
+def client(
+    request: pytest.FixtureRequest,
+    wanted: dict[Kind, Wanted],
+    found: Found,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Client:
+    """A client that has run."""
+    client: Client = request.param
+    if not is_made(client.environment):
+        pytest.skip(f"run tests/clients/make_env.sh {client.environment}")
+    work = tmp_path_factory.mktemp("client") / "work"
+    folders = {kind.name: str(each.folder) for kind, each in wanted.items()}
+    told = run(client, {"tokens": TOKENS, "prompt": PROMPT, "folders": folders}, work)
+    for kind, each in wanted.items():
+        logits = work / f"{kind.name}.npy"
+        found[client, kind] = judge(client, told[kind.name], logits, each.logits, each.tokens)
+    return client
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_client_agrees_with_us(client: Client, row: str, found: Found) -> None:
+    outcomes = {
+        kind: each for (of, kind), each in found.items() if of == client and kind.row == row
+    }
+    if not outcomes:
+        pytest.skip("its model is absent; make it with tests/models/smollm2.py")
+    for kind, outcome in outcomes.items():
+        entry = known(client, kind)
+        if entry is None:
+            assert outcome.word == "ok", f"{kind.name}: {outcome}"
+        elif entry.word != "any":
+            assert outcome.word == entry.word, f"{kind.name}: {outcome}, known: {entry.reason}"
+            assert re.search(entry.detail, outcome.detail), f"{kind.name}: {outcome}"
 
 
 @pytest.mark.parametrize(
-    ("client", "to"), [(COMPRESSED_TENSORS, "compressed-tensors"), (GPTQMODEL, "gptq-v2")], ids=str
+    ("engine", "environment"),
+    [("gptqmodel", "gptqmodel"), ("optimum", "gptqmodel"), ("auto-gptq", "autogptq")],
 )
-def test_a_client_gives_the_logits_of_what_was_exported(
-    client: Client, to: str, quantized: Path, tmp_path: Path
+def test_a_real_engine_makes_what_our_stages_take(
+    engine: str, environment: str, tmp_path: Path
 ) -> None:
-    draw = np.random.default_rng(7)
-    tokens = [draw.integers(3, 250, size=length).tolist() for length in LENGTHS]
-    ended = run(client, exported(quantized, tmp_path / "out", to), tokens, tmp_path)
-    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-4000:]
-    found: NDArray[np.float32] = np.load(tmp_path / "logits.npy")
-    wanted = our_logits(quantized, tokens)
-    difference = float(np.abs(found - wanted).max() / np.abs(wanted).max())
-    LOGGER.info("%s, %s: relative difference %.3g", client, quantized.parent.name, difference)
-    assert difference <= CLOSE
-
-
-@pytest.mark.parametrize(("peer", "client"), WRITERS, ids=str)
-def test_what_a_tool_wrote_has_the_logits_that_a_client_gives_it(
-    peer: str, client: Client, tmp_path: Path
-) -> None:
-    pico.write_model(tmp_path / "model")
-    draw = np.random.default_rng(7)
-    tokens = draw.integers(3, 250, size=(8, 64)).tolist()
-    (tmp_path / "tokens.json").write_text(json.dumps(tokens), encoding="utf-8")
-    work = [str(tmp_path / name) for name in ("model", "tokens.json", "out")]
-    writer = Client(peer, "writer").folder / "bin" / "python"
-    if not writer.exists():
-        pytest.skip(f"no client environment: run tests/clients/make_env.sh {peer}")
-    settings = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    module = ["-m", f"benchmarks.peers.{peer}"]
-    subprocess.run(
-        [str(writer), *module, *work, "--group-size", "32"],
-        cwd=tmp_path,
-        env=os.environ | settings,
-        capture_output=True,
-        timeout=900,
-        check=True,
-    )
-    folder = min((tmp_path / "out").rglob("config.json"), key=lambda path: len(path.parts)).parent
-    ended = run(client, folder, tokens[:2], tmp_path)
-    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-4000:]
-    found: NDArray[np.float32] = np.load(tmp_path / "logits.npy")
-    wanted = our_logits(folder, tokens[:2])
-    difference = float(np.abs(found - wanted).max() / np.abs(wanted).max())
-    LOGGER.info("%s, %s: relative difference %.3g", peer, client, difference)
-    assert difference <= CLOSE
-
-
-def our_logits(folder: Path, tokens: list[list[int]]) -> NDArray[np.float32]:
-    """Logits of the streamed, dequantized model in fp32."""
-    model = StreamedModel(Checkpoint.open(folder), device=torch.device("cpu"), dtype=torch.float32)
-    sequences = Sequences(tokens, limit=model.positions)
-    with torch.inference_mode():
-        logits: NDArray[np.float32] = model.head()(model.hidden(sequences, "test")).numpy()
-    return logits
-
-
-def run(
-    client: Client, folder: Path, tokens: list[list[int]], work: Path
-) -> subprocess.CompletedProcess[str]:
-    """Run `client_logits.py` in the client's environment; logits go to `work/logits.npy`."""
-    if not (client.folder / "requirements.sha256").exists():
-        pytest.skip(f"no client environment: run tests/clients/make_env.sh {client.environment}")
-    (work / "tokens.json").write_text(json.dumps(tokens), encoding="utf-8")
-    # Nothing of this process's Python setup may reach the client.
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "COV"))}
-    return subprocess.run(
-        [
-            str(client.folder / "bin" / "python"),
-            str(HERE / "client_logits.py"),
-            "--client",
-            client.loader,
-            str(folder.resolve()),
-            str(work / "tokens.json"),
-            str(work / "logits.npy"),
-        ],
-        cwd=work,
-        env=inherited | {"OMP_NUM_THREADS": "1", "TMPDIR": str(work)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    if not is_made(environment):
+        pytest.skip(f"run tests/clients/make_env.sh {environment}")
+    model = pico.write_model(tmp_path / "model")
+    text = pico.write_chat(tmp_path / "chat.jsonl", conversations=40)
+    python = ENVIRONMENTS / environment / "bin" / "python"
+    for bits in (2, 3, 4, 8):
+        out = tmp_path / f"{bits} bits"
+        report = stages.quantize(
+            model, out, text, engine=engine, engine_python=python, bits=bits, samples=4
+        )
+        assert report.facts["engine"]["name"] == engine
+        assert report.facts["device"] == "cpu"
+        bound = {2: 0.9, 3: 0.4, 4: 0.2, 8: 0.02}[bits]
+        errors = [layer["relative_weight_error"] for layer in report.facts["layers"]]
+        assert 0 < max(errors) < bound
+    told = stages.validate(model, out, tmp_path / "validation", text, allow_overlap=True)
+    assert told.facts["kl_mean"] < 1e-3

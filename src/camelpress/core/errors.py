@@ -12,6 +12,7 @@
     ├── NumericsProblem         3   numbers that cannot be worked with
     │   └── NotPositiveDefinite
     ├── OutOfMemory             3   a device is too small for what was asked
+    ├── EngineProblem           3   another tool is not there, or failed
     ├── ReleaseRefused          1   the gate said no
     └── Interrupted            75   stopped half-way, a second run goes on
 
@@ -90,6 +91,10 @@ class NotPositiveDefinite(NumericsProblem):
 
 class OutOfMemory(Problem):
     """A device is too small for what was asked."""
+
+
+class EngineProblem(Problem):
+    """Another tool is not there, failed, or did something else than it was asked for."""
 
 
 class ReleaseRefused(Problem):

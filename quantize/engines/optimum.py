@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from benchmarks.peers import job
+from camelpress.quantize.engines import job
 
-os.environ["GPTQMODEL_CPU_WORKERS"] = str(job.THREADS)
+os.environ["GPTQMODEL_CPU_WORKERS"] = job.WORKERS  # or it asks for more than there are
 
 import torch
 from optimum.gptq import GPTQQuantizer  # noqa: F401 - GPTQConfig imports it late
@@ -21,19 +21,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPTQConfig
 def main() -> None:
     """Quantize."""
     given = job.read()
+    device = given.place(torch.cuda.is_available())
     data: Any = [
         {name: torch.tensor([values]) for name, values in row.items()} for row in given.rows
     ]
     config = GPTQConfig(
-        bits=job.BITS,
-        group_size=given.group_size,
-        sym=True,
+        **given.grid,
         dataset=data,
         tokenizer=AutoTokenizer.from_pretrained(given.model),
         model_seqlen=given.length,
     )
     model: Any = AutoModelForCausalLM.from_pretrained(
-        given.model, dtype=given.dtype, device_map="cpu", quantization_config=config
+        given.model, dtype=given.dtype, device_map=device, quantization_config=config
     )
     for place in (
         config,
@@ -43,6 +42,7 @@ def main() -> None:
     ):
         place.dataset = place.tokenizer = None
     model.save_pretrained(given.out)
+    given.tell(device=device)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,204 @@
+"""The clients: how each is started, how near it has to come, and what is known not to work."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoints import ENVIRONMENTS, Kind, is_made
+
+HERE = Path(__file__).resolve().parent
+# Largest difference of a logit over the largest logit. fp32: other orders of summation give 1e-6.
+# 16 bits: activations are rounded to 8 or 11 bits at every layer, which alone gives about 1e-2.
+FP32, SIXTEEN = 1e-4, 5e-2
+TIMEOUT = 1800
+
+
+@dataclass(frozen=True)
+class Client:
+    """One way to load a checkpoint: an environment, a loader inside it and a kernel.
+
+    Args:
+        title: the head of its column.
+        environment: as `make_env.sh` calls it.
+        loader: for `client_run.py`.
+        tolerance: see above.
+    """
+
+    title: str
+    environment: str
+    loader: str
+    tolerance: float = FP32
+
+    def __str__(self) -> str:
+        return f"{self.environment}-{self.loader.replace(':', '-')}"
+
+
+GPTQMODEL = tuple(
+    Client(kernel, "gptqmodel", f"gptqmodel:{dtype}:{backend}", tolerance)
+    for kernel, dtype, backend, tolerance in (
+        ("TORCH, fp32", "widened", "gptq_torch", FP32),
+        ("TORCH_FUSED, fp32", "float32", "gptq_torch_fused", SIXTEEN),
+        ("AUTO, fp32", "float32", "auto", SIXTEEN),
+        ("TORCH_INT8", "float32", "gptq_torch_int8", SIXTEEN),
+        ("TORCH_ATEN, bf16", "bfloat16", "gptq_torch_aten", SIXTEEN),
+        ("AVX512, bf16", "bfloat16", "gptq_torch_cpu_avx512", SIXTEEN),
+        ("AUTO, bf16", "bfloat16", "auto", SIXTEEN),
+    )
+)
+OPTIMUM = tuple(
+    Client(each.title, "gptqmodel", each.loader.replace("gptqmodel:widened", "transformers:float32")
+           .replace("gptqmodel:", "transformers:"), each.tolerance)
+    for each in GPTQMODEL
+)  # fmt: skip
+OTHERS = (
+    Client("AutoGPTQ", "autogptq", "autogptq:float32:"),
+    Client("transformers 4 + optimum + AutoGPTQ", "autogptq", "transformers:float32:"),
+    Client("auto-round, TORCH, fp16", "autoround", "autoround:float32:torch", SIXTEEN),
+)
+TABLES = {
+    "GPTQModel's own loader": GPTQMODEL,
+    "transformers 5 + optimum, on GPTQModel": OPTIMUM,
+    "Others": OTHERS,
+}
+CLIENTS = tuple(client for clients in TABLES.values() for client in clients)
+
+
+class Outcome(NamedTuple):
+    """What became of one checkpoint with one client."""
+
+    word: str  # ok, refused, fails, wrong
+    detail: str  # what the client says, or what is wrong
+    difference: float | None = None
+    tokens: int | None = None  # that agree, of 20, before the first that does not
+
+
+def run(client: Client, job: Mapping[str, Any], work: Path) -> dict[str, dict[str, Any]]:
+    """What `client_run.py` finds, checkpoint by checkpoint; one that kills it is passed over."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "COV"))}
+    python = ENVIRONMENTS / client.environment / "bin" / "python"
+    found: dict[str, dict[str, Any]] = {}
+    work.mkdir()
+    while left := {name: path for name, path in job["folders"].items() if name not in found}:
+        (work / "job.json").write_text(json.dumps({**job, "folders": left}), encoding="utf-8")
+        ended = subprocess.run(
+            [str(python), str(HERE / "client_run.py"), client.loader, "job.json", "."],
+            cwd=work,
+            env=inherited | {"OMP_NUM_THREADS": "1", "TMPDIR": str(work)},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+        new = {n: json.loads((work / f"{n}.json").read_text())
+               for n in left if (work / f"{n}.json").exists()}  # fmt: skip
+        if not new:
+            raise RuntimeError(f"{client} does not start: {ended.stderr[-2000:]}")
+        found |= new
+    return found
+
+
+def judge(
+    client: Client,
+    found: Mapping[str, Any],
+    logits: Path,
+    wanted: NDArray[np.float32],
+    tokens: list[int],
+) -> Outcome:
+    """Hold what a client found against the dense model."""
+    if found["status"] != "loaded":
+        word = "refused" if found["status"] == "load failed" else "fails"
+        return Outcome(word, found.get("error", "the process died"))
+    computed: NDArray[np.float32] = np.load(logits)
+    difference = float(np.abs(computed - wanted).max() / np.abs(wanted).max())
+    pairs = zip(found["tokens"], tokens, strict=True)
+    agree = next((n for n, (theirs, ours) in enumerate(pairs) if theirs != ours), len(tokens))
+    unplaced = []
+    for what, keys in found["keys"].items():
+        # Groups are neighbours, so a loader that passes over their numbers loses nothing.
+        left = [key for key in keys if not (what == "unexpected_keys" and key.endswith("g_idx"))]
+        if left:
+            unplaced.append(f"{what.replace('_', ' ')}: {', '.join(left[:2])}")
+    said = [line for line in found["said"] if "g_idx" not in line]
+    faults = [*unplaced, *said]
+    if not difference <= client.tolerance:
+        faults.insert(0, f"logits differ by {difference:.2g} of the largest")
+    if agree < len(tokens) and client.tolerance == FP32:
+        faults.append(f"only {agree} tokens agree")
+    word = "wrong" if faults else "ok"
+    return Outcome(word, "; ".join(faults), difference, agree)
+
+
+class Known(NamedTuple):
+    """Something that does not work, and why."""
+
+    client: str  # regular expression for the client
+    kind: Callable[[Kind], bool]
+    word: str
+    detail: str  # regular expression
+    reason: str  # for the document
+
+
+def is_own(kind: Kind) -> bool:
+    """Whether some layers have settings of their own."""
+    return "modules" in kind.options
+
+
+def is_mixed(kind: Kind) -> bool:
+    """Whether some of these are packed otherwise, and not just kept in 16 bits."""
+    return is_own(kind) and "in 16 bits" not in kind.row
+
+
+# fmt: off
+KNOWN = (
+    Known(r".*(fused|aten|avx512)", lambda kind: kind.bits != 4, "refused", "only supports",
+          "The kernel takes 4 bits only."),
+    Known(r".*int8", lambda kind: kind.bits != 8, "refused", "8-bit|only supports",
+          "The kernel takes 8 bits only."),
+    Known(r"gptqmodel-gptqmodel-.*(fused|aten|avx512|float32-auto)", is_mixed, "refused",
+          "only supports?", "The kernel takes 4 bits only, in every layer."),
+    Known(r".*(aten|avx512)", lambda kind: kind.group == -1, "refused", "only supports",
+          "The kernel takes no groups that are whole rows."),
+    Known(r"gptqmodel-gptqmodel-float32-auto", lambda kind: kind.bits != 4, "refused", "dtype",
+          "AUTO chooses TORCH, which takes 16-bit types only, whatever type is asked for."),
+    Known(r"gptqmodel-gptqmodel", lambda kind: not kind.sym and "gptqmodel" not in kind.row,
+          "refused", "sym=False",
+          "GPTQModel takes asymmetric checkpoints in v1 only from itself, by the name in "
+          "`meta.quantizer`, which those that `--engine gptqmodel` made have. Through transformers "
+          "and optimum all of them load."),
+    Known(r"autogptq", is_mixed, "refused", "size mismatch|set a tensor of shape",
+          "AutoGPTQ and optimum 2.0 know nothing of `dynamic`."),
+    Known(r"autogptq-autogptq", is_own, "wrong", "not used",
+          "AutoGPTQ and optimum 2.0 know nothing of `dynamic`."),
+    Known(r"autogptq-transformers", is_own, "fails", "rshift_cpu",
+          "AutoGPTQ and optimum 2.0 know nothing of `dynamic`."),
+    Known(r"autogptq-autogptq", lambda kind: kind.model in ("tied", "smollm2"), "any", "",
+          "AutoGPTQ leaves the head of a tied model uninitialised and says nothing."),
+    Known(r"autoround", lambda kind: not kind.sym, "fails", "NoneType",
+          "auto-round has no kernel for asymmetric layers by this way, and takes a simulated one."),
+)
+# fmt: on
+
+
+def known(client: Client, kind: Kind) -> Known | None:
+    """The first entry that holds."""
+    for entry in KNOWN:
+        if re.match(entry.client, str(client)) and entry.kind(kind):
+            return entry
+    return None
+
+
+def expected_missing(client: Client) -> str | None:
+    """Why a client cannot be run here."""
+    if is_made(client.environment):
+        return None
+    return f"no client environment: run tests/clients/make_env.sh {client.environment}"

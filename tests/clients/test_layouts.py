@@ -1,0 +1,95 @@
+"""What was exported to other layouts, and what other tools wrote, in the loaders made for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pico
+from camelpress.convert.export import export
+from camelpress.convert.settings import Export
+from camelpress.core.checkpoint import Checkpoint
+from checkpoints import ENVIRONMENTS, Kind, is_made, kinds, write_dense, write_models
+from loaders import Client, judge, run
+
+ROOT = Path(__file__).resolve().parents[2]
+GPTQMODEL = Client("GPTQModel", "gptqmodel", "gptqmodel:widened:gptq_torch")
+COMPRESSED = Client("compressed-tensors", "llmcompressor", "transformers:float32:")
+EXPORTED = [kind for kind in kinds() if kind.model in ("gqa", "tied") and not kind.engine]
+WRITERS = (  # the tool and its environment, and who loads what it wrote
+    ("gptqmodel", GPTQMODEL),
+    ("autoround", GPTQMODEL),
+    ("llmcompressor", COMPRESSED),
+)
+TOKENS = [np.random.default_rng(7).integers(3, 250, size=size).tolist() for size in (64, 1, 33)]
+
+pytestmark = pytest.mark.client
+
+
+def require(environment: str) -> None:
+    if not is_made(environment):
+        pytest.skip(f"run tests/clients/make_env.sh {environment}")
+
+
+def assert_same_logits(client: Client, folders: dict[str, Path], root: Path) -> None:
+    """A client gives of each checkpoint what transformers gives of our dense export of it."""
+    job = {
+        "tokens": TOKENS,
+        "prompt": TOKENS[0][:7],
+        "folders": {name: str(folder) for name, folder in folders.items()},
+    }
+    told = run(client, job, root / "work")
+    for name, folder in folders.items():
+        model = pico.load_model(write_dense(folder, root / f"{name}-dense"))
+        with torch.inference_mode():
+            wanted = torch.cat([model(torch.tensor([ids])).logits[0] for ids in TOKENS]).numpy()
+        logits = root / "work" / f"{name}.npy"
+        outcome = judge(client, told[name], logits, wanted, told[name].get("tokens") or [])
+        assert outcome.word == "ok", f"{name}: {outcome}"
+
+
+@pytest.mark.parametrize(
+    ("client", "to"), [(COMPRESSED, "compressed-tensors"), (GPTQMODEL, "gptq-v2")], ids=str
+)
+def test_a_client_gives_the_logits_of_what_was_exported(
+    client: Client, to: str, tmp_path: Path
+) -> None:
+    require(client.environment)
+    models, text = write_models(tmp_path), pico.write_chat(tmp_path / "chat.jsonl")
+
+    def exported(kind: Kind) -> Path:
+        folder = kind.write(tmp_path, models[kind.model], text)
+        out = tmp_path / f"{kind.name}-exported"
+        export(Checkpoint.open(folder), out, Export.parse({"to": to}, source="test"))
+        return out
+
+    assert_same_logits(client, {kind.name: exported(kind) for kind in EXPORTED}, tmp_path)
+
+
+@pytest.mark.parametrize(("peer", "client"), WRITERS, ids=str)
+def test_what_a_tool_wrote_has_the_logits_that_a_client_gives_it(
+    peer: str, client: Client, tmp_path: Path
+) -> None:
+    require(peer)
+    pico.write_model(tmp_path / "model")
+    tokens = np.random.default_rng(7).integers(3, 250, size=(8, 64)).tolist()
+    (tmp_path / "tokens.json").write_text(json.dumps(tokens), encoding="utf-8")
+    work = [str(tmp_path / name) for name in ("model", "tokens.json", "out")]
+    settings = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [str(ENVIRONMENTS / peer / "bin" / "python"), "-m", f"benchmarks.peers.{peer}", *work]
+        + ["--group-size", "32"],
+        cwd=tmp_path,
+        env=os.environ | settings,
+        capture_output=True,
+        timeout=900,
+        check=True,
+    )
+    folder = min((tmp_path / "out").rglob("config.json"), key=lambda path: len(path.parts)).parent
+    assert_same_logits(client, {peer: folder}, tmp_path)
