@@ -34,7 +34,8 @@ BY_POSITION = {
 
 def drawings(report: Report) -> list[Drawing]:
     """All figures, in the order of the page."""
-    judged = next((check for check in report.checks if check.name == "perplexity_ratio"), None)
+    ratios = [check for check in report.checks if check.name == "perplexity_ratio"]
+    judged = next((check for check in ratios if check.part is None), None)
     with look():
         return [
             forest(report.facts, judged),

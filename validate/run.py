@@ -14,15 +14,15 @@ from camelpress.core.report import Report, Stopwatch, Verdict
 from camelpress.core.sequences import Sequences
 from camelpress.core.summary import summary
 from camelpress.core.tokens import Tokenizer
-from camelpress.validate import page
-from camelpress.validate.figures import estimates, figures
+from camelpress.validate import outputs
+from camelpress.validate.figures import figures
 from camelpress.validate.gate import judge
 from camelpress.validate.overlap import overlap
 from camelpress.validate.score import score
 from camelpress.validate.settings import Validate
 from camelpress.validate.texts import read_texts
 
-REPORT = "report.json"
+REPORT = outputs.REPORT
 
 
 def run(
@@ -38,7 +38,7 @@ def run(
     Args:
         reference: the 16-bit model; its tokenizer is used.
         candidate: 16-bit or GPTQ, with the same vocabulary.
-        out: a folder for report.json, report.md and report.html.
+        out: a folder for report.json, report.md, report.html and junit.xml.
         settings: texts, windows, gate.
         force: replace `out`.
     Raises:
@@ -64,8 +64,17 @@ def run(
     shared = overlap(texts, tokenizer, candidate.folder, allowed=settings.allow_overlap)
     sequences = Sequences([ids for text in texts for ids in text.sequences], limit=limit)
     scores = score(models[0], models[1], sequences)
-    overall = estimates(scores)
-    checks = judge(overall, settings.gate)
+    facts = {
+        "protocol": f"token-level; plain text in disjoint windows of {limit} tokens, each "
+        "conversation a sequence of its own in the Tulu format cut at that length; every "
+        f"token after the first of a sequence is scored; {models[0].dtype} on {device.type}",
+        "vocabulary": vocabulary,
+        "overlap": shared,
+        "reference": summary(reference),
+        "candidate": summary(candidate),
+        **figures(scores, texts),
+    }
+    checks = judge(facts, settings.gate)
     report = Report(
         stage="validate",
         inputs={
@@ -75,24 +84,13 @@ def run(
         | {f"text:{text.name}": text.sha256 for text in texts},
         settings=settings.model_dump(mode="json", exclude={"text", "device"})
         | {"text": [text.name for text in texts]},
-        facts={
-            "protocol": f"token-level; plain text in disjoint windows of {limit} tokens, each "
-            "conversation a sequence of its own in the Tulu format cut at that length; every "
-            f"token after the first of a sequence is scored; {models[0].dtype} on {device.type}",
-            "vocabulary": vocabulary,
-            "overlap": shared,
-            "reference": summary(reference),
-            "candidate": summary(candidate),
-            **figures(scores, texts),
-        },
+        facts=facts,
         checks=checks,
         verdict=Verdict.worst([check.verdict for check in checks]),
         cost=watch.cost(),
     )
     with staged(out, force=force) as folder:
-        report.write(folder / REPORT)
-        (folder / "report.md").write_text(page.markdown(report), encoding="utf-8")
-        (folder / "report.html").write_text(page.html(report), encoding="utf-8")
+        outputs.write(report, folder, settings)
     return report
 
 
