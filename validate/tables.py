@@ -34,6 +34,8 @@ def check_row(check: Check) -> Row:
     used = allowance_used(check)
     return {
         "title": title(check),
+        "quantity": kind(check.name).title,
+        "part": check.part,
         "verdict": check.verdict.value,
         "mark": wording.MARKS[check.verdict],
         "estimate": value,
