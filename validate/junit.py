@@ -41,7 +41,7 @@ def junit(report: Report, *, inconclusive: str) -> str:
 def _case(check: Check, inconclusive: str) -> ElementTree.Element:
     where = f"camelpress.validate.{check.part}" if check.part else "camelpress.validate"
     case = ElementTree.Element("testcase", classname=_legal(where), name=check.name, time="0")
-    reason = f"{title(check)}: {_legal(check.reason)}"
+    reason = _legal(f"{title(check)}: {check.reason}")
     if check.verdict is Verdict.PASS:
         ElementTree.SubElement(case, "system-out").text = reason
     else:

@@ -51,7 +51,7 @@ def _title(check: Check) -> str:
     return told[0].lower() + told[1:]
 
 
-def percentiles(values: Mapping[str, Number]) -> str:
+def percentiles(values: Mapping[str, Number | None]) -> str:
     """Within which divergence so many of the tokens lie; `max` is the largest."""
     told = [
         f"{'half are' if name == '50' else f'{name}{NBSP}%'} within {significant(value, 2)}"
