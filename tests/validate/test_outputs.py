@@ -11,7 +11,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-import stages
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.report import SCHEMA, Check, Report, Verdict
 from camelpress.validate import facts
@@ -23,16 +22,6 @@ from refusal import refusal, starting
 LOOSE = Gate(
     perplexity_ratio=AtMost(max=2.0), kl_mean=AtMost(max=2.0), top1_agreement=AtLeast(min=0.0)
 )
-
-
-@pytest.fixture(scope="module")
-def validation(
-    base: Path, chat: Path, prose: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """What validate writes of a model that is its own reference."""
-    out = tmp_path_factory.mktemp("validation") / "out"
-    stages.validate(base, base, out, chat, prose)
-    return out
 
 
 def test_another_gate_gives_another_verdict_from_the_same_figures(validation: Path) -> None:
