@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from camelpress.cli import app
+from camelpress.core.yaml import parse_yaml
 from camelpress.recipe import Recipe, read
 from camelpress.validate import facts
 from camelpress.validate.settings import Gate
@@ -70,3 +71,12 @@ def test_no_stage_imports_another() -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stdout
+
+
+def test_gates_in_documents_can_be_read() -> None:
+    for name in ("README.md", "docs/formats.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        shown = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+        gates = [block for block in shown if re.search(r"^kl_mean:", block, re.MULTILINE)]
+        assert len(gates) == 1, name
+        assert Gate.parse(parse_yaml(gates[0], source=name), source=name) != Gate()

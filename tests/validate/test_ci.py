@@ -96,6 +96,7 @@ def test_what_cannot_be_judged_is_said_in_the_summary(
     assert ended.code == code
     assert ended.summary == f"## ! ERROR: nothing was judged (exit code {code}), see the log\n"
     assert not (tmp_path / "out").exists()
+    assert ("did you mean kl_mean?" if code == 2 else "cannot be read") in ended.err
 
 
 def test_an_old_report_does_not_pass_for_a_new_one(validation: Path, tmp_path: Path) -> None:
