@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from camelpress.core.settings import Settings
 
@@ -22,7 +22,16 @@ class AtLeast(Settings):
     min: float = Field(allow_inf_nan=False)
 
 
-class Bounds(Settings):
+class Said(Settings):
+    """Settings that are written as they were said: where patterns meet, silence is no `null`."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        told: dict[str, Any] = write(self)
+        return {key: value for key, value in told.items() if key in self.model_fields_set}
+
+
+class Bounds(Said):
     """Limits of a report's figures; `null` asks nothing.
 
     A figure that is asked for and not in the report is an ERROR. `measures.MEASURES` says where
@@ -52,7 +61,7 @@ class Bounds(Settings):
     )
 
 
-class TaskBound(Settings):
+class TaskBound(Said):
     """What a task must not show: a loss beyond the margin, a loss that is no accident, or both.
 
     A small task cannot show that a loss is small. There `significance` finds those that are not.
@@ -99,6 +108,11 @@ class Gate(Bounds):
     tasks: dict[str, TaskBound] = Field(
         default={}, description="of each task whose name fits the pattern; later ones win"
     )
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        told: dict[str, Any] = write(self)
+        return told  # with the defaults, which a report must tell
 
 
 class Reports(Settings):

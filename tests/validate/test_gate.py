@@ -328,6 +328,25 @@ def test_a_gate_file_changes_what_it_names(tmp_path: Path) -> None:
     assert gate.perplexity_ratio == Gate().perplexity_ratio
 
 
+def test_a_gate_that_went_through_a_report_asks_the_same() -> None:
+    """A pattern that does not speak of a figure does not take back what another one asks."""
+    gate = Gate(
+        top1_agreement=None,
+        texts={"*": Bounds(kl_mean=AtMost(max=0.5)), "c*": Bounds(kl_p99=AtMost(max=1.0))},
+        tasks={"mmlu": TaskBound(margin=0.01), "*": TaskBound(significance=0.05)},
+    )
+    again = Gate.parse(gate.model_dump(mode="json"), source="test")
+    told = facts(tasks=[task("mmlu", 1000, 5, 3)])
+    assert judge(told, again) == judge(told, gate)
+    assert len(judge(told, gate)) == 2 + 3 + 2
+    assert again == gate
+    assert gate.model_dump(mode="json")["texts"] == {
+        "*": {"kl_mean": {"max": 0.5}},
+        "c*": {"kl_p99": {"max": 1.0}},
+    }
+    assert Gate().model_dump(mode="json")["kl_mean"] == {"max": 0.03}
+
+
 # fmt: off
 @pytest.mark.parametrize(
     ("text", "fault"),
