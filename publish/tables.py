@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from camelpress.core.report import Report, Verdict
+from camelpress.core.report import Check, Report, Verdict
 from camelpress.publish.markdown import Ready
 
 NOT_RECORDED = "not recorded"
@@ -133,14 +133,21 @@ def check_rows(report: Report) -> list[tuple[str, Verdict, str, str, str]]:
     """What the gate asked for, and what it found."""
     return [
         (
-            check.name,
+            f"{check.name}, {check.part}" if check.part else check.name,
             check.verdict,
             show(check.estimate),
-            "unbounded" if check.interval is None else interval(check.interval),
+            _ends(check),
             f"{'at least' if check.direction == 'min' else 'at most'} {show(check.threshold)}",
         )
         for check in report.checks
     ]
+
+
+def _ends(check: Check) -> str:
+    """The interval; where there is none, either nothing bounds it or the estimate alone decides."""
+    if check.interval is None:
+        return "unbounded" if check.verdict is Verdict.INCONCLUSIVE else "none"
+    return interval(check.interval)
 
 
 def inputs(validation: Report, quantize: Report | None, recover: Report | None) -> dict[str, str]:

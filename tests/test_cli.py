@@ -15,7 +15,7 @@ import torch
 import damage
 
 COMMANDS = (
-    "recover", "make-diff", "quantize", "validate", "publish", "export",
+    "recover", "make-diff", "quantize", "validate", "gate", "publish", "export",
     "run", "demo", "generate", "chat", "inspect", "verify", "schema",
 )  # fmt: skip
 SMALL = ("--group-size", "32", "--samples", "4", "--sequence-length", "64")

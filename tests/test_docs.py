@@ -6,20 +6,35 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from camelpress.cli import app
+from camelpress.core.yaml import parse_yaml
 from camelpress.recipe import Recipe, read
+from camelpress.validate import facts
+from camelpress.validate.settings import Gate
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = {command.name for command in app.registered_commands}
 
 
-def test_the_schema_is_that_of_the_settings() -> None:
-    kept = json.loads((ROOT / "recipes" / "schema.json").read_text(encoding="utf-8"))
-    assert kept == Recipe.model_json_schema(), "run: camelpress schema > recipes/schema.json"
+@pytest.mark.parametrize(
+    ("of", "place", "schema"),
+    [
+        ("recipe", "recipes/schema.json", Recipe.model_json_schema),
+        ("gate", "docs/gate.schema.json", Gate.model_json_schema),
+        ("report", "docs/report.schema.json", facts.schema),
+    ],
+)
+def test_schemas_are_those_of_the_models(
+    of: str, place: str, schema: Callable[[], dict[str, Any]]
+) -> None:
+    kept = json.loads((ROOT / place).read_text(encoding="utf-8"))
+    assert kept == schema(), f"run: camelpress schema {of} > {place}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.name)
@@ -56,3 +71,12 @@ def test_no_stage_imports_another() -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stdout
+
+
+def test_gates_in_documents_can_be_read() -> None:
+    for name in ("README.md", "docs/formats.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        shown = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+        gates = [block for block in shown if re.search(r"^kl_mean:", block, re.MULTILINE)]
+        assert len(gates) == 1, name
+        assert Gate.parse(parse_yaml(gates[0], source=name), source=name) != Gate()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from camelpress.validate.score import Scores
-from camelpress.validate.statistics import Estimate, clustered_mean
+from camelpress.validate.statistics import Estimate, bootstrap_mean, clustered_quantile
 from camelpress.validate.texts import Text
 
 LARGEST_LOG = 700.0  # of a float
@@ -22,7 +22,7 @@ POSITIONS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 def estimates(scores: Scores) -> dict[str, Estimate]:
     """The gated figures; the ratio of perplexities is the exponential of a paired mean."""
-    log_ratio = clustered_mean(scores.candidate_nll - scores.reference_nll, scores.cluster)
+    log_ratio = bootstrap_mean(scores.candidate_nll - scores.reference_nll, scores.cluster)
     return {
         "perplexity_ratio": Estimate(
             _exp(log_ratio.mean),
@@ -31,8 +31,8 @@ def estimates(scores: Scores) -> dict[str, Estimate]:
             log_ratio.n,
             log_ratio.clusters,
         ),
-        "kl_mean": clustered_mean(scores.kl, scores.cluster),
-        "top1_agreement": clustered_mean(scores.same_top.float(), scores.cluster),
+        "kl_mean": bootstrap_mean(scores.kl, scores.cluster),
+        "top1_agreement": bootstrap_mean(scores.same_top.float(), scores.cluster),
     }
 
 
@@ -41,6 +41,7 @@ def figures(scores: Scores, texts: Sequence[Text]) -> dict[str, Any]:
     return {
         **_headline(scores),
         **_spread(scores),
+        "kl_percentiles_interval": _percentile_intervals(scores),
         "kl_histogram": _histogram(scores),
         "kl_by_confidence": _by_confidence(scores),
         **_rolling(scores, texts),
@@ -119,6 +120,13 @@ def _percentiles(scores: Scores) -> dict[str, float]:
         for percentile in PERCENTILES
     }
     return told | {"max": float(ordered[-1])}
+
+
+def _percentile_intervals(scores: Scores) -> dict[str, tuple[float, float] | None]:
+    return {
+        f"{percentile:g}": clustered_quantile(scores.kl, scores.cluster, percentile / 100).interval
+        for percentile in PERCENTILES
+    }
 
 
 def _histogram(scores: Scores) -> dict[str, list[float]]:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from camelpress.core.report import Check
+from camelpress.validate.measures import find
 from camelpress.validate.numerals import limit
 from camelpress.validate.svg import ACCENT, HEIGHT, LIMIT, MUTED, Drawing, canvas, drawing, label
 
@@ -23,16 +24,21 @@ def forest(facts: Mapping[str, Any], judged: Check | None) -> Drawing:
     figure, axes = canvas(max(HEIGHT, 100 + ROW * len(rows)))
     for place, row in enumerate(rows):
         marker, points = ("D", 9.0) if row is overall else ("o", 7.5)
-        axes.plot(row["perplexity_ratio"], place, marker, markersize=points, color=ACCENT)
+        if row["perplexity_ratio"] is not None:
+            axes.plot(row["perplexity_ratio"], place, marker, markersize=points, color=ACCENT)
         if row["perplexity_ratio_interval"]:
             axes.hlines(place, *row["perplexity_ratio_interval"], color=ACCENT, linewidth=2.5)
     axes.set_yticks(range(len(rows)), [label(row["name"]) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
+    floor = find(facts, "noise_floor/perplexity_ratio_interval")
+    if floor:
+        axes.axvspan(*floor, color=MUTED, alpha=0.25, linewidth=0)
     whole = _ratio_axis(axes, rows, judged)
     told = ["Bars are 95 % intervals; 1, the solid line, is no change."]
     told += [f"The dashed line is the limit, {limit(judged)}."] if judged else []
+    told += ["The grey band is what rounding alone does to the reference."] if floor else []
     told += [] if whole else ["A bar that meets the edge goes on beyond it."]
     return drawing(figure, "forest", "Perplexity ratio by text", " ".join(told))
 
@@ -41,7 +47,7 @@ def _ratio_axis(axes: Axes, rows: Sequence[Mapping[str, Any]], judged: Check | N
     """Set up the axis; False if an interval does not fit on it."""
     core = [
         1.0,
-        *(row["perplexity_ratio"] for row in rows),
+        *(row["perplexity_ratio"] for row in rows if row["perplexity_ratio"] is not None),
         *([judged.threshold] if judged else []),
     ]
     ends = [end for row in rows for end in row["perplexity_ratio_interval"] or ()]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from camelpress.core.report import Check
+from camelpress.validate.measures import MEASURES, TASKS, Measure
 
 NBSP = "\u00a0"
 NOTHING = "–"
@@ -14,39 +14,27 @@ Number = int | float  # facts come from JSON, where 1 is as good as 1.0
 Interval = Sequence[Number] | None
 
 
-class Kind(NamedTuple):
-    """How one measured quantity is shown: its unit, the factor to it, its value without loss."""
-
-    title: str
-    unit: str
-    scale: float
-    lossless: float | None
+def kind(name: str) -> Measure:
+    """The row of a quantity; an unknown one keeps the report's name and has no unit."""
+    unknown = Measure(name.replace("_", " ").capitalize(), "", 1.0, None, "", True)
+    return MEASURES.get(name) or TASKS.get(name) or unknown
 
 
-# fmt: off
-KINDS = {  # fact              title                 unit    scale  lossless
-    "perplexity_ratio": Kind("Perplexity ratio",   "",     1.0,   1.0),
-    "kl_mean":          Kind("Mean KL divergence", "nats", 1.0,   0.0),
-    "top1_agreement":   Kind("Top-1 agreement",    "%",    100.0, 1.0),
-}
-# fmt: on
+def title(check: Check) -> str:
+    """What a check is called, with the text or task that it is about."""
+    return f"{kind(check.name).title}, {check.part}" if check.part else kind(check.name).title
 
 
-def kind(name: str) -> Kind:
-    """The row of `KINDS`; an unknown quantity keeps the report's name and has no unit."""
-    return KINDS.get(name) or Kind(name.replace("_", " ").capitalize(), "", 1.0, None)
-
-
-def fixed(value: Number, decimals: int) -> str:
+def fixed(value: Number | None, decimals: int) -> str:
     """A number with so many decimals, unless it is too small or too large for that."""
-    if not math.isfinite(value):
+    if value is None or not math.isfinite(value):
         return "not finite"
     if (value and abs(value) < 0.5 * 10.0**-decimals) or abs(value) >= 1e9:
         return f"{value:.1e}"
     return f"{value:,.{decimals}f}"
 
 
-def significant(value: Number, digits: int = 4) -> str:
+def significant(value: Number | None, digits: int = 4) -> str:
     """A number with so many significant digits."""
     if not value or not math.isfinite(value):
         return fixed(value, digits - 1)
@@ -59,12 +47,14 @@ def with_unit(number: str, unit: str) -> str:
     return f"{number}{NBSP}{unit}" if unit else number
 
 
-def estimate(name: str, value: Number, interval: Interval) -> tuple[str, str]:
+def estimate(name: str, value: Number | None, interval: Interval) -> tuple[str, str]:
     """A value and its interval, down to the second digit of the interval's half-width.
 
     A per cent has two decimals at least. Without an interval, all else has four digits.
     """
-    _, unit, scale, _ = kind(name)
+    unit, scale = kind(name).unit, kind(name).scale
+    if value is None:
+        return NOTHING, NOTHING
     if interval is None:
         number = fixed(scale * value, 2) if unit == "%" else significant(scale * value)
         return with_unit(number, unit), NOTHING
@@ -79,7 +69,7 @@ def estimate(name: str, value: Number, interval: Interval) -> tuple[str, str]:
 
 def limit(check: Check) -> str:
     """The threshold with its direction: at most, at least."""
-    _, unit, scale, _ = kind(check.name)
+    unit, scale = kind(check.name).unit, kind(check.name).scale
     sign = "≥" if check.direction == "min" else "≤"
     return with_unit(f"{sign}{NBSP}{scale * check.threshold:.6g}", unit)
 
@@ -87,7 +77,7 @@ def limit(check: Check) -> str:
 def allowance_used(check: Check) -> float | None:
     """How far the estimate lies on the way from no loss (0) to the threshold (1)."""
     lossless = kind(check.name).lossless
-    if lossless is None or check.threshold == lossless or not math.isfinite(check.estimate):
+    if lossless is None or check.threshold == lossless or check.estimate is None:
         return None
     return (check.estimate - lossless) / (check.threshold - lossless)
 

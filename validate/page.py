@@ -15,10 +15,12 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
-from camelpress.core.report import Report
+from camelpress.core.report import Report, Verdict
 from camelpress.validate import plots, tables, wording
 
-LISTED_TEXTS = 30  # rows in Markdown; the page shows all
+LISTED = 20  # rows of a table in Markdown; the page shows all
+
+SEVERITY = (Verdict.ERROR, Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
 
 # fmt: off
 CHECK_COLUMNS = {
@@ -71,17 +73,16 @@ def html(report: Report) -> str:
 
 
 def markdown(report: Report) -> str:
-    """Verdict, checks and texts in fewer than 60 lines."""
+    """Verdict, checks and texts in fewer than 70 lines; those that do not pass come first."""
     opening = {key: _plain(text) for key, text in _opening(report).items()}
-    checks = [tables.check_row(check) for check in report.checks]
+    judged = sorted(report.checks, key=lambda check: SEVERITY.index(check.verdict))
+    checks = [tables.check_row(check) for check in judged]
     texts = tables.text_rows(report.facts)
-    unlisted = len(texts) - LISTED_TEXTS
     parts = [
         "## {mark} {verdict}: {candidate} against {reference}".format_map(opening),
         opening["summary"],
-        _table(CHECK_COLUMNS, checks) if checks else "",
-        _table(TEXT_COLUMNS, texts[:LISTED_TEXTS]),
-        f"… and {unlisted} more texts on the page." if unlisted > 0 else "",
+        *(_listed(CHECK_COLUMNS, checks, "checks") if checks else ()),
+        *_listed(TEXT_COLUMNS, texts, "texts"),
         _table(EARLY_COLUMNS, tables.early_rows(report.facts)),
         f"Protocol: {_plain(report.facts['protocol'])}",
     ]
@@ -98,6 +99,14 @@ def _opening(report: Report) -> dict[str, str]:
         "candidate": tables.model_name(report.facts["candidate"]),
         "reference": tables.model_name(report.facts["reference"]),
     }
+
+
+def _listed(
+    columns: Mapping[str, tuple[str, str]], rows: list[dict[str, Any]], what: str
+) -> list[str]:
+    unlisted = len(rows) - LISTED
+    more = [f"… and {unlisted} more {what} on the page."] if unlisted > 0 else []
+    return [_table(columns, rows[:LISTED]), *more]
 
 
 def _table(columns: Mapping[str, tuple[str, str]], rows: list[dict[str, Any]]) -> str:

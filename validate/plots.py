@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -13,34 +13,52 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from camelpress.core.report import Report
 from camelpress.validate import wording
 from camelpress.validate.forest import forest
+from camelpress.validate.measures import find
 from camelpress.validate.numerals import Number
 from camelpress.validate.svg import ACCENT, HEIGHT, MUTED, Drawing, canvas, drawing, look
 
 LETTER = 0.023  # width of a letter above the histogram, as a share of the axis
+MARKED = {"50": "median", "max": "largest", "floor": "rounding alone"}
 PADDING = 1  # empty bins shown on either side of the histogram
-BY_POSITION = {
-    "kl_mean": (
-        "KL divergence by position",
-        "mean KL (nats per token)",
-        "Each step is the mean over the tokens at these positions.",
-    ),
-    "log_ratio": (
-        "Log perplexity ratio by position",
-        "mean log ratio (nats per token)",
-        "Above 0 the candidate predicts worse than the reference, below 0 better.",
-    ),
-}
+
+
+class Stretch(NamedTuple):
+    """A mean over stretches of something, each drawn equally wide."""
+
+    fact: str
+    quantity: str
+    title: str
+    along: str
+    axis: str
+    caption: str
+
+
+# fmt: off
+STRETCHES = (
+    Stretch("by_position", "kl_mean", "KL divergence by position",
+            "position in the window (tokens)", "mean KL (nats per token)",
+            "Each step is the mean over the tokens at these positions."),
+    Stretch("by_position", "log_ratio", "Log perplexity ratio by position",
+            "position in the window (tokens)", "mean log ratio (nats per token)",
+            "Above 0 the candidate predicts worse than the reference, below 0 better."),
+    Stretch("kl_by_confidence", "kl_mean", "KL divergence by confidence",
+            "probability of the reference's first choice", "mean KL (nats per token)",
+            "Each step is the mean over the tokens where the reference was so sure."),
+)
+# fmt: on
 
 
 def drawings(report: Report) -> list[Drawing]:
-    """All figures, in the order of the page."""
-    judged = next((check for check in report.checks if check.name == "perplexity_ratio"), None)
+    """All figures that the facts allow, in the order of the page."""
+    facts = report.facts
+    ratios = [check for check in report.checks if check.name == "perplexity_ratio"]
+    judged = next((check for check in ratios if check.part is None), None)
     with look():
         return [
-            forest(report.facts, judged),
-            histogram(report.facts),
-            by_position(report.facts, "kl_mean"),
-            by_position(report.facts, "log_ratio"),
+            forest(facts, judged),
+            histogram(facts),
+            *(steps(facts[each.fact], each) for each in STRETCHES if facts.get(each.fact)),
+            *([blocks(facts["blocks"])] if facts.get("blocks") else []),
         ]
 
 
@@ -55,14 +73,21 @@ def histogram(facts: Mapping[str, Any]) -> Drawing:
     axes.set_xlabel("KL divergence of a token (nats)")
     axes.set_ylabel("tokens (%)")
     axes.set_xlim(edges[0], edges[-1])
+    floor = find(facts, "noise_floor/kl_mean")
     if any(shares):
         axes.stairs(shares, edges, fill=True, color=ACCENT, alpha=0.3, linewidth=0)
         axes.stairs(shares, edges, color=ACCENT, linewidth=1.6)
-        _percentile_marks(axes, facts["kl_percentiles"], edges)
+        marks = {**facts["kl_percentiles"], **({"floor": floor} if floor else {})}
+        _percentile_marks(axes, marks, edges)
     else:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no tokens counted", transform=axes.transAxes, ha="center")
     told = wording.percentiles(facts["kl_percentiles"])
+    told += (
+        " Rounding alone, without a quantized model, gives the mean that is marked."
+        if floor
+        else ""
+    )
     told += " The outermost steps also hold what lies beyond them." if folded else ""
     return drawing(figure, "histogram", "KL divergence per token", told)
 
@@ -84,15 +109,17 @@ def _occupied(
     return [*edges[start : stop + 1]], [100 * count / total for count in shown], folded
 
 
-def _percentile_marks(axes: Axes, percentiles: Mapping[str, Number], edges: list[Number]) -> None:
+def _percentile_marks(
+    axes: Axes, percentiles: Mapping[str, Number | None], edges: list[Number]
+) -> None:
     """A line for each percentile, its name in the lowest row above the axes that is free there."""
     rows: list[float] = []  # where the last name in each row ends, as a share of the axis
     decades = math.log10(edges[-1] / edges[0])
-    for name, value in percentiles.items():
-        if not edges[0] < value <= edges[-1]:
+    for name, value in sorted(percentiles.items(), key=lambda mark: mark[1] or 0):
+        if value is None or not edges[0] < value <= edges[-1]:
             continue
         axes.axvline(value, color=MUTED, linewidth=1.2, linestyle=(0, (1, 2)))
-        told = {"50": "median", "max": "largest"}.get(name, f"{name} %")
+        told = MARKED.get(name, f"{name} %")
         centre, half = math.log10(value / edges[0]) / decades, LETTER * len(told) / 2
         row = next((row for row, end in enumerate(rows) if end < centre - half), len(rows))
         rows[row : row + 1] = [centre + half]
@@ -107,13 +134,11 @@ def _percentile_marks(axes: Axes, percentiles: Mapping[str, Number], edges: list
         )
 
 
-def by_position(facts: Mapping[str, Any], quantity: str) -> Drawing:
-    """A mean per token over stretches of the window, each stretch drawn equally wide."""
-    title, axis, caption = BY_POSITION[quantity]
-    stretches = facts["by_position"]
+def steps(stretches: Mapping[str, Any], told: Stretch) -> Drawing:
+    """A mean per token over stretches; one without tokens is a gap."""
     means = [
-        mean if count else math.nan
-        for mean, count in zip(stretches[quantity], stretches["tokens"], strict=True)
+        math.nan if mean is None or not count else mean
+        for mean, count in zip(stretches[told.quantity], stretches["tokens"], strict=True)
     ]
     figure, axes = canvas(HEIGHT)
     axes.stairs(means, fill=True, color=ACCENT, alpha=0.3, linewidth=0)
@@ -124,9 +149,24 @@ def by_position(facts: Mapping[str, Any], quantity: str) -> Drawing:
     axes.set_xticks(range(0, len(edges), every), edges[::every])
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.grid(visible=False, axis="x")
-    axes.set_xlabel("position in the window (tokens)")
-    axes.set_ylabel(axis)
-    return drawing(figure, f"position-{quantity}", title, caption)
+    axes.set_xlabel(told.along)
+    axes.set_ylabel(told.axis)
+    return drawing(figure, f"{told.fact}-{told.quantity}", told.title, told.caption)
+
+
+def blocks(told: Sequence[Mapping[str, Any]]) -> Drawing:
+    """How far the hidden states have come apart behind each block."""
+    errors = [block["relative_error"] for block in told]
+    figure, axes = canvas(HEIGHT)
+    shown = [math.nan if error is None else 100 * error for error in errors]
+    axes.plot(range(len(shown)), shown, "o-", color=ACCENT, linewidth=1.6, markersize=4)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel("decoder block")
+    axes.set_ylabel("relative error (%)")
+    caption = "Norm of the difference of what leaves a block, over that of the reference."
+    return drawing(figure, "blocks", "Error by block", caption)
 
 
 def _power(value: float) -> str:

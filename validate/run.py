@@ -7,14 +7,14 @@ from pathlib import Path
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.output import keep_apart, require_free, staged
 from camelpress.core.report import Report, Stopwatch, Verdict
-from camelpress.validate import page
-from camelpress.validate.figures import estimates, figures
+from camelpress.validate import outputs
+from camelpress.validate.figures import figures
 from camelpress.validate.gate import judge
 from camelpress.validate.measure import against_model, against_store
 from camelpress.validate.settings import Validate
 from camelpress.validate.store import Store
 
-REPORT = "report.json"
+REPORT = outputs.REPORT
 
 
 def run(
@@ -30,7 +30,7 @@ def run(
     Args:
         reference: the 16-bit model, whose tokenizer is used, or a store of its predictions.
         candidate: 16-bit or GPTQ, with the same tokenizer.
-        out: a folder for report.json, report.md and report.html.
+        out: a folder for report.json, report.md, report.html and junit.xml.
         settings: texts, protocol, gate.
         force: replace `out`.
     Raises:
@@ -45,20 +45,19 @@ def run(
         measured = against_store(reference, candidate, settings)
     else:
         measured = against_model(reference, candidate, settings)
-    checks = judge(estimates(measured.scores), settings.gate)
+    facts = measured.facts | figures(measured.scores, measured.texts)
+    checks = judge(facts, settings.gate)
     report = Report(
         stage="validate",
         inputs=measured.inputs,
         settings=settings.model_dump(mode="json", exclude={"text", "device"})
         | measured.settings
         | {"text": [text.name for text in measured.texts]},
-        facts=measured.facts | figures(measured.scores, measured.texts),
+        facts=facts,
         checks=checks,
         verdict=Verdict.worst([check.verdict for check in checks]),
         cost=watch.cost(),
     )
     with staged(out, force=force) as folder:
-        report.write(folder / REPORT)
-        (folder / "report.md").write_text(page.markdown(report), encoding="utf-8")
-        (folder / "report.html").write_text(page.html(report), encoding="utf-8")
+        outputs.write(report, folder, settings)
     return report

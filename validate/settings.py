@@ -3,42 +3,129 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from camelpress.core.settings import Settings
 
 
-class Bound(Settings):
-    """What a figure must not exceed, or not fall below: exactly one of the two."""
+class AtMost(Settings):
+    """The limit of a figure that should be small."""
 
-    max: float | None = Field(default=None, allow_inf_nan=False)
-    min: float | None = Field(default=None, allow_inf_nan=False)
+    max: float = Field(allow_inf_nan=False)
+
+
+class AtLeast(Settings):
+    """The limit of a figure that should be large."""
+
+    min: float = Field(allow_inf_nan=False)
+
+
+class Said(Settings):
+    """Settings that are written as they were said: where patterns meet, silence is no `null`."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        told: dict[str, Any] = write(self)
+        return {key: value for key, value in told.items() if key in self.model_fields_set}
+
+
+class Bounds(Said):
+    """Limits of a report's figures; `null` asks nothing.
+
+    A figure that is asked for and not in the report is an ERROR. `measures.MEASURES` says where
+    each one stands.
+    """
+
+    perplexity_ratio: AtMost | None = Field(default=None, description="candidate over reference")
+    kl_mean: AtMost | None = Field(default=None, description="mean divergence per token, nats")
+    kl_reverse_mean: AtMost | None = Field(
+        default=None, description="the same, from the candidate to the reference, nats"
+    )
+    kl_p90: AtMost | None = Field(default=None, description="90 % of tokens diverge less, nats")
+    kl_p99: AtMost | None = Field(default=None, description="99 % of tokens diverge less, nats")
+    kl_p99_9: AtMost | None = Field(default=None, description="99.9 % of tokens diverge less, nats")
+    top1_agreement: AtLeast | None = Field(
+        default=None, description="share of tokens with the same likeliest next token"
+    )
+    top5_agreement: AtLeast | None = Field(
+        default=None, description="agreement of the five likeliest next tokens"
+    )
+    nonfinite: AtMost | None = Field(default=None, description="logits that are not finite")
+    noise_floor: AtMost | None = Field(
+        default=None, description="mean divergence that rounding alone makes, nats"
+    )
+    block_error: AtMost | None = Field(
+        default=None, description="largest relative error of what leaves a block"
+    )
+
+
+class TaskBound(Said):
+    """What a task must not show: a loss beyond the margin, a loss that is no accident, or both.
+
+    A small task cannot show that a loss is small. There `significance` finds those that are not.
+    """
+
+    margin: float | None = Field(
+        default=None, gt=0, lt=1, description="loss of accuracy, in items of all, that is tolerated"
+    )
+    significance: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="p-value below which a loss is no accident, over all tasks that are asked so",
+    )
 
     @model_validator(mode="after")
-    def _one(self) -> Bound:
-        if (self.max is None) == (self.min is None):
-            raise ValueError("give either max or min")
+    def _any(self) -> TaskBound:
+        if self.margin is None and self.significance is None:
+            raise ValueError("give margin, significance or both")
         return self
 
 
-class Gate(Settings):
-    """Thresholds that decide whether a candidate passes; `null` leaves a check out.
+class Gate(Bounds):
+    """Limits that decide whether a candidate passes; `null` leaves a check out.
 
     The defaults are starting points for large models. The best published 4-bit LLaMA-65B has a
     perplexity ratio of 1.034; mean divergences of good 4- to 5-bit models of 8 billion parameters
     lie between 0.005 and 0.05 nats, their top-1 agreement between 90 and 97 %.
     """
 
-    perplexity_ratio: Bound | None = Field(
-        default=Bound(max=1.035), description="candidate over reference"
+    perplexity_ratio: AtMost | None = Field(
+        default=AtMost(max=1.035), description="candidate over reference"
     )
-    kl_mean: Bound | None = Field(
-        default=Bound(max=0.03), description="mean divergence per token, nats"
+    kl_mean: AtMost | None = Field(
+        default=AtMost(max=0.03), description="mean divergence per token, nats"
     )
-    top1_agreement: Bound | None = Field(
-        default=Bound(min=0.94), description="share of tokens with the same likeliest next token"
+    top1_agreement: AtLeast | None = Field(
+        default=AtLeast(min=0.94), description="share of tokens with the same likeliest next token"
+    )
+    early: Bounds = Field(default=Bounds(), description="of the beginnings of all windows")
+    texts: dict[str, Bounds] = Field(
+        default={}, description="of each text whose name fits the pattern; later ones win"
+    )
+    tasks: dict[str, TaskBound] = Field(
+        default={}, description="of each task whose name fits the pattern; later ones win"
+    )
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        told: dict[str, Any] = write(self)
+        return told  # with the defaults, which a report must tell
+
+
+class Reports(Settings):
+    """How a verdict is told to other programs."""
+
+    junit_inconclusive: Literal["failure", "error", "skipped"] = Field(
+        default="failure", description="what INCONCLUSIVE becomes in junit.xml"
     )
 
 
@@ -102,7 +189,7 @@ class Keep(Scoring):
         return value
 
 
-class Validate(Scoring):
+class Validate(Scoring, Reports):
     """Reference against candidate, on the same tokens."""
 
     allow_overlap: bool = Field(

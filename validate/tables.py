@@ -17,6 +17,7 @@ from camelpress.validate.numerals import (
     limit,
     significant,
     size,
+    title,
 )
 
 Row = dict[str, Any]
@@ -32,7 +33,9 @@ def check_row(check: Check) -> Row:
     value, interval = estimate(check.name, check.estimate, check.interval)
     used = allowance_used(check)
     return {
-        "title": kind(check.name).title,
+        "title": title(check),
+        "quantity": kind(check.name).title,
+        "part": check.part,
         "verdict": check.verdict.value,
         "mark": wording.MARKS[check.verdict],
         "estimate": value,

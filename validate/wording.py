@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from camelpress.core.report import Report, Verdict
-from camelpress.validate.numerals import NBSP, Number, kind, significant
+from camelpress.core.report import Check, Report, Verdict
+from camelpress.validate.numerals import NBSP, Number, significant, title
 
 # fmt: off
 MARKS = {
@@ -19,6 +19,8 @@ CLAUSES = {  #            one check                              several
     Verdict.ERROR:        ("could not be evaluated, which is not a pass",) * 2,
 }
 # fmt: on
+NAMED = 6  # checks in one sentence
+NOTHING_JUDGED = "No check was evaluated, which is not a pass."
 
 
 def listing(words: Sequence[str]) -> str:
@@ -31,23 +33,25 @@ def summary(report: Report) -> str:
     if report.verdict is None:
         return "Measured, not judged: no thresholds were given."
     if not report.checks:
-        return "No check was evaluated, which is not a pass."
-    found = [_title(check.name) for check in report.checks if check.verdict is report.verdict]
+        return NOTHING_JUDGED
+    found = [_title(check) for check in report.checks if check.verdict is report.verdict]
     every = len(report.checks)
+    more = len(found) - NAMED
+    named = [*found[:NAMED], f"{more} more"] if more > 1 else found
     clause = CLAUSES[report.verdict][len(found) != 1]
     if every == 1:
-        return f"The only check, {_title(report.checks[0].name)}, {clause}."
+        return f"The only check, {_title(report.checks[0])}, {clause}."
     if len(found) == every:
         return f"All {every} checks {clause}."
-    return f"{len(found)} of {every} checks {clause}: {listing(found)}."
+    return f"{len(found)} of {every} checks {clause}: {listing(named)}."
 
 
-def _title(name: str) -> str:
-    title = kind(name).title
-    return title[0].lower() + title[1:]
+def _title(check: Check) -> str:
+    told = title(check)
+    return told[0].lower() + told[1:]
 
 
-def percentiles(values: Mapping[str, Number]) -> str:
+def percentiles(values: Mapping[str, Number | None]) -> str:
     """Within which divergence so many of the tokens lie; `max` is the largest."""
     told = [
         f"{'half are' if name == '50' else f'{name}{NBSP}%'} within {significant(value, 2)}"

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -27,7 +27,7 @@ from camelpress.generate.settings import Generate
 from camelpress.options import given, parameters
 from camelpress.publish.settings import Publish
 from camelpress.quantize.settings import Quantize
-from camelpress.validate.settings import Keep, Validate
+from camelpress.validate.settings import Keep, Reports, Validate
 
 STAGES, RUNS, TALKS, LOOKS = "Stages", "The whole pipeline", "Try a model", "Look and check"
 
@@ -221,6 +221,32 @@ def store(
     chosen = Keep.parse(options, source="store")
     screen.result(work(Checkpoint.open(reference), out, chosen, force=force))
     return 0
+
+
+@command("gate", LOOKS, Reports)
+def gate(
+    screen: Screen,
+    report: Annotated[Path, typer.Argument(help="report.json, or its folder.")],
+    options: dict[str, Any],
+    thresholds: Annotated[
+        Path | None,
+        typer.Option("--gate", help="Thresholds (YAML); without, those of the report itself."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the report with its new verdict.")
+    ] = None,
+    force: Force = False,
+) -> int:
+    """Judge a validation report again: other thresholds, the same figures, no models."""
+    from camelpress.validate.gate import read
+    from camelpress.validate.outputs import judge_again, save
+
+    chosen = Reports.parse(options, source="gate")
+    judged = judge_again(report, None if thresholds is None else read(thresholds))
+    if out is not None:
+        save(judged, out, chosen, source=report, force=force)
+    screen.result(judged)
+    return judged.verdict.exit_code if judged.verdict else 3
 
 
 @command("publish", STAGES, Publish)
@@ -425,11 +451,23 @@ def verify(screen: Screen, folder: Folder) -> int:
 
 
 @command("schema", LOOKS)
-def schema(screen: Screen) -> int:
-    """The JSON Schema of a recipe, for editors."""
+def schema(
+    screen: Screen,
+    of: Annotated[
+        Literal["recipe", "gate", "report"], typer.Argument(help="Of what.", metavar="[OF]")
+    ] = "recipe",
+) -> int:
+    """The JSON Schema of a recipe or a gate, for editors, or of a validation report."""
     from camelpress.recipe import Recipe
+    from camelpress.validate import facts
+    from camelpress.validate.settings import Gate
 
-    screen.emit(Recipe.model_json_schema())
+    schemas = {
+        "recipe": Recipe.model_json_schema,
+        "gate": Gate.model_json_schema,
+        "report": facts.schema,
+    }
+    screen.emit(schemas[of]())
     return 0
 
 

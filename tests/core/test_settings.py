@@ -60,8 +60,11 @@ def test_settings_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("values", "fault"),
     [
-        ({"nmae": "x"}, "nmae: Extra inputs are not permitted"),
-        ({"inner": {"sizes": 3}}, "inner.sizes: Extra inputs are not permitted"),
+        ({"nmae": "x"}, "nmae: Extra inputs are not permitted (did you mean name?)"),
+        (
+            {"inner": {"sizes": 3}},
+            "inner.sizes: Extra inputs are not permitted (did you mean size?)",
+        ),
         ({"on": "no"}, "on: Input should be a valid boolean"),
         ({"on": 1}, "on: Input should be a valid boolean"),
         ({"name": 4}, "name: Input should be a valid string"),

@@ -145,10 +145,12 @@ def test_what_no_report_says_is_not_invented(
 def test_an_unbounded_interval_is_called_so(publish: Publisher, judge: Judge) -> None:
     folder = judge()
     report = Report.read(folder / "report.json")
-    check = report.checks[0].model_copy(update={"interval": None})
-    report.model_copy(update={"checks": (check,)}).write(folder / "report.json")
-    out, _ = publish()
-    assert "| PASS | 1.034 | unbounded | at most 1.05 |" in (out / "README.md").read_text()
+    bare = report.checks[0].model_copy(update={"interval": None, "part": "wiki.txt"})
+    open_ended = bare.model_copy(update={"verdict": Verdict.INCONCLUSIVE})
+    report.model_copy(update={"checks": (bare, open_ended)}).write(folder / "report.json")
+    card = (publish()[0] / "README.md").read_text(encoding="utf-8")
+    assert "perplexity\\_ratio, wiki.txt | PASS | 1.034 | none | at most 1.05 |" in card
+    assert "| INCONCLUSIVE | 1.034 | unbounded | at most 1.05 |" in card
 
 
 @pytest.mark.parametrize("odd", [None, "x", 7, [1, "x", None], {"name": ["x"]}, float("nan")])

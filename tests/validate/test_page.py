@@ -17,6 +17,7 @@ from camelpress.validate import numerals, page, plots, wording
 from camelpress.validate.svg import label
 
 SHARES = (0.1, 0.4, 1.5, 6.0, 18.0, 31.0, 26.0, 12.0, 4.0, 0.9, 0.1)  # per cent, of each bin
+NAMES = ("perplexity_ratio", "kl_mean", "top1_agreement")
 HOSTILE = '<script>alert(1)</script>$x$ 数\x07 {{ 7 * 6 }} "quoted" | `code` [a](b)'
 
 
@@ -241,8 +242,8 @@ def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_markdown_is_short_however_many_texts_there_are() -> None:
     many = sample(facts=facts(*(text(f"text-{n}", 1.01, 0.002) for n in range(200))))
     lines = page.markdown(many).splitlines()
-    assert len(lines) < 60
-    assert "… and 171 more texts on the page." in lines
+    assert len(lines) < 70
+    assert "… and 181 more texts on the page." in lines
     assert lines[-1].startswith("Protocol: token-level")
 
 
@@ -254,6 +255,44 @@ def test_the_histogram_loses_no_token(counts: list[int]) -> None:
     assert sum(shares) == pytest.approx(100)
     assert len(edges) == len(shares) + 1
     assert edges[0] > 0
+
+
+def more_facts(content: dict[str, Any]) -> None:
+    content["noise_floor"] = {"kl_mean": 0.0004, "perplexity_ratio_interval": [0.9993, 1.0006]}
+    content["kl_by_confidence"] = {
+        "edges": [0, 0.25, 0.5, 0.75, 0.95, 1],
+        "kl_mean": [0.021, 0.018, 0.012, 0.007, 0.0015],
+        "tokens": [9_000, 12_000, 11_000, 10_000, 9_000],
+    }
+    content["blocks"] = [{"relative_error": 0.01 * (1 + block / 8)} for block in range(32)]
+    content["blocks"][5]["relative_error"] = None
+
+
+def test_what_a_report_has_is_drawn_and_what_it_lacks_is_not() -> None:
+    titles = ("KL divergence by confidence", "Error by block", "rounding alone")
+    assert not any(title in sample_page() for title in titles)
+    content = facts(*TEXTS)
+    more_facts(content)
+    shown = page.html(sample(facts=content))
+    assert all(title in shown for title in titles)
+    assert shown.count("<svg") == 6
+
+
+def test_markdown_names_what_does_not_pass_first_and_stays_short() -> None:
+    checks = [check(Verdict.PASS, part=f"text-{n}") for n in range(60)]
+    checks.insert(40, check(Verdict.FAIL, part="bad.txt"))
+    lines = page.markdown(sample(Verdict.FAIL, checks=tuple(checks))).splitlines()
+    assert len(lines) < 70
+    assert "… and 41 more checks on the page." in lines
+    first = next(line for line in lines if line.startswith("| Perplexity ratio"))
+    assert first.startswith("| Perplexity ratio, bad.txt | FAIL |")
+
+
+def test_many_failing_checks_are_still_one_sentence() -> None:
+    checks = tuple(check(Verdict.FAIL, part=f"text-{n}") for n in range(50))
+    told = wording.summary(sample(Verdict.FAIL, checks=(*checks, check(Verdict.PASS))))
+    assert told.startswith("50 of 51 checks fail: perplexity ratio, text-0, ")
+    assert told.endswith("perplexity ratio, text-5 and 44 more.")
 
 
 def nothing_counted(content: dict[str, Any]) -> None:
@@ -292,22 +331,31 @@ def both_in_16_bits(content: dict[str, Any]) -> None:
     content["candidate"] = {**content["reference"], "bits": None}
 
 
+def without_numbers(content: dict[str, Any]) -> None:
+    for name in ("perplexity_ratio", "kl_mean", "reference_perplexity"):
+        content[name] = content["texts"][0][name] = None
+    content["kl_percentiles"] = {"50": None, "99": None, "max": None}
+
+
 @pytest.mark.parametrize(
     "change",
-    [nothing_counted, identical, unbounded, runaway, empty_stretch, one_text, both_in_16_bits],
+    [
+        *(nothing_counted, identical, unbounded, runaway, empty_stretch, one_text),
+        *(both_in_16_bits, more_facts, without_numbers),
+    ],
 )
 def test_odd_reports_are_shown(change: Callable[[dict[str, Any]], None]) -> None:
     content = facts(*({**one} for one in TEXTS))
     change(content)
     report = sample(facts=content)
     assert not Reader(page.html(report)).open
-    assert len(page.markdown(report).splitlines()) < 60
+    assert len(page.markdown(report).splitlines()) < 70
 
 
 def test_a_check_that_could_not_be_evaluated_is_shown() -> None:
-    checks = (check(Verdict.ERROR, estimate=math.nan, interval=None, n=0, clusters=0),)
+    checks = (check(Verdict.ERROR, estimate=None, interval=None, n=0, clusters=0),)
     words = Reader(page.html(sample(Verdict.ERROR, checks=checks))).words
-    assert "not finite" in words
+    assert "! ERRORPerplexity ratio––≤" in words
     assert "The only check, perplexity ratio, could not be evaluated" in words
 
 
@@ -323,7 +371,7 @@ def test_a_check_that_could_not_be_evaluated_is_shown() -> None:
 )
 def test_the_verdict_as_a_sentence(verdicts: str, sentence: str) -> None:
     given = [Verdict(word) for word in verdicts.split()]
-    checks = tuple(check(v, name) for v, name in zip(given, numerals.KINDS, strict=False))
+    checks = tuple(check(v, name) for v, name in zip(given, NAMES, strict=False))
     assert wording.summary(sample(Verdict.worst(given), checks=checks)) == sentence
 
 

@@ -19,10 +19,10 @@ from camelpress.core.provenance import checkpoint_digest, sha256_file
 from camelpress.core.report import Report, Verdict
 from camelpress.core.tokens import Tokenizer
 from camelpress.validate.run import REPORT, run
-from camelpress.validate.settings import Bound, Gate, Validate
+from camelpress.validate.settings import AtLeast, AtMost, Gate, Validate
 
 OPEN = Gate(
-    perplexity_ratio=Bound(max=100.0), kl_mean=Bound(max=100.0), top1_agreement=Bound(min=0.0)
+    perplexity_ratio=AtMost(max=100.0), kl_mean=AtMost(max=100.0), top1_agreement=AtLeast(min=0.0)
 )
 
 
@@ -131,7 +131,11 @@ def test_the_report_names_everything_it_measured(
     }
     assert report.settings["text"] == [chat.name, prose.name]
     assert report.verdict is Verdict.PASS
-    assert [check.name for check in report.checks] == [name for name, _ in OPEN]
+    assert [check.name for check in report.checks] == [
+        "perplexity_ratio",
+        "kl_mean",
+        "top1_agreement",
+    ]
     for check in report.checks:
         assert check.estimate == report.facts[check.name]
         assert (check.n, check.clusters) == (report.facts["tokens"], report.facts["sequences"])
@@ -233,7 +237,7 @@ def test_figures_repeat_themselves(
 def test_json_markdown_and_page_stand_side_by_side(base: Path, prose: Path, tmp_path: Path) -> None:
     validated(base, base, tmp_path / "out", prose)
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"report.json", "report.md", "report.html"}
+    assert names == {"report.json", "report.md", "report.html", "junit.xml"}
     told = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert told["verdict"] == "PASS"
 

@@ -5,13 +5,21 @@ from __future__ import annotations
 import math
 import random
 from statistics import NormalDist, fmean, stdev
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import ttest_1samp
 from torch import Tensor
 
-from camelpress.validate.statistics import CONFIDENCE, Estimate, clustered_mean
+from camelpress.validate.statistics import (
+    CONFIDENCE,
+    Estimate,
+    bootstrap_mean,
+    clustered_mean,
+    clustered_quantile,
+)
 
 RUNS = 1000
 CLUSTERS = 40
@@ -111,3 +119,107 @@ def test_means_of_many_small_numbers_do_not_drift() -> None:
 
 def test_an_estimate_of_two_clusters_has_its_interval() -> None:
     assert Estimate(1.0, 0.5, 1.5, 10, 2).interval == (0.5, 1.5)
+
+
+TAILED = math.exp(0.5 * (0.5**2 + 1.5**2))  # the mean of what `tailed` draws
+SHIFT = math.sqrt(0.5**2 + 1.5**2)  # the spread of its logarithm
+
+
+def tailed(draw: np.random.Generator, clusters: int) -> tuple[Tensor, Tensor]:
+    """Divergences as they are: spread over decades, and of one text more alike than of two."""
+    sizes = draw.integers(5, 30, clusters)
+    centres = draw.lognormal(0, 0.5, clusters).repeat(sizes)
+    values = torch.from_numpy(centres * draw.lognormal(0, 1.5, sizes.sum()))
+    return values, torch.from_numpy(np.arange(clusters).repeat(sizes))
+
+
+@pytest.mark.parametrize(("clusters", "least"), [(10, 0.88), (20, 0.90), (60, 0.91)])
+def test_intervals_of_heavy_tails_hold_the_truth_more_often_than_the_plain_ones(
+    clusters: int, least: float
+) -> None:
+    """The mean is moved by values that few samples hold; no interval knows them, this one more."""
+    draw = np.random.default_rng(5)
+    held = plain = 0
+    for _ in range(400):
+        values, cluster = tailed(draw, clusters)
+        estimate = bootstrap_mean(values, cluster)
+        held += estimate.low <= TAILED <= estimate.high
+        estimate = clustered_mean(values, cluster)
+        plain += estimate.low <= TAILED <= estimate.high
+    assert least <= held / 400 <= 0.98
+    assert held > plain
+
+
+@pytest.mark.parametrize("shared", [0.0, 2.0])
+def test_intervals_without_tails_hold_the_truth_too(shared: float) -> None:
+    draw = random.Random(11)  # noqa: S311
+    held = 0
+    for _ in range(400):
+        estimate = bootstrap_mean(*data_set(draw, shared=shared))
+        held += estimate.low <= TRUE <= estimate.high
+    assert 0.92 <= held / 400 <= 0.985
+
+
+def test_drawing_again_gives_the_same_interval() -> None:
+    values, cluster = tailed(np.random.default_rng(1), 30)
+    assert bootstrap_mean(values, cluster) == bootstrap_mean(values, cluster)
+
+
+def test_the_bootstrap_is_that_of_a_loop() -> None:
+    """Whole clusters are drawn: sums and numbers of their values go together."""
+    values, cluster = tailed(np.random.default_rng(1), 12)
+    estimate, plain = bootstrap_mean(values, cluster), clustered_mean(values, cluster)
+    error = (plain.high - plain.mean) / 2.200985  # t, 11 degrees, 97.5 %
+    draw, told = np.random.default_rng(99), []
+    members = [values[cluster == number] for number in range(12)]
+    for _ in range(2000):
+        drawn = [members[number] for number in draw.integers(0, 12, 12)]
+        again = clustered_mean(
+            torch.cat(drawn),
+            torch.arange(12).repeat_interleave(torch.tensor([len(part) for part in drawn])),
+        )
+        told.append((again.mean - plain.mean) / ((again.high - again.mean) / 2.200985))
+    below, above = np.quantile(told, [0.025, 0.975])
+    assert estimate.high == pytest.approx(plain.mean - below * error, rel=0.1)
+    assert estimate.low == pytest.approx(min(plain.low, plain.mean - above * error), rel=0.1)
+
+
+def test_no_side_is_shorter_than_students() -> None:
+    for seed in range(20):
+        values, cluster = tailed(np.random.default_rng(seed), 2 + seed)
+        wide, plain = bootstrap_mean(values, cluster), clustered_mean(values, cluster)
+        assert wide.low <= plain.low and plain.high <= wide.high
+        assert (wide.mean, wide.n, wide.clusters) == (plain.mean, plain.n, plain.clusters)
+
+
+@pytest.mark.parametrize("kind", [bootstrap_mean, clustered_mean])
+def test_what_has_no_spread_or_one_cluster_stays_as_it_is(kind: Any) -> None:
+    assert kind(torch.ones(6), torch.tensor([0, 0, 1, 1, 2, 2])).interval == (1.0, 1.0)
+    assert kind(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4, 4, 4])).interval is None
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_nineteen_intervals_of_a_percentile_in_twenty_hold_the_truth(share: float) -> None:
+    draw = np.random.default_rng(3)
+    truth = math.exp(SHIFT * NormalDist().inv_cdf(share))
+    held = 0
+    for _ in range(500):
+        estimate = clustered_quantile(*tailed(draw, 60), share)
+        held += estimate.low <= truth <= estimate.high
+    assert 0.92 <= held / 500 <= 0.985
+
+
+def test_a_percentile_beyond_what_was_seen_has_no_interval() -> None:
+    values, cluster = tailed(np.random.default_rng(1), 20)
+    estimate = clustered_quantile(values, cluster, 0.999)
+    assert estimate.mean == float(values.max())
+    assert (estimate.high, estimate.interval) == (math.inf, None)
+    alone = clustered_quantile(values, torch.zeros(len(values), dtype=torch.int64), 0.5)
+    assert (alone.low, alone.high, alone.clusters) == (-math.inf, math.inf, 1)
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    values = torch.arange(100).flip(0).float()
+    estimate = clustered_quantile(values, torch.arange(100), 0.9)
+    assert estimate.mean == 90.0
+    assert estimate.low < 90 < estimate.high <= 99

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 import resource
 import sys
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from camelpress import __version__
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.settings import Settings, faults
+
+SCHEMA = 1  # of the JSON; it rises when what is there changes its meaning or goes
 
 
 class Verdict(StrEnum):
@@ -43,21 +46,29 @@ class Check(Settings):
     """One measured quantity held against its threshold."""
 
     name: str
+    part: str | None = Field(
+        default=None, description="the text, task or stretch that is judged; null: all there is"
+    )
     verdict: Verdict
-    estimate: float
-    interval: tuple[float, float] | None = Field(description="95 %; null where it is unbounded")
+    estimate: float | None = Field(description="null where there is none, which is an ERROR")
+    interval: tuple[float, float] | None = Field(
+        description="95 %; null where nothing bounds it, and where the estimate alone decides"
+    )
     threshold: float
-    direction: str = Field(description="max: the estimate must not exceed it; min: not fall below")
-    n: int = Field(description="tokens")
-    clusters: int = Field(description="independent pieces of text")
+    direction: Literal["max", "min"] = Field(
+        description="max: the estimate must not exceed it; min: not fall below"
+    )
+    n: int = Field(description="tokens, or items of a task")
+    clusters: int = Field(description="independent pieces of text, or items of a task")
     reason: str
 
 
 class Report(Settings):
     """The account of one stage. `facts` repeat themselves run by run; `cost` does not."""
 
+    schema_version: int = Field(default=SCHEMA, description="of this JSON")
     stage: str
-    version: str = __version__
+    version: str = Field(default=__version__, description="of camelpress")
     inputs: dict[str, str] = Field(description="sha256 of each input")
     outputs: dict[str, str] = Field(default={}, description="sha256 of each output")
     settings: dict[str, Any]
@@ -75,10 +86,12 @@ class Report(Settings):
         """Load what `write` saved.
 
         Raises:
-            CheckpointProblem: missing or not a report.
+            CheckpointProblem: missing, not a report, or one of another version.
         """
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            _require_version(text, path)
+            return cls.model_validate_json(text)
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointProblem(
                 f"{path} cannot be read", next_step="run the stage that writes it"
@@ -88,6 +101,21 @@ class Report(Settings):
                 f"{path} is not a report ({faults(error)})",
                 next_step="run the stage that writes it again",
             ) from error
+
+
+def _require_version(text: str, path: Path) -> None:
+    """A report of another version may differ in everything, so its version is what is told."""
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        return  # the model names the fault
+    found = told.get("schema_version", SCHEMA) if isinstance(told, dict) else SCHEMA
+    if found != SCHEMA:
+        raise CheckpointProblem(
+            f"{path} is a report of version {found!r}, and this is camelpress {__version__}, "
+            f"which reads version {SCHEMA}",
+            next_step="read it with the camelpress that wrote it, or run the stage again",
+        )
 
 
 class Stopwatch:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from difflib import get_close_matches
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -32,15 +34,53 @@ class Settings(BaseModel):
             return cls.model_validate_json(json.dumps(values, default=str))
         except ValidationError as error:
             raise RecipeProblem(
-                f"{source}: {faults(error)}", next_step="correct these entries"
+                f"{source}: {faults(error, cls)}", next_step="correct these entries"
             ) from error
         except (ValueError, RecursionError) as error:  # YAML's aliases can make a value hold itself
             raise RecipeProblem(f"{source}: {error}", next_step="correct these entries") from error
 
 
-def faults(error: ValidationError) -> str:
-    """All faults of a validation in one line, each with its dotted path."""
+def faults(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """All faults of a validation in one line, each with its dotted path.
+
+    Args:
+        error: what pydantic found.
+        model: what was to be read, if a name that is nearly right shall be told.
+    """
     return ", ".join(
         f"{'.'.join(str(part) for part in fault['loc']) or 'file'}: {fault['msg']}"
+        + (_nearest(model, fault["loc"]) if fault["type"] == "extra_forbidden" else "")
         for fault in error.errors()
     )
+
+
+def _nearest(model: type[BaseModel] | None, place: tuple[int | str, ...]) -> str:
+    """The name that was meant, perhaps; of those that could stand at this place."""
+    kinds: list[Any] = [model]
+    for part in place[:-1]:
+        kinds = [inner for kind in kinds for inner in _within(kind, part)]
+    names = [
+        field.alias or name
+        for kind in kinds
+        if _is_model(kind)
+        for name, field in kind.model_fields.items()
+    ]
+    close = get_close_matches(str(place[-1]), names, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _within(kind: Any, part: int | str) -> list[Any]:
+    """The types that can stand under a name or a place."""
+    if _is_model(kind):
+        fields = {field.alias or name: field for name, field in kind.model_fields.items()}
+        return _choices(fields[str(part)].annotation) if str(part) in fields else []
+    return [choice for item in get_args(kind)[-1:] for choice in _choices(item)]
+
+
+def _choices(annotation: Any) -> list[Any]:
+    is_union = get_origin(annotation) in (Union, UnionType)
+    return [*get_args(annotation)] if is_union else [annotation]
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

@@ -1,0 +1,168 @@
+"""What a validation report says, as types: its JSON Schema is made of them, and it is read by them.
+
+Facts may be added without a new version. Where one changes its meaning or goes, `SCHEMA` rises.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from camelpress.core.errors import CheckpointProblem
+from camelpress.core.report import SCHEMA, Report
+from camelpress.core.settings import faults
+
+STAGE = "validate"
+Figure = float | None  # null where it is not finite
+Interval = tuple[float, float] | None
+
+
+class _Told(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+
+class Part(_Told):
+    """Figures over some of the tokens; intervals are of 95 %, null where nothing bounds them."""
+
+    tokens: int = Field(ge=0, description="that were scored")
+    sequences: int = Field(ge=0, description="independent pieces of text")
+    reference_perplexity: Figure
+    candidate_perplexity: Figure
+    perplexity_ratio: Figure = Field(description="candidate over reference, paired")
+    perplexity_ratio_interval: Interval
+    kl_mean: Figure = Field(description="KL(reference || candidate) of a token, nats")
+    kl_mean_interval: Interval
+    top1_agreement: Figure = Field(description="share of tokens with the same likeliest next one")
+    top1_agreement_interval: Interval
+    kl_reverse_mean: Figure = Field(default=None, description="KL(candidate || reference), nats")
+    kl_reverse_mean_interval: Interval = None
+    top5_agreement: Figure = None
+    top5_agreement_interval: Interval = None
+    nonfinite: int | None = Field(default=None, description="tokens left out for their logits")
+
+
+class Text(Part):
+    """The same of one text."""
+
+    name: str
+
+
+class Early(_Told):
+    """The same of the beginnings of all windows, and of the rest."""
+
+    context: int = Field(description="tokens of a beginning")
+    first: Part
+    rest: Part | None
+
+
+class Model(_Told):
+    """One of the two models."""
+
+    path: str
+    architecture: str
+    parameters: int
+    dtype: str
+    bytes: int
+
+
+class Histogram(_Told):
+    """How many tokens diverge so much; there is one more edge than there are counts."""
+
+    edges: list[float]
+    counts: list[int]
+
+
+class Stretches(_Told):
+    """Means over stretches; there is one more edge than there are stretches."""
+
+    edges: list[float]
+    kl_mean: list[Figure]
+    tokens: list[float]
+
+
+class Positions(Stretches):
+    """By the place in the window of the token that predicts."""
+
+    log_ratio: list[Figure] = Field(description="mean of ln p(reference) - ln p(candidate)")
+
+
+class Task(_Told):
+    """One benchmark, item by item the same for both models."""
+
+    name: str
+    n: int = Field(ge=0, description="items")
+    lost: int = Field(ge=0, description="right by the reference only")
+    won: int = Field(ge=0, description="right by the candidate only")
+    reference_accuracy: float
+    candidate_accuracy: float
+
+
+class Block(_Told):
+    """What leaves one decoder block."""
+
+    relative_error: Figure = Field(description="norm of the difference over the reference's norm")
+
+
+class NoiseFloor(_Told):
+    """The reference against itself, computed otherwise: what no candidate could be blamed for."""
+
+    kl_mean: Figure
+    perplexity_ratio_interval: Interval = None
+
+
+class Facts(Part):
+    """Everything that was found."""
+
+    protocol: str
+    reference: Model
+    candidate: Model
+    kl_percentiles: dict[str, Figure]
+    kl_percentiles_interval: dict[str, Interval] = {}
+    kl_histogram: Histogram
+    by_position: Positions
+    early: Early
+    texts: list[Text]
+    kl_by_confidence: Stretches | None = Field(
+        default=None, description="by the probability of the reference's likeliest next token"
+    )
+    blocks: list[Block] | None = None
+    noise_floor: NoiseFloor | None = None
+    tasks: list[Task] = []
+
+
+def read(path: Path) -> Report:
+    """A validation report that is whole.
+
+    Args:
+        path: the file, or the folder that it lies in.
+    Raises:
+        CheckpointProblem: missing, of another stage or version, or damaged.
+    """
+    file = path / "report.json" if path.is_dir() else path
+    report = Report.read(file)
+    if report.stage != STAGE:
+        raise CheckpointProblem(
+            f"{file} is a report of {report.stage}", next_step="give one that validate wrote"
+        )
+    try:
+        Facts.model_validate_json(json.dumps(report.facts))
+    except ValidationError as error:
+        raise CheckpointProblem(
+            f"{file} is damaged (facts: {faults(error)})", next_step="validate again"
+        ) from error
+    return report
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of report.json."""
+    model = create_model(
+        "ValidationReport",
+        __base__=Report,
+        __doc__=f"report.json of camelpress, version {SCHEMA}.",
+        facts=(Facts, ...),
+    )
+    told = model.model_json_schema(mode="validation")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **told}

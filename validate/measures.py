@@ -1,0 +1,63 @@
+# ruff: noqa: E501 - a table
+"""Every figure that a gate can ask for: where a report has it, and how it is written.
+
+A figure that a report gains becomes a check by a row here and a field of `settings.Bounds`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Measure(NamedTuple):
+    """One measured quantity.
+
+    The path to its value leads from the part of the facts that is judged - all of them, a text, the
+    beginnings of windows - through keys; `*` stands for the largest in a list. If it is `a/b`, its
+    interval stands at `a_interval/b`.
+    """
+
+    title: str
+    unit: str
+    scale: float  # to the unit
+    lossless: float | None  # the value of a candidate that is its reference
+    fact: str
+    sampled: bool  # from a sample of text: the interval decides; else the value alone does
+
+    @property
+    def interval(self) -> str:
+        """The path to the interval."""
+        head, slash, rest = self.fact.partition("/")
+        return f"{head}_interval{slash}{rest}"
+
+
+# fmt: off
+MEASURES = {  # in a gate          title                           unit    scale  lossless fact
+    "perplexity_ratio": Measure("Perplexity ratio",                "",     1.0,   1.0, "perplexity_ratio", True),
+    "kl_mean":          Measure("Mean KL divergence",              "nats", 1.0,   0.0, "kl_mean", True),
+    "kl_reverse_mean":  Measure("Mean reverse KL divergence",      "nats", 1.0,   0.0, "kl_reverse_mean", True),
+    "kl_p90":           Measure("KL divergence, 90th percentile",  "nats", 1.0,   0.0, "kl_percentiles/90", True),
+    "kl_p99":           Measure("KL divergence, 99th percentile",  "nats", 1.0,   0.0, "kl_percentiles/99", True),
+    "kl_p99_9":         Measure("KL divergence, 99.9th percentile", "nats", 1.0,  0.0, "kl_percentiles/99.9", True),
+    "top1_agreement":   Measure("Top-1 agreement",                 "%",    100.0, 1.0, "top1_agreement", True),
+    "top5_agreement":   Measure("Top-5 agreement",                 "%",    100.0, 1.0, "top5_agreement", True),
+    "nonfinite":        Measure("Logits that are not finite",      "",     1.0,   0.0, "nonfinite", False),
+    "noise_floor":      Measure("Mean KL divergence of rounding",  "nats", 1.0,   0.0, "noise_floor/kl_mean", False),
+    "block_error":      Measure("Largest error of a block",        "%",    100.0, 0.0, "blocks/*/relative_error", False),
+}
+TASKS = {
+    "accuracy_loss":    Measure("Loss of accuracy",                "%",    100.0, 0.0, "", True),
+    "significant_loss": Measure("p-value of no loss",              "",     1.0,  None, "", False),
+}
+# fmt: on
+
+
+def find(facts: Any, path: str) -> Any:
+    """What stands at a path, or None; of the items of a list that have it, the largest."""
+    head, _, rest = path.partition("/")
+    if head == "*":
+        found = [find(item, rest) for item in facts] if isinstance(facts, list) else []
+        return max((value for value in found if value is not None), default=None)
+    inner = facts.get(head) if isinstance(facts, Mapping) else None
+    return find(inner, rest) if rest else inner

@@ -1,0 +1,70 @@
+"""What a validation leaves: one report in four forms, and a report judged again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from camelpress.core.errors import RecipeProblem
+from camelpress.core.output import keep_apart, staged
+from camelpress.core.report import Report, Verdict
+from camelpress.validate import facts, page
+from camelpress.validate.gate import judge
+from camelpress.validate.junit import junit
+from camelpress.validate.settings import Gate, Reports
+
+REPORT = "report.json"
+
+
+def write(report: Report, folder: Path, settings: Reports) -> None:
+    """report.json, report.md, report.html and junit.xml."""
+    report.write(folder / REPORT)
+    forms = {
+        "report.md": page.markdown(report),
+        "report.html": page.html(report),
+        "junit.xml": junit(report, inconclusive=settings.junit_inconclusive),
+    }
+    for name, text in forms.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def save(report: Report, out: Path, settings: Reports, *, source: Path, force: bool) -> None:
+    """A report in all its forms as a folder of its own.
+
+    Args:
+        report: of a validation.
+        out: the folder.
+        settings: how the verdict is told to other programs.
+        source: what was judged; it is not replaced.
+        force: replace an earlier output.
+    Raises:
+        RecipeProblem: `out` would replace `source`.
+        OutputProblem: `out` is there, or cannot be written.
+    """
+    keep_apart(out, source)
+    with staged(out, force=force) as folder:
+        write(report, folder, settings)
+
+
+def judge_again(path: Path, gate: Gate | None) -> Report:
+    """A report held against a gate once more; its models are not needed.
+
+    Args:
+        path: report.json, or the folder that validate wrote.
+        gate: None for the one that the report was judged by.
+    Raises:
+        CheckpointProblem: no validation report, or a damaged one.
+        RecipeProblem: the gate holds no check.
+    """
+    report = facts.read(path)
+    if gate is None:
+        kept = report.settings.get("gate")
+        if not isinstance(kept, dict):
+            raise RecipeProblem(f"{path} names no gate", next_step="give --gate FILE")
+        gate = Gate.parse(kept, source=f"the gate in {path}")
+    checks = judge(report.facts, gate)
+    told = {
+        "settings": report.settings | {"gate": gate.model_dump(mode="json")},
+        "checks": checks,
+        "verdict": Verdict.worst([check.verdict for check in checks]),
+    }
+    return report.model_copy(update=told)
