@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_serializer, model_validator
 
 from camelpress.core.settings import Settings
 
@@ -32,9 +27,9 @@ class Said(Settings):
     """Settings that are written as they were said: where patterns meet, silence is no `null`."""
 
     @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        told: dict[str, Any] = write(self)
-        return {key: value for key, value in told.items() if key in self.model_fields_set}
+    def _written(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        said = self.model_fields_set
+        return {key: value for key, value in write(self).items() if key in said}
 
 
 class Bounds(Said):
@@ -116,9 +111,8 @@ class Gate(Bounds):
     )
 
     @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        told: dict[str, Any] = write(self)
-        return told  # with the defaults, which a report must tell
+    def _written(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return write(self)  # with the defaults, which a report must tell
 
 
 class Reports(Settings):
