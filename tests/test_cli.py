@@ -81,6 +81,21 @@ def test_stages_follow_one_another(
     assert run("verify", release).code == 0
 
 
+def test_a_store_stands_in_the_references_place(
+    run: Run, base: Path, prose: Path, tmp_path: Path
+) -> None:
+    made = run("store", base, tmp_path / "store", "--text", prose, "--protocol", "gptq")
+    assert made.code == 0, made.err
+    assert "256 likeliest, 64 of the others" in made.out
+    passed = run("validate", tmp_path / "store", base, "--out", tmp_path / "report", "--json")
+    assert (passed.code, json.loads(passed.out)["kl_mean"]) == (0, 0)
+    options = ("--protocol", "llama.cpp", "--out", tmp_path / "again")
+    other = run("validate", tmp_path / "store", base, *options)
+    assert other.code == 3
+    assert other.err.count("\n") == 1
+    assert "was made from protocol gptq, and llama.cpp is asked for" in other.err
+
+
 def test_a_failed_gate_ends_with_1(run: Run, base: Path, prose: Path, tmp_path: Path) -> None:
     run("quantize", base, tmp_path / "q", "--method", "rtn", "--bits", "2", "--group-size", "-1")
     ended = run(

@@ -34,7 +34,13 @@ def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
     folder = tmp_path_factory.mktemp("memory")
     text = pico.write_text(folder / "text.txt", words=60)
     held_out = pico.write_text(folder / "held-out.txt", words=60, seed=1)
-    found: dict[str, list[int]] = {"recover": [], "quantize": [], "validate": [], "export": []}
+    found: dict[str, list[int]] = {
+        "recover": [],
+        "quantize": [],
+        "validate": [],
+        "store": [],
+        "export": [],
+    }
     for layers in (FEW, MANY):
         here = folder / str(layers)
         base = pico.write_model(here / "base", WIDE._replace(layers=layers))
@@ -49,11 +55,13 @@ def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
                 "--sequence-length", "64", "--out", here / "report",
             )
         )  # fmt: skip
+        options = ("--text", held_out, "--sequence-length", "64")
+        found["store"].append(peak("store", here / "out", here / "store", *options))
         found["export"].append(peak("export", here / "q", here / "dense", "--to", "dense"))
     return found
 
 
-@pytest.mark.parametrize("stage", ["recover", "quantize", "validate", "export"])
+@pytest.mark.parametrize("stage", ["recover", "quantize", "validate", "store", "export"])
 def test_more_layers_need_no_more_memory(peaks: dict[str, list[int]], stage: str) -> None:
     few, many = peaks[stage]
     assert many - few < ALLOWED, f"{few / 1e6:.0f} MB with {FEW}, {many / 1e6:.0f} MB with {MANY}"

@@ -168,9 +168,13 @@ def _rolling(scores: Scores, texts: Sequence[Text]) -> dict[str, Any]:
 
 
 def _by_position(scores: Scores) -> dict[str, list[float]]:
+    """In the parts of a window between `POSITIONS`; one without predictions joins the one before.
+
+    Nothing before the first prediction that counts has a part.
+    """
     last = int(scores.position.max())
-    edges = [edge for edge in POSITIONS if edge <= last]
-    edges.append(last + 1)
+    places = torch.bucketize(scores.position, torch.tensor(POSITIONS[1:]), right=True).unique()
+    edges = [*(POSITIONS[place] for place in places.tolist()), last + 1]
     parts = [
         scores.where((scores.position >= low) & (scores.position < high))
         for low, high in zip(edges, edges[1:], strict=False)
@@ -189,11 +193,11 @@ def _early(scores: Scores) -> dict[str, Any]:
     A mean over long windows hides what happens at their beginning: there a model leans on few
     tokens, and so does most of what a user asks.
     """
-    first = scores.position < EARLY
-    rest = scores.where(~first)
+    early = scores.position < EARLY
+    first, rest = (scores.where(mask) for mask in (early, ~early))
     return {
         "context": EARLY,
-        "first": _headline(scores.where(first)),
+        "first": _headline(first) if len(first.kl) else None,
         "rest": _headline(rest) if len(rest.kl) else None,
     }
 

@@ -27,6 +27,9 @@ from camelpress.validate.settings import Scoring, Validate
 from camelpress.validate.store import REPORT, Store
 from camelpress.validate.texts import Text, read_texts, window_length
 
+# of a store, and told in the reports that it makes
+ASKED = ("protocol", "max_tokens", "assistant_only", "noise_floor")
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -90,7 +93,7 @@ def against_store(store: Store, candidate: Checkpoint, settings: Validate) -> Me
         NumericsProblem: logits that are not finite.
     """
     store.require_made_from(settings, candidate.folder)
-    kept = settings.model_copy(update={name: store.report.settings[name] for name in ASKED})
+    kept = settings.model_copy(update={name: getattr(store.settings, name) for name in ASKED})
     facts, texts = store.facts, store.texts
     model = open_model(candidate, settings, DTYPES.get(facts.dtype))
     tokenizer = Tokenizer.load(store.folder)
@@ -110,7 +113,7 @@ def against_store(store: Store, candidate: Checkpoint, settings: Validate) -> Me
         {name: getattr(kept, name) for name in ASKED} | {"sequence_length": facts.window},
         {
             "protocol": protocol(kept, facts.window, model),
-            **_vocabularies(int(facts.reference["vocabulary"]), rows(candidate), facts.vocabulary),
+            **_vocabularies(facts.known, rows(candidate), facts.vocabulary),
             "overlap": shared,
             "reference": facts.reference,
             "candidate": summary(candidate),
@@ -125,9 +128,6 @@ def against_store(store: Store, candidate: Checkpoint, settings: Validate) -> Me
             },
         },
     )
-
-
-ASKED = ("protocol", "max_tokens", "assistant_only", "noise_floor")
 
 
 def twin(

@@ -28,7 +28,7 @@ from camelpress.core.report import Report
 from camelpress.core.settings import Settings, faults
 from camelpress.validate.divergence import Kept
 from camelpress.validate.protocols import Window
-from camelpress.validate.settings import Scoring
+from camelpress.validate.settings import Keep, Scoring
 from camelpress.validate.texts import Text
 
 REPORT = "store-report.json"
@@ -65,6 +65,7 @@ class Facts(Settings):
     protocol: str
     window: int = Field(gt=1, description="tokens of a window at most")
     vocabulary: int = Field(gt=5, description="ids that predictions are over")
+    known: int = Field(gt=5, description="ids that the reference knows")
     predictions: int = Field(gt=0)
     parts: int = Field(gt=0)
     top_k: int = Field(gt=0, description="tokens kept of each prediction")
@@ -132,6 +133,7 @@ class Store:
     folder: Path
     report: Report
     facts: Facts
+    settings: Keep
     texts: list[Text]
 
     @staticmethod
@@ -149,6 +151,7 @@ class Store:
         report = Report.read(folder / REPORT)
         try:
             facts = Facts.model_validate_json(json.dumps(report.facts))
+            settings = Keep.model_validate_json(json.dumps(report.settings))
         except ValidationError as error:
             raise _damaged(folder, f"{REPORT}: {faults(error)}") from error
         for name in (WINDOWS, *_parts(facts.parts)):
@@ -156,7 +159,7 @@ class Store:
                 raise _damaged(folder, f"{name} is missing")
             if sha256_file(folder / name) != report.outputs.get(name):
                 raise _damaged(folder, f"{name} is not what {REPORT} says")
-        return cls(folder, report, facts, _texts(folder, facts))
+        return cls(folder, report, facts, settings, _texts(folder, facts))
 
     @property
     def model(self) -> str:
@@ -205,7 +208,7 @@ class Store:
             RecipeProblem: a noise floor is asked for that the store does not have.
         """
         for name in KEY:
-            asked, own = getattr(settings, name), self.report.settings.get(name)
+            asked, own = getattr(settings, name), getattr(self.settings, name)
             same = (own, self.facts.window) if name == "sequence_length" else (own,)
             if name in settings.model_fields_set and asked not in same:
                 raise _other(self.folder, f"{name} {own}, and {asked} is asked for")

@@ -340,7 +340,7 @@ def _store(report: Report) -> list[tuple[str, str]]:
 
 def _early(early: dict[str, Any] | None) -> list[tuple[str, str]]:
     """The ratio at the beginning of windows; reports of earlier versions do not tell it."""
-    if early is None or early["rest"] is None:
+    if early is None or not (early["first"] and early["rest"]):
         return []
     ratio, rest = (early[part]["perplexity_ratio"] for part in ("first", "rest"))
     return [("", f"{ratio:.5f} from the first {early['context']} tokens, {rest:.5f} after them")]

@@ -50,7 +50,7 @@ def text(windows: int) -> Text:
 
 
 @given(st.integers(0, 999), st.integers(20, 300), st.integers(2, 9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_figures_are_those_counted_by_hand(seed: int, count: int, windows: int) -> None:
     scores = drawn(seed, count, windows)
     told = figures(scores, [text(windows)])

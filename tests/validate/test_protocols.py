@@ -81,6 +81,17 @@ def test_llama_cpp_is_the_perplexity_of_its_program(
     assert found["reference_perplexity"] == pytest.approx(exp(nll / count), rel=1e-6)
 
 
+def test_second_halves_have_no_beginning(prose: Path, tmp_path: Path) -> None:
+    """By llama.cpp nothing of the first 256 tokens counts: no figure is made of nothing."""
+    base = pico.write_model(tmp_path / "base", pico.PICO._replace(positions=600))
+    long = pico.write_text(tmp_path / "long.txt", 600)
+    told = facts(base, tmp_path / "out", long, protocol="llama.cpp")
+    assert told["early"]["first"] is None
+    assert told["early"]["rest"]["tokens"] == told["tokens"] == 255 * told["sequences"]
+    assert told["by_position"]["edges"] == [256, 511]
+    assert told["by_position"]["tokens"] == [told["tokens"]]
+
+
 def test_lm_eval_is_what_lm_eval_says(base: Path, tmp_path: Path) -> None:
     golden = json.loads(lm_eval_golden.GOLDEN.read_text(encoding="utf-8"))
     text = lm_eval_golden.write_documents(tmp_path)
