@@ -35,6 +35,7 @@ QUANTIZATION = (
     Quoted("`desc_act`",                      "config",   "desc_act"),
     Quoted("`checkpoint_format`",             "config",   "checkpoint_format"),
     Quoted("`damp_percent` (a fraction)",     "config",   "damp_percent"),
+    Quoted("quantized by",                    "quantize", "facts.engine.name"),
     Quoted("method",                          "quantize", "facts.method"),
     Quoted("solved in order of activation",   "quantize", "settings.act_order"),
     Quoted("seed",                            "quantize", "settings.seed"),

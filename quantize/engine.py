@@ -91,7 +91,7 @@ def find(settings: Quantize) -> Ready:
         EngineProblem: there is no such interpreter, or it lacks a package.
     """
     engine = ENGINES[settings.engine]
-    python = str(settings.engine_python or sys.executable)
+    python = str((settings.engine_python or Path(sys.executable)).absolute())
     versions = _versions(python, (*engine.packages, "torch", "transformers"))
     lacking = [name for name, version in versions.items() if version is None]
     elsewhere = (
@@ -138,9 +138,9 @@ def quantize(
     options: dict[str, Any] = {
         "bits": settings.bits,
         "group-size": settings.group_size,
+        "device": settings.device,
         "told": told,
     }
-    options |= {"device": settings.device}
     if settings.dtype != "auto":
         options["dtype"] = settings.dtype
     if "damp_percent" in settings.model_fields_set:
@@ -211,7 +211,8 @@ def _reason(error: Exception) -> str:
 def _environment() -> dict[str, str]:
     """Nothing of this process's Python reaches the other, and neither asks the hub."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return kept | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    own = {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return kept | own
 
 
 def _portable(source: Checkpoint, folder: Path) -> Path:

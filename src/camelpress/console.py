@@ -297,8 +297,8 @@ def _quantize(report: Report) -> list[tuple[str, str]]:
         ),
         ("layers", f"{len(facts['layers'])}{_rescued(facts['rescues'])}"),
     ]
-    if "versions" in facts["engine"]:
-        versions = facts["engine"]["versions"]
+    versions = facts.get("engine", {}).get("versions")
+    if versions:
         told.insert(0, ("engine", ", ".join(f"{name} {each}" for name, each in versions.items())))
     if facts["padded"]:
         padded = facts["padded"]

@@ -194,9 +194,15 @@ def test_gptqmodel_is_given_our_ids_and_gives_our_output(
 
 
 def test_auto_gptq_runs_on_a_processor_with_layers_that_return_tensors(
-    environment: Callable[..., Path], base: Path, chat: Path, tmp_path: Path
+    environment: Callable[..., Path],
+    base: Path,
+    chat: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options: dict[str, Any] = {"engine": "auto-gptq", "engine_python": environment("auto-gptq")}
+    environment("auto-gptq")
+    monkeypatch.chdir(tmp_path)
+    options: dict[str, Any] = {"engine": "auto-gptq", "engine_python": Path("python")}
     report = stages.quantize(base, tmp_path / "out", chat, device="cpu", **options)
     asked = json.loads((tmp_path / "asked.json").read_text())
     assert asked["config"] == {
