@@ -41,7 +41,6 @@ class Part(_Told):
     kl_reverse_mean_interval: Interval = None
     top5_agreement: Figure = None
     top5_agreement_interval: Interval = None
-    nonfinite: int | None = Field(default=None, description="tokens left out for their logits")
 
 
 class Text(Part):
@@ -103,7 +102,18 @@ class Task(_Told):
 class Block(_Told):
     """What leaves one decoder block."""
 
-    relative_error: Figure = Field(description="norm of the difference over the reference's norm")
+    relative_error: Figure = Field(
+        description="of hidden states, token by token: root of the mean squared share"
+    )
+    sqnr_db: Figure = Field(default=None, description="the same as signal to noise, dB")
+    worst: bool = Field(default=False, description="adds most to the squared error")
+
+
+class NonFinite(_Told):
+    """Predictions with a logit that is not finite; more than none are refused."""
+
+    reference: int = Field(ge=0)
+    candidate: int = Field(ge=0)
 
 
 class NoiseFloor(_Told):
@@ -129,6 +139,7 @@ class Facts(Part):
         default=None, description="by the probability of the reference's likeliest next token"
     )
     blocks: list[Block] | None = None
+    non_finite: NonFinite | None = None
     noise_floor: NoiseFloor | None = None
     tasks: list[Task] = []
 

@@ -32,7 +32,9 @@ def estimates(scores: Scores) -> dict[str, Estimate]:
             log_ratio.clusters,
         ),
         "kl_mean": bootstrap_mean(scores.kl, scores.cluster),
+        "kl_reverse_mean": bootstrap_mean(scores.kl_reverse, scores.cluster),
         "top1_agreement": bootstrap_mean(scores.same_top.float(), scores.cluster),
+        "top5_agreement": bootstrap_mean(scores.top5.float(), scores.cluster),
     }
 
 
@@ -61,31 +63,33 @@ def noise_floor(kind: str, scores: Scores) -> dict[str, Any]:
     return {"kind": kind, **_headline(scores), **_spread(scores)}
 
 
-def blocks(errors: Sequence[float]) -> dict[str, Any] | None:
+def blocks(errors: Sequence[float]) -> list[dict[str, Any]] | None:
     """Where the hidden states of reference and candidate part; None where that is not known.
 
     Args:
         errors: relative, after each block.
     Returns:
-        the errors, the same as signal to noise in dB (null where there is no noise), and the
-        number of the block that adds most to the squared error, from 0.
+        of each block the error, the same as signal to noise in dB (null where there is no noise),
+        and whether it is the one that adds most to the squared error.
     """
     if not errors:
         return None
     added = [after**2 - before**2 for before, after in zip([0.0, *errors], errors, strict=False)]
-    return {
-        "relative_error": list(errors),
-        "sqnr_db": [-20 * log10(error) if error else None for error in errors],
-        "worst": max(range(len(added)), key=added.__getitem__) if any(errors) else None,
-    }
+    worst = max(range(len(added)), key=added.__getitem__) if any(errors) else None
+    return [
+        {
+            "relative_error": error,
+            "sqnr_db": -20 * log10(error) if error else None,
+            "worst": number == worst,
+        }
+        for number, error in enumerate(errors)
+    ]
 
 
 def _spread(scores: Scores) -> dict[str, Any]:
     change = (-scores.candidate_nll.double()).exp() - (-scores.reference_nll.double()).exp()
     return {
         "kl_percentiles": _percentiles(scores),
-        "kl_reverse_mean": float(scores.kl_reverse.double().mean()),
-        "top5_agreement": float(scores.top5.double().mean()),
         "probability_change": {
             "mean": float(change.mean()),
             "rms": float(change.square().mean().sqrt()),

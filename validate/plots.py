@@ -165,7 +165,7 @@ def blocks(told: Sequence[Mapping[str, Any]]) -> Drawing:
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("decoder block")
     axes.set_ylabel("relative error (%)")
-    caption = "Norm of the difference of what leaves a block, over that of the reference."
+    caption = "Relative difference of the hidden states that leave a block, token by token."
     return drawing(figure, "blocks", "Error by block", caption)
 
 

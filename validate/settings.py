@@ -53,7 +53,9 @@ class Bounds(Said):
     top5_agreement: AtLeast | None = Field(
         default=None, description="agreement of the five likeliest next tokens"
     )
-    nonfinite: AtMost | None = Field(default=None, description="logits that are not finite")
+    non_finite: AtMost | None = Field(
+        default=None, description="predictions with a logit that is not finite"
+    )
     noise_floor: AtMost | None = Field(
         default=None, description="mean divergence that rounding alone makes, nats"
     )

@@ -143,7 +143,7 @@ def test_a_figure_that_is_not_finite_is_an_error(value: float) -> None:
     [
         ("kl_reverse_mean", AtMost(max=1.0),  "kl_reverse_mean"),
         ("top5_agreement",  AtLeast(min=0.5), "top5_agreement"),
-        ("nonfinite",       AtMost(max=0.0),  "nonfinite"),
+        ("non_finite",      AtMost(max=0.0),  "non_finite.candidate"),
         ("noise_floor",     AtMost(max=1.0),  "noise_floor.kl_mean"),
         ("block_error",     AtMost(max=1.0),  "blocks.*.relative_error"),
     ],
@@ -169,7 +169,9 @@ def test_percentiles_are_asked_for_by_name(name: str, verdict: Verdict, estimate
 
 @pytest.mark.parametrize(("found", "verdict"), [(0, Verdict.PASS), (3, Verdict.FAIL)])
 def test_a_count_needs_no_interval(found: int, verdict: Verdict) -> None:
-    check = one(facts(nonfinite=found), nonfinite=AtMost(max=0.0))
+    check = one(
+        facts(non_finite={"reference": 0, "candidate": found}), non_finite=AtMost(max=0.0)
+    )
     assert (check.verdict, check.estimate, check.interval) == (verdict, found, None)
     assert check.reason == f"{found} {'is' if found == 0 else 'should be'} at most 0"
 

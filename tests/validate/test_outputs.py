@@ -26,7 +26,7 @@ LOOSE = Gate(
 
 def test_another_gate_gives_another_verdict_from_the_same_figures(validation: Path) -> None:
     before = Report.read(validation / "report.json")
-    gate = Gate(texts={"*": Bounds(nonfinite=AtMost(max=0.0))})
+    gate = Gate(texts={"*": Bounds(non_finite=AtMost(max=0.0))})
     after = judge_again(validation, gate)
     assert (before.verdict, after.verdict) == (Verdict.PASS, Verdict.ERROR)
     assert after.facts == before.facts and after.inputs == before.inputs
