@@ -123,6 +123,22 @@ class NoiseFloor(_Told):
     perplexity_ratio_interval: Interval = None
 
 
+class Change(_Told):
+    """Of the probability of the token that came, candidate minus reference."""
+
+    mean: Figure
+    rms: Figure
+
+
+class Stored(_Told):
+    """The store that stood for the reference."""
+
+    top_k: int = Field(description="likeliest tokens that it keeps; 0: all")
+    samples: int = Field(description="tokens drawn from all others")
+    remainder_mass: Figure = Field(description="mean probability of all others")
+    kl_bounds: tuple[Figure, Figure] = Field(description="that need no estimate, nats")
+
+
 class Facts(Part):
     """Everything that was found."""
 
@@ -142,6 +158,9 @@ class Facts(Part):
     non_finite: NonFinite | None = None
     noise_floor: NoiseFloor | None = None
     tasks: list[Task] = []
+    probability_change: Change | None = None
+    vocabularies: dict[str, int] | None = Field(default=None, description="ids of each model")
+    store: Stored | None = None
 
 
 def read(path: Path) -> Report:
