@@ -21,7 +21,8 @@ from camelpress.core.sequences import Batch, Sequences
 from camelpress.core.writer import data
 
 LANE_TOKENS = 4096
-PAIRED = 10  # tokens for each column of the widest layer; more hardly change what a layer aims at
+LEAST_PAIRED = 16_384  # tokens, and `PAIRED` for each column of the widest layer; more cost
+PAIRED = 10  # as much again as the quantized model's, and hardly change what a layer aims at
 STATES = ("hidden", "reference")  # of the quantized and of the 16-bit model
 
 
@@ -120,7 +121,8 @@ def lanes(
         folder: for the lanes' files.
         limit: positions the model has.
         columns: of the widest layer: for each, about `PAIRED` counted tokens are in paired lanes,
-            which are spread evenly, because sequences stand source by source; 0: none is paired.
+            and `LEAST_PAIRED` in all. These lanes are spread evenly, because sequences stand
+            source by source. 0: none is paired.
     """
     cuts: list[tuple[Sequences, Bool[Tensor, " tokens"]]] = []
     begin = tokens = 0
@@ -130,7 +132,8 @@ def lanes(
             cuts.append((Sequences(sequences[begin:end], limit=limit), counted[:tokens]))
             begin, tokens, counted = end, 0, counted[tokens:]
     total = sum(int(part.sum()) for _, part in cuts)
-    wanted = min(len(cuts), ceil(PAIRED * columns * len(cuts) / total))
+    paired = max(LEAST_PAIRED, PAIRED * columns) if columns else 0
+    wanted = min(len(cuts), ceil(paired * len(cuts) / total))
     chosen = {(2 * turn + 1) * len(cuts) // (2 * wanted) for turn in range(wanted)}
     places = sorted(range(len(cuts)), key=lambda place: place not in chosen)
     return [

@@ -36,6 +36,7 @@ def cut(ids: list[list[int]], folder: Path, tokens: int, *, paired: int = 0) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "LANE_TOKENS", tokens)
         patch.setattr(module, "PAIRED", 1)
+        patch.setattr(module, "LEAST_PAIRED", 0)
         return lanes(ids, counted, folder, limit=60, columns=paired)
 
 
@@ -168,3 +169,14 @@ def test_paired_lanes_are_spread_evenly(tmp_path: Path) -> None:
     made = cut(sequences([30] * 20), tmp_path, 30, paired=40)  # a fifth of those that count
     first = [int(lane.sequences.tokens[0]) // 30 for lane in made]
     assert first == [2, 7, 12, 17, *(place for place in range(20) if place % 5 != 2)]
+
+
+def test_few_tokens_are_all_paired_where_any_are(tmp_path: Path) -> None:
+    ids = sequences([30] * 20)
+    counted = torch.ones(600, dtype=torch.bool)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "LANE_TOKENS", 30)
+        for columns in (0, 1):
+            made = lanes(ids, counted, tmp_path, limit=60, columns=columns)
+            assert all(lane.paired for lane in made) is any(lane.paired for lane in made)
+            assert made[0].paired is (columns > 0)

@@ -218,6 +218,7 @@ def test_states_while_quantizing_are_those_of_the_stored_checkpoint_and_of_the_1
     dtype: torch.dtype, sym: bool, pairs: int,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(in_lanes, "PAIRED", pairs)
+    monkeypatch.setattr(in_lanes, "LEAST_PAIRED", 0)
     monkeypatch.setattr(laid_out, "BATCH_TOKENS", 300)  # several batches, some of them ragged
     monkeypatch.setattr(in_lanes, "LANE_TOKENS", 400)
     source = pico.write_model(tmp_path / "source", dtype=dtype)
@@ -243,6 +244,7 @@ def test_moments_are_sums_over_what_each_layer_of_the_finished_block_sees_and_sh
     base: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: str, pairs: int
 ) -> None:
     monkeypatch.setattr(in_lanes, "PAIRED", pairs)
+    monkeypatch.setattr(in_lanes, "LEAST_PAIRED", 0)
     monkeypatch.setattr(laid_out, "BATCH_TOKENS", 300)
     monkeypatch.setattr(in_lanes, "LANE_TOKENS", 400)
     wanted = settings(chat, calibration_mask=mask)

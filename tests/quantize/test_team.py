@@ -167,6 +167,7 @@ def test_moments_are_summed_in_the_order_of_the_lanes_on_every_rank(tmp_path: Pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lanes, "LANE_TOKENS", 1)
         patch.setattr(lanes, "PAIRED", 7)
+        patch.setattr(lanes, "LEAST_PAIRED", 0)
         own = lanes.lanes(ids, torch.ones(15, dtype=torch.bool), tmp_path, limit=5, columns=1)
 
     def folded() -> Moments:
