@@ -47,9 +47,8 @@ def adopt(
     config = dict(made.quantization or {})
     _require_asked(config, ready, settings)
     layout = config.get("checkpoint_format", V1)
-    scheme = Scheme(
-        layout, settings.bits, settings.group_size, settings.sym, bool(config.get("desc_act"))
-    )
+    desc_act = bool(config.get("desc_act"))
+    scheme = Scheme(layout, settings.bits, settings.group_size, None, desc_act)  # see _as_stored
     told = []
     with CheckpointWriter(out, planned) as writer:
         for name in sorted(planned.keys() & source.tensors.keys()):
