@@ -24,8 +24,8 @@ from torch.nn.functional import pad
 
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.codes import Codes, Extent, Grid, neighbours
-from camelpress.core.config import dtype_name
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch
+from camelpress.core.parts import AGAIN, read_order, require_types
 from camelpress.core.schemes import Scheme
 from camelpress.core.words import WORD, pack_words, unpack_words
 from camelpress.core.writer import Slot
@@ -40,7 +40,6 @@ TYPES: Mapping[str, tuple[torch.dtype, ...]] = {
     "weight_g_idx":      (torch.int32, torch.int64),
 }
 # fmt: on
-AGAIN = "download or quantize the checkpoint again"
 
 
 def slots(
@@ -125,13 +124,7 @@ def _groups_of(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Integer[T
     there = {part for part in PARTS if f"{linear}.{part}" in checkpoint.tensors}
     needed = {*PARTS[:3], *(() if scheme.sym else PARTS[3:4]), *(PARTS[4:] * scheme.desc_act)}
     infos = {part: checkpoint.info(f"{linear}.{part}") for part in PARTS if part in needed | there}
-    for part, info in infos.items():
-        if info.dtype not in TYPES[part]:
-            raise CheckpointProblem(
-                f"{checkpoint.folder / info.shard} holds '{linear}.{part}' as "
-                f"{dtype_name(info.dtype)}, not as {' or '.join(map(dtype_name, TYPES[part]))}",
-                next_step=AGAIN,
-            )
+    require_types(checkpoint, linear, infos, TYPES)
     extra = sorted(there - needed)
     if extra:
         raise CheckpointProblem(
@@ -165,14 +158,7 @@ def _groups_of(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Integer[T
         )
     if not scheme.desc_act:
         return even
-    found = checkpoint.read(f"{linear}.weight_g_idx")
-    if not bool(((found >= 0) & (found < groups)).all()):
-        raise CheckpointProblem(
-            f"{checkpoint.folder} holds '{linear}.weight_g_idx' with groups beyond the {groups} "
-            "that have scales",
-            next_step=AGAIN,
-        )
-    return found
+    return read_order(checkpoint, f"{linear}.weight_g_idx", groups)
 
 
 def _zeros(

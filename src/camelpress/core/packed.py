@@ -23,8 +23,8 @@ from torch import Tensor
 
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.codes import Codes, Extent, Grid, neighbours
-from camelpress.core.config import dtype_name
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch
+from camelpress.core.parts import AGAIN, read_order, require_types
 from camelpress.core.schemes import V1, V2, Scheme
 from camelpress.core.words import WORD, pack_words, unpack_words
 from camelpress.core.writer import Slot
@@ -39,7 +39,6 @@ TYPES: Mapping[str, tuple[torch.dtype, ...]] = {
     "g_idx":   (torch.int32, torch.int64),
 }
 # fmt: on
-AGAIN = "download or quantize the checkpoint again"
 
 
 @dataclass(frozen=True)
@@ -172,14 +171,8 @@ def _groups_of(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Integer[T
     """
     there = [part for part in PARTS if part != "g_idx" or f"{linear}.g_idx" in checkpoint.tensors]
     infos = {part: checkpoint.info(f"{linear}.{part}") for part in there}
-    for part, info in infos.items():
-        if info.dtype not in TYPES[part]:
-            raise CheckpointProblem(
-                f"{checkpoint.folder / info.shard} holds '{linear}.{part}' as "
-                f"{dtype_name(info.dtype)}, GPTQ kernels take "
-                f"{' or '.join(map(dtype_name, TYPES[part]))}",
-                next_step="quantize again, or store it in that type where no value changes",
-            )
+    store = "quantize again, or store it in that type where no value changes"
+    require_types(checkpoint, linear, infos, TYPES, next_step=store)
     shape = infos["scales"].shape
     groups, rows = shape if len(shape) == 2 else (0, 0)
     cols = infos["qweight"].shape[0] * WORD // scheme.bits if infos["qweight"].shape else 0
@@ -203,24 +196,13 @@ def _groups_of(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Integer[T
             next_step="use the config that belongs to these weights",
         )
     if "g_idx" in infos:
-        return _g_idx(checkpoint, linear, groups)
+        return read_order(checkpoint, f"{linear}.g_idx", groups)
     if even is None or scheme.desc_act:
         raise CheckpointProblem(
             f"{checkpoint.folder} has desc_act, but lacks '{linear}.g_idx', which tells the order",
             next_step=AGAIN,
         )
     return even
-
-
-def _g_idx(checkpoint: Checkpoint, linear: str, groups: int) -> Integer[Tensor, " cols"]:
-    found = checkpoint.read(f"{linear}.g_idx")
-    if not bool(((found >= 0) & (found < groups)).all()):
-        raise CheckpointProblem(
-            f"{checkpoint.folder} holds '{linear}.g_idx' with groups beyond the {groups} that "
-            "have scales",
-            next_step=AGAIN,
-        )
-    return found
 
 
 def _require_zeros(

@@ -17,8 +17,8 @@ MARLIN = Engine(
     (
         Row("config keys",     rules.keys("bits", "group_size", "desc_act", "sym")),
         Row("tensors",         rules.complete()),
-        Row("bits",            rules.bits(sym=(4, 8), asym=())),
-        Row("group size",      rules.groups((-1, 32, 64, 128))),
+        Row("bits",            rules.bits(sym=rules.MARLIN_BITS, asym=())),
+        Row("group size",      rules.groups(rules.MARLIN_GROUPS)),
         Row("whole groups",    shapes.whole_groups()),
         Row("order",           rules.order(reads=True)),
         Row("format",          rules.formats(reads_v2=False, reads_zeros=False)),

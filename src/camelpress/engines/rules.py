@@ -12,12 +12,14 @@ from camelpress.core import llama
 from camelpress.core.dynamic import settings_of
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.json import read_json
+from camelpress.core.parts import AGAIN as WHOLE
 from camelpress.engines.findings import Check, Found, failed, noted, passed
 from camelpress.engines.subject import Layer, Subject
 
 COPY = "quantize_config.json"
 AGAIN = "quantize again with"
-MIDDLE = {4: "8", 8: "128"}
+MARLIN_BITS = (4, 8)
+MARLIN_GROUPS = (-1, 32, 64, 128)
 
 
 def keys(*needed: str, wanted: tuple[str, ...] = ()) -> Check:
@@ -71,13 +73,12 @@ def complete() -> Check:
     def check(subject: Subject) -> Found:
         if not subject.layers:
             return failed("there is no packed layer", "give the quantized checkpoint")
-        again = "download or quantize the checkpoint again"
         if subject.lacking:
             missing = f"{len(subject.lacking)} tensors are missing, first {subject.lacking[0]!r}"
-            return failed(missing, again)
+            return failed(missing, WHOLE)
         if subject.misfits:
             return failed(
-                f"{subject.misfits[0]!r} does not fit the other parts of its layer", again
+                f"{subject.misfits[0]!r} does not fit the other parts of its layer", WHOLE
             )
         return passed(f"{len(subject.layers)} packed layers, none lacks a part")
 

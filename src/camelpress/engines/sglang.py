@@ -9,8 +9,6 @@ from __future__ import annotations
 from camelpress.engines import contents, rules, shapes
 from camelpress.engines.findings import Engine, Row
 
-MARLIN_BITS = (4, 8)
-
 # fmt: off
 SGLANG = Engine(
     "SGLang",
@@ -22,15 +20,17 @@ SGLANG = Engine(
         Row("config keys",     rules.keys("bits", "group_size", "desc_act", wanted=("sym",))),
         Row("copies",          rules.copies()),
         Row("tensors",         rules.complete()),
-        Row("bits",            rules.bits(sym=(2, 3, 4, 8), asym=(2, 3, 4, 8), fast=MARLIN_BITS)),
-        Row("group size",      rules.groups((-1, 32, 64, 128), slower=True)),
+        Row("bits",            rules.bits(
+            sym=(2, 3, 4, 8), asym=(2, 3, 4, 8), fast=rules.MARLIN_BITS,
+        )),
+        Row("group size",      rules.groups(rules.MARLIN_GROUPS, slower=True)),
         Row("whole groups",    shapes.whole_groups()),
         Row("order",           rules.order(reads=True)),
         Row("format",          rules.formats(
-            reads_v2=False, reads_zeros=True, marlin=MARLIN_BITS,
+            reads_v2=False, reads_zeros=True, marlin=rules.MARLIN_BITS,
         )),
         Row("activations",     rules.activations(
-            marlin=MARLIN_BITS, option="start it with --dtype half",
+            marlin=rules.MARLIN_BITS, option="start it with --dtype half",
         )),
         Row("tiles",           shapes.tiles(
             shapes.MARLIN, refuses=True,

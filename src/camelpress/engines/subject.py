@@ -12,6 +12,7 @@ from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.dynamic import settings_of
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.packed import PARTS, slots
+from camelpress.core.parts import AGAIN
 from camelpress.core.progress import track
 from camelpress.core.schemes import BITS
 from camelpress.core.words import WORD
@@ -187,7 +188,7 @@ class Subject:
         if len(shape) != 2:
             raise CheckpointProblem(
                 f"{self.checkpoint.folder} holds {name!r} as {list(shape)}, which is no matrix",
-                next_step="download or quantize the checkpoint again",
+                next_step=AGAIN,
             )
         return shape
 

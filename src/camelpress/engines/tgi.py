@@ -9,8 +9,6 @@ from __future__ import annotations
 from camelpress.engines import contents, rules, shapes
 from camelpress.engines.findings import Engine, Row
 
-MARLIN_BITS = (4, 8)
-
 # fmt: off
 TGI = Engine(
     "TGI",
@@ -22,12 +20,12 @@ TGI = Engine(
         Row("config keys",     rules.keys("bits", "group_size", wanted=("sym",))),
         Row("copies",          rules.copies()),
         Row("tensors",         rules.complete()),
-        Row("bits",            rules.bits(sym=(2, 4, 8), asym=(2, 4, 8), fast=MARLIN_BITS)),
-        Row("group size",      rules.groups((-1, 32, 64, 128), slower=True)),
+        Row("bits",            rules.bits(sym=(2, 4, 8), asym=(2, 4, 8), fast=rules.MARLIN_BITS)),
+        Row("group size",      rules.groups(rules.MARLIN_GROUPS, slower=True)),
         Row("whole groups",    shapes.whole_groups()),
         Row("order",           rules.order(reads=True)),
         Row("format",          rules.formats(
-            reads_v2=False, reads_zeros=True, marlin=MARLIN_BITS,
+            reads_v2=False, reads_zeros=True, marlin=rules.MARLIN_BITS,
         )),
         Row("tiles",           shapes.tiles(
             shapes.MARLIN, refuses=True, otherwise="its Marlin layer refuses it",
