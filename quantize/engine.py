@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -156,10 +157,9 @@ def quantize(
 
 
 def _run(ready: Ready, command: list[str], work: Path) -> None:
-    """Run a driver; what it says is kept where it fails."""
-    with tempfile.NamedTemporaryFile(
-        prefix=f"camelpress-{ready.name}-", suffix=".log", delete=False
-    ) as file:
+    """Run a driver; what it says outlives `work` where it fails."""
+    log = work / "log"
+    with log.open("wb") as file:
         ended = subprocess.run(
             command,
             cwd=work,
@@ -169,17 +169,17 @@ def _run(ready: Ready, command: list[str], work: Path) -> None:
             stderr=subprocess.STDOUT,
             check=False,
         )
-    log = Path(file.name)
     if ended.returncode:
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "without a word")
+        said = log.read_text(encoding="utf-8", errors="replace")
+        last = next((line.strip() for line in said.split("\n")[::-1] if line.strip()), "")
         code = ended.returncode
         how = f"ended with {code}" if code > 0 else f"was ended by signal {-code}"
+        number, kept = tempfile.mkstemp(prefix=f"camelpress-{ready.name}-", suffix=".log")
+        os.close(number)
         raise EngineProblem(
-            f"{', '.join(ready.makers)} {how}: {printable(last)[:LOG_LINE]}",
-            next_step=f"read {log}, or use --engine {NATIVE}",
+            f"{', '.join(ready.makers)} {how}: {printable(last)[:LOG_LINE] or 'without a word'}",
+            next_step=f"read {shutil.copyfile(log, kept)}, or use --engine {NATIVE}",
         )
-    log.unlink()
 
 
 def _versions(python: str, packages: Sequence[str]) -> dict[str, str | None]:

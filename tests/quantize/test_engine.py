@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -322,6 +323,30 @@ def test_an_engine_that_fails_is_quoted_and_its_log_is_kept(
     )
     assert told.value.next_step == f"read {log}, or use --engine native"
     assert log.read_text().startswith("solving\n")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_an_engine_that_is_stopped_leaves_nothing(
+    environment: Callable[..., Path],
+    base: Path,
+    chat: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(logs))
+    python, start = environment("gptqmodel"), subprocess.run
+
+    def stopped(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if "-c" in command:  # the engine is looked for
+            return start(command, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "run", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        refuse(base, chat, tmp_path / "out", python, "gptqmodel")
+    assert not list(logs.iterdir())
     assert not list(tmp_path.glob("out*"))
 
 
