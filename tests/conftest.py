@@ -14,6 +14,7 @@ import torch  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
 import pico  # noqa: E402
+from command import Run, runner  # noqa: E402
 
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
@@ -42,3 +43,9 @@ def chat(base: Path) -> Path:
 def prose(base: Path) -> Path:
     """A plain text."""
     return pico.write_text(base.parent / "prose.txt")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command line in this process."""
+    return runner(monkeypatch, capsys)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pty
@@ -10,45 +9,15 @@ import select
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from camelpress import cli
 from camelpress.core.prompt import CHAT_TEMPLATE
 from camelpress.generate import memory
+from command import Run
 
 SHORT = ("--max-new-tokens", "8")
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process, with a text on stdin."""
-
-    def call(*arguments: object, typed: str | bytes = "") -> Ended:
-        content = typed.encode() if isinstance(typed, str) else typed
-        monkeypatch.setattr(sys, "argv", ["camelpress", *map(str, arguments)])
-        stdin = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8")
-        monkeypatch.setattr(sys, "stdin", stdin)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        code = ended.value.code
-        return Ended(code if isinstance(code, int) else 0, out, err)
-
-    return call
 
 
 @pytest.fixture(scope="module")

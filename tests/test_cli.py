@@ -5,46 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 
 import damage
+from command import Run
 
 COMMANDS = (
     "recover", "make-diff", "quantize", "validate", "gate", "publish", "export",
     "run", "demo", "generate", "chat", "inspect", "verify", "schema",
 )  # fmt: skip
 SMALL = ("--group-size", "32", "--samples", "4", "--sequence-length", "64")
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process, as `main` does."""
-    from camelpress import cli
-
-    def call(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["camelpress", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        code = ended.value.code
-        return Ended(code if isinstance(code, int) else 0, out, err)
-
-    return call
 
 
 def fresh(*arguments: str) -> subprocess.CompletedProcess[str]:
