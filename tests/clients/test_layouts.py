@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import pico
 from camelpress.convert.export import export
@@ -17,6 +16,7 @@ from camelpress.convert.settings import Export
 from camelpress.core.checkpoint import Checkpoint
 from checkpoints import ENVIRONMENTS, Kind, is_made, kinds, write_dense, write_models
 from loaders import Client, judge, run
+from wanted import wanted
 
 ROOT = Path(__file__).resolve().parents[2]
 GPTQMODEL = Client("GPTQModel", "gptqmodel", "gptqmodel:widened:gptq_torch")
@@ -28,6 +28,7 @@ WRITERS = (  # the tool and its environment, and who loads what it wrote
     ("llmcompressor", COMPRESSED),
 )
 TOKENS = [np.random.default_rng(7).integers(3, 250, size=size).tolist() for size in (64, 1, 33)]
+PROMPT = TOKENS[0][:7]
 
 pytestmark = pytest.mark.client
 
@@ -41,16 +42,14 @@ def assert_same_logits(client: Client, folders: dict[str, Path], root: Path) -> 
     """A client gives of each checkpoint what transformers gives of our dense export of it."""
     job = {
         "tokens": TOKENS,
-        "prompt": TOKENS[0][:7],
+        "prompt": PROMPT,
         "folders": {name: str(folder) for name, folder in folders.items()},
     }
     told = run(client, job, root / "work")
     for name, folder in folders.items():
-        model = pico.load_model(write_dense(folder, root / f"{name}-dense"))
-        with torch.inference_mode():
-            wanted = torch.cat([model(torch.tensor([ids])).logits[0] for ids in TOKENS]).numpy()
+        dense = write_dense(folder, root / f"{name}-dense")
         logits = root / "work" / f"{name}.npy"
-        outcome = judge(client, told[name], logits, wanted, told[name].get("tokens") or [])
+        outcome = judge(client, told[name], logits, wanted(dense, TOKENS, PROMPT))
         assert outcome.word == "ok", f"{name}: {outcome}"
 
 
