@@ -42,6 +42,7 @@ import torch
 NEW_TOKENS = 20
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "widened": torch.float16}
 TELLING = ("missing", "unexpected", "mismatch", "newly init", "not init", "not used")
+OF_CONFIGS = ("`generation_config`", "quantization configuration")  # and of no tensor
 
 
 class Loaded(NamedTuple):
@@ -161,7 +162,8 @@ def tried(
 
 def telling(line: str) -> bool:
     """Whether a line is about tensors that had no place, or places that had no tensor."""
-    return any(word in line.lower() for word in TELLING)
+    told = line.lower()
+    return any(word in told for word in TELLING) and not any(word in told for word in OF_CONFIGS)
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import pico
 from camelpress.convert.export import export
 from camelpress.convert.settings import Export
 from camelpress.core.checkpoint import Checkpoint
-from checkpoints import ENVIRONMENTS, Kind, is_made, kinds, write_dense, write_models
+from checkpoints import Kind, is_made, kinds, write_dense, write_models
 from loaders import Client, judge, run
 from wanted import wanted
 
@@ -73,22 +74,16 @@ def test_a_client_gives_the_logits_of_what_was_exported(
 
 @pytest.mark.parametrize(("peer", "client"), WRITERS, ids=str)
 def test_what_a_tool_wrote_has_the_logits_that_a_client_gives_it(
-    peer: str, client: Client, tmp_path: Path
+    peer: str, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require(peer)
-    pico.write_model(tmp_path / "model")
+    monkeypatch.syspath_prepend(ROOT)
+    tools: Any = import_module("benchmarks.quantize.tools")
+    out = tmp_path / "turn" / "out"
+    out.parent.mkdir()
     tokens = np.random.default_rng(7).integers(3, 250, size=(8, 64)).tolist()
     (tmp_path / "tokens.json").write_text(json.dumps(tokens), encoding="utf-8")
-    work = [str(tmp_path / name) for name in ("model", "tokens.json", "out")]
-    settings = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [str(ENVIRONMENTS / peer / "bin" / "python"), "-m", f"benchmarks.peers.{peer}", *work]
-        + ["--group-size", "32"],
-        cwd=tmp_path,
-        env=os.environ | settings,
-        capture_output=True,
-        timeout=900,
-        check=True,
-    )
-    folder = min((tmp_path / "out").rglob("config.json"), key=lambda path: len(path.parts)).parent
+    work = tools.Work(pico.write_model(tmp_path / "model"), tmp_path, out, 32, *np.shape(tokens))
+    subprocess.run(tools.quantizing(peer, work), capture_output=True, timeout=900, check=True)
+    folder = min(out.rglob("config.json"), key=lambda path: len(path.parts)).parent
     assert_same_logits(client, {peer: folder}, tmp_path)
