@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from camelpress.core.errors import EngineProblem, RecipeProblem
 from camelpress.validate.sandbox import boxes
+from camelpress.validate.sandbox import run as running
 from camelpress.validate.sandbox.inside import lockdown
 from camelpress.validate.sandbox.inside.plain import Stranger, decode, encode
 from camelpress.validate.sandbox.limits import Limits
@@ -152,6 +153,20 @@ def test_a_test_that_does_not_run_is_no_score() -> None:
         exit_code=2,
     ):
         run([broken], LIMITS)
+
+
+def test_equal_programs_are_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def judged(program: Program, box: boxes.Box, limits: Limits) -> Verdict:
+        seen.append(program.completion)
+        return Verdict(program.completion == "b")
+
+    monkeypatch.setattr(running, "referee", judged)
+    monkeypatch.setattr(running, "find_box", lambda limits: boxes.Box("none", ()))
+    told = run([program(each) for each in "abcabba"], LIMITS)
+    assert [each.passed for each in told] == [each == "b" for each in "abcabba"]
+    assert sorted(seen) == ["a", "b", "c"]
 
 
 def test_no_program_is_no_work() -> None:

@@ -3,7 +3,9 @@
 A box is the beginning of a command. What follows runs without a network, with no files but those
 of the interpreter and of `inside/`, without the environment of this process, with nowhere to write
 and no sight of other processes. What it may ask of the kernel it gives up by itself
-(`inside/lockdown.py`).
+(`inside/lockdown.py`). A container differs in what it has of its own: the files of its image, its
+own `/proc`, and places for empty files that go with it. It takes a second to start, bubblewrap less
+than a tenth of one.
 """
 
 from __future__ import annotations
