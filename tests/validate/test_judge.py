@@ -416,6 +416,7 @@ def test_alpaca_evals_annotations_are_read(tmp_path: Path) -> None:
         {"instruction": "Go.", "output_1": "y", "output_2": "x", "preference": 1.25},
         {"instruction": "No.", "output_1": "u", "output_2": "v", "preference": 0},
         {"instruction": "Another.", "output_1": "", "output_2": "", "preference": 1},
+        {"instruction": "Do.", "output_1": "x", "output_2": "y", "preference": None},
     ]  # fmt: skip
     path = tmp_path / "annotations.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
@@ -441,6 +442,11 @@ def test_alpaca_evals_annotations_are_read(tmp_path: Path) -> None:
     ("name", "content", "what"),
     [
         ("a.jsonl", b'\n{"instruction": 1}\n', ":2 has no instruction, output_1 and output_2"),
+        (
+            "a.jsonl",
+            b'{"instruction": "", "output_1": "", "output_2": ""}\n',
+            ":1 has the preference None, which is none of 1 to 2",
+        ),
         ("a.jsonl", b"[]\n", ":1 has no instruction, output_1 and output_2"),
         ("a.jsonl", b"{]\n", ":1 is not valid JSON"),
         ("a.jsonl", b"\xff\n", ":1 is not valid JSON"),

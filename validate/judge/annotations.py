@@ -1,7 +1,7 @@
 """Verdicts on disk: each is kept when it comes, and nobody is asked for it again.
 
 A file of JSON lines, or AlpacaEval's JSON list; the fields have AlpacaEval's names:
-instruction, output_1, output_2, preference (1, 2, or 1.5 for neither), annotator.
+instruction, output_1, output_2, preference (1, 2, or 1.5 for neither; null: no verdict), annotator.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Annotations:
         names = set()
         for row in _rows(path, content[:whole]):
             name = str(row.get("annotator", ""))
-            if judge in (None, name):
+            if judge in (None, name) and row["preference"] is not None:
                 names.add(name)
                 self._found[_key(row)] = float(row["preference"])
         if len(names) > 1:
@@ -121,12 +121,13 @@ def _checked(place: str, row: Any) -> Mapping[str, Any]:
         raise RecipeProblem(f"{place} has no instruction, output_1 and output_2", next_step=MEND)
     preference = row.get("preference")
     if preference == 0:
-        row = {**row, "preference": 1.5}  # as AlpacaFarm writes a draw
-    elif not isinstance(preference, int | float) or not 1 <= preference <= 2:
-        raise RecipeProblem(
-            f"{place} has the preference {preference!r}, which is none of 1 to 2", next_step=MEND
-        )
-    return row
+        preference = 1.5  # as AlpacaFarm writes a draw
+    is_one = isinstance(preference, int | float) and 1 <= preference <= 2
+    if is_one or (preference is None and "preference" in row):
+        return {**row, "preference": preference}
+    raise RecipeProblem(
+        f"{place} has the preference {preference!r}, which is none of 1 to 2", next_step=MEND
+    )
 
 
 def _key(row: Mapping[str, Any]) -> Key:

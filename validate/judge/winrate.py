@@ -22,7 +22,7 @@ from camelpress.core.errors import EngineProblem
 from camelpress.validate.judge.compare import Verdict
 from camelpress.validate.statistics import TAIL, Estimate, clustered_mean
 
-PRIOR = 10.0  # standard deviation of a coefficient, in logits
+PRIOR = 100.0  # standard deviation of a coefficient, in logits
 PRECISE = {"gtol": 1e-9}
 
 
@@ -80,8 +80,8 @@ def length_controlled(
 
     logit P(won) = a + b tanh(longer / sd(longer)) + c (first - 1/2), fitted by maximum likelihood;
     the figure is P at b's and c's terms 0, which is 1 / (1 + exp(-a)). Its interval is that of a,
-    from the spread between pairs. A prior of N(0, 10²) on each coefficient keeps them finite where
-    a candidate always wins; it moves the figure of a hundred verdicts by less than 0.001.
+    from the spread between pairs. A prior of N(0, 100²) on each coefficient keeps them finite where
+    a candidate always wins, or lengths alone decide; elsewhere it changes the fifth digit.
 
     Args:
         won: by the candidate: 1, 0, or between.
