@@ -1,0 +1,135 @@
+"""Verdicts on disk: each is kept when it comes, and nobody is asked for it again.
+
+A file of JSON lines, or AlpacaEval's JSON list; the fields have AlpacaEval's names:
+instruction, output_1, output_2, preference (1, 2, or 1.5 for neither; null: no verdict), annotator.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from camelpress.core.errors import OutputProblem, RecipeProblem
+from camelpress.core.json import parse_json
+
+Key = tuple[str, str, str]
+MEND = "mend or leave out that row"
+
+
+class Annotations:
+    """The preferences of one judge, by instruction and outputs in their order.
+
+    Args:
+        path: may be missing; only a file of JSON lines can grow.
+        judge: whose verdicts count; None: those of anyone, if they are one judge's.
+    Raises:
+        RecipeProblem: the file cannot be read, a row is malformed, or there are several judges.
+    """
+
+    def __init__(self, path: Path, judge: str | None) -> None:
+        self.path = path
+        self.judge = judge
+        self._found: dict[Key, float] = {}
+        content = _content(path)
+        whole = len(content) if path.suffix == ".json" else content.rfind(b"\n") + 1
+        self._cut = whole if whole < len(content) else None  # where a kill cut the last line short
+        names = set()
+        for row in _rows(path, content[:whole]):
+            name = str(row.get("annotator", ""))
+            if judge in (None, name) and row["preference"] is not None:
+                names.add(name)
+                self._found[_key(row)] = float(row["preference"])
+        if len(names) > 1:
+            raise RecipeProblem(
+                f"{path} holds the verdicts of {len(names)} judges ({', '.join(sorted(names))})",
+                next_step="give a file with those of one",
+            )
+        if judge is None:
+            self.judge = next(iter(names), None)
+
+    def preference(self, key: Key) -> float | None:
+        """1 if the first output is better, 2 if the second, 1.5 if neither; None if unknown."""
+        return self._found.get(key)
+
+    def add(self, key: Key, preference: float, **more: Any) -> None:
+        """Keep a verdict.
+
+        Raises:
+            OutputProblem: the file cannot be written.
+        """
+        self._found[key] = preference
+        names = ("instruction", "output_1", "output_2")
+        row = dict(zip(names, key, strict=True))
+        line = json.dumps({**row, "preference": preference, "annotator": self.judge, **more})
+        if self.path.suffix == ".json":
+            raise OutputProblem(
+                f"{self.path} is a list, to which nothing can be added",
+                next_step="name a file that ends in .jsonl for the annotations",
+            )
+        try:
+            with self.path.open("ab") as file:
+                if self._cut is not None:
+                    file.truncate(self._cut)
+                file.write(line.encode() + b"\n")
+            self._cut = None
+        except OSError as error:
+            raise OutputProblem(
+                f"{self.path} cannot be written: {os.strerror(error.errno or 0)}",
+                next_step="free some space, or name another file for the annotations",
+            ) from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise RecipeProblem(
+            f"{path} cannot be read ({error.strerror})", next_step="name a file of annotations"
+        ) from error
+
+
+def _rows(path: Path, content: bytes) -> Iterator[Mapping[str, Any]]:
+    if not content:
+        return
+    if path.suffix == ".json":
+        rows = _parsed(str(path), content)
+        if not isinstance(rows, list):
+            raise RecipeProblem(f"{path} is not a JSON list", next_step="give a list of rows")
+        for number, row in enumerate(rows):
+            yield _checked(f"{path}[{number}]", row)
+        return
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if line.strip():
+            yield _checked(f"{path}:{number}", _parsed(f"{path}:{number}", line))
+
+
+def _parsed(place: str, content: bytes) -> Any:
+    try:
+        return parse_json(content)
+    except (ValueError, RecursionError) as error:
+        raise RecipeProblem(f"{place} is not valid JSON ({error})", next_step=MEND) from error
+
+
+def _checked(place: str, row: Any) -> Mapping[str, Any]:
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in
+                                            ("instruction", "output_1", "output_2")):  # fmt: skip
+        raise RecipeProblem(f"{place} has no instruction, output_1 and output_2", next_step=MEND)
+    preference = row.get("preference")
+    if preference == 0:
+        preference = 1.5  # as AlpacaFarm writes a draw
+    is_one = isinstance(preference, int | float) and 1 <= preference <= 2
+    if is_one or (preference is None and "preference" in row):
+        return {**row, "preference": preference}
+    raise RecipeProblem(
+        f"{place} has the preference {preference!r}, which is none of 1 to 2", next_step=MEND
+    )
+
+
+def _key(row: Mapping[str, Any]) -> Key:
+    added = f"\n\n{row['input']}" if row.get("input") else ""
+    return (row["instruction"] + added, row["output_1"], row["output_2"])

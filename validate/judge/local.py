@@ -1,0 +1,35 @@
+"""A model in this process as a judge, or anything else that answers conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+
+from camelpress.validate.judge.protocol import Reply
+from camelpress.validate.judge.question import WORDING, Message, Question
+
+Generate = Callable[[Sequence[list[Message]]], Iterable[str]]
+
+
+class Local:
+    """A judge that is called.
+
+    Args:
+        name: tells the model and how it decodes; verdicts are kept under it.
+        generate: the assistant's text for each conversation, in their order; it may yield them
+            one by one.
+    """
+
+    def __init__(self, name: str, generate: Generate) -> None:
+        self.name = f"{name} {WORDING}"
+        self._generate = generate
+
+    def answers(
+        self, questions: Sequence[Question]
+    ) -> Generator[tuple[Question, Reply], None, None]:
+        """Replies in the order of the questions.
+
+        Raises:
+            ValueError: `generate` gave more or fewer texts than there are questions.
+        """
+        texts = self._generate([question.messages() for question in questions])
+        yield from zip(questions, map(Reply, texts), strict=True)
