@@ -53,7 +53,7 @@ def run(reference: Checkpoint, out: Path, settings: Keep, *, force: bool = False
     require_free(out, force=force)
     made_from = fingerprint(settings, (reference.folder,))
     with Workplace.staged(out, made_from, force=force) as work:
-        model = open_model(reference, settings, work.team)
+        model = open_model(reference, settings, team=work.team)
         length = window_length(settings, model.positions)
         texts = read_texts(settings, Tokenizer.load(reference.folder), length)
         places = Places.of([text.windows for text in texts])

@@ -55,8 +55,8 @@ def against_model(
         CheckpointProblem: tokenizers differ, or the text has ids that not both models know.
         NumericsProblem: logits that are not finite.
     """
-    first = open_model(reference, settings, work.team)
-    second = open_model(candidate, settings, work.team, first.dtype)
+    first = open_model(reference, settings, team=work.team)
+    second = open_model(candidate, settings, first.dtype, team=work.team)
     length = window_length(settings, min(first.positions, second.positions))
     tokenizer = Tokenizer.load(reference.folder)
     require_same_tokenizer(tokenizer_digest(tokenizer), reference.folder, candidate.folder)
@@ -106,7 +106,7 @@ def against_store(
     store.require_made_from(settings, candidate.folder)
     kept = settings.model_copy(update={name: getattr(store.settings, name) for name in ASKED})
     facts, texts = store.facts, store.texts
-    model = open_model(candidate, settings, work.team, DTYPES.get(facts.dtype))
+    model = open_model(candidate, settings, DTYPES.get(facts.dtype), team=work.team)
     tokenizer = Tokenizer.load(store.folder)
     require_same_tokenizer(tokenizer_digest(tokenizer), store.folder, candidate.folder)
     shared = overlap(texts, tokenizer, candidate.folder, allowed=settings.allow_overlap)
@@ -149,7 +149,7 @@ def twin(
         return []
     if settings.noise_floor == "bfloat16":
         narrow = settings.model_copy(update={"dtype": "bfloat16"})
-        return [Runner.of(label, open_model(checkpoint, narrow, work.team), usual, work)]
+        return [Runner.of(label, open_model(checkpoint, narrow, team=work.team), usual, work)]
     longest = max(len(ids) for ids in places.inputs)
     alone = all(len(batch.places) == 1 for lane in usual for batch in lane.batches)
     tokens = 2 * longest if alone else longest

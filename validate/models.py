@@ -17,6 +17,7 @@ from camelpress.core.tokens import Tokenizer
 from camelpress.validate.places import Places
 from camelpress.validate.settings import Scoring
 
+ALONE = Team()
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -26,15 +27,19 @@ def rows(checkpoint: Checkpoint) -> int:
 
 
 def open_model(
-    checkpoint: Checkpoint, settings: Scoring, team: Team, stored: torch.dtype | None = None
+    checkpoint: Checkpoint,
+    settings: Scoring,
+    stored: torch.dtype | None = None,
+    *,
+    team: Team = ALONE,
 ) -> StreamedModel:
     """A model to be scored.
 
     Args:
         checkpoint: of the model.
         settings: device and dtype.
-        team: each rank computes on a GPU of its own.
         stored: the dtype that `auto` follows on a GPU; the checkpoint's own where None.
+        team: each rank computes on a GPU of its own.
     Raises:
         RecipeProblem: no such device here, or fp16 on a CPU.
     """

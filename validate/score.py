@@ -90,7 +90,7 @@ class Heads:
         self._wrong = [0] * len(runners)
 
     def read(self, places: Places, hidden: States) -> Iterator[Chunk]:
-        """The predictions of a lane, some at a time, which the next ones overwrite."""
+        """The predictions of a lane, some at a time."""
         for rows in self._each[0].chunks(torch.arange(len(places.row))):
             logits = [
                 self._looked_at(number, states[places.row[rows]])
@@ -100,9 +100,7 @@ class Heads:
             step = max(1, IN_CACHE // logits[0].shape[1]) if targets.is_cpu else len(rows)
             for start in range(0, len(rows), step):
                 part = slice(start, min(start + step, len(rows)))
-                log_p = [each[part] for each in logits]
-                for each in log_p:
-                    each -= each.logsumexp(dim=-1, keepdim=True)
+                log_p = [each[part].log_softmax(dim=-1) for each in logits]
                 first = int(rows[0])
                 yield Chunk(slice(first + part.start, first + part.stop), targets[part], log_p)
 
