@@ -7,7 +7,7 @@ SMOLLM2 := .models/SmolLM2-135M-Instruct
 LLAMA_TOKENIZER := .models/llama-tokenizer
 TRANSFORMERS_4 := .models/transformers-4
 
-.PHONY: demo test check test-clients bench-recover bench-quantize bench-growth clean
+.PHONY: demo test check test-clients bench-recover bench-quantize bench-growth bench-validate clean
 
 demo: .venv/installed ## the whole pipeline on the embedded model
 	$(BIN)/camelpress demo
@@ -34,6 +34,10 @@ bench-quantize: .venv/installed $(SMOLLM2) $(LLAMA_TOKENIZER) ## quantize agains
 
 bench-growth: .venv/installed $(LLAMA_TOKENIZER) ## time and memory of quantize against layers and samples
 	$(BIN)/python -m benchmarks.growth
+
+bench-validate: .venv/installed $(SMOLLM2) $(LLAMA_TOKENIZER) ## validate against lm-eval and the processor's limit (CAMELPRESS_DATA)
+	tests/clients/make_env.sh lmeval
+	$(BIN)/python -m benchmarks.validate
 
 .venv/installed: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv

@@ -163,9 +163,9 @@ def _run(
     scored = torch.cat([torch.arange(at + first, at + length) for at, first, length in spans])
     parts = []
     with torch.inference_mode():
-        predictions = Predictions("model", model, model.hidden(sequences, "score model"))
+        hidden, predictions = model.hidden(sequences, "score model"), Predictions("model", model)
         for rows in track(predictions.chunks(scored - 1), "completions"):
-            told = predictions.log_probabilities(rows)
+            told = predictions.log_probabilities(hidden[rows])
             targets = sequences.tokens[rows + 1].to(told.device)
             nll = -told.gather(1, targets[:, None]).squeeze(1)
             parts.append((nll.cpu(), (told.argmax(dim=-1) == targets).cpu()))

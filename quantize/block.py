@@ -22,6 +22,7 @@ from camelpress.core.blocks import StreamedModel
 from camelpress.core.errors import NumericsProblem
 from camelpress.core.packed import Packed, pack
 from camelpress.core.sequences import Batch, put, take
+from camelpress.core.team import Team
 from camelpress.quantize.grid import nearest, search
 from camelpress.quantize.hessian import Moments
 from camelpress.quantize.kernel import kernel
@@ -30,7 +31,6 @@ from camelpress.quantize.layer import round_layer
 from camelpress.quantize.reference import STATE, Reference, Values
 from camelpress.quantize.settings import Quantize
 from camelpress.quantize.target import aim
-from camelpress.quantize.team import Team
 
 Seen = Iterator[tuple[Batch, Values, Values | None]]  # inputs, and what the 16-bit model has more
 

@@ -58,10 +58,10 @@ class Moments:
         """Both sums."""
         return self.hessian, self.cross
 
-    def __iadd__(self, other: Moments) -> Moments:
+    def include(self, other: Moments) -> None:
+        """Add other sums to these."""
         self.hessian += other.hessian
         self.cross += other.cross
-        return self
 
     def whole_hessian(self) -> Float32[Tensor, "cols cols"]:
         """The Hessian with both its triangles, the upper one made in place."""

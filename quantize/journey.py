@@ -1,43 +1,27 @@
-"""From block to block: read ahead, quantize, write, and remember, so that a second run goes on.
-
-After each block its tensors are in their places, the hidden states that leave it in the lanes'
-files, and one line in the journal says so, with hashes of both and of itself. A line is believed
-if the bytes still have these hashes. What was begun after the last such line is done again.
-"""
+"""All blocks of a model: quantized, written, and remembered, so that a second run goes on."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from camelpress.core import llama
+from camelpress.core import journey, llama
 from camelpress.core.blocks import StreamedModel
-from camelpress.core.errors import (
-    Interrupted,
-    NotPositiveDefinite,
-    NumericsProblem,
-    OutOfMemory,
-)
+from camelpress.core.errors import NotPositiveDefinite, NumericsProblem, OutOfMemory
 from camelpress.core.journal import Journal
+from camelpress.core.journey import Facts
 from camelpress.core.packed import PARTS
-from camelpress.core.progress import track
-from camelpress.core.provenance import sha256_json
-from camelpress.core.stopping import stop_signals
+from camelpress.core.team import Team
 from camelpress.core.writer import CheckpointWriter, data
 from camelpress.quantize.block import BlockQuantizer, Layer, nearest_block
 from camelpress.quantize.gptq import FALLBACK
 from camelpress.quantize.lanes import Lane
 from camelpress.quantize.reference import STATE
 from camelpress.quantize.settings import Quantize
-from camelpress.quantize.team import Team
-
-Facts = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -77,7 +61,7 @@ class Journey:
             self._require_few_fallbacks(told)
             hashes = {name: _sha256(tensor) for name, tensor in tensors.items()}
             entry = {"tensors": hashes, "states": states, "layers": facts}
-            journal.add(_key(number), {"sha256": sha256_json(entry), **entry})
+            journey.remember(journal, number, entry)
         return told
 
     def follow(self) -> None:
@@ -89,21 +73,9 @@ class Journey:
         """Block after block: its number, its layers by their full names, hashes of its states."""
         if first == 0:
             self._embed()
-        if first == self.model.blocks:
-            return
-        with ThreadPoolExecutor(1) as ahead, stop_signals() as stop:
-            coming = ahead.submit(self._read, first)
-            for number in track(range(first, self.model.blocks), "quantize"):
-                weights = coming.result()
-                if number + 1 < self.model.blocks:
-                    coming = ahead.submit(self._read, number + 1)
-                layers = list(self._layers(number, weights))
-                yield number, layers, self._states(number + 1)
-                if self.team.share(lambda: stop.asked) and number + 1 < self.model.blocks:
-                    raise Interrupted(
-                        f"stopped after block {number + 1} of {self.model.blocks}",
-                        next_step="run the same command again to go on",
-                    )
+        numbers = range(first, self.model.blocks)
+        for number, weights in journey.blocks(numbers, self._read, self.team, "quantize"):
+            yield number, list(self._layers(number, weights)), self._states(number + 1)
 
     def _layers(self, number: int, weights: dict[str, Tensor]) -> Iterator[Layer]:
         prefix = llama.BLOCK.format(number)
@@ -158,20 +130,17 @@ class Journey:
 
     def _finished(self, writer: CheckpointWriter, journal: Journal, told: list[Facts]) -> int:
         """How many blocks an earlier run finished; tells the writer and adds their facts."""
-        done: list[Facts] = []
-        for number in range(self.model.blocks):
-            entry = dict(journal[_key(number)] or {})
-            if entry.pop("sha256", None) != sha256_json(entry) or any(
-                writer.digest(name) != expected for name, expected in entry["tensors"].items()
-            ):
-                break
-            done.append(entry)
-        while done:
+
+        def whole(entry: Facts) -> bool:
+            hashes = entry["tensors"]
+            return all(writer.digest(name) == expected for name, expected in hashes.items())
+
+        def states(number: int) -> list[str]:
             for lane in self.lanes:
-                lane.at(len(done))
-            if [lane.digest() for lane in self.lanes] == done[-1]["states"]:
-                break
-            done.pop()
+                lane.at(number)
+            return [lane.digest() for lane in self.lanes]
+
+        done = journey.finished(journal, self.model.blocks, states, whole)
         for entry in done:
             told += entry["layers"]
             for name in entry["tensors"]:
@@ -183,10 +152,6 @@ def _lacks_memory(error: Exception) -> bool:
     """Whether an error is about memory; torch's own of a CPU has no type that says so."""
     known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
     return known or "can't allocate memory" in str(error)
-
-
-def _key(number: int) -> str:
-    return f"block {number}"
 
 
 def _sha256(tensor: Tensor) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from camelpress.core.errors import NotPositiveDefinite
 from camelpress.core.packed import Packed, pack
+from camelpress.core.team import Team
 from camelpress.quantize.gptq import (
     Factor,
     Solved,
@@ -25,7 +26,6 @@ from camelpress.quantize.gptq import (
 from camelpress.quantize.grid import Grid, values
 from camelpress.quantize.kernel import kernel
 from camelpress.quantize.settings import Quantize
-from camelpress.quantize.team import Team
 
 ROWS = 1024  # of a block
 

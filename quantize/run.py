@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,19 @@ from camelpress.core.checkpoint import Checkpoint, companions
 from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.journal import Journal
+from camelpress.core.lanes import LANES
 from camelpress.core.ngrams import FINGERPRINT
 from camelpress.core.output import keep_apart, require_free, staged
 from camelpress.core.progress import note
-from camelpress.core.provenance import checkpoint_digest, sha256_file, sha256_json, versions
+from camelpress.core.provenance import (
+    appearance,
+    checkpoint_digest,
+    sha256_file,
+    sha256_json,
+    versions,
+)
 from camelpress.core.report import Report, Stopwatch
+from camelpress.core.team import Team
 from camelpress.core.tokens import Tokenizer
 from camelpress.core.writer import CheckpointWriter
 from camelpress.quantize import engine
@@ -34,10 +40,8 @@ from camelpress.quantize.lanes import Lane, lanes
 from camelpress.quantize.padding import Padded
 from camelpress.quantize.settings import NATIVE, UNABLE, Quantize
 from camelpress.quantize.stored import MAKER, AsStored, plan, stored, write_config
-from camelpress.quantize.team import Team
 
 REPORT = "quantize-report.json"
-LANES = "lanes"
 ENGINE = "engine"
 
 
@@ -68,9 +72,12 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
     planned = plan(model.checkpoint, model.blocks, settings)
     calibration = _calibration(model, settings)
     with (
-        _output(team, out, force, _fingerprint(source, settings, calibration)) as folder,
+        team.staged(
+            out, force=force, resumable=_fingerprint(source, settings, calibration)
+        ) as folder,
         torch.inference_mode(),
     ):
+        (folder / LANES).mkdir(exist_ok=True)
         journey = Journey(
             model, _lanes(calibration, folder / LANES, model, settings), team, settings
         )
@@ -187,17 +194,6 @@ def _complete(
     return report
 
 
-@contextmanager
-def _output(team: Team, out: Path, force: bool, fingerprint: str) -> Iterator[Path]:
-    """The output folder while it has no name yet; the first rank makes it and names it."""
-    if team.leads:
-        with staged(out, force=force, resumable=fingerprint) as folder:
-            (folder / LANES).mkdir(exist_ok=True)
-            yield team.share(lambda: folder)
-    else:
-        yield team.share(lambda: out)
-
-
 def _lanes(
     calibration: Calibration | None, folder: Path, model: StreamedModel, settings: Quantize
 ) -> list[Lane]:
@@ -215,12 +211,11 @@ def _lanes(
 
 def _fingerprint(source: Checkpoint, settings: Quantize, calibration: Calibration | None) -> str:
     """Of all that decides the bytes of the output."""
-    files = sorted(path for path in source.folder.iterdir() if path.is_file())
     return sha256_json(
         {
             "versions": versions(),
             "settings": settings.model_dump(mode="json"),
-            "source": [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files],
+            "source": appearance(source.folder),
             "calibration": _inputs(calibration),
         }
     )

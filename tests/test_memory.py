@@ -1,10 +1,11 @@
-"""Peak memory does not grow with the number of layers: the same shape with 4 and with 16."""
+"""Peak memory grows neither with the number of layers nor, when scoring, with the text."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +66,15 @@ def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
 def test_more_layers_need_no_more_memory(peaks: dict[str, list[int]], stage: str) -> None:
     few, many = peaks[stage]
     assert many - few < ALLOWED, f"{few / 1e6:.0f} MB with {FEW}, {many / 1e6:.0f} MB with {MANY}"
+
+
+def test_a_longer_text_needs_little_more_memory(tmp_path: Path) -> None:
+    """The hidden states of the longer one are 98 MB, for two models."""
+    model = pico.write_model(tmp_path / "model", WIDE._replace(layers=1))
+    told = []
+    for words in (300, 5700):
+        text = pico.write_text(tmp_path / f"{words}.txt", words=words)
+        out = tmp_path / str(words)
+        told.append(peak("validate", model, model, "--text", text, "--out", out))
+    short, long = told
+    assert long - short < ALLOWED, f"{short / 1e6:.0f} MB, {long / 1e6:.0f} MB with a long text"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import lm_eval_golden
 import pico
+import stages
 from camelpress.convert.diff import make_diff
 from camelpress.convert.run import recover
 from camelpress.convert.settings import MakeDiff, Recover
@@ -56,3 +59,15 @@ def test_streamed_logits_are_those_of_transformers() -> None:
         logits = model.head()(model.hidden(sequences, "test"))
         expected = pico.load_model(SMOLLM2)(torch.tensor([ids])).logits[0]
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_perplexities_are_those_of_lm_eval(tmp_path: Path) -> None:
+    golden = json.loads(lm_eval_golden.GOLDEN.read_text(encoding="utf-8"))["smollm2"]
+    text, window = lm_eval_golden.write_paragraphs(tmp_path), lm_eval_golden.WINDOW
+    told = stages.validate(
+        SMOLLM2, SMOLLM2, tmp_path / "out", text,
+        protocol="lm-eval", sequence_length=window, max_tokens=None,
+    ).facts  # fmt: skip
+    for metric in lm_eval_golden.METRICS:
+        for model in ("reference", "candidate"):
+            assert told[f"{model}_{metric}"] == pytest.approx(golden[metric], rel=2e-6), metric

@@ -3,7 +3,7 @@
 Both divergences are sums of p·φ(q/p) over the vocabulary, with φ(r) = r - 1 - ln r for
 KL(p || q) and φ(r) = r·ln r - r + 1 for KL(q || p). As both distributions sum to one, these are
 the usual sums of p·ln(p/q); but no term is negative, so that nothing cancels where the models
-almost agree, and the terms may be sampled.
+almost agree, and the terms may be sampled. `divergences` says how they are computed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 TOP = 5  # tokens whose agreement is counted
+GROUPS = 128  # of a vocabulary, in which the likeliest tokens are sought
 FAR = 1e30  # a difference of logarithms that is as good as infinite
 LARGEST = 80.0  # of a logarithm whose exponential fp32 can hold
 NEAR = 1.0  # nats; a smaller difference of logarithms is a small one
@@ -60,24 +61,56 @@ def compare(
     targets: Int64[Tensor, " chunk"],
 ) -> Compared:
     """Every figure, from the log-probabilities of both."""
+    likeliest = top(reference, TOP)
     return Compared(
         _cost(reference, targets),
         _cost(candidate, targets),
-        terms(reference, candidate).sum(dim=-1),
-        terms(candidate, reference).sum(dim=-1),
-        *_agreement(reference.topk(TOP).indices, candidate),
-        reference.amax(dim=-1).exp(),
+        *divergences(reference, candidate),
+        *_agreement(likeliest, candidate),
+        reference.gather(1, likeliest[:, :1]).squeeze(1).exp(),
     )
 
 
-def terms(
-    log_p: Float32[Tensor, "*shape"], log_q: Float32[Tensor, "*shape"]
-) -> Float32[Tensor, "*shape"]:
-    """The terms of KL(p || q): p·φ(q/p), none of them negative."""
-    log_ratio = (log_q - log_p).clamp(-FAR, FAR)
-    p = log_p.exp()
-    near = p * (log_ratio.expm1() - log_ratio)
-    return torch.where(log_ratio.abs() < NEAR, near, log_q.exp() - p * (1 + log_ratio))
+def divergences(
+    log_p: Float32[Tensor, "chunk some"], log_q: Float32[Tensor, "chunk some"]
+) -> tuple[Float32[Tensor, " chunk"], Float32[Tensor, " chunk"]]:
+    """KL(p || q) and KL(q || p), of the tokens given: sums of terms that are not negative.
+
+    With d = |ln q/p| and m the larger of p and q, the term of a token is m·a in the divergence from
+    the larger to the smaller, and m·b in the other, where
+
+        a = exp(-d) - 1 + d        b = 1 - exp(-d)·(1 + d)
+
+    are both d²/2 for small d, and keep their digits there with expm1(-d). Nothing overflows.
+    """
+    log_ratio = torch.sub(log_q, log_p).clamp_(-FAR, FAR)
+    larger = torch.maximum(log_p, log_q).exp_()
+    d = log_ratio.abs()
+    less = torch.neg(d).expm1_()
+    b = torch.mul(d, less)
+    a = d.add_(less)
+    b.add_(a).neg_().mul_(larger)
+    a.mul_(larger)
+    upwards = log_ratio.sign_().add_(1).div_(2)  # 1 where q is larger, 0 where p is
+    return torch.lerp(a, b, upwards).sum(dim=-1), torch.lerp(b, a, upwards).sum(dim=-1)
+
+
+def top(values: Float32[Tensor, "chunk vocabulary"], count: int) -> Int64[Tensor, "chunk count"]:
+    """Where the largest of each row are, the largest first.
+
+    They are in the groups that have the largest maxima, of which there are as many; the few that
+    do not fill a group are looked at, too.
+    """
+    size = values.shape[1] // GROUPS
+    if size <= count:
+        return values.topk(count).indices
+    whole = size * GROUPS
+    best = values[:, :whole].unflatten(1, (GROUPS, size)).amax(dim=-1).topk(count).indices
+    inside = torch.arange(size, device=values.device)
+    rest = torch.arange(whole, values.shape[1], device=values.device)
+    grouped = (best[:, :, None] * size + inside).flatten(1)
+    ids = torch.cat([grouped, rest.expand(len(values), -1)], dim=1)
+    return ids.gather(1, values.gather(1, ids).topk(count).indices)
 
 
 def keep(
@@ -125,9 +158,10 @@ def compare_kept(
     """Every figure, from a store's part of the reference.
 
     The divergences of the likeliest tokens are exact. Those of the others are estimated from the
-    drawn ones, KL(reference || candidate) without bias: as the mean of φ where both give the others
-    about the same mass, and elsewhere from that mass and the mean of ln(q/p), which rare tokens
-    cannot upset. The reverse is no less than the masses say.
+    drawn ones. KL(reference || candidate) is the mean of φ, without bias, where both give the
+    others about the same mass. Elsewhere it comes from the masses and the mean of ln(q/p), which
+    rare tokens cannot upset, and is no less than zero: where chance would take it below, it is too
+    large. The reverse is no less than the masses say.
 
     Bounds of KL(reference || candidate): by the log-sum inequality the others diverge no less than
     their masses do; and they cost no more than if each had the probability of the last kept token,
@@ -136,8 +170,7 @@ def compare_kept(
     log_q = candidate.gather(1, kept.ids)
     others = candidate.scatter(1, kept.ids, -torch.inf)
     rest_q = others.logsumexp(dim=-1)
-    exact = terms(kept.log_p, log_q).sum(dim=-1)
-    exact_reverse = terms(log_q, kept.log_p).sum(dim=-1)
+    exact, exact_reverse = divergences(kept.log_p, log_q)
     empty = kept.rest.isneginf() | rest_q.isneginf()
     rest, rest_q = (each.masked_fill(empty, -FAR) for each in (kept.rest, rest_q))
     least = candidate.scatter(1, kept.ids, torch.inf).amin(dim=-1).masked_fill(empty, 0.0)
@@ -149,7 +182,8 @@ def compare_kept(
     linear = (mass_q - mass - mass * _mean(log_ratio)).clamp(min=0)
     less = log_ratio.expm1()
     others_kl = torch.where(near, mass * _mean(less - log_ratio), linear)
-    reverse = torch.maximum(mass * _mean(log_ratio * (less + 1) - less), terms(rest_q, rest))
+    least_kl, least_reverse = divergences(rest[:, None], rest_q[:, None])
+    reverse = torch.maximum(mass * _mean(log_ratio * (less + 1) - less), least_reverse)
     compared = Compared(
         kept.nll,
         _cost(candidate, targets),
@@ -158,7 +192,7 @@ def compare_kept(
         *_agreement(kept.ids[:, :TOP], candidate),
         kept.log_p[:, 0].exp(),
     )
-    lower = exact + terms(rest, rest_q)
+    lower = exact + least_kl
     return Bounded(compared, lower, torch.maximum(lower, exact + above))
 
 
@@ -177,6 +211,6 @@ def _agreement(
     likeliest: Int64[Tensor, "chunk top"], candidate: Float32[Tensor, "chunk vocabulary"]
 ) -> tuple[Bool[Tensor, " chunk"], Float32[Tensor, " chunk"]]:
     """Whether the first is the same, and the share of the first five that both have."""
-    own = candidate.topk(TOP).indices
+    own = top(candidate, TOP)
     both = (likeliest[:, :, None] == own[:, None, :]).any(dim=-1)
     return likeliest[:, 0] == own[:, 0], both.float().mean(dim=-1)

@@ -28,7 +28,10 @@ class Part(_Told):
     """Figures over some of the tokens; intervals are of 95 %, null where nothing bounds them."""
 
     tokens: int = Field(ge=0, description="that were scored")
-    sequences: int = Field(ge=0, description="independent pieces of text")
+    sequences: int = Field(
+        ge=0,
+        description="independent pieces of text: documents, or windows of a text that is one",
+    )
     reference_perplexity: Figure
     candidate_perplexity: Figure
     perplexity_ratio: Figure = Field(description="candidate over reference, paired")

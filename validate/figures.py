@@ -100,7 +100,7 @@ def _spread(scores: Scores) -> dict[str, Any]:
 def _headline(scores: Scores) -> dict[str, Any]:
     told: dict[str, Any] = {
         "tokens": len(scores.kl),
-        "sequences": len(scores.sequence.unique()),
+        "sequences": len(scores.cluster.unique()),
         "reference_perplexity": _exp(float(scores.reference_nll.double().mean())),
         "candidate_perplexity": _exp(float(scores.candidate_nll.double().mean())),
     }

@@ -52,7 +52,13 @@ class Question:
         return Verdict.FAIL if low > limit else Verdict.INCONCLUSIVE
 
     def answer(
-        self, verdict: Verdict, estimate: float, interval: Interval, n: int, clusters: int, why: str
+        self,
+        verdict: Verdict,
+        estimate: float | None,
+        interval: Interval,
+        n: int,
+        clusters: int,
+        why: str,
     ) -> Check:
         """The check, decided."""
         return Check(
@@ -70,18 +76,7 @@ class Question:
 
     def error(self, why: str, *, n: int = 0, clusters: int = 0) -> Check:
         """The check where there is nothing to decide on."""
-        return Check(
-            name=self.name,
-            part=self.part,
-            verdict=Verdict.ERROR,
-            estimate=None,
-            interval=None,
-            threshold=self.threshold,
-            direction=self.direction,
-            n=n,
-            clusters=clusters,
-            reason=why,
-        )
+        return self.answer(Verdict.ERROR, None, None, n, clusters, why)
 
 
 def read(path: Path) -> Gate:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -9,8 +11,7 @@ import torch
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import dtype_name
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.output import keep_apart, require_free, staged
-from camelpress.core.progress import track
+from camelpress.core.output import keep_apart, require_free
 from camelpress.core.provenance import checkpoint_digest, sha256_file
 from camelpress.core.report import Report, Stopwatch
 from camelpress.core.summary import summary
@@ -20,23 +21,22 @@ from camelpress.validate.divergence import Compared, compare, keep
 from camelpress.validate.measure import protocol, twin
 from camelpress.validate.models import open_model, rows, shared_vocabulary
 from camelpress.validate.places import Places
-from camelpress.validate.score import Finite, Runner, Scores, walk
+from camelpress.validate.score import Heads, Scores, States, joined, over_lanes
 from camelpress.validate.settings import Keep
-from camelpress.validate.store import (
-    REPORT,
-    WINDOWS,
-    Facts,
-    KeptText,
+from camelpress.validate.store import REPORT, WINDOWS, Facts, KeptText
+from camelpress.validate.store_writer import (
     Writer,
     copy_tokenizer,
     places_for_drawing,
     write_windows,
 )
 from camelpress.validate.texts import Text, read_texts, window_length
+from camelpress.validate.walk import Runner, walk
+from camelpress.validate.workplace import Workplace, fingerprint
 
 
 def run(reference: Checkpoint, out: Path, settings: Keep, *, force: bool = False) -> Report:
-    """Write a store of a reference's predictions.
+    """Write a store of a reference's predictions; processes of `torchrun` share the work.
 
     Args:
         reference: the 16-bit model; its tokenizer is used.
@@ -44,89 +44,108 @@ def run(reference: Checkpoint, out: Path, settings: Keep, *, force: bool = False
         settings: texts, protocol, and how much of each prediction is kept.
         force: replace `out`.
     Raises:
+        Interrupted: somebody asked for the end; the same call goes on.
         RecipeProblem: no text or an empty one, or more is to be kept than there is.
         NumericsProblem: logits that are not finite.
     """
     watch = Stopwatch()
     keep_apart(out, reference.folder)
     require_free(out, force=force)
-    model = open_model(reference, settings)
-    length = window_length(settings, model.positions)
-    texts = read_texts(settings, Tokenizer.load(reference.folder), length)
-    places = Places.of([text.windows for text in texts])
-    known = rows(reference)
-    vocabulary = shared_vocabulary(known, settings.vocabulary or known, places, reference.folder)
-    top_k = settings.top_k or vocabulary
-    if top_k > vocabulary:
-        raise RecipeProblem(
-            f"--top-k {top_k} is more than the {vocabulary} tokens that there are",
-            next_step="use --top-k 0 to keep all",
-        )
-    again = twin(reference, model, settings, places, length)
-    runner = Runner("reference", model, places.sequences(limit=length))
-    with staged(out, force=force) as folder, torch.inference_mode():
-        writer = Writer(folder, vocabulary)
-        parts = _write(writer, [runner, *([again] if again else [])], places, settings, vocabulary)
-        write_windows(texts, folder / WINDOWS)
-        copy_tokenizer(reference.folder, folder)
-        floor = (
-            figures.noise_floor(settings.noise_floor, Scores.joined(parts, places))
-            if parts
-            else None
-        )
+    made_from = fingerprint(settings, (reference.folder,))
+    with Workplace.staged(out, made_from, force=force) as work:
+        model = open_model(reference, settings, team=work.team)
+        length = window_length(settings, model.positions)
+        texts = read_texts(settings, Tokenizer.load(reference.folder), length)
+        places = Places.of([text.windows for text in texts])
+        known = rows(reference)
+        shared = shared_vocabulary(known, settings.vocabulary or known, places, reference.folder)
+        top_k = settings.top_k or shared
+        if top_k > shared:
+            raise RecipeProblem(
+                f"--top-k {top_k} is more than the {shared} tokens that there are",
+                next_step="use --top-k 0 to keep all",
+            )
+        sequences = [lane.sequences(limit=length) for lane in places.lanes()]
+        runner = Runner.of("reference", model, sequences, work)
+        runners = [runner, *twin(reference, runner, settings, places, work)]
+        wanted = settings.model_copy(update={"top_k": top_k, "vocabulary": shared})
+        remainder, again, wrong = _write(runners, places, wanted, work)
         facts = Facts(
             protocol=protocol(settings, length, model),
             window=length,
-            vocabulary=vocabulary,
+            vocabulary=shared,
             known=known,
             predictions=len(places.row),
-            parts=writer.parts,
+            non_finite=wrong,
             top_k=top_k,
-            samples=settings.samples if top_k < vocabulary else 0,
-            remainder_mass=writer.remainder / len(places.row),
+            samples=settings.samples if top_k < shared else 0,
+            remainder_mass=remainder / len(places.row),
             dtype=dtype_name(model.dtype),
             reference=summary(reference),
             texts=tuple(_kept(text) for text in texts),
-            noise_floor=floor,
+            noise_floor=figures.noise_floor(settings.noise_floor, again) if again else None,
         )
-        report = Report(
-            stage="store",
-            inputs={"reference": checkpoint_digest(reference.folder)}
-            | {f"text:{text.name}": text.sha256 for text in texts},
-            outputs={path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))},
-            settings=settings.model_dump(mode="json", exclude={"text", "device"}),
-            facts=facts.model_dump(mode="json"),
-            cost=watch.cost(),
+        report = work.team.share(
+            lambda: _complete(work.folder, reference, texts, settings, facts, watch)
         )
-        report.write(folder / REPORT)
-    return report
+    return work.team.share(lambda: report)
 
 
 def _write(
-    writer: Writer, runners: list[Runner], places: Places, settings: Keep, vocabulary: int
-) -> list[Compared]:
-    """Keep all predictions of the first model; hold those of a second against them."""
-    predictions, finite, parts = walk(runners).predictions, Finite(), []
+    runners: list[Runner], places: Places, settings: Keep, work: Workplace
+) -> tuple[float, Scores | None, int]:
+    """Keep all predictions of the first model; hold those of a second against them.
+
+    Returns:
+        the sum of the masses outside the tokens kept, the figures of the second model if there is
+        one, and how many predictions of the first are not finite.
+    """
+    lanes, vocabulary = places.lanes(), settings.vocabulary or 0
+    starts = [0, *accumulate(len(lane.row) for lane in lanes)]
     begin = places_for_drawing(len(places.row))
-    for some in track(predictions[0].chunks(torch.arange(len(places.row))), "keep"):
-        first, *rest = (
-            finite.checked(each, places.row[some])[:, :vocabulary].log_softmax(dim=-1)
-            for each in predictions
-        )
-        target = places.target[some].to(first.device)
-        writer.add(
-            keep(
-                first,
-                target,
-                top_k=settings.top_k or vocabulary,
-                samples=settings.samples,
-                places=begin[some].to(first.device),
-            )
-        )
-        parts += [compare(first, other, target) for other in rest]
-    finite.require()
-    writer.flush()
-    return parts
+
+    def look(lane: int, hidden: States) -> tuple[float, list[Compared]]:
+        writer, parts = Writer(work.folder, lane, vocabulary), list[list[Compared]]()
+        for chunk in heads.read(lanes[lane], hidden):
+            first, *rest = chunk.log_p
+            drawn = begin[starts[lane] :][chunk.places].to(first.device)
+            top_k, samples = settings.top_k, settings.samples
+            writer.add(keep(first, chunk.target, top_k=top_k, samples=samples, places=drawn))
+            parts.append([compare(first, other, chunk.target) for other in rest])
+        writer.flush()
+        return writer.remainder, [joined(found) for found in zip(*parts, strict=True)]
+
+    with torch.inference_mode():
+        walk(runners, work)
+        heads = Heads(runners, vocabulary)
+        sums, held = zip(*over_lanes(runners, work, "keep", look), strict=True)
+        wrong = heads.require_finite(work.team)
+    again = [Scores.joined(found, places) for found in zip(*held, strict=True)]
+    return sum(sums), again[0] if again else None, wrong[0]
+
+
+def _complete(
+    folder: Path,
+    reference: Checkpoint,
+    texts: Sequence[Text],
+    settings: Keep,
+    facts: Facts,
+    watch: Stopwatch,
+) -> Report:
+    """Windows, tokenizer and the report beside the predictions."""
+    write_windows(texts, folder / WINDOWS)
+    copy_tokenizer(reference.folder, folder)
+    report = Report(
+        stage="store",
+        inputs={"reference": checkpoint_digest(reference.folder)}
+        | {f"text:{text.name}": text.sha256 for text in texts},
+        outputs={path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))},
+        settings=settings.model_dump(mode="json", exclude={"text", "device"}),
+        facts=facts.model_dump(mode="json"),
+        cost=watch.cost(),
+    )
+    report.write(folder / REPORT)
+    return report
 
 
 def _kept(text: Text) -> KeptText:

@@ -22,10 +22,12 @@ from camelpress.validate.models import (
 from camelpress.validate.overlap import overlap
 from camelpress.validate.places import Places
 from camelpress.validate.protocols import PROTOCOLS
-from camelpress.validate.score import Runner, Scores, score, score_kept
+from camelpress.validate.score import Scores, score, score_kept
 from camelpress.validate.settings import Scoring, Validate
 from camelpress.validate.store import REPORT, Store
 from camelpress.validate.texts import Text, read_texts, window_length
+from camelpress.validate.walk import Runner
+from camelpress.validate.workplace import Workplace
 
 # of a store, and told in the reports that it makes
 ASKED = ("protocol", "max_tokens", "assistant_only", "noise_floor")
@@ -42,16 +44,19 @@ class Measured:
     facts: dict[str, Any]
 
 
-def against_model(reference: Checkpoint, candidate: Checkpoint, settings: Validate) -> Measured:
+def against_model(
+    reference: Checkpoint, candidate: Checkpoint, settings: Validate, work: Workplace
+) -> Measured:
     """Run both models side by side.
 
     Raises:
+        Interrupted: somebody asked for the end.
         RecipeProblem: no text, an empty one, or one that overlaps the candidate's calibration.
         CheckpointProblem: tokenizers differ, or the text has ids that not both models know.
         NumericsProblem: logits that are not finite.
     """
-    first = open_model(reference, settings)
-    second = open_model(candidate, settings, first.dtype)
+    first = open_model(reference, settings, team=work.team)
+    second = open_model(candidate, settings, first.dtype, team=work.team)
     length = window_length(settings, min(first.positions, second.positions))
     tokenizer = Tokenizer.load(reference.folder)
     require_same_tokenizer(tokenizer_digest(tokenizer), reference.folder, candidate.folder)
@@ -59,15 +64,18 @@ def against_model(reference: Checkpoint, candidate: Checkpoint, settings: Valida
     shared = overlap(texts, tokenizer, candidate.folder, allowed=settings.allow_overlap)
     places = Places.of([text.windows for text in texts])
     vocabulary = shared_vocabulary(rows(reference), rows(candidate), places, reference.folder)
-    sequences = places.sequences(limit=length)
-    pair = [Runner("reference", first, sequences), Runner("candidate", second, sequences)]
-    twins = [twin(reference, first, settings, places, length)]
-    scored = score(pair + [each for each in twins if each], places, vocabulary=vocabulary)
+    sequences = [lane.sequences(limit=length) for lane in places.lanes()]
+    pair = [
+        Runner.of(label, model, sequences, work)
+        for label, model in (("reference", first), ("candidate", second))
+    ]
+    twins = twin(reference, pair[0], settings, places, work)
+    scored = score(pair + twins, places, work, vocabulary=vocabulary)
     floor = [figures.noise_floor(settings.noise_floor, each) for each in scored.scores[1:]]
     return Measured(
         scored.scores[0],
         texts,
-        {"reference": checkpoint_digest(reference.folder)} | _inputs(candidate, texts),
+        {"reference": _digest(reference, work)} | _inputs(candidate, texts, work),
         {"sequence_length": length},
         {
             "protocol": protocol(settings, length, second),
@@ -75,7 +83,7 @@ def against_model(reference: Checkpoint, candidate: Checkpoint, settings: Valida
             "overlap": shared,
             "reference": summary(reference),
             "candidate": summary(candidate),
-            "non_finite": {"reference": 0, "candidate": 0},  # any is refused
+            "non_finite": dict(zip(("reference", "candidate"), scored.non_finite, strict=False)),
             "blocks": figures.blocks(scored.errors[0]),
             "noise_floor": floor[0] if floor else None,
             "store": None,
@@ -83,10 +91,13 @@ def against_model(reference: Checkpoint, candidate: Checkpoint, settings: Valida
     )
 
 
-def against_store(store: Store, candidate: Checkpoint, settings: Validate) -> Measured:
+def against_store(
+    store: Store, candidate: Checkpoint, settings: Validate, work: Workplace
+) -> Measured:
     """Run the candidate alone, on the windows and against the predictions of a store.
 
     Raises:
+        Interrupted: somebody asked for the end.
         CheckpointProblem: the store is of another model, text or protocol, or the candidate's
             tokenizer or vocabulary is not the store's.
         RecipeProblem: a text overlaps the candidate's calibration, or the store has no noise floor.
@@ -95,21 +106,20 @@ def against_store(store: Store, candidate: Checkpoint, settings: Validate) -> Me
     store.require_made_from(settings, candidate.folder)
     kept = settings.model_copy(update={name: getattr(store.settings, name) for name in ASKED})
     facts, texts = store.facts, store.texts
-    model = open_model(candidate, settings, DTYPES.get(facts.dtype))
+    model = open_model(candidate, settings, DTYPES.get(facts.dtype), team=work.team)
     tokenizer = Tokenizer.load(store.folder)
     require_same_tokenizer(tokenizer_digest(tokenizer), store.folder, candidate.folder)
     shared = overlap(texts, tokenizer, candidate.folder, allowed=settings.allow_overlap)
     places = Places.of([text.windows for text in texts])
     store.require_vocabulary(rows(candidate))
-    sequences = places.sequences(limit=model.positions)
-    scores, bounds = score_kept(
-        store.kept(), Runner("candidate", model, sequences), places, vocabulary=facts.vocabulary
-    )
+    sequences = [lane.sequences(limit=model.positions) for lane in places.lanes()]
+    runner = Runner.of("candidate", model, sequences, work)
+    scored, bounds = score_kept(store.kept, runner, places, work, vocabulary=facts.vocabulary)
     return Measured(
-        scores,
+        scored.scores[0],
         texts,
         {"reference": store.model, "store": sha256_file(store.folder / REPORT)}
-        | _inputs(candidate, texts),
+        | _inputs(candidate, texts, work),
         {name: getattr(kept, name) for name in ASKED} | {"sequence_length": facts.window},
         {
             "protocol": protocol(kept, facts.window, model),
@@ -117,7 +127,7 @@ def against_store(store: Store, candidate: Checkpoint, settings: Validate) -> Me
             "overlap": shared,
             "reference": facts.reference,
             "candidate": summary(candidate),
-            "non_finite": {"reference": 0, "candidate": 0},
+            "non_finite": {"reference": facts.non_finite, "candidate": scored.non_finite[0]},
             "blocks": None,
             "noise_floor": facts.noise_floor,
             "store": {
@@ -131,20 +141,21 @@ def against_store(store: Store, candidate: Checkpoint, settings: Validate) -> Me
 
 
 def twin(
-    reference: Checkpoint, model: StreamedModel, settings: Scoring, places: Places, length: int
-) -> Runner | None:
-    """The reference once more, computed otherwise; None where no noise floor is asked for."""
-    label = "reference again"
+    checkpoint: Checkpoint, runner: Runner, settings: Scoring, places: Places, work: Workplace
+) -> list[Runner]:
+    """The reference once more, computed otherwise; none where no noise floor is asked for."""
+    label, usual = "reference again", [lane.sequences for lane in runner.lanes]
     if settings.noise_floor == "none":
-        return None
+        return []
     if settings.noise_floor == "bfloat16":
-        other = open_model(reference, settings.model_copy(update={"dtype": "bfloat16"}))
-        return Runner(label, other, places.sequences(limit=length))
-    usual = places.sequences(limit=length)
-    longest = max(usual.lengths)
-    alone = max(len(batch.places) for batch in usual.batches) == 1
+        narrow = settings.model_copy(update={"dtype": "bfloat16"})
+        return [Runner.of(label, open_model(checkpoint, narrow, team=work.team), usual, work)]
+    longest = max(len(ids) for ids in places.inputs)
+    alone = all(len(batch.places) == 1 for lane in usual for batch in lane.batches)
     tokens = 2 * longest if alone else longest
-    return Runner(label, model, places.sequences(limit=length, batch_tokens=tokens))
+    limit = runner.model.positions
+    other = [lane.sequences(limit=limit, batch_tokens=tokens) for lane in places.lanes()]
+    return [Runner.of(label, runner.model, other, work)]
 
 
 def protocol(settings: Scoring, length: int, model: StreamedModel) -> str:
@@ -155,9 +166,13 @@ def protocol(settings: Scoring, length: int, model: StreamedModel) -> str:
     return f"{settings.protocol}: {told}{only}; perplexity per token; {computed}"
 
 
-def _inputs(candidate: Checkpoint, texts: list[Text]) -> dict[str, str]:
+def _digest(model: Checkpoint, work: Workplace) -> str:
+    return work.team.share(lambda: checkpoint_digest(model.folder))
+
+
+def _inputs(candidate: Checkpoint, texts: list[Text], work: Workplace) -> dict[str, str]:
     told = {f"text:{text.name}": text.sha256 for text in texts}
-    return {"candidate": checkpoint_digest(candidate.folder)} | told
+    return {"candidate": _digest(candidate, work)} | told
 
 
 def _vocabularies(reference: int, candidate: int, shared: int) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.llama import EMBEDDING
 from camelpress.core.progress import note
 from camelpress.core.provenance import sha256_json
+from camelpress.core.team import Team
 from camelpress.core.tokens import Tokenizer
 from camelpress.validate.places import Places
 from camelpress.validate.settings import Scoring
 
+ALONE = Team()
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -25,7 +27,11 @@ def rows(checkpoint: Checkpoint) -> int:
 
 
 def open_model(
-    checkpoint: Checkpoint, settings: Scoring, stored: torch.dtype | None = None
+    checkpoint: Checkpoint,
+    settings: Scoring,
+    stored: torch.dtype | None = None,
+    *,
+    team: Team = ALONE,
 ) -> StreamedModel:
     """A model to be scored.
 
@@ -33,10 +39,11 @@ def open_model(
         checkpoint: of the model.
         settings: device and dtype.
         stored: the dtype that `auto` follows on a GPU; the checkpoint's own where None.
+        team: each rank computes on a GPU of its own.
     Raises:
         RecipeProblem: no such device here, or fp16 on a CPU.
     """
-    device = pick_device(settings.device)
+    device = team.place(pick_device(settings.device))
     own = stored or checkpoint.info(f"{EMBEDDING}.weight").dtype
     if settings.dtype == "auto":
         return StreamedModel(checkpoint, device=device, dtype=compute_dtype(device, own))

@@ -10,13 +10,17 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from camelpress.core.lanes import cut
 from camelpress.core.sequences import Sequences
 from camelpress.validate.protocols import Window
 
 
 @dataclass(frozen=True)
 class Places:
-    """Every prediction that counts, in the order of the windows."""
+    """Every prediction that counts, window by window, those of long windows first.
+
+    So windows that run side by side are of similar length, and little is filled up.
+    """
 
     inputs: list[list[int]]  # of each window, as far as a prediction that counts
     row: Int64[Tensor, " scored"]  # of the token that predicts, among all inputs
@@ -37,26 +41,45 @@ class Places:
     @classmethod
     def of(cls, texts: Sequence[Sequence[Window]]) -> Places:
         """The predictions of the windows of each text; in every window at least one counts."""
-        windows = [window for text in texts for window in text]
         clusters = _numbered(
             [(text, each.cluster) for text, some in enumerate(texts) for each in some]
         )
-        counted = [torch.tensor(window.counted).nonzero().flatten() for window in windows]
-        inputs = [
-            window.ids[: int(places[-1])] for window, places in zip(windows, counted, strict=True)
-        ]
+        windows = [window for text in texts for window in text]
+        seen = [torch.tensor(window.counted).nonzero().flatten() for window in windows]
+        order = sorted(range(len(windows)), key=lambda number: -int(seen[number][-1]))
+        counted = [seen[number] for number in order]
+        inputs = [windows[number].ids[: int(seen[number][-1])] for number in order]
         starts = [0, *accumulate(len(ids) for ids in inputs)]
         sizes = torch.tensor([len(places) for places in counted])
+        targets = [torch.tensor(windows[number].ids)[seen[number]] for number in order]
         return cls(
             inputs=inputs,
             row=torch.cat([start + each - 1 for start, each in zip(starts, counted, strict=False)]),
-            target=torch.cat(
-                [torch.tensor(w.ids)[places] for w, places in zip(windows, counted, strict=True)]
-            ),
+            target=torch.cat(targets),
             position=torch.cat(counted) - 1,
-            window=torch.arange(len(windows)).repeat_interleave(sizes),
-            cluster=torch.tensor(clusters).repeat_interleave(sizes),
+            window=torch.tensor(order).repeat_interleave(sizes),
+            cluster=torch.tensor([clusters[number] for number in order]).repeat_interleave(sizes),
         )
+
+    def lanes(self) -> list[Places]:
+        """The same in lanes; of two windows at least, so that they can be batched otherwise."""
+        lengths = [len(ids) for ids in self.inputs]
+        sizes = self.window.unique_consecutive(return_counts=True)[1].tolist()
+        tokens, scored = ([0, *accumulate(each)] for each in (lengths, sizes))
+        found = []
+        for part in cut(lengths, least=2):
+            here = slice(scored[part.start], scored[part.stop])
+            found.append(
+                Places(
+                    inputs=self.inputs[part],
+                    row=self.row[here] - tokens[part.start],
+                    target=self.target[here],
+                    position=self.position[here],
+                    window=self.window[here],
+                    cluster=self.cluster[here],
+                )
+            )
+        return found
 
     def sequences(self, *, limit: int, batch_tokens: int | None = None) -> Sequences:
         """The inputs, in batches.

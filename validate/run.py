@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.output import keep_apart, require_free, staged
+from camelpress.core.output import keep_apart, require_free
 from camelpress.core.report import Report, Stopwatch, Verdict
 from camelpress.validate import outputs
 from camelpress.validate.figures import figures
 from camelpress.validate.gate import judge
-from camelpress.validate.measure import against_model, against_store
+from camelpress.validate.measure import Measured, against_model, against_store
 from camelpress.validate.settings import Validate
 from camelpress.validate.store import Store
+from camelpress.validate.workplace import Workplace, fingerprint
 
 REPORT = outputs.REPORT
 
@@ -27,6 +28,8 @@ def run(
 ) -> Report:
     """Score both models on the same tokens and hold the differences against the gate.
 
+    Several processes that `torchrun` starts share the text and give the same report.
+
     Args:
         reference: the 16-bit model, whose tokenizer is used, or a store of its predictions.
         candidate: 16-bit or GPTQ, with the same tokenizer.
@@ -34,6 +37,7 @@ def run(
         settings: texts, protocol, gate.
         force: replace `out`.
     Raises:
+        Interrupted: somebody asked for the end; the same call goes on.
         RecipeProblem: no text, an empty one, or one that overlaps the candidate's calibration.
         CheckpointProblem: the models cannot be compared, or the store is of something else.
         NumericsProblem: logits that are not finite.
@@ -41,13 +45,23 @@ def run(
     watch = Stopwatch()
     keep_apart(out, reference.folder, candidate.folder)
     require_free(out, force=force)
-    if isinstance(reference, Store):
-        measured = against_store(reference, candidate, settings)
-    else:
-        measured = against_model(reference, candidate, settings)
+    made_from = fingerprint(settings, (reference.folder, candidate.folder))
+    with Workplace.staged(out, made_from, force=force) as work:
+        measured = (
+            against_store(reference, candidate, settings, work)
+            if isinstance(reference, Store)
+            else against_model(reference, candidate, settings, work)
+        )
+        report = _report(measured, settings, watch)
+        if work.team.leads:
+            outputs.write(report, work.folder, settings)
+    return work.team.share(lambda: report)
+
+
+def _report(measured: Measured, settings: Validate, watch: Stopwatch) -> Report:
     facts = measured.facts | figures(measured.scores, measured.texts)
     checks = judge(facts, settings.gate)
-    report = Report(
+    return Report(
         stage="validate",
         inputs=measured.inputs,
         settings=settings.model_dump(mode="json", exclude={"text", "device"})
@@ -58,6 +72,3 @@ def run(
         verdict=Verdict.worst([check.verdict for check in checks]),
         cost=watch.cost(),
     )
-    with staged(out, force=force) as folder:
-        outputs.write(report, folder, settings)
-    return report

@@ -104,6 +104,9 @@ class Gate(Bounds):
     top1_agreement: AtLeast | None = Field(
         default=AtLeast(min=0.94), description="share of tokens with the same likeliest next token"
     )
+    non_finite: AtMost | None = Field(
+        default=AtMost(max=0), description="predictions with a logit that is not finite"
+    )
     early: Bounds = Field(default=Bounds(), description="of the beginnings of all windows")
     texts: dict[str, Bounds] = Field(
         default={}, description="of each text whose name fits the pattern; later ones win"

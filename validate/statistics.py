@@ -52,12 +52,7 @@ def clustered_mean(values: Float[Tensor, " tokens"], cluster: Int64[Tensor, " to
     Source:
         Miller 2024, arXiv:2411.00640, section 2.2 (clustered standard errors).
     """
-    sums, sizes = _by_cluster(values, cluster)
-    mean, error = _mean_and_error(np.ones((1, len(sums))), sums, sizes)
-    reach = _student(len(sums)) * float(error[0]) if len(sums) > 1 else inf
-    return Estimate(
-        float(mean[0]), float(mean[0]) - reach, float(mean[0]) + reach, len(values), len(sums)
-    )
+    return _estimate(*_by_cluster(values, cluster))
 
 
 def bootstrap_mean(values: Float[Tensor, " tokens"], cluster: Int64[Tensor, " tokens"]) -> Estimate:
@@ -75,10 +70,10 @@ def bootstrap_mean(values: Float[Tensor, " tokens"], cluster: Int64[Tensor, " to
         Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 12.5 (bootstrap-t);
         of clusters as in Cameron, Gelbach and Miller 2008, doi:10.1162/rest.90.3.414.
     """
-    estimate = clustered_mean(values, cluster)
+    sums, sizes = _by_cluster(values, cluster)
+    estimate = _estimate(sums, sizes)
     if estimate.low == estimate.high or estimate.clusters < 2:
         return estimate
-    sums, sizes = _by_cluster(values, cluster)
     error = (estimate.high - estimate.mean) / _student(len(sums))
     draw, chances = np.random.default_rng(SEED), np.full(len(sums), 1 / len(sums))
     found = []
@@ -127,6 +122,16 @@ def clustered_quantile(
         inside.n,
         inside.clusters,
     )
+
+
+def _estimate(
+    sums: Float64[ndarray, " clusters"], sizes: Float64[ndarray, " clusters"]
+) -> Estimate:
+    """The mean and Student's interval, from the sum and the number of values of each cluster."""
+    means, errors = _mean_and_error(np.ones((1, len(sums))), sums, sizes)
+    mean, clusters = float(means[0]), len(sums)
+    reach = _student(clusters) * float(errors[0]) if clusters > 1 else inf
+    return Estimate(mean, mean - reach, mean + reach, int(sizes.sum()), clusters)
 
 
 def _student(clusters: int) -> float:

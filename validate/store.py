@@ -9,18 +9,14 @@ a path.
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
-from jaxtyping import Float64
 from pydantic import Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.provenance import sha256_file
@@ -33,19 +29,7 @@ from camelpress.validate.texts import Text
 
 REPORT = "store-report.json"
 WINDOWS = "windows.safetensors"
-PART = "predictions-{:05}.safetensors"
-PART_BYTES = 2**26  # that are gathered before a part is written
-NARROW = 2**16  # ids below need two bytes
-TOKENIZER = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
+PARTS = "predictions-*.safetensors"
 KEY = ("protocol", "sequence_length", "max_tokens", "assistant_only")
 
 
@@ -67,7 +51,7 @@ class Facts(Settings):
     vocabulary: int = Field(gt=5, description="ids that predictions are over")
     known: int = Field(gt=5, description="ids that the reference knows")
     predictions: int = Field(gt=0)
-    parts: int = Field(gt=0)
+    non_finite: int = Field(ge=0, description="predictions with a logit that is not finite")
     top_k: int = Field(gt=0, description="tokens kept of each prediction")
     samples: int = Field(ge=0, description="tokens drawn from the others")
     remainder_mass: float = Field(description="mean probability outside the tokens kept")
@@ -75,55 +59,6 @@ class Facts(Settings):
     reference: dict[str, Any]
     texts: tuple[KeptText, ...]
     noise_floor: dict[str, Any] | None
-
-
-class Writer:
-    """Predictions into parts of a moderate size, in order."""
-
-    def __init__(self, folder: Path, vocabulary: int) -> None:
-        self._folder = folder
-        self._ids = torch.uint16 if vocabulary <= NARROW else torch.int32
-        self._gathered: list[Kept] = []
-        self._bytes = 0
-        self.parts = 0
-        self.remainder = 0.0  # sum of the masses outside the tokens kept
-
-    def add(self, kept: Kept) -> None:
-        """Take the next predictions."""
-        narrow = kept._replace(ids=kept.ids.to(self._ids), drawn=kept.drawn.to(self._ids))
-        self._gathered.append(Kept(*(column.cpu() for column in narrow)))
-        self._bytes += sum(column.nbytes for column in self._gathered[-1])
-        self.remainder += float(kept.rest.double().exp().sum())
-        if self._bytes >= PART_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what was gathered."""
-        if self._gathered:
-            self.parts += 1
-            columns = (torch.cat(column) for column in zip(*self._gathered, strict=True))
-            named = dict(zip(Kept._fields, columns, strict=True))
-            save_file(named, self._folder / PART.format(self.parts))
-            self._gathered, self._bytes = [], 0
-
-
-def write_windows(texts: Sequence[Text], path: Path) -> None:
-    """The tokens of all texts, with what counts."""
-    windows = [window for text in texts for window in text.windows]
-    columns = {
-        "ids": [token for window in windows for token in window.ids],
-        "counted": [int(flag) for window in windows for flag in window.counted],
-        "lengths": [len(window.ids) for window in windows],
-        "clusters": [window.cluster for window in windows],
-    }
-    save_file({name: torch.tensor(each, dtype=torch.int32) for name, each in columns.items()}, path)
-
-
-def copy_tokenizer(source: Path, folder: Path) -> None:
-    """What the text can be read with again."""
-    for name in TOKENIZER:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
 
 
 @dataclass(frozen=True)
@@ -135,6 +70,7 @@ class Store:
     facts: Facts
     settings: Keep
     texts: list[Text]
+    parts: dict[str, range]  # file to the places that it holds
 
     @staticmethod
     def is_at(folder: Path) -> bool:
@@ -154,35 +90,33 @@ class Store:
             settings = Keep.model_validate_json(json.dumps(report.settings))
         except ValidationError as error:
             raise _damaged(folder, f"{REPORT}: {faults(error)}") from error
-        for name in (WINDOWS, *_parts(facts.parts)):
+        for name, digest in report.outputs.items():
             if not (folder / name).is_file():
                 raise _damaged(folder, f"{name} is missing")
-            if sha256_file(folder / name) != report.outputs.get(name):
+            if sha256_file(folder / name) != digest:
                 raise _damaged(folder, f"{name} is not what {REPORT} says")
-        return cls(folder, report, facts, settings, _texts(folder, facts))
+        texts = _texts(folder, facts)
+        return cls(folder, report, facts, settings, texts, _parts(folder, report, facts))
 
     @property
     def model(self) -> str:
         """The hash of the reference."""
         return self.report.inputs.get("reference", "")
 
-    def kept(self) -> Iterator[Kept]:
-        """All predictions in order, part by part.
+    def kept(self, begin: int, end: int) -> Kept:
+        """The predictions at some places.
 
-        Raises:
-            CheckpointProblem: a part is not what it should be.
+        Args:
+            begin, end: places in the order of `Places`, end excluded.
         """
-        left = self.facts.predictions
-        for name in _parts(self.facts.parts):
-            columns = _load(self.folder, name)
-            try:
-                kept = Kept(**columns)
-            except TypeError as error:
-                raise _damaged(self.folder, f"{name} holds {', '.join(columns)}") from error
-            left -= len(kept.nll)
-            yield kept._replace(ids=kept.ids.long(), drawn=kept.drawn.long())
-        if left:
-            raise _damaged(self.folder, "predictions are missing")
+        found = []
+        for name, held in self.parts.items():
+            here = slice(max(0, begin - held.start), min(end, held.stop) - held.start)
+            if here.start < here.stop:
+                with safe_open(self.folder / name, framework="pt") as file:
+                    found.append(Kept(*(file.get_slice(each)[here] for each in Kept._fields)))
+        kept = Kept(*(torch.cat(column) for column in zip(*found, strict=True)))
+        return kept._replace(ids=kept.ids.long(), drawn=kept.drawn.long())
 
     def require_vocabulary(self, candidate: int) -> None:
         """See that a candidate knows every id that the predictions are over.
@@ -234,8 +168,21 @@ class Store:
             )
 
 
-def _parts(count: int) -> list[str]:
-    return [PART.format(number) for number in range(1, count + 1)]
+def _parts(folder: Path, report: Report, facts: Facts) -> dict[str, range]:
+    """Which places each file holds, from the headers."""
+    found, begin = {}, 0
+    for name in sorted(name for name in report.outputs if PurePath(name).match(PARTS)):
+        try:
+            with safe_open(folder / name, framework="pt") as file:
+                if {*file.keys()} != {*Kept._fields}:
+                    raise _damaged(folder, f"{name} holds {', '.join(file.keys())}")
+                end = begin + file.get_slice("nll").get_shape()[0]
+        except (SafetensorError, OSError) as error:
+            raise _unreadable(folder, name, error) from error
+        found[name], begin = range(begin, end), end
+    if begin != facts.predictions:
+        raise _damaged(folder, "predictions are missing")
+    return found
 
 
 def _source(candidate: Path) -> str | None:
@@ -243,16 +190,9 @@ def _source(candidate: Path) -> str | None:
     return Report.read(path).inputs.get("source") if path.is_file() else None
 
 
-def _load(folder: Path, name: str) -> dict[str, Tensor]:
-    try:
-        return load_file(folder / name)
-    except (SafetensorError, OSError) as error:
-        raise _damaged(folder, f"{name} cannot be read ({type(error).__name__})") from error
-
-
 def _texts(folder: Path, facts: Facts) -> list[Text]:
-    columns = _load(folder, WINDOWS)
     try:
+        columns = load_file(folder / WINDOWS)
         lengths = columns["lengths"].tolist()
         ids, counted = (
             columns["ids"].long().split(lengths),
@@ -262,6 +202,8 @@ def _texts(folder: Path, facts: Facts) -> list[Text]:
             Window(each.tolist(), flags.tolist(), cluster)
             for each, flags, cluster in zip(ids, counted, columns["clusters"].tolist(), strict=True)
         ]
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(folder, WINDOWS, error) from error
     except (KeyError, ValueError, RuntimeError) as error:
         raise _damaged(folder, f"{WINDOWS} is not what it should be") from error
     texts, first = [], 0
@@ -275,16 +217,14 @@ def _texts(folder: Path, facts: Facts) -> list[Text]:
     return texts
 
 
-def places_for_drawing(count: int) -> Float64[Tensor, " count"]:
-    """Where drawing begins for each prediction, in [0, 1); the same in every run."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(count, generator=generator, dtype=torch.float64)
-
-
 def _damaged(folder: Path, what: str) -> CheckpointProblem:
     return CheckpointProblem(
         f"{folder} is not a whole store ({what})", next_step="make it again with camelpress store"
     )
+
+
+def _unreadable(folder: Path, name: str, error: Exception) -> CheckpointProblem:
+    return _damaged(folder, f"{name} cannot be read ({type(error).__name__})")
 
 
 def _other(folder: Path, what: str) -> CheckpointProblem:

@@ -22,10 +22,11 @@ from torch import Tensor
 
 from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.predictions import Predictions
 from camelpress.core.sequences import Sequences
+from camelpress.core.team import Team
 from camelpress.validate.places import Places
-from camelpress.validate.score import Scores, hold
+from camelpress.validate.score import Heads, Scores, hold
+from camelpress.validate.walk import Runner
 
 
 class Remembered(StreamedModel):
@@ -84,15 +85,13 @@ def _scored(
 ) -> Scores:
     places = Places.all_of(documents)
     sequences = places.sequences(limit=reference.positions)
+    models = {"reference": reference, "candidate": candidate}
     with torch.inference_mode():
-        (scores,) = hold(
-            [
-                Predictions(name, model, model.hidden(sequences, name))
-                for name, model in (("reference", reference), ("candidate", candidate))
-            ],
-            places,
-        )
-    return scores
+        hidden = [model.hidden(sequences, name) for name, model in models.items()]
+        heads = Heads([Runner(name, model, []) for name, model in models.items()], None)
+        scores = hold(heads, places, hidden)
+        heads.require_finite(Team())
+    return Scores.joined(scores, places)
 
 
 def main() -> None:

@@ -109,7 +109,8 @@ def _guarded(
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         with listening(screen):
-            return work(screen=screen, **values)
+            code = work(screen=screen, **values)
+            return 0 if follows else code  # a verdict is told once; a failure would end the others
     except Problem as problem:
         if debug:
             traceback.print_exc()

@@ -134,9 +134,9 @@ def test_the_size_of_chunks_changes_nothing(
     sizes = []
     whole = predictions.Predictions.log_probabilities
 
-    def watched(self: predictions.Predictions, rows: Tensor) -> Tensor:
-        sizes.append(len(rows))
-        return whole(self, rows)
+    def watched(self: predictions.Predictions, hidden: Tensor) -> Tensor:
+        sizes.append(len(hidden))
+        return whole(self, hidden)
 
     monkeypatch.setattr(predictions.Predictions, "log_probabilities", watched)
     monkeypatch.setattr(predictions, "LOGITS", pico.PICO.vocab * rows)

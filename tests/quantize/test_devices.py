@@ -14,10 +14,10 @@ import torch
 import elsewhere
 import gptq_reader
 import stages
+from camelpress.core.team import Team
 from camelpress.quantize import block, kernel_plain, layer, run
 from camelpress.quantize.hessian import Moments
 from camelpress.quantize.settings import Quantize
-from camelpress.quantize.team import Team
 
 GRIDS = [
     {"bits": 4, "group_size": 32, "sym": True},

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,15 +17,16 @@ from safetensors.torch import load_file, save_file
 import damage
 import pico
 import stages
-from camelpress import cli
 from camelpress.core.errors import Interrupted
 from camelpress.core.journal import JOURNAL, Journal
+from camelpress.core.lanes import LANES
 from camelpress.core.report import Report
 from camelpress.core.writer import CheckpointWriter
-from camelpress.quantize import journey, lanes, run
+from camelpress.quantize import journey, run
 from camelpress.quantize.block import BlockQuantizer
 from camelpress.quantize.lanes import Lane
-from camelpress.quantize.run import LANES, REPORT
+from camelpress.quantize.run import REPORT
+from processes import die, forked, interrupt, signalled
 
 BLOCKS = 3
 OPTIONS: dict[str, Any] = {"dtype": "float32", "correction": 0.5, "samples": 3}
@@ -44,7 +44,7 @@ def _small() -> Iterator[None]:
     """Several shards and several lanes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "CheckpointWriter", partial(CheckpointWriter, shard_bytes=SHARD))
-        patch.setattr(lanes, "LANE_TOKENS", 100)
+        patch.setattr("camelpress.core.lanes.LANE_TOKENS", 100)
         yield
 
 
@@ -107,39 +107,6 @@ def require_the_same(out: Path, expected: Contents) -> None:
 
 
 # --- killed -------------------------------------------------------------------------------------
-
-
-def forked(work: Callable[[], object]) -> int:
-    """The exit code of another process that does `work`, or minus the signal that killed it."""
-    child = os.fork()
-    if not child:
-        try:
-            signal.alarm(120)  # rather than hang
-            work()
-            os._exit(0)
-        finally:
-            os._exit(99)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def interrupt(owner: Any, name: str, at: int, act: Callable[[], None], *, late: bool) -> None:
-    """Let something happen before or after the call of a method with the number `at`."""
-    original, calls = getattr(owner, name), iter(range(100_000))
-
-    def wrapped(*arguments: Any, **keywords: Any) -> Any:
-        here = next(calls) == at
-        if here and not late:
-            act()
-        found = original(*arguments, **keywords)
-        if here and late:
-            act()
-        return found
-
-    pytest.MonkeyPatch().setattr(owner, name, wrapped)
 
 
 # fmt: off
@@ -404,31 +371,8 @@ def test_a_folder_of_another_run_is_no_obstacle(
 # --- stopped ------------------------------------------------------------------------------------
 
 
-def signalled(
-    errors: Path, arguments: list[str], sent: list[signal.Signals], at: int
-) -> Callable[[], None]:
-    """The command line, which signals itself when the states are written, its errors in a file."""
-
-    def work() -> None:
-        def send() -> None:
-            for number in sent:
-                os.kill(os.getpid(), number)
-
-        interrupt(Lane, "write", at, send, late=True)
-        os.dup2(os.open(errors, os.O_CREAT | os.O_WRONLY), 2)
-        sys.stderr = open(2, "w")
-        sys.argv = ["camelpress", "quantize", *arguments]
-        try:
-            cli.main()
-        except SystemExit as end:
-            sys.stderr.flush()
-            os._exit(int(end.code or 0))
-
-    return work
-
-
 def arguments(model: Path, chat: Path, out: Path) -> list[str]:
-    return [str(model), str(out), "-q", "--calibration", str(chat), *ARGUMENTS]
+    return ["quantize", str(model), str(out), "-q", "--calibration", str(chat), *ARGUMENTS]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -439,7 +383,7 @@ def test_a_signal_finishes_the_block_and_the_same_command_goes_on(
 ) -> None:  # fmt: skip
     errors = tmp_path / "errors"
     command = arguments(model, chat, out)
-    assert forked(signalled(errors, command, [number], at)) == 75
+    assert forked(signalled(errors, command, [number], Lane, "write", at)) == 75
     assert errors.read_text() == (
         f"error: stopped after block {done} of {BLOCKS}; run the same command again to go on\n"
     )
@@ -457,7 +401,7 @@ def test_a_second_signal_stops_at_once(
 ) -> None:  # fmt: skip
     errors = tmp_path / "errors"
     command = arguments(model, chat, out)
-    assert forked(signalled(errors, command, [number, number], 25)) == 75
+    assert forked(signalled(errors, command, [number, number], Lane, "write", 25)) == 75
     assert errors.read_text() == "error: stopped before the end; run the same command again\n"
     assert finished(out) == 1
     stages.quantize(model, out, chat, **OPTIONS)
@@ -469,7 +413,7 @@ def test_a_signal_in_the_last_block_lets_the_run_end(
     model: Path, chat: Path, out: Path, expected: Contents, tmp_path: Path
 ) -> None:
     command = arguments(model, chat, out)
-    assert forked(signalled(tmp_path / "errors", command, [signal.SIGTERM], 35)) == 0
+    assert forked(signalled(tmp_path / "errors", command, [signal.SIGTERM], Lane, "write", 35)) == 0
     require_the_same(out, expected)
 
 

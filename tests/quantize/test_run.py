@@ -26,9 +26,11 @@ from camelpress.core.errors import (
     OutputExists,
     RecipeProblem,
 )
+from camelpress.core.lanes import LANES
 from camelpress.core.provenance import sha256_file
 from camelpress.core.report import Report
 from camelpress.core.sequences import Sequences
+from camelpress.core.team import Team
 from camelpress.core.tokens import Tokenizer
 from camelpress.quantize import block as stage
 from camelpress.quantize import lanes as in_lanes
@@ -40,11 +42,10 @@ from camelpress.quantize.gptq import FALLBACK, Factor
 from camelpress.quantize.hessian import Moments
 from camelpress.quantize.lanes import Lane, lanes
 from camelpress.quantize.layer import Rounded, round_layer
-from camelpress.quantize.run import LANES, REPORT, run
+from camelpress.quantize.run import REPORT, run
 from camelpress.quantize.settings import Quantize, Source
 from camelpress.quantize.stored import AsStored
 from camelpress.quantize.target import aim
-from camelpress.quantize.team import Team
 
 CPU = torch.device("cpu")
 SETTINGS = Quantize(
@@ -79,7 +80,7 @@ def states(model: StreamedModel, sequences: Sequences) -> Iterator[Tensor]:
     hidden = model.embed(sequences)
     for number in range(model.blocks):
         with torch.inference_mode():
-            model.run(sequences, hidden, number)
+            model.run(sequences, hidden, model.block(number))
         yield hidden.clone()
 
 
@@ -220,7 +221,7 @@ def test_states_while_quantizing_are_those_of_the_stored_checkpoint_and_of_the_1
     monkeypatch.setattr(in_lanes, "PAIRED", pairs)
     monkeypatch.setattr(in_lanes, "LEAST_PAIRED", 0)
     monkeypatch.setattr(laid_out, "BATCH_TOKENS", 300)  # several batches, some of them ragged
-    monkeypatch.setattr(in_lanes, "LANE_TOKENS", 400)
+    monkeypatch.setattr("camelpress.core.lanes.LANE_TOKENS", 400)
     source = pico.write_model(tmp_path / "source", dtype=dtype)
     wanted = settings(chat, sym=sym)
     run(Checkpoint.open(source), tmp_path / "out", wanted)
@@ -246,7 +247,7 @@ def test_moments_are_sums_over_what_each_layer_of_the_finished_block_sees_and_sh
     monkeypatch.setattr(in_lanes, "PAIRED", pairs)
     monkeypatch.setattr(in_lanes, "LEAST_PAIRED", 0)
     monkeypatch.setattr(laid_out, "BATCH_TOKENS", 300)
-    monkeypatch.setattr(in_lanes, "LANE_TOKENS", 400)
+    monkeypatch.setattr("camelpress.core.lanes.LANE_TOKENS", 400)
     wanted = settings(chat, calibration_mask=mask)
     aimed: list[tuple[Tensor, Tensor]] = []
     solved: list[Tensor] = []

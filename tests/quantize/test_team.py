@@ -6,10 +6,9 @@ import json
 import os
 import pickle
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,15 @@ from safetensors.torch import load_file, save_file
 import pico
 import small_lanes
 import stages
-from camelpress.core.errors import NotPositiveDefinite, NumericsProblem, Problem
+from camelpress.core.errors import NotPositiveDefinite, NumericsProblem
 from camelpress.core.journal import JOURNAL, Journal
 from camelpress.core.report import Report
+from camelpress.core.team import Team
 from camelpress.quantize import lanes, layer
 from camelpress.quantize.hessian import Moments
 from camelpress.quantize.lanes import Lane
 from camelpress.quantize.run import REPORT
-from camelpress.quantize.team import Team
+from processes import together
 
 OPTIONS: dict[str, Any] = {"dtype": "float32", "correction": 0.5, "samples": 3}
 COMMAND = (
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning
 def _small() -> Iterator[None]:
     """Several lanes, several blocks of rows."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lanes, "LANE_TOKENS", small_lanes.LANE_TOKENS)
+        patch.setattr("camelpress.core.lanes.LANE_TOKENS", small_lanes.LANE_TOKENS)
         patch.setattr(layer, "ROWS", small_lanes.ROWS)
         yield
 
@@ -59,35 +59,6 @@ def contents(folder: Path) -> Contents:
     """Every file, byte by byte; of the report, all but what the run cost."""
     report = Report.read(folder / REPORT).model_dump(exclude={"cost"})
     return {path.name: path.read_bytes() for path in folder.iterdir()} | {REPORT: report}
-
-
-def together(size: int, work: Callable[[], object]) -> list[int]:
-    """The exit codes of some processes that do `work` as one team."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(size):
-        children.append(os.fork())
-        if not children[-1]:
-            try:
-                signal.alarm(120)  # rather than hang
-                os.environ |= {
-                    "RANK": str(rank),
-                    "WORLD_SIZE": str(size),
-                    "MASTER_ADDR": "127.0.0.1",
-                    "MASTER_PORT": str(port),
-                    "GLOO_SOCKET_IFNAME": "lo",
-                }
-                work()
-                os._exit(0)
-            except Problem as problem:
-                sys.stderr.write(f"{problem}\n")
-                sys.stderr.flush()
-                os._exit(problem.exit_code)
-            finally:
-                os._exit(99)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -111,7 +82,7 @@ def test_ranks_that_have_nothing_to_do_do_no_harm(base: Path, tmp_path: Path) ->
 def test_ranks_without_a_lane_do_no_harm(
     base: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: int
 ) -> None:
-    monkeypatch.setattr(lanes, "LANE_TOKENS", tokens)  # two lanes, or one
+    monkeypatch.setattr("camelpress.core.lanes.LANE_TOKENS", tokens)  # two lanes, or one
     stages.quantize(base, tmp_path / "alone", chat, **OPTIONS)
     out = tmp_path / "out"
     assert together(3, lambda: stages.quantize(base, out, chat, **OPTIONS)) == [0, 0, 0]
@@ -165,7 +136,7 @@ def test_moments_are_summed_in_the_order_of_the_lanes_on_every_rank(tmp_path: Pa
     sizes = (1e8, 1.0, -1e8, 3.0, 1e-3)  # in fp32, other orders of these give other sums
     ids = [[1] * (number + 1) for number in range(len(sizes))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lanes, "LANE_TOKENS", 1)
+        patch.setattr("camelpress.core.lanes.LANE_TOKENS", 1)
         patch.setattr(lanes, "PAIRED", 7)
         patch.setattr(lanes, "LEAST_PAIRED", 0)
         own = lanes.lanes(ids, torch.ones(15, dtype=torch.bool), tmp_path, limit=5, columns=1)

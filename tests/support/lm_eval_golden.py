@@ -1,18 +1,18 @@
-"""What lm-evaluation-harness says of the pico model: makes `lm_eval_golden.json`.
+"""What lm-evaluation-harness says of the pico model and of SmolLM2: makes `lm_eval_golden.json`.
 
-In an environment with lm-eval 0.4.13 (with its extra `hf`), torch and transformers, from the
-repository's root:
+In an environment with lm-eval 0.4.13 (`tests/clients/make_env.sh lmeval`), from the repository's
+root, with the folder of SmolLM2:
 
-    PYTHONPATH=src:tests/support python tests/support/lm_eval_golden.py
+    PYTHONPATH=.:src:tests/support python tests/support/lm_eval_golden.py FOLDER
 
 The task is one of output type `loglikelihood_rolling` on a local file, as `wikitext` is on
-WikiText-2; model and texts are made by `pico`, the same in every run.
+WikiText-2. The pico model and its texts are the same in every run; those of SmolLM2 are the first
+paragraphs of the demo's held-out prose.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from importlib.metadata import version
@@ -21,22 +21,10 @@ from pathlib import Path
 import pico
 
 GOLDEN = Path(__file__).with_suffix(".json")
-WORDS = (3, 40, 9, 90, 25)  # of each document; a token is a letter, and the model has 128 positions
 METRICS = ("word_perplexity", "byte_perplexity", "bits_per_byte")
-TASK = """
-task: rolling
-dataset_path: json
-dataset_kwargs:
-  data_files: {{test: {path}}}
-test_split: test
-output_type: loglikelihood_rolling
-doc_to_text: ""
-doc_to_target: "{{{{text}}}}"
-metric_list:
-  - metric: word_perplexity
-  - metric: byte_perplexity
-  - metric: bits_per_byte
-"""
+WORDS = (3, 40, 9, 90, 25)  # of each document; a token is a letter, and the model has 128 positions
+PROSE = Path(__file__).parents[2] / "src" / "camelpress" / "data" / "demo" / "evaluation.txt"
+PARAGRAPHS, WINDOW = 4, 128  # of SmolLM2; the last one takes several windows
 
 
 def write_documents(folder: Path) -> Path:
@@ -50,28 +38,29 @@ def write_documents(folder: Path) -> Path:
     return path
 
 
+def write_paragraphs(folder: Path) -> Path:
+    """Paragraphs of English prose as JSON lines."""
+    found = PROSE.read_text(encoding="utf-8").split("\n\n")[:PARAGRAPHS]
+    path = folder / "paragraphs.jsonl"
+    lines = [json.dumps({"text": paragraph}) for paragraph in found]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
 def main() -> None:
     """Run lm-eval and write what it says."""
-    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    import lm_eval
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
+    from benchmarks.peers.lmeval import perplexities
 
+    smollm2 = Path(sys.argv[1])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        os.environ["HF_HOME"] = str(folder / "home")
-        path, model = write_documents(folder), pico.write_model(folder / "model")
-        (folder / "task.yaml").write_text(TASK.format(path=path), encoding="utf-8")
-        told = lm_eval.simple_evaluate(
-            model=HFLM(pretrained=str(model), dtype="float32", device="cpu", batch_size=1),
-            tasks=["rolling"],
-            task_manager=TaskManager(include_path=str(folder), include_defaults=False),
-            bootstrap_iters=0,
-        )
-    found = {metric: told["results"]["rolling"][f"{metric},none"] for metric in METRICS}
-    GOLDEN.write_text(
-        json.dumps({"lm_eval": version("lm_eval"), **found}, indent=2) + "\n", encoding="utf-8"
-    )
+        model, paragraphs = pico.write_model(folder / "model"), write_paragraphs(folder)
+        told = {
+            "lm_eval": version("lm_eval"),
+            "pico": perplexities(model, write_documents(folder), window=None, batch=1),
+            "smollm2": perplexities(smollm2, paragraphs, window=WINDOW, batch=1),
+        }
+    GOLDEN.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(GOLDEN.read_text(encoding="utf-8"))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from camelpress import cli
-from camelpress.quantize import lanes, layer
+from camelpress.core import lanes
+from camelpress.quantize import layer
 
 LANE_TOKENS, ROWS = 100, 32
 

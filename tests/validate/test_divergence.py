@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from camelpress.validate.divergence import Kept, compare, compare_kept, keep, terms
+from camelpress.validate.divergence import Kept, compare, compare_kept, divergences, keep, top
 
 VOCABULARY = 60
 
@@ -72,8 +72,22 @@ def test_figures_are_those_of_sums_without_shortcuts(seed: int, scale: float, no
 @given(seeds, scales, noises)
 @settings(max_examples=20, deadline=None)
 def test_no_term_is_negative(seed: int, scale: float, noise: float) -> None:
-    reference, candidate = pair(seed, scale, noise)
-    assert float(terms(reference, candidate).min()) >= -1e-7
+    reference, candidate = (each.flatten()[:, None] for each in pair(seed, scale, noise))
+    for some, other in ((reference, candidate), (candidate, reference)):
+        told, back = divergences(some, other)
+        ratio = (other - some).double().squeeze(1)
+        p, q = some.double().exp().squeeze(1), other.double().exp().squeeze(1)
+        exact = q - p * (1 + ratio)
+        assert float(told.min()) >= 0
+        torch.testing.assert_close(told.double(), exact, rtol=1e-4, atol=1e-9)
+        assert torch.equal(back, divergences(other, some)[0])
+
+
+@given(seeds, st.integers(1, 700), st.integers(1, 7))
+@settings(max_examples=30, deadline=None)
+def test_the_largest_are_found_in_groups(seed: int, width: int, count: int) -> None:
+    values = torch.randn(3, max(width, count), generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(top(values, count), values.topk(count).indices)
 
 
 def test_small_divergences_keep_their_digits() -> None:

@@ -18,9 +18,10 @@ from camelpress.core.errors import RecipeProblem
 from camelpress.core.tokens import Tokenizer
 from camelpress.validate.figures import blocks, estimates, figures
 from camelpress.validate.protocols import Window
-from camelpress.validate.score import Scores, relative_error
+from camelpress.validate.score import Scores
 from camelpress.validate.statistics import bootstrap_mean
 from camelpress.validate.texts import Text
+from camelpress.validate.walk import squared_error
 
 
 def drawn(seed: int, count: int, windows: int) -> Scores:
@@ -101,8 +102,7 @@ def test_the_error_of_hidden_states_is_taken_token_by_token() -> None:
         sum((a - b) ** 2 for a, b in zip(left, right, strict=True)) / sum(a**2 for a in left)
         for left, right in zip(reference.tolist(), other.tolist(), strict=True)
     ]
-    expected = (sum(shares) / len(shares)) ** 0.5
-    assert relative_error(reference, other) == pytest.approx(expected, rel=1e-4)
+    assert squared_error(reference, other) == pytest.approx(sum(shares), rel=1e-4)
 
 
 SIX = pico.PICO._replace(layers=6)
@@ -126,7 +126,7 @@ def test_a_damaged_block_is_found(prose: Path, tmp_path: Path, guilty: int) -> N
         for folder in (base, damaged)
     ]
     first = [
-        float(relative_error(left[0].detach(), right[0].detach()))
+        (squared_error(left[0].detach(), right[0].detach()) / left.shape[1]) ** 0.5
         for left, right in zip(hidden[0][1:-1], hidden[1][1:-1], strict=True)
     ]
     rise = [

@@ -14,7 +14,9 @@ from camelpress.validate.gate import judge, read
 from camelpress.validate.measures import MEASURES
 from camelpress.validate.settings import AtLeast, AtMost, Bounds, Gate, TaskBound
 
-SILENT: dict[str, Any] = {"perplexity_ratio": None, "kl_mean": None, "top1_agreement": None}
+SILENT: dict[str, Any] = dict.fromkeys(
+    ("perplexity_ratio", "kl_mean", "top1_agreement", "non_finite")
+)
 
 
 def part(**changes: Any) -> dict[str, Any]:
@@ -198,10 +200,12 @@ def test_a_check_tells_what_it_held_against_what() -> None:
     assert check.part is None
 
 
-def test_the_default_gate_holds_three_checks() -> None:
-    checks = judge(facts(), Gate())
-    assert [check.name for check in checks] == ["perplexity_ratio", "kl_mean", "top1_agreement"]
-    assert [check.verdict for check in checks] == ["PASS", "PASS", "PASS"]
+def test_the_default_gate_holds_four_checks() -> None:
+    checks = judge(facts(non_finite={"reference": 0, "candidate": 0}), Gate())
+    assert [check.name for check in checks] == [
+        *("perplexity_ratio", "kl_mean", "top1_agreement", "non_finite")
+    ]
+    assert [check.verdict for check in checks] == ["PASS"] * 4
 
 
 def test_the_beginnings_of_windows_have_limits_of_their_own() -> None:
@@ -340,7 +344,7 @@ def test_a_gate_that_went_through_a_report_asks_the_same() -> None:
     again = Gate.parse(gate.model_dump(mode="json"), source="test")
     told = facts(tasks=[task("mmlu", 1000, 5, 3)])
     assert judge(told, again) == judge(told, gate)
-    assert len(judge(told, gate)) == 2 + 3 + 2
+    assert len(judge(told, gate)) == 3 + 3 + 2
     assert again == gate
     assert gate.model_dump(mode="json")["texts"] == {
         "*": {"kl_mean": {"max": 0.5}},

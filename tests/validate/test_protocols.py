@@ -93,7 +93,7 @@ def test_second_halves_have_no_beginning(prose: Path, tmp_path: Path) -> None:
 
 
 def test_lm_eval_is_what_lm_eval_says(base: Path, tmp_path: Path) -> None:
-    golden = json.loads(lm_eval_golden.GOLDEN.read_text(encoding="utf-8"))
+    golden = json.loads(lm_eval_golden.GOLDEN.read_text(encoding="utf-8"))["pico"]
     text = lm_eval_golden.write_documents(tmp_path)
     told = facts(base, tmp_path / "out", text, protocol="lm-eval")
     for metric in lm_eval_golden.METRICS:

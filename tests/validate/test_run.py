@@ -135,9 +135,11 @@ def test_the_report_names_everything_it_measured(
         "perplexity_ratio",
         "kl_mean",
         "top1_agreement",
+        "non_finite",
     ]
+    assert report.facts["non_finite"] == {"reference": 0, "candidate": 0}
     for check in report.checks:
-        assert check.estimate == report.facts[check.name]
+        assert check.estimate == report.facts.get(check.name) or check.name == "non_finite"
         assert (check.n, check.clusters) == (report.facts["tokens"], report.facts["sequences"])
     assert report.facts["kl_mean"] > 0
     assert 0 < report.facts["top1_agreement"] < 1

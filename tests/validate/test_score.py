@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ from camelpress.core import predictions
 from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
+from camelpress.core.team import Team
 from camelpress.validate.places import Places
-from camelpress.validate.score import Runner, Scored, Scores, score
+from camelpress.validate.score import Scored, Scores, score
+from camelpress.validate.walk import Runner
+from camelpress.validate.workplace import Workplace
 
 LENGTHS = (2, 5, 33, 33, 128, 17)
 
@@ -35,9 +39,18 @@ def scored(reference: Path, candidate: Path) -> Scores:
 
 def against(reference: Path, candidate: Path) -> Scored:
     places = Places.all_of(some_ids())
-    sequences = places.sequences(limit=128)
+    sequences = [lane.sequences(limit=128) for lane in places.lanes()]
     pair = (("reference", reference), ("candidate", candidate))
-    return score([Runner(name, streamed(folder), sequences) for name, folder in pair], places)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Workplace(Team(), Path(folder))
+        runners = [Runner.of(name, streamed(model), sequences, work) for name, model in pair]
+        found = score(runners, places, work)
+    return found._replace(scores=[in_order(each) for each in found.scores])
+
+
+def in_order(scores: Scores) -> Scores:
+    """As the windows stand in the text, and not by length."""
+    return scores.where(scores.sequence.sort(stable=True).indices)
 
 
 def slow(folder: Path) -> list[Tensor]:

@@ -238,14 +238,13 @@ class StreamedModel:
         """
         hidden = self.embed(sequences)
         for number in track(range(self.blocks), label):
-            self.run(sequences, hidden, number)
+            self.run(sequences, hidden, self.block(number))
         return hidden
 
     def run(
-        self, sequences: Sequences, hidden: Float[Tensor, "tokens hidden"], number: int
+        self, sequences: Sequences, hidden: Float[Tensor, "tokens hidden"], block: Block
     ) -> None:
         """Push all hidden states through one block, in place."""
-        block = self.block(number)
         for batch in sequences.batches:
             put(hidden, batch, block(take(hidden, batch, self.device), self.rope(batch)))
 

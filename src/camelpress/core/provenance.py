@@ -63,6 +63,12 @@ def checkpoint_digest(folder: Path) -> str:
     return sha256_json(checkpoint_hashes(folder))
 
 
+def appearance(folder: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change (ns) of each file in a folder: none of them is read."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+
 def versions() -> dict[str, str]:
     """What this program runs on."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}

@@ -1,8 +1,8 @@
-"""The processes that quantize one model together, or the only one.
+"""The processes that do one piece of work together, or the only one.
 
-`torchrun` starts several. Each takes lanes of calibration tokens and rows of weights in turn; sums
-are made in the order of the lanes and rows never meet, so that the bytes of the output are the same
-for any number of processes.
+`torchrun` starts several. Each takes lanes of tokens, or rows of weights, in turn; sums are made in
+the order of the lanes and rows never meet, so that the output is the same for any number of
+processes.
 """
 
 from __future__ import annotations
@@ -11,17 +11,36 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from camelpress.core.errors import Problem
-from camelpress.quantize.hessian import Moments
-from camelpress.quantize.lanes import Lane
+from camelpress.core.lanes import Lane
+from camelpress.core.output import staged
 
 Shared = TypeVar("Shared")
+Some = TypeVar("Some", bound=Lane)
+Sums = TypeVar("Sums", bound="Summed")
 BACKEND = "cpu:gloo,cuda:nccl"
+
+
+@runtime_checkable
+class Summed(Protocol):
+    """Sums over tokens."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them."""
+
+    def fresh(self: Sums) -> Sums:
+        """Sums of nothing, of the same shapes."""
+
+    def include(self: Sums, other: Sums) -> None:
+        """Add other sums to these."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +62,7 @@ class Team:
 
     @property
     def leads(self) -> bool:
-        """Whether this process solves what cannot be shared, and writes."""
+        """Whether this process does what cannot be shared, and writes."""
         return self.rank == 0
 
     def place(self, device: torch.device) -> torch.device:
@@ -56,7 +75,7 @@ class Team:
         """The rank that a lane belongs to."""
         return lane.number % self.size
 
-    def lanes(self, lanes: Sequence[Lane]) -> list[Lane]:
+    def lanes(self, lanes: Sequence[Some]) -> list[Some]:
         """Those of many lanes that belong to this process."""
         return [lane for lane in lanes if self.owner(lane) == self.rank]
 
@@ -65,13 +84,13 @@ class Team:
         return list(items[self.rank :: self.size])
 
     def fold(
-        self, lanes: Sequence[Lane], collect: Callable[[Lane, Moments], None], total: Moments
+        self, lanes: Sequence[Some], collect: Callable[[Some, Sums], None], total: Sums
     ) -> None:
-        """Add the moments of some lanes to a sum, in the order of the lanes, on every rank.
+        """Add the sums of some lanes to a total, in the order of the lanes, on every rank.
 
         Args:
             lanes: neighbours, in the same order everywhere.
-            collect: adds the moments of one lane; called for the lanes of this rank only.
+            collect: adds what one lane gives; called for the lanes of this rank only.
             total: the same everywhere.
         """
         for first in range(0, len(lanes), self.size):
@@ -85,14 +104,14 @@ class Team:
                     for tensor in part.tensors:
                         dist.send(tensor, dst=0)
                 elif self.leads:
-                    total += self._received(total.fresh(), owner) if owner else part
+                    total.include(self._received(total.fresh(), owner) if owner else part)
         for tensor in total.tensors if self.size > 1 else ():
             dist.broadcast(tensor, src=0)
 
-    def _received(self, moments: Moments, owner: int) -> Moments:
-        for tensor in moments.tensors:
+    def _received(self, sums: Sums, owner: int) -> Sums:
+        for tensor in sums.tensors:
             dist.recv(tensor, src=owner)
-        return moments
+        return sums
 
     def share(self, make: Callable[[], Shared]) -> Shared:
         """What the first rank makes, small and plain, on every rank."""
@@ -130,3 +149,12 @@ class Team:
         gathered: list[Any] = [None] * self.size
         dist.all_gather_object(gathered, own)
         return [gathered[place % self.size][place // self.size] for place in range(count)]
+
+    @contextmanager
+    def staged(self, target: Path, *, force: bool, resumable: str) -> Iterator[Path]:
+        """An output while it has no name yet, as `output.staged`; the first rank names it."""
+        if self.leads:
+            with staged(target, force=force, resumable=resumable) as folder:
+                yield self.share(lambda: folder)
+        else:
+            yield self.share(lambda: target)
