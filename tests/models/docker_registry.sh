@@ -8,5 +8,5 @@ place=$(cd "$1" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
-apt-get download docker-registry
+apt-get download --quiet docker-registry
 dpkg -x docker-registry_*.deb "$place"

@@ -6,17 +6,14 @@ import os
 import random
 import signal
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from huggingface_hub import constants
-from huggingface_hub.utils import _http
 from safetensors.torch import save_file
 
 import hub_writable
@@ -31,8 +28,7 @@ from camelpress.publish.settings import Publish
 from camelpress.publish.verify import verify_at
 from hub_repositories import Fault, Hub, Repository
 
-# huggingface_hub 2.4.0 itself sends a file in a way that its HTTP client calls old.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(hub_writable.OLD_WAY)
 Judge = Callable[..., Path]
 Sender = Callable[..., Report]
 TOKEN = "hf_Tell0No0One0What0This0Token0Is"
@@ -43,18 +39,9 @@ KILLS = 20
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub that this process talks to, without pauses before a request is tried again."""
-    with hub_writable.serving() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        quick = vars(time) | {"sleep": lambda _seconds: None}
-        monkeypatch.setattr(_http, "time", SimpleNamespace(**quick))
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setenv("NO_PROXY", "*")
-        _http.close_session()
+    """A hub that this process talks to."""
+    with hub_writable.talking(monkeypatch, TOKEN) as hub:
         yield hub
-        _http.close_session()
 
 
 @pytest.fixture
