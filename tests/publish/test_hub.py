@@ -249,6 +249,16 @@ def test_nobody_publishes_without_a_login(
     assert hub.asked == []
 
 
+def test_the_login_of_the_hubs_own_command_is_used(
+    send: Sender, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    (tmp_path / "token").write_text("hf_of_the_login_store")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    send()
+    assert hub.tokens - {None} == {"Bearer hf_of_the_login_store"}
+
+
 def test_a_hub_that_is_not_there_is_one_line(send: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(OutputProblem, match="cannot be reached, or broke off"):
