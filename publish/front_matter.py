@@ -19,10 +19,10 @@ from camelpress.publish.gate import PROMPT
 CLAIMS = "camelpress"  # the key that `verify` compares with the files
 CLAIMED = ("bits", "group_size", "sym", "desc_act")
 RESULTS = ".eval_results/camelpress.yaml"
-METRICS = (  # fact                   metric          what it is called
-    ("candidate_perplexity",          "perplexity",   "perplexity, {protocol}"),
-    ("perplexity_ratio",              "perplexity",   "perplexity over that of the 16-bit model"),
-    ("kl_mean",                       "kl",           "mean KL divergence from the 16-bit model"),
+METRICS = (  # fact                   metric              what it is called
+    ("candidate_perplexity",          "perplexity",       "perplexity, {protocol}"),
+    ("perplexity_ratio",              "perplexity_ratio", "perplexity over the 16-bit model's"),
+    ("kl_mean",                       "kl",               "mean KL from the 16-bit model, nats"),
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import pico
 from camelpress import pipeline
@@ -92,6 +93,19 @@ def test_the_weights_come_out_byte_for_byte(place: Path, tmp_path: Path) -> None
     assert again.verdict is Verdict.PASS
     weights = tmp_path / "again" / "quantized" / "model.safetensors"
     assert weights.stat().st_mtime < (tmp_path / "again" / pipeline.LOCK).stat().st_mtime
+
+
+def test_as_many_threads_are_at_work_as_were_then(place: Path, tmp_path: Path) -> None:
+    facts = Report.read(place / "out" / "release" / "quantize-report.json").facts
+    assert facts["threads"] == torch.get_num_threads() == 1
+    torch.set_num_threads(2)
+    try:
+        assert rebuilt(place, tmp_path / "again").verdict is Verdict.PASS
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    facts = Report.read(tmp_path / "again" / "quantized" / "quantize-report.json").facts
+    assert facts["threads"] == 1
 
 
 def test_another_diff_is_named_as_the_cause(place: Path, tmp_path: Path) -> None:

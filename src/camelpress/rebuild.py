@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from camelpress import pipeline
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.origin import HUB, on_hub
-from camelpress.core.progress import note
-from camelpress.core.provenance import PROVENANCE, checkpoint_hashes, sha256_file, versions
+from camelpress.core.provenance import (
+    PROVENANCE,
+    REPORT_SUFFIX,
+    checkpoint_hashes,
+    sha256_file,
+    versions,
+)
 from camelpress.core.report import Report, Stopwatch, Verdict
 from camelpress.publish.rebuilding import RECIPE
 from camelpress.publish.verify import verify
 from camelpress.recipe import Recipe, read
 
 MADE = ("recover", "quantize")
+ARITHMETIC = ("device", "cpu", "threads")  # what the order of sums, and so the bytes, depend on
 
 
 def rebuild(
@@ -59,9 +69,11 @@ def rebuild(
     lock = pipeline.Lock(recipe.out / pipeline.LOCK)
     recipe.out.mkdir(parents=True, exist_ok=True)
     stages = [stage for stage in pipeline.stages(recipe) if stage.name in MADE]
-    outcome = pipeline.follow(stages, lock, force=force)
+    then = Report.read(release / f"{MADE[-1]}{REPORT_SUFFIX}").facts
+    with _threads(then.get("threads")):
+        outcome = pipeline.follow(stages, lock, force=force)
     reports = [outcome.reports[name] for name in MADE]
-    problems = _differences(provenance, reports, stages[-1].output)
+    problems = _differences(provenance, then, reports, stages[-1].output)
     return Report(
         stage="rebuild",
         inputs={name: digest for each in reports for name, digest in each.inputs.items()},
@@ -70,6 +82,17 @@ def rebuild(
         verdict=Verdict.FAIL if problems else Verdict.PASS,
         cost=watch.cost(),
     )
+
+
+@contextmanager
+def _threads(count: Any) -> Iterator[None]:
+    """As many threads as were at work then: sums come out in the same order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count if isinstance(count, int) and count > 0 else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _with_inputs(
@@ -117,7 +140,9 @@ def _model(release: Path, which: str, told: Path, given: Path | None) -> Path:
     return given or told
 
 
-def _differences(provenance: Report, reports: Sequence[Report], model: Path) -> list[str]:
+def _differences(
+    provenance: Report, quantized: Mapping[str, Any], reports: Sequence[Report], model: Path
+) -> list[str]:
     """What is not as in the release; first the causes, then the files."""
     expected: dict[str, str] = provenance.facts["model"]
     found = checkpoint_hashes(model)
@@ -138,6 +163,9 @@ def _differences(provenance: Report, reports: Sequence[Report], model: Path) -> 
         for name, then in provenance.facts["versions"].items()
         if now.get(name) != then
     ]
-    for cause in causes:
-        note(cause)
+    causes += [
+        f"quantized with {key} {quantized[key]}, and now with {reports[-1].facts.get(key)}"
+        for key in ARITHMETIC
+        if key in quantized and quantized[key] != reports[-1].facts.get(key)
+    ]
     return [*causes, *(f"{name!r} has other bytes" for name in files)]
