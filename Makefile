@@ -6,13 +6,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 SMOLLM2 := .models/SmolLM2-135M-Instruct
 LLAMA_TOKENIZER := .models/llama-tokenizer
 TRANSFORMERS_4 := .models/transformers-4
+REGISTRY := .models/docker-registry
 
-.PHONY: demo test check test-clients bench-recover bench-quantize bench-growth bench-validate clean
+.PHONY: demo test check test-clients test-s3 bench-recover bench-quantize bench-growth bench-validate clean
 
 demo: .venv/installed ## the whole pipeline on the embedded model
 	$(BIN)/camelpress demo
 
-test: check $(SMOLLM2) $(LLAMA_TOKENIZER) $(TRANSFORMERS_4) ## everything: format, lint, types, imports, tests
+test: check $(SMOLLM2) $(LLAMA_TOKENIZER) $(TRANSFORMERS_4) $(REGISTRY) ## everything: format, lint, types, imports, tests
 	$(BIN)/pytest --numprocesses auto --dist loadscope --cov --cov-report term:skip-covered
 
 check: .venv/installed-test
@@ -24,6 +25,10 @@ check: .venv/installed-test
 test-clients: .venv/installed-test ## our checkpoints in other people's loaders, and theirs in ours; writes docs/compatibility.md
 	tests/clients/make_env.sh gptqmodel autogptq autoround llmcompressor
 	$(BIN)/pytest tests/clients -m client --compatibility docs/compatibility.md
+
+test-s3: .venv/installed-test ## buckets, on moto's server
+	test -d .venv-s3 || tests/models/s3_env.sh .venv-s3
+	.venv-s3/bin/python -m pytest tests/publish/test_bucket.py
 
 bench-recover: .venv/installed ## recover against the published algorithm and mere copying (27 GB of disk)
 	$(BIN)/python -m benchmarks.recover
@@ -57,6 +62,10 @@ $(LLAMA_TOKENIZER): .venv/installed-test
 
 $(TRANSFORMERS_4): .venv/installed-test
 	test -d $@ || $(BIN)/python tests/models/old_transformers.py $@
+
+# Needs Debian; without it the tests that push to a registry are skipped and say so.
+$(REGISTRY):
+	command -v docker-registry || tests/models/docker_registry.sh $@ || true
 
 clean:
 	rm -rf .venv .models camelpress-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,7 +1,8 @@
 """Licence profiles as rows: what a release under each must carry and say. Not legal advice.
 
-Source: allenai/open-instruct eb00bf13, assets/model_licenses/tulu_license.txt (sections 1 to 3);
-Llama 2 Community License (section 1.b); Apache License 2.0 (section 4); MIT License.
+Source: allenai/open-instruct eb00bf13, assets/model_licenses/tulu_license.txt (sections 1 to 3) and
+README.md (Tulu 2 is under the low-risk ImpACT licence instead); Llama 2 Community License (section
+1.b); Apache License 2.0 (section 4); MIT License.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.publish.release import carried
 
 NOTICE = "NOTICE"
+FREE = ("apache-2.0", "mit")  # may become a part of anything
 
 
 class Profile(NamedTuple):
@@ -25,6 +27,8 @@ class Profile(NamedTuple):
     """The hub's identifier."""
     name: str | None
     """Needed where the hub only knows `other`."""
+    covers: tuple[str, ...]
+    """What the cards of its inputs may name, as the hub calls it."""
     restricted: bool
     """Not for everybody: keep the release private or gated."""
     needs: tuple[tuple[str, ...], ...]
@@ -42,7 +46,8 @@ class Profile(NamedTuple):
 # fmt: off
 PROFILES: Mapping[str, Profile] = {
     "tulu": Profile(
-        "other", "ai2-ai-model-license", True, (("LICENSE*",), ("llama_license.txt",)), None,
+        "other", "ai2-ai-model-license", ("other", *FREE), True,
+        (("LICENSE*",), ("llama_license.txt",)), None,
         "LICENSE.txt and llama_license.txt lie beside the Tulu diff, such as allenai/tulu-65b",
         "{name} is licensed under the AI Model License, Copyright © The Allen Institute for "
         "Artificial Intelligence. All Rights Reserved.",
@@ -50,27 +55,37 @@ PROFILES: Mapping[str, Profile] = {
         "use restrictions of appendix A and the licence of the LLaMA weights apply too.",
     ),
     "llama": Profile(
-        "other", "llama-license", True, (("LICENSE*", "llama_license.txt"),), None,
+        "other", "llama-license", ("other", *FREE), True,
+        (("LICENSE*", "llama_license.txt"),), None,
         "it came with your copy of the LLaMA weights",
         "{name} is a derivative of LLaMA, whose weights Meta licenses for non-commercial research.",
         "Non-commercial research only, for those to whom Meta gave a licence.",
     ),
+    "impact-lr": Profile(
+        "other", "ai2-impact-license-low-risk", ("other", "llama2", *FREE), True,
+        (("LICENSE*",),), None,
+        "it lies beside the weights of Tulu 2, or at https://allenai.org/licenses/impact-lr",
+        "{name} is a derivative of a model that the Allen Institute for Artificial Intelligence "
+        "licensed under its ImpACT License for low-risk artifacts.",
+        "The AI2 ImpACT License for low-risk artifacts and its use restrictions apply, and so does "
+        "the licence of the raw model.",
+    ),
     "llama2": Profile(
-        "llama2", None, False, (("LICENSE*",),), None,
+        "llama2", None, ("llama2", *FREE), False, (("LICENSE*",),), None,
         "it lies beside the weights of Llama 2; its acceptable use policy belongs there too",
         "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, "
         "Inc. All Rights Reserved. {name} is a derivative of Llama 2.",
         "The Llama 2 Community License and its acceptable use policy apply.",
     ),
     "apache-2.0": Profile(
-        "apache-2.0", None, False, (("LICENSE*",),), "Apache-2.0.txt",
+        "apache-2.0", None, FREE, False, (("LICENSE*",),), "Apache-2.0.txt",
         "it lies beside the weights of the original model",
         "{name} is licensed under the Apache License, Version 2.0. The weights were changed: "
         "they are quantized.",
         "Free to use, change and pass on with the licence and the notices.",
     ),
     "mit": Profile(
-        "mit", None, False, (("LICENSE*",),), "MIT.txt",
+        "mit", None, ("mit",), False, (("LICENSE*",),), "MIT.txt",
         "it lies beside the weights of the original model",
         "{name} is licensed under the MIT License. The weights were changed: they are quantized.",
         "Free to use, change and pass on with the licence.",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import html
 import re
+from typing import Any
+
+import yaml
 
 MARKUP = re.compile(r"([\\`*_\[\]|~#$])")
 
@@ -19,3 +22,13 @@ def inert(value: object) -> str:
     plain = "".join(letter if letter.isprintable() else " " for letter in str(value))
     escaped = MARKUP.sub(r"\\\1", html.escape(" ".join(plain.split()), quote=False))
     return re.sub(r"-{3,}", r"\\\g<0>", escaped)
+
+
+def read_front_matter(text: str) -> Any:
+    """What stands between the first two lines of dashes, as plain data; None without any.
+
+    Raises:
+        yaml.YAMLError: it is not YAML.
+    """
+    found = re.match(r"---\r?\n(.*?)\r?\n---[ \t]*(\r?\n|$)", text, re.DOTALL)
+    return yaml.safe_load(found[1]) if found else None

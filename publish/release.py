@@ -13,10 +13,11 @@ from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
 from camelpress.core.progress import track
-from camelpress.core.provenance import PROVENANCE, REPORT_SUFFIX, is_identity
+from camelpress.core.provenance import REPORT_SUFFIX, WORDS, is_identity
 from camelpress.core.report import Report
 
 VALIDATION = "validation"
+PAGES = ("report.md", "report.html", "junit.xml")
 SHIPPED = (
     "*.safetensors",
     "*.json",
@@ -27,6 +28,8 @@ SHIPPED = (
     "NOTICE*",
     "llama_license.txt",
 )
+WEIGHTS = ".safetensors"
+WEIGHTLESS = ("config.json", "quantize_config.json", "*-report.json", *SHIPPED[-3:])
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 ROOTED = re.compile(r"(/|~/|\.{1,2}/|[A-Za-z]:\\)\S")
 
@@ -35,9 +38,14 @@ def is_carried(name: str) -> bool:
     """Whether a release carries a file of this name over from the model's folder."""
     return (
         PLAIN_NAME.fullmatch(name) is not None
-        and name != PROVENANCE
+        and name not in WORDS
         and any(PurePath(name).match(pattern) for pattern in SHIPPED)
     )
+
+
+def is_rebuilt(name: str) -> bool:
+    """Whether a release without weights leaves a file of this name to who makes them again."""
+    return not any(PurePath(name).match(pattern) for pattern in WEIGHTLESS)
 
 
 def carried(folder: Path) -> list[Path]:
@@ -45,24 +53,39 @@ def carried(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if is_carried(path.name) and path.is_file()]
 
 
-def differing(judged: Mapping[str, str], hashes: Mapping[str, str]) -> list[str]:
+def differing(
+    judged: Mapping[str, str], hashes: Mapping[str, str], *, recipe_only: bool
+) -> list[str]:
     """Names of model files in a release that are not as they were judged: changed, new or lost."""
-    expected = {name: digest for name, digest in judged.items() if is_carried(name)}
+    expected = {
+        name: digest
+        for name, digest in judged.items()
+        if is_carried(name) and not (recipe_only and is_rebuilt(name))
+    }
     found = {
         name: digest for name, digest in hashes.items() if "/" not in name and is_identity(name)
     }
     return sorted(name for name in expected.keys() | found if expected.get(name) != found.get(name))
 
 
-def copy_model(candidate: Path, folder: Path) -> list[str]:
-    """Copy what is carried, reports made neutral; return what was left out."""
-    paths = carried(candidate)
+def copy_model(candidate: Path, folder: Path, *, linked: bool, recipe_only: bool) -> list[str]:
+    """Copy what is carried, or link its weights, reports made neutral; return what was left out."""
+    paths = [path for path in carried(candidate) if not (recipe_only and is_rebuilt(path.name))]
     for path in track(paths, "publish"):
         if path.name.endswith(REPORT_SUFFIX):
             neutral(Report.read(path)).write(folder / path.name)
-        else:
+        elif not (linked and path.suffix == WEIGHTS and _link(path, folder / path.name)):
             shutil.copyfile(path, folder / path.name)
     return sorted({path.name for path in candidate.iterdir()} - {path.name for path in paths})
+
+
+def _link(path: Path, other: Path) -> bool:
+    """Give a file a second name; False where the disk cannot."""
+    try:
+        other.hardlink_to(path.resolve())
+    except OSError:
+        return False
+    return True
 
 
 def copy_validation(report_dir: Path, report: Report, folder: Path) -> Report:
@@ -71,7 +94,7 @@ def copy_validation(report_dir: Path, report: Report, folder: Path) -> Report:
     shipped = neutral(report)
     shipped.write(folder / "report.json")
     places = set(_places([report.facts, report.settings]))
-    for name in ("report.md", "report.html"):
+    for name in PAGES:
         if (report_dir / name).is_file():
             text = (report_dir / name).read_text(encoding="utf-8")
             for escaped in (html.escape, str):

@@ -4,23 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, ReleaseRefused
+from camelpress.core.json import write_json
+from camelpress.core.origin import CARD, HUB
 from camelpress.core.output import keep_apart, staged
 from camelpress.core.progress import note
-from camelpress.core.provenance import PROVENANCE, checkpoint_hashes, sha256_json
+from camelpress.core.provenance import (
+    BOM,
+    PROVENANCE,
+    REPORT_SUFFIX,
+    checkpoint_hashes,
+    sha256_json,
+    versions,
+)
 from camelpress.core.report import Report, Stopwatch, Verdict
-from camelpress.publish import card, release, tables
+from camelpress.publish import card, plots, release, tables
+from camelpress.publish.bom import bill
+from camelpress.publish.facts import STAGES, Facts, shape
+from camelpress.publish.front_matter import RESULTS, eval_results
+from camelpress.publish.gate import gate, read_card, require_covered
 from camelpress.publish.license import add_licenses, profile, write_notice
+from camelpress.publish.rebuilding import recipe, write_recipe
 from camelpress.publish.seal import seal
 from camelpress.publish.settings import Publish
+from camelpress.publish.signing import write_public_key
+from camelpress.publish.targets import target, variant
 
 REPORT = PROVENANCE
 
 
 def run(
-    candidate: Path, report_dir: Path, out: Path, settings: Publish, *, force: bool = False
+    candidate: Path,
+    report_dir: Path,
+    out: Path,
+    settings: Publish,
+    *,
+    force: bool = False,
+    linked: bool = False,
 ) -> Report:
     """Write a release: the model, its card, licences, report, provenance and checksums.
 
@@ -30,8 +53,9 @@ def run(
         candidate: the quantized checkpoint.
         report_dir: what `validate` wrote of it.
         out: a folder that does not exist.
-        settings: licence and metadata.
+        settings: licence and metadata; where the release shall go afterwards, if elsewhere.
         force: replace `out`.
+        linked: let the weights be the candidate's own files, for a release that does not stay.
     Returns:
         What `provenance.json` says, and what was left out of the release and what it cost.
     Raises:
@@ -42,31 +66,81 @@ def run(
     """
     watch = Stopwatch()
     chosen = profile(settings.license)
+    cards = [read_card(place) for place in settings.gated_like or _named(settings)]
+    require_covered(cards, settings.license, chosen)
     keep_apart(out, candidate, report_dir)
     report = Report.read(report_dir / "report.json")
     _require_pass(report, report_dir, settings)
     checkpoint = _quantized(candidate)
+    settings, others = _aimed(settings, variant(checkpoint.quantization or {}), force=force)
     with staged(out, force=force) as folder:
         judged = _require_judged(candidate, report, report_dir)
-        left_out = release.copy_model(candidate, folder)
-        facts = card.Facts(
+        left_out = release.copy_model(
+            candidate, folder, linked=linked, recipe_only=settings.recipe_only
+        )
+        facts = Facts(
             name=settings.name or out.resolve().name,
-            checkpoint=checkpoint,
+            config=checkpoint.config,
+            shape=shape(checkpoint),
             validation=release.copy_validation(report_dir, report, folder / release.VALIDATION),
             quantize=release.stage_report(folder / "quantize-report.json"),
             recover=release.stage_report(folder / "recover-report.json"),
             settings=settings,
-            profile=chosen,
+            variants=others,
+            gate=gate(cards),
+            cards={each.origin: each.sha256 for each in cards},
             licenses=add_licenses(folder, chosen, _licensed(candidate, report)),
         )
-        _require_agreement(facts)
-        write_notice(folder, facts.attribution)
-        (folder / card.CARD).write_text(card.render(facts), encoding="utf-8")
-        shipped = seal(folder, facts, judged)
-    if chosen.restricted:
+        _require_agreement(checkpoint, facts)
+        _write_words(folder, facts)
+        shipped = seal(folder, facts, judged, _made(candidate, report))
+    if chosen.restricted and settings.to is None:
         note(f"licence {settings.license}: keep {out.name} private or gated. {chosen.terms}")
     told = {"facts": shipped.facts | {"left_out": left_out}, "cost": watch.cost()}
     return shipped.model_copy(update=told)
+
+
+def _named(settings: Publish) -> list[str]:
+    """The models that the settings name on the hub, if the release goes there, too."""
+    names = (settings.diff_model, settings.base_model)
+    to_hub = (settings.to or "").startswith(HUB)
+    return [f"{HUB}{name}" for name in names if name and "/" in name and to_hub]
+
+
+def _made(candidate: Path, validation: Report) -> dict[str, Any]:
+    """How long each stage took, in seconds, and on what device, as the reports here say."""
+    stages = [release.stage_report(candidate / f"{name}{REPORT_SUFFIX}") for name in STAGES]
+    return {
+        each.stage: {"seconds": round(each.cost["seconds"]), "device": each.facts.get("device")}
+        for each in (*stages, validation)
+        if each is not None and "seconds" in each.cost
+    }
+
+
+def _write_words(folder: Path, facts: Facts) -> None:
+    """All that is written about the model and not by a stage before."""
+    made_by = recipe(facts.recover, facts.quantize)
+    write_recipe(folder, made_by, needed=facts.settings.recipe_only)
+    write_notice(folder, facts.attribution)
+    if plots.has_any(facts.validation.facts):
+        plots.draw(facts.validation.facts, folder / release.VALIDATION / plots.PLOTS)
+    if (results := eval_results(facts)) is not None:
+        path = folder / RESULTS
+        path.parent.mkdir()
+        path.write_text(results, encoding="utf-8")
+    if facts.settings.sign_with is not None:
+        write_public_key(folder, facts.settings.sign_with)
+    write_json(folder / BOM, bill(facts, versions()))
+    (folder / CARD).write_text(card.render(facts), encoding="utf-8")
+
+
+def _aimed(settings: Publish, name: str, *, force: bool) -> tuple[Publish, tuple[str, ...]]:
+    """The settings with all that their target adds, and the other variants that are there."""
+    place = target(settings, name, force=force)
+    if place is None:
+        return settings, ()
+    found = {"to": str(place), "name": settings.name or place.title}
+    return settings.model_copy(update=found), place.require_ready()
 
 
 def _require_pass(report: Report, report_dir: Path, settings: Publish) -> None:
@@ -125,14 +199,14 @@ def _licensed(candidate: Path, report: Report) -> list[Path]:
     return [folder for folder in folders if folder.is_dir()]
 
 
-def _require_agreement(facts: card.Facts) -> None:
+def _require_agreement(checkpoint: Checkpoint, facts: Facts) -> None:
     """What the quantizer reported must be what the config says, or the card would contradict."""
     for key in ("bits", "group_size", "sym"):
         reported = tables.dig(facts.quantize.settings if facts.quantize else None, key)
-        said = tables.dig(facts.checkpoint.quantization, key)
+        said = tables.dig(facts.quantization, key)
         if reported is not None and reported != said:
             raise CheckpointProblem(
-                f"{facts.checkpoint.folder} has {key} {said} in config.json and {reported} in "
+                f"{checkpoint.folder} has {key} {said} in config.json and {reported} in "
                 "quantize-report.json",
                 next_step="quantize again; one of them was changed or comes from another run",
             )

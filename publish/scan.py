@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from camelpress.core.errors import OutputProblem
+from camelpress.core.secrets import patterns
 
 HEADER_LIMIT = 100_000_000  # of safetensors itself
-# fmt: off
-SECRETS: Mapping[str, re.Pattern[bytes]] = {
-    "a Hugging Face token":     re.compile(rb"(?<![A-Za-z0-9])(hf_|api_org_)[A-Za-z0-9]{30,}"),
-    "a GitHub token":           re.compile(rb"(?<![A-Za-z0-9])(gh[opsur]_|github_pat_)\w{30,}"),
-    "an AWS key":               re.compile(rb"(?<![A-Za-z0-9])(AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])"),
-    "a login in a URL":         re.compile(
-        rb"(https?://[^\s/@\"'<>]{1,300}|://[^\s/@:\"'<>]{1,100}:[^\s/@\"'<>]{1,200})@\w"
-    ),
-    "a private key":            re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-}
-# fmt: on
 
 
 def require_no_secrets(files: Iterable[Path], *, relative_to: Path) -> None:
@@ -28,9 +17,10 @@ def require_no_secrets(files: Iterable[Path], *, relative_to: Path) -> None:
     Raises:
         OutputProblem: names the file, the line and the kind, never the secret.
     """
+    secrets = list(patterns())
     for path in files:
         text = _text(path)
-        for kind, pattern in SECRETS.items():
+        for kind, pattern in secrets:
             found = pattern.search(text)
             if found:
                 line = text.count(b"\n", 0, found.start()) + 1

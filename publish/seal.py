@@ -4,56 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.provenance import MANIFEST, PROVENANCE, manifest, manifest_text, versions
+from camelpress.core.provenance import (
+    MANIFEST,
+    PROVENANCE,
+    commit,
+    manifest,
+    manifest_text,
+    versions,
+)
 from camelpress.core.report import Report
 from camelpress.publish import release, tables
-from camelpress.publish.card import Facts
+from camelpress.publish.facts import Facts
 from camelpress.publish.scan import require_no_secrets
+from camelpress.publish.signing import SIGNATURE, sign
 
 
-def seal(folder: Path, facts: Facts, judged: Mapping[str, str]) -> Report:
-    """Write `provenance.json` and, last of all, `SHA256SUMS`.
+def seal(folder: Path, facts: Facts, judged: Mapping[str, str], made: Mapping[str, Any]) -> Report:
+    """Write `provenance.json`, a signature if there is a key, and last of all `SHA256SUMS`.
 
     Args:
-        folder: a release that is complete but for these two files.
+        folder: a release that is complete but for these files.
         facts: what its card quotes.
         judged: name to hash of the model files as they were validated.
+        made: how the stages before ran.
     Returns:
-        What `provenance.json` says; its outputs are all files but these two.
+        What `provenance.json` says; its outputs are all files but these.
     Raises:
         OutputProblem: a file holds a secret.
         CheckpointProblem: a model file is not the one that was validated.
     """
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     hashes = manifest(paths, relative_to=folder)
-    changed = release.differing(judged, hashes)
+    changed = release.differing(judged, hashes, recipe_only=facts.settings.recipe_only)
     if changed:
         raise CheckpointProblem(
-            f"{facts.checkpoint.folder / changed[0]} changed while it was copied",
+            f"{changed[0]} of the candidate changed while it was copied",
             next_step="let nothing write there, and run again",
         )
-    report = _provenance(facts, judged, hashes)
+    report = _provenance(facts, judged, made, hashes)
     report.write(folder / PROVENANCE)
     require_no_secrets([*paths, folder / PROVENANCE], relative_to=folder)
-    hashes |= manifest([folder / PROVENANCE], relative_to=folder)
+    sealed = [PROVENANCE]
+    if facts.settings.sign_with is not None:
+        sign(folder, facts.settings.sign_with)
+        sealed.append(SIGNATURE)
+    hashes |= manifest([folder / name for name in sealed], relative_to=folder)
     (folder / MANIFEST).write_text(manifest_text(dict(sorted(hashes.items()))), encoding="utf-8")
     return report
 
 
-def _provenance(facts: Facts, judged: Mapping[str, str], hashes: Mapping[str, str]) -> Report:
+def _provenance(
+    facts: Facts, judged: Mapping[str, str], made: Mapping[str, Any], hashes: Mapping[str, str]
+) -> Report:
     return Report(
         stage="publish",
         inputs=tables.inputs(facts.validation, facts.quantize, facts.recover),
         outputs=dict(hashes),
-        settings=facts.settings.model_dump(mode="json"),
+        settings=facts.settings.model_dump(mode="json", exclude={"gated_like", "sign_with"}),
         facts={
-            "name": facts.name,
+            **facts.told(),
             "verdict": facts.validation.verdict,
             "restricted": facts.profile.restricted,
-            "licenses": list(facts.licenses),
             "versions": versions(),
+            "commit": commit(),
+            "made": dict(made),
             "model": dict(judged),
         },
     )

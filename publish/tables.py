@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 from camelpress.core.report import Check, Report, Verdict
@@ -44,6 +45,7 @@ QUANTIZATION = (
     Quoted("calibration tokens",              "quantize", "facts.calibration.tokens"),
     Quoted("calibration tokens that count",   "quantize", "facts.calibration.counted_tokens"),
     Quoted("calibration sequence length",     "quantize", "facts.calibration.sequence_length"),
+    Quoted("licence of the calibration",      "publish",  "calibration_license"),
     Quoted("layers that needed a rescue",     "quantize", "facts.rescues"),
     Quoted("overlap with the texts checked",  "validate", "facts.overlap.checked"),
     Quoted("overlap allowed",                 "validate", "settings.allow_overlap"),
@@ -96,7 +98,7 @@ def interval(value: Any) -> str:
     return NOT_RECORDED
 
 
-def quantization_rows(sources: Mapping[str, Any], nbytes: int) -> list[tuple[str, str]]:
+def quantization_rows(sources: Mapping[str, Any]) -> list[tuple[str, str]]:
     """How the weights were made."""
     rows: list[tuple[str, str]] = [
         (Ready(row.label), show(dig(sources, f"{row.source}.{row.path}"))) for row in QUANTIZATION
@@ -106,7 +108,72 @@ def quantization_rows(sources: Mapping[str, Any], nbytes: int) -> list[tuple[str
         rows.append(("calibration text", f"{show(dig(entry, 'name'))}, sha256 {_hash(entry)}"))
     if not files:
         rows.append(("calibration text", NOT_RECORDED))
-    return [*rows, ("size of the weights", f"{nbytes / 1e6:,.1f} MB")]
+    return rows
+
+
+def size_rows(config: Mapping[str, Any], shape: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What it takes to hold the model: bytes of weights, of keys and values, devices to share them.
+
+    Args:
+        config: of the model.
+        shape: as `facts.shape` found it.
+    """
+    weights = told if isinstance(told := dig(shape, "bytes"), int) else None
+    cache = _cache_bytes(config)
+    positions = show(config.get("max_position_embeddings"))
+    degrees = dig(shape, "degrees")
+    pairs = degrees.items() if isinstance(degrees, Mapping) else ()
+    shares = ["1", *(str(size) for size, fits in pairs if fits is True)]
+    return [
+        ("weights", _size(weights)),
+        (f"keys and values of a sequence of {positions} tokens, 16 bits", _size(cache)),
+        ("both; an engine adds its own", _size(weights + cache if weights and cache else None)),
+        ("devices that tensor parallelism can share it over", ", ".join(shares)),
+    ]
+
+
+def _cache_bytes(config: Mapping[str, Any]) -> int | None:
+    """Two tensors a layer, of 16-bit numbers, over the whole context."""
+    heads, hidden = (config.get(key) for key in ("num_attention_heads", "hidden_size"))
+    if not isinstance(heads, int) or not isinstance(hidden, int) or not heads:
+        return None
+    parts: list[Any] = [
+        config.get("num_hidden_layers"),
+        config.get("num_key_value_heads") or heads,
+        config.get("head_dim") or hidden // heads,
+        config.get("max_position_embeddings"),
+    ]
+    return 2 * 2 * prod(parts) if all(isinstance(part, int) for part in parts) else None
+
+
+def _size(nbytes: int | None) -> str:
+    return NOT_RECORDED if nbytes is None else f"{nbytes / 1e6:,.1f} MB"
+
+
+def task_rows(facts: Mapping[str, Any]) -> list[list[str]]:
+    """Benchmarks as columns, both models and their difference as rows; none without benchmarks."""
+    tasks = facts.get("tasks")
+    told = [task for task in (tasks if isinstance(tasks, list) else []) if dig(task, "name")]
+    if not told:
+        return []
+    return [
+        ["", *(show(dig(task, "name")) for task in told)],
+        ["16-bit", *(_percent(dig(task, "reference_accuracy")) for task in told)],
+        ["this model", *(_percent(dig(task, "candidate_accuracy")) for task in told)],
+        ["difference", *(_percent(_difference(task), sign="+") for task in told)],
+        ["items", *(show(dig(task, "n")) for task in told)],
+        ["right in 16 bits only", *(show(dig(task, "lost")) for task in told)],
+        ["right in this model only", *(show(dig(task, "won")) for task in told)],
+    ]
+
+
+def _difference(task: Any) -> float | None:
+    ends = dig(task, "candidate_accuracy"), dig(task, "reference_accuracy")
+    return ends[0] - ends[1] if all(isinstance(end, float) for end in ends) else None
+
+
+def _percent(value: Any, sign: str = "") -> str:
+    return f"{100 * value:{sign}.2f} %" if isinstance(value, float) else NOT_RECORDED
 
 
 def validation_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -5,26 +5,28 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-import yaml
-
-from camelpress.core.errors import CheckpointProblem
-from camelpress.core.json import read_json
+from camelpress.core.errors import CheckpointProblem, Problem
+from camelpress.core.origin import on_hub
 from camelpress.core.progress import track
 from camelpress.core.provenance import MANIFEST, PROVENANCE, sha256_file, sha256_json
 from camelpress.core.report import Report, Stopwatch, Verdict
-from camelpress.publish import card, release
-from camelpress.publish.tables import dig
+from camelpress.publish import card, release, signing
+from camelpress.publish.facts import of_release
 
+HUBS_OWN = ".gitattributes"  # which names are large files
 LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
-def verify(folder: Path) -> Report:
+def verify(folder: Path, *, cache: Path | None = None, public_key: Path | None = None) -> Report:
     """Compare a release with its checksums, and its card with its config and provenance.
 
     Args:
         folder: with `SHA256SUMS` in it, as `publish` wrote it or as it was downloaded.
+        cache: of the hub's client, whose folders are links into it, beside the hub's own file.
+        public_key: of whom the release has to be signed by.
     Returns:
         FAIL with every fault under `problems`, or PASS.
     Raises:
@@ -33,18 +35,44 @@ def verify(folder: Path) -> Report:
     watch = Stopwatch()
     listed, problems = _read(folder / MANIFEST)
     for name, digest in track(sorted(listed.items()), "verify"):
-        problems += _compare(folder, name, digest)
-    problems += [f"{name!r} is not listed" for name in _files(folder) if name not in listed]
+        problems += _compare(folder, name, digest, cache or folder)
+    beside = {HUBS_OWN} if cache else set()
+    unlisted = (name for name in _files(folder) if name not in listed.keys() | beside)
+    problems += [f"{name!r} is not listed" for name in unlisted]
     if not problems:
         problems += _contradictions(folder, listed)
+        problems += signing.faults(folder, public_key, links=cache is not None)
     return Report(
         stage="verify",
         inputs={MANIFEST: sha256_file(folder / MANIFEST)},
         settings={},
-        facts={"files": len(listed), "problems": problems},
+        facts={"files": len(listed), "signed": _signed(listed, public_key), "problems": problems},
         verdict=Verdict.FAIL if problems else Verdict.PASS,
         cost=watch.cost(),
     )
+
+
+def _signed(listed: dict[str, str], public_key: Path | None) -> str:
+    """What the signature was held against."""
+    if signing.SIGNATURE not in listed:
+        return "no"
+    if find_spec("model_signing") is None:
+        return "not checked: pip install 'camelpress[sign]'"
+    return f"by the key {(public_key or Path(signing.PUBLIC_KEY)).name}"
+
+
+def verify_at(place: Path, public_key: Path | None = None) -> Report:
+    """The same of a folder, or of `hf:org/name[@revision]`: fetched, unless the cache has it.
+
+    Raises:
+        CheckpointProblem: as `verify` and `origin.locate`.
+    """
+    if not on_hub(place):
+        return verify(place, public_key=public_key)
+    from camelpress.core.hub import fetch_release
+
+    folder, cache = fetch_release(place)
+    return verify(folder, cache=cache, public_key=public_key)
 
 
 def _read(path: Path) -> tuple[dict[str, str], list[str]]:
@@ -84,10 +112,10 @@ def _is_plain(name: str) -> bool:
     )
 
 
-def _compare(folder: Path, name: str, digest: str) -> Iterator[str]:
+def _compare(folder: Path, name: str, digest: str, within: Path) -> Iterator[str]:
     path = folder / name
     try:
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if not path.resolve().is_relative_to(within.resolve()):
             yield f"{name!r} is a link that leads out of the folder"
         elif not path.is_file():
             yield f"{name!r} is missing"
@@ -110,23 +138,18 @@ def _files(folder: Path) -> Iterator[str]:
 def _contradictions(folder: Path, listed: dict[str, str]) -> Iterator[str]:
     """Where card, config, report and provenance do not say the same."""
     try:
-        metadata = card.read_front_matter((folder / card.CARD).read_text(encoding="utf-8"))
-        quantization = dig(read_json(folder / "config.json"), "quantization_config")
+        facts = of_release(folder)
+        yield from card.contradictions(card.read(folder), facts)
         provenance = Report.read(folder / PROVENANCE)
-        report = Report.read(folder / release.VALIDATION / "report.json")
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        yield f"{card.CARD} or {PROVENANCE} cannot be read ({' '.join(str(error).split())})"
-        return
-    except CheckpointProblem as error:
+    except Problem as error:
         yield str(error)
         return
-    claimed = dig(metadata, card.CLAIMS)
-    for key, value in card.claims(quantization, report).items():
-        if (said := dig(claimed, key)) != value:
-            yield f"{card.CARD} says {key} {said!r}, the files say {value!r}"
     model = provenance.facts.get("model")
-    if not isinstance(model, dict) or sha256_json(model) != report.inputs.get("candidate"):
+    if not isinstance(model, dict) or sha256_json(model) != facts.validation.inputs.get(
+        "candidate"
+    ):
         yield f"{PROVENANCE} describes another model than the one that was validated"
     else:
-        for name in release.differing(model, listed):
+        recipe_only = facts.settings.recipe_only
+        for name in release.differing(model, listed, recipe_only=recipe_only):
             yield f"{name!r} is not what was validated"

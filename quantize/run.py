@@ -101,6 +101,8 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
             facts={
                 "engine": {"name": NATIVE},
                 "device": str(device),
+                "threads": torch.get_num_threads(),
+                "cpu": torch.backends.cpu.get_cpu_capability(),
                 "dtype": dtype_name(model.dtype),
                 "padded": source.told if isinstance(source, Padded) else None,
                 "rescues": sum(bool(layer["rescue"]) for layer in layers),

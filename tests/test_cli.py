@@ -15,7 +15,7 @@ from command import Run
 
 COMMANDS = (
     "recover", "make-diff", "quantize", "validate", "gate", "publish", "export",
-    "run", "demo", "generate", "chat", "inspect", "verify", "schema",
+    "run", "rebuild", "demo", "generate", "chat", "inspect", "verify", "diff", "card", "schema",
 )  # fmt: skip
 SMALL = ("--group-size", "32", "--samples", "4", "--sequence-length", "64")
 

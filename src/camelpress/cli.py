@@ -10,6 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,7 @@ from camelpress.convert.settings import Export, MakeDiff, Recover
 from camelpress.core.errors import Interrupted, Problem
 from camelpress.core.progress import listening
 from camelpress.core.report import Report
+from camelpress.core.secrets import redacted
 from camelpress.core.settings import Settings
 from camelpress.generate.settings import Generate
 from camelpress.options import given, parameters
@@ -113,7 +115,7 @@ def _guarded(
             return 0 if follows else code  # a verdict is told once; a failure would end the others
     except Problem as problem:
         if debug:
-            traceback.print_exc()
+            sys.stderr.write(redacted(traceback.format_exc()))
         screen.problem(problem)
         return problem.exit_code
     except BrokenPipeError:  # who read our output has gone; typer would end with 1, "gate failed"
@@ -255,15 +257,14 @@ def publish(
     screen: Screen,
     candidate: Folder,
     options: dict[str, Any],
-    to: Annotated[Path, typer.Option("--to", help="Folder of the release.")],
     report: Annotated[Path, typer.Option("--report", help="Folder that validate wrote.")],
     force: Force = False,
 ) -> int:
-    """Model card, checksums and licence texts around a candidate that passed its gate."""
-    from camelpress.publish.run import run as work
+    """A candidate that passed its gate, with card, checksums and licences, here or on the hub."""
+    from camelpress.publish.deliver import publish as work
 
     chosen = Publish.parse(options, source="publish")
-    screen.result(work(candidate, report, to, chosen, force=force))
+    screen.result(work(candidate, report, chosen, force=force))
     return 0
 
 
@@ -289,11 +290,19 @@ def run(
         typer.Option("-o", "--override", help="section.key=value over the recipe; repeatable."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished stages again.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show commands, files and bytes; do nothing.")
+    ] = False,
 ) -> int:
     """All stages of a recipe in order; finished ones are skipped while nothing changed."""
     from camelpress import pipeline
     from camelpress.recipe import read
 
+    if dry_run:
+        from camelpress.plan import plan
+
+        screen.plan([asdict(step) for step in plan(read(recipe, override or ()))])
+        return 0
     outcome = pipeline.run(read(recipe, override or ()), force=force)
     if screen.json:
         screen.emit(
@@ -307,6 +316,27 @@ def run(
         for report in outcome.reports.values():
             screen.result(report)
     return outcome.exit_code
+
+
+@command("rebuild", RUNS)
+def rebuild(
+    screen: Screen,
+    release: Folder,
+    out: Folder,
+    base: Annotated[Path | None, typer.Option("--base", help="The raw model.")] = None,
+    diff: Annotated[Path | None, typer.Option("--diff", help="The weight diff.")] = None,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option("--calibration", help="A text that it was calibrated with; repeatable."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run finished stages again.")] = False,
+) -> int:
+    """The weights of a release, made again from base and diff and compared byte for byte."""
+    from camelpress.rebuild import rebuild as work
+
+    report = work(release, out, base=base, diff=diff, calibration=calibration or (), force=force)
+    screen.result(report)
+    return report.verdict.exit_code if report.verdict else 3
 
 
 @command("demo", RUNS)
@@ -442,11 +472,50 @@ def _for_engines(screen: Screen, folder: Path, names: list[str]) -> int:
 
 
 @command("verify", LOOKS)
-def verify(screen: Screen, folder: Folder) -> int:
-    """Check a release again: every checksum, nothing missing, nothing added."""
-    from camelpress.publish.verify import verify as work
+def verify(
+    screen: Screen,
+    release: Folder,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="Public key that it has to be signed with.")
+    ] = None,
+) -> int:
+    """Check a release again, here or at hf:org/name[@revision]: every checksum, no file more."""
+    from camelpress.publish.verify import verify_at as work
 
-    report = work(folder)
+    report = work(release, key)
+    screen.result(report)
+    return report.verdict.exit_code if report.verdict else 3
+
+
+@command("diff", LOOKS)
+def diff(screen: Screen, one: Folder, other: Folder) -> int:
+    """What differs between two releases or models: config, tensors, figures, files; 1 if any."""
+    from camelpress.publish.compare import compare
+
+    report = compare(one, other)
+    screen.result(report)
+    return report.verdict.exit_code if report.verdict else 3
+
+
+@command("card", LOOKS)
+def card(
+    screen: Screen,
+    folder: Folder,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 where it is not what the files say.")
+    ] = False,
+) -> int:
+    """The card of a release; with --check, held line by line against config and reports."""
+    from camelpress.publish import card as cards
+
+    if not check:
+        text = cards.read(folder)
+        if screen.json:
+            screen.emit({"card": text})
+        else:
+            screen.line(text)
+        return 0
+    report = cards.check(folder)
     screen.result(report)
     return report.verdict.exit_code if report.verdict else 3
 
@@ -496,5 +565,5 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception:  # noqa: BLE001 - Python's own code for a bug, 1, means "gate failed" here
-        traceback.print_exc()
+        sys.stderr.write(redacted(traceback.format_exc()))
         sys.exit(3)

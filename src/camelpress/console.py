@@ -25,6 +25,7 @@ from rich.table import Table
 from camelpress.core.errors import Problem, RecipeProblem
 from camelpress.core.printable import printable
 from camelpress.core.report import Report, Verdict
+from camelpress.core.secrets import redacted
 
 Item = TypeVar("Item")
 COLOURS = {
@@ -66,7 +67,7 @@ class Screen:
     def note(self, text: str, *, asked: bool = False) -> None:
         """One line about what was decided; also when quiet where somebody asked for it."""
         if asked or not self.quiet:
-            self.errors.print(escape(printable(text)), style="dim")
+            self.errors.print(escape(printable(redacted(text))), style="dim")
 
     def say(self, text: str) -> None:
         """Text that a model makes, as it comes; with `json` it stands in the result instead."""
@@ -124,9 +125,9 @@ class Screen:
 
     def problem(self, problem: Problem) -> None:
         """One line: what is wrong, and what to do."""
-        self.errors.print(f"[bold red]error:[/] {escape(printable(str(problem)))}")
+        self.errors.print(f"[bold red]error:[/] {escape(printable(redacted(str(problem))))}")
         if self.json:
-            told = {"what": problem.what, "next_step": problem.next_step}
+            told = {"what": redacted(problem.what), "next_step": redacted(problem.next_step)}
             self.emit({"error": told, "exit_code": problem.exit_code})
 
     def emit(self, content: Mapping[str, Any]) -> None:
@@ -153,6 +154,20 @@ class Screen:
             )
         if report.verdict is not None:
             self.out.print(f"[{COLOURS[report.verdict]}]{report.verdict}[/]")
+
+    def plan(self, steps: Sequence[Mapping[str, Any]]) -> None:
+        """What each stage of a run would do: its command, and what it would read and write."""
+        if self.json:
+            self.emit({"steps": list(steps)})
+            return
+        for step in steps:
+            self.line(step["command"])
+            for name in step["only_recipe"]:
+                self.line(f"  {name} as in the recipe, which no option can say")
+            for place, size in step["reads"]:
+                self.line(f"  reads   {place}{_bytes(size)}")
+            place, size = step["writes"]
+            self.line(f"  writes  {place}{_bytes(size, about=True)}")
 
     def engine(self, told: Mapping[str, Any]) -> None:
         """What an engine asks of a checkpoint: a line for each requirement, then the verdict."""
@@ -197,6 +212,10 @@ class Screen:
                 done, took = number + 1, now - start
                 left = f", {took * (len(items) / done - 1):.0f}s left" if done < len(items) else ""
                 self.errors.print(f"{label} {done}/{len(items)} {took:.0f}s{left}")
+
+
+def _bytes(size: int | None, *, about: bool = False) -> str:
+    return "" if size is None else f", {'about ' if about else ''}{size:,} bytes"
 
 
 def _escaped(text: str) -> str:
@@ -358,11 +377,33 @@ def _export(report: Report) -> list[tuple[str, str]]:
 
 
 def _publish(report: Report) -> list[tuple[str, str]]:
-    return [("files", str(len(report.outputs))), *_cost(report)]
+    delivered = report.facts.get("delivered")
+    place = _place(delivered) if delivered else []
+    return [*place, ("files", str(len(report.outputs))), *_cost(report)]
+
+
+def _upload(report: Report) -> list[tuple[str, str]]:
+    return [*_place(report.facts), *_cost(report)]
+
+
+def _place(told: dict[str, Any]) -> list[tuple[str, str]]:
+    """Where a release is now, and who can see it."""
+    seen = {True: ", private", False: ", public", None: ""}[told.get("private")]
+    gate = ", gated" if told.get("gated") else ""
+    return [("published", f"{told['to']}{seen}{gate}"), ("commit", told["commit"])]
 
 
 def _verify(report: Report) -> list[tuple[str, str]]:
-    return [("problem", problem) for problem in report.facts["problems"]]
+    signed = [("signed", report.facts["signed"])] if "signed" in report.facts else []
+    return [*signed, *(("problem", problem) for problem in report.facts["problems"])]
+
+
+def _diff(report: Report) -> list[tuple[str, str]]:
+    return [
+        (kind, difference)
+        for kind, found in report.facts["differences"].items()
+        for difference in found
+    ]
 
 
 def _span(interval: Sequence[float] | None) -> str:
@@ -377,5 +418,9 @@ ROWS = {
     "export": _export,
     "store": _store,
     "publish": _publish,
+    "upload": _upload,
     "verify": _verify,
+    "rebuild": _verify,
+    "card": _verify,
+    "diff": _diff,
 }

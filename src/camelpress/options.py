@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import Parameter
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -36,6 +36,38 @@ def parameters(settings: type[Settings]) -> list[Parameter]:
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that were really given: the others keep their default in the settings."""
     return {name: value for name, value in options.items() if value is not None and value != []}
+
+
+def written(
+    settings: Settings, *, without: Sequence[str] = ()
+) -> tuple[list[str], tuple[str, ...]]:
+    """Settings as the options that give them, and the names of those that no option can give.
+
+    What has its default is left out.
+    """
+    options: list[str] = []
+    others: list[str] = []
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if name in without or value == field.default:
+            continue
+        flag = "--" + name.replace("_", "-")
+        if _is_section(field.annotation) or isinstance(value, Settings | dict):
+            others.append(field.alias or name)
+        elif isinstance(value, bool):
+            on, _, off = FLAGS.get(name, f"{flag}/--no-{flag[2:]}").partition("/")
+            options.append(on if value else off)
+        else:
+            for each in value if isinstance(value, tuple) else [value]:
+                options += [flag, _text(each)]
+    return options, tuple(others)
+
+
+def _text(value: Any) -> str:
+    """A value as a command line has it; settings of an item are written `first=second=...`."""
+    if isinstance(value, Settings):
+        return "=".join(str(getattr(value, name)) for name in type(value).model_fields)
+    return str(value)
 
 
 def _annotation(name: str, field: FieldInfo) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,16 @@ from camelpress import __version__
 from camelpress.convert import run as convert
 from camelpress.convert.meta import open_base
 from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.errors import RecipeProblem
 from camelpress.core.json import write_json
-from camelpress.core.origin import locate, locate_file
+from camelpress.core.origin import CARD, HUB, Located, locate, locate_file
 from camelpress.core.progress import note
 from camelpress.core.provenance import Hashes, sha256_json
 from camelpress.core.report import Report, Verdict
 from camelpress.core.settings import Settings
+from camelpress.publish import deliver
 from camelpress.publish import run as publish
+from camelpress.publish.targets import target
 from camelpress.quantize import run as quantize
 from camelpress.recipe import Recipe
 from camelpress.validate import run as validate
@@ -75,12 +78,13 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
     """
     recipe.out.mkdir(parents=True, exist_ok=True)
     lock = Lock(recipe.out / LOCK)
-    *work, publishing = stages(recipe)
-    outcome = follow(work, lock, force=force)
+    every = stages(recipe, force=force)
+    judged = [stage.name for stage in every].index("publish")
+    outcome = follow(every[:judged], lock, force=force)
     if outcome.verdict is not Verdict.PASS and not recipe.publish.allow_failed_gate:
-        _withdraw(publishing, lock)
+        _withdraw(every[judged], lock)
         return outcome
-    published = follow([publishing], lock, force=force)
+    published = follow(every[judged:], lock, force=force)
     return Outcome({**outcome.reports, **published.reports}, (*outcome.skipped, *published.skipped))
 
 
@@ -102,14 +106,30 @@ def follow(work: Sequence[Stage], lock: Lock, *, force: bool = False) -> Outcome
     return Outcome(reports, tuple(skipped))
 
 
-def stages(recipe: Recipe) -> list[Stage]:
-    """The stages of a recipe, each with its place under `out`."""
-    recovered = recipe.out / "recovered"
-    return [
-        _recover(recipe, recovered),
+def stages(recipe: Recipe, *, force: bool = False) -> list[Stage]:
+    """The stages of a recipe, each with its place under `out`.
+
+    Args:
+        recipe: what to do.
+        force: an upload may replace an earlier release.
+    Raises:
+        RecipeProblem: as `targets.target`; or `publish.to` is a folder.
+    """
+    recovered, release = recipe.out / "recovered", recipe.out / "release"
+    base, diff = locate(recipe.base), locate(recipe.diff)
+    found = [
+        _recover(recipe, base, diff, recovered),
         *quantize_and_validate(recipe, recovered, recipe.out),
-        _publish(recipe, recipe.out / "release"),
+        _publish(recipe, (diff, base), release),
     ]
+    if target(recipe.publish, "", force=force) is not None:
+        return [*found, _upload(recipe, release, force=force)]
+    if recipe.publish.to is not None:
+        raise RecipeProblem(
+            f"publish.to names {recipe.publish.to}, and a release here is always {release}",
+            next_step="leave it out, or name a place such as hf:org/name",
+        )
+    return found
 
 
 def quantize_and_validate(recipe: Recipe, recovered: Path, out: Path) -> list[Stage]:
@@ -150,8 +170,7 @@ def quantize_and_validate(recipe: Recipe, recovered: Path, out: Path) -> list[St
     ]
 
 
-def _recover(recipe: Recipe, recovered: Path) -> Stage:
-    base, diff = locate(recipe.base), locate(recipe.diff)
+def _recover(recipe: Recipe, base: Located, diff: Located, recovered: Path) -> Stage:
     return Stage(
         "recover",
         (base.folder, diff.folder, *filter(None, [recipe.recover.verify])),
@@ -168,15 +187,37 @@ def _recover(recipe: Recipe, recovered: Path) -> Stage:
     )
 
 
-def _publish(recipe: Recipe, release: Path) -> Stage:
+def _publish(recipe: Recipe, made_from: Sequence[Located], release: Path) -> Stage:
     quantized, validation = recipe.out / "quantized", recipe.out / "validation"
+    cards = recipe.publish.gated_like or tuple(_cards(made_from))
+    settings = recipe.publish.model_copy(update={"gated_like": cards})
     return Stage(
         "publish",
         (quantized, validation),
-        recipe.publish,
+        settings,
         release,
         publish.REPORT,
-        lambda: publish.run(quantized, validation, release, recipe.publish, force=True),
+        lambda: publish.run(quantized, validation, release, settings, force=True),
+    )
+
+
+def _cards(models: Sequence[Located]) -> Iterator[str]:
+    """The models whose cards are at hand, in the words that lead to them."""
+    for place in models:
+        if (place.folder / CARD).is_file():
+            on_hub = place.origin != str(place.folder)
+            yield f"{HUB}{place.origin}" if on_hub else place.origin
+
+
+def _upload(recipe: Recipe, release: Path, *, force: bool) -> Stage:
+    uploaded = recipe.out / "uploaded"
+    return Stage(
+        "upload",
+        (release,),
+        Settings(),
+        uploaded,
+        deliver.REPORT,
+        lambda: deliver.upload(release, uploaded, replace=force, force=True),
     )
 
 

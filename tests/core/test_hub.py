@@ -113,14 +113,15 @@ def full(base: Path, place: Path) -> Path:
     """The base, with more in its repository than a checkpoint needs."""
     folder = shutil.copytree(base, place / "full")
     for extra in (
-        "README.md",
+        "model.md",
         "pytorch_model.bin",
         "original/model.safetensors",
         "tokenizer/x.json",
     ):
         (folder / extra).parent.mkdir(exist_ok=True)
         (folder / extra).write_text("not fetched")
-    (folder / "LICENSE").write_text("fetched")
+    for extra in ("LICENSE", "README.md"):
+        (folder / extra).write_text(f"fetched: {extra}")
     return folder
 
 
@@ -200,7 +201,7 @@ def test_recover_takes_models_from_the_hub(
 
 @pytest.mark.usefixtures("online")
 def test_only_what_makes_a_checkpoint_is_fetched(served: Hub) -> None:
-    assert served.sent("pico/base") == CHECKPOINT | {"LICENSE"}
+    assert served.sent("pico/base") == CHECKPOINT | {"LICENSE", "README.md"}
 
 
 def test_pickles_are_fetched_where_there_is_nothing_else(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from camelpress.core.prompt import CHAT_TEMPLATE
 from camelpress.core.provenance import checkpoint_digest
 from camelpress.core.report import Check, Report, Verdict
+from camelpress.publish import plots
 from camelpress.publish.run import run
 from camelpress.publish.settings import Publish
 
@@ -33,11 +34,26 @@ CONFIG = {
     "quantization_config": QUANTIZATION,
 }
 HASHES = {name: name[0] * 64 for name in ("base", "diff", "calibration", "text", "reference")}
+DRAW, DRAWN = plots.draw, dict[str, bytes]()
 PLACE = "/home/someone/models/reference"
 
 
 def write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same facts are drawn once: a plot takes longer than all the rest of a release."""
+    monkeypatch.setattr(plots, "draw", _draw)
+
+
+def _draw(facts: Mapping[str, Any], path: Path) -> None:
+    key = repr(facts)
+    if key not in DRAWN:
+        DRAW(facts, path)
+        DRAWN[key] = path.read_bytes()
+    path.write_bytes(DRAWN[key])
 
 
 @pytest.fixture

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.report import Report, Verdict
-from camelpress.publish.card import read_front_matter
-from camelpress.publish.markdown import inert
+from camelpress.publish import plots
+from camelpress.publish.card import check
+from camelpress.publish.markdown import inert, read_front_matter
 from camelpress.publish.verify import verify
 
+DRAW = plots.draw  # itself, not that of conftest
 Publisher = Callable[..., tuple[Path, Report]]
 Judge = Callable[..., Path]
 HOSTILE = (
@@ -37,8 +39,10 @@ def test_front_matter_is_what_the_hub_reads(publish: Publisher) -> None:
         "license_link": "LICENSE.txt",
         "extra_gated_prompt": metadata["extra_gated_prompt"],
         "tags": ["gptq", "4-bit", "llama", "camelpress", "tulu"],
+        "model-index": metadata["model-index"],
     }
     assert "research only" in metadata["extra_gated_prompt"]
+    assert metadata["model-index"][0]["results"][0]["dataset"] == {"name": "novel", "type": "novel"}
     assert claims["bits"] == 4
     assert claims["group_size"] == 32
     assert claims["verdict"] == "PASS"
@@ -202,3 +206,92 @@ def test_inert_text_stays_on_its_line_and_starts_nothing(text: str) -> None:
 def test_a_hub_name_is_one(publish: Publisher, field: str, name: str) -> None:
     with pytest.raises(RecipeProblem, match=field):
         publish(**{field: name})
+
+
+def test_the_card_can_be_checked_against_its_own_release(publish: Publisher) -> None:
+    out, _ = publish(base_model="huggyllama/llama-65b")
+    assert check(out).verdict is Verdict.PASS
+    card = out / "README.md"
+    text = card.read_text(encoding="utf-8")
+    for old, new, said in (
+        ("bits: 4", "bits: 8", "README.md says bits 8, the files say 4"),
+        ("| `group_size` | 32 |", "| `group_size` | 128 |", "README.md line "),
+        ("| perplexity ratio | 1.034 |", "| perplexity ratio | 1.001 |", "README.md line "),
+        ("2,048 tokens", "4,096 tokens", "README.md line "),
+    ):
+        assert old in text
+        card.write_text(text.replace(old, new), encoding="utf-8")
+        report = check(out)
+        assert report.verdict is Verdict.FAIL
+        assert report.facts["problems"][0].startswith(said)
+
+
+def test_a_config_that_changed_makes_the_card_wrong(publish: Publisher) -> None:
+    out, _ = publish()
+    config = json.loads((out / "config.json").read_text())
+    config["quantization_config"]["group_size"] = 64
+    (out / "config.json").write_text(json.dumps(config))
+    assert check(out).facts["problems"] == ["README.md says group_size 32, the files say 64"]
+
+
+def test_size_and_memory_come_from_the_config(
+    publish: Publisher, candidate: Path, judge: Judge
+) -> None:
+    config = json.loads((candidate / "config.json").read_text())
+    config |= {"hidden_size": 128, "num_attention_heads": 4, "num_hidden_layers": 2}
+    (candidate / "config.json").write_text(json.dumps(config | {"num_key_value_heads": 2}))
+    judge()
+    card = (publish()[0] / "README.md").read_text(encoding="utf-8")
+    # 2 tensors, 2 bytes, 2 layers, 2 heads of 32, 2048 tokens
+    assert "| keys and values of a sequence of 2,048 tokens, 16 bits | 1.0 MB |" in card
+    assert "| devices that tensor parallelism can share it over | 1, 2 |" in card
+
+
+def test_benchmarks_stand_side_by_side_with_their_difference(
+    publish: Publisher, judge: Judge
+) -> None:
+    task = {"n": 100, "lost": 4, "won": 1, "reference_accuracy": 0.5, "candidate_accuracy": 0.47}
+    judge(tasks=[{"name": "mmlu", **task}, {"name": "gsm8k", **task}])
+    out, _ = publish(benchmarks={"gsm8k": "openai/gsm8k:gsm8k"})
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "|  | mmlu | gsm8k |\n|---|---|---|\n| 16-bit | 50.00 % | 50.00 % |" in card
+    assert "| difference | -3.00 % | -3.00 % |" in card
+    hub = pytest.importorskip("huggingface_hub")
+    told = yaml.safe_load((out / ".eval_results" / "camelpress.yaml").read_text())
+    (entry,) = hub.parse_eval_result_entries(told)
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("openai/gsm8k", "gsm8k", 47.0)
+    assert verify(out).verdict is Verdict.PASS
+
+
+def test_older_readers_find_the_figures_of_each_text(publish: Publisher, judge: Judge) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    judge(texts=[{"name": "Wiki 2", "candidate_perplexity": 3.65, "kl_mean": 0.0123}])
+    out, _ = publish()
+    found = hub.ModelCard.load(out / "README.md").data.eval_results
+    assert [(each.dataset_type, each.metric_type, each.metric_value) for each in found] == [
+        ("wiki-2", "perplexity", 3.65),
+        ("wiki-2", "kl", 0.0123),
+    ]
+    assert found[0].metric_name == "perplexity, windows of 2048 tokens, BOS first"
+
+
+def test_the_plots_are_a_picture_of_the_same_bytes(
+    publish: Publisher, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "draw", DRAW)
+    text = {"name": "a $\\alpha$", "perplexity_ratio": 1.02}
+    judge(texts=[text, text | {"name": "b", "perplexity_ratio_interval": [1.01, 1.03]}])
+    one, other = publish("one")[0], publish("other")[0]
+    picture = (one / "validation" / "plots.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert picture == (other / "validation" / "plots.png").read_bytes()
+    assert "![Divergence and perplexity](validation/plots.png)" in (one / "README.md").read_text()
+
+
+def test_the_papers_are_those_of_the_licence_and_the_method(publish: Publisher) -> None:
+    card = (publish()[0] / "README.md").read_text(encoding="utf-8")
+    assert [
+        card.count(f"arXiv:{paper}") for paper in ("2302.13971", "2306.04751", "2210.17323")
+    ] == [1, 1, 1]
+    card = (publish("free", license="mit")[0] / "README.md").read_text(encoding="utf-8")
+    assert "arXiv:2302.13971" not in card

@@ -41,7 +41,7 @@ def add_line(folder: Path, name: str) -> None:
 def test_an_untouched_release_passes(release: Path) -> None:
     report = verify(release)
     assert report.verdict is Verdict.PASS
-    assert report.facts == {"files": 15, "problems": []}
+    assert report.facts == {"files": 17, "signed": "no", "problems": []}
 
 
 def test_a_changed_byte_in_any_file_is_found(release: Path) -> None:
@@ -82,7 +82,7 @@ def test_missing_and_unlisted_files_are_named(release: Path) -> None:
 def test_a_manifest_does_not_lead_out(release: Path, name: str) -> None:
     (release.parent / "outside").write_text("")
     add_line(release, name)
-    assert problems(release) == [f"{MANIFEST} line 16 leads out of the folder: {name!r}"]
+    assert problems(release) == [f"{MANIFEST} line 18 leads out of the folder: {name!r}"]
 
 
 def test_a_link_does_not_lead_out(release: Path, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_pipe_is_not_waited_for(release: Path) -> None:
 def test_a_line_that_says_nothing_new_is_a_fault(release: Path, line: str) -> None:
     path = release / MANIFEST
     path.write_text(path.read_text() + line + "\n")
-    assert problems(release) == [f"{MANIFEST} line 16 is not a hash and a new name"]
+    assert problems(release) == [f"{MANIFEST} line 18 is not a hash and a new name"]
 
 
 def test_an_empty_manifest_is_no_pass(release: Path) -> None:

@@ -26,7 +26,7 @@ from huggingface_hub.utils import httpx, logging  # type: ignore[attr-defined] #
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from camelpress.core.errors import CheckpointProblem, DataProblem, Problem
-from camelpress.core.origin import COMPANIONS
+from camelpress.core.origin import CARD, COMPANIONS, HUB, HUB_ID
 
 SAFETENSORS, PICKLES = "model*.safetensors*", "pytorch_model*.bin*"  # weights and their index
 
@@ -79,7 +79,7 @@ def fetch_file(named: re.Match[str], file: str, place: Path) -> Path:
     Raises:
         DataProblem: as `origin.locate_file`.
     """
-    _be_quiet()
+    be_quiet()
     try:
         found = hf_hub_download(
             named["repository"], file, repo_type="dataset", revision=named["revision"]
@@ -90,17 +90,57 @@ def fetch_file(named: re.Match[str], file: str, place: Path) -> Path:
     return Path(found)
 
 
+def fetch_card(named: re.Match[str], place: Path) -> Path:
+    """The card of a model repository in the cache, in a folder that has the name of the commit.
+
+    Args:
+        named: what `origin.HUB_ID` found.
+        place: as it was given.
+    Raises:
+        CheckpointProblem: as `origin.locate_card`.
+    """
+    be_quiet()
+    try:
+        return Path(hf_hub_download(named["repository"], CARD, revision=named["revision"]))
+    except (OSError, httpx.HTTPError, RuntimeError) as error:
+        told = {"kind": "model", "file": CARD, **named.groupdict()}
+        raise _problem(CheckpointProblem, "", place, told, error) from error
+
+
+def fetch_release(place: Path) -> tuple[Path, Path]:
+    """All files of a model repository, in a folder of the cache, and the cache.
+
+    Args:
+        place: hf:org/name[@revision].
+    Raises:
+        CheckpointProblem: as `origin.locate`.
+    """
+    be_quiet()
+    named = HUB_ID.fullmatch(str(place))
+    if named is None:
+        raise CheckpointProblem(
+            f"{place} names no repository", next_step=f"write it as {HUB}org/name[@revision]"
+        )
+    try:
+        found = snapshot_download(named["repository"], revision=named["revision"])
+    except (OSError, httpx.HTTPError, RuntimeError) as error:
+        told = {"kind": "model", **named.groupdict()}
+        raise _problem(CheckpointProblem, "", place, told, error) from error
+    return Path(found), Path(constants.HF_HUB_CACHE)
+
+
 def _fetched(repository: str, revision: str | None) -> Path:
-    _be_quiet()
+    be_quiet()
     fetch = partial(snapshot_download, repository, ignore_patterns="*/*")  # files of folders
-    wanted = ["config.json", SAFETENSORS, *COMPANIONS]
+    wanted = ["config.json", SAFETENSORS, CARD, *COMPANIONS]
     folder = Path(fetch(revision=revision, allow_patterns=wanted))
     if not any(folder.glob(SAFETENSORS)):
         fetch(revision=folder.name, allow_patterns=PICKLES)
     return folder
 
 
-def _be_quiet() -> None:
+def be_quiet() -> None:
+    """Keep the library's log to errors, and its bars to terminals."""
     if "HF_HUB_VERBOSITY" not in os.environ:
         logging.set_verbosity_error()
     if not sys.stderr.isatty():

@@ -32,6 +32,7 @@ HUB_ID = re.compile(
 
 
 HUB = "hf:"
+CARD = "README.md"
 FILE = re.compile(r"(?!.*(?:^|/)\.{0,2}(?:/|$))[^:\\]+")  # below the repository, plainly
 
 
@@ -58,8 +59,8 @@ class LocatedFile:
 def locate(place: Path) -> Located:
     """A folder as it is; `org/name`, `org/name@revision` or `hf:org/name@revision` from the hub.
 
-    Of a repository only config, index, weights and `COMPANIONS` are fetched, pickled weights only
-    where there are no safetensors, and nothing that is in the cache.
+    Of a repository only config, index, weights, card and `COMPANIONS` are fetched, pickled weights
+    only where there are no safetensors, and nothing that is in the cache.
 
     Raises:
         CheckpointProblem: neither a folder nor the name of a repository; a repository or revision
@@ -108,6 +109,27 @@ def locate_file(place: Path) -> LocatedFile:
     commit = path.parts[-1 - len(PurePosixPath(file).parts)]
     found = f"{named['repository']}@{commit}:{file}"
     return LocatedFile(path, found, Path(HUB + found))
+
+
+def locate_card(place: Path) -> LocatedFile:
+    """The card of a folder, a file as it is, or the card of `org/name[@revision]` on the hub.
+
+    Raises:
+        CheckpointProblem: there is none; or as `locate`.
+    """
+    here = place / CARD if place.is_dir() else place
+    if here.is_file():
+        name = here.resolve().parent.name if here.name == CARD else here.name
+        return LocatedFile(here, name, place)
+    named = HUB_ID.fullmatch(str(place))
+    if named is None or place.exists():
+        raise CheckpointProblem(
+            f"{place} has no card", next_step=f"give a folder with a {CARD}, or org/name on the hub"
+        )
+    from camelpress.core.hub import fetch_card
+
+    path = fetch_card(named, place)
+    return LocatedFile(path, f"{named['repository']}@{path.parent.name}", place)
 
 
 def on_hub(place: Path) -> bool:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import subprocess
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
+from functools import cache
+from importlib.metadata import distribution, version
 from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any
 
 MANIFEST = "SHA256SUMS"
 PROVENANCE = "provenance.json"
+BOM = "bom.cdx.json"
+WORDS = (PROVENANCE, BOM)  # of a release about itself
 REPORT_SUFFIX = "-report.json"
 PACKAGES = ("camelpress", "safetensors", "torch", "transformers")
 IDENTITY = ("*.safetensors", "*.bin", "*.pth", "*.json", "*.model", "*.jinja", "merges.txt")
@@ -22,6 +26,13 @@ def sha256_file(path: Path) -> str:
     """The hash of a file's bytes, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def git_sha1(path: Path) -> str:
+    """The name that git gives a file's bytes; for files that fit in memory."""
+    content = path.read_bytes()
+    header = b"blob %d\0" % len(content)
+    return hashlib.sha1(header + content, usedforsecurity=False).hexdigest()
 
 
 def sha256_json(content: Any) -> str:
@@ -40,7 +51,7 @@ def is_identity(name: str) -> bool:
     """Whether a file of this name makes a model what it is: weights, configs, tokenizer."""
     return (
         any(PurePath(name).match(pattern) for pattern in IDENTITY)
-        and name != PROVENANCE
+        and name not in WORDS
         and not name.endswith(REPORT_SUFFIX)
     )
 
@@ -72,6 +83,22 @@ def appearance(folder: Path) -> list[tuple[str, int, int]]:
 def versions() -> dict[str, str]:
     """What this program runs on."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+@cache
+def commit() -> str | None:
+    """The commit of camelpress itself, if it runs from a checkout or was installed from one."""
+    told = distribution("camelpress").read_text("direct_url.json")
+    source = json.loads(told) if told else {}
+    if "vcs_info" in source:
+        found: str | None = source["vcs_info"].get("commit_id")
+        return found
+    command = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return ended.stdout.strip() if ended.returncode == 0 and source.get("dir_info") else None
 
 
 class Hashes:

@@ -1,0 +1,84 @@
+"""From a folder to the place that it is meant for."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from camelpress.core.errors import RecipeProblem, ReleaseRefused
+from camelpress.core.output import staged
+from camelpress.core.provenance import MANIFEST, PROVENANCE, sha256_file
+from camelpress.core.report import Report, Stopwatch, Verdict
+from camelpress.publish.run import run
+from camelpress.publish.settings import Publish
+from camelpress.publish.targets import Target, target
+from camelpress.publish.verify import verify
+
+REPORT = "upload-report.json"
+
+
+def publish(candidate: Path, report_dir: Path, settings: Publish, *, force: bool) -> Report:
+    """A release where `settings.to` says: a folder here, or elsewhere.
+
+    What goes elsewhere is made in a folder beside the candidate first, which is removed at the end.
+
+    Raises:
+        RecipeProblem: no place is given.
+        Problem: as `run.run` and the `deliver` of the target.
+    """
+    if settings.to is None:
+        raise RecipeProblem(
+            "a release needs a place", next_step="give --to with a folder, or hf:org/name"
+        )
+    if target(settings, "", force=force) is None:
+        here = settings.model_copy(update={"to": None})
+        return run(candidate, report_dir, Path(settings.to), here, force=force)
+    aside = Path(f"{candidate.absolute()}.release")
+    report = run(candidate, report_dir, aside, settings, force=True, linked=True)
+    try:
+        delivered = _destination(aside, force=force).deliver(aside)
+    finally:
+        shutil.rmtree(aside)
+    return report.model_copy(update={"facts": report.facts | {"delivered": delivered}})
+
+
+def upload(release: Path, out: Path, *, replace: bool, force: bool) -> Report:
+    """Bring a release to the place that it was made for.
+
+    Args:
+        release: a folder that `run` wrote, with the place in its provenance.
+        out: a folder for the report of it.
+        replace: an earlier release there.
+        force: replace `out`.
+    Raises:
+        ReleaseRefused: the folder is not as it was made.
+        Problem: as the `deliver` of the target.
+    """
+    watch = Stopwatch()
+    checked = verify(release)
+    if checked.verdict is not Verdict.PASS:
+        raise ReleaseRefused(
+            f"{release} is not as it was made: {checked.facts['problems'][0]}",
+            next_step="publish it again",
+        )
+    with staged(out, force=force) as folder:
+        report = Report(
+            stage="upload",
+            inputs={MANIFEST: sha256_file(release / MANIFEST)},
+            settings={},
+            facts=_destination(release, force=replace).deliver(release),
+        )
+        report.write(folder / REPORT)
+    return report.model_copy(update={"cost": watch.cost()})
+
+
+def _destination(release: Path, *, force: bool) -> Target:
+    """The place that stands in a release's own provenance, its branch included."""
+    path = release / PROVENANCE
+    settings = Publish.parse(Report.read(path).settings, source=str(path))
+    found = target(settings, "", force=force)
+    if found is None:
+        raise RecipeProblem(
+            f"{release} was made to stay here", next_step="publish it with --to hf:org/name"
+        )
+    return found

@@ -1,0 +1,113 @@
+"""The metadata of a card, as the hub reads it: YAML between two lines of dashes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
+from huggingface_hub.repocard_data import eval_results_to_model_index
+
+from camelpress.core.report import Report, Verdict
+from camelpress.publish import tables
+from camelpress.publish.facts import TULU, Facts
+from camelpress.publish.gate import PROMPT
+
+CLAIMS = "camelpress"  # the key that `verify` compares with the files
+CLAIMED = ("bits", "group_size", "sym", "desc_act")
+RESULTS = ".eval_results/camelpress.yaml"
+METRICS = (  # fact                   metric              what it is called
+    ("candidate_perplexity",          "perplexity",       "perplexity, {protocol}"),
+    ("perplexity_ratio",              "perplexity_ratio", "perplexity over the 16-bit model's"),
+    ("kl_mean",                       "kl",               "mean KL from the 16-bit model, nats"),
+)  # fmt: skip
+
+
+def claims(quantization: Any, validation: Report) -> dict[str, Any]:
+    """What the front matter says of the files, so that a machine can check it."""
+    verdict = validation.verdict or Verdict.ERROR
+    return {key: tables.dig(quantization, key) for key in CLAIMED} | {
+        "candidate": validation.inputs.get("candidate"),
+        "verdict": verdict.value,
+    }
+
+
+def front_matter(facts: Facts) -> str:
+    """All of it, with its lines of dashes."""
+    chosen = facts.profile
+    origin = facts.origin("diff") or facts.origin("base")
+    content: dict[str, Any] = {}
+    if origin:
+        content |= {"base_model": [origin[0]], "base_model_relation": "quantized"}
+    content |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    content["license"] = chosen.hub
+    if chosen.name:
+        content |= {"license_name": chosen.name, "license_link": facts.licenses[0]}
+    content |= facts.gate
+    if chosen.restricted:
+        content.setdefault(PROMPT, f"{chosen.terms} See {facts.licenses[0]}.")
+    if datasets := sorted(set(_datasets(facts))):
+        content["datasets"] = datasets
+    kind = str(facts.config.get("model_type"))
+    tags = ("gptq", f"{facts.quantization.get('bits')}-bit", kind, "camelpress")
+    content["tags"] = [*tags, *(["tulu"] if facts.shape.get("prompt") == TULU else [])]
+    if results := list(_results(facts)):
+        content["model-index"] = _pruned(eval_results_to_model_index(facts.name, results))
+    content[CLAIMS] = claims(facts.quantization, facts.validation)
+    return f"---\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def eval_results(facts: Facts) -> str | None:
+    """Accuracies of the benchmarks that the settings know a data set of the hub for, as YAML."""
+    entries = []
+    for task in _tasks(facts.validation):
+        place = facts.settings.benchmarks.get(str(task.get("name")))
+        value = task.get("candidate_accuracy")
+        if place is not None and isinstance(value, float) and math.isfinite(value):
+            dataset, _, kind = place.partition(":")
+            entries.append(EvalResultEntry(dataset, kind or "default", round(100 * value, 4)))
+    told = eval_result_entries_to_yaml(entries)
+    return yaml.safe_dump(told, sort_keys=False) if told else None
+
+
+def _tasks(validation: Report) -> list[Mapping[str, Any]]:
+    tasks = validation.facts.get("tasks")
+    return [each for each in tasks if isinstance(each, Mapping)] if isinstance(tasks, list) else []
+
+
+def _datasets(facts: Facts) -> Iterator[str]:
+    """The repositories of the hub that the calibration came from."""
+    files = tables.dig(facts.quantize.facts if facts.quantize else None, "calibration.files")
+    for each in files if isinstance(files, list) else []:
+        named = re.match(r"([\w.-]+/[\w.-]+)@[0-9a-f]{40}:", str(tables.dig(each, "name")))
+        if named:
+            yield named[1]
+
+
+def _results(facts: Facts) -> Iterator[EvalResult]:
+    """The figures of each text, in the form that older readers of cards know."""
+    protocol = tables.show(facts.validation.facts.get("protocol"))
+    texts = facts.validation.facts.get("texts")
+    for text in texts if isinstance(texts, list) else []:
+        name = str(tables.dig(text, "name"))
+        for fact, metric, called in METRICS:
+            value = tables.dig(text, fact)
+            if isinstance(value, float) and math.isfinite(value):
+                yield EvalResult(
+                    task_type="text-generation",
+                    dataset_type=re.sub(r"[^a-z0-9.-]+", "-", name.lower()).strip("-") or "text",
+                    dataset_name=name,
+                    metric_type=metric,
+                    metric_value=value,
+                    metric_name=called.format(protocol=protocol),
+                )
+
+
+def _pruned(content: Any) -> Any:
+    """Plain data without what is None."""
+    if isinstance(content, Mapping):
+        return {key: _pruned(value) for key, value in content.items() if value is not None}
+    return [_pruned(each) for each in content] if isinstance(content, list) else content

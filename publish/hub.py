@@ -1,0 +1,262 @@
+"""A release on the Hugging Face hub: uploaded aside, verified there, and only then under its name.
+
+    staging-...   a branch with every file, made by one commit
+    verify        the server's hash of each file is that of the release
+    REVISION      a new branch of that commit, or one commit with the same files
+    main          the page: it gets the first release of a repository, too
+    staging-...   removed; what shall be public becomes so last
+
+Each step looks at what is there first, so the same command continues a run that ended anywhere.
+Nothing depends on how the client brings the bytes (LFS or Xet).
+Source: huggingface_hub v2.4.0, hf_api.py: create_commit (which uploads large files before),
+list_repo_tree, create_branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+
+from camelpress import __version__
+from camelpress.core.errors import OutputExists, OutputProblem, RecipeProblem
+from camelpress.core.hub import be_quiet
+from camelpress.core.origin import HUB, HUB_ID
+from camelpress.core.progress import note
+from camelpress.core.provenance import MANIFEST, Hashes, git_sha1
+from camelpress.publish.hub_faults import explained
+from camelpress.publish.signing import SIGNATURE, UNSIGNED
+from camelpress.publish.verify import HUBS_OWN
+
+MAIN = "main"
+STAGING = "staging-"
+
+
+class Local:
+    """The files of a release here, each hashed once."""
+
+    def __init__(self, folder: Path) -> None:
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        self.files = {path.relative_to(folder).as_posix(): path for path in paths}
+        self._hashes = Hashes({})
+
+    def sha256(self, name: str) -> str:
+        """The hash of one file."""
+        return self._hashes.file(self.files[name])
+
+    def is_at(self, tree: Mapping[str, RepoFile]) -> bool:
+        """Whether it is there already, perhaps with another signature of the same files."""
+        wrong = set(self.differing(tree))
+        return not wrong or (SIGNATURE in tree.keys() & self.files.keys() and wrong <= {*UNSIGNED})
+
+    def differing(self, tree: Mapping[str, RepoFile]) -> list[str]:
+        """Names of files that are only here or only there, or not the same."""
+        return sorted(
+            name
+            for name in tree.keys() | self.files.keys()
+            if name not in tree or name not in self.files or not self._is_same(name, tree[name])
+        )
+
+    def _is_same(self, name: str, there: RepoFile) -> bool:
+        """By the hash that the server has of a file: SHA-256 of a large one, else that of git."""
+        if there.size != self.files[name].stat().st_size:
+            return False
+        if there.lfs is not None:
+            return there.lfs.sha256 == self.sha256(name)
+        return there.blob_id == git_sha1(self.files[name])
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A revision of a model repository, as what is published there is to be.
+
+    Args:
+        repository: org/name.
+        revision: the branch that the release becomes.
+        public: for everybody to see; otherwise private.
+        gated: whether each reader is let in by hand.
+        force: replace an earlier release there.
+    """
+
+    repository: str
+    revision: str
+    public: bool
+    gated: bool
+    force: bool
+
+    @classmethod
+    def parse(cls, to: str, variant: str, *, public: bool, gated: bool, force: bool) -> Hub:
+        """From `hf:org/name` or `hf:org/name@branch`; without one, the variant names it.
+
+        Raises:
+            RecipeProblem: it is neither.
+        """
+        named = HUB_ID.fullmatch(to)
+        revision = named["revision"] or variant if named else ""
+        if named is None or revision.startswith((STAGING, "refs/")):
+            raise RecipeProblem(
+                f"{to!r} is no place on the hub to publish to",
+                next_step=f"write it as {HUB}org/name, or as {HUB}org/name@branch",
+            )
+        return cls(named["repository"], revision, public=public, gated=gated, force=force)
+
+    def __str__(self) -> str:
+        return f"{HUB}{self.repository}@{self.revision}"
+
+    @property
+    def title(self) -> str:
+        """A name for the release where nobody gave one."""
+        return self.repository.partition("/")[2]
+
+    def require_ready(self) -> tuple[str, ...]:
+        """See that a release may go there; nothing is written yet.
+
+        Returns:
+            The other variants that are published there.
+        Raises:
+            OutputProblem: no login, a public repository, or files that no release has.
+        """
+        with explained(self.repository):
+            api = _api()
+            if self._info(api) is None:
+                return ()
+            heads = self._heads(api)
+            if self.revision in heads:
+                self._require_ours(self._tree(api, heads[self.revision]))
+        others = (name for name in heads if name not in (MAIN, self.revision))
+        return tuple(sorted(name for name in others if not name.startswith(STAGING)))
+
+    def deliver(self, folder: Path) -> dict[str, Any]:
+        """Bring a finished release there, and say what came of it.
+
+        Args:
+            folder: a release that `verify` passes.
+        Raises:
+            OutputExists: another release is there, and `force` is not given.
+            OutputProblem: as `require_ready`; no right to write; the hub or the connection fails.
+                What was under the revision's name is there still.
+        """
+        release = Local(folder)
+        with explained(self.repository):
+            api = _api()
+            info = self._info(api) or self._create(api)
+            gate: Literal["manual", False] = "manual" if self.gated else False
+            if (info.gated or False) != gate:
+                api.update_repo_settings(self.repository, gated=gate)
+            heads = self._heads(api)
+            commit = self._published(api, heads, release)
+            if self.revision != MAIN and not self._tree(api, heads[MAIN]):
+                self._commit(api, MAIN, heads[MAIN], release)
+            for branch in self._heads(api):
+                if branch.startswith(self._staging):
+                    api.delete_branch(self.repository, branch=branch)
+            if self.public and info.private:
+                api.update_repo_settings(self.repository, private=False)
+        return {
+            "to": str(self),
+            "commit": commit,
+            "private": not self.public,
+            "gated": self.gated,
+            "files": len(release.files),
+        }
+
+    def _info(self, api: HfApi) -> ModelInfo | None:
+        try:
+            info = api.model_info(self.repository)
+        except RepositoryNotFoundError:
+            return None
+        if not info.private and not self.public:
+            raise OutputProblem(
+                f"{HUB}{self.repository} is public",
+                next_step="make it private on its page, or give --public --i-have-the-right",
+            )
+        return info
+
+    def _create(self, api: HfApi) -> ModelInfo:
+        note(f"{HUB}{self.repository}: a new repository, private")
+        api.create_repo(self.repository, private=True, exist_ok=True)
+        return api.model_info(self.repository)
+
+    def _heads(self, api: HfApi) -> dict[str, str]:
+        """Branch to commit."""
+        branches = api.list_repo_refs(self.repository).branches
+        return {branch.name: branch.target_commit for branch in branches}
+
+    def _tree(self, api: HfApi, commit: str) -> dict[str, RepoFile]:
+        """The files of a commit but for the hub's own."""
+        found = api.list_repo_tree(self.repository, revision=commit, recursive=True)
+        files = (each for each in found if isinstance(each, RepoFile))
+        return {each.path: each for each in files if each.path != HUBS_OWN}
+
+    def _require_ours(self, tree: Mapping[str, RepoFile]) -> None:
+        if tree and MANIFEST not in tree:
+            raise OutputProblem(
+                f"{self} holds {len(tree)} files that are no release, {min(tree)} for one",
+                next_step="name another branch or repository, or remove them yourself",
+            )
+
+    def _published(self, api: HfApi, heads: Mapping[str, str], release: Local) -> str:
+        """The commit of the revision, once it holds the release."""
+        head = heads.get(self.revision)
+        if head is not None:
+            there = self._tree(api, head)
+            if release.is_at(there):
+                return head
+            self._require_ours(there)
+            if there and not self.force:
+                raise OutputExists(
+                    f"{self} holds another release",
+                    next_step="name another branch, or give --force to replace it",
+                )
+        staged = self._stage(api, heads, release)
+        if head is not None:
+            return self._commit(api, self.revision, head, release)
+        api.create_branch(self.repository, branch=self.revision, revision=staged)
+        return staged
+
+    @property
+    def _staging(self) -> str:
+        return f"{STAGING}{self.revision.replace('/', '-')}-"
+
+    def _stage(self, api: HfApi, heads: Mapping[str, str], release: Local) -> str:
+        """The commit of a branch aside that holds the release, as the server says itself."""
+        branch = self._staging + release.sha256(MANIFEST)[:12]
+        head = heads.get(branch)
+        if head is None:
+            head = heads.get(self.revision, heads[MAIN])
+            api.create_branch(self.repository, branch=branch, revision=head)
+        return self._commit(api, branch, head, release)
+
+    def _commit(self, api: HfApi, branch: str, head: str, release: Local) -> str:
+        """One commit on a branch whose head is known, after which it holds the release alone."""
+        files = release.files
+        wrong = release.differing(self._tree(api, head))
+        if not wrong:
+            return head
+        adds = [CommitOperationAdd(name, files[name]) for name in wrong if name in files]
+        nbytes = sum(each.upload_info.size for each in adds)
+        note(f"{branch}: {len(adds)} files, {nbytes / 1e6:,.1f} MB, less what the hub has already")
+        commit: str = api.create_commit(
+            self.repository,
+            [*adds, *(CommitOperationDelete(name) for name in wrong if name not in files)],
+            commit_message=f"A release by camelpress {__version__}",
+            revision=branch,
+            parent_commit=head,
+        ).oid
+        if broken := release.differing(self._tree(api, commit)):
+            raise OutputProblem(
+                f"the hub holds {', '.join(broken[:3])} otherwise than it was sent, in {branch} of "
+                f"{self.repository}",
+                next_step="run the same command again; if that does not help, write to the hub",
+            )
+        return commit
+
+
+def _api() -> HfApi:
+    be_quiet()
+    return HfApi(token=True, library_name="camelpress", library_version=__version__)

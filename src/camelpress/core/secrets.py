@@ -1,0 +1,45 @@
+"""What must never be shown or shipped: tokens, keys, logins, told by their form or by their value.
+
+The values are those of environment variables that hold credentials, as `CREDENTIALS` lists them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+
+SHORTEST = 8  # bytes: a credential; anything shorter would also be found where it is none
+# fmt: off
+SECRETS: Mapping[str, re.Pattern[bytes]] = {
+    "a Hugging Face token":     re.compile(rb"(?<![A-Za-z0-9])(hf_|api_org_)[A-Za-z0-9]{30,}"),
+    "a GitHub token":           re.compile(rb"(?<![A-Za-z0-9])(gh[opsur]_|github_pat_)\w{30,}"),
+    "an AWS key":               re.compile(rb"(?<![A-Za-z0-9])(AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])"),
+    "a login in a URL":         re.compile(
+        rb"(https?://[^\s/@\"'<>]{1,300}|://[^\s/@:\"'<>]{1,100}:[^\s/@\"'<>]{1,200})@\w"
+    ),
+    "a private key":            re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+}
+CREDENTIALS = (
+    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN",
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+    "ORAS_PASS", "GITHUB_TOKEN", "GH_TOKEN",
+)
+# fmt: on
+
+
+def patterns() -> Iterator[tuple[str, re.Pattern[bytes]]]:
+    """Each kind of secret with what finds it, the credentials of this process first."""
+    for name in CREDENTIALS:
+        value = os.environ.get(name, "").strip().encode(errors="surrogatepass")
+        if len(value) >= SHORTEST:
+            yield f"the value of {name}", re.compile(re.escape(value))
+    yield from SECRETS.items()
+
+
+def redacted(text: str) -> str:
+    """The text with the name of its kind in the place of each secret."""
+    content = text.encode(errors="surrogatepass")
+    for kind, pattern in patterns():
+        content = pattern.sub(f"[{kind}]".encode(), content)
+    return content.decode(errors="surrogatepass")

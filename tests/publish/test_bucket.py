@@ -1,0 +1,146 @@
+"""A release in a bucket, on moto's server: whole or not a release, and never written over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from camelpress.core.errors import EngineProblem, OutputExists, OutputProblem, RecipeProblem
+from camelpress.publish import bucket
+from camelpress.publish.bucket import Bucket
+from camelpress.publish.deliver import publish as deliver
+from camelpress.publish.settings import Publish
+
+Judge = Callable[..., Path]
+PLACE = "s3://camels/tulu/gptq"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    moto = pytest.importorskip("moto.server", reason="needs moto[server]")
+    pytest.importorskip("s3fs", reason="needs camelpress[s3]")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def system(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An empty bucket, and the client to look into it."""
+    import s3fs
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a-key-for-moto")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-for-moto")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("NO_PROXY", "*")
+    system = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
+    system.mkdir("camels")
+    yield system
+    system.rm("camels", recursive=True)
+
+
+@pytest.fixture
+def send(candidate: Path, judge: Judge, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    judge()
+
+    def send(**settings: object) -> dict[str, Any]:
+        chosen = Publish.parse({"license": "tulu", "to": PLACE} | settings, source="test")
+        report = deliver(candidate, tmp_path / "report", chosen, force=False)
+        found: dict[str, Any] = report.facts["delivered"]
+        return found
+
+    return send
+
+
+def objects(system: Any) -> dict[str, bytes]:
+    names = system.find("camels")
+    return {name.removeprefix("camels/tulu/gptq/"): system.cat_file(name) for name in names}
+
+
+def test_a_release_arrives_whole(system: Any, send: Callable[..., dict[str, Any]]) -> None:
+    told = send()
+    there = objects(system)
+    assert told["to"] == PLACE
+    assert told["files"] == len(there)
+    listed = [line.split("  ") for line in there["SHA256SUMS"].decode().splitlines()]
+    assert {name for _, name in listed} | {"SHA256SUMS"} == there.keys()
+    assert send() == told
+    assert objects(system) == there
+
+
+def test_the_list_of_hashes_comes_last_and_a_cut_upload_goes_on(
+    system: Any, send: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import s3fs
+
+    original = s3fs.S3FileSystem.put_file
+    sent: list[str] = []
+    room = 5
+
+    def put(self: Any, here: str, there: str) -> None:
+        if len(sent) == room:
+            raise ConnectionResetError
+        sent.append(there)
+        original(self, here, there)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "put_file", put)
+    with pytest.raises(OutputProblem, match="failed, or cannot be reached .ConnectionResetError"):
+        send()
+    assert len(objects(system)) == 5
+    assert "SHA256SUMS" not in objects(system)
+    first = list(sent)
+    room = 1000
+    send()
+    assert sent[-1].endswith("SHA256SUMS")
+    assert not set(first) & set(sent[5:])
+
+
+@pytest.mark.parametrize("other", ["notes.txt", "SHA256SUMS"])
+def test_what_is_there_is_never_replaced(
+    system: Any, send: Callable[..., dict[str, Any]], other: str
+) -> None:
+    system.pipe(f"camels/tulu/gptq/{other}", b"of somebody")
+    with pytest.raises(OutputExists, match=f"holds something else, {other} for one; name another"):
+        send()
+    assert objects(system) == {other: b"of somebody"}
+
+
+def test_another_release_needs_another_prefix(
+    system: Any, send: Callable[..., dict[str, Any]]
+) -> None:
+    send(name="one")
+    before = objects(system)
+    with pytest.raises(OutputExists, match="what is in a bucket is never replaced"):
+        send(name="two")
+    assert objects(system) == before
+
+
+def test_no_bucket_and_no_login_are_one_line(
+    system: Any, send: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(OutputProblem, match="the bucket of s3://llamas/x does not exist"):
+        send(to="s3://llamas/x")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    with pytest.raises(OutputProblem, match="needs a login; set AWS_ACCESS_KEY_ID"):
+        send()
+
+
+@pytest.mark.parametrize("to", ["s3://", "s3://bucket", "s3://B/x", "s3://bucket/../x", "s3:/b/x"])
+def test_a_place_that_is_none_is_told(to: str) -> None:
+    with pytest.raises(RecipeProblem, match="is no place in a bucket"):
+        Bucket.parse(to)
+
+
+def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bucket, "find_spec", lambda _name: None)
+    with pytest.raises(EngineProblem, match=r"pip install 'camelpress\[s3\]'"):
+        Bucket.parse(PLACE)

@@ -1,0 +1,443 @@
+"""A release on a hub: what is there afterwards, and that nothing else ever was."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import save_file
+
+import hub_writable
+from camelpress import cli
+from camelpress.core.errors import OutputExists, OutputProblem, Problem, RecipeProblem
+from camelpress.core.report import Report, Verdict
+from camelpress.publish.deliver import publish as deliver
+from camelpress.publish.hub import Hub as Target
+from camelpress.publish.markdown import read_front_matter
+from camelpress.publish.run import run
+from camelpress.publish.settings import Publish
+from camelpress.publish.verify import verify_at
+from hub_repositories import Fault, Hub, Repository
+
+pytestmark = pytest.mark.filterwarnings(hub_writable.OLD_WAY)
+Judge = Callable[..., Path]
+Sender = Callable[..., Report]
+TOKEN = "hf_Tell0No0One0What0This0Token0Is"
+NAME = "pico/tulu-gptq"
+VARIANT = "gptq-4bit-32g"
+KILLS = 20
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub that this process talks to."""
+    with hub_writable.talking(monkeypatch, TOKEN) as hub:
+        yield hub
+
+
+@pytest.fixture
+def weighty(candidate: Path, judge: Judge) -> Path:
+    """A candidate with two files that a hub stores as large ones, and a report of it."""
+    layer = "model.layers.0.mlp.down_proj"
+    tensors = {
+        f"{layer}.qweight": torch.arange(9600, dtype=torch.int32).view(24, 400),
+        f"{layer}.scales": torch.ones(6, 400, dtype=torch.float16),
+    }
+    save_file(tensors, candidate / "model.safetensors", {"format": "pt"})
+    (candidate / "tokenizer.json").write_text(f'{{"version": "{"1" * 10_000}"}}')
+    judge()
+    return candidate
+
+
+@pytest.fixture
+def send(hub: Hub, weighty: Path, tmp_path: Path) -> Sender:
+    """Publishes that candidate there; keywords are settings."""
+
+    def send(to: str = f"hf:{NAME}", force: bool = False, **settings: object) -> Report:
+        chosen = Publish.parse({"license": "tulu", "to": to} | settings, source="test")
+        return deliver(weighty, tmp_path / "report", chosen, force=force)
+
+    return send
+
+
+@pytest.fixture
+def release(weighty: Path, judge: Judge, tmp_path: Path) -> Path:
+    """A finished release, as a target gets it."""
+    settings = Publish.parse({"license": "tulu", "name": "Tulu"}, source="test")
+    run(weighty, tmp_path / "report", tmp_path / "release", settings)
+    return tmp_path / "release"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def published(found: Repository) -> set[str]:
+    """The branches that hold anything."""
+    return {name for name in found.branches if found.tree(name)}
+
+
+def test_a_new_repository_is_private_gated_and_complete(
+    send: Sender, hub: Hub, weighty: Path
+) -> None:
+    report = send()
+    found = hub.repositories[NAME]
+    assert (found.private, found.gated) == (True, "manual")
+    assert set(found.branches) == {"main", VARIANT}
+    tree = found.tree(VARIANT)
+    assert tree == found.tree("main")
+    assert tree.keys() == {*report.outputs, "SHA256SUMS", "provenance.json"}
+    assert tree["model.safetensors"] == (weighty / "model.safetensors").read_bytes()
+    assert f"hf:{NAME}@{VARIANT}" in tree["provenance.json"].decode()
+    assert report.facts["delivered"] == {
+        "to": f"hf:{NAME}@{VARIANT}",
+        "commit": found.branches[VARIANT],
+        "private": True,
+        "gated": True,
+        "files": len(tree),
+    }
+    assert not list(weighty.parent.glob("candidate.release*"))
+    assert (weighty / "model.safetensors").stat().st_nlink == 1
+
+
+def test_the_card_loads_what_was_published_and_names_the_other_variants(
+    send: Sender, hub: Hub
+) -> None:
+    send(f"hf:{NAME}@first")
+    send(f"hf:{NAME}@second")
+    found = hub.repositories[NAME]
+    card = found.tree("second")["README.md"].decode()
+    assert f'snapshot_download("{NAME}", revision="second")' in card
+    assert f"[`first`](https://huggingface.co/{NAME}/tree/first)" in card
+    assert f"camelpress verify hf:{NAME}@second" in card
+    assert found.tree("main") == found.tree("first")
+
+
+def test_the_same_again_changes_nothing(send: Sender, hub: Hub) -> None:
+    first = send()
+    before = dict(hub.repositories[NAME].branches)
+    hub.asked.clear()
+    assert send().facts["delivered"] == first.facts["delivered"]
+    assert hub.repositories[NAME].branches == before
+    assert all(asked.startswith("GET") for asked in hub.asked)
+
+
+def test_another_release_is_replaced_only_by_force_and_in_one_commit(
+    send: Sender, hub: Hub
+) -> None:
+    send(name="one")
+    found = hub.repositories[NAME]
+    before = dict(found.branches)
+    with pytest.raises(OutputExists, match=f"{VARIANT} holds another release; .* --force"):
+        send(name="two")
+    assert found.branches == before
+    send(name="two", force=True)
+    assert "# two" in found.tree(VARIANT)["README.md"].decode()
+    assert "# one" in found.tree("main")["README.md"].decode()
+    assert published(found) == {"main", VARIANT}
+
+
+@pytest.mark.parametrize("to", [f"hf:{NAME}@main", f"hf:{NAME}@mine"])
+def test_files_of_somebody_are_never_replaced(send: Sender, hub: Hub, to: str) -> None:
+    found = hub.add(NAME, {"model.bin": b"years of work"})
+    found.branches["mine"] = found.branches["main"]
+    with pytest.raises(OutputProblem, match=r"holds 1 files that are no release, model\.bin"):
+        send(to, force=True)
+    assert len(found.commits) == 1
+    send()
+    assert found.tree("main") == {"model.bin": b"years of work"}
+    assert "model.bin" not in found.tree(VARIANT)
+
+
+def test_a_public_repository_is_not_filled_unasked(send: Sender, hub: Hub) -> None:
+    found = hub.add(NAME, private=False)
+    with pytest.raises(OutputProblem, match=f"hf:{NAME} is public; make it private"):
+        send()
+    assert len(found.commits) == 1
+
+
+def test_public_asks_for_the_right_and_is_the_last_thing_done(send: Sender, hub: Hub) -> None:
+    with pytest.raises(RecipeProblem, match="would show a model under tulu to everybody"):
+        send(public=True)
+    assert hub.asked == []
+    send(public=True, i_have_the_right=True)
+    found = hub.repositories[NAME]
+    assert (found.private, found.gated) == (False, "manual")
+    assert hub.asked[-1] == f"PUT /api/models/{NAME}/settings"
+    assert b'"i_have_the_right": true' in found.tree(VARIANT)["provenance.json"]
+
+
+def test_what_is_free_and_public_has_no_gate(send: Sender, hub: Hub) -> None:
+    send(license="mit", public=True, i_have_the_right=True)
+    assert hub.repositories[NAME].gated is False
+
+
+ALWAYS = 1000
+# fmt: off
+FAULTS = {
+    "bad login":     (Fault("info", 401, words="Invalid credentials in Authorization header"),
+                      "refuses this login"),
+    "gated":         (Fault("refs", 403, code="GatedRepo"), "which is gated"),
+    "not mine":      (Fault("create", 403), f"does not let this login write to {NAME}"),
+    "read-only":     (Fault("branch", 403), "does not let this login write"),
+    "conflict":      (Fault("create", 409, times=ALWAYS), f"does not show {NAME}"),
+    "race":          (Fault("commit", 412), "was changed meanwhile"),
+    "in the way":    (Fault("branch", 409), "was changed meanwhile"),
+    "full":          (Fault("batch", 403, words="Private repository storage limit reached"),
+                      "has no room left"),
+    "too large":     (Fault("commit", 413), "has no room left"),
+    "too many":      (Fault("preupload", 429, times=ALWAYS), "asks for a pause"),
+    "no pause":      (Fault("commit", 429), "asks for a pause"),
+    "ill":           (Fault("put", 500, times=ALWAYS), "HTTP 500"),
+    "ill at last":   (Fault("branch", 500, after=1), "HTTP 500"),
+    "cut":           (Fault("put", 0, times=ALWAYS, cut=True), "broke off"),
+    "cut commit":    (Fault("commit", 0, cut=True), "broke off"),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_every_fault_is_one_line_and_leaves_nothing_published(
+    send: Sender, hub: Hub, weighty: Path, what: str
+) -> None:
+    fault, said = FAULTS[what]
+    hub.faults = [fault]
+    with pytest.raises(OutputProblem, match=said) as told:
+        send()
+    assert str(told.value).startswith("the hub ")
+    assert len(str(told.value).splitlines()) == 1
+    assert "Private repository" not in str(told.value)
+    found = hub.repositories.get(NAME)
+    assert found is None or not {name for name in published(found) if not name.startswith("stag")}
+    assert not list(weighty.parent.glob("candidate.release*"))
+    hub.faults = []
+    send()
+    assert published(hub.repositories[NAME]) == {"main", VARIANT}
+
+
+@pytest.mark.parametrize("fault", [Fault("put", 500), Fault("put", 0, cut=True)])
+def test_a_passing_fault_is_waited_out(send: Sender, hub: Hub, fault: Fault) -> None:
+    hub.faults = [fault]
+    send()
+    assert published(hub.repositories[NAME]) == {"main", VARIANT}
+
+
+def test_a_file_that_the_hub_keeps_otherwise_is_noticed(send: Sender, hub: Hub) -> None:
+    hub.flip = "NOTICE"
+    with pytest.raises(OutputProblem, match="the hub holds NOTICE otherwise than it was sent"):
+        send()
+    assert all(name.startswith("staging-") for name in published(hub.repositories[NAME]))
+
+
+def test_nobody_publishes_without_a_login(
+    send: Sender, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no such token"))
+    with pytest.raises(OutputProblem, match="asks who publishes .*`hf auth login`, or set HF_TOK"):
+        send()
+    assert hub.asked == []
+
+
+def test_the_login_of_the_hubs_own_command_is_used(
+    send: Sender, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    (tmp_path / "token").write_text("hf_of_the_login_store")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    send()
+    assert hub.tokens - {None} == {"Bearer hf_of_the_login_store"}
+
+
+def test_a_hub_that_is_not_there_is_one_line(send: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(OutputProblem, match="cannot be reached, or broke off"):
+        send()
+
+
+@pytest.mark.parametrize(
+    "to", ["hf:", "hf:name", "hf:a/b@staging-x", "hf:a/b@refs/pr/1", "hf:a b/c"]
+)
+def test_a_place_that_is_none_is_told(send: Sender, hub: Hub, to: str) -> None:
+    with pytest.raises(RecipeProblem, match="is no place on the hub"):
+        send(to)
+    assert hub.asked == []
+
+
+def test_an_upload_killed_anywhere_and_run_again_ends_in_one_release(
+    hub: Hub, release: Path
+) -> None:
+    expected = contents(release)
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    def upload(name: str) -> None:
+        Target(name, VARIANT, public=False, gated=True, force=False).deliver(release)
+
+    hub.step = count
+    upload("pico/whole")
+    moments = random.Random(8).sample(range(1, steps + 1), KILLS)
+    for moment in moments:
+        name = f"pico/killed-{moment}"
+        hub.large.clear()
+        _kill(hub, moment, partial(upload, name))
+        found = hub.repositories.get(name, Repository(private=True))
+        for branch in published(found):
+            assert found.tree(branch) == expected, f"after {moment} of {steps} steps: {branch}"
+        upload(name)
+        found = hub.repositories[name]
+        assert set(found.branches) == {"main", VARIANT}
+        assert found.tree(VARIANT) == found.tree("main") == expected
+        assert (found.private, found.gated) == (True, "manual")
+
+
+def _kill(hub: Hub, moment: int, work: Callable[[], None]) -> None:
+    """Work in a process of its own that is killed at a moment of the conversation."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the server is a thread of ours
+        child = os.fork()
+    if not child:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    left = moment
+
+    def step() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(child, signal.SIGKILL)
+
+    hub.step = step
+    _, status = os.waitpid(child, 0)
+    hub.step = lambda: None
+    assert os.WIFSIGNALED(status)
+
+
+@pytest.mark.parametrize("fault", [None, Fault("commit", 500, words=f"no: {TOKEN}")])
+def test_a_token_is_sent_to_the_hub_and_shown_to_nobody(
+    hub: Hub,
+    weighty: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    fault: Fault | None,
+) -> None:
+    hub.faults = [fault] if fault else []
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["camelpress", "publish", str(weighty), "--report", str(tmp_path / "report"), "--to",
+         f"hf:{NAME}", "--license", "tulu", "--debug", "--json"],
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == (3 if fault else 0)
+    shown = capfd.readouterr()
+    assert ("[the value of HF_TOKEN]" in shown.err) == bool(fault)
+    assert hub.tokens - {None} == {f"Bearer {TOKEN}"}
+    kept = [content for each in hub.repositories.values() for content in each.commits.values()]
+    for text in (shown.out, shown.err, *(str(tree) for tree in kept), str(contents(tmp_path))):
+        assert TOKEN not in text
+
+
+def test_a_bug_does_not_show_a_token(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise KeyError(f"a bug with {TOKEN} in it, and with the secret-of-s3")
+
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-s3")
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 3
+    shown = capfd.readouterr().err
+    assert "a bug with [a Hugging Face token] in it" in shown
+    assert "secret-of-s3" not in shown
+
+
+def test_a_token_of_an_odd_form_in_a_file_stops_the_release(
+    send: Sender, weighty: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch, hub: Hub
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "a-token-of-no-form")
+    (weighty / "tokenizer.json").write_text('{"from": "a-token-of-no-form"}')
+    judge()
+    with pytest.raises(OutputProblem, match="would publish the value of HF_TOKEN") as told:
+        send()
+    assert "a-token-of-no-form" not in str(told.value)
+    assert NAME not in hub.repositories
+
+
+def test_a_candidate_that_did_not_pass_never_reaches_the_hub(
+    send: Sender, hub: Hub, judge: Judge
+) -> None:
+    judge(None)
+    with pytest.raises(Problem, match="nothing was judged"):
+        send()
+    assert hub.asked == []
+
+
+@pytest.fixture
+def cache(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where what is fetched goes."""
+    template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_what_is_on_the_hub_is_verified_and_then_without_it(
+    send: Sender, hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send()
+    place = Path(f"hf:{NAME}@{VARIANT}")
+    report = verify_at(place)
+    assert (report.verdict, report.facts["problems"]) == (Verdict.PASS, [])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.asked.clear()
+    assert verify_at(place).verdict is Verdict.PASS
+    assert hub.asked == []
+    weights = next(cache.rglob("snapshots/*/model.safetensors"))
+    content = weights.read_bytes()
+    weights.resolve().write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    (fault,) = verify_at(place).facts["problems"]
+    assert fault.startswith("'model.safetensors' has changed: sha256 ")
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("hf:pico/nothing", "has no model pico/nothing"), ("hf:one", "names no repository")],
+)
+def test_what_is_not_there_cannot_be_verified(hub: Hub, cache: Path, place: str, said: str) -> None:
+    with pytest.raises(Problem, match=said):
+        verify_at(Path(place))
+
+
+def test_the_gate_of_the_models_on_the_hub_is_carried_over(
+    send: Sender, hub: Hub, cache: Path
+) -> None:
+    card = "---\nlicense: other\nextra_gated_fields: {Country: country}\n---\n"
+    hub.add("allenai/tulu-65b", {"README.md": card.encode()})
+    hub.add("huggyllama/llama-65b", {"README.md": b"---\nlicense: other\n---\n"})
+    send(diff_model="allenai/tulu-65b", base_model="huggyllama/llama-65b")
+    tree = hub.repositories[NAME].tree("main")
+    metadata = read_front_matter(tree["README.md"].decode())
+    assert metadata["extra_gated_fields"] == {"Country": "country"}
+    assert metadata["base_model"] == ["allenai/tulu-65b"]
+    commit = hub.repositories["allenai/tulu-65b"].branches["main"]
+    assert f"allenai/tulu-65b@{commit}" in tree["provenance.json"].decode()

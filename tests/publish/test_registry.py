@@ -1,0 +1,162 @@
+"""A release in an OCI registry: Debian's docker-registry, on this machine, driven by oras."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from camelpress.core.errors import EngineProblem, OutputExists, OutputProblem, RecipeProblem
+from camelpress.core.provenance import sha256_file
+from camelpress.publish import registry
+from camelpress.publish.deliver import publish as deliver
+from camelpress.publish.registry import Registry
+from camelpress.publish.settings import Publish
+
+Judge = Callable[..., Path]
+Sender = Callable[..., dict[str, Any]]
+UNPACKED = Path(__file__).parents[2] / ".models" / "docker-registry" / "usr/bin/docker-registry"
+CONFIG = """
+version: 0.1
+log: {{level: error}}
+storage: {{filesystem: {{rootdirectory: {place}}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+"""
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A registry that answers while the tests run."""
+    pytest.importorskip("oras", reason="needs camelpress[oci]")
+    program = shutil.which("docker-registry") or str(UNPACKED)
+    if not Path(program).exists():
+        pytest.skip("run tests/models/docker_registry.sh .models/docker-registry (Debian)")
+    place = tmp_path_factory.mktemp("registry")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (place / "config.yml").write_text(CONFIG.format(place=place / "data", port=port))
+    with subprocess.Popen(
+        [program, "serve", str(place / "config.yml")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as running:
+        for _ in range(100):
+            with socket.socket() as knock:
+                if knock.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"127.0.0.1:{port}"
+        running.terminate()
+
+
+@pytest.fixture
+def send(candidate: Path, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sender:
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("HOME", str(tmp_path))  # no login of docker's
+    judge()
+
+    def send(to: str, force: bool = False, **settings: object) -> dict[str, Any]:
+        chosen = Publish.parse({"license": "tulu", "to": to} | settings, source="test")
+        report = deliver(candidate, tmp_path / "report", chosen, force=force)
+        found: dict[str, Any] = report.facts["delivered"]
+        return found
+
+    return send
+
+
+def manifest(host: str, name: str, tag: str) -> dict[str, Any]:
+    from oras.provider import Registry as Client
+
+    found: dict[str, Any] = Client(host, insecure=True).get_manifest(f"{host}/{name}:{tag}")
+    return found
+
+
+def test_a_release_arrives_whole_and_comes_back(
+    host: str, send: Sender, candidate: Path, tmp_path: Path
+) -> None:
+    from oras.provider import Registry as Client
+
+    told = send(f"oci://{host}/tulu/gptq")
+    assert told["to"] == f"oci://{host}/tulu/gptq:gptq-4bit-32g"
+    found = manifest(host, "tulu/gptq", "gptq-4bit-32g")
+    assert found["artifactType"] == "application/vnd.cncf.model.manifest.v1+json"
+    assert found["config"]["mediaType"] == "application/vnd.cncf.model.config.v1+json"
+    layers = {each["annotations"]["org.cncf.model.filepath"]: each for each in found["layers"]}
+    assert len(layers) == told["files"]
+    weights = layers["model.safetensors"]
+    assert weights["mediaType"] == "application/vnd.cncf.model.weight.v1.raw"
+    assert weights["digest"] == f"sha256:{sha256_file(candidate / 'model.safetensors')}"
+    client = Client(host, insecure=True)
+    container = client.get_container(f"{host}/tulu/gptq:gptq-4bit-32g")
+    config = client.get_blob(container, found["config"]["digest"]).json()
+    assert config["modelfs"]["diffIds"] == [each["digest"] for each in found["layers"]]
+    for name, layer in layers.items():
+        client.download_blob(container, layer["digest"], str(tmp_path / "back" / name))
+    subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / "back", check=True)
+
+
+def test_a_tag_moves_only_by_force(host: str, send: Sender) -> None:
+    to = f"oci://{host}/camel:v1"
+    send(to, name="one")
+    before = manifest(host, "camel", "v1")
+    assert send(to, name="one")["to"] == to
+    with pytest.raises(OutputExists, match="camel:v1 is something else; name another tag"):
+        send(to, name="two")
+    assert manifest(host, "camel", "v1") == before
+    send(to, name="two", force=True)
+    assert manifest(host, "camel", "v1") != before
+
+
+def test_a_cut_upload_gives_no_tag_and_goes_on(
+    host: str, send: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from oras.provider import Registry as Client
+
+    original = Client.upload_blob
+    sent: list[str] = []
+    room = 4
+
+    def upload(self: Any, blob: str, *arguments: Any, **options: Any) -> Any:
+        if len(sent) == room:
+            raise ConnectionResetError
+        sent.append(blob)
+        return original(self, blob, *arguments, **options)
+
+    monkeypatch.setattr(Client, "upload_blob", upload)
+    with pytest.raises(OutputProblem, match="failed, or cannot be reached .ConnectionResetError"):
+        send(f"oci://{host}/cut:v1", name="cut")
+    tags = Client(host, insecure=True).do_request(f"http://{host}/v2/cut/tags/list")
+    assert tags.status_code == 404 or not json.loads(tags.content).get("tags")
+    room = 1000
+    told = send(f"oci://{host}/cut:v1", name="cut")
+    assert len(sent) <= told["files"] + 1
+    assert len(manifest(host, "cut", "v1")["layers"]) == told["files"]
+
+
+def test_a_registry_that_is_not_there_is_one_line(
+    host: str, send: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oras.decorator.time", SimpleNamespace(sleep=lambda _seconds: None))
+    with pytest.raises(OutputProblem, match="failed, or cannot be reached"):
+        send("oci://127.0.0.1:9/camel:v1")
+
+
+@pytest.mark.parametrize("to", ["oci://", "oci://host", "oci://host/Upper", "oci://host/a:b:c"])
+def test_a_place_that_is_none_is_told(to: str) -> None:
+    with pytest.raises(RecipeProblem, match="is no place in a registry"):
+        Registry.parse(to, "v", force=False)
+
+
+def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "find_spec", lambda _name: None)
+    with pytest.raises(EngineProblem, match=r"pip install 'camelpress\[oci\]'"):
+        Registry.parse("oci://host/name:tag", "v", force=False)

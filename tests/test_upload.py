@@ -1,0 +1,75 @@
+"""A recipe to the end: what is uploaded, and where a run goes on that a hub broke off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import hub_writable
+import pico
+from camelpress import pipeline
+from camelpress.convert.diff import make_diff
+from camelpress.convert.settings import MakeDiff
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.errors import OutputExists, OutputProblem
+from camelpress.core.report import Report
+from camelpress.recipe import read
+from hub_repositories import Fault, Hub
+
+pytestmark = pytest.mark.filterwarnings(hub_writable.OLD_WAY)
+BEFORE = ("recover", "quantize", "validate", "publish")
+TEXT = """
+base: base
+diff: diff
+out: out
+quantize: {group_size: 32, calibration: [chat.jsonl], samples: 4, sequence_length: 64}
+validate:
+  text: [prose.txt]
+  sequence_length: 32
+  gate: {perplexity_ratio: {max: 2.0}, kl_mean: {max: 2.0}, top1_agreement: null}
+publish: {license: mit, to: "hf:pico/whale"}
+"""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with hub_writable.talking(monkeypatch, "hf_" + "0" * 30) as hub:
+        yield hub
+
+
+def test_a_run_that_the_hub_broke_off_goes_on_with_the_upload(hub: Hub, tmp_path: Path) -> None:
+    base = pico.write_model(tmp_path / "base")
+    tuned = pico.write_tuned(tmp_path / "tuned", base)
+    make_diff(Checkpoint.open(base), Checkpoint.open(tuned), tmp_path / "diff", MakeDiff())
+    (tmp_path / "diff" / "README.md").write_text("---\nlicense: mit\n---\n")
+    pico.write_chat(tmp_path / "chat.jsonl")
+    pico.write_text(tmp_path / "prose.txt")
+    (tmp_path / "recipe.yaml").write_text(TEXT)
+    recipe = read(tmp_path / "recipe.yaml")
+
+    hub.faults = [Fault("commit", 500)]
+    with pytest.raises(OutputProblem, match="HTTP 500"):
+        pipeline.run(recipe)
+    assert not (recipe.out / "uploaded").exists()
+
+    outcome = pipeline.run(recipe)
+    assert (outcome.skipped, outcome.exit_code) == (BEFORE, 0)
+    found = hub.repositories["pico/whale"]
+    release = recipe.out / "release"
+    paths = [path for path in release.rglob("*") if path.is_file()]
+    whole = {path.relative_to(release).as_posix(): path.read_bytes() for path in paths}
+    assert found.tree("gptq-4bit-32g") == found.tree("main") == whole
+    told = Report.read(recipe.out / "uploaded" / "upload-report.json").facts
+    assert told["commit"] == found.branches["gptq-4bit-32g"]
+    assert "diff" in Report.read(release / "provenance.json").facts["cards"]
+
+    hub.asked.clear()
+    assert pipeline.run(recipe).skipped == (*BEFORE, "upload")
+    assert hub.asked == []
+
+    renamed = read(tmp_path / "recipe.yaml", ["publish.name=another"])
+    with pytest.raises(OutputExists, match="holds another release"):
+        pipeline.run(renamed)
+    assert found.tree("gptq-4bit-32g") == whole
