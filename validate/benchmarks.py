@@ -7,9 +7,9 @@ that cannot be scored is told as such, and takes no other along.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from camelpress.core.checkpoint import Checkpoint
@@ -26,7 +26,6 @@ from camelpress.validate.models import open_model, require_same_tokenizer, token
 from camelpress.validate.samples import Sample, paired
 from camelpress.validate.settings import Validate
 
-TRIED = 4  # items of a task by which its speed is told
 Logged = Sequence[Mapping[str, Any]]
 Harness = Any  # `harness.Harness`, which needs lm-evaluation-harness
 
@@ -149,7 +148,7 @@ def _chosen(
 ) -> dict[str, list[int]]:
     """Which items are asked of a task, where not all are; as much time for each task.
 
-    A few items are answered for that, which are among those that are asked.
+    Some items are answered for that, and not again afterwards.
     """
     if settings.budget is None:
         return {}
@@ -157,19 +156,16 @@ def _chosen(
     chosen = {}
     for name, task in tasks.items():
         parts = [str(doc.get("part", "")) for doc in task.eval_docs]
-        first, *few = budget.subset(parts, TRIED + 1, by_part=False)
-        _answer(harness, task, [first])  # loads the model, which the others need not
-        begun = time.monotonic()
-        _answer(harness, task, few or [first])
-        count = budget.fitting(share, time.monotonic() - begun, len(few))
+        count = budget.fitting(len(parts), share, partial(_answer, harness, task, parts))
         if count < len(parts):
             chosen[name] = budget.subset(parts, count, by_part=told[name].by_part)
             note(f"{name}: {len(chosen[name]):,} of {len(parts):,} items in {settings.budget}")
     return chosen
 
 
-def _answer(harness: Harness, task: Task, items: list[int]) -> None:
-    _build(task, items)
+def _answer(harness: Harness, task: Task, parts: Sequence[str], count: int) -> None:
+    """Answer the first items of the shuffle; those that are known are not asked again."""
+    _build(task, budget.subset(parts, count, by_part=False))
     harness.answer(task.instances)
 
 

@@ -130,10 +130,28 @@ def test_anything_else_is_none(text: str) -> None:
         budget.seconds(text)
 
 
-def test_as_many_items_fit_as_the_time_is_enough_for() -> None:
-    assert budget.fitting(60.0, 2.0, 4) == 120
-    assert budget.fitting(0.1, 2.0, 4) == 1
-    assert budget.fitting(60.0, 0.0, 0) > 1000
+@pytest.mark.parametrize(
+    ("each", "once", "share", "count"),
+    [
+        (1.0, 0.0, 100.0, 100),
+        (1.0, 3.0, 100.0, 79),  # 31 in 42 s, then as fast as the last round, 16 in 19 s
+        (0.01, 0.0, 100.0, 500),  # of 500
+        (60.0, 0.0, 1.0, 3),  # a round of one and one of two, however long they take
+    ],
+)
+def test_as_many_items_fit_as_the_time_is_enough_for(
+    each: float, once: float, share: float, count: int
+) -> None:
+    now, known = 0.0, 0
+
+    def answer(items: int) -> None:
+        nonlocal now, known
+        now += once + each * (items - known)
+        known = items
+
+    found = budget.fitting(500, share, answer, lambda: now)
+    assert found == pytest.approx(count, abs=1)
+    assert found >= known
 
 
 @given(st.integers(1, 40), st.integers(0, 20), st.booleans())
