@@ -351,7 +351,7 @@ def _tasks(facts: dict[str, Any]) -> list[tuple[str, str]]:
     for task in facts.get("tasks") or []:
         scores = f"{task['reference_accuracy']:.2%} to {task['candidate_accuracy']:.2%}"
         flips = f"{task['lost']} lost, {task['won']} won of {task['n']:,}"
-        told.append((task.get("title") or task["name"], f"{scores}, {flips}"))
+        told.append((task.get("title") or task["name"], f"{scores}, {flips}{_detectable(task)}"))
     averages = facts.get("averages")
     if averages:
         scores = f"{averages['reference']:.2%} to {averages['candidate']:.2%}"
@@ -359,6 +359,14 @@ def _tasks(facts: dict[str, Any]) -> list[tuple[str, str]]:
     return told + [
         (name, f"not run: {why}") for name, why in (facts.get("tasks_missing") or {}).items()
     ]
+
+
+def _detectable(task: dict[str, Any]) -> str:
+    """What so many items are enough for; reports of earlier versions do not tell it."""
+    if "detectable_loss" not in task:
+        return ""
+    found = task["detectable_loss"]
+    return f"; a loss of {found:.1%} would be found" if found else "; no loss would be found"
 
 
 def _store(report: Report) -> list[tuple[str, str]]:
