@@ -163,10 +163,11 @@ def _chosen(
     return chosen
 
 
-def _answer(harness: Harness, task: Task, parts: Sequence[str], count: int) -> None:
-    """Answer the first items of the shuffle; those that are known are not asked again."""
+def _answer(harness: Harness, task: Task, parts: Sequence[str], count: int) -> float:
+    """Answer the first items of the shuffle; how many of them were not known."""
     _build(task, budget.subset(parts, count, by_part=False))
-    harness.answer(task.instances)
+    share: float = harness.answer(task.instances)
+    return share * count
 
 
 def _logged(

@@ -32,33 +32,34 @@ def seconds(text: str) -> float:
 def fitting(
     total: int,
     share: float,
-    answer: Callable[[int], None],
+    answer: Callable[[int], float],
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
     """How many items a time is enough for; one at least.
 
-    Items are answered until a quarter of the time is gone, twice as many in each round. The last
+    Items are answered until a quarter of the time is gone, each round twice as many as before. The last
     round tells the speed, in which what a round costs by itself counts least. The first round, of
     one item, is not counted: it may have loaded the model.
 
     Args:
         total: items of the task.
         share: seconds.
-        answer: answers the first so many items of the shuffle; those it has answered cost nothing.
+        answer: answers the first so many items of the shuffle, and tells how many of them were not
+            known before; the others cost nothing.
         clock: tells seconds.
     """
-    done = size = 1
+    done = 1
     answer(done)
-    spent, took = 0.0, 0.0
+    spent = speed = 0.0
     while done < total and spent < share * TRIAL:
-        size = min(2 * size, total - done)
-        begun = clock()
-        answer(done + size)
+        begun, more = clock(), min(2 * done, total - done)
+        asked = answer(done + more)
         took = clock() - begun
-        done, spent = done + size, spent + took
+        done, spent = done + more, spent + took
+        speed = took / asked if asked else speed  # seconds an item
     if done == total:
         return total
-    return min(total, done + int(max(0.0, share - spent) / max(took / size, 1e-9)))
+    return min(total, done + int(max(0.0, share - spent) / max(speed, 1e-9)))
 
 
 def subset(parts: Sequence[str], count: int, *, by_part: bool) -> list[int]:

@@ -15,7 +15,7 @@ import torch
 
 from camelpress.core.errors import NumericsProblem, RecipeProblem
 from camelpress.core.tokens import Tokenizer
-from camelpress.validate.speakers import Engine, Logits
+from camelpress.validate.speakers import Engine, Logits, shared
 
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 USUAL_LENGTH = 256  # of lm-evaluation-harness, where a task does not say
@@ -111,6 +111,25 @@ def complete(
                 return [row.text or "" for row in rows]
             engine.keep(kept)
         logits = engine.go_on([row.tokens[-1] for row in going])
+
+
+def batches(prompts: Sequence[Prompt], places: Sequence[int], size: int) -> list[list[int]]:
+    """Places in runs of at most so many prompts; those that begin alike go together.
+
+    The examples before a question are read once for all of a batch, so a batch ends where they
+    change.
+    """
+    found: list[list[int]] = []
+    same = 0
+    for place in sorted(places, key=lambda place: prompts[place].ids):
+        last = found[-1] if found else []
+        common = shared([prompts[last[0]].ids, prompts[place].ids]) if last else 0
+        if not last or len(last) == size or (len(last) > 1 and 2 * common < same):
+            found.append([place])
+        else:
+            last.append(place)
+            same = common
+    return found
 
 
 class _Ending:

@@ -26,7 +26,7 @@ from camelpress.core.tokens import Tokenizer
 from camelpress.core.whole import load
 from camelpress.validate.answers import Answers
 from camelpress.validate.catalogue import Column
-from camelpress.validate.completions import Decoding, Prompt, complete
+from camelpress.validate.completions import Decoding, Prompt, batches, complete
 from camelpress.validate.likelihood import Pair, likelihoods
 from camelpress.validate.speakers import Engine, Streamed, Whole
 
@@ -81,6 +81,7 @@ class Harness(TemplateLM):
         self._bos = True
         self._encoded = lru_cache(CHOICES)(self._encode)
         self._engine: tuple[Engine, int] | None = None
+        self._asked = 0  # requests that were not known
 
     @property
     def eot_token_id(self) -> int:
@@ -121,12 +122,18 @@ class Harness(TemplateLM):
         """A completion of each prompt."""
         return self._answered(requests, self._complete)
 
-    def answer(self, requests: Sequence[Instance]) -> None:
-        """Answer requests of any kind, so that each is known when a task asks for it."""
+    def answer(self, requests: Sequence[Instance]) -> float:
+        """Answer requests of any kind, so that each is known when a task asks for it.
+
+        Returns:
+            the share of them that were not known.
+        """
+        before = self._asked
         for kind in dict.fromkeys(request.request_type for request in requests):
             same = [request for request in requests if request.request_type == kind]
             repeated = [request for request in same for _ in range(request.repeats or 1)]
             getattr(self, kind)(repeated)
+        return (self._asked - before) / max(1, sum(each.repeats or 1 for each in requests))
 
     def release(self) -> None:
         """Forget the model, if it is in memory as a whole."""
@@ -173,6 +180,7 @@ class Harness(TemplateLM):
         asked = self._numbered(requests)
         keys = [self._answers.key(one.request.task_name, self._told(one)) for one in asked]
         places = [place for place, key in enumerate(keys) if key not in self._answers]
+        self._asked += len(places)
         if places:
             for number, answer in work([asked[place] for place in places]):
                 self._answers.add(keys[places[number]], answer)
@@ -241,7 +249,7 @@ class Harness(TemplateLM):
         return self.tok_encode(request.args[0])
 
     def _complete(self, asked: Sequence[Asked]) -> Iterator[tuple[int, str]]:
-        """Those that are made alike together, long ones first."""
+        """Those that are made alike together."""
         alike: dict[tuple[Decoding, int], list[int]] = {}
         for place, (request, _) in enumerate(asked):
             column = self._columns.get(request.task_name or "")
@@ -258,9 +266,8 @@ class Harness(TemplateLM):
         self._engine = self._engine or self._made(longest)
         engine, size = self._engine
         for (decoding, limit), places in alike.items():
-            ordered = sorted(places, key=lambda place: -len(prompts[place].ids))
-            batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-            for batch in track(batches, f"complete {self._label}"):
+            rows = batches(prompts, places, size) if size < ANY else [places]
+            for batch in track(rows, f"complete {self._label}"):
                 texts = complete(
                     engine,
                     [prompts[place] for place in batch],

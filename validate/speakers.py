@@ -37,6 +37,13 @@ class Engine(Protocol):
         """Forget all other rows; these are renumbered in order."""
 
 
+def shared(rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens all rows begin with, one at least left over of each."""
+    first, last = min(rows), max(rows)  # all others lie between, so they share what these do
+    most = min(map(len, rows)) - 1
+    return next((place for place in range(most) if first[place] != last[place]), most)
+
+
 class Whole:
     """A model in memory, with the keys and values of what it has read."""
 
@@ -46,15 +53,19 @@ class Whole:
         self._mask = torch.empty(0)
 
     def begin(self, prompts: Sequence[Sequence[int]], most: int) -> Logits:
-        """Rows are filled up on the left, which nothing attends to."""
-        longest = max(map(len, prompts))
-        ids = torch.tensor([[0] * (longest - len(row)) + [*row] for row in prompts])
-        self._mask = torch.tensor(
-            [[0] * (longest - len(row)) + [1] * len(row) for row in prompts],
-            device=self._model.device,
-        )
+        """What all rows begin with is read once; the rest is filled up on the left, unattended."""
+        same = shared(prompts) if len(prompts) > 1 else 0
         self._cache = DynamicCache()
-        return self._logits(ids, (self._mask.cumsum(dim=-1) - 1).clamp(min=0))
+        if same:
+            self._mask = torch.ones(1, same, dtype=torch.int64, device=self._model.device)
+            self._logits(torch.tensor([[*prompts[0][:same]]]), torch.arange(same)[None])
+            self._cache.batch_repeat_interleave(len(prompts))
+        rest = [prompt[same:] for prompt in prompts]
+        longest = max(map(len, rest))
+        ids = torch.tensor([[0] * (longest - len(row)) + [*row] for row in rest])
+        real = [[1] * same + [0] * (longest - len(row)) + [1] * len(row) for row in rest]
+        self._mask = torch.tensor(real, device=self._model.device)
+        return self._logits(ids, (self._mask.cumsum(dim=-1) - 1).clamp(min=0)[:, same:])
 
     def go_on(self, tokens: Sequence[int]) -> Logits:
         """One step."""
@@ -74,7 +85,7 @@ class Whole:
             logits: Tensor = self._model(
                 input_ids=ids.to(self._model.device),
                 attention_mask=self._mask,
-                position_ids=positions,
+                position_ids=positions.to(self._model.device),
                 past_key_values=self._cache,
                 use_cache=True,
                 logits_to_keep=1,

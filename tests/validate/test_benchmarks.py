@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from camelpress.core.provenance import sha256_file
 from camelpress.core.report import Report, Verdict
 from camelpress.validate import catalogue, facts, page, samples
 from camelpress.validate.outputs import judge_again
-from camelpress.validate.run import run
-from camelpress.validate.settings import Gate, TaskBound, Validate
+from camelpress.validate.run import run as work
+from camelpress.validate.settings import Gate, Validate
+from command import Run
 from refusal import refusal
 
 pytest.importorskip("lm_eval", reason='tasks need: pip install "camelpress[tasks]"')
@@ -50,7 +50,9 @@ def asked(models: tuple[Path, Path], data: Path, tmp_path: Path) -> Asked:
     def ask(*tasks: str, out: str = "out", **changes: Any) -> Report:
         told = {"tasks": tasks, "data_dir": str(data)} | changes
         settings = Validate.parse(told, source="test")
-        return run(Checkpoint.open(models[0]), Checkpoint.open(models[1]), tmp_path / out, settings)
+        return work(
+            Checkpoint.open(models[0]), Checkpoint.open(models[1]), tmp_path / out, settings
+        )
 
     return ask
 
@@ -59,7 +61,7 @@ def asked(models: tuple[Path, Path], data: Path, tmp_path: Path) -> Asked:
 def report(models: tuple[Path, Path], data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report") / "out"
     settings = Validate.parse({"tasks": [MMLU, TYDIQA], "data_dir": str(data)}, source="test")
-    run(Checkpoint.open(models[0]), Checkpoint.open(models[1]), out, settings)
+    work(Checkpoint.open(models[0]), Checkpoint.open(models[1]), out, settings)
     return out
 
 
@@ -264,7 +266,7 @@ def test_a_prompt_without_room_is_refused(base: Path, data: Path, tmp_path: Path
     settings = Validate.parse({"tasks": [MMLU], "data_dir": str(data)}, source="test")
     model = Checkpoint.open(base)  # of 128 positions
     with pytest.raises(RecipeProblem, match="the reference has 128 positions, and the task"):
-        run(model, model, tmp_path / "out", settings)
+        work(model, model, tmp_path / "out", settings)
 
 
 def test_a_model_loses_nothing_to_itself(
@@ -272,7 +274,7 @@ def test_a_model_loses_nothing_to_itself(
 ) -> None:
     settings = Validate.parse({"tasks": [MMLU], "data_dir": str(data)}, source="test")
     model = Checkpoint.open(models[0])
-    told = run(model, model, tmp_path / "out", settings)
+    told = work(model, model, tmp_path / "out", settings)
     (task,) = told.facts["tasks"]
     assert (task["lost"], task["won"], task["delta"], told.verdict) == (0, 0, 0.0, Verdict.PASS)
     assert task["detectable_loss"] is None
@@ -338,24 +340,11 @@ def test_a_store_answers_no_tasks(
         exit_code=2,
     ):
         store = Store.open(tmp_path / "store")
-        run(store, Checkpoint.open(models[1]), tmp_path / "out", settings)
+        work(store, Checkpoint.open(models[1]), tmp_path / "out", settings)
 
 
-def test_the_command_shows_flips(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from camelpress import cli
-
-    for extra in ([], ["--json"]):
-        sys.argv = ["camelpress", "flips", str(report), *extra]
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        assert ended.value.code == 0
-        shown = capsys.readouterr().out
-        flips = [*samples.flips(Report.read(report / "report.json"), report)]
-        if extra:
-            assert json.loads(shown)["flips"] == flips
-        else:
-            assert shown.count("right: ") == len(flips)
-
-
-def test_a_bound_for_tasks_holds_what_was_asked() -> None:
-    assert Gate(tasks={"*": TaskBound(significance=0.05)}).tasks["*"].margin is None
+def test_the_command_shows_flips(report: Path, run: Run) -> None:
+    flips = [*samples.flips(Report.read(report / "report.json"), report)]
+    shown = run("flips", report)
+    assert (shown.code, shown.out.count("right: ")) == (0, len(flips))
+    assert json.loads(run("flips", report, "--json").out)["flips"] == flips

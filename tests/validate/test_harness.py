@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import pico
 from camelpress.core.blocks import StreamedModel
@@ -19,9 +21,9 @@ from camelpress.core.tokens import Tokenizer
 from camelpress.core.whole import load
 from camelpress.validate.answers import Answers
 from camelpress.validate.catalogue import Column
-from camelpress.validate.completions import Decoding, Prompt, complete
+from camelpress.validate.completions import Decoding, Prompt, batches, complete
 from camelpress.validate.likelihood import Pair, likelihoods
-from camelpress.validate.speakers import Streamed, Whole
+from camelpress.validate.speakers import Streamed, Whole, shared
 
 CPU = torch.device("cpu")
 WORDS = ("the whale", "a white ship", "go and see the old man", "sea")
@@ -150,6 +152,37 @@ def test_completions_are_those_of_transformers(base: Path, kind: str) -> None:
         ids = [token for token in greedy(base, prompt, 12) if token != 2]
         before = tokenizer.words(prompt[-1:])
         assert text == tokenizer.words([*prompt[-1:], *ids])[len(before) :]
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=12))
+def test_batches_hold_each_prompt_once(ids: list[list[int]]) -> None:
+    prompts = [Prompt(each, "") for each in ids]
+    found = batches(prompts, range(len(ids)), 4)
+    assert sorted(place for batch in found for place in batch) == [*range(len(ids))]
+    assert all(1 <= len(batch) <= 4 for batch in found)
+    for batch in found:
+        rows = [ids[place] for place in batch]
+        same = shared(rows)
+        assert all(row[:same] == rows[0][:same] and len(row) > same for row in rows)
+        assert any(len(row) == same + 1 or row[same] != rows[0][same] for row in rows)
+
+
+def test_examples_of_a_kind_are_one_batch_and_are_read_once(base: Path) -> None:
+    """Rows with common examples come out as alone, whatever else is asked."""
+    tokenizer = Tokenizer.load(base)
+    examples = ([1, *range(10, 40)], [1, *range(60, 80)])
+    ids = [[*begin, *end] for end in ([5], [6, 7], [8]) for begin in examples]
+    prompts = [Prompt(each, "") for each in ids]
+    found = batches(prompts, range(len(ids)), 4)
+    assert sorted(map(sorted, found)) == [[0, 2, 4], [1, 3, 5]]
+    engine = Whole(load(Checkpoint.open(base), device=CPU, dtype=torch.float32))
+    for batch in found:
+        some = [prompts[place] for place in batch]
+        texts = complete(engine, some, GREEDY, tokenizer, ends=frozenset([2]), positions=128)
+        for prompt, text in zip(some, texts, strict=True):
+            said = [token for token in greedy(base, prompt.ids, 12) if token != 2]
+            before = tokenizer.words(prompt.ids[-1:])
+            assert text == tokenizer.words([*prompt.ids[-1:], *said])[len(before) :]
 
 
 def test_a_completion_ends_before_its_stop_and_at_the_last_position(base: Path) -> None:
