@@ -37,9 +37,9 @@ def fitting(
 ) -> int:
     """How many items a time is enough for; one at least.
 
-    Items are answered until a quarter of the time is gone, each round twice as many as before. The last
-    round tells the speed, in which what a round costs by itself counts least. The first round, of
-    one item, is not counted: it may have loaded the model.
+    Items are answered until a quarter of the time is gone, in each round twice as many as there
+    are. The last round tells the speed: what a round costs by itself counts least in it. The first
+    round, of one item, is not counted, for it may have loaded the model.
 
     Args:
         total: items of the task.

@@ -39,7 +39,8 @@ class Engine(Protocol):
 
 def shared(rows: Sequence[Sequence[int]]) -> int:
     """How many tokens all rows begin with, one at least left over of each."""
-    first, last = min(rows), max(rows)  # all others lie between, so they share what these do
+    listed = [[*row] for row in rows]
+    first, last = min(listed), max(listed)  # all others lie between, so they share what these do
     most = min(map(len, rows)) - 1
     return next((place for place in range(most) if first[place] != last[place]), most)
 
