@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from camelpress.core import memory
 from camelpress.core.prompt import CHAT_TEMPLATE
-from camelpress.generate import memory
 from command import Run
 
 SHORT = ("--max-new-tokens", "8")

@@ -66,6 +66,11 @@ def test_the_wheel_holds_what_the_stages_read(unpacked: Path) -> None:
         "camelpress/publish/licenses/Apache-2.0.txt",
         "camelpress/validate/page.html.jinja",
         "camelpress/validate/page.css",
+        "camelpress/validate/flips.html.jinja",
+        "camelpress/validate/tasks/gsm_examples.json",
+        "camelpress/validate/tasks/tydiqa_words.json",
+        "camelpress/validate/tasks/tulu/mmlu_0shot.yaml",
+        "camelpress/validate/tasks/tulu_fixed/tulu_fixed.yaml",
     } <= names
 
 

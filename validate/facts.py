@@ -98,8 +98,38 @@ class Task(_Told):
     n: int = Field(ge=0, description="items")
     lost: int = Field(ge=0, description="right by the reference only")
     won: int = Field(ge=0, description="right by the candidate only")
-    reference_accuracy: float
+    reference_accuracy: float = Field(description="score, in [0, 1] for most metrics")
     candidate_accuracy: float
+    title: str | None = Field(default=None, description="of the column, on a card")
+    benchmark: str | None = Field(default=None, description="whose mean this is part of")
+    metric: str | None = None
+    of: int | None = Field(default=None, description="items that the task has")
+    parts: int | None = Field(default=None, description="whose means count alike")
+    by_count: bool = Field(
+        default=True, description="scores and difference follow from n, lost and won"
+    )
+    delta: Figure = Field(default=None, description="candidate minus reference, item by item")
+    delta_interval: Interval = None
+    p_value: Figure = Field(default=None, description="of no loss (McNemar), for this task alone")
+    detectable_loss: Figure = Field(
+        default=None, description="found four times in five; null: not even a loss of all"
+    )
+    quirks: dict[str, str] = Field(default={}, description="of the protocol")
+
+
+class Means(_Told):
+    """Both models' mean over the columns of a benchmark, or over benchmarks."""
+
+    reference: float
+    candidate: float
+
+
+class Averages(Means):
+    """The mean of benchmarks' means."""
+
+    name: str = Field(description="Average only where all benchmarks of the card are there")
+    complete: bool
+    benchmarks: dict[str, Means]
 
 
 class Block(_Told):
@@ -152,7 +182,7 @@ class Facts(Part):
     kl_percentiles_interval: dict[str, Interval] = {}
     kl_histogram: Histogram
     by_position: Positions
-    early: Early
+    early: Early | None = Field(description="null where no text was scored")
     texts: list[Text]
     kl_by_confidence: Stretches | None = Field(
         default=None, description="by the probability of the reference's likeliest next token"
@@ -161,6 +191,8 @@ class Facts(Part):
     non_finite: NonFinite | None = None
     noise_floor: NoiseFloor | None = None
     tasks: list[Task] = []
+    tasks_missing: dict[str, str] = Field(default={}, description="and why; none counts as 0")
+    averages: Averages | None = None
     probability_change: Change | None = None
     vocabularies: dict[str, int] | None = Field(default=None, description="ids of each model")
     store: Stored | None = None

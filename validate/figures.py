@@ -215,3 +215,20 @@ def _by_text(scores: Scores, texts: Sequence[Text]) -> list[dict[str, Any]]:
         told.append({"name": text.name, **_headline(part), **_rolling(part, [text])})
         first = last
     return told
+
+
+def untold() -> dict[str, Any]:
+    """The same facts where no text was scored: every figure is there, and none has a value."""
+    quantities = ("perplexity_ratio", "kl_mean", "top1_agreement")
+    return {
+        "tokens": 0,
+        "sequences": 0,
+        "reference_perplexity": None,
+        "candidate_perplexity": None,
+        **dict.fromkeys([*quantities, *(f"{name}_interval" for name in quantities)]),
+        "kl_percentiles": {},
+        "kl_histogram": {"edges": [], "counts": []},
+        "by_position": {"edges": [], "kl_mean": [], "log_ratio": [], "tokens": []},
+        "early": None,
+        "texts": [],
+    }

@@ -66,3 +66,34 @@ def _ratio_axis(axes: Axes, rows: Sequence[Mapping[str, Any]], judged: Check | N
         axes.axvspan(*beyond, color=LIMIT, alpha=0.1, linewidth=0)
         axes.axvline(judged.threshold, color=LIMIT, linewidth=1.6, linestyle=(0, (4, 3)))
     return whole
+
+
+def deltas(facts: Mapping[str, Any], checks: Sequence[Check]) -> Drawing:
+    """The difference of each benchmark with its interval, and the loss that is tolerated."""
+    tasks = facts["tasks"]
+    margins = {
+        check.part: -100 * check.threshold for check in checks if check.name == "accuracy_loss"
+    }
+    figure, axes = canvas(max(HEIGHT, 100 + ROW * len(tasks)))
+    for place, task in enumerate(tasks):
+        axes.plot(100 * _delta(task), place, "o", markersize=7.5, color=ACCENT)
+        if task.get("delta_interval"):
+            ends = [100 * end for end in task["delta_interval"]]
+            axes.hlines(place, *ends, color=ACCENT, linewidth=2.5)
+        if task["name"] in margins:
+            axes.plot(margins[task["name"]], place, "|", markersize=18, color=LIMIT)
+    axes.set_yticks(range(len(tasks)), [label(task.get("title") or task["name"]) for task in tasks])
+    axes.set_ylim(len(tasks) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.axvline(0, color=MUTED, linewidth=1.2)
+    axes.set_xlabel("score, candidate - reference (points)")
+    told = ["Bars are 95 % intervals; 0, the solid line, is no change."]
+    told += ["An upright stroke is the largest loss that is tolerated."] if margins else []
+    return drawing(figure, "deltas", "Benchmarks, both models on the same items", " ".join(told))
+
+
+def _delta(task: Mapping[str, Any]) -> float:
+    found: float = task["candidate_accuracy"] - task["reference_accuracy"]
+    return found

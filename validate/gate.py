@@ -204,8 +204,11 @@ def _loss(task: Mapping[str, Any], question: Question) -> Check:
     n, lost, won = task["n"], task["lost"], task["won"]
     if not n:
         return question.error("no items were answered")
-    interval = loss_interval(n, lost, won, confidence=CONFIDENCE)
     advice = f"give more items, {_detectable(task, (1 - CONFIDENCE) / 2)}"
+    if not task.get("by_count", True):  # marks between right and wrong, or parts of other sizes
+        ends = _bounded(task["delta_interval"])
+        return _decided(question, -task["delta"], ends and (-ends[1], -ends[0]), n, n, advice)
+    interval = loss_interval(n, lost, won, confidence=CONFIDENCE)
     return _decided(question, (lost - won) / n, interval, n, n, advice)
 
 

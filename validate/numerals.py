@@ -67,6 +67,11 @@ def estimate(name: str, value: Number | None, interval: Interval) -> tuple[str, 
     return with_unit(fixed(scale * value, decimals), unit), ends
 
 
+def points(share: Number, *, sign: bool = False) -> str:
+    """A score or a difference of scores, in per cent with two decimals."""
+    return f"{100 * share:{'+' if sign else ''}.2f}"
+
+
 def limit(check: Check) -> str:
     """The threshold with its direction: at most, at least."""
     unit, scale = kind(check.name).unit, kind(check.name).scale

@@ -6,18 +6,19 @@ What comes from outside (paths, names of texts, reasons) is escaped; the page ne
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any
 
 import yaml
-from jinja2 import StrictUndefined
+from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
 from camelpress.core.report import Report, Verdict
 from camelpress.validate import plots, tables, wording
 
+FLIPS = 50  # items of a task that are shown
 LISTED = 20  # rows of a table in Markdown; the page shows all
 
 SEVERITY = (Verdict.ERROR, Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
@@ -44,6 +45,18 @@ TEXT_COLUMNS = {
     "Top-1 agreement":       ("top1_agreement",       "--:"),
 }
 EARLY_COLUMNS = {"Part of each window": ("name", ":--"), **dict([*TEXT_COLUMNS.items()][1:])}
+TASK_COLUMNS = {
+    "Benchmark":     ("name",       ":--"),
+    "Items":         ("n",          "--:"),
+    "Reference":     ("reference",  "--:"),
+    "Candidate":     ("candidate",  "--:"),
+    "Difference":    ("delta",      "--:"),
+    "95 % interval": ("interval",   "--:"),
+    "Lost":          ("lost",       "--:"),
+    "Won":           ("won",        "--:"),
+    "p of no loss":  ("p_value",    "--:"),
+    "Loss that would be found": ("detectable", "--:"),
+}
 # fmt: on
 
 
@@ -51,10 +64,7 @@ def html(report: Report) -> str:
     """The whole page; the same findings give the same bytes, whatever they cost."""
     facts = report.facts
     settings = report.model_dump(mode="json", include={"settings"})["settings"]
-    environment = SandboxedEnvironment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(_resource("page.html.jinja")).render(
+    return _template("page.html.jinja").render(
         _opening(report),
         css=Markup(_resource("page.css")),
         tokens=f"{facts['tokens']:,}",
@@ -64,6 +74,9 @@ def html(report: Report) -> str:
         drawings=plots.drawings(report),
         texts=tables.text_rows(facts),
         early=tables.early_rows(facts),
+        tasks=tables.task_rows(facts),
+        missing=facts.get("tasks_missing") or {},
+        quirks=tables.quirks(facts),
         models=tables.models(facts),
         protocol=facts["protocol"],
         version=report.version,
@@ -82,11 +95,53 @@ def markdown(report: Report) -> str:
         "## {mark} {verdict}: {candidate} against {reference}".format_map(opening),
         opening["summary"],
         *(_listed(CHECK_COLUMNS, checks, "checks") if checks else ()),
-        *_listed(TEXT_COLUMNS, texts, "texts"),
-        _table(EARLY_COLUMNS, tables.early_rows(report.facts)),
+        *(_listed(TEXT_COLUMNS, texts, "texts") if texts else ()),
+        *_early(tables.early_rows(report.facts)),
+        *_tasks(report.facts),
         f"Protocol: {_plain(report.facts['protocol'])}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def flips(report: Report, changed: Iterable[Mapping[str, Any]]) -> str:
+    """A page of the items that one model answered better, `FLIPS` of each task at most.
+
+    Args:
+        report: of a validation with tasks.
+        changed: their lines, as `samples.flips` gives them; all text of models is escaped.
+    """
+    by_task: dict[str, list[dict[str, Any]]] = {}
+    for line in changed:
+        by_task.setdefault(line["task"], []).append(tables.flip_row(line))
+    told = [
+        {
+            "name": task.get("title") or task["name"],
+            "lost": task["lost"],
+            "won": task["won"],
+            "flips": by_task.get(task["name"], [])[:FLIPS],
+        }
+        for task in report.facts["tasks"]
+    ]
+    return _template("flips.html.jinja").render(
+        candidate=tables.model_name(report.facts["candidate"]),
+        reference=tables.model_name(report.facts["reference"]),
+        css=Markup(_resource("page.css")),
+        tasks=told,
+        version=report.version,
+    )
+
+
+def _early(rows: list[dict[str, Any]]) -> list[str]:
+    return [_table(EARLY_COLUMNS, rows)] if rows else []
+
+
+def _tasks(facts: Mapping[str, Any]) -> list[str]:
+    rows = tables.task_rows(facts)
+    missing = facts.get("tasks_missing") or {}
+    return [
+        *(_listed(TASK_COLUMNS, rows, "benchmarks") if rows else ()),
+        *(f"Not run: {_plain(name)}: {_plain(why)}" for name, why in missing.items()),
+    ]
 
 
 def _opening(report: Report) -> dict[str, str]:
@@ -118,6 +173,13 @@ def _table(columns: Mapping[str, tuple[str, str]], rows: list[dict[str, Any]]) -
 def _plain(text: str) -> str:
     """One line in which nothing is Markdown or HTML."""
     return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", " ".join(text.split()))
+
+
+def _template(name: str) -> Template:
+    environment = SandboxedEnvironment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_resource(name))
 
 
 def _resource(name: str) -> str:

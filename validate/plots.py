@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from camelpress.core.report import Report
+from camelpress.core.report import Check, Report
 from camelpress.validate import wording
-from camelpress.validate.forest import forest
+from camelpress.validate.forest import deltas, forest
 from camelpress.validate.measures import find
 from camelpress.validate.numerals import Number
 from camelpress.validate.svg import ACCENT, HEIGHT, MUTED, Drawing, canvas, drawing, look
@@ -51,15 +51,22 @@ STRETCHES = (
 def drawings(report: Report) -> list[Drawing]:
     """All figures that the facts allow, in the order of the page."""
     facts = report.facts
-    ratios = [check for check in report.checks if check.name == "perplexity_ratio"]
-    judged = next((check for check in ratios if check.part is None), None)
     with look():
         return [
-            forest(facts, judged),
-            histogram(facts),
-            *(steps(facts[each.fact], each) for each in STRETCHES if facts.get(each.fact)),
-            *([blocks(facts["blocks"])] if facts.get("blocks") else []),
+            *([deltas(facts, report.checks)] if facts.get("tasks") else []),
+            *(_of_tokens(facts, report.checks) if facts["tokens"] else []),
         ]
+
+
+def _of_tokens(facts: Mapping[str, Any], checks: Sequence[Check]) -> list[Drawing]:
+    ratios = [check for check in checks if check.name == "perplexity_ratio"]
+    judged = next((check for check in ratios if check.part is None), None)
+    return [
+        forest(facts, judged),
+        histogram(facts),
+        *(steps(facts[each.fact], each) for each in STRETCHES if facts.get(each.fact)),
+        *([blocks(facts["blocks"])] if facts.get("blocks") else []),
+    ]
 
 
 def histogram(facts: Mapping[str, Any]) -> Drawing:

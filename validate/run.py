@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.errors import RecipeProblem
 from camelpress.core.output import keep_apart, require_free
 from camelpress.core.report import Report, Stopwatch, Verdict
-from camelpress.validate import outputs
-from camelpress.validate.figures import figures
+from camelpress.core.summary import summary
+from camelpress.core.team import Team
+from camelpress.validate import outputs, page, samples
+from camelpress.validate.benchmarks import Answered, answered, ready
+from camelpress.validate.catalogue import Loaded
+from camelpress.validate.figures import figures, untold
 from camelpress.validate.gate import judge
-from camelpress.validate.measure import Measured, against_model, against_store
-from camelpress.validate.settings import Validate
+from camelpress.validate.measure import against_model, against_store
+from camelpress.validate.settings import Gate, TaskBound, Validate
 from camelpress.validate.store import Store
 from camelpress.validate.workplace import Workplace, fingerprint
 
 REPORT = outputs.REPORT
+FLIPS = "flips.html"
+PLACES = {"text", "device", "data_dir", "answers"}  # of a machine, not of what was asked
+TASK_GATE = Gate(  # where no text is scored and no gate given
+    perplexity_ratio=None,
+    kl_mean=None,
+    top1_agreement=None,
+    tasks={"*": TaskBound(significance=0.05)},
+)
 
 
 def run(
@@ -26,7 +40,7 @@ def run(
     *,
     force: bool = False,
 ) -> Report:
-    """Score both models on the same tokens and hold the differences against the gate.
+    """Score both models on the same tokens and tasks, and hold the differences against the gate.
 
     Several processes that `torchrun` starts share the text and give the same report.
 
@@ -34,40 +48,105 @@ def run(
         reference: the 16-bit model, whose tokenizer is used, or a store of its predictions.
         candidate: 16-bit or GPTQ, with the same tokenizer.
         out: a folder for report.json, report.md, report.html and junit.xml.
-        settings: texts, protocol, gate.
+        settings: texts, protocol, tasks, gate.
         force: replace `out`.
     Raises:
         Interrupted: somebody asked for the end; the same call goes on.
-        RecipeProblem: no text, an empty one, or one that overlaps the candidate's calibration.
+        RecipeProblem: neither text nor task, an empty text, one that overlaps the candidate's
+            calibration, or no such task.
         CheckpointProblem: the models cannot be compared, or the store is of something else.
+        DataProblem: the data of a task are not there, or damaged.
+        EngineProblem: tasks are asked for without lm-evaluation-harness.
         NumericsProblem: logits that are not finite.
     """
     watch = Stopwatch()
     keep_apart(out, reference.folder, candidate.folder)
     require_free(out, force=force)
+    tasks = _ready(reference, candidate, settings)
     made_from = fingerprint(settings, (reference.folder, candidate.folder))
     with Workplace.staged(out, made_from, force=force) as work:
-        measured = (
-            against_store(reference, candidate, settings, work)
-            if isinstance(reference, Store)
-            else against_model(reference, candidate, settings, work)
-        )
-        report = _report(measured, settings, watch)
+        only_tasks = bool(tasks) and not settings.text
+        told = _scored(reference, candidate, settings, work, only_tasks=only_tasks)
+        asked = None
+        if tasks and isinstance(reference, Checkpoint):
+            asked = answered(tasks, reference, candidate, settings)
+            told = told.with_tasks(asked)
+            samples.write(asked.samples, asked.models, work.folder)
+        given = "gate" in settings.model_fields_set
+        gate = TASK_GATE if only_tasks and not given else settings.gate
+        report = _report(told, samples.hashes(work.folder), settings, gate, watch)
         if work.team.leads:
             outputs.write(report, work.folder, settings)
+        if asked:
+            changed = page.flips(report, samples.flips(report, work.folder))
+            (work.folder / FLIPS).write_text(changed, encoding="utf-8", errors="backslashreplace")
     return work.team.share(lambda: report)
 
 
-def _report(measured: Measured, settings: Validate, watch: Stopwatch) -> Report:
-    facts = measured.facts | figures(measured.scores, measured.texts)
-    checks = judge(facts, settings.gate)
+class _Told(NamedTuple):
+    """What the parts of a validation come to."""
+
+    inputs: dict[str, str]
+    settings: dict[str, Any]
+    facts: dict[str, Any]
+
+    def with_tasks(self, asked: Answered) -> _Told:
+        """And what the tasks came to."""
+        return _Told(asked.inputs | self.inputs, self.settings, self.facts | asked.facts)
+
+
+def _ready(
+    reference: Checkpoint | Store, candidate: Checkpoint, settings: Validate
+) -> Loaded | None:
+    if not settings.tasks:
+        return None
+    if isinstance(reference, Store):
+        raise RecipeProblem(
+            f"{reference.folder} is a store of predictions, which answers no tasks",
+            next_step="give the 16-bit model itself",
+        )
+    if Team.join().size > 1:
+        raise RecipeProblem(
+            "tasks are answered by one process",
+            next_step="start it without torchrun, or score texts alone",
+        )
+    return ready(reference, candidate, settings)
+
+
+def _scored(
+    reference: Checkpoint | Store,
+    candidate: Checkpoint,
+    settings: Validate,
+    work: Workplace,
+    *,
+    only_tasks: bool,
+) -> _Told:
+    if isinstance(reference, Store):
+        measured = against_store(reference, candidate, settings, work)
+    elif only_tasks:
+        models = {"reference": summary(reference), "candidate": summary(candidate)}
+        return _Told({}, {"text": []}, untold() | models | {"protocol": "no text was scored"})
+    else:
+        measured = against_model(reference, candidate, settings, work)
+    return _Told(
+        measured.inputs,
+        measured.settings | {"text": [text.name for text in measured.texts]},
+        measured.facts | figures(measured.scores, measured.texts),
+    )
+
+
+def _report(
+    told: _Told, written: dict[str, str], settings: Validate, gate: Gate, watch: Stopwatch
+) -> Report:
+    checks = judge(told.facts, gate)
     return Report(
         stage="validate",
-        inputs=measured.inputs,
-        settings=settings.model_dump(mode="json", exclude={"text", "device"})
-        | measured.settings
-        | {"text": [text.name for text in measured.texts]},
-        facts=facts,
+        inputs=told.inputs,
+        outputs=written,
+        settings=settings.model_dump(mode="json", exclude=PLACES)
+        | {"gate": gate.model_dump(mode="json")}
+        | told.settings,
+        facts=told.facts,
         checks=checks,
         verdict=Verdict.worst([check.verdict for check in checks]),
         cost=watch.cost(),

@@ -189,7 +189,27 @@ class Keep(Scoring):
 
 
 class Validate(Scoring, Reports):
-    """Reference against candidate, on the same tokens."""
+    """Reference against candidate, on the same tokens and the same tasks."""
+
+    tasks: tuple[str, ...] = Field(
+        default=(),
+        description="benchmarks that both models answer: tulu, tulu-fixed, one of their columns, "
+        "or a task of lm-evaluation-harness",
+    )
+    data_dir: Path | None = Field(
+        default=None,
+        description="folder of the benchmarks' data; without it, eval in the folder that "
+        "CAMELPRESS_DATA names",
+    )
+    budget: str | None = Field(
+        default=None,
+        description="time for all tasks, such as 10m: each gets as many items as fit, always the "
+        "first ones of one shuffle",
+    )
+    answers: Path | None = Field(
+        default=None,
+        description="folder in which answers to tasks are kept, so that no model answers twice",
+    )
 
     allow_overlap: bool = Field(
         default=False, description="go on with a text that shares its words with the calibration"

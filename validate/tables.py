@@ -15,12 +15,14 @@ from camelpress.validate.numerals import (
     estimate,
     kind,
     limit,
+    points,
     significant,
     size,
     title,
 )
 
 Row = dict[str, Any]
+QUOTED = 600  # letters of a prompt, its end
 
 
 def model_name(model: Mapping[str, Any]) -> str:
@@ -52,6 +54,8 @@ def check_row(check: Check) -> Row:
 def text_rows(facts: Mapping[str, Any]) -> list[Row]:
     """Each text and, if there are several, all together."""
     texts = [_text_row(text, text["name"]) for text in facts["texts"]]
+    if not texts:
+        return []
     overall = {**_text_row(facts, "all texts"), "total": True}
     return texts if len(texts) == 1 else [overall, *texts]
 
@@ -59,6 +63,8 @@ def text_rows(facts: Mapping[str, Any]) -> list[Row]:
 def early_rows(facts: Mapping[str, Any]) -> list[Row]:
     """The beginnings of all windows, and the rest of them where there is one."""
     early = facts["early"]
+    if early is None:
+        return []
     named = {f"first {early['context']} tokens": early["first"], "the rest": early["rest"]}
     return [_text_row(part, name) for name, part in named.items() if part]
 
@@ -80,6 +86,8 @@ def _text_row(facts: Mapping[str, Any], name: str) -> Row:
 
 def headline(facts: Mapping[str, Any]) -> list[Row]:
     """The numbers one would quote, and the size they were bought for."""
+    if not facts["tokens"]:
+        return [_size_tile(facts["reference"], facts["candidate"])]
     before, after = facts["reference_perplexity"], facts["candidate_perplexity"]
     tail = significant(facts["kl_percentiles"]["99"], 3)
     notes = {
@@ -94,6 +102,67 @@ def headline(facts: Mapping[str, Any]) -> list[Row]:
             {"title": kind(name).title, "value": value, "interval": interval, "notes": [note]}
         )
     return [*tiles, _size_tile(facts["reference"], facts["candidate"])]
+
+
+def task_rows(facts: Mapping[str, Any]) -> list[Row]:
+    """Each benchmark and, where there are whole ones, their mean; scores in per cent."""
+    rows = [_task_row(task) for task in facts.get("tasks") or []]
+    averages = facts.get("averages")
+    return [*rows, _average_row(averages)] if averages else rows
+
+
+def _task_row(task: Mapping[str, Any]) -> Row:
+    delta = task.get("delta", task["candidate_accuracy"] - task["reference_accuracy"])
+    found, of = task.get("detectable_loss"), task.get("of") or task["n"]
+    interval, p_value = task.get("delta_interval"), task.get("p_value")
+    return {
+        "name": task.get("title") or task["name"],
+        "total": False,
+        "n": f"{task['n']:,}" + (f" of {of:,}" if of > task["n"] else ""),
+        "reference": points(task["reference_accuracy"]),
+        "candidate": points(task["candidate_accuracy"]),
+        "delta": points(delta, sign=True),
+        "interval": f"{points(interval[0], sign=True)} to {points(interval[1], sign=True)}"
+        if interval
+        else NOTHING,
+        "lost": f"{task['lost']:,}",
+        "won": f"{task['won']:,}",
+        "p_value": NOTHING if p_value is None else f"{p_value:.2g}",
+        "detectable": "none" if found is None else points(found),
+    }
+
+
+def _average_row(averages: Mapping[str, Any]) -> Row:
+    nothing = dict.fromkeys(("n", "interval", "lost", "won", "p_value", "detectable"), NOTHING)
+    return nothing | {
+        "name": averages["name"],
+        "total": True,
+        "reference": points(averages["reference"]),
+        "candidate": points(averages["candidate"]),
+        "delta": points(averages["candidate"] - averages["reference"], sign=True),
+    }
+
+
+def flip_row(line: Mapping[str, Any]) -> Row:
+    """An item that the models answered differently: the end of the question, both answers."""
+    prompt = line["prompt"]
+    return {
+        "item": str(line["item"]),
+        "flip": line["flip"],
+        "prompt": f"… {prompt[-QUOTED:]}" if len(prompt) > QUOTED else prompt,
+        "target": str(line["target"]),
+        "scores": {side: f"{line[side]['score']:g}" for side in ("reference", "candidate")},
+        **{side: wording.answer(line[side]) for side in ("reference", "candidate")},
+    }
+
+
+def quirks(facts: Mapping[str, Any]) -> list[Row]:
+    """What each benchmark's protocol has that one would not expect."""
+    return [
+        {"name": task.get("title") or task["name"], "told": list(task["quirks"].values())}
+        for task in facts.get("tasks") or []
+        if task.get("quirks")
+    ]
 
 
 def _size_tile(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> Row:

@@ -71,3 +71,11 @@ def quantization(model: Mapping[str, Any]) -> str:
     if model.get("sym") is not None:
         told.append("symmetric" if model["sym"] else "asymmetric")
     return ", ".join(told)
+
+
+def answer(told: Mapping[str, Any]) -> str:
+    """What a model answered to an item: the choice that it took, or its words."""
+    if "chosen" in told:
+        return str(told["chosen"]).strip()
+    responses = told["responses"]
+    return "\n\n".join(map(str, responses)) if isinstance(responses, list) else str(responses)

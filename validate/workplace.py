@@ -46,7 +46,7 @@ class Workplace:
         with team.staged(out, force=force, resumable=made_from) as folder:
             with Journal(folder) if team.leads else nullcontext() as journal:
                 yield cls(team, folder, journal)
-            if team.leads:
+            if team.leads and (folder / LANES).exists():  # not where tasks alone were answered
                 shutil.rmtree(folder / LANES)
 
 

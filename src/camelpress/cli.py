@@ -252,6 +252,26 @@ def gate(
     return judged.verdict.exit_code if judged.verdict else 3
 
 
+@command("flips", LOOKS)
+def flips(
+    screen: Screen,
+    report: Annotated[Path, typer.Argument(help="report.json, or its folder.")],
+    task: Annotated[str | None, typer.Option("--task", help="Of this task only.")] = None,
+) -> int:
+    """The items of benchmarks that one model answered better than the other, side by side."""
+    from camelpress.validate import facts
+    from camelpress.validate.samples import flips as changed
+    from camelpress.validate.tables import flip_row
+
+    folder = report if report.is_dir() else report.parent
+    found = [*changed(facts.read(report), folder, task)]
+    if screen.json:
+        screen.emit({"flips": found})
+    for flip in () if screen.json else found:
+        screen.flip(flip["task"], flip_row(flip))
+    return 0
+
+
 @command("publish", STAGES, Publish)
 def publish(
     screen: Screen,

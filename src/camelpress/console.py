@@ -190,6 +190,21 @@ class Screen:
         verdict = Verdict(told["verdict"])
         self.out.print(f"[{COLOURS[verdict]}]{verdict}[/]\n")
 
+    def flip(self, task: str, row: Mapping[str, Any]) -> None:
+        """An item that the two models answered differently: the question, both answers."""
+        table = Table(
+            title=escape(printable(f"{task} {row['item']}: {row['flip']}")),
+            title_justify="left",
+            caption=escape(printable(f"right: {row['target']}")),
+            caption_justify="left",
+            expand=True,
+        )
+        for side in ("reference", "candidate"):
+            table.add_column(f"{side}, {row['scores'][side]}", overflow="fold", ratio=1)
+        table.add_row(*(escape(printable(row[side])) for side in ("reference", "candidate")))
+        self.out.print(escape(printable(row["prompt"])), style="dim")
+        self.out.print(table)
+
     def _bar(self, items: Sequence[Item], label: str) -> Iterator[Item]:
         with Progress(
             TextColumn("{task.description:<16}"),
@@ -334,6 +349,10 @@ def _quantize(report: Report) -> list[tuple[str, str]]:
 
 def _validate(report: Report) -> list[tuple[str, str]]:
     facts = report.facts
+    return [*(_scored(facts) if facts["tokens"] else []), *_tasks(facts), *_cost(report)]
+
+
+def _scored(facts: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("perplexity", f"{facts['reference_perplexity']:.4f} 16-bit reference"),
         ("", f"{facts['candidate_perplexity']:.4f} candidate"),
@@ -342,8 +361,31 @@ def _validate(report: Report) -> list[tuple[str, str]]:
         ("KL divergence", f"{facts['kl_mean']:.5f} nats{_span(facts['kl_mean_interval'])}"),
         ("top-1 agreement", f"{facts['top1_agreement']:.2%}"),
         ("tokens", f"{facts['tokens']:,} in {facts['sequences']} sequences"),
-        *_cost(report),
     ]
+
+
+def _tasks(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Both scores of each benchmark; what did not run, and why."""
+    told = []
+    for task in facts.get("tasks") or []:
+        scores = f"{task['reference_accuracy']:.2%} to {task['candidate_accuracy']:.2%}"
+        flips = f"{task['lost']} lost, {task['won']} won of {task['n']:,}"
+        told.append((task.get("title") or task["name"], f"{scores}, {flips}{_detectable(task)}"))
+    averages = facts.get("averages")
+    if averages:
+        scores = f"{averages['reference']:.2%} to {averages['candidate']:.2%}"
+        told.append((averages["name"], scores))
+    return told + [
+        (name, f"not run: {why}") for name, why in (facts.get("tasks_missing") or {}).items()
+    ]
+
+
+def _detectable(task: dict[str, Any]) -> str:
+    """What so many items are enough for; reports of earlier versions do not tell it."""
+    if "detectable_loss" not in task:
+        return ""
+    found = task["detectable_loss"]
+    return f"; a loss of {found:.1%} would be found" if found else "; no loss would be found"
 
 
 def _store(report: Report) -> list[tuple[str, str]]:

@@ -31,6 +31,7 @@ from camelpress.publish.targets import target
 from camelpress.quantize import run as quantize
 from camelpress.recipe import Recipe
 from camelpress.validate import run as validate
+from camelpress.validate.settings import Validate
 
 LOCK = "camelpress.lock"
 
@@ -132,6 +133,11 @@ def stages(recipe: Recipe, *, force: bool = False) -> list[Stage]:
     return found
 
 
+def _data(settings: Validate) -> tuple[Path, ...]:
+    """The benchmarks' data, where a recipe names tasks and folder."""
+    return (settings.data_dir,) if settings.tasks and settings.data_dir else ()
+
+
 def quantize_and_validate(recipe: Recipe, recovered: Path, out: Path) -> list[Stage]:
     """The two stages that stand between the 16-bit model and a verdict, with their place."""
     quantized, validation = out / "quantized", out / "validation"
@@ -155,7 +161,7 @@ def quantize_and_validate(recipe: Recipe, recovered: Path, out: Path) -> list[St
         ),
         Stage(
             "validate",
-            (recovered, quantized, *recipe.validation.text),
+            (recovered, quantized, *recipe.validation.text, *_data(recipe.validation)),
             recipe.validation,
             validation,
             validate.REPORT,

@@ -25,6 +25,8 @@ PATHS = (
     ("quantize", "engine_python"),
     ("quantize", "calibration"),
     ("validate", "text"),
+    ("validate", "data_dir"),
+    ("validate", "answers"),
     ("publish", "gated_like"),
     ("publish", "sign_with"),
 )

@@ -11,17 +11,15 @@ import torch
 
 from camelpress.core.blocks import StreamedModel, pick_device
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.errors import CheckpointProblem, RecipeProblem
-from camelpress.core.json import read_json
+from camelpress.core.ends import ends
+from camelpress.core.errors import RecipeProblem
+from camelpress.core.memory import choose_dtype
 from camelpress.core.prompt import Message
 from camelpress.core.tokens import Tokenizer
+from camelpress.core.whole import load
 from camelpress.generate.conversation import Format
-from camelpress.generate.load import load
-from camelpress.generate.memory import choose_dtype
 from camelpress.generate.settings import Generate
 from camelpress.generate.speaker import Speaker
-
-DEFAULTS = "generation_config.json"
 
 
 class Prepared:
@@ -101,23 +99,3 @@ def _require_text(content: str) -> None:
         raise RecipeProblem(
             "the prompt is not UTF-8 text", next_step="give text in UTF-8"
         ) from error
-
-
-def ends(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[int]:
-    """The ids that end a reply: the tokenizer's EOS, and those that the model's configs name.
-
-    Raises:
-        CheckpointProblem: a config names something else than ids.
-    """
-    found = set() if tokenizer.eos is None else {tokenizer.eos}
-    path = checkpoint.folder / DEFAULTS
-    for content in (checkpoint.config, read_json(path) if path.is_file() else {}):
-        named = content.get("eos_token_id")
-        listed = named if isinstance(named, list) else [] if named is None else [named]
-        if not all(type(each) is int for each in listed):
-            raise CheckpointProblem(
-                f"{checkpoint.folder} has an eos_token_id that is {named!r}",
-                next_step="compare config.json and generation_config.json with the original model",
-            )
-        found.update(listed)
-    return sorted(found)

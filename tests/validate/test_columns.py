@@ -1,0 +1,176 @@
+"""Paired figures of a task, the card's average, and which items fit into a time."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from camelpress.core.errors import NumericsProblem, RecipeProblem
+from camelpress.validate import budget
+from camelpress.validate.catalogue import Column
+from camelpress.validate.columns import BENCHMARKS, Marks, averages, facts
+from camelpress.validate.paired import detectable_loss, loss_interval
+
+ITEMS = Column(name="task", metric="acc")
+PARTS = Column(name="task", metric="f1", by_part=True)
+
+
+def marks(*pairs: tuple[float, float], part: str = "") -> list[Marks]:
+    return [Marks(part, *pair) for pair in pairs]
+
+
+BOTH, LOST, WON, NEITHER = (1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)
+
+
+def test_right_or_wrong_items_are_counted() -> None:
+    told = facts(ITEMS, marks(*[BOTH] * 60, *[LOST] * 9, *[WON] * 4, *[NEITHER] * 27), of=200)
+    assert (told["n"], told["of"], told["lost"], told["won"]) == (100, 200, 9, 4)
+    assert told["reference_accuracy"] == pytest.approx(0.69)
+    assert told["candidate_accuracy"] == pytest.approx(0.64)
+    assert told["delta"] == pytest.approx(-0.05) and told["by_count"]
+    low, high = loss_interval(100, 9, 4, confidence=0.95)
+    assert told["delta_interval"] == (-high, -low)
+    assert told["detectable_loss"] == detectable_loss(100, 0.13, alpha=0.05 + 1e-17)
+    assert told["p_value"] == pytest.approx(0.13342, abs=1e-5)  # binomial, 9 of 13 or more
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("abc"),
+        st.lists(st.tuples(*[st.sampled_from([0.0, 0.25, 1.0])] * 2), min_size=1, max_size=6),
+        min_size=1,
+    )
+)
+def test_parts_count_alike_whatever_their_size(parts: dict[str, list[tuple[float, float]]]) -> None:
+    found = [each for part, pairs in parts.items() for each in marks(*pairs, part=part)]
+    told = facts(PARTS, found, of=len(found))
+    for side, place in (("reference", 0), ("candidate", 1)):
+        expected = fmean(fmean(pair[place] for pair in pairs) for pairs in parts.values())
+        assert told[f"{side}_accuracy"] == pytest.approx(expected)
+    assert told["delta"] == pytest.approx(told["candidate_accuracy"] - told["reference_accuracy"])
+    if told["delta_interval"]:
+        low, high = told["delta_interval"]
+        assert low - 1e-9 <= told["delta"] <= high + 1e-9
+
+
+def test_the_interval_of_marks_in_between_holds_the_truth_as_often_as_it_says() -> None:
+    draw, held = np.random.default_rng(0), 0
+    for _ in range(120):
+        first = draw.random(60)
+        second = np.clip(first - 0.02 + draw.normal(0, 0.1, 60), None, None)
+        told = facts(ITEMS, [Marks("", *pair) for pair in zip(first, second, strict=True)], of=60)
+        low, high = told["delta_interval"]
+        held += low <= -0.02 <= high
+    assert 107 <= held <= 120  # of 114 expected: beyond 2.9 standard errors
+
+
+def test_no_marks_are_no_zero() -> None:
+    with pytest.raises(NumericsProblem, match="no marks to compare"):
+        facts(ITEMS, [], of=10)
+
+
+CARDS = {  # of the columns, in the card's order, and its average
+    "tulu-7b": ((44.5, 47.0, 6.0, 27.0, 38.1, 39.2, 45.7, 7.7, 17.5, 27.8, 48.3), 33.1),
+    "tulu-30b": ((57.7, 58.4, 6.0, 51.0, 45.8, 48.7, 58.2, 12.3, 25.4, 46.0, 63.5), 44.7),
+    "tulu-65b": ((59.2, 61.1, 9.0, 60.0, 48.1, 53.5, 51.8, 13.3, 28.9, 45.9, 62.7), 46.3),
+}
+
+
+def card(scores: tuple[float, ...]) -> list[dict[str, Any]]:
+    names = [name for name, count in BENCHMARKS.items() for _ in range(count)]
+    return [
+        {
+            "benchmark": name,
+            "title": f"{name} {place}",
+            "reference_accuracy": score / 100,
+            "candidate_accuracy": score / 200,
+        }
+        for place, (name, score) in enumerate(zip(names, scores, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(("scores", "average"), CARDS.values(), ids=CARDS)
+def test_the_average_is_the_cards(scores: tuple[float, ...], average: float) -> None:
+    told = averages(card(scores))
+    assert told is not None and told["name"] == "Average" and told["complete"]
+    assert 100 * told["reference"] == pytest.approx(average, abs=0.06)  # of rounded scores
+    assert told["candidate"] == pytest.approx(told["reference"] / 2)
+
+
+def test_what_is_not_there_is_no_zero_and_has_another_name() -> None:
+    tasks = card(CARDS["tulu-65b"][0])
+    told = averages(tasks[:-1])  # without AlpacaFarm
+    assert told is not None and told["name"] == "Mean of 5 of 6 benchmarks"
+    assert not told["complete"]
+    assert 100 * told["reference"] == pytest.approx(fmean([60.15, 34.5, 50.8, 32.55, 37.4]))
+    half = averages(tasks[1:])  # MMLU has lost a column
+    assert half is not None and "MMLU" not in half["benchmarks"]
+    assert averages(tasks[:1]) is None
+    assert averages([{"benchmark": None, "title": None}]) is None
+    assert averages([*tasks[:-2], tasks[0], tasks[-1]]) != averages(tasks)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("10m", 600), ("90s", 90), ("1.5h", 5400), (" 2m ", 120)]
+)
+def test_a_budget_is_a_time(text: str, seconds: float) -> None:
+    assert budget.seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["10", "m", "0m", "-1m", "1d", "ten minutes", ""])
+def test_anything_else_is_none(text: str) -> None:
+    with pytest.raises(RecipeProblem, match="is not a time"):
+        budget.seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("each", "once", "share", "kept", "count"),
+    [
+        (1.0, 0.0, 100.0, 0, 101),  # the first is for nothing
+        (1.0, 3.0, 100.0, 0, 83),  # 27 in 35 s, then as fast as the last round, 18 in 21 s
+        (0.01, 0.0, 100.0, 0, 500),  # of 500
+        (60.0, 0.0, 1.0, 0, 3),  # a round of one and one of two, however long they take
+        (1.0, 0.0, 100.0, 200, 300),  # 200 are known
+    ],
+)
+def test_as_many_items_fit_as_the_time_is_enough_for(
+    each: float, once: float, share: float, kept: int, count: int
+) -> None:
+    now, known = 0.0, kept
+
+    def answer(items: int) -> float:
+        nonlocal now, known
+        new = max(0, items - known)
+        now += (once + each * new) if new else 0.0
+        known += new
+        return new
+
+    found = budget.fitting(500, share, answer, lambda: now)
+    assert found == pytest.approx(count, abs=1)
+
+
+@given(st.integers(1, 40), st.integers(0, 20), st.booleans())
+def test_a_larger_subset_holds_the_smaller(count: int, more: int, by_part: bool) -> None:
+    parts = [str(place % 3) for place in range(60)]
+    small = budget.subset(parts, count, by_part=by_part)
+    large = budget.subset(parts, count + more, by_part=by_part)
+    assert {*small} <= {*large} and small == sorted({*small})
+    assert len(small) == (max(3, count - count % 3) if by_part else count)
+    if by_part:
+        assert len({*Counter(parts[place] for place in small).values()}) == 1
+
+
+def test_a_subset_is_the_same_in_every_run() -> None:
+    parts = [""] * 200
+    random.seed(7)
+    first = budget.subset(parts, 5, by_part=False)
+    random.seed(8)
+    assert budget.subset(parts, 5, by_part=False) == first == sorted(first)
+    assert budget.subset(parts, 999, by_part=False) == [*range(200)]

@@ -1,0 +1,214 @@
+"""The tasks, answered by both models: lm-evaluation-harness builds, filters and scores.
+
+All requests of all tasks go to a model at once, so that one that does not fit into memory is read
+once for all of them. Then the harness scores each task by itself, with every answer at hand: a task
+that cannot be scored is told as such, and takes no other along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.config import dtype_name
+from camelpress.core.ends import ends
+from camelpress.core.errors import Problem
+from camelpress.core.progress import note
+from camelpress.core.provenance import checkpoint_digest, sha256_json
+from camelpress.core.tokens import Tokenizer
+from camelpress.validate import budget, catalogue, columns
+from camelpress.validate.answers import Answers
+from camelpress.validate.catalogue import Column, Loaded, Task, quiet, require_harness
+from camelpress.validate.models import open_model, require_same_tokenizer, tokenizer_digest
+from camelpress.validate.samples import Sample, paired
+from camelpress.validate.settings import Validate
+
+Logged = Sequence[Mapping[str, Any]]
+Harness = Any  # `harness.Harness`, which needs lm-evaluation-harness
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a report tells of tasks, and the items behind it."""
+
+    facts: dict[str, Any]
+    samples: dict[str, list[Sample]]
+    models: dict[str, str]
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Hashes of both models, and of the items of each task."""
+        items = {
+            f"task:{name}": sha256_json([sample.line["doc_hash"] for sample in found])
+            for name, found in self.samples.items()
+        }
+        return self.models | items
+
+
+def ready(reference: Checkpoint, candidate: Checkpoint, settings: Validate) -> Loaded:
+    """The tasks of the settings with their items, before anything is asked.
+
+    Args:
+        reference: the 16-bit model, whose tokenizer asks both.
+        candidate: 16-bit or packed.
+        settings: tasks and data.
+    Raises:
+        EngineProblem: lm-evaluation-harness is not installed.
+        RecipeProblem: no such task, or a budget that is no time.
+        DataProblem: the data of a task are not there, or not what they should be.
+        CheckpointProblem: the models have different tokenizers.
+    """
+    require_harness()
+    if settings.budget is not None:
+        budget.seconds(settings.budget)
+    digest = tokenizer_digest(Tokenizer.load(reference.folder))
+    require_same_tokenizer(digest, reference.folder, candidate.folder)
+    return catalogue.load(settings.tasks, data_dir=settings.data_dir, tokenizer=reference.folder)
+
+
+def answered(
+    loaded: Loaded, reference: Checkpoint, candidate: Checkpoint, settings: Validate
+) -> Answered:
+    """Let both models answer.
+
+    Args:
+        loaded: the tasks.
+        reference, candidate, settings: as for `ready`.
+    Raises:
+        RecipeProblem: a model has too few positions for the one task that there is.
+        NumericsProblem: logits that are not finite.
+    """
+    sides = {"reference": reference, "candidate": candidate}
+    models = {side: checkpoint_digest(checkpoint.folder) for side, checkpoint in sides.items()}
+    first, second = (
+        _harness(side, checkpoint, models[side], reference, settings, loaded.columns)
+        for side, checkpoint in sides.items()
+    )
+    failed = _without_room(loaded, [first, second])
+    left = {name: task for name, task in loaded.tasks.items() if name not in failed}
+    chosen = _chosen(left, loaded.columns, settings, second)
+    logged = [_logged(harness, left, chosen, failed) for harness in (first, second)]
+    samples = {
+        name: paired(loaded.columns[name], *(each[name] for each in logged))
+        for name in left
+        if name not in failed
+    }
+    told = [
+        columns.facts(
+            loaded.columns[name], [each.marks for each in found], of=len(left[name].eval_docs)
+        )
+        for name, found in samples.items()
+    ]
+    facts = {"tasks": told, "tasks_missing": loaded.missing | failed}
+    return Answered(facts | {"averages": columns.averages(told)}, samples, models)
+
+
+def _harness(
+    label: str,
+    checkpoint: Checkpoint,
+    digest: str,
+    reference: Checkpoint,
+    settings: Validate,
+    columns: Mapping[str, Column],
+) -> Harness:
+    from camelpress.validate.harness import Harness as Asked
+
+    model = open_model(checkpoint, settings)
+    tokenizer = Tokenizer.load(reference.folder)
+    told = {"model": digest, "dtype": dtype_name(model.dtype), "device": model.device.type}
+    answers = Answers(told, settings.answers)
+    found = ends(reference, tokenizer)
+    return Asked(label, checkpoint, model, tokenizer, found, answers, columns)
+
+
+def _without_room(loaded: Loaded, harnesses: Sequence[Harness]) -> dict[str, str]:
+    """Tasks whose prompts are too long for a model; with one task alone this is an error."""
+    failed: dict[str, str] = {}
+    for name, task in loaded.tasks.items():
+        try:
+            _build(task, None)
+            for harness in harnesses:
+                harness.require_room(task.instances)
+        except Problem as problem:
+            if len(loaded.tasks) == 1:
+                raise
+            failed[name] = problem.what
+            note(f"{name} is left out: {problem.what}")
+    return failed
+
+
+def _chosen(
+    tasks: Mapping[str, Task],
+    told: Mapping[str, Column],
+    settings: Validate,
+    harness: Harness,
+) -> dict[str, list[int]]:
+    """Which items are asked of a task, where not all are; as much time for each task.
+
+    Some items are answered for that, and not again afterwards.
+    """
+    if settings.budget is None:
+        return {}
+    share = budget.seconds(settings.budget) / (2 * max(1, len(tasks)))  # of each of two models
+    chosen = {}
+    for name, task in tasks.items():
+        parts = [str(doc.get("part", "")) for doc in task.eval_docs]
+        count = budget.fitting(len(parts), share, partial(_answer, harness, task, parts))
+        if count < len(parts):
+            chosen[name] = budget.subset(parts, count, by_part=told[name].by_part)
+            note(f"{name}: {len(chosen[name]):,} of {len(parts):,} items in {settings.budget}")
+    return chosen
+
+
+def _answer(harness: Harness, task: Task, parts: Sequence[str], count: int) -> float:
+    """Answer the first items of the shuffle; how many of them were not known."""
+    _build(task, budget.subset(parts, count, by_part=False))
+    share: float = harness.answer(task.instances)
+    return share * count
+
+
+def _logged(
+    harness: Harness,
+    tasks: Mapping[str, Task],
+    chosen: Mapping[str, list[int]],
+    failed: dict[str, str],
+) -> dict[str, Logged]:
+    """What the harness logs of each task; a task that cannot be scored goes to `failed`."""
+    from lm_eval.evaluator import evaluate
+
+    for name, task in tasks.items():
+        _build(task, chosen.get(name))
+    harness.answer([request for task in tasks.values() for request in task.instances])
+    harness.release()
+    logged: dict[str, Logged] = {}
+    for name, task in tasks.items():
+        if name in failed:
+            continue
+        try:
+            with quiet():
+                results = evaluate(
+                    lm=harness,
+                    task_dict={"tasks": {name: task}},
+                    samples={name: chosen[name]} if name in chosen else None,
+                    bootstrap_iters=0,
+                )
+        except Problem as problem:
+            if len(tasks) == 1:
+                raise
+            failed[name] = problem.what
+            note(f"{name} is left out: {problem.what}")
+        else:
+            logged[name] = results["samples"][name]
+    return logged
+
+
+def _build(task: Task, chosen: list[int] | None) -> None:
+    """The requests of a task, as `evaluate` builds them."""
+    if task.config.num_fewshot is None:
+        task.set_config("num_fewshot", 0)
+    task.set_fewshot_seed(1234)
+    with quiet():
+        task.build_all_requests(samples=chosen)

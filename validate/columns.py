@@ -1,0 +1,165 @@
+"""Two models' marks on the items of a task: both scores, the difference, and what would be seen.
+
+A column of the card is the mean over items, or the mean of the means of its parts (the tasks of
+BBH, the languages of TyDiQA). Its difference is paired: item by item.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from camelpress.core.errors import NumericsProblem
+from camelpress.validate.catalogue import Column
+from camelpress.validate.paired import detectable_loss, loss_interval, loss_p_value
+from camelpress.validate.statistics import CONFIDENCE, bootstrap_mean
+
+BENCHMARKS = {  # of the card's average, each with so many columns
+    "MMLU": 2,
+    "GSM": 2,
+    "BBH": 2,
+    "TydiQA": 2,
+    "Codex-Eval": 2,
+    "AlpacaFarm": 1,
+}
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What both models got for one item, each in [0, 1] for most metrics."""
+
+    part: str
+    reference: float
+    candidate: float
+
+    @property
+    def flip(self) -> str:
+        """Who of the two did better."""
+        if self.candidate == self.reference:
+            return "same"
+        return "lost" if self.candidate < self.reference else "won"
+
+
+def facts(column: Column, marks: Sequence[Marks], *, of: int) -> dict[str, Any]:
+    """A task as a report tells it.
+
+    Args:
+        column: what the task says of itself.
+        marks: of the items that were asked, at least one.
+        of: items that the task has.
+    Raises:
+        NumericsProblem: there are no marks.
+    """
+    if not marks:
+        raise NumericsProblem(
+            f"the task {column.name} has no marks to compare", next_step="ask at least one item"
+        )
+    weights = _weights(marks, by_part=column.by_part)
+    flips = Counter(each.flip for each in marks)
+    n = len(marks)
+    interval = _interval(marks, weights, flips)
+    return {
+        "name": column.name,
+        "title": column.title,
+        "benchmark": column.benchmark,
+        "metric": column.metric,
+        "by_count": _by_count(marks, weights),
+        "n": n,
+        "of": of,
+        "parts": len({each.part for each in marks}),
+        "lost": flips["lost"],
+        "won": flips["won"],
+        "reference_accuracy": _mean([each.reference for each in marks], weights),
+        "candidate_accuracy": _mean([each.candidate for each in marks], weights),
+        "delta": _mean([each.candidate - each.reference for each in marks], weights),
+        "delta_interval": interval,
+        "p_value": loss_p_value(flips["lost"], flips["won"]),
+        "detectable_loss": detectable_loss(n, _spread(marks), alpha=1 - CONFIDENCE),
+        "quirks": dict(column.quirks),
+    }
+
+
+def averages(tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The mean of the benchmarks' means, as the card has it.
+
+    A benchmark counts if all its columns are there. The mean of fewer benchmarks than the card's
+    is not the card's Average and does not get its name; what is not there is never a 0. None where
+    no benchmark is whole.
+
+    Source:
+        the cards of allenai/tulu-7b to tulu-65b: 46.3 of 65B is the mean of MMLU 60.15, GSM 34.5,
+        BBH 50.8, TydiQA 32.55, Codex-Eval 37.4 and AlpacaFarm 62.7, and not of its 11 columns.
+    """
+    columns: dict[str, list[Mapping[str, Any]]] = {}
+    for task in tasks:
+        if task.get("benchmark") in BENCHMARKS:
+            columns.setdefault(task["benchmark"], []).append(task)
+    whole = {
+        name: columns[name]
+        for name, count in BENCHMARKS.items()
+        if len({task["title"] for task in columns.get(name, [])}) == count == len(columns[name])
+    }
+    if not whole:
+        return None
+    means = {
+        name: {
+            side: fmean(task[f"{side}_accuracy"] for task in found)
+            for side in ("reference", "candidate")
+        }
+        for name, found in whole.items()
+    }
+    complete = len(whole) == len(BENCHMARKS)
+    return {
+        "name": "Average" if complete else f"Mean of {len(whole)} of {len(BENCHMARKS)} benchmarks",
+        "complete": complete,
+        "benchmarks": means,
+        **{
+            side: fmean(mean[side] for mean in means.values())
+            for side in ("reference", "candidate")
+        },
+    }
+
+
+def _weights(marks: Sequence[Marks], *, by_part: bool) -> list[float]:
+    """What each item counts; all together 1."""
+    if not by_part:
+        return [1 / len(marks)] * len(marks)
+    sizes = Counter(each.part for each in marks)
+    return [1 / (len(sizes) * sizes[each.part]) for each in marks]
+
+
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    return sum(value * weight for value, weight in zip(values, weights, strict=True))
+
+
+def _spread(marks: Sequence[Marks]) -> float:
+    """Mean squared difference; of items that are right or wrong the share that differs."""
+    return fmean((each.candidate - each.reference) ** 2 for each in marks)
+
+
+def _by_count(marks: Sequence[Marks], weights: Sequence[float]) -> bool:
+    """Whether scores and difference follow from how many items are right, lost and won."""
+    right_or_wrong = all(
+        mark in (0, 1) for each in marks for mark in (each.reference, each.candidate)
+    )
+    return right_or_wrong and max(weights) - min(weights) < 1e-12
+
+
+def _interval(
+    marks: Sequence[Marks], weights: Sequence[float], flips: Mapping[str, int]
+) -> tuple[float, float] | None:
+    """Of candidate minus reference: Tango's where items are right or wrong and count alike."""
+    n = len(marks)
+    if _by_count(marks, weights):
+        low, high = loss_interval(n, flips["lost"], flips["won"], confidence=CONFIDENCE)
+        return -high, -low
+    each = [
+        n * weight * (mark.candidate - mark.reference)
+        for mark, weight in zip(marks, weights, strict=True)
+    ]
+    return bootstrap_mean(torch.tensor(each, dtype=torch.float64), torch.arange(n)).interval

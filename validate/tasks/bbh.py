@@ -1,0 +1,110 @@
+"""BIG-Bench-Hard: 27 tasks, 40 items of each, with three examples.
+
+Source: Suzgun et al., arXiv:2210.09261; prompts and scoring as in allenai/open-instruct e44fcf588,
+eval/bbh/run_eval.py.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from camelpress.core.errors import DataProblem
+from camelpress.validate.tasks import marks, source
+from camelpress.validate.tasks.chat import asked
+
+LEAD_IN = "A:"
+SEED, ITEMS = 42, 40  # of each task
+PREAMBLE = 2  # lines before the prompt: a warning not to train on this, and dashes
+CONCLUSION = "So the answer is"
+ANSWER = re.compile(r"So the answer is (.*?)\.")
+
+
+def dataset(
+    *, chain: bool, one_stream: bool, data_dir: str | None = None, **_: Any
+) -> source.Splits:
+    """40 items of each task, tasks by name, items in the order they were drawn.
+
+    Args:
+        chain: examples with a chain of thought.
+        one_stream: one stream of random numbers serves all tasks, so that which items a task has
+            depends on the tasks before it; else each has its own.
+        data_dir: folder of the data.
+    Raises:
+        DataProblem: a file is missing, has too few items, or is not what it should be.
+    """
+    folder = source.find("bbh/bbh", data_dir)
+    stream = random.Random(SEED)
+    rows = []
+    for path in sorted(folder.glob("*.json")):
+        task = path.stem
+        opening = _opening(source.find(f"bbh/cot-prompts/{task}.txt", data_dir), chain)
+        items = _items(path)
+        if len(items) < ITEMS:
+            raise DataProblem(
+                f"{path} has {len(items)} items, of which {ITEMS} are to be drawn",
+                next_step="download it again",
+            )
+        draw = stream if one_stream else random.Random(f"{SEED} {task}")
+        for number in draw.sample(range(len(items)), ITEMS):
+            question, target = items[number]
+            rows.append(
+                {
+                    "id": f"{task}/{number}",
+                    "part": task,
+                    "prompt": asked(f"{opening}\n\nQ: {question}", LEAD_IN),
+                    "target": target,
+                }
+            )
+    return source.table(rows, str(folder))
+
+
+def answer(completion: str) -> str:
+    """What a completion says: after the first conclusion of its first paragraph, else all of it."""
+    paragraph = completion.strip().split("\n\n")[0].strip()
+    found = ANSWER.search(paragraph)
+    return found[1].strip() if found else paragraph
+
+
+def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Whether the answer is the right one, case and punctuation aside."""
+    return {"exact_match": float(marks.same(answer(results[0]), doc["target"]))}
+
+
+def score_meant(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """The same, but signs of numbers count, and brackets where the answer is made of them."""
+    return {"exact_match": float(marks.same_meant(answer(results[0]), doc["target"]))}
+
+
+def _items(path: Path) -> list[tuple[str, str]]:
+    found = source.entry(source.json_object(path), "examples", list, str(path))
+    places = (f"{path}, example {number}" for number in range(len(found)))
+    rows = [
+        (source.typed(row, dict, place), place) for row, place in zip(found, places, strict=True)
+    ]
+    return [
+        (source.entry(row, "input", str, place), source.entry(row, "target", str, place))
+        for row, place in rows
+    ]
+
+
+def _opening(path: Path, chain: bool) -> str:
+    """Description of the task and examples."""
+    text = "\n".join(source.read(path).split("\n")[PREAMBLE:])
+    fields = text.strip().split("\n\n")
+    return "\n\n".join(fields if chain else [_direct(field, path) for field in fields])
+
+
+def _direct(field: str, path: Path) -> str:
+    """An example without its chain of thought."""
+    if not field.startswith("Q:"):
+        return field
+    question, mark, chain = field.partition("\nA:")
+    if not (mark and CONCLUSION in chain):
+        raise DataProblem(
+            f"{path} has an example that does not end in {CONCLUSION!r}", next_step=source.MEND
+        )
+    return f"{question.strip()}\nA: {chain.split(CONCLUSION)[-1].strip()}"

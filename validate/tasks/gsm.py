@@ -1,0 +1,102 @@
+"""GSM8K: 200 word problems, answered with the number alone or after a chain of thought.
+
+Source: Cobbe et al., arXiv:2110.14168; the examples are table 20 of Wei et al., arXiv:2201.11903;
+prompts and scoring as in allenai/open-instruct e44fcf588, eval/gsm/run_eval.py.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from camelpress.core.errors import DataProblem
+from camelpress.validate.tasks import marks, source
+from camelpress.validate.tasks.chat import asked
+
+LEAD_IN = "Answer:"
+SEED, ITEMS = 42, 200
+FILE = "gsm/test.jsonl"
+HUB = source.Hub("openai/gsm8k", "main", "test")
+THOUSANDS = re.compile(r"(\d),(\d)")
+NUMBER = re.compile(r"[-+]?\d*\.\d+|\d+")  # a sign belongs to numbers with a point only
+SIGNED = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
+
+
+def dataset(
+    *, chain: bool, example_label: str, data_dir: str | None = None, **_: Any
+) -> source.Splits:
+    """The 200 problems, in the order they were drawn.
+
+    Args:
+        chain: examples with a chain of thought.
+        example_label: what stands before the question of an example.
+        data_dir: folder of the data.
+    Raises:
+        DataProblem: the file is missing, has too few rows, or a row is not what it should be.
+    """
+    problems = [_problem(place, row) for place, row in source.rows(FILE, data_dir, HUB)]
+    if len(problems) < ITEMS:
+        raise DataProblem(
+            f"{FILE} has {len(problems)} rows, of which {ITEMS} are to be drawn",
+            next_step="download it again",
+        )
+    opening = "Answer the following questions.\n\n" + "".join(
+        f"{example_label} {question}\nAnswer: {answer}\n\n" for question, answer in examples(chain)
+    )
+    rows = [
+        {
+            "id": f"test/{number}",
+            "part": "",
+            "prompt": asked(f"{opening}Question: {problems[number][0].strip()}", LEAD_IN),
+            "target": problems[number][1],
+        }
+        for number in indices(len(problems))
+    ]
+    return source.table(rows, FILE)
+
+
+def indices(count: int) -> list[int]:
+    """Which rows of the file are asked."""
+    return random.Random(SEED).sample(range(count), ITEMS)
+
+
+def examples(chain: bool) -> list[tuple[str, str]]:
+    """The eight solved problems."""
+    text = resources.files(__package__).joinpath("gsm_examples.json").read_text(encoding="utf-8")
+    return [
+        (
+            each["question"],
+            f"{each['chain']} So the answer is {each['answer']}." if chain else each["answer"],
+        )
+        for each in json.loads(text)
+    ]
+
+
+def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Whether the last number is the right one, by the letters of both."""
+    text = _without_commas(results[0])
+    found = NUMBER.findall(text)
+    return {"exact_match": float(marks.same(found[-1] if found else text, doc["target"]))}
+
+
+def score_value(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Whether the last number is the right one, by their values."""
+    found = SIGNED.findall(_without_commas(results[0]))
+    return {"exact_match": float(bool(found) and float(found[-1]) == float(doc["target"]))}
+
+
+def _problem(place: str, row: source.Row) -> tuple[str, str]:
+    question = source.entry(row, "question", str, place)
+    _, mark, answer = source.entry(row, "answer", str, place).partition("####")
+    number = _without_commas(answer.strip())
+    if not (mark and SIGNED.fullmatch(number)):
+        raise DataProblem(f"{place} has no number after ####", next_step=source.MEND)
+    return question, number
+
+
+def _without_commas(text: str) -> str:
+    return THOUSANDS.sub(r"\1\2", text)

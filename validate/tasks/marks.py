@@ -1,0 +1,49 @@
+"""When an answer counts as right."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+ARTICLES = re.compile(r"\b(a|an|the)\b")
+SIGN = re.compile(r"-(?=\d)")
+SIGNED = "minus"  # stands for the one mark that is part of a number
+
+
+def same(answer: str, gold: str) -> bool:
+    """Whether two texts agree, case and ASCII punctuation aside.
+
+    Source: exact_match of Hugging Face's evaluate with ignore_case and ignore_punctuation.
+    """
+    return answer.lower().translate(PUNCTUATION) == gold.lower().translate(PUNCTUATION)
+
+
+def same_meant(answer: str, gold: str) -> bool:
+    """The same, but a number keeps its sign, and punctuation counts where there is nothing else."""
+    if not gold.translate(PUNCTUATION).strip():
+        return answer.split() == gold.split()
+    return same(SIGN.sub(SIGNED, answer), SIGN.sub(SIGNED, gold))
+
+
+def f1(answer: str, golds: Sequence[str]) -> float:
+    """The overlap of words with the nearest of several right answers, in [0, 1].
+
+    Source: the evaluation script of SQuAD v1.1 (Rajpurkar et al., arXiv:1606.05250).
+    """
+    return max(_overlap(words(answer), words(gold)) for gold in golds)
+
+
+def words(text: str) -> list[str]:
+    """What of a text counts: its words without case, ASCII punctuation and English articles."""
+    return ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split()
+
+
+def _overlap(answer: list[str], gold: list[str]) -> float:
+    common = (Counter(answer) & Counter(gold)).total()
+    if not common:
+        return 0.0
+    precision, recall = common / len(answer), common / len(gold)
+    return 2 * precision * recall / (precision + recall)

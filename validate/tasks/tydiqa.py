@@ -1,0 +1,170 @@
+"""TyDiQA: 100 questions in each of nine languages, with or without the passage that answers them.
+
+Source: Clark et al., arXiv:2003.05002 (gold passage, v1.1); prompts and scoring as in
+allenai/open-instruct e44fcf588, eval/tydiqa/run_eval.py.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from camelpress.core.errors import DataProblem
+from camelpress.core.tokens import Tokenizer
+from camelpress.validate.tasks import marks, source
+from camelpress.validate.tasks.chat import asked
+
+SEED, ITEMS = 42, 100  # of each language
+TOKENS = 512  # of a passage
+TEST, TRAIN = (f"tydiqa/tydiqa-goldp-v1.1-{part}.json" for part in ("dev", "train"))
+HUB = {
+    TEST: source.Hub("google-research-datasets/tydiqa", "secondary_task", "validation"),
+    TRAIN: source.Hub("google-research-datasets/tydiqa", "secondary_task", "train"),
+}
+Words = Mapping[str, str]
+
+
+class Question(NamedTuple):
+    """A question, its passage and the answers that count."""
+
+    id: str
+    language: str
+    passage: str
+    text: str
+    golds: list[str]
+
+
+def dataset(
+    *,
+    passage: bool,
+    bos_in_passage: bool,
+    data_dir: str | None = None,
+    tokenizer: str | None = None,
+    pretrained: str | None = None,
+    **_: Any,
+) -> source.Splits:
+    """100 questions of each language, languages by name, each with an example of its language.
+
+    Args:
+        passage: give the passage that holds the answer.
+        bos_in_passage: a passage that is cut begins with the text of BOS, which counts as a token.
+        data_dir: folder of the data.
+        tokenizer, pretrained: folder of the model's tokenizer; needed to cut passages.
+    Raises:
+        DataProblem: a file is missing, holds another language, or is not what it should be.
+    """
+    words: dict[str, Words] = json.loads(
+        resources.files(__package__).joinpath("tydiqa_words.json").read_text(encoding="utf-8")
+    )
+    asked_for, known = (_by_language(name, data_dir, words) for name in (TEST, TRAIN))
+    cut = None
+    if passage:
+        cut = _cutter(source.tokenizer(tokenizer, pretrained), bos=bos_in_passage)
+    stream = random.Random(SEED)
+    chosen = {
+        language: stream.sample(found, ITEMS) if len(found) > ITEMS else found
+        for language, found in sorted(asked_for.items())
+    }
+    rows = []
+    for language, questions in chosen.items():
+        if not known.get(language):
+            raise DataProblem(
+                f"{TRAIN} has no example in {language}", next_step="download it again"
+            )
+        (example,) = stream.sample(known[language], 1)
+        said = words[language]
+        solved = f"{_shown(example, said, cut)}\n{said['answer']} {example.golds[0]}"
+        opening = f"{said['with_passage' if passage else 'closed_book']}\n\n{solved}\n\n"
+        rows += [
+            {
+                "id": question.id,
+                "part": language,
+                "prompt": asked((opening + _shown(question, said, cut)).strip(), said["answer"]),
+                "target": question.golds,
+            }
+            for question in questions
+        ]
+    return source.table(rows, TEST)
+
+
+def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """The overlap with the nearest answer, and whether it is the same."""
+    answer = results[0].strip()
+    return {
+        "f1": marks.f1(answer, doc["target"]),
+        "exact_match": float(marks.words(answer) in [marks.words(gold) for gold in doc["target"]]),
+    }
+
+
+def _cutter(tokenizer: Tokenizer, *, bos: bool) -> Callable[[str], str]:
+    """Passages of at most `TOKENS` tokens."""
+    encode = tokenizer.encode_document if bos else tokenizer.encode_rendered
+
+    def cut(passage: str) -> str:
+        ids = encode(passage)
+        return tokenizer.decode(ids[:TOKENS]) if len(ids) > TOKENS else passage
+
+    return cut
+
+
+def _shown(question: Question, said: Words, cut: Callable[[str], str] | None) -> str:
+    line = f"{said['question']} {question.text}"
+    return f"{said['passage']} {cut(question.passage)}\n{line}" if cut else line
+
+
+def _by_language(
+    name: str, data_dir: str | None, words: Mapping[str, Words]
+) -> dict[str, list[Question]]:
+    found: dict[str, list[Question]] = {}
+    online = source.folder(data_dir) is None
+    for question in _hub(HUB[name]) if online else _questions(source.find(name, data_dir)):
+        if question.language not in words:
+            raise DataProblem(
+                f"{name} has {question.id!r}, whose language is none of {', '.join(words)}",
+                next_step="give the gold-passage files of version 1.1",
+            )
+        found.setdefault(question.language, []).append(question)
+    return found
+
+
+def _hub(hub: source.Hub) -> list[Question]:
+    """All questions of a split on the hub, where answers are lists of texts."""
+    found = []
+    for place, row in source.hub_rows(hub):
+        name, context, text = (
+            source.entry(row, key, str, place) for key in ("id", "context", "question")
+        )
+        answers = source.entry(row, "answers", dict, place)
+        golds = [str(each) for each in source.entry(answers, "text", list, place)]
+        found.append(Question(name, name.split("-")[0], context, text, golds))
+    return found
+
+
+def _questions(path: Path) -> list[Question]:
+    """All questions of a file that is shaped like SQuAD v1.1."""
+    found = []
+    articles = source.entry(source.json_object(path), "data", list, str(path))
+    for number, article in enumerate(articles):
+        place = f"{path}, article {number}"
+        for paragraph in source.entry(
+            source.typed(article, dict, place), "paragraphs", list, place
+        ):
+            context = source.entry(source.typed(paragraph, dict, place), "context", str, place)
+            for each in source.entry(paragraph, "qas", list, place):
+                row = source.typed(each, dict, place)
+                name = source.entry(row, "id", str, place)
+                here = f"{place}, {name}"
+                answers = source.entry(row, "answers", list, here)
+                golds = [
+                    source.entry(source.typed(answer, dict, here), "text", str, here)
+                    for answer in answers
+                ]
+                if not golds:
+                    raise DataProblem(f"{here} has no answer", next_step=source.MEND)
+                text = source.entry(row, "question", str, here)
+                found.append(Question(name, name.split("-")[0], context, text, golds))
+    return found
