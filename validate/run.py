@@ -28,6 +28,7 @@ TASK_GATE = Gate(  # where no text is scored and no gate given
     perplexity_ratio=None,
     kl_mean=None,
     top1_agreement=None,
+    non_finite=None,
     tasks={"*": TaskBound(significance=0.05)},
 )
 

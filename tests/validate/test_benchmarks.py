@@ -195,6 +195,7 @@ def test_text_and_tasks_go_into_one_report(asked: Asked, prose: Path) -> None:
         "perplexity_ratio",
         "kl_mean",
         "top1_agreement",
+        "non_finite",
     }
 
 
