@@ -69,10 +69,10 @@ def test_more_layers_need_no_more_memory(peaks: dict[str, list[int]], stage: str
 
 
 def test_a_longer_text_needs_little_more_memory(tmp_path: Path) -> None:
-    """The hidden states of the longer one are 98 MB, for two models."""
+    """The hidden states of the longer one are 49 MB, for two models."""
     model = pico.write_model(tmp_path / "model", WIDE._replace(layers=1))
     told = []
-    for words in (300, 5700):
+    for words in (300, 2900):
         text = pico.write_text(tmp_path / f"{words}.txt", words=words)
         out = tmp_path / str(words)
         told.append(peak("validate", model, model, "--text", text, "--out", out))
