@@ -7,7 +7,8 @@ that cannot be scored is told as such, and takes no other along.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import dtype_name
 from camelpress.core.ends import ends
-from camelpress.core.errors import Problem
+from camelpress.core.errors import DataProblem, EngineProblem, RecipeProblem
 from camelpress.core.progress import note
 from camelpress.core.provenance import checkpoint_digest, sha256_json
 from camelpress.core.tokens import Tokenizer
@@ -87,9 +88,10 @@ def answered(
         _harness(side, checkpoint, models[side], reference, settings, loaded.columns)
         for side, checkpoint in sides.items()
     )
-    failed = _without_room(loaded, [first, second])
+    failed: dict[str, str] = {}
+    chosen = _chosen(loaded, settings, second, failed)
+    _build_all(loaded, chosen, [first, second], failed)
     left = {name: task for name, task in loaded.tasks.items() if name not in failed}
-    chosen = _chosen(left, loaded.columns, settings, second)
     logged = [_logged(harness, left, chosen, failed) for harness in (first, second)]
     samples = {
         name: paired(loaded.columns[name], *(each[name] for each in logged))
@@ -124,27 +126,8 @@ def _harness(
     return Asked(label, checkpoint, model, tokenizer, found, answers, columns)
 
 
-def _without_room(loaded: Loaded, harnesses: Sequence[Harness]) -> dict[str, str]:
-    """Tasks whose prompts are too long for a model; with one task alone this is an error."""
-    failed: dict[str, str] = {}
-    for name, task in loaded.tasks.items():
-        try:
-            _build(task, None)
-            for harness in harnesses:
-                harness.require_room(task.instances)
-        except Problem as problem:
-            if len(loaded.tasks) == 1:
-                raise
-            failed[name] = problem.what
-            note(f"{name} is left out: {problem.what}")
-    return failed
-
-
 def _chosen(
-    tasks: Mapping[str, Task],
-    told: Mapping[str, Column],
-    settings: Validate,
-    harness: Harness,
+    loaded: Loaded, settings: Validate, harness: Harness, failed: dict[str, str]
 ) -> dict[str, list[int]]:
     """Which items are asked of a task, where not all are; as much time for each task.
 
@@ -152,22 +135,53 @@ def _chosen(
     """
     if settings.budget is None:
         return {}
-    share = budget.seconds(settings.budget) / (2 * max(1, len(tasks)))  # of each of two models
+    share = budget.seconds(settings.budget) / (2 * len(loaded.tasks))  # of each of two models
     chosen = {}
-    for name, task in tasks.items():
+    for name, task in loaded.tasks.items():
         parts = [str(doc.get("part", "")) for doc in task.eval_docs]
-        count = budget.fitting(len(parts), share, partial(_answer, harness, task, parts))
-        if count < len(parts):
-            chosen[name] = budget.subset(parts, count, by_part=told[name].by_part)
-            note(f"{name}: {len(chosen[name]):,} of {len(parts):,} items in {settings.budget}")
+        with _told(name, failed, alone=len(loaded.tasks) == 1):
+            count = budget.fitting(len(parts), share, partial(_answer, harness, task, parts))
+            if count < len(parts):
+                by_part = loaded.columns[name].by_part
+                chosen[name] = budget.subset(parts, count, by_part=by_part)
+                note(f"{name}: {len(chosen[name]):,} of {len(parts):,} items in {settings.budget}")
     return chosen
+
+
+@contextmanager
+def _told(name: str, failed: dict[str, str], *, alone: bool) -> Iterator[None]:
+    """A task that cannot be asked or marked is told as such; with one task alone it is an error."""
+    try:
+        yield
+    except (RecipeProblem, DataProblem, EngineProblem) as problem:
+        if alone:
+            raise
+        failed[name] = problem.what
+        note(f"{name} is left out: {problem.what}")
 
 
 def _answer(harness: Harness, task: Task, parts: Sequence[str], count: int) -> float:
     """Answer the first items of the shuffle; how many of them were not known."""
     _build(task, budget.subset(parts, count, by_part=False))
+    harness.require_room(task.instances)
     share: float = harness.answer(task.instances)
     return share * count
+
+
+def _build_all(
+    loaded: Loaded,
+    chosen: Mapping[str, list[int]],
+    harnesses: Sequence[Harness],
+    failed: dict[str, str],
+) -> None:
+    """The requests of all tasks that have room in both models."""
+    for name, task in loaded.tasks.items():
+        if name in failed:
+            continue
+        with _told(name, failed, alone=len(loaded.tasks) == 1):
+            _build(task, chosen.get(name))
+            for harness in harnesses:
+                harness.require_room(task.instances)
 
 
 def _logged(
@@ -176,31 +190,22 @@ def _logged(
     chosen: Mapping[str, list[int]],
     failed: dict[str, str],
 ) -> dict[str, Logged]:
-    """What the harness logs of each task; a task that cannot be scored goes to `failed`."""
+    """What the harness logs of each task; a task that cannot be marked goes to `failed`."""
     from lm_eval.evaluator import evaluate
 
-    for name, task in tasks.items():
-        _build(task, chosen.get(name))
     harness.answer([request for task in tasks.values() for request in task.instances])
     harness.release()
     logged: dict[str, Logged] = {}
     for name, task in tasks.items():
         if name in failed:
             continue
-        try:
-            with quiet():
-                results = evaluate(
-                    lm=harness,
-                    task_dict={"tasks": {name: task}},
-                    samples={name: chosen[name]} if name in chosen else None,
-                    bootstrap_iters=0,
-                )
-        except Problem as problem:
-            if len(tasks) == 1:
-                raise
-            failed[name] = problem.what
-            note(f"{name} is left out: {problem.what}")
-        else:
+        with _told(name, failed, alone=len(tasks) == 1), quiet():
+            results = evaluate(
+                lm=harness,
+                task_dict={"tasks": {name: task}},
+                samples={name: chosen[name]} if name in chosen else None,
+                bootstrap_iters=0,
+            )
             logged[name] = results["samples"][name]
     return logged
 

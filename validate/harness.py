@@ -19,20 +19,15 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.memory import available, needed
-from camelpress.core.progress import track
 from camelpress.core.provenance import sha256_json
 from camelpress.core.tokens import Tokenizer
-from camelpress.core.whole import load
 from camelpress.validate.answers import Answers
 from camelpress.validate.catalogue import Column
-from camelpress.validate.completions import Decoding, Prompt, batches, complete
+from camelpress.validate.completer import ANY, Completer, Wanted
+from camelpress.validate.completions import Decoding, Prompt
 from camelpress.validate.likelihood import Pair, likelihoods
-from camelpress.validate.speakers import Engine, Streamed, Whole
 
-BATCH = 16  # completions side by side
 CHOICES = 32  # texts whose ids are remembered, for all choices of a question have one context
-ANY = 2**31  # positions, where there is no limit
 SPARE = 4  # tokens that a text may have more than bytes: BOS, a first blank
 
 
@@ -72,15 +67,14 @@ class Harness(TemplateLM):
     ) -> None:
         super().__init__()
         self._label = label
-        self._checkpoint = checkpoint
+        self._origin = checkpoint.origin
         self._streamed = model
         self._words = tokenizer
-        self._ends = frozenset(ends)
+        self._completer = Completer(label, checkpoint, model, tokenizer, ends)
         self._answers = answers
         self._columns = columns
         self._bos = True
         self._encoded = lru_cache(CHOICES)(self._encode)
-        self._engine: tuple[Engine, int] | None = None
         self._asked = 0  # requests that were not known
 
     @property
@@ -96,7 +90,7 @@ class Harness(TemplateLM):
     @property
     def tokenizer_name(self) -> str:
         """Of no use: requests are not kept by lm-evaluation-harness."""
-        return self._checkpoint.origin
+        return self._origin
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
@@ -137,7 +131,7 @@ class Harness(TemplateLM):
 
     def release(self) -> None:
         """Forget the model, if it is in memory as a whole."""
-        self._engine = None
+        self._completer.release()
 
     def require_room(self, requests: Sequence[Instance]) -> None:
         """See that each prompt fits into the model's positions, and is to be answered as we do.
@@ -249,41 +243,12 @@ class Harness(TemplateLM):
         return self.tok_encode(request.args[0])
 
     def _complete(self, asked: Sequence[Asked]) -> Iterator[tuple[int, str]]:
-        """Those that are made alike together."""
-        alike: dict[tuple[Decoding, int], list[int]] = {}
-        for place, (request, _) in enumerate(asked):
+        wanted = []
+        for one in asked:
+            request = one.request
             column = self._columns.get(request.task_name or "")
             paragraph = column is not None and column.paragraph
             how = replace(Decoding.of(request.args[1], request.task_name), paragraph=paragraph)
-            alike.setdefault((how, self._limit(request)), []).append(place)
-        prompts = [
-            Prompt(
-                self._prompt(one.request), sha256_json(self._told(one))
-            )  # the same for all models
-            for one in asked
-        ]
-        longest = max(len(prompt.ids) for prompt in prompts) + max(how.most for how, _ in alike)
-        self._engine = self._engine or self._made(longest)
-        engine, size = self._engine
-        for (decoding, limit), places in alike.items():
-            rows = batches(prompts, places, size) if size < ANY else [places]
-            for batch in track(rows, f"complete {self._label}"):
-                texts = complete(
-                    engine,
-                    [prompts[place] for place in batch],
-                    decoding,
-                    self._words,
-                    ends=self._ends,
-                    positions=limit,
-                )
-                yield from zip(batch, texts, strict=True)
-
-    def _made(self, tokens: int) -> tuple[Engine, int]:
-        """What completes, and how many prompts at once."""
-        model = self._streamed
-        free = available(model.device)
-        need = needed(self._checkpoint, model.config, model.dtype, tokens=BATCH * tokens)
-        if free is None or need <= free:
-            whole = load(self._checkpoint, device=model.device, dtype=model.dtype)
-            return Whole(whole), BATCH
-        return Streamed(model, self._label), ANY
+            seed = sha256_json(self._told(one))  # the same for all models
+            wanted.append(Wanted(Prompt(self._prompt(request), seed), how, self._limit(request)))
+        yield from self._completer.complete(wanted)

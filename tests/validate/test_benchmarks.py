@@ -299,11 +299,11 @@ def test_a_budget_asks_fewer_items(
 def test_answers_that_are_kept_are_not_asked_again(
     asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from camelpress.validate import harness
+    from camelpress.validate import completer, harness
 
     first = asked(MMLU, TYDIQA, answers=str(tmp_path / "kept"))
     monkeypatch.setattr(harness, "likelihoods", None)
-    monkeypatch.setattr(harness, "complete", None)
+    monkeypatch.setattr(completer, "complete", None)
     again = asked(MMLU, TYDIQA, answers=str(tmp_path / "kept"), out="again")
     assert again.facts == first.facts
     assert len([*(tmp_path / "kept").glob("*.jsonl")]) == 2  # a file for each model
