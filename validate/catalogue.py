@@ -18,6 +18,7 @@ from camelpress.validate import tasks
 from camelpress.validate.tasks import codex, source
 
 FOLDER = Path(tasks.__file__).parent
+FAMILY = "tulu"  # our own names begin so
 Task = Any  # of lm-evaluation-harness, which need not be installed
 TaskManager = Any
 FAULTS = (  # of other people's tasks, whose data are elsewhere
@@ -124,12 +125,15 @@ def _manager(names: Sequence[str], metadata: dict[str, Any]) -> TaskManager:
     from lm_eval import tasks as harness
 
     own = harness.TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=metadata)
-    if all(name in own.all_tasks for name in names):
+    unknown = [name for name in names if name not in own.all_tasks]
+    if not unknown:
         return own
-    every = harness.TaskManager(include_path=str(FOLDER), metadata=metadata)
-    for name in names:
+    every = own
+    if not any(name.startswith(FAMILY) for name in unknown):
+        every = harness.TaskManager(include_path=str(FOLDER), metadata=metadata)
+    for name in unknown:
         if name not in every.all_tasks:
-            close = get_close_matches(name, [*own.all_tasks, *every.all_tasks], n=1)
+            close = get_close_matches(name, every.all_tasks, n=1)
             meant = f", did you mean {close[0]}?" if close else ""
             raise RecipeProblem(
                 f"there is no task {name!r}{meant}",
