@@ -114,7 +114,7 @@ def _line(
         **{key: first[key] for key in SAME},
         "flip": marks.flip,
         "prompt": first["arguments"][0][0],
-        "target": first["target"],
+        "target": _target(first),
         "metric": column.metric,
         "reference": _answer(first, marks.reference),
         "candidate": _answer(second, marks.candidate),
@@ -130,6 +130,13 @@ def _answer(sample: Mapping[str, Any], mark: float) -> dict[str, Any]:
         logs = [each[0] for each in told]
         answer["chosen"] = sample["arguments"][logs.index(max(logs))][1]
     return answer
+
+
+def _target(sample: Mapping[str, Any]) -> Any:
+    """What is right; of choices the choice itself and not its number."""
+    target, choices = sample["target"], sample["arguments"]
+    numbered = isinstance(target, int) and 0 <= target < len(choices) and len(choices) > 1
+    return choices[target][1].strip() if numbered else target
 
 
 def _first_filter(samples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -118,7 +118,7 @@ def test_samples_are_kept_with_hashes(report: Path) -> None:
         assert line["prompt"].startswith("<|user|>\nThe following are multiple choice questions")
         assert line["reference"]["chosen"].strip() in "ABCD"
         assert len(line["reference"]["responses"]) == 4
-        right = line["reference"]["chosen"].strip() == "ABCD"[line["target"]]
+        right = line["reference"]["chosen"].strip() == line["target"]
         assert line["reference"]["score"] == right
 
 
