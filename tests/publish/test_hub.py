@@ -26,6 +26,7 @@ from camelpress.publish.markdown import read_front_matter
 from camelpress.publish.run import run
 from camelpress.publish.settings import Publish
 from camelpress.publish.verify import verify_at
+from ec_key import write_key
 from hub_repositories import Fault, Hub, Repository
 
 pytestmark = pytest.mark.filterwarnings(hub_writable.OLD_WAY)
@@ -177,6 +178,19 @@ def test_public_asks_for_the_right_and_is_the_last_thing_done(send: Sender, hub:
     assert b'"i_have_the_right": true' in found.tree(VARIANT)["provenance.json"]
 
 
+def test_another_signature_of_the_same_files_is_the_same_release(
+    send: Sender, hub: Hub, tmp_path: Path
+) -> None:
+    pytest.importorskip("model_signing", reason="needs camelpress[sign]")
+    key = write_key(tmp_path / "key.pem")
+    send(sign_with=str(key))
+    before = dict(hub.repositories[NAME].branches)
+    send(sign_with=str(key))
+    assert hub.repositories[NAME].branches == before
+    with pytest.raises(OutputExists, match="holds another release"):
+        send(sign_with=str(write_key(key)))
+
+
 def test_what_is_free_and_public_has_no_gate(send: Sender, hub: Hub) -> None:
     send(license="mit", public=True, i_have_the_right=True)
     assert hub.repositories[NAME].gated is False
@@ -278,30 +292,60 @@ def test_an_upload_killed_anywhere_and_run_again_ends_in_one_release(
     hub: Hub, release: Path
 ) -> None:
     expected = contents(release)
-    steps = 0
-
-    def count() -> None:
-        nonlocal steps
-        steps += 1
-
-    def upload(name: str) -> None:
-        Target(name, VARIANT, public=False, gated=True, force=False).deliver(release)
-
-    hub.step = count
-    upload("pico/whole")
-    moments = random.Random(8).sample(range(1, steps + 1), KILLS)
-    for moment in moments:
+    steps = count_steps(hub, partial(upload, "pico/whole", release))
+    for moment in random.Random(8).sample(range(1, steps + 1), KILLS):
         name = f"pico/killed-{moment}"
         hub.large.clear()
-        _kill(hub, moment, partial(upload, name))
+        _kill(hub, moment, partial(upload, name, release))
         found = hub.repositories.get(name, Repository(private=True))
         for branch in published(found):
             assert found.tree(branch) == expected, f"after {moment} of {steps} steps: {branch}"
-        upload(name)
+        upload(name, release)
         found = hub.repositories[name]
         assert set(found.branches) == {"main", VARIANT}
         assert found.tree(VARIANT) == found.tree("main") == expected
         assert (found.private, found.gated) == (True, "manual")
+
+
+def test_a_replacement_killed_anywhere_leaves_the_old_release_or_the_new_one(
+    hub: Hub, release: Path, weighty: Path, tmp_path: Path
+) -> None:
+    settings = Publish.parse({"license": "tulu", "name": "Another"}, source="test")
+    run(weighty, tmp_path / "report", tmp_path / "other", settings)
+    old, new = contents(release), contents(tmp_path / "other")
+    replace = partial(upload, release=tmp_path / "other", force=True)
+    upload("pico/whole", release)
+    hub.large.clear()
+    steps = count_steps(hub, partial(replace, "pico/whole"))
+    for moment in random.Random(9).sample(range(1, steps + 1), KILLS // 3):
+        name = f"pico/killed-{moment}"
+        upload(name, release)
+        hub.large.clear()
+        _kill(hub, moment, partial(replace, name))
+        found = hub.repositories[name]
+        assert found.tree(VARIANT) in (old, new), f"after {moment} of {steps} steps"
+        replace(name)
+        assert set(found.branches) == {"main", VARIANT}
+        assert (found.tree(VARIANT), found.tree("main")) == (new, old)
+
+
+def upload(name: str, release: Path, *, force: bool = False) -> None:
+    """A finished release, to a repository."""
+    Target(name, VARIANT, public=False, gated=True, force=force).deliver(release)
+
+
+def count_steps(hub: Hub, work: Callable[[], None]) -> int:
+    """The moments of a conversation at which a client may die."""
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+
+    hub.step = step
+    work()
+    hub.step = lambda: None
+    return steps
 
 
 def _kill(hub: Hub, moment: int, work: Callable[[], None]) -> None:

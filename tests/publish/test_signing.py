@@ -15,29 +15,15 @@ from camelpress.core.provenance import manifest, manifest_text
 from camelpress.core.report import Report, Verdict
 from camelpress.publish import signing
 from camelpress.publish.verify import verify
+from ec_key import write_key
 
 Publisher = Callable[..., tuple[Path, Report]]
-
-
-def make_key(path: Path) -> Path:
-    """A private key as `openssl ecparam -name prime256v1 -genkey` makes it."""
-    ec = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ec")
-    from cryptography.hazmat.primitives import serialization
-
-    path.write_bytes(
-        ec.generate_private_key(ec.SECP256R1()).private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.TraditionalOpenSSL,
-            serialization.NoEncryption(),
-        )
-    )
-    return path
 
 
 @pytest.fixture
 def signed(publish: Publisher, tmp_path: Path) -> Path:
     pytest.importorskip("model_signing", reason="needs camelpress[sign]")
-    return publish(sign_with=str(make_key(tmp_path / "key.pem")))[0]
+    return publish(sign_with=str(write_key(tmp_path / "key.pem")))[0]
 
 
 def problems(folder: Path, key: Path | None = None) -> list[str]:
@@ -89,7 +75,7 @@ def test_files_that_were_changed_with_their_checksums_are_found(signed: Path) ->
 
 
 def test_a_signature_of_somebody_else_is_found(signed: Path, tmp_path: Path) -> None:
-    signing.write_public_key(tmp_path, make_key(tmp_path / "other.pem"))
+    signing.write_public_key(tmp_path, write_key(tmp_path / "other.pem"))
     found = problems(signed, tmp_path / "model.pub")
     assert len(found) == 1
     assert "with the key model.pub" in found[0]
