@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import hub_writable
+import hub_client
 import pico
 from camelpress import pipeline
 from camelpress.convert.diff import make_diff
@@ -18,7 +18,7 @@ from camelpress.core.report import Report
 from camelpress.recipe import read
 from hub_repositories import Fault, Hub
 
-pytestmark = pytest.mark.filterwarnings(hub_writable.OLD_WAY)
+pytestmark = pytest.mark.filterwarnings(hub_client.OLD_WAY)
 BEFORE = ("recover", "quantize", "validate", "publish")
 TEXT = """
 base: base
@@ -35,7 +35,7 @@ publish: {license: mit, to: "hf:pico/whale"}
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with hub_writable.talking(monkeypatch, "hf_" + "0" * 30) as hub:
+    with hub_client.talking(monkeypatch, "hf_" + "0" * 30) as hub:
         yield hub
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
+from rich.markup import escape
 
 from camelpress.core.settings import Settings
 
@@ -80,7 +81,7 @@ def _annotation(name: str, field: FieldInfo) -> Any:
     help_text = (field.description or "") + default
     option = typer.Option(
         flag,
-        help=help_text.replace("[default", "\\[default"),
+        help=escape(help_text),
         metavar="|".join(map(str, choices)) if choices and kind is not bool else None,
         show_default=False,
         rich_help_panel=PANEL,

@@ -16,7 +16,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-import hub_writable
+import hub_client
 from camelpress import cli
 from camelpress.core.errors import OutputExists, OutputProblem, Problem, RecipeProblem
 from camelpress.core.report import Report, Verdict
@@ -29,7 +29,7 @@ from camelpress.publish.verify import verify_at
 from ec_key import write_key
 from hub_repositories import Fault, Hub, Repository
 
-pytestmark = pytest.mark.filterwarnings(hub_writable.OLD_WAY)
+pytestmark = pytest.mark.filterwarnings(hub_client.OLD_WAY)
 Judge = Callable[..., Path]
 Sender = Callable[..., Report]
 TOKEN = "hf_Tell0No0One0What0This0Token0Is"
@@ -41,7 +41,7 @@ KILLS = 20
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub that this process talks to."""
-    with hub_writable.talking(monkeypatch, TOKEN) as hub:
+    with hub_client.talking(monkeypatch, TOKEN) as hub:
         yield hub
 
 

@@ -25,23 +25,15 @@ import hashlib
 import json
 import re
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import pytest
-from huggingface_hub import constants
-from huggingface_hub.utils import _http
-
 from hub_repositories import LARGE, Hub, Repository, Tree, entry, git_oid
 
-# huggingface_hub 2.4.0 sends a file in a way that its HTTP client calls old.
-OLD_WAY = "ignore:Use 'content=:DeprecationWarning"
 API = r"/api/models/(?P<id>[^/]+/[^/]+)"
 ROUTES = {
     "create": r"POST /api/repos/create",
@@ -59,22 +51,6 @@ ROUTES = {
     "commit": rf"POST {API}/commit/(?P<rev>[^/]+)",
     "resolve": r"(HEAD|GET) /(?P<id>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<file>.+)",
 }
-
-
-@contextmanager
-def talking(monkeypatch: pytest.MonkeyPatch, token: str) -> Iterator[Hub]:
-    """A hub that this process talks to, without pauses before a request is tried again."""
-    quick = vars(time) | {"sleep": lambda _seconds: None}
-    with serving() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(_http, "time", SimpleNamespace(**quick))
-        monkeypatch.setenv("HF_TOKEN", token)
-        monkeypatch.setenv("NO_PROXY", "*")
-        _http.close_session()
-        yield hub
-        _http.close_session()
 
 
 @contextmanager
