@@ -9,38 +9,19 @@ import pytest
 
 import pico
 from camelpress import pipeline
-from camelpress.convert.diff import make_diff
-from camelpress.convert.settings import MakeDiff
-from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.provenance import manifest
 from camelpress.core.report import Verdict
 from camelpress.recipe import Recipe, read
+from recipes import TEXT, write_recipe
 
 STAGES = ("recover", "quantize", "validate", "publish")
-TEXT = """
-base: base
-diff: diff
-out: out
-quantize: {group_size: 32, calibration: [chat.jsonl], samples: 4, sequence_length: 64}
-validate:
-  text: [prose.txt]
-  sequence_length: 32
-  gate: {perplexity_ratio: {max: 2.0}, kl_mean: {max: 2.0}, top1_agreement: null}
-publish: {license: mit}
-"""
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """A recipe with everything it names beside it."""
-    base = pico.write_model(tmp_path / "base")
-    tuned = pico.write_tuned(tmp_path / "tuned", base)
-    make_diff(Checkpoint.open(base), Checkpoint.open(tuned), tmp_path / "diff", MakeDiff())
-    pico.write_chat(tmp_path / "chat.jsonl")
-    pico.write_text(tmp_path / "prose.txt")
-    (tmp_path / "recipe.yaml").write_text(TEXT)
-    return tmp_path / "recipe.yaml"
+    return write_recipe(tmp_path)
 
 
 def ran(recipe: Recipe) -> set[str]:

@@ -8,37 +8,21 @@ from pathlib import Path
 
 import pytest
 
-import pico
 from camelpress import cli, pipeline
-from camelpress.convert.diff import make_diff
-from camelpress.convert.settings import MakeDiff
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
 from camelpress.plan import plan
 from camelpress.recipe import read
+from recipes import TEXT, write_recipe
 
-TEXT = """
-base: base
-diff: diff
-out: out
-quantize: {group_size: 32, calibration: [chat.jsonl=2], samples: 4, sequence_length: 64, sym: false}
-validate:
-  text: [prose.txt]
-  sequence_length: 32
-  gate: {perplexity_ratio: {max: 2.0}, kl_mean: {max: 2.0}, top1_agreement: null}
-publish: {license: mit, name: "A name"}
-"""
+RECIPE = TEXT.replace("[chat.jsonl]", "[chat.jsonl=2], sym: false").replace(
+    "license: mit", 'license: mit, name: "A name"'
+)
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    base = pico.write_model(tmp_path / "base")
-    tuned = pico.write_tuned(tmp_path / "tuned", base)
-    make_diff(Checkpoint.open(base), Checkpoint.open(tuned), tmp_path / "diff", MakeDiff())
-    pico.write_chat(tmp_path / "chat.jsonl")
-    pico.write_text(tmp_path / "prose.txt")
-    (tmp_path / "recipe.yaml").write_text(TEXT)
-    return tmp_path / "recipe.yaml"
+    return write_recipe(tmp_path, RECIPE)
 
 
 def test_a_dry_run_does_nothing_and_tells_what_a_run_does(

@@ -9,11 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import pico
 from camelpress import pipeline
-from camelpress.convert.diff import make_diff
-from camelpress.convert.settings import MakeDiff
-from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.provenance import checkpoint_hashes
 from camelpress.core.report import Report, Verdict
@@ -22,38 +18,24 @@ from camelpress.publish.settings import Publish
 from camelpress.publish.verify import verify
 from camelpress.rebuild import rebuild
 from camelpress.recipe import read
+from recipes import TEXT, write_recipe
 
-TEXT = """
-base: models/base
-diff: diff
-out: out
-quantize: {group_size: 32, calibration: [chat.jsonl=2], samples: 4, sequence_length: 64}
-validate:
-  text: [prose.txt]
-  sequence_length: 32
-  gate: {perplexity_ratio: {max: 2.0}, kl_mean: {max: 2.0}, top1_agreement: null}
-publish: {license: mit, recipe_only: true}
-"""
+RECIPE = TEXT.replace("[chat.jsonl]", "[chat.jsonl=2]").replace(
+    "license: mit", "license: mit, recipe_only: true"
+)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe that was run, with all that it names; the release is `out/release`."""
     place = tmp_path_factory.mktemp("rebuild")
-    (place / "models").mkdir()
-    base = pico.write_model(place / "models" / "base")
-    tuned = pico.write_tuned(place / "tuned", base)
-    make_diff(Checkpoint.open(base), Checkpoint.open(tuned), place / "diff", MakeDiff())
-    pico.write_chat(place / "chat.jsonl")
-    pico.write_text(place / "prose.txt")
-    (place / "recipe.yaml").write_text(TEXT)
-    pipeline.run(read(place / "recipe.yaml"))
+    pipeline.run(read(write_recipe(place, RECIPE)))
     return place
 
 
 def rebuilt(place: Path, out: Path, **changed: object) -> Report:
     inputs: dict[str, object] = {
-        "base": place / "models" / "base",
+        "base": place / "base",
         "diff": place / "diff",
         "calibration": [place / "chat.jsonl"],
         "force": False,

@@ -8,29 +8,16 @@ from pathlib import Path
 import pytest
 
 import hub_client
-import pico
 from camelpress import pipeline
-from camelpress.convert.diff import make_diff
-from camelpress.convert.settings import MakeDiff
-from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import OutputExists, OutputProblem
 from camelpress.core.report import Report
 from camelpress.recipe import read
 from hub_repositories import Fault, Hub
+from recipes import TEXT, write_recipe
 
 pytestmark = pytest.mark.filterwarnings(hub_client.OLD_WAY)
 BEFORE = ("recover", "quantize", "validate", "publish")
-TEXT = """
-base: base
-diff: diff
-out: out
-quantize: {group_size: 32, calibration: [chat.jsonl], samples: 4, sequence_length: 64}
-validate:
-  text: [prose.txt]
-  sequence_length: 32
-  gate: {perplexity_ratio: {max: 2.0}, kl_mean: {max: 2.0}, top1_agreement: null}
-publish: {license: mit, to: "hf:pico/whale"}
-"""
+RECIPE = TEXT.replace("license: mit", "license: mit, to: 'hf:pico/whale'")
 
 
 @pytest.fixture
@@ -40,14 +27,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def test_a_run_that_the_hub_broke_off_goes_on_with_the_upload(hub: Hub, tmp_path: Path) -> None:
-    base = pico.write_model(tmp_path / "base")
-    tuned = pico.write_tuned(tmp_path / "tuned", base)
-    make_diff(Checkpoint.open(base), Checkpoint.open(tuned), tmp_path / "diff", MakeDiff())
+    recipe = read(write_recipe(tmp_path, RECIPE))
     (tmp_path / "diff" / "README.md").write_text("---\nlicense: mit\n---\n")
-    pico.write_chat(tmp_path / "chat.jsonl")
-    pico.write_text(tmp_path / "prose.txt")
-    (tmp_path / "recipe.yaml").write_text(TEXT)
-    recipe = read(tmp_path / "recipe.yaml")
 
     hub.faults = [Fault("commit", 500)]
     with pytest.raises(OutputProblem, match="HTTP 500"):

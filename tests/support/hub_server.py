@@ -17,15 +17,16 @@ import json
 import re
 import socket
 import struct
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from local_server import answering
 
 MODEL = r"(?P<name>[^/]+/[^/]+)"
 ROUTES = (
@@ -76,16 +77,8 @@ def commit(name: str, revision: str = "main") -> str:
 def serving(models: Mapping[str, Mapping[str, Path]]) -> Iterator[Hub]:
     """A hub that answers while the block runs."""
     hub = Hub(models)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, hub))
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with answering(partial(_Handler, hub)) as hub.endpoint:
         yield hub
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

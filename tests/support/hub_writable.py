@@ -24,15 +24,15 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from hub_repositories import LARGE, Hub, Repository, Tree, entry, git_oid
+from local_server import answering
 
 API = r"/api/models/(?P<id>[^/]+/[^/]+)"
 ROUTES = {
@@ -57,16 +57,8 @@ ROUTES = {
 def serving() -> Iterator[Hub]:
     """A hub that answers while the block runs."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, hub))
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with answering(partial(_Handler, hub)) as hub.endpoint:
         yield hub
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 class _Refused(Exception):
