@@ -156,20 +156,41 @@ def task_rows(facts: Mapping[str, Any]) -> list[list[str]]:
     told = [task for task in (tasks if isinstance(tasks, list) else []) if dig(task, "name")]
     if not told:
         return []
-    return [
-        ["", *(show(dig(task, "name")) for task in told)],
+    average = facts.get("averages")
+    ends = [dig(average, side) for side in ("reference", "candidate")]
+    last = [[show(dig(average, "name"))], [_percent(ends[0])], [_percent(ends[1])]]
+    last.append([_percent(_difference(*ends), sign="+")])
+    rows = [
+        ["", *(show(dig(task, "title") or dig(task, "name")) for task in told)],
         ["16-bit", *(_percent(dig(task, "reference_accuracy")) for task in told)],
         ["this model", *(_percent(dig(task, "candidate_accuracy")) for task in told)],
-        ["difference", *(_percent(_difference(task), sign="+") for task in told)],
+        ["difference", *(_percent(_delta(task), sign="+") for task in told)],
+        ["95 %", *(_span(dig(task, "delta_interval")) for task in told)],
         ["items", *(show(dig(task, "n")) for task in told)],
-        ["right in 16 bits only", *(show(dig(task, "lost")) for task in told)],
-        ["right in this model only", *(show(dig(task, "won")) for task in told)],
+        ["better in 16 bits", *(show(dig(task, "lost")) for task in told)],
+        ["better in this model", *(show(dig(task, "won")) for task in told)],
     ]
+    if isinstance(average, Mapping):
+        for number, row in enumerate(rows):
+            row += last[number] if number < len(last) else [""]
+    return rows
 
 
-def _difference(task: Any) -> float | None:
-    ends = dig(task, "candidate_accuracy"), dig(task, "reference_accuracy")
-    return ends[0] - ends[1] if all(isinstance(end, float) for end in ends) else None
+def _delta(task: Any) -> float | None:
+    told = dig(task, "delta")
+    ends = dig(task, "reference_accuracy"), dig(task, "candidate_accuracy")
+    return told if isinstance(told, float) else _difference(*ends)
+
+
+def _difference(reference: Any, candidate: Any) -> float | None:
+    both = isinstance(reference, float) and isinstance(candidate, float)
+    return candidate - reference if both else None
+
+
+def _span(value: Any) -> str:
+    if isinstance(value, list | tuple) and len(value) == 2:
+        return " to ".join(_percent(end, sign="+") for end in value)
+    return NOT_RECORDED
 
 
 def _percent(value: Any, sign: str = "") -> str:
