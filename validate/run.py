@@ -29,7 +29,7 @@ TASK_GATE = Gate(  # where no text is scored and no gate given
     kl_mean=None,
     top1_agreement=None,
     non_finite=None,
-    tasks={"*": TaskBound(significance=0.05)},
+    tasks={"*": TaskBound(margin=0.02, significance=0.05)},
 )
 
 
