@@ -24,6 +24,7 @@ from camelpress.core.tokens import Tokenizer
 from camelpress.core.yaml import parse_yaml
 from camelpress.validate.tasks import bbh, codex, gsm, marks, mmlu, source, tydiqa
 from refusal import refusal
+from sandboxes import needs_bubblewrap
 
 ROOT = Path(__file__).parents[2]
 LLAMA = ROOT / ".models" / "llama-tokenizer"
@@ -297,6 +298,20 @@ def spoilt(tmp_path: Path, name: str, text: str) -> Path:
 
 
 ROW = '{"question": "?", "answer": "#### 1"}\n'
+
+
+@needs_bubblewrap
+def test_programs_pass_at_one_or_ten_tries_as_their_tests_say() -> None:
+    doc = {
+        "id": "HumanEval/0",
+        "prompt": 'def double(x):\n    """Twice x."""\n',
+        "entry_point": "double",
+        "test": "def check(candidate):\n    assert candidate(2) == 4\n",
+    }
+    tries = ["    return x * 2\n", "    return x + x\n", *(["    return x\n"] * 18)]
+    codex.require_sandbox()
+    assert codex.pass_at_1(doc, [tries]) == {"pass@1": pytest.approx(2 / 20)}
+    assert codex.pass_at_10(doc, [tries]) == {"pass@10": pytest.approx(1 - (10 * 9) / (20 * 19))}
 
 
 # fmt: off

@@ -1,6 +1,6 @@
 """HumanEval, which OpenAI's Codex was made known with: 164 functions to complete, 20 tries each.
 
-What is generated is never run here: that is a sandbox's business.
+What is generated runs in a sandbox, or not at all.
 
 Source: Chen et al., arXiv:2107.03374; prompts as in allenai/open-instruct e44fcf588,
 eval/codex_humaneval/run_eval.py.
@@ -11,9 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from camelpress.core.errors import EngineProblem
+from camelpress.validate.sandbox.limits import Limits
+from camelpress.validate.sandbox.passes import pass_at_k
+from camelpress.validate.sandbox.referee import Program
+from camelpress.validate.sandbox.run import find_box, run
 from camelpress.validate.tasks import source
 
+LIMITS = Limits()
 FILE = "codex_humaneval/HumanEval.jsonl.gz"
 HUB = source.Hub("openai/openai_humaneval", "openai_humaneval", "test")
 KEYS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
@@ -47,17 +51,30 @@ def require_sandbox() -> None:
     Raises:
         EngineProblem: there is no sandbox to run them in.
     """
-    raise EngineProblem(
-        "completions are programs, and there is no sandbox to run them in",
-        next_step="leave Codex-Eval out",
-    )
+    find_box(LIMITS)
 
 
-def score(doc: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, float]:
-    """The unbiased estimates of pass@1 and pass@10.
+def pass_at_1(doc: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, float]:
+    """The share of the completions that pass the problem's test.
 
+    Args:
+        doc: a row of `dataset`.
+        results: the completions, as the only entry.
     Raises:
         EngineProblem: there is no sandbox to run the programs in.
     """
-    require_sandbox()
-    return {}
+    return {"pass@1": _pass_at(1, doc, *results)}
+
+
+def pass_at_10(doc: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, float]:
+    """The chance that one of ten completions passes, as `pass_at_1`."""
+    return {"pass@10": _pass_at(10, doc, *results)}
+
+
+def _pass_at(k: int, doc: Mapping[str, Any], completions: Sequence[str]) -> float:
+    programs = [
+        Program(doc["id"], doc["prompt"], each, doc["entry_point"], doc["test"])
+        for each in completions
+    ]
+    passed = sum(verdict.passed for verdict in run(programs, LIMITS))
+    return pass_at_k(len(programs), passed, k)
