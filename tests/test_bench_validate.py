@@ -88,7 +88,7 @@ def test_targets_are_counted_by_hand() -> None:
     held = whole.targets(runs, [2e11], {"tokens": 1000, "flops": 7e11}, 60.0)
     assert [target.values[0] for target in held] == pytest.approx([2.5, 0.7, 0.875, 300.0])
     assert [target.met for target in held] == [True] * 4
-    assert held[-1].bound == pytest.approx(60 + 2 * 16.777216 + 300)
+    assert held[-1].bound == pytest.approx(60 + 2 * 67.108864 + 300)
 
 
 def test_blocks_are_counted_as_they_are_read(base: Path) -> None:

@@ -40,7 +40,7 @@ OPEN = "{perplexity_ratio: {max: 1000.0}, kl_mean: null, top1_agreement: null}\n
 FASTER, LIMIT_SHARE, SPARE = 2.0, 0.6, 300.0  # MB beside two blocks of each model and logits
 FLAT = 1.05
 EQUAL = 1e-6  # of perplexities, relative
-LOGITS = 2**22 * 4  # bytes in memory at once, per model
+LOGITS = 2**24 * 4  # bytes in memory at once, per model, as core.predictions has it
 DEPTHS, WIDTH = (4, 32), 512
 Runs = dict[str, list[Run]]
 
