@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,21 @@ def write_tydiqa(folder: Path, count: int = 120) -> Path:
         ]
         path = folder / "tydiqa" / f"tydiqa-goldp-v1.1-{part}.json"
         path.write_text(json.dumps({"version": "1.1", "data": articles}), encoding="utf-8")
+    return folder
+
+
+def write_codex(folder: Path) -> Path:
+    """One problem of HumanEval, which nobody solves by chance."""
+    row = {
+        "task_id": "HumanEval/0",
+        "prompt": 'def double(x):\n    """Twice x."""\n',
+        "entry_point": "double",
+        "canonical_solution": "    return 2 * x\n",
+        "test": "def check(candidate):\n    assert candidate(21) == 42\n",
+    }
+    path = folder / "codex_humaneval" / "HumanEval.jsonl.gz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(gzip.compress(json.dumps(row).encode() + b"\n"))
     return folder
 
 

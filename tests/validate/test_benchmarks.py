@@ -17,11 +17,13 @@ from camelpress.core.errors import CheckpointProblem, DataProblem, EngineProblem
 from camelpress.core.provenance import sha256_file
 from camelpress.core.report import Report, Verdict
 from camelpress.validate import catalogue, facts, page, samples
+from camelpress.validate.completer import Completer
 from camelpress.validate.outputs import judge_again
 from camelpress.validate.run import run as work
 from camelpress.validate.settings import Gate, Validate
 from command import Run
 from refusal import refusal
+from sandboxes import needs_bubblewrap
 
 pytest.importorskip("lm_eval", reason='tasks need: pip install "camelpress[tasks]"')
 MMLU, TYDIQA = "tulu_mmlu_0shot", "tulu_tydiqa_cb"
@@ -102,6 +104,18 @@ def test_scores_are_those_of_the_harness_own_backend(
     for task in facts.read(report).facts["tasks"]:
         expected = results["results"][task["name"]][f"{task['metric']},none"]
         assert task["candidate_accuracy"] == pytest.approx(expected, abs=1e-9)
+
+
+@needs_bubblewrap
+def test_programs_are_written_by_models_and_run_in_the_sandbox(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = ["    return x + x\n", *(["    return x\n"] * 19)]
+    monkeypatch.setattr(Completer, "complete", lambda *_: enumerate(written))
+    told = asked("tulu_codex_pass1", data_dir=str(eval_data.write_codex(tmp_path / "eval")))
+    (task,) = told.facts["tasks"]
+    assert (task["title"], task["n"], task["metric"]) == ("Codex-Eval Pass@1", 1, "pass@1")
+    assert task["reference_accuracy"] == task["candidate_accuracy"] == pytest.approx(1 / 20)
 
 
 def test_samples_are_kept_with_hashes(report: Path) -> None:
