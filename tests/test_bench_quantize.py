@@ -6,7 +6,6 @@ import json
 import math
 import re
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 import torch
 
 import pico
+from benches import ROOT, on_linux, part
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.prompt import Message
 from camelpress.core.tokens import Tokenizer
@@ -23,24 +23,12 @@ from camelpress.quantize.engines import job
 from camelpress.quantize.settings import Source
 from camelpress.validate.statistics import clustered_mean
 
-ROOT = Path(__file__).parents[1]
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks are for Linux")
-
-
-@pytest.fixture(autouse=True)
-def root_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT)
+pytestmark = on_linux
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return pico.write_model(tmp_path / "pico")
-
-
-def part(name: str) -> Any:
-    """A module of the benchmark."""
-    return import_module(f"benchmarks.{name}")
 
 
 def chat(user: str, answer: str) -> tuple[Message, ...]:

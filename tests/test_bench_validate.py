@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import pico
+from benches import on_linux, part
 from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.tokens import Tokenizer
 from camelpress.validate.places import Places
 
-ROOT = Path(__file__).parents[1]
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks are for Linux")
-
-
-@pytest.fixture(autouse=True)
-def root_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT)
-
-
-def part(name: str) -> Any:
-    """A module of the benchmark."""
-    return import_module(f"benchmarks.validate.{name}")
+pytestmark = on_linux
 
 
 def test_operations_are_those_that_torch_counts(base: Path) -> None:
@@ -38,7 +25,7 @@ def test_operations_are_those_that_torch_counts(base: Path) -> None:
     places = Places.all_of([[5] * length for length in lengths])
     cpu = torch.device("cpu")
     model = StreamedModel(Checkpoint.open(base), device=cpu, dtype=torch.float32)
-    found = part("prepare").count(model, places)
+    found = part("validate.prepare").count(model, places)
     assert found.tokens == sum(length - 1 for length in lengths)
     products = attention = 0
     whole = pico.load_model(base)
@@ -58,7 +45,9 @@ def test_the_text_is_made_of_whole_articles(base: Path, tmp_path: Path) -> None:
     wiki = tmp_path / "wiki.utf8"
     wiki.write_text("".join(f'<doc id="{n}">\narticle {n}\n</doc>\n' for n in range(9)), "utf-8")
     tokenizer, out = Tokenizer.load(base), tmp_path / "documents.jsonl"
-    part("prepare").write_documents(wiki, tokenizer, out, tokens=25)  # an article has eleven
+    part("validate.prepare").write_documents(
+        wiki, tokenizer, out, tokens=25
+    )  # an article has eleven
     texts = [json.loads(line)["text"] for line in out.read_text("utf-8").splitlines()]
     assert texts == ["article 0", "article 1", "article 2"]
 
@@ -69,7 +58,7 @@ def test_other_results_stop_the_benchmark(tmp_path: Path) -> None:
     (tmp_path / "ours" / "report.json").write_text(json.dumps({"facts": facts}), "utf-8")
     (tmp_path / "reference").write_text('{"word_perplexity": 20.000001}', "utf-8")
     (tmp_path / "candidate").write_text('{"word_perplexity": 21.000001}', "utf-8")
-    whole = part("__main__")
+    whole = part("validate.__main__")
     whole.require_the_same(tmp_path)
     (tmp_path / "candidate").write_text('{"word_perplexity": 21.001}', "utf-8")
     with pytest.raises(SystemExit, match="^word_perplexity of the candidate: 21.0 here, 21.001 by"):
@@ -77,7 +66,7 @@ def test_other_results_stop_the_benchmark(tmp_path: Path) -> None:
 
 
 def test_targets_are_counted_by_hand() -> None:
-    whole, names = part("__main__"), part("contenders")
+    whole, names = part("validate.__main__"), part("validate.contenders")
     run = import_module("benchmarks.measure").Run
     runs = {
         names.OURS: [run(10.0, 700_000_000, 18.0)],
@@ -95,4 +84,4 @@ def test_blocks_are_counted_as_they_are_read(base: Path) -> None:
     cpu = torch.device("cpu")
     model = StreamedModel(Checkpoint.open(base), device=cpu, dtype=torch.float32)
     block = sum(torch.Size(shape).numel() for shape in model.shapes(0).values())
-    assert part("__main__").block_megabytes(base) == pytest.approx(4 * 4 * block / 1e6)
+    assert part("validate.__main__").block_megabytes(base) == pytest.approx(4 * 4 * block / 1e6)

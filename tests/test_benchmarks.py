@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 import weights
+from benches import ROOT, on_linux, part
 
-ROOT = Path(__file__).parents[1]
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks are for Linux")
-
-
-@pytest.fixture(autouse=True)
-def root_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT)
-
-
-def part(name: str) -> Any:
-    """A module of the benchmarks."""
-    return import_module(f"benchmarks.{name}")
+pytestmark = on_linux
 
 
 def test_it_runs_and_leaves_nothing(tmp_path: Path) -> None:
