@@ -304,16 +304,22 @@ def test_several_processes_are_refused(
         refuse(base, chat, tmp_path / "out", Path(sys.executable), "gptqmodel")
 
 
+@pytest.fixture
+def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files go."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
+
+
 def test_an_engine_that_fails_is_quoted_and_its_log_is_kept(
     environment: Callable[..., Path],
     base: Path,
     chat: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    logs: Path,
 ) -> None:
-    logs = tmp_path / "logs"
-    logs.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(logs))
     python, out = environment("gptqmodel", loss="rtn fallback"), tmp_path / "out"
     with pytest.raises(EngineProblem) as told:
         refuse(base, chat, out, python, "gptqmodel")
@@ -331,11 +337,9 @@ def test_an_engine_that_is_stopped_leaves_nothing(
     base: Path,
     chat: Path,
     tmp_path: Path,
+    logs: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    logs = tmp_path / "logs"
-    logs.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(logs))
     python, start = environment("gptqmodel"), subprocess.run
 
     def stopped(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
