@@ -1,0 +1,53 @@
+"""Text from a model, in its own chat format."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from camelpress.command import TALKS, Folder, command
+from camelpress.console import Screen, flat
+from camelpress.generate.settings import Generate
+
+
+@command("generate", TALKS, Generate)
+def generate(
+    screen: Screen,
+    model: Folder,
+    options: dict[str, Any],
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="The message; without it, stdin.")
+    ] = None,
+) -> int:
+    """One reply of a 16-bit or 4-bit model, in its own chat format, as it comes."""
+    from camelpress.chat import read_prompt
+    from camelpress.core.checkpoint import Checkpoint
+    from camelpress.generate.run import run as work
+
+    chosen = Generate.parse(options, source="generate")
+    checkpoint = Checkpoint.open(model)
+    try:
+        report = work(checkpoint, read_prompt() if prompt is None else prompt, chosen, screen.say)
+    finally:
+        screen.end_line()
+    if screen.json:
+        screen.emit(flat(report))
+    else:
+        screen.note(
+            f"{len(report.facts['ids'])} tokens, {report.cost['tokens_per_second']:.1f} a second, "
+            f"stopped by {report.facts['stopped']}"
+        )
+    return 0
+
+
+@command("chat", TALKS, Generate)
+def chat(screen: Screen, model: Folder, options: dict[str, Any]) -> int:
+    """A conversation with a 16-bit or 4-bit model; /help lists what can be done in it."""
+    from camelpress.chat import Chat
+    from camelpress.core.checkpoint import Checkpoint
+    from camelpress.generate.prepared import Prepared
+
+    chosen = Generate.parse(options, source="chat")
+    Chat.open(screen, Prepared(Checkpoint.open(model), chosen)).run()
+    return 0
