@@ -71,10 +71,10 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
     )
     planned = plan(model.checkpoint, model.blocks, settings)
     calibration = _calibration(model, settings)
+    computing = _computing(model)
+    fingerprint = _fingerprint(source, settings, calibration, computing)
     with (
-        team.staged(
-            out, force=force, resumable=_fingerprint(source, settings, calibration)
-        ) as folder,
+        team.staged(out, force=force, resumable=fingerprint) as folder,
         torch.inference_mode(),
     ):
         (folder / LANES).mkdir(exist_ok=True)
@@ -100,10 +100,7 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
             calibration,
             facts={
                 "engine": {"name": NATIVE},
-                "device": str(device),
-                "threads": torch.get_num_threads(),
-                "cpu": torch.backends.cpu.get_cpu_capability(),
-                "dtype": dtype_name(model.dtype),
+                **computing,
                 "padded": source.told if isinstance(source, Padded) else None,
                 "rescues": sum(bool(layer["rescue"]) for layer in layers),
                 "fallbacks": sum(layer["rescue"] == FALLBACK for layer in layers),
@@ -211,11 +208,27 @@ def _lanes(
     )
 
 
-def _fingerprint(source: Checkpoint, settings: Quantize, calibration: Calibration | None) -> str:
+def _computing(model: StreamedModel) -> dict[str, Any]:
+    """How sums come about, on which their last bits depend."""
+    return {
+        "device": str(model.device),
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "dtype": dtype_name(model.dtype),
+    }
+
+
+def _fingerprint(
+    source: Checkpoint,
+    settings: Quantize,
+    calibration: Calibration | None,
+    computing: dict[str, Any],
+) -> str:
     """Of all that decides the bytes of the output."""
     return sha256_json(
         {
             "versions": versions(),
+            "computing": computing,
             "settings": settings.model_dump(mode="json"),
             "source": appearance(source.folder),
             "calibration": _inputs(calibration),
