@@ -14,6 +14,7 @@ from camelpress.core.blocks import StreamedModel
 from camelpress.core.errors import NotPositiveDefinite, NumericsProblem, OutOfMemory
 from camelpress.core.journal import Journal
 from camelpress.core.journey import Facts
+from camelpress.core.lanes import digests
 from camelpress.core.packed import PARTS
 from camelpress.core.team import Team
 from camelpress.core.writer import CheckpointWriter, data
@@ -125,7 +126,7 @@ class Journey:
         """Hashes of the states that enter a block, lane by lane."""
         for lane in self.lanes:
             lane.at(number)
-        own = [lane.digest() for lane in self.team.lanes(self.lanes)]
+        own = digests(self.team.lanes(self.lanes))
         return self.team.exchange(own, len(self.lanes))
 
     def _finished(self, writer: CheckpointWriter, journal: Journal, told: list[Facts]) -> int:
@@ -138,7 +139,7 @@ class Journey:
         def states(number: int) -> list[str]:
             for lane in self.lanes:
                 lane.at(number)
-            return [lane.digest() for lane in self.lanes]
+            return digests(self.lanes)
 
         done = journey.finished(journal, self.model.blocks, states, whole)
         for entry in done:

@@ -13,6 +13,8 @@ from camelpress.command import PANELS, app
 from camelpress.commands import look, pipeline, stages, talk  # noqa: F401 - each adds its commands
 from camelpress.core.secrets import redacted
 
+__all__ = ["app", "main"]
+
 app.registered_commands.sort(key=lambda each: PANELS.index(str(each.rich_help_panel)))
 
 

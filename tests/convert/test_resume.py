@@ -31,6 +31,7 @@ from camelpress.core.report import Report
 from camelpress.core.shards import header
 from camelpress.core.writer import CheckpointWriter
 from refusal import refusal
+from unfinished import beside
 
 SINGLE = "model.safetensors"
 DOWN = "model.layers.1.mlp.down_proj.weight"
@@ -75,10 +76,6 @@ def contents(folder: Path) -> Contents:
     """Every file, byte by byte; of the report, all but what the run cost."""
     report = Report.read(folder / REPORT).model_dump(exclude={"cost"})
     return {path.name: path.read_bytes() for path in folder.iterdir()} | {REPORT: report}
-
-
-def beside(out: Path) -> Path:
-    return out.with_name(f"{out.name}.partial")
 
 
 def journalled(out: Path) -> dict[str, Any]:

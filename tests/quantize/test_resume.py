@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import damage
 import pico
 import stages
-from camelpress.core.errors import Interrupted
 from camelpress.core.journal import JOURNAL, Journal
 from camelpress.core.lanes import LANES
 from camelpress.core.report import Report
@@ -27,6 +27,7 @@ from camelpress.quantize.block import BlockQuantizer
 from camelpress.quantize.lanes import Lane
 from camelpress.quantize.run import REPORT
 from processes import die, forked, interrupt, signalled
+from unfinished import beside, finished, stop
 
 BLOCKS = 3
 OPTIONS: dict[str, Any] = {"dtype": "float32", "correction": 0.5, "samples": 3}
@@ -87,17 +88,6 @@ def contents(folder: Path) -> Contents:
     """Every file, byte by byte; of the report, all but what the run cost."""
     report = Report.read(folder / REPORT).model_dump(exclude={"cost"})
     return {path.name: path.read_bytes() for path in folder.iterdir()} | {REPORT: report}
-
-
-def beside(out: Path) -> Path:
-    return out.with_name(f"{out.name}.partial")
-
-
-def finished(out: Path) -> int:
-    """How many blocks the journal has."""
-    path = beside(out) / JOURNAL
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    return sum(line.startswith(b'{"block ') and line.endswith(b"}}") for line in lines)
 
 
 def require_the_same(out: Path, expected: Contents) -> None:
@@ -199,27 +189,11 @@ def test_killed_in_the_middle_of_the_states(
 # --- the next run -------------------------------------------------------------------------------
 
 
-def stop(model: Path, chat: Path, out: Path, *, after: int) -> None:
-    """Quantize some blocks."""
-    add, calls = Journal.add, iter(range(1, 1000))
-
-    def add_and_stop(journal: Journal, name: str, facts: dict[str, Any]) -> None:
-        add(journal, name, facts)
-        if next(calls) == after:
-            raise Interrupted("stopped", next_step="go on")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Journal, "add", add_and_stop)
-        with pytest.raises(Interrupted):
-            stages.quantize(model, out, chat, **OPTIONS)
-    assert finished(out) == after
-
-
 @pytest.mark.parametrize("after", [1, 3])
 def test_only_what_is_missing_is_done(
     model: Path, chat: Path, out: Path, expected: Contents, walked: list[int], after: int
 ) -> None:
-    stop(model, chat, out, after=after)
+    stop(lambda: stages.quantize(model, out, chat, **OPTIONS), out, after=after)
     walked.clear()
     stages.quantize(model, out, chat, **OPTIONS)
     assert walked == [*range(after, BLOCKS)]
@@ -250,7 +224,7 @@ def test_states_that_suffered_are_computed_again(
     name: str, version: int, harm: str, again: int,
 ) -> None:  # fmt: skip
     """After two blocks, version 0 enters the third, and version 1 entered the second."""
-    stop(model, chat, out, after=2)
+    stop(lambda: stages.quantize(model, out, chat, **OPTIONS), out, after=2)
     path = states(out, name, version)
     if harm == "flipped":
         flip(path, 100)
@@ -267,7 +241,7 @@ def test_states_that_suffered_are_computed_again(
 def test_without_any_states_everything_is_done_again(
     model: Path, chat: Path, out: Path, expected: Contents, walked: list[int]
 ) -> None:
-    stop(model, chat, out, after=2)
+    stop(lambda: stages.quantize(model, out, chat, **OPTIONS), out, after=2)
     for path in (beside(out) / LANES).iterdir():
         path.unlink()
     walked.clear()
@@ -283,7 +257,7 @@ def test_tensors_that_suffered_are_computed_again(
     model: Path, chat: Path, out: Path, expected: Contents, walked: list[int],
     block: int, part: str,
 ) -> None:  # fmt: skip
-    stop(model, chat, out, after=2)
+    stop(lambda: stages.quantize(model, out, chat, **OPTIONS), out, after=2)
     file, begin = place(out, f"model.layers.{block}.self_attn.o_proj.{part}")
     flip(file, begin)
     walked.clear()
@@ -321,21 +295,23 @@ HARMS: dict[str, Callable[[bytes], bytes]] = {
 def test_a_journal_is_not_believed(
     model: Path, chat: Path, out: Path, expected: Contents, harm: Callable[[bytes], bytes]
 ) -> None:
-    stop(model, chat, out, after=2)
+    stop(lambda: stages.quantize(model, out, chat, **OPTIONS), out, after=2)
     journal = beside(out) / JOURNAL
     journal.write_bytes(harm(journal.read_bytes()))
     stages.quantize(model, out, chat, **OPTIONS)
     require_the_same(out, expected)
 
 
-@pytest.mark.parametrize("change", ["setting", "time", "content", "calibration", "version"])
-def test_another_setting_source_text_or_version_starts_from_scratch(
+@pytest.mark.parametrize(
+    "change", ["setting", "time", "content", "calibration", "version", "threads"]
+)
+def test_another_setting_source_text_version_or_number_of_threads_starts_from_scratch(
     model: Path, chat: Path, out: Path, tmp_path: Path, walked: list[int],
     monkeypatch: pytest.MonkeyPatch, change: str,
 ) -> None:  # fmt: skip
     own, text = damage.copied(model, tmp_path / "model"), tmp_path / "chat.jsonl"
     text.write_bytes(chat.read_bytes())
-    stop(own, text, out, after=2)
+    stop(lambda: stages.quantize(own, out, text, **OPTIONS), out, after=2)
     weights = own / "model.safetensors"
     options = dict(OPTIONS)
     if change == "setting":
@@ -348,8 +324,10 @@ def test_another_setting_source_text_or_version_starts_from_scratch(
         os.utime(weights, ns=(0, before))
     elif change == "calibration":
         text.write_bytes(text.read_bytes().replace(b"whale", b"shale"))
-    else:
+    elif change == "version":
         monkeypatch.setattr(run, "versions", lambda: {"camelpress": "another"})
+    else:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     walked.clear()
     stages.quantize(own, out, text, **options)
     assert walked == [*range(BLOCKS)]

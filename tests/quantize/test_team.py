@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ import pico
 import small_lanes
 import stages
 from camelpress.core.errors import NotPositiveDefinite, NumericsProblem
-from camelpress.core.journal import JOURNAL, Journal
 from camelpress.core.report import Report
 from camelpress.core.team import Team
 from camelpress.quantize import lanes, layer
@@ -28,6 +26,7 @@ from camelpress.quantize.hessian import Moments
 from camelpress.quantize.lanes import Lane
 from camelpress.quantize.run import REPORT
 from processes import together
+from unfinished import finished, terminated
 
 OPTIONS: dict[str, Any] = {"dtype": "float32", "correction": 0.5, "samples": 3}
 COMMAND = (
@@ -95,20 +94,12 @@ def test_another_number_of_ranks_goes_on(
 ) -> None:
     out = tmp_path / "out"
 
-    def stopped() -> None:
-        add = Journal.add
-
-        def add_and_ask(*told: Any) -> None:
-            add(*told)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-        pytest.MonkeyPatch().setattr(Journal, "add", add_and_ask)
+    def work() -> None:
         stages.quantize(base, out, chat, **OPTIONS)
 
-    assert together(before, stopped) == [75] * before
-    journal = (tmp_path / "out.partial" / JOURNAL).read_text().splitlines()
-    assert sum(line.startswith('{"block ') for line in journal) == 1
-    assert together(after, lambda: stages.quantize(base, out, chat, **OPTIONS)) == [0] * after
+    assert together(before, terminated(work)) == [75] * before
+    assert finished(out) == 1
+    assert together(after, work) == [0] * after
     assert contents(out) == expected
     assert list(tmp_path.iterdir()) == [out]
 

@@ -16,14 +16,14 @@ import damage
 import pico
 import stages
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.errors import Interrupted
-from camelpress.core.journal import JOURNAL, Journal
+from camelpress.core.journal import Journal
 from camelpress.core.lanes import LANES, Lane
 from camelpress.core.report import Report
 from camelpress.validate import keep, walk
 from camelpress.validate.score import Heads
 from camelpress.validate.settings import Keep
 from processes import die, forked, interrupt, signalled
+from unfinished import beside, finished, stop
 
 BLOCKS = 3
 OPTIONS: dict[str, Any] = {"max_tokens": 300, "noise_floor": "bfloat16"}
@@ -83,17 +83,6 @@ def contents(folder: Path) -> Contents:
     return {"files": sorted(path.name for path in folder.iterdir()), "report": report}
 
 
-def beside(out: Path) -> Path:
-    return out.with_name(f"{out.name}.partial")
-
-
-def finished(out: Path) -> int:
-    """How many blocks the journal has."""
-    path = beside(out) / JOURNAL
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    return sum(line.startswith(b'{"block ') and line.endswith(b"}}") for line in lines)
-
-
 def require_the_same(out: Path, expected: Contents) -> None:
     """Every figure, and nothing else is left."""
     assert contents(out) == expected
@@ -131,22 +120,6 @@ def test_killed_at_any_moment(
     require_the_same(out, expected)
 
 
-def stop(pair: tuple[Path, Path], texts: tuple[Path, ...], out: Path, *, after: int) -> None:
-    """Walk through some blocks."""
-    add, calls = Journal.add, iter(range(1, 1000))
-
-    def add_and_stop(journal: Journal, name: str, facts: dict[str, Any]) -> None:
-        add(journal, name, facts)
-        if next(calls) == after:
-            raise Interrupted("stopped", next_step="go on")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Journal, "add", add_and_stop)
-        with pytest.raises(Interrupted):
-            stages.validate(*pair, out, *texts, **OPTIONS)
-    assert finished(out) == after
-
-
 @pytest.mark.parametrize(
     ("place", "again"),
     [
@@ -159,7 +132,7 @@ def test_states_that_suffered_are_computed_again(
     pair: tuple[Path, Path], chat: Path, prose: Path, out: Path, expected: Contents,
     walked: list[int], place: str, again: int,
 ) -> None:  # fmt: skip
-    stop(pair, (chat, prose), out, after=2)
+    stop(lambda: stages.validate(*pair, out, chat, prose, **OPTIONS), out, after=2)
     path = beside(out) / LANES / place
     content = bytearray(path.read_bytes())
     content[100] ^= 1
@@ -177,7 +150,7 @@ def test_only_the_same_work_is_gone_on_with(
 ) -> None:  # fmt: skip
     own, text = damage.copied(pair[1], tmp_path / "candidate"), tmp_path / "prose.txt"
     shutil.copyfile(prose, text)
-    stop((pair[0], own), (text,), out, after=2)
+    stop(lambda: stages.validate(pair[0], own, out, text, **OPTIONS), out, after=2)
     options = dict(OPTIONS)
     if change == "protocol":
         options["protocol"] = "gptq"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,13 +19,13 @@ import small_lanes
 import stages
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
-from camelpress.core.journal import JOURNAL, Journal
 from camelpress.core.report import Report
 from camelpress.validate import keep
 from camelpress.validate import run as validation
 from camelpress.validate.settings import Keep, Validate
 from camelpress.validate.store import Store
 from processes import together
+from unfinished import finished, terminated
 
 OPTIONS: dict[str, Any] = {"noise_floor": "batch"}
 LAUNCHER = "-m torch.distributed.run --standalone --nproc-per-node 2".split()
@@ -91,20 +90,12 @@ def test_another_number_of_ranks_goes_on(
 ) -> None:  # fmt: skip
     out = tmp_path / "out"
 
-    def stopped() -> None:
-        add = Journal.add
-
-        def add_and_ask(*told: Any) -> None:
-            add(*told)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-        pytest.MonkeyPatch().setattr(Journal, "add", add_and_ask)
+    def work() -> None:
         stages.validate(base, noisy, out, chat, prose, **OPTIONS)
 
-    assert together(before, stopped) == [75] * before
-    journal = (tmp_path / "out.partial" / JOURNAL).read_text().splitlines()
-    assert sum(line.startswith('{"block ') for line in journal) == 1
-    codes = together(after, lambda: stages.validate(base, noisy, out, chat, prose, **OPTIONS))
+    assert together(before, terminated(work)) == [75] * before
+    assert finished(out) == 1
+    codes = together(after, work)
     assert codes == [0] * after
     assert contents(out) == expected
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -81,6 +82,12 @@ class Lane:
     def _path(self, name: str, *, after: bool) -> Path:
         version = self._version ^ after if name in self._states else 0
         return self._stem.with_name(f"{self._stem.name}.{name}.{version}")
+
+
+def digests(lanes: Sequence[Lane]) -> list[str]:
+    """The hash of each, while the disk and all cores are busy."""
+    with ThreadPoolExecutor() as threads:
+        return list(threads.map(lambda lane: lane.digest(), lanes))
 
 
 def cut(lengths: Sequence[int], *, least: int = 1) -> list[slice]:
