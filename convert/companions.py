@@ -20,7 +20,8 @@ from camelpress.core.config import portable
 from camelpress.core.json import read_json, write_json
 
 GENERATION = "generation_config.json"
-LICENCES = ("license", "notice", "llama")  # of base and diff; anything else is the diff's
+# of base and diff; anything else is the diff's
+LICENCES = ("license", "notice", "use_policy", "llama")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A release in an S3 bucket: every object first, and SHA256SUMS, without which it is none, last.
 
-A bucket has no renames, so a release there is never replaced: another one needs another prefix.
+A bucket has no renames, so what is there is never replaced: another release needs another prefix.
 Each object is read back and hashed before SHA256SUMS is written. s3fs heeds the usual settings of
 AWS: AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_ENDPOINT_URL.
 """
@@ -18,7 +18,9 @@ from typing import Any
 
 from camelpress.core.errors import EngineProblem, OutputExists, OutputProblem, RecipeProblem
 from camelpress.core.progress import track
-from camelpress.core.provenance import MANIFEST, sha256_file
+from camelpress.core.provenance import MANIFEST
+from camelpress.publish.checksums import Shipment
+from camelpress.publish.signing import SIGNATURE
 
 S3 = "s3://"
 PLACE = re.compile(
@@ -82,29 +84,38 @@ class Bucket:
             OutputExists: another release is there, or other files.
             OutputProblem: the bucket fails, or keeps other bytes than were sent.
         """
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        files = {path.relative_to(folder).as_posix(): path for path in paths}
-        order = [*(name for name in files if name != MANIFEST), MANIFEST]
+        release = Shipment.of(folder)
         with _explained(str(self)):
             system = _filesystem()
-            there = self._listed(system)
-            strange = sorted(there - files.keys())
-            differing = [name for name in there & files.keys() if not self._is(system, name, files)]
-            if strange or (differing and MANIFEST in there):
-                raise OutputExists(
-                    f"{self} holds something else, {(strange or sorted(differing))[0]} for one",
-                    next_step="name another prefix; what is in a bucket is never replaced",
-                )
-            for name in track(order, "upload"):
-                if name in there and name not in differing:
-                    continue
-                system.put_file(str(files[name]), f"{self.path}/{name}")
-                if not self._is(system, name, files):
+            missing = self._missing(system, release)
+            for name in track(missing, "upload"):
+                system.put_file(str(release.files[name]), f"{self.path}/{name}")
+                if self._sha256(system, name) != release.sha256[name]:
                     raise OutputProblem(
-                        f"{self} did not keep {name} as it was sent",
-                        next_step="run the same command again; without SHA256SUMS it is no release",
+                        f"{self} did not keep {name} as it was sealed",
+                        next_step="remove it there, then run the same command again; without "
+                        f"{MANIFEST} it is no release",
                     )
-        return {"to": str(self), "commit": sha256_file(files[MANIFEST]), "files": len(files)}
+        return {"to": str(self), "commit": release.sha256[MANIFEST], "files": len(release.files)}
+
+    def _missing(self, system: Any, release: Shipment) -> list[str]:
+        """What has to be sent, `SHA256SUMS` last.
+
+        Raises:
+            OutputExists: something else is there.
+        """
+        there = self._listed(system)
+        both = sorted(there & release.files.keys())
+        differing = {name for name in both if self._sha256(system, name) != release.sha256[name]}
+        if MANIFEST in there and release.is_there(there ^ release.files.keys() | differing, there):
+            return []
+        begun = {SIGNATURE} if MANIFEST not in there else set()  # every run makes another one
+        if strange := (there - release.files.keys()) | (differing - begun):
+            raise OutputExists(
+                f"{self} holds something else, {min(strange)} for one",
+                next_step="name another prefix; what is in a bucket is never replaced",
+            )
+        return [name for name in release.files if name not in there or name in differing]
 
     def _listed(self, system: Any) -> set[str]:
         system.invalidate_cache()
@@ -113,13 +124,13 @@ class Bucket:
         found = system.find(self.path)
         return {name.removeprefix(f"{self.path}/") for name in found}
 
-    def _is(self, system: Any, name: str, files: dict[str, Path]) -> bool:
-        """Whether the object there has the bytes of the file here."""
+    def _sha256(self, system: Any, name: str) -> str:
+        """The hash of the bytes that are there."""
         digest = hashlib.sha256()
         with system.open(f"{self.path}/{name}", "rb") as file:
             while piece := file.read(PIECE):
                 digest.update(piece)
-        return digest.hexdigest() == sha256_file(files[name])
+        return digest.hexdigest()
 
 
 def _filesystem() -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from camelpress.core.errors import RecipeProblem, ReleaseRefused
 from camelpress.core.output import staged
-from camelpress.core.provenance import MANIFEST, PROVENANCE, sha256_file
+from camelpress.core.provenance import MANIFEST, PROVENANCE, sha256_file, sha256_json
 from camelpress.core.report import Report, Stopwatch, Verdict
 from camelpress.publish.run import run
 from camelpress.publish.settings import Publish
@@ -20,7 +20,8 @@ REPORT = "upload-report.json"
 def publish(candidate: Path, report_dir: Path, settings: Publish, *, force: bool) -> Report:
     """A release where `settings.to` says: a folder here, or elsewhere.
 
-    What goes elsewhere is made in a folder beside the candidate first, which is removed at the end.
+    What goes elsewhere is made in a folder beside the candidate first, which is removed at the end;
+    one that a killed run has left is used again.
 
     Raises:
         RecipeProblem: no place is given.
@@ -33,7 +34,8 @@ def publish(candidate: Path, report_dir: Path, settings: Publish, *, force: bool
     if target(settings, "", force=force) is None:
         here = settings.model_copy(update={"to": None})
         return run(candidate, report_dir, Path(settings.to), here, force=force)
-    aside = Path(f"{candidate.absolute()}.release")
+    mark = sha256_json(settings.to)[:8]  # uploads to two places at once do not meet
+    aside = Path(f"{candidate.absolute()}.uploading-{mark}")
     report = run(candidate, report_dir, aside, settings, force=True, linked=True)
     try:
         delivered = _destination(aside, force=force).deliver(aside)

@@ -14,6 +14,7 @@ list_repo_tree, create_branch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,60 +27,30 @@ from huggingface_hub.hf_api import RepoFile
 from camelpress import __version__
 from camelpress.core.errors import OutputExists, OutputProblem, RecipeProblem
 from camelpress.core.hub import be_quiet
-from camelpress.core.origin import HUB, HUB_ID
+from camelpress.core.origin import ATTRIBUTES, HUB, HUB_ID
 from camelpress.core.progress import note
-from camelpress.core.provenance import MANIFEST, Hashes, git_sha1
+from camelpress.core.provenance import MANIFEST, git_sha1
+from camelpress.publish.checksums import Shipment
 from camelpress.publish.hub_faults import explained
-from camelpress.publish.signing import SIGNATURE, UNSIGNED
-from camelpress.publish.verify import HUBS_OWN
 
 MAIN = "main"
 STAGING = "staging-"
-
-
-class Local:
-    """The files of a release here, each hashed once."""
-
-    def __init__(self, folder: Path) -> None:
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        self.files = {path.relative_to(folder).as_posix(): path for path in paths}
-        self._hashes = Hashes({})
-
-    def sha256(self, name: str) -> str:
-        """The hash of one file."""
-        return self._hashes.file(self.files[name])
-
-    def is_at(self, tree: Mapping[str, RepoFile]) -> bool:
-        """Whether it is there already, perhaps with another signature of the same files."""
-        wrong = set(self.differing(tree))
-        return not wrong or (SIGNATURE in tree.keys() & self.files.keys() and wrong <= {*UNSIGNED})
-
-    def differing(self, tree: Mapping[str, RepoFile]) -> list[str]:
-        """Names of files that are only here or only there, or not the same."""
-        return sorted(
-            name
-            for name in tree.keys() | self.files.keys()
-            if name not in tree or name not in self.files or not self._is_same(name, tree[name])
-        )
-
-    def _is_same(self, name: str, there: RepoFile) -> bool:
-        """By the hash that the server has of a file: SHA-256 of a large one, else that of git."""
-        if there.size != self.files[name].stat().st_size:
-            return False
-        if there.lfs is not None:
-            return there.lfs.sha256 == self.sha256(name)
-        return there.blob_id == git_sha1(self.files[name])
+MARK = 12  # digits of a release's hash in the name of its staging branch
+MANUAL: Literal["manual"] = "manual"  # how the hub lets readers in, one by one
 
 
 @dataclass(frozen=True)
 class Hub:
     """A revision of a model repository, as what is published there is to be.
 
+    Who sees a repository sees all its branches, and other releases may be among them: so a gate is
+    closed here, and never opened.
+
     Args:
         repository: org/name.
         revision: the branch that the release becomes.
         public: for everybody to see; otherwise private.
-        gated: whether each reader is let in by hand.
+        gated: whether each reader has to be let in by hand.
         force: replace an earlier release there.
     """
 
@@ -128,8 +99,12 @@ class Hub:
             heads = self._heads(api)
             if self.revision in heads:
                 self._require_ours(self._tree(api, heads[self.revision]))
-        others = (name for name in heads if name not in (MAIN, self.revision))
-        return tuple(sorted(name for name in others if not name.startswith(STAGING)))
+            others = sorted(heads.keys() - {MAIN, self.revision})
+            return tuple(
+                name
+                for name in others
+                if not name.startswith(STAGING) and MANIFEST in self._tree(api, heads[name])
+            )
 
     def deliver(self, folder: Path) -> dict[str, Any]:
         """Bring a finished release there, and say what came of it.
@@ -141,31 +116,36 @@ class Hub:
             OutputProblem: as `require_ready`; no right to write; the hub or the connection fails.
                 What was under the revision's name is there still.
         """
-        release = Local(folder)
+        release = Shipment.of(folder)
         with explained(self.repository):
             api = _api()
             info = self._info(api) or self._create(api)
-            gate: Literal["manual", False] = "manual" if self.gated else False
-            if (info.gated or False) != gate:
-                api.update_repo_settings(self.repository, gated=gate)
+            if self.gated and info.gated != MANUAL:
+                api.update_repo_settings(self.repository, gated=MANUAL)
             heads = self._heads(api)
             commit = self._published(api, heads, release)
             if self.revision != MAIN and not self._tree(api, heads[MAIN]):
                 self._commit(api, MAIN, heads[MAIN], release)
             for branch in self._heads(api):
-                if branch.startswith(self._staging):
+                if re.fullmatch(rf"{re.escape(self._staging)}[0-9a-f]{{{MARK}}}", branch):
                     api.delete_branch(self.repository, branch=branch)
             if self.public and info.private:
+                note(f"{HUB}{self.repository}: public now, with all its branches")
                 api.update_repo_settings(self.repository, private=False)
         return {
             "to": str(self),
             "commit": commit,
             "private": not self.public,
-            "gated": self.gated,
+            "gated": self.gated or bool(info.gated),
             "files": len(release.files),
         }
 
     def _info(self, api: HfApi) -> ModelInfo | None:
+        """What the hub says of the repository; None where there is none.
+
+        Raises:
+            OutputProblem: it is public, and that was not asked for.
+        """
         try:
             info = api.model_info(self.repository)
         except RepositoryNotFoundError:
@@ -180,7 +160,13 @@ class Hub:
     def _create(self, api: HfApi) -> ModelInfo:
         note(f"{HUB}{self.repository}: a new repository, private")
         api.create_repo(self.repository, private=True, exist_ok=True)
-        return api.model_info(self.repository)
+        info = self._info(api)
+        if info is None:
+            raise OutputProblem(
+                f"the hub does not show {self.repository}, which was just made",
+                next_step="see on its page whether somebody removed it, then run the same again",
+            )
+        return info
 
     def _heads(self, api: HfApi) -> dict[str, str]:
         """Branch to commit."""
@@ -191,21 +177,21 @@ class Hub:
         """The files of a commit but for the hub's own."""
         found = api.list_repo_tree(self.repository, revision=commit, recursive=True)
         files = (each for each in found if isinstance(each, RepoFile))
-        return {each.path: each for each in files if each.path != HUBS_OWN}
+        return {each.path: each for each in files if each.path != ATTRIBUTES}
 
     def _require_ours(self, tree: Mapping[str, RepoFile]) -> None:
         if tree and MANIFEST not in tree:
             raise OutputProblem(
-                f"{self} holds {len(tree)} files that are no release, {min(tree)} for one",
+                f"{self} holds files that are no release, {min(tree)} for one",
                 next_step="name another branch or repository, or remove them yourself",
             )
 
-    def _published(self, api: HfApi, heads: Mapping[str, str], release: Local) -> str:
+    def _published(self, api: HfApi, heads: Mapping[str, str], release: Shipment) -> str:
         """The commit of the revision, once it holds the release."""
         head = heads.get(self.revision)
         if head is not None:
             there = self._tree(api, head)
-            if release.is_at(there):
+            if release.is_there(_differing(release, there), there.keys()):
                 return head
             self._require_ours(there)
             if there and not self.force:
@@ -223,22 +209,24 @@ class Hub:
     def _staging(self) -> str:
         return f"{STAGING}{self.revision.replace('/', '-')}-"
 
-    def _stage(self, api: HfApi, heads: Mapping[str, str], release: Local) -> str:
+    def _stage(self, api: HfApi, heads: Mapping[str, str], release: Shipment) -> str:
         """The commit of a branch aside that holds the release, as the server says itself."""
-        branch = self._staging + release.sha256(MANIFEST)[:12]
+        branch = self._staging + release.sha256[MANIFEST][:MARK]
         head = heads.get(branch)
         if head is None:
             head = heads.get(self.revision, heads[MAIN])
             api.create_branch(self.repository, branch=branch, revision=head)
         return self._commit(api, branch, head, release)
 
-    def _commit(self, api: HfApi, branch: str, head: str, release: Local) -> str:
+    def _commit(self, api: HfApi, branch: str, head: str, release: Shipment) -> str:
         """One commit on a branch whose head is known, after which it holds the release alone."""
         files = release.files
-        wrong = release.differing(self._tree(api, head))
+        wrong = _differing(release, self._tree(api, head))
         if not wrong:
             return head
         adds = [CommitOperationAdd(name, files[name]) for name in wrong if name in files]
+        for each in adds:
+            release.require_sealed(each.path_in_repo, each.upload_info.sha256.hex())
         nbytes = sum(each.upload_info.size for each in adds)
         note(f"{branch}: {len(adds)} files, {nbytes / 1e6:,.1f} MB, less what the hub has already")
         commit: str = api.create_commit(
@@ -248,13 +236,28 @@ class Hub:
             revision=branch,
             parent_commit=head,
         ).oid
-        if broken := release.differing(self._tree(api, commit)):
+        if broken := _differing(release, self._tree(api, commit)):
             raise OutputProblem(
                 f"the hub holds {', '.join(broken[:3])} otherwise than it was sent, in {branch} of "
                 f"{self.repository}",
                 next_step="run the same command again; if that does not help, write to the hub",
             )
         return commit
+
+
+def _differing(release: Shipment, tree: Mapping[str, RepoFile]) -> list[str]:
+    """Names of files that are only here or only there, or not the same."""
+    both = release.files.keys() & tree.keys()
+    same = {name for name in both if _is_same(release, name, tree[name])}
+    return sorted((release.files.keys() | tree.keys()) - same)
+
+
+def _is_same(release: Shipment, name: str, there: RepoFile) -> bool:
+    """By the hash that the server has of a file: SHA-256 of a large one, else that of git."""
+    if there.lfs is not None:
+        return there.lfs.sha256 == release.sha256[name]
+    path = release.files[name]
+    return there.size == path.stat().st_size and there.blob_id == git_sha1(path.read_bytes())
 
 
 def _api() -> HfApi:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,6 +22,7 @@ from typing import Any
 from camelpress.core.errors import EngineProblem, OutputExists, OutputProblem, RecipeProblem
 from camelpress.core.progress import track
 from camelpress.core.provenance import sha256_file
+from camelpress.publish.checksums import Shipment
 
 OCI = "oci://"
 PLACE = re.compile(
@@ -31,6 +32,12 @@ PLACE = re.compile(
 )
 LOCAL = re.compile(r"(localhost|127\.0\.0\.1)(:\d+)?")  # without TLS, as docker has it
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+ACCEPTED = (  # of what may have the tag already; a registry hides what is not asked for
+    MANIFEST_TYPE,
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
 ARTIFACT_TYPE = "application/vnd.cncf.model.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.cncf.model.config.v1+json"
 LAYER_TYPES = (  # the first pattern that fits a file's name
@@ -40,6 +47,7 @@ LAYER_TYPES = (  # the first pattern that fits a file's name
     ("*",                "application/vnd.cncf.model.doc.v1.raw"),
 )  # fmt: skip
 TITLE, FILEPATH = "org.opencontainers.image.title", "org.cncf.model.filepath"
+FULL = (413, 507)
 CHUNKED = 32_000_000  # bytes: a larger file is not read into memory at once
 
 
@@ -105,44 +113,44 @@ class Registry:
             OutputExists: the tag is that of something else, and `force` is not given.
             OutputProblem: the registry fails or does not let this login write.
         """
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        layers = {path: _layer(path.relative_to(folder).as_posix(), path) for path in paths}
+        release = Shipment.of(folder)
+        layers = [_layer(release, name) for name in sorted(release.files)]
         with _explained(str(self)):
             client, container = self._client()
             there = self._manifest(client, container)
-            if there is not None and there.get("layers") == [*layers.values()]:
-                return self._told(layers)
-            if there is not None and not self.force:
-                raise OutputExists(
-                    f"{self} is something else",
-                    next_step="name another tag, or give --force to move this one",
-                )
-            for path in track(paths, "upload"):
-                self._upload(client, container, path, layers[path])
-            with tempfile.TemporaryDirectory() as place:
-                config = Path(place) / "config.json"
-                config.write_text(
-                    json.dumps(_config(self.title, folder, layers.values())), encoding="utf-8"
-                )
-                blob = _blob(config, CONFIG_TYPE)
-                self._upload(client, container, config, blob)
-            manifest = {
-                "schemaVersion": 2,
-                "mediaType": MANIFEST_TYPE,
-                "artifactType": ARTIFACT_TYPE,
-                "config": blob,
-                "layers": [*layers.values()],
-            }
-            _require(client.upload_manifest(manifest, container))
-            kept = self._manifest(client, container)
-            if kept is None or kept.get("layers") != manifest["layers"]:
-                raise OutputProblem(
-                    f"{self} is not what was sent", next_step="run the same command again"
-                )
-        return self._told(layers)
-
-    def _told(self, layers: Mapping[Path, Any]) -> dict[str, Any]:
+            if there is None or not _is_release(there, release):
+                if there is not None and not self.force:
+                    raise OutputExists(
+                        f"{self} is something else",
+                        next_step="name another tag, or give --force to move this one",
+                    )
+                self._push(client, container, release, layers)
         return {"to": str(self), "commit": self.tag, "files": len(layers)}
+
+    def _push(
+        self, client: Any, container: Any, release: Shipment, layers: list[dict[str, Any]]
+    ) -> None:
+        """Every blob, then the manifest with the tag."""
+        for layer in track(layers, "upload"):
+            self._upload(client, container, release.files[layer["annotations"][TITLE]], layer)
+        with tempfile.TemporaryDirectory() as place:
+            path = Path(place) / "config.json"
+            path.write_text(json.dumps(_config(self.title, release, layers)), encoding="utf-8")
+            config = _blob(CONFIG_TYPE, path, sha256_file(path))
+            self._upload(client, container, path, config)
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "artifactType": ARTIFACT_TYPE,
+            "config": config,
+            "layers": layers,
+        }
+        _require(client.upload_manifest(manifest, container))
+        kept = self._manifest(client, container)
+        if kept is None or not _is_release(kept, release):
+            raise OutputProblem(
+                f"{self} is not what was sent", next_step="run the same command again"
+            )
 
     def _client(self) -> tuple[Any, Any]:
         from oras.provider import Registry as Client
@@ -155,7 +163,7 @@ class Registry:
     def _manifest(self, client: Any, container: Any) -> dict[str, Any] | None:
         """What the tag is given to; None where there is no such tag."""
         place = f"{client.prefix}://{container.manifest_url()}"
-        answer = client.do_request(place, "GET", headers={"Accept": MANIFEST_TYPE})
+        answer = client.do_request(place, "GET", headers={"Accept": ", ".join(ACCEPTED)})
         if answer.status_code == 404:
             return None
         _require(answer)
@@ -168,18 +176,29 @@ class Registry:
             _require(client.upload_blob(str(path), container, blob, do_chunked=chunked))
 
 
-def _blob(path: Path, kind: str) -> dict[str, Any]:
-    size = path.stat().st_size
-    return {"mediaType": kind, "size": size, "digest": f"sha256:{sha256_file(path)}"}
+def _blob(kind: str, path: Path, sha256: str) -> dict[str, Any]:
+    return {"mediaType": kind, "size": path.stat().st_size, "digest": f"sha256:{sha256}"}
 
 
-def _layer(name: str, path: Path) -> dict[str, Any]:
+def _layer(release: Shipment, name: str) -> dict[str, Any]:
     kind = next(kind for pattern, kind in LAYER_TYPES if PurePath(name).match(pattern))
-    return _blob(path, kind) | {"annotations": {TITLE: name, FILEPATH: name}}
+    blob = _blob(kind, release.files[name], release.sha256[name])
+    return blob | {"annotations": {TITLE: name, FILEPATH: name}}
 
 
-def _config(name: str, folder: Path, layers: Any) -> dict[str, Any]:
-    found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+def _is_release(manifest: Mapping[str, Any], release: Shipment) -> bool:
+    """Whether a manifest is that of a release, perhaps with another signature of it."""
+    held: dict[str, str] = {}
+    for layer in manifest.get("layers") or []:
+        title = (layer.get("annotations") or {}).get(TITLE, "")
+        held[title] = str(layer.get("digest")).removeprefix("sha256:")
+    names = held.keys() | release.sha256.keys()
+    differing = [name for name in names if held.get(name) != release.sha256.get(name)]
+    return release.is_there(differing, held)
+
+
+def _config(name: str, release: Shipment, layers: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    found = json.loads(release.files["config.json"].read_text(encoding="utf-8"))
     return {
         "descriptor": {"name": name, "family": str(found.get("model_type"))},
         "config": {"architecture": "transformer", "format": "safetensors", "quantization": "gptq"},
@@ -214,6 +233,11 @@ def _explained(place: str) -> Iterator[None]:
             raise OutputProblem(
                 f"{place} does not let this login write",
                 next_step="log in to that registry with `docker login`",
+            ) from error
+        if status in FULL:
+            raise OutputProblem(
+                f"{place} has no room left",
+                next_step="free some there, then run the same command again",
             ) from error
         raise OutputProblem(
             f"{place} failed, or cannot be reached ({status or type(error).__name__})",

@@ -12,24 +12,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
+from camelpress.core.errors import CheckpointProblem
 from camelpress.core.progress import track
 from camelpress.core.provenance import REPORT_SUFFIX, WORDS, is_identity
 from camelpress.core.report import Report
 
 VALIDATION = "validation"
 PAGES = ("report.md", "report.html", "junit.xml")
-SHIPPED = (
-    "*.safetensors",
-    "*.json",
-    "*.model",
-    "*.jinja",
-    "merges.txt",
-    "LICENSE*",
-    "NOTICE*",
-    "llama_license.txt",
-)
+TERMS = ("LICENSE*", "NOTICE*", "USE_POLICY*", "llama_license.txt")
+SHIPPED = ("*.safetensors", "*.json", "*.model", "*.jinja", "merges.txt", *TERMS)
 WEIGHTS = ".safetensors"
-WEIGHTLESS = ("config.json", "quantize_config.json", "*-report.json", *SHIPPED[-3:])
+WEIGHTLESS = ("config.json", "quantize_config.json", "*-report.json", *TERMS)
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 ROOTED = re.compile(r"(/|~/|\.{1,2}/|[A-Za-z]:\\)\S")
 
@@ -69,9 +62,19 @@ def differing(
 
 
 def copy_model(candidate: Path, folder: Path, *, linked: bool, recipe_only: bool) -> list[str]:
-    """Copy what is carried, or link its weights, reports made neutral; return what was left out."""
+    """Copy what is carried, or link its weights, reports made neutral; return what was left out.
+
+    Raises:
+        CheckpointProblem: a file besides the weights is a link to another folder's, which may be
+            nobody's business.
+    """
     paths = [path for path in carried(candidate) if not (recipe_only and is_rebuilt(path.name))]
     for path in track(paths, "publish"):
+        if path.suffix != WEIGHTS and path.resolve().parent != candidate.resolve():
+            raise CheckpointProblem(
+                f"{path} is a link that leads to {path.resolve()}",
+                next_step="put the file itself there if it shall be published",
+            )
         if path.name.endswith(REPORT_SUFFIX):
             neutral(Report.read(path)).write(folder / path.name)
         elif not (linked and path.suffix == WEIGHTS and _link(path, folder / path.name)):

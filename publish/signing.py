@@ -9,10 +9,14 @@ Source: sigstore/model-transparency 059d6e3b, src/model_signing: signing.py, ver
 
 from __future__ import annotations
 
+import re
+import sys
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 
 from camelpress.core.errors import EngineProblem, RecipeProblem
+from camelpress.core.origin import DOWNLOADS
 from camelpress.core.provenance import MANIFEST
 
 SIGNATURE, PUBLIC_KEY = "model.sig", "model.pub"
@@ -99,16 +103,19 @@ def faults(folder: Path, public_key: Path | None, *, links: bool) -> list[str]:
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from model_signing import hashing, verifying
 
-    unsigned = [folder / name for name in UNSIGNED]
+    unsigned = [folder / name for name in (*UNSIGNED, DOWNLOADS)]
     hashed = hashing.Config().use_file_serialization(allow_symlinks=links)
     hashed.set_ignored_paths(paths=unsigned, ignore_git_paths=True)
     key = public_key or folder / PUBLIC_KEY
     try:
         checker = verifying.Config().use_elliptic_key_verifier(public_key=key)
-        checker.set_hashing_config(hashed).verify(folder, folder / SIGNATURE)
+        with redirect_stdout(sys.stderr):  # it prints warnings there
+            checker.set_hashing_config(hashed).verify(folder, folder / SIGNATURE)
     except InvalidSignature:
         return [f"{SIGNATURE} was not made with the key {key.name}"]
     except (OSError, ValueError, TypeError, LookupError, UnsupportedAlgorithm) as error:
         said = " ".join(str(error).split())
-        return [f"{SIGNATURE} does not vouch for these files with the key {key.name} ({said})"]
+        changed = ", ".join(re.findall(r"Hash mismatch for \\?'(.+?)\\?': Expected", said))
+        reason = f"{changed} changed since" if changed else said
+        return [f"{SIGNATURE} does not vouch for these files with the key {key.name} ({reason})"]
     return []

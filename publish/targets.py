@@ -44,15 +44,21 @@ def target(settings: Publish, variant: str, *, force: bool) -> Target | None:
             f"--public would show a model under {settings.license} to everybody",
             next_step="read its licence and those of its inputs, then add --i-have-the-right",
         )
-    if settings.to is not None and settings.to.startswith(HUB):
+    to = settings.to or ""
+    if to.startswith(HUB):
         from camelpress.publish.hub import Hub  # its client takes a third of a second
 
         gated = profile(settings.license).restricted or not settings.public
-        return Hub.parse(settings.to, variant, public=settings.public, gated=gated, force=force)
-    if settings.to is not None and settings.to.startswith(S3):
-        return Bucket.parse(settings.to)
-    if settings.to is not None and settings.to.startswith(OCI):
-        return Registry.parse(settings.to, variant, force=force)
+        return Hub.parse(to, variant, public=settings.public, gated=gated, force=force)
+    if to.startswith(S3):
+        return Bucket.parse(to)
+    if to.startswith(OCI):
+        return Registry.parse(to, variant, force=force)
+    if "://" in to:
+        raise RecipeProblem(
+            f"nothing can be published to {to}",
+            next_step=f"give a folder, {HUB}org/name, {S3}bucket/prefix or {OCI}registry/name",
+        )
     return None
 
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
-from camelpress.core.errors import CheckpointProblem, Problem
-from camelpress.core.origin import on_hub
+from camelpress.core.errors import Problem
+from camelpress.core.origin import ATTRIBUTES, DOWNLOADS, on_hub
 from camelpress.core.progress import track
 from camelpress.core.provenance import MANIFEST, PROVENANCE, sha256_file, sha256_json
 from camelpress.core.report import Report, Stopwatch, Verdict
-from camelpress.publish import card, release, signing
+from camelpress.publish import card, checksums, release, signing
 from camelpress.publish.facts import of_release
-
-HUBS_OWN = ".gitattributes"  # which names are large files
-LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
 def verify(folder: Path, *, cache: Path | None = None, public_key: Path | None = None) -> Report:
@@ -25,7 +21,7 @@ def verify(folder: Path, *, cache: Path | None = None, public_key: Path | None =
 
     Args:
         folder: with `SHA256SUMS` in it, as `publish` wrote it or as it was downloaded.
-        cache: of the hub's client, whose folders are links into it, beside the hub's own file.
+        cache: of the hub's client, whose folders are links into it.
         public_key: of whom the release has to be signed by.
     Returns:
         FAIL with every fault under `problems`, or PASS.
@@ -33,12 +29,10 @@ def verify(folder: Path, *, cache: Path | None = None, public_key: Path | None =
         CheckpointProblem: there is no `SHA256SUMS`.
     """
     watch = Stopwatch()
-    listed, problems = _read(folder / MANIFEST)
+    listed, problems = checksums.read(folder / MANIFEST)
     for name, digest in track(sorted(listed.items()), "verify"):
         problems += _compare(folder, name, digest, cache or folder)
-    beside = {HUBS_OWN} if cache else set()
-    unlisted = (name for name in _files(folder) if name not in listed.keys() | beside)
-    problems += [f"{name!r} is not listed" for name in unlisted]
+    problems += [f"{name!r} is not listed" for name in _files(folder) if name not in listed]
     if not problems:
         problems += _contradictions(folder, listed)
         problems += signing.faults(folder, public_key, links=cache is not None)
@@ -75,43 +69,6 @@ def verify_at(place: Path, public_key: Path | None = None) -> Report:
     return verify(folder, cache=cache, public_key=public_key)
 
 
-def _read(path: Path) -> tuple[dict[str, str], list[str]]:
-    """Name to hash of the lines that can be followed, and what is wrong with the others."""
-    try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointProblem(
-            f"{path} cannot be read", next_step="give a folder that publish wrote, complete"
-        ) from error
-    listed: dict[str, str] = {}
-    problems = []
-    for number, line in enumerate(lines, start=1):
-        found = LINE.fullmatch(line)
-        if not found or found[2] in listed:
-            problems.append(f"{MANIFEST} line {number} is not a hash and a new name")
-        elif not _is_plain(found[2]):
-            problems.append(f"{MANIFEST} line {number} leads out of the folder: {found[2]!r}")
-        else:
-            listed[found[2]] = found[1]
-    if not listed:
-        problems.append(f"{MANIFEST} lists nothing")
-    return listed, problems
-
-
-def _is_plain(name: str) -> bool:
-    """A relative path that names one file below the folder in one way, on any system."""
-    path = PurePosixPath(name)
-    return (
-        name.isprintable()
-        and name == path.as_posix()
-        and not path.is_absolute()
-        and ".." not in path.parts
-        and not PureWindowsPath(name).drive
-        and "\\" not in name
-        and name != MANIFEST
-    )
-
-
 def _compare(folder: Path, name: str, digest: str, within: Path) -> Iterator[str]:
     path = folder / name
     try:
@@ -126,12 +83,12 @@ def _compare(folder: Path, name: str, digest: str, within: Path) -> Iterator[str
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """Everything in the folder that is not a folder, links to folders included."""
+    """Everything in the folder but the hub's own: files, and links to folders."""
     for place, folders, files in os.walk(folder):
         links = [name for name in folders if (Path(place) / name).is_symlink()]
         for name in sorted([*links, *files]):
             path = (Path(place) / name).relative_to(folder).as_posix()
-            if path != MANIFEST:
+            if path not in (MANIFEST, ATTRIBUTES) and not path.startswith(f"{DOWNLOADS}/"):
                 yield path
 
 
@@ -149,7 +106,11 @@ def _contradictions(folder: Path, listed: dict[str, str]) -> Iterator[str]:
         "candidate"
     ):
         yield f"{PROVENANCE} describes another model than the one that was validated"
-    else:
-        recipe_only = facts.settings.recipe_only
-        for name in release.differing(model, listed, recipe_only=recipe_only):
-            yield f"{name!r} is not what was validated"
+        return
+    changed = release.differing(model, listed, recipe_only=facts.settings.recipe_only)
+    yield from (f"{name!r} is not what was validated" for name in changed)
+    told = provenance.outputs
+    sealed = listed.keys() - {PROVENANCE, signing.SIGNATURE, *changed}
+    for name in sorted(told.keys() - set(changed) | sealed):
+        if told.get(name) != listed.get(name):
+            yield f"{name!r} is not what {PROVENANCE} says that it was published with"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 from safetensors.torch import save_file
 
 import hub_client
-from camelpress import cli
 from camelpress.core.errors import OutputExists, OutputProblem, Problem, RecipeProblem
 from camelpress.core.report import Report, Verdict
 from camelpress.publish.deliver import publish as deliver
@@ -25,7 +24,7 @@ from camelpress.publish.hub import Hub as Target
 from camelpress.publish.markdown import read_front_matter
 from camelpress.publish.run import run
 from camelpress.publish.settings import Publish
-from camelpress.publish.verify import verify_at
+from camelpress.publish.verify import verify, verify_at
 from ec_key import write_key
 from hub_repositories import Fault, Hub, Repository
 
@@ -107,7 +106,7 @@ def test_a_new_repository_is_private_gated_and_complete(
         "gated": True,
         "files": len(tree),
     }
-    assert not list(weighty.parent.glob("candidate.release*"))
+    assert not list(weighty.parent.glob("candidate.uploading*"))
     assert (weighty / "model.safetensors").stat().st_nlink == 1
 
 
@@ -122,6 +121,33 @@ def test_the_card_loads_what_was_published_and_names_the_other_variants(
     assert f"[`first`](https://huggingface.co/{NAME}/tree/first)" in card
     assert f"camelpress verify hf:{NAME}@second" in card
     assert found.tree("main") == found.tree("first")
+
+
+def test_only_finished_variants_are_linked_and_a_name_is_no_markup(send: Sender, hub: Hub) -> None:
+    send(f"hf:{NAME}@first")
+    found = hub.repositories[NAME]
+    odd = "x`](javascript:a)<b>"
+    found.branches |= {odd: found.branches["first"], "notes": found.add("notes", {"a": b""})}
+    send(f"hf:{NAME}@second")
+    card = found.tree("second")["README.md"].decode()
+    assert f"[`first`](https://huggingface.co/{NAME}/tree/first), " in card
+    assert r"x\`\](javascript:a)&lt;b&gt;, " in card
+    assert "notes" not in card
+
+
+def test_the_lines_of_the_card_fetch_the_release(
+    send: Sender, hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send()
+    card = hub.repositories[NAME].tree(VARIANT)["README.md"].decode()
+    (program, *_) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    lines = [line for line in program.splitlines() if "snapshot_download" in line]
+    assert len(lines) == 2
+    found: dict[str, str] = {}
+    exec("\n".join(lines), found)  # noqa: S102 - as a reader would
+    folder = Path(found["folder"])
+    assert folder.is_relative_to(cache)
+    assert verify(folder, cache=cache).verdict is Verdict.PASS
 
 
 def test_the_same_again_changes_nothing(send: Sender, hub: Hub) -> None:
@@ -152,7 +178,7 @@ def test_another_release_is_replaced_only_by_force_and_in_one_commit(
 def test_files_of_somebody_are_never_replaced(send: Sender, hub: Hub, to: str) -> None:
     found = hub.add(NAME, {"model.bin": b"years of work"})
     found.branches["mine"] = found.branches["main"]
-    with pytest.raises(OutputProblem, match=r"holds 1 files that are no release, model\.bin"):
+    with pytest.raises(OutputProblem, match=r"holds files that are no release, model\.bin"):
         send(to, force=True)
     assert len(found.commits) == 1
     send()
@@ -196,6 +222,59 @@ def test_what_is_free_and_public_has_no_gate(send: Sender, hub: Hub) -> None:
     assert hub.repositories[NAME].gated is False
 
 
+def test_a_gate_that_is_there_is_never_opened(send: Sender, hub: Hub) -> None:
+    send("hf:pico/tulu-gptq@restricted")
+    report = send("hf:pico/tulu-gptq@free", license="mit", public=True, i_have_the_right=True)
+    assert hub.repositories[NAME].gated == "manual"
+    assert report.facts["delivered"]["gated"] is True
+
+
+@pytest.mark.parametrize("gated", [False, "auto"])
+def test_a_gate_that_lets_everybody_in_is_closed_before_anything_is_sent(
+    send: Sender, hub: Hub, gated: str | bool
+) -> None:
+    hub.add(NAME).gated = gated
+    send()
+    assert hub.repositories[NAME].gated == "manual"
+    first, *_ = [asked for asked in hub.asked if not asked.startswith("GET")]
+    assert first == f"PUT /api/models/{NAME}/settings"
+
+
+def test_the_upload_of_another_variant_is_left_alone(send: Sender, hub: Hub) -> None:
+    found = hub.add(NAME)
+    others = [f"staging-{VARIANT}-true-0123456789ab", f"staging-{VARIANT}"]
+    found.branches |= dict.fromkeys(
+        [*others, f"staging-{VARIANT}-0123456789ab"], found.branches["main"]
+    )
+    send()
+    assert set(found.branches) == {"main", VARIANT, *others}
+
+
+def test_a_repository_that_turns_up_public_meanwhile_is_not_filled(
+    send: Sender, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = HfApi.create_repo
+
+    def create(self: HfApi, *arguments: object, **options: object) -> object:
+        hub.add(NAME, private=False)
+        return original(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(HfApi, "create_repo", create)
+    with pytest.raises(OutputProblem, match=f"hf:{NAME} is public"):
+        send()
+    assert len(hub.repositories[NAME].commits) == 1
+
+
+def test_weights_that_change_on_the_way_are_not_published(
+    hub: Hub, release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = release / "model.safetensors"
+    hub.step = lambda: weights.write_bytes(b"\0" * 5000)
+    with pytest.raises(OutputProblem, match=r"model\.safetensors changed while the release was on"):
+        upload(NAME, release)
+    assert published(hub.repositories[NAME]) == set()
+
+
 ALWAYS = 1000
 # fmt: off
 FAULTS = {
@@ -233,7 +312,7 @@ def test_every_fault_is_one_line_and_leaves_nothing_published(
     assert "Private repository" not in str(told.value)
     found = hub.repositories.get(NAME)
     assert found is None or not {name for name in published(found) if not name.startswith("stag")}
-    assert not list(weighty.parent.glob("candidate.release*"))
+    assert not list(weighty.parent.glob("candidate.uploading*"))
     hub.faults = []
     send()
     assert published(hub.repositories[NAME]) == {"main", VARIANT}
@@ -370,61 +449,6 @@ def _kill(hub: Hub, moment: int, work: Callable[[], None]) -> None:
     _, status = os.waitpid(child, 0)
     hub.step = lambda: None
     assert os.WIFSIGNALED(status)
-
-
-@pytest.mark.parametrize("fault", [None, Fault("commit", 500, words=f"no: {TOKEN}")])
-def test_a_token_is_sent_to_the_hub_and_shown_to_nobody(
-    hub: Hub,
-    weighty: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    fault: Fault | None,
-) -> None:
-    hub.faults = [fault] if fault else []
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["camelpress", "publish", str(weighty), "--report", str(tmp_path / "report"), "--to",
-         f"hf:{NAME}", "--license", "tulu", "--debug", "--json"],
-    )  # fmt: skip
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert end.value.code == (3 if fault else 0)
-    shown = capfd.readouterr()
-    assert ("[the value of HF_TOKEN]" in shown.err) == bool(fault)
-    assert hub.tokens - {None} == {f"Bearer {TOKEN}"}
-    kept = [content for each in hub.repositories.values() for content in each.commits.values()]
-    for text in (shown.out, shown.err, *(str(tree) for tree in kept), str(contents(tmp_path))):
-        assert TOKEN not in text
-
-
-def test_a_bug_does_not_show_a_token(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def fail() -> None:
-        raise KeyError(f"a bug with {TOKEN} in it, and with the secret-of-s3")
-
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-s3")
-    monkeypatch.setattr(cli, "app", fail)
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert end.value.code == 3
-    shown = capfd.readouterr().err
-    assert "a bug with [a Hugging Face token] in it" in shown
-    assert "secret-of-s3" not in shown
-
-
-def test_a_token_of_an_odd_form_in_a_file_stops_the_release(
-    send: Sender, weighty: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch, hub: Hub
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", "a-token-of-no-form")
-    (weighty / "tokenizer.json").write_text('{"from": "a-token-of-no-form"}')
-    judge()
-    with pytest.raises(OutputProblem, match="would publish the value of HF_TOKEN") as told:
-        send()
-    assert "a-token-of-no-form" not in str(told.value)
-    assert NAME not in hub.repositories
 
 
 def test_a_candidate_that_did_not_pass_never_reaches_the_hub(

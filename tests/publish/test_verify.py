@@ -126,14 +126,46 @@ def test_a_card_that_contradicts_the_config_is_found(release: Path) -> None:
     card = release / "README.md"
     card.write_text(card.read_text().replace("group_size: 32", "group_size: 128"))
     seal_again(release)
-    assert problems(release) == ["README.md says group_size 128, the files say 32"]
+    assert problems(release) == [
+        "README.md says group_size 128, the files say 32",
+        "'README.md' is not what provenance.json says that it was published with",
+    ]
 
 
 def test_a_card_that_claims_another_verdict_is_found(release: Path) -> None:
     report = release / "validation" / "report.json"
     report.write_text(report.read_text().replace('"verdict": "PASS"', '"verdict": "FAIL"'))
     seal_again(release)
-    assert problems(release) == ["README.md says verdict 'PASS', the files say 'FAIL'"]
+    assert problems(release) == [
+        "README.md says verdict 'PASS', the files say 'FAIL'",
+        "'validation/report.json' is not what provenance.json says that it was published with",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("NOTICE", "changed"), ("validation/report.md", "removed"), ("more.txt", "added")],
+)
+def test_files_and_checksums_that_were_changed_together_are_found(
+    release: Path, name: str, change: str
+) -> None:
+    if change == "removed":
+        (release / name).unlink()
+    else:
+        (release / name).write_text("another")
+    seal_again(release)
+    assert problems(release) == [
+        f"{name!r} is not what provenance.json says that it was published with"
+    ]
+
+
+def test_what_a_download_leaves_beside_it_does_no_harm(release: Path) -> None:
+    (release / ".gitattributes").write_text("*.safetensors filter=lfs\n")
+    (release / ".cache" / "huggingface" / "download").mkdir(parents=True)
+    (release / ".cache" / "huggingface" / "download" / "NOTICE.metadata").write_text("x")
+    assert problems(release) == []
+    (release / ".cache" / "other").write_text("x")
+    assert problems(release) == ["'.cache/other' is not listed"]
 
 
 @pytest.mark.parametrize("front", ["", "---\n- a list\n---\n", "---\n!!python/none x: [\n---\n"])

@@ -19,6 +19,7 @@ COMPANIONS = (  # what lies beside weights and goes where they go
     "generation_config.json",
     "LICENSE*",
     "NOTICE*",
+    "USE_POLICY*",
     "llama_license.txt",
     "*-report.json",  # of the stages before: a checkpoint carries its history
 )
@@ -30,9 +31,11 @@ HUB_ID = re.compile(
     re.ASCII,
 )
 
-
 HUB = "hf:"
+PAGES = "https://huggingface.co"  # of repositories, for people
 CARD = "README.md"
+ATTRIBUTES = ".gitattributes"  # of the hub: which names are large files
+DOWNLOADS = ".cache/huggingface"  # where its client notes what it fetched into a folder
 FILE = re.compile(r"(?!.*(?:^|/)\.{0,2}(?:/|$))[^:\\]+")  # below the repository, plainly
 
 

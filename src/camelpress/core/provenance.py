@@ -18,7 +18,7 @@ PROVENANCE = "provenance.json"
 BOM = "bom.cdx.json"
 WORDS = (PROVENANCE, BOM)  # of a release about itself
 REPORT_SUFFIX = "-report.json"
-PACKAGES = ("camelpress", "safetensors", "torch", "transformers")
+PACKAGES = ("camelpress", "numba", "numpy", "safetensors", "tokenizers", "torch", "transformers")
 IDENTITY = ("*.safetensors", "*.bin", "*.pth", "*.json", "*.model", "*.jinja", "merges.txt")
 
 
@@ -28,9 +28,8 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def git_sha1(path: Path) -> str:
-    """The name that git gives a file's bytes; for files that fit in memory."""
-    content = path.read_bytes()
+def git_sha1(content: bytes) -> str:
+    """The name that git gives a file's bytes."""
     header = b"blob %d\0" % len(content)
     return hashlib.sha1(header + content, usedforsecurity=False).hexdigest()
 
@@ -87,13 +86,17 @@ def versions() -> dict[str, str]:
 
 @cache
 def commit() -> str | None:
-    """The commit of camelpress itself, if it runs from a checkout or was installed from one."""
+    """The commit of camelpress itself, if it runs from a checkout or was installed from one.
+
+    It ends in `-dirty` where a file of the checkout was changed since.
+    """
     told = distribution("camelpress").read_text("direct_url.json")
     source = json.loads(told) if told else {}
     if "vcs_info" in source:
         found: str | None = source["vcs_info"].get("commit_id")
         return found
-    command = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
+    here = str(Path(__file__).resolve().parent)
+    command = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
