@@ -106,12 +106,18 @@ def _metrics(facts: Facts) -> Iterator[dict[str, Any]]:
 def _models(facts: Facts, inputs: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     for which in ("base", "diff"):
         origin = facts.origin(which)
+        if origin is None and which not in inputs:
+            continue  # nothing is known of it
         name, version = origin or (which, None)
-        told = {"type": "machine-learning-model", "bom-ref": which, "name": name}
+        told: dict[str, Any] = {
+            "type": "machine-learning-model",
+            "bom-ref": which,
+            "name": name,
+        }
         if version:
             told["version"] = version
         if which in inputs:
-            told["properties"] = [{"name": "camelpress:digest", "value": inputs[which]}]  # type: ignore[assignment]
+            told["properties"] = [{"name": "camelpress:digest", "value": inputs[which]}]
         yield told
 
 

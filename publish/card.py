@@ -6,27 +6,34 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import yaml
-from jinja2 import StrictUndefined
+from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
 from camelpress import __version__
-from camelpress.core.errors import CheckpointProblem
-from camelpress.core.origin import CARD
+from camelpress.core.errors import CheckpointProblem, OutputProblem
+from camelpress.core.origin import CARD, HUB_ID, PAGES
 from camelpress.core.progress import note
 from camelpress.core.provenance import PROVENANCE, sha256_file
 from camelpress.core.report import Report, Stopwatch, Verdict
-from camelpress.publish import plots, release, tables
+from camelpress.publish import columns, plots, release, tables
 from camelpress.publish.citations import citations
 from camelpress.publish.facts import Facts, of_release
 from camelpress.publish.front_matter import CLAIMS, claims, front_matter
 from camelpress.publish.markdown import Ready, inert, read_front_matter
 from camelpress.publish.snippets import snippets
 
+TEMPLATE = "card.md.jinja"
+
 
 def render(facts: Facts) -> str:
-    """The whole card."""
+    """The whole card.
+
+    Raises:
+        OutputProblem: the template does what no card may.
+    """
     environment = SandboxedEnvironment(
         undefined=StrictUndefined,
         finalize=inert,
@@ -34,7 +41,18 @@ def render(facts: Facts) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    source = files("camelpress.publish").joinpath("card.md.jinja").read_text(encoding="utf-8")
+    source = files("camelpress.publish").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    try:
+        return environment.from_string(source).render(_values(facts))
+    except (TemplateError, OverflowError) as error:  # OverflowError: a range that never ends
+        raise OutputProblem(
+            f"the template of cards, {TEMPLATE}, does what no card may ({type(error).__name__})",
+            next_step="install camelpress again; somebody changed that file",
+        ) from error
+
+
+def _values(facts: Facts) -> dict[str, Any]:
+    """What the template quotes."""
     reports = {
         "config": facts.quantization,
         "quantize": facts.quantize.model_dump(mode="json") if facts.quantize else None,
@@ -43,39 +61,42 @@ def render(facts: Facts) -> str:
     }
     inputs = tables.inputs(facts.validation, facts.quantize, facts.recover)
     found = facts.validation.facts
-    return environment.from_string(source).render(
-        facts=facts,
-        ready=Ready,
-        front_matter=Ready(front_matter(facts)),
-        bits=facts.quantization.get("bits"),
-        origins=[
+    return {
+        "facts": facts,
+        "ready": Ready,
+        "front_matter": Ready(front_matter(facts)),
+        "bits": facts.quantization.get("bits"),
+        "origins": [
             (label, *origin)
             for label, which in (("raw model", "base"), ("tuned model", "diff"))
             if (origin := facts.origin(which))
         ],
-        variants=[_link(facts, name) for name in facts.variants],
-        snippets=snippets(facts),
-        sizes=tables.size_rows(facts.config, facts.shape),
-        degrees=degrees if isinstance(degrees := facts.shape.get("degrees"), Mapping) else {},
-        quantization=tables.quantization_rows(reports),
-        validation=list(tables.validation_rows(found)),
-        texts=tables.text_rows(found),
-        text_columns=[column for column, _ in tables.PER_TEXT],
-        checks=tables.check_rows(facts.validation),
-        tasks=tables.task_rows(found),
-        plot=f"{release.VALIDATION}/{plots.PLOTS}" if plots.has_any(found) else None,
-        protocol=tables.show(found.get("protocol")),
-        verdict=claims(None, facts.validation)["verdict"],
-        inputs={"base": tables.NOT_RECORDED, "diff": tables.NOT_RECORDED} | inputs,
-        recovered=facts.recover.facts if facts.recover else {},
-        positions=tables.show(facts.config.get("max_position_embeddings")),
-        citations=citations(facts),
-    )
+        "variants": [_link(facts, name) for name in facts.variants],
+        "snippets": snippets(facts),
+        "sizes": tables.size_rows(facts.config, facts.shape),
+        "degrees": degrees if isinstance(degrees := facts.shape.get("degrees"), Mapping) else {},
+        "quantization": tables.quantization_rows(reports),
+        "validation": list(tables.validation_rows(found)),
+        "texts": tables.text_rows(found),
+        "text_columns": [column for column, _ in tables.PER_TEXT],
+        "checks": tables.check_rows(facts.validation),
+        "tasks": columns.rows(found),
+        "missing": columns.missing(found),
+        "plot": f"{release.VALIDATION}/{plots.PLOTS}" if plots.has_any(found) else None,
+        "protocol": tables.show(found.get("protocol")),
+        "verdict": claims(None, facts.validation)["verdict"],
+        "inputs": {"base": tables.NOT_RECORDED, "diff": tables.NOT_RECORDED} | inputs,
+        "recovered": facts.recover.facts if facts.recover else {},
+        "positions": tables.show(facts.config.get("max_position_embeddings")),
+        "citations": citations(facts),
+    }
 
 
-def _link(facts: Facts, variant: str) -> Ready:
-    repository = facts.home[0] if facts.home else ""
-    return Ready(f"[`{variant}`](https://huggingface.co/{repository}/tree/{variant})")
+def _link(facts: Facts, variant: str) -> str:
+    """A branch of the same repository; whoever may write there names branches."""
+    if facts.home is None or not HUB_ID.fullmatch(f"{facts.home[0]}@{variant}"):
+        return variant
+    return Ready(f"[`{variant}`]({PAGES}/{facts.home[0]}/tree/{variant})")
 
 
 def check(folder: Path) -> Report:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.progress import track
 from camelpress.core.provenance import checkpoint_digest, sha256_file
 from camelpress.core.report import Report, Stopwatch, Verdict
+from camelpress.publish.columns import PER_TASK, tasks
 from camelpress.publish.release import VALIDATION
-from camelpress.publish.tables import PER_TEXT, QUANTIZATION, dig, show
+from camelpress.publish.tables import PER_TEXT, QUANTIZATION, dig, show, texts
 from camelpress.publish.tables import VALIDATION as MEASURED
 
 WEIGHTS = (".safetensors", ".bin")
@@ -87,25 +87,30 @@ def _bytes(values: Tensor) -> Tensor:
 
 def _figures(one: Path, other: Path) -> Iterator[str]:
     """What the reports measured and how the model was made, as the cards show it."""
-    reports = [_reports(folder) for folder in (one, other)]
-    facts = chain(
-        ((row.label, "validate", f"facts.{row.fact}") for row in MEASURED),
-        ((row.label, row.source, row.path) for row in QUANTIZATION if row.source != "config"),
-        (("verdict", "validate", "verdict"),),
-    )
-    for label, source, path in facts:
-        values = [show(dig(found, f"{source}.{path}")) for found in reports]
+    first, second = _told(_reports(one)), _told(_reports(other))
+    for label in first | second:
+        values = [show(told.get(label)) for told in (first, second)]
         if values[0] != values[1]:
             yield f"{label}: {values[0]}, {values[1]}"
-    texts = [
-        {dig(text, "name"): text for text in dig(found, "validate.facts.texts") or []}
-        for found in reports
-    ]
-    for name in sorted(texts[0].keys() & texts[1].keys()):
-        for label, fact in PER_TEXT:
-            values = [show(dig(found[name], fact)) for found in texts]
-            if values[0] != values[1]:
-                yield f"{name}, {label}: {values[0]}, {values[1]}"
+
+
+def _told(reports: Mapping[str, Any]) -> dict[str, Any]:
+    """Label to value of all figures: of the whole, of each text and of each benchmark."""
+    found = {row.label: dig(reports, f"validate.facts.{row.fact}") for row in MEASURED}
+    found |= {
+        row.label: dig(reports, f"{row.source}.{row.path}")
+        for row in QUANTIZATION
+        if row.source != "config"
+    }
+    found["verdict"] = dig(reports, "validate.verdict")
+    facts = dig(reports, "validate.facts") or {}
+    for text in texts(facts):
+        found |= {
+            f"{show(dig(text, 'name'))}, {label}": dig(text, fact) for label, fact in PER_TEXT
+        }
+    for task in tasks(facts):
+        found |= {f"{task['name']}, {label}": task.get(fact) for label, fact in PER_TASK}
+    return found
 
 
 def _reports(folder: Path) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from typing import Any
 
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.dynamic import settings_of
-from camelpress.core.errors import CheckpointProblem
 from camelpress.core.json import read_json
 from camelpress.core.origin import HUB_ID
 from camelpress.core.prompt import CHAT_TEMPLATE
 from camelpress.core.provenance import PROVENANCE
 from camelpress.core.report import Report
+from camelpress.core.settings import Settings
 from camelpress.publish import release
 from camelpress.publish.license import Profile, profile
 from camelpress.publish.rebuilding import model_name
@@ -24,7 +24,19 @@ from camelpress.publish.tables import dig
 
 TULU, OTHER, NONE = "tulu", "other", "none"  # kinds of prompt
 DEGREES = (2, 4, 8)
+SPLIT = (".mlp.down_proj.scales", ".self_attn.o_proj.scales")  # by input, where groups lie
 STAGES = ("recover", "quantize")  # before, whose reports a model carries
+
+
+class Told(Settings):
+    """What a card quotes and no other file of a release says; it stands in the provenance."""
+
+    name: str
+    shape: Mapping[str, Any] = {}
+    variants: Sequence[str] = ()
+    gate: Mapping[str, Any] = {}
+    cards: Mapping[str, str] = {}
+    licenses: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -88,14 +100,8 @@ class Facts:
 
     def told(self) -> dict[str, Any]:
         """What has to stand in the provenance for `of_release` to find all this again."""
-        return {
-            "name": self.name,
-            "shape": dict(self.shape),
-            "variants": list(self.variants),
-            "gate": dict(self.gate),
-            "cards": dict(self.cards),
-            "licenses": list(self.licenses),
-        }
+        told = Told(**{key: getattr(self, key) for key in Told.model_fields})
+        return told.model_dump(mode="json")
 
 
 def of_release(folder: Path) -> Facts:
@@ -103,26 +109,18 @@ def of_release(folder: Path) -> Facts:
 
     Raises:
         CheckpointProblem: a file of the release is missing or damaged.
-        RecipeProblem: its settings are not of this version.
+        RecipeProblem: its provenance is not of this version.
     """
     path = folder / PROVENANCE
     provenance = Report.read(path)
-    told: dict[str, Any] = {"shape": {}, "variants": [], "gate": {}, "cards": {}, "licenses": []}
-    for key, empty in told.items():
-        told[key] = provenance.facts.get(key, empty)
-        if not isinstance(told[key], type(empty)):
-            raise CheckpointProblem(
-                f"{path} has {key} in another form than publish writes",
-                next_step="publish again, or download it again",
-            )
+    known = {key: provenance.facts[key] for key in Told.model_fields if key in provenance.facts}
     return Facts(
-        name=str(provenance.facts.get("name")),
         config=read_json(folder / "config.json"),
         validation=Report.read(folder / release.VALIDATION / "report.json"),
         quantize=release.stage_report(folder / "quantize-report.json"),
         recover=release.stage_report(folder / "recover-report.json"),
         settings=Publish.parse(provenance.settings, source=str(path)),
-        **told,
+        **dict(Told.parse(known, source=str(path))),
     )
 
 
@@ -147,15 +145,22 @@ def _chat_template(checkpoint: Checkpoint) -> str | None:
 
 
 def _degrees(checkpoint: Checkpoint) -> dict[int, bool]:
-    """Whether the groups of `down_proj` can be dealt out to 2, 4 and 8 devices."""
-    width = checkpoint.config.get("intermediate_size")
+    """Whether heads, and the groups of layers whose input is split, can be dealt out to devices."""
     packing = checkpoint.quantization or {}
-    sizes = {
-        (settings_of(packing, name.removesuffix(".qweight")) or packing).get("group_size")
-        for name in checkpoint.tensors
-        if name.endswith(".mlp.down_proj.qweight")
-    }
-    steps = [size for size in sizes if isinstance(size, int) and size > 0]
-    if not isinstance(width, int) or not sizes or len(steps) < len(sizes):
+    split = {name: info for name, info in checkpoint.tensors.items() if name.endswith(SPLIT)}
+    if not split:
         return {}
-    return {degree: all(width % (step * degree) == 0 for step in steps) for degree in DEGREES}
+    counts = {
+        info.shape[0]
+        for name, info in split.items()
+        if _has_groups(packing, name.removesuffix(".scales"))
+    }
+    heads = checkpoint.config.get("num_attention_heads")
+    counts |= {heads} if isinstance(heads, int) else set()
+    return {degree: all(count % degree == 0 for count in counts) for degree in DEGREES}
+
+
+def _has_groups(packing: Mapping[str, Any], layer: str) -> bool:
+    """Whether a layer has scales for parts of a row, and not for all of it."""
+    size = (settings_of(packing, layer) or packing).get("group_size")
+    return isinstance(size, int) and size > 0

@@ -1,4 +1,7 @@
-"""The metadata of a card, as the hub reads it: YAML between two lines of dashes."""
+"""The metadata of a card, as the hub reads it: YAML between two lines of dashes.
+
+Source: huggingface/hub-docs, modelcard.md 0d37e0ca and docs/hub/eval-results.md 064c7548.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,22 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
+from camelpress.core.origin import PAGES
 from camelpress.core.report import Report, Verdict
-from camelpress.publish import tables
+from camelpress.publish import columns, tables
 from camelpress.publish.facts import TULU, Facts
 from camelpress.publish.gate import PROMPT
 
 CLAIMS = "camelpress"  # the key that `verify` compares with the files
 CLAIMED = ("bits", "group_size", "sym", "desc_act")
 RESULTS = ".eval_results/camelpress.yaml"
+LINKED = ("LICENSE", "LICENSE.md")  # files that `license_link` may name; else it is an address
 METRICS = (  # fact                   metric              what it is called
     ("candidate_perplexity",          "perplexity",       "perplexity, {protocol}"),
     ("perplexity_ratio",              "perplexity_ratio", "perplexity over the 16-bit model's"),
@@ -45,10 +51,12 @@ def front_matter(facts: Facts) -> str:
     content |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
     content["license"] = chosen.hub
     if chosen.name:
-        content |= {"license_name": chosen.name, "license_link": facts.licenses[0]}
+        content["license_name"] = chosen.name
+        if link := _license_link(facts):
+            content["license_link"] = link
     content |= facts.gate
     if chosen.restricted:
-        content.setdefault(PROMPT, f"{chosen.terms} See {facts.licenses[0]}.")
+        content.setdefault(PROMPT, f"{chosen.terms} See {' and '.join(facts.licenses)}.")
     if datasets := sorted(set(_datasets(facts))):
         content["datasets"] = datasets
     kind = str(facts.config.get("model_type"))
@@ -60,22 +68,31 @@ def front_matter(facts: Facts) -> str:
     return f"---\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True)}---\n"
 
 
+def _license_link(facts: Facts) -> str | None:
+    """Where the text stands, if that can be said in the words that the hub knows."""
+    for name in facts.licenses:
+        if name in LINKED:
+            return name
+    if facts.home is None or not facts.licenses:
+        return None
+    repository, revision = facts.home
+    return f"{PAGES}/{repository}/blob/{revision}/{quote(facts.licenses[0])}"
+
+
 def eval_results(facts: Facts) -> str | None:
     """Accuracies of the benchmarks that the settings know a data set of the hub for, as YAML."""
     entries = []
-    for task in _tasks(facts.validation):
-        place = facts.settings.benchmarks.get(str(task.get("name")))
+    for task in columns.tasks(facts.validation.facts):
+        place = facts.settings.benchmarks.get(str(task["name"]))
         value = task.get("candidate_accuracy")
         if place is not None and isinstance(value, float) and math.isfinite(value):
             dataset, _, kind = place.partition(":")
-            entries.append(EvalResultEntry(dataset, kind or "default", round(100 * value, 4)))
+            asked = f"{task['name']}, {tables.show(task.get('n'))} items"
+            entries.append(
+                EvalResultEntry(dataset, kind or "default", round(100 * value, 4), notes=asked)
+            )
     told = eval_result_entries_to_yaml(entries)
     return yaml.safe_dump(told, sort_keys=False) if told else None
-
-
-def _tasks(validation: Report) -> list[Mapping[str, Any]]:
-    tasks = validation.facts.get("tasks")
-    return [each for each in tasks if isinstance(each, Mapping)] if isinstance(tasks, list) else []
 
 
 def _datasets(facts: Facts) -> Iterator[str]:
@@ -90,8 +107,7 @@ def _datasets(facts: Facts) -> Iterator[str]:
 def _results(facts: Facts) -> Iterator[EvalResult]:
     """The figures of each text, in the form that older readers of cards know."""
     protocol = tables.show(facts.validation.facts.get("protocol"))
-    texts = facts.validation.facts.get("texts")
-    for text in texts if isinstance(texts, list) else []:
+    for text in tables.texts(facts.validation.facts):
         name = str(tables.dig(text, "name"))
         for fact, metric, called in METRICS:
             value = tables.dig(text, fact)

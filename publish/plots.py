@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from camelpress.publish.tables import dig
+from camelpress.publish.tables import dig, texts
 
 PLOTS = "plots.png"
 PANEL, DPI = (4.2, 2.8), 150  # inches of one panel, dots an inch
@@ -41,7 +41,8 @@ def draw(facts: Mapping[str, Any], path: Path) -> None:
                 values, list(ratios), xerr=list(zip(*reach, strict=True)), fmt="o", color=COLOUR
             )
             plot.axvline(1, color="grey", linewidth=0.8)
-            plot.set(xlabel="perplexity over that of the 16-bit model, 95 %")
+            plot.margins(y=0.3)
+            plot.set(xlabel="perplexity over the 16-bit model's, 95 %")
         figure.savefig(path, format="png", metadata={"Software": None})
 
 
@@ -58,8 +59,7 @@ def _percentiles(facts: Mapping[str, Any]) -> dict[str, float]:
 def _ratios(facts: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
     """Text to ratio and both ends of its interval, the last text first."""
     found = {}
-    texts = facts.get("texts")
-    for text in reversed(texts if isinstance(texts, list) else []):
+    for text in reversed(texts(facts)):
         ratio, ends = dig(text, "perplexity_ratio"), dig(text, "perplexity_ratio_interval")
         is_pair = isinstance(ends, list | tuple) and len(ends) == 2
         numbers = [ratio, *(ends if is_pair else (ratio, ratio))]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from camelpress.core.settings import Settings
 
 REPOSITORY = r"^[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?$"
+BENCHMARK = r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(:[\w.-]+)?$"
 
 
 class Publish(Settings):
@@ -58,7 +60,7 @@ class Publish(Settings):
         max_length=200,
         description="licence of the texts that the model was calibrated with, for the card",
     )
-    benchmarks: dict[str, str] = Field(
+    benchmarks: dict[str, Annotated[str, StringConstraints(pattern=BENCHMARK)]] = Field(
         default={},
         description="data sets of the hub that tasks of the report stand for, such as "
         "{gsm8k: openai/gsm8k:gsm8k}; their results are shipped as .eval_results",

@@ -36,14 +36,15 @@ QUANTIZATION = (
     Quoted("`desc_act`",                      "config",   "desc_act"),
     Quoted("`checkpoint_format`",             "config",   "checkpoint_format"),
     Quoted("`damp_percent` (a fraction)",     "config",   "damp_percent"),
-    Quoted("quantized by",                    "quantize", "facts.engine.name"),
+    Quoted("`engine` of camelpress",          "quantize", "facts.engine.name"),
     Quoted("method",                          "quantize", "facts.method"),
-    Quoted("solved in order of activation",   "quantize", "settings.act_order"),
+    Quoted("`correction`",                    "quantize", "settings.correction"),
     Quoted("seed",                            "quantize", "settings.seed"),
     Quoted("calibration format",              "quantize", "facts.calibration.format"),
     Quoted("calibration samples",             "quantize", "facts.calibration.samples"),
     Quoted("calibration tokens",              "quantize", "facts.calibration.tokens"),
     Quoted("calibration tokens that count",   "quantize", "facts.calibration.counted_tokens"),
+    Quoted("`calibration_mask`",              "quantize", "settings.calibration_mask"),
     Quoted("calibration sequence length",     "quantize", "facts.calibration.sequence_length"),
     Quoted("licence of the calibration",      "publish",  "calibration_license"),
     Quoted("layers that needed a rescue",     "quantize", "facts.rescues"),
@@ -147,54 +148,9 @@ def _cache_bytes(config: Mapping[str, Any]) -> int | None:
 
 
 def _size(nbytes: int | None) -> str:
-    return NOT_RECORDED if nbytes is None else f"{nbytes / 1e6:,.1f} MB"
-
-
-def task_rows(facts: Mapping[str, Any]) -> list[list[str]]:
-    """Benchmarks as columns, both models and their difference as rows; none without benchmarks."""
-    tasks = facts.get("tasks")
-    told = [task for task in (tasks if isinstance(tasks, list) else []) if dig(task, "name")]
-    if not told:
-        return []
-    average = facts.get("averages")
-    ends = [dig(average, side) for side in ("reference", "candidate")]
-    last = [[show(dig(average, "name"))], [_percent(ends[0])], [_percent(ends[1])]]
-    last.append([_percent(_difference(*ends), sign="+")])
-    rows = [
-        ["", *(show(dig(task, "title") or dig(task, "name")) for task in told)],
-        ["16-bit", *(_percent(dig(task, "reference_accuracy")) for task in told)],
-        ["this model", *(_percent(dig(task, "candidate_accuracy")) for task in told)],
-        ["difference", *(_percent(_delta(task), sign="+") for task in told)],
-        ["95 %", *(_span(dig(task, "delta_interval")) for task in told)],
-        ["items", *(show(dig(task, "n")) for task in told)],
-        ["better in 16 bits", *(show(dig(task, "lost")) for task in told)],
-        ["better in this model", *(show(dig(task, "won")) for task in told)],
-    ]
-    if isinstance(average, Mapping):
-        for number, row in enumerate(rows):
-            row += last[number] if number < len(last) else [""]
-    return rows
-
-
-def _delta(task: Any) -> float | None:
-    told = dig(task, "delta")
-    ends = dig(task, "reference_accuracy"), dig(task, "candidate_accuracy")
-    return told if isinstance(told, float) else _difference(*ends)
-
-
-def _difference(reference: Any, candidate: Any) -> float | None:
-    both = isinstance(reference, float) and isinstance(candidate, float)
-    return candidate - reference if both else None
-
-
-def _span(value: Any) -> str:
-    if isinstance(value, list | tuple) and len(value) == 2:
-        return " to ".join(_percent(end, sign="+") for end in value)
-    return NOT_RECORDED
-
-
-def _percent(value: Any, sign: str = "") -> str:
-    return f"{100 * value:{sign}.2f} %" if isinstance(value, float) else NOT_RECORDED
+    if nbytes is None:
+        return NOT_RECORDED
+    return f"{nbytes / 1e9:,.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:,.1f} MB"
 
 
 def validation_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -211,11 +167,14 @@ def validation_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 def text_rows(facts: Mapping[str, Any]) -> list[list[str]]:
     """The same, text by text, in the columns of `PER_TEXT`."""
-    texts = facts.get("texts")
-    return [
-        [show(dig(text, fact)) for fact in ("name", *(fact for _, fact in PER_TEXT))]
-        for text in (texts if isinstance(texts, list) else [])
-    ]
+    shown = ("name", *(fact for _, fact in PER_TEXT))
+    return [[show(dig(text, fact)) for fact in shown] for text in texts(facts)]
+
+
+def texts(facts: Mapping[str, Any]) -> list[Any]:
+    """The texts of a validation, in its order."""
+    found = facts.get("texts")
+    return found if isinstance(found, list) else []
 
 
 def check_rows(report: Report) -> list[tuple[str, Verdict, str, str, str]]:

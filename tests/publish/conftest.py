@@ -85,8 +85,15 @@ def candidate(tmp_path: Path) -> Path:
     Report(
         stage="quantize",
         inputs={"source": HASHES["reference"]},
-        settings={"bits": 4, "group_size": 32, "sym": True, "seed": 42, "act_order": True},
-        facts={"method": "gptq", "rescues": 0, "calibration": calibration, "layers": []},
+        settings={"bits": 4, "group_size": 32, "sym": True, "seed": 42, "correction": 0.5},
+        facts={
+            "method": "gptq",
+            "rescues": 0,
+            "calibration": calibration,
+            "layers": [],
+            "device": "cpu",
+            "threads": 2,
+        },
         cost={"seconds": 12345.678},
     ).write(folder / "quantize-report.json")
     Report(

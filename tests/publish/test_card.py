@@ -36,7 +36,6 @@ def test_front_matter_is_what_the_hub_reads(publish: Publisher) -> None:
         "pipeline_tag": "text-generation",
         "license": "other",
         "license_name": "ai2-ai-model-license",
-        "license_link": "LICENSE.txt",
         "extra_gated_prompt": metadata["extra_gated_prompt"],
         "tags": ["gptq", "4-bit", "llama", "camelpress", "tulu"],
         "model-index": metadata["model-index"],
