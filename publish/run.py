@@ -34,6 +34,7 @@ from camelpress.publish.signing import write_public_key
 from camelpress.publish.targets import target, variant
 
 REPORT = PROVENANCE
+HARDWARE = ("device", "cpu", "threads")  # of a stage, as its report tells it
 
 
 def run(
@@ -108,10 +109,11 @@ def _named(settings: Publish) -> list[str]:
 
 
 def _made(candidate: Path, validation: Report) -> dict[str, Any]:
-    """How long each stage took, in seconds, and on what device, as the reports here say."""
+    """How long each stage took, in seconds, and on what hardware, as the reports here say."""
     stages = [release.stage_report(candidate / f"{name}{REPORT_SUFFIX}") for name in STAGES]
     return {
-        each.stage: {"seconds": round(each.cost["seconds"]), "device": each.facts.get("device")}
+        each.stage: {"seconds": round(each.cost["seconds"], 1)}
+        | {key: each.facts[key] for key in HARDWARE if key in each.facts}
         for each in (*stages, validation)
         if each is not None and "seconds" in each.cost
     }

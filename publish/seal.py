@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.hardware import hardware
 from camelpress.core.provenance import (
     MANIFEST,
     PROVENANCE,
@@ -18,6 +19,7 @@ from camelpress.core.provenance import (
 from camelpress.core.report import Report
 from camelpress.publish import release, tables
 from camelpress.publish.facts import Facts
+from camelpress.publish.rebuilding import recipe
 from camelpress.publish.scan import require_no_secrets
 from camelpress.publish.signing import SIGNATURE, sign
 
@@ -70,6 +72,8 @@ def _provenance(
             "restricted": facts.profile.restricted,
             "versions": versions(),
             "commit": commit(),
+            "hardware": hardware(),
+            "recipe": recipe(facts.recover, facts.quantize),
             "made": dict(made),
             "model": dict(judged),
         },

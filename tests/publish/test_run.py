@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -120,8 +121,15 @@ def test_provenance_names_inputs_files_and_versions(publish: Publisher, judge: J
         assert sha256_file(out / name) == digest
     assert provenance.facts["licenses"] == ["LICENSE.txt", "llama_license.txt"]
     assert sha256_json(provenance.facts["model"]) == judged.inputs["candidate"]
+    assert provenance.facts["made"] == {
+        "recover": {"seconds": 12345.7},
+        "quantize": {"seconds": 12345.7, "device": "cpu", "threads": 2},
+        "validate": {"seconds": 98765.4},
+    }
+    assert provenance.facts["hardware"]["cores"] == os.cpu_count()
     assert list(provenance.facts["versions"]) == [
-        "python", "camelpress", "safetensors", "torch", "transformers"
+        "python", "camelpress", "numba", "numpy", "safetensors", "tokenizers", "torch",
+        "transformers",
     ]  # fmt: skip
 
 
@@ -238,9 +246,11 @@ def test_tulu_has_the_attribution_that_its_licence_words(publish: Publisher) -> 
     )
 
 
+WEB = ".".join(["eyJ" + "aBcDeFgH" * 2, "eyJ" + "aBcDeFgH" * 2, "aB_-" * 4])
 SECRET = {
     "a Hugging Face token": "hf_" + "aBcDeFgH" * 4 + "iJ",
     "a GitHub token": "ghp_" + "aBcDeFgH" * 4 + "iJkL",
+    "a web token": WEB,
     "an AWS key": "AKIA" + "ABCDEFGH" * 2,
     "a login in a URL": "https://someone:hunter2@example.org/model",
     "a private key": "-----BEGIN OPENSSH PRIVATE KEY-----",
@@ -260,6 +270,12 @@ def test_a_secret_stops_the_release_and_is_not_repeated(
     assert "revoke it" in refused.value.next_step
     assert SECRET[kind] not in str(refused.value)
     require_nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["hf_", "hf_jwt_", "hf_oauth_", "api_org_"])
+def test_tokens_of_every_kind_are_found(publish: Publisher, kind: str) -> None:
+    with pytest.raises(OutputProblem, match="would publish a Hugging Face token"):
+        publish(name=f"see {kind}{WEB.replace('.', 'x').replace('_-', 'y')}")
 
 
 @pytest.mark.parametrize("where", ["name", "allow_failed_gate"])

@@ -12,7 +12,12 @@ from collections.abc import Iterator, Mapping
 SHORTEST = 8  # bytes: a credential; anything shorter would also be found where it is none
 # fmt: off
 SECRETS: Mapping[str, re.Pattern[bytes]] = {
-    "a Hugging Face token":     re.compile(rb"(?<![A-Za-z0-9])(hf_|api_org_)[A-Za-z0-9]{30,}"),
+    "a Hugging Face token":     re.compile(
+        rb"(?<![A-Za-z0-9])((hf_|api_org_)[A-Za-z0-9]{30,}|hf_(oauth|jwt)_[\w.-]{30,})"
+    ),
+    "a web token":              re.compile(
+        rb"(?<![A-Za-z0-9])eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"
+    ),
     "a GitHub token":           re.compile(rb"(?<![A-Za-z0-9])(gh[opsur]_|github_pat_)\w{30,}"),
     "an AWS key":               re.compile(rb"(?<![A-Za-z0-9])(AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])"),
     "a login in a URL":         re.compile(
@@ -23,7 +28,7 @@ SECRETS: Mapping[str, re.Pattern[bytes]] = {
 CREDENTIALS = (
     "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN",
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
-    "ORAS_PASS", "GITHUB_TOKEN", "GH_TOKEN",
+    "ORAS_PASS", "GITHUB_TOKEN", "GH_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
 )
 # fmt: on
 
