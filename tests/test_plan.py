@@ -11,7 +11,7 @@ import pytest
 from camelpress import cli, pipeline
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
-from camelpress.plan import plan
+from camelpress.plan import Sized, plan
 from camelpress.recipe import read
 from recipes import TEXT, write_recipe
 
@@ -39,12 +39,29 @@ def test_a_dry_run_does_nothing_and_tells_what_a_run_does(
     assert [step["stage"] for step in steps] == ["recover", "quantize", "validate", "publish"]
     assert steps[2]["only_recipe"] == ["gate"]
     out.mkdir()
-    pipeline.follow(pipeline.stages(read(recipe))[:2], pipeline.Lock(out / "lock"))
+    pipeline.follow(pipeline.stages(read(recipe))[:2], pipeline.Lock(out / pipeline.LOCK))
     for step in steps[:2]:
-        place, size = step["writes"]
-        assert size == pytest.approx(Checkpoint.open(Path(place)).nbytes, rel=0.02)
-    for place, size in steps[0]["reads"]:
-        assert size == sum(path.stat().st_size for path in Path(place).iterdir())
+        (writes,) = step["writes"]
+        found = Checkpoint.open(Path(writes["place"])).nbytes
+        assert (writes["size"], writes["exact"]) == (pytest.approx(found, rel=0.02), False)
+    inputs = [*(recipe.parent / "base").iterdir(), *(recipe.parent / "diff").iterdir()]
+    told = {each["place"]: each["size"] for each in steps[0]["reads"]}
+    assert told == {str(path): path.stat().st_size for path in inputs}
+
+
+def test_a_dry_run_tells_what_is_done_already_and_the_files_of_it(recipe: Path) -> None:
+    assert not any(step.unchanged for step in plan(read(recipe)))
+    pipeline.run(read(recipe))
+    steps = plan(read(recipe, ["publish.to=hf:org/place"]))
+    assert [step.unchanged for step in steps] == [True, True, True, False, False]
+    release = recipe.parent / "out" / "release"
+    found = {str(path): path.stat().st_size for path in release.rglob("*") if path.is_file()}
+    assert {each.place: each.size for each in steps[-1].reads} == found
+    assert steps[-1].writes == (Sized("hf:org/place", sum(found.values()), exact=False),)
+    before = {path: path.stat().st_mtime_ns for path in release.parent.rglob("*")}
+    changed = plan(read(recipe, ["validate.max_tokens=500"]))
+    assert [step.unchanged for step in changed] == [True, True, False, True]
+    assert before == {path: path.stat().st_mtime_ns for path in release.parent.rglob("*")}
 
 
 def test_the_commands_are_those_of_the_recipe(recipe: Path, tmp_path: Path) -> None:
@@ -56,13 +73,17 @@ def test_the_commands_are_those_of_the_recipe(recipe: Path, tmp_path: Path) -> N
     words = shlex.split(publish.command)
     assert words[words.index("--to") + 1] == str(tmp_path / "out" / "release")
     assert words[words.index("--name") + 1] == "A name"
+    assert "--gated-like" not in words
+    (tmp_path / "diff" / "README.md").write_text("---\nlicense: mit\n---\n")
+    words = shlex.split(plan(read(recipe))[-1].command)
+    assert words[words.index("--gated-like") + 1] == str(tmp_path / "diff")
 
 
 def test_an_upload_is_a_step_and_a_hub_is_not_asked(recipe: Path) -> None:
     told = plan(read(recipe, ["publish.to=hf:org/name", "diff=hf:org/diff"]))
     assert told[-1].stage == "upload"
-    assert told[-1].writes == ("hf:org/name", None)
-    assert told[0].reads[1] == ("hf:org/diff", None)
+    assert told[-1].writes == (Sized("hf:org/name", None, exact=False),)
+    assert told[0].reads[-1] == Sized("hf:org/diff", None, exact=False)
 
 
 def test_a_recipe_cannot_publish_to_another_folder(recipe: Path) -> None:

@@ -164,10 +164,11 @@ class Screen:
             self.line(step["command"])
             for name in step["only_recipe"]:
                 self.line(f"  {name} as in the recipe, which no option can say")
-            for place, size in step["reads"]:
-                self.line(f"  reads   {place}{_bytes(size)}")
-            place, size = step["writes"]
-            self.line(f"  writes  {place}{_bytes(size, about=True)}")
+            if step["unchanged"]:
+                self.line("  unchanged, would be skipped")
+            for kind in ("reads", "writes"):
+                for each in step[kind]:
+                    self.line(f"  {kind:<7} {each['place']}{_bytes(each['size'], each['exact'])}")
 
     def engine(self, told: Mapping[str, Any]) -> None:
         """What an engine asks of a checkpoint: a line for each requirement, then the verdict."""
@@ -229,8 +230,8 @@ class Screen:
                 self.errors.print(f"{label} {done}/{len(items)} {took:.0f}s{left}")
 
 
-def _bytes(size: int | None, *, about: bool = False) -> str:
-    return "" if size is None else f", {'about ' if about else ''}{size:,} bytes"
+def _bytes(size: int | None, exact: bool) -> str:
+    return "" if size is None else f", {'' if exact else 'about '}{size:,} bytes"
 
 
 def _escaped(text: str) -> str:

@@ -21,6 +21,7 @@ from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.json import write_json
 from camelpress.core.origin import CARD, HUB, Located, locate, locate_file
+from camelpress.core.output import is_ours
 from camelpress.core.progress import note
 from camelpress.core.provenance import Hashes, sha256_json
 from camelpress.core.report import Report, Verdict
@@ -197,9 +198,10 @@ def _publish(recipe: Recipe, made_from: Sequence[Located], release: Path) -> Sta
     quantized, validation = recipe.out / "quantized", recipe.out / "validation"
     cards = recipe.publish.gated_like or tuple(_cards(made_from))
     settings = recipe.publish.model_copy(update={"gated_like": cards})
+    read = [Path(card) / CARD if Path(card).is_dir() else Path(card) for card in cards]
     return Stage(
         "publish",
-        (quantized, validation),
+        (quantized, validation, *read, *filter(None, [settings.sign_with])),
         settings,
         release,
         publish.REPORT,
@@ -248,6 +250,10 @@ class Lock:
             "inputs": {str(path): self._hashes.tree(path) for path in stage.inputs},
         }
 
+    def knows(self, stage: Stage) -> bool:
+        """Whether the stage ran to its end; what it was made from may have changed since."""
+        return stage.name in self._content["stages"]
+
     def holds(self, stage: Stage, entry: Mapping[str, Any]) -> bool:
         """Whether the stage was made from this, and its output is as it was left."""
         kept = self._content["stages"].get(stage.name)
@@ -280,6 +286,6 @@ class Lock:
 def _withdraw(stage: Stage, lock: Lock) -> None:
     """A release that an earlier run made of something else must not pass for this one."""
     lock.forget(stage)
-    if stage.output.exists():
+    if is_ours(stage.output):
         note(f"publish: {stage.output} was made before and is removed, the gate is not passed")
         shutil.rmtree(stage.output)

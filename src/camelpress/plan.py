@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from math import prod
 from pathlib import Path
 
+from camelpress import pipeline
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.llama import LINEARS
-from camelpress.core.origin import HUB_ID, on_hub
+from camelpress.core.origin import CARD, HUB_ID, on_hub
 from camelpress.core.settings import Settings
 from camelpress.options import written
 from camelpress.publish.targets import target
 from camelpress.recipe import Recipe
 
 LINEAR = tuple(f".{linear.name}.weight" for linear in LINEARS)
-Sized = tuple[str, int | None]
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A file and its bytes; of what is not there yet its folder, and about how many it will hold.
+
+    Args:
+        place: of the file or folder.
+        size: bytes; None where that cannot be told.
+        exact: whether it is there and was looked at.
+    """
+
+    place: str
+    size: int | None
+    exact: bool
 
 
 @dataclass(frozen=True)
@@ -28,19 +44,22 @@ class Step:
         stage: its name.
         command: that would do the same.
         only_recipe: settings that no option has, such as a gate.
-        reads: places, and their bytes where they are here.
-        writes: a place, and about how many bytes where that can be told.
+        unchanged: whether a run would leave it as it is.
+        reads, writes: files, or folders that are not there yet.
     """
 
     stage: str
     command: str
     only_recipe: tuple[str, ...]
+    unchanged: bool
     reads: tuple[Sized, ...]
-    writes: Sized
+    writes: tuple[Sized, ...]
 
 
 def plan(recipe: Recipe) -> list[Step]:
-    """All stages of a recipe in order; nothing is fetched, and nothing but headers is read.
+    """All stages of a recipe in order; nothing is fetched.
+
+    Of weights only headers are read, unless files changed of which a run before knew the hash.
 
     Raises:
         RecipeProblem: as `targets.target`.
@@ -50,52 +69,78 @@ def plan(recipe: Recipe) -> list[Step]:
     recovered, quantized = out / "recovered", out / "quantized"
     validation, release = out / "validation", out / "release"
     dense, packed = _sizes(recipe)
-    texts = tuple(each.source for each in recipe.quantize.calibration)
+    shipped = 0 if recipe.publish.recipe_only else packed
+    texts = [each.source for each in recipe.quantize.calibration]
+    publishing = recipe.publish.model_copy(update={"gated_like": _gated_like(recipe)})
+    judged: list[Path | str] = [quantized, "--report", validation, "--to"]
     steps = [
-        _step("recover", [recipe.base, recipe.diff, recovered], recipe.recover,
-              reads=[_here(recipe.base), _here(recipe.diff)], writes=(str(recovered), dense)),
-        _step("quantize", [recovered, quantized], recipe.quantize,
-              reads=[(str(recovered), dense), *map(_here, texts)], writes=(str(quantized), packed)),
-        _step("validate", [recovered, quantized, "--out", validation], recipe.validation,
-              reads=[(str(recovered), dense), (str(quantized), packed),
-                     *map(_here, recipe.validation.text)],
-              writes=(str(validation), None)),
-        _step("publish", [quantized, "--report", validation, "--to", release], recipe.publish,
-              reads=[(str(quantized), packed)],
-              writes=(str(release), 0 if recipe.publish.recipe_only else packed)),
+        _step("recover", recipe.recover, [recipe.base, recipe.diff, recovered],
+              [_files(recipe.base), _files(recipe.diff)], _files(recovered, dense)),
+        _step("quantize", recipe.quantize, [recovered, quantized],
+              [_files(recovered, dense), *map(_files, texts)], _files(quantized, packed)),
+        _step("validate", recipe.validation, [recovered, quantized, "--out", validation],
+              [_files(recovered, dense), _files(quantized, packed),
+               *map(_files, recipe.validation.text)], _files(validation)),
+        _step("publish", publishing, [*judged, release],
+              [_files(quantized, packed), _files(validation)], _files(release, shipped)),
     ]  # fmt: skip
-    place = target(recipe.publish, "", force=False)
-    if place is not None:
-        to = recipe.publish.to or ""
-        command: list[Path | str] = [quantized, "--report", validation, "--to", to]
-        size = steps[-1].writes[1]
+    if target(recipe.publish, "", force=False) is not None:
+        to = str(recipe.publish.to)
+        there = iter([Sized(to, _total(release, shipped), exact=False)])
         steps.append(
-            _step("upload", command, recipe.publish, reads=[(str(release), size)],
-                  writes=(to, size))
+            _step("upload", publishing, [*judged, to], [_files(release, shipped)], there)
         )  # fmt: skip
-    return steps
+    done = _unchanged(recipe)
+    return [replace(step, unchanged=step.stage in done) for step in steps]
 
 
 def _step(
     stage: str,
-    arguments: list[Path | str],
     settings: Settings,
-    *,
-    reads: list[Sized],
-    writes: Sized,
+    arguments: Sequence[Path | str],
+    reads: Sequence[Iterator[Sized]],
+    writes: Iterator[Sized],
 ) -> Step:
     options, only_recipe = written(settings, without=("to",))
     words = ["camelpress", "publish" if stage == "upload" else stage, *map(str, arguments)]
-    return Step(stage, shlex.join([*words, *options]), only_recipe, tuple(reads), writes)
+    command = shlex.join([*words, *options])
+    return Step(stage, command, only_recipe, False, tuple(chain(*reads)), tuple(writes))
 
 
-def _here(place: Path) -> Sized:
-    """A place and the bytes of its files; None where it is not on this machine."""
-    if place.is_file():
-        return str(place), place.stat().st_size
-    if place.is_dir():
-        return str(place), sum(path.stat().st_size for path in place.iterdir() if path.is_file())
-    return str(place), None
+def _gated_like(recipe: Recipe) -> tuple[str, ...]:
+    """The cards that a run takes the gate from, as far as they lie here."""
+    models = (model for model in (recipe.diff, recipe.base) if (model / CARD).is_file())
+    return recipe.publish.gated_like or tuple(map(str, models))
+
+
+def _unchanged(recipe: Recipe) -> set[str]:
+    """The stages that a run would skip; none where something would have to be fetched to know."""
+    lock = recipe.out / pipeline.LOCK
+    sources = [recipe.base, recipe.diff, *(each.source for each in recipe.quantize.calibration)]
+    if not lock.is_file() or not all(source.exists() for source in sources):
+        return set()
+    kept = pipeline.Lock(lock)
+    return {
+        stage.name
+        for stage in pipeline.stages(recipe)
+        if kept.knows(stage) and kept.holds(stage, kept.entry(stage))
+    }
+
+
+def _files(place: Path, about: int | None = None) -> Iterator[Sized]:
+    """What a place holds, each with its bytes; itself where it is not on this machine."""
+    found = sorted(place.rglob("*")) if place.is_dir() else [place]
+    for path in found:
+        if path.is_file():
+            yield Sized(str(path), path.stat().st_size, exact=True)
+        elif not place.exists():
+            yield Sized(str(place), about, exact=False)
+
+
+def _total(place: Path, about: int | None) -> int | None:
+    """The bytes of all that a place holds."""
+    sizes = [each.size for each in _files(place, about)]
+    return sum(size for size in sizes if size is not None) if any(sizes) else None
 
 
 def _sizes(recipe: Recipe) -> tuple[int | None, int | None]:

@@ -25,6 +25,7 @@ from camelpress.publish.verify import verify
 from camelpress.recipe import Recipe, read
 
 MADE = ("recover", "quantize")
+MOST_THREADS = 1024  # that a release from anywhere may ask for
 ARITHMETIC = ("device", "cpu", "threads")  # what the order of sums, and so the bytes, depend on
 
 
@@ -88,7 +89,7 @@ def rebuild(
 def _threads(count: Any) -> Iterator[None]:
     """As many threads as were at work then: sums come out in the same order."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count if isinstance(count, int) and count > 0 else before)
+    torch.set_num_threads(count if count in range(1, MOST_THREADS + 1) else before)
     try:
         yield
     finally:
@@ -122,7 +123,11 @@ def _with_inputs(
             "base": _model(release, "base", told.base, base),
             "diff": _model(release, "diff", told.diff, diff),
             "out": out,
-            "quantize": told.quantize.model_copy(update={"calibration": tuple(texts)}),
+            # no other file or program that somebody else's recipe may name
+            "recover": told.recover.model_copy(update={"verify": None}),
+            "quantize": told.quantize.model_copy(
+                update={"calibration": tuple(texts), "engine_python": None}
+            ),
         }
     )
 
@@ -157,10 +162,10 @@ def _differences(
         for name, digest in report.inputs.items()
         if name in ("base", "diff") and provenance.inputs.get(name) != digest
     ]
-    now = versions()
+    now, told = versions(), provenance.facts.get("versions")
     causes += [
         f"made with {name} {then}, and this is {now.get(name)}"
-        for name, then in provenance.facts["versions"].items()
+        for name, then in (told.items() if isinstance(told, dict) else ())
         if now.get(name) != then
     ]
     causes += [

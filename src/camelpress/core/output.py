@@ -106,7 +106,7 @@ def require_free(target: Path, *, force: bool) -> None:
         raise OutputExists(
             f"{target} exists", next_step="name another output, or give --force to replace it"
         )
-    if not target.is_dir() or (any(target.iterdir()) and not _is_ours(target)):
+    if not target.is_dir() or (any(target.iterdir()) and not is_ours(target)):
         raise OutputExists(
             f"{target} is not an earlier output and is not replaced",
             next_step="name another output, or remove it yourself",
@@ -130,7 +130,8 @@ def _resolved(path: Path) -> Path:
     return Path(os.path.realpath(path))  # unlike Path.resolve, it does not mind a loop of links
 
 
-def _is_ours(folder: Path) -> bool:
+def is_ours(folder: Path) -> bool:
+    """Whether a folder is an earlier output."""
     return any(found for mark in MARKS for found in folder.glob(mark))
 
 
