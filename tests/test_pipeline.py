@@ -112,6 +112,26 @@ def test_a_release_of_an_earlier_pass_does_not_outlive_a_failed_gate(recipe: Pat
     assert not (recipe.parent / "out" / "release").exists()
 
 
+def test_a_folder_that_no_run_made_is_not_removed(recipe: Path) -> None:
+    strange = recipe.parent / "out" / "release"
+    strange.mkdir(parents=True)
+    (strange / "thesis.txt").write_text("years of work")
+    outcome = pipeline.run(read(recipe, ["validate.gate.kl_mean={max: 1.0e-9}"]))
+    assert outcome.verdict is Verdict.FAIL
+    assert (strange / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_gate_that_an_input_asks_for_now_goes_with_a_new_release(recipe: Path) -> None:
+    card = recipe.parent / "diff" / "README.md"
+    card.write_text("---\nlicense: mit\n---\n")
+    made = pipeline.stages(read(recipe))[3]
+    lock = pipeline.Lock(recipe.parent / "lock")
+    before = lock.entry(made)
+    assert lock.entry(made) == before
+    card.write_text("---\nlicense: mit\nextra_gated_prompt: You agree.\n---\n")
+    assert lock.entry(made) != before
+
+
 def test_a_stage_that_dies_is_not_taken_for_done(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,15 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from camelpress import pipeline
-from camelpress.core.errors import CheckpointProblem, RecipeProblem
-from camelpress.core.provenance import checkpoint_hashes
+from camelpress.core.errors import CheckpointProblem, EngineProblem, RecipeProblem
+from camelpress.core.provenance import (
+    MANIFEST,
+    checkpoint_hashes,
+    manifest,
+    manifest_text,
+    sha256_file,
+)
 from camelpress.core.report import Report, Verdict
 from camelpress.publish.run import run as publish
 from camelpress.publish.settings import Publish
 from camelpress.publish.verify import verify
-from camelpress.rebuild import rebuild
+from camelpress.rebuild import _threads, rebuild
 from camelpress.recipe import read
 from recipes import TEXT, write_recipe
 
@@ -127,6 +134,39 @@ def test_what_is_missing_is_asked_for(
     with pytest.raises(RecipeProblem, match=said):
         rebuilt(place, tmp_path / "again", **missing)
     assert not (tmp_path / "again").exists()
+
+
+def test_a_recipe_of_somebody_else_starts_no_program_and_reads_no_other_file(
+    place: Path, tmp_path: Path
+) -> None:
+    release = shutil.copytree(place / "out" / "release", tmp_path / "release")
+    program, known = tmp_path / "program", tmp_path / "completions.jsonl"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path / 'started'}\n")
+    program.chmod(0o755)
+    content = yaml.safe_load((release / "recipe.yaml").read_text())
+    content["quantize"] |= {"engine": "gptqmodel", "engine_python": str(program), "correction": 0.0}
+    content["recover"] |= {"verify": str(known)}
+    (release / "recipe.yaml").write_text(yaml.safe_dump(content))
+    seal_again(release)
+    with pytest.raises(EngineProblem, match="gptqmodel"):
+        rebuilt(place, tmp_path / "again", release=release)
+    assert not (tmp_path / "started").exists()
+
+
+def seal_again(release: Path) -> None:
+    """What somebody does who changes a file, and everything that tells of it."""
+    path = release / "provenance.json"
+    told = json.loads(path.read_text())
+    told["outputs"]["recipe.yaml"] = sha256_file(release / "recipe.yaml")
+    path.write_text(json.dumps(told))
+    files = [each for each in release.rglob("*") if each.is_file() and each.name != MANIFEST]
+    (release / MANIFEST).write_text(manifest_text(manifest(files, relative_to=release)))
+
+
+@pytest.mark.parametrize("threads", [0, -1, 10**9, "2", None, 2.5])
+def test_a_number_of_threads_that_is_none_changes_nothing(threads: object) -> None:
+    with _threads(threads):
+        assert torch.get_num_threads() == 1
 
 
 def test_a_damaged_release_is_not_followed(place: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from camelpress.publish import bucket
 from camelpress.publish.bucket import Bucket
 from camelpress.publish.deliver import publish as deliver
 from camelpress.publish.settings import Publish
+from ec_key import write_key
 
 Judge = Callable[..., Path]
 PLACE = "s3://camels/tulu/gptq"
@@ -101,7 +102,32 @@ def test_the_list_of_hashes_comes_last_and_a_cut_upload_goes_on(
     assert not set(first) & set(sent[5:])
 
 
-@pytest.mark.parametrize("other", ["notes.txt", "SHA256SUMS"])
+def test_a_cut_upload_of_a_signed_release_goes_on_with_another_signature(
+    system: Any, send: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    pytest.importorskip("model_signing", reason="needs camelpress[sign]")
+    key = str(write_key(tmp_path / "key.pem"))
+    send(sign_with=key)
+    whole = objects(system)
+    send(sign_with=key)
+    assert objects(system) == whole
+    system.rm("camels/tulu/gptq/SHA256SUMS")
+    send(sign_with=key)
+    differing = {name for name, content in objects(system).items() if whole[name] != content}
+    assert differing == {"model.sig", "SHA256SUMS"}
+
+
+def test_what_lies_beside_the_prefix_is_not_in_the_way(
+    system: Any, send: Callable[..., dict[str, Any]]
+) -> None:
+    for name in ("camels/tulu/gptq-2/config.json", "camels/tulu/gptq.txt", "camels/tulu/a"):
+        system.pipe(name, b"of somebody")
+    told = send()
+    assert len(system.find("camels/tulu/gptq")) == told["files"]
+    assert system.cat_file("camels/tulu/gptq-2/config.json") == b"of somebody"
+
+
+@pytest.mark.parametrize("other", ["notes.txt", "SHA256SUMS", "README.md"])
 def test_what_is_there_is_never_replaced(
     system: Any, send: Callable[..., dict[str, Any]], other: str
 ) -> None:

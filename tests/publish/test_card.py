@@ -2,18 +2,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.report import Report, Verdict
 from camelpress.publish import plots
-from camelpress.publish.card import check
+from camelpress.publish.card import check, render
+from camelpress.publish.facts import of_release
 from camelpress.publish.markdown import inert, read_front_matter
+from camelpress.publish.tables import size_rows
 from camelpress.publish.verify import verify
 
 DRAW = plots.draw  # itself, not that of conftest
@@ -246,6 +251,59 @@ def test_size_and_memory_come_from_the_config(
     assert "| devices that tensor parallelism can share it over | 1, 2 |" in card
 
 
+@pytest.mark.parametrize(
+    ("heads", "down", "out", "shared"),
+    [(64, 172, 64, "1, 2, 4"), (52, 108, 40, "1, 2, 4"), (32, 88, 32, "1, 2, 4, 8"),
+     (32, 88, 4, "1, 2, 4"), (4, 88, 32, "1, 2, 4")],
+)  # fmt: skip
+def test_devices_share_heads_and_the_groups_of_what_is_split_by_input(
+    publish: Publisher, candidate: Path, judge: Judge, heads: int, down: int, out: int, shared: str
+) -> None:
+    names = {"mlp.down_proj": down, "self_attn.o_proj": out, "mlp.up_proj": 3}
+    tensors = {
+        f"model.layers.0.{name}.scales": torch.ones(groups, 4, dtype=torch.float16)
+        for name, groups in names.items()
+    }
+    save_file(tensors, candidate / "model.safetensors", {"format": "pt"})
+    config = json.loads((candidate / "config.json").read_text())
+    (candidate / "config.json").write_text(json.dumps(config | {"num_attention_heads": heads}))
+    judge()
+    card = (publish()[0] / "README.md").read_text(encoding="utf-8")
+    assert f"| devices that tensor parallelism can share it over | {shared} |" in card
+
+
+def test_large_models_are_told_in_gigabytes() -> None:
+    config = {"num_attention_heads": 64, "hidden_size": 8192, "num_hidden_layers": 80}
+    rows = size_rows(config | {"max_position_embeddings": 2048}, {"bytes": 34_700_000_000})
+    assert [value for _, value in rows[:3]] == ["34.7 GB", "5.4 GB", "40.1 GB"]
+
+
+def test_the_licence_is_linked_as_the_hub_reads_it(publish: Publisher, candidate: Path) -> None:
+    metadata = read_front_matter((publish()[0] / "README.md").read_text())
+    assert "license_link" not in metadata
+    facts = of_release(publish("again")[0])
+    home = facts.settings.model_copy(update={"to": "hf:org/name@gptq-4bit-32g"})
+    there = read_front_matter(render(replace(facts, settings=home)))
+    assert there["license_link"] == (
+        "https://huggingface.co/org/name/blob/gptq-4bit-32g/LICENSE.txt"
+    )
+    named = read_front_matter(render(replace(facts, licenses=["LICENSE"])))
+    assert named["license_link"] == "LICENSE"
+
+
+def test_benchmarks_that_did_not_run_say_why(publish: Publisher, judge: Judge) -> None:
+    task = {"name": "gsm", "n": 8, "reference_accuracy": 0.5, "candidate_accuracy": 0.25}
+    judge(tasks=[task], tasks_missing={"codex": "no sandbox | <here>"})
+    card = (publish()[0] / "README.md").read_text(encoding="utf-8")
+    assert "- codex did not run: no sandbox \\| &lt;here&gt;\n" in card
+
+
+@pytest.mark.parametrize("place", ["gsm8k", "openai/gsm8k:a:b", "openai/gsm8k:", "../a", "a/b\nc"])
+def test_a_data_set_of_the_hub_is_named_as_one(publish: Publisher, place: str) -> None:
+    with pytest.raises(RecipeProblem, match=r"benchmarks\.gsm8k"):
+        publish(benchmarks={"gsm8k": place})
+
+
 def test_benchmarks_stand_side_by_side_with_their_difference(
     publish: Publisher, judge: Judge
 ) -> None:
@@ -269,6 +327,7 @@ def test_benchmarks_stand_side_by_side_with_their_difference(
     told = yaml.safe_load((out / ".eval_results" / "camelpress.yaml").read_text())
     (entry,) = hub.parse_eval_result_entries(told)
     assert (entry.dataset_id, entry.task_id, entry.value) == ("openai/gsm8k", "gsm8k", 47.0)
+    assert entry.notes == "gsm8k, 100 items"
     assert verify(out).verdict is Verdict.PASS
 
 

@@ -42,6 +42,15 @@ def test_publish_without_a_place_is_a_usage_error(run: Run, candidate: Path, jud
     assert "a release needs a place; give --to" in ended.err
 
 
+@pytest.mark.parametrize("to", ["gs://bucket/x", "HF://org/name", "https://huggingface.co/a/b"])
+def test_a_place_of_no_kind_that_is_known_makes_no_folder(
+    run: Run, candidate: Path, judge: Judge, to: str
+) -> None:
+    ended = run("publish", candidate, "--report", judge(), "--license", "tulu", "--to", to)
+    assert ended.code == 2
+    assert f"nothing can be published to {to}; give a folder, hf:org/name, s3://" in ended.err
+
+
 def test_verify_says_what_is_wrong(run: Run, release: Path) -> None:
     assert run("verify", release).code == 0
     (release / "NOTICE").write_text("another")

@@ -70,6 +70,21 @@ def test_everything_that_was_changed_is_told(
     }
 
 
+def test_texts_and_benchmarks_of_one_side_only_are_told(
+    one: Path, publish: Publisher, judge: Judge
+) -> None:
+    task = {"name": "gsm", "n": 8, "reference_accuracy": 0.5, "candidate_accuracy": 0.25}
+    judge(texts=[], tasks=[task])
+    assert differences(one, publish("other", name="Tulu")[0])["figures"] == [
+        "novel, sequences: 40, not recorded",
+        "novel, tokens: 81,920, not recorded",
+        "novel, mean KL: 0.0123, not recorded",
+        "gsm, 16-bit: not recorded, 0.5",
+        "gsm, this model: not recorded, 0.25",
+        "gsm, items: not recorded, 8",
+    ]
+
+
 def test_not_a_number_is_the_same_as_itself(tmp_path: Path) -> None:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()

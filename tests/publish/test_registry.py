@@ -19,8 +19,11 @@ from camelpress.core.provenance import sha256_file
 from camelpress.publish import registry
 from camelpress.publish.deliver import publish as deliver
 from camelpress.publish.registry import Registry
+from camelpress.publish.run import run
 from camelpress.publish.settings import Publish
+from ec_key import write_key
 
+requests = pytest.importorskip("requests", reason="needs camelpress[oci]")
 Judge = Callable[..., Path]
 Sender = Callable[..., dict[str, Any]]
 UNPACKED = Path(__file__).parents[2] / ".models" / "docker-registry" / "usr/bin/docker-registry"
@@ -114,6 +117,56 @@ def test_a_tag_moves_only_by_force(host: str, send: Sender) -> None:
     assert manifest(host, "camel", "v1") == before
     send(to, name="two", force=True)
     assert manifest(host, "camel", "v1") != before
+
+
+def test_the_same_release_is_the_same_artifact_under_every_tag(
+    host: str, send: Sender, candidate: Path, tmp_path: Path
+) -> None:
+    settings = Publish.parse({"license": "tulu", "name": "Tulu"}, source="test")
+    run(candidate, tmp_path / "report", tmp_path / "release", settings)
+    for tag in ("v1", "v2"):
+        Registry(host, "same", tag, force=False).deliver(tmp_path / "release")
+    assert manifest(host, "same", "v1") == manifest(host, "same", "v2")
+
+
+def test_the_tag_of_another_kind_of_manifest_is_not_taken(
+    host: str, send: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = "application/vnd.oci.image.index.v1+json"
+    content = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": []})
+    place = f"http://{host}/v2/taken/manifests/v1"
+    told = requests.put(place, data=content, headers={"Content-Type": kind}, timeout=10)
+    assert told.status_code == 201
+    with pytest.raises(OutputExists, match="taken:v1 is something else"):
+        send(f"oci://{host}/taken:v1")
+    assert requests.get(place, headers={"Accept": kind}, timeout=10).text == content
+
+
+def test_another_signature_of_the_same_files_is_the_same_release(
+    host: str, send: Sender, tmp_path: Path
+) -> None:
+    pytest.importorskip("model_signing", reason="needs camelpress[sign]")
+    key = str(write_key(tmp_path / "key.pem"))
+    send(f"oci://{host}/signed:v1", sign_with=key)
+    before = manifest(host, "signed", "v1")
+    send(f"oci://{host}/signed:v1", sign_with=key)
+    assert manifest(host, "signed", "v1") == before
+
+
+@pytest.mark.parametrize(("status", "said"), [(507, "has no room left"), (403, "does not let")])
+def test_what_a_registry_refuses_is_one_line(
+    host: str, send: Sender, monkeypatch: pytest.MonkeyPatch, status: int, said: str
+) -> None:
+    from oras.provider import Registry as Client
+
+    answer = requests.Response()
+    answer.status_code = status
+    monkeypatch.setattr(Client, "upload_blob", lambda *_arguments, **_options: answer)
+    with pytest.raises(OutputProblem, match=f"refused-{status}:v1 {said}"):
+        send(f"oci://{host}/refused-{status}:v1")
+    assert (
+        requests.get(f"http://{host}/v2/refused-{status}/tags/list", timeout=10).status_code == 404
+    )
 
 
 def test_a_cut_upload_gives_no_tag_and_goes_on(

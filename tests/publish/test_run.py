@@ -363,6 +363,31 @@ def test_without_a_name_the_folder_gives_it(publish: Publisher) -> None:
     assert "\n# release\n" in (out / "README.md").read_text()
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "LICENSE.txt"])
+def test_a_link_to_somebodys_file_is_not_published(
+    publish: Publisher, candidate: Path, tmp_path: Path, name: str
+) -> None:
+    (candidate / name).rename(tmp_path / "private")
+    (candidate / name).symlink_to(tmp_path / "private")
+    with pytest.raises(CheckpointProblem, match=f"{name} is a link that leads to .*private; put"):
+        publish()
+    require_nothing_left(tmp_path)
+
+
+def test_weights_may_lie_elsewhere(publish: Publisher, candidate: Path, tmp_path: Path) -> None:
+    (candidate / "model.safetensors").rename(tmp_path / "weights")
+    (candidate / "model.safetensors").symlink_to(tmp_path / "weights")
+    assert not (publish()[0] / "model.safetensors").is_symlink()
+
+
+def test_the_policy_of_use_goes_with_the_licence(
+    publish: Publisher, candidate: Path, judge: Judge
+) -> None:
+    (candidate / "USE_POLICY.md").write_text("No llamas.\n")
+    out, _ = publish(license="llama2")
+    assert (out / "USE_POLICY.md").read_text() == "No llamas.\n"
+
+
 def test_a_release_can_be_published_again(
     publish: Publisher, candidate: Path, judge: Judge
 ) -> None:
