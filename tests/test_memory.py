@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import pico
+from fresh import Fresh, fresh
 
 FEW, MANY = 4, 16
 WIDE = pico.Sizes(hidden=512, ffn=1408, heads=8, kv_heads=8)
 ALLOWED = 38_000_000  # bytes; twelve more layers are 77 MB in fp16 and 154 MB in fp32
 
 
-def peak(*arguments: object) -> int:
+@pytest.fixture(scope="module")
+def program() -> Iterator[Fresh]:
+    """The program in processes of their own."""
+    path = {"PATH": "", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    with fresh(path | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}) as found:
+        yield found
+
+
+def peak_of(program: Fresh, *arguments: object) -> int:
     """Peak resident bytes of one command in a process of its own."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "camelpress", *map(str, arguments), "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"OMP_NUM_THREADS": "1", "PATH": "", "MALLOC_ARENA_MAX": "1"},
-    )
+    ended = program.run(*arguments, "--json")
     assert ended.returncode in (0, 1, 4), ended.stderr
     return int(json.loads(ended.stdout)["cost"]["peak_bytes"])
 
 
 @pytest.fixture(scope="module")
-def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
+def peaks(program: Fresh, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
     """Per stage, the peak with few layers and with many."""
+    peak = partial(peak_of, program)
     folder = tmp_path_factory.mktemp("memory")
     text = pico.write_text(folder / "text.txt", words=60)
     held_out = pico.write_text(folder / "held-out.txt", words=60, seed=1)
@@ -68,13 +73,13 @@ def test_more_layers_need_no_more_memory(peaks: dict[str, list[int]], stage: str
     assert many - few < ALLOWED, f"{few / 1e6:.0f} MB with {FEW}, {many / 1e6:.0f} MB with {MANY}"
 
 
-def test_a_longer_text_needs_little_more_memory(tmp_path: Path) -> None:
+def test_a_longer_text_needs_little_more_memory(program: Fresh, tmp_path: Path) -> None:
     """The hidden states of the longer one are 49 MB, for two models."""
     model = pico.write_model(tmp_path / "model", WIDE._replace(layers=1))
     told = []
     for words in (300, 2900):
         text = pico.write_text(tmp_path / f"{words}.txt", words=words)
         out = tmp_path / str(words)
-        told.append(peak("validate", model, model, "--text", text, "--out", out))
+        told.append(peak_of(program, "validate", model, model, "--text", text, "--out", out))
     short, long = told
     assert long - short < ALLOWED, f"{short / 1e6:.0f} MB, {long / 1e6:.0f} MB with a long text"

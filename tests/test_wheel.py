@@ -11,19 +11,9 @@ from pathlib import Path
 import pytest
 
 import pico
+from fresh import Fresh, fresh
 
 ROOT = Path(__file__).parents[1]
-RUN = """
-import importlib, sys
-from pathlib import Path
-here = Path(sys.argv[1])
-for name in ("convert", "quantize", "validate", "publish"):
-    module = importlib.import_module(f"camelpress.{name}.run")
-    assert Path(module.__file__).is_relative_to(here), module.__file__
-sys.argv = ["camelpress", *sys.argv[2:]]
-from camelpress.cli import main
-main()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +32,6 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "unpacked")
     return folder / "unpacked"
-
-
-def run(unpacked: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", RUN, str(unpacked), *map(str, arguments)],
-        cwd=unpacked,
-        env=os.environ | {"PYTHONPATH": str(unpacked), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_the_wheel_holds_what_the_stages_read(unpacked: Path) -> None:
@@ -75,6 +54,14 @@ def test_the_wheel_holds_what_the_stages_read(unpacked: Path) -> None:
 
 
 def test_every_stage_runs_from_the_wheel(unpacked: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(unpacked), "OMP_NUM_THREADS": "1"}
+    with fresh(environment, cwd=unpacked) as program:
+        ours = [Path(file) for name, file in program.files.items() if name.startswith("camelpress")]
+        assert ours and all(file.is_relative_to(unpacked) for file in ours)
+        _run_every_stage(program, tmp_path)
+
+
+def _run_every_stage(program: Fresh, tmp_path: Path) -> None:
     base = pico.write_model(tmp_path / "base")
     tuned = pico.write_tuned(tmp_path / "tuned", base)
     chat = pico.write_chat(tmp_path / "chat.jsonl")
@@ -93,5 +80,5 @@ def test_every_stage_runs_from_the_wheel(unpacked: Path, tmp_path: Path) -> None
          "--to", tmp_path / "release"),
         ("verify", tmp_path / "release"),
     ):  # fmt: skip
-        ended = run(unpacked, *arguments)
+        ended = program.run(*arguments)
         assert ended.returncode == 0, ended.stderr + ended.stdout
