@@ -6,6 +6,7 @@ The hub's own words are not passed on; they can hold signed addresses.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined] # httpx is
 from camelpress.core.errors import OutputProblem
 
 FULL = (402, 403, 413, 507)  # with words about storage; the last two say so themselves
+NETWORK = (ConnectionError, TimeoutError, socket.gaierror)  # OSErrors that are not of a disk
 AGAIN = "run the same command again: it goes on with what is missing"
 
 
@@ -73,8 +75,7 @@ FAULTS = (  # the hub ...; the first that fits
     Fault(_is(429), "asks for a pause: too many requests",
           "wait for some minutes, then " + AGAIN),
     Fault(_of(HfHubHTTPError), "failed in the middle of {repository} ({reason})", AGAIN),
-    Fault(_of(httpx.HTTPError, ConnectionError), "cannot be reached, or broke off ({reason})",
-          AGAIN),
+    Fault(_of(httpx.HTTPError, *NETWORK), "cannot be reached, or broke off ({reason})", AGAIN),
     Fault(_of(Exception), "does not take {repository} ({reason})", AGAIN),
 )
 # fmt: on
@@ -91,7 +92,7 @@ def explained(repository: str) -> Iterator[None]:
         yield
     except (OSError, httpx.HTTPError, OIDCError, RuntimeError, ValueError) as error:
         cause = _cause(error)
-        if isinstance(cause, OSError) and cause.errno and not isinstance(cause, ConnectionError):
+        if isinstance(cause, OSError) and cause.errno and not isinstance(cause, NETWORK):
             raise OutputProblem(
                 f"{cause.filename or 'a file of the release'} cannot be read: "
                 f"{os.strerror(cause.errno)}",

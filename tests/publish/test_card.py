@@ -331,6 +331,29 @@ def test_benchmarks_stand_side_by_side_with_their_difference(
     assert verify(out).verdict is Verdict.PASS
 
 
+COLUMNS = (
+    "MMLU 0-shot", "MMLU 5-shot", "GSM Direct", "GSM CoT", "BBH Direct", "BBH CoT",
+    "TydiQA Gold-Passage", "TydiQA Closed-book", "Codex-Eval Pass@1", "Codex-Eval Pass@10",
+    "AlpacaFarm",
+)  # fmt: skip
+
+
+def test_eleven_columns_and_their_average_stand_in_one_table(
+    publish: Publisher, judge: Judge
+) -> None:
+    tasks = [
+        {"name": title.lower(), "title": title, "n": 100, "lost": at, "won": 0,
+         "reference_accuracy": 0.5, "candidate_accuracy": 0.5 - at / 100, "delta": -at / 100,
+         "delta_interval": [-at / 50, 0.0]}
+        for at, title in enumerate(COLUMNS)
+    ]  # fmt: skip
+    judge(tasks=tasks, averages={"name": "Average", "reference": 0.5, "candidate": 0.45})
+    card = (publish()[0] / "README.md").read_text(encoding="utf-8")
+    assert f"\n|  | {' | '.join(COLUMNS)} | Average |\n|{'---|' * 13}\n" in card
+    lost = " | ".join(f"{-at:+.2f} %" for at in range(1, 11))
+    assert f"\n| difference | +0.00 % | {lost} | -5.00 % |\n" in card
+
+
 def test_older_readers_find_the_figures_of_each_text(publish: Publisher, judge: Judge) -> None:
     hub = pytest.importorskip("huggingface_hub")
     judge(texts=[{"name": "Wiki 2", "candidate_perplexity": 3.65, "kl_mean": 0.0123}])

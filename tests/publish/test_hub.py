@@ -6,6 +6,7 @@ import os
 import random
 import re
 import signal
+import socket
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,6 +22,7 @@ from camelpress.core.errors import OutputExists, OutputProblem, Problem, RecipeP
 from camelpress.core.report import Report, Verdict
 from camelpress.publish.deliver import publish as deliver
 from camelpress.publish.hub import Hub as Target
+from camelpress.publish.hub_faults import explained
 from camelpress.publish.markdown import read_front_matter
 from camelpress.publish.run import run
 from camelpress.publish.settings import Publish
@@ -356,6 +358,20 @@ def test_a_hub_that_is_not_there_is_one_line(send: Sender, monkeypatch: pytest.M
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(OutputProblem, match="cannot be reached, or broke off"):
         send()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (TimeoutError(110, "Connection timed out"), "the hub cannot be reached, or broke off"),
+        (socket.gaierror(-2, "Name or service not known"), "the hub cannot be reached"),
+        (OSError(5, "Input/output error", "/weights"), "/weights cannot be read: Input/output err"),
+        (OSError(5, "Input/output error"), "a file of the release cannot be read"),
+    ],
+)
+def test_the_disk_is_not_blamed_for_the_network(error: OSError, said: str) -> None:
+    with pytest.raises(OutputProblem, match=said), explained(NAME):
+        raise error
 
 
 @pytest.mark.parametrize(
