@@ -10,6 +10,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from safetensors.torch import save_file
 
 from camelpress.core.errors import RecipeProblem
@@ -191,6 +192,31 @@ def test_hostile_strings_are_inert(publish: Publisher, candidate: Path, judge: J
     tables = [line for line in card.splitlines() if line.startswith("| calibration text |")]
     assert all(line.replace("\\|", "").count("|") == 3 for line in tables)
     assert verify(out).verdict is Verdict.PASS
+
+
+def test_a_card_of_hostile_strings_is_the_same_page(
+    publish: Publisher, candidate: Path, judge: Judge
+) -> None:
+    harmless = page(publish("harmless", name="x", allow_failed_gate="x")[0])
+    path = candidate / "quantize-report.json"
+    report = Report.read(path)
+    files = [{"name": HOSTILE, "sha256": HOSTILE}]
+    report.model_copy(
+        update={"facts": report.facts | {"method": HOSTILE, "calibration": {"files": files}}}
+    ).write(path)
+    task = {"name": HOSTILE, "title": HOSTILE, "n": HOSTILE}
+    judge(protocol=HOSTILE, tasks=[task], tasks_missing={HOSTILE: HOSTILE})
+    hostile = page(publish("hostile", name=HOSTILE, allow_failed_gate=HOSTILE)[0])
+    kinds = ("script", "img", "a", "h1", "h2", "h3", "hr", "b", "svg", "iframe")
+    assert [hostile.count(f"<{kind}") for kind in kinds] == [
+        harmless.count(f"<{kind}") + (kind == "h2") for kind in kinds  # that of the benchmarks
+    ]  # fmt: skip
+
+
+def page(release: Path) -> str:
+    """A card as HTML, the way a page shows it that lets HTML through."""
+    text = (release / "README.md").read_text(encoding="utf-8").split("\n---\n", 1)[1]
+    return str(MarkdownIt("gfm-like", {"linkify": False}).render(text))
 
 
 @given(st.text())

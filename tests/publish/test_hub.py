@@ -267,11 +267,11 @@ def test_a_repository_that_turns_up_public_meanwhile_is_not_filled(
     assert len(hub.repositories[NAME].commits) == 1
 
 
-def test_weights_that_change_on_the_way_are_not_published(
-    hub: Hub, release: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weights = release / "model.safetensors"
-    hub.step = lambda: weights.write_bytes(b"\0" * 5000)
+def test_weights_that_change_on_the_way_are_not_published(hub: Hub, release: Path) -> None:
+    def change() -> None:
+        (release / "model.safetensors").write_bytes(b"\0" * 5000)
+
+    hub.step = change
     with pytest.raises(OutputProblem, match=r"model\.safetensors changed while the release was on"):
         upload(NAME, release)
     assert published(hub.repositories[NAME]) == set()
