@@ -52,12 +52,16 @@ def test_a_dry_run_does_nothing_and_tells_what_a_run_does(
 def test_a_dry_run_tells_what_is_done_already_and_the_files_of_it(recipe: Path) -> None:
     assert not any(step.unchanged for step in plan(read(recipe)))
     pipeline.run(read(recipe))
-    steps = plan(read(recipe, ["publish.to=hf:org/place"]))
-    assert [step.unchanged for step in steps] == [True, True, True, False, False]
+    steps = plan(read(recipe))
+    assert all(step.unchanged for step in steps)
     release = recipe.parent / "out" / "release"
     found = {str(path): path.stat().st_size for path in release.rglob("*") if path.is_file()}
-    assert {each.place: each.size for each in steps[-1].reads} == found
-    assert steps[-1].writes == (Sized("hf:org/place", sum(found.values()), exact=False),)
+    assert {each.place: each.size for each in steps[-1].writes} == found
+    assert {each.exact for each in steps[-1].reads} == {True}
+    steps = plan(read(recipe, ["publish.to=hf:org/name"]))
+    assert [step.unchanged for step in steps] == [True, True, True, False, False]
+    (size,) = {each.size for step in steps[3:] for each in step.writes}
+    assert steps[4].writes == (Sized("hf:org/name", size, exact=False),)
     before = {path: path.stat().st_mtime_ns for path in release.parent.rglob("*")}
     changed = plan(read(recipe, ["validate.max_tokens=500"]))
     assert [step.unchanged for step in changed] == [True, True, False, True]

@@ -162,10 +162,11 @@ class Screen:
             return
         for step in steps:
             self.line(step["command"])
-            for name in step["only_recipe"]:
-                self.line(f"  {name} as in the recipe, which no option can say")
             if step["unchanged"]:
                 self.line("  unchanged, would be skipped")
+                continue
+            for name in step["only_recipe"]:
+                self.line(f"  {name} as in the recipe, which no option can say")
             for kind in ("reads", "writes"):
                 for each in step[kind]:
                     self.line(f"  {kind:<7} {each['place']}{_bytes(each['size'], each['exact'])}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from math import prod
 from pathlib import Path
 
@@ -23,7 +22,7 @@ LINEAR = tuple(f".{linear.name}.weight" for linear in LINEARS)
 
 @dataclass(frozen=True)
 class Sized:
-    """A file and its bytes; of what is not there yet its folder, and about how many it will hold.
+    """A file and its bytes; of what is still to be made its folder, and about how many it takes.
 
     Args:
         place: of the file or folder.
@@ -70,27 +69,29 @@ def plan(recipe: Recipe) -> list[Step]:
     validation, release = out / "validation", out / "release"
     dense, packed = _sizes(recipe)
     shipped = 0 if recipe.publish.recipe_only else packed
-    texts = [each.source for each in recipe.quantize.calibration]
+    done = _unchanged(recipe)
+
+    def made(stage: str, place: Path, about: int | None = None) -> list[Sized]:
+        return _files(place) if stage in done else [Sized(str(place), about, exact=False)]
+
+    model, candidate = made("recover", recovered, dense), made("quantize", quantized, packed)
+    report, finished = made("validate", validation), made("publish", release, shipped)
+    texts = [path for each in recipe.quantize.calibration for path in _files(each.source)]
+    held_out = [path for text in recipe.validation.text for path in _files(text)]
     publishing = recipe.publish.model_copy(update={"gated_like": _gated_like(recipe)})
     judged: list[Path | str] = [quantized, "--report", validation, "--to"]
     steps = [
         _step("recover", recipe.recover, [recipe.base, recipe.diff, recovered],
-              [_files(recipe.base), _files(recipe.diff)], _files(recovered, dense)),
-        _step("quantize", recipe.quantize, [recovered, quantized],
-              [_files(recovered, dense), *map(_files, texts)], _files(quantized, packed)),
+              [*_files(recipe.base), *_files(recipe.diff)], model),
+        _step("quantize", recipe.quantize, [recovered, quantized], [*model, *texts], candidate),
         _step("validate", recipe.validation, [recovered, quantized, "--out", validation],
-              [_files(recovered, dense), _files(quantized, packed),
-               *map(_files, recipe.validation.text)], _files(validation)),
-        _step("publish", publishing, [*judged, release],
-              [_files(quantized, packed), _files(validation)], _files(release, shipped)),
+              [*model, *candidate, *held_out], report),
+        _step("publish", publishing, [*judged, release], [*candidate, *report], finished),
     ]  # fmt: skip
     if target(recipe.publish, "", force=False) is not None:
         to = str(recipe.publish.to)
-        there = iter([Sized(to, _total(release, shipped), exact=False)])
-        steps.append(
-            _step("upload", publishing, [*judged, to], [_files(release, shipped)], there)
-        )  # fmt: skip
-    done = _unchanged(recipe)
+        there = Sized(to, _total(finished), exact=False)
+        steps.append(_step("upload", publishing, [*judged, to], finished, [there]))
     return [replace(step, unchanged=step.stage in done) for step in steps]
 
 
@@ -98,13 +99,13 @@ def _step(
     stage: str,
     settings: Settings,
     arguments: Sequence[Path | str],
-    reads: Sequence[Iterator[Sized]],
-    writes: Iterator[Sized],
+    reads: Sequence[Sized],
+    writes: Sequence[Sized],
 ) -> Step:
     options, only_recipe = written(settings, without=("to",))
     words = ["camelpress", "publish" if stage == "upload" else stage, *map(str, arguments)]
     command = shlex.join([*words, *options])
-    return Step(stage, command, only_recipe, False, tuple(chain(*reads)), tuple(writes))
+    return Step(stage, command, only_recipe, False, tuple(reads), tuple(writes))
 
 
 def _gated_like(recipe: Recipe) -> tuple[str, ...]:
@@ -127,20 +128,18 @@ def _unchanged(recipe: Recipe) -> set[str]:
     }
 
 
-def _files(place: Path, about: int | None = None) -> Iterator[Sized]:
+def _files(place: Path) -> list[Sized]:
     """What a place holds, each with its bytes; itself where it is not on this machine."""
+    if not place.exists():
+        return [Sized(str(place), None, exact=False)]
     found = sorted(place.rglob("*")) if place.is_dir() else [place]
-    for path in found:
-        if path.is_file():
-            yield Sized(str(path), path.stat().st_size, exact=True)
-        elif not place.exists():
-            yield Sized(str(place), about, exact=False)
+    return [Sized(str(path), path.stat().st_size, exact=True) for path in found if path.is_file()]
 
 
-def _total(place: Path, about: int | None) -> int | None:
-    """The bytes of all that a place holds."""
-    sizes = [each.size for each in _files(place, about)]
-    return sum(size for size in sizes if size is not None) if any(sizes) else None
+def _total(files: Sequence[Sized]) -> int | None:
+    """The bytes of all of them, if they can be told."""
+    sizes = [each.size for each in files if each.size is not None]
+    return sum(sizes) if len(sizes) == len(files) else None
 
 
 def _sizes(recipe: Recipe) -> tuple[int | None, int | None]:
