@@ -133,7 +133,7 @@ class Screen:
     def emit(self, content: Mapping[str, Any]) -> None:
         """The one JSON object."""
         if not self.silent:
-            text = json.dumps(content, ensure_ascii=False)
+            text = redacted(json.dumps(content, ensure_ascii=False))
             sys.stdout.write((text if printable(text) == text else _escaped(text)) + "\n")
 
     def result(self, report: Report) -> None:
@@ -260,5 +260,5 @@ def rows(out: Console, title: str, entries: Sequence[tuple[str, str]]) -> None:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in entries:
-        table.add_row(name, escape(printable(value)))
+        table.add_row(name, escape(printable(redacted(value))))
     out.print(table)

@@ -52,6 +52,10 @@ def in_another_variable(place: Place) -> None:
     place.patch.setenv("WANDB_API_KEY", TOKEN)
 
 
+def in_the_name_of_a_file(place: Place) -> None:
+    (place.candidate / f"{TOKEN}.txt").write_text("left out, and the report says so")
+
+
 def in_an_answer(place: Place) -> None:
     place.hub.faults = [Fault("commit", 500, words=f"no: {TOKEN}")]
 
@@ -102,6 +106,7 @@ def in_the_card_of_an_input(place: Place) -> None:
 PLANTED = (  # where                 code
     (in_the_login_store,             0),
     (in_another_variable,            0),
+    (in_the_name_of_a_file,          0),
     (in_an_answer,                   3),
     (in_the_address,                 3),
     (in_a_name,                      3),
