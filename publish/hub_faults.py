@@ -52,6 +52,11 @@ def _full(error: Exception) -> bool:
     return _status(error) in FULL[2:] or (_status(error) in FULL and "storage" in words)
 
 
+def _of_metadata(error: Exception) -> bool:
+    """The client has no kind for what the hub finds wrong in the YAML of a card."""
+    return type(error) is ValueError and str(error).startswith("Invalid metadata")
+
+
 # fmt: off
 FAULTS = (  # the hub ...; the first that fits
     Fault(_of(LocalTokenNotFoundError), "asks who publishes to {repository}",
@@ -68,6 +73,9 @@ FAULTS = (  # the hub ...; the first that fits
           "log in again with `hf auth login`, or correct HF_TOKEN"),
     Fault(_is(403), "does not let this login write to {repository}",
           "take a token with the right to write there, or name another repository"),
+    Fault(_of_metadata, "does not take what the card of {repository} says of it in its first lines",
+          "publish to a folder, and look at them with `camelpress card`; the gate is that of the "
+          "cards that --gated-like names"),
     Fault(_is(404), "does not show {repository}, or a part of it that was there a moment ago",
           "see whether somebody removed it, then run the same command again"),
     Fault(_is(409, 412), "says that {repository} was changed meanwhile",

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from safetensors.torch import save_file
 
+import hub_metadata
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.report import Report, Verdict
 from camelpress.publish import plots
 from camelpress.publish.card import check, render
 from camelpress.publish.facts import of_release
+from camelpress.publish.license import PROFILES
 from camelpress.publish.markdown import inert, read_front_matter
 from camelpress.publish.tables import size_rows
 from camelpress.publish.verify import verify
@@ -51,6 +53,35 @@ def test_front_matter_is_what_the_hub_reads(publish: Publisher) -> None:
     assert claims["bits"] == 4
     assert claims["group_size"] == 32
     assert claims["verdict"] == "PASS"
+
+
+@pytest.mark.parametrize("license", PROFILES)
+@pytest.mark.parametrize("to", [None, "hf:org/name@gptq-4bit-32g"])
+def test_the_hub_would_take_the_metadata(
+    publish: Publisher, judge: Judge, license: str, to: str | None
+) -> None:
+    judge(texts=[{"name": "Wiki 2", "candidate_perplexity": 3.65, "kl_mean": 0.0123}])
+    facts = of_release(publish(license=license, base_model="huggyllama/llama-65b")[0])
+    settings = facts.settings.model_copy(update={"to": to})
+    assert hub_metadata.faults(render(replace(facts, settings=settings))) == []
+
+
+def test_what_the_hub_would_not_take_is_known() -> None:
+    card = """---
+license: other
+license_link: LICENSE.txt
+base_model: nothing
+base_model_relation: copied
+extra_gated_fields: {Country: cuneiform}
+---
+"""
+    assert hub_metadata.faults(card) == [
+        "license_name belongs to a licence that is other",
+        "license_link 'LICENSE.txt' is neither LICENSE, LICENSE.md nor an address",
+        "extra_gated_fields asks for 'cuneiform'",
+        "base_model_relation 'copied' is not one of the list",
+        "base_model 'nothing' is no repository",
+    ]
 
 
 def test_the_hub_client_reads_the_card(publish: Publisher) -> None:

@@ -291,6 +291,8 @@ FAULTS = {
     "full":          (Fault("batch", 403, words="Private repository storage limit reached"),
                       "has no room left"),
     "too large":     (Fault("commit", 413), "has no room left"),
+    "metadata":      (Fault("yaml", 400, words="license: not one of the list"),
+                      "does not take what the card of"),
     "too many":      (Fault("preupload", 429, times=ALWAYS), "asks for a pause"),
     "no pause":      (Fault("commit", 429), "asks for a pause"),
     "ill":           (Fault("put", 500, times=ALWAYS), "HTTP 500"),

@@ -1,7 +1,7 @@
 """A Hugging Face hub on this machine that takes uploads, as far as huggingface_hub makes them.
 
     POST   /api/repos/create                      a repository with a first commit
-    POST   /api/validate-yaml                     always content
+    POST   /api/validate-yaml                     whether the metadata of a card will do
     GET    /api/models/ID                         who sees it, and its head
     PUT    /api/models/ID/settings                who shall see it
     GET    /api/models/ID/refs                    its branches
@@ -31,6 +31,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import hub_metadata
 from hub_repositories import LARGE, Hub, Repository, Tree, entry, git_oid
 from local_server import answering
 
@@ -111,7 +112,10 @@ class _Handler(BaseHTTPRequestHandler):
         except _Refused as no:
             about = {"X-Error-Code": no.code, "X-Error-Message": no.words}
             about = {key: value for key, value in about.items() if value}
-            body = {"url": f"{self.hub.endpoint}/of/it"}  # the client reads it from a 409, too
+            body = {  # the client reads the address from a 409, and the errors from a 400
+                "url": f"{self.hub.endpoint}/of/it",
+                "errors": [{"message": no.words}],
+            }
             return self._send(no.status, about, json.dumps(body).encode())
         self.hub.step()
         if isinstance(told, tuple):
@@ -167,6 +171,8 @@ class _Handler(BaseHTTPRequestHandler):
         return {"url": f"{self.hub.endpoint}/{name}"}
 
     def _yaml(self, content: bytes) -> Any:
+        if found := hub_metadata.faults(json.loads(content)["content"]):
+            raise _Refused(400, words=", ".join(found))
         return {"errors": [], "warnings": []}
 
     def _info(self, content: bytes, id: str) -> Any:
