@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,23 @@ def recipe(tmp_path: Path) -> Path:
     return write_recipe(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe that was run to its end; `kept` beside its folder is a copy of that."""
+    place = tmp_path_factory.mktemp("finished")
+    pipeline.run(read(write_recipe(place)))
+    shutil.copytree(place, place.with_name("kept"))
+    return place
+
+
+@pytest.fixture
+def finished(once: Path) -> Path:
+    """That recipe with everything as the run left it, times of files and all."""
+    shutil.rmtree(once)
+    shutil.copytree(once.with_name("kept"), once)
+    return once / "recipe.yaml"
+
+
 def ran(recipe: Recipe) -> set[str]:
     return set(STAGES) - set(pipeline.run(recipe).skipped)
 
@@ -36,11 +54,10 @@ def test_all_stages_run_and_end_in_a_release(recipe: Path) -> None:
     assert (recipe.parent / "out" / "release" / "SHA256SUMS").is_file()
 
 
-def test_a_second_run_does_nothing(recipe: Path) -> None:
-    pipeline.run(read(recipe))
-    out = recipe.parent / "out"
+def test_a_second_run_does_nothing(finished: Path) -> None:
+    out = finished.parent / "out"
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    assert pipeline.run(read(recipe)).skipped == STAGES
+    assert pipeline.run(read(finished)).skipped == STAGES
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
 
 
@@ -54,37 +71,32 @@ def test_a_second_run_does_nothing(recipe: Path) -> None:
     ],
 )
 def test_a_changed_option_reruns_its_stage_and_those_after_it(
-    recipe: Path, override: str, expected: set[str]
+    finished: Path, override: str, expected: set[str]
 ) -> None:
-    pipeline.run(read(recipe))
-    assert ran(read(recipe, [override])) == expected
+    assert ran(read(finished, [override])) == expected
 
 
-def test_a_changed_input_reruns_the_stages_that_read_it(recipe: Path) -> None:
-    pipeline.run(read(recipe))
-    pico.write_text(recipe.parent / "prose.txt", seed=5)
-    assert ran(read(recipe)) == {"validate", "publish"}
+def test_a_changed_input_reruns_the_stages_that_read_it(finished: Path) -> None:
+    pico.write_text(finished.parent / "prose.txt", seed=5)
+    assert ran(read(finished)) == {"validate", "publish"}
 
 
-def test_a_touched_output_is_made_again(recipe: Path) -> None:
-    pipeline.run(read(recipe))
-    (recipe.parent / "out" / "quantized" / "config.json").write_text("{}")
-    assert "quantize" in ran(read(recipe))
-    assert ran(read(recipe)) == set()
+def test_a_touched_output_is_made_again(finished: Path) -> None:
+    (finished.parent / "out" / "quantized" / "config.json").write_text("{}")
+    assert "quantize" in ran(read(finished))
+    assert ran(read(finished)) == set()
 
 
 def test_another_version_runs_everything_again(
-    recipe: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline.run(read(recipe))
     monkeypatch.setattr(pipeline, "__version__", "9.9.9")
-    assert ran(read(recipe)) == set(STAGES)
+    assert ran(read(finished)) == set(STAGES)
 
 
-def test_the_same_recipe_gives_the_same_release(recipe: Path) -> None:
-    pipeline.run(read(recipe))
-    pipeline.run(read(recipe, [f"out={recipe.parent / 'again'}"]))
-    first, second = (recipe.parent / out / "release" for out in ("out", "again"))
+def test_the_same_recipe_gives_the_same_release(finished: Path) -> None:
+    pipeline.run(read(finished, [f"out={finished.parent / 'again'}"]))
+    first, second = (finished.parent / out / "release" for out in ("out", "again"))
     made, again = (manifest(out.rglob("*.*"), relative_to=out) for out in (first, second))
     assert made.keys() == again.keys()
     assert {name for name in made if made[name] != again[name]} <= {PROVENANCE}
@@ -106,17 +118,17 @@ def test_a_failed_gate_ends_before_publishing(recipe: Path) -> None:
     assert not (recipe.parent / "out" / "release").exists()
 
 
-def test_a_release_of_an_earlier_pass_does_not_outlive_a_failed_gate(recipe: Path) -> None:
-    pipeline.run(read(recipe))
-    pipeline.run(read(recipe, ["validate.gate.kl_mean={max: 1.0e-9}"]))
-    assert not (recipe.parent / "out" / "release").exists()
+def test_a_release_of_an_earlier_pass_does_not_outlive_a_failed_gate(finished: Path) -> None:
+    pipeline.run(read(finished, ["validate.gate.kl_mean={max: 1.0e-9}"]))
+    assert not (finished.parent / "out" / "release").exists()
 
 
-def test_a_folder_that_no_run_made_is_not_removed(recipe: Path) -> None:
-    strange = recipe.parent / "out" / "release"
-    strange.mkdir(parents=True)
+def test_a_folder_that_no_run_made_is_not_removed(finished: Path) -> None:
+    strange = finished.parent / "out" / "release"
+    shutil.rmtree(strange)
+    strange.mkdir()
     (strange / "thesis.txt").write_text("years of work")
-    outcome = pipeline.run(read(recipe, ["validate.gate.kl_mean={max: 1.0e-9}"]))
+    outcome = pipeline.run(read(finished, ["validate.gate.kl_mean={max: 1.0e-9}"]))
     assert outcome.verdict is Verdict.FAIL
     assert (strange / "thesis.txt").read_text() == "years of work"
 
