@@ -21,7 +21,7 @@ def publish(candidate: Path, report_dir: Path, settings: Publish, *, force: bool
     """A release where `settings.to` says: a folder here, or elsewhere.
 
     What goes elsewhere is made in a folder beside the candidate first, which is removed at the end;
-    one that a killed run has left is used again.
+    one that a killed run has left is made anew.
 
     Raises:
         RecipeProblem: no place is given.

@@ -1,25 +1,35 @@
-"""The machine that this program runs on, as a release tells of it."""
+"""The machine that this program runs on, as a release tells of it.
+
+What Linux says in `/proc` is read; no driver is woken for it.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
-CPUINFO = Path("/proc/cpuinfo")  # of Linux; elsewhere the name that Python has
+CPU = Path("/proc/cpuinfo")
+GPUS = Path("/proc/driver/nvidia/gpus")  # a folder for each, with a file `information`
 
 
 def hardware() -> dict[str, Any]:
     """Kind of machine, processor, its cores as the system counts them, and GPUs by name."""
-    text = CPUINFO.read_text(encoding="utf-8", errors="replace") if CPUINFO.is_file() else ""
-    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return {
         "machine": platform.machine(),
-        "processor": named[1] if named else platform.processor(),
+        "processor": next(_named(CPU, "model name"), platform.processor()),
         "cores": os.cpu_count(),
-        "gpus": [torch.cuda.get_device_name(each) for each in range(torch.cuda.device_count())],
+        "gpus": [
+            name for place in sorted(GPUS.glob("*/information")) for name in _named(place, "Model")
+        ],
     }
+
+
+def _named(path: Path, key: str) -> Iterator[str]:
+    """The values of a key in lines of `key: value`."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for found in re.finditer(rf"^{key}[ \t]*:[ \t]*(.+)$", text, re.MULTILINE):
+        yield found[1].strip()
