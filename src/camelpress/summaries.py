@@ -173,7 +173,8 @@ def _export(report: Report) -> list[tuple[str, str]]:
 def _publish(report: Report) -> list[tuple[str, str]]:
     delivered = report.facts.get("delivered")
     place = _place(delivered) if delivered else []
-    return [*place, ("files", str(len(report.outputs))), *_cost(report)]
+    files = f"{len(report.outputs)}, sealed by provenance.json and SHA256SUMS"
+    return [*place, ("files", files), *_cost(report)]
 
 
 def _upload(report: Report) -> list[tuple[str, str]]:
