@@ -23,7 +23,7 @@ from camelpress.core.tokens import Tokenizer
 from camelpress.validate import budget, catalogue, columns
 from camelpress.validate.answers import Answers
 from camelpress.validate.catalogue import Column, Loaded, Task, quiet, require_harness
-from camelpress.validate.models import open_model, require_same_tokenizer, tokenizer_digest
+from camelpress.validate.models import open_model, require_same_tokenizer
 from camelpress.validate.samples import Sample, paired
 from camelpress.validate.settings import Validate
 
@@ -65,8 +65,7 @@ def ready(reference: Checkpoint, candidate: Checkpoint, settings: Validate) -> L
     require_harness()
     if settings.budget is not None:
         budget.seconds(settings.budget)
-    digest = tokenizer_digest(Tokenizer.load(reference.folder))
-    require_same_tokenizer(digest, reference.folder, candidate.folder)
+    require_same_tokenizer(reference.folder, candidate.folder)
     return catalogue.load(settings.tasks, data_dir=settings.data_dir, tokenizer=reference.folder)
 
 

@@ -83,15 +83,15 @@ def divergences(
 
     are both d²/2 for small d, and keep their digits there with expm1(-d). Nothing overflows.
     """
-    log_ratio = torch.sub(log_q, log_p).clamp_(-FAR, FAR)
-    larger = torch.maximum(log_p, log_q).exp_()
-    d = log_ratio.abs()
-    less = torch.neg(d).expm1_()
-    b = torch.mul(d, less)
-    a = d.add_(less)
-    b.add_(a).neg_().mul_(larger)
+    larger = torch.maximum(log_p, log_q)
+    minus_d = torch.minimum(log_p, log_q).sub_(larger).clamp_(min=-FAR)
+    larger.exp_()
+    less = torch.expm1(minus_d)
+    both = torch.mul(minus_d, less)  # a + b
+    a = less.sub_(minus_d)
+    b = both.sub_(a).mul_(larger)
     a.mul_(larger)
-    upwards = log_ratio.sign_().add_(1).div_(2)  # 1 where q is larger, 0 where p is
+    upwards = torch.gt(log_q, log_p, out=minus_d)  # 1 where q is larger, 0 where p is
     return torch.lerp(a, b, upwards).sum(dim=-1), torch.lerp(b, a, upwards).sum(dim=-1)
 
 

@@ -18,10 +18,11 @@ from camelpress.core.summary import summary
 from camelpress.core.tokens import Tokenizer
 from camelpress.validate import figures
 from camelpress.validate.divergence import Compared, compare, keep
+from camelpress.validate.heads import Heads, States
 from camelpress.validate.measure import protocol, twin
 from camelpress.validate.models import open_model, rows, shared_vocabulary
 from camelpress.validate.places import Places
-from camelpress.validate.score import Heads, Scores, States, joined, over_lanes
+from camelpress.validate.score import Scores, joined, over_lanes
 from camelpress.validate.settings import Keep
 from camelpress.validate.store import REPORT, WINDOWS, Facts, KeptText
 from camelpress.validate.store_writer import (
@@ -104,7 +105,7 @@ def _write(
     starts = [0, *accumulate(len(lane.row) for lane in lanes)]
     begin = places_for_drawing(len(places.row))
 
-    def look(lane: int, hidden: States) -> tuple[float, list[Compared]]:
+    def look(heads: Heads, lane: int, hidden: States) -> tuple[float, list[Compared]]:
         writer, parts = Writer(work.folder, lane, vocabulary), list[list[Compared]]()
         for chunk in heads.read(lanes[lane], hidden):
             first, *rest = chunk.log_p
@@ -117,9 +118,8 @@ def _write(
 
     with torch.inference_mode():
         walk(runners, work)
-        heads = Heads(runners, vocabulary)
-        sums, held = zip(*over_lanes(runners, work, "keep", look), strict=True)
-        wrong = heads.require_finite(work.team)
+        told, wrong = over_lanes(runners, work, "keep", look, vocabulary=vocabulary)
+    sums, held = zip(*told, strict=True)
     again = [Scores.joined(found, places) for found in zip(*held, strict=True)]
     return sum(sums), again[0] if again else None, wrong[0]
 

@@ -17,7 +17,6 @@ from camelpress.validate.models import (
     require_same_tokenizer,
     rows,
     shared_vocabulary,
-    tokenizer_digest,
 )
 from camelpress.validate.overlap import overlap
 from camelpress.validate.places import Places
@@ -59,7 +58,7 @@ def against_model(
     second = open_model(candidate, settings, first.dtype, team=work.team)
     length = window_length(settings, min(first.positions, second.positions))
     tokenizer = Tokenizer.load(reference.folder)
-    require_same_tokenizer(tokenizer_digest(tokenizer), reference.folder, candidate.folder)
+    require_same_tokenizer(reference.folder, candidate.folder)
     texts = read_texts(settings, tokenizer, length)
     shared = overlap(texts, tokenizer, candidate.folder, allowed=settings.allow_overlap)
     places = Places.of([text.windows for text in texts])
@@ -108,7 +107,7 @@ def against_store(
     facts, texts = store.facts, store.texts
     model = open_model(candidate, settings, DTYPES.get(facts.dtype), team=work.team)
     tokenizer = Tokenizer.load(store.folder)
-    require_same_tokenizer(tokenizer_digest(tokenizer), store.folder, candidate.folder)
+    require_same_tokenizer(store.folder, candidate.folder)
     shared = overlap(texts, tokenizer, candidate.folder, allowed=settings.allow_overlap)
     places = Places.of([text.windows for text in texts])
     store.require_vocabulary(rows(candidate))

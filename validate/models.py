@@ -11,7 +11,7 @@ from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.llama import EMBEDDING
 from camelpress.core.progress import note
-from camelpress.core.provenance import sha256_json
+from camelpress.core.provenance import sha256_file, sha256_json
 from camelpress.core.team import Team
 from camelpress.core.tokens import Tokenizer
 from camelpress.validate.places import Places
@@ -56,29 +56,33 @@ def open_model(
     return StreamedModel(checkpoint, device=device, dtype=dtype)
 
 
-def tokenizer_digest(tokenizer: Tokenizer) -> str:
-    """One hash for which token has which id, added tokens aside."""
-    return sha256_json(tokenizer.vocabulary)
-
-
-def require_same_tokenizer(digest: str, origin: Path, candidate: Path) -> None:
+def require_same_tokenizer(origin: Path, candidate: Path) -> None:
     """See that a candidate's tokenizer, where it has one, is the reference's.
 
     Args:
-        digest: of the reference's.
-        origin: of the reference, for the message.
+        origin: folder of the reference's.
         candidate: folder of the candidate.
     Raises:
         CheckpointProblem: it is another, or cannot be read.
     """
-    if not any((candidate / name).is_file() for name in TOKENIZERS):
+    own, known = (_files(folder) for folder in (candidate, origin))
+    if not own:
         note(f"{candidate} has no tokenizer: that of the reference is taken for its own")
-        return
-    if tokenizer_digest(Tokenizer.load(candidate)) != digest:
+    elif own != known and _digest(candidate) != _digest(origin):
         raise CheckpointProblem(
             f"{candidate} has another tokenizer than {origin}: the same id is another token",
             next_step="compare models with the same tokenizer",
         )
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Hashes of the files that a tokenizer is read from."""
+    return {name: sha256_file(folder / name) for name in TOKENIZERS if (folder / name).is_file()}
+
+
+def _digest(folder: Path) -> str:
+    """One hash for which token has which id, added tokens aside; half a second."""
+    return sha256_json(Tokenizer.load(folder).vocabulary)
 
 
 def shared_vocabulary(reference: int, candidate: int, places: Places, origin: Path) -> int:

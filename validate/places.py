@@ -11,7 +11,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from camelpress.core.lanes import cut
-from camelpress.core.sequences import Sequences
+from camelpress.core.sequences import BATCH_TOKENS, Sequences
 from camelpress.validate.protocols import Window
 
 
@@ -62,12 +62,15 @@ class Places:
         )
 
     def lanes(self) -> list[Places]:
-        """The same in lanes; of two windows at least, so that they can be batched otherwise."""
+        """The same in lanes of a batch each, so that there is one for every thread.
+
+        Each has two windows at least, which can be batched otherwise.
+        """
         lengths = [len(ids) for ids in self.inputs]
         sizes = self.window.unique_consecutive(return_counts=True)[1].tolist()
         tokens, scored = ([0, *accumulate(each)] for each in (lengths, sizes))
         found = []
-        for part in cut(lengths, least=2):
+        for part in cut(lengths, least=2, tokens=BATCH_TOKENS):
             here = slice(scored[part.start], scored[part.stop])
             found.append(
                 Places(

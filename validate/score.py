@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from camelpress.core.errors import NumericsProblem
+from camelpress.core.crew import Crew
 from camelpress.core.predictions import Predictions
 from camelpress.core.progress import track
-from camelpress.core.team import Team
 from camelpress.validate.divergence import Compared, Kept, compare, compare_kept
+from camelpress.validate.heads import Heads, States
 from camelpress.validate.places import Places
 from camelpress.validate.walk import Runner, walk
 from camelpress.validate.workplace import Workplace
 
-IN_CACHE = 2**18  # log-probabilities of a model that are compared in one go by a processor
 Found = TypeVar("Found")
-States = Sequence[Float[Tensor, "tokens hidden"]]  # of a lane, of each model
 
 
 @dataclass(frozen=True)
@@ -66,71 +65,6 @@ class Bounds(NamedTuple):
     upper: float
 
 
-class Chunk(NamedTuple):
-    """What the models predict at some of the places of a lane."""
-
-    places: slice
-    target: Int64[Tensor, " chunk"]
-    log_p: list[Float32[Tensor, "chunk vocabulary"]]  # of each model
-
-
-class Heads:
-    """What makes log-probabilities of the models' last hidden states, and counts what is no number.
-
-    Args:
-        runners: the models; all on one device.
-        vocabulary: ids that the distributions are over; None for all of the first model's.
-    """
-
-    def __init__(self, runners: Sequence[Runner], vocabulary: int | None) -> None:
-        self._each: list[Predictions] = []
-        for runner in runners:
-            self._each.append(Predictions(runner.label, runner.model, self._each))
-        self._vocabulary = vocabulary
-        self._wrong = [0] * len(runners)
-
-    def read(self, places: Places, hidden: States) -> Iterator[Chunk]:
-        """The predictions of a lane, some at a time."""
-        for rows in self._each[0].chunks(torch.arange(len(places.row))):
-            logits = [
-                self._looked_at(number, states[places.row[rows]])
-                for number, states in enumerate(hidden)
-            ]
-            targets = places.target[rows].to(logits[0].device)
-            step = max(1, IN_CACHE // logits[0].shape[1]) if targets.is_cpu else len(rows)
-            for start in range(0, len(rows), step):
-                part = slice(start, min(start + step, len(rows)))
-                log_p = [each[part].log_softmax(dim=-1) for each in logits]
-                first = int(rows[0])
-                yield Chunk(slice(first + part.start, first + part.stop), targets[part], log_p)
-
-    def require_finite(self, team: Team) -> list[int]:
-        """See that every logit on every rank was finite; how many were not, of each model.
-
-        Raises:
-            NumericsProblem: names the first model that gave any, and says how many.
-        """
-        wrong = [sum(each) for each in zip(*team.exchange([self._wrong], team.size), strict=True)]
-        for predictions, count in zip(self._each, wrong, strict=True):
-            if count:
-                raise NumericsProblem(
-                    f"the {predictions.label} gives logits that are not finite in {count} "
-                    "predictions",
-                    next_step="inspect its weights, or compute in a wider dtype",
-                )
-        return wrong
-
-    def _looked_at(
-        self, number: int, hidden: Float[Tensor, "chunk hidden"]
-    ) -> Float32[Tensor, "chunk vocabulary"]:
-        """The logits of one model; those with one that is not finite are counted."""
-        logits = self._each[number].logits(hidden)
-        sums = logits.sum(dim=-1)  # not finite where a logit is not, and where they are huge
-        if not bool(sums.isfinite().all()):
-            self._wrong[number] += int((~logits.isfinite()).any(dim=-1).sum())
-        return logits[:, : self._vocabulary]
-
-
 def score(
     runners: Sequence[Runner], places: Places, work: Workplace, *, vocabulary: int | None = None
 ) -> Scored:
@@ -148,37 +82,51 @@ def score(
     lanes = places.lanes()
     with torch.inference_mode():
         errors = walk(runners, work)
-        heads = Heads(runners, vocabulary)
-        held = over_lanes(runners, work, "compare", lambda n, states: hold(heads, lanes[n], states))
-        wrong = heads.require_finite(work.team)
+        look = partial(hold, lanes)
+        held, wrong = over_lanes(runners, work, "compare", look, vocabulary=vocabulary)
     scores = [Scores.joined(parts, places) for parts in zip(*held, strict=True)]
     return Scored(scores, errors, wrong)
 
 
 def over_lanes(
-    runners: Sequence[Runner], work: Workplace, label: str, look: Callable[[int, States], Found]
-) -> list[Found]:
+    runners: Sequence[Runner],
+    work: Workplace,
+    label: str,
+    look: Callable[[Heads, int, States], Found],
+    *,
+    vocabulary: int | None,
+) -> tuple[list[Found], list[int]]:
     """What is found in each lane, in order, on every rank; the ranks share the lanes out.
 
     Args:
         runners: that have walked.
         work: with whom.
         label: of the progress shown.
-        look: is given the number of a lane, and the states that left the last blocks.
+        look: is given heads, the number of a lane, and the states that left the last blocks.
+        vocabulary: ids that the distributions are over; None for all of the first model's.
+    Returns:
+        what was found, and how many predictions of each model are not finite.
+    Raises:
+        NumericsProblem: some are not.
     """
-    count = len(runners[0].lanes)
-    with work.team.together():
-        own = [
-            look(lane, [runner.states(lane) for runner in runners])
-            for lane in track(work.team.own(range(count)), label)
-        ]
-    return work.team.exchange(own, count)
+    lanes = range(len(runners[0].lanes))
+    own = work.team.own(lanes)
+    model = runners[0].model
+    most = Predictions.threads(int(model.config.vocab_size))
+    with work.team.together(), Crew.gathered(most, model.device) as crew:
+        heads = Heads(runners, vocabulary, threads=crew.size)
+        found = crew.map(
+            lambda lane: look(heads, lane, [runner.states(lane) for runner in runners]), own
+        )
+        told = [next(found) for _ in track(own, label)]
+    wrong = heads.require_finite(work.team)
+    return work.team.exchange(told, len(lanes)), wrong
 
 
-def hold(heads: Heads, places: Places, hidden: States) -> list[Compared]:
+def hold(lanes: Sequence[Places], heads: Heads, lane: int, hidden: States) -> list[Compared]:
     """The predictions of each model but the first in a lane, held against those of the first."""
     parts: list[list[Compared]] = [[] for _ in hidden[1:]]
-    for chunk in heads.read(places, hidden):
+    for chunk in heads.read(lanes[lane], hidden):
         first, *rest = chunk.log_p
         for found, candidate in zip(parts, rest, strict=True):
             found.append(compare(first, candidate, chunk.target))
@@ -213,7 +161,7 @@ def score_kept(
     lanes = places.lanes()
     starts = [0, *accumulate(len(lane.row) for lane in lanes)]
 
-    def look(lane: int, hidden: States) -> tuple[Compared, float, float]:
+    def look(heads: Heads, lane: int, hidden: States) -> tuple[Compared, float, float]:
         parts, lower, upper = [], 0.0, 0.0
         for chunk in heads.read(lanes[lane], hidden):
             (log_q,) = chunk.log_p
@@ -227,8 +175,7 @@ def score_kept(
 
     with torch.inference_mode():
         errors = walk([candidate], work)
-        heads = Heads([candidate], vocabulary)
-        held, *sums = zip(*over_lanes([candidate], work, "compare", look), strict=True)
-        wrong = heads.require_finite(work.team)
+        told, wrong = over_lanes([candidate], work, "compare", look, vocabulary=vocabulary)
+    held, *sums = zip(*told, strict=True)
     bounds = Bounds(*(sum(each) / len(places.row) for each in sums))
     return Scored([Scores.joined(held, places)], errors, wrong), bounds

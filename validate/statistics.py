@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from numpy import ndarray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor
 
 CONFIDENCE = 0.95
@@ -136,7 +136,7 @@ def _estimate(
 
 def _student(clusters: int) -> float:
     """How many standard errors the interval reaches to either side."""
-    return float(student.ppf(1 - TAIL, clusters - 1))
+    return float(stdtrit(clusters - 1, 1 - TAIL))
 
 
 def _by_cluster(

@@ -1,4 +1,4 @@
-"""Models side by side through all tokens: one block of each and one lane in memory.
+"""Models side by side through all tokens: one block of each in memory, and a lane a thread.
 
 After every block their hidden states are compared, lane by lane, and what is done is remembered.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import sqrt
 
 import torch
@@ -15,12 +16,14 @@ from torch import Tensor
 
 from camelpress.core import journey
 from camelpress.core.blocks import Block, StreamedModel
+from camelpress.core.crew import Crew
 from camelpress.core.lanes import LANES, Lane
 from camelpress.core.sequences import Sequences
 from camelpress.core.team import Team
 from camelpress.validate.workplace import Workplace
 
 STATE = "hidden"
+UNDER_WAY = 2**28  # bytes of activations at once, in all threads
 Weights = dict[StreamedModel, dict[str, Tensor]]
 
 
@@ -61,6 +64,19 @@ class Runner:
         width = int(self.model.config.hidden_size)
         return self.lanes[lane].read(STATE, width, self.model.dtype)
 
+    def digest(self, lane: int, block: int) -> str:
+        """A hash of the states of one lane that enter a block."""
+        self.lanes[lane].at(min(block, self.model.blocks))
+        return self.lanes[lane].digest()
+
+    @property
+    def activations(self) -> int:
+        """Bytes that a block makes of the largest batch, about."""
+        config = self.model.config
+        batches = (batch for lane in self.lanes for batch in lane.sequences.batches)
+        widths = 8 * config.hidden_size + 3 * config.intermediate_size
+        return max(batch.places.numel() for batch in batches) * widths * self.model.dtype.itemsize
+
     def embed(self, team: Team) -> None:
         """Write the states that enter the first block, of this rank's lanes.
 
@@ -78,6 +94,9 @@ class Runner:
 def walk(runners: Sequence[Runner], work: Workplace) -> list[list[float]]:
     """Push all tokens through all models.
 
+    Args:
+        runners: the models, on the same lanes.
+        work: where it is done, and with whom.
     Returns:
         of each model but the first, how far its hidden states are from those of the first after
         each block, relative to these; nothing where depths or widths differ.
@@ -90,13 +109,11 @@ def walk(runners: Sequence[Runner], work: Workplace) -> list[list[float]]:
     depth = max(runner.model.blocks for runner in runners)
     places = range(len(runners[0].lanes))
 
-    def hashes(block: int, of: Sequence[int]) -> list[list[str]]:
-        for runner in runners:
-            runner.at(block)
-        return [[runner.lanes[place].digest() for runner in runners] for place in of]
+    def hashes(block: int) -> list[list[str]]:
+        return [[runner.digest(place, block) for runner in runners] for place in places]
 
     def known() -> list[journey.Facts]:
-        return journey.finished(journal, depth, lambda b: hashes(b, places)) if journal else []
+        return journey.finished(journal, depth, hashes) if journal else []
 
     errors = [facts["errors"] for facts in team.share(known)]
     if not errors:
@@ -106,11 +123,13 @@ def walk(runners: Sequence[Runner], work: Workplace) -> list[list[float]]:
                 runner.embed(team)
     label = "score " + " and ".join(runner.label for runner in runners)
     numbers = range(len(errors), depth)
-    for number, weights in journey.blocks(numbers, lambda n: _read(runners, n), team, label):
-        errors.append(_through(runners, number, weights, team))
-        states = team.exchange(hashes(number + 1, team.own(places)), len(places))
-        if journal:
-            journey.remember(journal, number, {"errors": errors[-1], "states": states})
+    most = UNDER_WAY // max(runner.activations for runner in runners)
+    with Crew.gathered(most, runners[0].model.device) as crew:
+        for number, weights in journey.blocks(numbers, lambda n: _read(runners, n), team, label):
+            facts = _through(runners, number, weights, team, crew)
+            errors.append(facts["errors"])
+            if journal:
+                journey.remember(journal, number, facts)
     for runner in runners:
         runner.at(depth)
     columns = [list(column) for column in zip(*errors, strict=True)]
@@ -124,22 +143,25 @@ def _read(runners: Sequence[Runner], number: int) -> Weights:
         return {model: model.weights(number) for model in models}
 
 
-def _through(runners: Sequence[Runner], number: int, weights: Weights, team: Team) -> list[float]:
-    """Push all tokens through one block; the errors behind it."""
+def _through(
+    runners: Sequence[Runner], number: int, weights: Weights, team: Team, crew: Crew
+) -> journey.Facts:
+    """Push all tokens through one block; the errors behind it, and hashes of the states."""
     for runner in runners:
         runner.at(number)
     blocks = {model: model.assemble(number, weights.pop(model)) for model in list(weights)}
     lanes = runners[0].lanes
-    own = [_lane(runners, number, blocks, place) for place in team.own(range(len(lanes)))]
+    each = crew.map(partial(_lane, runners, number, blocks), team.own(range(len(lanes))))
+    sums, states = zip(*team.exchange(list(each), len(lanes)), strict=True)
     tokens = sum(len(lane.sequences.tokens) for lane in lanes)
-    sums = zip(*team.exchange(own, len(lanes)), strict=True)
-    return [sqrt(sum(column) / tokens) for column in sums]
+    errors = [sqrt(sum(column) / tokens) for column in zip(*sums, strict=True)]
+    return {"errors": errors, "states": list(states)}
 
 
 def _lane(
     runners: Sequence[Runner], number: int, blocks: dict[StreamedModel, Block], place: int
-) -> list[float]:
-    """One lane through one block; the sum of squared relative errors behind it."""
+) -> tuple[list[float], list[str]]:
+    """One lane through one block; sums of squared relative errors behind it, and hashes."""
     states = []
     for runner in runners:
         if number < runner.model.blocks:
@@ -147,10 +169,11 @@ def _lane(
             runner.model.run(lane.sequences, hidden, blocks[runner.model])
             lane.write(STATE, hidden, after=True)
             states.append(hidden)
+    hashes = [runner.digest(place, number + 1) for runner in runners]
     sizes = {(runner.model.blocks, int(runner.model.config.hidden_size)) for runner in runners}
     if len(sizes) > 1:
-        return []
-    return [squared_error(states[0], other) for other in states[1:]]
+        return [], hashes
+    return [squared_error(states[0], other) for other in states[1:]], hashes
 
 
 def squared_error(

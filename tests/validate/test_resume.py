@@ -20,7 +20,7 @@ from camelpress.core.journal import Journal
 from camelpress.core.lanes import LANES, Lane
 from camelpress.core.report import Report
 from camelpress.validate import keep, walk
-from camelpress.validate.score import Heads
+from camelpress.validate.heads import Heads
 from camelpress.validate.settings import Keep
 from processes import die, forked, interrupt, signalled
 from unfinished import beside, finished, stop

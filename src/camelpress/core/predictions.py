@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -9,9 +10,9 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from camelpress.core.blocks import StreamedModel
-from camelpress.core.errors import NumericsProblem
 
 LOGITS = 2**24  # in memory at once, per model
+ROWS = 64  # of logits in one product at least; fewer wait for the head's weights
 
 
 class Predictions:
@@ -32,36 +33,27 @@ class Predictions:
         own = output.get_parameter("weight")
         same = (each._weight for each in beside if torch.equal(each._weight, own))
         self._weight: Tensor = next(same, own)
-        self._logits = self._weight.new_empty(0, len(self._weight))
+        self._own = threading.local()  # of each thread: where logits stand
         self.device = model.device
         self.vocabulary = int(model.config.vocab_size)
 
-    def chunks(self, rows: Int64[Tensor, " rows"]) -> tuple[Int64[Tensor, " chunk"], ...]:
-        """The rows in pieces of at most `LOGITS` logits, of one row at least."""
-        return rows.split(max(1, LOGITS // self.vocabulary))
+    @staticmethod
+    def threads(vocabulary: int) -> int:
+        """How many threads may predict at once."""
+        return max(1, LOGITS // ROWS // vocabulary)
+
+    def chunks(
+        self, rows: Int64[Tensor, " rows"], *, threads: int
+    ) -> tuple[Int64[Tensor, " chunk"], ...]:
+        """The rows in pieces of one at least, with at most `LOGITS` logits in all threads."""
+        return rows.split(max(1, LOGITS // threads // self.vocabulary))
 
     def logits(self, hidden: Float[Tensor, "chunk hidden"]) -> Float32[Tensor, "chunk vocabulary"]:
         """Unnormalized, for the token after each state, on the model's device; finite or not.
 
         They stand in the same memory each time, which costs a quarter less than fresh memory.
         """
-        if len(self._logits) < len(hidden):
-            self._logits = self._weight.new_empty(len(hidden), len(self._weight))
-        normed, logits = self._norm(hidden.to(self.device)), self._logits[: len(hidden)]
-        return torch.mm(normed, self._weight.T, out=logits).to(torch.float32)
-
-    def log_probabilities(
-        self, hidden: Float[Tensor, "chunk hidden"]
-    ) -> Float32[Tensor, "chunk vocabulary"]:
-        """Natural logarithms for the token after each state, on the model's device.
-
-        Raises:
-            NumericsProblem: logits that are not finite.
-        """
-        logits = self.logits(hidden)
-        if not bool(logits.isfinite().all()):
-            raise NumericsProblem(
-                f"the {self.label} gives logits that are not finite",
-                next_step="inspect its weights, or compute in a wider dtype",
-            )
-        return logits.log_softmax(dim=-1)
+        normed, place = self._norm(hidden.to(self.device)), getattr(self._own, "logits", None)
+        if place is None or len(place) < len(hidden):
+            place = self._own.logits = self._weight.new_empty(len(hidden), len(self._weight))
+        return torch.mm(normed, self._weight.T, out=place[: len(hidden)]).to(torch.float32)
