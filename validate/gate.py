@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.report import Check, Verdict
 from camelpress.core.yaml import read_yaml
-from camelpress.validate.measures import MEASURES, find
+from camelpress.validate.measures import COUNT, MEASURES, find
 from camelpress.validate.paired import detectable_loss, holm, loss_interval, loss_p_value
 from camelpress.validate.settings import AtLeast, AtMost, Bounds, Gate, TaskBound
 
@@ -139,7 +139,8 @@ def _part(facts: Any, bounds: Bounds, part: str | None) -> Iterator[Check]:
         else:
             verdict = question.verdict(float(found), float(found))
             shall = "is" if verdict is Verdict.PASS else "should be"
-            why = f"{found:.5g} {shall} {question.limit}"
+            told = f"{found:,.0f}" if measure.unit == COUNT else f"{found:.5g}"
+            why = f"{told} {shall} {question.limit}"
             yield question.answer(verdict, float(found), None, tokens, pieces, why)
 
 

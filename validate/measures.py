@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+COUNT = "#"
+
 
 class Measure(NamedTuple):
     """One measured quantity.
@@ -19,7 +21,7 @@ class Measure(NamedTuple):
     """
 
     title: str
-    unit: str
+    unit: str  # `COUNT` where it counts something
     scale: float  # to the unit
     lossless: float | None  # the value of a candidate that is its reference
     fact: str
@@ -42,7 +44,7 @@ MEASURES = {  # in a gate          title                           unit    scale
     "kl_p99_9":         Measure("KL divergence, 99.9th percentile", "nats", 1.0,  0.0, "kl_percentiles/99.9", True),
     "top1_agreement":   Measure("Top-1 agreement",                 "%",    100.0, 1.0, "top1_agreement", True),
     "top5_agreement":   Measure("Top-5 agreement",                 "%",    100.0, 1.0, "top5_agreement", True),
-    "non_finite":       Measure("Predictions that are not finite", "",     1.0,   0.0, "non_finite/candidate", False),
+    "non_finite":       Measure("Predictions that are not finite", COUNT,  1.0,   0.0, "non_finite/candidate", False),
     "noise_floor":      Measure("Mean KL divergence of rounding",  "nats", 1.0,   0.0, "noise_floor/kl_mean", False),
     "block_error":      Measure("Largest error of a block",        "%",    100.0, 0.0, "blocks/*/relative_error", False),
 }

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from camelpress.core.report import Check
-from camelpress.validate.measures import MEASURES, TASKS, Measure
+from camelpress.validate.measures import COUNT, MEASURES, TASKS, Measure
 
 NBSP = "\u00a0"
 NOTHING = "–"
@@ -43,18 +43,21 @@ def significant(value: Number | None, digits: int = 4) -> str:
 
 
 def with_unit(number: str, unit: str) -> str:
-    """The unit behind a space that does not break."""
-    return f"{number}{NBSP}{unit}" if unit else number
+    """The unit behind a space that does not break; a count has none."""
+    return number if unit in ("", COUNT) else f"{number}{NBSP}{unit}"
 
 
 def estimate(name: str, value: Number | None, interval: Interval) -> tuple[str, str]:
     """A value and its interval, down to the second digit of the interval's half-width.
 
-    A per cent has two decimals at least. Without an interval, all else has four digits.
+    A per cent has two decimals at least, a count has none. Without an interval, all else has four
+    digits.
     """
     unit, scale = kind(name).unit, kind(name).scale
     if value is None:
         return NOTHING, NOTHING
+    if unit == COUNT:
+        return fixed(scale * value, 0), NOTHING
     if interval is None:
         number = fixed(scale * value, 2) if unit == "%" else significant(scale * value)
         return with_unit(number, unit), NOTHING

@@ -387,6 +387,8 @@ def test_the_verdict_as_a_sentence(verdicts: str, sentence: str) -> None:
         (numerals.fixed(3e-6, 4), "3.0e-06"),
         (numerals.fixed(1e300, 4), "1.0e+300"),
         (numerals.estimate("kl_mean", 0.0121, None)[0], "0.01210 nats"),
+        (numerals.estimate("non_finite", 0.0, None)[0], "0"),
+        (numerals.estimate("non_finite", 1234567.0, None)[0], "1,234,567"),
         (numerals.estimate("tail_kl", 3.25, (3.0, 3.5))[1], "3.00 – 3.50"),
         (wording.quantization({"bits": 4, "group_size": -1, "sym": False}),
          "4 bits, one group per row, asymmetric"),
