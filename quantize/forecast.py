@@ -55,9 +55,8 @@ def _layer(
     hidden = int(model.config.hidden_size)
     widest = max(width for shape in linear.values() for width in shape)
     tokens = max((len(lane.sequences.tokens) for lane in lanes), default=0)
-    batch = max(
-        (each.places.numel() for lane in lanes for each in lane.sequences.batches), default=0
-    )
+    batches = (each for lane in lanes for each in lane.sequences.batches)
+    batch = max((sum(each.lengths) for each in batches), default=0)
     cross = FP32 * cols * hidden * any(lane.paired for lane in lanes)
     hessian, weight = FP32 * cols**2, FP32 * rows * cols
     collecting = (

@@ -44,13 +44,12 @@ class Lane(core.Lane):
         self._all_counted = bool(counted.all())
 
     def counted(
-        self, batch: Batch, values: Float[Tensor, "batch longest width"]
+        self, batch: Batch, values: Float[Tensor, "1 batch width"]
     ) -> Float[Tensor, "counted width"]:
         """What belongs to the tokens of a batch that enter a Hessian."""
-        if self._all_counted and batch.run is not None:
-            return values.flatten(0, 1)
-        real = batch.real & self._counted[batch.places]
-        return values[real.to(values.device)]
+        if self._all_counted:
+            return values[0]
+        return values[0, self._counted[batch.tokens].to(values.device)]
 
 
 def lanes(

@@ -12,7 +12,7 @@ from camelpress.core.sequences import Batch, put, take
 from camelpress.quantize.lanes import Lane
 
 STATE = torch.float32  # of hidden states: what a block adds is small beside what passes through
-Values = Float[Tensor, "batch longest width"]
+Values = Float[Tensor, "1 batch width"]
 
 
 class Reference:

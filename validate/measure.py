@@ -150,7 +150,7 @@ def twin(
         narrow = settings.model_copy(update={"dtype": "bfloat16"})
         return [Runner.of(label, open_model(checkpoint, narrow, team=work.team), usual, work)]
     longest = max(len(ids) for ids in places.inputs)
-    alone = all(len(batch.places) == 1 for lane in usual for batch in lane.batches)
+    alone = all(len(batch.lengths) == 1 for lane in usual for batch in lane.batches)
     tokens = 2 * longest if alone else longest
     limit = runner.model.positions
     other = [lane.sequences(limit=limit, batch_tokens=tokens) for lane in places.lanes()]

@@ -19,7 +19,7 @@ from camelpress.validate.protocols import Window
 class Places:
     """Every prediction that counts, window by window, those of long windows first.
 
-    So windows that run side by side are of similar length, and little is filled up.
+    So windows of one length, which attention takes together, are neighbours.
     """
 
     inputs: list[list[int]]  # of each window, as far as a prediction that counts

@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from camelpress.core.crew import Crew
-from camelpress.core.predictions import Predictions
 from camelpress.core.progress import track
 from camelpress.validate.divergence import Compared, Kept, compare, compare_kept
 from camelpress.validate.heads import Heads, States
@@ -112,7 +111,7 @@ def over_lanes(
     lanes = range(len(runners[0].lanes))
     own = work.team.own(lanes)
     model = runners[0].model
-    most = Predictions.threads(int(model.config.vocab_size))
+    most = Heads.most(int(model.config.vocab_size))
     with work.team.together(), Crew.gathered(most, model.device) as crew:
         heads = Heads(runners, vocabulary, threads=crew.size)
         found = crew.map(

@@ -75,7 +75,7 @@ class Runner:
         config = self.model.config
         batches = (batch for lane in self.lanes for batch in lane.sequences.batches)
         widths = 8 * config.hidden_size + 3 * config.intermediate_size
-        return max(batch.places.numel() for batch in batches) * widths * self.model.dtype.itemsize
+        return max(sum(batch.lengths) for batch in batches) * widths * self.model.dtype.itemsize
 
     def embed(self, team: Team) -> None:
         """Write the states that enter the first block, of this rank's lanes.

@@ -35,8 +35,9 @@ def test_logits_are_those_of_transformers(tmp_path: Path, family: str, tied: boo
 
 def test_batches_hold_every_token_once() -> None:
     sequences = Sequences([[1] * length for length in LENGTHS], limit=128)
-    places = torch.cat([batch.places[batch.real] for batch in sequences.batches])
-    assert sorted(places.tolist()) == list(range(sum(LENGTHS)))
+    places = torch.arange(sum(LENGTHS))
+    assert torch.equal(torch.cat([places[each.tokens] for each in sequences.batches]), places)
+    assert [length for each in sequences.batches for length in each.lengths] == [*LENGTHS]
 
 
 def test_a_sequence_longer_than_the_positions_is_refused() -> None:

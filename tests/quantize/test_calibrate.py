@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from itertools import groupby
-from math import log
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import pytest
@@ -324,9 +323,10 @@ def test_marks_follow_their_tokens_into_the_batches(chat: Path, tokenizer: Token
     sequences = Sequences(calibration.sequences, limit=LONG)
     said = []
     for batch in sequences.batches:
-        keep = batch.real & calibration.counted[batch.places]
-        for places, kept in zip(batch.places, keep, strict=True):
-            said.append(tokenizer.decode(sequences.tokens[places[kept]].tolist()))
+        parts = (each[batch.tokens] for each in (sequences.tokens, calibration.counted))
+        tokens, counted = (part.split(batch.lengths) for part in parts)
+        for some, kept in zip(tokens, counted, strict=True):
+            said.append(tokenizer.decode(some[kept].tolist()))
     expected = [
         document[-1].content + "</s>"
         for document in read_documents(chat)
@@ -361,12 +361,11 @@ def test_the_account_adds_up(chat: Path, prose: Path, tokenizer: Tokenizer) -> N
 
 @given(st.lists(st.integers(1, 2048), min_size=1, max_size=300))
 @settings(deadline=None, max_examples=50)
-def test_batches_are_filled_up_by_a_few_thousand_tokens_however_many_there_are(
-    lengths: list[int],
-) -> None:
+def test_batches_are_full_and_nothing_is_filled_up(lengths: list[int]) -> None:
     sequences = Sequences([[7] * length for length in lengths], limit=2048)
-    filled = sum(int((~batch.real).sum()) for batch in sequences.batches)
-    assert filled <= BATCH_TOKENS * log(max(lengths) / min(lengths))
+    sizes = [sum(batch.lengths) for batch in sequences.batches]
+    assert [length for batch in sequences.batches for length in batch.lengths] == lengths
+    assert all(one + other > BATCH_TOKENS for one, other in pairwise(sizes))
 
 
 # --- real data ----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import damage
@@ -71,6 +72,20 @@ def test_any_number_of_ranks_gives_the_same_figures(
     assert codes == [0] * size
     assert contents(out) == expected
     assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_any_number_of_threads_gives_the_same_figures(
+    base: Path, noisy: Path, chat: Path, prose: Path, tmp_path: Path, expected: Contents,
+    threads: int,
+) -> None:  # fmt: skip
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        stages.validate(base, noisy, tmp_path / "out", chat, prose, **OPTIONS)
+    finally:
+        torch.set_num_threads(before)
+    assert contents(tmp_path / "out") == expected
 
 
 def test_ranks_without_a_lane_do_no_harm(

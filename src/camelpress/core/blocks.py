@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -23,14 +24,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING
 
-from camelpress.core import llama
+from camelpress.core import attention, llama
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipeProblem
 from camelpress.core.linears import packed_linears, read_linear
 from camelpress.core.progress import track
 from camelpress.core.sequences import Batch, Sequences, put, take
 
-Rope = tuple[Tensor, Tensor]
 ROWS = 1024  # of a tensor that are looked at in one go
 REFUSALS = (  # of transformers, for a config that makes no model
     ValueError,
@@ -42,6 +42,14 @@ REFUSALS = (  # of transformers, for a config that makes no model
     StrictDataclassError,
 )
 _LINEAR_NAMES = tuple(linear.name for linear in llama.LINEARS)
+
+
+class Rope(NamedTuple):
+    """Where the tokens of a batch stand in their sequences: what rotates keys and queries."""
+
+    cosine: Float[Tensor, "1 batch width"]
+    sine: Float[Tensor, "1 batch width"]
+    lengths: list[int]  # of the sequences
 
 
 class Block:
@@ -78,9 +86,12 @@ class Block:
     def context(
         self, attention_input: Float[Tensor, "b s h"], rope: Rope
     ) -> Float[Tensor, "b s c"]:
-        """What o sees: the values, mixed by causal attention."""
+        """What o sees: the values, mixed by causal attention within each sequence."""
         return self._attention(
-            hidden_states=attention_input, position_embeddings=rope, attention_mask=None
+            hidden_states=attention_input,
+            position_embeddings=(rope.cosine, rope.sine),
+            attention_mask=None,
+            lengths=rope.lengths,
         )[0]
 
     def attention_output(self, context: Float[Tensor, "b s c"]) -> Float[Tensor, "b s h"]:
@@ -134,7 +145,7 @@ class StreamedModel:
             self.config = CONFIG_MAPPING[checkpoint.config["model_type"]].from_dict(
                 dict(checkpoint.config)
             )
-            self.config._attn_implementation = "sdpa"
+            self.config._attn_implementation = attention.register()
             self._rotary = self._class("RotaryEmbedding")(config=self.config).to(device)
             self._empty_layer(0)
         except REFUSALS as error:
@@ -187,10 +198,9 @@ class StreamedModel:
 
     def rope(self, batch: Batch) -> Rope:
         """Cosines and sines of the positions of a batch."""
-        positions = torch.arange(batch.places.shape[1], device=self.device)[None]
+        positions = torch.cat([torch.arange(length) for length in batch.lengths])[None]
         like = torch.empty(0, dtype=self.dtype, device=self.device)
-        cosine, sine = self._rotary(like, positions)
-        return cosine, sine
+        return Rope(*self._rotary(like, positions.to(self.device)), batch.lengths)
 
     def block(self, number: int) -> Block:
         """Read one decoder block, dequantizing packed weights.

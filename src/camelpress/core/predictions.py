@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
-
-import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from camelpress.core.blocks import StreamedModel
+from camelpress.core.errors import NumericsProblem
 
 LOGITS = 2**24  # in memory at once, per model
-ROWS = 64  # of logits in one product at least; fewer wait for the head's weights
 
 
 class Predictions:
@@ -21,39 +17,30 @@ class Predictions:
     Args:
         label: what errors call the model.
         model: whose head is read.
-        beside: others; if one of them has the same head, it stands in memory once, as quantizing
-            leaves heads alone.
     """
 
-    def __init__(
-        self, label: str, model: StreamedModel, beside: Sequence[Predictions] = ()
-    ) -> None:
-        self.label = label
-        self._norm, output = model.head().children()
-        own = output.get_parameter("weight")
-        same = (each._weight for each in beside if torch.equal(each._weight, own))
-        self._weight: Tensor = next(same, own)
-        self._own = threading.local()  # of each thread: where logits stand
-        self.device = model.device
-        self.vocabulary = int(model.config.vocab_size)
+    def __init__(self, label: str, model: StreamedModel) -> None:
+        self._label = label
+        self._head = model.head()
+        self._device = model.device
+        self._vocabulary = int(model.config.vocab_size)
 
-    @staticmethod
-    def threads(vocabulary: int) -> int:
-        """How many threads may predict at once."""
-        return max(1, LOGITS // ROWS // vocabulary)
+    def chunks(self, rows: Int64[Tensor, " rows"]) -> tuple[Int64[Tensor, " chunk"], ...]:
+        """The rows in pieces of at most `LOGITS` logits, of one row at least."""
+        return rows.split(max(1, LOGITS // self._vocabulary))
 
-    def chunks(
-        self, rows: Int64[Tensor, " rows"], *, threads: int
-    ) -> tuple[Int64[Tensor, " chunk"], ...]:
-        """The rows in pieces of one at least, with at most `LOGITS` logits in all threads."""
-        return rows.split(max(1, LOGITS // threads // self.vocabulary))
+    def log_probabilities(
+        self, hidden: Float[Tensor, "chunk hidden"]
+    ) -> Float32[Tensor, "chunk vocabulary"]:
+        """Natural logarithms for the token after each state, on the model's device.
 
-    def logits(self, hidden: Float[Tensor, "chunk hidden"]) -> Float32[Tensor, "chunk vocabulary"]:
-        """Unnormalized, for the token after each state, on the model's device; finite or not.
-
-        They stand in the same memory each time, which costs a quarter less than fresh memory.
+        Raises:
+            NumericsProblem: logits that are not finite.
         """
-        normed, place = self._norm(hidden.to(self.device)), getattr(self._own, "logits", None)
-        if place is None or len(place) < len(hidden):
-            place = self._own.logits = self._weight.new_empty(len(hidden), len(self._weight))
-        return torch.mm(normed, self._weight.T, out=place[: len(hidden)]).to(torch.float32)
+        logits: Tensor = self._head(hidden.to(self._device)).float()
+        if not bool(logits.isfinite().all()):
+            raise NumericsProblem(
+                f"the {self._label} gives logits that are not finite",
+                next_step="inspect its weights, or compute in a wider dtype",
+            )
+        return logits.log_softmax(dim=-1)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from camelpress.core.errors import RecipeProblem
@@ -15,17 +15,14 @@ from camelpress.core.errors import RecipeProblem
 BATCH_TOKENS = 1024
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Sequences of similar length, side by side; the shorter ones are filled up on the right.
+class Batch(NamedTuple):
+    """Neighbouring sequences end to end: nothing is filled up.
 
-    Attention is causal, so what fills up a row cannot reach the tokens before it: it is never
-    scored and never enters a Hessian.
+    A block does most of its work token by token; attention is told where sequences end.
     """
 
-    places: Int64[Tensor, "batch longest"]
-    real: Bool[Tensor, "batch longest"]
-    run: slice | None  # the places, where they are one run of tokens without a filled-up row
+    tokens: slice  # among those of all sequences
+    lengths: list[int]
 
 
 class Sequences:
@@ -34,7 +31,7 @@ class Sequences:
     Args:
         sequences: the ids of each.
         limit: positions the model has.
-        batch_tokens: places of a batch at most, if one sequence has no more; None for the usual.
+        batch_tokens: of a batch at most, if one sequence has no more; None for the usual.
     Raises:
         RecipeProblem: there is none, one is empty, or one is longer than the model's positions.
     """
@@ -64,37 +61,24 @@ class Sequences:
         return len(self.lengths)
 
     def _batches(self, most: int) -> Iterator[Batch]:
-        by_length = sorted(range(len(self)), key=lambda number: -self.lengths[number])
-        while by_length:
-            longest = self.lengths[by_length[0]]
-            members = by_length[: max(1, most // longest)]
-            by_length = by_length[len(members) :]
-            column = torch.arange(longest)[None]
-            starts = torch.tensor([self.starts[number] for number in members])[:, None]
-            lengths = torch.tensor([self.lengths[number] for number in members])[:, None]
-            places = starts + column.minimum(lengths - 1)
-            first = int(places[0, 0])
-            run = slice(first, first + places.numel())
-            together = torch.equal(places.flatten(), torch.arange(run.start, run.stop))
-            yield Batch(places, column < lengths, run if together else None)
+        start, held = 0, list[int]()
+        for length in self.lengths:
+            if held and sum(held) + length > most:
+                yield Batch(slice(start, start + sum(held)), held)
+                start, held = start + sum(held), []
+            held.append(length)
+        yield Batch(slice(start, start + sum(held)), held)
 
 
 def take(
     hidden: Float[Tensor, "tokens hidden"], batch: Batch, device: torch.device
-) -> Float[Tensor, "batch longest hidden"]:
+) -> Float[Tensor, "1 batch hidden"]:
     """The hidden states of one batch, on the device; not to be changed."""
-    if batch.run is not None:
-        return hidden[batch.run].unflatten(0, batch.places.shape).to(device)
-    return hidden[batch.places].to(device)
+    return hidden[batch.tokens][None].to(device)
 
 
 def put(
-    hidden: Float[Tensor, "tokens hidden"],
-    batch: Batch,
-    values: Float[Tensor, "batch longest hidden"],
+    hidden: Float[Tensor, "tokens hidden"], batch: Batch, values: Float[Tensor, "1 batch hidden"]
 ) -> None:
-    """Store what came out for the real tokens of one batch."""
-    if batch.run is not None:
-        hidden[batch.run] = values.flatten(0, 1).to(hidden.device)
-        return
-    hidden[batch.places[batch.real]] = values[batch.real.to(values.device)].to(hidden.device)
+    """Store what came out for one batch."""
+    hidden[batch.tokens] = values[0].to(hidden.device)
