@@ -32,6 +32,23 @@ class Compared(NamedTuple):
     top5: Float32[Tensor, " chunk"]  # share of the reference's five likeliest in the candidate's
     confidence: Float32[Tensor, " chunk"]  # probability of the reference's likeliest token
 
+    @classmethod
+    def room(cls, count: int) -> Compared:
+        """Where the figures of so many predictions will stand, on the CPU."""
+        return cls(*(torch.empty(count, dtype=_TYPES.get(name)) for name in cls._fields))
+
+    def put(self, places: slice, found: Compared) -> None:
+        """Store the figures of a chunk.
+
+        If they stayed where they were made, they would stand between what is freed: the allocator
+        could not use that again for another chunk, and memory would grow with the text.
+        """
+        for column, some in zip(self, found, strict=True):
+            column[places] = some.cpu()
+
+
+_TYPES = {"same_top": torch.bool}  # all else is fp32
+
 
 class Kept(NamedTuple):
     """What a store has of the reference's predictions: the likeliest tokens, and drawn ones.

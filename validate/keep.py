@@ -22,7 +22,7 @@ from camelpress.validate.heads import Heads, States
 from camelpress.validate.measure import protocol, twin
 from camelpress.validate.models import open_model, rows, shared_vocabulary
 from camelpress.validate.places import Places
-from camelpress.validate.score import Scores, joined, over_lanes
+from camelpress.validate.score import Scores, over_lanes
 from camelpress.validate.settings import Keep
 from camelpress.validate.store import REPORT, WINDOWS, Facts, KeptText
 from camelpress.validate.store_writer import (
@@ -106,15 +106,17 @@ def _write(
     begin = places_for_drawing(len(places.row))
 
     def look(heads: Heads, lane: int, hidden: States) -> tuple[float, list[Compared]]:
-        writer, parts = Writer(work.folder, lane, vocabulary), list[list[Compared]]()
+        writer = Writer(work.folder, lane, vocabulary)
+        held = [Compared.room(len(lanes[lane].row)) for _ in hidden[1:]]
         for chunk in heads.read(lanes[lane], hidden):
             first, *rest = chunk.log_p
             drawn = begin[starts[lane] :][chunk.places].to(first.device)
             top_k, samples = settings.top_k, settings.samples
             writer.add(keep(first, chunk.target, top_k=top_k, samples=samples, places=drawn))
-            parts.append([compare(first, other, chunk.target) for other in rest])
+            for room, other in zip(held, rest, strict=True):
+                room.put(chunk.places, compare(first, other, chunk.target))
         writer.flush()
-        return writer.remainder, [joined(found) for found in zip(*parts, strict=True)]
+        return writer.remainder, held
 
     with torch.inference_mode():
         walk(runners, work)

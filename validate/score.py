@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
@@ -41,7 +40,8 @@ class Scores:
     @classmethod
     def joined(cls, parts: Sequence[Compared], places: Places) -> Scores:
         """The figures of all lanes, in order."""
-        told = joined(parts)._asdict()
+        columns = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+        told = Compared(*columns)._asdict()
         return cls(**told, position=places.position, sequence=places.window, cluster=places.cluster)
 
     def where(self, some: Bool[Tensor, " scored"] | Int64[Tensor, " some"]) -> Scores:
@@ -79,9 +79,12 @@ def score(
         NumericsProblem: logits that are not finite.
     """
     lanes = places.lanes()
+
+    def look(heads: Heads, lane: int, hidden: States) -> list[Compared]:
+        return hold(heads, lanes[lane], hidden)
+
     with torch.inference_mode():
         errors = walk(runners, work)
-        look = partial(hold, lanes)
         held, wrong = over_lanes(runners, work, "compare", look, vocabulary=vocabulary)
     scores = [Scores.joined(parts, places) for parts in zip(*held, strict=True)]
     return Scored(scores, errors, wrong)
@@ -122,19 +125,14 @@ def over_lanes(
     return work.team.exchange(told, len(lanes)), wrong
 
 
-def hold(lanes: Sequence[Places], heads: Heads, lane: int, hidden: States) -> list[Compared]:
+def hold(heads: Heads, places: Places, hidden: States) -> list[Compared]:
     """The predictions of each model but the first in a lane, held against those of the first."""
-    parts: list[list[Compared]] = [[] for _ in hidden[1:]]
-    for chunk in heads.read(lanes[lane], hidden):
+    held = [Compared.room(len(places.row)) for _ in hidden[1:]]
+    for chunk in heads.read(places, hidden):
         first, *rest = chunk.log_p
-        for found, candidate in zip(parts, rest, strict=True):
-            found.append(compare(first, candidate, chunk.target))
-    return [joined(found) for found in parts]
-
-
-def joined(parts: Sequence[Compared]) -> Compared:
-    """The figures of several pieces, in order, on the CPU."""
-    return Compared(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+        for room, candidate in zip(held, rest, strict=True):
+            room.put(chunk.places, compare(first, candidate, chunk.target))
+    return held
 
 
 def score_kept(
@@ -161,16 +159,16 @@ def score_kept(
     starts = [0, *accumulate(len(lane.row) for lane in lanes)]
 
     def look(heads: Heads, lane: int, hidden: States) -> tuple[Compared, float, float]:
-        parts, lower, upper = [], 0.0, 0.0
+        held, lower, upper = Compared.room(len(lanes[lane].row)), 0.0, 0.0
         for chunk in heads.read(lanes[lane], hidden):
             (log_q,) = chunk.log_p
             some = kept(starts[lane] + chunk.places.start, starts[lane] + chunk.places.stop)
             own = Kept(*(column.to(log_q.device) for column in some))
             told = compare_kept(own, log_q, chunk.target)
-            parts.append(told.compared)
+            held.put(chunk.places, told.compared)
             lower += float(told.lower.double().sum())
             upper += float(told.upper.double().sum())
-        return joined(parts), lower, upper
+        return held, lower, upper
 
     with torch.inference_mode():
         errors = walk([candidate], work)

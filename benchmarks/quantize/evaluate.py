@@ -24,8 +24,9 @@ from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.sequences import Sequences
 from camelpress.core.team import Team
+from camelpress.validate.heads import Heads
 from camelpress.validate.places import Places
-from camelpress.validate.score import Heads, Scores, hold
+from camelpress.validate.score import Scores, hold
 from camelpress.validate.walk import Runner
 
 
@@ -88,7 +89,8 @@ def _scored(
     models = {"reference": reference, "candidate": candidate}
     with torch.inference_mode():
         hidden = [model.hidden(sequences, name) for name, model in models.items()]
-        heads = Heads([Runner(name, model, []) for name, model in models.items()], None)
+        runners = [Runner(name, model, []) for name, model in models.items()]
+        heads = Heads(runners, None, threads=1)
         scores = hold(heads, places, hidden)
         heads.require_finite(Team())
     return Scores.joined(scores, places)
