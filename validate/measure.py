@@ -9,6 +9,7 @@ from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.provenance import checkpoint_digest, sha256_file
+from camelpress.core.sequences import BATCH_TOKENS
 from camelpress.core.summary import summary
 from camelpress.core.tokens import Tokenizer
 from camelpress.validate import figures
@@ -142,18 +143,19 @@ def against_store(
 def twin(
     checkpoint: Checkpoint, runner: Runner, settings: Scoring, places: Places, work: Workplace
 ) -> list[Runner]:
-    """The reference once more, computed otherwise; none where no noise floor is asked for."""
+    """The reference once more, computed otherwise; none where no noise floor is asked for.
+
+    By batch, positions are counted from -1, too: a processor may multiply batches of any size
+    alike, to the last bit.
+    """
     label, usual = "reference again", [lane.sequences for lane in runner.lanes]
     if settings.noise_floor == "none":
         return []
     if settings.noise_floor == "bfloat16":
         narrow = settings.model_copy(update={"dtype": "bfloat16"})
         return [Runner.of(label, open_model(checkpoint, narrow, team=work.team), usual, work)]
-    longest = max(len(ids) for ids in places.inputs)
-    alone = all(len(batch.lengths) == 1 for lane in usual for batch in lane.batches)
-    tokens = 2 * longest if alone else longest
-    limit = runner.model.positions
-    other = [lane.sequences(limit=limit, batch_tokens=tokens) for lane in places.lanes()]
+    half, limit = BATCH_TOKENS // 2, runner.model.positions
+    other = [lane.sequences(limit=limit, batch_tokens=half, first=-1) for lane in places.lanes()]
     return [Runner.of(label, runner.model, other, work)]
 
 

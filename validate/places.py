@@ -62,15 +62,12 @@ class Places:
         )
 
     def lanes(self) -> list[Places]:
-        """The same in lanes of a batch each, so that there is one for every thread.
-
-        Each has two windows at least, which can be batched otherwise.
-        """
+        """The same in lanes of a batch each, so that there is one for every thread."""
         lengths = [len(ids) for ids in self.inputs]
         sizes = self.window.unique_consecutive(return_counts=True)[1].tolist()
         tokens, scored = ([0, *accumulate(each)] for each in (lengths, sizes))
         found = []
-        for part in cut(lengths, least=2, tokens=BATCH_TOKENS):
+        for part in cut(lengths, tokens=BATCH_TOKENS):
             here = slice(scored[part.start], scored[part.stop])
             found.append(
                 Places(
@@ -84,14 +81,17 @@ class Places:
             )
         return found
 
-    def sequences(self, *, limit: int, batch_tokens: int | None = None) -> Sequences:
+    def sequences(
+        self, *, limit: int, batch_tokens: int | None = None, first: int = 0
+    ) -> Sequences:
         """The inputs, in batches.
 
         Args:
             limit: positions that the models have.
             batch_tokens: of a batch at most; None for the usual.
+            first: position of each first token, as `Sequences` has it.
         """
-        return Sequences(self.inputs, limit=limit, batch_tokens=batch_tokens)
+        return Sequences(self.inputs, limit=limit, batch_tokens=batch_tokens, first=first)
 
 
 def _numbered(keys: list[tuple[int, int]]) -> list[int]:

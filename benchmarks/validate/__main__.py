@@ -1,4 +1,4 @@
-"""What validating costs: python -m benchmarks.validate --tokens 32768 --rounds 3
+"""What validating costs: python -m benchmarks.validate --tokens 16384 --rounds 3
 
 camelpress holds a 4-bit model against its reference in one pass; lm-evaluation-harness scores one
 and then the other. Both read the same articles in the same windows, in fp32, and must say the same
@@ -195,7 +195,7 @@ def main() -> None:
     """Parse the command line and print."""
     parser = argparse.ArgumentParser(description="Set camelpress validate beside lm-eval.")
     parser.add_argument("--model", type=Path, default=MODEL)
-    parser.add_argument("--tokens", type=int, default=32_768, help="of the text, about")
+    parser.add_argument("--tokens", type=int, default=16_384, help="of the text, about")
     parser.add_argument("--window", type=int, default=512, help="tokens")
     parser.add_argument("--batch", type=int, default=1, help="lm-eval's windows side by side")
     parser.add_argument("--rounds", type=int, default=3, help="runs of everyone")

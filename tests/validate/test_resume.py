@@ -69,7 +69,7 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     numbers: list[int] = []
     through = walk._through
 
-    def watched(runners: Any, number: int, *others: Any) -> list[float]:
+    def watched(runners: Any, number: int, *others: Any) -> dict[str, Any]:
         numbers.append(number)
         return through(runners, number, *others)
 

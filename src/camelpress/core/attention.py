@@ -49,11 +49,14 @@ def attend(
         count = len(list(alike))
         part = slice(start, start + count * length)
         start = part.stop
+        q, k, v = (
+            each[0, :, part].unflatten(1, (count, length)).transpose(0, 1)
+            for each in (query, key, value)
+        )
         mixed = scaled_dot_product_attention(
-            *(
-                each[0, :, part].unflatten(1, (count, length)).transpose(0, 1)
-                for each in (query, key, value)
-            ),
+            q,
+            k,
+            v,
             is_causal=True,
             scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],

@@ -198,9 +198,11 @@ class StreamedModel:
 
     def rope(self, batch: Batch) -> Rope:
         """Cosines and sines of the positions of a batch."""
-        positions = torch.cat([torch.arange(length) for length in batch.lengths])[None]
+        own = [torch.arange(length) for length in batch.lengths]
+        positions = torch.cat(own)[None] + batch.first
         like = torch.empty(0, dtype=self.dtype, device=self.device)
-        return Rope(*self._rotary(like, positions.to(self.device)), batch.lengths)
+        cosine, sine = self._rotary(like, positions.to(self.device))
+        return Rope(cosine, sine, batch.lengths)
 
     def block(self, number: int) -> Block:
         """Read one decoder block, dequantizing packed weights.

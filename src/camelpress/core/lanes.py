@@ -90,19 +90,17 @@ def digests(lanes: Sequence[Lane]) -> list[str]:
         return list(threads.map(lambda lane: lane.digest(), lanes))
 
 
-def cut(lengths: Sequence[int], *, least: int = 1, tokens: int = 2**62) -> list[slice]:
+def cut(lengths: Sequence[int], *, tokens: int = 2**62) -> list[slice]:
     """Neighbouring sequences in lanes of `LANE_TOKENS` or little more.
 
     Args:
         lengths: of the sequences.
-        least: sequences that a lane has, but for the last.
         tokens: that are enough for a lane, if `LANE_TOKENS` are more.
     """
     cuts, begin, held = [], 0, 0
     for end, length in enumerate(lengths, start=1):
         held += length
-        full = held >= min(LANE_TOKENS, tokens) and end - begin >= least
-        if full or end == len(lengths):
+        if held >= min(LANE_TOKENS, tokens) or end == len(lengths):
             cuts.append(slice(begin, end))
             begin, held = end, 0
     return cuts

@@ -23,6 +23,7 @@ class Batch(NamedTuple):
 
     tokens: slice  # among those of all sequences
     lengths: list[int]
+    first: int  # position of each first token
 
 
 class Sequences:
@@ -32,12 +33,19 @@ class Sequences:
         sequences: the ids of each.
         limit: positions the model has.
         batch_tokens: of a batch at most, if one sequence has no more; None for the usual.
+        first: position of each first token. Rotary embeddings tell differences of positions alone,
+            so that another one changes nothing but how results are rounded.
     Raises:
         RecipeProblem: there is none, one is empty, or one is longer than the model's positions.
     """
 
     def __init__(
-        self, sequences: Sequence[Sequence[int]], *, limit: int, batch_tokens: int | None = None
+        self,
+        sequences: Sequence[Sequence[int]],
+        *,
+        limit: int,
+        batch_tokens: int | None = None,
+        first: int = 0,
     ) -> None:
         lengths = [len(sequence) for sequence in sequences]
         if not lengths or not min(lengths):
@@ -55,19 +63,19 @@ class Sequences:
             [token for sequence in sequences for token in sequence], dtype=torch.int64
         )
         self.starts = [0, *accumulate(lengths[:-1])]
-        self.batches = list(self._batches(batch_tokens or BATCH_TOKENS))
+        self.batches = list(self._batches(batch_tokens or BATCH_TOKENS, first))
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def _batches(self, most: int) -> Iterator[Batch]:
+    def _batches(self, most: int, first: int) -> Iterator[Batch]:
         start, held = 0, list[int]()
         for length in self.lengths:
             if held and sum(held) + length > most:
-                yield Batch(slice(start, start + sum(held)), held)
+                yield Batch(slice(start, start + sum(held)), held, first)
                 start, held = start + sum(held), []
             held.append(length)
-        yield Batch(slice(start, start + sum(held)), held)
+        yield Batch(slice(start, start + sum(held)), held, first)
 
 
 def take(
