@@ -11,6 +11,7 @@ import torch
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import dtype_name
 from camelpress.core.errors import RecipeProblem
+from camelpress.core.lanes import LANE_TOKENS
 from camelpress.core.output import keep_apart, require_free
 from camelpress.core.provenance import checkpoint_digest, sha256_file
 from camelpress.core.report import Report, Stopwatch
@@ -66,11 +67,12 @@ def run(reference: Checkpoint, out: Path, settings: Keep, *, force: bool = False
                 f"--top-k {top_k} is more than the {shared} tokens that there are",
                 next_step="use --top-k 0 to keep all",
             )
-        sequences = [lane.sequences(limit=length) for lane in places.lanes()]
+        lanes = places.lanes(tokens=LANE_TOKENS)  # each is a file of the store
+        sequences = [lane.sequences(limit=length) for lane in lanes]
         runner = Runner.of("reference", model, sequences, work)
-        runners = [runner, *twin(reference, runner, settings, places, work)]
+        runners = [runner, *twin(reference, runner, settings, lanes, work)]
         wanted = settings.model_copy(update={"top_k": top_k, "vocabulary": shared})
-        remainder, again, wrong = _write(runners, places, wanted, work)
+        remainder, again, wrong = _write(runners, places, lanes, wanted, work)
         facts = Facts(
             protocol=protocol(settings, length, model),
             window=length,
@@ -93,7 +95,11 @@ def run(reference: Checkpoint, out: Path, settings: Keep, *, force: bool = False
 
 
 def _write(
-    runners: list[Runner], places: Places, settings: Keep, work: Workplace
+    runners: list[Runner],
+    places: Places,
+    lanes: Sequence[Places],
+    settings: Keep,
+    work: Workplace,
 ) -> tuple[float, Scores | None, int]:
     """Keep all predictions of the first model; hold those of a second against them.
 
@@ -101,7 +107,7 @@ def _write(
         the sum of the masses outside the tokens kept, the figures of the second model if there is
         one, and how many predictions of the first are not finite.
     """
-    lanes, vocabulary = places.lanes(), settings.vocabulary or 0
+    vocabulary = settings.vocabulary or 0
     starts = [0, *accumulate(len(lane.row) for lane in lanes)]
     begin = places_for_drawing(len(places.row))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,12 +65,13 @@ def against_model(
     shared = overlap(texts, tokenizer, candidate.folder, allowed=settings.allow_overlap)
     places = Places.of([text.windows for text in texts])
     vocabulary = shared_vocabulary(rows(reference), rows(candidate), places, reference.folder)
-    sequences = [lane.sequences(limit=length) for lane in places.lanes()]
+    lanes = places.lanes()
+    sequences = [lane.sequences(limit=length) for lane in lanes]
     pair = [
         Runner.of(label, model, sequences, work)
         for label, model in (("reference", first), ("candidate", second))
     ]
-    twins = twin(reference, pair[0], settings, places, work)
+    twins = twin(reference, pair[0], settings, lanes, work)
     scored = score(pair + twins, places, work, vocabulary=vocabulary)
     floor = [figures.noise_floor(settings.noise_floor, each) for each in scored.scores[1:]]
     return Measured(
@@ -141,7 +143,11 @@ def against_store(
 
 
 def twin(
-    checkpoint: Checkpoint, runner: Runner, settings: Scoring, places: Places, work: Workplace
+    checkpoint: Checkpoint,
+    runner: Runner,
+    settings: Scoring,
+    lanes: Sequence[Places],
+    work: Workplace,
 ) -> list[Runner]:
     """The reference once more, computed otherwise; none where no noise floor is asked for.
 
@@ -155,7 +161,7 @@ def twin(
         narrow = settings.model_copy(update={"dtype": "bfloat16"})
         return [Runner.of(label, open_model(checkpoint, narrow, team=work.team), usual, work)]
     half, limit = BATCH_TOKENS // 2, runner.model.positions
-    other = [lane.sequences(limit=limit, batch_tokens=half, first=-1) for lane in places.lanes()]
+    other = [lane.sequences(limit=limit, batch_tokens=half, first=-1) for lane in lanes]
     return [Runner.of(label, runner.model, other, work)]
 
 

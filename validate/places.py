@@ -61,18 +61,22 @@ class Places:
             cluster=torch.tensor([clusters[number] for number in order]).repeat_interleave(sizes),
         )
 
-    def lanes(self) -> list[Places]:
-        """The same in lanes of a batch each, so that there is one for every thread."""
+    def lanes(self, *, tokens: int = BATCH_TOKENS // 2) -> list[Places]:
+        """The same in lanes; in small ones, of a batch each, for every thread has one in memory.
+
+        Args:
+            tokens: that are enough for a lane, if `LANE_TOKENS` are more.
+        """
         lengths = [len(ids) for ids in self.inputs]
         sizes = self.window.unique_consecutive(return_counts=True)[1].tolist()
-        tokens, scored = ([0, *accumulate(each)] for each in (lengths, sizes))
+        begun, scored = ([0, *accumulate(each)] for each in (lengths, sizes))
         found = []
-        for part in cut(lengths, tokens=BATCH_TOKENS):
+        for part in cut(lengths, tokens=tokens):
             here = slice(scored[part.start], scored[part.stop])
             found.append(
                 Places(
                     inputs=self.inputs[part],
-                    row=self.row[here] - tokens[part.start],
+                    row=self.row[here] - begun[part.start],
                     target=self.target[here],
                     position=self.position[here],
                     window=self.window[here],

@@ -146,13 +146,18 @@ def _read(runners: Sequence[Runner], number: int) -> Weights:
 def _through(
     runners: Sequence[Runner], number: int, weights: Weights, team: Team, crew: Crew
 ) -> journey.Facts:
-    """Push all tokens through one block; the errors behind it, and hashes of the states."""
+    """Push all tokens through one block; the errors behind it, and hashes of the states.
+
+    A lane is hashed, and brought to the disk, while the crew is at others.
+    """
     for runner in runners:
         runner.at(number)
     blocks = {model: model.assemble(number, weights.pop(model)) for model in list(weights)}
     lanes = runners[0].lanes
-    each = crew.map(partial(_lane, runners, number, blocks), team.own(range(len(lanes))))
-    sums, states = zip(*team.exchange(list(each), len(lanes)), strict=True)
+    places = team.own(range(len(lanes)))
+    done = zip(places, crew.map(partial(_lane, runners, number, blocks), places), strict=True)
+    own = [(sums, [each.digest(place, number + 1) for each in runners]) for place, sums in done]
+    sums, states = zip(*team.exchange(own, len(lanes)), strict=True)
     tokens = sum(len(lane.sequences.tokens) for lane in lanes)
     errors = [sqrt(sum(column) / tokens) for column in zip(*sums, strict=True)]
     return {"errors": errors, "states": list(states)}
@@ -160,8 +165,8 @@ def _through(
 
 def _lane(
     runners: Sequence[Runner], number: int, blocks: dict[StreamedModel, Block], place: int
-) -> tuple[list[float], list[str]]:
-    """One lane through one block; sums of squared relative errors behind it, and hashes."""
+) -> list[float]:
+    """One lane through one block; sums of squared relative errors behind it."""
     states = []
     for runner in runners:
         if number < runner.model.blocks:
@@ -169,11 +174,10 @@ def _lane(
             runner.model.run(lane.sequences, hidden, blocks[runner.model])
             lane.write(STATE, hidden, after=True)
             states.append(hidden)
-    hashes = [runner.digest(place, number + 1) for runner in runners]
     sizes = {(runner.model.blocks, int(runner.model.config.hidden_size)) for runner in runners}
     if len(sizes) > 1:
-        return [], hashes
-    return [squared_error(states[0], other) for other in states[1:]], hashes
+        return []
+    return [squared_error(states[0], other) for other in states[1:]]
 
 
 def squared_error(
