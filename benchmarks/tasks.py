@@ -23,6 +23,8 @@ from camelpress.core.ends import ends
 from camelpress.core.tokens import Tokenizer
 from camelpress.validate import budget, catalogue
 from camelpress.validate.answers import Answers
+from camelpress.validate.completer import Completer
+from camelpress.validate.models import Respondent
 
 LARGEST = 1e-3  # difference of log-likelihoods, at most
 SAME = 0.999  # share of items with the same choice, at least
@@ -48,9 +50,8 @@ def ours(folder: Path, task: str, requests: Sequence[Any]) -> list[tuple[float, 
     checkpoint, tokenizer = Checkpoint.open(folder), Tokenizer.load(folder)
     model = StreamedModel(checkpoint, device=torch.device("cpu"), dtype=torch.float32)
     answers, columns = Answers({}, None), {task: catalogue.Column(task, "acc", bos=False)}
-    harness = Harness(
-        "model", checkpoint, model, tokenizer, ends(checkpoint, tokenizer), answers, columns
-    )
+    asked = Respondent("model", checkpoint, model, tokenizer, ends(checkpoint, tokenizer))
+    harness = Harness(asked, answers, columns, Completer(asked))
     found: list[tuple[float, bool]] = harness.loglikelihood(requests)
     return found
 

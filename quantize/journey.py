@@ -117,7 +117,7 @@ class Journey:
         table = self.model.embedding() if own else torch.empty(0)
         for lane in own:
             lane.at(0)
-            hidden = self.model.looked_up(lane.sequences, table).to(STATE)
+            hidden = self.model.looked_up(lane.sequences.tokens, table).to(STATE)
             lane.write("hidden", hidden)
             if lane.paired:
                 lane.write("reference", hidden)

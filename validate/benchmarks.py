@@ -7,6 +7,7 @@ that cannot be scored is told as such, and takes no other along.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from camelpress.core.tokens import Tokenizer
 from camelpress.validate import budget, catalogue, columns
 from camelpress.validate.answers import Answers
 from camelpress.validate.catalogue import Column, Loaded, Task, quiet, require_harness
-from camelpress.validate.models import open_model, require_same_tokenizer
+from camelpress.validate.completer import Completer
+from camelpress.validate.models import Respondent, open_model, require_same_tokenizer
 from camelpress.validate.samples import Sample, paired
 from camelpress.validate.settings import Validate
 
@@ -120,30 +122,42 @@ def _harness(
     model = open_model(checkpoint, settings)
     tokenizer = Tokenizer.load(reference.folder)
     told = {"model": digest, "dtype": dtype_name(model.dtype), "device": model.device.type}
-    answers = Answers(told, settings.answers)
-    found = ends(reference, tokenizer)
-    return Asked(label, checkpoint, model, tokenizer, found, answers, columns)
+    asked = Respondent(label, checkpoint, model, tokenizer, ends(reference, tokenizer))
+    return Asked(asked, Answers(told, settings.answers), columns, Completer(asked))
 
 
 def _chosen(
     loaded: Loaded, settings: Validate, harness: Harness, failed: dict[str, str]
 ) -> dict[str, list[int]]:
-    """Which items are asked of a task, where not all are; as much time for each task.
+    """Which items are asked of a task, where not all are.
 
-    Some items are answered for that, and not again afterwards.
+    One model answers them all for that, and not again afterwards; the other will take as long. What
+    a task leaves of its share of the time, or takes beyond it, goes to those after it.
     """
     if settings.budget is None:
         return {}
-    share = budget.seconds(settings.budget) / (2 * len(loaded.tasks))  # of each of two models
-    chosen = {}
-    for name, task in loaded.tasks.items():
+    most = budget.ANSWERING * budget.seconds(settings.budget) / 2
+    begun, chosen = time.monotonic(), {}
+    for number, (name, task) in enumerate(loaded.tasks.items()):
         parts = [str(doc.get("part", "")) for doc in task.eval_docs]
+        by_part = loaded.columns[name].by_part
+        clock = time.monotonic()
         with _told(name, failed, alone=len(loaded.tasks) == 1):
-            count = budget.fitting(len(parts), share, partial(_answer, harness, task, parts))
+            count = budget.fitting(
+                len(parts),
+                (most - (clock - begun)) / (len(loaded.tasks) - number),
+                partial(_answer, harness, task, parts, by_part),
+                first=max(1, budget.FIRST // (task.config.repeats or 1)),
+                unit=len(set(parts)) if by_part else 1,
+            )
             if count < len(parts):
-                by_part = loaded.columns[name].by_part
                 chosen[name] = budget.subset(parts, count, by_part=by_part)
-                note(f"{name}: {len(chosen[name]):,} of {len(parts):,} items in {settings.budget}")
+            took = time.monotonic() - clock
+            note(f"{name}: {count:,} of {len(parts):,} items, {took:.0f} s a model")
+    harness.release()
+    note(
+        f"the other model is asked the same, which will take about {time.monotonic() - begun:.0f} s"
+    )
     return chosen
 
 
@@ -159,12 +173,15 @@ def _told(name: str, failed: dict[str, str], *, alone: bool) -> Iterator[None]:
         note(f"{name} is left out: {problem.what}")
 
 
-def _answer(harness: Harness, task: Task, parts: Sequence[str], count: int) -> float:
-    """Answer the first items of the shuffle; how many of them were not known."""
-    _build(task, budget.subset(parts, count, by_part=False))
+def _answer(
+    harness: Harness, task: Task, parts: Sequence[str], by_part: bool, count: int
+) -> budget.Round:
+    """Answer the first items of the shuffle."""
+    chosen = budget.subset(parts, count, by_part=by_part)
+    _build(task, chosen)
     harness.require_room(task.instances)
-    share: float = harness.answer(task.instances)
-    return share * count
+    effort = harness.answer(task.instances)
+    return budget.Round(effort.share * len(chosen), effort.overhead)
 
 
 def _build_all(

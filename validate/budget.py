@@ -6,11 +6,14 @@ import random
 import re
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from camelpress.core.errors import RecipeProblem
 
 SEED = 20_261_126
-TRIAL = 1 / 4  # of the time, after which the speed is told
+FIRST = 16  # requests that are made to see how long they take
+GROWTH = 8
+ANSWERING = 0.9  # of the time; the rest is for reading models and data, and for marking
 UNITS = {"s": 1, "m": 60, "h": 3600}
 FORM = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 
@@ -29,37 +32,49 @@ def seconds(text: str) -> float:
     return float(found[1]) * UNITS[found[2]]
 
 
+class Round(NamedTuple):
+    """What it took to answer some items more."""
+
+    items: float  # that were not known
+    overhead: float  # seconds that more items beside would not have added to
+
+
 def fitting(
     total: int,
     share: float,
-    answer: Callable[[int], float],
+    answer: Callable[[int], Round],
+    *,
+    first: int,
+    unit: int = 1,
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
-    """How many items a time is enough for; one at least.
+    """How many items are answered in a time; all of them are when this returns.
 
-    Items are answered until a quarter of the time is gone, in each round twice as many as there
-    are. The last round tells the speed: what a round costs by itself counts least in it. The first
-    round, of one item, is not counted, for it may have loaded the model.
+    Rounds become larger, up to eight times all that was asked before, as long as the next one fits:
+    by what the last one took for each item, and by itself.
 
     Args:
         total: items of the task.
-        share: seconds.
-        answer: answers the first so many items of the shuffle, and tells how many of them were not
-            known before; the others cost nothing.
+        share: seconds; the first round has no other choice than to take what it takes.
+        answer: answers the first so many items of the shuffle.
+        first: items of the first round.
+        unit: items that belong together, one of each part of a task.
         clock: tells seconds.
     """
-    done = 1
-    answer(done)
-    spent = speed = 0.0
-    while done < total and spent < share * TRIAL:
-        begun, more = clock(), min(2 * done, total - done)
+    first = -(-first // unit) * unit
+    done, more, new, spent, speed = 0, first, 0.0, 0.0, 0.0
+    while more > 0:
+        more = min(more, total - done)
+        begun = clock()
         asked = answer(done + more)
         took = clock() - begun
-        done, spent = done + more, spent + took
-        speed = took / asked if asked else speed  # seconds an item
-    if done == total:
-        return total
-    return min(total, done + int(max(0.0, share - spent) / max(speed, 1e-9)))
+        done, new, spent = done + more, new + asked.items, spent + took
+        speed = max(0.0, took - asked.overhead) / asked.items if asked.items else speed
+        left = share - spent - min(asked.overhead, took)
+        fits = int(left / max(speed, 1e-9)) if left > 0 else 0
+        most = min(fits, GROWTH * max(first, int(new)))
+        more = total - done if most >= total - done else most // unit * unit
+    return done
 
 
 def subset(parts: Sequence[str], count: int, *, by_part: bool) -> list[int]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.memory import available, needed
-from camelpress.core.progress import track
-from camelpress.core.tokens import Tokenizer
-from camelpress.core.whole import load
-from camelpress.validate.completions import Decoding, Prompt, batches, complete
-from camelpress.validate.speakers import Engine, Streamed, Whole
+from camelpress.core.memory import available, kept, needed
+from camelpress.core.progress import note, track
+from camelpress.validate.completions import Decoding, Prompt, complete
+from camelpress.validate.families import Text
+from camelpress.validate.models import Respondent
+from camelpress.validate.speakers import Speaker
 
-BATCH = 16  # completions side by side
+ROWS = 128  # completions side by side: with more, products take longer in proportion
+TRIED = 16  # rows, of which a step is timed
+STEPS = 3  # of which the fastest counts
+ROOM = 2  # one part in so many of what is free beside the model is for keys and values
 ANY = 2**31  # where there is no limit
 
 
@@ -26,34 +28,34 @@ class Wanted(NamedTuple):
     positions: int  # where it ends at the latest
 
 
+@runtime_checkable
+class Completes(Protocol):
+    """Completes prompts."""
+
+    overhead: float  # seconds so far that more completions beside would not have added to
+
+    def complete(self, wanted: Sequence[Wanted]) -> Iterator[tuple[int, str]]:
+        """Place and completion of each, as they end."""
+
+    def release(self) -> None:
+        """Give back what the model takes."""
+
+
 class Completer:
     """One model, read when the first completion is asked for.
 
     Args:
-        label: what progress and errors call it.
-        checkpoint: 16-bit or packed.
-        model: the same, block by block.
-        tokenizer: of the prompts.
-        ends: ids that end a completion.
+        respondent: the model.
     """
 
-    def __init__(
-        self,
-        label: str,
-        checkpoint: Checkpoint,
-        model: StreamedModel,
-        tokenizer: Tokenizer,
-        ends: Collection[int],
-    ) -> None:
-        self._label = label
-        self._checkpoint = checkpoint
-        self._model = model
-        self._tokenizer = tokenizer
-        self._ends = frozenset(ends)
-        self._engine: tuple[Engine, int] | None = None
+    def __init__(self, respondent: Respondent) -> None:
+        self._of = respondent
+        self._speaker: Speaker | None = None
+        self._step = 0.0  # seconds, however few rows
+        self.overhead = 0.0
 
     def complete(self, wanted: Sequence[Wanted]) -> Iterator[tuple[int, str]]:
-        """Place and completion of each, batch by batch.
+        """Place and completion of each, as they end.
 
         Raises:
             NumericsProblem: logits that are not finite.
@@ -61,33 +63,71 @@ class Completer:
         alike: dict[tuple[Decoding, int], list[int]] = {}
         for place, each in enumerate(wanted):
             alike.setdefault((each.decoding, each.positions), []).append(place)
-        prompts = [each.prompt for each in wanted]
-        longest = max(len(each.prompt.ids) + each.decoding.most for each in wanted)
-        self._engine = self._engine or self._made(longest)
-        engine, size = self._engine
+        speaker = self._speaker = self._speaker or self._made(wanted)
         for (decoding, positions), places in alike.items():
-            rows = batches(prompts, places, size) if size < ANY else [places]
-            for batch in track(rows, f"complete {self._label}"):
-                texts = complete(
-                    engine,
-                    [prompts[place] for place in batch],
-                    decoding,
-                    self._tokenizer,
-                    ends=self._ends,
-                    positions=positions,
-                )
-                yield from zip(batch, texts, strict=True)
+            found = complete(
+                speaker,
+                [wanted[place].prompt for place in places],
+                decoding,
+                self._of.tokenizer,
+                ends=frozenset(self._of.ends),
+                positions=positions,
+                rows=ROWS,
+                tokens=self._room(),
+            )
+            clock, walks = time.monotonic(), speaker.walks
+            for _ in track(range(len(places)), f"complete {self._of.label}"):
+                done = next(found)
+                yield places[done.place], done.text
+            took = time.monotonic() - clock
+            self.overhead += min(took, (speaker.walks - walks) * self._step)
+            speaker.open(1, 1)  # gives room back
 
     def release(self) -> None:
         """Forget the model, if it is in memory as a whole."""
-        self._engine = None
+        self._speaker = None
 
-    def _made(self, tokens: int) -> tuple[Engine, int]:
-        """What completes, and how many prompts at once."""
-        model = self._model
+    def _made(self, wanted: Sequence[Wanted]) -> Speaker:
+        """The model, as a whole where it fits beside the longest completion."""
+        model = self._of.model
+        longest = max(len(each.prompt.ids) + each.decoding.most for each in wanted)
         free = available(model.device)
-        need = needed(self._checkpoint, model.config, model.dtype, tokens=BATCH * tokens)
-        if free is None or need <= free:
-            whole = load(self._checkpoint, device=model.device, dtype=model.dtype)
-            return Whole(whole), BATCH
-        return Streamed(model, self._label), ANY
+        need = needed(self._of.checkpoint, model.config, model.dtype, tokens=longest)
+        whole = free is None or need <= free
+        speaker = Speaker(model, self._of.label, whole=whole)
+        if whole:
+            self._step = _overhead(speaker)
+            return speaker
+        begun = time.monotonic()
+        speaker.add([Text((), [0])])
+        took = time.monotonic() - begun
+        most = max(each.decoding.most for each in wanted)
+        note(
+            f"the {self._of.label} does not fit into memory as a whole: a token of all completions "
+            f"side by side takes {took:.1f} s and more, so that {ROWS} or fewer of up to {most:,} "
+            f"tokens take up to {took * most / 3600:.1f} hours"
+        )
+        self._step = ANY
+        return speaker
+
+    def _room(self) -> int:
+        """Tokens whose keys and values have room."""
+        model = self._of.model
+        free = available(model.device)
+        return ANY if free is None else free // ROOM // kept(model.config, model.dtype)
+
+
+def _overhead(speaker: Speaker) -> float:
+    """Seconds that a step takes, however few rows it has; by two that differ in that."""
+    took = []
+    for rows in (1, TRIED):
+        speaker.open(rows, STEPS + 1)
+        speaker.add([Text((), [0])] * rows)
+        times = []
+        for _ in range(STEPS):
+            begun = time.monotonic()
+            speaker.go_on([0] * rows)
+            times.append(time.monotonic() - begun)
+        took.append(min(times))
+    one, some = took
+    return max(0.0, (TRIED * one - some) / (TRIED - 1))

@@ -12,15 +12,22 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
 
 from camelpress.core.errors import NumericsProblem, RecipeProblem
 from camelpress.core.tokens import Tokenizer
-from camelpress.validate.speakers import Engine, Logits, shared
+from camelpress.validate.families import begun_alike
+from camelpress.validate.speakers import Engine, Logits
 
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 USUAL_LENGTH = 256  # of lm-evaluation-harness, where a task does not say
 BLANK_LINE = "\n\n"
 SPELLED = 4  # tokens that one character takes at most
+FULL = 7 / 8  # of the rows: with fewer, more prompts are read
+LIKELY = 256  # tokens that have all the mass that counts, nearly always: sorting all takes long
+LONG = 512  # tokens of a prompt that is kept by itself
+SLACK = 1e-3  # by which theirs has to exceed it
 
 
 @dataclass(frozen=True)
@@ -71,9 +78,16 @@ class Prompt(NamedTuple):
 
 @dataclass
 class _Row:
+    place: int
     prompt: Prompt
     tokens: list[int] = field(default_factory=list)
-    text: str | None = None  # when it has ended
+
+
+class Completion(NamedTuple):
+    """What a prompt was completed with."""
+
+    place: int  # of the prompt
+    text: str
 
 
 def complete(
@@ -84,8 +98,13 @@ def complete(
     *,
     ends: frozenset[int],
     positions: int,
-) -> list[str]:
-    """The completions of prompts, each cut before the first stop.
+    rows: int,
+    tokens: int,
+) -> Iterator[Completion]:
+    """The completions of prompts as they end, each cut before the first stop.
+
+    What ends makes room for the next prompt. What a row is completed with does not depend on the
+    others, but for the last bits of its logits.
 
     Args:
         engine: of the model.
@@ -94,45 +113,39 @@ def complete(
         tokenizer: of the model.
         ends: ids that end a completion.
         positions: of the model; a completion ends at the last one.
+        rows: completions side by side, at most.
+        tokens: of all of them together, their common beginnings aside, at most; one goes on always.
     Raises:
         NumericsProblem: logits that are not finite.
     """
-    rows = [_Row(prompt) for prompt in prompts]
-    ending = _Ending(decoding, tokenizer, ends, positions)
-    going, logits = rows, engine.begin([prompt.ids for prompt in prompts], decoding.most)
-    while True:
-        for row, token in zip(going, _chosen(logits, going, decoding), strict=True):
-            row.tokens.append(token)
-            row.text = ending.text(row)
-        kept = [place for place, row in enumerate(going) if row.text is None]
-        if len(kept) < len(going):
-            going = [going[place] for place in kept]
-            if not going:
-                return [row.text or "" for row in rows]
-            engine.keep(kept)
-        logits = engine.go_on([row.tokens[-1] for row in going])
-
-
-def batches(prompts: Sequence[Prompt], places: Sequence[int], size: int) -> list[list[int]]:
-    """Places in runs of at most so many prompts; those that begin alike go together.
-
-    The examples before a question are read once for all of a batch, so a batch ends where they
-    change.
-    """
-    found: list[list[int]] = []
-    same = 0
-    for place in sorted(places, key=lambda place: prompts[place].ids):
-        last = found[-1] if found else []
-        common = shared([prompts[last[0]].ids, prompts[place].ids]) if last else 0
-        if not last or len(last) == size or (len(last) > 1 and 2 * common < same):
-            found.append([place])
+    ending = Ending(decoding, tokenizer, ends, positions)
+    waiting = begun_alike([prompt.ids for prompt in prompts], long=LONG)
+    room = max(len(text.rest) for _, text in waiting) + decoding.most
+    rows = max(1, min(rows, len(waiting), tokens // room))
+    engine.open(rows, room)
+    going: list[_Row] = []
+    while waiting or going:
+        if waiting and len(going) <= rows * FULL:
+            some, waiting = waiting[: rows - len(going)], waiting[rows - len(going) :]
+            new = [_Row(place, prompts[place]) for place, _ in some]
+            going += new
+            logits = engine.add([text for _, text in some])
         else:
-            last.append(place)
-            same = common
-    return found
+            new = going
+            logits = engine.go_on([row.tokens[-1] for row in going])
+        for row, token in zip(new, _chosen(logits, new, decoding), strict=True):
+            row.tokens.append(token)
+        for number in reversed(range(len(going) - len(new), len(going))):
+            row = going[number]
+            said = ending.text(row.prompt.ids, row.tokens)
+            if said is not None:
+                yield Completion(row.place, said)
+                engine.drop(number)
+                going[number] = going[-1]
+                going.pop()
 
 
-class _Ending:
+class Ending:
     """Where a completion ends, and its text then."""
 
     def __init__(
@@ -145,29 +158,32 @@ class _Ending:
         longest = max(len(stop) for stop in (BLANK_LINE, *decoding.stops))
         self._tail = SPELLED * longest + 1  # tokens in which a stop that has just come lies
 
-    def text(self, row: _Row) -> str | None:
-        """The completion, or None while it goes on."""
-        tokens = row.tokens
+    def text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str | None:
+        """The completion that so many tokens are, or None while it goes on."""
         full = len(tokens) >= self._decoding.most
-        full = full or len(row.prompt.ids) + len(tokens) >= self._positions
-        if not (full or tokens[-1] in self._ends or self._stops(row)):
+        full = full or len(prompt) + len(tokens) >= self._positions
+        if not (full or tokens[-1] in self._ends or self._stops(prompt, tokens)):
             return None
-        said = self._said(row, [each for each in tokens if each not in self._ends])
+        return self.cut(prompt, tokens)
+
+    def cut(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+        """The text of tokens up to the first stop."""
+        said = self._said(prompt, [each for each in tokens if each not in self._ends])
         cuts = [said.find(stop) for stop in self._decoding.stops if stop]
         return said[: min((cut for cut in cuts if cut >= 0), default=len(said))]
 
-    def _stops(self, row: _Row) -> bool:
+    def _stops(self, prompt: Sequence[int], tokens: Sequence[int]) -> bool:
         stops, paragraph = self._decoding.stops, self._decoding.paragraph
         if not (stops or paragraph):
             return False
-        tail = self._tokenizer.words(row.tokens[-self._tail :])
-        if paragraph and BLANK_LINE in tail and BLANK_LINE in self._said(row, row.tokens).lstrip():
+        tail = self._tokenizer.words([*tokens[-self._tail :]])
+        if paragraph and BLANK_LINE in tail and BLANK_LINE in self._said(prompt, tokens).lstrip():
             return True
         return any(stop and stop in tail for stop in stops)
 
-    def _said(self, row: _Row, tokens: list[int]) -> str:
+    def _said(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
         """The text of tokens as it follows on the prompt, its first blank included."""
-        before = row.prompt.ids[-1:]
+        before = [*prompt[-1:]]
         return self._tokenizer.words([*before, *tokens])[len(self._tokenizer.words(before)) :]
 
 
@@ -180,10 +196,23 @@ def _chosen(logits: Logits, rows: Sequence[_Row], decoding: Decoding) -> Iterato
     if not decoding.temperature:
         yield from logits.argmax(dim=-1).tolist()
         return
-    sorted_, order = (logits / decoding.temperature).softmax(dim=-1).sort(dim=-1, descending=True)
-    before = sorted_.cumsum(dim=-1) - sorted_
-    mass = sorted_.masked_fill(before >= decoding.top_p, 0.0).double().cumsum(dim=-1).cpu()
-    for place, row in enumerate(rows):
-        drawn = random.Random(f"{row.prompt.seed} {len(row.tokens)}").random() * mass[place, -1]
-        found = int(torch.searchsorted(mass[place], drawn, right=True))
-        yield int(order[place, min(found, mass.shape[1] - 1)])
+    likely = (logits / decoding.temperature).softmax(dim=-1)
+    some, order = likely.topk(min(LIKELY, likely.shape[1]))
+    enough = (some.sum(dim=-1) > decoding.top_p + SLACK).tolist()
+    for number, row in enumerate(rows):
+        if enough[number]:
+            yield _drawn(some[number], order[number], row, decoding.top_p)
+        else:
+            every = likely[number].sort(descending=True, stable=True)
+            yield _drawn(every.values, every.indices, row, decoding.top_p)
+
+
+def _drawn(
+    likely: Float32[Tensor, " some"], order: Int64[Tensor, " some"], row: _Row, top_p: float
+) -> int:
+    """A token by inversion of the distribution, the likeliest first."""
+    before = likely.cumsum(dim=-1) - likely
+    mass = likely.masked_fill(before >= top_p, 0.0).double().cumsum(dim=-1).cpu()
+    drawn = random.Random(f"{row.prompt.seed} {len(row.tokens)}").random() * mass[-1]
+    found = int(torch.searchsorted(mass, drawn, right=True))
+    return int(order[min(found, len(mass) - 1)])

@@ -7,7 +7,7 @@ Completions take a whole model with keys and values where it fits, else the same
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -16,16 +16,14 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.provenance import sha256_json
-from camelpress.core.tokens import Tokenizer
 from camelpress.validate.answers import Answers
 from camelpress.validate.catalogue import Column
-from camelpress.validate.completer import ANY, Completer, Wanted
+from camelpress.validate.completer import ANY, Completes, Wanted
 from camelpress.validate.completions import Decoding, Prompt
 from camelpress.validate.likelihood import Pair, likelihoods
+from camelpress.validate.models import Respondent
 
 CHOICES = 32  # texts whose ids are remembered, for all choices of a question have one context
 SPARE = 4  # tokens that a text may have more than bytes: BOS, a first blank
@@ -38,6 +36,13 @@ class Asked(NamedTuple):
     time: int
 
 
+class Effort(NamedTuple):
+    """What it took to answer requests."""
+
+    share: float  # of them that were not known
+    overhead: float  # seconds that more requests beside would not have added to
+
+
 Work = Callable[[Sequence[Asked]], Iterator[tuple[int, Any]]]
 
 
@@ -45,32 +50,26 @@ class Harness(TemplateLM):
     """One model behind the interface.
 
     Args:
-        label: what progress and errors call the model.
-        checkpoint: 16-bit or packed.
-        model: the same, block by block.
-        tokenizer: of the reference, by which both models are asked.
-        ends: ids that end a completion.
+        respondent: the model.
         answers: of this model.
         columns: what tasks say of themselves: if their prompts get a BOS, and if they may be longer
             than the model's positions; of others the usual is taken.
+        completer: of prompts.
     """
 
     def __init__(
         self,
-        label: str,
-        checkpoint: Checkpoint,
-        model: StreamedModel,
-        tokenizer: Tokenizer,
-        ends: Collection[int],
+        respondent: Respondent,
         answers: Answers,
         columns: Mapping[str, Column],
+        completer: Completes,
     ) -> None:
         super().__init__()
-        self._label = label
-        self._origin = checkpoint.origin
-        self._streamed = model
-        self._words = tokenizer
-        self._completer = Completer(label, checkpoint, model, tokenizer, ends)
+        self._label = respondent.label
+        self._origin = respondent.checkpoint.origin
+        self._streamed = respondent.model
+        self._words = respondent.tokenizer
+        self._completer = completer
         self._answers = answers
         self._columns = columns
         self._bos = True
@@ -116,18 +115,16 @@ class Harness(TemplateLM):
         """A completion of each prompt."""
         return self._answered(requests, self._complete)
 
-    def answer(self, requests: Sequence[Instance]) -> float:
-        """Answer requests of any kind, so that each is known when a task asks for it.
-
-        Returns:
-            the share of them that were not known.
-        """
-        before = self._asked
+    def answer(self, requests: Sequence[Instance]) -> Effort:
+        """Answer requests of any kind, so that each is known when a task asks for it."""
+        before, overhead = self._asked, self._completer.overhead
         for kind in dict.fromkeys(request.request_type for request in requests):
             same = [request for request in requests if request.request_type == kind]
             repeated = [request for request in same for _ in range(request.repeats or 1)]
             getattr(self, kind)(repeated)
-        return (self._asked - before) / max(1, sum(each.repeats or 1 for each in requests))
+        asked = sum(each.repeats or 1 for each in requests)
+        share = (self._asked - before) / max(1, asked)
+        return Effort(share, self._completer.overhead - overhead)
 
     def release(self) -> None:
         """Forget the model, if it is in memory as a whole."""

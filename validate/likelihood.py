@@ -1,12 +1,14 @@
 """How likely a model finds given continuations: all of them in one walk through its blocks.
 
-Contexts that several continuations share, as the choices of a question do, are read once. Hidden
-states are what a walk holds in memory, so as many tokens go in one walk as there is room for.
+Contexts that several continuations share, as the choices of a question do, are read once, and so
+are the examples that several contexts begin with. Hidden states are what a walk holds in memory, so
+as many tokens go in one walk as there is room for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -16,7 +18,9 @@ from torch import Tensor
 from camelpress.core.blocks import StreamedModel
 from camelpress.core.errors import NumericsProblem
 from camelpress.core.memory import available
-from camelpress.core.sequences import Sequences
+from camelpress.core.progress import track
+from camelpress.validate.families import Text, begun_alike
+from camelpress.validate.pieces import Pieces, runs, walk
 
 ROOM = 4  # one part in so many of the free memory is for hidden states
 LEAST = 2**14  # tokens of a walk, however little memory there is
@@ -87,12 +91,25 @@ def likelihoods(
     sharing: dict[tuple[int, ...], list[int]] = {}
     for place, pair in enumerate(pairs):
         sharing.setdefault(pair.read, []).append(place)
-    for walked in _walks([*sharing], tokens or _room(model)):
-        members = [place for read in walked for place in sharing[read]]
-        which = [number for number, read in enumerate(walked) for _ in sharing[read]]
+    reads = [*sharing]
+    contexts = [min(len(pairs[place].context) for place in sharing[read]) for read in reads]
+    texts = begun_alike(reads, most=[context - 1 for context in contexts])
+    for walked in _walks(texts, tokens or _room(model)):
+        wanted = [
+            _Wanted(text, contexts[number] - 1 - len(text.beginning)) for number, text in walked
+        ]
+        members = [place for number, _ in walked for place in sharing[reads[number]]]
+        which = [at for at, (number, _) in enumerate(walked) for _ in sharing[reads[number]]]
         with torch.inference_mode():
-            found = _walk(label, model, walked, [pairs[place] for place in members], which)
+            found = _walk(label, model, wanted, [pairs[place] for place in members], which)
         yield from zip(members, found, strict=True)
+
+
+class _Wanted(NamedTuple):
+    """A text, and the token of its rest from which on predictions are wanted."""
+
+    text: Text
+    since: int
 
 
 def _room(model: StreamedModel) -> int:
@@ -101,33 +118,66 @@ def _room(model: StreamedModel) -> int:
     return LEAST if free is None else max(LEAST, free // ROOM // width)
 
 
-def _walks(reads: Sequence[tuple[int, ...]], most: int) -> Iterator[list[tuple[int, ...]]]:
+def _walks(texts: Sequence[tuple[int, Text]], most: int) -> Iterator[list[tuple[int, Text]]]:
     """The texts in runs of at most so many tokens, of one text at least."""
-    held: list[tuple[int, ...]] = []
+    held: list[tuple[int, Text]] = []
     tokens = 0
-    for read in reads:
-        if held and tokens + len(read) > most:
+    for number, text in texts:
+        new = not held or held[-1][1].beginning != text.beginning
+        more = len(text.rest) + (len(text.beginning) if new else 0)
+        if held and tokens + more > most:
             yield held
-            held, tokens = [], 0
-        held.append(read)
-        tokens += len(read)
+            held, tokens, more = [], 0, len(text.rest) + len(text.beginning)
+        held.append((number, text))
+        tokens += more
     if held:
         yield held
+
+
+def _states(
+    label: str, model: StreamedModel, wanted: Sequence[_Wanted]
+) -> list[Float[Tensor, "predictions hidden"]]:
+    """The last hidden states of texts, as far as they are wanted, on the CPU."""
+    pieces = Pieces(model, blocks=1)
+    order = sorted(range(len(wanted)), key=lambda place: -len(wanted[place].text.rest))
+    texts = [wanted[place].text for place in order]
+    read = [*pieces.beginnings(texts)]
+    where: list[tuple[slice, int]] = []  # pieces of each text, and its row in them
+    for run in runs(texts):
+        first = len(read)
+        if len(run) == 1:
+            read += pieces.alone(run[0], pieces.room(len(run[0].rest)), slice(1))
+        else:
+            read.append(pieces.together(run, None, slice(len(run))))
+        where += [(slice(first, len(read)), row) for row in range(len(run))]
+    blocks = map(model.block, track(range(model.blocks), f"read to the {label}"))
+    table = model.embedding().to(model.device)
+    hidden = walk(model, read, blocks, table, torch.device("cpu"))
+    found: dict[int, Tensor] = {}
+    for place, (own, row) in zip(order, where, strict=True):
+        text, since = wanted[place]
+        found[place] = torch.cat([piece[row] for piece in hidden[own]])[since : len(text.rest)]
+    return [found[place] for place in range(len(wanted))]
 
 
 def _walk(
     label: str,
     model: StreamedModel,
-    reads: Sequence[Sequence[int]],
+    wanted: Sequence[_Wanted],
     pairs: Sequence[Pair],
     which: Sequence[int],
 ) -> list[Likelihood]:
     """One walk; `which` says which text each pair is read in."""
-    sequences = Sequences(reads, limit=max(map(len, reads)))
-    hidden = model.hidden(sequences, f"read to the {label}")
+    states = _states(label, model, wanted)
+    starts = [0, *accumulate(map(len, states))]
+    hidden = torch.cat(states)
     first = torch.tensor(
         [
-            sequences.starts[text] + len(pair.context) - 1
+            starts[text]
+            + len(pair.context)
+            - 1
+            - len(wanted[text].text.beginning)
+            - wanted[text].since
             for pair, text in zip(pairs, which, strict=True)
         ]
     )

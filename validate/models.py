@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,6 +21,17 @@ from camelpress.validate.settings import Scoring
 
 ALONE = Team()
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+@dataclass(frozen=True)
+class Respondent:
+    """A model as tasks ask it."""
+
+    label: str  # what progress and errors call it
+    checkpoint: Checkpoint  # 16-bit or packed
+    model: StreamedModel  # the same, block by block
+    tokenizer: Tokenizer  # of the reference, by which both models are asked
+    ends: Collection[int]  # ids that end a completion
 
 
 def rows(checkpoint: Checkpoint) -> int:

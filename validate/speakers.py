@@ -1,135 +1,118 @@
-"""Models that go on with many texts at once, a token of each at a time.
+"""A model that goes on with many texts at once, a token of each at a time.
 
-One holds the whole model, and the keys and values of what it has read; the other walks through the
-blocks for each token, which is slow and needs no room.
+It has keys and values of all that it has read. Its blocks are in memory, or are read anew for each
+walk where they do not fit; either way a walk takes all that is to be read through one block after
+the other.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
 
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.progress import note
-from camelpress.core.sequences import Sequences
-from camelpress.validate.likelihood import Head
+from camelpress.core.blocks import Block, StreamedModel
+from camelpress.core.progress import track
+from camelpress.validate.attention import Cache
+from camelpress.validate.families import Text
+from camelpress.validate.pieces import Piece, Pieces, runs, walk
 
 Logits = Float32[Tensor, "rows vocabulary"]
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Gives logits for the next token of each row."""
+    """Gives logits for the next token of each row; rows come and go."""
 
-    def begin(self, prompts: Sequence[Sequence[int]], most: int) -> Logits:
-        """Read the prompts, which become the rows; `most` tokens will follow on each, at most."""
+    def open(self, rows: int, room: int) -> None:
+        """Forget everything, and make room for so many rows with so many tokens of their own."""
+
+    def add(self, texts: Sequence[Text]) -> Logits:
+        """Read texts, which become the last rows; logits for these."""
 
     def go_on(self, tokens: Sequence[int]) -> Logits:
         """Add a token to each row."""
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Forget all other rows; these are renumbered in order."""
+    def drop(self, row: int) -> None:
+        """Forget a row; the last one takes its place."""
 
 
-def shared(rows: Sequence[Sequence[int]]) -> int:
-    """How many tokens all rows begin with, one at least left over of each."""
-    listed = [[*row] for row in rows]
-    first, last = min(listed), max(listed)  # all others lie between, so they share what these do
-    most = min(map(len, rows)) - 1
-    return next((place for place in range(most) if first[place] != last[place]), most)
+class Speaker:
+    """One model, as an engine.
 
+    Args:
+        model: block by block.
+        label: what progress calls it.
+        whole: keep its blocks in memory.
+    """
 
-class Whole:
-    """A model in memory, with the keys and values of what it has read."""
+    def __init__(self, model: StreamedModel, label: str, *, whole: bool) -> None:
+        self._model = model
+        self._label = label
+        self._held: list[Block] | None = None
+        if whole:
+            self._held = [model.block(number) for number in track(range(model.blocks), "load")]
+        self._table = model.embedding().to(model.device, model.dtype)
+        self._head = model.head()
+        self.walks = 0
+        self.open(1, 1)
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model: Any = model
-        self._cache = DynamicCache()
-        self._mask = torch.empty(0)
+    def open(self, rows: int, room: int) -> None:
+        """Nothing is read yet."""
+        blocks = self._model.blocks
+        self._cache = Cache(self._model, rows=rows, room=room, blocks=blocks)
+        self._pieces = Pieces(self._model, blocks=blocks)
+        self._begins: list[tuple[int, ...]] = []  # of each row
+        self._own: list[int] = []  # tokens that each row has besides
 
-    def begin(self, prompts: Sequence[Sequence[int]], most: int) -> Logits:
-        """What all rows begin with is read once; the rest is filled up on the left, unattended."""
-        same = shared(prompts) if len(prompts) > 1 else 0
-        self._cache = DynamicCache()
-        if same:
-            self._mask = torch.ones(1, same, dtype=torch.int64, device=self._model.device)
-            self._logits(torch.tensor([[*prompts[0][:same]]]), torch.arange(same)[None])
-            self._cache.batch_repeat_interleave(len(prompts))
-        rest = [prompt[same:] for prompt in prompts]
-        longest = max(map(len, rest))
-        ids = torch.tensor([[0] * (longest - len(row)) + [*row] for row in rest])
-        real = [[1] * same + [0] * (longest - len(row)) + [1] * len(row) for row in rest]
-        self._mask = torch.tensor(real, device=self._model.device)
-        return self._logits(ids, (self._mask.cumsum(dim=-1) - 1).clamp(min=0)[:, same:])
+    def add(self, texts: Sequence[Text]) -> Logits:
+        """Beginnings that are new are read in the same walk, before all else."""
+        read = [*self._pieces.beginnings(texts)]
+        ends: list[tuple[int, int, int]] = []  # piece in which a text ends, row and place in it
+        for run in runs(texts):
+            rows = slice(len(self._own), len(self._own) + len(run))
+            if len(run) == 1:
+                read += self._pieces.alone(run[0], self._cache, rows)
+                ends.append((len(read) - 1, 0, read[-1].ids.shape[1] - 1))
+            else:
+                read.append(self._pieces.together(run, self._cache, rows))
+                ends += [(len(read) - 1, row, len(each.rest) - 1) for row, each in enumerate(run)]
+            self._begins += [text.beginning for text in run]
+            self._own += [len(text.rest) for text in run]
+        hidden = self._walk(read)
+        return self._logits(torch.stack([hidden[piece][row, at] for piece, row, at in ends]))
 
     def go_on(self, tokens: Sequence[int]) -> Logits:
         """One step."""
-        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=1)
-        return self._logits(torch.tensor(tokens)[:, None], self._mask.sum(dim=-1, keepdim=True) - 1)
+        ids, rows = [[token] for token in tokens], slice(len(self._own))
+        piece = self._pieces.piece(ids, self._own, self._begins, self._cache, rows)
+        self._own = [own + 1 for own in self._own]
+        return self._logits(self._walk([piece])[0][:, -1])
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Shrink the batch."""
-        chosen = torch.tensor(rows, device=self._mask.device)
-        self._mask = self._mask[chosen]
-        self._cache.batch_select_indices(chosen)
+    def drop(self, row: int) -> None:
+        """Beginnings that no row has are forgotten, but for the one that was read last."""
+        last = len(self._own) - 1
+        if row != last:
+            self._cache.move(last, row, self._own[last])
+        self._own[row], self._begins[row] = self._own[last], self._begins[last]
+        del self._own[last], self._begins[last]
+        self._pieces.forget(self._begins)
 
-    def _logits(
-        self, ids: Int64[Tensor, "rows new"], positions: Int64[Tensor, "rows new"]
-    ) -> Logits:
+    def _walk(self, pieces: Sequence[Piece]) -> list[Float[Tensor, "rows new hidden"]]:
+        self.walks += 1
+        return walk(self._model, pieces, self._blocks(), self._table, self._model.device)
+
+    def _blocks(self) -> Iterator[Block]:
+        if self._held is not None:
+            yield from self._held
+            return
+        for number in track(range(self._model.blocks), f"a token of the {self._label}"):
+            yield self._model.block(number)
+
+    def _logits(self, hidden: Float[Tensor, "rows hidden"]) -> Logits:
         with torch.inference_mode():
-            logits: Tensor = self._model(
-                input_ids=ids.to(self._model.device),
-                attention_mask=self._mask,
-                position_ids=positions.to(self._model.device),
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits
-        return logits[:, -1].float()
-
-
-class Streamed:
-    """A model that is read block by block, from the first to the last, for each token."""
-
-    def __init__(self, model: StreamedModel, label: str) -> None:
-        self._model = model
-        self._label = label
-        self._rows: list[list[int]] = []
-
-    def begin(self, prompts: Sequence[Sequence[int]], most: int) -> Logits:
-        """The first walk is timed, and what all may take is said."""
-        self._rows = [[*prompt] for prompt in prompts]
-        begun = time.monotonic()
-        logits = self._logits()
-        took = time.monotonic() - begun
-        note(
-            f"the {self._label} does not fit into memory as a whole: a token of {len(prompts)} "
-            f"completions takes {took:.1f} s and more, so that {most} tokens take about "
-            f"{took * most / 3600:.1f} hours"
-        )
+            logits: Tensor = self._head(hidden).float()
         return logits
-
-    def go_on(self, tokens: Sequence[int]) -> Logits:
-        """Walk once more with one token more in each row."""
-        for row, token in zip(self._rows, tokens, strict=True):
-            row.append(token)
-        return self._logits()
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Leave rows out of the next walk."""
-        self._rows = [self._rows[place] for place in rows]
-
-    def _logits(self) -> Logits:
-        sequences = Sequences(self._rows, limit=max(map(len, self._rows)))
-        last = torch.tensor(sequences.starts) + torch.tensor(sequences.lengths) - 1
-        with torch.inference_mode():
-            hidden = self._model.hidden(sequences, f"a token of the {self._label}")[last]
-            head = Head(self._label, self._model)
-            parts = [head(rows).cpu() for rows in hidden.split(head.rows)]
-        return torch.cat(parts)

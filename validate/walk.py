@@ -87,7 +87,7 @@ class Runner:
         own = team.lanes(self.lanes)
         table = self.model.embedding() if own else torch.empty(0)
         for lane in own:
-            hidden = self.model.looked_up(lane.sequences, table)
+            hidden = self.model.looked_up(lane.sequences.tokens, table)
             lane.write(STATE, hidden.to(self.model.dtype))
 
 

@@ -121,7 +121,7 @@ def embedded(model: StreamedModel, calibration: Calibration, folder: Path) -> li
     made = in_pairs(calibration, folder, model)
     for lane in made:
         for name in names(lane):
-            lane.write(name, model.looked_up(lane.sequences, model.embedding()).float())
+            lane.write(name, model.looked_up(lane.sequences.tokens, model.embedding()).float())
     return made
 
 

@@ -297,7 +297,7 @@ def test_a_budget_asks_fewer_items(
 ) -> None:
     from camelpress.validate import budget
 
-    monkeypatch.setattr(budget, "fitting", lambda *_: 7)
+    monkeypatch.setattr(budget, "fitting", lambda *_, **__: 7)
     told = asked(MMLU, TYDIQA, budget="5m")
     mmlu, tydiqa = told.facts["tasks"]
     assert (mmlu["n"], mmlu["of"], tydiqa["n"], tydiqa["of"]) == (7, 12, 9, 18)
@@ -305,6 +305,16 @@ def test_a_budget_asks_fewer_items(
     assert again.inputs == told.inputs and again.facts == told.facts
     lines = (tmp_path / f"out/samples/{TYDIQA}.jsonl").read_text().splitlines()
     assert len({json.loads(line)["part"] for line in lines}) == 9
+
+
+def test_within_a_budget_both_models_are_asked_the_same_once(asked: Asked, tmp_path: Path) -> None:
+    """What one model answers while the items are counted, it is not asked again."""
+    told = asked(MMLU, TYDIQA, budget="1s", answers=str(tmp_path / "kept"))
+    counts = {task["name"]: task["n"] for task in told.facts["tasks"]}
+    assert 1 <= counts[MMLU] <= 12 and counts[TYDIQA] in (9, 18)
+    requests = 4 * counts[MMLU] + counts[TYDIQA]
+    for path in (tmp_path / "kept").glob("*.jsonl"):
+        assert len([line for line in path.read_text().splitlines() if line]) == requests
 
 
 def test_answers_that_are_kept_are_not_asked_again(

@@ -130,30 +130,55 @@ def test_anything_else_is_none(text: str) -> None:
         budget.seconds(text)
 
 
+class Clock:
+    """A model that takes so many seconds for an item, and so many more for a round."""
+
+    def __init__(self, each: float, once: float, *, tells: bool, known: int) -> None:
+        self.each, self.once, self.tells, self.known = each, once, tells, known
+        self.now = 0.0
+        self.rounds: list[int] = []
+
+    def answer(self, items: int) -> budget.Round:
+        new = max(0, items - self.known)
+        self.now += (self.once + self.each * new) if new else 0.0
+        self.known += new
+        self.rounds.append(items)
+        return budget.Round(new, self.once if self.tells and new else 0.0)
+
+
+# fmt: off
 @pytest.mark.parametrize(
-    ("each", "once", "share", "kept", "count"),
+    ("each", "once", "tells", "share", "known", "rounds"),
     [
-        (1.0, 0.0, 100.0, 0, 101),  # the first is for nothing
-        (1.0, 3.0, 100.0, 0, 83),  # 27 in 35 s, then as fast as the last round, 18 in 21 s
-        (0.01, 0.0, 100.0, 0, 500),  # of 500
-        (60.0, 0.0, 1.0, 0, 3),  # a round of one and one of two, however long they take
-        (1.0, 0.0, 100.0, 200, 300),  # 200 are known
+        (1.0,  0.0,  True,  100.0, 0,   [16, 100]),       # 84 in the 84 s that are left
+        (0.1,  0.0,  True,  100.0, 0,   [16, 144, 500]),  # up to eight times as many more, of 500
+        (0.5,  20.0, True,  100.0, 0,   [16, 120]),       # 28 s, then 52 s and 20 s again
+        (0.5,  20.0, False, 100.0, 0,   [16, 57, 88]),    # what a round takes is not known: 104 s
+        (60.0, 0.0,  True,  1.0,   0,   [16]),            # however long they take
+        (1.0,  0.0,  True,  100.0, 200, [16, 144, 272, 300]),  # 200 are known, which tells no speed
     ],
 )
+# fmt: on
 def test_as_many_items_fit_as_the_time_is_enough_for(
-    each: float, once: float, share: float, kept: int, count: int
+    each: float, once: float, tells: bool, share: float, known: int, rounds: list[int]
 ) -> None:
-    now, known = 0.0, kept
+    model = Clock(each, once, tells=tells, known=known)
+    found = budget.fitting(500, share, model.answer, first=16, clock=lambda: model.now)
+    assert (found, model.rounds) == (rounds[-1], rounds)
 
-    def answer(items: int) -> float:
-        nonlocal now, known
-        new = max(0, items - known)
-        now += (once + each * new) if new else 0.0
-        known += new
-        return new
 
-    found = budget.fitting(500, share, answer, lambda: now)
-    assert found == pytest.approx(count, abs=1)
+@given(
+    st.floats(1e-4, 5), st.floats(0, 30), st.floats(1, 500), st.integers(1, 600), st.integers(1, 30)
+)
+def test_more_is_asked_only_if_it_fits(
+    each: float, once: float, share: float, total: int, unit: int
+) -> None:
+    model = Clock(each, once, tells=True, known=0)
+    found = budget.fitting(total, share, model.answer, first=16, unit=unit, clock=lambda: model.now)
+    assert 1 <= found <= total and (found % unit == 0 or found == total)
+    first = once + each * model.rounds[0]
+    assert model.now <= max(first, share) + 1e-6
+    assert model.rounds == sorted({*model.rounds})
 
 
 @given(st.integers(1, 40), st.integers(0, 20), st.booleans())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,27 @@ from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem, RecipeProblem
 from camelpress.core.tokens import Tokenizer
-from camelpress.core.whole import load
+from camelpress.validate import attention, completions, families, pieces
 from camelpress.validate.answers import Answers
 from camelpress.validate.catalogue import Column
-from camelpress.validate.completions import Decoding, Prompt, batches, complete
+from camelpress.validate.completer import ANY, Completer
+from camelpress.validate.completions import Decoding, Prompt, complete
+from camelpress.validate.families import Text, begun_alike, shared
 from camelpress.validate.likelihood import Pair, likelihoods
-from camelpress.validate.speakers import Streamed, Whole, shared
+from camelpress.validate.models import Respondent
+from camelpress.validate.speakers import Speaker
 
 CPU = torch.device("cpu")
 WORDS = ("the whale", "a white ship", "go and see the old man", "sea")
 lm_eval = pytest.importorskip("lm_eval", reason='tasks need: pip install "camelpress[tasks]"')
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beginnings and tiles are as short as the texts of these tests."""
+    monkeypatch.setattr(families, "WORTH", 16)
+    monkeypatch.setattr(attention, "TILE", 64)
+    monkeypatch.setattr(completions, "LONG", 24)
 
 
 def streamed(folder: Path) -> StreamedModel:
@@ -37,12 +50,11 @@ def streamed(folder: Path) -> StreamedModel:
 def harness(folder: Path, bare: Sequence[str] = (), answers: Path | None = None) -> Any:
     from camelpress.validate.harness import Harness
 
-    tokenizer = Tokenizer.load(folder)
+    checkpoint, tokenizer = Checkpoint.open(folder), Tokenizer.load(folder)
+    asked = Respondent("reference", checkpoint, streamed(folder), tokenizer, [2])
     kept = Answers({"model": folder.name}, answers)
     columns = {name: Column(name, "acc", bos=False) for name in bare}
-    return Harness(
-        "reference", Checkpoint.open(folder), streamed(folder), tokenizer, [2], kept, columns
-    )
+    return Harness(asked, kept, columns, Completer(asked))
 
 
 def hf(folder: Path, **how: Any) -> Any:
@@ -91,13 +103,21 @@ def test_likelihoods_of_whole_texts_are_those_of_transformers(base: Path) -> Non
     assert harness(base).loglikelihood_rolling(asked) == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.parametrize("tokens", [1, 30, 10_000])
-def test_likelihoods_do_not_depend_on_the_walks(base: Path, tokens: int) -> None:
+@pytest.mark.parametrize(("tokens", "piece"), [(1, 1024), (60, 7), (10_000, 1024)])
+def test_likelihoods_do_not_depend_on_the_walks(
+    base: Path, monkeypatch: pytest.MonkeyPatch, tokens: int, piece: int
+) -> None:
+    monkeypatch.setattr(pieces, "PIECE", piece)
+    monkeypatch.setattr(pieces, "WHOLE", piece + 2)
     draw = random.Random(1)
     asked = [
         Pair([draw.randrange(3, 200) for _ in range(draw.randint(1, 20))], [5, 6][: 1 + place % 2])
         for place in range(12)
     ]
+    for length in (17, 40):  # those of a kind begin alike, and some go on alike
+        begin = [draw.randrange(3, 200) for _ in range(length)]
+        asked += [Pair([*begin, *end], [7, 8]) for end in ([9], [9, 9], [4, 3, 2], [])]
+        asked.append(Pair(begin[:-1], [begin[-1], 5]))
     found = dict(likelihoods("model", streamed(base), asked, tokens=tokens))
     model = pico.load_model(base)
     for place, pair in enumerate(asked):
@@ -111,24 +131,32 @@ def test_likelihoods_do_not_depend_on_the_walks(base: Path, tokens: int) -> None
 
 def test_shared_contexts_are_read_once(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    embed = StreamedModel.embed
+    looked_up = StreamedModel.looked_up
 
-    def counted(self: StreamedModel, sequences: Any) -> Any:
-        read.append(len(sequences.tokens))
-        return embed(self, sequences)
+    def counted(self: StreamedModel, ids: Any, table: Any) -> Any:
+        read.append(ids.numel())
+        return looked_up(self, ids, table)
 
-    monkeypatch.setattr(StreamedModel, "embed", counted)
+    monkeypatch.setattr(StreamedModel, "looked_up", counted)
     asked = [Pair([1, 5, 6], [token]) for token in (7, 8, 9)] + [Pair([1, 5], [6, 7])]
     dict(likelihoods("model", streamed(base), asked))
     assert read == [3]
+    examples = [*range(20, 60)]
+    dict(likelihoods("model", streamed(base), [Pair([*examples, each], [9]) for each in range(5)]))
+    assert read == [3, 40, 5]  # then a token of each of five
 
 
 GREEDY = Decoding(stops=(), most=12, temperature=0.0, top_p=1.0)
 PROMPTS = [[1, 5, 6, 7], [9], [1, *range(20, 50)], [44, 45]]
 
 
+@cache
+def loaded(folder: Path) -> Any:
+    return pico.load_model(folder)
+
+
 def greedy(folder: Path, prompt: list[int], most: int) -> list[int]:
-    model: Any = pico.load_model(folder)
+    model = loaded(folder)
     ids = torch.tensor([prompt])
     with torch.inference_mode():
         out = model.generate(
@@ -138,65 +166,115 @@ def greedy(folder: Path, prompt: list[int], most: int) -> list[int]:
     return list(out[0, len(prompt) :].tolist())
 
 
-@pytest.mark.parametrize("kind", ["whole", "streamed"])
-def test_completions_are_those_of_transformers(base: Path, kind: str) -> None:
-    tokenizer, checkpoint = Tokenizer.load(base), Checkpoint.open(base)
-    engine = (
-        Whole(load(checkpoint, device=CPU, dtype=torch.float32))
-        if kind == "whole"
-        else Streamed(streamed(base), "reference")
-    )
-    prompts = [Prompt(ids, "") for ids in PROMPTS]
-    found = complete(engine, prompts, GREEDY, tokenizer, ends=frozenset([2]), positions=128)
-    for prompt, text in zip(PROMPTS, found, strict=True):
-        ids = [token for token in greedy(base, prompt, 12) if token != 2]
-        before = tokenizer.words(prompt[-1:])
-        assert text == tokenizer.words([*prompt[-1:], *ids])[len(before) :]
+def completed(
+    folder: Path, prompts: Sequence[Prompt], decoding: Decoding, engine: Any = None, **how: Any
+) -> list[str]:
+    """The completions in the order of the prompts."""
+    engine = engine or Speaker(streamed(folder), "reference", whole=True)
+    told: dict[str, Any] = {
+        "ends": frozenset([2]),
+        "positions": 128,
+        "rows": 3,
+        "tokens": ANY,
+    } | how
+    found = [*complete(engine, prompts, decoding, tokenizer(folder), **told)]
+    assert sorted(each.place for each in found) == [*range(len(prompts))]
+    texts = {each.place: each.text for each in found}
+    return [texts[place] for place in range(len(prompts))]
 
 
-@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=12))
-def test_batches_hold_each_prompt_once(ids: list[list[int]]) -> None:
-    prompts = [Prompt(each, "") for each in ids]
-    found = batches(prompts, range(len(ids)), 4)
-    assert sorted(place for batch in found for place in batch) == [*range(len(ids))]
-    assert all(1 <= len(batch) <= 4 for batch in found)
-    for batch in found:
-        rows = [ids[place] for place in batch]
+@cache
+def tokenizer(folder: Path) -> Tokenizer:
+    return Tokenizer.load(folder)
+
+
+def text(folder: Path, prompt: list[int], tokens: Sequence[int]) -> str:
+    """What follows on a prompt, its first blank included."""
+    words = tokenizer(folder).words
+    said = words([*prompt[-1:], *(token for token in tokens if token != 2)])
+    return said[len(words(prompt[-1:])) :]
+
+
+@pytest.mark.parametrize(("whole", "rows"), [(True, 1), (True, 3), (True, 99), (False, 4)])
+def test_completions_are_those_of_transformers(base: Path, whole: bool, rows: int) -> None:
+    """Whatever else is asked, and whether it begins alike: each as if it were alone."""
+    examples = ([1, *range(10, 40)], [1, *range(60, 80)])
+    alike = [[*begin, *end] for end in ([5], [6, 7], [8]) for begin in examples]
+    prompts = [*PROMPTS, *alike, alike[0]]
+    engine = Speaker(streamed(base), "reference", whole=whole)
+    asked = [Prompt(ids, "") for ids in prompts]
+    found = completed(base, asked, GREEDY, engine, rows=rows)
+    assert found == [text(base, ids, greedy(base, ids, 12)) for ids in prompts]
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2"])
+def test_completions_of_other_families_are_those_of_transformers(
+    tmp_path: Path, family: str
+) -> None:
+    folder = pico.write_model(tmp_path / family, family=family)
+    found = completed(folder, [Prompt(ids, "") for ids in PROMPTS], GREEDY)
+    assert found == [text(folder, ids, greedy(folder, ids, 12)) for ids in PROMPTS]
+
+
+def test_long_texts_are_read_piece_by_piece(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE", 7)
+    monkeypatch.setattr(pieces, "WHOLE", 9)
+    prompts = [[*range(20, 60)], [*range(20, 49)], [*range(100, 121)], [9, 8, 7]]
+    found = completed(base, [Prompt(ids, "") for ids in prompts], GREEDY)
+    assert found == [text(base, ids, greedy(base, ids, 12)) for ids in prompts]
+
+
+def test_what_texts_begin_with_alike_is_read_once(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    looked_up = StreamedModel.looked_up
+
+    def counted(self: StreamedModel, ids: Any, table: Any) -> Any:
+        read.append(ids.numel())
+        return looked_up(self, ids, table)
+
+    monkeypatch.setattr(StreamedModel, "looked_up", counted)
+    prompts = [Prompt([*range(20, 60), end], "") for end in (5, 6, 7, 8)]
+    completed(base, prompts, replace(GREEDY, most=2), ends=frozenset())
+    assert read == [40, 3, 3, 1, 1]  # the beginning, three rows and their second token, one more
+
+
+TEXTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=12)
+
+
+@given(TEXTS)
+def test_families_hold_each_text_once(ids: list[list[int]]) -> None:
+    found = families.families(ids)
+    assert sorted(place for family in found for place in family) == [*range(len(ids))]
+    for family in found:
+        rows = [ids[place] for place in family]
         same = shared(rows)
         assert all(row[:same] == rows[0][:same] and len(row) > same for row in rows)
         assert any(len(row) == same + 1 or row[same] != rows[0][same] for row in rows)
 
 
-def test_examples_of_a_kind_are_one_batch_and_are_read_once(base: Path) -> None:
-    """Rows with common examples come out as alone, whatever else is asked."""
-    tokenizer = Tokenizer.load(base)
-    examples = ([1, *range(10, 40)], [1, *range(60, 80)])
-    ids = [[*begin, *end] for end in ([5], [6, 7], [8]) for begin in examples]
-    prompts = [Prompt(each, "") for each in ids]
-    found = batches(prompts, range(len(ids)), 4)
-    assert sorted(map(sorted, found)) == [[0, 2, 4], [1, 3, 5]]
-    engine = Whole(load(Checkpoint.open(base), device=CPU, dtype=torch.float32))
-    for batch in found:
-        some = [prompts[place] for place in batch]
-        texts = complete(engine, some, GREEDY, tokenizer, ends=frozenset([2]), positions=128)
-        for prompt, text in zip(some, texts, strict=True):
-            said = [token for token in greedy(base, prompt.ids, 12) if token != 2]
-            before = tokenizer.words(prompt.ids[-1:])
-            assert text == tokenizer.words([*prompt.ids[-1:], *said])[len(before) :]
+@pytest.mark.parametrize("sizes", [(1, 1), (3, 1), (1, 4), (2, 1, 3), (5, 5)])
+def test_families_are_those_that_share_examples(sizes: tuple[int, ...]) -> None:
+    """A text with examples of its own does not keep those of its neighbours from being shared."""
+    ids = [
+        [0, *[1 + number] * 40, 9, member]
+        for number, size in enumerate(sizes)
+        for member in range(size)
+    ]
+    draw = random.Random(0)
+    draw.shuffle(ids)
+    told = {len(text.beginning) for _, text in begun_alike(ids)}
+    assert told == ({42 if size > 1 else 0 for size in sizes})
+    for place, text in begun_alike(ids):
+        assert [*text.beginning, *text.rest] == ids[place]
 
 
 def test_a_completion_ends_before_its_stop_and_at_the_last_position(base: Path) -> None:
-    tokenizer = Tokenizer.load(base)
-    engine = Whole(load(Checkpoint.open(base), device=CPU, dtype=torch.float32))
-    prompt = Prompt(PROMPTS[0], "")
-
     def told(**changes: Any) -> str:
         positions = changes.pop("positions", 128)
-        decoding = Decoding(**{**vars(GREEDY), **changes})
-        (text,) = complete(
-            engine, [prompt], decoding, tokenizer, ends=frozenset([2]), positions=positions
-        )
-        return text
+        decoding = replace(GREEDY, **changes)
+        return completed(base, [Prompt(PROMPTS[0], "")], decoding, positions=positions)[0]
 
     whole = told()
     stop = whole[4:6]
@@ -211,14 +289,17 @@ class Fixed:
     def __init__(self, logits: torch.Tensor) -> None:
         self.logits = logits
 
-    def begin(self, prompts: Sequence[Sequence[int]], most: int) -> torch.Tensor:
-        return self.logits.expand(len(prompts), -1).contiguous()
+    def open(self, rows: int, room: int) -> None:
+        pass
+
+    def add(self, texts: Sequence[Text]) -> torch.Tensor:
+        return self.logits.expand(len(texts), -1).contiguous()
 
     def go_on(self, tokens: Sequence[int]) -> torch.Tensor:
         raise AssertionError("one token is enough")
 
-    def keep(self, rows: Sequence[int]) -> None:
-        raise AssertionError("one token is enough")
+    def drop(self, row: int) -> None:
+        pass
 
 
 def test_a_completion_may_end_with_its_first_paragraph(base: Path) -> None:
@@ -236,27 +317,24 @@ def test_a_completion_may_end_with_its_first_paragraph(base: Path) -> None:
             logits[:, self.left.pop(0)] = 1
             return logits
 
-        def begin(self, prompts: Sequence[Sequence[int]], most: int) -> torch.Tensor:
-            return self.go_on([0] * len(prompts))
+        def add(self, texts: Sequence[Text]) -> torch.Tensor:
+            return self.go_on([0] * len(texts))
 
     prompt = [Prompt(tokenizer.encode("x"), "")]
-    ends = frozenset[int]()
     paragraph = Decoding((), len(tokenizer.encode(said)), 0.0, 1.0, paragraph=True)
-    (found,) = complete(Said(), prompt, paragraph, tokenizer, ends=ends, positions=99)
+    (found,) = completed(base, prompt, paragraph, Said(), ends=frozenset())
     assert found == "\n\nsea\n\n"
     whole = Decoding((), len(tokenizer.encode(said)), 0.0, 1.0)
-    (found,) = complete(Said(), prompt, whole, tokenizer, ends=ends, positions=99)
+    (found,) = completed(base, prompt, whole, Said(), ends=frozenset())
     assert found == said
 
 
 def test_draws_hang_on_their_seed_and_not_on_their_neighbours(base: Path) -> None:
-    tokenizer = Tokenizer.load(base)
-    engine = Whole(load(Checkpoint.open(base), device=CPU, dtype=torch.float32))
     decoding = Decoding(stops=(), most=10, temperature=1.0, top_p=0.95)
 
     def drawn(*seeds: str) -> list[str]:
         prompts = [Prompt(PROMPTS[0], seed) for seed in seeds]
-        return complete(engine, prompts, decoding, tokenizer, ends=frozenset(), positions=128)
+        return completed(base, prompts, decoding, ends=frozenset())
 
     first, second, again = drawn("a", "b", "a")
     assert first == again != second
@@ -271,7 +349,7 @@ def test_draws_come_as_often_as_they_are_probable(base: Path) -> None:
     logits[ids] = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
     decoding = Decoding(stops=(), most=1, temperature=1.0, top_p=0.9)
     prompts = [Prompt(ids[:1], str(seed)) for seed in range(4000)]
-    found = complete(Fixed(logits), prompts, decoding, tokenizer, ends=frozenset(), positions=9)
+    found = completed(base, prompts, decoding, Fixed(logits), rows=4000)
     for letter, share in (("w", 0.5 / 0.95), ("x", 0.3 / 0.95), ("y", 0.15 / 0.95), ("z", 0.0)):
         assert found.count(letter) / 4000 == pytest.approx(share, abs=0.025)
 
@@ -342,10 +420,7 @@ def test_a_protocol_may_go_beyond_the_positions_that_it_was_made_for(base: Path)
     model.require_room(asked)
     ids = Tokenizer.load(base).encode_document(long)
     assert len(ids) > 128
-    (text,) = model.generate_until(asked)
-    words = Tokenizer.load(base).words
-    said = [*ids[-1:], *(token for token in greedy(base, ids, 8) if token != 2)]
-    assert text == words(said)[len(words(ids[-1:])) :]
+    assert model.generate_until(asked) == [text(base, ids, greedy(base, ids, 8))]
     scored = requests("loglikelihood", [(long, " sea")], task="long")
     ((log, _),) = model.loglikelihood(scored)
     pair = model._pair(scored[0])
@@ -369,9 +444,7 @@ def re_matches(text: str) -> bool:
 def test_logits_that_are_not_finite_are_refused(base: Path) -> None:
     broken = Fixed(torch.full((4,), float("nan")))
     with pytest.raises(NumericsProblem, match="logits that are not finite"):
-        complete(
-            broken, [Prompt([1], "")], GREEDY, Tokenizer.load(base), ends=frozenset(), positions=9
-        )
+        completed(base, [Prompt([1], "")], GREEDY, broken)
 
 
 def test_answers_are_plain_json(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING
 
@@ -63,8 +63,9 @@ class Block:
         self._linears = {name: layer.get_submodule(name) for name in _LINEAR_NAMES}
         self._dtype = self.weight(_LINEAR_NAMES[0]).dtype
         self._attention_norm = layer.get_submodule("input_layernorm")
-        self._attention = layer.get_submodule("self_attn")
+        self._attention: Any = layer.get_submodule("self_attn")
         self._attention_out = self._attention.get_submodule("o_proj")
+        self._rotate = importlib.import_module(type(layer).__module__).apply_rotary_pos_emb
         self._mlp_norm = layer.get_submodule("post_attention_layernorm")
         self._mlp = layer.get_submodule("mlp")
         self._mlp_out = self._mlp.get_submodule("down_proj")
@@ -82,6 +83,22 @@ class Block:
     def attention_input(self, hidden: Float[Tensor, "b s h"]) -> Float[Tensor, "b s h"]:
         """What q, k and v see."""
         return self._attention_norm(hidden).to(self._dtype)
+
+    @property
+    def scaling(self) -> float:
+        """What attention multiplies the products of queries and keys by."""
+        return float(self._attention.scaling)
+
+    def heads(
+        self, attention_input: Float[Tensor, "b s h"], turned: tuple[Tensor, Tensor]
+    ) -> tuple[Float[Tensor, "b q s d"], Float[Tensor, "b kv s d"], Float[Tensor, "b kv s d"]]:
+        """Queries, keys and values by head, turned to their positions: what `context` mixes."""
+        shape = (*attention_input.shape[:2], -1, self._attention.head_dim)
+        query, key, value = (
+            self._linears[f"self_attn.{name}_proj"](attention_input).view(shape).transpose(1, 2)
+            for name in "qkv"
+        )
+        return *self._rotate(query, key, *turned), value
 
     def context(
         self, attention_input: Float[Tensor, "b s h"], rope: Rope
@@ -168,7 +185,7 @@ class StreamedModel:
             CheckpointProblem: the text has ids that the model does not know.
             NumericsProblem: an embedding is not finite.
         """
-        return self.looked_up(sequences, self.embedding()).to(self.dtype)
+        return self.looked_up(sequences.tokens, self.embedding()).to(self.dtype)
 
     def embedding(self) -> Float[Tensor, "vocabulary hidden"]:
         """The table of embeddings as it is stored.
@@ -181,28 +198,34 @@ class StreamedModel:
         return table
 
     def looked_up(
-        self, sequences: Sequences, table: Float[Tensor, "vocabulary hidden"]
-    ) -> Float[Tensor, "tokens hidden"]:
+        self, ids: Int64[Tensor, "*places"], table: Float[Tensor, "vocabulary hidden"]
+    ) -> Float[Tensor, "*places hidden"]:
         """The rows of the table of embeddings for all tokens.
 
         Raises:
             CheckpointProblem: the text has ids that the model does not know.
         """
-        largest = int(sequences.tokens.max())
+        largest = int(ids.max())
         if largest >= len(table):
             raise CheckpointProblem(
                 f"{self.checkpoint.folder} embeds {len(table)} tokens, the text has id {largest}",
                 next_step="use the tokenizer that belongs to this model",
             )
-        return table[sequences.tokens]
+        return table[ids]
 
     def rope(self, batch: Batch) -> Rope:
         """Cosines and sines of the positions of a batch."""
         own = [torch.arange(length) for length in batch.lengths]
         positions = torch.cat(own)[None] + batch.first
+        return Rope(*self.turned(positions.to(self.device)), batch.lengths)
+
+    def turned(
+        self, positions: Int64[Tensor, "rows new"]
+    ) -> tuple[Float[Tensor, "rows new width"], Float[Tensor, "rows new width"]]:
+        """Cosines and sines of positions, which are on the device."""
         like = torch.empty(0, dtype=self.dtype, device=self.device)
-        cosine, sine = self._rotary(like, positions.to(self.device))
-        return Rope(cosine, sine, batch.lengths)
+        cosine, sine = self._rotary(like, positions)
+        return cosine, sine
 
     def block(self, number: int) -> Block:
         """Read one decoder block, dequantizing packed weights.

@@ -77,11 +77,15 @@ def needed(
     weights = parameters(checkpoint) * dtype.itemsize
     widest = max(torch.Size(each.shape).numel() for each in checkpoint.tensors.values())
     reading = 2 * 4 * widest  # one matrix in fp32, and what it is made from
+    return int(weights * (1 + MARGIN)) + reading + kept(config, dtype) * tokens
+
+
+def kept(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """Bytes that keys and values of a token take, of all blocks."""
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     shared = getattr(config, "num_key_value_heads", None) or heads
-    cache = 2 * config.num_hidden_layers * shared * width * dtype.itemsize
-    return int(weights * (1 + MARGIN)) + reading + cache * tokens
+    return int(2 * config.num_hidden_layers * shared * width * dtype.itemsize)
 
 
 def available(device: torch.device) -> int | None:

@@ -1,0 +1,77 @@
+"""Tasks on a GPU that is not there: devices do not mix, and answers are those of the CPU."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import elsewhere
+from camelpress.core.blocks import StreamedModel
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.tokens import Tokenizer
+from camelpress.validate import completer, families
+from camelpress.validate.completer import Completer, Wanted
+from camelpress.validate.completions import Decoding, Prompt
+from camelpress.validate.likelihood import Likelihood, Pair, likelihoods
+from camelpress.validate.models import Respondent
+
+GREEDY = Decoding(stops=(), most=6, temperature=0.0, top_p=1.0)
+DRAWN = Decoding(stops=(), most=6, temperature=1.0, top_p=0.9)
+PROMPTS = [[5, 6, 7], [*range(20, 60)], [*range(20, 59), 5], [9]]
+
+
+def model(folder: Path, device: torch.device) -> StreamedModel:
+    return StreamedModel(Checkpoint.open(folder), device=device, dtype=torch.float32)
+
+
+def completions(folder: Path, device: torch.device) -> dict[int, str]:
+    asked = model(folder, device)
+    tokenizer = Tokenizer.load(folder)
+    wanted = [
+        Wanted(Prompt(ids, str(number)), how, 128)
+        for how in (GREEDY, DRAWN)
+        for number, ids in enumerate(PROMPTS)
+    ]
+    whole = Completer(Respondent("reference", asked.checkpoint, asked, tokenizer, [2]))
+    return dict(whole.complete(wanted))
+
+
+@pytest.mark.parametrize("free", [None, 0], ids=["whole", "block by block"])
+def test_completions(base: Path, monkeypatch: pytest.MonkeyPatch, free: int | None) -> None:
+    monkeypatch.setattr(completer, "available", lambda _: free)
+    monkeypatch.setattr(completer, "ROWS", 3)
+    monkeypatch.setattr(families, "WORTH", 16)
+    expected = completions(base, elsewhere.CPU)
+    with elsewhere.pretended() as device:
+        assert completions(base, device) == expected
+
+
+def test_likelihoods(base: Path) -> None:
+    draw = random.Random(1)
+    asked = [
+        Pair([draw.randrange(3, 200) for _ in range(draw.randint(1, 20))], [5, 6][: 1 + place % 2])
+        for place in range(8)
+    ]
+
+    def found(device: torch.device) -> dict[int, Likelihood]:
+        return dict(likelihoods("reference", model(base, device), asked))
+
+    expected = found(elsewhere.CPU)
+    with elsewhere.pretended() as device:
+        assert found(device) == expected
+
+
+def test_a_tensor_left_on_the_cpu_is_found(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turned = StreamedModel.turned
+
+    def left(self: StreamedModel, positions: Any) -> Any:
+        return tuple(each.cpu() for each in turned(self, positions))
+
+    monkeypatch.setattr(StreamedModel, "turned", left)
+    monkeypatch.setattr(completer, "available", lambda _: None)
+    with elsewhere.pretended() as device, pytest.raises(elsewhere.MixedDevices):
+        completions(base, device)
