@@ -24,10 +24,11 @@ from camelpress.core.tokens import Tokenizer
 from camelpress.validate import budget, catalogue, columns
 from camelpress.validate.answers import Answers
 from camelpress.validate.catalogue import Column, Loaded, Task, quiet, require_harness
-from camelpress.validate.completer import Completer
+from camelpress.validate.completer import Completer, Completes
 from camelpress.validate.models import Respondent, open_model, require_same_tokenizer
 from camelpress.validate.samples import Sample, paired
 from camelpress.validate.settings import Validate
+from camelpress.validate.vllm_completer import VllmCompleter, require_vllm
 
 Logged = Sequence[Mapping[str, Any]]
 Harness = Any  # `harness.Harness`, which needs lm-evaluation-harness
@@ -59,12 +60,14 @@ def ready(reference: Checkpoint, candidate: Checkpoint, settings: Validate) -> L
         candidate: 16-bit or packed.
         settings: tasks and data.
     Raises:
-        EngineProblem: lm-evaluation-harness is not installed.
+        EngineProblem: lm-evaluation-harness is not installed, or vLLM where it is asked for.
         RecipeProblem: no such task, or a budget that is no time.
         DataProblem: the data of a task are not there, or not what they should be.
         CheckpointProblem: the models have different tokenizers.
     """
     require_harness()
+    if settings.completions == "vllm":
+        require_vllm()
     if settings.budget is not None:
         budget.seconds(settings.budget)
     require_same_tokenizer(reference.folder, candidate.folder)
@@ -123,7 +126,11 @@ def _harness(
     tokenizer = Tokenizer.load(reference.folder)
     told = {"model": digest, "dtype": dtype_name(model.dtype), "device": model.device.type}
     asked = Respondent(label, checkpoint, model, tokenizer, ends(reference, tokenizer))
-    return Asked(asked, Answers(told, settings.answers), columns, Completer(asked))
+    completer: Completes = Completer(asked)
+    if settings.completions == "vllm":
+        completer = VllmCompleter(asked, tokenizer=reference.folder, gpus=settings.vllm_gpus)
+        told |= {"completions": "vllm"}
+    return Asked(asked, Answers(told, settings.answers), columns, completer)
 
 
 def _chosen(

@@ -211,6 +211,11 @@ class Validate(Scoring, Reports):
         description="folder in which answers to tasks are kept, so that no model answers twice",
     )
 
+    completions: Literal["own", "vllm"] = Field(
+        default="own",
+        description="who completes prompts: camelpress itself, or vLLM with copies of the model",
+    )
+    vllm_gpus: int = Field(default=1, gt=0, description="GPUs of each copy of a model in vLLM")
     allow_overlap: bool = Field(
         default=False, description="go on with a text that shares its words with the calibration"
     )

@@ -16,11 +16,12 @@ from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, DataProblem, EngineProblem, RecipeProblem
 from camelpress.core.provenance import sha256_file
 from camelpress.core.report import Report, Verdict
-from camelpress.validate import catalogue, facts, page, samples
+from camelpress.validate import catalogue, facts, page, samples, vllm_completer
 from camelpress.validate.completer import Completer
 from camelpress.validate.outputs import judge_again
 from camelpress.validate.run import run as work
 from camelpress.validate.settings import Gate, Validate
+from camelpress.validate.vllm_completer import VllmCompleter
 from command import Run
 from refusal import refusal
 from sandboxes import needs_bubblewrap
@@ -267,6 +268,31 @@ def test_without_the_harness_it_is_said_how_to_get_it(
         out=tmp_path / "out",
     ):
         asked(MMLU)
+
+
+def test_without_vllm_it_is_said_before_anything_is_read(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_completer, "find_spec", lambda _: None)
+    with refusal(
+        EngineProblem,
+        "completions by vLLM need vLLM, which is not installed",
+        next_step='pip install "camelpress[vllm]"',
+        out=tmp_path / "out",
+    ):
+        asked(TYDIQA, completions="vllm")
+
+
+def test_completions_may_come_from_elsewhere(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(vllm_completer, "find_spec", lambda _: True)
+    monkeypatch.setattr(
+        VllmCompleter, "complete", lambda _, asked: ((n, "x") for n in range(len(asked)))
+    )
+    asked(TYDIQA, completions="vllm")
+    lines = (tmp_path / f"out/samples/{TYDIQA}.jsonl").read_text().splitlines()
+    assert {json.loads(line)["candidate"]["responses"][0] for line in lines} == {"x"}
 
 
 def test_a_prompt_without_room_is_refused(base: Path, data: Path, tmp_path: Path) -> None:
