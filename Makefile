@@ -8,7 +8,7 @@ LLAMA_TOKENIZER := .models/llama-tokenizer
 TRANSFORMERS_4 := .models/transformers-4
 REGISTRY := .models/docker-registry
 
-.PHONY: demo test check test-clients test-s3 bench-recover bench-quantize bench-growth bench-validate clean
+.PHONY: demo test check test-clients test-s3 bench-recover bench-quantize bench-growth bench-validate bench-tasks clean
 
 demo: .venv/installed ## the whole pipeline on the embedded model
 	$(BIN)/camelpress demo
@@ -43,6 +43,9 @@ bench-growth: .venv/installed $(LLAMA_TOKENIZER) ## time and memory of quantize 
 bench-validate: .venv/installed $(SMOLLM2) $(LLAMA_TOKENIZER) ## validate against lm-eval and the processor's limit (CAMELPRESS_DATA)
 	tests/clients/make_env.sh lmeval
 	$(BIN)/python -m benchmarks.validate
+
+bench-tasks: .venv/installed $(SMOLLM2) ## the card's columns on a model and its 4-bit candidate, within 30 minutes (CAMELPRESS_DATA)
+	$(BIN)/python -m benchmarks.columns $(SMOLLM2)
 
 .venv/installed: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv

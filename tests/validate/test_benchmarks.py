@@ -12,6 +12,7 @@ import torch
 
 import eval_data
 import pico
+from benches import part
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, DataProblem, EngineProblem, RecipeProblem
 from camelpress.core.provenance import sha256_file
@@ -117,6 +118,14 @@ def test_programs_are_written_by_models_and_run_in_the_sandbox(
     (task,) = told.facts["tasks"]
     assert (task["title"], task["n"], task["metric"]) == ("Codex-Eval Pass@1", 1, "pass@1")
     assert task["reference_accuracy"] == task["candidate_accuracy"] == pytest.approx(1 / 20)
+
+
+def test_a_benchmark_shows_the_columns(report: Path) -> None:
+    told = facts.read(report).facts
+    _, _, mmlu, tydiqa = part("columns").columns(told).splitlines()
+    low, high = (100 * end for end in told["tasks"][0]["delta_interval"])
+    assert mmlu.startswith("| MMLU 0-shot | 12 of 12 | ") and f"({low:+.1f} to {high:+.1f})" in mmlu
+    assert tydiqa.startswith("| TydiQA Closed-book | 18 of 18 | ")
 
 
 def test_samples_are_kept_with_hashes(report: Path) -> None:
