@@ -4,7 +4,8 @@
 
 Quantizes the model (groups of 64, 16 samples of 512 tokens of Alpaca-format instructions) unless
 `--candidate` names a folder, runs `camelpress validate --tasks tulu --budget`, and prints both
-scores of each column, their difference, and what the run took. Needs CAMELPRESS_DATA and
+scores of each column, their difference, and what the run took. Options that are not its own, such
+as a judge's, go to `validate`. Needs CAMELPRESS_DATA and
 `camelpress[tasks]`. Linux only.
 """
 
@@ -70,7 +71,7 @@ def main() -> int:
     parser.add_argument("--tasks", default="tulu")
     parser.add_argument("--budget", default="26m")
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds of the whole command")
-    given = parser.parse_args()
+    given, others = parser.parse_known_args()
     data = Path(os.environ["CAMELPRESS_DATA"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -83,7 +84,7 @@ def main() -> int:
         out = folder / "report"
         seconds = camelpress(
             "validate", given.model, candidate,
-            "--tasks", given.tasks, "--budget", given.budget, "--out", out,
+            "--tasks", given.tasks, "--budget", given.budget, "--out", out, *others,
         )  # fmt: skip
         facts = json.loads((out / "report.json").read_text(encoding="utf-8"))["facts"]
     print(columns(facts))
