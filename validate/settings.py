@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_serializer, model_validator
 
 from camelpress.core.settings import Settings
+from camelpress.validate.judge.settings import Judging
 
 
 class AtMost(Settings):
@@ -210,12 +211,14 @@ class Validate(Scoring, Reports):
         default=None,
         description="folder in which answers to tasks are kept, so that no model answers twice",
     )
-
     completions: Literal["own", "vllm"] = Field(
         default="own",
         description="who completes prompts: camelpress itself, or vLLM with copies of the model",
     )
     vllm_gpus: int = Field(default=1, gt=0, description="GPUs of each copy of a model in vLLM")
+    judge: Judging = Field(
+        default=Judging(), description="who says which of two outputs is better, for AlpacaFarm"
+    )
     allow_overlap: bool = Field(
         default=False, description="go on with a text that shares its words with the calibration"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import Parameter
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -11,40 +11,61 @@ import typer
 from pydantic.fields import FieldInfo
 from rich.markup import escape
 
-from camelpress.core.settings import Settings
+from camelpress.core.settings import Section, Settings
 
 FLAGS: Mapping[str, str] = {"sym": "--sym/--asym"}
 PANEL = "Settings"
+WITHIN = "__"  # between a section and a field of it, in the name of a parameter
+Place = tuple[str, ...]
 
 
 def parameters(settings: type[Settings]) -> list[Parameter]:
-    """One keyword parameter per field, None until given; sections and mappings have none.
+    """One keyword parameter per field, None until given; mappings and most sections have none.
 
-    A field without a default is an option that has to be given.
+    A field without a default is an option that has to be given. A `Section` has an option for each
+    of its fields.
     """
-    return [
-        Parameter(
-            name,
-            Parameter.KEYWORD_ONLY,
-            default=Parameter.empty if field.is_required() else None,
-            annotation=_annotation(name, field),
-        )
-        for name, field in settings.model_fields.items()
-        if not _is_section(field.annotation)
-    ]
+    return [*_parameters(settings, ())]
+
+
+def _parameters(settings: type[Settings], above: Place) -> Iterator[Parameter]:
+    for name, field in settings.model_fields.items():
+        place = (*above, name)
+        if _has_options(field.annotation):
+            yield from _parameters(field.annotation, place)  # type: ignore[arg-type]
+        elif not _is_section(field.annotation):
+            yield Parameter(
+                WITHIN.join(place),
+                Parameter.KEYWORD_ONLY,
+                default=Parameter.empty if field.is_required() else None,
+                annotation=_annotation(place, field),
+            )
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that were really given: the others keep their default in the settings."""
-    return {name: value for name, value in options.items() if value is not None and value != []}
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        if value is not None and value != []:
+            *sections, last = name.split(WITHIN)
+            place = found
+            for each in sections:
+                place = place.setdefault(each, {})
+            place[last] = value
+    return found
 
 
 def written(
-    settings: Settings, *, without: Sequence[str] = ()
+    settings: Settings, *, without: Sequence[str] = (), above: Place = ()
 ) -> tuple[list[str], tuple[str, ...]]:
     """Settings as the options that give them, and the names of those that no option can give.
 
     What has its default is left out.
+
+    Args:
+        settings: of a stage, or a section of them.
+        without: names of fields to leave out.
+        above: where the section stands.
     """
     options: list[str] = []
     others: list[str] = []
@@ -52,9 +73,13 @@ def written(
         value = getattr(settings, name)
         if name in without or value == field.default:
             continue
-        flag = "--" + name.replace("_", "-")
-        if _is_section(field.annotation) or isinstance(value, Settings | dict):
-            others.append(field.alias or name)
+        flag = _flag((*above, name))
+        if isinstance(value, Section):
+            inner, unwritten = written(value, above=(*above, name))
+            options += inner
+            others += unwritten
+        elif _is_section(field.annotation) or isinstance(value, Settings | dict):
+            others.append(".".join((*above, field.alias or name)))
         elif isinstance(value, bool):
             on, _, off = FLAGS.get(name, f"{flag}/--no-{flag[2:]}").partition("/")
             options.append(on if value else off)
@@ -71,9 +96,13 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _annotation(name: str, field: FieldInfo) -> Any:
-    kind = _plain(field.annotation)
-    flag = "--" + name.replace("_", "-")
+def _flag(place: Place) -> str:
+    return "--" + "-".join(place).replace("_", "-")
+
+
+def _annotation(place: Place, field: FieldInfo) -> Any:
+    kind, name = _plain(field.annotation), place[-1]
+    flag = _flag(place)
     if kind is bool:
         flag = FLAGS.get(name, f"{flag}/--no-{flag[2:]}")
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
@@ -84,7 +113,7 @@ def _annotation(name: str, field: FieldInfo) -> Any:
         help=escape(help_text),
         metavar="|".join(map(str, choices)) if choices and kind is not bool else None,
         show_default=False,
-        rich_help_panel=PANEL,
+        rich_help_panel=place[0].capitalize() if place[1:] else PANEL,
     )
     return Annotated[kind if field.is_required() else kind | None, option]
 
@@ -116,6 +145,10 @@ def _item(annotation: Any) -> Any:
     item = get_args(annotation)[0]
     kind = get_args(item)[0] if get_origin(item) is Annotated else item
     return str if _is_section(kind) else kind
+
+
+def _has_options(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
 def _is_section(annotation: Any) -> bool:

@@ -27,6 +27,8 @@ PATHS = (
     ("validate", "text"),
     ("validate", "data_dir"),
     ("validate", "answers"),
+    ("validate", "judge", "local"),
+    ("validate", "judge", "annotations"),
     ("publish", "gated_like"),
     ("publish", "sign_with"),
 )

@@ -9,6 +9,7 @@ import re
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 from threading import Event
@@ -82,10 +83,17 @@ def _judging(service: Service, tmp_path: Path, **more: Any) -> Judging:
     )
 
 
-def _compare(settings: Judging, clock: Clock | None = None) -> list[Verdict]:
+def _compare(
+    settings: Judging, clock: Clock | None = None, pairs: Sequence[Pair] = PAIRS
+) -> list[Verdict]:
     clock = clock or Clock()
     judge = Endpoint(settings, Pace(settings.per_minute, clock.wait, clock))
-    return compare(PAIRS, judge, settings)
+    return compare(pairs, judge, settings)
+
+
+def _kept(settings: Judging) -> Path:
+    assert settings.annotations is not None
+    return settings.annotations
 
 
 def _expected(pair: Pair, *, candidate_first: bool) -> float:
@@ -115,12 +123,25 @@ def test_each_pair_is_judged_in_both_orders(service: Service, tmp_path: Path) ->
         assert fields == {"model": "judge-1", "max_tokens": 7, "seed": 1}
 
 
-def test_one_order_is_drawn_from_the_id(service: Service, tmp_path: Path) -> None:
-    verdicts = _compare(_judging(service, tmp_path, orders="one"))
+def test_one_order_is_drawn_from_the_instruction(service: Service, tmp_path: Path) -> None:
+    once = [replace(pair, twice=False) for pair in PAIRS]
+    verdicts = _compare(_judging(service, tmp_path), pairs=once)
     _require_right(verdicts, per_pair=1)
     assert {each.question.candidate_first for each in verdicts} == {True, False}
-    again = [question for pair in PAIRS for question in questions(pair, "one")]
-    assert again == [each.question for each in verdicts]
+    others = [replace(pair, id=f"other {pair.id}", candidate="z") for pair in once]
+    assert [each.question.candidate_first for each in verdicts] == [
+        question.candidate_first for pair in others for question in questions(pair)
+    ]
+
+
+def test_the_same_question_is_asked_once(service: Service, tmp_path: Path) -> None:
+    again = [replace(pair, id=f"again {pair.id}") for pair in PAIRS]
+    verdicts = _compare(_judging(service, tmp_path), pairs=[*PAIRS, *again])
+    _require_right(verdicts[: 2 * len(PAIRS)], per_pair=2)
+    assert [each.won for each in verdicts[2 * len(PAIRS) :]] == [
+        each.won for each in verdicts[: 2 * len(PAIRS)]
+    ]
+    assert len(service.asked) == OPEN
 
 
 FAULTS = ("429", "500", "cut", "reset", "html", "other JSON", "503", "too long", "529", "408")
@@ -156,7 +177,7 @@ def test_a_long_wait_ends_the_run_and_a_second_run_goes_on(
         exit_code=75,
     ):
         _compare(settings)
-    assert len(settings.annotations.read_bytes().splitlines()) == 5
+    assert len(_kept(settings).read_bytes().splitlines()) == 5
     service.asked.clear()
     _require_right(_compare(settings), per_pair=2)
     assert len(service.asked) == OPEN - 5
@@ -179,7 +200,7 @@ def test_a_service_that_stays_away_ends_the_run(
         exit_code=75,
     ):
         _compare(settings)
-    assert len(settings.annotations.read_bytes().splitlines()) == 7
+    assert len(_kept(settings).read_bytes().splitlines()) == 7
     service.always = ""
     _require_right(_compare(settings), per_pair=2)
 
@@ -204,13 +225,13 @@ def test_a_line_that_a_kill_cut_short_is_asked_again(
 ) -> None:
     settings = _judging(service, tmp_path)
     _compare(settings)
-    whole = settings.annotations.read_bytes()
+    whole = _kept(settings).read_bytes()
     lines = whole.splitlines(keepends=True)
-    settings.annotations.write_bytes(b"".join(lines[:-1]) + cut.encode())
+    _kept(settings).write_bytes(b"".join(lines[:-1]) + cut.encode())
     service.asked.clear()
     _require_right(_compare(settings), per_pair=2)
     assert len(service.asked) == 1
-    assert settings.annotations.read_bytes() == whole
+    assert _kept(settings).read_bytes() == whole
 
 
 def test_another_judge_is_asked_anew(service: Service, tmp_path: Path) -> None:
@@ -315,8 +336,8 @@ def test_the_key_is_seen_by_the_service_alone(
             told.write(f"{problem!r} {problem} {problem.__reduce__()}")
     assert {each.key for each in service.asked} == {f"Bearer {SECRET}"}
     told.write(f"{caplog.text} {listener.notes} {judge!r} {vars(judge)} {settings!r}")
-    if settings.annotations.exists():
-        told.write(settings.annotations.read_text(encoding="utf-8"))
+    if _kept(settings).exists():
+        told.write(_kept(settings).read_text(encoding="utf-8"))
     assert SECRET not in told.getvalue()
     assert listener.notes
 
@@ -435,7 +456,15 @@ def test_alpaca_evals_annotations_are_read(tmp_path: Path) -> None:
     ):
         compare([Pair("d", "Do.", "x", "y")], None, Judging(annotations=path))
     with pytest.raises(OutputProblem, match="is a list, to which nothing can be added"):
-        Annotations(path, "").add(("i", "x", "y"), 1.0)
+        Annotations(path, "").require_growing()
+    with pytest.raises(OutputProblem, match="is not a folder; make it, or name another file"):
+        Annotations(tmp_path / "no" / "a.jsonl", "").require_growing()
+
+
+def test_verdicts_need_not_be_kept(service: Service, tmp_path: Path) -> None:
+    settings = _judging(service, tmp_path)
+    _require_right(_compare(settings.model_copy(update={"annotations": None})), per_pair=2)
+    assert not _kept(settings).exists()
 
 
 @pytest.mark.parametrize(
@@ -474,10 +503,10 @@ def test_ids_are_their_own(tmp_path: Path) -> None:
 
 
 def test_a_model_in_this_process_can_judge(tmp_path: Path) -> None:
-    def generate(conversations: Sequence[list[Message]]) -> Iterator[str]:
-        for conversation in conversations:
-            assert [message["role"] for message in conversation] == ["system", "user"]
-            yield "Output (a)"
+    def generate(conversations: Sequence[list[Message]]) -> Iterator[tuple[int, str]]:
+        for place in reversed(range(len(conversations))):
+            assert [message["role"] for message in conversations[place]] == ["system", "user"]
+            yield place, "Output (a)"
 
     settings = Judging(annotations=tmp_path / "annotations.jsonl")
     told = compare(PAIRS, Local("mine", generate), settings)
@@ -485,8 +514,6 @@ def test_a_model_in_this_process_can_judge(tmp_path: Path) -> None:
         each.won == (0.5 if each.question.pair.candidate == each.question.pair.reference
                      else each.question.candidate_first) for each in told
     )  # fmt: skip
-    with pytest.raises(ValueError, match="shorter"):
-        compare(PAIRS, Local("silent", lambda conversations: []), settings)
 
 
 SAID = {

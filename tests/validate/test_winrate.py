@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 from math import inf
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,17 +13,11 @@ from scipy.optimize import approx_fprime
 from scipy.special import expit, logit
 
 import logistic_golden
-from camelpress.core.errors import EngineProblem, RecipeProblem
+from camelpress.core.errors import EngineProblem
 from camelpress.validate.judge.compare import Verdict
-from camelpress.validate.judge.davinci import SOURCE, read_references
 from camelpress.validate.judge.question import Pair, Question
 from camelpress.validate.judge.winrate import PRIOR, length_controlled, logistic, win_rate
 from refusal import refusal
-
-ROOT = Path(__file__).parents[2]
-DAVINCI = (
-    ROOT / os.environ.get("CAMELPRESS_DATA", "../shared/data")
-) / "eval/alpaca_farm/davinci_003_outputs.json"
 
 
 def _verdict(
@@ -53,7 +44,8 @@ def test_the_figures_of_a_few_verdicts() -> None:
     assert told.first_shown == pytest.approx((1 + 0 + 1 + 1 + 1 + 0 + 1) / 7)
     assert told.agreement == pytest.approx(3 / 4)
     assert told.unread == 1
-    assert told.won.interval is not None and told.length_controlled.interval is not None
+    assert told.won.interval is not None
+    assert told.length_controlled.interval is None  # lengths and order foretell all of these few
 
 
 @pytest.mark.parametrize("won", [0.0, 0.5, 1.0])
@@ -108,6 +100,21 @@ def test_length_is_taken_out_of_the_figure() -> None:
     assert told.high - told.low < 0.12
 
 
+def test_where_lengths_foretell_every_verdict_nothing_bounds_the_figure() -> None:
+    longer = np.array([-300.0, -20.0, 15.0, 800.0, 0.0])
+    won = np.array([0.0, 0.0, 1.0, 1.0, 0.5])
+    told = length_controlled(won, longer, np.ones(5), np.arange(5))
+    assert told.mean == pytest.approx(0.5, abs=0.1) and told.interval is None
+    won[0] = 1.0
+    assert length_controlled(won, longer, np.ones(5), np.arange(5)).interval is not None
+
+
+def test_a_share_is_never_beyond_all() -> None:
+    told = win_rate([_verdict(n, 5, 3, first=True, won=float(n > 0)) for n in range(5)])
+    assert told.won.interval is not None
+    assert told.won.mean == pytest.approx(0.8) and told.won.high == 1.0
+
+
 def test_without_lengths_and_orders_it_is_the_win_rate() -> None:
     won = np.array([1.0, 1.0, 0.0, 0.5, 1.0])
     told = length_controlled(won, np.zeros(5), np.ones(5), np.arange(5))
@@ -149,52 +156,3 @@ def test_the_fit_is_the_maximum(rows: list[tuple[float, int, bool]]) -> None:
 
     np.testing.assert_allclose(approx_fprime(found, likelihood, 1e-6), 0, atol=1e-3)
     assert np.isfinite(errors).all()
-
-
-@pytest.mark.skipif(
-    not DAVINCI.is_file(),
-    reason=f"{DAVINCI} is not there; CAMELPRESS_DATA names the folder of real data",
-)
-def test_the_references_are_those_of_alpaca_farm() -> None:
-    references = read_references(DAVINCI)
-    assert len(references) == 805 == len({each.instruction for each in references})
-    assert [at for at, each in enumerate(references) if not each.output] == [
-        326, 479, 630, 635, 654,
-    ]  # fmt: skip
-    assert sum(each.output.startswith("\n\n") for each in references) == 706
-    rows = json.loads(DAVINCI.read_text(encoding="utf-8"))
-    joined = [
-        each.instruction.endswith("\n\n" + row["input"].strip())
-        for row, each in zip(rows, references, strict=True)
-        if row["input"]
-    ]
-    assert joined == [True] * 208
-
-
-@pytest.mark.parametrize(
-    ("content", "what"),
-    [
-        ('[{"instruction": "", "output": ""}, {"instruction": ""}]',
-         "[1] has no instruction, input and output, each a text"),
-        ("[1]", "[0] has no instruction, input and output, each a text"),
-        ("{}", " is not a JSON list"),
-        ("[", " is not valid JSON"),
-    ],
-)  # fmt: skip
-def test_malformed_references_are_named(tmp_path: Path, content: str, what: str) -> None:
-    path = tmp_path / "davinci_003_outputs.json"
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(RecipeProblem, match=re.escape(f"{path}{what}")):
-        read_references(path)
-
-
-def test_missing_references_tell_where_they_come_from(tmp_path: Path) -> None:
-    path = tmp_path / "davinci_003_outputs.json"
-    with refusal(
-        RecipeProblem,
-        f"{path} cannot be read (No such file or directory)",
-        next_step=SOURCE,
-        out=None,
-        exit_code=2,
-    ):
-        read_references(path)

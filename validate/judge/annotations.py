@@ -23,17 +23,25 @@ class Annotations:
     """The preferences of one judge, by instruction and outputs in their order.
 
     Args:
-        path: may be missing; only a file of JSON lines can grow.
+        path: may be missing; only a file of JSON lines can grow. None to keep nothing.
         judge: whose verdicts count; None: those of anyone, if they are one judge's.
     Raises:
         RecipeProblem: the file cannot be read, a row is malformed, or there are several judges.
     """
 
-    def __init__(self, path: Path, judge: str | None) -> None:
+    def __init__(self, path: Path | None, judge: str | None) -> None:
         self.path = path
         self.judge = judge
         self._found: dict[Key, float] = {}
-        content = _content(path)
+        self._cut: int | None = None
+        if path is not None:
+            self._read(path)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def _read(self, path: Path) -> None:
+        judge, content = self.judge, _content(path)
         whole = len(content) if path.suffix == ".json" else content.rfind(b"\n") + 1
         self._cut = whole if whole < len(content) else None  # where a kill cut the last line short
         names = set()
@@ -54,6 +62,22 @@ class Annotations:
         """1 if the first output is better, 2 if the second, 1.5 if neither; None if unknown."""
         return self._found.get(key)
 
+    def require_growing(self) -> None:
+        """See that verdicts can be added, before they are paid for.
+
+        Raises:
+            OutputProblem: they cannot.
+        """
+        if self.path is not None and self.path.suffix == ".json":
+            raise OutputProblem(
+                f"{self.path} is a list, to which nothing can be added",
+                next_step="name a file that ends in .jsonl for the annotations",
+            )
+        if self.path is not None and not self.path.parent.is_dir():
+            raise OutputProblem(
+                f"{self.path.parent} is not a folder", next_step="make it, or name another file"
+            )
+
     def add(self, key: Key, preference: float, **more: Any) -> None:
         """Keep a verdict.
 
@@ -61,14 +85,11 @@ class Annotations:
             OutputProblem: the file cannot be written.
         """
         self._found[key] = preference
+        if self.path is None:
+            return
         names = ("instruction", "output_1", "output_2")
         row = dict(zip(names, key, strict=True))
         line = json.dumps({**row, "preference": preference, "annotator": self.judge, **more})
-        if self.path.suffix == ".json":
-            raise OutputProblem(
-                f"{self.path} is a list, to which nothing can be added",
-                next_step="name a file that ends in .jsonl for the annotations",
-            )
         try:
             with self.path.open("ab") as file:
                 if self._cut is not None:

@@ -14,11 +14,11 @@ from camelpress.core.errors import EngineProblem, RecipeProblem
 from camelpress.core.printable import printable
 from camelpress.core.progress import note, track
 from camelpress.validate.judge.annotations import Annotations, Key
+from camelpress.validate.judge.cost import cost, require_affordable
 from camelpress.validate.judge.protocol import Reply
-from camelpress.validate.judge.question import Pair, Question, preferred, questions
+from camelpress.validate.judge.question import Pair, Question, both_orders, preferred, questions
 from camelpress.validate.judge.settings import Judging
 
-BYTES_PER_TOKEN = 3  # of English some 4.5; an estimate should not be too low
 DRAW = 1.5
 
 
@@ -44,54 +44,11 @@ class Verdict:
     won: float | None  # by the candidate: 1, 0, or between; None: the reply named neither output
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What is still to be asked, and what that takes at most, repetitions apart."""
-
-    questions: int
-    tokens_in: int
-    tokens_out: int
-    dollars: float | None
-
-    def __str__(self) -> str:
-        cost = "" if self.dollars is None else f", at most ${self.dollars:,.2f}"
-        return (
-            f"{self.questions:,} questions, about {self.tokens_in:,} tokens to read and at most "
-            f"{self.tokens_out:,} to write{cost}"
-        )
-
-
-def estimate(asked: Sequence[Question], settings: Judging) -> Estimate:
-    """What it takes to ask these questions.
-
-    Raises:
-        RecipeProblem: there is a budget but no price, or the budget does not suffice.
-    """
-    size = sum(
-        len(message["content"].encode("utf-8", "replace"))
-        for question in asked
-        for message in question.messages()
-    )
-    tokens_in, tokens_out = -(-size // BYTES_PER_TOKEN), len(asked) * settings.max_tokens
-    prices = (settings.price_in, settings.price_out)
-    dollars = None
-    if prices[0] is not None and prices[1] is not None:
-        dollars = (tokens_in * prices[0] + tokens_out * prices[1]) / 1e6
-    found = Estimate(len(asked), tokens_in, tokens_out, dollars)
-    if settings.budget is not None and dollars is None:
-        raise RecipeProblem("a budget needs prices", next_step="give both prices of the judge")
-    if settings.budget is not None and dollars is not None and dollars > settings.budget:
-        raise RecipeProblem(
-            f"the judge would be asked {found}, and the budget is ${settings.budget:,.2f}",
-            next_step="raise the budget, judge fewer pairs, or each in one order",
-        )
-    return found
-
-
 def compare(pairs: Sequence[Pair], judge: Judge | None, settings: Judging) -> list[Verdict]:
     """The verdict on each pair, in one order or in both, from the annotations and the judge.
 
-    A second run asks only what the first one has no verdict of.
+    A second run asks only what the first one has no verdict of. The same question is asked once,
+    in however many pairs it comes.
 
     Args:
         pairs: whose ids are their own.
@@ -101,6 +58,7 @@ def compare(pairs: Sequence[Pair], judge: Judge | None, settings: Judging) -> li
     Raises:
         RecipeProblem: the annotations are malformed, or lack pairs and there is no judge, or the
             budget does not suffice.
+        OutputProblem: nothing can be added to the annotations.
         EngineProblem: the judge refuses, or says too often what is no verdict.
         Interrupted: it cannot be reached; what it has answered is kept.
     """
@@ -108,10 +66,14 @@ def compare(pairs: Sequence[Pair], judge: Judge | None, settings: Judging) -> li
     annotations = Annotations(settings.annotations, None if judge is None else judge.name)
     if judge is None:
         return _stored(pairs, annotations)
-    wanted = [question for pair in pairs for question in questions(pair, settings.orders)]
-    asked = [question for question in wanted if _won(question, annotations) is None]
+    wanted = [question for pair in pairs for question in questions(pair)]
+    unknown = [question for question in wanted if _won(question, annotations) is None]
+    asked = [*{_key(question): question for question in unknown}.values()]
     if asked:
-        note(f"asking {judge.name}: {estimate(asked, settings)}")
+        found = cost(asked, settings)
+        note(f"asking {judge.name}: {found}")
+        require_affordable(found, settings)
+        annotations.require_growing()
         _ask(judge, asked, annotations, borne=settings.unread * len(wanted))
     return [Verdict(question, _won(question, annotations)) for question in wanted]
 
@@ -146,10 +108,10 @@ def _stored(pairs: Sequence[Pair], annotations: Annotations) -> list[Verdict]:
     for pair in pairs:
         told = [
             Verdict(question, won)
-            for question in questions(pair, "both")
+            for question in both_orders(pair)
             if (won := _won(question, annotations)) is not None
         ]
-        found += told[:1] if pair.candidate == pair.reference else told
+        found += told if pair.twice and pair.candidate != pair.reference else told[:1]
         missing += [] if told else [pair.id]
     if missing:
         raise RecipeProblem(

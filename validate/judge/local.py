@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from camelpress.validate.judge.protocol import Reply
 from camelpress.validate.judge.question import WORDING, Message, Question
 
-Generate = Callable[[Sequence[list[Message]]], Iterable[str]]
+Generate = Callable[[Sequence[list[Message]]], Iterable[tuple[int, str]]]
 
 
 class Local:
@@ -15,8 +15,8 @@ class Local:
 
     Args:
         name: tells the model and how it decodes; verdicts are kept under it.
-        generate: the assistant's text for each conversation, in their order; it may yield them
-            one by one.
+        generate: the assistant's text for each conversation, with its place among them, in any
+            order; it may yield them one by one.
     """
 
     def __init__(self, name: str, generate: Generate) -> None:
@@ -26,10 +26,6 @@ class Local:
     def answers(
         self, questions: Sequence[Question]
     ) -> Generator[tuple[Question, Reply], None, None]:
-        """Replies in the order of the questions.
-
-        Raises:
-            ValueError: `generate` gave more or fewer texts than there are questions.
-        """
-        texts = self._generate([question.messages() for question in questions])
-        yield from zip(questions, map(Reply, texts), strict=True)
+        """Replies, each as soon as it is there."""
+        for place, text in self._generate([question.messages() for question in questions]):
+            yield questions[place], Reply(text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,6 +44,7 @@ class Pair:
     instruction: str
     candidate: str
     reference: str
+    twice: bool = True  # with either output first; else once, as AlpacaFarm does
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,16 @@ class Question:
         return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
 
 
-def questions(pair: Pair, orders: Literal["both", "one"]) -> Iterator[Question]:
-    """A pair in both orders, or in one that is drawn from its id."""
-    drawn = bool(hashlib.sha256(pair.id.encode()).digest()[0] & 1)
-    yield Question(pair, drawn)
-    if orders == "both":
-        yield Question(pair, not drawn)
+def both_orders(pair: Pair) -> tuple[Question, Question]:
+    """A pair with either output first, the order that is drawn from its instruction before."""
+    told = pair.instruction.encode("utf-8", "surrogatepass")
+    drawn = bool(hashlib.sha256(told).digest()[0] & 1)
+    return Question(pair, drawn), Question(pair, not drawn)
+
+
+def questions(pair: Pair) -> tuple[Question, ...]:
+    """A pair as it is asked: in both orders, or in the one that is drawn."""
+    return both_orders(pair) if pair.twice else both_orders(pair)[:1]
 
 
 def preferred(reply: str) -> Literal[1, 2] | None:

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
-from camelpress.core.settings import Settings
+from camelpress.core.settings import Section
 
 
-class Judging(Settings):
+class Judging(Section):
     """Which of two outputs is better, and who says so."""
 
     url: str | None = Field(
         default=None,
-        description="of an OpenAI-compatible service, such as https://host/v1; its key, where it "
-        "wants one, in CAMELPRESS_JUDGE_KEY; without it the annotations must hold everything",
+        description="of an OpenAI-compatible service that judges, such as https://host/v1; its "
+        "key, where it wants one, in CAMELPRESS_JUDGE_KEY",
     )
     model: str | None = Field(default=None, description="that judges, by its name at the service")
-    annotations: Path = Field(
-        default=Path("annotations.jsonl"),
-        description="verdicts that are there already, which nobody is asked again; new ones are "
-        "added; AlpacaEval's JSON can be read, too",
+    local: Path | None = Field(
+        default=None, description="folder of a model with a chat template that judges here instead"
     )
-    orders: Literal["both", "one"] = Field(
-        default="both",
-        description="both: each pair is judged twice, with either output first; one: once, and "
-        "which is first is drawn from its id, as AlpacaFarm does",
+    annotations: Path | None = Field(
+        default=None,
+        description="file of verdicts, which nobody is asked again; a judge's new ones are added "
+        "to JSON lines; alone it must hold all; without it verdicts.jsonl beside the answers, or "
+        "OUT.verdicts.jsonl",
     )
     parallel: int = Field(default=8, gt=0, description="questions under way at once")
     per_minute: float = Field(default=500.0, gt=0, description="questions begun in a minute")

@@ -81,7 +81,8 @@ def length_controlled(
     logit P(won) = a + b tanh(longer / sd(longer)) + c (first - 1/2), fitted by maximum likelihood;
     the figure is P at b's and c's terms 0, which is 1 / (1 + exp(-a)). Its interval is that of a,
     from the spread between pairs. A prior of N(0, 100²) on each coefficient keeps them finite where
-    a candidate always wins, or lengths alone decide; elsewhere it changes the fifth digit.
+    a candidate always wins, or lengths alone decide; elsewhere it changes the fifth digit. Where
+    the fit foretells every verdict that is no draw, there is no spread to make an interval of.
 
     Args:
         won: by the candidate: 1, 0, or between.
@@ -103,7 +104,7 @@ def length_controlled(
     coefficients, errors = logistic(np.stack(columns, axis=1), won, pair, prior=PRIOR)
     pairs = len(np.unique(pair))
     mean = float(expit(coefficients[0]))
-    if pairs < 2 or _all_equal(won):
+    if pairs < 2 or _all_equal(won) or _foretold(won, np.stack(columns, axis=1) @ coefficients):
         return Estimate(mean, -inf, inf, len(won), pairs)
     reach = float(student.ppf(1 - TAIL, pairs - 1) * errors[0])
     low, high = (float(expit(coefficients[0] + side * reach)) for side in (-1, 1))
@@ -156,9 +157,18 @@ def logistic(
 def _mean(won: Float64[ndarray, " verdicts"], pair: Int64[ndarray, " verdicts"]) -> Estimate:
     """The mean; equal verdicts show no spread, which is not the same as none being there."""
     found = clustered_mean(torch.from_numpy(won), torch.from_numpy(pair))
-    if _all_equal(won):
+    if _all_equal(won) or found.interval is None:
         return Estimate(found.mean, -inf, inf, found.n, found.clusters)
-    return found
+    return Estimate(found.mean, max(0.0, found.low), min(1.0, found.high), found.n, found.clusters)
+
+
+def _foretold(won: Float64[ndarray, " verdicts"], logits: Float64[ndarray, " verdicts"]) -> bool:
+    """Whether each verdict for one side is on the side of its logit: then none tells the error.
+
+    Source:
+        Albert and Anderson 1984, doi:10.1093/biomet/71.1.1: complete separation.
+    """
+    return bool(((won - 0.5) * logits > 0)[won != 0.5].all())
 
 
 def _all_equal(values: Float64[ndarray, " values"]) -> bool:

@@ -40,6 +40,10 @@ class Settings(BaseModel):
             raise RecipeProblem(f"{source}: {error}", next_step="correct these entries") from error
 
 
+class Section(Settings):
+    """Settings within others whose fields are options, too: `url` in `judge` is --judge-url."""
+
+
 def faults(error: ValidationError, model: type[BaseModel] | None = None) -> str:
     """All faults of a validation in one line, each with its dotted path.
 

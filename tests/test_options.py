@@ -1,0 +1,37 @@
+"""Options are made of settings, those of a section too, and settings can be written as options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from camelpress.options import given, parameters, written
+from camelpress.recipe import read
+from camelpress.validate.judge.settings import Judging
+from camelpress.validate.settings import Validate
+
+
+def test_a_sections_fields_are_options_with_its_name_before() -> None:
+    names = [each.name for each in parameters(Validate)]
+    assert {f"judge__{name}" for name in Judging.model_fields} - {*names} == {"judge__extra"}
+    assert "judge" not in names and "gate" not in names
+    told = given({"tasks": ["tulu"], "judge__url": "http://here/v1", "judge__model": None})
+    assert told == {"tasks": ["tulu"], "judge": {"url": "http://here/v1"}}
+    assert Validate.parse(told, source="test").judge.url == "http://here/v1"
+
+
+def test_a_section_is_written_as_options() -> None:
+    settings = Validate(
+        tasks=("tulu",), judge=Judging(model="m", per_minute=3.0, extra={"seed": 1})
+    )
+    assert written(settings) == (
+        ["--tasks", "tulu", "--judge-model", "m", "--judge-per-minute", "3.0"],
+        ("judge.extra",),
+    )
+
+
+def test_paths_of_a_judge_start_at_the_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    judge = "judge: {local: ../judge, annotations: kept.jsonl}"
+    path.write_text(f"base: a\ndiff: b\nout: c\nvalidate:\n  {judge}\n", encoding="utf-8")
+    found = read(path).validation.judge
+    assert (found.local, found.annotations) == (tmp_path / "../judge", tmp_path / "kept.jsonl")

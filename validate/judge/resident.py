@@ -1,0 +1,84 @@
+"""A checkpoint that answers conversations by its own chat template, with the likeliest tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from jinja2 import TemplateError
+
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.ends import ends
+from camelpress.core.errors import CheckpointProblem
+from camelpress.core.progress import note
+from camelpress.core.provenance import checkpoint_digest, sha256_json
+from camelpress.core.tokens import Tokenizer
+from camelpress.validate.completer import Completer, Wanted
+from camelpress.validate.completions import Decoding, Prompt
+from camelpress.validate.judge.question import Message
+from camelpress.validate.models import open_model
+from camelpress.validate.settings import Validate
+
+PROBE: list[Message] = [{"role": "user", "content": "?"}]
+
+
+class Resident:
+    """A model that is read when it is asked, and forgotten afterwards.
+
+    Args:
+        folder: of a 16-bit or packed checkpoint.
+        settings: device, type, and the length of an answer.
+    Raises:
+        CheckpointProblem: no such checkpoint, or no chat template that it could be asked by.
+    """
+
+    def __init__(self, folder: Path, settings: Validate) -> None:
+        self._checkpoint = Checkpoint.open(folder)
+        self._settings = settings
+        self._tokenizer = Tokenizer.load(self._checkpoint.folder)
+        self._most = settings.judge.max_tokens
+        self._written(PROBE)
+        digest = checkpoint_digest(self._checkpoint.folder)
+        how = sha256_json([digest, settings.dtype, self._most])
+        self.name = f"{self._checkpoint.folder.name} {how[:8]}"
+
+    def __call__(self, conversations: Sequence[list[Message]]) -> Iterator[tuple[int, str]]:
+        """Place and text of each answer; none is said to what does not fit into the model."""
+        model = open_model(self._checkpoint, self._settings)
+        prompts = [self._tokenizer.encode_rendered(self._written(each)) for each in conversations]
+        fitting = [place for place, ids in enumerate(prompts) if len(ids) < model.positions]
+        if len(fitting) < len(prompts):
+            note(
+                f"the judge has {model.positions:,} positions, too few for "
+                f"{len(prompts) - len(fitting):,} of {len(prompts):,} questions"
+            )
+            yield from ((place, "") for place in {*range(len(prompts))} - {*fitting})
+        if not fitting:
+            return
+        finals = ends(self._checkpoint, self._tokenizer)
+        completer = Completer("judge", self._checkpoint, model, self._tokenizer, finals)
+        how = Decoding(stops=(), most=self._most, temperature=0.0, top_p=1.0)
+        wanted = [Wanted(Prompt(prompts[place], ""), how, model.positions) for place in fitting]
+        for number, text in completer.complete(wanted):
+            yield fitting[number], text
+        completer.release()
+
+    def _written(self, turns: list[Message]) -> str:
+        """A conversation by the template; where it knows no system message, in one of the user."""
+        if self._tokenizer.template is None:
+            raise CheckpointProblem(
+                f"the judge in {self._checkpoint.folder} has no chat template",
+                next_step="let a model judge that was trained for conversations",
+            )
+        whole = "\n\n".join(turn["content"] for turn in turns)
+        try:
+            return self._tokenizer.render(turns)
+        except TemplateError:
+            try:
+                return self._tokenizer.render([{"role": "user", "content": whole}])
+            except TemplateError as error:
+                raise CheckpointProblem(
+                    f"the chat template of the judge in {self._checkpoint.folder} cannot be "
+                    f"rendered ({error})",
+                    next_step="mend it, or let another model judge",
+                ) from error
