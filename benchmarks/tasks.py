@@ -33,7 +33,7 @@ CHOICES = 4
 
 def asked(model: Path, task: str, items: int) -> list[Any]:
     """The requests of so many items."""
-    loaded = catalogue.load([task], data_dir=None, tokenizer=model)
+    loaded = catalogue.load([task], data_dir=None, tokenizer=model, judged=False)
     found = loaded.tasks[task]
     parts = [doc["part"] for doc in found.eval_docs]
     found.set_config("num_fewshot", 0)

@@ -82,6 +82,7 @@ def _values(facts: Facts) -> dict[str, Any]:
         "checks": tables.check_rows(facts.validation),
         "tasks": columns.rows(found),
         "missing": columns.missing(found),
+        "lacking": columns.lacking(found),
         "plot": f"{release.VALIDATION}/{plots.PLOTS}" if plots.has_any(found) else None,
         "protocol": tables.show(found.get("protocol")),
         "verdict": claims(None, facts.validation)["verdict"],

@@ -35,6 +35,7 @@ def rows(facts: Mapping[str, Any]) -> list[list[str]]:
     ends = [dig(average, side) for side in ("reference", "candidate")]
     last = [[show(dig(average, "name"))], [_percent(ends[0])], [_percent(ends[1])]]
     last.append([_percent(_difference(*ends), sign="+")])
+    last.append([_span(dig(average, "delta_interval"))])
     rows = [
         ["", *(show(dig(task, "title") or dig(task, "name")) for task in told)],
         ["16-bit", *(_percent(dig(task, "reference_accuracy")) for task in told)],
@@ -55,6 +56,12 @@ def missing(facts: Mapping[str, Any]) -> dict[str, str]:
     """Benchmarks that did not run, and why."""
     found = facts.get("tasks_missing")
     return {name: show(why) for name, why in found.items()} if isinstance(found, Mapping) else {}
+
+
+def lacking(facts: Mapping[str, Any]) -> str:
+    """The benchmarks that are not in the mean, though the Tulu card's Average has them."""
+    found = dig(facts, "averages.missing")
+    return ", ".join(map(show, found)) if isinstance(found, list) else ""
 
 
 def _delta(task: Any) -> float | None:

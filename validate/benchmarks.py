@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from camelpress.core.checkpoint import Checkpoint
@@ -23,15 +24,26 @@ from camelpress.core.provenance import checkpoint_digest, sha256_json
 from camelpress.core.tokens import Tokenizer
 from camelpress.validate import budget, catalogue, columns
 from camelpress.validate.answers import Answers
+from camelpress.validate.arena import Arena
+from camelpress.validate.average import averages
 from camelpress.validate.catalogue import Column, Loaded, Task, quiet, require_harness
 from camelpress.validate.completer import Completer, Completes
+from camelpress.validate.marked import mark
 from camelpress.validate.models import Respondent, open_model, require_same_tokenizer
-from camelpress.validate.samples import Sample, paired
+from camelpress.validate.samples import Sample, paired, pulls
 from camelpress.validate.settings import Validate
 from camelpress.validate.vllm_completer import VllmCompleter, require_vllm
 
 Logged = Sequence[Mapping[str, Any]]
 Harness = Any  # `harness.Harness`, which needs lm-evaluation-harness
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What is asked, and who judges where a judge is needed; None where none is named."""
+
+    loaded: Loaded
+    arena: Arena | None
 
 
 @dataclass(frozen=True)
@@ -52,16 +64,17 @@ class Answered:
         return self.models | items
 
 
-def ready(reference: Checkpoint, candidate: Checkpoint, settings: Validate) -> Loaded:
+def ready(reference: Checkpoint, candidate: Checkpoint, settings: Validate, out: Path) -> Ready:
     """The tasks of the settings with their items, before anything is asked.
 
     Args:
         reference: the 16-bit model, whose tokenizer asks both.
         candidate: 16-bit or packed.
-        settings: tasks and data.
+        settings: tasks, data and judge.
+        out: of the report.
     Raises:
         EngineProblem: lm-evaluation-harness is not installed, or vLLM where it is asked for.
-        RecipeProblem: no such task, or a budget that is no time.
+        RecipeProblem: no such task, a budget that is no time, or a judge that cannot be asked.
         DataProblem: the data of a task are not there, or not what they should be.
         CheckpointProblem: the models have different tokenizers.
     """
@@ -71,21 +84,32 @@ def ready(reference: Checkpoint, candidate: Checkpoint, settings: Validate) -> L
     if settings.budget is not None:
         budget.seconds(settings.budget)
     require_same_tokenizer(reference.folder, candidate.folder)
-    return catalogue.load(settings.tasks, data_dir=settings.data_dir, tokenizer=reference.folder)
+    arena = Arena.open(settings, out)
+    loaded = catalogue.load(
+        settings.tasks,
+        data_dir=settings.data_dir,
+        tokenizer=reference.folder,
+        judged=arena is not None,
+    )
+    if arena is not None:
+        arena.forecast(loaded, whole=settings.budget is None)
+    return Ready(loaded, arena)
 
 
 def answered(
-    loaded: Loaded, reference: Checkpoint, candidate: Checkpoint, settings: Validate
+    ready: Ready, reference: Checkpoint, candidate: Checkpoint, settings: Validate
 ) -> Answered:
-    """Let both models answer.
+    """Let both models answer, and a judge compare where that is what a task asks for.
 
     Args:
-        loaded: the tasks.
+        ready: the tasks, and the judge.
         reference, candidate, settings: as for `ready`.
     Raises:
         RecipeProblem: a model has too few positions for the one task that there is.
         NumericsProblem: logits that are not finite.
+        Interrupted: the judge cannot be reached.
     """
+    loaded = ready.loaded
     sides = {"reference": reference, "candidate": candidate}
     models = {side: checkpoint_digest(checkpoint.folder) for side, checkpoint in sides.items()}
     first, second = (
@@ -97,6 +121,7 @@ def answered(
     _build_all(loaded, chosen, [first, second], failed)
     left = {name: task for name, task in loaded.tasks.items() if name not in failed}
     logged = [_logged(harness, left, chosen, failed) for harness in (first, second)]
+    judged = _judged(ready, logged, failed)
     samples = {
         name: paired(loaded.columns[name], *(each[name] for each in logged))
         for name in left
@@ -106,10 +131,12 @@ def answered(
         columns.facts(
             loaded.columns[name], [each.marks for each in found], of=len(left[name].eval_docs)
         )
+        | judged.get(name, {})
         for name, found in samples.items()
     ]
-    facts = {"tasks": told, "tasks_missing": loaded.missing | failed}
-    return Answered(facts | {"averages": columns.averages(told)}, samples, models)
+    mean = averages(told, {name: pulls(loaded.columns[name], samples[name]) for name in samples})
+    facts = {"tasks": told, "tasks_missing": loaded.missing | failed, "averages": mean}
+    return Answered(facts, samples, models)
 
 
 def _harness(
@@ -231,6 +258,22 @@ def _logged(
             )
             logged[name] = results["samples"][name]
     return logged
+
+
+def _judged(
+    ready: Ready, logged: Sequence[dict[str, Logged]], failed: dict[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Give the items that a judge compares their marks; what a report tells of that, by task."""
+    found: dict[str, dict[str, Any]] = {}
+    for column, _ in ready.loaded.judged():
+        name = column.name
+        if ready.arena is None or name in failed:
+            continue
+        with _told(name, failed, alone=len(ready.loaded.tasks) == 1):
+            marked = mark(ready.arena, column, *(each[name] for each in logged))
+            logged[0][name], logged[1][name] = marked.reference, marked.candidate
+            found[name] = marked.facts
+    return found
 
 
 def _build(task: Task, chosen: list[int] | None) -> None:

@@ -44,6 +44,8 @@ class Column:
     bos: bool = True
     paragraph: bool = False  # only the first of a completion is marked
     context: int | None = None  # positions that the protocol was made for, and went beyond
+    against: str | None = None  # whose outputs a judge holds the completions against
+    twice: bool = True  # in both orders
     quirks: tuple[tuple[str, str], ...] = ()
 
 
@@ -54,6 +56,12 @@ class Loaded:
     tasks: dict[str, Task]
     columns: dict[str, Column]
     missing: dict[str, str]
+
+    def judged(self) -> Iterator[tuple[Column, Task]]:
+        """Those whose completions a judge compares."""
+        for name, task in self.tasks.items():
+            if self.columns[name].against is not None:
+                yield self.columns[name], task
 
 
 def require_harness() -> None:
@@ -69,15 +77,16 @@ def require_harness() -> None:
         )
 
 
-def load(names: Sequence[str], *, data_dir: Path | None, tokenizer: Path) -> Loaded:
+def load(names: Sequence[str], *, data_dir: Path | None, tokenizer: Path, judged: bool) -> Loaded:
     """The tasks of these names; a group stands for its members.
 
     Args:
         names: of tasks and groups, or lists of them with commas.
         data_dir: folder of the data of this project's own tasks; None for the usual one.
         tokenizer: folder of the tokenizer by which prompts are cut.
+        judged: there is a judge.
     Raises:
-        RecipeProblem: no such name.
+        RecipeProblem: no such name, or a task that was named needs a judge.
         DataProblem: the data of a task that was named are not there.
         EngineProblem: nor what it needs besides. A member of a group is left out then, and the
             reason is told.
@@ -94,9 +103,9 @@ def load(names: Sequence[str], *, data_dir: Path | None, tokenizer: Path) -> Loa
         for member in members:
             try:
                 loaded = _load(manager, member)
-                _require(loaded.values())
+                _require(loaded.values(), judged=judged)
                 found |= loaded
-            except (DataProblem, EngineProblem) as problem:
+            except (DataProblem, EngineProblem, RecipeProblem) as problem:
                 if members == [name]:
                     raise
                 missing[member] = problem.what.removeprefix(f"{below}/")
@@ -152,11 +161,19 @@ def _members(manager: TaskManager, name: str) -> list[str]:
     return [each for member in inside for each in _members(manager, member)]
 
 
-def _require(loaded: Iterable[Task]) -> None:
+def _require(loaded: Iterable[Task], *, judged: bool) -> None:
     """See that what a task needs besides data is there."""
     for task in loaded:
-        if (task.config.metadata or {}).get("needs") == "sandbox":
+        told = task.config.metadata or {}
+        if told.get("needs") == "sandbox":
             codex.require_sandbox()
+        if told.get("against") and not judged:
+            raise RecipeProblem(
+                f"a judge has to compare its completions with {told['against']}'s, and none is "
+                "named",
+                next_step="give --judge-url and --judge-model, --judge-local or "
+                "--judge-annotations",
+            )
 
 
 def _load(manager: TaskManager, name: str) -> dict[str, Task]:
@@ -185,5 +202,7 @@ def _column(name: str, task: Task) -> Column:
         bos=told.get("bos", True),
         paragraph=told.get("marked") == "paragraph",
         context=told.get("context"),
+        against=told.get("against"),
+        twice=told.get("orders") != "one",
         quirks=tuple((told.get("quirks") or {}).items()),
     )

@@ -19,15 +19,6 @@ from camelpress.validate.catalogue import Column
 from camelpress.validate.paired import detectable_loss, loss_interval, loss_p_value
 from camelpress.validate.statistics import CONFIDENCE, bootstrap_mean
 
-BENCHMARKS = {  # of the card's average, each with so many columns
-    "MMLU": 2,
-    "GSM": 2,
-    "BBH": 2,
-    "TydiQA": 2,
-    "Codex-Eval": 2,
-    "AlpacaFarm": 1,
-}
-
 
 @dataclass(frozen=True)
 class Marks:
@@ -84,45 +75,15 @@ def facts(column: Column, marks: Sequence[Marks], *, of: int) -> dict[str, Any]:
     }
 
 
-def averages(tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The mean of the benchmarks' means, as the card has it.
+def pulls(column: Column, marks: Sequence[Marks]) -> list[float]:
+    """How far each item pulls the column's difference away from what it is; in all, nowhere.
 
-    A benchmark counts if all its columns are there. The mean of fewer benchmarks than the card's
-    is not the card's Average and does not get its name; what is not there is never a 0. None where
-    no benchmark is whole.
-
-    Source:
-        the cards of allenai/tulu-7b to tulu-65b: 46.3 of 65B is the mean of MMLU 60.15, GSM 34.5,
-        BBH 50.8, TydiQA 32.55, Codex-Eval 37.4 and AlpacaFarm 62.7, and not of its 11 columns.
+    An item's pull is its weight times what its own difference is more than the column's.
     """
-    columns: dict[str, list[Mapping[str, Any]]] = {}
-    for task in tasks:
-        if task.get("benchmark") in BENCHMARKS:
-            columns.setdefault(task["benchmark"], []).append(task)
-    whole = {
-        name: columns[name]
-        for name, count in BENCHMARKS.items()
-        if len({task["title"] for task in columns.get(name, [])}) == count == len(columns[name])
-    }
-    if not whole:
-        return None
-    means = {
-        name: {
-            side: fmean(task[f"{side}_accuracy"] for task in found)
-            for side in ("reference", "candidate")
-        }
-        for name, found in whole.items()
-    }
-    complete = len(whole) == len(BENCHMARKS)
-    return {
-        "name": "Average" if complete else f"Mean of {len(whole)} of {len(BENCHMARKS)} benchmarks",
-        "complete": complete,
-        "benchmarks": means,
-        **{
-            side: fmean(mean[side] for mean in means.values())
-            for side in ("reference", "candidate")
-        },
-    }
+    weights = _weights(marks, by_part=column.by_part)
+    found = [each.candidate - each.reference for each in marks]
+    delta = _mean(found, weights)
+    return [weight * (each - delta) for each, weight in zip(found, weights, strict=True)]
 
 
 def _weights(marks: Sequence[Marks], *, by_part: bool) -> list[float]:

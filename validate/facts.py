@@ -9,22 +9,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import Field, ValidationError, create_model
 
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.report import SCHEMA, Report
 from camelpress.core.settings import faults
+from camelpress.validate.task_facts import Averages, Figure, Interval, Task, Told
 
 STAGE = "validate"
-Figure = float | None  # null where it is not finite
-Interval = tuple[float, float] | None
 
 
-class _Told(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
-
-
-class Part(_Told):
+class Part(Told):
     """Figures over some of the tokens; intervals are of 95 %, null where nothing bounds them."""
 
     tokens: int = Field(ge=0, description="that were scored")
@@ -52,7 +47,7 @@ class Text(Part):
     name: str
 
 
-class Early(_Told):
+class Early(Told):
     """The same of the beginnings of all windows, and of the rest."""
 
     context: int = Field(description="tokens of a beginning")
@@ -60,7 +55,7 @@ class Early(_Told):
     rest: Part | None
 
 
-class Model(_Told):
+class Model(Told):
     """One of the two models."""
 
     path: str
@@ -70,14 +65,14 @@ class Model(_Told):
     bytes: int
 
 
-class Histogram(_Told):
+class Histogram(Told):
     """How many tokens diverge so much; there is one more edge than there are counts."""
 
     edges: list[float]
     counts: list[int]
 
 
-class Stretches(_Told):
+class Stretches(Told):
     """Means over stretches; there is one more edge than there are stretches."""
 
     edges: list[float]
@@ -91,48 +86,7 @@ class Positions(Stretches):
     log_ratio: list[Figure] = Field(description="mean of ln p(reference) - ln p(candidate)")
 
 
-class Task(_Told):
-    """One benchmark, item by item the same for both models."""
-
-    name: str
-    n: int = Field(ge=0, description="items")
-    lost: int = Field(ge=0, description="right by the reference only")
-    won: int = Field(ge=0, description="right by the candidate only")
-    reference_accuracy: float = Field(description="score, in [0, 1] for most metrics")
-    candidate_accuracy: float
-    title: str | None = Field(default=None, description="of the column, on a card")
-    benchmark: str | None = Field(default=None, description="whose mean this is part of")
-    metric: str | None = None
-    of: int | None = Field(default=None, description="items that the task has")
-    parts: int | None = Field(default=None, description="whose means count alike")
-    by_count: bool = Field(
-        default=True, description="scores and difference follow from n, lost and won"
-    )
-    delta: Figure = Field(default=None, description="candidate minus reference, item by item")
-    delta_interval: Interval = None
-    p_value: Figure = Field(default=None, description="of no loss (McNemar), for this task alone")
-    detectable_loss: Figure = Field(
-        default=None, description="found four times in five; null: not even a loss of all"
-    )
-    quirks: dict[str, str] = Field(default={}, description="of the protocol")
-
-
-class Means(_Told):
-    """Both models' mean over the columns of a benchmark, or over benchmarks."""
-
-    reference: float
-    candidate: float
-
-
-class Averages(Means):
-    """The mean of benchmarks' means."""
-
-    name: str = Field(description="Average only where all benchmarks of the card are there")
-    complete: bool
-    benchmarks: dict[str, Means]
-
-
-class Block(_Told):
+class Block(Told):
     """What leaves one decoder block."""
 
     relative_error: Figure = Field(
@@ -142,28 +96,28 @@ class Block(_Told):
     worst: bool = Field(default=False, description="adds most to the squared error")
 
 
-class NonFinite(_Told):
+class NonFinite(Told):
     """Predictions with a logit that is not finite; more than none are refused."""
 
     reference: int = Field(ge=0)
     candidate: int = Field(ge=0)
 
 
-class NoiseFloor(_Told):
+class NoiseFloor(Told):
     """The reference against itself, computed otherwise: what no candidate could be blamed for."""
 
     kl_mean: Figure
     perplexity_ratio_interval: Interval = None
 
 
-class Change(_Told):
+class Change(Told):
     """Of the probability of the token that came, candidate minus reference."""
 
     mean: Figure
     rms: Figure
 
 
-class Stored(_Told):
+class Stored(Told):
     """The store that stood for the reference."""
 
     top_k: int = Field(description="likeliest tokens that it keeps; 0: all")

@@ -69,14 +69,15 @@ def _ratio_axis(axes: Axes, rows: Sequence[Mapping[str, Any]], judged: Check | N
 
 
 def deltas(facts: Mapping[str, Any], checks: Sequence[Check]) -> Drawing:
-    """The difference of each benchmark with its interval, and the loss that is tolerated."""
-    tasks = facts["tasks"]
+    """The difference of each benchmark and of their mean, with intervals and tolerated losses."""
+    tasks = [*facts["tasks"], *filter(None, [facts.get("averages")])]
     margins = {
         check.part: -100 * check.threshold for check in checks if check.name == "accuracy_loss"
     }
     figure, axes = canvas(max(HEIGHT, 100 + ROW * len(tasks)))
     for place, task in enumerate(tasks):
-        axes.plot(100 * _delta(task), place, "o", markersize=7.5, color=ACCENT)
+        marker, points = ("D", 9.0) if task is facts.get("averages") else ("o", 7.5)
+        axes.plot(100 * _delta(task), place, marker, markersize=points, color=ACCENT)
         if task.get("delta_interval"):
             ends = [100 * end for end in task["delta_interval"]]
             axes.hlines(place, *ends, color=ACCENT, linewidth=2.5)
@@ -90,10 +91,14 @@ def deltas(facts: Mapping[str, Any], checks: Sequence[Check]) -> Drawing:
     axes.axvline(0, color=MUTED, linewidth=1.2)
     axes.set_xlabel("score, candidate - reference (points)")
     told = ["Bars are 95 % intervals; 0, the solid line, is no change."]
+    told += ["The diamond is the mean of benchmarks."] if facts.get("averages") else []
     told += ["An upright stroke is the largest loss that is tolerated."] if margins else []
     return drawing(figure, "deltas", "Benchmarks, both models on the same items", " ".join(told))
 
 
 def _delta(task: Mapping[str, Any]) -> float:
-    found: float = task["candidate_accuracy"] - task["reference_accuracy"]
-    return found
+    """Of a task, or of the mean of benchmarks."""
+    before, after = (
+        task.get(f"{side}_accuracy", task.get(side)) for side in ("reference", "candidate")
+    )
+    return float(after - before)

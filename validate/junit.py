@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 from xml.etree import ElementTree
 
 from camelpress.core.report import Check, Report, Verdict
-from camelpress.validate import tables, wording
-from camelpress.validate.numerals import title
+from camelpress.validate import duels, tables, wording
+from camelpress.validate.numerals import points, span, title
 
 NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # not even escaped
 OUTCOMES = {Verdict.FAIL: "failure", Verdict.ERROR: "error"}
@@ -29,7 +31,7 @@ def junit(report: Report, *, inconclusive: str) -> str:
         suite.set(attribute, str(sum(case.find(tag) is not None for case in cases)))
     properties = ElementTree.SubElement(suite, "properties")
     told = {"verdict": report.verdict or "NOT JUDGED", "camelpress": report.version}
-    for name, value in (told | report.inputs).items():
+    for name, value in (told | _benchmarks(report.facts) | report.inputs).items():
         ElementTree.SubElement(properties, "property", name=_legal(name), value=_legal(value))
     suite.extend(cases)
     root = ElementTree.Element("testsuites")
@@ -55,6 +57,21 @@ def _nothing() -> ElementTree.Element:
     case = ElementTree.Element("testcase", classname="camelpress.validate", name="gate", time="0")
     ElementTree.SubElement(case, "error", type="error", message=wording.NOTHING_JUDGED)
     return case
+
+
+def _benchmarks(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What no check is made of: the mean of benchmarks, and both models' outputs side by side."""
+    found = {
+        f"{task['name']}, direct": sentence
+        for task in facts.get("tasks") or []
+        for sentence in duels.direct(task)
+    }
+    mean = facts.get("averages")
+    if mean:
+        ends = span(mean.get("delta_interval"), sign=True)
+        scores = f"{points(mean['reference'])} to {points(mean['candidate'])} %"
+        found[mean["name"]] = f"{scores}, difference {ends} points"
+    return found
 
 
 def _name(report: Report) -> str:

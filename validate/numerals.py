@@ -75,6 +75,13 @@ def points(share: Number, *, sign: bool = False) -> str:
     return f"{100 * share:{'+' if sign else ''}.2f}"
 
 
+def span(interval: Interval, *, sign: bool = False) -> str:
+    """Both ends of an interval of scores, in per cent; a dash where nothing bounds it."""
+    if not interval:
+        return NOTHING
+    return f"{points(interval[0], sign=sign)} to {points(interval[1], sign=sign)}"
+
+
 def limit(check: Check) -> str:
     """The threshold with its direction: at most, at least."""
     unit, scale = kind(check.name).unit, kind(check.name).scale

@@ -16,7 +16,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
 from camelpress.core.report import Report, Verdict
-from camelpress.validate import plots, tables, wording
+from camelpress.validate import duels, plots, tables, wording
 
 FLIPS = 50  # items of a task that are shown
 LISTED = 20  # rows of a table in Markdown; the page shows all
@@ -57,6 +57,19 @@ TASK_COLUMNS = {
     "p of no loss":  ("p_value",    "--:"),
     "Loss that would be found": ("detectable", "--:"),
 }
+DUEL_COLUMNS = {
+    "Outputs":              ("outputs",             ":--"),
+    "Wins":                 ("win_rate",            "--:"),
+    "95 % interval":        ("win_rate_interval",   "--:"),
+    "Length-controlled":    ("controlled",          "--:"),
+    "95 % interval of it":  ("controlled_interval", "--:"),
+    "Longer by, characters": ("characters",         "--:"),
+    "Verdicts":             ("verdicts",            "--:"),
+    "Draws":                ("draws",               "--:"),
+    "Won by the first shown": ("first_shown",       "--:"),
+    "Both orders agree":    ("agreement",           "--:"),
+    "No verdict":           ("unread",              "--:"),
+}
 # fmt: on
 
 
@@ -76,6 +89,9 @@ def html(report: Report) -> str:
         early=tables.early_rows(facts),
         tasks=tables.task_rows(facts),
         missing=facts.get("tasks_missing") or {},
+        lacking=wording.lacking(facts),
+        duels=duels.rows(facts),
+        judges=duels.judges(facts),
         quirks=tables.quirks(facts),
         models=tables.models(facts),
         protocol=facts["protocol"],
@@ -138,8 +154,12 @@ def _early(rows: list[dict[str, Any]]) -> list[str]:
 def _tasks(facts: Mapping[str, Any]) -> list[str]:
     rows = tables.task_rows(facts)
     missing = facts.get("tasks_missing") or {}
+    fought = duels.rows(facts)
     return [
         *(_listed(TASK_COLUMNS, rows, "benchmarks") if rows else ()),
+        _plain(wording.lacking(facts)),
+        *(_listed(DUEL_COLUMNS, fought, "pairs of models") if fought else ()),
+        *map(_plain, duels.judges(facts)),
         *(f"Not run: {_plain(name)}: {_plain(why)}" for name, why in missing.items()),
     ]
 

@@ -12,8 +12,7 @@ from camelpress.core.report import Report, Stopwatch, Verdict
 from camelpress.core.summary import summary
 from camelpress.core.team import Team
 from camelpress.validate import outputs, page, samples
-from camelpress.validate.benchmarks import Answered, answered, ready
-from camelpress.validate.catalogue import Loaded
+from camelpress.validate.benchmarks import Answered, Ready, answered, ready
 from camelpress.validate.figures import figures, untold
 from camelpress.validate.gate import judge
 from camelpress.validate.measure import against_model, against_store
@@ -23,7 +22,10 @@ from camelpress.validate.workplace import Workplace, fingerprint
 
 REPORT = outputs.REPORT
 FLIPS = "flips.html"
-PLACES = {"text", "device", "data_dir", "answers"}  # of a machine, not of what was asked
+PLACES: Any = {  # of a machine, not of what was asked
+    **dict.fromkeys(("text", "device", "data_dir", "answers"), True),
+    "judge": {"url", "local", "annotations"},
+}
 TASK_GATE = Gate(  # where no text is scored and no gate given
     perplexity_ratio=None,
     kl_mean=None,
@@ -52,7 +54,8 @@ def run(
         settings: texts, protocol, tasks, gate.
         force: replace `out`.
     Raises:
-        Interrupted: somebody asked for the end; the same call goes on.
+        Interrupted: somebody asked for the end, or a judge cannot be reached; the same call goes
+            on.
         RecipeProblem: neither text nor task, an empty text, one that overlaps the candidate's
             calibration, or no such task.
         CheckpointProblem: the models cannot be compared, or the store is of something else.
@@ -63,7 +66,7 @@ def run(
     watch = Stopwatch()
     keep_apart(out, reference.folder, candidate.folder)
     require_free(out, force=force)
-    tasks = _ready(reference, candidate, settings)
+    tasks = _ready(reference, candidate, settings, out)
     made_from = fingerprint(settings, (reference.folder, candidate.folder))
     with Workplace.staged(out, made_from, force=force) as work:
         only_tasks = bool(tasks) and not settings.text
@@ -97,8 +100,8 @@ class _Told(NamedTuple):
 
 
 def _ready(
-    reference: Checkpoint | Store, candidate: Checkpoint, settings: Validate
-) -> Loaded | None:
+    reference: Checkpoint | Store, candidate: Checkpoint, settings: Validate, out: Path
+) -> Ready | None:
     if not settings.tasks:
         return None
     if isinstance(reference, Store):
@@ -111,7 +114,7 @@ def _ready(
             "tasks are answered by one process",
             next_step="start it without torchrun, or score texts alone",
         )
-    return ready(reference, candidate, settings)
+    return ready(reference, candidate, settings, out)
 
 
 def _scored(

@@ -11,11 +11,13 @@ from typing import Any
 from camelpress.core.errors import CheckpointProblem, NumericsProblem
 from camelpress.core.provenance import sha256_file, sha256_json
 from camelpress.core.report import Report
+from camelpress.validate import columns
 from camelpress.validate.catalogue import Column
 from camelpress.validate.columns import Marks
 
 FOLDER = "samples"
 SAME = ("doc_hash", "prompt_hash", "target_hash")
+JUDGED = ("judge", "direct")  # where a judge has compared: its name, and the models' duel
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,13 @@ def paired(
         marks = Marks(part, _mark(column, first), _mark(column, second))
         found.append(Sample(_line(column, first, second, marks), marks))
     return found
+
+
+def pulls(column: Column, samples: Sequence[Sample]) -> dict[str, float]:
+    """How far each item, by its name, pulls the column's difference: see `columns.pulls`."""
+    items = [str(each.line["item"]) for each in samples]
+    found = columns.pulls(column, [each.marks for each in samples])
+    return dict(zip(items, found, strict=True))
 
 
 def write(samples: Mapping[str, Sequence[Sample]], models: Mapping[str, str], folder: Path) -> None:
@@ -118,6 +127,7 @@ def _line(
         "metric": column.metric,
         "reference": _answer(first, marks.reference),
         "candidate": _answer(second, marks.candidate),
+        **{key: second[key] for key in JUDGED if key in second},
     }
 
 
@@ -126,6 +136,8 @@ def _answer(sample: Mapping[str, Any], mark: float) -> dict[str, Any]:
     responses = sample["resps"]
     told: Any = [each[0] for each in responses] if len(responses) > 1 else responses[0]
     answer = {"score": mark, "responses": told, "sha256": sha256_json(told)}
+    if "verdicts" in sample:
+        answer["verdicts"] = sample["verdicts"]
     if len(responses) > 1 and all(isinstance(each, (list, tuple)) for each in told):
         logs = [each[0] for each in told]
         answer["chosen"] = sample["arguments"][logs.index(max(logs))][1]

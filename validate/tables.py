@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from camelpress.core.report import Check
-from camelpress.validate import wording
+from camelpress.validate import duels, wording
 from camelpress.validate.numerals import (
     NBSP,
     NOTHING,
@@ -18,6 +18,7 @@ from camelpress.validate.numerals import (
     points,
     significant,
     size,
+    span,
     title,
 )
 
@@ -114,7 +115,7 @@ def task_rows(facts: Mapping[str, Any]) -> list[Row]:
 def _task_row(task: Mapping[str, Any]) -> Row:
     delta = task.get("delta", task["candidate_accuracy"] - task["reference_accuracy"])
     found, of = task.get("detectable_loss"), task.get("of") or task["n"]
-    interval, p_value = task.get("delta_interval"), task.get("p_value")
+    p_value = task.get("p_value")
     return {
         "name": task.get("title") or task["name"],
         "total": False,
@@ -122,9 +123,7 @@ def _task_row(task: Mapping[str, Any]) -> Row:
         "reference": points(task["reference_accuracy"]),
         "candidate": points(task["candidate_accuracy"]),
         "delta": points(delta, sign=True),
-        "interval": f"{points(interval[0], sign=True)} to {points(interval[1], sign=True)}"
-        if interval
-        else NOTHING,
+        "interval": span(task.get("delta_interval"), sign=True),
         "lost": f"{task['lost']:,}",
         "won": f"{task['won']:,}",
         "p_value": NOTHING if p_value is None else f"{p_value:.2g}",
@@ -133,13 +132,14 @@ def _task_row(task: Mapping[str, Any]) -> Row:
 
 
 def _average_row(averages: Mapping[str, Any]) -> Row:
-    nothing = dict.fromkeys(("n", "interval", "lost", "won", "p_value", "detectable"), NOTHING)
+    nothing = dict.fromkeys(("n", "lost", "won", "p_value", "detectable"), NOTHING)
     return nothing | {
         "name": averages["name"],
         "total": True,
         "reference": points(averages["reference"]),
         "candidate": points(averages["candidate"]),
         "delta": points(averages["candidate"] - averages["reference"], sign=True),
+        "interval": span(averages.get("delta_interval"), sign=True),
     }
 
 
@@ -151,6 +151,8 @@ def flip_row(line: Mapping[str, Any]) -> Row:
         "flip": line["flip"],
         "prompt": f"… {prompt[-QUOTED:]}" if len(prompt) > QUOTED else prompt,
         "target": str(line["target"]),
+        "target_is": "compared with" if "judge" in line else "right",
+        "verdicts": duels.verdicts(line),
         "scores": {side: f"{line[side]['score']:g}" for side in ("reference", "candidate")},
         **{side: wording.answer(line[side]) for side in ("reference", "candidate")},
     }

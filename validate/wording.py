@@ -73,6 +73,13 @@ def quantization(model: Mapping[str, Any]) -> str:
     return ", ".join(told)
 
 
+def lacking(facts: Mapping[str, Any]) -> str:
+    """What the mean of the benchmarks is made without; nothing where it is the card's."""
+    missing = (facts.get("averages") or {}).get("missing") or []
+    columns = "a column of it is" if len(missing) == 1 else "columns of theirs are"
+    return f"The mean is without {listing(missing)}: {columns} not there." if missing else ""
+
+
 def answer(told: Mapping[str, Any]) -> str:
     """What a model answered to an item: the choice that it took, or its words."""
     if "chosen" in told:

@@ -194,10 +194,11 @@ class Screen:
 
     def flip(self, task: str, row: Mapping[str, Any]) -> None:
         """An item that the two models answered differently: the question, both answers."""
+        told = (f"{row['target_is']}: {row['target']}", row["verdicts"])
         table = Table(
             title=escape(printable(f"{task} {row['item']}: {row['flip']}")),
             title_justify="left",
-            caption=escape(printable(f"right: {row['target']}")),
+            caption=escape(printable("\n".join(filter(None, told)))),
             caption_justify="left",
             expand=True,
         )

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from camelpress.core.report import Report
+from camelpress.validate import duels, wording
+from camelpress.validate.numerals import span
 
 
 def summary(report: Report) -> list[tuple[str, str]]:
@@ -123,10 +125,13 @@ def _tasks(facts: dict[str, Any]) -> list[tuple[str, str]]:
         scores = f"{task['reference_accuracy']:.2%} to {task['candidate_accuracy']:.2%}"
         flips = f"{task['lost']} lost, {task['won']} won of {task['n']:,}"
         told.append((task.get("title") or task["name"], f"{scores}, {flips}{_detectable(task)}"))
+        told += [("", sentence) for sentence in duels.direct(task)]
     averages = facts.get("averages")
     if averages:
         scores = f"{averages['reference']:.2%} to {averages['candidate']:.2%}"
-        told.append((averages["name"], scores))
+        known = f", difference {span(averages.get('delta_interval'), sign=True)} points"
+        told.append((averages["name"], f"{scores}{known if 'delta_interval' in averages else ''}"))
+        told += [("", each) for each in [wording.lacking(facts)] if each]
     return told + [
         (name, f"not run: {why}") for name, why in (facts.get("tasks_missing") or {}).items()
     ]

@@ -69,6 +69,23 @@ def write_codex(folder: Path) -> Path:
     return folder
 
 
+def write_alpaca(folder: Path, count: int = 6) -> Path:
+    """Instructions with what text-davinci-003 might have answered: 0, 3, 6 ... letters."""
+    rows = [
+        {
+            "instruction": f"Say {number}.",
+            "input": "the sea" if number % 2 else "",
+            "generator": "text-davinci-003-greedy-long",
+            "output": "abc" * number,
+        }
+        for number in range(count)
+    ]
+    path = folder / "alpaca_farm" / "davinci_003_outputs.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return folder
+
+
 def as_on_the_hub(folder: Path, name: str, config: str, *, split: str) -> list[dict[str, Any]]:
     """What `datasets.load_dataset` gives, in the hub's shapes, of what these files hold."""
     if name == "cais/mmlu":

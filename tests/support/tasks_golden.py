@@ -3,7 +3,8 @@
     PYTHONPATH=src:tests/support python tests/support/tasks_golden.py DATA .models/llama-tokenizer
 
 Written from the description of the protocol alone, in the order in which open-instruct's scripts
-went (allenai/open-instruct e44fcf588, eval/*/run_eval.py with --use_chat_format): pandas reads
+went (allenai/open-instruct e44fcf588, eval/*/run_eval.py with --use_chat_format, and
+eval/alpaca_farm_eval.py): pandas reads
 MMLU, one stream of `random` draws, GSM8K's examples are those of lm-evaluation-harness. Nothing of
 camelpress is used. Texts are kept as hashes: questions of benchmarks have no business in a
 repository.
@@ -124,6 +125,19 @@ def codex(data: Path) -> Prompts:
     return [(row["task_id"], row["prompt"]) for row in rows]
 
 
+def alpaca(data: Path) -> Prompts:
+    path = data / "alpaca_farm" / "davinci_003_outputs.json"
+    found = []
+    for number, row in enumerate(json.loads(path.read_text(encoding="utf-8"))):
+        if row["input"] == "":
+            text = "<|user|>\n" + row["instruction"] + "\n<|assistant|>\n"
+        else:
+            prompt = row["instruction"].strip() + "\n\n" + row["input"].strip()
+            text = "<|user|>\n" + prompt + "\n<|assistant|>\n"
+        found.append((f"alpaca_farm/{number}", text))
+    return found
+
+
 def columns(data: Path, encode: Encode) -> dict[str, Callable[[], Prompts]]:
     """By the name of the task."""
     return {
@@ -135,7 +149,11 @@ def columns(data: Path, encode: Encode) -> dict[str, Callable[[], Prompts]]:
         "tulu_bbh_cot": lambda: bbh(data, True),
         "tulu_codex_pass1": lambda: codex(data),
         "tulu_codex_pass10": lambda: codex(data),
+        "tulu_alpaca_farm": lambda: alpaca(data),
     }
+
+
+WITH_BOS = ("tulu_alpaca_farm",)
 
 
 def told(name: str, text: str, encode: Encode) -> dict[str, Any]:
@@ -161,11 +179,15 @@ def main() -> None:
     def encode(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def begun(text: str) -> list[int]:
+        return list(tokenizer(text)["input_ids"])
+
     golden = {}
     for name, prompts in columns(Path(sys.argv[1]) / "eval", encode).items():
         found = prompts()
         ends = (found[0], found[-1])
-        golden[name] = {"items": len(found), "ends": [told(*each, encode) for each in ends]}
+        ids = begun if name in WITH_BOS else encode
+        golden[name] = {"items": len(found), "ends": [told(*each, ids) for each in ends]}
     GOLDEN.write_text(json.dumps(golden, indent=1) + "\n", encoding="utf-8")
 
 

@@ -231,7 +231,7 @@ def test_columns_without_data_are_left_out_of_a_group_and_told(
     told = asked("tulu", data_dir=str(eval_data.write_mmlu(tmp_path / "only")))
     assert [task["title"] for task in told.facts["tasks"]] == ["MMLU 0-shot", "MMLU 5-shot"]
     missing = told.facts["tasks_missing"]
-    assert len(missing) == 8
+    assert len(missing) == 9
     assert "gsm/test.jsonl is not there; it comes from" in missing["tulu_gsm_cot"].replace(
         "; ", "; "
     )

@@ -1,11 +1,10 @@
-"""Paired figures of a task, the card's average, and which items fit into a time."""
+"""Paired figures of a task, and which items fit into a time."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from camelpress.core.errors import NumericsProblem, RecipeProblem
 from camelpress.validate import budget
 from camelpress.validate.catalogue import Column
-from camelpress.validate.columns import BENCHMARKS, Marks, averages, facts
+from camelpress.validate.columns import Marks, facts
 from camelpress.validate.paired import detectable_loss, loss_interval
 
 ITEMS = Column(name="task", metric="acc")
@@ -74,47 +73,6 @@ def test_the_interval_of_marks_in_between_holds_the_truth_as_often_as_it_says() 
 def test_no_marks_are_no_zero() -> None:
     with pytest.raises(NumericsProblem, match="no marks to compare"):
         facts(ITEMS, [], of=10)
-
-
-CARDS = {  # of the columns, in the card's order, and its average
-    "tulu-7b": ((44.5, 47.0, 6.0, 27.0, 38.1, 39.2, 45.7, 7.7, 17.5, 27.8, 48.3), 33.1),
-    "tulu-30b": ((57.7, 58.4, 6.0, 51.0, 45.8, 48.7, 58.2, 12.3, 25.4, 46.0, 63.5), 44.7),
-    "tulu-65b": ((59.2, 61.1, 9.0, 60.0, 48.1, 53.5, 51.8, 13.3, 28.9, 45.9, 62.7), 46.3),
-}
-
-
-def card(scores: tuple[float, ...]) -> list[dict[str, Any]]:
-    names = [name for name, count in BENCHMARKS.items() for _ in range(count)]
-    return [
-        {
-            "benchmark": name,
-            "title": f"{name} {place}",
-            "reference_accuracy": score / 100,
-            "candidate_accuracy": score / 200,
-        }
-        for place, (name, score) in enumerate(zip(names, scores, strict=True))
-    ]
-
-
-@pytest.mark.parametrize(("scores", "average"), CARDS.values(), ids=CARDS)
-def test_the_average_is_the_cards(scores: tuple[float, ...], average: float) -> None:
-    told = averages(card(scores))
-    assert told is not None and told["name"] == "Average" and told["complete"]
-    assert 100 * told["reference"] == pytest.approx(average, abs=0.06)  # of rounded scores
-    assert told["candidate"] == pytest.approx(told["reference"] / 2)
-
-
-def test_what_is_not_there_is_no_zero_and_has_another_name() -> None:
-    tasks = card(CARDS["tulu-65b"][0])
-    told = averages(tasks[:-1])  # without AlpacaFarm
-    assert told is not None and told["name"] == "Mean of 5 of 6 benchmarks"
-    assert not told["complete"]
-    assert 100 * told["reference"] == pytest.approx(fmean([60.15, 34.5, 50.8, 32.55, 37.4]))
-    half = averages(tasks[1:])  # MMLU has lost a column
-    assert half is not None and "MMLU" not in half["benchmarks"]
-    assert averages(tasks[:1]) is None
-    assert averages([{"benchmark": None, "title": None}]) is None
-    assert averages([*tasks[:-2], tasks[0], tasks[-1]]) != averages(tasks)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ import tasks_golden
 from camelpress.core.errors import DataProblem
 from camelpress.core.tokens import Tokenizer
 from camelpress.core.yaml import parse_yaml
-from camelpress.validate.tasks import bbh, codex, gsm, marks, mmlu, source, tydiqa
+from camelpress.validate.tasks import alpaca, bbh, codex, gsm, marks, mmlu, source, tydiqa
 from refusal import refusal
 from sandboxes import needs_bubblewrap
 
@@ -68,6 +68,7 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "bbh": bbh.dataset,
     "tydiqa": tydiqa.dataset,
     "codex": codex.dataset,
+    "alpaca": alpaca.dataset,
 }
 
 
@@ -119,11 +120,11 @@ def test_examples_are_left_out_where_there_is_no_room(tmp_path: Path, shots: int
 
 
 def compare(task: str, found: list[dict[str, Any]], *, count: bool = True) -> None:
-    tokenizer = llama()
+    encode = llama().encode_document if config(task)["metadata"]["bos"] else llama().encode_rendered
     if count:
         assert len(found) == GOLDEN[task]["items"]
     for end, golden in zip((found[0], found[-1]), GOLDEN[task]["ends"], strict=True):
-        assert tasks_golden.told(end["id"], end["prompt"], tokenizer.encode_rendered) == golden
+        assert tasks_golden.told(end["id"], end["prompt"], encode) == golden
 
 
 @with_data
@@ -176,12 +177,15 @@ def test_every_quirk_is_named(task: str) -> None:
     told = config(task)
     quirks = told["metadata"]["quirks"]
     assert told["task"] == task
-    assert "no_bos" in quirks and all(len(each) > 20 for each in quirks.values())
+    assert all(len(each) > 20 for each in quirks.values())
+    assert ("no_bos" in quirks) != told["metadata"]["bos"]
     asked = told.get("dataset_kwargs", {})
     assert ("missing_is_nan" in quirks) == asked.get("missing_is_nan", False)
     assert ("misspelt_label" in quirks) == (asked.get("example_label") == "Quesion:")
     assert ("bos_in_passage" in quirks) == asked.get("bos_in_passage", False)
     assert ("order_of_files" in quirks) == asked.get("one_stream", False)
+    assert ("one_order" in quirks) == (told["metadata"].get("orders") == "one")
+    assert ("blank_lines" in quirks) == asked.get("blank_lines", False)
     assert ("points_stripped" in quirks) == (told.get("process_results", "")[-9:] == "gsm.score")
 
 
@@ -189,7 +193,7 @@ def test_every_quirk_is_named(task: str) -> None:
 def test_a_group_has_every_column_of_its_kind(family: str) -> None:
     group = yaml(FOLDER / family / f"{family}.yaml")
     columns = [config(task)["metadata"]["column"] for task in group["task"]]
-    assert len(set(columns)) == len(columns) == 10
+    assert len(set(columns)) == len(columns) == 11
     own = [task for task in group["task"] if task.startswith(f"{family}_")]
     assert {f"{family}_{path.stem}" for path in (FOLDER / family).glob("*.yaml")} == {
         *own,
@@ -298,6 +302,27 @@ def spoilt(tmp_path: Path, name: str, text: str) -> Path:
 
 
 ROW = '{"question": "?", "answer": "#### 1"}\n'
+ANSWERED = '[{"instruction": "Say.", "output": "So."}'
+
+
+@with_data
+def test_an_instruction_has_its_input_and_the_answer_to_compare_with() -> None:
+    rows = json.loads((DATA / alpaca.FILE).read_bytes())
+    plain, fixed = (items(f"{family}_alpaca_farm", data_dir=str(DATA)) for family in FAMILIES)
+    assert len(plain) == len(fixed) == len({each["instruction"] for each in plain}) == 805
+    assert [each["target"] for each in plain] == [row["output"] for row in rows]
+    assert sum(each["target"].startswith("\n\n") for each in plain) == 706
+    joined = [
+        each["instruction"].endswith("\n\n" + row["input"].strip())
+        for row, each in zip(rows, plain, strict=True)
+        if row["input"]
+    ]
+    assert joined == [True] * 208
+    blank = [each for each in plain if each["instruction"] != each["instruction"].strip()]
+    assert len(blank) == 5
+    for one, other in zip(plain, fixed, strict=True):
+        for key in ("instruction", "target"):
+            assert other[key] == one[key].strip()
 
 
 @needs_bubblewrap
@@ -331,6 +356,12 @@ def test_programs_pass_at_one_or_ten_tries_as_their_tests_say() -> None:
         ("mmlu_0shot", "mmlu/test/anatomy_test.csv", "", "mmlu/test holds no items"),
         ("bbh_cot", "bbh/bbh/snarks.json", '{"examples": [{"input": "?"}]}',
          "{path}, example 0 has no 'target'"),
+        ("alpaca_farm", alpaca.FILE, "[1]", "{path}[0] is a int instead of a dict"),
+        ("alpaca_farm", alpaca.FILE, "{}", "{path} is a dict instead of a list"),
+        ("alpaca_farm", alpaca.FILE, ANSWERED + ', {"instruction": ""}]',
+         "{path}[1] has no 'output'"),
+        ("alpaca_farm", alpaca.FILE, ANSWERED, "{path} is not valid JSON"),
+        ("alpaca_farm", alpaca.FILE, "[]", f"{alpaca.FILE} holds no items"),
         ("codex_pass1", "codex_humaneval/HumanEval.jsonl.gz", "no gzip",
          "{path} cannot be read as UTF-8 text (BadGzipFile)"),
     ],

@@ -39,6 +39,7 @@ ORIGINS = {  # by the folder
     "bbh":             "bbh/ and cot-prompts/ of suzgunmirac/BIG-Bench-Hard on GitHub",
     "tydiqa":          "TyDiQA GoldP v1.1 of google-research-datasets/tydiqa",
     "codex_humaneval": "data/HumanEval.jsonl.gz of openai/human-eval on GitHub",
+    "alpaca_farm":     "auto_annotations/annotators/greedy_gpt4 of hamishivi/alpaca_farm on GitHub",
 }
 # fmt: on
 
@@ -143,6 +144,17 @@ def json_object(path: Path) -> Row:
         DataProblem: it is none.
     """
     return typed(_parsed(read(path), str(path)), dict, str(path))
+
+
+def json_list(path: Path) -> Iterator[tuple[str, Row]]:
+    """The rows of a file that is one JSON list of objects, each with its place.
+
+    Raises:
+        DataProblem: it is none.
+    """
+    for number, row in enumerate(typed(_parsed(read(path), str(path)), list, str(path))):
+        place = f"{path}[{number}]"
+        yield place, typed(row, dict, place)
 
 
 def csv_rows(path: Path, width: int) -> Iterator[tuple[str, list[str]]]:

@@ -1,0 +1,89 @@
+"""What a validation report says of benchmarks, as types."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Figure = float | None  # null where it is not finite
+Interval = tuple[float, float] | None
+
+
+class Told(BaseModel):
+    """Facts: what is not known here is kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+
+class Duel(Told):
+    """How one model's outputs fare beside another's, by the verdicts of a judge."""
+
+    pairs: int = Field(ge=0, description="of outputs")
+    verdicts: int = Field(ge=0, description="on them that could be read")
+    win_rate: float = Field(description="share of the verdicts, a draw counting as half of one")
+    win_rate_interval: Interval
+    length_controlled: float = Field(description="the same, were the outputs equally long")
+    length_controlled_interval: Interval
+    characters: float = Field(description="by which its outputs are longer, in the mean")
+    draws: int = Field(ge=0, description="of outputs that are the same above all")
+    first_shown: Figure = Field(description="share of wins of the output shown first")
+    agreement: Figure = Field(
+        description="share of pairs with one winner, of those judged in both orders"
+    )
+    unread: int = Field(ge=0, description="answers that are no verdict, and count nowhere")
+
+
+class Judged(Told):
+    """What a judge said of a task's outputs."""
+
+    judge: str = Field(description="with hashes of how it is asked")
+    against: str = Field(description="whose outputs both models' are held against")
+    reference: Duel | None = Field(description="its outputs beside those")
+    candidate: Duel | None = Field(description="its outputs beside those")
+    direct: Duel | None = Field(
+        description="the candidate's outputs beside the reference's; null where stored verdicts "
+        "have none"
+    )
+
+
+class Task(Told):
+    """One benchmark, item by item the same for both models."""
+
+    name: str
+    n: int = Field(ge=0, description="items")
+    lost: int = Field(ge=0, description="right by the reference only")
+    won: int = Field(ge=0, description="right by the candidate only")
+    reference_accuracy: float = Field(description="score, in [0, 1] for most metrics")
+    candidate_accuracy: float
+    title: str | None = Field(default=None, description="of the column, on a card")
+    benchmark: str | None = Field(default=None, description="whose mean this is part of")
+    metric: str | None = None
+    of: int | None = Field(default=None, description="items that the task has")
+    parts: int | None = Field(default=None, description="whose means count alike")
+    by_count: bool = Field(
+        default=True, description="scores and difference follow from n, lost and won"
+    )
+    delta: Figure = Field(default=None, description="candidate minus reference, item by item")
+    delta_interval: Interval = None
+    p_value: Figure = Field(default=None, description="of no loss (McNemar), for this task alone")
+    detectable_loss: Figure = Field(
+        default=None, description="found four times in five; null: not even a loss of all"
+    )
+    quirks: dict[str, str] = Field(default={}, description="of the protocol")
+    judged: Judged | None = Field(default=None, description="where a judge compared outputs")
+
+
+class Means(Told):
+    """Both models' mean over the columns of a benchmark, or over benchmarks."""
+
+    reference: float
+    candidate: float
+    delta: Figure = Field(default=None, description="candidate minus reference")
+    delta_interval: Interval = None
+
+
+class Averages(Means):
+    """The mean of benchmarks' means."""
+
+    name: str = Field(description="Average only where all benchmarks of the card are there")
+    complete: bool
+    benchmarks: dict[str, Means]
