@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
-from camelpress.core.errors import RecipeProblem
+from camelpress.core.errors import OutputProblem, RecipeProblem
 from camelpress.core.progress import note
 from camelpress.validate.catalogue import Loaded
 from camelpress.validate.judge.annotations import Annotations
@@ -69,7 +70,9 @@ class Arena:
                 f"{path} holds no verdicts",
                 next_step="give annotations, or the url and the model of a judge",
             )
-        if judge is not None and settings.judge.annotations is not None:
+        if judge is not None:
+            if settings.judge.annotations is None:
+                _make(path.parent)
             annotations.require_growing()
         return cls(asked, judge, annotations.judge or UNNAMED, len(annotations))
 
@@ -105,6 +108,20 @@ class Arena:
             certain = against if whole and not self._known else []
             require_affordable(cost(certain, self._settings), self._settings)
 
+    def try_out(self, loaded: Loaded) -> None:
+        """Ask a service one question: what is wrong with it shows before models have worked.
+
+        Raises:
+            EngineProblem: it refuses, or says what is no verdict.
+            Interrupted: it cannot be reached.
+        """
+        if not isinstance(self._judge, Endpoint):
+            return
+        docs = (doc for _, task in loaded.judged() for doc in task.eval_docs if doc["target"])
+        for doc in islice(docs, 1):
+            pair = Pair("the first", doc["instruction"], doc["target"], "", twice=False)
+            compare([pair], self._judge, self._settings)
+
     def compared(self, pairs: Sequence[Pair], direct: Sequence[Pair]) -> list[Verdict]:
         """The verdicts on pairs, asked or looked up.
 
@@ -132,6 +149,15 @@ def called(name: str) -> str:
 
 def _beside(settings: Validate, out: Path) -> Path:
     return settings.answers / KEPT if settings.answers else Path(f"{out.absolute()}.{KEPT}")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputProblem(
+            f"{folder} cannot be made ({error.strerror})", next_step="name another place"
+        ) from error
 
 
 def _judge(settings: Validate, asked: Judging) -> Judge | None:

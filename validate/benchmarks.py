@@ -77,6 +77,7 @@ def ready(reference: Checkpoint, candidate: Checkpoint, settings: Validate, out:
         RecipeProblem: no such task, a budget that is no time, or a judge that cannot be asked.
         DataProblem: the data of a task are not there, or not what they should be.
         CheckpointProblem: the models have different tokenizers.
+        Interrupted: the judge cannot be reached.
     """
     require_harness()
     if settings.completions == "vllm":
@@ -93,23 +94,24 @@ def ready(reference: Checkpoint, candidate: Checkpoint, settings: Validate, out:
     )
     if arena is not None:
         arena.forecast(loaded, whole=settings.budget is None)
+        arena.try_out(loaded)
     return Ready(loaded, arena)
 
 
 def answered(
-    ready: Ready, reference: Checkpoint, candidate: Checkpoint, settings: Validate
+    tasks: Ready, reference: Checkpoint, candidate: Checkpoint, settings: Validate
 ) -> Answered:
     """Let both models answer, and a judge compare where that is what a task asks for.
 
     Args:
-        ready: the tasks, and the judge.
+        tasks: what is asked, and who judges.
         reference, candidate, settings: as for `ready`.
     Raises:
         RecipeProblem: a model has too few positions for the one task that there is.
         NumericsProblem: logits that are not finite.
         Interrupted: the judge cannot be reached.
     """
-    loaded = ready.loaded
+    loaded = tasks.loaded
     sides = {"reference": reference, "candidate": candidate}
     models = {side: checkpoint_digest(checkpoint.folder) for side, checkpoint in sides.items()}
     first, second = (
@@ -121,7 +123,7 @@ def answered(
     _build_all(loaded, chosen, [first, second], failed)
     left = {name: task for name, task in loaded.tasks.items() if name not in failed}
     logged = [_logged(harness, left, chosen, failed) for harness in (first, second)]
-    judged = _judged(ready, logged, failed)
+    judged = _judged(tasks, logged, failed)
     samples = {
         name: paired(loaded.columns[name], *(each[name] for each in logged))
         for name in left
@@ -261,16 +263,16 @@ def _logged(
 
 
 def _judged(
-    ready: Ready, logged: Sequence[dict[str, Logged]], failed: dict[str, str]
+    tasks: Ready, logged: Sequence[dict[str, Logged]], failed: dict[str, str]
 ) -> dict[str, dict[str, Any]]:
     """Give the items that a judge compares their marks; what a report tells of that, by task."""
     found: dict[str, dict[str, Any]] = {}
-    for column, _ in ready.loaded.judged():
+    for column, _ in tasks.loaded.judged():
         name = column.name
-        if ready.arena is None or name in failed:
+        if tasks.arena is None or name in failed:
             continue
-        with _told(name, failed, alone=len(ready.loaded.tasks) == 1):
-            marked = mark(ready.arena, column, *(each[name] for each in logged))
+        with _told(name, failed, alone=len(tasks.loaded.tasks) == 1):
+            marked = mark(tasks.arena, column, *(each[name] for each in logged))
             logged[0][name], logged[1][name] = marked.reference, marked.candidate
             found[name] = marked.facts
     return found

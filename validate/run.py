@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from camelpress.validate.workplace import Workplace, fingerprint
 
 REPORT = outputs.REPORT
 FLIPS = "flips.html"
+ANSWERS = "answers"  # in an output that is being made
 PLACES: Any = {  # of a machine, not of what was asked
     **dict.fromkeys(("text", "device", "data_dir", "answers"), True),
     "judge": {"url", "local", "annotations"},
@@ -73,9 +75,10 @@ def run(
         told = _scored(reference, candidate, settings, work, only_tasks=only_tasks)
         asked = None
         if tasks and isinstance(reference, Checkpoint):
-            asked = answered(tasks, reference, candidate, settings)
+            asked = answered(tasks, reference, candidate, _keeping(settings, work))
             told = told.with_tasks(asked)
             samples.write(asked.samples, asked.models, work.folder)
+        shutil.rmtree(work.folder / ANSWERS, ignore_errors=True)
         given = "gate" in settings.model_fields_set
         gate = TASK_GATE if only_tasks and not given else settings.gate
         report = _report(told, samples.hashes(work.folder), settings, gate, watch)
@@ -115,6 +118,12 @@ def _ready(
             next_step="start it without torchrun, or score texts alone",
         )
     return ready(reference, candidate, settings, out)
+
+
+def _keeping(settings: Validate, work: Workplace) -> Validate:
+    """Answers outlive a run that is stopped or killed, also where no folder is named for them."""
+    folder = settings.answers or work.folder / ANSWERS
+    return settings.model_copy(update={"answers": folder})
 
 
 def _scored(

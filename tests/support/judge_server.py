@@ -3,6 +3,8 @@
 It prefers the longer output, and between equally long ones the first. What it does wrong, request
 by request, stands in `faults`.
 
+    PYTHONPATH=src:tests/support python tests/support/judge_server.py    # until Ctrl-C
+
 Source: the chat completions part of OpenAI's API reference: request, response, error, Retry-After.
 """
 
@@ -10,8 +12,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
 import struct
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -140,3 +144,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "1000")
         self.end_headers()
         self.wfile.write(b'{"choices": [{"mess')
+
+
+if __name__ == "__main__":
+    with serving() as told:
+        sys.stdout.write(f"--judge-url {told.url} --judge-model longer\n")
+        sys.stdout.flush()
+        signal.pause()

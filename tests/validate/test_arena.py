@@ -226,7 +226,7 @@ def test_samples_have_the_verdicts_and_flips_show_them(judged: Judged, run: Run)
 def test_the_cost_is_told_before_models_answer_and_before_the_judge_is_asked(
     judged: Judged,
 ) -> None:
-    forecast, asking = judged.notes
+    forecast, trial, asking = judged.notes
     # each model in both orders, both between them; of each question one or two outputs are unknown
     questions, unknown = 6 * ITEMS, 8 * ITEMS
     begin = f"{FIXED}: judge-1 will be asked at most {questions} questions, about "
@@ -235,7 +235,9 @@ def test_the_cost_is_told_before_models_answer_and_before_the_judge_is_asked(
     assert 0 < tokens - unknown * 2048 < 400 * questions
     cost = (tokens * 10 + questions * 32 * 30) / 1e6
     assert forecast.endswith(f"at most {questions * 32:,} to write, at most ${cost:,.2f}")
-    assert asking.startswith("asking judge-1 ")
+    name = judged.report.facts["tasks"][0]["judged"]["judge"]
+    assert trial.startswith(f"asking {name}: 1 questions, about ")
+    assert asking.startswith(f"asking {name}: 24 questions, about ")  # of 36; 12 are the same
 
 
 def test_lm_eval_alone_runs_the_task_and_counts_letters(data: Path) -> None:
@@ -334,7 +336,7 @@ def test_without_a_judge_a_group_says_that_the_column_is_missing(
 
 
 def test_a_judge_that_stays_away_ends_with_75_and_the_command_goes_on(
-    asked: Asker, said: None, tmp_path: Path
+    asked: Asker, said: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked.service.faults, asked.service.always = deque([""] * 4), "500"
     options = (*asked.judge, "--judge-attempts", "2", "--judge-parallel", "1")
@@ -347,15 +349,19 @@ def test_a_judge_that_stays_away_ends_with_75_and_the_command_goes_on(
     kept = tmp_path / "out.verdicts.jsonl"
     assert len(kept.read_text().splitlines()) == 4 and not (tmp_path / "out").exists()
     asked.service.always, before = "", len(asked.service.asked)
+    monkeypatch.setattr(Completer, "complete", None)  # no model answers again
     assert asked(*options).code == 4
     whole = len(kept.read_text().splitlines())
     assert len(asked.service.asked) - before == whole - 4
+    assert {each.name for each in (tmp_path / "out").iterdir()} == {
+        "samples", "flips.html", "report.json", "report.md", "report.html", "junit.xml",
+    }  # fmt: skip
 
 
 def test_faults_on_the_way_change_nothing(
     asked: Asker, said: None, judged: Judged, tmp_path: Path
 ) -> None:
-    asked.service.faults = deque(["429", "500", "cut", "reset", "html", "other JSON", "503"])
+    asked.service.faults = deque(["", "429", "500", "cut", "reset", "html", "other JSON", "503"])
     asked.service.after = "0.001"
     assert asked(*asked.judge, *PRICES, "--judge-attempts", "9", task=FIXED).code == 4
     assert facts.read(tmp_path / "out").facts == facts.read(judged.folder).facts
@@ -364,13 +370,15 @@ def test_faults_on_the_way_change_nothing(
 @pytest.mark.parametrize(
     ("always", "told"),
     [
-        ("nonsense", "answers what is no verdict, 2 times so far: 'I would rather not.'; let a"),
+        ("nonsense", "answers what is no verdict, 1 times so far: 'I would rather not.'; let a"),
         ("401", f"the judge at 127.0.0.1 wants a key; set {KEY}"),
     ],
 )
 def test_a_judge_that_is_none_is_one_line(
-    asked: Asker, said: None, always: str, told: str, tmp_path: Path
+    asked: Asker, always: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It shows before the models answer."""
+    monkeypatch.setattr(Completer, "complete", None)
     asked.service.always = always
     ended = asked(*asked.judge, "--judge-parallel", "1")
     assert ended.code == 3
@@ -384,7 +392,7 @@ def test_a_column_that_cannot_be_judged_takes_no_other_along(
     both = eval_data.write_alpaca(eval_data.write_mmlu(tmp_path / "eval"), 2)
     roomy = Checkpoint.open(pico.write_model(tmp_path / "roomy", pico.Sizes(positions=1024)))
     monkeypatch.setattr(Completer, "complete", lambda *_: enumerate(["a", "b"]))
-    service.always = "401"
+    service.faults, service.always = deque([""]), "401"
     told: dict[str, Any] = {"tasks": [MMLU, TASK], "data_dir": str(both)}
     told["judge"] = {"url": service.url, "model": "judge-1"}
     report = work(roomy, roomy, tmp_path / "out", Validate.parse(told, source="test"))
