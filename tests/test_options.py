@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from camelpress.options import given, parameters, written
+from camelpress.pipeline import quantize_and_validate
 from camelpress.recipe import read
 from camelpress.validate.judge.settings import Judging
 from camelpress.validate.settings import Validate
@@ -32,6 +33,11 @@ def test_a_section_is_written_as_options() -> None:
 def test_paths_of_a_judge_start_at_the_recipe(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     judge = "judge: {local: ../judge, annotations: kept.jsonl}"
-    path.write_text(f"base: a\ndiff: b\nout: c\nvalidate:\n  {judge}\n", encoding="utf-8")
-    found = read(path).validation.judge
+    path.write_text(
+        f"base: a\ndiff: b\nout: c\nvalidate:\n  tasks: [tulu]\n  {judge}\n", encoding="utf-8"
+    )
+    recipe = read(path)
+    found = recipe.validation.judge
     assert (found.local, found.annotations) == (tmp_path / "../judge", tmp_path / "kept.jsonl")
+    _, validate = quantize_and_validate(recipe, tmp_path / "recovered", tmp_path)
+    assert validate.inputs[-1] == found.local  # another model there is another judge

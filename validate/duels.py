@@ -15,10 +15,10 @@ OUTCOMES = {1.0: "wins", 0.0: "loses", 0.5: "draws", None: "has no verdict"}
 
 def rows(facts: Facts) -> list[Row]:
     """A row for each two whose outputs were compared, task by task; shares in per cent."""
+    several = len(_tasks(facts)) > 1
     return [
         {
-            "task": task.get("title") or task["name"],
-            "outputs": f"{first} against {second}",
+            "outputs": f"{first} against {second}" + (f", {task['name']}" if several else ""),
             "win_rate": points(duel["win_rate"]),
             "win_rate_interval": span(duel["win_rate_interval"]),
             "controlled": points(duel["length_controlled"]),

@@ -135,8 +135,10 @@ def stages(recipe: Recipe, *, force: bool = False) -> list[Stage]:
 
 
 def _data(settings: Validate) -> tuple[Path, ...]:
-    """The benchmarks' data, where a recipe names tasks and folder."""
-    return (settings.data_dir,) if settings.tasks and settings.data_dir else ()
+    """What tasks are made from besides the models: data, a judge here, verdicts without a judge."""
+    judge = settings.judge
+    stored = None if judge.url or judge.local else judge.annotations
+    return tuple(filter(None, (settings.data_dir, judge.local, stored))) if settings.tasks else ()
 
 
 def quantize_and_validate(recipe: Recipe, recovered: Path, out: Path) -> list[Stage]:

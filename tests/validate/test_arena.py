@@ -19,7 +19,7 @@ import pico
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.progress import listening
 from camelpress.core.report import Report
-from camelpress.validate import catalogue, facts, samples
+from camelpress.validate import catalogue, duels, facts, samples
 from camelpress.validate.completer import Completer
 from camelpress.validate.judge.access import KEY
 from camelpress.validate.judge.pace import Pace
@@ -197,6 +197,13 @@ def test_all_forms_tell_of_both_models_side_by_side(judged: Judged, run: Run) ->
     assert properties[f"{FIXED}, direct"].startswith(direct)
     assert properties["Mean of 1 of 6 benchmarks"].endswith(" points")
     assert direct in " ".join(run("gate", judged.folder).out.split())
+
+
+def test_of_two_tasks_each_row_says_which(judged: Judged) -> None:
+    (task,) = judged.report.facts["tasks"]
+    told = [row["outputs"] for row in duels.rows({"tasks": [task, task | {"name": TASK}]})]
+    assert [each.split(", ")[1] for each in told] == [FIXED] * 3 + [TASK] * 3
+    assert duels.rows({"tasks": [task]})[2]["outputs"] == "candidate against reference"
 
 
 def test_samples_have_the_verdicts_and_flips_show_them(judged: Judged, run: Run) -> None:
