@@ -16,7 +16,7 @@ from camelpress.core.tokens import Tokenizer
 from camelpress.validate.completer import Completer, Wanted
 from camelpress.validate.completions import Decoding, Prompt
 from camelpress.validate.judge.question import Message
-from camelpress.validate.models import open_model
+from camelpress.validate.models import Respondent, open_model
 from camelpress.validate.settings import Validate
 
 PROBE: list[Message] = [{"role": "user", "content": "?"}]
@@ -56,7 +56,8 @@ class Resident:
         if not fitting:
             return
         finals = ends(self._checkpoint, self._tokenizer)
-        completer = Completer("judge", self._checkpoint, model, self._tokenizer, finals)
+        judge = Respondent("judge", self._checkpoint, model, self._tokenizer, finals)
+        completer = Completer(judge)
         how = Decoding(stops=(), most=self._most, temperature=0.0, top_p=1.0)
         wanted = [Wanted(Prompt(prompts[place], ""), how, model.positions) for place in fitting]
         for number, text in completer.complete(wanted):
