@@ -116,7 +116,11 @@ def said(monkeypatch: pytest.MonkeyPatch) -> None:
 def complete(self: Any, wanted: Any) -> Iterator[tuple[int, str]]:
     """Both models answer so many letters, and not what they would."""
     assert [each.decoding.most for each in wanted] == [2048] * ITEMS
-    yield from enumerate("x" * count for count in LENGTHS[self._label])
+    yield from enumerate("x" * count for count in LENGTHS[self._of.label])
+
+
+def never(self: Any, wanted: Any) -> Iterator[tuple[int, str]]:
+    raise AssertionError("no model shall answer")
 
 
 @pytest.fixture
@@ -297,7 +301,7 @@ def test_models_really_answer(asked: Asker, tmp_path: Path) -> None:
 def test_what_cannot_be_judged_is_refused_before_models_answer(
     asked: Asker, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], said: str
 ) -> None:
-    monkeypatch.setattr(Completer, "complete", None)
+    monkeypatch.setattr(Completer, "complete", never)
     ended = asked(*asked.judge, *options)
     assert ended.code in (2, 3)
     assert said in ended.err and "Traceback" not in ended.err
@@ -356,7 +360,7 @@ def test_a_judge_that_stays_away_ends_with_75_and_the_command_goes_on(
     kept = tmp_path / "out.verdicts.jsonl"
     assert len(kept.read_text().splitlines()) == 4 and not (tmp_path / "out").exists()
     asked.service.always, before = "", len(asked.service.asked)
-    monkeypatch.setattr(Completer, "complete", None)  # no model answers again
+    monkeypatch.setattr(Completer, "complete", never)  # no model answers again
     assert asked(*options).code == 4
     whole = len(kept.read_text().splitlines())
     assert len(asked.service.asked) - before == whole - 4
@@ -385,7 +389,7 @@ def test_a_judge_that_is_none_is_one_line(
     asked: Asker, always: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It shows before the models answer."""
-    monkeypatch.setattr(Completer, "complete", None)
+    monkeypatch.setattr(Completer, "complete", never)
     asked.service.always = always
     ended = asked(*asked.judge, "--judge-parallel", "1")
     assert ended.code == 3
