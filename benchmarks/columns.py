@@ -1,6 +1,6 @@
 """The columns of the Tulu card on a model and its 4-bit candidate, within a time:
 
-    python -m benchmarks.columns .models/SmolLM2-135M-Instruct --budget 24m --limit 1800
+    python -m benchmarks.columns .models/SmolLM2-135M-Instruct --budget 22m --limit 1800
 
 Quantizes the model (groups of 64, 16 samples of 512 tokens of Alpaca-format instructions) unless
 `--candidate` names a folder, runs `camelpress validate --tasks tulu --budget`, and prints both
@@ -69,7 +69,7 @@ def main() -> int:
     parser.add_argument("model", type=Path)
     parser.add_argument("--candidate", type=Path)
     parser.add_argument("--tasks", default="tulu")
-    parser.add_argument("--budget", default="24m")
+    parser.add_argument("--budget", default="22m")
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds of the whole command")
     given, others = parser.parse_known_args()
     data = Path(os.environ["CAMELPRESS_DATA"])

@@ -28,6 +28,7 @@ from camelpress.validate.arena import Arena
 from camelpress.validate.average import averages
 from camelpress.validate.catalogue import Column, Loaded, Task, quiet, require_harness
 from camelpress.validate.completer import Completer, Completes
+from camelpress.validate.completions import longest
 from camelpress.validate.marked import mark
 from camelpress.validate.models import Respondent, open_model, require_same_tokenizer
 from camelpress.validate.samples import Sample, paired, pulls
@@ -167,14 +168,16 @@ def _chosen(
 ) -> dict[str, list[int]]:
     """Which items are asked of a task, where not all are.
 
-    One model answers them all for that, and not again afterwards; the other will take as long. What
-    a task leaves of its share of the time, or takes beyond it, goes to those after it.
+    One model answers them all for that, and not again afterwards; the other will take about as
+    long. What a task leaves of its share of the time, or takes beyond it, goes to those after it:
+    so tasks come first of which a few items may take long, and likelihoods last.
     """
     if settings.budget is None:
         return {}
     most = budget.ANSWERING * budget.seconds(settings.budget) / 2
     begun, chosen = time.monotonic(), {}
-    for number, (name, task) in enumerate(loaded.tasks.items()):
+    for number, name in enumerate(sorted(loaded.tasks, key=partial(_length, loaded), reverse=True)):
+        task = loaded.tasks[name]
         parts = [str(doc.get("part", "")) for doc in task.eval_docs]
         by_part = loaded.columns[name].by_part
         clock = time.monotonic()
@@ -195,6 +198,13 @@ def _chosen(
         f"the other model is asked the same, which will take about {time.monotonic() - begun:.0f} s"
     )
     return chosen
+
+
+def _length(loaded: Loaded, name: str) -> int:
+    """Tokens that a completion of a task may have."""
+    config = loaded.tasks[name].config
+    completes = config.output_type == "generate_until"
+    return longest(config.generation_kwargs or {}) if completes else 0
 
 
 @contextmanager

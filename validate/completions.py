@@ -47,9 +47,9 @@ class Decoding:
         Raises:
             RecipeProblem: something that is not done here, such as beams.
         """
-        left = dict(asked)
+        most = longest(asked)
+        left = {name: value for name, value in asked.items() if name not in LENGTHS}
         stops = left.pop("until", None) or []
-        lengths = [left.pop(name, None) for name in LENGTHS]
         temperature = float(left.pop("temperature", 0.0) or 0.0)
         draws = left.pop("do_sample", temperature > 0)
         top_p = float(left.pop("top_p", 1.0))
@@ -63,10 +63,16 @@ class Decoding:
             )
         return cls(
             stops=(stops,) if isinstance(stops, str) else tuple(stops),
-            most=int(next((each for each in lengths if each is not None), USUAL_LENGTH)),
+            most=most,
             temperature=temperature if draws else 0.0,
             top_p=top_p,
         )
+
+
+def longest(asked: Mapping[str, Any]) -> int:
+    """Tokens that a completion has at most, by what a task of lm-evaluation-harness asks for."""
+    lengths = (asked.get(name) for name in LENGTHS)
+    return int(next((each for each in lengths if each is not None), USUAL_LENGTH))
 
 
 class Prompt(NamedTuple):

@@ -332,8 +332,15 @@ def test_a_budget_asks_fewer_items(
 ) -> None:
     from camelpress.validate import budget
 
-    monkeypatch.setattr(budget, "fitting", lambda *_, **__: 7)
+    totals: list[int] = []
+
+    def seven(total: int, *_: Any, **__: Any) -> int:
+        totals.append(total)
+        return 7
+
+    monkeypatch.setattr(budget, "fitting", seven)
     told = asked(MMLU, TYDIQA, budget="5m")
+    assert totals == [18, 12]  # completions first: what these leave, likelihoods can use
     mmlu, tydiqa = told.facts["tasks"]
     assert (mmlu["n"], mmlu["of"], tydiqa["n"], tydiqa["of"]) == (7, 12, 9, 18)
     again = asked(MMLU, TYDIQA, budget="5m", out="again")
