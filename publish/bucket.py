@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from camelpress.core.errors import EngineProblem, OutputExists, OutputProblem, RecipeProblem
+from camelpress.core import extras
+from camelpress.core.errors import OutputExists, OutputProblem, RecipeProblem
 from camelpress.core.progress import track
 from camelpress.core.provenance import MANIFEST
 from camelpress.publish.checksums import Shipment
@@ -53,10 +53,7 @@ class Bucket:
             raise RecipeProblem(
                 f"{to!r} is no place in a bucket", next_step=f"write it as {S3}bucket/prefix"
             )
-        if find_spec("s3fs") is None:
-            raise EngineProblem(
-                "buckets need the package s3fs", next_step="pip install 'camelpress[s3]'"
-            )
+        extras.require("s3fs", need="buckets need the package s3fs", extra="s3")
         return cls(f"{found['bucket']}/{found['prefix']}")
 
     def __str__(self) -> str:

@@ -15,11 +15,11 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import Any
 
-from camelpress.core.errors import EngineProblem, OutputExists, OutputProblem, RecipeProblem
+from camelpress.core import extras
+from camelpress.core.errors import OutputExists, OutputProblem, RecipeProblem
 from camelpress.core.progress import track
 from camelpress.core.provenance import sha256_file
 from camelpress.publish.checksums import Shipment
@@ -80,10 +80,7 @@ class Registry:
             raise RecipeProblem(
                 f"{to!r} is no place in a registry", next_step=f"write it as {OCI}host/name:tag"
             )
-        if find_spec("oras") is None:
-            raise EngineProblem(
-                "registries need the package oras", next_step="pip install 'camelpress[oci]'"
-            )
+        extras.require("oras", need="registries need the package oras", extra="oci")
         return cls(found["host"], found["name"], found["tag"] or variant, force)
 
     def __str__(self) -> str:

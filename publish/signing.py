@@ -12,10 +12,10 @@ from __future__ import annotations
 import re
 import sys
 from contextlib import redirect_stdout
-from importlib.util import find_spec
 from pathlib import Path
 
-from camelpress.core.errors import EngineProblem, RecipeProblem
+from camelpress.core import extras
+from camelpress.core.errors import RecipeProblem
 from camelpress.core.origin import DOWNLOADS
 from camelpress.core.provenance import MANIFEST
 
@@ -29,11 +29,7 @@ def require_signing() -> None:
     Raises:
         EngineProblem: it is not.
     """
-    if find_spec("model_signing") is None:
-        raise EngineProblem(
-            "signatures need the package model-signing",
-            next_step="pip install 'camelpress[sign]'",
-        )
+    extras.require("model_signing", need="signatures need the package model-signing", extra="sign")
 
 
 def write_public_key(folder: Path, private_key: Path) -> None:
@@ -98,7 +94,7 @@ def faults(folder: Path, public_key: Path | None, *, links: bool) -> list[str]:
         return [f"there is no signature, {SIGNATURE}"] if public_key else []
     if public_key is not None:
         require_signing()
-    elif find_spec("model_signing") is None:
+    elif not extras.is_there("model_signing"):
         return []
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from model_signing import hashing, verifying

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
+from camelpress.core import extras
 from camelpress.core.errors import Problem
 from camelpress.core.origin import ATTRIBUTES, DOWNLOADS, on_hub
 from camelpress.core.progress import track
@@ -50,8 +50,8 @@ def _signed(listed: dict[str, str], public_key: Path | None) -> str:
     """What the signature was held against."""
     if signing.SIGNATURE not in listed:
         return "no"
-    if find_spec("model_signing") is None:
-        return "not checked: pip install 'camelpress[sign]'"
+    if not extras.is_there("model_signing"):
+        return 'not checked: pip install "camelpress[sign]"'
     return f"by the key {(public_key or Path(signing.PUBLIC_KEY)).name}"
 
 

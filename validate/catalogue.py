@@ -8,10 +8,10 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from camelpress.core import extras
 from camelpress.core.errors import DataProblem, EngineProblem, Problem, RecipeProblem
 from camelpress.core.progress import note
 from camelpress.validate import tasks
@@ -70,11 +70,7 @@ def require_harness() -> None:
     Raises:
         EngineProblem: it is not installed.
     """
-    if find_spec("lm_eval") is None:
-        raise EngineProblem(
-            "tasks need lm-evaluation-harness, which is not installed",
-            next_step='pip install "camelpress[tasks]"',
-        )
+    extras.require("lm_eval", need="tasks need lm-evaluation-harness", extra="tasks")
 
 
 def load(names: Sequence[str], *, data_dir: Path | None, tokenizer: Path, judged: bool) -> Loaded:

@@ -10,12 +10,12 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
+from camelpress.core import extras
 from camelpress.core.config import dtype_name
 from camelpress.core.errors import EngineProblem
 from camelpress.core.provenance import sha256_json
@@ -33,11 +33,7 @@ def require_vllm() -> None:
     Raises:
         EngineProblem: it is not installed.
     """
-    if find_spec("vllm") is None:
-        raise EngineProblem(
-            "completions by vLLM need vLLM, which is not installed",
-            next_step='pip install "camelpress[vllm]"',
-        )
+    extras.require("vllm", need="completions by vLLM need vLLM", extra="vllm")
 
 
 class VllmCompleter:

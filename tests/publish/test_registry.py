@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from camelpress.core import extras
 from camelpress.core.errors import EngineProblem, OutputExists, OutputProblem, RecipeProblem
 from camelpress.core.provenance import sha256_file
-from camelpress.publish import registry
 from camelpress.publish.deliver import publish as deliver
 from camelpress.publish.registry import Registry
 from camelpress.publish.run import run
@@ -210,6 +210,6 @@ def test_a_place_that_is_none_is_told(to: str) -> None:
 
 
 def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "find_spec", lambda _name: None)
-    with pytest.raises(EngineProblem, match=r"pip install 'camelpress\[oci\]'"):
+    monkeypatch.setattr(extras, "find_spec", lambda _name: None)
+    with pytest.raises(EngineProblem, match=r'pip install "camelpress\[oci\]"'):
         Registry.parse("oci://host/name:tag", "v", force=False)

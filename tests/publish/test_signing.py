@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from camelpress.core import extras
 from camelpress.core.errors import EngineProblem, RecipeProblem
 from camelpress.core.provenance import manifest, manifest_text
 from camelpress.core.report import Report, Verdict
@@ -112,6 +113,6 @@ def test_a_key_that_is_none_is_told(
 def test_without_the_package_one_line_says_how_to_get_it(
     publish: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(signing, "find_spec", lambda _name: None)
-    with pytest.raises(EngineProblem, match=r"pip install 'camelpress\[sign\]'"):
+    monkeypatch.setattr(extras, "find_spec", lambda _name: None)
+    with pytest.raises(EngineProblem, match=r'pip install "camelpress\[sign\]"'):
         publish(sign_with=str(tmp_path / "key.pem"))

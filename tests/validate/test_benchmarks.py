@@ -13,11 +13,12 @@ import torch
 import eval_data
 import pico
 from benches import part
+from camelpress.core import extras
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, DataProblem, EngineProblem, RecipeProblem
 from camelpress.core.provenance import sha256_file
 from camelpress.core.report import Report, Verdict
-from camelpress.validate import catalogue, facts, page, samples, vllm_completer
+from camelpress.validate import catalogue, facts, page, samples
 from camelpress.validate.completer import Completer
 from camelpress.validate.outputs import judge_again
 from camelpress.validate.run import run as work
@@ -269,7 +270,7 @@ def test_a_name_that_is_nearly_right_is_suggested(asked: Asked, tmp_path: Path) 
 def test_without_the_harness_it_is_said_how_to_get_it(
     asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalogue, "find_spec", lambda _: None)
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
     with refusal(
         EngineProblem,
         "tasks need lm-evaluation-harness, which is not installed",
@@ -282,7 +283,7 @@ def test_without_the_harness_it_is_said_how_to_get_it(
 def test_without_vllm_it_is_said_before_anything_is_read(
     asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vllm_completer, "find_spec", lambda _: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "vllm" else True)
     with refusal(
         EngineProblem,
         "completions by vLLM need vLLM, which is not installed",
@@ -295,7 +296,7 @@ def test_without_vllm_it_is_said_before_anything_is_read(
 def test_completions_may_come_from_elsewhere(
     asked: Asked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(vllm_completer, "find_spec", lambda _: True)
+    monkeypatch.setattr(extras, "find_spec", lambda _: True)
     monkeypatch.setattr(
         VllmCompleter, "complete", lambda _, asked: ((n, "x") for n in range(len(asked)))
     )

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from camelpress.core import extras
 from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import EngineProblem
 from camelpress.core.tokens import Tokenizer
-from camelpress.validate import served, vllm_completer
+from camelpress.validate import served
 from camelpress.validate.completer import Wanted
 from camelpress.validate.completions import Decoding, Prompt
 from camelpress.validate.models import Respondent
@@ -135,7 +136,7 @@ def test_too_few_gpus(base: Path) -> None:
 
 
 def test_without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_completer, "find_spec", lambda _: None)
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
     with refusal(
         EngineProblem,
         "completions by vLLM need vLLM, which is not installed",
