@@ -12,48 +12,18 @@ from itertools import accumulate
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from camelpress.core.blocks import StreamedModel
-from camelpress.core.errors import NumericsProblem
 from camelpress.core.memory import available
+from camelpress.core.predictions import Predictions
 from camelpress.core.progress import track
 from camelpress.validate.families import Text, begun_alike
 from camelpress.validate.pieces import Pieces, runs, walk
 
 ROOM = 4  # one part in so many of the free memory is for hidden states
 LEAST = 2**14  # tokens of a walk, however little memory there is
-LOGITS = 2**22  # in memory at once
-
-
-class Head:
-    """What makes logits of the states that leave a model's last block.
-
-    Args:
-        label: names the model.
-        model: whose head is read.
-    """
-
-    def __init__(self, label: str, model: StreamedModel) -> None:
-        self._label = label
-        self._head = model.head()
-        self._device = model.device
-        self.rows = max(1, LOGITS // int(model.config.vocab_size))  # at once
-
-    def __call__(self, hidden: Float[Tensor, "rows hidden"]) -> Float32[Tensor, "rows vocabulary"]:
-        """Unnormalized, for the token after each state, on the model's device.
-
-        Raises:
-            NumericsProblem: one is not finite.
-        """
-        logits: Tensor = self._head(hidden.to(self._device)).to(torch.float32)
-        if not bool(logits.isfinite().all()):
-            raise NumericsProblem(
-                f"the {self._label} gives logits that are not finite",
-                next_step="inspect its weights, or compute in a wider dtype",
-            )
-        return logits
 
 
 class Pair(NamedTuple):
@@ -189,13 +159,13 @@ def _walk(
     rows, index = row.unique(return_inverse=True)
     log = torch.zeros(len(owner), dtype=torch.float64)
     greedy = torch.zeros(len(owner), dtype=torch.bool)
-    head, done = Head(label, model), 0
-    for some in rows.split(head.rows):
-        logits = head(hidden[some])
-        wanted = ((index >= done) & (index < done + len(some))).nonzero().flatten()
-        at, token = (index[wanted] - done).to(logits.device), target[wanted].to(logits.device)
-        log[wanted] = logits.log_softmax(dim=-1)[at, token].double().cpu()
-        greedy[wanted] = (logits.argmax(dim=-1)[at] == token).cpu()
+    predictions, done = Predictions(label, model), 0
+    for some in predictions.chunks(rows):
+        told = predictions.log_probabilities(hidden[some])
+        here = ((index >= done) & (index < done + len(some))).nonzero().flatten()
+        at, token = (index[here] - done).to(told.device), target[here].to(told.device)
+        log[here] = told[at, token].double().cpu()
+        greedy[here] = (told.argmax(dim=-1)[at] == token).cpu()
         done += len(some)
     return _summed(log, greedy, owner, len(pairs))
 
