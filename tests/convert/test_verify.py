@@ -17,7 +17,8 @@ from camelpress.convert.evidence import Counts
 from camelpress.convert.verify import NEEDED, require_right_base, tuned_dtype
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
-from camelpress.core.progress import Silence, listening
+from camelpress.core.progress import listening
+from notes import Notes
 from refusal import refusal
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -258,16 +259,6 @@ def test_a_full_check_finds_it_in_a_diff_of_16_bits(
 
 
 # --- what is said -------------------------------------------------------------------------------
-
-
-class Notes(Silence):
-    """A listener that remembers."""
-
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.heard.append(text)
 
 
 def test_the_choice_of_type_is_noted(

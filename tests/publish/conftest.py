@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import hub_client
 from camelpress.core.prompt import CHAT_TEMPLATE
 from camelpress.core.provenance import checkpoint_digest
 from camelpress.core.report import Check, Report, Verdict
 from camelpress.publish import plots
 from camelpress.publish.run import run
 from camelpress.publish.settings import Publish
+from hub_client import TOKEN, Place
 
 QUANTIZATION = {
     "quant_method": "gptq",
@@ -184,3 +186,12 @@ def publish(
         )
 
     return publish
+
+
+@pytest.fixture
+def place(
+    candidate: Path, judge: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Place]:
+    """A candidate that passed, and a hub to publish it to."""
+    with hub_client.talking(monkeypatch, TOKEN) as hub:
+        yield Place(hub, candidate, judge(), judge, monkeypatch, [])

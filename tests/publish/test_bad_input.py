@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable
 
 import pytest
 from huggingface_hub import constants
@@ -12,27 +10,12 @@ from huggingface_hub import constants
 import hub_client
 from camelpress.publish import card
 from command import Run
-from hub_repositories import Fault, Hub
+from hub_client import Place
+from hub_repositories import Fault
 
 pytestmark = pytest.mark.filterwarnings(hub_client.OLD_WAY)
-Judge = Callable[..., Path]
 NAME = "pico/tulu"
 HOSTILE = "{{ facts.__class__.__mro__[1].__subclasses__() }}"
-
-
-class Place(NamedTuple):
-    """What a command line finds."""
-
-    hub: Hub
-    candidate: Path
-    report: Path
-    patch: pytest.MonkeyPatch
-
-
-@pytest.fixture
-def place(candidate: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    with hub_client.talking(monkeypatch, "hf_" + "t0ken" * 7) as hub:
-        yield Place(hub, candidate, judge(), monkeypatch)
 
 
 def no_token(place: Place) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -16,29 +15,11 @@ from safetensors.torch import save_file
 import hub_client
 from camelpress import cli
 from command import Ended, Run
-from hub_repositories import Fault, Hub
+from hub_client import TOKEN, Place
+from hub_repositories import Fault
 
 pytestmark = pytest.mark.filterwarnings(hub_client.OLD_WAY)
-Judge = Callable[..., Path]
-TOKEN = "hf_Tell0No0One0What0This0Token0Is"
 NAME = "pico/tulu"
-
-
-class Place(NamedTuple):
-    """What a command line finds, and what else it is given."""
-
-    hub: Hub
-    candidate: Path
-    report: Path
-    judge: Judge
-    patch: pytest.MonkeyPatch
-    options: list[str]
-
-
-@pytest.fixture
-def place(candidate: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    with hub_client.talking(monkeypatch, TOKEN) as hub:
-        yield Place(hub, candidate, judge(), judge, monkeypatch, [])
 
 
 def in_the_login_store(place: Place) -> None:

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 import pico
 from camelpress.core.documents import encode_document, read_documents
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.progress import Silence, listening
+from camelpress.core.progress import listening
 from camelpress.core.prompt import Message, encode, encode_counted
 from camelpress.core.provenance import sha256_file
 from camelpress.core.sequences import BATCH_TOKENS, Sequences
 from camelpress.core.tokens import Tokenizer
 from camelpress.quantize.calibrate import Calibration, draw, shares
 from camelpress.quantize.settings import Mask, Source
+from notes import Notes
 
 ROOT = Path(__file__).parents[2]
 LLAMA = ROOT / os.environ.get("CAMELPRESS_LLAMA_TOKENIZER", ".models/llama-tokenizer")
@@ -28,16 +29,6 @@ DATA = ROOT / os.environ.get("CAMELPRESS_DATA", "../shared/data")
 
 ALL = 1000  # samples, more than there are
 LONG = 160  # tokens, longer than every conversation
-
-
-class Notes(Silence):
-    """A listener that remembers."""
-
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.heard.append(text)
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 from huggingface_hub import constants
@@ -16,6 +18,18 @@ from hub_writable import serving
 
 # huggingface_hub 2.4.0 sends a file in a way that its HTTP client calls old.
 OLD_WAY = "ignore:Use 'content=:DeprecationWarning"
+TOKEN = "hf_Tell0No0One0What0This0Token0Is"
+
+
+class Place(NamedTuple):
+    """What a command that publishes finds, and what else it is given."""
+
+    hub: Hub
+    candidate: Path
+    report: Path
+    judge: Callable[..., Path]
+    patch: pytest.MonkeyPatch
+    options: list[str]
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
@@ -27,6 +27,7 @@ from camelpress.validate.run import run as work
 from camelpress.validate.settings import Validate
 from command import Ended, Run
 from judge_server import Service, serving
+from notes import Notes
 
 pytest.importorskip("lm_eval", reason='tasks need: pip install "camelpress[tasks]"')
 TASK, FIXED, MMLU = "tulu_alpaca_farm", "tulu_fixed_alpaca_farm", "tulu_mmlu_0shot"
@@ -64,19 +65,6 @@ class Judged(NamedTuple):
     folder: Path
     report: Report
     notes: list[str]
-
-
-class Listener:
-    """Keeps what is noted."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def track(self, items: Sequence[Any], label: str) -> Iterator[Any]:
-        yield from items
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +122,7 @@ def asked(
 def judged(
     models: tuple[Path, Path], data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Judged:
-    out, listener = tmp_path_factory.mktemp("judged") / "out", Listener()
+    out, listener = tmp_path_factory.mktemp("judged") / "out", Notes()
     with (
         pytest.MonkeyPatch.context() as patch,
         quickly_serving(patch) as service,
@@ -144,7 +132,7 @@ def judged(
         told = {"tasks": [FIXED], "data_dir": str(data), "judge": JUDGE | {"url": service.url}}
         settings = Validate.parse(told, source="test")
         report = work(Checkpoint.open(models[0]), Checkpoint.open(models[1]), out, settings)
-    return Judged(out, report, listener.notes)
+    return Judged(out, report, listener.heard)
 
 
 def wins(own: int, other: int, *, first: bool) -> float:

@@ -129,15 +129,21 @@ def test_likelihoods_do_not_depend_on_the_walks(
         assert found[place].greedy == (log.argmax(dim=-1).tolist() == pair.continuation)
 
 
-def test_shared_contexts_are_read_once(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[int] = []
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens each walk takes in from here on."""
+    counts: list[int] = []
     looked_up = StreamedModel.looked_up
 
     def counted(self: StreamedModel, ids: Any, table: Any) -> Any:
-        read.append(ids.numel())
+        counts.append(ids.numel())
         return looked_up(self, ids, table)
 
     monkeypatch.setattr(StreamedModel, "looked_up", counted)
+    return counts
+
+
+def test_shared_contexts_are_read_once(base: Path, read: list[int]) -> None:
     asked = [Pair([1, 5, 6], [token]) for token in (7, 8, 9)] + [Pair([1, 5], [6, 7])]
     dict(likelihoods("model", streamed(base), asked))
     assert read == [3]
@@ -224,17 +230,7 @@ def test_long_texts_are_read_piece_by_piece(base: Path, monkeypatch: pytest.Monk
     assert found == [text(base, ids, greedy(base, ids, 12)) for ids in prompts]
 
 
-def test_what_texts_begin_with_alike_is_read_once(
-    base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[int] = []
-    looked_up = StreamedModel.looked_up
-
-    def counted(self: StreamedModel, ids: Any, table: Any) -> Any:
-        read.append(ids.numel())
-        return looked_up(self, ids, table)
-
-    monkeypatch.setattr(StreamedModel, "looked_up", counted)
+def test_what_texts_begin_with_alike_is_read_once(base: Path, read: list[int]) -> None:
     prompts = [Prompt([*range(20, 60), end], "") for end in (5, 6, 7, 8)]
     completed(base, prompts, replace(GREEDY, most=2), ends=frozenset())
     assert read == [40, 3, 3, 1, 1]  # the beginning, three rows and their second token, one more

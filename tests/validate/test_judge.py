@@ -31,6 +31,7 @@ from camelpress.validate.judge.protocol import read_wait
 from camelpress.validate.judge.question import Message, Pair, Question, preferred, questions
 from camelpress.validate.judge.settings import Judging
 from judge_server import Service, longer, serving
+from notes import Notes
 from refusal import refusal, starting
 
 SECRET = "sk-not-to-be-seen-0123456789"
@@ -53,19 +54,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-class Listener:
-    """Keeps what is noted."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def track(self, items: Sequence[Any], label: str) -> Iterator[Any]:
-        yield from items
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.fixture
@@ -321,7 +309,7 @@ def test_the_key_is_seen_by_the_service_alone(
     """Not in logs, notes, files, errors or tracebacks, those with all local variables included."""
     service.always = always
     caplog.set_level(logging.DEBUG)
-    listener, told = Listener(), io.StringIO()
+    listener, told = Notes(), io.StringIO()
     settings = _judging(service, tmp_path, attempts=2)
     judge = Endpoint(settings, Pace(1e6, Clock().wait))
     with listening(listener):
@@ -335,11 +323,11 @@ def test_the_key_is_seen_by_the_service_alone(
             told.write("".join(shown.format()))
             told.write(f"{problem!r} {problem} {problem.__reduce__()}")
     assert {each.key for each in service.asked} == {f"Bearer {SECRET}"}
-    told.write(f"{caplog.text} {listener.notes} {judge!r} {vars(judge)} {settings!r}")
+    told.write(f"{caplog.text} {listener.heard} {judge!r} {vars(judge)} {settings!r}")
     if _kept(settings).exists():
         told.write(_kept(settings).read_text(encoding="utf-8"))
     assert SECRET not in told.getvalue()
-    assert listener.notes
+    assert listener.heard
 
 
 @pytest.mark.parametrize(
@@ -385,20 +373,20 @@ def test_a_judge_needs_a_name() -> None:
 
 def test_the_cost_is_told_before_anyone_is_asked(service: Service, tmp_path: Path) -> None:
     settings = _judging(service, tmp_path, price_in=10.0, price_out=30.0, max_tokens=100)
-    listener = Listener()
+    listener = Notes()
     with listening(listener):
         _compare(settings)
     asked = [each.body["messages"] for each in service.asked]
     read = sum(len(message["content"]) for messages in asked for message in messages)
     tokens = -(-read // 3)
     dollars = (tokens * 10 + OPEN * 100 * 30) / 1e6
-    assert listener.notes == [
+    assert listener.heard == [
         f"asking {Endpoint(settings).name}: {OPEN} questions, about {tokens:,} tokens to read and "
         f"at most {OPEN * 100:,} to write, at most ${dollars:,.2f}"
     ]
     with listening(listener):
         _compare(settings)
-    assert len(listener.notes) == 1  # nothing is left to ask, and nothing is said
+    assert len(listener.heard) == 1  # nothing is left to ask, and nothing is said
 
 
 def test_beyond_the_budget_nobody_is_asked(service: Service, tmp_path: Path) -> None:
