@@ -9,6 +9,8 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+from camelpress.core.hardware import hardware
+
 IN_MEMORY = ("tmpfs", "ramfs")
 PACKAGES = ("camelpress", "torch", "transformers", "safetensors")
 
@@ -20,7 +22,7 @@ def available_memory() -> int:
 
 def facts(folder: Path) -> list[str]:
     """Processor, memory, the file system of a folder, and versions, a line each."""
-    processor = _said("/proc/cpuinfo", r"model name\s*: (.*)") or platform.machine()
+    processor = hardware()["processor"]
     memory = int(_said("/proc/meminfo", r"MemTotal:\s+(\d+) kB") or 0) * 1024
     stat = ["stat", "--file-system", "--format=%T", str(folder)]
     kind = subprocess.run(stat, capture_output=True, text=True, check=True).stdout.strip()

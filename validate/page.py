@@ -30,8 +30,8 @@ CHECK_COLUMNS = {
     "Estimate":      ("estimate", "--:"),
     "95 % interval": ("interval", "--:"),
     "Threshold":     ("limit",    "--:"),
-    "Tokens":        ("tokens",   "--:"),
-    "Pieces":        ("clusters", "--:"),
+    "Tokens or items": ("tokens", "--:"),
+    "Pieces or items": ("clusters", "--:"),
     "Reason":        ("reason",   ":--"),
 }
 TEXT_COLUMNS = {

@@ -15,7 +15,7 @@ MARKS = {
 CLAUSES = {  #            one check                              several
     Verdict.PASS:         ("holds",                              "hold"),
     Verdict.FAIL:         ("fails",                              "fail"),
-    Verdict.INCONCLUSIVE: ("cannot be decided on this much text",) * 2,
+    Verdict.INCONCLUSIVE: ("cannot be decided on so little",) * 2,
     Verdict.ERROR:        ("could not be evaluated, which is not a pass",) * 2,
 }
 # fmt: on
