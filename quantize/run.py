@@ -12,6 +12,7 @@ import torch
 from camelpress.core import llama
 from camelpress.core.blocks import StreamedModel, has_bfloat16, pick_device
 from camelpress.core.checkpoint import Checkpoint, companions
+from camelpress.core.computing import computing
 from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.journal import Journal
@@ -71,8 +72,8 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
     )
     planned = plan(model.checkpoint, model.blocks, settings)
     calibration = _calibration(model, settings)
-    computing = _computing(model)
-    fingerprint = _fingerprint(source, settings, calibration, computing)
+    computed = _computed(model)
+    fingerprint = _fingerprint(source, settings, calibration, computed)
     with (
         team.staged(out, force=force, resumable=fingerprint) as folder,
         torch.inference_mode(),
@@ -100,7 +101,7 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
             calibration,
             facts={
                 "engine": {"name": NATIVE},
-                **computing,
+                **computed,
                 "padded": source.told if isinstance(source, Padded) else None,
                 "rescues": sum(bool(layer["rescue"]) for layer in layers),
                 "fallbacks": sum(layer["rescue"] == FALLBACK for layer in layers),
@@ -208,12 +209,11 @@ def _lanes(
     )
 
 
-def _computing(model: StreamedModel) -> dict[str, Any]:
-    """How sums come about, on which their last bits depend."""
+def _computed(model: StreamedModel) -> dict[str, Any]:
+    """Where, how and in which type sums come about."""
     return {
         "device": str(model.device),
-        "threads": torch.get_num_threads(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
+        **computing(),
         "dtype": dtype_name(model.dtype),
     }
 
@@ -222,13 +222,13 @@ def _fingerprint(
     source: Checkpoint,
     settings: Quantize,
     calibration: Calibration | None,
-    computing: dict[str, Any],
+    computed: dict[str, Any],
 ) -> str:
     """Of all that decides the bytes of the output."""
     return sha256_json(
         {
             "versions": versions(),
-            "computing": computing,
+            "computed": computed,
             "settings": settings.model_dump(mode="json"),
             "source": appearance(source.folder),
             "calibration": _inputs(calibration),

@@ -8,8 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from camelpress.core.computing import computing
 from camelpress.core.journal import Journal
 from camelpress.core.lanes import LANES
 from camelpress.core.provenance import appearance, sha256_file, sha256_json, versions
@@ -62,7 +61,7 @@ def fingerprint(settings: Scoring, sources: Sequence[Path]) -> str:
     return sha256_json(
         {
             "versions": versions(),
-            "computing": [torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()],
+            "computing": computing(),
             "settings": settings.model_dump(mode="json", include=set(Scoring.model_fields)),
             "texts": [sha256_file(path) for path in settings.text if path.is_file()],
             "sources": [appearance(folder) for folder in sources],
