@@ -34,15 +34,15 @@ class Compared(NamedTuple):
 
     @classmethod
     def room(cls, count: int) -> Compared:
-        """Where the figures of so many predictions will stand, on the CPU."""
+        """Where the figures of so many predictions will stand, on the CPU.
+
+        To be made before there is anything large that is freed meanwhile: what stands between that
+        keeps the allocator from using it again, and memory would grow with the text.
+        """
         return cls(*(torch.empty(count, dtype=_TYPES.get(name)) for name in cls._fields))
 
     def put(self, places: slice, found: Compared) -> None:
-        """Store the figures of a chunk.
-
-        If they stayed where they were made, they would stand between what is freed: the allocator
-        could not use that again for another chunk, and memory would grow with the text.
-        """
+        """Store the figures of a chunk, which would otherwise stand in the way as well."""
         for column, some in zip(self, found, strict=True):
             column[places] = some.cpu()
 

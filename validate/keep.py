@@ -110,19 +110,19 @@ def _write(
     vocabulary = settings.vocabulary or 0
     starts = [0, *accumulate(len(lane.row) for lane in lanes)]
     begin = places_for_drawing(len(places.row))
+    rooms = [[Compared.room(len(lane.row)) for _ in runners[1:]] for lane in lanes]
 
     def look(heads: Heads, lane: int, hidden: States) -> tuple[float, list[Compared]]:
         writer = Writer(work.folder, lane, vocabulary)
-        held = [Compared.room(len(lanes[lane].row)) for _ in hidden[1:]]
         for chunk in heads.read(lanes[lane], hidden):
             first, *rest = chunk.log_p
             drawn = begin[starts[lane] :][chunk.places].to(first.device)
             top_k, samples = settings.top_k, settings.samples
             writer.add(keep(first, chunk.target, top_k=top_k, samples=samples, places=drawn))
-            for room, other in zip(held, rest, strict=True):
+            for room, other in zip(rooms[lane], rest, strict=True):
                 room.put(chunk.places, compare(first, other, chunk.target))
         writer.flush()
-        return writer.remainder, held
+        return writer.remainder, rooms[lane]
 
     with torch.inference_mode():
         walk(runners, work)

@@ -79,9 +79,11 @@ def score(
         NumericsProblem: logits that are not finite.
     """
     lanes = places.lanes()
+    rooms = [[Compared.room(len(lane.row)) for _ in runners[1:]] for lane in lanes]
 
     def look(heads: Heads, lane: int, hidden: States) -> list[Compared]:
-        return hold(heads, lanes[lane], hidden)
+        hold(heads, lanes[lane], hidden, rooms[lane])
+        return rooms[lane]
 
     with torch.inference_mode():
         errors = walk(runners, work)
@@ -125,14 +127,19 @@ def over_lanes(
     return work.team.exchange(told, len(lanes)), wrong
 
 
-def hold(heads: Heads, places: Places, hidden: States) -> list[Compared]:
-    """The predictions of each model but the first in a lane, held against those of the first."""
-    held = [Compared.room(len(places.row)) for _ in hidden[1:]]
+def hold(heads: Heads, places: Places, hidden: States, rooms: Sequence[Compared]) -> None:
+    """Hold the predictions in a lane of each model but the first against those of the first.
+
+    Args:
+        heads: of the models.
+        places: of the lane.
+        hidden: the states that left the last blocks.
+        rooms: of each model but the first; get the figures.
+    """
     for chunk in heads.read(places, hidden):
         first, *rest = chunk.log_p
-        for room, candidate in zip(held, rest, strict=True):
+        for room, candidate in zip(rooms, rest, strict=True):
             room.put(chunk.places, compare(first, candidate, chunk.target))
-    return held
 
 
 def score_kept(
@@ -157,9 +164,10 @@ def score_kept(
     """
     lanes = places.lanes()
     starts = [0, *accumulate(len(lane.row) for lane in lanes)]
+    rooms = [Compared.room(len(lane.row)) for lane in lanes]
 
     def look(heads: Heads, lane: int, hidden: States) -> tuple[Compared, float, float]:
-        held, lower, upper = Compared.room(len(lanes[lane].row)), 0.0, 0.0
+        held, lower, upper = rooms[lane], 0.0, 0.0
         for chunk in heads.read(lanes[lane], hidden):
             (log_q,) = chunk.log_p
             some = kept(starts[lane] + chunk.places.start, starts[lane] + chunk.places.stop)

@@ -24,6 +24,7 @@ from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.sequences import Sequences
 from camelpress.core.team import Team
+from camelpress.validate.divergence import Compared
 from camelpress.validate.heads import Heads
 from camelpress.validate.places import Places
 from camelpress.validate.score import Scores, hold
@@ -91,9 +92,10 @@ def _scored(
         hidden = [model.hidden(sequences, name) for name, model in models.items()]
         runners = [Runner(name, model, []) for name, model in models.items()]
         heads = Heads(runners, None, threads=1)
-        scores = hold(heads, places, hidden)
+        room = Compared.room(len(places.row))
+        hold(heads, places, hidden, [room])
         heads.require_finite(Team())
-    return Scores.joined(scores, places)
+    return Scores.joined([room], places)
 
 
 def main() -> None:

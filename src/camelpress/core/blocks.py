@@ -67,10 +67,8 @@ class Block:
         self._attention_out = self._attention.get_submodule("o_proj")
         self._rotate = importlib.import_module(type(layer).__module__).apply_rotary_pos_emb
         self._mlp_norm = layer.get_submodule("post_attention_layernorm")
-        self._mlp = layer.get_submodule("mlp")
-        self._mlp_out = self._mlp.get_submodule("down_proj")
+        self._activation = layer.get_submodule("mlp.act_fn")
         self._attention.o_proj = nn.Identity()
-        self._mlp.down_proj = nn.Identity()
 
     def weight(self, linear: str) -> Float[Tensor, "rows cols"]:
         """The weight of one linear layer."""
@@ -120,12 +118,15 @@ class Block:
         return self._mlp_norm(hidden).to(self._dtype)
 
     def mlp_middle(self, mlp_input: Float[Tensor, "b s h"]) -> Float[Tensor, "b s f"]:
-        """What down sees: the gated activations."""
-        return self._mlp(mlp_input)
+        """What down sees: the gated activations, multiplied where they stand."""
+        gate, up = (self._linears[f"mlp.{name}_proj"] for name in ("gate", "up"))
+        middle: Tensor = self._activation(gate(mlp_input))
+        return middle.mul_(up(mlp_input))
 
     def mlp_output(self, middle: Float[Tensor, "b s f"]) -> Float[Tensor, "b s h"]:
         """What the MLP adds to the residual stream."""
-        return self._mlp_out(middle)
+        added: Tensor = self._linears["mlp.down_proj"](middle)
+        return added
 
     def attend(self, hidden: Float[Tensor, "b s h"], rope: Rope) -> Float[Tensor, "b s h"]:
         """The first half of the block."""
