@@ -11,7 +11,7 @@ from math import sqrt
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from camelpress.validate.statistics import TAIL
 
@@ -106,7 +106,7 @@ def interval(delta: float, spreads: Sequence[Spread]) -> tuple[float, float] | N
         return None
     total = sum(each.variance for each in spreads)
     freedom = total**2 / sum(each.variance**2 / (each.items - 1) for each in spreads)
-    reach = float(student.ppf(1 - TAIL, freedom)) * sqrt(total) / len(spreads)
+    reach = float(stdtrit(freedom, 1 - TAIL)) * sqrt(total) / len(spreads)
     return max(-1.0, delta - reach), min(1.0, delta + reach)
 
 

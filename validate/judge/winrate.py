@@ -14,9 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 from numpy import ndarray
-from scipy.optimize import minimize
-from scipy.special import expit, log_expit
-from scipy.stats import t as student
+from scipy.special import expit, log_expit, stdtrit
 
 from camelpress.core.errors import EngineProblem
 from camelpress.validate.judge.compare import Verdict
@@ -106,7 +104,7 @@ def length_controlled(
     mean = float(expit(coefficients[0]))
     if pairs < 2 or _all_equal(won) or _foretold(won, np.stack(columns, axis=1) @ coefficients):
         return Estimate(mean, -inf, inf, len(won), pairs)
-    reach = float(student.ppf(1 - TAIL, pairs - 1) * errors[0])
+    reach = float(stdtrit(pairs - 1, 1 - TAIL) * errors[0])
     low, high = (float(expit(coefficients[0] + side * reach)) for side in (-1, 1))
     return Estimate(mean, low, high, len(won), pairs)
 
@@ -128,6 +126,8 @@ def logistic(
         McCullagh and Nelder 1989, Generalized Linear Models, section 4.4; clustered errors as in
         Liang and Zeger 1986, doi:10.1093/biomet/73.1.13, times clusters / (clusters - 1).
     """
+    from scipy.optimize import minimize  # half a second, and few validations ask a judge
+
     weight = 1 / prior**2
 
     def loss(terms: Float64[ndarray, " terms"]) -> float:
