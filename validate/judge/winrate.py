@@ -126,7 +126,7 @@ def logistic(
         McCullagh and Nelder 1989, Generalized Linear Models, section 4.4; clustered errors as in
         Liang and Zeger 1986, doi:10.1093/biomet/73.1.13, times clusters / (clusters - 1).
     """
-    from scipy.optimize import minimize  # half a second, and few validations ask a judge
+    from scipy.optimize import minimize  # a quarter of a second, which a text does not need
 
     weight = 1 / prior**2
 
