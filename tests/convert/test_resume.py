@@ -370,15 +370,17 @@ def test_other_inputs_settings_or_versions_start_from_scratch(
 # --- stopped ------------------------------------------------------------------------------------
 
 
-def command(errors: Path, *arguments: object) -> Callable[[], None]:
-    """The command line, slowly, with its errors in a file."""
+def command(
+    errors: Path, *arguments: object, waits: Callable[[], object] = lambda: False
+) -> Callable[[], None]:
+    """The command line, slowly, with its errors in a file; once `waits`, until it is stopped."""
 
     def work() -> None:
         go_on = stream._go_on
 
         def go_slowly(stop: threading.Event) -> None:
+            stop.wait(30 if waits() else 0.01)
             go_on(stop)
-            time.sleep(0.01)
 
         pytest.MonkeyPatch().setattr(stream, "_go_on", go_slowly)
         os.dup2(os.open(errors, os.O_CREAT | os.O_WRONLY), 2)
@@ -393,9 +395,14 @@ def command(errors: Path, *arguments: object) -> Callable[[], None]:
     return work
 
 
+def has_journal(out: Path) -> bool:
+    """Whether an output that is being made has a tensor that is finished."""
+    return (beside(out) / JOURNAL).exists() and bool(journalled(out))
+
+
 def wait_for_journal(out: Path) -> None:
     deadline = time.monotonic() + 30
-    while not (beside(out) / JOURNAL).exists() or not journalled(out):
+    while not has_journal(out):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -412,7 +419,8 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(
     number: signal.Signals, code: int, said: str,
 ) -> None:  # fmt: skip
     errors = tmp_path / "errors"
-    child = forked(command(errors, "recover", base, diff, out, "-q"))
+    begun = partial(has_journal, out)
+    child = forked(command(errors, "recover", base, diff, out, "-q", waits=begun))
     wait_for_journal(out)
     os.kill(child, number)
     assert ended(child) == code
