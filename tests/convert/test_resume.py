@@ -371,7 +371,7 @@ def test_other_inputs_settings_or_versions_start_from_scratch(
 
 
 def command(
-    errors: Path, *arguments: object, waits: Callable[[], object] = lambda: False
+    errors: Path, *arguments: object, waits: Callable[[], bool] = lambda: False
 ) -> Callable[[], None]:
     """The command line, slowly, with its errors in a file; once `waits`, until it is stopped."""
 

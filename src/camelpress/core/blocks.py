@@ -64,7 +64,6 @@ class Block:
         self._dtype = self.weight(_LINEAR_NAMES[0]).dtype
         self._attention_norm = layer.get_submodule("input_layernorm")
         self._attention: Any = layer.get_submodule("self_attn")
-        self._attention_out = self._attention.get_submodule("o_proj")
         self._rotate = importlib.import_module(type(layer).__module__).apply_rotary_pos_emb
         self._mlp_norm = layer.get_submodule("post_attention_layernorm")
         self._activation = layer.get_submodule("mlp.act_fn")
@@ -93,7 +92,7 @@ class Block:
         """Queries, keys and values by head, turned to their positions: what `context` mixes."""
         shape = (*attention_input.shape[:2], -1, self._attention.head_dim)
         query, key, value = (
-            self._linears[f"self_attn.{name}_proj"](attention_input).view(shape).transpose(1, 2)
+            self._product(f"self_attn.{name}_proj", attention_input).view(shape).transpose(1, 2)
             for name in "qkv"
         )
         return *self._rotate(query, key, *turned), value
@@ -111,7 +110,7 @@ class Block:
 
     def attention_output(self, context: Float[Tensor, "b s c"]) -> Float[Tensor, "b s h"]:
         """What attention adds to the residual stream."""
-        return self._attention_out(context)
+        return self._product("self_attn.o_proj", context)
 
     def mlp_input(self, hidden: Float[Tensor, "b s h"]) -> Float[Tensor, "b s h"]:
         """What gate and up see."""
@@ -119,14 +118,12 @@ class Block:
 
     def mlp_middle(self, mlp_input: Float[Tensor, "b s h"]) -> Float[Tensor, "b s f"]:
         """What down sees: the gated activations, multiplied where they stand."""
-        gate, up = (self._linears[f"mlp.{name}_proj"] for name in ("gate", "up"))
-        middle: Tensor = self._activation(gate(mlp_input))
-        return middle.mul_(up(mlp_input))
+        middle: Tensor = self._activation(self._product("mlp.gate_proj", mlp_input))
+        return middle.mul_(self._product("mlp.up_proj", mlp_input))
 
     def mlp_output(self, middle: Float[Tensor, "b s f"]) -> Float[Tensor, "b s h"]:
         """What the MLP adds to the residual stream."""
-        added: Tensor = self._linears["mlp.down_proj"](middle)
-        return added
+        return self._product("mlp.down_proj", middle)
 
     def attend(self, hidden: Float[Tensor, "b s h"], rope: Rope) -> Float[Tensor, "b s h"]:
         """The first half of the block."""
@@ -139,6 +136,12 @@ class Block:
     def __call__(self, hidden: Float[Tensor, "b s h"], rope: Rope) -> Float[Tensor, "b s h"]:
         """The whole block."""
         return self.feed_forward(self.attend(hidden, rope))
+
+    def _product(
+        self, linear: str, entering: Float[Tensor, "b s cols"]
+    ) -> Float[Tensor, "b s rows"]:
+        found: Tensor = self._linears[linear](entering)
+        return found
 
 
 class StreamedModel:
