@@ -95,7 +95,7 @@ def main() -> int:
         scores = " and ".join(f"{100 * average[side]:.1f}" for side in ("reference", "candidate"))
         print(f"\n{average['name']}: {scores}")
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(f"\nPeak of all processes: {usage.ru_maxrss * 1024 / MB:,.0f} MB\n")
+    print(f"\nPeak of the largest process: {usage.ru_maxrss * 1024 / MB:,.0f} MB\n")
     target = Target(f"seconds, with a budget of {given.budget}", [seconds], given.limit)
     print(targets_table([target]))
     return int(not target.met)
