@@ -177,10 +177,9 @@ def _begins_alike(path: Path, head: bytes) -> bool:
 
     A safetensors file begins with the length of its header, which may differ.
     """
-    if path.suffix == ".safetensors" and not head[8:16].strip(b"\0"):
-        return len(head) >= 16
-    magic = 1 if path.suffix == ".json" else 4  # bytes that all files of a format begin with
-    return len(head) >= magic and not head[:magic].strip(b"\0")
+    start = 8 if path.suffix == ".safetensors" else 0
+    stop = {".safetensors": 16, ".json": 1}.get(path.suffix, 4)  # all files of a format agree there
+    return len(head) >= stop and not head[start:stop].strip(b"\0")
 
 
 def _zero_led(folder: Path) -> list[tuple[Path, bytes, int]]:
@@ -245,7 +244,7 @@ RECOGNIZERS: tuple[Callable[[Path, bytes, int], Recognition | None], ...] = (
     _gguf,
     _tiktoken,
     _link,
-    _zeros,
     _misnamed,
     _archive,
+    _zeros,
 )
