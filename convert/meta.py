@@ -202,6 +202,9 @@ def _params(path: Path) -> Params:
 
 def _files(folder: Path) -> list[Path]:
     count = len(list(folder.glob("consolidated.*.pth")))
+    unnumbered = folder / "consolidated.pth"  # what some downloads call the file of a single rank
+    if count == 0 and unnumbered.is_file():
+        return [unnumbered]
     paths = [folder / f"consolidated.{number:02}.pth" for number in range(max(1, count))]
     for path in paths:
         if not path.is_file():

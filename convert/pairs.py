@@ -10,6 +10,7 @@ from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch, UnknownTensor
 from camelpress.core.llama import EMBEDDING, HEAD, ROTARY_BUFFER
+from camelpress.core.recognizer.names import extra_tensor_advice
 
 GROWING = (f"{EMBEDDING}.weight", f"{HEAD}.weight")  # a row per token; tuning may add tokens
 # Before the names of a model that stands inside another one: tatsu-lab/alpaca_farm 30717ddae,
@@ -108,8 +109,8 @@ def _pair(
         if not any(fnmatchcase(name, pattern) for pattern in patterns):
             raise UnknownTensor(
                 f"{other.folder} holds {name!r}, which the base {base.folder} lacks",
-                next_step="give a base and a diff of the same architecture; or, if it is no "
-                f"difference, --rule {name}=absolute",
+                next_step="give a base and a diff of the same architecture; "
+                + extra_tensor_advice(name),
             )
         return Pair(name, info.shape, None, ())
     for checkpoint, dtype in ((other, info.dtype), (base, base.info(base_name).dtype)):

@@ -595,11 +595,11 @@ def test_names_within_a_model_that_is_not_known_are_refused(
     odd = weights.changed(
         diffs["alpaca"],
         tmp_path / "odd",
-        lambda tensors: {f"module.{name}": tensor for name, tensor in tensors.items()},
+        lambda tensors: {f"llm.{name}": tensor for name, tensor in tensors.items()},
     )
     with refusal(
         UnknownTensor,
-        f"{odd} names its tensors module.*, which no published diff does",
+        f"{odd} names its tensors llm.*, which no published diff does",
         next_step="rename them: they begin with backbone_model. or with model.",
         out=tmp_path / "back",
     ):

@@ -336,7 +336,9 @@ def test_a_pickled_dtype_that_cannot_be_computed_with_is_refused(
 @pytest.mark.parametrize(
     "content",
     [
-        {"state_dict": {"a": torch.ones(2)}},
+        {"state_dict": {"a": torch.ones(2)}, "model": {"a": torch.zeros(2)}},
+        {"state_dict": {"a": torch.ones(2), "step": 7}},
+        {"optimizer": {"a": torch.ones(2)}},
         {"a": torch.ones(2), "step": 7},
         {7: torch.ones(2)},
         {"a": torch.ones(2).to_sparse()},
@@ -358,7 +360,7 @@ def test_a_pickle_that_is_no_state_dict_is_refused(tmp_path: Path, content: obje
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"\xff{}", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"],
+    [b" ", b"{", b"\xff{}", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"],
     ids=["empty", "open", "not UTF-8", "too deep", "too many digits"],
 )
 def test_what_is_not_json_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import damage
+from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
+from camelpress.core.progress import listening
 from camelpress.core.report import Report
+from notes import Notes
 from refusal import refusal
 
 Stage = Callable[[Path], Report]
@@ -42,14 +45,30 @@ def test_a_tensor_in_another_shard_than_listed_is_named(
         stage(broken)
 
 
-def test_an_index_left_over_from_another_model_is_noticed(
-    stage: Stage, base: Path, tmp_path: Path, out: Path
+def test_an_index_left_over_from_another_model_is_noted_and_not_used(
+    base: Path, tmp_path: Path
 ) -> None:
     broken = damage.sharded(base, tmp_path / "broken")
     single = broken / "model.safetensors"
     single.write_bytes((base / "model.safetensors").read_bytes())
     for shard in broken.glob("model-*.safetensors"):
         shard.unlink()
+    notes = Notes()
+    with listening(notes):
+        opened = Checkpoint.open(broken)
+    assert {info.shard for info in opened.tensors.values()} == {single.name}
+    assert opened.tensors.keys() == Checkpoint.open(base).tensors.keys()
+    index = broken / damage.INDEX
+    assert notes.heard == [f"{index} lists files that are not there: it is left over and not used"]
+
+
+def test_an_index_with_one_of_its_shards_asks_for_the_other_ones(
+    stage: Stage, base: Path, tmp_path: Path, out: Path
+) -> None:
+    broken = damage.sharded(base, tmp_path / "broken")
+    single = broken / "model.safetensors"
+    single.write_bytes((base / "model.safetensors").read_bytes())
+    (broken / "model-1.safetensors").unlink()
     with refusal(
         CheckpointProblem,
         f"{broken / 'model-1.safetensors'} is missing, {damage.INDEX} lists it",

@@ -44,8 +44,6 @@ LIES = {
     "a header that is not JSON": framed(b'{"a": '),
     "a header that is not UTF-8": framed(b"\xff\xff"),
     "a header that is a list": framed([1, 2]),
-    "a page of HTML": b"<!DOCTYPE html><html><body>Not found</body></html>" * 10,
-    "a pointer to the file": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
 }
 
 

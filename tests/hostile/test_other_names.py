@@ -27,7 +27,7 @@ def renamed(folder: Path, out: Path, change: Callable[[str], str]) -> Path:
     return out
 
 
-@pytest.mark.parametrize("prefix", ["transformer.", "base_model.model.", "module."])
+@pytest.mark.parametrize("prefix", ["transformer.", "language_model.", "module.llm."])
 def test_a_diff_under_another_prefix_is_refused(
     base: Path, diff: Path, tmp_path: Path, refused: Refused, prefix: str
 ) -> None:
@@ -49,8 +49,8 @@ def test_a_base_under_another_prefix_is_refused(
         broken,
         diff,
         UnknownTensor,
-        f"{broken} lacks the tensor {EMBEDDING!r}",
-        next_step="check that the folder is complete and of the expected model",
+        f"{broken} has 'transformer.{EMBEDDING}' where {EMBEDDING!r} belongs",
+        next_step="rename its tensors: none may begin with transformer.",
     )
 
 

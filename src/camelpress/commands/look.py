@@ -28,12 +28,12 @@ def inspect_(
     ] = None,
 ) -> int:
     """What a checkpoint is: tensors, dtypes, sizes, quantization, tokenizer, template."""
-    from camelpress.core.checkpoint import Checkpoint
+    from camelpress.convert.meta import open_base
     from camelpress.core.summary import describe
 
     if engines:
         return _for_engines(screen, checkpoint, engines)
-    told = describe(Checkpoint.open(checkpoint))
+    told = describe(open_base(checkpoint))
     if screen.json:
         screen.emit(told)
     else:

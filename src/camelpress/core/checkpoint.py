@@ -7,6 +7,7 @@ file a tensor lies (`shards`). Nothing here knows of diffs, bits or gates.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +20,8 @@ from camelpress.core import pickles, shards
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
 from camelpress.core.json import read_json
 from camelpress.core.origin import COMPANIONS, locate
+from camelpress.core.progress import note
+from camelpress.core.recognizer.names import canonical_names, recognize_names
 from camelpress.core.shards import TensorInfo
 
 PACKED = (".qweight", ".weight_packed")
@@ -62,13 +65,18 @@ class Checkpoint:
             )
         listed = shards.listed(folder)
         tensors: dict[str, TensorInfo] = {}
-        for shard in sorted(set(listed.values())) or [shards.single(folder)]:
+        for shard in sorted(set(listed.values())) or shards.unlisted(folder):
             for name, info in shards.header(folder / shard).items():
                 if listed and listed.get(name) != shard:
                     raise CheckpointProblem(
                         f"{folder / shard} holds {name!r}, which the index places "
                         f"in {listed.get(name, 'no file')}",
                         next_step="download the checkpoint again, index included",
+                    )
+                if name in tensors:
+                    raise CheckpointProblem(
+                        f"{folder / shard} holds {name!r}, which {tensors[name].shard} holds, too",
+                        next_step="remove the shard that does not belong to this model",
                     )
                 tensors[name] = info
         missing = sorted(listed.keys() - tensors.keys())
@@ -77,8 +85,14 @@ class Checkpoint:
                 f"{folder / listed[missing[0]]} lacks {missing[0]!r}, which the index lists there",
                 next_step="download that file again",
             )
+        recognition = recognize_names(folder, {name: each.shape for name, each in tensors.items()})
+        if recognition is not None:
+            raise recognition.problem()
         return cls(
-            folder, MappingProxyType(config), MappingProxyType(tensors), origin=located.origin
+            folder,
+            MappingProxyType(config),
+            MappingProxyType(_canonical(folder, tensors)),
+            origin=located.origin,
         )
 
     def info(self, name: str) -> TensorInfo:
@@ -90,6 +104,12 @@ class Checkpoint:
         try:
             return self.tensors[name]
         except KeyError:
+            near = next((each for each in self.tensors if each.endswith(f".{name}")), None)
+            if near is not None:
+                raise UnknownTensor(
+                    f"{self.folder} has {near!r} where {name!r} belongs",
+                    next_step=f"rename its tensors: none may begin with {near.removesuffix(name)}",
+                ) from None
             raise UnknownTensor(
                 f"{self.folder} lacks the tensor {name!r}",
                 next_step="check that the folder is complete and of the expected model",
@@ -107,7 +127,7 @@ class Checkpoint:
         info = self.info(name)
         path = self.folder / info.shard
         if info.offset is None:
-            return pickles.read(path, name)[start:stop].clone()
+            return pickles.read(path, info.stored_name or name)[start:stop].clone()
         if stop is None or not info.shape:
             return _bytes(path, info.offset, info.nbytes).view(info.dtype).reshape(info.shape)
         start, stop, _ = slice(start, stop).indices(info.shape[0])
@@ -156,6 +176,17 @@ class Checkpoint:
         """The weight files, sorted by name."""
         for shard in sorted({info.shard for info in self.tensors.values()}):
             yield self.folder / shard
+
+
+def _canonical(folder: Path, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The tensors under the names of a Hugging Face model, without those of a wrapper."""
+    names, change = canonical_names(tensors)
+    if change:
+        note(f"{folder}: {change}")
+    return {
+        names[name]: info if names[name] == name else replace(info, stored_name=name)
+        for name, info in tensors.items()
+    }
 
 
 def companions(folder: Path) -> dict[str, Path]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.recognizer.files import unreadable
+from camelpress.core.recognizer.folders import missing_file
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -18,17 +20,13 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointProblem(
-            f"{path} does not exist", next_step="complete the checkpoint folder"
-        ) from error
+        raise missing_file(path) from error
     except OSError as error:
         raise CheckpointProblem(
             f"{path} cannot be read ({error.strerror})", next_step="complete the checkpoint folder"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointProblem(
-            f"{path} is not valid JSON ({error})", next_step="download it again"
-        ) from error
+        raise unreadable(path, f"{path} is not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise CheckpointProblem(f"{path} is not a JSON object", next_step="download it again")
     return content

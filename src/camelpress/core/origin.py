@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.progress import note
+from camelpress.core.recognizer.folders import not_a_folder
 
 COMPANIONS = (  # what lies beside weights and goes where they go
     "tokenizer*",
@@ -74,9 +75,7 @@ def locate(place: Path) -> Located:
         return Located(place, str(place))
     named = HUB_ID.fullmatch(str(place))
     if named is None or place.exists():
-        raise CheckpointProblem(
-            f"{place} is not a folder", next_step="give a Hugging Face checkpoint folder"
-        )
+        raise not_a_folder(place)
     note(f"{place}: from the hub, as far as it is not in the cache")
     from camelpress.core.hub import fetch  # a third of a second, and most places are folders
 

@@ -24,10 +24,13 @@ from torch import Tensor
 from torch._weights_only_unpickler import Unpickler
 
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.progress import note
+from camelpress.core.recognizer.files import unreadable
 
 SAFE_TORCH = (2, 10)  # weights_only was broken before: CVE-2025-32434 (2.6), CVE-2026-24747 (2.10)
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # how torch before 1.6 began a file
 ARCHIVE = b"PK\x03\x04"  # and since; a zip archive that begins with something else is not for torch
+NESTED = ("state_dict", "model_state_dict", "model", "module")  # of training checkpoints
 LOCAL = struct.Struct("<26xHH")  # what stands before a record; it ends in two lengths
 REFUSALS = (  # what torch's unpickler ends in where the file is damaged or means harm
     pickle.UnpicklingError,
@@ -114,11 +117,22 @@ def _tensors(path: Path) -> dict[str, tuple[Tensor, Record]]:
         told = records["data.pkl"]
         file.seek(told.begin)
         content = _Reader(file.read(told.size), records).load()
+        content = _unwrapped(path, content)
         if _is_state(content):
             return {name: (tensor.detach(), _record(tensor)) for name, tensor in content.items()}
     raise CheckpointProblem(
         f"{path} is not a dictionary of tensors", next_step="give a model's state dict"
     )
+
+
+def _unwrapped(path: Path, content: object) -> object:
+    """The state dict inside a training checkpoint; the content itself where it is none."""
+    if isinstance(content, dict) and not _is_state(content):
+        keys = [key for key in NESTED if content.get(key) and _is_state(content[key])]
+        if len(keys) == 1:
+            note(f"{path}: its {keys[0]!r} holds the weights; the rest of it is not read")
+            return content[keys[0]]
+    return content
 
 
 def _is_state(content: object) -> TypeGuard[dict[str, Tensor]]:
@@ -178,7 +192,8 @@ def _suspected(path: Path) -> Iterator[None]:
     except REFUSALS as error:
         found = re.search(r"WeightsUnpickler error: (.*?)(\. |$)", str(error), re.MULTILINE)
         reason = shorten(found[1] if found else str(error).strip().partition("\n")[0], 200)
-        raise CheckpointProblem(
+        raise unreadable(
+            path,
             f"{path} cannot be read as plain weights ({reason or type(error).__name__})",
             next_step="do not trust this file, or download it again",
         ) from error

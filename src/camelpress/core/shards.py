@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,10 +16,19 @@ from camelpress.core import pickles
 from camelpress.core.config import dtype_name
 from camelpress.core.errors import CheckpointProblem, UnsafeShard
 from camelpress.core.json import parse_json, read_json
+from camelpress.core.progress import note
+from camelpress.core.recognizer.files import unreadable
+from camelpress.core.recognizer.folders import recognize_folder
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
+KINDS = (".safetensors", ".bin")  # in the order of preference
 AUTOGPTQ = "gptq_model-*g.safetensors"  # its name for a single file, which has bits and group size
+NUMBERED = re.compile(  # one shard of a set, with the variant where either generation puts it
+    r"(?P<stem>(?:model|pytorch_model)(?:\.\w+)?)-(?P<number>\d{5})-of-(?P<count>\d{5})"
+    r"(?P<variant>(?:\.\w+)?)\.(?P<kind>safetensors|bin)"
+)
+VARIANT = re.compile(r"(?:model|pytorch_model)\.\w+\.(?:safetensors|bin)")  # such as fp16
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|bin)")
 
 # fmt: off
@@ -39,6 +48,7 @@ class TensorInfo:
     shape: tuple[int, ...]
     shard: str
     offset: int | None  # of its first byte in the shard; None where it does not lie in one piece
+    stored_name: str = ""  # in the shard, where the checkpoint calls the tensor otherwise
 
     @property
     def nbytes(self) -> int:
@@ -49,7 +59,8 @@ class TensorInfo:
 def listed(folder: Path) -> dict[str, str]:
     """Tensor name to shard name, as the index says; empty where there is no index.
 
-    Pickles are read only where there are no safetensors.
+    Pickles are read only where there are no safetensors. An index none of whose shards is there
+    is left aside if the folder holds other weights: it was left over, and a note says so.
 
     Raises:
         CheckpointProblem: an index without content, a shard that is missing, or several models.
@@ -62,6 +73,8 @@ def listed(folder: Path) -> dict[str, str]:
                 raise CheckpointProblem(
                     f"{folder / index} has no weight_map", next_step="download it again"
                 )
+            if _left_over(folder, index, single, found.values()):
+                continue
             for shard in found.values():
                 _check_shard(folder, index, shard)
             return found
@@ -70,19 +83,81 @@ def listed(folder: Path) -> dict[str, str]:
     return {}
 
 
-def single(folder: Path) -> str:
-    """The name of the one weight file of a folder without an index.
+def unlisted(folder: Path) -> list[str]:
+    """Names the weight files of a folder without an index.
+
+    They are the one file with a standard name, or else a complete set of numbered shards, or else
+    the one file of a variant such as `model.fp16.safetensors`; a note names the last two.
 
     Raises:
-        CheckpointProblem: there is none.
+        CheckpointProblem: there is none, a set lacks shards, or there are several models.
     """
     for _, name in _names(folder):
         if (folder / name).is_file():
-            return name
+            return [name]
+    models = _numbered(folder) or [
+        [path.name] for path in sorted(folder.glob("*")) if VARIANT.fullmatch(path.name)
+    ]
+    kinds = {Path(files[0]).suffix for files in models}
+    preferred = [files for files in models if files[0].endswith(min(kinds, key=KINDS.index))]
+    if len(preferred) > 1:
+        raise CheckpointProblem(
+            f"{folder} holds several models: {', '.join(files[0] for files in preferred)}",
+            next_step="move all but one of them away",
+        )
+    if preferred:
+        note(f"{folder} has no index: {', '.join(preferred[0])} are its weights")
+        return preferred[0]
+    recognition = recognize_folder(folder)
+    if recognition is not None:
+        raise recognition.problem()
     raise CheckpointProblem(
         f"{folder} holds no weights",
         next_step=f"it needs {SINGLES[0]}, {SINGLES[1]} or shards with an index",
     )
+
+
+def _numbered(folder: Path) -> list[list[str]]:
+    """The complete sets of numbered shards of a folder.
+
+    Raises:
+        CheckpointProblem: a set lacks shards, and no other one is complete.
+    """
+    sets: dict[tuple[str, ...], list[str]] = {}
+    for path in sorted(folder.glob("*-of-*")):
+        shard = NUMBERED.fullmatch(path.name)
+        if shard:
+            key = shard.group("stem", "count", "variant", "kind")
+            sets.setdefault(key, []).append(path.name)
+    expected = {
+        key: [
+            f"{stem}-{number:05}-of-{count}{variant}.{kind}" for number in range(1, int(count) + 1)
+        ]
+        for key in sets
+        for stem, count, variant, kind in [key]
+    }
+    complete = [sets[key] for key in sets if sets[key] == expected[key]]
+    if sets and not complete:
+        key, files = next(iter(sets.items()))
+        missing = sorted(set(expected[key]) - set(files))
+        raise CheckpointProblem(
+            f"{folder} has no index, and of its {len(expected[key])} shards lacks "
+            f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}",
+            next_step="download what is missing",
+        )
+    return complete
+
+
+def _left_over(folder: Path, index: str, single: str, shards: Iterable[object]) -> bool:
+    """Tells whether an index belongs to weights that are gone, while others are there."""
+    if any((folder / str(shard)).exists() for shard in shards if SHARD_NAME.fullmatch(str(shard))):
+        return False
+    others = [name for name in (*INDEXES, *SINGLES) if name != index and (folder / name).is_file()]
+    numbered = [path.name for path in folder.glob("*-of-*") if NUMBERED.fullmatch(path.name)]
+    if not others and not numbered:
+        return False
+    note(f"{folder / index} lists files that are not there: it is left over and not used")
+    return True
 
 
 def _names(folder: Path) -> list[tuple[str, str]]:
@@ -156,9 +231,7 @@ def _checked(path: Path) -> Any:
 
 
 def _incomplete(path: Path, error: Exception) -> CheckpointProblem:
-    return CheckpointProblem(
-        f"{path} is not a complete safetensors file ({error})", next_step="download it again"
-    )
+    return unreadable(path, f"{path} is not a complete safetensors file ({error})")
 
 
 def _unknown(path: Path, name: str, dtype: str) -> CheckpointProblem:
