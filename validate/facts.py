@@ -72,7 +72,9 @@ class Model(Told):
 
 
 def _require_edges(edges: Sequence[float], bins: int) -> None:
-    """Raises ValueError unless edges rise and enclose so many bins."""
+    """Raises ValueError unless edges rise and enclose so many bins, or both are absent."""
+    if not edges and not bins:
+        return
     if len(edges) != bins + 1 or any(left >= right for left, right in pairwise(edges)):
         raise ValueError(f"{bins} bins need {bins + 1} edges that rise")
 
@@ -80,13 +82,13 @@ def _require_edges(edges: Sequence[float], bins: int) -> None:
 class Histogram(Told):
     """How many tokens diverge so much; there is one more edge than there are counts."""
 
-    edges: list[Number] = Field(min_length=4)
+    edges: list[Number]
     counts: list[Annotated[int, Field(ge=0)]]
 
     @model_validator(mode="after")
     def _require_bins(self) -> Histogram:
         _require_edges(self.edges, len(self.counts))
-        if self.edges[0] < 0 or self.edges[1] <= 0:
+        if self.edges and (self.edges[0] < 0 or self.edges[1] <= 0):
             raise ValueError("a divergence is below 0")
         return self
 
@@ -186,7 +188,9 @@ class Facts(Part):
         if self.tokens and "99" not in self.kl_percentiles:
             raise ValueError("kl_percentiles lacks 99")
         if self.tokens and not self.texts:
-            raise ValueError("tokens were scored, but no text is named")
+            raise ValueError("tokens were scored, but texts is empty")
+        if self.tokens and len(self.kl_histogram.counts) < 3:
+            raise ValueError("kl_histogram has fewer than 3 bins")
         return self
 
 

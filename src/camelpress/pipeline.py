@@ -22,7 +22,7 @@ from camelpress.core.bounds import MAX_JSON_BYTES
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.files import read_regular
-from camelpress.core.json import parse_json, write_json
+from camelpress.core.json import write_json
 from camelpress.core.origin import CARD, HUB, Located, locate, locate_file
 from camelpress.core.output import is_ours
 from camelpress.core.progress import note
@@ -260,11 +260,11 @@ class Lock:
         self._content: dict[str, Any] = {"stages": {}, "files": {}}
         if path.exists():
             try:
-                lock = LockFile.model_validate(parse_json(read_regular(path, MAX_JSON_BYTES)))
+                lock = LockFile.model_validate_json(read_regular(path, MAX_JSON_BYTES))
             except (OSError, ValueError):  # pydantic's errors are ValueErrors
                 note(f"{path} is no lock file that can be read: every stage runs again")
             else:
-                self._content |= lock.model_dump()
+                self._content |= lock.model_dump(mode="json")
         self._hashes = Hashes(self._content["files"])
 
     def entry(self, stage: Stage) -> dict[str, Any]:

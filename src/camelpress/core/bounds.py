@@ -45,7 +45,7 @@ MAX_TEMPLATE_MEMORY_BYTES = 2**30     # bytes of memory that rendering may take
 MAX_RENDERED_CHARACTERS = 2**24       # characters of a rendered conversation
 
 MAX_CARD_BYTES = 2**24                # bytes of a model card
-MAX_TASK_DATA_BYTES = 2**30           # bytes of a file of benchmark items, after decompression
+MAX_TASK_DATA_BYTES = 2**28           # bytes of a file of benchmark items, after decompression
 MAX_SAMPLES_BYTES = 2**30             # bytes of a report's samples of one task
 
 MAX_MESSAGE_CHARACTERS = 2_000        # characters of an error message; its middle is cut out
