@@ -8,7 +8,7 @@ LLAMA_TOKENIZER := .models/llama-tokenizer
 TRANSFORMERS_4 := .models/transformers-4
 REGISTRY := .models/docker-registry
 
-.PHONY: demo test check test-clients test-s3 bench-recover bench-quantize bench-growth bench-validate bench-tasks clean
+.PHONY: demo test check fuzz test-clients test-s3 bench-recover bench-quantize bench-growth bench-validate bench-tasks clean
 
 demo: .venv/installed ## the whole pipeline on the embedded model
 	$(BIN)/camelpress demo
@@ -21,6 +21,9 @@ check: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+fuzz: .venv/installed-test ## 1,000,000 mutated inputs of every parser; what they broke is kept in fuzz-faults
+	$(BIN)/python -m tests.fuzz --inputs 1000000
 
 test-clients: .venv/installed-test ## our checkpoints in other people's loaders, and theirs in ours; writes docs/compatibility.md
 	tests/clients/make_env.sh gptqmodel autogptq autoround llmcompressor

@@ -8,7 +8,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
@@ -22,7 +21,7 @@ from camelpress.publish import columns, plots, release, tables
 from camelpress.publish.citations import citations
 from camelpress.publish.facts import Facts, of_release
 from camelpress.publish.front_matter import CLAIMS, claims, front_matter
-from camelpress.publish.markdown import Ready, inert, read_front_matter
+from camelpress.publish.markdown import Ready, inert, read_card_text, read_front_matter
 from camelpress.publish.snippets import snippets
 
 TEMPLATE = "card.md.jinja"
@@ -133,20 +132,15 @@ def read(folder: Path) -> str:
     Raises:
         CheckpointProblem: it is not there, or not text.
     """
-    try:
-        return (folder / CARD).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointProblem(
-            f"{folder / CARD} cannot be read", next_step="give a folder that publish wrote"
-        ) from error
+    return read_card_text(folder / CARD)
 
 
 def contradictions(text: str, facts: Facts) -> Iterator[str]:
     """What a card's front matter claims of the files, and they do not say."""
     try:
-        claimed = tables.dig(read_front_matter(text), CLAIMS)
-    except (RecursionError, yaml.YAMLError):
-        yield f"{CARD} has a front matter that cannot be read"
+        claimed = tables.dig(read_front_matter(text, source=CARD), CLAIMS)
+    except CheckpointProblem as error:
+        yield error.what
         return
     for key, value in claims(facts.quantization, facts.validation).items():
         if (said := tables.dig(claimed, key)) != value:

@@ -13,13 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.origin import locate_card
 from camelpress.core.provenance import sha256_file
 from camelpress.publish.license import Profile
-from camelpress.publish.markdown import read_front_matter
+from camelpress.publish.markdown import read_card_text, read_front_matter
 
 PROMPT, FIELDS = "extra_gated_prompt", "extra_gated_fields"
 PREFIX = "extra_gated_"
@@ -41,14 +39,8 @@ def read_card(place: str) -> Card:
         CheckpointProblem: it is not there, or its front matter cannot be read.
     """
     found = locate_card(Path(place))
-    try:
-        metadata = read_front_matter(found.path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        raise CheckpointProblem(
-            f"{place} has a card whose front matter cannot be read",
-            next_step="see whether it is YAML between two lines of ---",
-        ) from error
-    metadata = metadata if isinstance(metadata, dict) else {}
+    text = read_card_text(found.path)
+    metadata = read_front_matter(text, source=f"the card of {found.name}")
     return Card(found.name, sha256_file(found.path), metadata)
 
 

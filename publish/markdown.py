@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import html
 import re
+from pathlib import Path
 from typing import Any
 
-import yaml
+from camelpress.core.bounds import MAX_CARD_BYTES
+from camelpress.core.errors import CheckpointProblem, RecipeProblem
+from camelpress.core.files import read_regular
+from camelpress.core.yaml import parse_yaml
 
+FRONT_MATTER = re.compile(r"---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
 MARKUP = re.compile(r"([\\`*_\[\]|~#$])")
 
 
@@ -24,11 +29,37 @@ def inert(value: object) -> str:
     return re.sub(r"-{3,}", r"\\\g<0>", escaped)
 
 
-def read_front_matter(text: str) -> Any:
-    """What stands between the first two lines of dashes, as plain data; None without any.
+def read_card_text(path: Path) -> str:
+    """Returns the text of a card.
 
     Raises:
-        yaml.YAMLError: it is not YAML.
+        CheckpointProblem: the card is missing, too large, or not UTF-8.
     """
-    found = re.match(r"---\r?\n(.*?)\r?\n---[ \t]*(\r?\n|$)", text, re.DOTALL)
-    return yaml.safe_load(found[1]) if found else None
+    try:
+        return read_regular(path, MAX_CARD_BYTES).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise CheckpointProblem(
+            f"{path} cannot be read ({reason})", next_step="give a folder that publish wrote"
+        ) from error
+
+
+def read_front_matter(text: str, *, source: str = "the card") -> dict[str, Any]:
+    """Returns the mapping between the first two lines of dashes; an empty one without such lines.
+
+    Args:
+        text: of a card.
+        source: names the card in errors.
+    Raises:
+        CheckpointProblem: the front matter is too long, no YAML, or no mapping.
+    """
+    front = FRONT_MATTER.match(text)
+    if front is None:
+        return {}
+    try:
+        return parse_yaml(front[1], source=source)
+    except RecipeProblem as error:
+        raise CheckpointProblem(
+            f"{source} has a front matter that cannot be read ({error.what})",
+            next_step="correct the YAML between its two lines of ---",
+        ) from error

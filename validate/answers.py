@@ -7,12 +7,35 @@ model gets the answers of the first. It is never used here.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from camelpress.core.errors import OutputProblem
+from camelpress.core.json import parse_json
 from camelpress.core.provenance import sha256_json
+
+
+def _is_number(answer: object) -> bool:
+    return isinstance(answer, float | int) and not isinstance(answer, bool) and isfinite(answer)
+
+
+def _is_likelihood(answer: object) -> bool:
+    """Tells whether an answer is a log-probability and whether each token is the likeliest."""
+    return (
+        isinstance(answer, list)
+        and len(answer) == 2
+        and _is_number(answer[0])
+        and isinstance(answer[1], bool)
+    )
+
+
+FORMS: Mapping[str, Callable[[object], bool]] = {  # type of request: test of an answer's form
+    "loglikelihood": _is_likelihood,
+    "loglikelihood_rolling": _is_number,
+    "generate_until": lambda answer: isinstance(answer, str),
+}
 
 
 class Answers:
@@ -48,8 +71,12 @@ class Answers:
         """What a request is known by."""
         return sha256_json([self._model, task, request])
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._found
+    def has(self, key: str, request_type: str) -> bool:
+        """Tells whether an answer is kept that has the form of this type of request.
+
+        A file of answers can come from anywhere; what has another form is asked again.
+        """
+        return key in self._found and FORMS[request_type](self._found[key])
 
     def __getitem__(self, key: str) -> Any:
         return self._found[key]
@@ -68,7 +95,7 @@ class Answers:
 
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
+        found = parse_json(line)
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -56,10 +56,11 @@ def direct(task: Facts) -> Iterator[str]:
 
 def verdicts(line: Facts) -> str:
     """What a judge said of an item of the samples; nothing where none was asked."""
-    if "judge" not in line:
+    if line.get("judge") is None:
         return ""
     told = [f"{side} {_won(line[side]['verdicts'])}" for side in ("reference", "candidate")]
-    beside = f"; candidate against reference {_won(line['direct'])}" if line["direct"] else ""
+    direct = line.get("direct")
+    beside = f"; candidate against reference {_won(direct)}" if direct else ""
     return f"{line['judge']}: {', '.join(told)}{beside}"
 
 

@@ -6,15 +6,17 @@ Facts may be added without a new version. Where one changes its meaning or goes,
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, create_model
+from pydantic import Field, ValidationError, create_model, model_validator
 
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.report import SCHEMA, Report
 from camelpress.core.settings import faults
-from camelpress.validate.task_facts import Averages, Figure, Interval, Task, Told
+from camelpress.validate.task_facts import Averages, Figure, Interval, Number, Task, Told
 
 STAGE = "validate"
 
@@ -60,30 +62,60 @@ class Model(Told):
 
     path: str
     architecture: str
-    parameters: int
+    parameters: int = Field(ge=0)
     dtype: str
-    bytes: int
+    bytes: int = Field(ge=0)
+    bits: int | None = Field(default=None, description="of a packed weight; null: none is packed")
+    group_size: int | None = Field(default=None, description="columns of a group; -1: all of them")
+    sym: bool | None = None
+    bits_per_weight: Figure = None
+
+
+def _require_edges(edges: Sequence[float], bins: int) -> None:
+    """Raises ValueError unless edges rise and enclose so many bins, or both are absent."""
+    if not edges and not bins:
+        return
+    if len(edges) != bins + 1 or any(left >= right for left, right in pairwise(edges)):
+        raise ValueError(f"{bins} bins need {bins + 1} edges that rise")
 
 
 class Histogram(Told):
     """How many tokens diverge so much; there is one more edge than there are counts."""
 
-    edges: list[float]
-    counts: list[int]
+    edges: list[Number]
+    counts: list[Annotated[int, Field(ge=0)]]
+
+    @model_validator(mode="after")
+    def _require_bins(self) -> Histogram:
+        _require_edges(self.edges, len(self.counts))
+        if self.edges and (self.edges[0] < 0 or self.edges[1] <= 0):
+            raise ValueError("a divergence is below 0")
+        return self
 
 
 class Stretches(Told):
     """Means over stretches; there is one more edge than there are stretches."""
 
-    edges: list[float]
+    edges: list[Number]
     kl_mean: list[Figure]
-    tokens: list[float]
+    tokens: list[Number]
+
+    @model_validator(mode="after")
+    def _require_stretches(self) -> Stretches:
+        _require_edges(self.edges, len(self.tokens))
+        _require_edges(self.edges, len(self.kl_mean))
+        return self
 
 
 class Positions(Stretches):
     """By the place in the window of the token that predicts."""
 
     log_ratio: list[Figure] = Field(description="mean of ln p(reference) - ln p(candidate)")
+
+    @model_validator(mode="after")
+    def _require_ratios(self) -> Positions:
+        _require_edges(self.edges, len(self.log_ratio))
+        return self
 
 
 class Block(Told):
@@ -150,6 +182,16 @@ class Facts(Part):
     probability_change: Change | None = None
     vocabularies: dict[str, int] | None = Field(default=None, description="ids of each model")
     store: Stored | None = None
+
+    @model_validator(mode="after")
+    def _require_what_pages_show(self) -> Facts:
+        if self.tokens and "99" not in self.kl_percentiles:
+            raise ValueError("kl_percentiles lacks 99")
+        if self.tokens and not self.texts:
+            raise ValueError("tokens were scored, but texts is empty")
+        if self.tokens and len(self.kl_histogram.counts) < 3:
+            raise ValueError("kl_histogram has fewer than 3 bins")
+        return self
 
 
 def read(path: Path) -> Report:

@@ -170,7 +170,12 @@ class Harness(TemplateLM):
     def _answered(self, requests: Sequence[Instance], work: Work) -> list[Any]:
         asked = self._numbered(requests)
         keys = [self._answers.key(one.request.task_name, self._told(one)) for one in asked]
-        places = [place for place, key in enumerate(keys) if key not in self._answers]
+        kinds = [one.request.request_type for one in asked]
+        places = [
+            place
+            for place, (key, kind) in enumerate(zip(keys, kinds, strict=True))
+            if not self._answers.has(key, kind)
+        ]
         self._asked += len(places)
         if places:
             for number, answer in work([asked[place] for place in places]):

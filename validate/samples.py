@@ -14,8 +14,10 @@ from camelpress.core.report import Report
 from camelpress.validate import columns
 from camelpress.validate.catalogue import Column
 from camelpress.validate.columns import Marks
+from camelpress.validate.sample_lines import read_samples
 
 FOLDER = "samples"
+SAME_MARK = "same"  # value of `flip` where both models did equally well
 SAME = ("doc_hash", "prompt_hash", "target_hash")
 JUDGED = ("judge", "direct")  # where a judge has compared: its name, and the models' duel
 
@@ -109,9 +111,9 @@ def flips(report: Report, folder: Path, task: str | None = None) -> Iterator[dic
                 f"{path} is not the file that the report was made of",
                 next_step="validate again, or give the report's own folder",
             )
-        for line in path.read_text(encoding="utf-8").split("\n"):
-            if line and (found := json.loads(line))["flip"] != "same":
-                yield found
+        for sample in read_samples(path):
+            if sample["flip"] != SAME_MARK:
+                yield sample
 
 
 def _line(

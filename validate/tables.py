@@ -151,7 +151,7 @@ def flip_row(line: Mapping[str, Any]) -> Row:
         "flip": line["flip"],
         "prompt": f"… {prompt[-QUOTED:]}" if len(prompt) > QUOTED else prompt,
         "target": str(line["target"]),
-        "target_is": "compared with" if "judge" in line else "right",
+        "target_is": "compared with" if line.get("judge") else "right",
         "verdicts": duels.verdicts(line),
         "scores": {side: f"{line[side]['score']:g}" for side in ("reference", "candidate")},
         **{side: wording.answer(line[side]) for side in ("reference", "candidate")},

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated
 
-Figure = float | None  # null where it is not finite
-Interval = tuple[float, float] | None
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+MAX_FIGURE = 1e15  # magnitude beyond which a figure of a report is damaged
+
+
+def _require_ordered(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError("an interval ends before it begins")
+    return ends
+
+
+Number = Annotated[float, Field(ge=-MAX_FIGURE, le=MAX_FIGURE)]
+Figure = Number | None  # null where it is not finite
+Interval = Annotated[tuple[Number, Number], AfterValidator(_require_ordered)] | None
 
 
 class Told(BaseModel):
     """Facts: what is not known here is kept."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
 
 class Duel(Told):
@@ -19,11 +31,11 @@ class Duel(Told):
 
     pairs: int = Field(ge=0, description="of outputs")
     verdicts: int = Field(ge=0, description="on them that could be read")
-    win_rate: float = Field(description="share of the verdicts, a draw counting as half of one")
+    win_rate: Number = Field(description="share of the verdicts, a draw counting as half of one")
     win_rate_interval: Interval
-    length_controlled: float = Field(description="the same, were the outputs equally long")
+    length_controlled: Number = Field(description="the same, were the outputs equally long")
     length_controlled_interval: Interval
-    characters: float = Field(description="by which its outputs are longer, in the mean")
+    characters: Number = Field(description="by which its outputs are longer, in the mean")
     draws: int = Field(ge=0, description="of outputs that are the same above all")
     first_shown: Figure = Field(description="share of wins of the output shown first")
     agreement: Figure = Field(
@@ -52,8 +64,8 @@ class Task(Told):
     n: int = Field(ge=0, description="items")
     lost: int = Field(ge=0, description="right by the reference only")
     won: int = Field(ge=0, description="right by the candidate only")
-    reference_accuracy: float = Field(description="score, in [0, 1] for most metrics")
-    candidate_accuracy: float
+    reference_accuracy: Number = Field(description="score, in [0, 1] for most metrics")
+    candidate_accuracy: Number
     title: str | None = Field(default=None, description="of the column, on a card")
     benchmark: str | None = Field(default=None, description="whose mean this is part of")
     metric: str | None = None
@@ -75,8 +87,8 @@ class Task(Told):
 class Means(Told):
     """Both models' mean over the columns of a benchmark, or over benchmarks."""
 
-    reference: float
-    candidate: float
+    reference: Number
+    candidate: Number
     delta: Figure = Field(default=None, description="candidate minus reference")
     delta_interval: Interval = None
 

@@ -82,7 +82,7 @@ def lacking(facts: Mapping[str, Any]) -> str:
 
 def answer(told: Mapping[str, Any]) -> str:
     """What a model answered to an item: the choice that it took, or its words."""
-    if "chosen" in told:
+    if told.get("chosen") is not None:
         return str(told["chosen"]).strip()
     responses = told["responses"]
     return "\n\n".join(map(str, responses)) if isinstance(responses, list) else str(responses)

@@ -7,18 +7,21 @@ changed by that.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from camelpress import __version__
 from camelpress.convert import run as convert
 from camelpress.convert.meta import open_base
+from camelpress.core.bounds import MAX_JSON_BYTES
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
+from camelpress.core.files import read_regular
 from camelpress.core.json import write_json
 from camelpress.core.origin import CARD, HUB, Located, locate, locate_file
 from camelpress.core.output import is_ours
@@ -231,17 +234,37 @@ def _upload(recipe: Recipe, release: Path, *, force: bool) -> Stage:
     )
 
 
+class LockEntry(BaseModel):
+    """One stage in a lock file."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    made_from: dict[str, Any]
+    output: str
+
+
+class LockFile(BaseModel):
+    """The content of a lock file: an entry per stage, and size, time and hash per file."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    stages: dict[str, LockEntry] = {}
+    files: dict[str, tuple[int, int, str]] = {}
+
+
 class Lock:
     """What each stage was made from and gave, kept as JSON."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._content: dict[str, Any] = {"stages": {}, "files": {}}
-        if path.is_file():
+        if path.exists():
             try:
-                self._content |= json.loads(path.read_text(encoding="utf-8"))
-            except json.JSONDecodeError:
-                note(f"{path} is not JSON and is ignored: every stage runs again")
+                lock = LockFile.model_validate_json(read_regular(path, MAX_JSON_BYTES))
+            except (OSError, ValueError):  # pydantic's errors are ValueErrors
+                note(f"{path} is no lock file that can be read: every stage runs again")
+            else:
+                self._content |= lock.model_dump(mode="json")
         self._hashes = Hashes(self._content["files"])
 
     def entry(self, stage: Stage) -> dict[str, Any]:

@@ -35,6 +35,12 @@ def refused(values: dict[str, Any]) -> str:
     return told.value.what
 
 
+def test_a_value_that_holds_itself_is_refused() -> None:
+    assert not_yaml("files: &here [*here]").startswith(
+        "here.yaml is not valid YAML (it has a value that holds itself in"
+    )
+
+
 # --- settings -----------------------------------------------------------------------------------
 
 
@@ -92,11 +98,6 @@ def test_all_faults_come_in_one_message() -> None:
     )
 
 
-def test_a_value_that_holds_itself_is_refused() -> None:
-    values = parse_yaml("files: &here [*here]", source="here.yaml")
-    assert refused(values) == "here.yaml: Circular reference detected"
-
-
 # --- YAML ---------------------------------------------------------------------------------------
 
 
@@ -119,7 +120,7 @@ def test_a_key_given_twice_is_refused(text: str) -> None:
 def test_a_key_given_twice_deep_inside_is_refused_with_its_line() -> None:
     told = not_yaml("x:\n  - y:\n      a: 1\n      b: 2\n      a: 3\n")
     assert told.startswith("here.yaml is not valid YAML (the key 'a' stands there twice in ")
-    assert "line 3" in told
+    assert "line 5, column 7" in told
 
 
 @pytest.mark.parametrize("key", ["3", "on", "2023-05-01", "null", "1.5"])
@@ -176,5 +177,5 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | No
         path.write_bytes(content)
     with pytest.raises(RecipeProblem) as told:
         read_yaml(path)
-    reason = "UnicodeDecodeError" if content else "FileNotFoundError"
-    assert str(told.value) == f"{path} cannot be read ({reason}); give a YAML file"
+    reason = "is not UTF-8 text" if content else "cannot be read (No such file or directory)"
+    assert str(told.value) == f"{path} {reason}; give a YAML file"

@@ -381,10 +381,30 @@ def test_a_line_that_was_cut_short_costs_one_answer(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("*.jsonl")
     path.write_text(path.read_text() + '{"b": "sec', encoding="utf-8")
     again = Answers({"model": "m"}, tmp_path)
-    assert again["a"] == "first" and "b" not in again
+    assert again["a"] == "first" and not again.has("b", "generate_until")
     again.add("c", "third")
     assert Answers({"model": "m"}, tmp_path)["c"] == "third"
-    assert "a" not in Answers({"model": "other"}, tmp_path)
+    assert not Answers({"model": "other"}, tmp_path).has("a", "generate_until")
+
+
+@pytest.mark.parametrize(
+    ("request_type", "good", "bad"),
+    [
+        ("loglikelihood", [-1.5, True], [[-1.5], [-1.5, 1], ["-1.5", True], None, "text"]),
+        ("loglikelihood_rolling", -1.5, [True, "text", None, [-1.5]]),
+        ("generate_until", "text", [-1.5, None, ["text"], {"text": 1}]),
+    ],
+)
+def test_an_answer_of_another_form_is_asked_again(
+    tmp_path: Path, request_type: str, good: object, bad: list[object]
+) -> None:
+    answers = Answers({"model": "m"}, tmp_path)
+    answers.add("good", good)
+    for number, answer in enumerate(bad):
+        answers.add(str(number), answer)
+    again = Answers({"model": "m"}, tmp_path)
+    assert again.has("good", request_type)
+    assert not any(again.has(str(number), request_type) for number in range(len(bad)))
 
 
 def test_repeated_requests_are_drawn_anew_and_remembered_each(base: Path, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 from camelpress.core.json import parse_json
 
+MAX_TOKENS = 2**32  # tokens that one answer can plausibly have taken
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -40,9 +42,13 @@ def read_reply(body: bytes) -> Reply | Fault:
         return Fault("an answer that is no chat completion")
     if text is None:  # a refusal, or all tokens went into thinking
         text = ""
-    if not isinstance(text, str) or not all(isinstance(each, int) for each in counts):
+    if not isinstance(text, str) or not all(map(_is_count, counts)):
         return Fault("an answer that is no chat completion")
     return Reply(text, *counts)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_TOKENS
 
 
 def read_error(body: bytes) -> Mapping[str, Any]:
@@ -65,6 +71,6 @@ def read_wait(said: str) -> float | None:
     except ValueError:
         try:
             wait = email.utils.parsedate_to_datetime(said).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError, TypeError):  # a year or an offset beyond all calendars
             return None
     return wait if math.isfinite(wait) and wait > 0 else None

@@ -8,13 +8,16 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from camelpress.core.bounds import MAX_TASK_DATA_BYTES
 from camelpress.core.errors import DataProblem
+from camelpress.core.files import open_regular
+from camelpress.core.json import parse_json
 from camelpress.core.tokens import Tokenizer
 
 Kind = TypeVar("Kind")
@@ -110,19 +113,29 @@ def hub_rows(hub: Hub) -> Iterator[tuple[str, Row]]:
 
 
 def read(path: Path) -> str:
-    """The text of a file, which may be compressed.
+    """Returns the text of a file, which may be compressed by gzip.
 
     Raises:
-        DataProblem: it cannot be read, or is not UTF-8.
+        DataProblem: the file cannot be read, is not UTF-8, or is larger than
+            `MAX_TASK_DATA_BYTES`, which counts after decompression.
     """
     try:
-        content = path.read_bytes()
-        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataProblem(
-            f"{path} cannot be read as UTF-8 text ({type(error).__name__})",
-            next_step="download it again",
-        ) from error
+        with open_regular(path) as file:
+            unpacked = gzip.open(file) if path.suffix == ".gz" else file
+            content = unpacked.read(MAX_TASK_DATA_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise _unreadable(path, reason) from error
+    if len(content) > MAX_TASK_DATA_BYTES:
+        raise _unreadable(path, f"it holds more than {MAX_TASK_DATA_BYTES:,} bytes")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, "it is not UTF-8") from error
+
+
+def _unreadable(path: Path, reason: str) -> DataProblem:
+    return DataProblem(f"{path} cannot be read as text ({reason})", next_step="download it again")
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, Row]]:
@@ -235,6 +248,6 @@ def tokenizer(tokenizer: str | None, pretrained: str | None) -> Tokenizer:
 
 def _parsed(text: str, place: str) -> object:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except ValueError as error:
         raise DataProblem(f"{place} is not valid JSON ({error})", next_step=MEND) from error

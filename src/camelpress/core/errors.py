@@ -5,6 +5,7 @@
     ├── CheckpointProblem       3   a folder of weights is not what it should be
     │   ├── UnknownTensor
     │   ├── ShapeMismatch
+    │   ├── TemplateProblem
     │   └── UnsafeShard
     ├── DataProblem             3   a data set on the hub cannot be had
     ├── OutputProblem           3   the result cannot be written
@@ -23,6 +24,8 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Any
+
+from camelpress.core.bounds import MAX_MESSAGE_CHARACTERS
 
 
 class Problem(Exception):
@@ -44,7 +47,14 @@ class Problem(Exception):
         return partial(type(self), next_step=self.next_step), (self.what,)
 
     def __str__(self) -> str:
-        return " ".join(f"{self.what}; {self.next_step}".split())
+        return f"{_line(self.what)}; {_line(self.next_step)}"
+
+
+def _line(text: str) -> str:
+    """Returns a text as one line, its middle cut out where it is too long to be read."""
+    line = " ".join(text.split())
+    half = MAX_MESSAGE_CHARACTERS // 2
+    return line if len(line) <= 2 * half else f"{line[:half]} ... {line[-half:]}"
 
 
 class RecipeProblem(Problem):
@@ -63,6 +73,10 @@ class UnknownTensor(CheckpointProblem):
 
 class ShapeMismatch(CheckpointProblem):
     """Two tensors that must agree in shape do not."""
+
+
+class TemplateProblem(CheckpointProblem):
+    """A chat template is broken, refuses a conversation, or takes too much time or memory."""
 
 
 class UnsafeShard(CheckpointProblem):

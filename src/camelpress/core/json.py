@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from camelpress.core.bounds import MAX_JSON_BYTES, MAX_JSON_DEPTH, MAX_JSON_VALUES
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.files import read_regular
 from camelpress.core.recognizer.files import unreadable
 from camelpress.core.recognizer.folders import missing_file
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Returns the JSON object that a file holds.
 
     Raises:
-        CheckpointProblem: the file is missing, not JSON, not an object, or says a thing twice.
+        CheckpointProblem: the file is missing, too large, not JSON, not an object, or has a key
+            twice.
     """
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(read_regular(path, max_bytes).decode("utf-8"))
     except FileNotFoundError as error:
         raise missing_file(path) from error
     except OSError as error:
         raise CheckpointProblem(
             f"{path} cannot be read ({error.strerror})", next_step="complete the checkpoint folder"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise unreadable(path, f"{path} is not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise CheckpointProblem(f"{path} is not a JSON object", next_step="download it again")
@@ -33,12 +38,26 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """JSON in which no object has a key twice; the library would silently keep the last.
+    """Returns the value of a JSON text of bounded size and depth.
+
+    Objects with a key twice are refused, since the library silently keeps the last; so are NaN
+    and infinite numbers, which JSON does not have.
 
     Raises:
-        ValueError: it is not JSON, or a key stands there twice.
+        ValueError: the text is not such JSON.
     """
-    return json.loads(text, object_pairs_hook=_unique)
+    if isinstance(text, bytes):
+        text = text.decode("utf-8")
+    if sum(map(text.count, ",[{")) > MAX_JSON_VALUES:
+        raise ValueError(f"it has more than {MAX_JSON_VALUES:,} values")
+    try:
+        content = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite
+        )
+    except RecursionError as error:
+        raise ValueError(f"it is nested deeper than {MAX_JSON_DEPTH} levels") from error
+    _require_shallow(content)
+    return content
 
 
 def write_json(path: Path, content: object) -> None:
@@ -51,9 +70,31 @@ def write_json(path: Path, content: object) -> None:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands there twice")
-    return found
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        key, _ = counts.most_common(1)[0]
+        raise ValueError(f"the key {key!r} stands there twice")
+    return content
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
+
+
+def _require_shallow(content: object) -> None:
+    """Raises ValueError where lists and objects are nested too deeply for those who walk them."""
+    level = [content]
+    for _ in range(MAX_JSON_DEPTH + 1):
+        level = [value for outer in level for value in _containers(outer)]
+        if not level:
+            return
+    raise ValueError(f"it is nested deeper than {MAX_JSON_DEPTH} levels")
+
+
+def _containers(outer: object) -> list[object]:
+    values = outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ()
+    return [value for value in values if isinstance(value, (dict, list))]

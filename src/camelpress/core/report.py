@@ -14,7 +14,9 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from camelpress import __version__
+from camelpress.core.bounds import MAX_JSON_BYTES
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.files import read_regular
 from camelpress.core.settings import Settings, faults
 
 SCHEMA = 1  # of the JSON; it rises when what is there changes its meaning or goes
@@ -89,7 +91,7 @@ class Report(Settings):
             CheckpointProblem: missing, not a report, or one of another version.
         """
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_regular(path, MAX_JSON_BYTES).decode("utf-8")
             _require_version(text, path)
             return cls.model_validate_json(text)
         except (OSError, UnicodeDecodeError) as error:

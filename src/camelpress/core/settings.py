@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from camelpress.core.errors import RecipeProblem
 
 Kind = TypeVar("Kind", bound="Settings")
+MAX_FAULTS = 50  # faults that one message lists
 
 
 class Settings(BaseModel):
@@ -45,17 +46,19 @@ class Section(Settings):
 
 
 def faults(error: ValidationError, model: type[BaseModel] | None = None) -> str:
-    """All faults of a validation in one line, each with its dotted path.
+    """Returns the faults of a validation in one line, each with its dotted path.
 
     Args:
         error: what pydantic found.
         model: what was to be read, if a name that is nearly right shall be told.
     """
-    return ", ".join(
-        f"{'.'.join(str(part) for part in fault['loc']) or 'file'}: {fault['msg']}"
-        + (_nearest(model, fault["loc"]) if fault["type"] == "extra_forbidden" else "")
-        for fault in error.errors()
-    )
+    rows = error.errors(include_url=False, include_context=False, include_input=False)
+    lines = [
+        f"{'.'.join(str(part) for part in row['loc']) or 'file'}: {row['msg']}"
+        + (_nearest(model, row["loc"]) if row["type"] == "extra_forbidden" else "")
+        for row in rows[:MAX_FAULTS]
+    ]
+    return ", ".join(lines) + (f", and {len(rows) - MAX_FAULTS:,} more" * (len(rows) > MAX_FAULTS))
 
 
 def _nearest(model: type[BaseModel] | None, place: tuple[int | str, ...]) -> str:

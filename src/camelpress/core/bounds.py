@@ -1,0 +1,52 @@
+"""Upper bounds on inputs from strangers; `docs/reliability.md` lists every one of them.
+
+A file beyond a bound is refused in one line before it is parsed, so that neither memory nor time
+depends on what its author wrote.
+"""
+
+from __future__ import annotations
+
+# fmt: off
+MAX_YAML_BYTES = 2**20                # bytes of a recipe, a gate or a YAML text
+MAX_YAML_NODES = 20_000               # values in a YAML file, each use of an alias counted in full
+MAX_YAML_DEPTH = 50                   # levels of lists and mappings in a YAML file
+
+MAX_CONFIG_BYTES = 2**22              # bytes of a config.json
+MAX_JSON_BYTES = 2**27                # bytes of any other JSON file
+MAX_JSON_VALUES = 4_000_000           # commas and opening brackets in a JSON text
+MAX_JSON_DEPTH = 100                  # levels of lists and objects in a JSON text
+
+MAX_LAYERS = 1_000                    # decoder blocks
+MAX_HEADS = 4_096                     # attention heads of a block
+MAX_WIDTH = 2**20                     # channels: hidden, intermediate and head size
+MAX_VOCABULARY = 2**24                # tokens
+MAX_POSITIONS = 2**31                 # positions, and tokens of a sliding window
+
+MAX_HEADER_BYTES = 100_000_000        # bytes of a safetensors header, as the format has it
+MAX_TENSORS = 100_000                 # tensors in one weight file, and in an index
+MAX_TENSOR_NAME_CHARACTERS = 1_000    # characters of the name of a tensor
+MAX_DIMENSIONS = 32                   # dimensions of a tensor
+MAX_ELEMENTS = 2**63 - 1              # elements of a tensor, and the size of any dimension
+
+MAX_PICKLE_BYTES = 2**24              # bytes of the pickle in a .bin shard, without the weights
+MAX_PICKLE_OPCODES = 4_000_000        # opcodes of that pickle
+MAX_DIRECTORY_BYTES = 2**24           # bytes of the directory of a .bin shard's archive
+
+MAX_PATTERN_CHARACTERS = 4_096        # characters of a regular expression in a config
+MAX_PATTERNS = 10_000                 # regular expressions in a config
+MAX_PATTERN_SECONDS = 2.0             # seconds of processor time of all matches of one expression
+
+MAX_TOKENIZER_MODEL_BYTES = 2**26     # bytes of a tokenizer.model
+MAX_PIECES = 1_000_000                # pieces of a tokenizer.model
+MAX_PIECE_BYTES = 1_024               # bytes of one piece
+MAX_TEMPLATE_BYTES = 2**20            # bytes of a chat template
+MAX_TEMPLATE_SECONDS = 10             # seconds to render one conversation
+MAX_TEMPLATE_MEMORY_BYTES = 2**30     # bytes of memory that rendering may take
+MAX_RENDERED_CHARACTERS = 2**24       # characters of a rendered conversation
+
+MAX_CARD_BYTES = 2**24                # bytes of a model card
+MAX_TASK_DATA_BYTES = 2**28           # bytes of a file of benchmark items, after decompression
+MAX_SAMPLES_BYTES = 2**30             # bytes of a report's samples of one task
+
+MAX_MESSAGE_CHARACTERS = 2_000        # characters of an error message; its middle is cut out
+# fmt: on
