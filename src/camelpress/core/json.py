@@ -16,7 +16,13 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointProblem: the file is missing, not JSON, not an object, or says a thing twice.
     """
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if text.startswith("\ufeff"):
+            raise CheckpointProblem(
+                f"{path} begins with a byte order mark, which other programs refuse",
+                next_step="save it as UTF-8 without the mark",
+            )
+        content = parse_json(text)
     except FileNotFoundError as error:
         raise CheckpointProblem(
             f"{path} does not exist", next_step="complete the checkpoint folder"

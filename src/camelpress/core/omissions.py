@@ -1,0 +1,85 @@
+"""Counts of everything that is left out of a file, by unit and by reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+MAX_REASONS = 20  # distinct reasons of one unit; more are counted together
+OTHER = "another reason"
+
+Counts = Mapping[str, Mapping[str, int]]  # unit (rows, turns, ...), then reason, then count
+
+
+class Omission(Exception):  # noqa: N818 - most are counted, not raised
+    """A row, or a part of one, that cannot be used.
+
+    Args:
+        reason: a clause such as "output is null", equal for all rows of the same fault.
+        unit: a plural noun for the part that is left out.
+        count: the number of such parts.
+        next_step: an imperative for a file in which nothing else can be read.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        unit: str = "rows",
+        count: int = 1,
+        *,
+        next_step: str = "mend that row, or give another file",
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.unit = unit
+        self.count = count
+        self.next_step = next_step
+
+    def of(self, unit: str) -> Omission:
+        """Returns the same reason for another unit."""
+        return Omission(self.reason, unit, self.count, next_step=self.next_step)
+
+
+class OmissionCounter:
+    """Adds omissions up and remembers the place of the first."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, dict[str, int]] = {}
+        self.first: tuple[str, Omission] | None = None
+
+    def add(self, place: str, omission: Omission) -> None:
+        """Counts one omission; an unread field is never the first reason."""
+        reasons = self.counts.setdefault(omission.unit, {})
+        known = omission.reason in reasons or len(reasons) < MAX_REASONS
+        reason = omission.reason if known else OTHER
+        reasons[reason] = reasons.get(reason, 0) + omission.count
+        if self.first is None and omission.unit != "fields":
+            self.first = place, omission
+
+
+def describe_omissions(counts: Counts, rows: int) -> str:
+    """Returns `2 of 9 rows (1 output is null, 1 text is blank), 3 turns (...)`, without fields."""
+    units = {unit: reasons for unit, reasons in counts.items() if unit != "fields"}
+    return ", ".join(_describe_unit(unit, reasons, rows) for unit, reasons in units.items())
+
+
+def describe_unread(counts: Counts) -> str:
+    """Returns the names of the fields that are not read, as `category, id`."""
+    return ", ".join(counts.get("fields", {}))
+
+
+def merge_counts(parts: list[Counts]) -> dict[str, dict[str, int]]:
+    """Adds the counts of several files up."""
+    total: dict[str, dict[str, int]] = {}
+    for part in parts:
+        for unit, reasons in part.items():
+            for reason, count in reasons.items():
+                sums = total.setdefault(unit, {})
+                sums[reason] = sums.get(reason, 0) + count
+    return total
+
+
+def _describe_unit(unit: str, reasons: Mapping[str, int], rows: int) -> str:
+    total = sum(reasons.values())
+    amount = f"{total:,} of {rows:,} rows" if unit == "rows" else f"{total:,} {unit}"
+    why = ", ".join(f"{count:,} because {reason}" for reason, count in reasons.items())
+    return f"{amount} ({why})"
