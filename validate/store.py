@@ -41,6 +41,8 @@ class KeptText(Settings):
     windows: int = Field(gt=0)
     words: int = Field(ge=0)
     bytes: int = Field(ge=0)
+    rows: int = Field(default=0, ge=0)
+    omissions: dict[str, dict[str, int]] = {}
 
 
 class Facts(Settings):
@@ -209,7 +211,8 @@ def _texts(folder: Path, facts: Facts) -> list[Text]:
     texts, first = [], 0
     for text in facts.texts:
         some = windows[first : first + text.windows]
-        texts.append(Text(text.name, text.sha256, some, text.words, text.bytes))
+        sizes = (text.words, text.bytes, text.rows)
+        texts.append(Text(text.name, text.sha256, some, *sizes, text.omissions))
         first += text.windows
     predictions = sum(sum(window.counted) for window in windows)
     if first != len(windows) or predictions != facts.predictions:

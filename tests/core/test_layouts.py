@@ -211,8 +211,8 @@ def test_a_tree_may_be_deeper_than_python_calls(tmp_path: Path) -> None:
 
 
 def test_an_unknown_role_in_a_tree_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeProblem, match="but with a role 'system' in the tree"):
-        read(tmp_path, {"message_tree_id": "0", "prompt": node("system", "Hi")})
+    with pytest.raises(RecipeProblem, match="because a turn has the role 'narrator'"):
+        read(tmp_path, {"message_tree_id": "0", "prompt": node("narrator", "Hi")})
 
 
 def test_constraints_stand_below_the_instruction(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_round_of_baize_without_answer_is_dropped(tmp_path: Path) -> None:
 
 
 def test_a_round_of_baize_with_two_answers_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeProblem, match=r"but with \[\|AI\|\] twice in one round"):
+    with pytest.raises(RecipeProblem, match=r"\[\|AI\|\] stands twice in one round"):
         read(tmp_path, {"input": "[|Human|]a[|AI|]b[|AI|]c"})
 
 
@@ -264,8 +264,11 @@ def test_input_alone_is_no_layout(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_a_row_of_nothing_but_the_keys_is_refused_by_them(tmp_path: Path, layout: Any) -> None:
-    with pytest.raises(RecipeProblem, match=f"has the fields {', '.join(layout.keys)}, but not in"):
+def test_a_row_of_nothing_but_the_keys_is_left_out_by_one_of_them(
+    tmp_path: Path, layout: Any
+) -> None:
+    reason = rf"because ({'|'.join(layout.keys)}) (is|holds) "
+    with pytest.raises(RecipeProblem, match=reason if not layout.mark else "has only the fields"):
         read(tmp_path, dict.fromkeys(layout.keys, [layout.mark or 7]))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.fields import Fields, kind_of
-from camelpress.core.foreign import require_prose
+from camelpress.core.foreign import require_prose, without_text
 from camelpress.core.json_rows import is_json, json_rows, promises_json
 from camelpress.core.layouts import LAYOUTS, Document, read_row, read_table
 from camelpress.core.message_trees import is_message
@@ -26,7 +26,7 @@ from camelpress.core.omissions import (
 )
 from camelpress.core.progress import note
 from camelpress.core.prompt import encode
-from camelpress.core.text_file import read_text_file
+from camelpress.core.text_file import TextFile, read_text_file
 from camelpress.core.tokens import Tokenizer
 
 
@@ -39,12 +39,14 @@ class Corpus:
         rows: number of rows in the file; 1 where it is one text.
         omissions: everything that is left out, counted by unit and reason.
         sha256: of the file's bytes.
+        first: the place of the first omission, and the omission.
     """
 
     documents: list[Document]
     rows: int
     omissions: Counts
     sha256: str
+    first: tuple[str, Omission] | None = None
 
 
 def read_documents(path: Path) -> list[Document]:
@@ -62,24 +64,15 @@ def read_corpus(path: Path) -> Corpus:
             that can be used.
     """
     file = read_text_file(path)
-    if not (promises_json(path) or is_json(file.text)):
-        if not file.text.strip():
-            raise _without_text(path)
+    if promises_json(path) or is_json(file.text):
+        corpus = _corpus_of_rows(path, file)
+    else:
         require_prose(path, file.text)
-        return Corpus([file.text], 1, {}, file.sha256)
-    table = json_rows(path, file.text, _is_row)
-    counter = OmissionCounter()
-    documents = []
-    for place, part in [*_parts(path, table.rows), *_unread(path, table.envelope)]:
-        if isinstance(part, Omission):
-            counter.add(place, part)
-        else:
-            documents.append(part)
-    _require_some(path, documents, counter)
-    left_out = describe_omissions(counter.counts, len(table.rows))
-    if left_out:
-        note(f"{path}: left out {left_out}")
-    return Corpus(documents, len(table.rows), counter.counts, file.sha256)
+        corpus = Corpus([file.text], 1, {}, file.sha256)
+    if corpus.first:
+        left_out = describe_omissions(corpus.omissions, corpus.rows)
+        note(f"{path}: left out {left_out}; the first is in {corpus.first[0]}")
+    return corpus
 
 
 def require_own_names(names: Sequence[str]) -> None:
@@ -98,6 +91,19 @@ def encode_document(document: Document, tokenizer: Tokenizer) -> list[int]:
     if isinstance(document, str):
         return tokenizer.encode_document(document)
     return encode(document, tokenizer)
+
+
+def _corpus_of_rows(path: Path, file: TextFile) -> Corpus:
+    table = json_rows(path, file.text, _is_row)
+    counter = OmissionCounter()
+    documents: list[Document] = []
+    for place, part in [*_parts(path, table.rows), *_unread(path, table.envelope)]:
+        if isinstance(part, Omission):
+            counter.add(place, part)
+        else:
+            documents.append(part)
+    _require_some(path, documents, counter)
+    return Corpus(documents, len(table.rows), counter.counts, file.sha256, counter.first)
 
 
 def _parts(
@@ -129,13 +135,9 @@ def _require_some(path: Path, documents: Sequence[Document], counter: OmissionCo
     if documents:
         return
     if counter.first is None:
-        raise _without_text(path)
+        raise without_text(path)
     place, omission = counter.first
     raise RecipeProblem(
         f"{path} has no row that can be used: {place} is left out because {omission.reason}",
         next_step=omission.next_step,
     )
-
-
-def _without_text(path: Path) -> RecipeProblem:
-    return RecipeProblem(f"{path} holds no text", next_step="give a file that does")

@@ -126,11 +126,13 @@ class Fields:
 
     def unread(self) -> Iterator[str]:
         """Yields the names of all fields that hold something and were never read."""
-        for key, value in self._values.items():
-            if key not in self._taken and value not in EMPTY and not _is_null(value):
-                yield f"{self._container}{name_of(key)}"
-        for child in self._children:
-            yield from child.unread()
+        stack = [self]
+        while stack:
+            fields = stack.pop()
+            for key, value in fields._values.items():
+                if key not in fields._taken and value not in EMPTY and not _is_null(value):
+                    yield f"{fields._container}{name_of(key)}"
+            stack += reversed(fields._children)
 
     def _child(self, values: Mapping[str, Any], name: str) -> Fields:
         child = Fields(values, f"{name}.")

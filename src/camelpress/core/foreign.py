@@ -77,8 +77,10 @@ def require_prose(path: Path, text: str) -> None:
     """Sees that a text is no table and no Python literal.
 
     Raises:
-        RecipeProblem: it is.
+        RecipeProblem: it is, or it is blank.
     """
+    if not text.strip():
+        raise without_text(path)
     if PYTHON.match(text):
         raise _foreign(path, "a Python literal, not JSON", "write it with json.dumps")
     for separator, name, reader in SEPARATORS:
@@ -102,6 +104,11 @@ def _is_header(line: str, separator: str) -> bool:
     names = [name.strip().strip('"').casefold() for name in line.split(separator)]
     plain = all(name.replace(" ", "_").isidentifier() and len(name) < 40 for name in names)
     return plain and len(names) > 1 and not HEADER.isdisjoint(names)
+
+
+def without_text(path: Path) -> RecipeProblem:
+    """Returns the problem of a file in which nothing is written."""
+    return RecipeProblem(f"{path} holds no text", next_step="give a file that does")
 
 
 def _foreign(path: Path, name: str, next_step: str) -> RecipeProblem:

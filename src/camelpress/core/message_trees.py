@@ -88,20 +88,20 @@ def _walk(
 def _extend(before: Path | None, node: Fields, read: Callable[[Fields], Message]) -> Path:
     if before is None:
         raise Omission("it replies to a message that is left out")
-    message = read(node)
-    if not before and message.role == "assistant":
-        raise Omission("an answer has no prompt")
-    return (*before, message)
+    return (*before, read(node))
 
 
 def _message(node: Fields) -> Message:
     return make_message(node.text("role"), node.text("text"))
 
 
-def _kept_message(node: Fields) -> Message:
-    if node.holds("deleted"):
+def _kept_message(row: Fields) -> Message:
+    if row.holds("deleted"):
         raise Omission("it is marked as deleted")
-    return _message(node)
+    message = _message(row)
+    if message.role == "assistant" and not row.is_given("parent_id"):
+        raise Omission("it is an answer without a parent")
+    return message
 
 
 def _replies(node: Fields) -> list[Fields]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 MAX_REASONS = 20  # distinct reasons of one unit; more are counted together
 OTHER = "another reason"
@@ -62,12 +63,23 @@ def describe_omissions(counts: Counts, rows: int) -> str:
     return ", ".join(_describe_unit(unit, reasons, rows) for unit, reasons in units.items())
 
 
-def describe_unread(counts: Counts) -> str:
-    """Returns the names of the fields that are not read, as `category, id`."""
-    return ", ".join(counts.get("fields", {}))
+def omission_rows(files: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Returns a label and a text for everything that the files of a report leave out.
+
+    Args:
+        files: each with `name`, `rows` and `omissions`; older reports lack the latter two.
+    """
+    rows = []
+    for file in files:
+        name, counts = file["name"], file.get("omissions") or {}
+        left_out = describe_omissions(counts, file.get("rows") or 0)
+        rows += [("left out", f"{name}: {left_out}")] if left_out else []
+        fields = ", ".join(counts.get("fields", {}))
+        rows += [("not read", f"{name}: fields {fields}")] if fields else []
+    return rows
 
 
-def merge_counts(parts: list[Counts]) -> dict[str, dict[str, int]]:
+def merge_counts(parts: Iterable[Counts]) -> dict[str, dict[str, int]]:
     """Adds the counts of several files up."""
     total: dict[str, dict[str, int]] = {}
     for part in parts:
