@@ -18,6 +18,7 @@ from camelpress.core.documents import encode_document, read_documents
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.layouts import FEW_SHOT, LAYOUTS, ZERO_SHOT, Document
 from camelpress.core.prompt import Message
+from camelpress.core.provenance import sha256_json
 from camelpress.core.templates import WITH_INPUT, WITHOUT_INPUT, few_shot, written
 from camelpress.core.tokens import Tokenizer
 
@@ -108,6 +109,11 @@ GOLDEN: list[tuple[str, Any, list[list[int]]]] = [
      [turn(HELLO, HI)]),
 ]
 # fmt: on
+
+
+# of `test_documents_of_whole_data_are_the_same_as_ever`
+DOCUMENTS = 258
+DIGEST = "72a76b9ec2eceac8e6f09051a3efb0d16d8cb36643421c6c3b4a459dd29fdf26"
 
 
 @pytest.fixture(scope="module")
@@ -293,3 +299,34 @@ def test_real_files_are_read(name: str, documents: int | None) -> None:
     assert all(
         document[-1].role == "assistant" for document in found if isinstance(document, tuple)
     )
+
+
+def test_documents_of_whole_data_are_the_same_as_ever(tmp_path: Path) -> None:
+    """The digest was taken before rows were counted; calibrations depend on every letter of it."""
+    many = [
+        {"input": f"x{number}", "output": [f"y{number}"], "constraints": "be brief"}
+        for number in range(100)
+    ]
+    examples = [{"input": f"e{number}", "output": f"f{number}"} for number in range(5)]
+    flat = [each | {"output": each["output"][0]} for each in many]
+    rows = [
+        *(row for _, row, _ in GOLDEN),
+        *(
+            {"instruction": f"Do {n}", "input": "" if n % 3 else "it", "output": "a"}
+            for n in range(60)
+        ),
+        TASK | {"Definition": ["Add"], "Instances": many, "Positive Examples": examples},
+        {"instruction": "Unite", "instances": flat},
+        {"conversations": [HUMAN, GPT, HUMAN], "chosen": GPT, "rejected": GPT},
+        {"conversations": [HUMAN, GPT, GPT]},
+        {"conversations": [{"from": "system", "value": "S"}, HUMAN, GPT]},
+        {"text": " a text\u2028\n"},
+        {"text": " \n"},
+        {"messages": []},
+    ]
+    documents = [
+        document if isinstance(document, str) else [(turn.role, turn.content) for turn in document]
+        for document in read(tmp_path, *rows)
+    ]
+    assert len(documents) == DOCUMENTS
+    assert sha256_json(documents) == DIGEST

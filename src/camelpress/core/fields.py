@@ -125,14 +125,17 @@ class Fields:
         return [self._child(item, f"{key}[]") for item in value]
 
     def unread(self) -> Iterator[str]:
-        """Yields the names of all fields that hold something and were never read."""
+        """Yields the names of all fields that hold something and were never read.
+
+        An object in a list of which nothing was read is left out as a whole, and not named here.
+        """
         stack = [self]
         while stack:
             fields = stack.pop()
             for key, value in fields._values.items():
                 if key not in fields._taken and value not in EMPTY and not _is_null(value):
                     yield f"{fields._container}{name_of(key)}"
-            stack += reversed(fields._children)
+            stack += reversed([child for child in fields._children if child._taken])
 
     def _child(self, values: Mapping[str, Any], name: str) -> Fields:
         child = Fields(values, f"{name}.")

@@ -107,7 +107,8 @@ def _values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
         try:
             value, end = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
-            raise _invalid(path, text, error.msg, error.pos) from error
+            place = _last_written(text, at, error.pos)
+            raise _invalid(path, text, error.msg, place) from error
         except (ValueError, RecursionError) as error:
             raise _invalid(path, text, str(error), at) from error
         yield line, value
@@ -121,18 +122,19 @@ def _require_unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+def _last_written(text: str, begin: int, at: int) -> int:
+    """Returns the place of a fault; one at the start of a line lies at the end of what precedes."""
+    line = text.rfind("\n", 0, at) + 1
+    return at if at == begin or text[line:at].strip() else len(text[:at].rstrip())
+
+
 def _invalid(path: Path, text: str, fault: str, at: int) -> RecipeProblem:
-    """Returns the problem with the line of a fault; one at the start of a line lies before it."""
-    begun = text.rfind("\n", 0, at) + 1
-    if at > 0 and not text[begun:at].strip():
-        at = len(text[:at].rstrip())
-        begun = text.rfind("\n", 0, at) + 1
-    line, column = text.count("\n", 0, at) + 1, at - begun + 1
-    ended = not text[at:].strip()
+    line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+    is_cut = fault.startswith("Unterminated string") or not text[at:].strip()
     return RecipeProblem(
         f"{path}:{line} is not valid JSON ({fault}, column {column})",
         next_step="download the file again, or leave out its last row"
-        if ended
+        if is_cut
         else "mend or leave out that line",
     )
 

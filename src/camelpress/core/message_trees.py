@@ -73,7 +73,12 @@ def _walk(
     stack: list[tuple[Fields, Path | None]] = [(root, ()) for root in reversed(roots)]
     while stack:
         node, before = stack.pop()
-        path, following = None, replies(node)
+        path: Path | None = None
+        following: list[Fields] = []
+        try:
+            following = replies(node)
+        except Omission as omission:
+            yield omission.of("messages")
         try:
             path = _extend(before, node, read)
             if path[-1].role == "assistant":
