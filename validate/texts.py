@@ -8,7 +8,7 @@ from pathlib import Path
 
 from camelpress.core.documents import read_corpus, require_own_names
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.omissions import Counts, merge_counts
+from camelpress.core.omissions import Counts, describe_omissions, merge_counts
 from camelpress.core.progress import note
 from camelpress.core.tokens import Tokenizer
 from camelpress.validate.protocols import BLANKS, PROTOCOLS, Request, Window
@@ -88,8 +88,9 @@ def _unscored(path: Path, windows: int) -> Counts:
     """Counts and notes the windows without a token to score."""
     if not windows:
         return {}
-    note(f"{path}: left out {windows:,} windows (no answer lies in them)")
-    return {"windows": {"no answer lies in it": windows}}
+    counts = {"windows": {"no answer lies in it": windows}}
+    note(f"{path}: left out {describe_omissions(counts, 0)}")
+    return counts
 
 
 def _too_short(path: Path, settings: Scoring, length: int) -> str:

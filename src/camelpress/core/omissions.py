@@ -92,6 +92,7 @@ def merge_counts(parts: Iterable[Counts]) -> dict[str, dict[str, int]]:
 
 def _describe_unit(unit: str, reasons: Mapping[str, int], rows: int) -> str:
     total = sum(reasons.values())
-    amount = f"{total:,} of {rows:,} rows" if unit == "rows" else f"{total:,} {unit}"
+    named = unit.removesuffix("s") if total == 1 else unit
+    amount = f"{total:,} of {rows:,} rows" if unit == "rows" else f"{total:,} {named}"
     why = ", ".join(f"{count:,} because {reason}" for reason, count in reasons.items())
     return f"{amount} ({why})"
