@@ -10,7 +10,7 @@ from typing import Any
 
 from camelpress.core.omissions import Omission
 
-EMPTY: tuple[Any, ...] = (None, "", [], {})
+EMPTY: tuple[Any, ...] = ("", [], {})
 KINDS: dict[type, str] = {
     type(None): "null",
     bool: "a truth value",
@@ -43,6 +43,7 @@ class Fields:
 
     def __init__(self, values: Mapping[str, Any], container: str = "") -> None:
         self._values = values
+        self._given = {key: value for key, value in values.items() if not _is_null(value)}
         self._container = container
         self._taken: set[str] = set()
         self._children: list[Fields] = []
@@ -55,22 +56,24 @@ class Fields:
 
     def is_given(self, key: str) -> bool:
         """Returns whether a field is there and not null."""
-        return not _is_null(self._values.get(key))
+        return key in self._given
 
     def first(self, keys: Sequence[str]) -> str:
         """Returns the first of some keys that is given, else the first that is there, or first."""
-        given = [key for key in keys if self.is_given(key)]
-        return [*given, *(key for key in keys if key in self), keys[0]][0]
+        for key in keys:
+            if key in self._given:
+                return key
+        return next((key for key in keys if key in self._values), keys[0])
 
     def mentions(self, key: str, mark: str) -> bool:
         """Returns whether a field is a text with a mark in it."""
-        value = self._values.get(key)
+        value = self._given.get(key)
         return isinstance(value, str) and mark in value
 
     def holds(self, key: str) -> bool:
         """Returns whether a field is neither missing nor null, false or empty."""
         self._taken.add(key)
-        return self.is_given(key) and bool(self._values[key])
+        return bool(self._given.get(key))
 
     def value(self, key: str) -> Any:
         """Returns a value that must be given.
@@ -79,9 +82,9 @@ class Fields:
             Omission: the field is missing or null.
         """
         self._taken.add(key)
-        if not self.is_given(key):
+        if key not in self._given:
             raise Omission(f"{key} is {'null' if key in self._values else 'missing'}")
-        return self._values[key]
+        return self._given[key]
 
     def text(self, key: str) -> str:
         """Returns a text.
@@ -132,8 +135,8 @@ class Fields:
         stack = [self]
         while stack:
             fields = stack.pop()
-            for key, value in fields._values.items():
-                if key not in fields._taken and value not in EMPTY and not _is_null(value):
+            for key, value in fields._given.items():
+                if key not in fields._taken and value not in EMPTY:
                     yield f"{fields._container}{name_of(key)}"
             stack += reversed([child for child in fields._children if child._taken])
 

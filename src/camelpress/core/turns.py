@@ -29,8 +29,9 @@ def read_turn(turn: Fields) -> Message:
     Raises:
         Omission: its role is unknown, it calls a tool, or its content is no text.
     """
-    if any([turn.holds(key) for key in CALL_KEYS]):
-        raise Omission("a turn calls a tool")
+    for key in CALL_KEYS:
+        if turn.holds(key):
+            raise Omission("a turn calls a tool")
     word = turn.text(turn.first(ROLE_KEYS))
     return make_message(word, _content(turn))
 
