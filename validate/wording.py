@@ -81,7 +81,7 @@ def lacking(facts: Mapping[str, Any]) -> str:
     return f"The mean is without {listing(missing)}: {columns} not there." if missing else ""
 
 
-def omissions(facts: Mapping[str, Any]) -> list[str]:
+def omission_sentences(facts: Mapping[str, Any]) -> list[str]:
     """Returns a sentence for everything that the texts of a report leave out."""
     rows = omission_rows(facts["texts"])
     return [f"{label.capitalize()} of {text}." for label, text in rows]

@@ -130,7 +130,7 @@ def test_broken_replies_of_a_tree_are_counted_and_the_rest_is_read(tmp_path: Pat
         {"role": "assistant", "text": "C", "replies": "none"},
     ]
     corpus = corpus_of(tmp_path, {"message_tree_id": 1, "prompt": node("prompter", "Q", *answers)})
-    assert contents(corpus) == [["Q", "A"], ["Q", "B"], ["Q", "C"]]
+    assert contents(corpus) == [["Q", "A"], ["Q", "B"]]
     assert corpus.omissions["messages"] == {
         "text is null": 1,
         "it replies to a message that is left out": 1,

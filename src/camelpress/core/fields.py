@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 from camelpress.core.omissions import Omission
@@ -69,6 +69,11 @@ class Fields:
         """Returns whether a field is a text with a mark in it."""
         value = self._given.get(key)
         return isinstance(value, str) and mark in value
+
+    def is_one_of(self, key: str, words: Container[str]) -> bool:
+        """Returns whether a field is one of some words, in any case."""
+        value = self._given.get(key)
+        return isinstance(value, str) and value.strip().casefold() in words
 
     def holds(self, key: str) -> bool:
         """Returns whether a field is neither missing nor null, false or empty."""

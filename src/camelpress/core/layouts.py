@@ -22,13 +22,13 @@ from camelpress.core.message_trees import TABLE_KEYS, table_paths, tree_paths
 from camelpress.core.omissions import Omission
 from camelpress.core.prompt import Message
 from camelpress.core.templates import few_shot, number_of, written
-from camelpress.core.turns import make_exchange, read_turn
+from camelpress.core.turns import is_turn, make_exchange, read_turn
 
 Conversation = tuple[Message, ...]
 Document = str | Conversation
 Parts = Iterator[Document | Omission]
 
-CHATS = ("messages", "conversations", "conversation")  # keys of lists of turns
+DIALOGUES = ("messages", "conversations", "conversation")  # keys of lists of turns
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")
 HUMAN, AI = "[|Human|]", "[|AI|]"
 ZERO_SHOT, FEW_SHOT, SHOWN = 60, 20, 2  # instances of a task, and examples shown with the latter
@@ -93,7 +93,7 @@ def read_table(rows: Sequence[Fields]) -> Parts:
 
 def text(row: Fields) -> Parts:
     """A plain text. One message of a conversation is none, and a blank one is left out."""
-    if row.is_given("role") or row.is_given("parent_id"):
+    if is_turn(row):
         raise Omission(
             "it is one message of a conversation, without a message_id",
             next_step=f"give {', '.join(TABLE_KEYS)}, or one conversation a row as messages",
@@ -104,9 +104,9 @@ def text(row: Fields) -> Parts:
     yield content
 
 
-def chat(row: Fields) -> Parts:
+def dialogue(row: Fields) -> Parts:
     """Turns as open-instruct writes them (role, content), or as ShareGPT does (from, value)."""
-    key = row.first(CHATS)
+    key = row.first(DIALOGUES)
     turns = row.children(key)
     if not turns:
         raise Omission(f"{key} is empty")
@@ -304,9 +304,9 @@ def _layout_of(row: Fields) -> Layout:
 
 # fmt: off
 LAYOUTS = (  # the first of those that fit best
-    Layout("Tulu",                   ("messages",),                  chat),
-    Layout("ShareGPT, WizardLM",     ("conversations",),             chat),
-    Layout("one conversation",       ("conversation",),              chat),
+    Layout("Tulu",                   ("messages",),                  dialogue),
+    Layout("ShareGPT, WizardLM",     ("conversations",),             dialogue),
+    Layout("one conversation",       ("conversation",),              dialogue),
     Layout("Unnatural Instructions", ("instruction", "instances"),   unnatural),
     Layout("Alpaca and its kin",     ("instruction", "output"),      instruction),
     Layout("Dolly",                  ("instruction", "response"),    dolly),

@@ -18,7 +18,7 @@ from camelpress.core.turns import make_message
 TABLE_KEYS = ("message_id", "parent_id", "role", "text")
 
 Key: TypeAlias = str | int | float
-Path: TypeAlias = tuple[Message, ...]
+MessagePath: TypeAlias = tuple[Message, ...]
 
 
 def is_message(row: Fields) -> bool:
@@ -26,7 +26,7 @@ def is_message(row: Fields) -> bool:
     return all(key in row for key in TABLE_KEYS if key != "parent_id")
 
 
-def tree_paths(root: Fields) -> Iterator[Path | Omission]:
+def tree_paths(root: Fields) -> Iterator[MessagePath | Omission]:
     """Yields the conversations of a tree that is nested by `replies`.
 
     A message marked as deleted stays, as in Tulu 1.
@@ -34,52 +34,66 @@ def tree_paths(root: Fields) -> Iterator[Path | Omission]:
     yield from _walk([root], _replies, _message)
 
 
-def table_paths(rows: Sequence[Fields]) -> Iterator[Path | Omission]:
+def table_paths(rows: Sequence[Fields]) -> Iterator[MessagePath | Omission]:
     """Yields the conversations of a table of messages, each of which names its parent.
 
     A message marked as deleted is left out, with all replies to it.
     """
-    messages: dict[Key, Fields] = {}
-    replies: dict[Key | None, list[Fields]] = {}
+    table = _MessageTable()
     for row in rows:
         try:
-            key = _key(row, "message_id")
-            parent = _key(row, "parent_id") if row.is_given("parent_id") else None
-            if key in messages:
-                raise Omission("message_id stands there twice")
+            table.add(row)
         except Omission as omission:
             yield omission.of("messages")
-        else:
-            messages[key] = row
-            replies.setdefault(parent, []).append(row)
-    reached: list[Fields] = []
-
-    def following(row: Fields) -> list[Fields]:
-        reached.append(row)
-        return replies.get(_key(row, "message_id"), [])
-
-    yield from _walk(replies.get(None, []), following, _kept_message)
-    if len(reached) < len(messages):
+    yield from _walk(table.roots, table.replies, _kept_message)
+    if table.unreached:
         reason = "no path leads to it from a first prompt"
-        yield Omission(reason, "messages", len(messages) - len(reached))
+        yield Omission(reason, "messages", len(table.unreached))
+
+
+class _MessageTable:
+    """Messages by their own key and by that of their parent."""
+
+    def __init__(self) -> None:
+        self.unreached: set[Key] = set()
+        self._keys: set[Key] = set()
+        self._replies: dict[Key | None, list[Fields]] = {}
+
+    @property
+    def roots(self) -> list[Fields]:
+        """The messages without a parent."""
+        return self._replies.get(None, [])
+
+    def add(self, row: Fields) -> None:
+        """Adds a message whose key is new."""
+        key = _key(row, "message_id")
+        parent = _key(row, "parent_id") if row.is_given("parent_id") else None
+        if key in self._keys:
+            raise Omission("message_id stands there twice")
+        self._keys.add(key)
+        self.unreached.add(key)
+        self._replies.setdefault(parent, []).append(row)
+
+    def replies(self, row: Fields) -> list[Fields]:
+        """Returns the replies to a message, which is reached by that."""
+        key = _key(row, "message_id")
+        self.unreached.discard(key)
+        return self._replies.get(key, [])
 
 
 def _walk(
     roots: Sequence[Fields],
     replies: Callable[[Fields], list[Fields]],
     read: Callable[[Fields], Message],
-) -> Iterator[Path | Omission]:
-    """Yields a conversation for each answer, and an omission for each message without one."""
-    stack: list[tuple[Fields, Path | None]] = [(root, ()) for root in reversed(roots)]
+) -> Iterator[MessagePath | Omission]:
+    """Yields a conversation for each answer, depth first, and an omission for what gives none."""
+    stack: list[tuple[Fields, MessagePath | None]] = [(root, ()) for root in reversed(roots)]
     while stack:
         node, before = stack.pop()
-        path: Path | None = None
+        path: MessagePath | None = None
         following: list[Fields] = []
         try:
             following = replies(node)
-        except Omission as omission:
-            yield omission.of("messages")
-        try:
             path = _extend(before, node, read)
             if path[-1].role == "assistant":
                 yield path
@@ -90,7 +104,9 @@ def _walk(
         stack += [(reply, path) for reply in reversed(following)]
 
 
-def _extend(before: Path | None, node: Fields, read: Callable[[Fields], Message]) -> Path:
+def _extend(
+    before: MessagePath | None, node: Fields, read: Callable[[Fields], Message]
+) -> MessagePath:
     if before is None:
         raise Omission("it replies to a message that is left out")
     return (*before, read(node))

@@ -23,6 +23,11 @@ CONTENT_KEYS = ("content", "value", "text")
 CALL_KEYS = ("tool_calls", "function_call")
 
 
+def is_turn(row: Fields) -> bool:
+    """Returns whether a row says who speaks, so that it is one turn of a conversation."""
+    return any(row.is_one_of(key, ROLES) for key in ROLE_KEYS)
+
+
 def read_turn(turn: Fields) -> Message:
     """Returns the message of a turn.
 
