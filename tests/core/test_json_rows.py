@@ -176,10 +176,11 @@ def test_an_object_with_several_lists_is_refused(tmp_path: Path) -> None:
 
 
 def test_fields_beside_the_list_of_rows_are_counted(tmp_path: Path) -> None:
-    content = {"version": 1, "system": "Be brief.", "data": ROWS[:1]}
+    licence = [{"name": "CC0"}]
+    content = {"version": 1, "system": "Be brief.", "licences": licence, "data": ROWS[:1]}
     (tmp_path / "a.json").write_text(json.dumps(content), encoding="utf-8")
     corpus = read_corpus(tmp_path / "a.json")
-    assert corpus.omissions == {"fields": {"version": 1, "system": 1}}
+    assert corpus.omissions == {"fields": {"version": 1, "system": 1, "licences": 1}}
 
 
 @pytest.mark.parametrize(

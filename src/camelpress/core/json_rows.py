@@ -71,17 +71,21 @@ def json_rows(path: Path, text: str, is_row: IsRow) -> RowTable:
     line, value = values[0]
     if isinstance(value, list):
         return _numbered(str(path), value)
-    rows = _unwrap(path, value) if isinstance(value, Mapping) and not is_row(value) else None
+    rows = (
+        _unwrap(path, value, is_row) if isinstance(value, Mapping) and not is_row(value) else None
+    )
     return rows or RowTable([(f"{path}:{line}", value)])
 
 
-def _unwrap(path: Path, envelope: Mapping[str, Any]) -> RowTable | None:
-    """Returns the rows in the only list of objects that an object holds."""
+def _unwrap(path: Path, envelope: Mapping[str, Any], is_row: IsRow) -> RowTable | None:
+    """Returns the only list of objects in an object, or the only one that begins with a row."""
     lists = {
         key: items
         for key, items in envelope.items()
         if isinstance(items, list) and all(isinstance(item, Mapping) for item in items)
     }
+    if len(lists) > 1:
+        lists = {key: items for key, items in lists.items() if items and is_row(items[0])} or lists
     if len(lists) > 1:
         raise RecipeProblem(
             f"{path} holds several lists of rows ({', '.join(map(name_of, lists))})",

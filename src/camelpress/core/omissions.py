@@ -67,13 +67,16 @@ def omission_rows(files: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Returns a label and a text for everything that the files of a report leave out.
 
     Args:
-        files: each with `name`, `rows` and `omissions`; older reports lack the latter two.
+        files: each with `name`, `rows` and `omissions`, and of a calibration `unanswered`; older
+            reports lack all but the name.
     """
     rows = []
     for file in files:
         name, counts = file["name"], file.get("omissions") or {}
         left_out = describe_omissions(counts, file.get("rows") or 0)
         rows += [("left out", f"{name}: {left_out}")] if left_out else []
+        cut = file.get("unanswered") or 0
+        rows += [("left out", f"{name}: {cut:,} cut before an answer begins")] if cut else []
         fields = ", ".join(counts.get("fields", {}))
         rows += [("not read", f"{name}: fields {fields}")] if fields else []
     return rows
