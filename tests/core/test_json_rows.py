@@ -137,6 +137,7 @@ def test_a_text_in_a_row_comes_back_whatever_it_holds(
         ('[\n{"text": "a"},\n{"text": "b"},\n]', 3),
         ('[\n{"text": "a"}\n{"text": "b"}\n]', 2),
         ('[{"text": "a"}, {"text": "b', 1),
+        ('["Is it?", "yes"]\n["Was it?", "no]\n["Will it?", "no"]\n', 2),
         ('# rows\n{"text": "a"}\n{"text": "b"}\n', 1),
         ('{"text": "a"}\n{"text": "b", "text": "c"}\n', 2),
         ('{"text": "a"}\n\n{"text": "b\nc"}\n', 3),
@@ -152,6 +153,27 @@ def test_damaged_json_is_named_by_its_line(
     assert problem.value.what.startswith(f"{path}:{place} is not valid JSON (")
     assert problem.value.exit_code == 2
     assert len(str(problem.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ('["Is it?", "yes"]\n["Was it?", "no"]\n', ":1"),
+        ('[["Is it?", "yes"], ["Was it?", "no"]]', "[0]"),
+        ('["Is it?", "Was it?"]', "[0]"),
+        ('{"title": "a"}', ":1"),
+        ('{"data": {"train": [{"text": "a"}]}}', ":1"),
+    ],
+)
+def test_json_without_rows_is_never_prose(
+    tmp_path: Path, name: str, content: str, place: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(RecipeProblem) as problem:
+        read_documents(path)
+    assert f"can be used: {path}{place} is left out because it" in problem.value.what
 
 
 @pytest.mark.parametrize("content", ["[", "[" * 100_000, f"[{'9' * 5000}]", "prose", "[1] prose"])

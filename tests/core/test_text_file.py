@@ -84,6 +84,7 @@ def test_another_format_is_named(
         ("a.txt", ROWS.format(","), "CSV", "pandas.read_csv(FILE)"),
         ("a.txt", '"prompt","completion"\n"a, b","c"\n', "CSV", "pandas.read_csv(FILE)"),
         ("a.txt", ROWS.format(";"), "CSV", "pandas.read_csv(FILE, sep=';')"),
+        ("a.CSV", "one, two\n", "CSV", "pandas.read_csv(FILE)"),
         ("a.tsv", "a\tb\n", "TSV", "pandas.read_table(FILE)"),
         ("a.txt", ROWS.format("\t"), "TSV", "pandas.read_table(FILE)"),
         ("a.txt", "Is it?\tyes\nWas it?\tno\nWill it?\tno\n", "TSV", "pandas.read_table(FILE)"),
@@ -168,6 +169,13 @@ def test_a_text_that_grows_when_it_is_unpacked_is_bounded(
     assert read_documents(tmp_path / "a.gz") == ["a" * 1000]
     (tmp_path / "b.gz").write_bytes(gzip.compress(b"a" * 1001))
     assert problem_of(tmp_path / "b.gz").next_step == "unpack it and give a part of it"
+
+
+def test_the_size_of_a_file_is_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with path.open("wb") as file:
+        file.truncate(text_file.MAX_BYTES + 1)
+    assert str(problem_of(path)) == f"{path} has more than 4 GiB; give a part of it"
 
 
 def test_the_hash_is_of_the_bytes_that_were_read(tmp_path: Path) -> None:

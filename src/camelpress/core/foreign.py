@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from camelpress.core.errors import RecipeProblem
 
@@ -90,7 +90,7 @@ def require_prose(path: Path, text: str) -> None:
 
 def _is_table(path: Path, text: str, separator: str) -> bool:
     """Returns whether name, header or tabs make a text a table."""
-    if path.suffix.casefold() == {",": ".csv", "\t": ".tsv"}.get(separator):
+    if content_suffix(path) == {",": ".csv", "\t": ".tsv"}.get(separator):
         return True
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     if _is_header(lines[0], separator):
@@ -104,6 +104,12 @@ def _is_header(line: str, separator: str) -> bool:
     names = [name.strip().strip('"').casefold() for name in line.split(separator)]
     plain = all(name.replace(" ", "_").isidentifier() and len(name) < 40 for name in names)
     return plain and len(names) > 1 and not HEADER.isdisjoint(names)
+
+
+def content_suffix(path: Path) -> str:
+    """Returns the ending of a file's name in small letters, without that of a compressed file."""
+    name = PurePath(path.name.casefold())
+    return (name.with_suffix("") if name.suffix == ".gz" else name).suffix
 
 
 def without_text(path: Path) -> RecipeProblem:

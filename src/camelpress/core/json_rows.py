@@ -8,18 +8,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.fields import name_of
+from camelpress.core.foreign import content_suffix
 
 ENDINGS = (".json", ".jsonl", ".ndjson", ".jsonlines")
 MARK = "\ufeff"  # a byte order mark; each of several files put together may begin with one
 BLANKS = re.compile(rf"[ \t\r\n{MARK}]*")
 OBJECT = re.compile(r'\[?\s*\{\s*"(?:[^"\\\n]|\\.)*"\s*:')  # how an object or a list of them begins
-LINE = re.compile(r'\{\s*"(?:[^"\\]|\\.)*"\s*:.*\},?')
+LINE = re.compile(  # an object, or a list that begins with a text or an object
+    r'\{\s*"(?:[^"\\]|\\.)*"\s*:.*\},?|\[\s*["{].*\],?'
+)
 
 IsRow = Callable[[Mapping[str, Any]], bool]
 
@@ -33,15 +36,15 @@ class RowTable(NamedTuple):
 
 def promises_json(path: Path) -> bool:
     """Returns whether a file's name ends as those of JSON and JSON lines do."""
-    name = PurePath(path.name.casefold())
-    return (name.with_suffix("") if name.suffix == ".gz" else name).suffix in ENDINGS
+    return content_suffix(path) in ENDINGS
 
 
 def is_json(text: str) -> bool:
     """Returns whether a text is plainly JSON, perhaps damaged, and not prose with a bracket first.
 
     So is a text that begins with an object, unless prose goes on behind it, a text that is one list
-    or object, and a text of which more than half the lines are objects.
+    or object, and a text of which more than half the lines are
+    objects or lists.
     """
     start = _skip_blanks(text, 0)
     if text[start : start + 1] in ("[", "{"):

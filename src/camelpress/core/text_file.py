@@ -6,6 +6,7 @@ import codecs
 import gzip
 import hashlib
 import io
+import os
 import stat
 import zlib
 from pathlib import Path
@@ -15,7 +16,8 @@ from camelpress.core.errors import RecipeProblem
 from camelpress.core.foreign import require_text_bytes
 
 GZIP = b"\x1f\x8b"
-MAX_UNPACKED = 2**30  # bytes of a compressed text
+MAX_BYTES = 2**32  # bytes of a file
+MAX_UNPACKED = 2**30  # bytes of a compressed text, unpacked
 ENCODINGS = (  # mark, codec; the longer marks first
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -49,11 +51,7 @@ def read_text_file(path: Path) -> TextFile:
 
 def _read(path: Path) -> bytes:
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise RecipeProblem(f"{path} is a folder", next_step="give a file in it")
-        if not stat.S_ISREG(mode):
-            raise RecipeProblem(f"{path} is no regular file", next_step="save the text as a file")
+        _require_regular(path, path.stat())
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RecipeProblem(f"{path} does not exist", next_step="check its name") from error
@@ -68,6 +66,17 @@ def _read(path: Path) -> bytes:
     if not content:
         raise RecipeProblem(f"{path} is empty", next_step="give a file with text")
     return content
+
+
+def _require_regular(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise RecipeProblem(f"{path} is a folder", next_step="give a file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise RecipeProblem(f"{path} is no regular file", next_step="save the text as a file")
+    if status.st_size > MAX_BYTES:
+        raise RecipeProblem(
+            f"{path} has more than {MAX_BYTES // 2**30} GiB", next_step="give a part of it"
+        )
 
 
 def _unpack(path: Path, content: bytes) -> bytes:
