@@ -72,8 +72,8 @@ def read(prompts: Path, tokenizer: Tokenizer) -> list[Completion]:
             something else or an empty completion.
     """
     corpus = read_corpus(prompts)
-    if corpus.first:
-        place, omission = corpus.first
+    if corpus.first_omission:
+        place, omission = corpus.first_omission
         raise RecipeProblem(
             f"{place} cannot be scored because {omission.reason}",
             next_step="mend or remove that row",

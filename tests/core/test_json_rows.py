@@ -18,7 +18,7 @@ from camelpress.core.errors import RecipeProblem
 ROWS: list[Any] = [
     {"instruction": "Name a river", "input": "", "output": "The Nile"},
     {"messages": [{"role": "user", "content": "é\u2028{"}, {"role": "assistant", "content": "]"}]},
-    {"text": 'She said "[1]".\nThen {left}.'},
+    {"text": 'She turns "[1]".\nThen {left}.'},
 ]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
 LIST = json.dumps(ROWS)
@@ -92,7 +92,7 @@ def test_a_compressed_file_is_known_by_its_first_bytes(
         "[1] Introduction\n\nThe river rises.",
         "[[File:Nile.jpg]] The Nile is a river.",
         "{{Infobox river\n| name = Nile\n}}\nThe Nile is a river.",
-        '"Call me Ishmael," he said.\n',
+        '"Call me Ishmael," he turns.\n',
         '"Yes."\n"No."\n"Yes."\n',
         '{"a": 1} is an object, and [1] a list.\n',
         "{not json}\n{either}\n",
@@ -192,9 +192,11 @@ def test_a_file_that_ends_in_the_middle_is_to_be_downloaded_again(tmp_path: Path
 
 def test_an_object_with_several_lists_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"train": ROWS, "test": ROWS}), encoding="utf-8")
-    with pytest.raises(RecipeProblem, match=r"holds several lists of rows \(train, test\)") as told:
+    with pytest.raises(
+        RecipeProblem, match=r"holds several lists of rows \(train, test\)"
+    ) as problem:
         read_documents(tmp_path / "a.json")
-    assert told.value.next_step == "save one of them as a list of its own"
+    assert problem.value.next_step == "save one of them as a list of its own"
 
 
 def test_fields_beside_the_list_of_rows_are_counted(tmp_path: Path) -> None:
@@ -215,5 +217,5 @@ def test_fields_beside_the_list_of_rows_are_counted(tmp_path: Path) -> None:
 def test_the_first_row_that_is_left_out_has_a_place(tmp_path: Path, rows: Any, place: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
-    first = read_corpus(path).first
+    first = read_corpus(path).first_omission
     assert first and first[0] == f"{path}{place}"

@@ -36,9 +36,9 @@ def turns(*pairs: tuple[Any, Any], keys: tuple[str, str] = ("role", "content")) 
     return [dict(zip(keys, pair, strict=True)) for pair in pairs]
 
 
-SAID = ("from", "value")
+SHAREGPT = ("from", "value")
 QA = turns(("user", "Q"), ("assistant", "A"))
-HUMAN_GPT = turns(("human", "Q"), ("gpt", "A"), keys=SAID)
+HUMAN_GPT = turns(("human", "Q"), ("gpt", "A"), keys=SHAREGPT)
 
 
 @pytest.mark.parametrize("nothing", [None, NAN])
@@ -74,7 +74,9 @@ def test_a_row_without_its_answer_is_left_out_and_not_read_as_plain_text(tmp_pat
     assert corpus.omissions == {"rows": {"output is null": 1}}
 
 
-@pytest.mark.parametrize("keys", [("role", "content"), SAID, ("role", "value"), ("from", "text")])
+@pytest.mark.parametrize(
+    "keys", [("role", "content"), SHAREGPT, ("role", "value"), ("from", "text")]
+)
 @pytest.mark.parametrize("name", ["messages", "conversations", "conversation"])
 @pytest.mark.parametrize(
     ("user", "model"),
@@ -180,18 +182,18 @@ def test_parts_of_one_content_are_put_end_to_end(tmp_path: Path) -> None:
         ),
         ({"messages": turns(("user", ["Q"]))}, "content holds something else than objects"),
         (
-            {"conversations": turns(("human", "Q"), ("bard", "A"), keys=SAID)},
+            {"conversations": turns(("human", "Q"), ("bard", "A"), keys=SHAREGPT)},
             "a turn has the role 'bard'",
         ),
         (
-            {"conversations": turns(("gpt", "A"), ("human", "Q"), keys=SAID)},
+            {"conversations": turns(("gpt", "A"), ("human", "Q"), keys=SHAREGPT)},
             "user and assistant do not take turns, the user first",
         ),
         (
-            {"conversations": turns(("human", "Q"), ("human", "R"), keys=SAID)},
+            {"conversations": turns(("human", "Q"), ("human", "R"), keys=SHAREGPT)},
             "user and assistant do not take turns, the user first",
         ),
-        ({"conversations": turns(("human", "Q"), keys=SAID)}, "no answer follows"),
+        ({"conversations": turns(("human", "Q"), keys=SHAREGPT)}, "no answer follows"),
         (
             {"conversations": [{"from": "system", "value": "S"}, *HUMAN_GPT]},
             "a turn has the role 'system', and training left out such conversations",
@@ -215,7 +217,7 @@ def test_a_row_is_left_out_for_a_reason(tmp_path: Path, row: Any, reason: str) -
     corpus = corpus_of(tmp_path, {"text": "sea"}, row)
     assert corpus.documents == ["sea"]
     assert corpus.omissions["rows"] == {reason: 1}
-    assert corpus.first and corpus.first[0].endswith("rows.jsonl:2")
+    assert corpus.first_omission and corpus.first_omission[0].endswith("rows.jsonl:2")
 
 
 def test_parts_of_rows_are_counted_by_themselves(tmp_path: Path) -> None:

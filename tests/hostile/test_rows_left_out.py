@@ -34,14 +34,14 @@ LEFT_OUT = (
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     """Seven whole rows with a field that nobody reads, a conversation, and three broken rows."""
-    said = [{"from": "human", "value": "say sea"}, {"from": "gpt", "value": "sea " * 30}]
+    turns = [{"from": "human", "value": "say sea"}, {"from": "gpt", "value": "sea " * 30}]
     content: list[Any] = [
         {"instruction": f"say {number}", "output": "a river " * 20, "label": number}
         for number in range(1, 8)
     ]
     content += [{"instruction": "say sea", "output": None}] * 2
-    content += [{"conversations": [*said, said[0]], "label": 1}]
-    content += [{"conversations": [said[0], {"from": "bard", "value": "sea"}]}]
+    content += [{"conversations": [*turns, turns[0]], "label": 1}]
+    content += [{"conversations": [turns[0], {"from": "bard", "value": "sea"}]}]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
     return path
@@ -80,9 +80,9 @@ def test_a_store_keeps_what_its_texts_left_out(base: Path, rows: Path, tmp_path:
     options = {"text": [rows], "sequence_length": 64, "max_tokens": 200}
     store = tmp_path / "store"
     settings = Keep.parse(options | {"top_k": 20, "samples": 5}, source="test")
-    told = keep.run(Checkpoint.open(base), store, settings)
-    assert ("left out", f"rows.jsonl: {LEFT_OUT}") in summary(told)
-    assert told.facts["texts"][0]["omissions"] == OMISSIONS
+    report = keep.run(Checkpoint.open(base), store, settings)
+    assert ("left out", f"rows.jsonl: {LEFT_OUT}") in summary(report)
+    assert report.facts["texts"][0]["omissions"] == OMISSIONS
     (text,) = Store.open(store).texts
     assert (text.rows, text.omissions) == (11, OMISSIONS)
 

@@ -1,4 +1,4 @@
-"""Texts and conversations from files, for calibration and for scoring alike.
+"""Reads texts and conversations from files, for calibration and for scoring alike.
 
 A document is a plain text or a conversation. Prose is one text; JSON holds documents row by row,
 in any of the layouts of `core.layouts`. The content of a file decides which it is. Each row or
@@ -39,14 +39,14 @@ class Corpus:
         rows: number of rows in the file; 1 where it is one text.
         omissions: everything that is left out, counted by unit and reason.
         sha256: of the file's bytes.
-        first: the place of the first omission, and the omission.
+        first_omission: the place of the first omission, and the omission.
     """
 
     documents: list[Document]
     rows: int
     omissions: Counts
     sha256: str
-    first: tuple[str, Omission] | None = None
+    first_omission: tuple[str, Omission] | None = None
 
 
 def read_documents(path: Path) -> list[Document]:
@@ -69,9 +69,9 @@ def read_corpus(path: Path) -> Corpus:
     else:
         require_prose(path, file.text)
         corpus = Corpus([file.text], 1, {}, file.sha256)
-    if corpus.first:
-        left_out = describe_omissions(corpus.omissions, corpus.rows)
-        note(f"{path}: left out {left_out}; the first is in {corpus.first[0]}")
+    if corpus.first_omission:
+        summary = describe_omissions(corpus.omissions, corpus.rows)
+        note(f"{path}: left out {summary}; the first is in {corpus.first_omission[0]}")
     return corpus
 
 
@@ -103,7 +103,7 @@ def _corpus_of_rows(path: Path, file: TextFile) -> Corpus:
         else:
             documents.append(part)
     _require_some(path, documents, counter)
-    return Corpus(documents, len(table.rows), counter.counts, file.sha256, counter.first)
+    return Corpus(documents, len(table.rows), counter.counts, file.sha256, counter.first_omission)
 
 
 def _parts(
@@ -123,7 +123,7 @@ def _parts(
 
 def _unread(path: Path, envelope: Mapping[str, Any]) -> Iterator[tuple[str, Omission]]:
     """Yields an omission for each field beside the list of rows."""
-    yield from ((str(path), Omission(name, "fields")) for name in Fields(envelope).unread())
+    yield from ((str(path), Omission(name, "fields")) for name in Fields(envelope).unread_fields())
 
 
 def _is_row(value: Mapping[str, Any]) -> bool:
@@ -134,9 +134,9 @@ def _is_row(value: Mapping[str, Any]) -> bool:
 def _require_some(path: Path, documents: Sequence[Document], counter: OmissionCounter) -> None:
     if documents:
         return
-    if counter.first is None:
+    if counter.first_omission is None:
         raise without_text(path)
-    place, omission = counter.first
+    place, omission = counter.first_omission
     raise RecipeProblem(
         f"{path} has no row that can be used: {place} is left out because {omission.reason}",
         next_step=omission.next_step,

@@ -1,4 +1,4 @@
-"""The fields of one JSON object. A field that no reader takes is named afterwards.
+"""Gives typed access to one JSON object, and names the fields that no reader took.
 
 `null` and NaN mean that a value is not given.
 """
@@ -42,43 +42,43 @@ class Fields:
     """
 
     def __init__(self, values: Mapping[str, Any], container: str = "") -> None:
-        self._values = values
-        self._given = {key: value for key, value in values.items() if not _is_null(value)}
+        self._object = values
+        self._values = {key: value for key, value in values.items() if not _is_null(value)}
         self._container = container
-        self._taken: set[str] = set()
+        self._reads: set[str] = set()
         self._children: list[Fields] = []
 
     def __contains__(self, key: str) -> bool:
-        return key in self._values
+        return key in self._object
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
+        return iter(self._object)
 
     def is_given(self, key: str) -> bool:
         """Returns whether a field is there and not null."""
-        return key in self._given
+        return key in self._values
 
-    def first(self, keys: Sequence[str]) -> str:
+    def first_key(self, keys: Sequence[str]) -> str:
         """Returns the first of some keys that is given, else the first that is there, or first."""
         for key in keys:
-            if key in self._given:
+            if key in self._values:
                 return key
-        return next((key for key in keys if key in self._values), keys[0])
+        return next((key for key in keys if key in self._object), keys[0])
 
     def mentions(self, key: str, mark: str) -> bool:
         """Returns whether a field is a text with a mark in it."""
-        value = self._given.get(key)
+        value = self._values.get(key)
         return isinstance(value, str) and mark in value
 
     def is_one_of(self, key: str, words: Container[str]) -> bool:
         """Returns whether a field is one of some words, in any case."""
-        value = self._given.get(key)
+        value = self._values.get(key)
         return isinstance(value, str) and value.strip().casefold() in words
 
     def holds(self, key: str) -> bool:
         """Returns whether a field is neither missing nor null, false or empty."""
-        self._taken.add(key)
-        return bool(self._given.get(key))
+        self._reads.add(key)
+        return bool(self._values.get(key))
 
     def value(self, key: str) -> Any:
         """Returns a value that must be given.
@@ -86,10 +86,10 @@ class Fields:
         Raises:
             Omission: the field is missing or null.
         """
-        self._taken.add(key)
-        if key not in self._given:
-            raise Omission(f"{key} is {'null' if key in self._values else 'missing'}")
-        return self._given[key]
+        self._reads.add(key)
+        if key not in self._values:
+            raise Omission(f"{key} is {'null' if key in self._object else 'missing'}")
+        return self._values[key]
 
     def text(self, key: str) -> str:
         """Returns a text.
@@ -132,7 +132,7 @@ class Fields:
             raise Omission(f"{key} holds something else than objects")
         return [self._child(item, f"{key}[]") for item in value]
 
-    def unread(self) -> Iterator[str]:
+    def unread_fields(self) -> Iterator[str]:
         """Yields the names of all fields that hold something and were never read.
 
         An object in a list of which nothing was read is left out as a whole, and not named here.
@@ -140,10 +140,10 @@ class Fields:
         stack = [self]
         while stack:
             fields = stack.pop()
-            for key, value in fields._given.items():
-                if key not in fields._taken and value not in EMPTY:
+            for key, value in fields._values.items():
+                if key not in fields._reads and value not in EMPTY:
                     yield f"{fields._container}{name_of(key)}"
-            stack += reversed([child for child in fields._children if child._taken])
+            stack += reversed([child for child in fields._children if child._reads])
 
     def _child(self, values: Mapping[str, Any], name: str) -> Fields:
         child = Fields(values, f"{name}.")

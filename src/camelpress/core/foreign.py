@@ -1,4 +1,4 @@
-"""Formats that people hand in as text and that are none, each with the way to convert it."""
+"""Recognises files of other formats in place of a text, and names the way to convert each."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ UTF8_MARK = b"\xef\xbb\xbf"
 
 
 def require_text_bytes(path: Path, content: bytes) -> None:
-    """Sees that the bytes of a file do not begin as another format does.
+    """Checks that the bytes of a file do not begin as those of another format.
 
     Raises:
         RecipeProblem: they do.
@@ -74,7 +74,7 @@ def require_text_bytes(path: Path, content: bytes) -> None:
 
 
 def require_prose(path: Path, text: str) -> None:
-    """Sees that a text is no table and no Python literal.
+    """Checks that a text is no table and no Python literal.
 
     Raises:
         RecipeProblem: it is, or it is blank.

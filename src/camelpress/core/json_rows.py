@@ -1,4 +1,4 @@
-"""JSON as rows: a list, one value a line, values one after another, or one list in an object.
+"""Reads JSON as rows: a list, a value a line, values in sequence, or one list in an object.
 
 The content decides, not the name of the file. A name that promises JSON is believed.
 """
@@ -42,9 +42,8 @@ def promises_json(path: Path) -> bool:
 def is_json(text: str) -> bool:
     """Returns whether a text is plainly JSON, perhaps damaged, and not prose with a bracket first.
 
-    So is a text that begins with an object, unless prose goes on behind it, a text that is one list
-    or object, and a text of which more than half the lines are
-    objects or lists.
+    A text is JSON if it is one list or object, if it begins with an object and no prose follows, or
+    if more than half of its lines are objects or lists.
     """
     start = _skip_blanks(text, 0)
     if text[start : start + 1] in ("[", "{"):
@@ -74,10 +73,11 @@ def json_rows(path: Path, text: str, is_row: IsRow) -> RowTable:
     line, value = values[0]
     if isinstance(value, list):
         return _numbered(str(path), value)
-    rows = (
-        _unwrap(path, value, is_row) if isinstance(value, Mapping) and not is_row(value) else None
-    )
-    return rows or RowTable([(f"{path}:{line}", value)])
+    if isinstance(value, Mapping) and not is_row(value):
+        table = _unwrap(path, value, is_row)
+        if table:
+            return table
+    return RowTable([(f"{path}:{line}", value)])
 
 
 def _unwrap(path: Path, envelope: Mapping[str, Any], is_row: IsRow) -> RowTable | None:

@@ -1,4 +1,4 @@
-"""The layouts of rows: one for each published data set, recognised by its own keys.
+"""Reads rows of published data sets, each in the layout that its keys tell.
 
 The conversions are those that made Tulu's training data. Some rules hold for all of them: every
 message loses the blanks around it when it is encoded, so newlines that a conversion puts there
@@ -77,7 +77,8 @@ def read_row(row: Fields) -> Parts:
     except Omission as omission:
         yield omission
         return
-    unit = "rows" if len(parts) == 1 else "conversations"
+    documents = sum(not isinstance(part, Omission) for part in parts)
+    unit = "rows" if documents == 1 else "conversations"
     for part in parts:
         yield part if isinstance(part, Omission) else _attempt(unit, _complete, part, row)
     yield from _unread(row)
@@ -92,7 +93,7 @@ def read_table(rows: Sequence[Fields]) -> Parts:
 
 
 def text(row: Fields) -> Parts:
-    """A plain text. One message of a conversation is none, and a blank one is left out."""
+    """Yields a plain text, and leaves out a blank one and a single turn of a conversation."""
     if is_turn(row):
         raise Omission(
             "it is one message of a conversation, without a message_id",
@@ -105,8 +106,8 @@ def text(row: Fields) -> Parts:
 
 
 def dialogue(row: Fields) -> Parts:
-    """Turns as open-instruct writes them (role, content), or as ShareGPT does (from, value)."""
-    key = row.first(DIALOGUES)
+    """Reads turns as open-instruct writes them (role, content) or ShareGPT does (from, value)."""
+    key = row.first_key(DIALOGUES)
     turns = row.children(key)
     if not turns:
         raise Omission(f"{key} is empty")
@@ -114,7 +115,7 @@ def dialogue(row: Fields) -> Parts:
 
 
 def messages(turns: list[Fields]) -> Parts:
-    """Roles and contents as they are."""
+    """Keeps roles and contents as they are."""
     yield tuple(read_turn(turn) for turn in turns)
 
 
@@ -149,14 +150,15 @@ def instruction(row: Fields) -> Parts:
 
     So are Stanford Alpaca, GPT4-Alpaca, Code Alpaca and Self-Instruct written.
     """
-    given = row.optional_text("input") or row.optional_text("context")
-    yield _history(row) + make_exchange(written(row.text("instruction"), given), row.text("output"))
+    context = row.optional_text("input") or row.optional_text("context")
+    question = written(row.text("instruction"), context)
+    yield _history(row) + make_exchange(question, row.text("output"))
 
 
 def dolly(row: Fields) -> Parts:
     """The context counts as input; the category is not used."""
-    given = row.optional_text("context") or row.optional_text("input")
-    question = written(row.text("instruction"), given)
+    context = row.optional_text("context") or row.optional_text("input")
+    question = written(row.text("instruction"), context)
     yield _history(row) + make_exchange(question, row.text("response"))
 
 
@@ -187,18 +189,18 @@ def super_ni(row: Fields) -> Parts:
         instances = draw.sample(instances, ZERO_SHOT + FEW_SHOT)
         yield Omission("training took 80 of a task", "instances", unused)
 
-    def alone(instance: Fields) -> Document:
+    def zero_shot(instance: Fields) -> Document:
         question = written(definition, instance.text("input"))
         return make_exchange(question, instance.texts("output")[0])
 
-    def after_examples(instance: Fields) -> Document:
+    def two_shot(instance: Fields) -> Document:
         shown = draw.sample(examples, min(SHOWN, len(examples)))
-        pairs = [{key: each.text(key) for key in ("input", "output")} for each in shown]
+        pairs = [{key: example.text(key) for key in ("input", "output")} for example in shown]
         question = few_shot(definition, pairs, instance.text("input"))
         return make_exchange(question, instance.texts("output")[0])
 
     for place, instance in enumerate(instances):
-        read = alone if place < ZERO_SHOT else after_examples
+        read = zero_shot if place < ZERO_SHOT else two_shot
         yield _attempt("instances", read, instance)
 
 
@@ -208,12 +210,12 @@ def flan(row: Fields) -> Parts:
 
 
 def oasst(row: Fields) -> Parts:
-    """The paths of a tree (`core.message_trees`)."""
+    """Yields the paths of a tree (`core.message_trees`)."""
     yield from tree_paths(row.child("prompt"))
 
 
 def baize(row: Fields) -> Parts:
-    """One text, split where human and AI begin to speak; a round without an answer is left out."""
+    """Splits one text where human and AI begin to speak, and leaves out a round without answer."""
     talk: Conversation = ()
     for turn in row.text("input").split(HUMAN)[1:]:
         question, *answers = turn.split(AI)
@@ -245,7 +247,7 @@ def completion(row: Fields) -> Parts:
 def _complete(document: Document, row: Fields) -> Document:
     """Returns a document that UTF-8 can hold, a conversation after the row's system message."""
     if not isinstance(document, str):
-        system = Message(role="system", content=row.optional_text(row.first(SYSTEM_KEYS)))
+        system = Message(role="system", content=row.optional_text(row.first_key(SYSTEM_KEYS)))
         if system.content.strip() and system != document[0]:
             document = (system, *document)
     return _encodable(document)
@@ -266,13 +268,14 @@ def _history(row: Fields) -> Conversation:
     if not row.holds("history"):
         return ()
     rounds = row.value("history")
-    pairs = isinstance(rounds, list) and all(
-        isinstance(each, list) and len(each) == 2 and all(isinstance(part, str) for part in each)
-        for each in rounds
-    )
-    if not pairs:
+    if not (isinstance(rounds, list) and all(map(_is_round, rounds))):
         raise Omission("history is not a list of pairs of texts")
-    return tuple(turn for each in rounds for turn in make_exchange(*each))
+    return tuple(turn for texts in rounds for turn in make_exchange(*texts))
+
+
+def _is_round(value: Any) -> bool:
+    is_pair = isinstance(value, list) and len(value) == 2
+    return is_pair and all(isinstance(part, str) for part in value)
 
 
 def _attempt(unit: str, read: Callable[..., Document], *parts: Any) -> Document | Omission:
@@ -280,11 +283,11 @@ def _attempt(unit: str, read: Callable[..., Document], *parts: Any) -> Document 
     try:
         return read(*parts)
     except Omission as omission:
-        return omission.of(unit)
+        return omission.with_unit(unit)
 
 
 def _unread(row: Fields) -> Iterator[Omission]:
-    yield from (Omission(name, "fields") for name in row.unread())
+    yield from (Omission(name, "fields") for name in row.unread_fields())
 
 
 def _layout_of(row: Fields) -> Layout:

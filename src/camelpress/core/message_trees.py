@@ -1,8 +1,8 @@
-"""Conversations as paths through trees of messages, as OASST publishes them.
+"""Builds conversations from the paths through trees of messages, as OASST publishes them.
 
 Every path from a first prompt to an answer is a conversation, whether or not the talk goes on from
 there. So beginnings repeat, as in Tulu 1. Later versions of the conversion took only last answers
-and could keep the best replies; none of that here. Rank and language are not used.
+and could keep the best replies. This module does neither, and uses no rank and no language.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ def table_paths(rows: Sequence[Fields]) -> Iterator[MessagePath | Omission]:
         try:
             table.add(row)
         except Omission as omission:
-            yield omission.of("messages")
+            yield omission.with_unit("messages")
     yield from _walk(table.roots, table.replies, _kept_message)
-    if table.unreached:
+    if table.orphans:
         reason = "no path leads to it from a first prompt"
-        yield Omission(reason, "messages", len(table.unreached))
+        yield Omission(reason, "messages", len(table.orphans))
 
 
 class _MessageTable:
     """Messages by their own key and by that of their parent."""
 
     def __init__(self) -> None:
-        self.unreached: set[Key] = set()
+        self.orphans: set[Key] = set()
         self._keys: set[Key] = set()
         self._replies: dict[Key | None, list[Fields]] = {}
 
@@ -71,13 +71,13 @@ class _MessageTable:
         if key in self._keys:
             raise Omission("message_id stands there twice")
         self._keys.add(key)
-        self.unreached.add(key)
+        self.orphans.add(key)
         self._replies.setdefault(parent, []).append(row)
 
     def replies(self, row: Fields) -> list[Fields]:
-        """Returns the replies to a message, which is reached by that."""
+        """Returns the replies to a message, which is then no orphan."""
         key = _key(row, "message_id")
-        self.unreached.discard(key)
+        self.orphans.discard(key)
         return self._replies.get(key, [])
 
 
@@ -91,17 +91,17 @@ def _walk(
     while stack:
         node, before = stack.pop()
         path: MessagePath | None = None
-        following: list[Fields] = []
+        answers: list[Fields] = []
         try:
-            following = replies(node)
+            answers = replies(node)
             path = _extend(before, node, read)
             if path[-1].role == "assistant":
                 yield path
-            elif not following:
+            elif not answers:
                 raise Omission("no answer follows")
         except Omission as omission:
-            yield omission.of("messages")
-        stack += [(reply, path) for reply in reversed(following)]
+            yield omission.with_unit("messages")
+        stack += [(reply, path) for reply in reversed(answers)]
 
 
 def _extend(

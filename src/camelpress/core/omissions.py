@@ -1,4 +1,4 @@
-"""Counts of everything that is left out of a file, by unit and by reason."""
+"""Counts everything that is left out of a file, by unit and reason."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 MAX_REASONS = 20  # distinct reasons of one unit; more are counted together
-OTHER = "another reason"
+OTHER = "others"
 
 Counts = Mapping[str, Mapping[str, int]]  # unit (rows, turns, ...), then reason, then count
 
@@ -35,17 +35,17 @@ class Omission(Exception):  # noqa: N818 - most are counted, not raised
         self.count = count
         self.next_step = next_step
 
-    def of(self, unit: str) -> Omission:
+    def with_unit(self, unit: str) -> Omission:
         """Returns the same reason for another unit."""
         return Omission(self.reason, unit, self.count, next_step=self.next_step)
 
 
 class OmissionCounter:
-    """Adds omissions up and remembers the place of the first."""
+    """Adds omissions up and keeps the first with its place."""
 
     def __init__(self) -> None:
         self.counts: dict[str, dict[str, int]] = {}
-        self.first: tuple[str, Omission] | None = None
+        self.first_omission: tuple[str, Omission] | None = None
 
     def add(self, place: str, omission: Omission) -> None:
         """Counts one omission; an unread field is never the first reason."""
@@ -53,8 +53,8 @@ class OmissionCounter:
         known = omission.reason in reasons or len(reasons) < MAX_REASONS
         reason = omission.reason if known else OTHER
         reasons[reason] = reasons.get(reason, 0) + omission.count
-        if self.first is None and omission.unit != "fields":
-            self.first = place, omission
+        if self.first_omission is None and omission.unit != "fields":
+            self.first_omission = place, omission
 
 
 def describe_omissions(counts: Counts, rows: int) -> str:
@@ -73,10 +73,11 @@ def omission_rows(files: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     rows = []
     for file in files:
         name, counts = file["name"], file.get("omissions") or {}
-        left_out = describe_omissions(counts, file.get("rows") or 0)
-        rows += [("left out", f"{name}: {left_out}")] if left_out else []
-        cut = file.get("unanswered") or 0
-        rows += [("left out", f"{name}: {cut:,} cut before an answer begins")] if cut else []
+        summary = describe_omissions(counts, file.get("rows") or 0)
+        rows += [("left out", f"{name}: {summary}")] if summary else []
+        unanswered = file.get("unanswered") or 0
+        if unanswered:
+            rows.append(("left out", f"{name}: {unanswered:,} cut before an answer begins"))
         fields = ", ".join(counts.get("fields", {}))
         rows += [("not read", f"{name}: fields {fields}")] if fields else []
     return rows
@@ -97,5 +98,8 @@ def _describe_unit(unit: str, reasons: Mapping[str, int], rows: int) -> str:
     total = sum(reasons.values())
     named = unit.removesuffix("s") if total == 1 else unit
     amount = f"{total:,} of {rows:,} rows" if unit == "rows" else f"{total:,} {named}"
-    why = ", ".join(f"{count:,} because {reason}" for reason, count in reasons.items())
-    return f"{amount} ({why})"
+    causes = (
+        f"{count:,} {'for other reasons' if reason == OTHER else f'because {reason}'}"
+        for reason, count in reasons.items()
+    )
+    return f"{amount} ({', '.join(causes)})"

@@ -1,4 +1,4 @@
-"""Text files as they lie on a disk: any Unicode with a mark, UTF-8 without, compressed or not."""
+"""Reads text files: any Unicode with a byte order mark, UTF-8 without, compressed or not."""
 
 from __future__ import annotations
 

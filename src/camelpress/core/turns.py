@@ -1,4 +1,4 @@
-"""Turns of conversations, with the words that data sets have for who speaks."""
+"""Reads turns of conversations, with the words that data sets have for the speakers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_turn(turn: Fields) -> Message:
     for key in CALL_KEYS:
         if turn.holds(key):
             raise Omission("a turn calls a tool")
-    word = turn.text(turn.first(ROLE_KEYS))
+    word = turn.text(turn.first_key(ROLE_KEYS))
     return make_message(word, _content(turn))
 
 
@@ -60,7 +60,7 @@ def make_exchange(user: str, answer: str) -> tuple[Message, Message]:
 
 def _content(turn: Fields) -> str:
     """Returns the text of a turn; parts of type text stand for one text, end to end."""
-    key = turn.first(CONTENT_KEYS)
+    key = turn.first_key(CONTENT_KEYS)
     if not isinstance(turn.value(key), list):
         return turn.text(key)
     return "".join(_part(part) for part in turn.children(key))
