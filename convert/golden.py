@@ -28,7 +28,7 @@ from torch import Tensor
 from camelpress.core.blocks import StreamedModel, compute_dtype, pick_device
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import dtype_name
-from camelpress.core.documents import read_documents
+from camelpress.core.documents import read_corpus
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.layouts import Document
 from camelpress.core.llama import EMBEDDING
@@ -68,11 +68,19 @@ def read(prompts: Path, tokenizer: Tokenizer) -> list[Completion]:
         prompts: conversations that end in an answer, in any layout of `core.documents`.
         tokenizer: of the model.
     Raises:
-        RecipeProblem: the file cannot be read, or holds something else or an empty completion.
+        RecipeProblem: the file cannot be read, a row or turn of it would be left out, or it holds
+            something else or an empty completion.
     """
+    corpus = read_corpus(prompts)
+    if corpus.first_omission:
+        place, omission = corpus.first_omission
+        raise RecipeProblem(
+            f"{place} cannot be scored because {omission.reason}",
+            next_step="mend or remove that row",
+        )
     return [
         _completion(f"{prompts}: conversation {number}", number, document, tokenizer)
-        for number, document in enumerate(read_documents(prompts), start=1)
+        for number, document in enumerate(corpus.documents, start=1)
     ]
 
 

@@ -15,12 +15,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from camelpress.core.documents import read_documents
+from camelpress.core.documents import read_corpus
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.layouts import Conversation, Document
 from camelpress.core.origin import LocatedFile
 from camelpress.core.prompt import encode_counted
-from camelpress.core.provenance import sha256_file
 from camelpress.core.tokens import Tokenizer
 
 
@@ -58,16 +57,14 @@ class Pool:
     """
 
     def __init__(self, file: LocatedFile, tokenizer: Tokenizer, length: int, seed: str) -> None:
-        documents = read_documents(file.path)
         self.file = file
-        self.sha256 = sha256_file(file.path)
-        self.documents = len(documents)
+        self.corpus = read_corpus(file.path)
         self.samples: list[Sample] = []
         self.tokens = 0
         self.unanswered = 0
         self.exhausted = False
         self._length = length
-        self._stream = self._sequences(documents, tokenizer, seed)
+        self._stream = self._sequences(self.corpus.documents, tokenizer, seed)
 
     def fill(self, tokens: int) -> None:
         """Take sequences until there are so many tokens, or no sequence is left.

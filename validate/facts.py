@@ -47,6 +47,10 @@ class Text(Part):
     """The same of one text."""
 
     name: str
+    rows: int = Field(default=0, ge=0, description="of the file; 1 where it is prose")
+    omissions: dict[str, dict[str, int]] = Field(
+        default={}, description="what is left out of the file: unit, then reason, then count"
+    )
 
 
 class Early(Told):

@@ -212,7 +212,8 @@ def _by_text(scores: Scores, texts: Sequence[Text]) -> list[dict[str, Any]]:
     for text in texts:
         last = first + len(text.windows)
         part = scores.where((scores.sequence >= first) & (scores.sequence < last))
-        told.append({"name": text.name, **_headline(part), **_rolling(part, [text])})
+        omissions = {"rows": text.rows, "omissions": text.omissions}
+        told.append({"name": text.name, **omissions, **_headline(part), **_rolling(part, [text])})
         first = last
     return told
 

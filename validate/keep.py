@@ -163,4 +163,6 @@ def _kept(text: Text) -> KeptText:
         windows=len(text.windows),
         words=text.words,
         bytes=text.bytes,
+        rows=text.rows,
+        omissions={unit: {**reasons} for unit, reasons in text.omissions.items()},
     )

@@ -22,6 +22,7 @@ from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.provenance import sha256_file
 from camelpress.core.report import Report
 from camelpress.core.settings import Settings, faults
+from camelpress.core.text_file import read_text_file
 from camelpress.validate.divergence import Kept
 from camelpress.validate.protocols import Window
 from camelpress.validate.settings import Keep, Scoring
@@ -41,6 +42,8 @@ class KeptText(Settings):
     windows: int = Field(gt=0)
     words: int = Field(ge=0)
     bytes: int = Field(ge=0)
+    rows: int = Field(default=0, ge=0)
+    omissions: dict[str, dict[str, int]] = {}
 
 
 class Facts(Settings):
@@ -147,10 +150,10 @@ class Store:
             if name in settings.model_fields_set and asked not in same:
                 raise _other(self.folder, f"{name} {own}, and {asked} is asked for")
         if settings.text:
-            hashes = {path: sha256_file(path) for path in settings.text if path.is_file()}
+            hashes = {path: read_text_file(path).sha256 for path in settings.text}
             known = {text.sha256 for text in self.facts.texts}
             for path in settings.text:
-                if hashes.get(path) not in known:
+                if hashes[path] not in known:
                     raise _other(self.folder, f"other texts: {path} is none of them")
             if len(set(hashes.values())) < len(known):
                 raise _other(self.folder, "more texts than are asked for")
@@ -209,7 +212,8 @@ def _texts(folder: Path, facts: Facts) -> list[Text]:
     texts, first = [], 0
     for text in facts.texts:
         some = windows[first : first + text.windows]
-        texts.append(Text(text.name, text.sha256, some, text.words, text.bytes))
+        sizes = (text.words, text.bytes, text.rows)
+        texts.append(Text(text.name, text.sha256, some, *sizes, text.omissions))
         first += text.windows
     predictions = sum(sum(window.counted) for window in windows)
     if first != len(windows) or predictions != facts.predictions:

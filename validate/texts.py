@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from camelpress.core.documents import read_documents, require_own_names
+from camelpress.core.documents import read_corpus, require_own_names
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.provenance import sha256_file
+from camelpress.core.omissions import Counts, describe_omissions, merge_counts
+from camelpress.core.progress import note
 from camelpress.core.tokens import Tokenizer
 from camelpress.validate.protocols import BLANKS, PROTOCOLS, Request, Window
 from camelpress.validate.settings import Scoring
@@ -20,6 +21,8 @@ class Text:
 
     Args:
         words, bytes: of what is scored, as lm-evaluation-harness counts them; 0 elsewhere.
+        rows: of the file; 1 where it is prose.
+        omissions: what is left out of the file, counted by unit and reason.
     """
 
     name: str
@@ -27,6 +30,8 @@ class Text:
     windows: list[Window]
     words: int = 0
     bytes: int = 0
+    rows: int = 0
+    omissions: Counts = field(default_factory=dict)
 
     @property
     def sequences(self) -> list[list[int]]:
@@ -55,7 +60,8 @@ def read_texts(settings: Scoring, tokenizer: Tokenizer, length: int) -> list[Tex
 
 def _text(path: Path, settings: Scoring, tokenizer: Tokenizer, length: int) -> Text:
     protocol = PROTOCOLS[settings.protocol]
-    documents = read_documents(path)
+    corpus = read_corpus(path)
+    documents = corpus.documents
     plain = [document for document in documents if isinstance(document, str)]
     if protocol.plain and len(plain) < len(documents):
         raise RecipeProblem(
@@ -73,7 +79,18 @@ def _text(path: Path, settings: Scoring, tokenizer: Tokenizer, length: int) -> T
     windows = [window for window in cut.windows if any(window.counted)]
     if not windows:
         raise RecipeProblem(_too_short(path, settings, length), next_step="give a longer text")
-    return Text(path.name, sha256_file(path), windows, *_sizes(cut.scored))
+    omissions = merge_counts([corpus.omissions, _unscored(path, len(cut.windows) - len(windows))])
+    sizes = _sizes(cut.scored)
+    return Text(path.name, corpus.sha256, windows, *sizes, corpus.rows, omissions)
+
+
+def _unscored(path: Path, windows: int) -> Counts:
+    """Counts and notes the windows without a token to score."""
+    if not windows:
+        return {}
+    counts = {"windows": {"no answer lies in it": windows}}
+    note(f"{path}: left out {describe_omissions(counts, 0)}")
+    return counts
 
 
 def _too_short(path: Path, settings: Scoring, length: int) -> str:

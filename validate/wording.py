@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from camelpress.core.omissions import omission_rows
 from camelpress.core.report import Check, Report, Verdict
 from camelpress.validate.numerals import NBSP, Number, significant, title
 
@@ -78,6 +79,12 @@ def lacking(facts: Mapping[str, Any]) -> str:
     missing = (facts.get("averages") or {}).get("missing") or []
     columns = "a column of it is" if len(missing) == 1 else "columns of theirs are"
     return f"The mean is without {listing(missing)}: {columns} not there." if missing else ""
+
+
+def omission_sentences(facts: Mapping[str, Any]) -> list[str]:
+    """Returns a sentence for everything that the texts of a report leave out."""
+    rows = omission_rows(facts["texts"])
+    return [f"{label.capitalize()} of {text}." for label, text in rows]
 
 
 def answer(told: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from camelpress.core.omissions import omission_rows
 from camelpress.core.report import Report
 from camelpress.validate import duels, wording
 from camelpress.validate.numerals import span
@@ -98,6 +99,7 @@ def _quantize(report: Report) -> list[tuple[str, str]]:
                 f"{calibration['tokens']:,} tokens in {calibration['samples']} sequences",
             )
         )
+        told += omission_rows(calibration["files"])
     return told + _cost(report)
 
 
@@ -115,6 +117,7 @@ def _scored(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("KL divergence", f"{facts['kl_mean']:.5f} nats{_span(facts['kl_mean_interval'])}"),
         ("top-1 agreement", f"{facts['top1_agreement']:.2%}"),
         ("tokens", f"{facts['tokens']:,} in {facts['sequences']} sequences"),
+        *omission_rows(facts["texts"]),
     ]
 
 
@@ -152,6 +155,7 @@ def _store(report: Report) -> list[tuple[str, str]]:
         ("kept of each", f"{facts['top_k']} likeliest, {facts['samples']} of the others"),
         ("remainder", f"{facts['remainder_mass']:.3%} of the probability"),
         ("protocol", facts["protocol"]),
+        *omission_rows(facts["texts"]),
         *_cost(report),
     ]
 

@@ -363,19 +363,18 @@ def line(**row: Any) -> str:
 
 
 GOOD = line(prompt="Q", completions=[{"completion": "A"}])
-READABLE = "give a text, JSON or JSON lines file"
 NO_PAIR = ("is not a prompt and an answer", "give prompts with their completions")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "what", "next_step"),
     [
-        ("p.jsonl", "", "{} holds no text", "give a file that does"),
+        ("p.jsonl", "", "{} is empty", "give a file with text"),
         (
             "p.jsonl",
             GOOD + line(prompt="Q", completions=[]),
-            "{}:2 has the fields prompt, completions, but not exactly one completion",
-            "mend or leave out that row",
+            "{}:2 cannot be scored because it has not exactly one completion",
+            "mend or remove that row",
         ),
         (
             "p.jsonl",
@@ -410,8 +409,8 @@ def test_prompts_that_cannot_be_scored_are_named(
 def test_a_missing_file_is_named(base: Path, tmp_path: Path) -> None:
     with refusal(
         RecipeProblem,
-        f"{tmp_path / 'no.jsonl'} cannot be read as UTF-8 text (FileNotFoundError)",
-        next_step=READABLE,
+        f"{tmp_path / 'no.jsonl'} does not exist",
+        next_step="check its name",
         out=None,
         exit_code=2,
     ):
@@ -516,7 +515,7 @@ def test_the_command_line_shows_both_figures(
 @pytest.mark.parametrize(
     ("prompts", "device", "what", "next_step"),
     [
-        ("missing", "cpu", "{} cannot be read as UTF-8 text (FileNotFoundError)", READABLE),
+        ("missing", "cpu", "{} does not exist", "check its name"),
         ("Call me Ishmael.", "cpu", f"{{}}: conversation 1 {NO_PAIR[0]}", NO_PAIR[1]),
         (GOOD, "camel", "'camel' is not a device", "use auto, cpu or cuda:0"),
         (

@@ -266,6 +266,15 @@ def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
     assert told == f"{tmp_path / 'config.json'} does not exist; complete the checkpoint folder"
 
 
+def test_a_config_with_a_byte_order_mark_is_named(tmp_path: Path) -> None:
+    single(tmp_path)
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8-sig")
+    assert refused(CheckpointProblem, tmp_path) == (
+        f"{tmp_path / 'config.json'} begins with a byte order mark, which other programs refuse; "
+        "save it as UTF-8 without the mark"
+    )
+
+
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     assert refused(CheckpointProblem, tmp_path) == (

@@ -11,14 +11,18 @@ import pytest
 
 from camelpress.core.documents import (
     encode_document,
+    read_corpus,
     read_documents,
     require_own_names,
 )
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.layouts import Document
+from camelpress.core.omissions import MAX_REASONS, OTHER
+from camelpress.core.progress import listening
 from camelpress.core.prompt import Message, encode
 from camelpress.core.templates import written
 from camelpress.core.tokens import Tokenizer
+from notes import Notes
 
 
 def turns(*contents: str) -> Document:
@@ -92,8 +96,9 @@ def test_a_compressed_file_is_read_as_what_is_in_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", [b"", b"\x1f\x8b\x08", b"no gzip"])
 def test_a_damaged_compressed_file_is_named(tmp_path: Path, damage: bytes) -> None:
     packed = gzip.compress(b"sea" * 1000)
-    told = refused(tmp_path / "a.txt.gz", damage or packed[:20] + b"\0" * 9)
-    assert told.what.startswith(f"{tmp_path / 'a.txt.gz'} cannot be read as UTF-8 text (")
+    problem = refused(tmp_path / "a.txt.gz", damage or packed[:20] + b"\0" * 9)
+    assert problem.what.startswith(f"{tmp_path / 'a.txt.gz'} is no whole gzip file (")
+    assert problem.next_step == "download it again, or give it unpacked"
 
 
 def test_instruction_and_input_lose_the_blanks_around_them(tmp_path: Path) -> None:
@@ -153,129 +158,111 @@ def test_any_other_file_is_one_text(tmp_path: Path, name: str) -> None:
 
 # --- what is refused ----------------------------------------------------------------------------
 
-
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeProblem) as told:
-        read_documents(tmp_path / "no.txt")
-    assert str(told.value) == (
-        f"{tmp_path / 'no.txt'} cannot be read as UTF-8 text (FileNotFoundError); "
-        "give a text, JSON or JSON lines file"
-    )
-
-
-def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
-    told = refused(tmp_path / "latin.txt", "naïve".encode("latin-1"))
-    assert str(told) == (
-        f"{tmp_path / 'latin.txt'} cannot be read as UTF-8 text (UnicodeDecodeError); "
-        "give a text, JSON or JSON lines file"
-    )
+FULL = "use one of the layouts: messages; conversations; conversation; instruction, instances; "
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("x.txt", ""),
-        ("x.txt", " \n"),
-        ("x.jsonl", "\n"),
-        ("x.json", "[]"),
-        ("x.jsonl", '{"messages": []}'),
-        ("x.jsonl", '{"conversations": [{"from": "system", "value": "x"}]}'),
-    ],
+    ("name", "content"), [("x.txt", " \n"), ("x.jsonl", "\n"), ("x.json", "[]")]
 )
 def test_a_file_without_text_is_refused(tmp_path: Path, name: str, content: str) -> None:
-    told = refused(tmp_path / name, content)
-    assert str(told) == f"{tmp_path / name} holds no text; give a file that does"
-
-
-def test_a_broken_json_line_is_named_with_its_number(tmp_path: Path) -> None:
-    told = refused(tmp_path / "x.jsonl", '{"text": "a"}\n\n{"text": "b"\n')
-    assert told.what == (
-        f"{tmp_path / 'x.jsonl'}:3 is not valid JSON (Expecting ',' delimiter: line 1 column 13 "
-        "(char 12))"
-    )
-    assert told.next_step == "mend or leave out that line"
-
-
-@pytest.mark.parametrize("content", ["[", "[" * 100_000, f"[{'9' * 5000}]"])
-def test_broken_json_is_named(tmp_path: Path, content: str) -> None:
-    told = refused(tmp_path / "x.json", content)
-    assert told.what.startswith(f"{tmp_path / 'x.json'} is not valid JSON (")
-    assert told.next_step == "give a list of rows"
-
-
-def test_json_that_is_no_list_is_refused(tmp_path: Path) -> None:
-    told = refused(tmp_path / "x.json", '{"title": "a"}')
-    assert str(told) == f"{tmp_path / 'x.json'} is not a JSON list; give a list of rows"
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "place"),
-    [
-        ("x.jsonl", '{"text": "a"}\n\n["b"]', "x.jsonl:3"),
-        ("x.json", '[{"text": "a"}, "b"]', "x.json[1]"),
-    ],
-)
-def test_a_row_that_is_no_object_is_named(
-    tmp_path: Path, name: str, content: str, place: str
-) -> None:
-    told = refused(tmp_path / name, content)
-    assert str(told) == f"{tmp_path / place} is not an object; give a row with named fields"
+    problem = refused(tmp_path / name, content)
+    assert str(problem) == f"{tmp_path / name} holds no text; give a file that does"
 
 
 def test_an_unknown_layout_is_named_with_the_known_ones(tmp_path: Path) -> None:
-    told = refused(tmp_path / "x.jsonl", '{"text": "a"}\n{"prompt": "p", "completion": "c"}')
-    assert told.what == f"{tmp_path / 'x.jsonl'}:2 has only the fields completion, prompt"
-    assert told.next_step == (
-        "use one of the layouts: messages; conversations; instruction, instances; "
-        "instruction, output; instruction, response; message_tree_id, prompt; inputs, targets; "
-        "Definition, Positive Examples, Instances; input with [|Human|]; task_prompt, task_output; "
-        "prompt, completions; text"
+    problem = refused(tmp_path / "x.jsonl", '\n{"prompt": "p", "completion": "c"}')
+    path = tmp_path / "x.jsonl"
+    assert problem.what == (
+        f"{path} has no row that can be used: {path}:2 is left out because it has only the fields "
+        "completion, prompt"
+    )
+    assert problem.next_step == (
+        f"{FULL}instruction, output; instruction, response; message_tree_id, prompt; "
+        "inputs, targets; Definition, Positive Examples, Instances; input with [|Human|]; "
+        "task_prompt, task_output; prompt, completions; text; message_id, parent_id, role, text"
     )
 
 
 @pytest.mark.parametrize(
-    ("row", "fields"),
+    ("row", "reason"),
     [
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages"),
-        ({"messages": [{"role": "user"}]}, "messages"),
-        ({"messages": [{"role": "user", "content": ["x"]}]}, "messages"),
-        ({"messages": "hello"}, "messages"),
-        ({"messages": None}, "messages"),
-        ({"conversations": [HUMAN, {"from": "gpt"}]}, "conversations"),
-        ({"conversations": [{"from": ["gpt"], "value": "x"}]}, "conversations"),
-        ({"conversations": [HUMAN], "chosen": "A"}, "conversations"),
-        ({"instruction": 3, "output": "x"}, "instruction, output"),
-        ({"instruction": "Do", "input": None, "output": "x"}, "instruction, output"),
-        ({"instruction": "Do", "output": None}, "instruction, output"),
-        ({"instruction": "Do", "response": ["x"]}, "instruction, response"),
-        ({"task_prompt": "Do", "task_output": 7}, "task_prompt, task_output"),
-        ({"prompt": "Q", "completions": None}, "prompt, completions"),
-        ({"prompt": "Q", "completions": "A"}, "prompt, completions"),
-        ({"prompt": "Q", "completions": [{"model": "m"}]}, "prompt, completions"),
-        ({"prompt": "Q", "completions": [{"completion": None}]}, "prompt, completions"),
-        ({"prompt": None, "completions": [{"completion": "A"}]}, "prompt, completions"),
-        ({"text": None}, "text"),
-        ({"text": 7}, "text"),
-        ({"text": "half a camel \ud83d"}, "text"),
-        ({"messages": [{"role": "user", "content": "\ud83d"}]}, "messages"),
+        (["b"], "it is a list, not an object with named fields"),
+        ({}, "it has no fields"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "a turn has the role 'tool'"),
+        ({"messages": [{"role": "user"}]}, "content is missing"),
+        ({"messages": [{"content": "x"}]}, "role is missing"),
+        ({"messages": ["x"]}, "messages holds something else than objects"),
+        ({"messages": "hello"}, "messages is text, not a list"),
+        ({"messages": None}, "messages is null"),
+        ({"messages": []}, "messages is empty"),
+        ({"conversations": [HUMAN, {"from": "gpt"}]}, "content is missing"),
+        ({"conversations": [{"from": ["gpt"], "value": "x"}]}, "from is a list, not text"),
+        ({"conversations": [HUMAN], "chosen": "A"}, "chosen is text, not an object"),
+        ({"conversations": []}, "conversations is empty"),
+        ({"instruction": 3, "output": "x"}, "instruction is a number, not text"),
+        ({"instruction": "Do", "input": {}, "output": "x"}, "input is an object, not text"),
+        ({"instruction": "Do", "output": None}, "output is null"),
+        ({"instruction": "Do", "output": float("nan")}, "output is null"),
+        ({"instruction": "Do", "response": ["x"]}, "response is a list, not text"),
+        ({"task_prompt": "Do", "task_output": True}, "task_output is a truth value, not text"),
+        ({"prompt": "Q", "completions": None}, "completions is null"),
+        ({"prompt": "Q", "completions": "A"}, "completions is text, not a list"),
+        ({"prompt": "Q", "completions": [{"model": "m"}]}, "completion is missing"),
+        ({"prompt": "Q", "completions": [{"completion": None}]}, "completion is null"),
+        ({"prompt": None, "completions": [{"completion": "A"}]}, "prompt is null"),
+        ({"prompt": "Q", "completions": []}, "it has not exactly one completion"),
+        (
+            {"prompt": "Q", "completions": [{"completion": "A"}, {"completion": "B"}]},
+            "it has not exactly one completion",
+        ),
+        ({"text": None}, "text is null"),
+        ({"text": 7}, "text is a number, not text"),
+        ({"text": " \n"}, "text is blank"),
+        ({"text": "half a camel \ud83d"}, "its text has half of a surrogate pair"),
+        (
+            {"messages": [{"role": "user", "content": "\ud83d"}]},
+            "its text has half of a surrogate pair",
+        ),
     ],
 )
-def test_a_known_layout_in_another_form_is_named(tmp_path: Path, row: Any, fields: str) -> None:
-    told = refused(tmp_path / "x.jsonl", "\n" + json.dumps(row))
-    assert str(told) == (
-        f"{tmp_path / 'x.jsonl'}:2 has the fields {fields}, but not in their usual form; "
-        "mend or leave out that row"
+def test_a_row_that_cannot_be_used_is_counted_with_its_reason(
+    tmp_path: Path, row: Any, reason: str
+) -> None:
+    path = tmp_path / "x.jsonl"
+    problem = refused(path, f"\n{json.dumps(row)}\n{json.dumps(row)}")
+    assert problem.what == (
+        f"{path} has no row that can be used: {path}:2 is left out because {reason}"
     )
+    path.write_text('{"text": "a"}\n' + f"{json.dumps(row)}\n" * 2, encoding="utf-8")
+    notes = Notes()
+    with listening(notes):
+        corpus = read_corpus(path)
+    assert (corpus.documents, corpus.rows) == (["a"], 3)
+    assert corpus.omissions == {"rows": {reason: 2}}
+    assert notes.heard == [
+        f"{path}: left out 2 of 3 rows (2 because {reason}); the first is in {path}:2"
+    ]
 
 
-@pytest.mark.parametrize("models", [[], ["one", "other"]])
-def test_a_prompt_has_one_completion(tmp_path: Path, models: list[str]) -> None:
-    row = {"prompt": "Q", "completions": [{"model": model, "completion": "A"} for model in models]}
-    told = refused(tmp_path / "x.jsonl", json.dumps(row))
-    assert str(told) == (
-        f"{tmp_path / 'x.jsonl'}:1 has the fields prompt, completions, "
-        "but not exactly one completion; mend or leave out that row"
-    )
+def test_the_reasons_of_a_file_are_bounded(tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": f"r{number}", "content": "x"}]} for number in range(99)]
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join(map(json.dumps, [{"text": "a"}, *rows])), encoding="utf-8")
+    (reasons,) = read_corpus(path).omissions.values()
+    assert len(reasons) == MAX_REASONS + 1
+    assert (sum(reasons.values()), reasons[OTHER]) == (99, 99 - MAX_REASONS)
+
+
+def test_fields_that_nobody_reads_are_counted_and_not_noted(tmp_path: Path) -> None:
+    turns_ = [{"role": "user", "content": "Q", "name": "Ann"}]
+    rows = [{"messages": turns_, "id": 7, "empty": None}, {"text": "t", "a b": "x", "list": []}]
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    notes = Notes()
+    with listening(notes):
+        corpus = read_corpus(path)
+    assert corpus.omissions == {"fields": {"id": 1, "messages[].name": 1, "'a b'": 1}}
+    assert notes.heard == []
 
 
 # --- ids ----------------------------------------------------------------------------------------

@@ -10,12 +10,13 @@ import pytest
 
 import stages
 from camelpress.core.errors import DataProblem, RecipeProblem
-from refusal import refusal, starting
+from refusal import refusal
 
 LAYOUTS = (
-    "use one of the layouts: messages; conversations; instruction, instances; instruction, output; "
-    "instruction, response; message_tree_id, prompt; inputs, targets; Definition, Positive "
-    "Examples, Instances; input with [|Human|]; task_prompt, task_output; prompt, completions; text"
+    "use one of the layouts: messages; conversations; conversation; instruction, instances; "
+    "instruction, output; instruction, response; message_tree_id, prompt; inputs, targets; "
+    "Definition, Positive Examples, Instances; input with [|Human|]; task_prompt, task_output; "
+    "prompt, completions; text; message_id, parent_id, role, text"
 )
 
 
@@ -46,10 +47,11 @@ def test_a_short_source_beside_a_long_one_is_taken(
 def test_an_unknown_layout_is_named_with_its_line(
     base: Path, chat: Path, tmp_path: Path, out: Path
 ) -> None:
-    odd = text(tmp_path, "odd.jsonl", '{"text": "sea"}\n{"question": "Q", "answer": "A"}\n')
+    odd = text(tmp_path, "odd.jsonl", '\n{"question": "Q", "answer": "A"}\n')
     with refusal(
         RecipeProblem,
-        f"{odd}:2 has only the fields answer, question",
+        f"{odd} has no row that can be used: {odd}:2 is left out because it has only the fields "
+        "answer, question",
         next_step=LAYOUTS,
         exit_code=2,
         out=out,
@@ -57,13 +59,31 @@ def test_an_unknown_layout_is_named_with_its_line(
         stages.quantize(base, out, chat, odd)
 
 
-@pytest.mark.parametrize("name", ["data.parquet", "data.tar.gz"])
-def test_a_binary_file_is_refused(base: Path, tmp_path: Path, out: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "fault", "next_step"),
+    [
+        (
+            "data.parquet",
+            "is a Parquet file, and no text",
+            "name its columns as a layout does (text; instruction, output; inputs, targets) and "
+            "convert it to JSON lines: pandas.read_parquet(FILE).to_json('rows.jsonl', "
+            "orient='records', lines=True)",
+        ),
+        (
+            "data.tar.gz",
+            "is no whole gzip file (BadGzipFile)",
+            "download it again, or give it unpacked",
+        ),
+    ],
+)
+def test_a_binary_file_is_refused(
+    base: Path, tmp_path: Path, out: Path, name: str, fault: str, next_step: str
+) -> None:
     (tmp_path / name).write_bytes(b"PAR1\xff\xfe")
     with refusal(
         RecipeProblem,
-        starting(f"{tmp_path / name} cannot be read as UTF-8 text ("),
-        next_step="give a text, JSON or JSON lines file",
+        f"{tmp_path / name} {fault}",
+        next_step=next_step,
         exit_code=2,
         out=out,
     ):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -10,58 +12,71 @@ import stages
 from camelpress.core.errors import RecipeProblem
 from refusal import refusal
 
-NOTHING = {
-    "empty.txt": "",
-    "blank.txt": " \n\t\n",
-    "empty.jsonl": "",
-    "empty.json": "[]",
-    "dropped.jsonl": '{"conversations": [{"from": "system", "value": "Hello"}]}\n',
-    "without-turns.jsonl": '{"messages": []}\n',
-    "blank.jsonl": '{"text": "  "}\n',
-}
+# name, content, what the message says after the path ({} is the path), next step
+MEND = "mend that row, or give another file"
+NOTHING = [
+    ("empty.txt", "", "is empty", "give a file with text"),
+    ("blank.txt", " \n\t\n", "holds no text", "give a file that does"),
+    ("empty.jsonl", "", "is empty", "give a file with text"),
+    ("empty.json", "[]", "holds no text", "give a file that does"),
+    (
+        "dropped.jsonl",
+        '{"conversations": [{"from": "system", "value": "Hello"}]}\n',
+        "has no row that can be used: {}:1 is left out because a turn has the role 'system', and "
+        "training left out such conversations",
+        MEND,
+    ),
+    (
+        "without-turns.jsonl",
+        '{"messages": []}\n',
+        "has no row that can be used: {}:1 is left out because messages is empty",
+        MEND,
+    ),
+    (
+        "blank.jsonl",
+        '{"text": "  "}\n',
+        "has no row that can be used: {}:1 is left out because text is blank",
+        MEND,
+    ),
+]
 
 
-@pytest.fixture(params=NOTHING)
-def nothing(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+class Nothing(NamedTuple):
+    """A file without text, and what is said of it."""
+
+    path: Path
+    what: str
+    next_step: str
+
+
+@pytest.fixture(params=NOTHING, ids=lambda each: each[0])
+def nothing(request: pytest.FixtureRequest, tmp_path: Path) -> Nothing:
     """A file without text."""
-    path: Path = tmp_path / request.param
-    path.write_text(NOTHING[request.param], encoding="utf-8")
-    return path
+    name, content, what, next_step = request.param
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    return Nothing(path, f"{path} {what.format(path)}", next_step)
 
 
-def test_a_file_without_text_does_not_calibrate(base: Path, out: Path, nothing: Path) -> None:
-    with refusal(
-        RecipeProblem,
-        f"{nothing} holds no text",
-        next_step="give a file that does",
-        exit_code=2,
-        out=out,
-    ):
-        stages.quantize(base, out, nothing)
+def refused(nothing: Nothing, out: Path) -> AbstractContextManager[None]:
+    return refusal(RecipeProblem, nothing.what, next_step=nothing.next_step, exit_code=2, out=out)
+
+
+def test_a_file_without_text_does_not_calibrate(base: Path, out: Path, nothing: Nothing) -> None:
+    with refused(nothing, out):
+        stages.quantize(base, out, nothing.path)
 
 
 def test_one_file_without_text_among_others_is_named(
-    base: Path, out: Path, chat: Path, nothing: Path
+    base: Path, out: Path, chat: Path, nothing: Nothing
 ) -> None:
-    with refusal(
-        RecipeProblem,
-        f"{nothing} holds no text",
-        next_step="give a file that does",
-        exit_code=2,
-        out=out,
-    ):
-        stages.quantize(base, out, chat, nothing)
+    with refused(nothing, out):
+        stages.quantize(base, out, chat, nothing.path)
 
 
-def test_a_file_without_text_is_not_scored(base: Path, out: Path, nothing: Path) -> None:
-    with refusal(
-        RecipeProblem,
-        f"{nothing} holds no text",
-        next_step="give a file that does",
-        exit_code=2,
-        out=out,
-    ):
-        stages.validate(base, base, out, nothing)
+def test_a_file_without_text_is_not_scored(base: Path, out: Path, nothing: Nothing) -> None:
+    with refused(nothing, out):
+        stages.validate(base, base, out, nothing.path)
 
 
 def test_no_calibration_file_is_refused(base: Path, out: Path) -> None:
@@ -80,8 +95,8 @@ def test_a_calibration_file_that_is_not_there_is_named(
 ) -> None:
     with refusal(
         RecipeProblem,
-        f"{tmp_path / 'no.jsonl'} cannot be read as UTF-8 text (FileNotFoundError)",
-        next_step="give a text, JSON or JSON lines file",
+        f"{tmp_path / 'no.jsonl'} does not exist",
+        next_step="check its name",
         exit_code=2,
         out=out,
     ):

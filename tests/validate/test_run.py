@@ -295,8 +295,12 @@ def test_no_text_is_refused(base: Path, tmp_path: Path) -> None:
     ("name", "content", "what"),
     [
         ("a.txt", "  \n", "holds no text"),
-        ("a.jsonl", "", "holds no text"),
-        ("a.jsonl", '{"text": ""}\n', "holds no text"),
+        ("a.jsonl", "", "is empty"),
+        (
+            "a.jsonl",
+            '{"text": ""}\n',
+            "has no row that can be used: .* is left out because text is blank",
+        ),
     ],
 )
 def test_an_empty_text_is_refused(

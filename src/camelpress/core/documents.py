@@ -1,52 +1,78 @@
-"""Texts and conversations from files, for calibration and for scoring alike.
+"""Reads texts and conversations from files, for calibration and for scoring alike.
 
-A document is a plain text or a conversation. Plain files are one text; JSON and JSON lines hold
-documents row by row, in any of the layouts of `core.layouts`. A JSON file that is one row, such as
-a task of Super-NaturalInstructions, stands for a list of it. Any file may be compressed (`.gz`).
+A document is a plain text or a conversation. Prose is one text; JSON holds documents row by row,
+in any of the layouts of `core.layouts`. The content of a file decides which it is. Each row or
+field that is left out is counted with its reason.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.layouts import LAYOUTS, Document
+from camelpress.core.fields import Fields, kind_of
+from camelpress.core.foreign import require_prose, without_text
+from camelpress.core.json_rows import is_json, json_rows, promises_json
+from camelpress.core.layouts import LAYOUTS, Document, read_row, read_table
+from camelpress.core.message_trees import is_message
+from camelpress.core.omissions import (
+    Counts,
+    Omission,
+    OmissionCounter,
+    describe_omissions,
+)
+from camelpress.core.progress import note
 from camelpress.core.prompt import encode
+from camelpress.core.text_file import TextFile, read_text_file
 from camelpress.core.tokens import Tokenizer
 
 
-def read_documents(path: Path) -> list[Document]:
-    """All documents of a file.
+@dataclass(frozen=True)
+class Corpus:
+    """The documents of a file.
 
     Args:
-        path: `.jsonl`, `.json`, or anything else as UTF-8 text; each may end in `.gz`.
-    Raises:
-        RecipeProblem: the file is missing, empty or not UTF-8, or a row has no known layout.
+        documents: in the order of the file; those of a table of messages come last.
+        rows: number of rows in the file; 1 where it is one text.
+        omissions: everything that is left out, counted by unit and reason.
+        sha256: of the file's bytes.
+        first_omission: the place of the first omission, and the omission.
     """
-    try:
-        packed = path.suffix == ".gz"
-        content = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
-        text = content.decode("utf-8")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise RecipeProblem(
-            f"{path} cannot be read as UTF-8 text ({type(error).__name__})",
-            next_step="give a text, JSON or JSON lines file",
-        ) from error
-    kind = path.with_suffix("").suffix if packed else path.suffix
-    if kind in (".json", ".jsonl"):
-        documents = [
-            document for place, row in _rows(path, kind, text) for document in _read(place, row)
-        ]
+
+    documents: list[Document]
+    rows: int
+    omissions: Counts
+    sha256: str
+    first_omission: tuple[str, Omission] | None = None
+
+
+def read_documents(path: Path) -> list[Document]:
+    """Returns the documents of `read_corpus`."""
+    return read_corpus(path).documents
+
+
+def read_corpus(path: Path) -> Corpus:
+    """Reads a file of text, JSON or JSON lines, and notes what is left out.
+
+    Args:
+        path: any name; the content may be compressed by gzip.
+    Raises:
+        RecipeProblem: the file cannot be read, is damaged or of another format, or holds no row
+            that can be used.
+    """
+    file = read_text_file(path)
+    if promises_json(path) or is_json(file.text):
+        corpus = _corpus_of_rows(path, file)
     else:
-        documents = [text] if text.strip() else []
-    if not documents:
-        raise RecipeProblem(f"{path} holds no text", next_step="give a file that does")
-    return documents
+        require_prose(path, file.text)
+        corpus = Corpus([file.text], 1, {}, file.sha256)
+    if corpus.first_omission:
+        summary = describe_omissions(corpus.omissions, corpus.rows)
+        note(f"{path}: left out {summary}; the first is in {corpus.first_omission[0]}")
+    return corpus
 
 
 def require_own_names(names: Sequence[str]) -> None:
@@ -67,59 +93,51 @@ def encode_document(document: Document, tokenizer: Tokenizer) -> list[int]:
     return encode(document, tokenizer)
 
 
-def _rows(path: Path, kind: str, content: str) -> Iterator[tuple[str, Any]]:
-    if kind == ".json":
-        rows = _parsed(str(path), content, "give a list of rows")
-        if isinstance(rows, Mapping) and any(layout.fits(rows) for layout in LAYOUTS):
-            yield str(path), rows
-            return
-        if not isinstance(rows, list):
-            raise RecipeProblem(f"{path} is not a JSON list", next_step="give a list of rows")
-        for number, row in enumerate(rows):
-            yield f"{path}[{number}]", row
+def _corpus_of_rows(path: Path, file: TextFile) -> Corpus:
+    table = json_rows(path, file.text, _is_row)
+    counter = OmissionCounter()
+    documents: list[Document] = []
+    for place, part in [*_parts(path, table.rows), *_unread(path, table.envelope)]:
+        if isinstance(part, Omission):
+            counter.add(place, part)
+        else:
+            documents.append(part)
+    _require_some(path, documents, counter)
+    return Corpus(documents, len(table.rows), counter.counts, file.sha256, counter.first_omission)
+
+
+def _parts(
+    path: Path, rows: Iterable[tuple[str, Any]]
+) -> Iterator[tuple[str, Document | Omission]]:
+    """Yields the documents and omissions of all rows; messages of a table are read together."""
+    messages = []
+    for place, value in rows:
+        if not isinstance(value, Mapping):
+            yield place, Omission(f"it is {kind_of(value)}, not an object with named fields")
+        elif is_message(row := Fields(value)):
+            messages.append(row)
+        else:
+            yield from ((place, part) for part in read_row(row))
+    yield from ((str(path), part) for part in read_table(messages))
+
+
+def _unread(path: Path, envelope: Mapping[str, Any]) -> Iterator[tuple[str, Omission]]:
+    """Yields an omission for each field beside the list of rows."""
+    yield from ((str(path), Omission(name, "fields")) for name in Fields(envelope).unread_fields())
+
+
+def _is_row(value: Mapping[str, Any]) -> bool:
+    row = Fields(value)
+    return is_message(row) or any(layout.fits(row) for layout in LAYOUTS)
+
+
+def _require_some(path: Path, documents: Sequence[Document], counter: OmissionCounter) -> None:
+    if documents:
         return
-    for number, line in enumerate(content.split("\n"), start=1):  # JSON may hold U+2028
-        if line.strip():
-            place = f"{path}:{number}"
-            yield place, _parsed(place, line, "mend or leave out that line")
-
-
-def _parsed(place: str, content: str, next_step: str) -> Any:
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise RecipeProblem(f"{place} is not valid JSON ({error})", next_step=next_step) from error
-
-
-def _read(place: str, row: Any) -> list[Document]:
-    """The documents of a row; none where the row holds no finished answer."""
-    if not isinstance(row, Mapping):
-        raise RecipeProblem(f"{place} is not an object", next_step="give a row with named fields")
-    for layout in LAYOUTS:
-        if layout.fits(row):
-            try:
-                documents = [document for document in layout.read(row) if document]
-                for document in documents:
-                    _contents(document).encode("utf-8")  # fails on half of a surrogate pair
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
-                own = type(error) is ValueError  # raised by a reader, in its own words
-                fault = error if own else "not in their usual form"
-                raise RecipeProblem(
-                    f"{place} has the fields {', '.join(layout.keys)}, but {fault}",
-                    next_step="mend or leave out that row",
-                ) from error
-            return documents
-    known = "; ".join(
-        ", ".join(layout.keys) + (f" with {layout.mark}" if layout.mark else "")
-        for layout in LAYOUTS
-    )
+    if counter.first_omission is None:
+        raise without_text(path)
+    place, omission = counter.first_omission
     raise RecipeProblem(
-        f"{place} has only the fields {', '.join(sorted(map(str, row)))}",
-        next_step=f"use one of the layouts: {known}",
+        f"{path} has no row that can be used: {place} is left out because {omission.reason}",
+        next_step=omission.next_step,
     )
-
-
-def _contents(document: Document) -> str:
-    if isinstance(document, str):
-        return document
-    return "".join(message.content for message in document)

@@ -23,7 +23,13 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
             twice.
     """
     try:
-        content = parse_json(read_regular(path, max_bytes).decode("utf-8"))
+        text = read_regular(path, max_bytes).decode("utf-8")
+        if text.startswith("\ufeff"):
+            raise CheckpointProblem(
+                f"{path} begins with a byte order mark, which other programs refuse",
+                next_step="save it as UTF-8 without the mark",
+            )
+        content = parse_json(text)
     except FileNotFoundError as error:
         raise missing_file(path) from error
     except OSError as error:

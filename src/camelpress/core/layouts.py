@@ -1,9 +1,9 @@
-"""How a row of a file becomes documents: one layout per published data set, told by its own keys.
+"""Reads rows of published data sets, each in the layout that its keys tell.
 
-The conversions are those that made Tulu's training data. What holds for all of them: every
+The conversions are those that made Tulu's training data. Some rules hold for all of them: every
 message loses the blanks around it when it is encoded, so newlines that a conversion puts there
-have no effect and are not put there; an empty answer stays an answer; a row without any turn is
-dropped.
+have no effect and are not put there; an empty answer stays an answer; a `system` field comes first
+in the conversation; a row, turn or field that is left out is counted with its reason.
 
 Source: allenai/open-instruct e44fcf588, open_instruct/reformat_datasets.py. Where it drew random
 numbers from one stream over all data sets, so that no draw can be repeated, ours come from a hash
@@ -13,22 +13,27 @@ of the row (`core.templates`); its shares are kept.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from camelpress.core.fields import Fields, name_of
+from camelpress.core.message_trees import TABLE_KEYS, table_paths, tree_paths
+from camelpress.core.omissions import Omission
 from camelpress.core.prompt import Message
 from camelpress.core.templates import few_shot, number_of, written
+from camelpress.core.turns import is_turn, make_exchange, read_turn
 
 Conversation = tuple[Message, ...]
 Document = str | Conversation
-Row = Mapping[str, Any]
+Parts = Iterator[Document | Omission]
 
-SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant"}
-TREE_ROLES = {"prompter": "user", "assistant": "assistant"}
+DIALOGUES = ("messages", "conversations", "conversation")  # keys of lists of turns
+SYSTEM_KEYS = ("system", "system_prompt", "system_message")
 HUMAN, AI = "[|Human|]", "[|AI|]"
 ZERO_SHOT, FEW_SHOT, SHOWN = 60, 20, 2  # instances of a task, and examples shown with the latter
 NO_CONSTRAINTS = ("", "none", "none.")
+UNANSWERED = "no answer follows"
 
 
 @dataclass(frozen=True)
@@ -37,161 +42,274 @@ class Layout:
 
     Args:
         name: the data sets that are written so.
-        keys: what a row has; it may have more.
-        read: all documents of such a row; a ValueError says in its own words what is wrong.
-        mark: what the first key's text must hold, where the keys alone tell too little.
+        keys: the fields of a row; it may have more.
+        read: yields the documents of such a row, and an omission for each part that is left out.
+        mark: a text that the first field must hold, where the keys alone are ambiguous.
     """
 
     name: str
     keys: tuple[str, ...]
-    read: Callable[[Row], Iterable[Document]]
+    read: Callable[[Fields], Iterable[Document | Omission]]
     mark: str = ""
 
-    def fits(self, row: Row) -> bool:
-        """Whether a row is of this layout, by its keys."""
+    def fits(self, row: Fields) -> bool:
+        """Returns whether a row is of this layout, by its keys."""
         return all(key in row for key in self.keys) and (
-            not self.mark or self.mark in str(row[self.keys[0]])
+            not self.mark or row.mentions(self.keys[0], self.mark)
         )
 
+    def rank(self, row: Fields) -> int:
+        """Returns how badly a row fits: 0 where all fields are given, 3 where all are null.
 
-def text(row: Row) -> Iterator[Document]:
-    """A plain text; a blank one is dropped."""
-    content: str = row["text"]
-    if content.strip():
-        yield content
+        Merged data sets have the fields of all, with null in those of the others. Plain text comes
+        last of the layouts that fit, as it is often an extra field of a conversation.
+        """
+        given = sum(row.is_given(key) for key in self.keys)
+        if not given:
+            return 3
+        return 2 if self.read is text else int(given < len(self.keys))
 
 
-def messages(row: Row) -> Iterator[Document]:
-    """What open-instruct writes and its training reads: roles and contents as they are."""
-    yield tuple(Message(role=turn["role"], content=turn["content"]) for turn in row["messages"])
+def read_row(row: Fields) -> Parts:
+    """Yields the documents of a row, and an omission for each part or field that is left out."""
+    try:
+        parts = list(_layout_of(row).read(row))
+    except Omission as omission:
+        yield omission
+        return
+    documents = sum(not isinstance(part, Omission) for part in parts)
+    unit = "rows" if documents == 1 else "conversations"
+    for part in parts:
+        yield part if isinstance(part, Omission) else _attempt(unit, _complete, part, row)
+    yield from _unread(row)
 
 
-def instruction(row: Row) -> Iterator[Document]:
+def read_table(rows: Sequence[Fields]) -> Parts:
+    """Yields the conversations of a table of messages, and an omission for all that is left out."""
+    for part in table_paths(rows):
+        yield part if isinstance(part, Omission) else _attempt("conversations", _encodable, part)
+    for row in rows:
+        yield from _unread(row)
+
+
+def text(row: Fields) -> Parts:
+    """Yields a plain text, and leaves out a blank one and a single turn of a conversation."""
+    if is_turn(row):
+        raise Omission(
+            "it is one message of a conversation, without a message_id",
+            next_step=f"give {', '.join(TABLE_KEYS)}, or one conversation a row as messages",
+        )
+    content = row.text("text")
+    if not content.strip():
+        raise Omission("text is blank")
+    yield content
+
+
+def dialogue(row: Fields) -> Parts:
+    """Reads turns as open-instruct writes them (role, content) or ShareGPT does (from, value)."""
+    key = row.first_key(DIALOGUES)
+    turns = row.children(key)
+    if not turns:
+        raise Omission(f"{key} is empty")
+    yield from sharegpt(row, turns) if "from" in turns[0] else messages(turns)
+
+
+def messages(turns: list[Fields]) -> Parts:
+    """Keeps roles and contents as they are."""
+    yield tuple(read_turn(turn) for turn in turns)
+
+
+def sharegpt(row: Fields, turns: list[Fields]) -> Parts:
+    """Turns of user and model in strict alternation; a last turn without an answer is cut off.
+
+    As in training, a conversation with a turn of anyone else (system, bing, a tool) is left out,
+    and so is one that does not alternate. Before, training split conversations into samples of at
+    most 2,048 tokens of whole rounds; that needs a tokenizer, is not done here, and a long
+    conversation is cut where the sequence ends, as those of every other data set. Files that were
+    split already (`sharegpt_html_cleaned_and_split.json`) give what training saw. Ours differs: all
+    words of `core.turns` for user and model count in the alternation, and a preferred answer in
+    `chosen` is the last turn.
+    """
+    talk = [read_turn(turn) for turn in turns]
+    if row.is_given("chosen"):
+        talk.append(read_turn(row.child("chosen")))
+    if any(turn.role == "system" for turn in talk):
+        raise Omission("a turn has the role 'system', and training left out such conversations")
+    rounds = talk[: len(talk) // 2 * 2]
+    if any(turn.role != ("user", "assistant")[place % 2] for place, turn in enumerate(rounds)):
+        raise Omission("user and assistant do not take turns, the user first")
+    if not rounds:
+        raise Omission(UNANSWERED)
+    if len(rounds) < len(talk):
+        yield Omission("it is the last of an odd number", "turns")
+    yield tuple(rounds)
+
+
+def instruction(row: Fields) -> Parts:
     """Alpaca's fields, in one of the templates of `core.templates`; the input may be missing.
 
     So are Stanford Alpaca, GPT4-Alpaca, Code Alpaca and Self-Instruct written.
     """
-    yield _turn(written(row["instruction"], row.get("input", "")), row["output"])
+    context = row.optional_text("input") or row.optional_text("context")
+    question = written(row.text("instruction"), context)
+    yield _history(row) + make_exchange(question, row.text("output"))
 
 
-def dolly(row: Row) -> Iterator[Document]:
+def dolly(row: Fields) -> Parts:
     """The context counts as input; the category is not used."""
-    yield _turn(written(row["instruction"], row.get("context", "")), row["response"])
+    context = row.optional_text("context") or row.optional_text("input")
+    question = written(row.text("instruction"), context)
+    yield _history(row) + make_exchange(question, row.text("response"))
 
 
-def unnatural(row: Row) -> Iterator[Document]:
+def unnatural(row: Fields) -> Parts:
     """Every instance; constraints, where there are any, are a line below the instruction."""
-    for instance in row["instances"]:
-        constraints = instance["constraints"] or ""
-        asked = row["instruction"]
-        if constraints.lower() not in NO_CONSTRAINTS:
-            asked += f"\n{constraints}"
-        yield _turn(written(asked, instance["input"]), instance["output"])
+    task = row.text("instruction")
+
+    def read(instance: Fields) -> Document:
+        constraints = instance.optional_text("constraints")
+        below = "" if constraints.lower() in NO_CONSTRAINTS else f"\n{constraints}"
+        question = written(task + below, instance.optional_text("input"))
+        return make_exchange(question, instance.text("output"))
+
+    yield from (_attempt("instances", read, instance) for instance in row.children("instances"))
 
 
-def super_ni(row: Row) -> Iterator[Document]:
+def super_ni(row: Fields) -> Parts:
     """A task: 60 instances by themselves, 20 more after two of the task's examples.
 
     The first definition and the first output of an instance are used. Which tasks belong to the
     training data is not in the row: leave out those with `_mmmlu_` in their names, as training did.
     """
-    definition, instances, examples = (
-        row["Definition"][0],
-        row["Instances"],
-        row["Positive Examples"],
-    )
+    definition = row.texts("Definition")[0]
+    instances, examples = row.children("Instances"), row.children("Positive Examples")
     draw = random.Random(number_of(definition))  # noqa: S311 - a draw, not a secret
-    if len(instances) > ZERO_SHOT + FEW_SHOT:
+    unused = len(instances) - ZERO_SHOT - FEW_SHOT
+    if unused > 0:
         instances = draw.sample(instances, ZERO_SHOT + FEW_SHOT)
+        yield Omission("training took 80 of a task", "instances", unused)
+
+    def zero_shot(instance: Fields) -> Document:
+        question = written(definition, instance.text("input"))
+        return make_exchange(question, instance.texts("output")[0])
+
+    def two_shot(instance: Fields) -> Document:
+        shown = draw.sample(examples, min(SHOWN, len(examples)))
+        pairs = [{key: example.text(key) for key in ("input", "output")} for example in shown]
+        question = few_shot(definition, pairs, instance.text("input"))
+        return make_exchange(question, instance.texts("output")[0])
+
     for place, instance in enumerate(instances):
-        if place < ZERO_SHOT:
-            asked = written(definition, instance["input"])
-        else:
-            shown = draw.sample(examples, min(SHOWN, len(examples)))
-            asked = few_shot(definition, shown, instance["input"])
-        yield _turn(asked, instance["output"][0])
+        read = zero_shot if place < ZERO_SHOT else two_shot
+        yield _attempt("instances", read, instance)
 
 
-def flan(row: Row) -> Iterator[Document]:
+def flan(row: Fields) -> Parts:
     """Inputs and targets; the newline that the conversion adds is stripped again in training."""
-    yield _turn(row["inputs"], row["targets"])
+    yield make_exchange(row.text("inputs"), row.text("targets"))
 
 
-def oasst(row: Row) -> Iterator[Document]:
-    """Every path from the first prompt to an answer, whether or not the talk goes on from there.
-
-    So beginnings repeat, as in Tulu 1. Later versions of the conversion took only last answers,
-    dropped messages that were marked deleted and could keep the best replies; none of that here.
-    """
-    waiting: list[tuple[Row, Conversation]] = [(row["prompt"], ())]
-    while waiting:
-        node, before = waiting.pop()
-        role = node["role"]
-        if role not in TREE_ROLES:
-            raise ValueError(f"with a role {role!r} in the tree")
-        path = (
-            *before,
-            Message.model_validate({"role": TREE_ROLES[role], "content": node["text"]}),
-        )
-        if role == "assistant":
-            yield path
-        waiting += [(reply, path) for reply in reversed(node["replies"])]
+def oasst(row: Fields) -> Parts:
+    """Yields the paths of a tree (`core.message_trees`)."""
+    yield from tree_paths(row.child("prompt"))
 
 
-def sharegpt(row: Row) -> Iterator[Document]:
-    """Turns of user and model in strict alternation; a last turn without an answer is cut off.
-
-    As in training, a conversation with a turn of anyone else (system, bing, a tool) is dropped, and
-    so is one that does not alternate. Before, training split conversations into samples of at most
-    2,048 tokens of whole rounds; that needs a tokenizer, is not done here, and a long conversation
-    is cut where the sequence ends, as those of every other data set. Files that were split already
-    (`sharegpt_html_cleaned_and_split.json`) give what training saw. Ours differs: `user` and
-    `chatgpt` count as `human` and `gpt` in the alternation, too, and a preferred answer in `chosen`
-    is the last turn.
-    """
-    turns = [*row["conversations"], *([row["chosen"]] if "chosen" in row else [])]
-    if not all(turn["from"] in SPEAKERS for turn in turns):
-        return
-    said = tuple(
-        Message.model_validate({"role": SPEAKERS[turn["from"]], "content": turn["value"]})
-        for turn in turns[: len(turns) // 2 * 2]
-    )
-    if all(turn.role == ("user", "assistant")[place % 2] for place, turn in enumerate(said)):
-        yield said
-
-
-def baize(row: Row) -> Iterator[Document]:
-    """One text, split where human and AI begin to speak; a round without an answer is dropped."""
-    said: Conversation = ()
-    for turn in row["input"].split(HUMAN)[1:]:
-        asked, *answers = turn.split(AI)
+def baize(row: Fields) -> Parts:
+    """Splits one text where human and AI begin to speak, and leaves out a round without answer."""
+    talk: Conversation = ()
+    for turn in row.text("input").split(HUMAN)[1:]:
+        question, *answers = turn.split(AI)
         if len(answers) > 1:
-            raise ValueError(f"with {AI} twice in one round")
+            raise Omission(f"{AI} stands twice in one round")
         if answers:
-            said += _turn(asked, answers[0])
-    yield said
+            talk += make_exchange(question, answers[0])
+        elif question.strip():
+            yield Omission(UNANSWERED, "turns")
+    if talk:
+        yield talk
+    else:
+        yield Omission(UNANSWERED)
 
 
-def pair(row: Row) -> Iterator[Document]:
+def pair(row: Fields) -> Parts:
     """A prompt and an output."""
-    yield _turn(row["task_prompt"], row["task_output"])
+    yield make_exchange(row.text("task_prompt"), row.text("task_output"))
 
 
-def completion(row: Row) -> Iterator[Document]:
+def completion(row: Fields) -> Parts:
     """The answer of one model; those of several would count the prompt more than once."""
-    if len(row["completions"]) != 1:
-        raise ValueError("not exactly one completion")
-    yield _turn(row["prompt"], row["completions"][0]["completion"])
+    completions = row.children("completions")
+    if len(completions) != 1:
+        raise Omission("it has not exactly one completion")
+    yield make_exchange(row.text("prompt"), completions[0].text("completion"))
 
 
-def _turn(user: str, answer: str) -> Conversation:
-    return (Message(role="user", content=user), Message(role="assistant", content=answer))
+def _complete(document: Document, row: Fields) -> Document:
+    """Returns a document that UTF-8 can hold, a conversation after the row's system message."""
+    if not isinstance(document, str):
+        system = Message(role="system", content=row.optional_text(row.first_key(SYSTEM_KEYS)))
+        if system.content.strip() and system != document[0]:
+            document = (system, *document)
+    return _encodable(document)
+
+
+def _encodable(document: Document) -> Document:
+    """Returns a document that UTF-8 can hold."""
+    contents = [document] if isinstance(document, str) else [turn.content for turn in document]
+    try:
+        "".join(contents).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise Omission("its text has half of a surrogate pair") from error
+    return document
+
+
+def _history(row: Fields) -> Conversation:
+    """Returns the rounds before an instruction, which some sets give as pairs in `history`."""
+    if not row.holds("history"):
+        return ()
+    rounds = row.value("history")
+    if not (isinstance(rounds, list) and all(map(_is_round, rounds))):
+        raise Omission("history is not a list of pairs of texts")
+    return tuple(turn for texts in rounds for turn in make_exchange(*texts))
+
+
+def _is_round(value: Any) -> bool:
+    is_pair = isinstance(value, list) and len(value) == 2
+    return is_pair and all(isinstance(part, str) for part in value)
+
+
+def _attempt(unit: str, read: Callable[..., Document], *parts: Any) -> Document | Omission:
+    """Returns a document, or the reason why a part of that unit gives none."""
+    try:
+        return read(*parts)
+    except Omission as omission:
+        return omission.with_unit(unit)
+
+
+def _unread(row: Fields) -> Iterator[Omission]:
+    yield from (Omission(name, "fields") for name in row.unread_fields())
+
+
+def _layout_of(row: Fields) -> Layout:
+    fitting = [layout for layout in LAYOUTS if layout.fits(row)]
+    if fitting:
+        return min(fitting, key=lambda layout: layout.rank(row))
+    known = [
+        ", ".join(layout.keys) + (f" with {layout.mark}" if layout.mark else "")
+        for layout in LAYOUTS
+    ]
+    names = ", ".join(sorted(map(name_of, row)))
+    raise Omission(
+        f"it has only the fields {names}" if names else "it has no fields",
+        next_step=f"use one of the layouts: {'; '.join([*known, ', '.join(TABLE_KEYS)])}",
+    )
 
 
 # fmt: off
-LAYOUTS = (  # the first that fits
-    Layout("Tulu",                   ("messages",),                  messages),
-    Layout("ShareGPT, WizardLM",     ("conversations",),             sharegpt),
+LAYOUTS = (  # the first of those that fit best
+    Layout("Tulu",                   ("messages",),                  dialogue),
+    Layout("ShareGPT, WizardLM",     ("conversations",),             dialogue),
+    Layout("one conversation",       ("conversation",),              dialogue),
     Layout("Unnatural Instructions", ("instruction", "instances"),   unnatural),
     Layout("Alpaca and its kin",     ("instruction", "output"),      instruction),
     Layout("Dolly",                  ("instruction", "response"),    dolly),

@@ -1,0 +1,121 @@
+"""Recognises files of other formats in place of a text, and names the way to convert each."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePath
+
+from camelpress.core.errors import RecipeProblem
+
+PANDAS = "pandas.read_{}.to_json('rows.jsonl', orient='records', lines=True)"
+TABLE = (
+    "name its columns as a layout does (text; instruction, output; inputs, targets) and convert it "
+    "to JSON lines: " + PANDAS
+)
+UNPACK = "unpack it and give a file in it"
+EXPORT = "save its text as UTF-8"
+
+# fmt: off
+MAGIC: tuple[tuple[bytes, str, str], ...] = (  # first bytes, format, next step
+    (b"PAR1",                "a Parquet file",        TABLE.format("parquet(FILE)")),
+    (b"ARROW1",              "an Arrow file",         TABLE.format("feather(FILE)")),
+    (b"\xff\xff\xff\xff",    "an Arrow stream",       "convert it to JSON lines: datasets.Dataset"
+                                                      ".from_file(FILE).to_json('rows.jsonl')"),
+    (b"PK\x03\x04",          "a zip archive",         UNPACK),
+    (b"PK\x05\x06",          "a zip archive",         UNPACK),
+    (b"\xfd7zXZ\x00",        "xz-compressed",         UNPACK),
+    (b"BZh91AY&SY",          "bzip2-compressed",      UNPACK),
+    (b"\x28\xb5\x2f\xfd",    "Zstandard-compressed",  UNPACK),
+    (b"7z\xbc\xaf\x27\x1c",  "a 7z archive",          UNPACK),
+    (b"%PDF-",               "a PDF document",        EXPORT),
+    (b"{\\rtf",              "an RTF document",       EXPORT),
+    (b"\xd0\xcf\x11\xe0",    "an Office document",    EXPORT),
+    (b"SQLite format 3\x00", "an SQLite database",    "export its table as JSON lines"),
+    (b"\x89HDF",             "an HDF5 file",          "export its texts as JSON lines"),
+    (b"\x93NUMPY",           "a NumPy array",         "export its texts as JSON lines"),
+    (b"GGUF",                "a GGUF model",          "give a text, JSON or JSON lines file"),
+    (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, which stands for a file",
+                                                      "fetch the file itself: git lfs pull"),
+)
+# fmt: on
+TAR = (257, b"ustar")  # offset, bytes
+PAGE = re.compile(rb"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)\b", re.I | re.S)
+XML = re.compile(rb"\s*<\?xml\b")
+PYTHON = re.compile(r"\s*\[?\s*\{\s*'[^'\n]*'\s*:")
+HEADER = frozenset(
+    "answer chosen completion content context conversation conversations input inputs instruction "
+    "label messages output prompt question response role source target targets text title".split()
+)
+SEPARATORS = (  # separator, format, reader of pandas
+    (",", "CSV", "csv(FILE)"),
+    ("\t", "TSV", "table(FILE)"),
+    (";", "CSV", "csv(FILE, sep=';')"),
+)
+TABS_LINES = 3  # lines with equally many tabs, from which on a text is a table
+UTF8_MARK = b"\xef\xbb\xbf"
+
+
+def require_text_bytes(path: Path, content: bytes) -> None:
+    """Checks that the bytes of a file do not begin as those of another format.
+
+    Raises:
+        RecipeProblem: they do.
+    """
+    for magic, name, next_step in MAGIC:
+        if content.startswith(magic):
+            raise _foreign(path, name, next_step)
+    if content.startswith(TAR[1], TAR[0]):
+        raise _foreign(path, "a tar archive", UNPACK)
+    start = content[:4096].removeprefix(UTF8_MARK)
+    if PAGE.match(start):
+        raise _foreign(path, "a web page", "download the file itself, or save the text of the page")
+    if XML.match(start):
+        raise _foreign(path, "XML", "extract its text")
+
+
+def require_prose(path: Path, text: str) -> None:
+    """Checks that a text is no table and no Python literal.
+
+    Raises:
+        RecipeProblem: it is, or it is blank.
+    """
+    if not text.strip():
+        raise without_text(path)
+    if PYTHON.match(text):
+        raise _foreign(path, "a Python literal, not JSON", "write it with json.dumps")
+    for separator, name, reader in SEPARATORS:
+        if _is_table(path, text, separator):
+            raise _foreign(path, f"{name}, a table", TABLE.format(reader))
+
+
+def _is_table(path: Path, text: str, separator: str) -> bool:
+    """Returns whether name, header or tabs make a text a table."""
+    if content_suffix(path) == {",": ".csv", "\t": ".tsv"}.get(separator):
+        return True
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    if _is_header(lines[0], separator):
+        return 2 * sum(separator in line for line in lines) > len(lines) > 1
+    counts = {line.count(separator) for line in lines}
+    return separator == "\t" and len(lines) >= TABS_LINES and len(counts) == 1 and counts != {0}
+
+
+def _is_header(line: str, separator: str) -> bool:
+    """Returns whether a line names columns, one of them as data sets do."""
+    names = [name.strip().strip('"').casefold() for name in line.split(separator)]
+    plain = all(name.replace(" ", "_").isidentifier() and len(name) < 40 for name in names)
+    return plain and len(names) > 1 and not HEADER.isdisjoint(names)
+
+
+def content_suffix(path: Path) -> str:
+    """Returns the ending of a file's name in small letters, without that of a compressed file."""
+    name = PurePath(path.name.casefold())
+    return (name.with_suffix("") if name.suffix == ".gz" else name).suffix
+
+
+def without_text(path: Path) -> RecipeProblem:
+    """Returns the problem of a file in which nothing is written."""
+    return RecipeProblem(f"{path} holds no text", next_step="give a file that does")
+
+
+def _foreign(path: Path, name: str, next_step: str) -> RecipeProblem:
+    return RecipeProblem(f"{path} is {name}, and no text", next_step=next_step)
