@@ -186,6 +186,7 @@ def _complete(
         facts={
             "method": settings.method,
             "calibration": _told_calibration(settings, calibration, folder),
+            "left_out": sorted(filter(llama.is_derived_buffer, source.tensors)),
             **facts,
         },
         cost=cost,

@@ -18,6 +18,7 @@ from torch import Tensor
 from camelpress.core import pickles, shards
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
 from camelpress.core.json import read_json
+from camelpress.core.llama import EMBEDDING, HEAD
 from camelpress.core.origin import COMPANIONS, locate
 from camelpress.core.shards import TensorInfo
 
@@ -71,7 +72,9 @@ class Checkpoint:
                         next_step="download the checkpoint again, index included",
                     )
                 tensors[name] = info
-        missing = sorted(listed.keys() - tensors.keys())
+        if config.get("tie_word_embeddings") is True:
+            tensors = _tied(tensors)
+        missing = sorted(listed.keys() - tensors.keys() - _optional(config, tensors))
         if missing:
             raise UnknownTensor(
                 f"{folder / listed[missing[0]]} lacks {missing[0]!r}, which the index lists there",
@@ -156,6 +159,27 @@ class Checkpoint:
         """The weight files, sorted by name."""
         for shard in sorted({info.shard for info in self.tensors.values()}):
             yield self.folder / shard
+
+
+def _tied(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Gives the one matrix of a tied model the name of the embedding.
+
+    Of two names for the same memory, safetensors' `save_model` keeps the first in the alphabet,
+    which is the head's.
+    """
+    embedding, head = f"{EMBEDDING}.weight", f"{HEAD}.weight"
+    if embedding in tensors or head not in tensors or tensors[head].offset is None:
+        return tensors
+    return {embedding if name == head else name: info for name, info in tensors.items()}
+
+
+def _optional(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> set[str]:
+    """Names the tensors that an index may list although no shard holds them.
+
+    safetensors stores one of two tied matrices; an index from before the save lists both.
+    """
+    tied = config.get("tie_word_embeddings") is True and f"{EMBEDDING}.weight" in tensors
+    return {f"{EMBEDDING}.weight", f"{HEAD}.weight"} if tied else set()
 
 
 def companions(folder: Path) -> dict[str, Path]:
