@@ -75,6 +75,11 @@ def pairs(base: Checkpoint, other: Checkpoint, rules: Sequence[str] = ()) -> lis
     return found
 
 
+def left_out(base: Checkpoint, other: Checkpoint) -> list[str]:
+    """Returns the derived buffers of both, which are no part of the output."""
+    return sorted(filter(is_derived_buffer, {*base.tensors, *other.tensors}))
+
+
 def _prefix(other: Checkpoint) -> str:
     for prefix in PREFIXES:
         if prefix + GROWING[0] in other.tensors:

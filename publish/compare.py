@@ -65,7 +65,7 @@ def _values(one: Any, other: Any, place: str = "") -> Iterator[str]:
 
 def _tensors(one: Checkpoint, other: Checkpoint) -> Iterator[str]:
     names = {*one.tensors, *other.tensors}
-    for name in track(sorted(names - set(filter(is_derived_buffer, names))), "diff"):
+    for name in track(sorted(name for name in names if not is_derived_buffer(name)), "diff"):
         kinds = [
             f"{each.tensors[name].dtype} {list(each.tensors[name].shape)}"
             if name in each.tensors
