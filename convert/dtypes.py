@@ -8,6 +8,7 @@ the base by their 16-bit sums, and the sums of the tensor are exact and no 16-bi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -81,17 +82,17 @@ def _stated(plan: Plan, known: Evidence | None, record: DiffRecord) -> torch.dty
 def _shown(
     chosen: Sequence[Plan], evidence: Mapping[str, Evidence], stated: torch.dtype | None
 ) -> TensorTypes:
-    main, proved = _vote(chosen, evidence)
-    main = stated if stated in CANDIDATES else main
+    votes = _votes(chosen, evidence)
+    main = stated if stated in CANDIDATES else votes.main
     tensors, unexplained = {}, set()
     for plan in chosen:
         known = evidence.get(plan.name)
         if known is None:
             dtype: torch.dtype | None = main
         elif plan.rule == "absolute":
-            dtype = _best(known.alone, main) or torch.float32
+            dtype = _best(known.alone, main)
         else:
-            dtype = _of_sums(plan, known, main, proved=proved)
+            dtype = _of_sums(plan, known, main, votes)
             if dtype is None:
                 unexplained.add(plan.name)
                 dtype = _best(known.counts, main)
@@ -104,10 +105,23 @@ def _sums(plan: Plan, evidence: Mapping[str, Evidence]) -> Counts:
     return known.counts if known is not None and plan.rule != "absolute" else Counts()
 
 
-def _vote(
-    chosen: Sequence[Plan], evidence: Mapping[str, Evidence]
-) -> tuple[torch.dtype | None, bool]:
-    """Returns the type of most matrices, and whether most of them fit a 16-bit type.
+@dataclass(frozen=True)
+class _Votes:
+    """The types that most tensors of a model fit best.
+
+    Args:
+        main: of the matrices.
+        proven: whether most of them fit a 16-bit type.
+        vectors: of the vectors, by the last part of their names.
+    """
+
+    main: torch.dtype | None
+    proven: bool
+    vectors: Mapping[str, torch.dtype | None]
+
+
+def _votes(chosen: Sequence[Plan], evidence: Mapping[str, Evidence]) -> _Votes:
+    """Lets the tensors vote for their types.
 
     A matrix that no sum of which differs from the base's weight does not vote if others do: as a
     float16 base, it is all float16 numbers.
@@ -115,26 +129,43 @@ def _vote(
     matrices = [plan for plan in chosen if len(plan.shape) == 2 and plan.name in evidence]
     summed = [plan for plan in matrices if _sums(plan, evidence).tested]
     changed = [plan for plan in summed if evidence[plan.name].changed] or summed
-    votes = [_sums(plan, evidence) for plan in changed]
+    counts = [_sums(plan, evidence) for plan in changed]
     if not summed:
-        votes = [evidence[plan.name].alone for plan in matrices]
-    fitting = {dtype: sum(vote.fit(dtype) for vote in votes) for dtype in CANDIDATES}
-    main = max(CANDIDATES, key=fitting.__getitem__)
-    proved = sum(any(vote.fit(dtype) for dtype in CANDIDATES) for vote in votes)
-    return main if fitting[main] else None, bool(summed) and proved > len(votes) / 2
+        counts = [evidence[plan.name].alone for plan in matrices]
+    best = [_best(each, None) for each in counts]
+    main = _most([dtype for dtype in best if dtype])
+    kinds: dict[str, list[torch.dtype | None]] = {}
+    for plan in chosen:
+        if len(plan.shape) == 1 and (vector := _sums(plan, evidence)).tested:
+            kinds.setdefault(_kind(plan), []).append(_best(vector, main))
+    proven = bool(summed) and sum(dtype is not None for dtype in best) > len(best) / 2
+    return _Votes(main, proven, {kind: _most(types) for kind, types in kinds.items()})
+
+
+def _kind(plan: Plan) -> str:
+    return plan.name.rpartition(".")[2]
+
+
+def _most(types: Sequence[torch.dtype | None]) -> torch.dtype | None:
+    return Counter(types).most_common(1)[0][0] if types else None
 
 
 def _of_sums(
-    plan: Plan, known: Evidence, main: torch.dtype | None, *, proved: bool
+    plan: Plan, known: Evidence, main: torch.dtype | None, votes: _Votes
 ) -> torch.dtype | None:
-    """Returns the type that the sums show, or None where they show none."""
+    """Returns the type that the sums show, or None where they show none.
+
+    Norms lie near 1, where the sum of any three float16 numbers is one again; so a vector is
+    believed to be of another 16-bit type only if most vectors are.
+    """
     if not known.counts.tested:
         return main
     best = _best(known.counts, main)
-    enough = known.changed >= FEW or (len(plan.shape) == 1 and not known.changed)
-    if best is not None and (best is main or enough):
-        return best
-    return torch.float32 if best is None and known.wide and proved else None
+    if best is None:
+        return torch.float32 if known.wide and votes.proven else None
+    matrix = len(plan.shape) > 1
+    shown = known.changed >= FEW if matrix else best is votes.vectors.get(_kind(plan))
+    return best if best is main or shown else None
 
 
 def _best(counts: Counts, main: torch.dtype | None) -> torch.dtype | None:
