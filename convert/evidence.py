@@ -275,7 +275,7 @@ def _summed(base: Checkpoint, diff: Checkpoint, pair: Pair) -> Evidence:
     together = counts(left, right, left + right, stored, pair.name)
     alone = _alone(right, pair.name)
     near = float((right - left).norm()) < LIKE_THE_BASE * float(left.norm())
-    absolute = near and _best(alone) >= _best(together)
+    absolute = near and not NEEDED <= _best(together) > _best(alone)
     _, difference, sums = _telling(left, right, left + right, stored)
     changed = sums[difference != 0]
     return Evidence(
