@@ -145,9 +145,10 @@ def _rounded(
     values: Float[Tensor, "..."], sums: Float32[Tensor, "..."], difference: Float32[Tensor, "..."]
 ) -> int:
     """Counts the values that lose more than float32 itself lost in difference, mean and sum."""
-    error = (values.to(torch.float32) - sums).abs()
-    if not bool(error.any()):
+    back = values.to(torch.float32)
+    if torch.equal(back, sums):
         return 0
+    error = (back - sums).abs()
     return int((error > ULPS * ROUNDOFF * (difference.abs() + sums.abs())).sum())
 
 

@@ -11,7 +11,7 @@ from camelpress.convert import account, companions
 from camelpress.convert.arithmetic import Operands, Told, subtracted
 from camelpress.convert.evidence import base_digest
 from camelpress.convert.pairs import Pair, left_out, pairs
-from camelpress.convert.record import DiffRecord, main_dtype
+from camelpress.convert.record import DiffRecord
 from camelpress.convert.rules import Plan, plans
 from camelpress.convert.settings import MakeDiff
 from camelpress.convert.stream import Stream
@@ -98,6 +98,5 @@ def _record(
 ) -> DiffRecord:
     """States what the diff is made from: the rule, the type of every tensor, the base."""
     types = {pair.name: tuned.info(pair.name).dtype for pair in matched}
-    main = main_dtype(types, {pair.name for pair in matched if len(pair.shape) == 2})
-    others = {name: dtype for name, dtype in types.items() if dtype is not main}
-    return DiffRecord(settings.rule, main, others, base_digest(base, matched))
+    others = {name: dtype for name, dtype in types.items() if dtype is not tuned.dtype}
+    return DiffRecord(settings.rule, tuned.dtype, others, base_digest(base, matched))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -58,12 +57,6 @@ class DiffRecord:
     def tuned(self, name: str) -> torch.dtype | None:
         """Returns the type of a tensor, if the header states one for each."""
         return None if self.others is None else self.others.get(name, self.main)
-
-
-def main_dtype(tensors: Mapping[str, torch.dtype], matrices: set[str]) -> torch.dtype:
-    """Returns the type of most matrices, or of most tensors where there is no matrix."""
-    votes = Counter(dtype for name, dtype in tensors.items() if name in matrices or not matrices)
-    return max(votes, key=votes.__getitem__)
 
 
 def _types(text: str) -> dict[str, torch.dtype] | None:

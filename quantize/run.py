@@ -270,7 +270,7 @@ def _dtype(settings: Quantize, device: torch.device, source: Checkpoint) -> torc
         return DTYPES[settings.dtype]
     if device.type == "cpu":
         return torch.bfloat16 if has_bfloat16() else torch.float32
-    return source.info(f"{llama.EMBEDDING}.weight").dtype
+    return source.dtype
 
 
 def _inputs(calibration: Calibration | None) -> dict[str, str]:

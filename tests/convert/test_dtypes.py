@@ -17,9 +17,12 @@ import pico
 import published
 import stages
 import weights
+from camelpress.core.blocks import StreamedModel
+from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
 from camelpress.core.progress import listening
 from camelpress.core.report import Report
+from camelpress.core.sequences import Sequences
 from notes import Notes
 from refusal import refusal
 from weights import Tensors
@@ -332,3 +335,26 @@ def test_zeros_that_lose_their_sign_are_counted(base: Path, tmp_path: Path) -> N
     signed = damage.with_tensors(tuned, tmp_path / "tuned", {GATE: tensor})
     report = stages.make_diff(base, signed, tmp_path / "diff")
     assert (report.facts["inexact"], report.facts["zero_signs"]) == (0, 7)
+
+
+def test_a_mixed_model_is_computed_as_it_is(base: Path, tmp_path: Path) -> None:
+    """Held against transformers in float32, where no norm of float32 is rounded."""
+    tuned = tuned_as(base, tmp_path / "tuned", {"norm": FP32, "embed_tokens": FP32}, BF16)
+    checkpoint = Checkpoint.open(tuned)
+    assert checkpoint.dtype is BF16
+    model = StreamedModel(checkpoint, device=torch.device("cpu"), dtype=FP32)
+    ids = list(range(1, 40))
+    with torch.inference_mode():
+        hidden = model.hidden(Sequences([ids], limit=model.positions), "test")
+        found = model.head()(hidden)
+        expected = pico.load_model(tuned)(torch.tensor([ids])).logits[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_mixed_model_is_quantized(base: Path, chat: Path, tmp_path: Path) -> None:
+    tuned = tuned_as(base, tmp_path / "tuned", {"norm": FP32, "lm_head": FP32}, BF16)
+    stages.quantize(tuned, tmp_path / "out", chat, method="rtn")
+    out = weights.read(tmp_path / "out")
+    for name, tensor in weights.read(tuned).items():
+        if "proj" not in name:
+            assert torch.equal(out[name], tensor.half())

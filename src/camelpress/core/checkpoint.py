@@ -6,6 +6,7 @@ file a tensor lies (`shards`). Nothing here knows of diffs, bits or gates.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -145,6 +146,16 @@ class Checkpoint:
         if (self.folder / SETTINGS).is_file():
             return f"copy {SETTINGS} there: most loaders would take the weights for missing"
         return "add it: a loader would take the weights for missing"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of most plain matrices; norms, embedding or head may have another one."""
+        votes = Counter(
+            info.dtype
+            for name, info in self.tensors.items()
+            if len(info.shape) == 2 and name.endswith(".weight")
+        )
+        return max(votes, key=votes.__getitem__) if votes else torch.float32
 
     @property
     def nbytes(self) -> int:

@@ -24,7 +24,7 @@ def summary(checkpoint: Checkpoint) -> dict[str, Any]:
         "path": Path(checkpoint.origin).name,
         "architecture": (checkpoint.config.get("architectures") or ["unknown"])[0],
         "parameters": parameters(checkpoint),
-        "dtype": dtype_name(embedding.dtype) if embedding else "unknown",
+        "dtype": dtype_name(checkpoint.dtype) if embedding else "unknown",
         "bytes": checkpoint.nbytes,
         "bits": scheme and scheme.bits,
         "group_size": scheme and scheme.group_size,
