@@ -6,23 +6,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from camelpress.convert.evidence import Evidence
 from camelpress.convert.rules import Plan
 from camelpress.convert.settings import MakeDiff, Recover
 from camelpress.convert.stream import Facts
 from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.config import dtype_name
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.provenance import checkpoint_hashes, sha256_json, versions
 
 
-def tensor(plan: Plan, facts: Facts, evidence: Evidence | None = None) -> Facts:
-    """One tensor of the output: its rule, its hash, what was seen of it and of its sample."""
+def tensor(
+    plan: Plan, facts: Facts, evidence: Evidence | None = None, *, dtype: torch.dtype
+) -> Facts:
+    """Returns the entry of one tensor: its type when tuned, rule, hash, and facts of its sample."""
     told = {
         "name": plan.name,
+        "dtype": dtype_name(dtype),
         "rule": plan.rule,
         "extra_rows": plan.extra if plan.pair.grown else None,
         "reason": plan.reason or None,
-        "counts": evidence and evidence.counts.plain(),
+        "counts": evidence.counts.plain() if evidence and evidence.digest else None,
         **facts,
     }
     return {key: value for key, value in told.items() if value is not None}

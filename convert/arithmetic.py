@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from camelpress.convert.evidence import Counts, counts, mean_row
+from camelpress.convert.evidence import ROUNDOFF, ULPS, Counts, counts, mean_row
 from camelpress.convert.rules import Plan, base_rows
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import dtype_name
@@ -30,6 +30,8 @@ class Told:
 
     largest_change: float = 0.0
     counts: Counts | None = None
+    rounded: int | None = None
+    zero_signs: int | None = None
     inexact: int | None = None
     largest_error: float | None = None
 
@@ -86,8 +88,10 @@ def added(
         elif check and base is not None:
             found = counts(base, difference, sums, stored, plan.name)
             told.counts = (told.counts or Counts()) + found
-        _require_range(plan, operands, sums, dtype)
-        yield sums.to(dtype)
+        values = _restored(plan, operands, sums, dtype)
+        if dtype is not torch.float32:
+            told.rounded = (told.rounded or 0) + _rounded(values, sums, difference)
+        yield values
 
 
 def subtracted(
@@ -113,10 +117,10 @@ def subtracted(
         difference = exact.to(dtype)
         wide = difference.to(torch.float32)
         sums = wide if base is None else base + wide
-        _require_range(plan, operands, sums, tuned)
-        back = sums.to(tuned).to(torch.float32)
+        back = _restored(plan, operands, sums, tuned).to(torch.float32)
         _see(told, wide)
         told.inexact = (told.inexact or 0) + int((back != right).sum())
+        told.zero_signs = (told.zero_signs or 0) + _lost_signs(back, right)
         error = float((back - right).abs().max())
         told.largest_error = max(told.largest_error or 0.0, error)
         if told.inexact and dtype is torch.float32:
@@ -127,6 +131,30 @@ def subtracted(
                 next_step="publish the tuned weights themselves",
             )
         yield difference
+
+
+def _restored(
+    plan: Plan, operands: Operands, sums: Float32[Tensor, "..."], dtype: torch.dtype
+) -> Float[Tensor, "..."]:
+    """Returns the tuned values."""
+    _require_range(plan, operands, sums, dtype)
+    return sums.to(dtype)
+
+
+def _rounded(
+    values: Float[Tensor, "..."], sums: Float32[Tensor, "..."], difference: Float32[Tensor, "..."]
+) -> int:
+    """Counts the values that lose more than float32 itself lost in difference, mean and sum."""
+    back = values.to(torch.float32)
+    if torch.equal(back, sums):
+        return 0
+    error = (back - sums).abs()
+    return int((error > ULPS * ROUNDOFF * (difference.abs() + sums.abs())).sum())
+
+
+def _lost_signs(back: Float32[Tensor, "..."], right: Float32[Tensor, "..."]) -> int:
+    """Counts the zeros that come back with the other sign."""
+    return int(((back == 0) & (right == 0) & (back.signbit() != right.signbit())).sum())
 
 
 def _pieces(plan: Plan) -> Iterator[tuple[int, int]]:

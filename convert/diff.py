@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from camelpress.convert import account, companions
 from camelpress.convert.arithmetic import Operands, Told, subtracted
-from camelpress.convert.pairs import GROWING, pairs
-from camelpress.convert.rules import RULE, Plan, plans
+from camelpress.convert.evidence import base_digest
+from camelpress.convert.pairs import Pair, left_out, pairs
+from camelpress.convert.record import DiffRecord
+from camelpress.convert.rules import Plan, plans
 from camelpress.convert.settings import MakeDiff
 from camelpress.convert.stream import Stream
 from camelpress.core.checkpoint import Checkpoint
@@ -22,7 +24,6 @@ from camelpress.core.report import Report, Stopwatch
 from camelpress.core.writer import CheckpointWriter, Slot
 
 REPORT = "make-diff-report.json"
-TUNED_DTYPE = "camelpress.tuned_dtype"  # in the header of our diffs
 
 
 def make_diff(
@@ -30,7 +31,7 @@ def make_diff(
 ) -> Report:
     """Write tuned - base, having seen what `recover` makes of every value.
 
-    A float32 diff gives back the tuned weights bit for bit, or is refused. A diff in 16 bits,
+    A float32 diff gives back every tuned weight in its own type, or is refused. A diff in 16 bits,
     whose unit roundoff is u, gives back each weight t within u |t - base| plus half a step of
     t's own type, and 2**-25 more in float16, whose small numbers have fixed steps. The report
     says how many are not exact, and by how much at most.
@@ -50,19 +51,19 @@ def make_diff(
     watch = Stopwatch()
     inputs = {"base": base, "tuned": tuned}
     keep_apart(out, base.folder, tuned.folder)
-    chosen = plans(pairs(base, tuned), {}, (settings.rule,), "published", None)
-    tuned_dtype, dtype = tuned.info(GROWING[0]).dtype, DTYPES[settings.dtype]
+    matched, dtype = pairs(base, tuned), DTYPES[settings.dtype]
+    chosen = plans(matched, {}, (settings.rule,), "published", None)
+    record = _record(base, tuned, matched, settings)
     operands = Operands.of(base, tuned, chosen)
     belongings = companions.copied(tuned, chosen, dtype)
 
     def work(plan: Plan, told: Told) -> Iterator[Tensor]:
-        return subtracted(plan, operands, dtype, tuned_dtype, told=told)
+        return subtracted(plan, operands, dtype, tuned.info(plan.name).dtype, told=told)
 
     slots = {plan.name: Slot(dtype, plan.shape) for plan in chosen}
-    metadata = {RULE: settings.rule, TUNED_DTYPE: dtype_name(tuned_dtype)}
     resumable = account.fingerprint(settings, list(inputs.values()))
     with staged(out, force=force, resumable=resumable) as folder, Journal(folder) as journal:
-        with CheckpointWriter(folder, slots, metadata=metadata) as writer:
+        with CheckpointWriter(folder, slots, metadata=record.header()) as writer:
             tensors, files = Stream(work, writer, journal).run(
                 chosen, list(inputs.values()), "make-diff"
             )
@@ -74,16 +75,28 @@ def make_diff(
             settings=settings.model_dump(mode="json"),
             facts={
                 "dtype": settings.dtype,
-                "tuned_dtype": dtype_name(tuned_dtype),
+                "tuned_dtype": record.main and dtype_name(record.main),
                 "inexact": sum(each.get("inexact", 0) for each in tensors),
+                "zero_signs": sum(each.get("zero_signs", 0) for each in tensors),
                 "largest_error": max(each.get("largest_error", 0.0) for each in tensors),
                 "sources": account.sources(inputs, files),
                 "versions": versions(),
+                "left_out": left_out(base, tuned),
                 "tensors": [
-                    account.tensor(plan, facts) for plan, facts in zip(chosen, tensors, strict=True)
+                    account.tensor(plan, facts, dtype=tuned.info(plan.name).dtype)
+                    for plan, facts in zip(chosen, tensors, strict=True)
                 ],
             },
             cost=watch.cost(),
         )
         report.write(folder / REPORT)
     return report
+
+
+def _record(
+    base: Checkpoint, tuned: Checkpoint, matched: Sequence[Pair], settings: MakeDiff
+) -> DiffRecord:
+    """States what the diff is made from: the rule, the type of every tensor, the base."""
+    types = {pair.name: tuned.info(pair.name).dtype for pair in matched}
+    others = {name: dtype for name, dtype in types.items() if dtype is not tuned.dtype}
+    return DiffRecord(settings.rule, tuned.dtype, others, base_digest(base, matched))

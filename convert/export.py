@@ -80,6 +80,7 @@ def export(source: Checkpoint, out: Path, settings: Export, *, force: bool = Fal
                 "from": sorted({layer.scheme.layout for layer in layers}),
                 "layers": len(layers),
                 "plain": len(plain),
+                "left_out": sorted(filter(llama.is_derived_buffer, source.tensors)),
                 **facts,
                 "versions": versions(),
             },
@@ -136,13 +137,13 @@ def _config(
 
 
 def _plain(source: Checkpoint, layers: list[Layer]) -> list[str]:
-    """The tensors that are no part of a packed layer."""
+    """Names the weights that are no part of a packed layer."""
     names = {layer.name for layer in layers}
     split = {name: name.rpartition(".") for name in source.tensors}
     return [
         name
         for name, (linear, _, part) in split.items()
-        if linear not in names or part not in PARTS
+        if not llama.is_derived_buffer(name) and (linear not in names or part not in PARTS)
     ]
 
 

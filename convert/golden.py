@@ -31,7 +31,6 @@ from camelpress.core.config import dtype_name
 from camelpress.core.documents import read_corpus
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.layouts import Document
-from camelpress.core.llama import EMBEDDING
 from camelpress.core.predictions import Predictions
 from camelpress.core.progress import track
 from camelpress.core.prompt import encode
@@ -93,7 +92,7 @@ def prepare(model: Checkpoint, prompts: Path, *, device: str) -> Task:
     """
     found = read(prompts, Tokenizer.load(model.folder))
     place = pick_device(device)
-    dtype = compute_dtype(place, model.info(f"{EMBEDDING}.weight").dtype)
+    dtype = compute_dtype(place, model.dtype)
     streamed = StreamedModel(model, device=place, dtype=dtype)
     fitting = [each for each in found if each.first < streamed.positions]
     if not fitting:

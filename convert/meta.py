@@ -22,11 +22,11 @@ from camelpress.core.checkpoint import Checkpoint, companions
 from camelpress.core.config import dtype_name, portable
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch, UnknownTensor
 from camelpress.core.json import read_json
+from camelpress.core.llama import is_derived_buffer
 from camelpress.core.settings import faults
 from camelpress.core.shards import TensorInfo
 
 PARAMS = "params.json"
-FREQUENCIES = "rope.freqs"  # ends the names of what follows from the parameters
 AGAIN = "download the folder again, params.json and every consolidated.*.pth"
 
 ROWS, COLS, EITHER, COPIES = (0,), (1,), (0, 1), (None,)
@@ -281,7 +281,7 @@ def _joined(
 def _require_all_known(known: set[str], params: Params, ranks: Mapping[Path, Checkpoint]) -> None:
     for path, rank in ranks.items():
         for name in rank.tensors:
-            if name not in known and not name.endswith(FREQUENCIES):
+            if name not in known and not is_derived_buffer(name):
                 raise UnknownTensor(
                     f"{path} holds {name!r}, which a model with n_layers {params.n_layers} lacks",
                     next_step=AGAIN,

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch, UnknownTensor
-from camelpress.core.llama import EMBEDDING, HEAD, ROTARY_BUFFER
+from camelpress.core.llama import EMBEDDING, HEAD, is_derived_buffer
 from camelpress.core.recognizer.names import extra_tensor_advice
 
 GROWING = (f"{EMBEDDING}.weight", f"{HEAD}.weight")  # a row per token; tuning may add tokens
@@ -38,7 +38,7 @@ class Pair:
 def pairs(base: Checkpoint, other: Checkpoint, rules: Sequence[str] = ()) -> list[Pair]:
     """Match every tensor of a diff or a tuned model with one of the base, in the order of files.
 
-    Rotary frequencies are left out on both sides: they follow from the config. A tied base has
+    Derived buffers are left out on both sides: they follow from the config. A tied base has
     one matrix where the other side may list two.
 
     Args:
@@ -61,10 +61,12 @@ def pairs(base: Checkpoint, other: Checkpoint, rules: Sequence[str] = ()) -> lis
     found = [
         _pair(base, other, name, prefix, rules)
         for name in sorted(other.tensors, key=lambda name: _place(other, name))
-        if ROTARY_BUFFER not in name
+        if not is_derived_buffer(name)
     ]
     used = {pair.base_name for pair in found}
-    unused = sorted(name for name in base.tensors if name not in used and ROTARY_BUFFER not in name)
+    unused = sorted(
+        name for name in base.tensors if name not in used and not is_derived_buffer(name)
+    )
     if unused and not (unused == [GROWING[1]] and _may_lack_head(other, prefix)):
         raise UnknownTensor(
             f"{other.folder} lacks {unused[0]!r}, which the base {base.folder} holds "
@@ -72,6 +74,11 @@ def pairs(base: Checkpoint, other: Checkpoint, rules: Sequence[str] = ()) -> lis
             next_step="give a base and a diff of the same architecture",
         )
     return found
+
+
+def left_out(base: Checkpoint, other: Checkpoint) -> list[str]:
+    """Returns the derived buffers of both, which are no part of the output."""
+    return sorted(filter(is_derived_buffer, {*base.tensors, *other.tensors}))
 
 
 def _prefix(other: Checkpoint) -> str:

@@ -27,7 +27,6 @@ from camelpress.convert.evidence import Evidence
 from camelpress.convert.pairs import GROWING, Pair
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 
-RULE = "camelpress.rule"  # in the header of a diff of ours: the rule it was made with
 WEIGHTS = "these are weights, not differences"
 
 
@@ -156,6 +155,8 @@ def _from_rows(evidence: Evidence | None) -> tuple[str, str]:
     """The rule under which the added rows are numbers of a 16-bit type, as the others are."""
     if evidence is None:
         return "mean", "the published recipe; not tested"
+    if evidence.wide:
+        return "mean", "the published recipe; float32 rows fit every rule"
     if evidence.narrow:
         return "zero", "assumed: the published diffs of 16 bits that add rows hold them whole"
     for rule in ("zero", "mean"):

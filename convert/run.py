@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from functools import reduce
-from operator import add
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,13 +12,13 @@ from torch import Tensor
 
 from camelpress.convert import account, companions
 from camelpress.convert.arithmetic import Operands, Told, added
-from camelpress.convert.evidence import CANDIDATES, Counts, Evidence, sample
-from camelpress.convert.pairs import pairs
-from camelpress.convert.rules import RULE, Plan, plans
+from camelpress.convert.choice import Choice, choose, total
+from camelpress.convert.evidence import CANDIDATES, Counts
+from camelpress.convert.pairs import left_out
+from camelpress.convert.rules import Plan
 from camelpress.convert.settings import Recover
 from camelpress.convert.stream import Stream
-from camelpress.convert.verify import require_differences, require_right_base, tuned_dtype
-from camelpress.core import shards
+from camelpress.convert.verify import require_stated_base
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
@@ -33,6 +31,7 @@ from camelpress.core.shards import TensorInfo
 from camelpress.core.writer import CheckpointWriter, Slot
 
 REPORT = "recover-report.json"
+LISTED = 3  # tensors of one rule that are noted by name
 
 
 def recover(
@@ -58,24 +57,32 @@ def recover(
     watch = Stopwatch()
     inputs = {"base": base, "diff": diff}
     keep_apart(out, base.folder, diff.folder)
-    chosen, evidence, seen = _decided(base, diff, settings)
-    dtype = _dtype(settings, seen)
+    choice = _choice(base, diff, settings)
+    chosen, dtype = choice.plans, _main_dtype(settings, choice)
     belongings = companions.recovered(base, diff, chosen, settings, dtype)
-    slots = {plan.name: Slot(dtype, plan.shape) for plan in chosen}
+    dtypes = {plan.name: _dtype(settings, choice, plan) for plan in chosen}
+    slots = {plan.name: Slot(dtypes[plan.name], plan.shape) for plan in chosen}
     _require_scorable(belongings, slots, out, settings)
-    operands = Operands.of(base, diff, chosen)
+    operands = Operands.of(choice.base, diff, chosen)
     full = settings.check == "full"
 
     def work(plan: Plan, told: Told) -> Iterator[Tensor]:
-        return added(plan, operands, dtype, check=full, told=told)
+        return added(plan, operands, dtypes[plan.name], check=full, told=told)
 
     resumable = account.fingerprint(settings, list(inputs.values()))
     with staged(out, force=force, resumable=resumable) as folder, Journal(folder) as journal:
         with CheckpointWriter(folder, slots) as w:
             tensors, files = Stream(work, w, journal).run(chosen, list(inputs.values()), "recover")
+        seen = choice.counts
         if full:
-            seen = _sum(Counts.read(each["counts"]) for each in tensors if "counts" in each)
-            require_right_base(base, diff, seen)
+            every = {
+                plan.name: Counts.read(facts["counts"])
+                for plan, facts in zip(chosen, tensors, strict=True)
+                if "counts" in facts
+            }
+            seen = total(every.values())
+            choice.require_right_base(base, diff, every)
+        belongings = companions.untied(belongings, dict(zip(slots, tensors, strict=True)))
         belongings.write(folder)
         account.require_unchanged(resumable, settings, list(inputs.values()))
         golden = _golden(folder, settings)
@@ -85,15 +92,22 @@ def recover(
             settings=settings.model_dump(mode="json", exclude={"verify", "device"}),
             facts={
                 "dtype": dtype_name(dtype),
+                "dtypes": {
+                    name: dtype_name(own) for name, own in dtypes.items() if own is not dtype
+                },
+                "base_dtype": choice.base_dtype,
+                "rounded": _rounded(settings, diff, dtypes, tensors),
                 "representable": {dtype_name(each): seen.share(each) for each in CANDIDATES},
                 "tested": seen.tested,
                 **belongings.facts,
                 **golden,
                 "sources": account.sources(inputs, files),
                 "versions": versions(),
-                "left_out": sorted(diff.tensors.keys() - slots.keys()),
+                "left_out": sorted({*left_out(base, diff), *(diff.tensors.keys() - slots.keys())}),
                 "tensors": [
-                    account.tensor(plan, facts, evidence.get(plan.name))
+                    account.tensor(
+                        plan, facts, choice.evidence.get(plan.name), dtype=dtypes[plan.name]
+                    )
                     for plan, facts in zip(chosen, tensors, strict=True)
                 ],
             },
@@ -103,42 +117,86 @@ def recover(
     return report
 
 
-def _decided(
-    base: Checkpoint, diff: Checkpoint, settings: Recover
-) -> tuple[list[Plan], dict[str, Evidence], Counts]:
-    """The rule of every tensor, and what a sample tells of each and of all that are summed."""
-    matched = pairs(base, diff, settings.rule)
-    tested = settings.check != "off" or settings.dtype == "auto"
-    evidence = sample(base, diff, [pair for pair in matched if tested or pair.grown])
-    recorded = shards.metadata(next(diff.files())).get(RULE)
-    chosen = plans(matched, evidence, settings.rule, settings.extra_rows, recorded)
-    summed = [plan.name for plan in chosen if plan.rule != "absolute"]
-    seen = _sum(evidence[name].counts for name in summed if name in evidence)
+def _choice(base: Checkpoint, diff: Checkpoint, settings: Recover) -> Choice:
+    """Decides rule and type of every tensor, and sees that they belong together."""
+    choice = choose(base, diff, settings)
     if settings.check != "off":
-        require_differences(diff, evidence.values())
-        require_right_base(base, diff, seen)
+        choice.require_differences(diff)
+        choice.require_right_base(
+            base, diff, {name: known.counts for name, known in choice.evidence.items()}
+        )
+        require_stated_base(base, diff, choice.record.base, proven=choice.types.proven)
+    if choice.base_dtype:
+        note(f"the base is taken as {choice.base_dtype}, as whoever made the diff did")
+    _note_rules(choice.plans)
+    buffers = left_out(base, diff)
+    if buffers:
+        note(f"{len(buffers)} buffers that follow from the config are left out, as {buffers[0]!r}")
+    return choice
+
+
+def _note_rules(chosen: Sequence[Plan]) -> None:
+    names: dict[str, list[str]] = {}
     for plan in chosen:
         if plan.reason:
-            note(f"{plan.name}: {plan.rule}, {plan.reason}")
-    return chosen, evidence, seen
+            names.setdefault(f"{plan.rule}, {plan.reason}", []).append(plan.name)
+    for rule, listed in names.items():
+        if len(listed) > LISTED:
+            note(f"{len(listed)} tensors, such as {listed[0]!r}: {rule}")
+        else:
+            for name in listed:
+                note(f"{name}: {rule}")
 
 
-def _sum(counts: Iterable[Counts]) -> Counts:
-    return reduce(add, counts, Counts())
-
-
-def _dtype(settings: Recover, counts: Counts) -> torch.dtype:
+def _main_dtype(settings: Recover, choice: Choice) -> torch.dtype:
+    """Returns the type that the config states."""
     if settings.dtype != "auto":
         return DTYPES[settings.dtype]
-    dtype = tuned_dtype(counts)
-    if dtype is None:
+    main = choice.types.main
+    if main is None:
         note("the sums fit no 16-bit type: the output is float32")
         return torch.float32
+    counts = choice.judged(choice.sums())
     note(
-        f"{counts.share(dtype):.2%} of {counts.tested} sampled sums are {dtype_name(dtype)} "
+        f"{counts.share(main):.2%} of {counts.tested} sampled sums are {dtype_name(main)} "
         "numbers: that is the dtype of the output"
     )
-    return dtype
+    _note_other_dtypes(choice, main)
+    return main
+
+
+def _note_other_dtypes(choice: Choice, main: torch.dtype) -> None:
+    others = [name for name, own in choice.types.tensors.items() if own is not main]
+    for dtype in dict.fromkeys(choice.types.tensors[name] for name in others):
+        names = [name for name in others if choice.types.tensors[name] is dtype]
+        note(f"{len(names)} tensors are {dtype_name(dtype)}, such as {names[0]!r}")
+
+
+def _dtype(settings: Recover, choice: Choice, plan: Plan) -> torch.dtype:
+    if settings.dtype != "auto":
+        return DTYPES[settings.dtype]
+    return choice.types.tensors[plan.name]
+
+
+def _rounded(
+    settings: Recover,
+    diff: Checkpoint,
+    dtypes: Mapping[str, torch.dtype],
+    tensors: Sequence[Mapping[str, Any]],
+) -> int:
+    """Counts the values that the output's types round, and notes those of float32 differences.
+
+    Sums of a diff in 16 bits are rounded as a rule: the diff was rounded, too.
+    """
+    counts = {name: facts.get("rounded", 0) for name, facts in zip(dtypes, tensors, strict=True)}
+    exact = [
+        name for name, count in counts.items() if count and diff.info(name).dtype is torch.float32
+    ]
+    if exact:
+        by = "the output" if settings.dtype == "auto" else f"--dtype {settings.dtype}"
+        total = sum(counts[name] for name in exact)
+        note(f"{by} rounds {total:,} values in {len(exact)} tensors, such as {exact[0]!r}")
+    return sum(counts.values())
 
 
 def _require_scorable(

@@ -17,8 +17,8 @@ class Recover(Settings):
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="of the recovered weights; auto: the 16-bit type that the sums fit exactly, "
-        "float32 if there is none",
+        description="of the recovered weights; auto: for each tensor the type that the diff "
+        "states or its own sums fit; any other: one type for all, which rounds what it cannot hold",
     )
     check: Literal["full", "sample", "off"] = Field(
         default="sample",

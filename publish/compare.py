@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.llama import is_derived_buffer
 from camelpress.core.progress import track
 from camelpress.core.provenance import checkpoint_digest, sha256_file
 from camelpress.core.report import Report, Stopwatch, Verdict
@@ -24,6 +25,8 @@ PIECE = 1 << 22  # values that are compared at a time
 
 def compare(one: Path, other: Path) -> Report:
     """Everything that is not the same; what belongs to one of them only is told as `none`.
+
+    Derived buffers are not compared: they follow from the config.
 
     Args:
         one, other: releases, or checkpoints without one.
@@ -61,7 +64,8 @@ def _values(one: Any, other: Any, place: str = "") -> Iterator[str]:
 
 
 def _tensors(one: Checkpoint, other: Checkpoint) -> Iterator[str]:
-    for name in track(sorted(one.tensors.keys() | other.tensors.keys()), "diff"):
+    names = {*one.tensors, *other.tensors}
+    for name in track(sorted(name for name in names if not is_derived_buffer(name)), "diff"):
         kinds = [
             f"{each.tensors[name].dtype} {list(each.tensors[name].shape)}"
             if name in each.tensors

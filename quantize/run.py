@@ -186,6 +186,7 @@ def _complete(
         facts={
             "method": settings.method,
             "calibration": _told_calibration(settings, calibration, folder),
+            "left_out": sorted(filter(llama.is_derived_buffer, source.tensors)),
             **facts,
         },
         cost=cost,
@@ -269,7 +270,7 @@ def _dtype(settings: Quantize, device: torch.device, source: Checkpoint) -> torc
         return DTYPES[settings.dtype]
     if device.type == "cpu":
         return torch.bfloat16 if has_bfloat16() else torch.float32
-    return source.info(f"{llama.EMBEDDING}.weight").dtype
+    return source.dtype
 
 
 def _inputs(calibration: Calibration | None) -> dict[str, str]:

@@ -97,7 +97,7 @@ def plan(source: Checkpoint, blocks: int, settings: Quantize) -> dict[str, Slot]
         planned |= slots(name, rows, cols, groups=groups, bits=scheme.bits)
         packed.add(f"{name}.weight")
     for name, info in source.tensors.items():
-        if name not in packed and llama.ROTARY_BUFFER not in name:
+        if name not in packed and not llama.is_derived_buffer(name):
             planned[name] = Slot(STORED, info.shape)
     return dict(sorted(planned.items()))
 

@@ -57,7 +57,7 @@ def open_model(
         RecipeProblem: no such device here, or fp16 on a CPU.
     """
     device = team.place(pick_device(settings.device))
-    own = stored or checkpoint.info(f"{EMBEDDING}.weight").dtype
+    own = stored or checkpoint.dtype
     if settings.dtype == "auto":
         return StreamedModel(checkpoint, device=device, dtype=compute_dtype(device, own))
     dtype: torch.dtype = getattr(torch, settings.dtype)

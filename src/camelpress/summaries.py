@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from camelpress.core.omissions import omission_rows
@@ -28,13 +28,20 @@ def _recover(report: Report) -> list[tuple[str, str]]:
     facts = report.facts
     shares = facts["representable"]
     return [
-        ("tensors", f"{len(facts['tensors'])}, {facts['dtype']}"),
+        ("tensors", _tensors(facts)),
         ("rules", _rules(facts["tensors"])),
         ("fits", ", ".join(f"{name} {share:.2%}" for name, share in shares.items())),
         ("tokenizer", _tokenizer(facts["tokenizer"])),
         *_golden(facts.get("golden")),
         *_cost(report),
     ]
+
+
+def _tensors(facts: Mapping[str, Any]) -> str:
+    others = Counter(facts["dtypes"].values())
+    return ", ".join(
+        [f"{len(facts['tensors'])}", facts["dtype"], *(f"{n} {name}" for name, n in others.items())]
+    )
 
 
 def _rules(tensors: Sequence[dict[str, Any]]) -> str:
@@ -63,12 +70,19 @@ def _golden(golden: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 def _make_diff(report: Report) -> list[tuple[str, str]]:
     facts = report.facts
-    lost = f"{facts['inexact']:,} values by up to {facts['largest_error']:.1e}"
     return [
         ("tensors", f"{len(facts['tensors'])}, {facts['dtype']}"),
-        ("lost", lost if facts["inexact"] else "nothing: every bit comes back"),
+        ("lost", _lost(facts)),
         *_cost(report),
     ]
+
+
+def _lost(facts: Mapping[str, Any]) -> str:
+    if facts["inexact"]:
+        return f"{facts['inexact']:,} values by up to {facts['largest_error']:.1e}"
+    if facts["zero_signs"]:
+        return f"the sign of {facts['zero_signs']:,} zeros; every other bit comes back"
+    return "nothing: every bit comes back"
 
 
 def _rescued(count: int | None) -> str:

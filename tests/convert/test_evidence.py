@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
+from camelpress.convert.choice import choose
 from camelpress.convert.evidence import (
     CANDIDATES,
     NORMAL,
@@ -27,7 +28,8 @@ from camelpress.convert.evidence import (
     sample,
 )
 from camelpress.convert.pairs import pairs
-from camelpress.convert.verify import require_differences, require_right_base, tuned_dtype
+from camelpress.convert.settings import Recover
+from camelpress.convert.verify import require_right_base
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
 from weights import Tensors
@@ -53,9 +55,14 @@ def stored(tensors: Tensors, dtype: torch.dtype, folder: Path) -> Checkpoint:
 
 
 def seen(base: Checkpoint, diff: Checkpoint) -> Counts:
-    found = sample(base, diff, pairs(base, diff))
-    require_differences(diff, found.values())
-    return reduce(add, (each.counts for each in found.values()))
+    choice = choose(base, diff, Recover())
+    choice.require_differences(diff)
+    return choice.counts
+
+
+def fitted(found: Counts) -> torch.dtype | None:
+    """The 16-bit type that all of the sums fit; bfloat16 before float16."""
+    return next((dtype for dtype in CANDIDATES if found.fit(dtype)), None)
 
 
 class Case(NamedTuple):
@@ -93,7 +100,7 @@ def test_only_the_right_base_passes(
     found = seen(right, diff)
     assert found.share(tuned) == found.least[tuned][0] == 1.0
     assert found.tested == 3 * 4 * 64 * WIDTH if kept is FP32 else found.tested > 10_000
-    assert tuned_dtype(found) is tuned
+    assert fitted(found) is tuned
     require_right_base(right, diff, found)
     named = "is not the base of" if base is FP16 else "was rounded to bfloat16, .* or is not the"
     with pytest.raises(NumericsProblem, match=named):
@@ -260,11 +267,11 @@ def test_where_both_types_fit_the_narrower_is_taken() -> None:
     values = torch.tensor([0.0, 1.0, -0.5, 1.5])
     found = counts(values, 0 * values, values, FP32, "x")
     assert found.share(BF16) == found.share(FP16) == 1.0
-    assert tuned_dtype(found) is BF16
+    assert fitted(found) is BF16
 
 
 def test_nothing_is_no_evidence() -> None:
-    assert tuned_dtype(Counts()) is None
+    assert fitted(Counts()) is None
 
 
 # --- differences and weights --------------------------------------------------------------------
@@ -283,7 +290,7 @@ def test_a_difference_along_the_base_is_a_difference(
     base, diff = stored(raw, FP16, tmp_path / "base"), stored(difference, kept, tmp_path / "diff")
     found = seen(base, diff)
     require_right_base(base, diff, found)
-    assert tuned_dtype(found) is FP16
+    assert fitted(found) is FP16
 
 
 @pytest.mark.parametrize("kept", [FP32, BF16, FP16])
@@ -292,7 +299,7 @@ def test_no_difference_at_all_is_a_difference(tmp_path: Path, kept: torch.dtype)
     diff = stored({name: torch.zeros(ROWS, WIDTH) for name in NAMES}, kept, tmp_path / "diff")
     found = seen(base, diff)
     require_right_base(base, diff, found)
-    assert tuned_dtype(found) is FP16
+    assert fitted(found) is FP16
 
 
 @pytest.mark.parametrize("place", [0, 100, 299])
@@ -313,11 +320,13 @@ def test_a_matrix_of_few_rows_is_sampled_whole(tmp_path: Path) -> None:
     assert seen(base, diff).tested == 3 * 3 * WIDTH
 
 
-def test_vectors_are_not_sampled(tmp_path: Path) -> None:
+def test_vectors_are_sampled_whole(tmp_path: Path) -> None:
     norm = {"model.norm.weight": torch.ones(WIDTH)}
     base = stored(normal(0, 0.02) | norm, FP16, tmp_path / "base")
     diff = stored(normal(1, 1e-3) | norm, FP32, tmp_path / "diff")
-    assert sample(base, diff, pairs(base, diff)).keys() == {*NAMES}
+    evidence = sample(base, diff, pairs(base, diff))
+    assert evidence.keys() == {*NAMES, *norm}
+    assert evidence["model.norm.weight"].counts.tested == WIDTH
 
 
 @pytest.mark.parametrize("width", [8, 256, 600])

@@ -400,11 +400,14 @@ def test_a_diff_of_ours_names_its_rule_and_is_believed(
     model = Checkpoint.open(tuned["alpaca"])
     make_diff(Checkpoint.open(base), model, tmp_path / "diff", settings)
     with safe_open(tmp_path / "diff" / "model.safetensors", framework="pt") as file:
-        assert file.metadata() == {
-            "format": "pt",
-            "camelpress.rule": rule,
-            "camelpress.tuned_dtype": "bfloat16",
-        }
+        header = file.metadata()
+    assert header.pop("camelpress.base_sample").startswith("4x4096:")
+    assert header == {
+        "format": "pt",
+        "camelpress.rule": rule,
+        "camelpress.tuned_dtype": "bfloat16",
+        "camelpress.tuned_dtypes": "{}",
+    }
     report = stages.recover(base, tmp_path / "diff", tmp_path / "back")
     assert told(report)[EMBEDDING] == told(report)[HEAD] == (rule, "the diff says so")
     back, right = weights.read(tmp_path / "back")[HEAD], weights.read(tuned["alpaca"])[HEAD]

@@ -102,15 +102,18 @@ def test_a_weight_that_is_not_finite_is_refused(
         differ(*pair, tmp_path / "diff")
 
 
-def test_weights_wider_than_the_model_are_refused(base: Path, tuned: Path, tmp_path: Path) -> None:
-    norm = "model.norm.weight"
-    mixed = weights.changed(
-        tuned, tmp_path / "mixed", lambda tensors: tensors | {norm: tensors[norm].float() + 1e-7}
+def test_weights_wider_than_their_difference_are_refused(
+    base: Path, tuned: Path, tmp_path: Path
+) -> None:
+    wide = weights.changed(
+        tuned,
+        tmp_path / "wide",
+        lambda tensors: tensors | {NAME: 1e-5 * tensors[NAME].float() + 1e-9},
     )
     with pytest.raises(
-        NumericsProblem, match=f"values of '{norm}' .* as bfloat16: .* need a wider type"
+        NumericsProblem, match=f"values of '{NAME}' .* as float32: .* need a wider type"
     ):
-        differ(base, mixed, tmp_path / "diff")
+        differ(base, wide, tmp_path / "diff")
 
 
 def test_models_of_different_depth_are_refused(base: Path, tmp_path: Path) -> None:

@@ -293,7 +293,7 @@ def test_shapes_that_differ_by_more_than_added_tokens_are_refused(
 
 def test_sums_that_are_not_finite_are_refused(base: Path, diff: Path, tmp_path: Path) -> None:
     bad = weights.changed(diff, tmp_path / "bad", replaced(NORM, torch.full((64,), torch.inf)))
-    with pytest.raises(NumericsProblem, match="not finite in bfloat16") as told:
+    with pytest.raises(NumericsProblem, match="not finite") as told:
         add(base, bad, tmp_path / "back")
     assert NORM in told.value.what
     assert not (tmp_path / "back").exists()

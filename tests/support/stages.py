@@ -23,11 +23,10 @@ def recover(base: Path, diff: Path, out: Path, *, force: bool = False, **options
     return convert.recover(open_base(base), Checkpoint.open(diff), out, settings, force=force)
 
 
-def make_diff(base: Path, tuned: Path, out: Path, *, force: bool = False) -> Report:
+def make_diff(base: Path, tuned: Path, out: Path, *, force: bool = False, **options: Any) -> Report:
     """tuned - base."""
-    return difference.make_diff(
-        open_base(base), Checkpoint.open(tuned), out, MakeDiff(), force=force
-    )
+    settings = MakeDiff.parse(options, source="test")
+    return difference.make_diff(open_base(base), Checkpoint.open(tuned), out, settings, force=force)
 
 
 def quantize(

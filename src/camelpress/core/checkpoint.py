@@ -6,6 +6,7 @@ file a tensor lies (`shards`). Nothing here knows of diffs, bits or gates.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 from camelpress.core import pickles, shards
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
 from camelpress.core.json import read_json
+from camelpress.core.llama import EMBEDDING, HEAD
 from camelpress.core.origin import COMPANIONS, locate
 from camelpress.core.progress import note
 from camelpress.core.recognizer.names import canonical_names, recognize_names
@@ -79,7 +81,9 @@ class Checkpoint:
                         next_step="remove the shard that does not belong to this model",
                     )
                 tensors[name] = info
-        missing = sorted(listed.keys() - tensors.keys())
+        if config.get("tie_word_embeddings") is True:
+            tensors = _tied(tensors)
+        missing = sorted(listed.keys() - tensors.keys() - _optional(config, tensors))
         if missing:
             raise UnknownTensor(
                 f"{folder / listed[missing[0]]} lacks {missing[0]!r}, which the index lists there",
@@ -164,6 +168,16 @@ class Checkpoint:
         return "add it: a loader would take the weights for missing"
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Type of most plain matrices; norms, embedding or head may have another one."""
+        votes = Counter(
+            info.dtype
+            for name, info in self.tensors.items()
+            if len(info.shape) == 2 and name.endswith(".weight")
+        )
+        return max(votes, key=votes.__getitem__) if votes else torch.float32
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(info.nbytes for info in self.tensors.values())
@@ -187,6 +201,27 @@ def _canonical(folder: Path, tensors: Mapping[str, TensorInfo]) -> dict[str, Ten
         names[name]: info if names[name] == name else replace(info, stored_name=name)
         for name, info in tensors.items()
     }
+
+
+def _tied(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Gives the one matrix of a tied model the name of the embedding.
+
+    Of two names for the same memory, safetensors' `save_model` keeps the first in the alphabet,
+    which is the head's.
+    """
+    embedding, head = f"{EMBEDDING}.weight", f"{HEAD}.weight"
+    if embedding in tensors or head not in tensors or tensors[head].offset is None:
+        return tensors
+    return {embedding if name == head else name: info for name, info in tensors.items()}
+
+
+def _optional(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> set[str]:
+    """Names the tensors that an index may list although no shard holds them.
+
+    safetensors stores one of two tied matrices; an index from before the save lists both.
+    """
+    tied = config.get("tie_word_embeddings") is True and f"{EMBEDDING}.weight" in tensors
+    return {f"{EMBEDDING}.weight", f"{HEAD}.weight"} if tied else set()
 
 
 def companions(folder: Path) -> dict[str, Path]:

@@ -11,7 +11,17 @@ EMBEDDING = "model.embed_tokens"
 FINAL_NORM = "model.norm"
 HEAD = "lm_head"
 BLOCK = "model.layers.{}"
-ROTARY_BUFFER = "rotary_emb.inv_freq"  # computed from the config; stored by transformers < 4.32
+# Last part of the names of buffers that follow from the config, by who stored them.
+DERIVED = frozenset(
+    {
+        *("inv_freq", "original_inv_freq"),  # transformers before 4.32; scaled rotary embeddings
+        *("cos_cached", "sin_cached", "_cos_cached", "_sin_cached"),  # ColossalAI, DeepSpeed
+        *("cos_sin_cache", "freqs_cis", "freqs"),  # vLLM; Meta's models and files
+        *("masked_bias", "causal_mask", "position_ids"),  # masks and counters of any GPT
+    }
+)
+# The causal mask of GPT-2, GPT-J and GPT-NeoX; a linear layer has its bias one level deeper.
+CAUSAL_MASKS = ("attn.bias", "self_attn.bias", "attention.bias")
 
 
 class Linear(NamedTuple):
@@ -43,6 +53,12 @@ FUSED = {  # what some loaders make one layer of
     "mlp.gate_up_proj": "mlp_input",
 }
 STAGES = tuple(dict.fromkeys(linear.fed_by for linear in LINEARS))  # 4 inputs a block, not 7
+
+
+def is_derived_buffer(name: str) -> bool:
+    """Tells whether a stored tensor is a buffer that follows from the config, and no weight."""
+    parts = name.split(".")
+    return parts[-1] in DERIVED or ".".join(parts[-2:]) in CAUSAL_MASKS
 
 
 def linears_fed_by(stage: str) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ from transformers import PreTrainedConfig
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import dtype_name
 from camelpress.core.errors import OutOfMemory, RecipeProblem
-from camelpress.core.llama import EMBEDDING
 from camelpress.core.summary import parameters
 
 MEMINFO = Path("/proc/meminfo")
@@ -55,7 +54,7 @@ def choose_dtype(
     elif on_cpu:
         choices = [torch.float32, torch.bfloat16]
     else:
-        choices = [checkpoint.info(f"{EMBEDDING}.weight").dtype]
+        choices = [checkpoint.dtype]
     free = available(device)
     needs = [needed(checkpoint, config, dtype, tokens=tokens) for dtype in choices]
     for dtype, need in zip(choices, needs, strict=True):

@@ -10,7 +10,7 @@ import torch
 from camelpress.core.checkpoint import Checkpoint, companions
 from camelpress.core.config import dtype_name
 from camelpress.core.linears import CODES, PARTS, packed_linears
-from camelpress.core.llama import EMBEDDING
+from camelpress.core.llama import EMBEDDING, is_derived_buffer
 from camelpress.core.schemes import overall
 from camelpress.core.tokens import Tokenizer
 from camelpress.core.words import WORD
@@ -24,7 +24,7 @@ def summary(checkpoint: Checkpoint) -> dict[str, Any]:
         "path": Path(checkpoint.origin).name,
         "architecture": (checkpoint.config.get("architectures") or ["unknown"])[0],
         "parameters": parameters(checkpoint),
-        "dtype": dtype_name(embedding.dtype) if embedding else "unknown",
+        "dtype": dtype_name(checkpoint.dtype) if embedding else "unknown",
         "bytes": checkpoint.nbytes,
         "bits": scheme and scheme.bits,
         "group_size": scheme and scheme.group_size,
@@ -70,7 +70,7 @@ def _tokenizer(checkpoint: Checkpoint) -> dict[str, Any] | None:
 
 
 def parameters(checkpoint: Checkpoint) -> int:
-    """How many weights there are, packed ones counted as what they stand for."""
+    """Counts the weights, packed ones as what they stand for; derived buffers are none."""
     total = 0
     schemes = packed_linears(checkpoint)
     for name, info in checkpoint.tensors.items():
@@ -78,6 +78,6 @@ def parameters(checkpoint: Checkpoint) -> int:
         count = torch.Size(info.shape).numel()
         if linear in schemes and part in CODES:
             total += count * WORD // schemes[linear].bits
-        elif linear not in schemes or part not in PARTS:
+        elif not is_derived_buffer(name) and (linear not in schemes or part not in PARTS):
             total += count
     return total

@@ -1,0 +1,111 @@
+"""The plan of a recovery: rule and type of every tensor, on the base that explains the diff.
+
+A script may have loaded the base in 16 bits before it subtracted. Where the sums with the base as
+it is are explained by no type, the base is tried as such a script held it. It is taken so only if
+every tensor is explained then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+import torch
+
+from camelpress.convert import verify
+from camelpress.convert.dtypes import TensorTypes, tensor_types
+from camelpress.convert.evidence import CANDIDATES, Counts, Evidence, sample
+from camelpress.convert.pairs import Pair, pairs
+from camelpress.convert.record import DiffRecord
+from camelpress.convert.rounded import RoundedBase
+from camelpress.convert.rules import Plan, plans
+from camelpress.convert.settings import Recover
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.config import dtype_name
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to do with each tensor, and why.
+
+    Args:
+        base: the base, as whoever made the diff held it.
+        base_dtype: the type that it is rounded to, if it is.
+        plans: the tensors of the output.
+        evidence: per tensor that was sampled.
+        types: of the output.
+        record: the statements of the diff.
+    """
+
+    base: Checkpoint
+    base_dtype: str | None
+    plans: Sequence[Plan]
+    evidence: Mapping[str, Evidence]
+    types: TensorTypes
+    record: DiffRecord
+
+    def sums(self) -> dict[str, Counts]:
+        """Returns the counts of all tensors that are sums."""
+        return {
+            plan.name: self.evidence[plan.name].counts
+            for plan in self.plans
+            if plan.rule != "absolute" and plan.name in self.evidence
+        }
+
+    @property
+    def counts(self) -> Counts:
+        """All sums that were sampled."""
+        return total(self.sums().values())
+
+    def judged(self, counts: Mapping[str, Counts]) -> Counts:
+        """Adds up counts of tensors, each by its own type."""
+        return total(self.types.judged(name, each) for name, each in counts.items())
+
+    def require_differences(self, diff: Checkpoint) -> None:
+        """Sees that the diff is one, as `verify.require_differences` does."""
+        verify.require_differences(diff, self.evidence, self.types)
+
+    def require_right_base(
+        self, base: Checkpoint, diff: Checkpoint, counts: Mapping[str, Counts]
+    ) -> None:
+        """Sees that base and diff belong together, as `verify.require_right_base` does."""
+        seen = self.judged({name: counts[name] for name in self.sums() if name in counts})
+        if seen.tested or not self.types.proven:
+            stated = self.types.main if self.record.others is not None else None
+            verify.require_right_base(base, diff, seen, stated)
+
+
+def choose(base: Checkpoint, diff: Checkpoint, settings: Recover) -> Choice:
+    """Chooses base, rules and types by a sample of every tensor."""
+    matched, record = pairs(base, diff, settings.rule), DiffRecord.read(diff)
+    choice = _on(base, None, diff, matched, settings, record)
+    if settings.check == "off" or record.base is not None or not choice.types.unexplained:
+        return choice
+    for dtype in CANDIDATES:
+        other = _on(RoundedBase(base, dtype), dtype, diff, matched, settings, record)
+        if other.types.main is not None and not other.types.unexplained:
+            return other
+    return choice
+
+
+def total(counts: Iterable[Counts]) -> Counts:
+    """Adds up counts."""
+    return reduce(add, counts, Counts())
+
+
+def _on(
+    base: Checkpoint,
+    dtype: torch.dtype | None,
+    diff: Checkpoint,
+    matched: Sequence[Pair],
+    settings: Recover,
+    record: DiffRecord,
+) -> Choice:
+    tested = settings.check != "off" or settings.dtype == "auto"
+    evidence = sample(base, diff, [pair for pair in matched if tested or pair.grown])
+    chosen = plans(matched, evidence, settings.rule, settings.extra_rows, record.rule)
+    types = tensor_types(chosen, evidence, record)
+    word = None if dtype is None else dtype_name(dtype)
+    return Choice(base, word, chosen, evidence, types, record)
