@@ -14,7 +14,7 @@ from camelpress.core.checkpoint import SETTINGS, Checkpoint
 from camelpress.core.config import DTYPES, portable
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.json import write_json
-from camelpress.core.linears import PARTS, read_codes
+from camelpress.core.linears import PARTS, head_of, read_codes
 from camelpress.core.ngrams import FINGERPRINT
 from camelpress.core.output import keep_apart, staged
 from camelpress.core.progress import note, track
@@ -47,6 +47,7 @@ def export(source: Checkpoint, out: Path, settings: Export, *, force: bool = Fal
     watch = Stopwatch()
     keep_apart(out, source.folder)
     llama.classes(source.config, source.folder)
+    head_of(source)
     layers = layers_of(source)
     _require_another(source, layers, settings)
     target = _target(settings)
@@ -120,7 +121,7 @@ def _config(
     blocks = source.config["num_hidden_layers"]
     quantization = target.quantization(source, layers, blocks)
     config = portable(source.config, target.dtype(source, layers))
-    del config["quantization_config"]
+    config.pop("quantization_config", None)
     if quantization is None:
         return config
     config["quantization_config"] = quantization

@@ -93,7 +93,8 @@ class Gptq(PackedTarget):
         own = dict(source.quantization or {})
         if own.get("quant_method") == "gptq":
             named = [key for key in ("checkpoint_format", "format") if key in own]
-            return known | own | dict.fromkeys(named or ["checkpoint_format"], self._layout)
+            layout = dict.fromkeys(named or ["checkpoint_format"], self._layout)
+            return known | own | {"lm_head": llama.HEAD in said} | layout
         rules = dynamic(
             dict(common), {name: said.get(name) for name in llama.linears(blocks)}, blocks
         )

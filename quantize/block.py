@@ -20,10 +20,11 @@ from torch import Tensor
 from camelpress.core import llama
 from camelpress.core.blocks import StreamedModel
 from camelpress.core.errors import NumericsProblem
+from camelpress.core.loss import weight_loss
 from camelpress.core.packed import Packed, pack
 from camelpress.core.sequences import Batch, put, take
 from camelpress.core.team import Team
-from camelpress.quantize.grid import nearest, search
+from camelpress.quantize.grid import nearest, search, values
 from camelpress.quantize.hessian import Moments
 from camelpress.quantize.kernel import kernel
 from camelpress.quantize.lanes import Lane
@@ -42,6 +43,7 @@ class Layer:
     name: str
     packed: Packed
     relative_error: float | None  # squared output error / squared output, on calibration
+    loss: float  # the same, as a mean over rows; without calibration of the weights
     damp_percent: float | None
     rescue: str
 
@@ -63,10 +65,10 @@ def nearest_block(
             group_size=own.group_size,
             sym=own.sym,
         )
-        packed = pack(
-            nearest(weight, grid), grid.scales, grid.zeros, grid.group_of(), bits=grid.bits
-        )
-        yield Layer(linear.name, packed, None, None, "")
+        codes = nearest(weight, grid)
+        packed = pack(codes, grid.scales, grid.zeros, grid.group_of(), bits=grid.bits)
+        loss = weight_loss(weight, values(codes, grid))
+        yield Layer(linear.name, packed, None, loss, None, "")
 
 
 class BlockQuantizer:
@@ -250,6 +252,7 @@ class BlockQuantizer:
                 name,
                 rounded.packed(part),
                 rounded.relative_error(part),
+                rounded.loss(part),
                 factor.damp_percent,
                 factor.rescue,
             )

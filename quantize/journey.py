@@ -164,6 +164,7 @@ def _told(layer: Layer) -> Facts:
     return {
         "name": layer.name,
         "relative_error": layer.relative_error,
+        "loss": layer.loss,
         "damp_percent": layer.damp_percent,
         "rescue": layer.rescue,
         "scales": {

@@ -38,7 +38,15 @@ class AsStored(Checkpoint):
     """
 
     def __init__(self, source: Checkpoint, settings: Quantize) -> None:
-        super().__init__(source.folder, source.config, source.tensors, origin=source.origin)
+        super().__init__(
+            source.folder,
+            source.config,
+            source.tensors,
+            origin=source.origin,
+            stated=source.stated,
+            changes=source.changes,
+            files=source.file_states,
+        )
         self._source = source
         self._settings = settings
 

@@ -7,6 +7,7 @@ file a tensor lies (`shards`). Nothing here knows of diffs, bits or gates.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,18 +16,30 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from camelpress.core import pickles, shards
+from camelpress.core import packing, pickles, shards
+from camelpress.core.agreement import QUANTIZATION, agreed
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
 from camelpress.core.json import read_json
 from camelpress.core.origin import COMPANIONS, locate
+from camelpress.core.progress import note
+from camelpress.core.provenance import FileStates, file_states
 from camelpress.core.shards import TensorInfo
 
-PACKED = (".qweight", ".weight_packed")
 SETTINGS = "quantize_config.json"  # where GPTQ tools keep a copy of the quantization_config
 
 
 class Checkpoint:
-    """A folder of weights and its config; `open` checks it before any work is done."""
+    """A folder of weights and its config; `open` checks it before any work is done.
+
+    Args:
+        folder: place of the files.
+        config: agrees with the tensors.
+        tensors: headers.
+        origin: name of the place, as it was given.
+        stated: the config as it stands in the file; None where it is the same.
+        changes: a sentence for each difference between the two.
+        files: states of the files before the first of them was read; None: as they are now.
+    """
 
     def __init__(
         self,
@@ -35,11 +48,17 @@ class Checkpoint:
         tensors: Mapping[str, TensorInfo],
         *,
         origin: str | None = None,
+        stated: Mapping[str, Any] | None = None,
+        changes: tuple[str, ...] = (),
+        files: FileStates | None = None,
     ) -> None:
         self.folder = folder
         self.config = config
         self.tensors = tensors
         self.origin = origin or str(folder)
+        self.stated = config if stated is None else stated
+        self.changes = changes
+        self.file_states = file_states(folder) if files is None else files
 
     @classmethod
     def open(cls, place: Path) -> Checkpoint:
@@ -54,6 +73,7 @@ class Checkpoint:
         """
         located = locate(place)
         folder = located.folder
+        files = file_states(folder)
         config = read_json(folder / "config.json")
         if "auto_map" in config:
             raise CheckpointProblem(
@@ -77,9 +97,46 @@ class Checkpoint:
                 f"{folder / listed[missing[0]]} lacks {missing[0]!r}, which the index lists there",
                 next_step="download that file again",
             )
-        return cls(
-            folder, MappingProxyType(config), MappingProxyType(tensors), origin=located.origin
+        stated = cls(
+            folder,
+            MappingProxyType(config),
+            MappingProxyType(tensors),
+            origin=located.origin,
+            files=files,
         )
+        return stated._agreed()
+
+    def _agreed(self) -> Checkpoint:
+        """Returns this checkpoint with a config that agrees with its tensors, and says what that
+        changes.
+        """
+        path = self.folder / "config.json"
+        config, changes = agreed(self.config, self.tensors, self.rows, path)
+        for change in changes:
+            note(f"{path}: {change}")
+        return Checkpoint(
+            self.folder,
+            MappingProxyType(config),
+            self.tensors,
+            origin=self.origin,
+            stated=self.config,
+            changes=changes,
+            files=self.file_states,
+        )
+
+    def require_unchanged(self) -> None:
+        """Checks that no file of the model was written, replaced, added or removed since `open`.
+
+        Raises:
+            CheckpointProblem: names the first such file.
+        """
+        now = file_states(self.folder)
+        different = sorted({name for name, *_ in {*now} ^ {*self.file_states}})
+        if different:
+            raise CheckpointProblem(
+                f"{self.folder / different[0]} changed while it was read",
+                next_step="let nothing write there, and run the same command again",
+            )
 
     def info(self, name: str) -> TensorInfo:
         """What is known of one tensor.
@@ -116,32 +173,42 @@ class Checkpoint:
         found = _bytes(path, info.offset + start * width, rows * width)
         return found.view(info.dtype).reshape(rows, *info.shape[1:])
 
-    @property
+    @cached_property
     def quantization(self) -> Mapping[str, Any] | None:
         """The `quantization_config` of the checkpoint, or None where its weights are plain.
 
         Raises:
-            CheckpointProblem: there are packed weights, but nothing says how they are packed.
+            CheckpointProblem: there are packed weights, but nothing says how they are packed, or
+                they are packed in a way that is not read here.
         """
-        found = self.config.get("quantization_config")
-        if found is not None and not isinstance(found, Mapping):
+        foreign = packing.foreign(self.tensors)
+        if foreign is not None:
             raise CheckpointProblem(
-                f"{self.folder / 'config.json'} has a quantization_config that is a "
-                f"{type(found).__name__}",
+                f"{self.folder} holds weights packed as {foreign.format} ({foreign.tensor})",
+                next_step=f"give the 16-bit model, or one packed as {packing.KNOWN}",
+            )
+        stated = self.config.get(QUANTIZATION)
+        if stated is not None and not isinstance(stated, Mapping):
+            raise CheckpointProblem(
+                f"{self.folder / 'config.json'} has a {QUANTIZATION} that is a "
+                f"{type(stated).__name__}",
                 next_step="download it again",
             )
-        if found is None and any(name.endswith(PACKED) for name in self.tensors):
+        if stated is None and packing.is_packed(self.tensors):
             raise CheckpointProblem(
-                f"{self.folder} holds packed weights, but its config.json has no "
-                "quantization_config",
-                next_step=self._where_it_may_be(),
+                f"{self.folder} holds packed weights, but its config.json has no {QUANTIZATION}",
+                next_step=self._advice(),
             )
-        return found
+        return stated
 
-    def _where_it_may_be(self) -> str:
+    def _advice(self) -> str:
+        """Returns what makes a packed model whole that lacks its quantization_config."""
         if (self.folder / SETTINGS).is_file():
-            return f"copy {SETTINGS} there: most loaders would take the weights for missing"
-        return "add it: a loader would take the weights for missing"
+            return (
+                f"copy the object in {SETTINGS} into config.json as {QUANTIZATION}, with "
+                '"quant_method": "gptq" if it has none'
+            )
+        return f"add its {QUANTIZATION} to config.json: a loader would take the weights for missing"
 
     @property
     def nbytes(self) -> int:

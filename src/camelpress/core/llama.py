@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from camelpress.core.errors import CheckpointProblem
@@ -11,6 +11,8 @@ EMBEDDING = "model.embed_tokens"
 FINAL_NORM = "model.norm"
 HEAD = "lm_head"
 BLOCK = "model.layers.{}"
+TIED = "tie_word_embeddings"  # key of a config; no family ties where the key is absent
+TEXT = "text_config"  # key of a config that describes several models
 ROTARY_BUFFER = "rotary_emb.inv_freq"  # computed from the config; stored by transformers < 4.32
 
 
@@ -55,6 +57,20 @@ def linears(blocks: int) -> list[str]:
     return [
         f"{BLOCK.format(number)}.{linear.name}" for number in range(blocks) for linear in LINEARS
     ]
+
+
+def owns_head(tensors: Collection[str]) -> bool:
+    """Returns whether there is a head of its own, packed or plain, beside the embedding."""
+    parts = ("weight", "qweight", "weight_packed")
+    return any(f"{HEAD}.{part}" in tensors for part in parts)
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Returns whether a config says that the embedding is the head, too."""
+    inner = config.get(TEXT)
+    if TIED not in config and isinstance(inner, Mapping):
+        return is_tied(inner)
+    return config.get(TIED) is True
 
 
 def classes(config: Mapping[str, Any], source: object) -> tuple[str, str]:
