@@ -67,6 +67,8 @@ def export(source: Checkpoint, out: Path, settings: Export, *, force: bool = Fal
                 for part, tensor in target.lay(codes, layer).items():
                     writer.put(f"{layer.name}.{part}", tensor)
         _write_companions(folder, source, config)
+        digest = checkpoint_digest(source.folder)
+        source.require_unchanged()
         facts = target.facts()
         if facts["inexact"]:
             note(
@@ -75,12 +77,13 @@ def export(source: Checkpoint, out: Path, settings: Export, *, force: bool = Fal
             )
         report = Report(
             stage="export",
-            inputs={"checkpoint": checkpoint_digest(source.folder)},
+            inputs={"checkpoint": digest},
             settings=settings.model_dump(mode="json"),
             facts={
                 "from": sorted({layer.scheme.layout for layer in layers}),
                 "layers": len(layers),
                 "plain": len(plain),
+                "config_changes": list(source.changes),
                 **facts,
                 "versions": versions(),
             },

@@ -29,6 +29,7 @@ from camelpress.quantize.hessian import Moments
 from camelpress.quantize.kernel import kernel
 from camelpress.quantize.lanes import Lane
 from camelpress.quantize.layer import round_layer
+from camelpress.quantize.limits import is_lost
 from camelpress.quantize.reference import STATE, Reference, Values
 from camelpress.quantize.settings import Quantize
 from camelpress.quantize.target import aim
@@ -44,6 +45,7 @@ class Layer:
     packed: Packed
     relative_error: float | None  # squared output error / squared output, on calibration
     loss: float  # the same, as a mean over rows; without calibration of the weights
+    lost: bool  # beyond the limit of loss
     damp_percent: float | None
     rescue: str
 
@@ -68,7 +70,7 @@ def nearest_block(
         codes = nearest(weight, grid)
         packed = pack(codes, grid.scales, grid.zeros, grid.group_of(), bits=grid.bits)
         loss = weight_loss(weight, values(codes, grid))
-        yield Layer(linear.name, packed, None, loss, None, "")
+        yield Layer(linear.name, packed, None, loss, is_lost(loss, own.bits), None, "")
 
 
 class BlockQuantizer:
@@ -248,11 +250,13 @@ class BlockQuantizer:
             part = slice(start, start + len(self._weights[f"{name}.weight"]))
             start = part.stop
             self._block.replace(name, rounded.values(part))
+            loss = rounded.loss(part)
             yield Layer(
                 name,
                 rounded.packed(part),
                 rounded.relative_error(part),
-                rounded.loss(part),
+                loss,
+                is_lost(loss, settings.bits),
                 factor.damp_percent,
                 factor.rescue,
             )

@@ -16,13 +16,13 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from camelpress.core import packing, pickles, shards
+from camelpress.core import llama, packing, pickles, shards
 from camelpress.core.agreement import QUANTIZATION, agreed
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
 from camelpress.core.json import read_json
 from camelpress.core.origin import COMPANIONS, locate
 from camelpress.core.progress import note
-from camelpress.core.provenance import FileStates, file_states
+from camelpress.core.provenance import FileStates, file_states, require_states
 from camelpress.core.shards import TensorInfo
 
 SETTINGS = "quantize_config.json"  # where GPTQ tools keep a copy of the quantization_config
@@ -91,7 +91,7 @@ class Checkpoint:
                         next_step="download the checkpoint again, index included",
                     )
                 tensors[name] = info
-        missing = sorted(listed.keys() - tensors.keys())
+        missing = sorted(listed.keys() - tensors.keys() - _tied_away(config))
         if missing:
             raise UnknownTensor(
                 f"{folder / listed[missing[0]]} lacks {missing[0]!r}, which the index lists there",
@@ -130,13 +130,7 @@ class Checkpoint:
         Raises:
             CheckpointProblem: names the first such file.
         """
-        now = file_states(self.folder)
-        different = sorted({name for name, *_ in {*now} ^ {*self.file_states}})
-        if different:
-            raise CheckpointProblem(
-                f"{self.folder / different[0]} changed while it was read",
-                next_step="let nothing write there, and run the same command again",
-            )
+        require_states(self.folder, self.file_states)
 
     def info(self, name: str) -> TensorInfo:
         """What is known of one tensor.
@@ -223,6 +217,11 @@ class Checkpoint:
         """The weight files, sorted by name."""
         for shard in sorted({info.shard for info in self.tensors.values()}):
             yield self.folder / shard
+
+
+def _tied_away(config: Mapping[str, Any]) -> set[str]:
+    """Returns names that an index of a tied model may list, and its shards may lack."""
+    return {f"{llama.HEAD}.weight"} if llama.is_tied(config) else set()
 
 
 def companions(folder: Path) -> dict[str, Path]:

@@ -10,7 +10,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from camelpress.core.config import dtype_name
+from camelpress.core.errors import NumericsProblem
+
 AT_A_TIME = 2**22  # weights that are compared in one go
+LIMIT = 0.01  # mean loss of a row in a 16-bit type; rounding alone costs less than 1e-5
+
+
+def require_kept(what: str, loss: float, dtype: torch.dtype) -> None:
+    """Checks that a tensor does not vanish in a 16-bit type.
+
+    Raises:
+        NumericsProblem: it loses more than rounding does.
+    """
+    if loss > LIMIT:
+        raise NumericsProblem(
+            f"{what} loses {loss:.0%} in {dtype_name(dtype)}, whose numbers are too coarse for it",
+            next_step="multiply it in the checkpoint by a power of two, and what it feeds by the "
+            "inverse",
+        )
 
 
 def mean_loss(error: Float[Tensor, " rows"], energy: Float[Tensor, " rows"]) -> float:
@@ -28,8 +46,12 @@ def weight_loss(exact: Tensor, stored: Tensor) -> float:
     """
     exact, stored = torch.atleast_2d(exact), torch.atleast_2d(stored)
     step = max(1, AT_A_TIME // max(1, exact.shape[-1]))
-    error, energy = [], []
-    for one, other in zip(exact.split(step), stored.split(step), strict=True):
-        energy.append(one.double().square().sum(dim=-1))
-        error.append((other.double() - one.double()).square().sum(dim=-1))
-    return mean_loss(torch.cat(error).flatten(), torch.cat(energy).flatten()) if error else 0.0
+    parts = zip(exact.split(step), stored.split(step), strict=True)
+    sums = [row_sums(one, other) for one, other in parts]
+    return mean_loss(*(torch.cat(each).flatten() for each in zip(*sums, strict=True)))
+
+
+def row_sums(exact: Tensor, stored: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns squared error and squared weight of each row, in fp64."""
+    error = stored.double() - exact.double()
+    return error.square().sum(dim=-1), exact.double().square().sum(dim=-1)

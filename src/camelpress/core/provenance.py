@@ -13,6 +13,8 @@ from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any
 
+from camelpress.core.errors import CheckpointProblem
+
 MANIFEST = "SHA256SUMS"
 PROVENANCE = "provenance.json"
 BOM = "bom.cdx.json"
@@ -85,6 +87,20 @@ def file_states(folder: Path) -> FileStates:
     files = sorted(path for path in folder.glob("*") if is_identity(path.name) and path.is_file())
     states = [(path.name, path.stat()) for path in files]
     return tuple((name, state.st_size, state.st_mtime_ns, state.st_ino) for name, state in states)
+
+
+def require_states(folder: Path, states: FileStates) -> None:
+    """Checks that the files of a model are still in the states that they were in.
+
+    Raises:
+        CheckpointProblem: names the first file that was written, replaced, added or removed.
+    """
+    different = sorted({name for name, *_ in {*file_states(folder)} ^ {*states}})
+    if different:
+        raise CheckpointProblem(
+            f"{folder / different[0]} changed while it was read",
+            next_step="let nothing write there, and run the same command again",
+        )
 
 
 def versions() -> dict[str, str]:
