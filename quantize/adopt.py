@@ -138,11 +138,11 @@ def _error(
     error, length = float((rounded - exact).norm()), float(exact.norm())
     if not error:
         return 0.0
+    if float((rounded * exact).sum()) < LIKE * length * float(rounded.norm()):
+        raise _unusable(name, ready, "does not resemble the layer of the source")
     loss = weight_loss(exact, rounded)
     if is_lost(loss, settings.bits):
         raise _unusable(name, ready, f"loses {loss:.0%} of the layer of the source")
-    if float((rounded * exact).sum()) < LIKE * length * float(rounded.norm()):
-        raise _unusable(name, ready, "does not resemble the layer of the source")
     return error / length
 
 

@@ -57,12 +57,12 @@ def _quantization(
 ) -> Agreement:
     rest = {key: value for key, value in config.items() if key != QUANTIZATION}
     stated = config.get(QUANTIZATION)
-    if not stated:
+    if stated is None or stated == {}:
         return Agreement(rest)
-    if packing.is_plain(tensors):
-        return Agreement(rest, (_left_over(stated, tensors),))
     if not isinstance(stated, Mapping):
         return Agreement(dict(config))
+    if packing.is_plain(tensors):
+        return Agreement(rest, (_left_over(stated, tensors),))
     read, changes = _settings(stated, path)
     if read.get("quant_method") is None and "bits" in read:
         read["quant_method"] = "gptq"
@@ -70,8 +70,8 @@ def _quantization(
     return Agreement(rest | {QUANTIZATION: read}, changes)
 
 
-def _left_over(stated: Any, tensors: Mapping[str, TensorInfo]) -> str:
-    method = stated.get("quant_method") if isinstance(stated, Mapping) else None
+def _left_over(stated: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> str:
+    method = stated.get("quant_method")
     plain = next(info for name, info in tensors.items() if name.endswith(packing.LINEARS))
     label = f" of {method}" if method else ""
     return (

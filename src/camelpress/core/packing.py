@@ -45,24 +45,27 @@ def is_plain(tensors: Mapping[str, TensorInfo]) -> bool:
 
 
 def foreign(tensors: Mapping[str, TensorInfo]) -> Packing | None:
-    """Returns the first sign of a format that is not read here, or None."""
+    """Returns a sign of a format that is not read here, or None; names tell more than types."""
+    unknown = None
     for name, info in tensors.items():
         if name.endswith(".weight"):
-            kind = _by_type(name, info)
-        else:
-            kind = _by_name(name) or _by_shape(name, info, tensors)
+            unknown = unknown or _by_type(name, info)
+            continue
+        kind = _by_name(name) or _by_shape(name, info, tensors)
         if kind:
             return Packing(kind, name)
-    return None
+    return unknown
 
 
 def _by_name(name: str) -> str | None:
     return next((kind for part, kind in FOREIGN.items() if part in f"{name}."), None)
 
 
-def _by_type(name: str, info: TensorInfo) -> str | None:
+def _by_type(name: str, info: TensorInfo) -> Packing | None:
     plain = info.dtype.is_floating_point and info.dtype.itemsize > 1
-    return None if plain or not name.endswith(LINEARS) else f"{8 * info.dtype.itemsize}-bit numbers"
+    if plain or not name.endswith(LINEARS):
+        return None
+    return Packing(f"{8 * info.dtype.itemsize}-bit numbers", name)
 
 
 def _by_shape(name: str, info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> str | None:
