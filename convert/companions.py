@@ -15,6 +15,7 @@ from camelpress.convert.pairs import GROWING
 from camelpress.convert.rules import Plan
 from camelpress.convert.settings import Recover
 from camelpress.convert.vocabulary import FAST, MODEL
+from camelpress.core import llama
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import portable
 from camelpress.core.json import read_json, write_json
@@ -57,6 +58,8 @@ def recovered(
     """
     embedding = _embedding(chosen)
     config = _config(diff, chosen, dtype)
+    if llama.is_tied(diff.stated):  # two differences may differ where two sums are one matrix
+        config[llama.TIED] = True
     tokens = tokenizer.plan(
         [diff.folder, *_homes(base)],
         embedding.pair.shape[0],

@@ -21,7 +21,7 @@ from camelpress.convert.settings import Recover
 from camelpress.convert.stream import Stream
 from camelpress.convert.verify import require_differences, require_right_base, tuned_dtype
 from camelpress.core import shards
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint import Checkpoint, mend_config
 from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.journal import Journal
@@ -77,6 +77,7 @@ def recover(
             seen = _sum(Counts.read(each["counts"]) for each in tensors if "counts" in each)
             require_right_base(base, diff, seen)
         belongings.write(folder)
+        changes = mend_config(folder)
         golden = _golden(folder, settings)
         report = Report(
             stage="recover",
@@ -86,6 +87,7 @@ def recover(
                 "dtype": dtype_name(dtype),
                 "representable": {dtype_name(each): seen.share(each) for each in CANDIDATES},
                 "tested": seen.tested,
+                "config_changes": list(changes),
                 **belongings.facts,
                 **golden,
                 "sources": account.sources(inputs, files),

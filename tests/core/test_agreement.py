@@ -157,7 +157,10 @@ def test_what_is_neither_true_nor_false_is_refused(base: Path, tmp_path: Path, v
 
 def test_the_config_of_the_text_inside_another_is_read_alike(base: Path, tmp_path: Path) -> None:
     folder = damage.with_config(
-        base, tmp_path / "model", tie_word_embeddings=None, text_config={"tie_word_embeddings": True}
+        base,
+        tmp_path / "model",
+        tie_word_embeddings=None,
+        text_config={"tie_word_embeddings": True},
     )
     checkpoint, notes = opened(folder)
     assert len(notes) == 1
@@ -289,7 +292,7 @@ def test_what_is_no_number_or_flag_is_refused(
 
 # fmt: off
 Q = "model.layers.0.self_attn.q_proj"
-FOREIGN = {
+FOREIGN: dict[str, dict[str, torch.Tensor | None]] = {
     "bitsandbytes in 4 bits": {
         f"{Q}.weight": torch.zeros(2048, 1, dtype=torch.uint8),
         f"{Q}.weight.absmax": torch.zeros(64),

@@ -1,4 +1,4 @@
-"""A layer that keeps too little of its output is a failure by name, however small its weights are."""
+"""A layer that keeps too little of its output is a failure by name, however small it was."""
 
 from __future__ import annotations
 
@@ -24,10 +24,8 @@ from refusal import refusal, starting
 
 SHALLOW = pico.Sizes(layers=1)
 UP, DOWN = "model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"
-V, O = "model.layers.0.self_attn.v_proj", "model.layers.0.self_attn.o_proj"
-NEXT = (
-    "keep these layers in 16 bits (quantize.modules), use more bits, or raise --max-fallbacks"
-)
+VALUE, OUTPUT = "model.layers.0.self_attn.v_proj", "model.layers.0.self_attn.o_proj"
+NEXT = "keep these layers in 16 bits (quantize.modules), use more bits, or raise --max-fallbacks"
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +36,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def scaled(source: Path, out: Path, factor: float) -> Path:
-    """Returns the same function with small weights in up and v, and large ones in what they feed."""
+    """Returns the same function with small weights in up and v, and large ones after them."""
     tensors = load_file(source / "model.safetensors")
-    for small, large in ((UP, DOWN), (V, O)):
+    for small, large in ((UP, DOWN), (VALUE, OUTPUT)):
         tensors[f"{small}.weight"] *= factor
         tensors[f"{large}.weight"] /= factor
     return damage.with_tensors(source, out, tensors)
@@ -65,7 +63,7 @@ def test_small_weights_keep_as_much_as_others(
     small = scaled(plain, tmp_path / "model", factor)
     found = stages.quantize(small, tmp_path / "small", *texts, method=method)
     assert found.facts["lost"] == 0
-    for name in (UP, V):
+    for name in (UP, VALUE):
         assert facts(found)[name]["loss"] < 1.5 * facts(usual)[name]["loss"]
         weight = load_file(small / "model.safetensors")[f"{name}.weight"]
         stored = gptq_reader.dequantize(gptq_reader.tensors(tmp_path / "small"), name, 4)
@@ -80,7 +78,9 @@ def test_weights_that_no_scale_fits_are_a_failure_by_name(
     small = with_layer(plain, tmp_path / "model", lambda weight: weight * factor)
     texts = (chat,) if method == "gptq" else ()
     with refusal(
-        NumericsProblem, starting(f"too much of the output is lost in {UP} ("), next_step=NEXT,
+        NumericsProblem,
+        starting(f"too much of the output is lost in {UP} ("),
+        next_step=NEXT,
         out=None,
     ):
         stages.quantize(small, tmp_path / "out", *texts, method=method)

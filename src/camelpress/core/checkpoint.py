@@ -19,7 +19,7 @@ from torch import Tensor
 from camelpress.core import llama, packing, pickles, shards
 from camelpress.core.agreement import QUANTIZATION, agreed
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
-from camelpress.core.json import read_json
+from camelpress.core.json import read_json, write_json
 from camelpress.core.origin import COMPANIONS, locate
 from camelpress.core.progress import note
 from camelpress.core.provenance import FileStates, file_states, require_states
@@ -222,6 +222,14 @@ class Checkpoint:
 def _tied_away(config: Mapping[str, Any]) -> set[str]:
     """Returns names that an index of a tied model may list, and its shards may lack."""
     return {f"{llama.HEAD}.weight"} if llama.is_tied(config) else set()
+
+
+def mend_config(folder: Path) -> tuple[str, ...]:
+    """Makes the config of an output agree with its tensors; returns a sentence for each change."""
+    checkpoint = Checkpoint.open(folder)
+    if checkpoint.changes:
+        write_json(folder / "config.json", dict(checkpoint.config))
+    return checkpoint.changes
 
 
 def companions(folder: Path) -> dict[str, Path]:
