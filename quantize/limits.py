@@ -9,7 +9,7 @@ from camelpress.core.errors import NotPositiveDefinite, NumericsProblem
 from camelpress.quantize.gptq import FALLBACK
 
 # fmt: off
-LIMITS: Mapping[int, float] = {  # bits: mean loss of a row, 3 to 200 times that of real layers
+LIMITS: Mapping[int, float] = {  # bits: mean loss of a row, 3 to 50 times that of real layers
     2: 0.7,
     3: 0.35,
     4: 0.2,
@@ -33,7 +33,7 @@ def require_few_failures(layers: Sequence[Mapping[str, Any]], allowed: int) -> N
         NotPositiveDefinite: more of them were rounded to nearest.
         NumericsProblem: more of them failed, and one of them is lost.
     """
-    lost = [layer for layer in layers if layer["lost"]]
+    lost = [layer for layer in layers if layer.get("lost")]
     nearest = [layer["name"] for layer in layers if layer["rescue"] == FALLBACK]
     if len({*nearest, *(layer["name"] for layer in lost)}) <= allowed:
         return

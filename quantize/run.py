@@ -105,7 +105,7 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
                 "padded": source.told if isinstance(source, Padded) else None,
                 "rescues": sum(bool(layer["rescue"]) for layer in layers),
                 "fallbacks": sum(layer["rescue"] == FALLBACK for layer in layers),
-                "lost": sum(layer["lost"] for layer in layers),
+                "lost": sum(bool(layer.get("lost")) for layer in layers),
                 "layers": layers,
             },
             cost=watch.cost() | {"expected_peak_bytes": expected},

@@ -269,6 +269,14 @@ def test_numbers_and_flags_in_other_clothes_are_read_and_noted(
     assert len(packed_linears(checkpoint)) == 14
 
 
+@pytest.mark.parametrize("key", ["dynamic", "extra_config"])
+def test_numbers_of_single_layers_are_read_alike(base: Path, tmp_path: Path, key: str) -> None:
+    config = GPTQ | {"quant_method": "gptq", key: {r"model\.layers\.0\..*": {"bits": "4"}}}
+    checkpoint, _ = opened(packed(tmp_path / "model", base, config))
+    assert checkpoint.changes == ('bits is "4", and is read as 4',)
+    assert {scheme.bits for scheme in packed_linears(checkpoint).values()} == {4}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "fault"),
     [

@@ -20,8 +20,9 @@ from camelpress.core.errors import CheckpointProblem
 from camelpress.core.shards import TensorInfo
 
 QUANTIZATION = "quantization_config"
-NUMBERS = ("bits", "group_size")  # keys of a quantization_config
-FLAGS = ("sym", "desc_act")  # keys of a quantization_config
+NUMBERS = ("bits", "group_size", "act_bits")  # keys of a quantization_config
+FLAGS = ("sym", "desc_act", "is_marlin_format")  # keys of a quantization_config
+PARTS = ("dynamic", "extra_config")  # keys of settings for single layers
 WORDS: Mapping[Any, bool] = {"true": True, "false": False}
 ROWS = 4096  # rows of two tables that are compared at a time
 Rows = Callable[[str, int, int], Tensor]  # name, first row, end
@@ -80,6 +81,22 @@ def _left_over(stated: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> 
 
 
 def _settings(stated: Mapping[str, Any], path: Path) -> Agreement:
+    """Returns settings in which numbers and flags are what they look like, also of single layers."""
+    own = _values(stated, path)
+    read, changes = own.config, own.changes
+    for part in PARTS:
+        rules = read.get(part)
+        if isinstance(rules, Mapping):
+            of_layers = {
+                key: _values(values, path) if isinstance(values, Mapping) else Agreement(values)
+                for key, values in rules.items()
+            }
+            read[part] = {key: each.config for key, each in of_layers.items()}
+            changes += tuple(change for each in of_layers.values() for change in each.changes)
+    return Agreement(read, tuple(dict.fromkeys(changes)))
+
+
+def _values(stated: Mapping[str, Any], path: Path) -> Agreement:
     """Returns settings in which numbers and flags are what they look like."""
     read, changes = dict(stated), []
     for key in (*NUMBERS, *FLAGS):

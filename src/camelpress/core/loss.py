@@ -34,7 +34,7 @@ def require_kept(what: str, loss: float, dtype: torch.dtype) -> None:
 def mean_loss(error: Float[Tensor, " rows"], energy: Float[Tensor, " rows"]) -> float:
     """Returns the mean over rows of error over energy, each at most 1; 0 for a row of zeros."""
     shares = error / energy.where(energy > 0, torch.ones_like(energy))
-    return float(shares.clamp(max=1).double().mean()) if len(shares) else 0.0
+    return float(shares.clamp(min=0, max=1).double().mean()) if len(shares) else 0.0
 
 
 def weight_loss(exact: Tensor, stored: Tensor) -> float:
