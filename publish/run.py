@@ -180,8 +180,8 @@ def _quantized(candidate: Path) -> Checkpoint:
     if checkpoint.changes:
         raise CheckpointProblem(
             f"{candidate / 'config.json'}: {'; '.join(checkpoint.changes)}",
-            next_step="write that into config.json, so that loaders read what was judged, and "
-            "validate it again",
+            next_step="correct that in config.json and quantize_config.json, so that loaders read "
+            "what was judged, and validate it again",
         )
     method = checkpoint.quantization.get("quant_method")
     if method != "gptq":

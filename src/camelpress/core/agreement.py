@@ -81,7 +81,7 @@ def _left_over(stated: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> 
 
 
 def _settings(stated: Mapping[str, Any], path: Path) -> Agreement:
-    """Returns settings in which numbers and flags are what they look like, also of single layers."""
+    """Returns settings, also of single layers, in which numbers and flags have their types."""
     own = _values(stated, path)
     read, changes = own.config, own.changes
     for part in PARTS:
@@ -97,7 +97,7 @@ def _settings(stated: Mapping[str, Any], path: Path) -> Agreement:
 
 
 def _values(stated: Mapping[str, Any], path: Path) -> Agreement:
-    """Returns settings in which numbers and flags are what they look like."""
+    """Returns settings in which numbers and flags have their types."""
     read, changes = dict(stated), []
     for key in (*NUMBERS, *FLAGS):
         value = read.get(key)
@@ -141,9 +141,15 @@ def _head(
 ) -> Agreement:
     """Returns a config that is tied only where the embedding really is the head."""
     inner = config.get(llama.TEXT)
-    if llama.TIED not in config and isinstance(inner, Mapping):
-        read = _head(dict(inner), tensors, rows, path)
-        return Agreement(config | {llama.TEXT: read.config}, read.changes)
+    if llama.TIED in config or not isinstance(inner, Mapping):
+        return _tie(config, tensors, rows, path)
+    text = _tie(dict(inner), tensors, rows, path)
+    return Agreement(config | {llama.TEXT: text.config}, text.changes)
+
+
+def _tie(
+    config: dict[str, Any], tensors: Mapping[str, TensorInfo], rows: Rows, path: Path
+) -> Agreement:
     stated = config.get(llama.TIED)
     if stated is None:
         return Agreement({key: value for key, value in config.items() if key != llama.TIED})

@@ -68,9 +68,8 @@ def owns_head(tensors: Collection[str]) -> bool:
 def is_tied(config: Mapping[str, Any]) -> bool:
     """Returns whether a config says that the embedding is the head, too."""
     inner = config.get(TEXT)
-    if TIED not in config and isinstance(inner, Mapping):
-        return is_tied(inner)
-    return config.get(TIED) is True
+    text = inner if TIED not in config and isinstance(inner, Mapping) else config
+    return text.get(TIED) is True
 
 
 def classes(config: Mapping[str, Any], source: object) -> tuple[str, str]:
