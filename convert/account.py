@@ -14,7 +14,6 @@ from camelpress.convert.settings import MakeDiff, Recover
 from camelpress.convert.stream import Facts
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import dtype_name
-from camelpress.core.errors import CheckpointProblem
 from camelpress.core.provenance import checkpoint_hashes, sha256_json, versions
 
 
@@ -39,6 +38,7 @@ def sources(inputs: Mapping[str, Checkpoint], files: Mapping[Path, str]) -> dict
     return {
         role: {
             "origin": checkpoint.origin,
+            "config_changes": list(checkpoint.changes),
             "files": {path.name: files[path] for path in checkpoint.files()},
         }
         for role, checkpoint in inputs.items()
@@ -46,11 +46,18 @@ def sources(inputs: Mapping[str, Checkpoint], files: Mapping[Path, str]) -> dict
 
 
 def digests(inputs: Mapping[str, Checkpoint], files: Mapping[Path, str]) -> dict[str, str]:
-    """One hash for each input."""
-    return {
+    """Returns one hash for each input, of the bytes that were read.
+
+    Raises:
+        CheckpointProblem: an input changed while it was read.
+    """
+    hashes = {
         role: sha256_json(checkpoint_hashes(checkpoint.folder, files))
         for role, checkpoint in inputs.items()
     }
+    for checkpoint in inputs.values():
+        checkpoint.require_unchanged()
+    return hashes
 
 
 def fingerprint(settings: Recover | MakeDiff, inputs: Sequence[Checkpoint]) -> str:
@@ -63,21 +70,6 @@ def fingerprint(settings: Recover | MakeDiff, inputs: Sequence[Checkpoint]) -> s
             "files": [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files],
         }
     )
-
-
-def require_unchanged(
-    before: str, settings: Recover | MakeDiff, inputs: Sequence[Checkpoint]
-) -> None:
-    """See that nobody wrote into the inputs while they were read.
-
-    Raises:
-        CheckpointProblem: somebody did.
-    """
-    if fingerprint(settings, inputs) != before:
-        folders = " or ".join(str(checkpoint.folder) for checkpoint in inputs)
-        raise CheckpointProblem(
-            f"{folders} changed while it was read", next_step="let nothing write there, run again"
-        )
 
 
 def _all_files(checkpoint: Checkpoint) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from camelpress.convert.pairs import GROWING
 from camelpress.convert.rules import Plan
 from camelpress.convert.settings import Recover
 from camelpress.convert.vocabulary import FAST, MODEL
+from camelpress.core import llama
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import portable
 from camelpress.core.json import read_json, write_json
-from camelpress.core.progress import note
 
 GENERATION = "generation_config.json"
 # of base and diff; anything else is the diff's
@@ -58,6 +58,8 @@ def recovered(
     """
     embedding = _embedding(chosen)
     config = _config(diff, chosen, dtype)
+    if llama.is_tied(diff.stated):  # two differences may differ where two sums are one matrix
+        config[llama.TIED] = True
     tokens = tokenizer.plan(
         [diff.folder, *_homes(base)],
         embedding.pair.shape[0],
@@ -77,17 +79,6 @@ def recovered(
     }
     files = {name: path for name, path in (licences | there).items() if name not in made}
     return Belongings(configs, files, tokens.files, {"tokenizer": tokens.facts})
-
-
-def untied(belongings: Belongings, tensors: Mapping[str, Mapping[str, Any]]) -> Belongings:
-    """Unties a config whose embedding and head came out as two different matrices."""
-    config = belongings.configs["config.json"]
-    digests = {tensors[name]["sha256"] for name in GROWING if name in tensors}
-    if not config.get("tie_word_embeddings") or len(digests) < 2:
-        return belongings
-    note("tie_word_embeddings is false in the output: its head is not its embedding")
-    configs = {**belongings.configs, "config.json": {**config, "tie_word_embeddings": False}}
-    return replace(belongings, configs=configs)
 
 
 def _homes(base: Checkpoint) -> list[Path]:

@@ -68,7 +68,6 @@ def make_diff(
                 chosen, list(inputs.values()), "make-diff"
             )
         belongings.write(folder)
-        account.require_unchanged(resumable, settings, list(inputs.values()))
         report = Report(
             stage="make-diff",
             inputs=account.digests(inputs, files),

@@ -14,7 +14,7 @@ from camelpress.core.checkpoint import SETTINGS, Checkpoint
 from camelpress.core.config import DTYPES, portable
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.json import write_json
-from camelpress.core.linears import PARTS, read_codes
+from camelpress.core.linears import PARTS, head_of, read_codes
 from camelpress.core.ngrams import FINGERPRINT
 from camelpress.core.output import keep_apart, staged
 from camelpress.core.progress import note, track
@@ -47,6 +47,7 @@ def export(source: Checkpoint, out: Path, settings: Export, *, force: bool = Fal
     watch = Stopwatch()
     keep_apart(out, source.folder)
     llama.classes(source.config, source.folder)
+    head_of(source)
     layers = layers_of(source)
     _require_another(source, layers, settings)
     target = _target(settings)
@@ -66,6 +67,8 @@ def export(source: Checkpoint, out: Path, settings: Export, *, force: bool = Fal
                 for part, tensor in target.lay(codes, layer).items():
                     writer.put(f"{layer.name}.{part}", tensor)
         _write_companions(folder, source, config)
+        digest = checkpoint_digest(source.folder)
+        source.require_unchanged()
         facts = target.facts()
         if facts["inexact"]:
             note(
@@ -74,13 +77,14 @@ def export(source: Checkpoint, out: Path, settings: Export, *, force: bool = Fal
             )
         report = Report(
             stage="export",
-            inputs={"checkpoint": checkpoint_digest(source.folder)},
+            inputs={"checkpoint": digest},
             settings=settings.model_dump(mode="json"),
             facts={
                 "from": sorted({layer.scheme.layout for layer in layers}),
                 "layers": len(layers),
                 "plain": len(plain),
                 "left_out": sorted(filter(llama.is_derived_buffer, source.tensors)),
+                "config_changes": list(source.changes),
                 **facts,
                 "versions": versions(),
             },
@@ -121,7 +125,7 @@ def _config(
     blocks = source.config["num_hidden_layers"]
     quantization = target.quantization(source, layers, blocks)
     config = portable(source.config, target.dtype(source, layers))
-    del config["quantization_config"]
+    config.pop("quantization_config", None)
     if quantization is None:
         return config
     config["quantization_config"] = quantization

@@ -23,6 +23,7 @@ from camelpress.core.config import dtype_name, portable
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch, UnknownTensor
 from camelpress.core.json import read_json
 from camelpress.core.llama import is_derived_buffer
+from camelpress.core.provenance import file_states
 from camelpress.core.settings import faults
 from camelpress.core.shards import TensorInfo
 
@@ -120,7 +121,8 @@ class MetaCheckpoint(Checkpoint):
         ranks: Mapping[Path, Checkpoint],
     ) -> None:
         tensors = {name: source.info for name, source in sources.items()}
-        super().__init__(folder, config, MappingProxyType(tensors))
+        states = next(iter(ranks.values())).file_states
+        super().__init__(folder, config, MappingProxyType(tensors), files=states)
         self._sources = sources
         self._ranks = ranks
 
@@ -134,8 +136,11 @@ class MetaCheckpoint(Checkpoint):
             UnknownTensor: a tensor is missing, or one is there that does not belong.
             ShapeMismatch: the parts do not join to what params.json asks for.
         """
+        states = file_states(place)
         params = _params(place / PARAMS)
-        ranks = {path: Checkpoint(place, {}, shards.header(path)) for path in _files(place)}
+        ranks = {
+            path: Checkpoint(place, {}, shards.header(path), files=states) for path in _files(place)
+        }
         sources = _sources(params, ranks)
         return cls(place, MappingProxyType(_config(params, sources)), sources, ranks)
 

@@ -93,7 +93,9 @@ class Gptq(PackedTarget):
         own = dict(source.quantization or {})
         if own.get("quant_method") == "gptq":
             named = [key for key in ("checkpoint_format", "format") if key in own]
-            return known | own | dict.fromkeys(named or ["checkpoint_format"], self._layout)
+            layout = dict.fromkeys(named or ["checkpoint_format"], self._layout)
+            head = {"lm_head": llama.HEAD in said}
+            return known | own | (head if "lm_head" in own or llama.HEAD in said else {}) | layout
         rules = dynamic(
             dict(common), {name: said.get(name) for name in llama.linears(blocks)}, blocks
         )

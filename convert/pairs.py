@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch, UnknownTensor
-from camelpress.core.llama import EMBEDDING, HEAD, is_derived_buffer
+from camelpress.core.llama import EMBEDDING, HEAD, is_derived_buffer, is_tied
 from camelpress.core.recognizer.names import extra_tensor_advice
 
 GROWING = (f"{EMBEDDING}.weight", f"{HEAD}.weight")  # a row per token; tuning may add tokens
@@ -98,7 +98,7 @@ def _prefix(other: Checkpoint) -> str:
 
 def _may_lack_head(other: Checkpoint, prefix: str) -> bool:
     """A model with tied embeddings lists one matrix for two; a reward model has no logits."""
-    return bool(other.config.get("tie_word_embeddings")) or prefix != ""
+    return is_tied(other.config) or prefix != ""
 
 
 def _place(other: Checkpoint, name: str) -> tuple[str, int, str]:
@@ -138,7 +138,7 @@ def _pair(
 
 
 def _base_name(base: Checkpoint, name: str) -> str:
-    tied = base.config.get("tie_word_embeddings") and name not in base.tensors
+    tied = is_tied(base.config) and name not in base.tensors
     return GROWING[0] if tied and name == GROWING[1] else name
 
 

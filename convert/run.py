@@ -19,7 +19,7 @@ from camelpress.convert.rules import Plan
 from camelpress.convert.settings import Recover
 from camelpress.convert.stream import Stream
 from camelpress.convert.verify import require_stated_base
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint import Checkpoint, mend_config
 from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.journal import Journal
@@ -82,9 +82,8 @@ def recover(
             }
             seen = total(every.values())
             choice.require_right_base(base, diff, every)
-        belongings = companions.untied(belongings, dict(zip(slots, tensors, strict=True)))
         belongings.write(folder)
-        account.require_unchanged(resumable, settings, list(inputs.values()))
+        changes = mend_config(folder)
         golden = _golden(folder, settings)
         report = Report(
             stage="recover",
@@ -99,6 +98,7 @@ def recover(
                 "rounded": _rounded(settings, diff, dtypes, tensors),
                 "representable": {dtype_name(each): seen.share(each) for each in CANDIDATES},
                 "tested": seen.tested,
+                "config_changes": list(changes),
                 **belongings.facts,
                 **golden,
                 "sources": account.sources(inputs, files),

@@ -16,6 +16,7 @@ from camelpress.core.config import dtype_name
 from camelpress.core.errors import NumericsProblem
 from camelpress.core.linears import extent as extent_of
 from camelpress.core.linears import packed_linears
+from camelpress.core.loss import mean_loss, require_kept, row_sums, weight_loss
 from camelpress.core.schemes import Scheme
 from camelpress.core.shards import TensorInfo
 from camelpress.core.writer import Slot
@@ -159,14 +160,19 @@ class Dense(Target):
         """One weight.
 
         Raises:
-            NumericsProblem: it does not fit the type.
+            NumericsProblem: it does not fit the type, or vanishes in it.
         """
+        name, sums = f"{layer.name}.weight", []
         weight = torch.empty(codes.codes.shape, dtype=self._dtype)
         for part in _parts(codes):
             some = codes.rows(part)
             weight[part] = some.weight().to(self._dtype)
-            self._require_finite(f"{layer.name}.weight", weight[part])
-            self._count(weight[part], some.weight(torch.float64))
+            self._require_finite(name, weight[part])
+            exact = some.weight(torch.float64)
+            self._count(weight[part], exact)
+            sums.append(row_sums(exact, weight[part]))
+        loss = mean_loss(*(torch.cat(each) for each in zip(*sums, strict=True)))
+        require_kept(repr(name), loss, self._dtype)
         return {"weight": weight}
 
     def plain_slot(self, info: TensorInfo) -> Slot:
@@ -177,7 +183,7 @@ class Dense(Target):
         """Of the one type.
 
         Raises:
-            NumericsProblem: it does not fit.
+            NumericsProblem: it does not fit, or vanishes.
         """
         stored = tensor.to(self._dtype)
         pairs = zip(
@@ -186,6 +192,7 @@ class Dense(Target):
         for some, exact in pairs:
             self._require_finite(name, some)
             self._count(some, exact.double())
+        require_kept(repr(name), weight_loss(tensor, stored), self._dtype)
         return stored
 
     def dtype(self, source: Checkpoint, layers: list[Layer]) -> torch.dtype:

@@ -177,6 +177,12 @@ def _quantized(candidate: Path) -> Checkpoint:
         raise CheckpointProblem(
             f"{candidate} is not quantized", next_step="give the folder that quantize wrote"
         )
+    if checkpoint.changes:
+        raise CheckpointProblem(
+            f"{candidate / 'config.json'}: {'; '.join(checkpoint.changes)}",
+            next_step="correct that in config.json and quantize_config.json, so that loaders read "
+            "what was judged, and validate it again",
+        )
     method = checkpoint.quantization.get("quant_method")
     if method != "gptq":
         raise CheckpointProblem(

@@ -48,6 +48,7 @@ QUANTIZATION = (
     Quoted("calibration sequence length",     "quantize", "facts.calibration.sequence_length"),
     Quoted("licence of the calibration",      "publish",  "calibration_license"),
     Quoted("layers that needed a rescue",     "quantize", "facts.rescues"),
+    Quoted("layers beyond the error limit",   "quantize", "facts.lost"),
     Quoted("overlap with the texts checked",  "validate", "facts.overlap.checked"),
     Quoted("overlap allowed",                 "validate", "settings.allow_overlap"),
     Quoted("bits per weight",                 "validate", "facts.candidate.bits_per_weight"),

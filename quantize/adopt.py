@@ -18,10 +18,12 @@ from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.codes import Codes
 from camelpress.core.errors import EngineProblem
 from camelpress.core.linears import read_codes
+from camelpress.core.loss import weight_loss
 from camelpress.core.packed import PARTS, ZERO_OFFSET, Packed, dequantize, pack
 from camelpress.core.schemes import V1, Scheme
 from camelpress.core.writer import CheckpointWriter, Slot
 from camelpress.quantize.engine import Ready
+from camelpress.quantize.limits import is_lost
 from camelpress.quantize.settings import NATIVE, Quantize
 from camelpress.quantize.stored import STORED, schemes, stored
 
@@ -128,12 +130,20 @@ def _error(
     """How far the rounded weight is from the source's, over the length of the latter.
 
     Raises:
-        EngineProblem: it points elsewhere, as codes do that were read in the wrong order.
+        EngineProblem: it points elsewhere, as codes do that were read in the wrong order, or too
+            little of it is left.
     """
-    rounded = dequantize(packed, bits=settings.bits, zero_offset=ZERO_OFFSET[V1])
-    if float(torch.cosine_similarity(weight.flatten(), rounded.flatten(), dim=0)) < LIKE:
+    exact = weight.double()  # squares of the smallest weights are no fp32 numbers
+    rounded = dequantize(packed, bits=settings.bits, zero_offset=ZERO_OFFSET[V1]).double()
+    error, length = float((rounded - exact).norm()), float(exact.norm())
+    if not error:
+        return 0.0
+    if float((rounded * exact).sum()) < LIKE * length * float(rounded.norm()):
         raise _unusable(name, ready, "does not resemble the layer of the source")
-    return float((rounded - weight).norm() / weight.norm())
+    loss = weight_loss(exact, rounded)
+    if is_lost(loss, settings.bits):
+        raise _unusable(name, ready, f"loses {loss:.0%} of the layer of the source")
+    return error / length
 
 
 def _unusable(name: str, ready: Ready, what: str) -> EngineProblem:

@@ -20,14 +20,16 @@ from torch import Tensor
 from camelpress.core import llama
 from camelpress.core.blocks import StreamedModel
 from camelpress.core.errors import NumericsProblem
+from camelpress.core.loss import weight_loss
 from camelpress.core.packed import Packed, pack
 from camelpress.core.sequences import Batch, put, take
 from camelpress.core.team import Team
-from camelpress.quantize.grid import nearest, search
+from camelpress.quantize.grid import nearest, search, values
 from camelpress.quantize.hessian import Moments
 from camelpress.quantize.kernel import kernel
 from camelpress.quantize.lanes import Lane
 from camelpress.quantize.layer import round_layer
+from camelpress.quantize.limits import is_lost
 from camelpress.quantize.reference import STATE, Reference, Values
 from camelpress.quantize.settings import Quantize
 from camelpress.quantize.target import aim
@@ -42,6 +44,8 @@ class Layer:
     name: str
     packed: Packed
     relative_error: float | None  # squared output error / squared output, on calibration
+    loss: float  # the same, as a mean over rows; without calibration of the weights
+    lost: bool  # beyond the limit of loss
     damp_percent: float | None
     rescue: str
 
@@ -63,10 +67,10 @@ def nearest_block(
             group_size=own.group_size,
             sym=own.sym,
         )
-        packed = pack(
-            nearest(weight, grid), grid.scales, grid.zeros, grid.group_of(), bits=grid.bits
-        )
-        yield Layer(linear.name, packed, None, None, "")
+        codes = nearest(weight, grid)
+        packed = pack(codes, grid.scales, grid.zeros, grid.group_of(), bits=grid.bits)
+        loss = weight_loss(weight, values(codes, grid))
+        yield Layer(linear.name, packed, None, loss, is_lost(loss, own.bits), None, "")
 
 
 class BlockQuantizer:
@@ -246,10 +250,13 @@ class BlockQuantizer:
             part = slice(start, start + len(self._weights[f"{name}.weight"]))
             start = part.stop
             self._block.replace(name, rounded.values(part))
+            loss = rounded.loss(part)
             yield Layer(
                 name,
                 rounded.packed(part),
                 rounded.relative_error(part),
+                loss,
+                is_lost(loss, settings.bits),
                 factor.damp_percent,
                 factor.rescue,
             )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from camelpress.core import journey, llama
 from camelpress.core.blocks import StreamedModel
-from camelpress.core.errors import NotPositiveDefinite, NumericsProblem, OutOfMemory
+from camelpress.core.errors import NumericsProblem, OutOfMemory
 from camelpress.core.journal import Journal
 from camelpress.core.journey import Facts
 from camelpress.core.lanes import digests
@@ -19,8 +19,8 @@ from camelpress.core.packed import PARTS
 from camelpress.core.team import Team
 from camelpress.core.writer import CheckpointWriter, data
 from camelpress.quantize.block import BlockQuantizer, Layer, nearest_block
-from camelpress.quantize.gptq import FALLBACK
 from camelpress.quantize.lanes import Lane
+from camelpress.quantize.limits import require_few_failures
 from camelpress.quantize.reference import STATE
 from camelpress.quantize.settings import Quantize
 
@@ -59,7 +59,7 @@ class Journey:
                 writer.put(name, tensor)
             facts = [_told(layer) for layer in layers]
             told += facts
-            self._require_few_fallbacks(told)
+            require_few_failures(told, self.settings.max_fallbacks)
             hashes = {name: _sha256(tensor) for name, tensor in tensors.items()}
             entry = {"tensors": hashes, "states": states, "layers": facts}
             journey.remember(journal, number, entry)
@@ -99,14 +99,6 @@ class Journey:
                 f"{prefix}: {self.model.device} has too little memory",
                 next_step="use a shorter --sequence-length, or a device with the memory forecast",
             ) from error
-
-    def _require_few_fallbacks(self, told: list[Facts]) -> None:
-        names = [layer["name"] for layer in told if layer["rescue"] == FALLBACK]
-        if len(names) > self.settings.max_fallbacks:
-            raise NotPositiveDefinite(
-                f"{', '.join(names)} could only be rounded to nearest",
-                next_step="use more or other calibration text, or raise --max-fallbacks",
-            )
 
     def _read(self, number: int) -> dict[str, Tensor]:
         with torch.inference_mode():
@@ -164,6 +156,8 @@ def _told(layer: Layer) -> Facts:
     return {
         "name": layer.name,
         "relative_error": layer.relative_error,
+        "loss": layer.loss,
+        "lost": layer.lost,
         "damp_percent": layer.damp_percent,
         "rescue": layer.rescue,
         "scales": {

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-SMALLEST_SCALE = 2.0**-14  # the smallest normal fp16 number
+SMALLEST_SCALE = 2.0**-24  # smallest fp16 number, subnormal: loaders multiply by it like any other
 SHRINK = tuple(1 - step / 40 for step in range(21))  # of a group's span, tried as its grid
 COLUMNS = 128  # rounded before their error is spread over the rest in one product
 

@@ -21,8 +21,9 @@ from camelpress.quantize.kernel import SHRINK, SMALLEST_SCALE
 
 ROWS = 64  # of one task: 128 columns of them stay in a core's first cache
 # A cached compilation keeps the values that globals had, until this file changes: what stands
-# elsewhere is an argument. These two belong to fp16 and do not change.
-_SMALLEST, _LARGEST = np.float32(SMALLEST_SCALE), np.float32(torch.finfo(torch.float16).max)
+# elsewhere is an argument. These three belong to fp16 and do not change.
+_SMALLEST, _NORMAL = np.float32(SMALLEST_SCALE), np.float32(torch.finfo(torch.float16).tiny)
+_LARGEST = np.float32(torch.finfo(torch.float16).max)
 _compiled = numba.njit(nogil=True, cache=True)
 _vectorized = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 
@@ -79,11 +80,12 @@ os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survi
 @_compiled
 @no_type_check
 def _fp16(scale):
-    """The nearest fp16 number, ties to even, infinity beyond them; of those that are normal."""
+    """Returns the nearest fp16 number, ties to even, but not 0; infinity beyond the largest."""
+    if abs(scale) < _NORMAL:
+        steps = max(np.rint(abs(scale) / _SMALLEST), np.float32(1))
+        return -steps * _SMALLEST if scale < 0 else steps * _SMALLEST
     bits = np.float32(scale).view(np.int32)
     rounded = np.int32((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).view(np.float32)
-    if abs(rounded) < _SMALLEST:
-        return -_SMALLEST if scale < 0 else _SMALLEST
     return rounded if abs(rounded) <= _LARGEST else rounded * np.float32(np.inf)
 
 

@@ -74,6 +74,6 @@ def round_columns(
 
 
 def fp16(scales: Float32[Tensor, " rows"]) -> Float32[Tensor, " rows"]:
-    """The nearest fp16 numbers of the same sign that are not too small to divide by."""
+    """Returns the nearest fp16 numbers of the same sign, but not 0."""
     sign = torch.where(scales < 0, -1.0, 1.0)
     return sign * scales.abs().clamp(min=SMALLEST_SCALE).to(torch.float16).to(torch.float32)

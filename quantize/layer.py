@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from camelpress.core.errors import NotPositiveDefinite
+from camelpress.core.loss import mean_loss
 from camelpress.core.packed import Packed, pack
 from camelpress.core.team import Team
 from camelpress.quantize.gptq import (
@@ -35,8 +36,8 @@ class Rounded:
     """A matrix, or some rows of one, as it is stored."""
 
     solved: Solved
-    error: Float32[Tensor, " rows"]  # squared, of the output, summed over the tokens
-    energy: Float32[Tensor, " rows"]  # squared output, summed over the tokens
+    error: Float64[Tensor, " rows"]  # squared, of the output, summed over the tokens
+    energy: Float64[Tensor, " rows"]  # squared output, summed over the tokens
 
     @classmethod
     def joined(cls, parts: list[Rounded]) -> Rounded:
@@ -77,7 +78,12 @@ class Rounded:
 
     def relative_error(self, part: slice) -> float:
         """Squared output error over squared output, both of some rows."""
-        return float(self.error[part].sum() / self.energy[part].sum().clamp(min=1e-30))
+        energy = float(self.energy[part].sum())
+        return float(self.error[part].sum()) / energy if energy else 0.0
+
+    def loss(self, part: slice) -> float:
+        """Returns the mean over some rows of squared output error over squared output."""
+        return mean_loss(self.error[part], self.energy[part])
 
 
 def round_layer(
@@ -132,8 +138,17 @@ def _rounded(
         sym=settings.sym,
     )
     error = values(solved.codes, solved.grid) - weight
-    return Rounded(
-        solved,
-        (error @ hessian * error).sum(dim=1),
-        (weight @ hessian * weight).sum(dim=1),
-    )
+    return Rounded(solved, _energy(error, hessian), _energy(weight, hessian))
+
+
+def _energy(
+    weight: Float32[Tensor, "rows cols"], hessian: Float32[Tensor, "cols cols"]
+) -> Float64[Tensor, " rows"]:
+    """Returns the squared output of each row, in fp64: that of tiny weights is no fp32 number.
+
+    Rows are divided by a power of two, which changes no digit of them.
+    """
+    exponents = torch.frexp(weight.abs().amax(dim=1)).exponent
+    units = torch.ldexp(torch.ones_like(weight[:, 0]), exponents)
+    rows = weight / units[:, None]
+    return (rows @ hessian).mul_(rows).sum(dim=1).double() * units.double().square()

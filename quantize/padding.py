@@ -53,6 +53,9 @@ class Padded(Checkpoint):
                 for name, info in source.tensors.items()
             },
             origin=source.origin,
+            stated=source.stated,
+            changes=source.changes,
+            files=source.file_states,
         )
 
     def read(self, name: str) -> Tensor:

@@ -105,6 +105,7 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
                 "padded": source.told if isinstance(source, Padded) else None,
                 "rescues": sum(bool(layer["rescue"]) for layer in layers),
                 "fallbacks": sum(layer["rescue"] == FALLBACK for layer in layers),
+                "lost": sum(bool(layer.get("lost")) for layer in layers),
                 "layers": layers,
             },
             cost=watch.cost() | {"expected_peak_bytes": expected},
@@ -150,6 +151,7 @@ def _elsewhere(
                 "padded": None,
                 "rescues": None,
                 "fallbacks": told.get("fallbacks"),
+                "lost": 0,
                 "layers": layers,
             },
             cost={
@@ -179,14 +181,17 @@ def _complete(
     if settings.engine != NATIVE:
         unsaid |= UNABLE.keys() - {"method", "calibration_mask"}
         unsaid |= {"damp_percent"} - settings.model_fields_set  # each engine has its own
+    digest = checkpoint_digest(source.folder)
+    source.require_unchanged()
     report = Report(
         stage="quantize",
-        inputs={"source": checkpoint_digest(source.folder)} | _inputs(calibration),
+        inputs={"source": digest} | _inputs(calibration),
         settings=settings.model_dump(mode="json", exclude=unsaid),
         facts={
             "method": settings.method,
             "calibration": _told_calibration(settings, calibration, folder),
             "left_out": sorted(filter(llama.is_derived_buffer, source.tensors)),
+            "config_changes": list(source.changes),
             **facts,
         },
         cost=cost,

@@ -101,7 +101,8 @@ class Quantize(Settings):
     max_fallbacks: int = Field(
         default=0,
         ge=0,
-        description="layers that may be rounded to nearest where their Hessian is hopeless",
+        description="layers that may fail: rounded to nearest for want of a Hessian, or with an "
+        "error beyond the limit",
     )
     correction: float = Field(
         default=0.5,

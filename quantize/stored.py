@@ -18,6 +18,7 @@ from camelpress.core.config import portable
 from camelpress.core.dynamic import dynamic
 from camelpress.core.errors import NumericsProblem, RecipeProblem
 from camelpress.core.json import write_json
+from camelpress.core.loss import require_kept, weight_loss
 from camelpress.core.packed import slots
 from camelpress.core.writer import Slot
 from camelpress.quantize.settings import Quantize
@@ -38,7 +39,15 @@ class AsStored(Checkpoint):
     """
 
     def __init__(self, source: Checkpoint, settings: Quantize) -> None:
-        super().__init__(source.folder, source.config, source.tensors, origin=source.origin)
+        super().__init__(
+            source.folder,
+            source.config,
+            source.tensors,
+            origin=source.origin,
+            stated=source.stated,
+            changes=source.changes,
+            files=source.file_states,
+        )
         self._source = source
         self._settings = settings
 
@@ -120,14 +129,17 @@ def stored(source: Checkpoint, name: str) -> torch.Tensor:
     """A tensor that is not quantized, as it is written.
 
     Raises:
-        NumericsProblem: it does not fit fp16.
+        NumericsProblem: it does not fit fp16, or vanishes in it.
     """
-    tensor = source.read(name).to(STORED)
+    exact = source.read(name)
+    tensor = exact.to(STORED)
     if not bool(tensor.isfinite().all()):
         raise NumericsProblem(
             f"{name!r} of {source.folder} has values that are not finite in {STORED}",
             next_step="recover the checkpoint again, or check it for overflow",
         )
+    if tensor.dtype != exact.dtype:
+        require_kept(f"{name!r} of {source.folder}", weight_loss(exact, tensor), STORED)
     return tensor
 
 

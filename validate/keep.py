@@ -143,10 +143,11 @@ def _complete(
     """Windows, tokenizer and the report beside the predictions."""
     write_windows(texts, folder / WINDOWS)
     copy_tokenizer(reference.folder, folder)
+    digest = checkpoint_digest(reference.folder)
+    reference.require_unchanged()
     report = Report(
         stage="store",
-        inputs={"reference": checkpoint_digest(reference.folder)}
-        | {f"text:{text.name}": text.sha256 for text in texts},
+        inputs={"reference": digest} | {f"text:{text.name}": text.sha256 for text in texts},
         outputs={path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))},
         settings=settings.model_dump(mode="json", exclude={"text", "device"}),
         facts=facts.model_dump(mode="json"),

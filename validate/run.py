@@ -79,6 +79,8 @@ def run(
             told = told.with_tasks(asked)
             samples.write(asked.samples, asked.models, work.folder)
         shutil.rmtree(work.folder / ANSWERS, ignore_errors=True)
+        for model in (reference, candidate):
+            model.require_unchanged()
         given = "gate" in settings.model_fields_set
         gate = TASK_GATE if only_tasks and not given else settings.gate
         report = _report(told, samples.hashes(work.folder), settings, gate, watch)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
-from camelpress.core.provenance import sha256_file
+from camelpress.core.provenance import FileStates, file_states, require_states, sha256_file
 from camelpress.core.report import Report
 from camelpress.core.settings import Settings, faults
 from camelpress.core.text_file import read_text_file
@@ -74,6 +74,7 @@ class Store:
     settings: Keep
     texts: list[Text]
     parts: dict[str, range]  # file to the places that it holds
+    file_states: FileStates  # before the first file was read
 
     @staticmethod
     def is_at(folder: Path) -> bool:
@@ -87,6 +88,7 @@ class Store:
         Raises:
             CheckpointProblem: it is no store, not complete, or damaged.
         """
+        states = file_states(folder)
         report = Report.read(folder / REPORT)
         try:
             facts = Facts.model_validate_json(json.dumps(report.facts))
@@ -99,7 +101,16 @@ class Store:
             if sha256_file(folder / name) != digest:
                 raise _damaged(folder, f"{name} is not what {REPORT} says")
         texts = _texts(folder, facts)
-        return cls(folder, report, facts, settings, texts, _parts(folder, report, facts))
+        parts = _parts(folder, report, facts)
+        return cls(folder, report, facts, settings, texts, parts, states)
+
+    def require_unchanged(self) -> None:
+        """Checks that no file of the store was written, replaced or removed since `open`.
+
+        Raises:
+            CheckpointProblem: names the first such file.
+        """
+        require_states(self.folder, self.file_states)
 
     @property
     def model(self) -> str:

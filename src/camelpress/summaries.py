@@ -85,8 +85,11 @@ def _lost(facts: Mapping[str, Any]) -> str:
     return "nothing: every bit comes back"
 
 
-def _rescued(count: int | None) -> str:
-    return "" if count is None else f", {count} needed a rescue"
+def _rescued(facts: dict[str, Any]) -> str:
+    count, lost = facts["rescues"], facts.get("lost")
+    return ("" if count is None else f", {count} needed a rescue") + (
+        f", {lost} lost: their error is beyond the limit" if lost else ""
+    )
 
 
 def _quantize(report: Report) -> list[tuple[str, str]]:
@@ -98,7 +101,7 @@ def _quantize(report: Report) -> list[tuple[str, str]]:
             f"{settings['bits']} bit, group {settings['group_size']}, "
             f"{'sym' if settings['sym'] else 'asym'}, {settings['method']}",
         ),
-        ("layers", f"{len(facts['layers'])}{_rescued(facts['rescues'])}"),
+        ("layers", f"{len(facts['layers'])}{_rescued(facts)}"),
     ]
     versions = facts.get("engine", {}).get("versions")
     if versions:

@@ -30,6 +30,7 @@ from camelpress.core.errors import (
     NumericsProblem,
     OutputExists,
     RecipeProblem,
+    UnknownTensor,
 )
 from camelpress.core.linears import read_linear
 from camelpress.core.report import Report
@@ -421,6 +422,53 @@ def test_weights_that_do_not_fit_are_refused(base: Path, tmp_path: Path) -> None
         next_step="use --dtype float32, or check the checkpoint for overflow",
         out=tmp_path / "out",
     ):
+        run(tmp_path / "in", tmp_path / "out", to="dense", dtype="float16")
+
+
+def test_a_packed_head_is_exported_as_one_though_the_config_says_tied(
+    base: Path, tmp_path: Path
+) -> None:
+    make(tmp_path / "plain", base, "v1")
+    layer = drawn.draw(272, 64)
+    parts = {f"lm_head.{part}": tensor for part, tensor in drawn.gptq(layer).items()}
+    damage.with_tensors(tmp_path / "plain", tmp_path / "head", {"lm_head.weight": None, **parts})
+    config = GPTQ | {"lm_head": False}
+    damage.with_config(
+        tmp_path / "head", tmp_path / "in", quantization_config=config, tie_word_embeddings=True
+    )
+    run(tmp_path / "in", tmp_path / "v2", to="gptq-v2")
+    assert (quantization(tmp_path / "v2") or {})["lm_head"] is True
+    report = run(tmp_path / "v2", tmp_path / "out", to="dense")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(found["lm_head.weight"], layer.weight.float())
+    for folder in (tmp_path / "v2", tmp_path / "out"):
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        assert told["tie_word_embeddings"] is False
+    assert report.facts["config_changes"] == []
+
+
+def test_a_model_without_a_head_is_not_exported(base: Path, tmp_path: Path) -> None:
+    make(tmp_path / "whole", base, "v1")
+    damage.with_tensors(tmp_path / "whole", tmp_path / "in", {"lm_head.weight": None})
+    with pytest.raises(UnknownTensor, match="lacks 'lm_head.weight', and its config.json does not"):
+        run(tmp_path / "in", tmp_path / "out", to="gptq-v2")
+
+
+def test_a_layer_that_vanishes_in_16_bits_is_refused(base: Path, tmp_path: Path) -> None:
+    make(tmp_path / "whole", base, "ct bf16")
+    tiny = torch.full((64, 2), 1e-12, dtype=torch.bfloat16)
+    damage.with_tensors(tmp_path / "whole", tmp_path / "in", {f"{Q}.weight_scale": tiny})
+    run(tmp_path / "in", tmp_path / "wide", to="dense", dtype="bfloat16")
+    with pytest.raises(NumericsProblem, match=f"'{Q}.weight' loses 100% in float16"):
+        run(tmp_path / "in", tmp_path / "out", to="dense", dtype="float16")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_norm_that_vanishes_in_16_bits_is_refused(base: Path, tmp_path: Path) -> None:
+    make(tmp_path / "whole", base, "v1")
+    norm = torch.full((64,), 1e-9)
+    damage.with_tensors(tmp_path / "whole", tmp_path / "in", {"model.norm.weight": norm})
+    with pytest.raises(NumericsProblem, match="'model.norm.weight' loses 100% in float16"):
         run(tmp_path / "in", tmp_path / "out", to="dense", dtype="float16")
 
 

@@ -35,7 +35,7 @@ def test_what_an_earlier_run_copied_does_not_outlive_its_source(
         raise Interrupted("stopped", next_step="run again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(account, "require_unchanged", stop)
+        patched.setattr(account, "digests", stop)
         with pytest.raises(Interrupted):
             stages.recover(base, diff, tmp_path / "out")
     assert (tmp_path / "out.partial" / "LICENSE.txt").is_file()
@@ -54,8 +54,8 @@ def test_an_input_that_was_written_to_meanwhile_is_named(
     monkeypatch.setattr(stage, "added", touching)
     with refusal(
         CheckpointProblem,
-        f"{base} or {diff} changed while it was read",
-        next_step="let nothing write there, run again",
+        f"{diff / 'model.safetensors'} changed while it was read",
+        next_step="let nothing write there, and run the same command again",
         out=tmp_path / "out",
     ):
         stages.recover(base, diff, tmp_path / "out")

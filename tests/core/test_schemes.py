@@ -127,7 +127,7 @@ def test_a_layer_may_stay_plain(tmp_path: Path, config: dict[str, Any]) -> None:
         (GPTQMODEL | {"quant_method": "awq", "checkpoint_format": "gemm"}, "awq/gemm"),
         (AUTOROUND | {"packing_format": "auto_round:auto_awq"}, "auto-round/auto_round:auto_awq"),
         (groups(group("Linear"), format="int-quantized"), "compressed-tensors/int-quantized"),
-        ({"quant_method": "fp8"}, "fp8/gptq"),
+        ({"quant_method": "fp8"}, "fp8"),
     ],
 )
 def test_another_packing_is_refused(tmp_path: Path, config: dict[str, Any], named: str) -> None:

@@ -124,6 +124,18 @@ def test_the_config_is_held_against_each_engine(broken: Broken, name: str) -> No
             assert held(folder, engine)[row]["next_step"]
 
 
+def test_a_head_beside_a_config_that_ties_it_fails(good: Path, tmp_path: Path) -> None:
+    folder = damage.with_config(good, tmp_path / "tied", tie_word_embeddings=True)
+    assert set(status(folder, "lm_head").values()) == {"FAIL"}
+    reason = held(folder, "vllm")["lm_head"]["reason"]
+    assert "tie_word_embeddings is true" in reason
+
+
+def test_a_head_that_is_missing_fails(broken: Broken) -> None:
+    folder = broken({"lm_head.weight": None})
+    assert set(status(folder, "lm_head").values()) == {"FAIL"}
+
+
 def test_nothing_more_is_asked_where_the_keys_are_missing(broken: Broken) -> None:
     assert list(held(broken(bits=None), "vllm")) == ["config keys"]
 
@@ -272,7 +284,7 @@ def test_a_dense_model_is_no_question_for_engines(wide: Path) -> None:
         check(Checkpoint.open(wide), ["vllm"])
 
 
-@pytest.mark.parametrize("entries", [{"bits": 5}, {"bits": "4"}, {"group_size": 0}, {"bits": True}])
+@pytest.mark.parametrize("entries", [{"bits": 5}, {"bits": "4"}, {"group_size": 0}])
 def test_a_config_that_cannot_be_is_refused(broken: Broken, entries: dict[str, Any]) -> None:
     with pytest.raises(CheckpointProblem, match="bits in groups of"):
         check(Checkpoint.open(broken(**entries)), ["exllama"])

@@ -48,22 +48,22 @@ def test_packed_weights_that_no_config_explains_are_refused(
     with refusal(
         CheckpointProblem,
         f"{broken} holds packed weights, but its config.json has no quantization_config",
-        next_step="copy quantize_config.json there: most loaders would take the weights for "
-        "missing",
+        next_step="copy the object in quantize_config.json into config.json as "
+        'quantization_config, with "quant_method": "gptq" if it has none',
         out=out,
     ):
         stage(broken)
 
 
-@pytest.mark.parametrize("method", ["awq", "bitsandbytes", None])
+@pytest.mark.parametrize("method", ["awq", "bitsandbytes"])
 def test_another_quantization_is_not_scored(
-    base: Path, packed: Path, chat: Path, tmp_path: Path, out: Path, method: str | None
+    base: Path, packed: Path, chat: Path, tmp_path: Path, out: Path, method: str
 ) -> None:
     config = {"quant_method": method, "bits": 4}
     broken = damage.with_config(packed, tmp_path / "broken", quantization_config=config)
     with refusal(
         CheckpointProblem,
-        f"{broken} is quantized as {method}/gptq",
+        f"{broken} is quantized as {method}",
         next_step=f"give a checkpoint of {KNOWN}",
         out=out,
     ):

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -313,6 +314,27 @@ def test_a_model_that_is_not_quantized_is_refused(
     judge()
     with pytest.raises(CheckpointProblem, match="is not quantized; give the folder that quantize"):
         publish()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "change"),
+    [
+        ("bits", "4", 'bits is "4", and is read as 4'),
+        ("sym", "true", 'sym is "true", and is read as true'),
+        ("quant_method", None, "quantization_config names no quant_method"),
+    ],
+)
+def test_a_config_that_loaders_would_read_otherwise_is_not_published(
+    publish: Publisher, candidate: Path, judge: Judge, key: str, value: Any, change: str
+) -> None:
+    config = json.loads((candidate / "config.json").read_text())
+    config["quantization_config"][key] = value
+    (candidate / "config.json").write_text(json.dumps(config))
+    judge()
+    with pytest.raises(CheckpointProblem) as problem:
+        publish()
+    assert f"{candidate / 'config.json'}: {change}" in problem.value.what
+    assert "validate it again" in problem.value.next_step
 
 
 def test_a_layout_that_the_card_has_no_words_for_is_refused(

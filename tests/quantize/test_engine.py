@@ -373,6 +373,8 @@ def test_nothing_is_run_where_the_output_stands(
         ({}, {"qzeros": lambda t: t.zero_()}, ".* is symmetric, but has zero points beside .*"),
         ({}, {"scales": lambda t: t.fill_(torch.inf)}, ".* has scales that are not finite .*"),
         ({}, {"qweight": lambda t: t.copy_(t.flip(1))}, ".* does not resemble the layer of .*"),
+        ({}, {"scales": lambda t: t.zero_()}, ".* loses 100% of the layer of the source"),
+        ({}, {"scales": lambda t: t[:, ::2].zero_()}, ".* loses [45].% of the layer of the source"),
     ],
 )
 # fmt: on

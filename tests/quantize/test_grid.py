@@ -112,7 +112,8 @@ def test_the_search_costs_no_more_than_half_a_step_of_the_whole_span_everywhere(
     span = 2 * high.maximum(-low) if sym else high - low
     step = (span / (2**bits - 1)).clamp(min=SMALLEST_SCALE).double()
     lost = 0.5 if sym else 1.0  # whole zero points begin up to half a step late, and not at 0
-    slack = 2**bits * 2**-11  # the scale itself was rounded to fp16
+    coarse = (SMALLEST_SCALE / 2 / step).clamp(min=2**-11)  # the scale is rounded to fp16
+    slack = 2**bits * coarse
     assert bool((squared <= 16 * (step * (lost + slack)).square()).all())
 
 
@@ -232,7 +233,7 @@ def test_where_only_a_shrunken_scale_fits_16_bits_it_is_taken(sym: bool, kernel:
 
 
 @pytest.mark.parametrize("sym", [True, False])
-def test_a_tiny_group_keeps_a_normal_scale(sym: bool) -> None:
+def test_a_group_that_no_scale_fits_takes_the_smallest(sym: bool) -> None:
     weight = torch.full((1, 4), 1e-8)
     grid = searched(weight, bits=4, group_size=4, sym=sym)
     assert abs(float(grid.scales[0, 0])) == SMALLEST_SCALE

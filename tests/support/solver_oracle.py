@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SMALLEST = 2.0**-14
+SMALLEST = 2.0**-24
 SHRINK = [step / 40 for step in range(40, 19, -1)]
 DOUBT = 2e-6  # of a scale that is computed in fp32
 

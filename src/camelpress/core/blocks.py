@@ -27,7 +27,7 @@ from transformers import CONFIG_MAPPING
 from camelpress.core import attention, llama
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipeProblem
-from camelpress.core.linears import packed_linears, read_linear
+from camelpress.core.linears import head_of, packed_linears, read_linear
 from camelpress.core.progress import track
 from camelpress.core.sequences import Batch, Sequences, put, take
 
@@ -180,6 +180,7 @@ class StreamedModel:
         if window is not None and getattr(self.config, "use_sliding_window", True):
             self.positions = min(self.positions, int(window))
         packed_linears(checkpoint)
+        head_of(checkpoint)
         self._require_no_other_bias()
 
     def embed(self, sequences: Sequences) -> Float[Tensor, "tokens hidden"]:
@@ -292,9 +293,7 @@ class StreamedModel:
         with torch.device("meta"):
             norm = self._class("RMSNorm")(self.config.hidden_size, eps=self.config.rms_norm_eps)
             output = nn.Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
-        name = f"{llama.HEAD}.weight"
-        if name not in self.checkpoint.tensors and self.config.tie_word_embeddings:
-            name = f"{llama.EMBEDDING}.weight"
+        name = f"{head_of(self.checkpoint)}.weight"
         norm.load_state_dict(
             {
                 "weight": self._placed(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,21 +18,31 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from camelpress.core import pickles, shards
+from camelpress.core import llama, packing, pickles, shards
+from camelpress.core.agreement import QUANTIZATION, agreed
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
-from camelpress.core.json import read_json
-from camelpress.core.llama import EMBEDDING, HEAD
+from camelpress.core.json import read_json, write_json
 from camelpress.core.origin import COMPANIONS, locate
 from camelpress.core.progress import note
+from camelpress.core.provenance import FileStates, file_states, require_states
 from camelpress.core.recognizer.names import canonical_names, recognize_names
 from camelpress.core.shards import TensorInfo
 
-PACKED = (".qweight", ".weight_packed")
 SETTINGS = "quantize_config.json"  # where GPTQ tools keep a copy of the quantization_config
 
 
 class Checkpoint:
-    """A folder of weights and its config; `open` checks it before any work is done."""
+    """A folder of weights and its config; `open` checks it before any work is done.
+
+    Args:
+        folder: place of the files.
+        config: agrees with the tensors.
+        tensors: headers.
+        origin: name of the place, as it was given.
+        stated: the config as it stands in the file; None where it is the same.
+        changes: a sentence for each difference between the two.
+        files: states of the files before the first of them was read; None: as they are now.
+    """
 
     def __init__(
         self,
@@ -40,11 +51,17 @@ class Checkpoint:
         tensors: Mapping[str, TensorInfo],
         *,
         origin: str | None = None,
+        stated: Mapping[str, Any] | None = None,
+        changes: tuple[str, ...] = (),
+        files: FileStates | None = None,
     ) -> None:
         self.folder = folder
         self.config = config
         self.tensors = tensors
         self.origin = origin or str(folder)
+        self.stated = config if stated is None else stated
+        self.changes = changes
+        self.file_states = file_states(folder) if files is None else files
 
     @classmethod
     def open(cls, place: Path) -> Checkpoint:
@@ -59,6 +76,7 @@ class Checkpoint:
         """
         located = locate(place)
         folder = located.folder
+        files = file_states(folder)
         config = read_json(folder / "config.json")
         if "auto_map" in config:
             raise CheckpointProblem(
@@ -81,7 +99,7 @@ class Checkpoint:
                         next_step="remove the shard that does not belong to this model",
                     )
                 tensors[name] = info
-        if config.get("tie_word_embeddings") is True:
+        if llama.is_tied(config):
             tensors = _tied(tensors)
         missing = sorted(listed.keys() - tensors.keys() - _optional(config, tensors))
         if missing:
@@ -92,12 +110,40 @@ class Checkpoint:
         recognition = recognize_names(folder, {name: each.shape for name, each in tensors.items()})
         if recognition is not None:
             raise recognition.problem()
-        return cls(
+        stated = cls(
             folder,
             MappingProxyType(config),
             MappingProxyType(_canonical(folder, tensors)),
             origin=located.origin,
+            files=files,
         )
+        return stated._agreed()
+
+    def _agreed(self) -> Checkpoint:
+        """Returns this checkpoint with a config that agrees with its tensors, and says what that
+        changes.
+        """
+        path = self.folder / "config.json"
+        config, changes = agreed(self.config, self.tensors, self.rows, path)
+        for change in changes:
+            note(f"{path}: {change}")
+        return Checkpoint(
+            self.folder,
+            MappingProxyType(config),
+            self.tensors,
+            origin=self.origin,
+            stated=self.config,
+            changes=changes,
+            files=self.file_states,
+        )
+
+    def require_unchanged(self) -> None:
+        """Checks that no file of the model was written, replaced, added or removed since `open`.
+
+        Raises:
+            CheckpointProblem: names the first such file.
+        """
+        require_states(self.folder, self.file_states)
 
     def info(self, name: str) -> TensorInfo:
         """What is known of one tensor.
@@ -140,32 +186,42 @@ class Checkpoint:
         found = _bytes(path, info.offset + start * width, rows * width)
         return found.view(info.dtype).reshape(rows, *info.shape[1:])
 
-    @property
+    @cached_property
     def quantization(self) -> Mapping[str, Any] | None:
         """The `quantization_config` of the checkpoint, or None where its weights are plain.
 
         Raises:
-            CheckpointProblem: there are packed weights, but nothing says how they are packed.
+            CheckpointProblem: there are packed weights, but nothing says how they are packed, or
+                they are packed in a way that is not read here.
         """
-        found = self.config.get("quantization_config")
-        if found is not None and not isinstance(found, Mapping):
+        foreign = packing.foreign(self.tensors)
+        if foreign is not None:
             raise CheckpointProblem(
-                f"{self.folder / 'config.json'} has a quantization_config that is a "
-                f"{type(found).__name__}",
+                f"{self.folder} holds weights packed as {foreign.format} ({foreign.tensor})",
+                next_step=f"give the 16-bit model, or one packed as {packing.KNOWN}",
+            )
+        stated = self.config.get(QUANTIZATION)
+        if stated is not None and not isinstance(stated, Mapping):
+            raise CheckpointProblem(
+                f"{self.folder / 'config.json'} has a {QUANTIZATION} that is a "
+                f"{type(stated).__name__}",
                 next_step="download it again",
             )
-        if found is None and any(name.endswith(PACKED) for name in self.tensors):
+        if stated is None and packing.is_packed(self.tensors):
             raise CheckpointProblem(
-                f"{self.folder} holds packed weights, but its config.json has no "
-                "quantization_config",
-                next_step=self._where_it_may_be(),
+                f"{self.folder} holds packed weights, but its config.json has no {QUANTIZATION}",
+                next_step=self._advice(),
             )
-        return found
+        return stated
 
-    def _where_it_may_be(self) -> str:
+    def _advice(self) -> str:
+        """Returns what makes a packed model whole that lacks its quantization_config."""
         if (self.folder / SETTINGS).is_file():
-            return f"copy {SETTINGS} there: most loaders would take the weights for missing"
-        return "add it: a loader would take the weights for missing"
+            return (
+                f"copy the object in {SETTINGS} into config.json as {QUANTIZATION}, with "
+                '"quant_method": "gptq" if it has none'
+            )
+        return f"add its {QUANTIZATION} to config.json: a loader would take the weights for missing"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -209,7 +265,7 @@ def _tied(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
     Of two names for the same memory, safetensors' `save_model` keeps the first in the alphabet,
     which is the head's.
     """
-    embedding, head = f"{EMBEDDING}.weight", f"{HEAD}.weight"
+    embedding, head = f"{llama.EMBEDDING}.weight", f"{llama.HEAD}.weight"
     if embedding in tensors or head not in tensors or tensors[head].offset is None:
         return tensors
     return {embedding if name == head else name: info for name, info in tensors.items()}
@@ -220,8 +276,16 @@ def _optional(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> s
 
     safetensors stores one of two tied matrices; an index from before the save lists both.
     """
-    tied = config.get("tie_word_embeddings") is True and f"{EMBEDDING}.weight" in tensors
-    return {f"{EMBEDDING}.weight", f"{HEAD}.weight"} if tied else set()
+    names = {f"{llama.EMBEDDING}.weight", f"{llama.HEAD}.weight"}
+    return names if llama.is_tied(config) and f"{llama.EMBEDDING}.weight" in tensors else set()
+
+
+def mend_config(folder: Path) -> tuple[str, ...]:
+    """Makes the config of an output agree with its tensors; returns a sentence for each change."""
+    checkpoint = Checkpoint.open(folder)
+    if checkpoint.changes:
+        write_json(folder / "config.json", dict(checkpoint.config))
+    return checkpoint.changes
 
 
 def companions(folder: Path) -> dict[str, Path]:

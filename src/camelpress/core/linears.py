@@ -14,6 +14,24 @@ PARTS = frozenset(packed.PARTS + compressed.PARTS)
 CODES = ("qweight", "weight_packed")
 
 
+def head_of(checkpoint: Checkpoint) -> str:
+    """Returns the name of the layer whose weight gives the logits: the head, or the embedding.
+
+    Raises:
+        UnknownTensor: there is no head, and the config does not tie it to the embedding.
+    """
+    if llama.owns_head(checkpoint.tensors):
+        return llama.HEAD
+    if llama.is_tied(checkpoint.config):
+        return llama.EMBEDDING
+    raise UnknownTensor(
+        f"{checkpoint.folder} lacks '{llama.HEAD}.weight', and its config.json does not say that "
+        "the embedding takes its place",
+        next_step=f'write "{llama.TIED}": true into config.json if the model is tied, else '
+        "download it again: a loader would fill the head with noise",
+    )
+
+
 def read_linear(checkpoint: Checkpoint, linear: str) -> Tensor:
     """The weight of a linear layer, [rows cols], dequantized to fp32 where it is packed.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from camelpress.core.errors import CheckpointProblem
@@ -22,6 +22,8 @@ DERIVED = frozenset(
 )
 # The causal mask of GPT-2, GPT-J and GPT-NeoX; a linear layer has its bias one level deeper.
 CAUSAL_MASKS = ("attn.bias", "self_attn.bias", "attention.bias")
+TIED = "tie_word_embeddings"  # key of a config; no family ties where the key is absent
+TEXT = "text_config"  # key of a config that describes several models
 
 
 class Linear(NamedTuple):
@@ -71,6 +73,19 @@ def linears(blocks: int) -> list[str]:
     return [
         f"{BLOCK.format(number)}.{linear.name}" for number in range(blocks) for linear in LINEARS
     ]
+
+
+def owns_head(tensors: Collection[str]) -> bool:
+    """Returns whether there is a head of its own, packed or plain, beside the embedding."""
+    parts = ("weight", "qweight", "weight_packed")
+    return any(f"{HEAD}.{part}" in tensors for part in parts)
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Returns whether a config says that the embedding is the head, too."""
+    inner = config.get(TEXT)
+    text = inner if TIED not in config and isinstance(inner, Mapping) else config
+    return text.get(TIED) is True
 
 
 def classes(config: Mapping[str, Any], source: object) -> tuple[str, str]:

@@ -13,12 +13,15 @@ from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any
 
+from camelpress.core.errors import CheckpointProblem
+
 MANIFEST = "SHA256SUMS"
 PROVENANCE = "provenance.json"
 BOM = "bom.cdx.json"
 WORDS = (PROVENANCE, BOM)  # of a release about itself
 REPORT_SUFFIX = "-report.json"
 PACKAGES = ("camelpress", "numba", "numpy", "safetensors", "tokenizers", "torch", "transformers")
+FileStates = tuple[tuple[str, int, int, int], ...]
 IDENTITY = ("*.safetensors", "*.bin", "*.pth", "*.json", "*.model", "*.jinja", "merges.txt")
 
 
@@ -77,6 +80,27 @@ def appearance(folder: Path) -> list[tuple[str, int, int]]:
     """Name, size and time of change (ns) of each file in a folder: none of them is read."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+
+def file_states(folder: Path) -> FileStates:
+    """Returns name, size, time of change (ns) and inode of each file that makes a model."""
+    files = sorted(path for path in folder.glob("*") if is_identity(path.name) and path.is_file())
+    states = [(path.name, path.stat()) for path in files]
+    return tuple((name, state.st_size, state.st_mtime_ns, state.st_ino) for name, state in states)
+
+
+def require_states(folder: Path, states: FileStates) -> None:
+    """Checks that the files of a model are still in the states that they were in.
+
+    Raises:
+        CheckpointProblem: names the first file that was written, replaced, added or removed.
+    """
+    different = sorted({name for name, *_ in {*file_states(folder)} ^ {*states}})
+    if different:
+        raise CheckpointProblem(
+            f"{folder / different[0]} changed while it was read",
+            next_step="let nothing write there, and run the same command again",
+        )
 
 
 def versions() -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from camelpress.core import packing
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.dynamic import settings_of
 from camelpress.core.errors import CheckpointProblem
@@ -33,7 +34,7 @@ LAYOUTS: Mapping[str, Mapping[str, str]] = {  # quant_method: its names for layo
 }
 # fmt: on
 REGEX = "re:"
-KNOWN = "GPTQ (gptq or gptq_v2), auto-round (auto_gptq) or compressed-tensors (pack-quantized)"
+KNOWN = packing.KNOWN
 
 
 class Scheme(NamedTuple):
@@ -206,18 +207,24 @@ def _matches(target: str, linear: str) -> bool:
 
 
 def _layout(checkpoint: Checkpoint, config: Mapping[str, Any]) -> str:
-    method = str(config.get("quant_method")).removeprefix("intel/")
+    method = config.get("quant_method")
+    if method is None:
+        raise CheckpointProblem(
+            f"{checkpoint.folder / 'config.json'} has a quantization_config without quant_method",
+            next_step="write there which tool packed the weights, such as "
+            '"quant_method": "gptq", "bits": 4',
+        )
+    method = str(method).removeprefix("intel/")
     named = config.get("packing_format") or config.get("checkpoint_format") or config.get("format")
-    named = V1 if named is None else str(named)
     if config.get("is_marlin_format"):
         named = "marlin"
-    found = LAYOUTS.get(method, {}).get(named)
-    if found is None:
+    layout = LAYOUTS.get(method, {}).get(V1 if named is None else str(named))
+    if layout is None:
         raise CheckpointProblem(
-            f"{checkpoint.folder} is quantized as {method}/{named}",
+            f"{checkpoint.folder} is quantized as {method}{f'/{named}' if named else ''}",
             next_step=f"give a checkpoint of {KNOWN}",
         )
-    return found
+    return layout
 
 
 def _bits(checkpoint: Checkpoint, bits: object, where: str) -> int:

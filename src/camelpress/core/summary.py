@@ -31,6 +31,8 @@ def summary(checkpoint: Checkpoint) -> dict[str, Any]:
         "sym": scheme and scheme.sym,
         "bits_per_weight": None,
     }
+    if checkpoint.changes:
+        told["config_changes"] = list(checkpoint.changes)
     if scheme:
         told["bits_per_weight"] = round(8 * checkpoint.nbytes / told["parameters"], 3)
     return told

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from camelpress.core import llama
 from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.linears import head_of
 from camelpress.core.progress import track
 
 
@@ -42,7 +43,7 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
     norm, output = source.head().children()
     _fill(model.get_submodule(llama.FINAL_NORM), norm.state_dict())
     _fill(model.get_submodule(llama.HEAD), output.state_dict())
-    tied = f"{llama.HEAD}.weight" not in checkpoint.tensors
+    tied = head_of(checkpoint) == llama.EMBEDDING
     table = output.get_parameter("weight") if tied else source.embedding().to(device, dtype)
     _fill(model.get_submodule(llama.EMBEDDING), {"weight": table})
     rotary = model.model.rotary_emb

@@ -245,6 +245,15 @@ def head(*, packs: bool) -> Check:
     """The output projection, packed or plain, as `lm_head` in the config says."""
 
     def check(subject: Subject) -> Found:
+        owned = llama.owns_head(subject.checkpoint.tensors)
+        if not owned and not llama.is_tied(subject.config):
+            return failed("lm_head is missing, and would be filled with noise", WHOLE)
+        if owned and llama.is_tied(subject.checkpoint.stated) > llama.is_tied(subject.config):
+            return failed(
+                f"lm_head is no copy of the embedding, and {llama.TIED} is true: "
+                "the embedding may be used",
+                f"write {llama.TIED}: false into config.json",
+            )
         says = bool(subject.quantization.get("lm_head", False))
         if says != subject.packed_head:
             told = "packed" if subject.packed_head else "plain"

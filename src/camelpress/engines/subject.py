@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from camelpress.core import llama
+from camelpress.core.agreement import QUANTIZATION
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.dynamic import settings_of
 from camelpress.core.errors import CheckpointProblem
@@ -55,9 +56,10 @@ class Subject:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.config = checkpoint.config
-        self.quantization: Mapping[str, Any] = checkpoint.quantization or {}
-        if self.quantization.get("quant_method") != "gptq":
-            method = self.quantization.get("quant_method", "nothing")
+        packing = checkpoint.quantization or {}
+        self.quantization: Mapping[str, Any] = checkpoint.stated[QUANTIZATION] if packing else {}
+        if packing.get("quant_method") != "gptq":
+            method = packing.get("quant_method", "nothing")
             raise CheckpointProblem(
                 f"{checkpoint.folder} is quantized as {method}, and engines are asked about GPTQ",
                 next_step="give a GPTQ checkpoint, such as camelpress quantize writes",
