@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from camelpress.core.documents import Corpus, require_own_names
+from camelpress.core.documents import require_own_names
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.ngrams import Fingerprint
-from camelpress.core.omissions import merge_counts
+from camelpress.core.omissions import Counts, merge_counts
 from camelpress.core.origin import locate_file
 from camelpress.core.progress import note
 from camelpress.core.tokens import Tokenizer
@@ -35,27 +35,23 @@ class Drawn:
 
     Args:
         name: of the source in reports.
-        corpus: the documents of its file, and counts of what is left out of them.
+        sha256: of its file.
         weight: as asked for.
+        rows: number of rows in the file; 1 where it is prose.
+        omissions: what is left out of the file, counted by unit and reason.
+        documents: in the file.
         unanswered: conversations left out, of those that were looked at.
         samples: the sequences.
     """
 
     name: str
-    corpus: Corpus
+    sha256: str
     weight: float
+    rows: int
+    omissions: Counts
+    documents: int
     unanswered: int
     samples: list[Sample]
-
-    @property
-    def sha256(self) -> str:
-        """The hash of the file."""
-        return self.corpus.sha256
-
-    @property
-    def documents(self) -> int:
-        """The number of documents in the file."""
-        return len(self.corpus.documents)
 
     @property
     def tokens(self) -> int:
@@ -106,14 +102,14 @@ class Calibration:
         """What a report says of it: in all, and source by source in `files`."""
         files = [
             {"name": each.name, "sha256": each.sha256, "weight": each.weight}
-            | {"rows": each.corpus.rows, "omissions": each.corpus.omissions}
+            | {"rows": each.rows, "omissions": each.omissions}
             | {"documents": each.documents, "unanswered": each.unanswered}
             | self._figures(each.samples)
             for each in self.drawn
         ]
         return (
-            {"mask": self.mask, "rows": sum(each.corpus.rows for each in self.drawn)}
-            | {"omissions": merge_counts(each.corpus.omissions for each in self.drawn)}
+            {"mask": self.mask, "rows": sum(each.rows for each in self.drawn)}
+            | {"omissions": merge_counts(each.omissions for each in self.drawn)}
             | {"documents": sum(each.documents for each in self.drawn)}
             | self._figures(self.samples)
             | {"files": files}
@@ -179,7 +175,16 @@ def draw(
             f"{sequence_length} asked for"
         )
     drawn = tuple(
-        Drawn(pool.file.name, pool.corpus, weight, pool.unanswered, _cut(pool, quota))
+        Drawn(
+            name=pool.file.name,
+            sha256=pool.corpus.sha256,
+            weight=weight,
+            rows=pool.corpus.rows,
+            omissions=pool.corpus.omissions,
+            documents=len(pool.corpus.documents),
+            unanswered=pool.unanswered,
+            samples=_cut(pool, quota),
+        )
         for pool, weight, quota in zip(pools, weights, quotas, strict=True)
     )
     texts = (tokenizer.words(sample.ids) for each in drawn for sample in each.samples)

@@ -62,7 +62,9 @@ def _read(path: Path) -> bytes:
         ) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise RecipeProblem(f"{path} cannot be read ({reason})", next_step="check it") from error
+        raise RecipeProblem(
+            f"{path} cannot be read ({reason})", next_step="check its name, and its disk"
+        ) from error
     if not content:
         raise RecipeProblem(f"{path} is empty", next_step="give a file with text")
     return content
