@@ -14,7 +14,7 @@ from camelpress.convert import tokenizer
 from camelpress.convert.pairs import GROWING
 from camelpress.convert.rules import Plan
 from camelpress.convert.settings import Recover
-from camelpress.convert.vocabulary import FAST, MODEL
+from camelpress.convert.vocabulary import VOCABULARIES
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import portable
 from camelpress.core.json import read_json, write_json
@@ -61,7 +61,7 @@ def recovered(
         [diff.folder, *_homes(base)],
         embedding.pair.shape[0],
         embedding.pair.base_shape[0],
-        drop=embedding.extra == "drop",
+        drop="drop" in (settings.extra_rows, embedding.extra),
         config=config,
         template=settings.chat_template,
     )
@@ -81,7 +81,7 @@ def recovered(
 def _homes(base: Checkpoint) -> list[Path]:
     """Where its tokenizer lies; Meta's is one folder above the weights."""
     there = base.companions()
-    return [there[name].parent for name in (MODEL, FAST) if name in there]
+    return [there[name].parent for name in VOCABULARIES if name in there]
 
 
 def copied(source: Checkpoint, chosen: Sequence[Plan], dtype: torch.dtype) -> Belongings:

@@ -1,0 +1,117 @@
+"""The files of a tokenizer of any kind, byte for byte where nothing in them is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from typing import Any
+
+from camelpress.convert.llama_tokenizer import LLAMA, PLAIN
+from camelpress.convert.vocabulary import (
+    ADDED,
+    CONFIG,
+    FAST,
+    JINJA,
+    LISTS,
+    MAP,
+    SINGLE,
+    Json,
+    TokenizerFiles,
+    Vocabulary,
+    entries,
+    entry,
+    text_of,
+)
+
+UNPORTABLE = (None, "TokenizersBackend")  # transformers 4 guesses the one, has no other
+
+
+def files(
+    source: TokenizerFiles, vocabulary: Vocabulary, special: Mapping[str, int], template: Any
+) -> dict[str, bytes | Json]:
+    """All files of the source; those in which something is wrong are written anew.
+
+    Args:
+        source: holds the files.
+        vocabulary: of the output, dropped tokens left out.
+        special: bos, eos, unk and pad.
+        template: of chats.
+    """
+    names = {f"{role}_token": vocabulary.texts[number] for role, number in special.items()}
+    own = template == source.template()
+    mended: dict[str, tuple[Json, Json]] = {
+        FAST: (source.fast, _fast(source.fast, vocabulary) if source.fast else {}),
+        CONFIG: (source.config, _config(source, vocabulary, names, template, own=own)),
+        MAP: (source.map, _corrected(source.map, vocabulary.ids, names) if source.map else {}),
+        ADDED: (source.added, _added(source, vocabulary)),
+    }
+    kept: dict[str, bytes | Json] = {
+        name: content for name, content in source.contents().items() if own or name != JINJA
+    }
+    return kept | {name: new for name, (old, new) in mended.items() if new != old}
+
+
+def _config(
+    source: TokenizerFiles,
+    vocabulary: Vocabulary,
+    names: Mapping[str, str],
+    template: Any,
+    *,
+    own: bool,
+) -> Json:
+    config = _corrected(source.config, vocabulary.ids, names)
+    foreign = config.pop("auto_map", None)
+    if source.fast and (foreign or config.get("tokenizer_class") in UNPORTABLE):
+        config["tokenizer_class"] = PLAIN
+        config.setdefault("model_input_names", ["input_ids", "attention_mask"])
+    elif foreign:
+        config["tokenizer_class"] = LLAMA
+    if isinstance(config.get("added_tokens_decoder"), dict):
+        decoder = {str(number): entry(token) for number, token in vocabulary.added.items()}
+        config["added_tokens_decoder"] = decoder | config["added_tokens_decoder"]
+    if not own:
+        config.pop("chat_template", None)
+        config |= {"chat_template": template} if template else {}
+    return config
+
+
+def _fast(fast: Json, vocabulary: Vocabulary) -> Json:
+    """A tokenizer.json with every added token of the output and no other."""
+    before = entries(fast.get("added_tokens"))
+    listed = [token for token in before if text_of(token) in vocabulary.ids]
+    texts = {text_of(token) for token in listed}
+    listed += [
+        {"id": number, **entry(token)}
+        for number, token in vocabulary.added.items()
+        if token.content not in texts
+    ]
+    mended = fast | ({"added_tokens": listed} if listed != before else {})
+    padding = mended.get("padding")
+    if isinstance(padding, dict) and text_of(padding.get("pad_token")) not in vocabulary.ids:
+        mended["padding"] = None
+    model = fast.get("model")
+    words = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(words, dict) and not words.keys() <= vocabulary.ids.keys():
+        kept = {text: number for text, number in words.items() if text in vocabulary.ids}
+        mended["model"] = {**fast["model"], "vocab": kept}
+    return mended
+
+
+def _added(source: TokenizerFiles, vocabulary: Vocabulary) -> Json:
+    """An added_tokens.json; new tokens stand there where no other file can list them."""
+    kept = {text: number for text, number in source.added.items() if text in vocabulary.ids}
+    if source.fast or "added_tokens_decoder" in source.config:
+        return kept
+    return kept | {token.content: number for number, token in vocabulary.added.items()}
+
+
+def _corrected(content: Json, known: Container[str], names: Mapping[str, str]) -> Json:
+    """A small file without tokens that are not known, and with those that have a role."""
+    kept: Json = {}
+    for key, value in content.items():
+        if key in (*LISTS, "added_tokens_decoder") and isinstance(value, dict):
+            value = {name: token for name, token in value.items() if text_of(token) in known}
+        elif key in LISTS and isinstance(value, list):
+            value = [token for token in value if text_of(token) in known]
+        if key not in SINGLE or value is None or text_of(value) in known:
+            kept[key] = value
+    return kept | {key: text for key, text in names.items() if text_of(kept.get(key)) != text}
