@@ -150,14 +150,19 @@ def plan(
     if last >= limit:
         raise without_row(source.vocabulary, vocabulary.texts[last], last, limit)
     source.add_to(vocabulary, rows, rowless=drop)
+    if not from_diff:
+        note(f"{sources[0]} has no tokenizer of its own: that of {source.folder} is used")
     tulu = from_diff and rows > base_rows and vocabulary.since(base_rows) == [PADS[0]]
     dropped = vocabulary.drop(limit)
+    if dropped:
+        texts = ", ".join(map(repr, dropped))
+        note(f"{source.folder}: without a row in the output, so left out: {texts}")
     special, pad = _special(source, model, vocabulary, limit)
     chat = _chat_template(source, template, tulu=tulu)
     form = _form(source, model, vocabulary, special, chat, config)
     files = dict(form.files)
     if source.templates and isinstance(chat, str):
-        files[JINJA] = chat.encode()  # beside other templates loaders read no other default
+        files.setdefault(JINJA, chat.encode())  # loaders read no other default beside templates
     contents = {name: _bytes(content) for name, content in files.items()}
     facts = {
         "from": source.folder.name,

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from camelpress.convert import tokenizer_corpus
 from camelpress.convert.vocabulary import NEXT_STEP, Vocabulary
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.tokens import Tokenizer
+from camelpress.core.tokens import EXPECTED, Tokenizer
 
 
 def load(files: Mapping[str, bytes], folder: Path) -> Tokenizer:
@@ -94,7 +94,9 @@ def compared(
     try:
         own = load(files, folder)
         differing = sum(_ids(own, text) != _ids(loaded, text) for text in texts)
-    except (CheckpointProblem, TypeError, ValueError):
+    except Exception as error:
+        if not isinstance(error, (CheckpointProblem, *EXPECTED)) and type(error) is not Exception:
+            raise
         return None
     return {"texts": len(texts), "differing": differing}
 

@@ -14,13 +14,13 @@ from tokenizers import AddedToken
 
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.json import read_json
+from camelpress.core.origin import TEMPLATES
 
 Json = dict[str, Any]
 
 MODEL, FAST, PIECES, MERGES = "tokenizer.model", "tokenizer.json", "vocab.json", "merges.txt"
 CONFIG, MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 JINJA = "chat_template.jinja"
-TEMPLATES = "additional_chat_templates/*.jinja"
 VOCABULARIES = (FAST, MODEL, PIECES)  # files that make a tokenizer, the one loaders prefer first
 UNREADABLE = (  # vocabularies of other libraries, which no check here understands
     *("tekken.json", "tiktoken.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt"),
@@ -94,7 +94,7 @@ class TokenizerFiles:
             for name in FILES
             if (folder / name).is_file()
         }
-        self.templates = sorted(folders[0].glob(TEMPLATES))
+        self.templates = sorted(folders[0].glob(f"{TEMPLATES}/*.jinja"))
         self.fast, self.config, self.map, self.added = (
             read_json(self.paths[name]) if name in self.paths else {}
             for name in (FAST, CONFIG, MAP, ADDED)
