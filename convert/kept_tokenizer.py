@@ -65,6 +65,10 @@ def _config(
         config.setdefault("model_input_names", ["input_ids", "attention_mask"])
     elif foreign:
         config["tokenizer_class"] = LLAMA
+    older, newer = LISTS
+    if isinstance(config.get(newer), list):  # which transformers 4 cannot read
+        tokens = config.pop(newer)
+        config[older] = config.get(older) or tokens
     if isinstance(config.get("added_tokens_decoder"), dict):
         decoder = {str(number): entry(token) for number, token in vocabulary.added.items()}
         config["added_tokens_decoder"] = decoder | config["added_tokens_decoder"]

@@ -55,10 +55,9 @@ def settings(source: TokenizerFiles, model: SentencePieceModel, config: Mapping[
         model: of the source; says whether texts get a blank in front.
         config: of the model; its `max_position_embeddings` bound texts where nothing else does.
     """
-    bos = "bos" in model.roles
-    defaults = DEFAULTS | {"add_bos_token": bos}
-    if not model.adds_blank:
-        defaults["add_prefix_space"] = False
+    defaults = DEFAULTS | {"add_bos_token": "bos" in model.roles}
+    if not model.adds_blank and source.config.get("legacy") is not False:
+        defaults["add_prefix_space"] = False  # without `legacy` loaders put a blank nevertheless
     stated = {key: value for key, value in source.config.items() if key not in REPLACED}
     for key, valid in CHECKS.items():
         if key in stated and not valid(stated[key]):

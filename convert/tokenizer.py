@@ -44,7 +44,7 @@ from camelpress.core.prompt import CHAT_TEMPLATE
 Template = Literal["auto", "tulu", "none"]
 
 KEPT = FILES  # names that a plan decides on
-OTHER_CLASSES = ("CodeLlamaTokenizer", "CodeLlamaTokenizerFast")  # with pipelines of their own
+INFILLING = "▁<PRE>"  # a piece of CodeLlama's, whose class has a pipeline of its own
 PAD_FROM = {
     "pad": "the token that the files call so",
     "row": "the row without a token",
@@ -287,7 +287,7 @@ def _form(
 ) -> Form:
     """Make the files from tokenizer.model where it stands alone; else keep those that there are."""
     alone = model is not None and not {FAST, PIECES} & source.paths.keys()
-    if model is None or not alone or source.config.get("tokenizer_class") in OTHER_CLASSES:
+    if model is None or not alone or INFILLING in model.pieces:
         return Form(kept_tokenizer.files(source, vocabulary, special, chat), {"form": "kept"})
     chosen = llama_tokenizer.settings(source, model, config)
     fast = model.fast(llama_tokenizer.prefix(chosen))
@@ -326,7 +326,11 @@ def _tried(
     kind = {"config.json": _bytes({key: config[key] for key in ("model_type",) if key in config})}
     loaded = tokenizer_trial.load({**plan.files, **kind}, source.folder)
     special = tokenizer_trial.special_ids(loaded, vocabulary, plan.rows, source.folder)
-    tokenizer_trial.require_ids(loaded, expected, source.folder)
+    tokens = {token.content for token in (vocabulary.marked | vocabulary.added).values()}
+    plain = {
+        text: ids for text, ids in expected.items() if not any(token in text for token in tokens)
+    }
+    tokenizer_trial.require_ids(loaded, plain, source.folder)
     compared = tokenizer_trial.compared(loaded, source.contents() | kind, vocabulary, source.folder)
     if compared and compared["differing"]:
         note(
