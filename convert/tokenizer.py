@@ -201,10 +201,10 @@ def _words(source: TokenizerFiles, model: SentencePieceModel | None, limit: int)
     """
     pieces = {piece: number for number, piece in enumerate(model.pieces)} if model else {}
     if FAST in source.paths:
-        words = _loaded(source.paths[FAST]).get_vocab(with_added_tokens=False)
         added = {text_of(token) for token in entries(source.fast.get("added_tokens"))}
         if model and model.is_llama:
-            _require_same(source, words, pieces, added)
+            _require_same(source, pieces, added)
+        words = _loaded(source.paths[FAST]).get_vocab(with_added_tokens=False)
         return {
             text: number for text, number in words.items() if number < limit or text not in added
         }
@@ -238,16 +238,15 @@ def _loaded(path: Path) -> tokenizers.Tokenizer:
         ) from error
 
 
-def _require_same(
-    source: TokenizerFiles, words: Mapping[str, int], pieces: Mapping[str, int], added: set[str]
-) -> None:
+def _require_same(source: TokenizerFiles, pieces: Mapping[str, int], added: set[str]) -> None:
     """Refuse two vocabularies in one folder: nothing says which one the weights belong to."""
-    if {text: number for text, number in words.items() if text not in added - pieces.keys()} != {
-        **pieces
-    }:
+    model = source.fast.get("model")
+    words = model.get("vocab") if isinstance(model, dict) else None
+    known = words if isinstance(words, dict) else {}
+    if {text: known[text] for text in known if text in pieces or text not in added} != pieces:
+        size = len(words) if isinstance(words, (dict, list)) else 0
         raise CheckpointProblem(
-            f"{source.paths[FAST]} has a vocabulary of {len(words)}, "
-            f"not the {len(pieces)} of {MODEL}",
+            f"{source.paths[FAST]} has a vocabulary of {size}, not the {len(pieces)} of {MODEL}",
             next_step="remove the one that does not belong to these weights",
         )
 
