@@ -145,9 +145,9 @@ class SentencePieceModel:
         charsmaps: list[list[Any]] = [[]]
         if spec.precompiled_charsmap:
             # the library maps only the first character of some that belong together
-            apart = [normalizers.Replace("\r\n", "\n\n"), normalizers.NFC()]
-            charsmap = normalizers.Precompiled(spec.precompiled_charsmap)
-            charsmaps = [[charsmap], [*apart, charsmap]]
+            lines = normalizers.Replace("\r\n", "\n\n")
+            charsmap = [normalizers.NFC(), normalizers.Precompiled(spec.precompiled_charsmap)]
+            charsmaps = [charsmap[1:], charsmap, [lines, *charsmap]]
         for charsmap_steps in charsmaps:
             made = tokenizers.Tokenizer(self._bpe() if kind == BPE else self._unigram())
             steps = charsmap_steps + self._normalizers(prefix)
