@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Mapping
 from typing import Any
 
-from camelpress.convert.llama_tokenizer import LLAMA, PLAIN
+from camelpress.convert.llama_tokenizer import LLAMA, PLAIN, post_processor
 from camelpress.convert.vocabulary import (
     ADDED,
     CONFIG,
@@ -22,6 +23,8 @@ from camelpress.convert.vocabulary import (
     text_of,
 )
 
+LLAMAS = (LLAMA, f"{LLAMA}Fast")
+ENDS = {"add_bos_token", "add_eos_token"}
 UNPORTABLE = (None, "TokenizersBackend")  # transformers 4 guesses the one, has no other
 
 
@@ -39,7 +42,7 @@ def files(
     names = {f"{role}_token": vocabulary.texts[number] for role, number in special.items()}
     own = template == source.template()
     mended: dict[str, tuple[Json, Json]] = {
-        FAST: (source.fast, _fast(source.fast, vocabulary) if source.fast else {}),
+        FAST: (source.fast, _fast(source, vocabulary, special) if source.fast else {}),
         CONFIG: (source.config, _config(source, vocabulary, names, template, own=own)),
         MAP: (source.map, _corrected(source.map, vocabulary.ids, names) if source.map else {}),
         ADDED: (source.added, _added(source, vocabulary)),
@@ -65,6 +68,10 @@ def _config(
         config.setdefault("model_input_names", ["input_ids", "attention_mask"])
     elif foreign:
         config["tokenizer_class"] = LLAMA
+    unloadable = any(source.config.get(key) == "" for key in SINGLE)
+    if source.fast and unloadable and _is_llama(source) and "legacy" not in config:
+        # transformers 4 takes it from tokenizer.json, version 5 would take it for false
+        config["legacy"] = "Prepend" in json.dumps(source.fast.get("normalizer"))
     older, newer = LISTS
     if isinstance(config.get(newer), list):  # which transformers 4 cannot read
         tokens = config.pop(newer)
@@ -78,8 +85,13 @@ def _config(
     return config
 
 
-def _fast(fast: Json, vocabulary: Vocabulary) -> Json:
-    """A tokenizer.json with every added token of the output and no other."""
+def _fast(source: TokenizerFiles, vocabulary: Vocabulary, special: Mapping[str, int]) -> Json:
+    """A tokenizer.json with every added token of the output and no other.
+
+    Transformers 5 takes BOS and EOS from here alone, version 4 from the settings; where this file
+    says nothing of them, the settings count in both.
+    """
+    fast = source.fast
     before = entries(fast.get("added_tokens"))
     listed = [token for token in before if text_of(token) in vocabulary.ids]
     texts = {text_of(token) for token in listed}
@@ -89,6 +101,9 @@ def _fast(fast: Json, vocabulary: Vocabulary) -> Json:
         if token.content not in texts
     ]
     mended = fast | ({"added_tokens": listed} if listed != before else {})
+    if fast.get("post_processor") is None and _is_llama(source) and ENDS & source.config.keys():
+        step = post_processor(vocabulary, special, source.config)
+        mended["post_processor"] = json.loads(step.__getstate__())
     padding = mended.get("padding")
     if isinstance(padding, dict) and text_of(padding.get("pad_token")) not in vocabulary.ids:
         mended["padding"] = None
@@ -98,6 +113,10 @@ def _fast(fast: Json, vocabulary: Vocabulary) -> Json:
         kept = {text: number for text, number in words.items() if text in vocabulary.ids}
         mended["model"] = {**fast["model"], "vocab": kept}
     return mended
+
+
+def _is_llama(source: TokenizerFiles) -> bool:
+    return source.config.get("tokenizer_class") in LLAMAS
 
 
 def _added(source: TokenizerFiles, vocabulary: Vocabulary) -> Json:

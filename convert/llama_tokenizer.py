@@ -97,7 +97,7 @@ def files(
         llama: says whether LLaMA's class builds the same pipeline.
     """
     _add(made, vocabulary, chosen)
-    made.post_processor = _post_processor(vocabulary, special, chosen)
+    made.post_processor = post_processor(vocabulary, special, chosen)
     names: Json = {f"{role}_token": vocabulary.texts[number] for role, number in special.items()}
     taken, listed = set(special.values()), set(map(text_of, source.without_role()))
     more = [
@@ -140,11 +140,14 @@ def _add(made: tokenizers.Tokenizer, vocabulary: Vocabulary, chosen: Mapping[str
         (made.add_special_tokens if token.special else made.add_tokens)([added])
 
 
-def _post_processor(
+def post_processor(
     vocabulary: Vocabulary, special: Mapping[str, int], chosen: Mapping[str, Any]
 ) -> processors.TemplateProcessing:
+    """The step that puts BOS before a text and EOS behind it, as the settings have it."""
     bos, eos = (
-        [vocabulary.texts[special[role]]] if chosen[f"add_{role}_token"] and role in special else []
+        [vocabulary.texts[special[role]]]
+        if chosen.get(f"add_{role}_token") is True and role in special
+        else []
         for role in ("bos", "eos")
     )
     first, second = ([*bos, "$A", *eos], [*bos, "$B", *eos])

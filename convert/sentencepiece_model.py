@@ -258,8 +258,12 @@ class SentencePieceModel:
 
 def is_tiktoken(path: Path) -> bool:
     """Returns whether a file is a list of base64 tokens and their ranks, as Meta ships Llama 3."""
-    with path.open("rb") as file:
-        return all(TIKTOKEN.fullmatch(line) for line in islice(file, 3)) and path.stat().st_size > 0
+    try:
+        with path.open("rb") as file:
+            lines = list(islice(file, 3))
+    except OSError:
+        return False
+    return bool(lines) and all(TIKTOKEN.fullmatch(line) for line in lines)
 
 
 def _processor(content: bytes) -> SentencePieceProcessor:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from camelpress.convert.vocabulary import CONFIG, LISTS, SINGLE, Json, TokenizerFiles, text_of
+from camelpress.convert.vocabulary import CONFIG, FAST, LISTS, SINGLE, Json, TokenizerFiles, text_of
 
 APART = ("added_tokens_decoder", "chat_template")  # compared token by token; a fact of its own
 PLACES = (  # keys that say where and with what the source was written
@@ -17,10 +17,13 @@ PLACES = (  # keys that say where and with what the source was written
 
 def changes(source: TokenizerFiles, files: Mapping[str, bytes]) -> list[Json]:
     """Returns setting, old value, new value and reason of every change in the small files."""
-    after = json.loads(files[CONFIG]) if CONFIG in files else {}
+    after, fast = (json.loads(files[name]) if name in files else {} for name in (CONFIG, FAST))
+    rows = [*_settings(source, after), *_flags(source.config, after)]
+    if source.fast and source.fast.get("post_processor") != fast.get("post_processor"):
+        reason = "as add_bos_token and add_eos_token state"
+        rows.append(("post_processor", None, fast["post_processor"]["single"], reason))
     return [
-        {"setting": key, "old": old, "new": new, "reason": reason}
-        for key, old, new, reason in (*_settings(source, after), *_flags(source.config, after))
+        {"setting": key, "old": old, "new": new, "reason": reason} for key, old, new, reason in rows
     ]
 
 

@@ -23,7 +23,7 @@ def model(size: int = SIZE, kind: str = "bpe", bos: int = 1, **options: Any) -> 
         options: of the trainer, instead of what makes a model one of LLaMA's kind.
     """
     made = io.BytesIO()
-    settings = {
+    settings: dict[str, Any] = {
         "byte_fallback": True,
         "normalization_rule_name": "identity",
         "remove_extra_whitespaces": False,
