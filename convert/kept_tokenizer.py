@@ -24,6 +24,7 @@ from camelpress.convert.vocabulary import (
 )
 
 LLAMAS = (LLAMA, f"{LLAMA}Fast")
+TOKENS = (("bos", "<s>"), ("eos", "</s>"))  # of LLaMA's class, where the files name none
 ENDS = {"add_bos_token", "add_eos_token"}
 UNPORTABLE = (None, "TokenizersBackend")  # transformers 4 guesses the one, has no other
 
@@ -102,7 +103,8 @@ def _fast(source: TokenizerFiles, vocabulary: Vocabulary, special: Mapping[str, 
     ]
     mended = fast | ({"added_tokens": listed} if listed != before else {})
     if fast.get("post_processor") is None and _is_llama(source) and ENDS & source.config.keys():
-        step = post_processor(vocabulary, special, source.config)
+        known = {role: vocabulary.ids[text] for role, text in TOKENS if text in vocabulary.ids}
+        step = post_processor(vocabulary, known | dict(special), source.config)
         mended["post_processor"] = json.loads(step.__getstate__())
     padding = mended.get("padding")
     if isinstance(padding, dict) and text_of(padding.get("pad_token")) not in vocabulary.ids:

@@ -144,14 +144,11 @@ def plan(
     if source is None:
         return TokenizerPlan({}, {}, limit, {"from": None})
     from_diff = source.folder == sources[0]
-    model = _sentencepiece(source, sources[0])
-    vocabulary = Vocabulary(_words(source, model, limit))
-    last = vocabulary.next - 1
-    if last >= limit:
-        raise without_row(source.vocabulary, vocabulary.texts[last], last, limit)
-    source.add_to(vocabulary, rows, rowless=drop)
     if not from_diff:
         note(f"{sources[0]} has no tokenizer of its own: that of {source.folder} is used")
+    model = _sentencepiece(source, sources[0])
+    vocabulary = _vocabulary(source, model, limit)
+    source.add_to(vocabulary, rows, rowless=drop)
     tulu = from_diff and rows > base_rows and vocabulary.since(base_rows) == [PADS[0]]
     dropped = vocabulary.drop(limit)
     if dropped:
@@ -193,12 +190,21 @@ def _sentencepiece(source: TokenizerFiles, diff: Path) -> SentencePieceModel | N
     )
 
 
-def _words(source: TokenizerFiles, model: SentencePieceModel | None, limit: int) -> dict[str, int]:
+def _vocabulary(source: TokenizerFiles, model: SentencePieceModel | None, limit: int) -> Vocabulary:
     """The vocabulary without added tokens.
 
     Raises:
-        CheckpointProblem: it cannot be read, or the folder has two different ones.
+        CheckpointProblem: it cannot be read, a word has no row, or the folder has two different
+            vocabularies.
     """
+    vocabulary = Vocabulary(_words(source, model, limit))
+    last = vocabulary.next - 1
+    if last >= limit:
+        raise without_row(source.vocabulary, vocabulary.texts[last], last, limit)
+    return vocabulary
+
+
+def _words(source: TokenizerFiles, model: SentencePieceModel | None, limit: int) -> dict[str, int]:
     pieces = {piece: number for number, piece in enumerate(model.pieces)} if model else {}
     if FAST in source.paths:
         added = {text_of(token) for token in entries(source.fast.get("added_tokens"))}

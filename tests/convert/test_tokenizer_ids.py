@@ -360,6 +360,36 @@ def test_a_tokenizer_json_beside_the_model_counts(tmp_path: Path, legacy: bool) 
     assert [each[-1] for each in fast] == [each[-1] for each in slow] == [SIZE + 1, SIZE]
 
 
+def test_a_tokenizer_json_without_bos_gets_what_the_settings_state(tmp_path: Path) -> None:
+    diff = saved(tmp_path, add_prefix_space=...)
+    fast = json.loads((diff / "tokenizer.json").read_text(encoding="utf-8"))
+    write(diff, {"tokenizer.json": fast | {"post_processor": None}})
+    config = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": True}
+    write(diff, {"tokenizer_config.json": config | {"pad_token": "<pad>"}})
+    made = planned(diff, rows=SIZE + 2, base=SIZE)
+    out = written(made, tmp_path / "out")
+    assert changes(made)["post_processor"][2] == "as add_bos_token and add_eos_token state"
+    new, (old,) = ids(out, TEXTS), old_ids([(diff, True)], TEXTS)
+    assert [each[0] for each in new] == old
+    assert old[0][0] == 1
+    assert old[0][-1] == 2
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_empty_tokens_beside_a_tokenizer_json_are_mended(tmp_path: Path, legacy: bool) -> None:
+    made = planned(stated(tmp_path / "good", legacy=legacy), rows=SIZE)
+    diff = write(tmp_path / "diff", {"config.json": CONFIG})
+    (diff / "tokenizer.json").write_bytes(made.files["tokenizer.json"])
+    empty = {"bos_token": "", "eos_token": "", "unk_token": ""}
+    write(diff, {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer", **empty}})
+    (diff / "tokenizer.model").write_bytes(pieces.model())
+    mended = planned(diff, rows=SIZE)
+    assert mended.special == {"bos": 1, "eos": 2, "unk": 0, "pad": 0}
+    assert mended.facts["transformers"] is None
+    out = written(mended, tmp_path / "out")
+    assert ids(out, [*TEXTS, *FRAMED]) == ids(tmp_path / "good", [*TEXTS, *FRAMED])
+
+
 @pytest.fixture
 def bytewise(tmp_path: Path) -> Path:
     """A vocab.json and a merges.txt, as GPT-2 and Qwen have them."""
