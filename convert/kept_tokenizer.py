@@ -1,4 +1,4 @@
-"""The files of a tokenizer of any kind, byte for byte where nothing in them is wrong."""
+"""Keeps the files of a tokenizer of any kind, byte for byte where nothing in them is wrong."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UNPORTABLE = (None, "TokenizersBackend")  # transformers 4 guesses the one, has 
 def files(
     source: TokenizerFiles, vocabulary: Vocabulary, special: Mapping[str, int], template: Any
 ) -> dict[str, bytes | Json]:
-    """All files of the source; those in which something is wrong are written anew.
+    """Returns all files of the source; those in which something is wrong are written anew.
 
     Args:
         source: holds the files.
@@ -62,7 +62,18 @@ def _config(
     *,
     own: bool,
 ) -> Json:
-    config = _corrected(source.config, vocabulary.ids, names)
+    config = _portable(source, _corrected(source.config, vocabulary.ids, names))
+    if isinstance(config.get("added_tokens_decoder"), dict):
+        decoder = {str(number): entry(token) for number, token in vocabulary.added.items()}
+        config["added_tokens_decoder"] = decoder | config["added_tokens_decoder"]
+    if not own:
+        config.pop("chat_template", None)
+        config |= {"chat_template": template} if template else {}
+    return config
+
+
+def _portable(source: TokenizerFiles, config: Json) -> Json:
+    """Returns a tokenizer_config.json that transformers 4 and 5 read alike and that runs no code."""
     foreign = config.pop("auto_map", None)
     if source.fast and (foreign or config.get("tokenizer_class") in UNPORTABLE):
         config["tokenizer_class"] = PLAIN
@@ -77,23 +88,22 @@ def _config(
     if isinstance(config.get(newer), list):  # which transformers 4 cannot read
         tokens = config.pop(newer)
         config[older] = config.get(older) or tokens
-    if isinstance(config.get("added_tokens_decoder"), dict):
-        decoder = {str(number): entry(token) for number, token in vocabulary.added.items()}
-        config["added_tokens_decoder"] = decoder | config["added_tokens_decoder"]
-    if not own:
-        config.pop("chat_template", None)
-        config |= {"chat_template": template} if template else {}
     return config
 
 
 def _fast(source: TokenizerFiles, vocabulary: Vocabulary, special: Mapping[str, int]) -> Json:
-    """A tokenizer.json with every added token of the output and no other.
+    """Returns a tokenizer.json with every added token of the output and no other.
 
     Transformers 5 takes BOS and EOS from here alone, version 4 from the settings; where this file
     says nothing of them, the settings count in both.
     """
-    fast = source.fast
-    before = entries(fast.get("added_tokens"))
+    mended = _without_dropped(source.fast, vocabulary)
+    silent = source.fast.get("post_processor") is None
+    if silent and _is_llama(source) and ENDS & source.config.keys():
+        known = {role: vocabulary.ids[text] for role, text in TOKENS if text in vocabulary.ids}
+        step = post_processor(vocabulary, known | dict(special), source.config)
+        mended["post_processor"] = json.loads(step.__getstate__())
+    before = entries(source.fast.get("added_tokens"))
     listed = [token for token in before if text_of(token) in vocabulary.ids]
     texts = {text_of(token) for token in listed}
     listed += [
@@ -101,15 +111,15 @@ def _fast(source: TokenizerFiles, vocabulary: Vocabulary, special: Mapping[str, 
         for number, token in vocabulary.added.items()
         if token.content not in texts
     ]
-    mended = fast | ({"added_tokens": listed} if listed != before else {})
-    if fast.get("post_processor") is None and _is_llama(source) and ENDS & source.config.keys():
-        known = {role: vocabulary.ids[text] for role, text in TOKENS if text in vocabulary.ids}
-        step = post_processor(vocabulary, known | dict(special), source.config)
-        mended["post_processor"] = json.loads(step.__getstate__())
-    padding = mended.get("padding")
+    return mended | ({"added_tokens": listed} if listed != before else {})
+
+
+def _without_dropped(fast: Json, vocabulary: Vocabulary) -> Json:
+    """Returns a tokenizer.json whose words and padding have no token that the output lacks."""
+    mended = dict(fast)
+    padding, model = fast.get("padding"), fast.get("model")
     if isinstance(padding, dict) and text_of(padding.get("pad_token")) not in vocabulary.ids:
         mended["padding"] = None
-    model = fast.get("model")
     words = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(words, dict) and not words.keys() <= vocabulary.ids.keys():
         kept = {text: number for text, number in words.items() if text in vocabulary.ids}
@@ -122,7 +132,7 @@ def _is_llama(source: TokenizerFiles) -> bool:
 
 
 def _added(source: TokenizerFiles, vocabulary: Vocabulary) -> Json:
-    """An added_tokens.json; new tokens stand there where no other file can list them."""
+    """Returns an added_tokens.json; new tokens stand there where no other file can list them."""
     kept = {text: number for text, number in source.added.items() if text in vocabulary.ids}
     if source.fast or "added_tokens_decoder" in source.config:
         return kept
@@ -130,7 +140,7 @@ def _added(source: TokenizerFiles, vocabulary: Vocabulary) -> Json:
 
 
 def _corrected(content: Json, known: Container[str], names: Mapping[str, str]) -> Json:
-    """A small file without tokens that are not known, and with those that have a role."""
+    """Returns a small file without tokens that are not known, and with those that have a role."""
     kept: Json = {}
     for key, value in content.items():
         if key in (*LISTS, "added_tokens_decoder") and isinstance(value, dict):

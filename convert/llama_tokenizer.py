@@ -1,4 +1,4 @@
-"""The files of a tokenizer that has a tokenizer.model alone: all others are made from it.
+"""Makes the files of a tokenizer that has a tokenizer.model alone.
 
 The small files of 2023 are not to be trusted: special tokens that are "" send fast tokenizers
 into endless recursion, and without tokenizer.json transformers 5 puts no BOS in front. What they
@@ -48,7 +48,7 @@ REPLACED = (  # keys that are written anew, or say where and with what the sourc
 
 
 def settings(source: TokenizerFiles, model: SentencePieceModel, config: Mapping[str, Any]) -> Json:
-    """The settings that the source states, and a default for each that it leaves open.
+    """Returns the settings that the source states, and a default for each that it leaves open.
 
     Args:
         source: states them in its tokenizer_config.json.
@@ -58,21 +58,21 @@ def settings(source: TokenizerFiles, model: SentencePieceModel, config: Mapping[
     defaults = DEFAULTS | {"add_bos_token": "bos" in model.roles}
     if not model.adds_blank and source.config.get("legacy") is not False:
         defaults["add_prefix_space"] = False  # without `legacy` loaders put a blank nevertheless
-    stated = {key: value for key, value in source.config.items() if key not in REPLACED}
+    values = {key: value for key, value in source.config.items() if key not in REPLACED}
     for key, valid in CHECKS.items():
-        if key in stated and not valid(stated[key]):
-            del stated[key]
+        if key in values and not valid(values[key]):
+            del values[key]
     length = config.get("max_position_embeddings")
     if _is_length(length):
         defaults["model_max_length"] = length
-    return defaults | stated
+    return defaults | values
 
 
-def prefix(chosen: Mapping[str, Any]) -> Prefix:
-    """The texts that get a blank in front, by the settings."""
-    if not chosen.get("add_prefix_space", True):
+def prefix(options: Mapping[str, Any]) -> Prefix:
+    """Tells from the settings which texts get a blank in front."""
+    if not options.get("add_prefix_space", True):
         return "never"
-    return "always" if chosen["legacy"] else "first"
+    return "always" if options["legacy"] else "first"
 
 
 def files(
@@ -81,11 +81,11 @@ def files(
     made: tokenizers.Tokenizer,
     special: Mapping[str, int],
     template: Any,
-    chosen: Mapping[str, Any],
+    options: Mapping[str, Any],
     *,
     llama: bool,
 ) -> dict[str, bytes | Json]:
-    """All files that loaders of transformers 4 and 5, fast and slow, look for.
+    """Returns all files that loaders of transformers 4 and 5, fast and slow, look for.
 
     Args:
         source: gives tokenizer.model.
@@ -93,11 +93,11 @@ def files(
         made: gives the ids of tokenizer.model; it is completed here.
         special: bos, eos, unk and pad.
         template: of chats; it goes into tokenizer_config.json, which all loaders read.
-        chosen: the settings.
+        options: the settings.
         llama: says whether LLaMA's class builds the same pipeline.
     """
-    _add(made, vocabulary, chosen)
-    made.post_processor = post_processor(vocabulary, special, chosen)
+    _add(made, vocabulary, options)
+    made.post_processor = post_processor(vocabulary, special, options)
     names: Json = {f"{role}_token": vocabulary.texts[number] for role, number in special.items()}
     taken, listed = set(special.values()), set(map(text_of, source.without_role()))
     more = [
@@ -111,7 +111,7 @@ def files(
     decoder = made.get_added_tokens_decoder()
     small: dict[str, Json] = {
         CONFIG: {"tokenizer_class": LLAMA if llama else PLAIN}
-        | dict(chosen)
+        | dict(options)
         | ({} if llama else {"model_input_names": ["input_ids", "attention_mask"]})
         | ({"chat_template": template} if template else {})
         | names
@@ -126,13 +126,13 @@ def files(
     }
 
 
-def _add(made: tokenizers.Tokenizer, vocabulary: Vocabulary, chosen: Mapping[str, Any]) -> None:
-    """Add the marked words and the tokens behind the words.
+def _add(made: tokenizers.Tokenizer, vocabulary: Vocabulary, options: Mapping[str, Any]) -> None:
+    """Adds the marked words and the tokens behind the words.
 
     A token that is looked for in normalized text is never found where the normalizer puts a
     blank in front of it, so there each is looked for in the text as it stands.
     """
-    hidden = prefix(chosen) == "always"
+    hidden = prefix(options) == "always"
     for _, token in sorted((vocabulary.marked | vocabulary.added).items()):
         flags = {key: value for key, value in entry(token).items() if key != "content"}
         flags["normalized"] = flags["normalized"] and not hidden
@@ -141,12 +141,12 @@ def _add(made: tokenizers.Tokenizer, vocabulary: Vocabulary, chosen: Mapping[str
 
 
 def post_processor(
-    vocabulary: Vocabulary, special: Mapping[str, int], chosen: Mapping[str, Any]
+    vocabulary: Vocabulary, special: Mapping[str, int], options: Mapping[str, Any]
 ) -> processors.TemplateProcessing:
-    """The step that puts BOS before a text and EOS behind it, as the settings have it."""
+    """Returns the step that puts BOS before a text and EOS behind it, as the settings have it."""
     bos, eos = (
         [vocabulary.texts[special[role]]]
-        if chosen.get(f"add_{role}_token") is True and role in special
+        if options.get(f"add_{role}_token") is True and role in special
         else []
         for role in ("bos", "eos")
     )

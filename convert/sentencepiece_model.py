@@ -1,4 +1,4 @@
-"""A tokenizer.model of SentencePiece, and the fast tokenizer that gives the same ids.
+"""Builds the fast tokenizer that gives the ids of a SentencePiece tokenizer.model.
 
 Loaders build a fast tokenizer from such a file, too, but leave out its normalizer and rank merges
 in other ways. Here the fast one counts only if it agrees with SentencePiece on joined text.
@@ -39,23 +39,23 @@ NORMAL, USER_DEFINED = 1, 4  # types of a piece
 
 @dataclass(frozen=True)
 class FastTokenizer:
-    """A tokenizer of the tokenizers library, compared with SentencePiece.
+    """Holds a tokenizer of the tokenizers library and how it compares with SentencePiece.
 
     Args:
         backend: gives the same ids on every text of the corpus but rare ones.
         texts: number of texts that were compared.
-        differing: number of rare texts on which the ids differ.
-        expected: texts that begin with no blank, and SentencePiece's ids of each.
+        mismatches: number of rare texts on which the ids differ.
+        sample: texts that begin with no blank, and SentencePiece's ids of each.
     """
 
     backend: tokenizers.Tokenizer
     texts: int
-    differing: int
-    expected: Mapping[str, list[int]]
+    mismatches: int
+    sample: Mapping[str, list[int]]
 
 
 class SentencePieceModel:
-    """A tokenizer.model.
+    """Reads a tokenizer.model.
 
     Raises:
         CheckpointProblem: it cannot be read, or is not SentencePiece's.
@@ -76,19 +76,19 @@ class SentencePieceModel:
 
     @property
     def roles(self) -> dict[str, int]:
-        """The ids of bos, eos and unk, of those that there are."""
+        """Returns the ids of bos, eos and unk; a role that the model lacks is left out."""
         model = self._processor
         ids = {"bos": model.bos_id(), "eos": model.eos_id(), "unk": model.unk_id()}
         return {role: number for role, number in ids.items() if number >= 0}
 
     @property
     def adds_blank(self) -> bool:
-        """Whether the file itself puts a blank in front of a text."""
+        """Says if the file itself puts a blank in front of a text."""
         return bool(self._proto.normalizer_spec.add_dummy_prefix)
 
     @property
     def is_llama(self) -> bool:
-        """Whether it has the features that loaders take for granted in LLaMA's class."""
+        """Says if it has the features that loaders take for granted in LLaMA's class."""
         spec, trained = self._proto.normalizer_spec, self._proto.trainer_spec
         return (
             trained.model_type == BPE
@@ -127,18 +127,18 @@ class SentencePieceModel:
         for made in self._candidates(prefix):
             if _ids(made, texts) == expected:
                 pairs = zip(_ids(made, tokenizer_corpus.RARE), rare, strict=True)
-                differing = sum(ids != wanted for ids, wanted in pairs)
+                mismatches = sum(ids != wanted for ids, wanted in pairs)
                 self._add_special_tokens(made)
                 sample = {
                     text: ids
                     for text, ids in zip(texts, expected, strict=True)
                     if text in tokenizer_corpus.TEXTS and not self._begins_blank(text)
                 }
-                return FastTokenizer(made, len(texts) + len(rare), differing, sample)
+                return FastTokenizer(made, len(texts) + len(rare), mismatches, sample)
         return None
 
     def _candidates(self, prefix: Prefix) -> Iterator[tokenizers.Tokenizer]:
-        """The fast tokenizers that may give the same ids."""
+        """Yields the fast tokenizers that may give the same ids."""
         kind, spec = self._proto.trainer_spec.model_type, self._proto.normalizer_spec
         if kind not in (UNIGRAM, BPE):
             return
@@ -169,7 +169,7 @@ class SentencePieceModel:
 
     @cached_property
     def _texts_to_compare(self) -> list[str]:
-        """The corpus, each piece, pieces joined, and texts in which merges compete."""
+        """Returns the corpus, each piece, joined pieces, and texts in which merges compete."""
         pieces = [piece.replace(BLANK, " ") for piece in self._texts(NORMAL, USER_DEFINED)]
         groups = self._ties
         tied = [piece.replace(BLANK, " ") for group in groups for piece in group]
@@ -190,7 +190,7 @@ class SentencePieceModel:
 
     @cached_property
     def _by_score(self) -> list[Halves]:
-        """The pieces that come from merges, the best score first; those of one score together."""
+        """Groups the pieces that come from merges by score, the best score first."""
         words = set(self._texts(NORMAL, USER_DEFINED))
         groups: dict[float, dict[str, list[tuple[str, str]]]] = defaultdict(dict)
         for piece in self._proto.pieces:
@@ -225,9 +225,9 @@ class SentencePieceModel:
         )
 
     def _normalizers(self, prefix: Prefix) -> list[Any]:
-        """The steps of SentencePiece's normalizer behind its table of characters.
+        """Lists the steps of SentencePiece's normalizer behind its table of characters.
 
-        The blank in front comes from a normalizer, too: a pre-tokenizer puts none before another.
+        A normalizer adds the blank in front, because a pre-tokenizer adds none before another.
         """
         spec = self._proto.normalizer_spec
         steps: list[Any] = []
@@ -240,7 +240,7 @@ class SentencePieceModel:
         return steps
 
     def _pre_tokenizers(self, prefix: Prefix) -> list[Any]:
-        """The steps that no normalizer can do: a blank before the first part, whole symbols."""
+        """Lists the steps beyond a normalizer: a blank before the first part, whole symbols."""
         steps: list[Any] = []
         if prefix == "first":
             steps.append(pre_tokenizers.Metaspace(BLANK, prepend_scheme="first", split=False))

@@ -104,11 +104,11 @@ class TokenizerPlan:
 
 @dataclass(frozen=True)
 class Form:
-    """The files of a tokenizer, the form they have, and ids that they must give once loaded."""
+    """Holds the files of a tokenizer, facts of their form, and ids that they must give."""
 
     files: Mapping[str, bytes | Json]
     facts: Json
-    expected: Mapping[str, list[int]] = field(default_factory=dict)
+    sample: Mapping[str, list[int]] = field(default_factory=dict)
 
 
 def plan(
@@ -172,11 +172,11 @@ def plan(
         **form.facts,
     }
     planned = TokenizerPlan(contents, special, limit, facts)
-    return _tried(planned, vocabulary, source, config, form.expected)
+    return _tried(planned, vocabulary, source, config, form.sample)
 
 
 def _sentencepiece(source: TokenizerFiles, diff: Path) -> SentencePieceModel | None:
-    """The tokenizer.model of a source; None where there is none, or one for tiktoken."""
+    """Reads the tokenizer.model of a source; returns None where there is none, or tiktoken's."""
     path = source.paths.get(MODEL)
     if path is None:
         return None
@@ -191,7 +191,7 @@ def _sentencepiece(source: TokenizerFiles, diff: Path) -> SentencePieceModel | N
 
 
 def _vocabulary(source: TokenizerFiles, model: SentencePieceModel | None, limit: int) -> Vocabulary:
-    """The vocabulary without added tokens.
+    """Reads the vocabulary without added tokens.
 
     Raises:
         CheckpointProblem: it cannot be read, a word has no row, or the folder has two different
@@ -218,7 +218,7 @@ def _words(source: TokenizerFiles, model: SentencePieceModel | None, limit: int)
 
 
 def _listed(source: TokenizerFiles) -> dict[str, int]:
-    """The words of a vocab.json."""
+    """Reads the words of a vocab.json."""
     path = source.paths[PIECES]
     words = read_json(path)
     if MERGES not in source.paths:
@@ -245,7 +245,7 @@ def _loaded(path: Path) -> tokenizers.Tokenizer:
 
 
 def _require_same(source: TokenizerFiles, pieces: Mapping[str, int], added: set[str]) -> None:
-    """Refuse two vocabularies in one folder: nothing says which one the weights belong to."""
+    """Refuses two vocabularies in one folder: nothing says which one the weights belong to."""
     model = source.fast.get("model")
     words = model.get("vocab") if isinstance(model, dict) else None
     known = words if isinstance(words, dict) else {}
@@ -260,7 +260,7 @@ def _require_same(source: TokenizerFiles, pieces: Mapping[str, int], added: set[
 def _special(
     source: TokenizerFiles, model: SentencePieceModel | None, vocabulary: Vocabulary, limit: int
 ) -> tuple[dict[str, int], str | None]:
-    """The ids of bos, eos, unk and pad, and the rule that gave pad."""
+    """Decides on the ids of bos, eos, unk and pad, and names the rule that gave pad."""
     own = model.roles if model and not (source.fast and not model.is_llama) else {}
     roles = source.roles(vocabulary.ids.keys())
     special = own | {role: vocabulary.ids[text] for role, text in roles.items()}
@@ -290,12 +290,12 @@ def _form(
     chat: Any,
     config: Mapping[str, Any],
 ) -> Form:
-    """Make the files from tokenizer.model where it stands alone; else keep those that there are."""
+    """Makes the files from tokenizer.model where it stands alone, or keeps the source's files."""
     alone = model is not None and not {FAST, PIECES} & source.paths.keys()
     if model is None or not alone or INFILLING in model.pieces:
         return Form(kept_tokenizer.files(source, vocabulary, special, chat), {"form": "kept"})
-    chosen = llama_tokenizer.settings(source, model, config)
-    fast = model.fast(llama_tokenizer.prefix(chosen))
+    options = llama_tokenizer.settings(source, model, config)
+    fast = model.fast(llama_tokenizer.prefix(options))
     if fast is None:
         note(
             f"{model.path}: no fast tokenizer gives its ids on joined text, so it is kept without "
@@ -303,17 +303,17 @@ def _form(
         )
         files = kept_tokenizer.files(source, vocabulary, special, chat)
         return Form(files, {"form": f"{MODEL} alone, as no fast tokenizer gives its ids"})
-    if fast.differing:
+    if fast.mismatches:
         note(
             f"{model.path}: {FAST} gives SentencePiece's ids on all of {fast.texts} texts but "
-            f"{fast.differing}, which hold rare marks or special tokens as text"
+            f"{fast.mismatches}, which hold rare marks or special tokens as text"
         )
     files = llama_tokenizer.files(
-        source, vocabulary, fast.backend, special, chat, chosen, llama=model.is_llama
+        source, vocabulary, fast.backend, special, chat, options, llama=model.is_llama
     )
-    compared = {"texts": fast.texts, "differing": fast.differing}
+    compared = {"texts": fast.texts, "mismatches": fast.mismatches}
     facts = {"form": f"{FAST} made from {MODEL}", "sentencepiece": compared}
-    return Form(files, facts, fast.expected)
+    return Form(files, facts, fast.sample)
 
 
 def _tried(
@@ -321,9 +321,9 @@ def _tried(
     vocabulary: Vocabulary,
     source: TokenizerFiles,
     config: Mapping[str, Any],
-    expected: Mapping[str, list[int]],
+    sample: Mapping[str, list[int]],
 ) -> TokenizerPlan:
-    """The plan with the special ids of the files once they are loaded.
+    """Completes the plan with the special ids of the loaded files.
 
     Raises:
         CheckpointProblem: they cannot be loaded, or give other ids than was planned.
@@ -333,14 +333,16 @@ def _tried(
     special = tokenizer_trial.special_ids(loaded, vocabulary, plan.rows, source.folder)
     tokens = {token.content for token in (vocabulary.marked | vocabulary.added).values()}
     plain = {
-        text: ids for text, ids in expected.items() if not any(token in text for token in tokens)
+        text: ids for text, ids in sample.items() if not any(token in text for token in tokens)
     }
     tokenizer_trial.require_ids(loaded, plain, source.folder)
-    compared = tokenizer_trial.compared(loaded, source.contents() | kind, vocabulary, source.folder)
-    if compared and compared["differing"]:
+    compared = tokenizer_trial.mismatches(
+        loaded, source.contents() | kind, vocabulary, source.folder
+    )
+    if compared and compared["mismatches"]:
         note(
-            f"{source.folder}: {compared['differing']} of {compared['texts']} texts get other ids "
-            "than transformers reads from these files; the report lists what was mended"
+            f"{source.folder}: {compared['mismatches']} of {compared['texts']} texts get other ids "
+            "than transformers reads from these files; the report lists what was filled in or mended"
         )
     facts = {**plan.facts, "transformers": compared}
     return replace(plan, special={**plan.special, **special}, facts=facts)

@@ -1,4 +1,4 @@
-"""The settings of a tokenizer that differ between its source and the output, each with a reason."""
+"""Lists the settings of a tokenizer that differ between its source and the output, with reasons."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _settings(source: TokenizerFiles, after: Json) -> Iterator[tuple[str, Any, A
             continue
         old, new = source.config.get(key), after.get(key)
         if key in SINGLE:
-            old, new = text_of(source.stated(key)) or None, text_of(new) or None
+            old, new = text_of(source.token(key)) or None, text_of(new) or None
         if old != new:
             yield key, old, new, _reason(key, old)
 
@@ -52,7 +52,7 @@ def _reason(key: str, old: Any) -> str:
 
 
 def _flags(before: Json, after: Json) -> Iterator[tuple[str, Any, Any, str]]:
-    """The flags of added tokens, listed in both files, that differ."""
+    """Yields the flags of added tokens that differ between both files."""
     old, new = (content.get("added_tokens_decoder") for content in (before, after))
     if not isinstance(old, dict) or not isinstance(new, dict):
         return

@@ -1,4 +1,4 @@
-"""Tokenizer files tried out before they count: they load, and give the ids that they should."""
+"""Tries tokenizer files out: they have to load, and to give the ids that they should."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from camelpress.core.tokens import EXPECTED, Tokenizer
 
 
 def load(files: Mapping[str, bytes], folder: Path) -> Tokenizer:
-    """Load tokenizer files from a temporary folder.
+    """Loads tokenizer files from a temporary folder.
 
     Args:
         files: name to content; a config.json with the model's type among them.
@@ -35,7 +35,7 @@ def load(files: Mapping[str, bytes], folder: Path) -> Tokenizer:
 def special_ids(
     loaded: Tokenizer, vocabulary: Vocabulary, rows: int, folder: Path
 ) -> dict[str, int]:
-    """The ids of bos, eos and pad, once every id is seen to be as planned.
+    """Returns the ids of bos, eos and pad after it checked every added token.
 
     Raises:
         CheckpointProblem: an added token has another id than planned, or an id has no row.
@@ -67,25 +67,25 @@ def special_ids(
     return special
 
 
-def require_ids(loaded: Tokenizer, expected: Mapping[str, list[int]], folder: Path) -> None:
-    """See that transformers builds the tokenizer that was compared with SentencePiece.
+def require_ids(loaded: Tokenizer, sample: Mapping[str, list[int]], folder: Path) -> None:
+    """Checks that transformers builds the tokenizer that was compared with SentencePiece.
 
     Raises:
         CheckpointProblem: it gives other ids.
     """
-    wrong = [text for text, ids in expected.items() if loaded.encode(text) != ids]
+    wrong = [text for text, ids in sample.items() if loaded.encode(text) != ids]
     if wrong:
         raise CheckpointProblem(
             f"{folder} has a tokenizer to which transformers gives other ids than SentencePiece, "
-            f"on {len(wrong)} of {len(expected)} texts",
+            f"on {len(wrong)} of {len(sample)} texts",
             next_step=f"put the tokenizer.json of this model into {folder}",
         )
 
 
-def compared(
+def mismatches(
     loaded: Tokenizer, files: Mapping[str, bytes], vocabulary: Vocabulary, folder: Path
 ) -> dict[str, int] | None:
-    """Count the texts to which the source's own files give other ids in transformers.
+    """Counts the texts to which the source's own files give other ids in transformers.
 
     Returns:
         None where transformers cannot load the source's own files.
@@ -93,16 +93,16 @@ def compared(
     texts = _corpus(vocabulary)
     try:
         own = load(files, folder)
-        differing = sum(_ids(own, text) != _ids(loaded, text) for text in texts)
+        count = sum(_ids(own, text) != _ids(loaded, text) for text in texts)
     except Exception as error:
         if not isinstance(error, (CheckpointProblem, *EXPECTED)) and type(error) is not Exception:
             raise
         return None
-    return {"texts": len(texts), "differing": differing}
+    return {"texts": len(texts), "mismatches": count}
 
 
 def _corpus(vocabulary: Vocabulary) -> list[str]:
-    """The texts on which two loaded tokenizers are compared, special tokens among words."""
+    """Returns the texts for comparing two loaded tokenizers, with special tokens among words."""
     tokens = {token.content for token in (vocabulary.marked | vocabulary.added).values()}
     framed = [f"a{token}b {token} c {token}{token} {token}d" for token in sorted(tokens)]
     return [*tokenizer_corpus.TEXTS, *tokenizer_corpus.RARE, *framed[: tokenizer_corpus.PIECES]]

@@ -59,7 +59,7 @@ class Vocabulary:
         self.added[number] = _token(text, flags)
 
     def mark(self, text: str, flags: Mapping[str, bool]) -> None:
-        """Match a word as a whole, before the rest of a text is cut."""
+        """Matches a word as a whole, before the rest of a text is cut."""
         self.marked.setdefault(self.ids[text], _token(text, flags))
 
     def since(self, first: int) -> list[str]:
@@ -77,7 +77,7 @@ class Vocabulary:
 
 
 class TokenizerFiles:
-    """The small files of a tokenizer; {} for one that is not there.
+    """Reads the small files of a tokenizer; {} stands for one that is not there.
 
     Args:
         folders: the one that holds the vocabulary is the last; a small file of an earlier one
@@ -102,22 +102,22 @@ class TokenizerFiles:
 
     @property
     def vocabulary(self) -> Path:
-        """The file of the vocabulary that loaders prefer."""
+        """Returns the file of the vocabulary that loaders prefer."""
         return next(self.paths[name] for name in VOCABULARIES if name in self.paths)
 
     def contents(self) -> dict[str, bytes]:
-        """The bytes of every file."""
+        """Returns the bytes of every file."""
         return {name: path.read_bytes() for name, path in self.paths.items()}
 
-    def stated(self, key: str) -> Any:
-        """A value of the two files that hold settings; where both do, the one that loaders take."""
+    def token(self, key: str) -> Any:
+        """Returns a token as a file has it; where two files name one, the one that loaders take."""
         files = (self.map, self.config)
         first, second = files[::-1] if "added_tokens_decoder" in self.config else files
         return first.get(key) if text_of(first.get(key)) else second.get(key)
 
     def named(self, key: str) -> str:
         """The text of a special token; "" where the files name none."""
-        return text_of(self.stated(key))
+        return text_of(self.token(key))
 
     def roles(self, known: Set[str]) -> dict[str, str]:
         """Role to text; only texts that are `known` count."""
@@ -162,11 +162,11 @@ class TokenizerFiles:
                     next_step=NEXT_STEP,
                 )
             vocabulary.add(text, flags)
-        for token in (self.stated("pad_token"), *self.without_role()):
+        for token in (self.token("pad_token"), *self.without_role()):
             text = text_of(token)
             if text and text not in vocabulary.ids and vocabulary.next < rows:
                 vocabulary.add(text, _flags(token) | {"special": True})
-        for token in (*map(self.stated, SINGLE), *self.without_role()):
+        for token in (*map(self.token, SINGLE), *self.without_role()):
             if text_of(token) in vocabulary.words:
                 vocabulary.mark(text_of(token), _flags(token) | {"special": True})
 
@@ -205,14 +205,14 @@ class TokenizerFiles:
             yield ADDED, text, number
 
     def without_role(self) -> Iterator[object]:
-        """Special tokens without a role."""
+        """Yields the special tokens without a role."""
         for content in (self.map, self.config):
             for key in LISTS:
                 yield from _tokens(content.get(key))
 
 
 def tokenizer_files(sources: Sequence[Path]) -> TokenizerFiles | None:
-    """The tokenizer of the first folder that has one; None where no folder does.
+    """Finds the tokenizer of the first folder that has one; returns None where no folder does.
 
     Raises:
         CheckpointProblem: the first that has one has it in a form that cannot be checked.
@@ -264,7 +264,7 @@ def _token(text: str, flags: Mapping[str, bool]) -> AddedToken:
 
 
 def _tokens(value: object) -> Iterable[object]:
-    """The tokens of a list, or of an object that names each."""
+    """Returns the tokens of a list, or of an object that names each."""
     if isinstance(value, dict):
         return list(value.values())
     return value if isinstance(value, list) else []

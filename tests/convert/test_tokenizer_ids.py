@@ -198,8 +198,8 @@ def test_rare_marks_that_the_library_composes_otherwise_are_counted(tmp_path: Pa
     with listening(notes):
         made = planned(stated(tmp_path / "diff", content), rows=len(pieces.reader(content)))
     compared = made.facts["sentencepiece"]
-    assert 0 < compared["differing"] < compared["texts"] / 10
-    assert any(f"but {compared['differing']}, which hold rare marks" in n for n in notes.heard)
+    assert 0 < compared["mismatches"] < compared["texts"] / 10
+    assert any(f"but {compared['mismatches']}, which hold rare marks" in n for n in notes.heard)
 
 
 # --- settings that the diff states --------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_stated_settings_give_the_ids_of_the_diffs_own(name: str, tmp_path: Path
     out = written(made, tmp_path / "out")
     texts = [*TEXTS, *FRAMED, " ship", "  sea\n"]
     assert ids(out, texts) == ids(diff, texts)
-    assert made.facts["transformers"]["differing"] == 0
+    assert made.facts["transformers"]["mismatches"] == 0
     one, other = (AutoTokenizer.from_pretrained(each) for each in (diff, out))
     assert one.truncation_side == other.truncation_side
     assert one.padding_side == other.padding_side
@@ -355,7 +355,7 @@ def test_a_tokenizer_json_beside_the_model_counts(tmp_path: Path, legacy: bool) 
     out = written(made, tmp_path / "out")
     texts = [*TEXTS, *FRAMED, " ship"]
     assert ids(out, texts) == ids(diff, texts)
-    assert made.facts["transformers"]["differing"] == 0
+    assert made.facts["transformers"]["mismatches"] == 0
     fast, slow = old_ids([(out, True), (out, False)], ["sea<|a|>", "ship<pad>"])
     assert [each[-1] for each in fast] == [each[-1] for each in slow] == [SIZE + 1, SIZE]
 

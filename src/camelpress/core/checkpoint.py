@@ -160,7 +160,7 @@ class Checkpoint:
 
 
 def companions(folder: Path) -> dict[str, Path]:
-    """Tokenizer, generation config, licences and history of a checkpoint: name to file."""
+    """Maps names to files: tokenizer, generation config, licences and history of a checkpoint."""
     return {
         path.relative_to(folder).as_posix(): path
         for pattern in COMPANIONS
