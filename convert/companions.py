@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,12 @@ from camelpress.convert import tokenizer
 from camelpress.convert.pairs import GROWING
 from camelpress.convert.rules import Plan
 from camelpress.convert.settings import Recover
-from camelpress.convert.vocabulary import FAST, MODEL
+from camelpress.convert.vocabulary import VOCABULARIES
 from camelpress.core import llama
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint import Checkpoint, copy_companions
 from camelpress.core.config import portable
 from camelpress.core.json import read_json, write_json
+from camelpress.core.origin import TEMPLATES
 
 GENERATION = "generation_config.json"
 # of base and diff; anything else is the diff's
@@ -36,8 +36,7 @@ class Belongings:
 
     def write(self, folder: Path) -> None:
         """Put it there."""
-        for name, path in self.files.items():
-            shutil.copyfile(path, folder / name)
+        copy_companions(self.files, folder)
         for name, content in self.contents.items():
             (folder / name).write_bytes(content)
         for name, config in self.configs.items():
@@ -64,7 +63,7 @@ def recovered(
         [diff.folder, *_homes(base)],
         embedding.pair.shape[0],
         embedding.pair.base_shape[0],
-        drop=embedding.extra == "drop",
+        drop="drop" in (settings.extra_rows, embedding.extra),
         config=config,
         template=settings.chat_template,
     )
@@ -74,6 +73,8 @@ def recovered(
         own = read_json(there[GENERATION]) if GENERATION in there else None
         configs[GENERATION] = tokens.generation_config(own)
     made = {*tokens.files, *configs, *tokenizer.KEPT}
+    if settings.chat_template == "none":
+        made |= {name for name in there if name.startswith(TEMPLATES)}
     licences = {
         name: path for name, path in base.companions().items() if name.lower().startswith(LICENCES)
     }
@@ -84,7 +85,7 @@ def recovered(
 def _homes(base: Checkpoint) -> list[Path]:
     """Where its tokenizer lies; Meta's is one folder above the weights."""
     there = base.companions()
-    return [there[name].parent for name in (MODEL, FAST) if name in there]
+    return [there[name].parent for name in VOCABULARIES if name in there]
 
 
 def copied(source: Checkpoint, chosen: Sequence[Plan], dtype: torch.dtype) -> Belongings:

@@ -10,7 +10,7 @@ from camelpress.convert.packings import Compressed, Gptq
 from camelpress.convert.settings import Export
 from camelpress.convert.targets import Dense, Layer, Target, layers_of
 from camelpress.core import llama
-from camelpress.core.checkpoint import SETTINGS, Checkpoint
+from camelpress.core.checkpoint import SETTINGS, Checkpoint, copy_companions
 from camelpress.core.config import DTYPES, portable
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.json import write_json
@@ -153,9 +153,8 @@ def _plain(source: Checkpoint, layers: list[Layer]) -> list[str]:
 
 def _write_companions(folder: Path, source: Checkpoint, config: dict[str, Any]) -> None:
     """Configs, tokenizer, history, and what the model was calibrated on."""
-    for name, path in source.companions().items():
-        if name != SETTINGS:
-            shutil.copyfile(path, folder / name)
+    files = {name: path for name, path in source.companions().items() if name != SETTINGS}
+    copy_companions(files, folder)
     if (source.folder / FINGERPRINT).is_file():
         shutil.copyfile(source.folder / FINGERPRINT, folder / FINGERPRINT)
     write_json(folder / "config.json", config)

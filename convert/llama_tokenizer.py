@@ -1,18 +1,19 @@
-"""A tokenizer of LLaMA's kind: tokenizer.model, and every other file made from it.
+"""Makes the files of a tokenizer that has a tokenizer.model alone.
 
-The other files of 2023 are not to be trusted: special tokens that are "" send fast tokenizers
-into endless recursion, and without tokenizer.json transformers 5 puts no BOS in front.
+The small files of 2023 are not to be trusted: special tokens that are "" send fast tokenizers
+into endless recursion, and without tokenizer.json transformers 5 puts no BOS in front. What they
+state and loaders can honour stays; defaults fill the gaps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tokenizers
-from sentencepiece import SentencePieceProcessor
-from tokenizers import AddedToken, decoders, models, normalizers, processors
+from tokenizers import AddedToken, processors
 
+from camelpress.convert.sentencepiece_model import Prefix, SentencePieceModel
 from camelpress.convert.vocabulary import (
     ADDED,
     CONFIG,
@@ -20,102 +21,98 @@ from camelpress.convert.vocabulary import (
     LISTS,
     MAP,
     MODEL,
+    SINGLE,
     Json,
-    Told,
+    TokenizerFiles,
     Vocabulary,
     entry,
+    text_of,
 )
-from camelpress.core.errors import CheckpointProblem
+from camelpress.core.config import LOCAL
 
-BLANK = "\u2581"
+PLAIN = "PreTrainedTokenizerFast"  # takes tokenizer.json as it stands, in transformers 4 and 5
+LLAMA = "LlamaTokenizer"  # rebuilds its pipeline from the settings, in transformers 5
 ENDLESS = 10**9  # a longer model_max_length means: not known
-SETTINGS: Json = {
-    "tokenizer_class": "LlamaTokenizer",
+DEFAULTS: Json = {
     "legacy": True,  # else a role marker after BOS is 29966, not 529 as in training
     "add_bos_token": True,
     "add_eos_token": False,
     "clean_up_tokenization_spaces": False,
     "padding_side": "left",
 }
-PROBES = (  # texts that kinds of SentencePiece models cut differently
-    *("", " ", "\n", " Hello", "Hello  world ", "<|user|>\nHello", "1234567", "\t x\0"),
-    *("\ufb01 \u2460 e\u0301 \u00e9", "\u9be8 \U0001f40b \u200b", "x" + " " * 40 + "y"),
+REPLACED = (  # keys that are written anew, or say where and with what the source was written
+    *("auto_map", "chat_template", "added_tokens_decoder", "tokenizer_class", "name_or_path"),
+    *("special_tokens_map_file", "tokenizer_file", "vocab_file", "backend", "is_local"),
+    *("from_slow", "init_inputs", "local_files_only", *LOCAL, *LISTS, *SINGLE),
 )
 
 
-def read(told: Told) -> tuple[tokenizers.Tokenizer, dict[str, int]] | None:
-    """The tokenizer of tokenizer.model, and which of its pieces are bos, eos and unk.
+def settings(source: TokenizerFiles, model: SentencePieceModel, config: Mapping[str, Any]) -> Json:
+    """Returns the settings that the source states, and a default for each that it leaves open.
 
-    Returns:
-        None where there is no such file, or where it is of another kind and tokenizer.json is
-        there to be used instead.
-    Raises:
-        CheckpointProblem: the file is damaged, it is of another kind and stands alone, or
-            tokenizer.json has another vocabulary.
+    Args:
+        source: states them in its tokenizer_config.json.
+        model: of the source; says whether texts get a blank in front.
+        config: of the model; its `max_position_embeddings` bound texts where nothing else does.
     """
-    path = told.folder / MODEL
-    if not path.is_file():
-        return None
-    model = SentencePieceProcessor()
-    try:
-        model.LoadFromSerializedProto(path.read_bytes())
-    except (OSError, RuntimeError) as error:
-        raise CheckpointProblem(
-            f"{path} is not a SentencePiece model ({str(error).strip().splitlines()[0]})",
-            next_step="download it again",
-        ) from error
-    special = {"bos": model.bos_id(), "eos": model.eos_id(), "unk": model.unk_id()}
-    made = _made(model) if min(special.values()) >= 0 else None
-    if made is not None:
-        _require_same(told, made.get_vocab(with_added_tokens=False))
-        return made, special
-    if told.fast:
-        return None
-    raise CheckpointProblem(
-        f"{path} is not of LLaMA's kind, and there is no {FAST} beside it",
-        next_step=f"add the {FAST} of this model",
-    )
+    defaults = DEFAULTS | {"add_bos_token": "bos" in model.roles}
+    if not model.adds_blank and source.config.get("legacy") is not False:
+        defaults["add_prefix_space"] = False  # without `legacy` loaders put a blank nevertheless
+    values = {key: value for key, value in source.config.items() if key not in REPLACED}
+    for key, valid in CHECKS.items():
+        if key in values and not valid(values[key]):
+            del values[key]
+    length = config.get("max_position_embeddings")
+    if _is_length(length):
+        defaults["model_max_length"] = length
+    return defaults | values
+
+
+def prefix(options: Mapping[str, Any]) -> Prefix:
+    """Tells from the settings which texts get a blank in front."""
+    if not options.get("add_prefix_space", True):
+        return "never"
+    return "always" if options["legacy"] else "first"
 
 
 def files(
-    told: Told,
+    source: TokenizerFiles,
     vocabulary: Vocabulary,
     made: tokenizers.Tokenizer,
     special: Mapping[str, int],
     template: Any,
-    config: Mapping[str, Any],
+    options: Mapping[str, Any],
+    *,
+    llama: bool,
 ) -> dict[str, bytes | Json]:
-    """All files that loaders of transformers 4 and 5, fast and slow, look for.
+    """Returns all files that loaders of transformers 4 and 5, fast and slow, look for.
 
     Args:
-        told: gives tokenizer.model and `model_max_length`.
-        vocabulary: what is added to `made`.
-        made: as `read` gives it.
+        source: gives tokenizer.model.
+        vocabulary: holds what is added to `made`.
+        made: gives the ids of tokenizer.model; it is completed here.
         special: bos, eos, unk and pad.
         template: of chats; it goes into tokenizer_config.json, which all loaders read.
-        config: of the model; no text may be longer than its `max_position_embeddings`.
+        options: the settings.
+        llama: says whether LLaMA's class builds the same pipeline.
     """
-    for token in vocabulary.added.values():
-        (made.add_special_tokens if token.special else made.add_tokens)([token])
-    bos = vocabulary.texts[special["bos"]]
-    made.post_processor = processors.TemplateProcessing(
-        single=[bos, "$A"],
-        pair=[bos, "$A", f"{bos}:1", "$B:1"],
-        special_tokens=[(bos, special["bos"])],
-    )
+    _add(made, vocabulary, options)
+    made.post_processor = post_processor(vocabulary, special, options)
     names: Json = {f"{role}_token": vocabulary.texts[number] for role, number in special.items()}
+    taken, listed = set(special.values()), set(map(text_of, source.without_role()))
     more = [
         token.content
-        for number, token in vocabulary.added.items()
-        if token.special and number not in special.values()
+        for number, token in sorted((vocabulary.marked | vocabulary.added).items())
+        if token.special
+        and number not in taken
+        and (number in vocabulary.added or token.content in listed)
     ]
     names |= {LISTS[0]: more} if more else {}
     decoder = made.get_added_tokens_decoder()
-    lengths = (told.config.get("model_max_length"), config.get("max_position_embeddings"))
-    sane = [length for length in lengths if type(length) is int and 0 < length < ENDLESS]
     small: dict[str, Json] = {
-        CONFIG: SETTINGS
-        | ({"model_max_length": min(sane)} if sane else {})
+        CONFIG: {"tokenizer_class": LLAMA if llama else PLAIN}
+        | dict(options)
+        | ({} if llama else {"model_input_names": ["input_ids", "attention_mask"]})
         | ({"chat_template": template} if template else {})
         | names
         | {"added_tokens_decoder": {str(n): entry(decoder[n]) for n in sorted(decoder)}},
@@ -123,61 +120,60 @@ def files(
         ADDED: {token.content: number for number, token in vocabulary.added.items()},
     }
     return {
-        MODEL: (told.folder / MODEL).read_bytes(),
+        MODEL: source.paths[MODEL].read_bytes(),
         FAST: made.to_str(pretty=True).encode(),
         **{name: content for name, content in small.items() if content},
     }
 
 
-def _made(model: SentencePieceProcessor) -> tokenizers.Tokenizer | None:
-    """A tokenizer with the ids of a SentencePiece model; None where these would differ.
+def _add(made: tokenizers.Tokenizer, vocabulary: Vocabulary, options: Mapping[str, Any]) -> None:
+    """Adds the marked words and the tokens behind the words.
 
-    A merge has the rank of the piece that it makes. The blank in front comes from a normalizer,
-    as SentencePiece has it: the pre-tokenizer of transformers 5 puts none before another blank.
+    A token that is looked for in normalized text is never found where the normalizer puts a
+    blank in front of it, so there each is looked for in the text as it stands.
     """
-    ids = range(model.get_piece_size())
-    pieces = [model.id_to_piece(number) for number in ids]
-    words = {piece: number for number, piece in enumerate(pieces)}
-    special = [number for number in ids if model.is_control(number) or model.is_unknown(number)]
-    normal = [number for number in ids if number not in special and not model.is_byte(number)]
-    merges = [
-        halves
-        for number in sorted(normal, key=model.get_score, reverse=True)
-        for halves in _halves(pieces[number], words)
-    ]
-    made = tokenizers.Tokenizer(
-        models.BPE(
-            words, merges, unk_token=pieces[model.unk_id()], fuse_unk=True, byte_fallback=True
-        )
+    hidden = prefix(options) == "always"
+    for _, token in sorted((vocabulary.marked | vocabulary.added).items()):
+        flags = {key: value for key, value in entry(token).items() if key != "content"}
+        flags["normalized"] = flags["normalized"] and not hidden
+        added = AddedToken(token.content, **flags)
+        (made.add_special_tokens if token.special else made.add_tokens)([added])
+
+
+def post_processor(
+    vocabulary: Vocabulary, special: Mapping[str, int], options: Mapping[str, Any]
+) -> processors.TemplateProcessing:
+    """Returns the step that puts BOS before a text and EOS behind it, as the settings have it."""
+    bos, eos = (
+        [vocabulary.texts[special[role]]]
+        if options.get(f"add_{role}_token") is True and role in special
+        else []
+        for role in ("bos", "eos")
     )
-    made.normalizer = normalizers.Sequence(
-        [normalizers.Prepend(BLANK), normalizers.Replace(" ", BLANK)]
+    first, second = ([*bos, "$A", *eos], [*bos, "$B", *eos])
+    return processors.TemplateProcessing(
+        single=first,
+        pair=[*first, *(f"{piece}:1" for piece in second)],
+        special_tokens=[(text, vocabulary.ids[text]) for text in dict.fromkeys(bos + eos)],
     )
-    undo = [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse()]
-    made.decoder = decoders.Sequence([*undo, decoders.Strip(" ", 1, 0)])
-    texts = [*PROBES, *(pieces[number] for number in normal)]
-    encoded = made.encode_batch(texts, add_special_tokens=False)
-    if [one.ids for one in encoded] != model.encode(texts):
-        return None
-    made.add_special_tokens(
-        [AddedToken(pieces[n], special=True, normalized=False) for n in special]
-    )
-    return made
 
 
-def _halves(piece: str, words: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    for cut in range(1, len(piece)):
-        if piece[:cut] in words and piece[cut:] in words:
-            yield piece[:cut], piece[cut:]
+def _is_length(value: object) -> bool:
+    return type(value) is int and 0 < value < ENDLESS
 
 
-def _require_same(told: Told, words: Mapping[str, int]) -> None:
-    """Refuse two vocabularies in one folder: nothing says which one the weights belong to."""
-    model = told.fast.get("model")
-    found = model.get("vocab") if isinstance(model, dict) else None
-    if told.fast and found != words:
-        size = len(found) if isinstance(found, (dict, list)) else 0
-        raise CheckpointProblem(
-            f"{told.folder / FAST} has a vocabulary of {size}, not the {len(words)} of {MODEL}",
-            next_step="remove the one that does not belong to these weights",
-        )
+def _is_flag(value: object) -> bool:
+    return type(value) is bool
+
+
+def _is_side(value: object) -> bool:
+    return value in ("left", "right")
+
+
+CHECKS: Mapping[str, Callable[[object], bool]] = {
+    **dict.fromkeys(("legacy", "add_bos_token", "add_eos_token", "add_prefix_space"), _is_flag),
+    **dict.fromkeys(("clean_up_tokenization_spaces", "split_special_tokens"), _is_flag),
+    **dict.fromkeys(("spaces_between_special_tokens", "use_default_system_prompt"), _is_flag),
+    **dict.fromkeys(("padding_side", "truncation_side"), _is_side),
+    "model_max_length": _is_length,
+}

@@ -1,49 +1,50 @@
 """The tokenizer of a recovered model: planned before a weight is written, written after the last.
 
-One of LLaMA's kind is made anew from its tokenizer.model (`llama_tokenizer`). Any other is kept
-as it is, file by file, but for what is wrong in it. Either is loaded once before it counts.
+A tokenizer.model that stands alone gets a tokenizer.json that gives the same ids, and small files
+that both generations of transformers read alike (`llama_tokenizer`). Any other tokenizer is kept
+as it is, file by file, but for what is wrong in it (`kept_tokenizer`). Either is loaded once, and
+compared with the source's own, before it counts.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import tokenizers
 
-from camelpress.convert import llama_tokenizer
+from camelpress.convert import kept_tokenizer, llama_tokenizer, tokenizer_trial
+from camelpress.convert.sentencepiece_model import SentencePieceModel, is_tiktoken
+from camelpress.convert.tokenizer_changes import changes
 from camelpress.convert.vocabulary import (
-    ADDED,
-    CONFIG,
     FAST,
+    FILES,
     JINJA,
-    LISTS,
-    MAP,
+    MERGES,
     MODEL,
-    NEXT_STEP,
     PADS,
-    SINGLE,
+    PIECES,
     Json,
-    Told,
+    TokenizerFiles,
     Vocabulary,
     entries,
-    entry,
     text_of,
+    tokenizer_files,
     without_row,
 )
 from camelpress.core.config import LOCAL
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.json import read_json
+from camelpress.core.progress import note
 from camelpress.core.prompt import CHAT_TEMPLATE
-from camelpress.core.tokens import Tokenizer
 
 Template = Literal["auto", "tulu", "none"]
 
-KEPT = (MODEL, FAST, CONFIG, MAP, ADDED, JINJA, "vocab.json", "merges.txt")
-PLAIN = "PreTrainedTokenizerFast"  # takes tokenizer.json as it stands, in transformers 4 and 5
+KEPT = FILES  # names that a plan decides on
+INFILLING = "▁<PRE>"  # a piece of CodeLlama's, whose class has a pipeline of its own
 PAD_FROM = {
     "pad": "the token that the files call so",
     "row": "the row without a token",
@@ -51,7 +52,6 @@ PAD_FROM = {
     "eos": "the end of sequence token",
     None: "none",
 }
-UNPORTABLE = (None, "TokenizersBackend")  # transformers 4 guesses the one, has no other
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,18 @@ class TokenizerPlan:
     def agreeing(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """A config.json with this tokenizer's special ids.
 
-        A list of ends that has the tokenizer's in it stays; an id without a row does not.
+        A list of ends that has the tokenizer's in it stays; an id without a row goes.
         """
         agreed = dict(config)
         for role in ("bos", "eos", "pad"):
             key, own = f"{role}_token_id", self.special.get(role)
-            told = config.get(key)
-            ids = told if isinstance(told, list) else [told]
-            known = all(type(number) is int and 0 <= number < self.rows for number in ids)
-            if own not in (None, *ids) or (not known and key in config):
+            value = config.get(key)
+            ids = value if isinstance(value, list) else [value]
+            known = [number for number in ids if type(number) is int and 0 <= number < self.rows]
+            if own not in (None, *known):
                 agreed[key] = own
+            elif len(known) < len(ids) and key in config:
+                agreed[key] = known if len(known) > 1 else (*known, own)[0]
         return agreed
 
     def generation_config(self, existing: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -94,10 +96,19 @@ class TokenizerPlan:
         Args:
             existing: the source's, if it has one.
         """
-        told = existing or {}
+        stated = existing or {}
         return self.agreeing(
-            {key: told[key] for key in told if key not in LOCAL and not key.startswith("_")}
+            {key: stated[key] for key in stated if key not in LOCAL and not key.startswith("_")}
         )
+
+
+@dataclass(frozen=True)
+class Form:
+    """Holds the files of a tokenizer, facts of their form, and ids that they must give."""
+
+    files: Mapping[str, bytes | Json]
+    facts: Json
+    sample: Mapping[str, list[int]] = field(default_factory=dict)
 
 
 def plan(
@@ -119,7 +130,7 @@ def plan(
         rows: of the tuned embedding.
         base_rows: of the base's embedding.
         drop: leave out what the tuning added; the output then has `base_rows` rows.
-        config: the output's; its `max_position_embeddings` bounds `model_max_length`.
+        config: the output's; its `max_position_embeddings` is a default of `model_max_length`.
         template: `auto` keeps the diff's own chat template and gives Tulu's to a diff that adds
             `<pad>` and nothing else, as open-instruct's do.
     Raises:
@@ -129,42 +140,96 @@ def plan(
         What tunings add: allenai/open-instruct e44fcf588, open_instruct/finetune.py.
     """
     limit = base_rows if drop else rows
-    folder = next((f for f in sources if any((f / n).is_file() for n in (MODEL, FAST))), None)
-    if folder is None:
+    source = tokenizer_files(sources)
+    if source is None:
         return TokenizerPlan({}, {}, limit, {"from": None})
-    told = Told(folder)
-    llama = llama_tokenizer.read(told)
-    made, own = llama or (_loaded(folder / FAST), {})
-    vocabulary = Vocabulary(made.get_vocab(with_added_tokens=False))
-    last = vocabulary.next - 1
-    if last >= limit:
-        raise without_row(folder / (MODEL if llama else FAST), vocabulary.texts[last], last, limit)
-    told.add_to(vocabulary, rows, rowless=drop)
-    tulu = folder == sources[0] and vocabulary.since(base_rows) == [PADS[0]]
+    from_diff = source.folder == sources[0]
+    if not from_diff:
+        note(f"{sources[0]} has no tokenizer of its own: that of {source.folder} is used")
+    model = _sentencepiece(source, sources[0])
+    vocabulary = _vocabulary(source, model, limit)
+    source.add_to(vocabulary, rows, rowless=drop)
+    tulu = from_diff and rows > base_rows and vocabulary.since(base_rows) == [PADS[0]]
     dropped = vocabulary.drop(limit)
-    roles = told.roles(vocabulary.ids.keys() - (vocabulary.words if llama else {}))
-    special = own | {role: vocabulary.ids[text] for role, text in roles.items()}
-    pad: str | None = next((role for role in ("pad", "unk", "eos") if role in special), None)
-    if pad != "pad" and vocabulary.next == limit - 1:
-        pad, special["pad"] = "row", vocabulary.next
-        vocabulary.add(PADS[0], {"special": True})
-    elif pad:
-        special["pad"] = special[pad]
-    chat = _chat_template(told, template, tulu=tulu)
-    if llama:
-        files = llama_tokenizer.files(told, vocabulary, made, special, chat, config)
-    else:
-        files = _kept(told, vocabulary, special, chat)
+    if dropped:
+        texts = ", ".join(map(repr, dropped))
+        note(f"{source.folder}: without a row in the output, so left out: {texts}")
+    special, pad = _special(source, model, vocabulary, limit)
+    chat = _chat_template(source, template, tulu=tulu)
+    form = _form(source, model, vocabulary, special, chat, config)
+    files = dict(form.files)
+    if source.templates and isinstance(chat, str):
+        files.setdefault(JINJA, chat.encode())  # loaders read no other default beside templates
+    contents = {name: _bytes(content) for name, content in files.items()}
     facts = {
-        "from": folder.name,
+        "from": source.folder.name,
+        "source": "diff" if from_diff else "base",
         "tokens": vocabulary.next,
         "pad": PAD_FROM[pad],
         "dropped": dropped,
         "chat_template": chat and ("tulu" if chat == CHAT_TEMPLATE else "own"),
+        "changes": changes(source, contents),
+        **form.facts,
     }
-    contents = {name: _bytes(content) for name, content in files.items()}
     planned = TokenizerPlan(contents, special, limit, facts)
-    return replace(planned, special=special | _tried(planned, vocabulary, folder, config))
+    return _tried(planned, vocabulary, source, config, form.sample)
+
+
+def _sentencepiece(source: TokenizerFiles, diff: Path) -> SentencePieceModel | None:
+    """Reads the tokenizer.model of a source; returns None where there is none, or tiktoken's."""
+    path = source.paths.get(MODEL)
+    if path is None:
+        return None
+    if not is_tiktoken(path):
+        return SentencePieceModel(path)
+    if FAST in source.paths or PIECES in source.paths:
+        return None
+    raise CheckpointProblem(
+        f"{path} is for tiktoken, as Meta ships Llama 3, and no {FAST} is beside it",
+        next_step=f"copy the {FAST} of this model into {diff}",
+    )
+
+
+def _vocabulary(source: TokenizerFiles, model: SentencePieceModel | None, limit: int) -> Vocabulary:
+    """Reads the vocabulary without added tokens.
+
+    Raises:
+        CheckpointProblem: it cannot be read, a word has no row, or the folder has two different
+            vocabularies.
+    """
+    vocabulary = Vocabulary(_words(source, model, limit))
+    last = vocabulary.next - 1
+    if last >= limit:
+        raise without_row(source.vocabulary, vocabulary.texts[last], last, limit)
+    return vocabulary
+
+
+def _words(source: TokenizerFiles, model: SentencePieceModel | None, limit: int) -> dict[str, int]:
+    pieces = {piece: number for number, piece in enumerate(model.pieces)} if model else {}
+    if FAST in source.paths:
+        added = {text_of(token) for token in entries(source.fast.get("added_tokens"))}
+        if model and model.is_llama:
+            _require_same(source, pieces, added)
+        words = _loaded(source.paths[FAST]).get_vocab(with_added_tokens=False)
+        return {
+            text: number for text, number in words.items() if number < limit or text not in added
+        }
+    return pieces or _listed(source)
+
+
+def _listed(source: TokenizerFiles) -> dict[str, int]:
+    """Reads the words of a vocab.json."""
+    path = source.paths[PIECES]
+    words = read_json(path)
+    if MERGES not in source.paths:
+        raise CheckpointProblem(
+            f"{path} has no {MERGES} beside it", next_step=f"download {MERGES}, too"
+        )
+    if not words or any(type(number) is not int or number < 0 for number in words.values()):
+        raise CheckpointProblem(
+            f"{path} is not a vocabulary: words with their ids", next_step="download it again"
+        )
+    return words
 
 
 def _loaded(path: Path) -> tokenizers.Tokenizer:
@@ -179,8 +244,37 @@ def _loaded(path: Path) -> tokenizers.Tokenizer:
         ) from error
 
 
-def _chat_template(told: Told, template: Template, *, tulu: bool) -> Any:
-    own = told.template()
+def _require_same(source: TokenizerFiles, pieces: Mapping[str, int], added: set[str]) -> None:
+    """Refuses two vocabularies in one folder: nothing says which one the weights belong to."""
+    model = source.fast.get("model")
+    words = model.get("vocab") if isinstance(model, dict) else None
+    known = words if isinstance(words, dict) else {}
+    if {text: known[text] for text in known if text in pieces or text not in added} != pieces:
+        size = len(words) if isinstance(words, (dict, list)) else 0
+        raise CheckpointProblem(
+            f"{source.paths[FAST]} has a vocabulary of {size}, not the {len(pieces)} of {MODEL}",
+            next_step="remove the one that does not belong to these weights",
+        )
+
+
+def _special(
+    source: TokenizerFiles, model: SentencePieceModel | None, vocabulary: Vocabulary, limit: int
+) -> tuple[dict[str, int], str | None]:
+    """Decides on the ids of bos, eos, unk and pad, and names the rule that gave pad."""
+    own = model.roles if model and not (source.fast and not model.is_llama) else {}
+    roles = source.roles(vocabulary.ids.keys())
+    special = own | {role: vocabulary.ids[text] for role, text in roles.items()}
+    pad: str | None = next((role for role in ("pad", "unk", "eos") if role in special), None)
+    if pad != "pad" and vocabulary.next == limit - 1:
+        pad, special["pad"] = "row", vocabulary.next
+        vocabulary.add(PADS[0], {"special": True})
+    elif pad:
+        special["pad"] = special[pad]
+    return special, pad
+
+
+def _chat_template(source: TokenizerFiles, template: Template, *, tulu: bool) -> Any:
+    own = source.template()
     if template == "none":
         return None
     if template == "tulu" or (tulu and not own):
@@ -188,107 +282,70 @@ def _chat_template(told: Told, template: Template, *, tulu: bool) -> Any:
     return own
 
 
-def _kept(
-    told: Told, vocabulary: Vocabulary, special: Mapping[str, int], template: Any
-) -> dict[str, bytes | Json]:
-    """The files of a tokenizer of any kind, byte for byte where nothing in them is wrong."""
-    names = {f"{role}_token": vocabulary.texts[number] for role, number in special.items()}
-    decoder = {str(number): entry(token) for number, token in vocabulary.added.items()}
-    config = _corrected(told.config, vocabulary.ids, names)
-    if config.pop("auto_map", None) or config.get("tokenizer_class") in UNPORTABLE:
-        config["tokenizer_class"] = PLAIN
-        config.setdefault("model_input_names", ["input_ids", "attention_mask"])
-    if isinstance(config.get("added_tokens_decoder"), dict):
-        config["added_tokens_decoder"] = decoder | config["added_tokens_decoder"]
-    own = template == told.template()
-    if not own:
-        config.pop("chat_template", None)
-        config |= {"chat_template": template} if template else {}
-    before = entries(told.fast.get("added_tokens"))
-    listed = [token for token in before if text_of(token) in vocabulary.ids]
-    texts = {text_of(token) for token in listed}
-    listed += [
-        {"id": number, **entry(token)}
-        for number, token in vocabulary.added.items()
-        if token.content not in texts
-    ]
-    fast = told.fast | ({"added_tokens": listed} if listed != before else {})
-    padding = fast.get("padding")
-    if isinstance(padding, dict) and text_of(padding.get("pad_token")) not in vocabulary.ids:
-        fast["padding"] = None
-    right: dict[str, tuple[Json, Json]] = {
-        FAST: (told.fast, fast),
-        CONFIG: (told.config, config),
-        MAP: (told.map, _corrected(told.map, vocabulary.ids, names) if told.map else {}),
-        ADDED: (
-            told.added,
-            {text: number for text, number in told.added.items() if text in vocabulary.ids},
-        ),
-    }
-    files: dict[str, bytes | Json] = {
-        name: (told.folder / name).read_bytes()
-        for name in KEPT
-        if (told.folder / name).is_file() and (own or name != JINJA)
-    }
-    return files | {name: new for name, (old, new) in right.items() if new != old}
-
-
-def _corrected(content: Json, known: Container[str], names: Mapping[str, str]) -> Json:
-    """A small file without tokens that are not known, and with those that have a role."""
-    kept: Json = {}
-    for key, value in content.items():
-        if key in (*LISTS, "added_tokens_decoder") and isinstance(value, dict):
-            value = {name: token for name, token in value.items() if text_of(token) in known}
-        elif key in LISTS and isinstance(value, list):
-            value = [token for token in value if text_of(token) in known]
-        if key not in SINGLE or value is None or text_of(value) in known:
-            kept[key] = value
-    return kept | {key: text for key, text in names.items() if text_of(kept.get(key)) != text}
+def _form(
+    source: TokenizerFiles,
+    model: SentencePieceModel | None,
+    vocabulary: Vocabulary,
+    special: Mapping[str, int],
+    chat: Any,
+    config: Mapping[str, Any],
+) -> Form:
+    """Makes the files from tokenizer.model where it stands alone, or keeps the source's files."""
+    alone = model is not None and not {FAST, PIECES} & source.paths.keys()
+    if model is None or not alone or INFILLING in model.pieces:
+        return Form(kept_tokenizer.files(source, vocabulary, special, chat), {"form": "kept"})
+    options = llama_tokenizer.settings(source, model, config)
+    fast = model.fast(llama_tokenizer.prefix(options))
+    if fast is None:
+        note(
+            f"{model.path}: no fast tokenizer gives its ids on joined text, so it is kept without "
+            f"a {FAST}; SentencePiece and the slow tokenizer of transformers 4 give these ids"
+        )
+        files = kept_tokenizer.files(source, vocabulary, special, chat)
+        return Form(files, {"form": f"{MODEL} alone, as no fast tokenizer gives its ids"})
+    if fast.mismatches:
+        note(
+            f"{model.path}: {FAST} gives SentencePiece's ids on all of {fast.texts} texts but "
+            f"{fast.mismatches}, which hold rare marks or special tokens as text"
+        )
+    files = llama_tokenizer.files(
+        source, vocabulary, fast.backend, special, chat, options, llama=model.is_llama
+    )
+    compared = {"texts": fast.texts, "mismatches": fast.mismatches}
+    facts = {"form": f"{FAST} made from {MODEL}", "sentencepiece": compared}
+    return Form(files, facts, fast.sample)
 
 
 def _tried(
-    plan: TokenizerPlan, vocabulary: Vocabulary, folder: Path, config: Mapping[str, Any]
-) -> dict[str, int]:
-    """The special ids of the files once they are loaded.
+    plan: TokenizerPlan,
+    vocabulary: Vocabulary,
+    source: TokenizerFiles,
+    config: Mapping[str, Any],
+    sample: Mapping[str, list[int]],
+) -> TokenizerPlan:
+    """Completes the plan with the special ids of the loaded files.
 
     Raises:
         CheckpointProblem: they cannot be loaded, or give other ids than was planned.
     """
-    with TemporaryDirectory() as name:
-        place = Path(name)
-        plan.write(place)
-        kind = {key: config[key] for key in ("model_type",) if key in config}
-        (place / "config.json").write_bytes(_bytes(kind))
-        try:
-            loaded = Tokenizer.load(place)
-            ids = loaded.encode_document("Hello world")
-            added = {n: loaded.encode_document(vocabulary.texts[n]) for n in vocabulary.added}
-        except CheckpointProblem as error:
-            raise CheckpointProblem(
-                error.what.replace(name, str(folder)), next_step=error.next_step
-            ) from error
-        except (TypeError, ValueError) as error:
-            raise CheckpointProblem(
-                f"{folder} has a tokenizer that cannot encode ({error})", next_step=NEXT_STEP
-            ) from error
-    found = {"bos": loaded.bos, "eos": loaded.eos, "pad": loaded.pad}
-    special = {role: number for role, number in found.items() if number is not None}
-    lost = {number for number, encoded in added.items() if number not in encoded}
-    if lost:
-        text = vocabulary.texts[min(lost)]
-        raise CheckpointProblem(
-            f"{folder} has a tokenizer that does not give {text!r} the id {min(lost)} "
-            "when it is loaded",
-            next_step=NEXT_STEP,
+    kind = {"config.json": _bytes({key: config[key] for key in ("model_type",) if key in config})}
+    loaded = tokenizer_trial.load({**plan.files, **kind}, source.folder)
+    special = tokenizer_trial.special_ids(loaded, vocabulary, plan.rows, source.folder)
+    tokens = {token.content for token in (vocabulary.marked | vocabulary.added).values()}
+    plain = {
+        text: ids for text, ids in sample.items() if not any(token in text for token in tokens)
+    }
+    tokenizer_trial.require_ids(loaded, plain, source.folder)
+    compared = tokenizer_trial.mismatches(
+        loaded, source.contents() | kind, vocabulary, source.folder
+    )
+    if compared and compared["mismatches"]:
+        note(
+            f"{source.folder}: {compared['mismatches']} of {compared['texts']} texts get other ids "
+            "than transformers reads from these files; the report lists what was filled in or mended"
         )
-    top = max(len(loaded) - 1, *ids, *special.values())
-    if top >= plan.rows:
-        raise CheckpointProblem(
-            f"{folder} has a tokenizer that gives the id {top} when it is loaded, "
-            f"but the embedding has {plan.rows} rows",
-            next_step=NEXT_STEP,
-        )
-    return special
+    facts = {**plan.facts, "transformers": compared}
+    return replace(plan, special={**plan.special, **special}, facts=facts)
 
 
 def _bytes(content: bytes | Json) -> bytes:

@@ -1,4 +1,4 @@
-"""What the tokenizer files of a folder say, and which ids that makes.
+"""What the tokenizer files of a model say, and which ids that makes.
 
 Any of the four JSON files can be missing, and can hold null or "" for a token; of what they say
 of a token's id each may be the only one. What contradicts something else is refused.
@@ -6,7 +6,7 @@ of a token's id each may be the only one. What contradicts something else is ref
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +14,38 @@ from tokenizers import AddedToken
 
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.json import read_json
+from camelpress.core.origin import TEMPLATES
 
 Json = dict[str, Any]
 
-MODEL, FAST = "tokenizer.model", "tokenizer.json"
+MODEL, FAST, PIECES, MERGES = "tokenizer.model", "tokenizer.json", "vocab.json", "merges.txt"
 CONFIG, MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 JINJA = "chat_template.jinja"
+VOCABULARIES = (FAST, MODEL, PIECES)  # files that make a tokenizer, the one loaders prefer first
+UNREADABLE = (  # vocabularies of other libraries, which no check here understands
+    *("tekken.json", "tiktoken.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt"),
+    *("qwen.tiktoken",),
+)
+FILES = (*VOCABULARIES, MERGES, CONFIG, MAP, ADDED, JINJA)
 
 ROLES = ("bos", "eos", "unk", "pad")
 PADS = ("<pad>", "[PAD]")  # what open-instruct adds, and what Alpaca and FastChat v0 add
 SINGLE = tuple(f"{role}_token" for role in (*ROLES, "sep", "cls", "mask"))
 LISTS = ("additional_special_tokens", "extra_special_tokens")  # of transformers 4 and 5
-FLAGS = ("lstrip", "rstrip", "single_word", "special")
+FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 NEXT_STEP = "give the tokenizer that these weights were trained with"
+DROP = f"leave it out with --extra-rows drop, or {NEXT_STEP}"
 
 
 class Vocabulary:
-    """Words, and the tokens added behind them."""
+    """Words, the tokens added behind them, and the words that are matched as whole tokens."""
 
     def __init__(self, words: Mapping[str, int]) -> None:
         self.words = dict(words)
         self.ids = dict(words)
         self.texts = {number: text for text, number in words.items()}
         self.added: dict[int, AddedToken] = {}
+        self.marked: dict[int, AddedToken] = {}
 
     @property
     def next(self) -> int:
@@ -47,7 +56,11 @@ class Vocabulary:
         """Give a text the next id."""
         number = self.next
         self.ids[text], self.texts[number] = number, text
-        self.added[number] = AddedToken(text, normalized=False, **flags)
+        self.added[number] = _token(text, flags)
+
+    def mark(self, text: str, flags: Mapping[str, bool]) -> None:
+        """Matches a word as a whole, before the rest of a text is cut."""
+        self.marked.setdefault(self.ids[text], _token(text, flags))
 
     def since(self, first: int) -> list[str]:
         """The added tokens from an id on."""
@@ -58,29 +71,53 @@ class Vocabulary:
         gone = self.since(first)
         for text in gone:
             number = self.ids.pop(text)
+            self.words.pop(text, None)
             del self.texts[number], self.added[number]
         return gone
 
 
-class Told:
-    """The small files of a tokenizer; {} for one that is not there.
+class TokenizerFiles:
+    """Reads the small files of a tokenizer; {} stands for one that is not there.
 
+    Args:
+        folders: the one that holds the vocabulary is the last; a small file of an earlier one
+            takes precedence.
     Raises:
         CheckpointProblem: one of them cannot be read.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folder = folders[-1]
+        self.paths = {
+            name: folder / name
+            for folder in reversed(folders)
+            for name in FILES
+            if (folder / name).is_file()
+        }
+        self.templates = sorted(folders[0].glob(f"{TEMPLATES}/*.jinja"))
         self.fast, self.config, self.map, self.added = (
-            read_json(folder / name) if (folder / name).is_file() else {}
+            read_json(self.paths[name]) if name in self.paths else {}
             for name in (FAST, CONFIG, MAP, ADDED)
         )
 
-    def named(self, key: str) -> str:
-        """A special token; where two files name one, the one that loaders take."""
+    @property
+    def vocabulary(self) -> Path:
+        """Returns the file of the vocabulary that loaders prefer."""
+        return next(self.paths[name] for name in VOCABULARIES if name in self.paths)
+
+    def contents(self) -> dict[str, bytes]:
+        """Returns the bytes of every file."""
+        return {name: path.read_bytes() for name, path in self.paths.items()}
+
+    def token(self, key: str) -> Any:
+        """Returns a token as a file has it; where two files name one, the one that loaders take."""
         files = (self.map, self.config)
         first, second = files[::-1] if "added_tokens_decoder" in self.config else files
-        return text_of(first.get(key)) or text_of(second.get(key))
+        return first.get(key) if text_of(first.get(key)) else second.get(key)
+
+    def named(self, key: str) -> str:
+        """The text of a special token; "" where the files name none."""
+        return text_of(self.token(key))
 
     def roles(self, known: Set[str]) -> dict[str, str]:
         """Role to text; only texts that are `known` count."""
@@ -94,8 +131,8 @@ class Told:
         Raises:
             CheckpointProblem: it is not text.
         """
-        path = self.folder / JINJA
-        if not path.is_file():
+        path = self.paths.get(JINJA)
+        if path is None:
             return self.config.get("chat_template") or None
         try:
             return path.read_text(encoding="utf-8") or None
@@ -125,29 +162,36 @@ class Told:
                     next_step=NEXT_STEP,
                 )
             vocabulary.add(text, flags)
-        for text in (self.named("pad_token"), *self._more()):
+        for token in (self.token("pad_token"), *self.without_role()):
+            text = text_of(token)
             if text and text not in vocabulary.ids and vocabulary.next < rows:
-                vocabulary.add(text, {"special": True})
+                vocabulary.add(text, _flags(token) | {"special": True})
+        for token in (*map(self.token, SINGLE), *self.without_role()):
+            if text_of(token) in vocabulary.words:
+                vocabulary.mark(text_of(token), _flags(token) | {"special": True})
 
     def _listed(
         self, vocabulary: Vocabulary, rows: int | None
     ) -> dict[int, tuple[Path, str, dict[str, bool]]]:
-        special = {*map(self.named, SINGLE), *self._more()}
+        special = {*map(self.named, SINGLE), *map(text_of, self.without_role())}
         ids = dict(vocabulary.ids)
         found: dict[int, tuple[Path, str, dict[str, bool]]] = {}
-        for name, token, given in self._entries():
-            path, text, number = self.folder / name, text_of(token), _number(given)
+        for name, token, value in self._entries():
+            path, text, number = self.paths[name], text_of(token), _number(value)
+            flags = {"special": text in special} | _flags(token)
             if not text or ids.get(text) == number:
+                if text in vocabulary.words:
+                    vocabulary.mark(text, flags)
                 continue
             if rows is not None and number >= rows:
-                raise without_row(path, text, number, rows)
+                raise without_row(path, text, number, rows, next_step=DROP)
             if text in ids or number < vocabulary.next or number in found:
                 raise CheckpointProblem(
-                    f"{path} gives {text!r} the id {given}, which contradicts other tokens",
+                    f"{path} gives {text!r} the id {value}, which contradicts other tokens",
                     next_step=NEXT_STEP,
                 )
             ids[text] = number
-            found[number] = (path, text, {"special": text in special} | _flags(token))
+            found[number] = (path, text, flags)
         return found
 
     def _entries(self) -> Iterator[tuple[str, object, object]]:
@@ -160,20 +204,38 @@ class Told:
         for text, number in self.added.items():
             yield ADDED, text, number
 
-    def _more(self) -> Iterator[str]:
-        """Special tokens without a role."""
+    def without_role(self) -> Iterator[object]:
+        """Yields the special tokens without a role."""
         for content in (self.map, self.config):
             for key in LISTS:
-                value = content.get(key)
-                tokens = value.values() if isinstance(value, dict) else value
-                yield from map(text_of, tokens if isinstance(tokens, Iterable) else ())
+                yield from _tokens(content.get(key))
 
 
-def without_row(path: Path, text: str, number: int, rows: int) -> CheckpointProblem:
+def tokenizer_files(sources: Sequence[Path]) -> TokenizerFiles | None:
+    """Finds the tokenizer of the first folder that has one; returns None where no folder does.
+
+    Raises:
+        CheckpointProblem: the first that has one has it in a form that cannot be checked.
+    """
+    for count, folder in enumerate(sources, start=1):
+        if any((folder / name).is_file() for name in VOCABULARIES):
+            return TokenizerFiles(sources[:count])
+        foreign = [name for name in UNREADABLE if (folder / name).is_file()]
+        if foreign:
+            raise CheckpointProblem(
+                f"{folder / foreign[0]} is a tokenizer of another library",
+                next_step=f"copy the {FAST} of this model into {sources[0]}",
+            )
+    return None
+
+
+def without_row(
+    path: Path, text: str, number: int, rows: int, *, next_step: str = NEXT_STEP
+) -> CheckpointProblem:
     """The problem of an id that the embedding does not have."""
     return CheckpointProblem(
         f"{path} gives {text!r} the id {number}, but the embedding has {rows} rows",
-        next_step=NEXT_STEP,
+        next_step=next_step,
     )
 
 
@@ -194,16 +256,27 @@ def entries(tokens: object) -> list[Json]:
 
 def entry(token: AddedToken) -> Json:
     """An added token as files hold it, without its id."""
-    return {key: getattr(token, key) for key in ("content", "normalized", *FLAGS)}
+    return {key: getattr(token, key) for key in ("content", *FLAGS)}
+
+
+def _token(text: str, flags: Mapping[str, bool]) -> AddedToken:
+    return AddedToken(text, **{"normalized": False, **flags})
+
+
+def _tokens(value: object) -> Iterable[object]:
+    """Returns the tokens of a list, or of an object that names each."""
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
 
 
 def _flags(token: object) -> dict[str, bool]:
-    told = token if isinstance(token, dict) else {}
-    return {key: told[key] for key in FLAGS if isinstance(told.get(key), bool)}
+    stated = token if isinstance(token, dict) else {}
+    return {key: stated[key] for key in FLAGS if isinstance(stated.get(key), bool)}
 
 
-def _number(given: object) -> int:
+def _number(value: object) -> int:
     """An id, which files hold as a number or as its digits; -1 if it is neither."""
-    if isinstance(given, str) and given.isdecimal() and len(given) < 10:
-        return int(given)
-    return given if isinstance(given, int) else -1
+    if isinstance(value, str) and value.isdecimal() and len(value) < 10:
+        return int(value)
+    return value if isinstance(value, int) else -1

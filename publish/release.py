@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
+from camelpress.core.checkpoint import copy_companions
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.origin import TEMPLATES
 from camelpress.core.progress import track
 from camelpress.core.provenance import REPORT_SUFFIX, WORDS, is_identity
 from camelpress.core.report import Report
@@ -29,10 +30,12 @@ ROOTED = re.compile(r"(/|~/|\.{1,2}/|[A-Za-z]:\\)\S")
 
 def is_carried(name: str) -> bool:
     """Whether a release carries a file of this name over from the model's folder."""
+    path = PurePath(name)
     return (
-        PLAIN_NAME.fullmatch(name) is not None
+        all(PLAIN_NAME.fullmatch(part) for part in path.parts)
+        and (path.parent.name == "" or (path.parent.name == TEMPLATES and path.match("*.jinja")))
         and name not in WORDS
-        and any(PurePath(name).match(pattern) for pattern in SHIPPED)
+        and any(path.match(pattern) for pattern in SHIPPED)
     )
 
 
@@ -43,7 +46,8 @@ def is_rebuilt(name: str) -> bool:
 
 def carried(folder: Path) -> list[Path]:
     """The files of a model folder that a release carries, sorted by name."""
-    return [path for path in sorted(folder.iterdir()) if is_carried(path.name) and path.is_file()]
+    paths = [*sorted(folder.iterdir()), *sorted(folder.glob(f"{TEMPLATES}/*"))]
+    return [path for path in paths if is_carried(_name(path, folder)) and path.is_file()]
 
 
 def differing(
@@ -56,7 +60,9 @@ def differing(
         if is_carried(name) and not (recipe_only and is_rebuilt(name))
     }
     found = {
-        name: digest for name, digest in hashes.items() if "/" not in name and is_identity(name)
+        name: digest
+        for name, digest in hashes.items()
+        if is_identity(name) and PurePath(name).parent.name in ("", TEMPLATES)
     }
     return sorted(name for name in expected.keys() | found if expected.get(name) != found.get(name))
 
@@ -70,16 +76,22 @@ def copy_model(candidate: Path, folder: Path, *, linked: bool, recipe_only: bool
     """
     paths = [path for path in carried(candidate) if not (recipe_only and is_rebuilt(path.name))]
     for path in track(paths, "publish"):
-        if path.suffix != WEIGHTS and path.resolve().parent != candidate.resolve():
+        name = _name(path, candidate)
+        if path.suffix != WEIGHTS and path.resolve().parent != (candidate.resolve() / name).parent:
             raise CheckpointProblem(
                 f"{path} is a link that leads to {path.resolve()}",
                 next_step="put the file itself there if it shall be published",
             )
-        if path.name.endswith(REPORT_SUFFIX):
-            neutral(Report.read(path)).write(folder / path.name)
-        elif not (linked and path.suffix == WEIGHTS and _link(path, folder / path.name)):
-            shutil.copyfile(path, folder / path.name)
-    return sorted({path.name for path in candidate.iterdir()} - {path.name for path in paths})
+        if name.endswith(REPORT_SUFFIX):
+            neutral(Report.read(path)).write(folder / name)
+        elif not (linked and path.suffix == WEIGHTS and _link(path, folder / name)):
+            copy_companions({name: path}, folder)
+    taken = {PurePath(_name(path, candidate)).parts[0] for path in paths}
+    return sorted({path.name for path in candidate.iterdir()} - taken)
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
 
 
 def _link(path: Path, other: Path) -> bool:

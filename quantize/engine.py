@@ -224,6 +224,7 @@ def _portable(source: Checkpoint, folder: Path) -> Path:
         if (source.folder / index).is_file() and Path(index.split(".index")[0]).suffix in of:
             files[index] = source.folder / index
     for name, path in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).symlink_to(path.absolute())
     dtype = source.info(f"{llama.EMBEDDING}.weight").dtype
     write_json(folder / "config.json", portable(source.config, dtype))

@@ -11,7 +11,7 @@ import torch
 
 from camelpress.core import llama
 from camelpress.core.blocks import StreamedModel, has_bfloat16, pick_device
-from camelpress.core.checkpoint import Checkpoint, companions
+from camelpress.core.checkpoint import Checkpoint, companions, copy_companions
 from camelpress.core.computing import computing
 from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
@@ -173,8 +173,7 @@ def _complete(
     cost: dict[str, float],
 ) -> Report:
     """What stands beside the weights and their config, and the report of it all."""
-    for name, path in companions(source.folder).items():
-        shutil.copyfile(path, folder / name)
+    copy_companions(companions(source.folder), folder)
     if calibration:
         calibration.fingerprint.write(folder / FINGERPRINT)
     unsaid = {"calibration", "device", "engine_python"}

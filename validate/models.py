@@ -20,7 +20,7 @@ from camelpress.validate.places import Places
 from camelpress.validate.settings import Scoring
 
 ALONE = Team()
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ def _tokenizer(told: dict[str, Any]) -> str:
     if told["from"] is None:
         return "none: neither base nor diff has one"
     template = told["chat_template"] or "no"
-    return f"{told['tokens']:,} tokens, pad is {told['pad']}, {template} chat template"
+    origin = "the base's, " if told.get("source") == "base" else ""
+    return f"{origin}{told['tokens']:,} tokens, pad is {told['pad']}, {template} chat template"
 
 
 def _golden(golden: dict[str, Any] | None) -> list[tuple[str, str]]:

@@ -362,16 +362,21 @@ def test_what_lies_beside_goes_along(base: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "in" / "calibration-ngrams.npy", np.arange(3, dtype=np.uint64))
     (tmp_path / "in" / "quantize-report.json").write_text("{}")
     (tmp_path / "in" / "quantize_config.json").write_text("{}")
+    templates = tmp_path / "in" / "additional_chat_templates"
+    templates.mkdir()
+    (templates / "rag.jinja").write_text("own")
     run(tmp_path / "in", tmp_path / "out", to="dense")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "model.safetensors",
         "config.json",
         "tokenizer.json",
         "tokenizer_config.json",
+        "additional_chat_templates",
         "calibration-ngrams.npy",
         "quantize-report.json",
         REPORT,
     }
+    assert (tmp_path / "out" / templates.name / "rag.jinja").read_text() == "own"
     assert quantization(tmp_path / "out") is None
     assert Report.read(tmp_path / "out" / REPORT).facts["from"] == ["gptq"]
 

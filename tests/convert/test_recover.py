@@ -212,6 +212,41 @@ def test_the_bases_tokenizer_is_taken_where_the_diff_has_none(
     assert (back / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
 
 
+def test_chat_templates_travel_with_the_tokenizer(base: Path, diff: Path, tmp_path: Path) -> None:
+    own = weights.changed(diff, tmp_path / "own", lambda tensors: tensors)
+    config = json.loads((own / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config["chat_template"] = "default"
+    (own / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    (own / "additional_chat_templates").mkdir()
+    (own / "additional_chat_templates/rag.jinja").write_text("rag")
+    back = add(base, own, tmp_path / "back")
+    loaded = AutoTokenizer.from_pretrained(back)
+    assert loaded.chat_template == {"default": "default", "rag": "rag"}
+    bare = add(base, own, tmp_path / "bare", Recover(chat_template="none"))
+    assert AutoTokenizer.from_pretrained(bare).chat_template is None
+
+
+def test_a_token_without_a_row_is_dropped(tmp_path: Path) -> None:
+    base = pico.write_model(tmp_path / "base")
+    tuned = pico.write_tuned(tmp_path / "tuned", base, extra_rows=0)
+    own = differ(base, tuned, tmp_path / "diff")
+    rows = json.loads((own / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    size = len(AutoTokenizer.from_pretrained(own))
+    names = [f"<{number}>" for number in range(size, rows)] + ["<pad>"]
+    added = {name: size + number for number, name in enumerate(names)}
+    (own / "added_tokens.json").write_text(json.dumps(added), encoding="utf-8")
+    (own / "generation_config.json").write_text(json.dumps({"pad_token_id": rows}))
+    with pytest.raises(CheckpointProblem, match=f"gives '<pad>' the id {rows}") as refused:
+        add(base, own, tmp_path / "back")
+    assert "--extra-rows drop" in str(refused.value)
+    back = add(base, own, tmp_path / "back", Recover(extra_rows="drop"))
+    assert weights.same(weights.read(back), weights.read(tuned))
+    facts = Report.read(back / REPORT).facts["tokenizer"]
+    assert facts["dropped"] == ["<pad>"]
+    generation = json.loads((back / "generation_config.json").read_text(encoding="utf-8"))
+    assert generation["pad_token_id"] < rows
+
+
 def test_transformers_loads_what_was_recovered(
     base: Path, diff: Path, tuned: Path, tmp_path: Path
 ) -> None:

@@ -266,7 +266,7 @@ PADS: dict[str, tuple[dict[str, Any], int, str, int, str]] = {  # files, rows, t
                        "<x>", PAD, "the token that the files call so"),
     "nothing":        ({}, 1, "<pad>", PAD, "the row without a token"),
     "a piece":        ({"special_tokens_map.json": {"pad_token": "</s>"}}, 1,
-                       "<pad>", PAD, "the row without a token"),
+                       "</s>", 2, "the token that the files call so"),
     "empty":          ({"added_tokens.json": {"": PAD}}, 1,
                        "<pad>", PAD, "the row without a token"),
     "no row":         ({}, 0, "<unk>", 0, "the unknown token"),
@@ -298,7 +298,7 @@ def test_an_added_end_is_the_end(small: Path) -> None:
     write(small, {"added_tokens.json": {"<end>": PAD}, "special_tokens_map.json": {**EMPTY}})
     write(small, {"tokenizer_config.json": {"eos_token": "<end>", "bos_token": "</s>"}})
     assert planned(small, rows=SIZE + 1, base=SIZE).special == {
-        "bos": 1,
+        "bos": 2,
         "eos": PAD,
         "unk": 0,
         "pad": 0,
@@ -343,7 +343,7 @@ def test_dropped_tokens_are_in_no_file(small: Path, tmp_path: Path, rows: int) -
         (1e30, 2048, 2048),
         (10**30, 2048, 2048),
         (512, 2048, 512),
-        (4096, 2048, 2048),
+        (4096, 2048, 4096),
         (None, 2048, 2048),
         (0, 2048, 2048),
         (True, 2048, 2048),
@@ -409,20 +409,24 @@ def test_a_dropped_pad_still_tells_of_tulu(small: Path) -> None:
 def test_the_base_gives_what_the_diff_lacks(small: Path, tmp_path: Path) -> None:
     write(tmp_path, {"special_tokens_map.json": {"pad_token": "<pad>"}})
     made = planned(tmp_path, write(small, TULU), rows=SIZE + 1, base=SIZE)
-    assert made.facts == {
+    facts = {
         "from": "diff",
+        "source": "base",
+        "form": "tokenizer.json made from tokenizer.model",
         "tokens": SIZE + 1,
         "pad": "the token that the files call so",
         "dropped": [],
         "chat_template": None,
     }
+    assert facts.items() <= made.facts.items()
+    assert read(made, "added_tokens.json") == {"<pad>": PAD}
 
 
 def test_without_a_tokenizer_nothing_is_written(tmp_path: Path) -> None:
     made = planned(tmp_path, rows=SIZE + 1, base=SIZE, template="tulu")
     assert (made.files, made.special, made.facts) == ({}, {}, {"from": None})
     config = {"bos_token_id": 1, "eos_token_id": [2, SIZE + 1], "pad_token_id": -1, "x": 5}
-    assert made.agreeing(config) == {**config, "eos_token_id": None, "pad_token_id": None}
+    assert made.agreeing(config) == {**config, "eos_token_id": 2, "pad_token_id": None}
     assert made.agreeing({"x": 5}) == {"x": 5}
     assert made.generation_config(None) == {}
 
@@ -435,6 +439,7 @@ def test_configs_agree(small: Path) -> None:
         config = dict.fromkeys(ids, told) | {"vocab_size": 5}
         assert made.agreeing(config) == {**ids, "vocab_size": 5}
     assert made.agreeing({"eos_token_id": [2, 7]})["eos_token_id"] == [2, 7]
+    assert made.agreeing({"eos_token_id": [2, 7, SIZE + 1]})["eos_token_id"] == [2, 7]
     existing = {
         "_from_model_config": True,
         "transformers_version": "4.28",

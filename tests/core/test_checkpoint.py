@@ -233,12 +233,14 @@ def test_companions_are_tokenizer_generation_config_and_licences(tmp_path: Path)
         "special_tokens_map.json",
         "added_tokens.json",
         "chat_template.jinja",
+        "additional_chat_templates/rag.jinja",
         "generation_config.json",
         "LICENSE.md",
         "NOTICE.txt",
         "llama_license.txt",
         "recover-report.json",
     }
+    (tmp_path / "additional_chat_templates").mkdir()
     for name in wanted | {"config.json", "README.md", "model.safetensors", "optimizer.bin"}:
         (tmp_path / name).touch()
     (tmp_path / "tokenizer").mkdir()

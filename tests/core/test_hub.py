@@ -117,10 +117,13 @@ def full(base: Path, place: Path) -> Path:
         "pytorch_model.bin",
         "original/model.safetensors",
         "tokenizer/x.json",
+        "additional_chat_templates_old/x.jinja",
+        "additional_chat_templates/deep/x.jinja",
     ):
-        (folder / extra).parent.mkdir(exist_ok=True)
+        (folder / extra).parent.mkdir(exist_ok=True, parents=True)
         (folder / extra).write_text("not fetched")
-    for extra in ("LICENSE", "README.md"):
+    for extra in ("LICENSE", "README.md", "additional_chat_templates/rag.jinja"):
+        (folder / extra).parent.mkdir(exist_ok=True)
         (folder / extra).write_text(f"fetched: {extra}")
     return folder
 
@@ -201,7 +204,11 @@ def test_recover_takes_models_from_the_hub(
 
 @pytest.mark.usefixtures("online")
 def test_only_what_makes_a_checkpoint_is_fetched(served: Hub) -> None:
-    assert served.sent("pico/base") == CHECKPOINT | {"LICENSE", "README.md"}
+    assert served.sent("pico/base") == CHECKPOINT | {
+        "LICENSE",
+        "README.md",
+        "additional_chat_templates/rag.jinja",
+    }
 
 
 def test_pickles_are_fetched_where_there_is_nothing_else(

@@ -93,9 +93,17 @@ def test_a_copy_of_a_model_has_its_digest(model: Path, base: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"]
+    "name",
+    [
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "additional_chat_templates/x.jinja",
+    ],
 )
 def test_a_changed_model_has_another_digest(model: Path, base: Path, name: str) -> None:
+    (model / name).parent.mkdir(exist_ok=True)
     with (model / name).open("ab") as file:
         file.write(b" ")
     assert checkpoint_digest(model) != checkpoint_digest(base)

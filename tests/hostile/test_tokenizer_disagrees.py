@@ -54,6 +54,7 @@ def test_an_added_token_without_a_row_is_refused(folder: Path, name: str, conten
     refuses(
         folder,
         f"{folder / name} gives '<x>' the id {SIZE + 2}, but the embedding has {SIZE + 2} rows",
+        next_step=f"leave it out with --extra-rows drop, or {OWN}",
     )
 
 
@@ -184,19 +185,70 @@ def test_a_damaged_model_is_refused(tmp_path: Path, content: bytes) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "content",
-    [pieces.model(298, "unigram"), pieces.model(SIZE, bos=-1)],
-    ids=["unigram", "without BOS"],
-)
-def test_a_model_of_another_kind_alone_is_refused(tmp_path: Path, content: bytes) -> None:
-    folder = pieces.write(tmp_path / "alone", content)
-    refuses(
-        folder,
-        f"{folder / 'tokenizer.model'} is not of LLaMA's kind, "
-        "and there is no tokenizer.json beside it",
-        next_step="add the tokenizer.json of this model",
+TIKTOKEN = "IQ== 0\nIg== 1\nIw== 2\n"
+
+
+def test_a_tiktoken_file_alone_is_named(other: Path, tmp_path: Path) -> None:
+    folder = pieces.write(tmp_path / "alone", TIKTOKEN.encode())
+    what = (
+        f"{folder / 'tokenizer.model'} is for tiktoken, as Meta ships Llama 3, "
+        "and no tokenizer.json is beside it"
     )
+    refuses(folder, what, next_step=f"copy the tokenizer.json of this model into {folder}")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((other / name).read_bytes())
+    made = plan([folder], 259, 259, drop=False, config={}, template="auto")
+    assert made.files["tokenizer.json"] == (other / "tokenizer.json").read_bytes()
+
+
+def test_a_tiktoken_file_of_the_base_is_not_asked_for_where_the_diff_has_a_tokenizer(
+    folder: Path, tmp_path: Path
+) -> None:
+    base = pieces.write(tmp_path / "base", TIKTOKEN.encode())
+    made = plan([folder, base], SIZE, SIZE, drop=False, config={}, template="auto")
+    assert made.facts["source"] == "diff"
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    with refusal(
+        CheckpointProblem,
+        starting(f"{base / 'tokenizer.model'} is for tiktoken"),
+        next_step=f"copy the tokenizer.json of this model into {bare}",
+        out=None,
+    ):
+        plan([bare, base], SIZE, SIZE, drop=False, config={}, template="auto")
+
+
+@pytest.mark.parametrize("name", ["tekken.json", "spiece.model", "vocab.txt"])
+def test_a_tokenizer_of_another_library_is_not_replaced_by_the_bases(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    diff = tmp_path / "foreign"
+    diff.mkdir()
+    (diff / name).write_text("{}", encoding="utf-8")
+    with refusal(
+        CheckpointProblem,
+        f"{diff / name} is a tokenizer of another library",
+        next_step=f"copy the tokenizer.json of this model into {diff}",
+        out=None,
+    ):
+        plan([diff, folder], SIZE, SIZE, drop=False, config={}, template="auto")
+
+
+@pytest.mark.parametrize(
+    ("content", "what", "next_step"),
+    [
+        ({"a": 0}, "has no merges.txt beside it", "download merges.txt, too"),
+        ({"a": "0"}, "is not a vocabulary: words with their ids", "download it again"),
+        ({}, "is not a vocabulary: words with their ids", "download it again"),
+    ],
+)
+def test_a_vocabulary_that_is_none_is_refused(
+    tmp_path: Path, content: Any, what: str, next_step: str
+) -> None:
+    write(tmp_path, "vocab.json", content)
+    if "merges" not in what:
+        (tmp_path / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    refuses(tmp_path, f"{tmp_path / 'vocab.json'} {what}", next_step=next_step)
 
 
 @pytest.mark.parametrize(

@@ -273,6 +273,37 @@ def test_a_secret_stops_the_release_and_is_not_repeated(
     require_nothing_left(tmp_path)
 
 
+def test_additional_chat_templates_are_published_and_judged(
+    publish: Publisher, candidate: Path, judge: Judge
+) -> None:
+    folder = candidate / "additional_chat_templates"
+    folder.mkdir()
+    (folder / "rag.jinja").write_text("{{ documents }}")
+    (folder / "notes.txt").write_text("private")
+    with pytest.raises(ReleaseRefused, match="is not the model that"):
+        publish()
+    judge()
+    out, report = publish()
+    added = contents(out).keys() - RELEASED
+    assert added == {"additional_chat_templates/rag.jinja"} <= report.outputs.keys()
+    assert "additional_chat_templates" not in report.facts["left_out"]
+    assert verify(out).verdict is Verdict.PASS
+    (out / "additional_chat_templates/rag.jinja").write_text("another")
+    assert verify(out).verdict is Verdict.FAIL
+
+
+def test_a_chat_template_that_leads_elsewhere_is_refused(
+    publish: Publisher, candidate: Path, judge: Judge, tmp_path: Path
+) -> None:
+    (tmp_path / "secret.jinja").write_text("private")
+    folder = candidate / "additional_chat_templates"
+    folder.mkdir()
+    (folder / "rag.jinja").symlink_to(tmp_path / "secret.jinja")
+    judge()
+    with pytest.raises(CheckpointProblem, match="is a link that leads to"):
+        publish()
+
+
 @pytest.mark.parametrize("kind", ["hf_", "hf_jwt_", "hf_oauth_", "api_org_"])
 def test_tokens_of_every_kind_are_found(publish: Publisher, kind: str) -> None:
     with pytest.raises(OutputProblem, match="would publish a Hugging Face token"):

@@ -31,7 +31,7 @@ from local_server import answering
 MODEL = r"(?P<name>[^/]+/[^/]+)"
 ROUTES = (
     rf"/api/models/{MODEL}/(?P<kind>revision|tree)/(?P<revision>[^/]+)",
-    rf"/{MODEL}/(?P<kind>resolve)/(?P<revision>[^/]+)/(?P<file>[^/]+)",
+    rf"/{MODEL}/(?P<kind>resolve)/(?P<revision>[^/]+)/(?P<file>.+)",
     rf"/(?P<kind>datasets)/{MODEL}/resolve/(?P<revision>[^/]+)/(?P<file>.+)",
     rf"/(?P<kind>weights)/{MODEL}/(?P<revision>[^/]+)/(?P<file>[^/]+)",
 )

@@ -6,6 +6,7 @@ file a tensor lies (`shards`). Nothing here knows of diffs, bits or gates.
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -289,13 +290,20 @@ def mend_config(folder: Path) -> tuple[str, ...]:
 
 
 def companions(folder: Path) -> dict[str, Path]:
-    """Tokenizer, generation config, licences and history of a checkpoint: name to file."""
+    """Maps names to files: tokenizer, generation config, licences and history of a checkpoint."""
     return {
-        path.name: path
+        path.relative_to(folder).as_posix(): path
         for pattern in COMPANIONS
         for path in sorted(folder.glob(pattern))
         if path.is_file()
     }
+
+
+def copy_companions(files: Mapping[str, Path], folder: Path) -> None:
+    """Copies files to their names in a folder."""
+    for name, path in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / name)
 
 
 def _bytes(path: Path, offset: int, count: int) -> UInt8[Tensor, " count"]:

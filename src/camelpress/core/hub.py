@@ -26,7 +26,7 @@ from huggingface_hub.utils import httpx, logging  # type: ignore[attr-defined] #
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from camelpress.core.errors import CheckpointProblem, DataProblem, Problem
-from camelpress.core.origin import CARD, COMPANIONS, HUB, HUB_ID
+from camelpress.core.origin import CARD, COMPANIONS, HUB, HUB_ID, TEMPLATES
 
 SAFETENSORS, PICKLES = "model*.safetensors*", "pytorch_model*.bin*"  # weights and their index
 
@@ -131,12 +131,20 @@ def fetch_release(place: Path) -> tuple[Path, Path]:
 
 def _fetched(repository: str, revision: str | None) -> Path:
     be_quiet()
-    fetch = partial(snapshot_download, repository, ignore_patterns="*/*")  # files of folders
+    fetch = partial(snapshot_download, repository, ignore_patterns=other_folders(TEMPLATES))
     wanted = ["config.json", SAFETENSORS, CARD, *COMPANIONS]
     folder = Path(fetch(revision=revision, allow_patterns=wanted))
     if not any(folder.glob(SAFETENSORS)):
         fetch(revision=folder.name, allow_patterns=PICKLES)
     return folder
+
+
+def other_folders(name: str) -> list[str]:
+    """Returns the patterns that match what lies in any folder but the one of this name."""
+    begins = [name[:length] for length in range(len(name))]
+    differing = [f"{begin}[!{letter}/]*/*" for begin, letter in zip(begins, name, strict=True)]
+    shorter = [f"{begin}/*" for begin in begins if begin]
+    return [*differing, *shorter, f"{name}[!/]*/*", f"{name}/*/*"]
 
 
 def be_quiet() -> None:

@@ -10,11 +10,13 @@ from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.progress import note
 from camelpress.core.recognizer.folders import not_a_folder
 
+TEMPLATES = "additional_chat_templates"  # folder of chat templates beside the default one
 COMPANIONS = (  # what lies beside weights and goes where they go
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    f"{TEMPLATES}/*.jinja",
     "vocab.json",
     "merges.txt",
     "generation_config.json",

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.origin import TEMPLATES
 
 MANIFEST = "SHA256SUMS"
 PROVENANCE = "provenance.json"
@@ -67,8 +68,11 @@ def checkpoint_hashes(
         folder: of the checkpoint.
         known: hashes of files that were read already.
     """
-    files = sorted(path for path in folder.iterdir() if is_identity(path.name) and path.is_file())
-    return {path.name: known.get(path) or sha256_file(path) for path in files}
+    beside = sorted(path for path in folder.iterdir() if is_identity(path.name) and path.is_file())
+    files = [*beside, *sorted(folder.glob(f"{TEMPLATES}/*.jinja"))]
+    return {
+        path.relative_to(folder).as_posix(): known.get(path) or sha256_file(path) for path in files
+    }
 
 
 def checkpoint_digest(folder: Path) -> str:
