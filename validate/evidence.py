@@ -39,7 +39,7 @@ class Evidence(NamedTuple):
         if self.repeats:
             words += f" ({self.repeats:,} of {self.pieces + self.repeats:,} repeat another)"
         if self.effective < 0.95 * self.pieces:
-            words += f", of sizes so different that they count as {self.effective:.2g},"
+            words += f" that count as {self.effective:.2g} of equal size"
         return words
 
     def advice(

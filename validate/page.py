@@ -87,6 +87,7 @@ def html(report: Report) -> str:
         drawings=plots.drawings(report),
         texts=tables.text_rows(facts),
         early=tables.early_rows(facts),
+        repeated=tables.repeated(facts),
         tasks=tables.task_rows(facts),
         missing=facts.get("tasks_missing") or {},
         lacking=wording.lacking(facts),
@@ -110,6 +111,7 @@ def markdown(report: Report) -> str:
     parts = [
         "## {mark} {verdict}: {candidate} against {reference}".format_map(opening),
         opening["summary"],
+        *map(_plain, tables.repeated(report.facts)),
         *(_listed(CHECK_COLUMNS, checks, "checks") if checks else ()),
         *(_listed(TEXT_COLUMNS, texts, "texts") if texts else ()),
         *_early(tables.early_rows(report.facts)),

@@ -48,8 +48,9 @@ class PendingCheck:
         """
         span = self._span(value, interval, source)
         if interval and not source.enough:
-            why = f"{span} comes from {source.words} and none is decided on less than {LEAST_PIECES}"
-            return self.answer(Verdict.INCONCLUSIVE, value, interval, source, f"{why}: {advice}")
+            fewest = f"no check is decided on fewer than {LEAST_PIECES}"
+            why = f"{span} comes from {source.words}; {fewest}: {advice}"
+            return self.answer(Verdict.INCONCLUSIVE, value, interval, source, why)
         verdict = self.verdict(*(interval or (-inf, inf)))
         why = {
             Verdict.PASS: f"{span} is {self.limit}",

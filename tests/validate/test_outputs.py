@@ -20,7 +20,7 @@ from camelpress.validate.settings import AtLeast, AtMost, Bounds, Gate, Reports
 from refusal import refusal, starting
 
 LOOSE = Gate(
-    perplexity_ratio=AtMost(max=2.0), kl_mean=AtMost(max=2.0), top1_agreement=AtLeast(min=0.0)
+    perplexity_ratio=AtMost(max=2.0), kl_mean=AtMost(max=2.0), top1_agreement=AtLeast(min=0.001)
 )
 
 

@@ -22,7 +22,7 @@ from camelpress.validate.run import REPORT, run
 from camelpress.validate.settings import AtLeast, AtMost, Gate, Validate
 
 OPEN = Gate(
-    perplexity_ratio=AtMost(max=100.0), kl_mean=AtMost(max=100.0), top1_agreement=AtLeast(min=0.0)
+    perplexity_ratio=AtMost(max=100.0), kl_mean=AtMost(max=100.0), top1_agreement=AtLeast(min=0.001)
 )
 
 
