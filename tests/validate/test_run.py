@@ -159,9 +159,17 @@ def test_the_parts_add_up_to_the_whole(report: Report) -> None:
     assert spread == sorted(spread)
 
 
-def test_a_model_passes_against_itself(base: Path, prose: Path, tmp_path: Path) -> None:
-    told = validated(base, base, tmp_path / "out", prose, gate=Gate())
+def test_a_model_passes_against_itself_where_the_text_is_enough_for_the_gate(
+    base: Path, prose: Path, tmp_path: Path
+) -> None:
+    """That none of so many windows differs leaves room for some that do, which is told."""
+    told = validated(base, base, tmp_path / "out", prose, gate=OPEN)
     assert told.verdict is Verdict.PASS
+    strict = validated(base, base, tmp_path / "strict", prose, gate=Gate())
+    assert strict.verdict is Verdict.INCONCLUSIVE
+    kl = next(check for check in strict.checks if check.name == "kl_mean")
+    assert kl.interval is not None and kl.interval[0] == 0 < 0.03 < kl.interval[1]
+    assert "about 130 pieces like these" in kl.reason
     assert told.facts["kl_mean"] == 0
     assert told.facts["perplexity_ratio"] == 1
     assert told.facts["top1_agreement"] == 1
