@@ -73,7 +73,9 @@ def agreements(
     pieces: int, share: float, design: Design, runs: int
 ) -> Iterator[tuple[Counts, Counts]]:
     """Agreeing and all predictions of each piece, data set by data set."""
-    draw = np.random.default_rng((SEED, pieces, round(1e4 * share), round(100 * design.correlation)))
+    draw = np.random.default_rng(
+        (SEED, pieces, round(1e4 * share), round(100 * design.correlation))
+    )
     for _ in range(runs):
         sizes = np.full(pieces, TOKENS)
         if design.uneven:

@@ -1,4 +1,4 @@
-"""The text or the items that a figure comes from: whether they are enough, and how many would be."""
+"""The text or items that a figure comes from: are they enough, and how many would be?"""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from math import ceil, inf, log10
 from typing import Any, NamedTuple
 
-from scipy.special import ndtri, stdtrit
+from scipy.special import stdtrit
 
 from camelpress.validate.shares import TAIL
 
 LEAST_PIECES = 10  # of equal size; intervals from fewer are too short too often (docs/numbers.md)
 MOST_PIECES = 1e6  # a larger need is not put in figures
+ERRORS = 2.0  # standard errors that an interval of many pieces reaches to either side
 
 Interval = tuple[float, float] | None
 
@@ -89,11 +90,10 @@ def _needed(pieces: float, gap: float, reach: float, *, exact: bool) -> float:
     """
     if gap <= 0:
         return inf
-    z = float(ndtri(1 - TAIL))
     if exact:
-        return max(float(LEAST_PIECES), z**2 / gap)
+        return max(float(LEAST_PIECES), ERRORS**2 / gap)
     error = reach / float(stdtrit(max(1.0, pieces - 1), 1 - TAIL))
-    needed = pieces * (z * error / gap) ** 2
+    needed = pieces * (ERRORS * error / gap) ** 2
     return max(float(LEAST_PIECES), needed, pieces + 1 if reach >= gap else 0.0)
 
 

@@ -48,9 +48,7 @@ def estimates(scores: Scores) -> dict[str, Estimate]:
     }
 
 
-def _divergence(
-    values: Float32[Tensor, " scored"], cluster: Int64[Tensor, " scored"]
-) -> Estimate:
+def _divergence(values: Float32[Tensor, " scored"], cluster: Int64[Tensor, " scored"]) -> Estimate:
     """The mean of divergences, which is never below 0."""
     estimate = bootstrap_mean(values, cluster)
     return replace(estimate, low=max(0.0, estimate.low)) if estimate.interval else estimate

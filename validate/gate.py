@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.report import Check, Verdict
+from camelpress.core.report import Check
 from camelpress.core.yaml import read_yaml
 from camelpress.validate import evidence, task_checks
 from camelpress.validate.limits import AGREEMENT

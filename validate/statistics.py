@@ -173,9 +173,7 @@ class _Sample(NamedTuple):
         return float(_mean_and_error(np.ones((1, len(self.sums))), self)[1][0])
 
 
-def _by_cluster(
-    values: Float[Tensor, " tokens"], cluster: Int64[Tensor, " tokens"]
-) -> _Sample:
+def _by_cluster(values: Float[Tensor, " tokens"], cluster: Int64[Tensor, " tokens"]) -> _Sample:
     names, members = cluster.unique(return_inverse=True)
     double = values.double()
     equal = bool((double == double[0]).all())

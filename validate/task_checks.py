@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import floor, log2
+from math import floor, inf, log2
 from typing import Any, Literal
 
 from camelpress.core.report import Check, Verdict
-from camelpress.validate.evidence import LEAST_PIECES, Evidence
+from camelpress.validate.evidence import LEAST_PIECES, Evidence, Interval
 from camelpress.validate.paired import detectable_loss, holm, loss_interval, loss_p_value
 from camelpress.validate.pending import PendingCheck, bounded
 from camelpress.validate.settings import TaskBound
@@ -48,10 +48,12 @@ def _loss(task: Task, question: PendingCheck) -> Check:
     source = _evidence(task)
     if not n:
         return question.error("no items were answered")
+    loss = (lost - won) / n
+    interval: Interval
     if task.get("by_count", True):
-        loss, interval = (lost - won) / n, loss_interval(n, lost, won, confidence=CONFIDENCE)
+        interval = loss_interval(n, lost, won, confidence=CONFIDENCE)
     else:  # marks between right and wrong, parts of other sizes, or items that repeat
-        delta = bounded(task["delta_interval"], 1.0, -1.0, 1.0)
+        delta = bounded(task["delta_interval"], 1.0, -inf, inf)
         loss, interval = -task["delta"], delta and (-delta[1], -delta[0])
     advice = source.advice(loss, interval, question.threshold, None if lost or won else 0.0)
     return question.decided(loss, interval, source, f"{advice}; {_detectable(task, TAIL)}")

@@ -169,7 +169,7 @@ def test_a_model_passes_against_itself_where_the_text_is_enough_for_the_gate(
     assert strict.verdict is Verdict.INCONCLUSIVE
     kl = next(check for check in strict.checks if check.name == "kl_mean")
     assert kl.interval is not None and kl.interval[0] == 0 < 0.03 < kl.interval[1]
-    assert "about 130 pieces like these" in kl.reason
+    assert "about 140 pieces like these" in kl.reason
     assert told.facts["kl_mean"] == 0
     assert told.facts["perplexity_ratio"] == 1
     assert told.facts["top1_agreement"] == 1

@@ -1,4 +1,4 @@
-"""Intervals of shares lie between 0 and 1, have a width, and hold the truth as often as they say."""
+"""Intervals of shares lie between 0 and 1, have a width, and hold the truth often enough."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ DESIGNS = [
 def test_intervals_hold_the_true_share_at_least_nine_times_in_ten(
     pieces: int, share: float, design: Any
 ) -> None:
-    """The worst of many designs in `benchmarks.coverage` holds it in 92 %; these draws are fixed."""
+    """The worst design of `benchmarks.coverage` holds it in 92 %; these draws are fixed."""
     found = COVERAGE.coverage(pieces, share, design, runs=100)
     assert found.held >= 0.90
     assert found.above <= 0.08  # a low end above the truth is what passes a bad model
