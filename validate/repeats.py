@@ -1,9 +1,10 @@
 """Pieces of text that repeat another one: they are no evidence of their own.
 
 A row that stands in a file 300 times, or a text that says the same again, has many sequences and
-one piece of evidence. A prediction is known by its last `CONTEXT` tokens and the token that came.
-A piece that shares `SHARE` of its predictions with a longer one, or with one before it, joins that
-piece: a copy, a beginning of it, the same rows cut elsewhere, or a copy with a word changed.
+one piece of evidence. A copy joins the piece that it is a copy of. So does a piece of which
+`KNOWN` of all predictions stand in longer pieces or before it, and half of them in one of these:
+a beginning of it, the same rows cut elsewhere, a copy with a word changed. A prediction is the
+same if the token that came is, and the `CONTEXT` tokens before it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from camelpress.validate.protocols import Window
 
-CONTEXT = 8  # tokens before a prediction
-SHARE = 0.75  # of the predictions of a piece
+CONTEXT = 16  # tokens before a prediction
+KNOWN = 0.75  # of the predictions of a piece
 SEED = 1_965
 
 
@@ -38,21 +39,28 @@ def joined(windows: Sequence[Window], pieces: Sequence[int]) -> list[int]:
     order = np.argsort(piece, kind="stable")
     sizes = np.bincount(piece)
     members = np.split(key[order], sizes.cumsum()[:-1])
+    originals: dict[bytes, int] = {}  # by all predictions of a piece
     root = np.arange(len(sizes))
     for number in np.argsort(-sizes, kind="stable"):
-        root[number] = _original(owner[members[number]], int(number))
-        fresh = members[number][owner[members[number]] < 0]
-        owner[fresh] = root[number]
+        own = members[number]
+        near = _original(owner[own], int(number))
+        root[number] = originals.setdefault(own.tobytes(), near)
+        owner[own[owner[own] < 0]] = root[number]
     return [int(root[each]) for each in pieces]
 
 
 def _original(owners: Int64[ndarray, " predictions"], number: int) -> int:
-    """The piece that most of the predictions were first seen in, or the number of this one."""
+    """The piece that this one repeats for the most part, or its own number.
+
+    Args:
+        owners: the piece in which each prediction stands first; -1 for this one.
+        number: of this piece.
+    """
     known = owners[owners >= 0]
-    if len(known) == 0:
+    if len(known) < KNOWN * len(owners):
         return number
     names, counts = np.unique(known, return_counts=True)
-    return int(names[counts.argmax()]) if counts.max() >= SHARE * len(owners) else number
+    return int(names[counts.argmax()]) if counts.max() >= len(owners) / 2 else number
 
 
 def _predictions(window: Window) -> UInt64[ndarray, " predictions"]:

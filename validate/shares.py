@@ -31,7 +31,7 @@ def effective_trials(
 ) -> float:
     """How many independent trials tell as much of a share as clustered ones.
 
-    It is share * (1 - share) / variance, with the variance between clusters, times
+    It is share * (1 - share) / variance, with the variance between clusters by the jackknife, times
     (z / t)² for what is not known of that variance. The degrees of freedom of t are one less than
     the clusters that the variance comes from: few, where few of them hold all that differs. There
     are never more trials than tokens, and never fewer than equal clusters that are one trial each.
@@ -47,7 +47,8 @@ def effective_trials(
     """
     n, clusters = float(sizes.sum()), len(sums)
     share = min(1.0, float(sums.sum()) / n)
-    squares = (sums - share * sizes) ** 2
+    pull = (clusters - 1) / clusters * n / (n - sizes)  # on the share: 1 for equal clusters
+    squares = (pull * (sums - share * sizes)) ** 2
     least, total = n**2 / float((sizes**2).sum()), float(squares.sum())
     spread = share * (1 - share)
     if spread <= 0:

@@ -70,14 +70,14 @@ def test_the_interval_of_marks_in_between_holds_the_truth_as_often_as_it_says() 
     assert 107 <= held <= 120  # of 114 expected: beyond 2.9 standard errors
 
 
-def copied(count: int, *pair: float, content: str) -> list[Marks]:
-    return [Marks("", *pair, content)] * count
+def copied(count: int, reference: float, candidate: float, content: str) -> list[Marks]:
+    return [Marks("", reference, candidate, content)] * count
 
 
 def test_items_that_repeat_count_once_in_tests_and_intervals() -> None:
     """400 rows, of which 390 are one lost item: the score is that of the rows, the evidence not."""
     others = [Marks("", 1.0, 1.0, f"other {number}") for number in range(10)]
-    told = facts(ITEMS, copied(390, 1.0, 0.0, content="lost") + others, of=400)
+    told = facts(ITEMS, copied(390, 1.0, 0.0, "lost") + others, of=400)
     assert (told["n"], told["lost"], told["delta"]) == (400, 390, pytest.approx(-0.975))
     assert told["distinct"] == {"n": 11, "lost": 1, "won": 0}
     assert told["p_value"] == 0.5 and not told["by_count"]
@@ -88,7 +88,7 @@ def test_items_that_repeat_count_once_in_tests_and_intervals() -> None:
 
 
 def test_copies_of_one_item_have_no_interval() -> None:
-    assert facts(ITEMS, copied(300, 1.0, 1.0, content="x"), of=300)["delta_interval"] is None
+    assert facts(ITEMS, copied(300, 1.0, 1.0, "x"), of=300)["delta_interval"] is None
 
 
 @pytest.mark.parametrize("column", [ITEMS, PARTS])

@@ -65,13 +65,13 @@ def test_the_same_rows_cut_elsewhere_are_one_piece() -> None:
     rows = ids(1, 37) * 60
     windows = [
         window(rows[start : start + 128], number)
-        for number, start in enumerate(range(0, len(rows), 128))
+        for number, start in enumerate(range(0, len(rows) - 128, 128))
     ]
     assert len({*joined(windows, range(len(windows)))}) == 1
 
 
 def test_a_short_frame_around_other_words_joins_nothing() -> None:
-    frame = ids(1, 12)
+    frame = ids(1, 20)
     assert pieces(*(frame + ids(seed, 30) + frame for seed in range(2, 30))) == 28
 
 
@@ -96,6 +96,21 @@ def test_documents_of_many_windows_are_compared_as_a_whole() -> None:
             numbers.append(number)
     assert len({*joined(windows, numbers)}) == 8
     assert len({*joined(windows + windows, [*numbers, *(each + 8 for each in numbers)])}) == 8
+
+
+def test_copies_of_what_resembles_others_are_joined() -> None:
+    """Texts of few words, which have turns of phrase in common with each other."""
+    texts = [ids(seed, 60, words=3) for seed in range(30)]
+    assert pieces(*texts) == 30
+    assert pieces(*texts, *texts[:20]) == 30
+
+
+def test_a_changed_copy_is_joined_though_part_of_it_stands_elsewhere() -> None:
+    page = ids(1, 60)
+    one, other = page + ids(2, 140), page + ids(3, 160)
+    changed = [*one[:-1], 9999]
+    assert pieces(other, one) == 2
+    assert pieces(other, one, changed) == 2
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=30))
