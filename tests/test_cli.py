@@ -60,7 +60,11 @@ def test_a_store_stands_in_the_references_place(
     made = run("store", base, tmp_path / "store", "--text", prose, "--protocol", "gptq")
     assert made.code == 0, made.err
     assert "256 likeliest, 64 of the others" in made.out
-    passed = run("validate", tmp_path / "store", base, "--out", tmp_path / "report", "--json")
+    gate = tmp_path / "gate.yaml"
+    gate.write_text("perplexity_ratio: {max: 2.0}\nkl_mean: {max: 2.0}\ntop1_agreement: null\n")
+    passed = run(
+        "validate", tmp_path / "store", base, "--gate", gate, "--out", tmp_path / "report", "--json"
+    )
     assert (passed.code, json.loads(passed.out)["kl_mean"]) == (0, 0)
     options = ("--protocol", "llama.cpp", "--out", tmp_path / "again")
     other = run("validate", tmp_path / "store", base, *options)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from scipy.special import stdtrit
 
-from camelpress.validate.statistics import TAIL
+from camelpress.validate.shares import TAIL
 
 BENCHMARKS = {  # of the card's average, each with so many columns
     "MMLU": 2,

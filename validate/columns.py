@@ -17,7 +17,8 @@ import torch
 from camelpress.core.errors import NumericsProblem
 from camelpress.validate.catalogue import Column
 from camelpress.validate.paired import detectable_loss, loss_interval, loss_p_value
-from camelpress.validate.statistics import CONFIDENCE, bootstrap_mean
+from camelpress.validate.shares import CONFIDENCE
+from camelpress.validate.statistics import bootstrap_mean, effective_clusters
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,17 @@ class Marks:
     part: str
     reference: float
     candidate: float
+    content: str = ""  # a hash of prompt and target, by which copies are known
 
     @property
     def flip(self) -> str:
-        """Who of the two did better."""
-        if self.candidate == self.reference:
-            return "same"
-        return "lost" if self.candidate < self.reference else "won"
+        """The model that did better."""
+        return flip(self.candidate - self.reference)
+
+
+def flip(delta: float) -> str:
+    """The word for a difference, candidate minus reference."""
+    return "same" if delta == 0 else "lost" if delta < 0 else "won"
 
 
 def facts(column: Column, marks: Sequence[Marks], *, of: int) -> dict[str, Any]:
@@ -52,14 +57,15 @@ def facts(column: Column, marks: Sequence[Marks], *, of: int) -> dict[str, Any]:
         )
     weights = _weights(marks, by_part=column.by_part)
     flips = Counter(each.flip for each in marks)
-    n = len(marks)
-    interval = _interval(marks, weights, flips)
+    n, item = len(marks), items(marks)
+    distinct = _distinct(marks, item)
     return {
         "name": column.name,
         "title": column.title,
         "benchmark": column.benchmark,
         "metric": column.metric,
         "by_count": _by_count(marks, weights),
+        "distinct": distinct if distinct["n"] < n else None,
         "n": n,
         "of": of,
         "parts": len({each.part for each in marks}),
@@ -68,11 +74,29 @@ def facts(column: Column, marks: Sequence[Marks], *, of: int) -> dict[str, Any]:
         "reference_accuracy": _mean([each.reference for each in marks], weights),
         "candidate_accuracy": _mean([each.candidate for each in marks], weights),
         "delta": _mean([each.candidate - each.reference for each in marks], weights),
-        "delta_interval": interval,
-        "p_value": loss_p_value(flips["lost"], flips["won"]),
-        "detectable_loss": detectable_loss(n, _spread(marks), alpha=1 - CONFIDENCE),
+        "delta_interval": _interval(marks, weights, flips),
+        "p_value": loss_p_value(distinct["lost"], distinct["won"]),
+        "detectable_loss": detectable_loss(distinct["n"], _spread(marks), alpha=1 - CONFIDENCE),
         "quirks": dict(column.quirks),
     }
+
+
+def items(marks: Sequence[Marks]) -> list[int]:
+    """The first item with the prompt and the target of each; itself, where these are not known."""
+    first: dict[str, int] = {}
+    return [
+        first.setdefault(each.content, place) if each.content else place
+        for place, each in enumerate(marks)
+    ]
+
+
+def _distinct(marks: Sequence[Marks], item: Sequence[int]) -> dict[str, int]:
+    """How many items there are without their copies, and how many of them are lost and won."""
+    deltas: dict[int, float] = {}
+    for each, first in zip(marks, item, strict=True):
+        deltas[first] = deltas.get(first, 0.0) + each.candidate - each.reference
+    flips = Counter(map(flip, deltas.values()))
+    return {"n": len(deltas), "lost": flips["lost"], "won": flips["won"]}
 
 
 def pulls(column: Column, marks: Sequence[Marks]) -> list[float]:
@@ -104,18 +128,25 @@ def _spread(marks: Sequence[Marks]) -> float:
 
 
 def _by_count(marks: Sequence[Marks], weights: Sequence[float]) -> bool:
-    """Whether scores and difference follow from how many items are right, lost and won."""
+    """Whether the interval of the difference follows from how many items are lost and won.
+
+    They are right or wrong, count alike, and none is another one's copy.
+    """
     right_or_wrong = all(
         mark in (0, 1) for each in marks for mark in (each.reference, each.candidate)
     )
-    return right_or_wrong and max(weights) - min(weights) < 1e-12
+    alike = max(weights) - min(weights) < 1e-12
+    return right_or_wrong and alike and len({*items(marks)}) == len(marks)
 
 
 def _interval(
     marks: Sequence[Marks], weights: Sequence[float], flips: Mapping[str, int]
 ) -> tuple[float, float] | None:
-    """Of candidate minus reference: Tango's where items are right or wrong and count alike."""
-    n = len(marks)
+    """Of candidate minus reference: Tango's where counts make it, else one over distinct items.
+
+    The latter is never narrower than Tango's of as many items among which none differs.
+    """
+    n, item = len(marks), torch.tensor(items(marks))
     if _by_count(marks, weights):
         low, high = loss_interval(n, flips["lost"], flips["won"], confidence=CONFIDENCE)
         return -high, -low
@@ -123,4 +154,11 @@ def _interval(
         n * weight * (mark.candidate - mark.reference)
         for mark, weight in zip(marks, weights, strict=True)
     ]
-    return bootstrap_mean(torch.tensor(each, dtype=torch.float64), torch.arange(n)).interval
+    estimate = bootstrap_mean(torch.tensor(each, dtype=torch.float64), item)
+    if estimate.interval is None:
+        return None
+    known = max(1, int(effective_clusters(item)))
+    size = max(1.0, *(abs(mark.candidate) for mark in marks), *(abs(m.reference) for m in marks))
+    reach = size * loss_interval(known, 0, 0, confidence=CONFIDENCE)[1]
+    low, high = estimate.mean - reach, estimate.mean + reach
+    return max(-size, min(low, estimate.low)), min(size, max(high, estimate.high))

@@ -27,8 +27,13 @@ class Part(Told):
     tokens: int = Field(ge=0, description="that were scored")
     sequences: int = Field(
         ge=0,
-        description="independent pieces of text: documents, or windows of a text that is one",
+        description="independent pieces of text: documents, or windows of a text that is one; "
+        "pieces that repeat another count with it",
     )
+    effective_sequences: Figure = Field(
+        default=None, ge=0, description="pieces of equal size that tell as much"
+    )
+    repeats: int = Field(default=0, ge=0, description="pieces that repeat another")
     reference_perplexity: Figure
     candidate_perplexity: Figure
     perplexity_ratio: Figure = Field(description="candidate over reference, paired")

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import exp, log, log10
 from typing import Any
 
 import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
 
+from camelpress.validate.places import pieces
 from camelpress.validate.score import Scores
-from camelpress.validate.statistics import Estimate, bootstrap_mean, clustered_quantile
+from camelpress.validate.statistics import (
+    Estimate,
+    bootstrap_mean,
+    clustered_quantile,
+    clustered_share,
+    effective_clusters,
+)
 from camelpress.validate.texts import Text
 
 LARGEST_LOG = 700.0  # of a float
@@ -31,17 +41,25 @@ def estimates(scores: Scores) -> dict[str, Estimate]:
             log_ratio.n,
             log_ratio.clusters,
         ),
-        "kl_mean": bootstrap_mean(scores.kl, scores.cluster),
-        "kl_reverse_mean": bootstrap_mean(scores.kl_reverse, scores.cluster),
-        "top1_agreement": bootstrap_mean(scores.same_top.float(), scores.cluster),
-        "top5_agreement": bootstrap_mean(scores.top5.float(), scores.cluster),
+        "kl_mean": _divergence(scores.kl, scores.cluster),
+        "kl_reverse_mean": _divergence(scores.kl_reverse, scores.cluster),
+        "top1_agreement": clustered_share(scores.same_top.float(), scores.cluster),
+        "top5_agreement": clustered_share(scores.top5.float(), scores.cluster),
     }
+
+
+def _divergence(values: Float32[Tensor, " scored"], cluster: Int64[Tensor, " scored"]) -> Estimate:
+    """The mean of divergences, which is never below 0."""
+    estimate = bootstrap_mean(values, cluster)
+    return replace(estimate, low=max(0.0, estimate.low)) if estimate.interval else estimate
 
 
 def figures(scores: Scores, texts: Sequence[Text]) -> dict[str, Any]:
     """All facts of a report that come from scores: overall, spread, by position and by text."""
+    piece = torch.tensor(pieces([text.windows for text in texts]))
     return {
         **_headline(scores),
+        **_repeats(scores, piece),
         **_spread(scores),
         "kl_percentiles_interval": _percentile_intervals(scores),
         "kl_histogram": _histogram(scores),
@@ -49,7 +67,7 @@ def figures(scores: Scores, texts: Sequence[Text]) -> dict[str, Any]:
         **_rolling(scores, texts),
         "by_position": _by_position(scores),
         "early": _early(scores),
-        "texts": _by_text(scores, texts),
+        "texts": _by_text(scores, texts, piece),
     }
 
 
@@ -98,16 +116,22 @@ def _spread(scores: Scores) -> dict[str, Any]:
 
 
 def _headline(scores: Scores) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "tokens": len(scores.kl),
         "sequences": len(scores.cluster.unique()),
+        "effective_sequences": effective_clusters(scores.cluster),
         "reference_perplexity": _exp(float(scores.reference_nll.double().mean())),
         "candidate_perplexity": _exp(float(scores.candidate_nll.double().mean())),
     }
     for name, estimate in estimates(scores).items():
-        told[name] = estimate.mean
-        told[f"{name}_interval"] = estimate.interval
-    return told
+        facts[name] = estimate.mean
+        facts[f"{name}_interval"] = estimate.interval
+    return facts
+
+
+def _repeats(scores: Scores, piece: Int64[Tensor, " windows"]) -> dict[str, int]:
+    """How many pieces of text count for another one that they repeat."""
+    return {"repeats": len(piece[scores.sequence].unique()) - len(scores.cluster.unique())}
 
 
 def _exp(log: float) -> float:
@@ -206,16 +230,19 @@ def _early(scores: Scores) -> dict[str, Any]:
     }
 
 
-def _by_text(scores: Scores, texts: Sequence[Text]) -> list[dict[str, Any]]:
-    told = []
+def _by_text(
+    scores: Scores, texts: Sequence[Text], piece: Int64[Tensor, " windows"]
+) -> list[dict[str, Any]]:
+    rows = []
     first = 0
     for text in texts:
         last = first + len(text.windows)
         part = scores.where((scores.sequence >= first) & (scores.sequence < last))
+        own = _headline(part) | _repeats(part, piece) | _rolling(part, [text])
         omissions = {"rows": text.rows, "omissions": text.omissions}
-        told.append({"name": text.name, **omissions, **_headline(part), **_rolling(part, [text])})
+        rows.append({"name": text.name, **omissions, **own})
         first = last
-    return told
+    return rows
 
 
 def untold() -> dict[str, Any]:

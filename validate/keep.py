@@ -22,7 +22,7 @@ from camelpress.validate.divergence import Compared, compare, keep
 from camelpress.validate.heads import Heads, States
 from camelpress.validate.measure import protocol, twin
 from camelpress.validate.models import open_model, rows, shared_vocabulary
-from camelpress.validate.places import Places
+from camelpress.validate.places import Places, pieces
 from camelpress.validate.score import Scores, over_lanes
 from camelpress.validate.settings import Keep
 from camelpress.validate.store import REPORT, WINDOWS, Facts, KeptText
@@ -78,6 +78,7 @@ def run(reference: Checkpoint, out: Path, settings: Keep, *, force: bool = False
             window=length,
             vocabulary=shared,
             known=known,
+            **_pieces(texts, places),
             predictions=len(places.row),
             non_finite=wrong,
             top_k=top_k,
@@ -155,6 +156,13 @@ def _complete(
     )
     report.write(folder / REPORT)
     return report
+
+
+def _pieces(texts: Sequence[Text], places: Places) -> dict[str, int]:
+    """How many independent pieces of text there are, and how many others repeat one of them."""
+    sequences = len(places.cluster.unique())
+    every = len({*pieces([text.windows for text in texts])})
+    return {"sequences": sequences, "repeats": every - sequences}
 
 
 def _kept(text: Text) -> KeptText:

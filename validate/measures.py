@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - a table
-"""Every figure that a gate can ask for: where a report has it, and how it is written.
+"""Every figure that a gate can ask for: its place in a report, its unit, its possible limits.
 
 A figure that a report gains becomes a check by a row here and a field of `settings.Bounds`.
 """
@@ -8,6 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from camelpress.validate.limits import (
+    AGREEMENT,
+    BLOCK_ERROR,
+    DIVERGENCE,
+    ITEMS,
+    NUMBER,
+    PROBABILITY,
+    RATIO,
+    LimitRange,
+)
 
 COUNT = "#"
 
@@ -26,6 +37,7 @@ class Measure(NamedTuple):
     lossless: float | None  # the value of a candidate that is its reference
     fact: str
     sampled: bool  # from a sample of text: the interval decides; else the value alone does
+    limits: LimitRange = NUMBER  # that a gate may set
 
     @property
     def interval(self) -> str:
@@ -35,22 +47,22 @@ class Measure(NamedTuple):
 
 
 # fmt: off
-MEASURES = {  # in a gate          title                           unit    scale  lossless fact
-    "perplexity_ratio": Measure("Perplexity ratio",                "",     1.0,   1.0, "perplexity_ratio", True),
-    "kl_mean":          Measure("Mean KL divergence",              "nats", 1.0,   0.0, "kl_mean", True),
-    "kl_reverse_mean":  Measure("Mean reverse KL divergence",      "nats", 1.0,   0.0, "kl_reverse_mean", True),
-    "kl_p90":           Measure("KL divergence, 90th percentile",  "nats", 1.0,   0.0, "kl_percentiles/90", True),
-    "kl_p99":           Measure("KL divergence, 99th percentile",  "nats", 1.0,   0.0, "kl_percentiles/99", True),
-    "kl_p99_9":         Measure("KL divergence, 99.9th percentile", "nats", 1.0,  0.0, "kl_percentiles/99.9", True),
-    "top1_agreement":   Measure("Top-1 agreement",                 "%",    100.0, 1.0, "top1_agreement", True),
-    "top5_agreement":   Measure("Top-5 agreement",                 "%",    100.0, 1.0, "top5_agreement", True),
-    "non_finite":       Measure("Predictions that are not finite", COUNT,  1.0,   0.0, "non_finite/candidate", False),
-    "noise_floor":      Measure("Mean KL divergence of rounding",  "nats", 1.0,   0.0, "noise_floor/kl_mean", False),
-    "block_error":      Measure("Largest error of a block",        "%",    100.0, 0.0, "blocks/*/relative_error", False),
+MEASURES = {  # in a gate          title                           unit    scale  lossless fact, by interval, limits
+    "perplexity_ratio": Measure("Perplexity ratio",                "",     1.0,   1.0, "perplexity_ratio", True, RATIO),
+    "kl_mean":          Measure("Mean KL divergence",              "nats", 1.0,   0.0, "kl_mean", True, DIVERGENCE),
+    "kl_reverse_mean":  Measure("Mean reverse KL divergence",      "nats", 1.0,   0.0, "kl_reverse_mean", True, DIVERGENCE),
+    "kl_p90":           Measure("KL divergence, 90th percentile",  "nats", 1.0,   0.0, "kl_percentiles/90", True, DIVERGENCE),
+    "kl_p99":           Measure("KL divergence, 99th percentile",  "nats", 1.0,   0.0, "kl_percentiles/99", True, DIVERGENCE),
+    "kl_p99_9":         Measure("KL divergence, 99.9th percentile", "nats", 1.0,  0.0, "kl_percentiles/99.9", True, DIVERGENCE),
+    "top1_agreement":   Measure("Top-1 agreement",                 "%",    100.0, 1.0, "top1_agreement", True, AGREEMENT),
+    "top5_agreement":   Measure("Top-5 agreement",                 "%",    100.0, 1.0, "top5_agreement", True, AGREEMENT),
+    "non_finite":       Measure("Predictions that are not finite", COUNT,  1.0,   0.0, "non_finite/candidate", False, NUMBER),
+    "noise_floor":      Measure("Mean KL divergence of rounding",  "nats", 1.0,   0.0, "noise_floor/kl_mean", False, NUMBER),
+    "block_error":      Measure("Largest error of a block",        "%",    100.0, 0.0, "blocks/*/relative_error", False, BLOCK_ERROR),
 }
-TASKS = {
-    "accuracy_loss":    Measure("Loss of accuracy",                "%",    100.0, 0.0, "", True),
-    "significant_loss": Measure("p-value of no loss",              "",     1.0,  None, "", False),
+TASKS = {  # by the name of the check
+    "accuracy_loss":    Measure("Loss of accuracy",                "%",    100.0, 0.0, "", True, ITEMS),
+    "significant_loss": Measure("p-value of no loss",              "",     1.0,  None, "", False, PROBABILITY),
 }
 # fmt: on
 

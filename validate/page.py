@@ -88,6 +88,7 @@ def html(report: Report) -> str:
         texts=tables.text_rows(facts),
         omissions=wording.omission_sentences(facts),
         early=tables.early_rows(facts),
+        repeated=tables.repeated(facts),
         tasks=tables.task_rows(facts),
         missing=facts.get("tasks_missing") or {},
         lacking=wording.lacking(facts),
@@ -111,6 +112,7 @@ def markdown(report: Report) -> str:
     parts = [
         "## {mark} {verdict}: {candidate} against {reference}".format_map(opening),
         opening["summary"],
+        *map(_plain, tables.repeated(report.facts)),
         *(_listed(CHECK_COLUMNS, checks, "checks") if checks else ()),
         *(_listed(TEXT_COLUMNS, texts, "texts") if texts else ()),
         *map(_plain, wording.omission_sentences(report.facts)),

@@ -13,6 +13,7 @@ from torch import Tensor
 from camelpress.core.lanes import cut
 from camelpress.core.sequences import BATCH_TOKENS, Sequences
 from camelpress.validate.protocols import Window
+from camelpress.validate.repeats import joined
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Places:
     target: Int64[Tensor, " scored"]  # the token that came
     position: Int64[Tensor, " scored"]  # of the token that predicts, in its window, from 0
     window: Int64[Tensor, " scored"]
-    cluster: Int64[Tensor, " scored"]  # of windows whose errors go together
+    cluster: Int64[Tensor, " scored"]  # of windows whose errors go together, copies among them
 
     @classmethod
     def all_of(cls, sequences: Sequence[Sequence[int]]) -> Places:
@@ -41,10 +42,8 @@ class Places:
     @classmethod
     def of(cls, texts: Sequence[Sequence[Window]]) -> Places:
         """The predictions of the windows of each text; in every window at least one counts."""
-        clusters = _numbered(
-            [(text, each.cluster) for text, some in enumerate(texts) for each in some]
-        )
         windows = [window for text in texts for window in text]
+        clusters = joined(windows, pieces(texts))
         seen = [torch.tensor(window.counted).nonzero().flatten() for window in windows]
         order = sorted(range(len(windows)), key=lambda number: -int(seen[number][-1]))
         counted = [seen[number] for number in order]
@@ -98,6 +97,11 @@ class Places:
         return Sequences(self.inputs, limit=limit, batch_tokens=batch_tokens, first=first)
 
 
-def _numbered(keys: list[tuple[int, int]]) -> list[int]:
+def pieces(texts: Sequence[Sequence[Window]]) -> list[int]:
+    """The number of the independent piece of text that each window is of, from 0.
+
+    Pieces that repeat another one are not joined.
+    """
     numbers: dict[tuple[int, int], int] = {}
+    keys = [(text, window.cluster) for text, some in enumerate(texts) for window in some]
     return [numbers.setdefault(key, len(numbers)) for key in keys]

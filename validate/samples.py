@@ -19,6 +19,7 @@ from camelpress.validate.sample_lines import read_samples
 FOLDER = "samples"
 SAME_MARK = "same"  # value of `flip` where both models did equally well
 SAME = ("doc_hash", "prompt_hash", "target_hash")
+CONTENT = ("prompt_hash", "target_hash")  # by which copies of an item are known
 JUDGED = ("judge", "direct")  # where a judge has compared: its name, and the models' duel
 
 
@@ -46,16 +47,23 @@ def paired(
                 next_step="report this as a fault of camelpress",
             )
         part = str(first["doc"].get("part", ""))
-        marks = Marks(part, _mark(column, first), _mark(column, second))
+        content = sha256_json([first[key] for key in CONTENT])
+        marks = Marks(part, _mark(column, first), _mark(column, second), content)
         found.append(Sample(_line(column, first, second, marks), marks))
     return found
 
 
 def pulls(column: Column, samples: Sequence[Sample]) -> dict[str, float]:
-    """How far each item, by its name, pulls the column's difference: see `columns.pulls`."""
-    items = [str(each.line["item"]) for each in samples]
-    found = columns.pulls(column, [each.marks for each in samples])
-    return dict(zip(items, found, strict=True))
+    """How far each item, by its name, pulls the column's difference: see `columns.pulls`.
+
+    Copies of an item pull as one.
+    """
+    marks = [each.marks for each in samples]
+    names = [str(samples[first].line["item"]) for first in columns.items(marks)]
+    total = dict.fromkeys(names, 0.0)
+    for name, pull in zip(names, columns.pulls(column, marks), strict=True):
+        total[name] += pull
+    return total
 
 
 def write(samples: Mapping[str, Sequence[Sample]], models: Mapping[str, str], folder: Path) -> None:

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_serializer, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_serializer, model_validator
+from pydantic_core import PydanticCustomError
 
 from camelpress.core.settings import Settings
 from camelpress.validate.judge.settings import Judging
+from camelpress.validate.limits import ITEMS, PROBABILITY, LimitRange
+from camelpress.validate.measures import MEASURES
 
 
 class AtMost(Settings):
@@ -33,12 +36,26 @@ class Said(Settings):
         return {key: value for key, value in write(self).items() if key in said}
 
 
+def _require_possible(limits: LimitRange, limit: float) -> None:
+    if not limits.hold(limit):
+        raise PydanticCustomError("limit", "{demand}", {"demand": limits.demand(limit)})
+
+
+def _with_limits(schema: dict[str, Any]) -> None:
+    """Adds the possible limits of each figure to the JSON Schema of `Bounds`."""
+    for name, measure in MEASURES.items():
+        ends = dict.fromkeys(("max", "min"), measure.limits.schema)
+        schema["properties"][name]["properties"] = ends
+
+
 class Bounds(Said):
     """Limits of a report's figures; `null` asks nothing.
 
     A figure that is asked for and not in the report is an ERROR. `measures.MEASURES` says where
-    each one stands.
+    each one stands, and which limits it can meet and miss.
     """
+
+    model_config = ConfigDict(json_schema_extra=_with_limits)
 
     perplexity_ratio: AtMost | None = Field(default=None, description="candidate over reference")
     kl_mean: AtMost | None = Field(default=None, description="mean divergence per token, nats")
@@ -64,6 +81,15 @@ class Bounds(Said):
         default=None, description="largest relative error of what leaves a block"
     )
 
+    @field_validator(*MEASURES)
+    @classmethod
+    def _possible(cls, value: AtMost | AtLeast | None, info: Any) -> AtMost | AtLeast | None:
+        limits = MEASURES[info.field_name].limits
+        match value:
+            case AtMost(max=limit) | AtLeast(min=limit):
+                _require_possible(limits, limit)
+        return value
+
 
 class TaskBound(Said):
     """What a task must not show: a loss beyond the margin, a loss that is no accident, or both.
@@ -72,14 +98,22 @@ class TaskBound(Said):
     """
 
     margin: float | None = Field(
-        default=None, gt=0, lt=1, description="loss of accuracy, in items of all, that is tolerated"
+        default=None,
+        json_schema_extra={**ITEMS.schema},
+        description="loss of accuracy, in items of all, that is tolerated",
     )
     significance: float | None = Field(
         default=None,
-        gt=0,
-        lt=1,
+        json_schema_extra={**PROBABILITY.schema},
         description="p-value below which a loss is no accident, over all tasks that are asked so",
     )
+
+    @field_validator("margin", "significance")
+    @classmethod
+    def _possible(cls, value: float | None, info: Any) -> float | None:
+        if value is not None:
+            _require_possible(ITEMS if info.field_name == "margin" else PROBABILITY, value)
+        return value
 
     @model_validator(mode="after")
     def _any(self) -> TaskBound:

@@ -1,12 +1,14 @@
 """Means and quantiles with honest intervals: tokens of one sequence are not independent.
 
-Sequences are. What is known of the spread between them is all that an interval is made of.
+Sequences are. An interval comes from the spread between them, and is never narrower than
+independent tokens would make it. No spread at all is no certainty: see `unseen_share`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, isfinite
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +17,10 @@ from numpy import ndarray
 from scipy.special import stdtrit
 from torch import Tensor
 
-CONFIDENCE = 0.95
-TAIL = (1 - CONFIDENCE) / 2
+from camelpress.validate import shares
+from camelpress.validate.shares import TAIL, binomial_interval, effective_trials, unseen_share
+
+CONFIDENCE = shares.CONFIDENCE
 RESAMPLES = 1999
 AT_ONCE = 2**22  # weights held while clusters are drawn again
 SEED = 20_240_711
@@ -43,16 +47,18 @@ def clustered_mean(values: Float[Tensor, " tokens"], cluster: Int64[Tensor, " to
     """The mean of values whose errors go together within a cluster.
 
     The interval is mean ± t * se with se² = C/(C-1) * sum over clusters of (sum of (x - mean))²
-    / n², and Student's t with C-1 degrees of freedom. One cluster alone says nothing of the
-    spread: the interval is infinite.
+    / n², and Student's t with C-1 degrees of freedom. The error of independent values is its least
+    size. Equal values leave out what no cluster shows: so large a share of all clusters may be off
+    by 1, which is a nat of a divergence and the whole of a score. One cluster alone says nothing
+    of the spread: the interval is infinite.
 
     Args:
         values: one per token.
-        cluster: which independent piece of text each belongs to.
+        cluster: the independent piece of text that each belongs to.
     Source:
         Miller 2024, arXiv:2411.00640, section 2.2 (clustered standard errors).
     """
-    return _estimate(*_by_cluster(values, cluster))
+    return _estimate(_by_cluster(values, cluster))
 
 
 def bootstrap_mean(values: Float[Tensor, " tokens"], cluster: Int64[Tensor, " tokens"]) -> Estimate:
@@ -65,24 +71,24 @@ def bootstrap_mean(values: Float[Tensor, " tokens"], cluster: Int64[Tensor, " to
 
     Args:
         values: one per token.
-        cluster: which independent piece of text each belongs to.
+        cluster: the independent piece of text that each belongs to.
     Source:
         Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 12.5 (bootstrap-t);
         of clusters as in Cameron, Gelbach and Miller 2008, doi:10.1162/rest.90.3.414.
     """
-    sums, sizes = _by_cluster(values, cluster)
-    estimate = _estimate(sums, sizes)
-    if estimate.low == estimate.high or estimate.clusters < 2:
+    sample = _by_cluster(values, cluster)
+    estimate, error = _estimate(sample), sample.error
+    clusters = estimate.clusters
+    if error == 0 or clusters < 2:
         return estimate
-    error = (estimate.high - estimate.mean) / _student(len(sums))
-    draw, chances = np.random.default_rng(SEED), np.full(len(sums), 1 / len(sums))
-    found = []
-    for start in range(0, RESAMPLES, step := max(1, AT_ONCE // len(sums))):
-        times = draw.multinomial(len(sums), chances, size=min(step, RESAMPLES - start))
-        means, errors = _mean_and_error(times.astype(float), sums, sizes)
+    draw, chances = np.random.default_rng(SEED), np.full(clusters, 1 / clusters)
+    ratios = []
+    for start in range(0, RESAMPLES, step := max(1, AT_ONCE // clusters)):
+        times = draw.multinomial(clusters, chances, size=min(step, RESAMPLES - start))
+        means, errors = _mean_and_error(times.astype(float), sample)
         shown = errors > 1e-9 * error
-        found.append((means[shown] - estimate.mean) / errors[shown])
-    below, above = np.quantile(np.concatenate([[0.0], *found]), [TAIL, 1 - TAIL])
+        ratios.append((means[shown] - estimate.mean) / errors[shown])
+    below, above = np.quantile(np.concatenate([[0.0], *ratios]), [TAIL, 1 - TAIL])
     return Estimate(
         estimate.mean,
         min(estimate.low, estimate.mean - float(above) * error),
@@ -92,46 +98,101 @@ def bootstrap_mean(values: Float[Tensor, " tokens"], cluster: Int64[Tensor, " to
     )
 
 
+def clustered_share(
+    values: Float[Tensor, " tokens"], cluster: Int64[Tensor, " tokens"]
+) -> Estimate:
+    """The mean of values between 0 and 1, with an interval that lies there, too.
+
+    It is the exact interval of as many independent trials as the tokens are worth, by the spread
+    between clusters (`shares.effective_trials`). One cluster alone has an infinite interval.
+
+    Args:
+        values: one per token, in [0, 1].
+        cluster: the independent piece of text that each belongs to.
+    """
+    sample = _by_cluster(values, cluster)
+    low, high = -inf, inf
+    if len(sample.sums) > 1:
+        low, high = binomial_interval(sample.mean, effective_trials(sample.sums, sample.sizes))
+    return Estimate(sample.mean, low, high, len(values), len(sample.sums))
+
+
 def clustered_quantile(
     values: Float[Tensor, " tokens"], cluster: Int64[Tensor, " tokens"], share: float
 ) -> Estimate:
     """The value that a share of all values does not exceed.
 
-    The share of values up to it is a mean with an interval of its own; the quantiles at its ends
-    are the interval. Where that would be beyond the largest value, nothing bounds it.
+    The share of values up to it has an interval of its own; the quantiles at its ends are the
+    interval. Where that would be beyond the largest value, or both ends are one value, nothing
+    bounds it.
 
     Args:
         values: one per token.
-        cluster: which independent piece of text each belongs to.
+        cluster: the independent piece of text that each belongs to.
         share: in (0, 1).
     Source:
-        Woodruff 1952, doi:10.1080/01621459.1952.10483443, with clustered standard errors.
+        Woodruff 1952, doi:10.1080/01621459.1952.10483443, with the interval of a clustered share.
     """
     ordered = values.double().sort().values
     last = len(ordered) - 1
     quantile = float(ordered[min(last, int(len(ordered) * share))])
-    inside = clustered_mean((values.double() <= quantile).double(), cluster)
-    reach = max(inside.high - inside.mean, 1 / len(ordered))
-    if inside.clusters < 2:
-        return Estimate(quantile, -inf, inf, inside.n, inside.clusters)
-    low, high = (int(len(ordered) * (share + side * reach)) for side in (-1, 1))
-    return Estimate(
-        quantile,
-        float(ordered[max(0, low)]),
-        float(ordered[high]) if high <= last else inf,
-        inside.n,
-        inside.clusters,
-    )
+    inside = clustered_share((values.double() <= quantile).double(), cluster)
+    low, high = -inf, inf
+    if inside.clusters > 1:
+        step = 1 / len(ordered)
+        start = int(len(ordered) * (share - max(step, inside.high - inside.mean)))
+        end = int(len(ordered) * (share + max(step, inside.mean - inside.low)))
+        low = float(ordered[max(0, start)])
+        high = float(ordered[end]) if end <= last and ordered[end] > low else inf
+    return Estimate(quantile, low, high, inside.n, inside.clusters)
 
 
-def _estimate(
-    sums: Float64[ndarray, " clusters"], sizes: Float64[ndarray, " clusters"]
-) -> Estimate:
-    """The mean and Student's interval, from the sum and the number of values of each cluster."""
-    means, errors = _mean_and_error(np.ones((1, len(sums))), sums, sizes)
-    mean, clusters = float(means[0]), len(sums)
-    reach = _student(clusters) * float(errors[0]) if clusters > 1 else inf
-    return Estimate(mean, mean - reach, mean + reach, int(sizes.sum()), clusters)
+def effective_clusters(cluster: Int64[Tensor, " tokens"]) -> float:
+    """How many clusters of equal size would tell as much as these, if each were one observation.
+
+    Source:
+        Kish 1965, Survey Sampling, section 11.2.
+    """
+    sizes = torch.bincount(cluster.unique(return_inverse=True)[1]).double()
+    return float(sizes.sum() ** 2 / sizes.square().sum())
+
+
+class _Sample(NamedTuple):
+    """The values of each cluster, summed up."""
+
+    mean: float  # of all values
+    sums: Float64[ndarray, " clusters"]
+    sizes: Float64[ndarray, " clusters"]
+    squares: Float64[ndarray, " clusters"]  # of what values differ from the mean by
+
+    @property
+    def error(self) -> float:
+        """The standard error of the mean; exactly 0 where all values are equal."""
+        if not self.squares.any():
+            return 0.0
+        return float(_mean_and_error(np.ones((1, len(self.sums))), self)[1][0])
+
+
+def _by_cluster(values: Float[Tensor, " tokens"], cluster: Int64[Tensor, " tokens"]) -> _Sample:
+    names, members = cluster.unique(return_inverse=True)
+    double = values.double()
+    equal = bool((double == double[0]).all())
+    mean = float(double[0] if equal else double.mean())  # rounding makes no spread
+
+    def summed(some: Float64[Tensor, " tokens"]) -> Float64[ndarray, " clusters"]:
+        return torch.zeros(len(names), dtype=torch.float64).index_add_(0, members, some).numpy()
+
+    sizes = torch.bincount(members).double().numpy()
+    return _Sample(mean, summed(double), sizes, summed((double - mean).square()))
+
+
+def _estimate(sample: _Sample) -> Estimate:
+    """The mean and Student's interval."""
+    clusters, mean, reach = len(sample.sums), sample.mean, inf
+    if clusters > 1:
+        error = sample.error
+        reach = _student(clusters) * error if error else unseen_share(clusters)
+    return Estimate(mean, mean - reach, mean + reach, int(sample.sizes.sum()), clusters)
 
 
 def _student(clusters: int) -> float:
@@ -139,23 +200,17 @@ def _student(clusters: int) -> float:
     return float(stdtrit(clusters - 1, 1 - TAIL))
 
 
-def _by_cluster(
-    values: Float[Tensor, " tokens"], cluster: Int64[Tensor, " tokens"]
-) -> tuple[Float64[ndarray, " clusters"], Float64[ndarray, " clusters"]]:
-    """Sum and number of the values of each cluster."""
-    names, members = cluster.unique(return_inverse=True)
-    sums = torch.zeros(len(names), dtype=torch.float64).index_add_(0, members, values.double())
-    return sums.numpy(), torch.bincount(members).double().numpy()
-
-
 def _mean_and_error(
-    times: Float64[ndarray, "samples clusters"],
-    sums: Float64[ndarray, " clusters"],
-    sizes: Float64[ndarray, " clusters"],
+    times: Float64[ndarray, "samples clusters"], sample: _Sample
 ) -> tuple[Float64[ndarray, " samples"], Float64[ndarray, " samples"]]:
-    """Mean and clustered standard error of samples that hold each cluster so many times."""
-    n = times @ sizes
-    means = times @ sums / n
-    squares = (times * (sums - means[:, None] * sizes) ** 2).sum(axis=1)
+    """Mean and standard error of samples that hold each cluster so many times.
+
+    The error is that over clusters, or that of independent values where it is larger.
+    """
+    n = times @ sample.sizes
+    means = times @ sample.sums / n
+    residuals = (times * (sample.sums - means[:, None] * sample.sizes) ** 2).sum(axis=1)
     clusters = times.sum(axis=1)
-    return means, np.sqrt(squares * clusters / np.maximum(clusters - 1, 1)) / n
+    between = residuals * clusters / np.maximum(clusters - 1, 1) / n**2
+    within = (times @ sample.squares - n * (means - sample.mean) ** 2) / np.maximum(n - 1, 1) / n
+    return means, np.sqrt(np.maximum(between, within))

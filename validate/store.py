@@ -54,6 +54,8 @@ class Facts(Settings):
     vocabulary: int = Field(gt=5, description="ids that predictions are over")
     known: int = Field(gt=5, description="ids that the reference knows")
     predictions: int = Field(gt=0)
+    sequences: int = Field(default=0, ge=0, description="independent pieces of text; 0: not known")
+    repeats: int = Field(default=0, ge=0, description="pieces that repeat another")
     non_finite: int = Field(ge=0, description="predictions with a logit that is not finite")
     top_k: int = Field(gt=0, description="tokens kept of each prediction")
     samples: int = Field(ge=0, description="tokens drawn from the others")

@@ -197,6 +197,15 @@ MODEL_ROWS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 # fmt: on
 
 
+def repeated(facts: Mapping[str, Any]) -> list[str]:
+    """Sentences on what repeats itself, in all texts together and in each benchmark."""
+    told = [wording.repeats(facts, "pieces of text")]
+    for task in facts.get("tasks") or []:
+        copies = wording.copies(task)
+        told.append(f"{task.get('title') or task['name']}: {copies}" if copies else "")
+    return [f"{each}." for each in told if each]
+
+
 def models(facts: Mapping[str, Any]) -> list[Row]:
     """Reference and candidate side by side, one property a row."""
     sides = ("reference", "candidate")

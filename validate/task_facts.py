@@ -57,6 +57,14 @@ class Judged(Told):
     )
 
 
+class Distinct(Told):
+    """Counts of items in which those with one prompt and one target are a single item."""
+
+    n: int = Field(ge=0)
+    lost: int = Field(ge=0)
+    won: int = Field(ge=0)
+
+
 class Task(Told):
     """One benchmark, item by item the same for both models."""
 
@@ -72,7 +80,10 @@ class Task(Told):
     of: int | None = Field(default=None, description="items that the task has")
     parts: int | None = Field(default=None, description="whose means count alike")
     by_count: bool = Field(
-        default=True, description="scores and difference follow from n, lost and won"
+        default=True, description="the interval of the difference follows from n, lost and won"
+    )
+    distinct: Distinct | None = Field(
+        default=None, description="where items repeat others: the counts that tests are made of"
     )
     delta: Figure = Field(default=None, description="candidate minus reference, item by item")
     delta_interval: Interval = None

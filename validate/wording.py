@@ -74,6 +74,22 @@ def quantization(model: Mapping[str, Any]) -> str:
     return ", ".join(told)
 
 
+def repeats(part: Mapping[str, Any], noun: str) -> str:
+    """How many pieces of text count for another that they repeat; nothing where none does."""
+    count = part.get("repeats") or 0
+    every = count + part["sequences"]
+    return f"{count:,} of {every:,} {noun} repeat another, and count with it" if count else ""
+
+
+def copies(task: Mapping[str, Any]) -> str:
+    """How many items of a task repeat another; nothing where none does."""
+    distinct = task.get("distinct")
+    if not distinct:
+        return ""
+    count = task["n"] - distinct["n"]
+    return f"{count:,} of {task['n']:,} items repeat another, and count with it"
+
+
 def lacking(facts: Mapping[str, Any]) -> str:
     """What the mean of the benchmarks is made without; nothing where it is the card's."""
     missing = (facts.get("averages") or {}).get("missing") or []

@@ -136,6 +136,7 @@ def _scored(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("top-1 agreement", f"{facts['top1_agreement']:.2%}"),
         ("tokens", f"{facts['tokens']:,} in {facts['sequences']} sequences"),
         *omission_rows(facts["texts"]),
+        *([("", wording.repeats(facts, "sequences"))] if facts.get("repeats") else []),
     ]
 
 
@@ -146,6 +147,7 @@ def _tasks(facts: dict[str, Any]) -> list[tuple[str, str]]:
         scores = f"{task['reference_accuracy']:.2%} to {task['candidate_accuracy']:.2%}"
         flips = f"{task['lost']} lost, {task['won']} won of {task['n']:,}"
         told.append((task.get("title") or task["name"], f"{scores}, {flips}{_detectable(task)}"))
+        told += [("", each) for each in [wording.copies(task)] if each]
         told += [("", sentence) for sentence in duels.direct(task)]
     averages = facts.get("averages")
     if averages:
@@ -172,6 +174,7 @@ def _store(report: Report) -> list[tuple[str, str]]:
         ("predictions", f"{facts['predictions']:,} over {facts['vocabulary']:,} tokens"),
         ("kept of each", f"{facts['top_k']} likeliest, {facts['samples']} of the others"),
         ("remainder", f"{facts['remainder_mass']:.3%} of the probability"),
+        *([("repeats", wording.repeats(facts, "sequences"))] if facts.get("repeats") else []),
         ("protocol", facts["protocol"]),
         *omission_rows(facts["texts"]),
         *_cost(report),

@@ -15,5 +15,5 @@ def validation(
 ) -> Path:
     """What validate writes of a model that is its own reference."""
     out = tmp_path_factory.mktemp("validation") / "out"
-    stages.validate(base, base, out, chat, prose)
+    stages.validate(base, base, out, chat, prose, max_tokens=1000)
     return out

@@ -70,6 +70,34 @@ def test_the_interval_of_marks_in_between_holds_the_truth_as_often_as_it_says() 
     assert 107 <= held <= 120  # of 114 expected: beyond 2.9 standard errors
 
 
+def copied(count: int, reference: float, candidate: float, content: str) -> list[Marks]:
+    return [Marks("", reference, candidate, content)] * count
+
+
+def test_items_that_repeat_count_once_in_tests_and_intervals() -> None:
+    """400 rows, of which 390 are one lost item: the score is that of the rows, the evidence not."""
+    others = [Marks("", 1.0, 1.0, f"other {number}") for number in range(10)]
+    told = facts(ITEMS, copied(390, 1.0, 0.0, "lost") + others, of=400)
+    assert (told["n"], told["lost"], told["delta"]) == (400, 390, pytest.approx(-0.975))
+    assert told["distinct"] == {"n": 11, "lost": 1, "won": 0}
+    assert told["p_value"] == 0.5 and not told["by_count"]
+    low, high = told["delta_interval"]
+    assert low == -1 and high >= -0.3
+    alone = facts(ITEMS, others, of=10)
+    assert alone["distinct"] is None and alone["by_count"]
+
+
+def test_copies_of_one_item_have_no_interval() -> None:
+    assert facts(ITEMS, copied(300, 1.0, 1.0, "x"), of=300)["delta_interval"] is None
+
+
+@pytest.mark.parametrize("column", [ITEMS, PARTS])
+def test_equal_marks_in_between_are_no_proof_of_no_loss(column: Column) -> None:
+    told = facts(column, marks(*[(0.5, 0.5)] * 30), of=30)
+    zero = loss_interval(30, 0, 0, confidence=0.95)[1]
+    assert told["delta_interval"][0] <= -zero and zero <= told["delta_interval"][1]
+
+
 def test_no_marks_are_no_zero() -> None:
     with pytest.raises(NumericsProblem, match="no marks to compare"):
         facts(ITEMS, [], of=10)

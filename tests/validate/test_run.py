@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from math import exp, isfinite
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from camelpress.core.errors import CheckpointProblem, OutputExists, RecipeProble
 from camelpress.core.provenance import checkpoint_digest, sha256_file
 from camelpress.core.report import Report, Verdict
 from camelpress.core.tokens import Tokenizer
+from camelpress.validate import keep
 from camelpress.validate.run import REPORT, run
-from camelpress.validate.settings import AtLeast, AtMost, Gate, Validate
+from camelpress.validate.settings import AtLeast, AtMost, Gate, Keep, Validate
+from camelpress.validate.store import Store
 
 OPEN = Gate(
-    perplexity_ratio=AtMost(max=100.0), kl_mean=AtMost(max=100.0), top1_agreement=AtLeast(min=0.0)
+    perplexity_ratio=AtMost(max=100.0), kl_mean=AtMost(max=100.0), top1_agreement=AtLeast(min=0.001)
 )
 
 
@@ -159,9 +162,17 @@ def test_the_parts_add_up_to_the_whole(report: Report) -> None:
     assert spread == sorted(spread)
 
 
-def test_a_model_passes_against_itself(base: Path, prose: Path, tmp_path: Path) -> None:
-    told = validated(base, base, tmp_path / "out", prose, gate=Gate())
+def test_a_model_passes_against_itself_where_the_text_is_enough_for_the_gate(
+    base: Path, prose: Path, tmp_path: Path
+) -> None:
+    """That none of so many windows differs leaves room for some that do, which is told."""
+    told = validated(base, base, tmp_path / "out", prose, gate=OPEN)
     assert told.verdict is Verdict.PASS
+    strict = validated(base, base, tmp_path / "strict", prose, gate=Gate())
+    assert strict.verdict is Verdict.INCONCLUSIVE
+    kl = next(check for check in strict.checks if check.name == "kl_mean")
+    assert kl.interval is not None and kl.interval[0] == 0 < 0.03 < kl.interval[1]
+    assert "about 140 pieces like these" in kl.reason
     assert told.facts["kl_mean"] == 0
     assert told.facts["perplexity_ratio"] == 1
     assert told.facts["top1_agreement"] == 1
@@ -320,3 +331,62 @@ def test_an_existing_report_is_kept_unless_forced(base: Path, prose: Path, tmp_p
     validated(base, base, tmp_path / "out", prose)
     with pytest.raises(OutputExists):
         validated(base, base, tmp_path / "out", prose)
+
+
+def rows(path: Path, *texts: str) -> Path:
+    """Plain documents as JSON lines."""
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return path
+
+
+def sentence(seed: int) -> str:
+    draw = random.Random(seed)  # noqa: S311
+    return " ".join(draw.choice(pico.WORDS) for _ in range(20))
+
+
+def test_one_row_three_hundred_times_is_one_piece_of_text(
+    base: Path, noisy: Path, tmp_path: Path
+) -> None:
+    """In all of it, in its beginnings, in the text by itself, in words, and from a store."""
+    copies = rows(tmp_path / "copies.jsonl", *[sentence(1)] * 300)
+    told = validated(base, noisy, tmp_path / "out", copies, gate=OPEN)
+    parts = (told.facts, told.facts["early"]["first"], told.facts["texts"][0])
+    assert [part["sequences"] for part in parts] == [1, 1, 1]
+    assert told.facts["repeats"] == told.facts["texts"][0]["repeats"] == 299
+    assert told.facts["top1_agreement_interval"] is None
+    assert told.verdict is Verdict.INCONCLUSIVE
+    assert "(299 of 300 repeat another)" in told.checks[0].reason
+    for name in ("report.md", "report.html"):
+        page = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert "299 of 300 pieces of text repeat another" in page
+    kept = keep.run(Checkpoint.open(base), tmp_path / "store", Keep(text=(copies,)))
+    assert (kept.facts["sequences"], kept.facts["repeats"]) == (1, 299)
+    store = Store.open(tmp_path / "store")
+    again = run(store, Checkpoint.open(noisy), tmp_path / "from-store", Validate(gate=OPEN))
+    assert (again.facts["sequences"], again.facts["repeats"]) == (1, 299)
+    assert again.verdict is Verdict.INCONCLUSIVE
+
+
+def test_copies_beside_other_rows_weigh_in_figures_and_not_in_evidence(
+    base: Path, noisy: Path, tmp_path: Path
+) -> None:
+    texts = [sentence(seed) for seed in range(12)]
+    once = rows(tmp_path / "once.jsonl", *texts)
+    often = rows(tmp_path / "often.jsonl", *texts, *[texts[0]] * 200)
+    few, many = (
+        validated(base, noisy, tmp_path / path.stem, path, gate=OPEN).facts
+        for path in (once, often)
+    )
+    assert (few["sequences"], few["repeats"]) == (12, 0)
+    assert (many["sequences"], many["repeats"]) == (12, 200)
+    assert many["effective_sequences"] < 1.2 < 11 < few["effective_sequences"]
+    wide, narrow = (each["top1_agreement_interval"] for each in (many, few))
+    assert 0 <= wide[0] < narrow[0] and wide[1] - wide[0] > 3 * (narrow[1] - narrow[0])
+
+
+def test_a_text_in_two_files_is_one_piece(base: Path, noisy: Path, tmp_path: Path) -> None:
+    first = rows(tmp_path / "first.jsonl", *map(sentence, range(12)))
+    second = rows(tmp_path / "second.jsonl", *map(sentence, range(6, 14)))
+    told = validated(base, noisy, tmp_path / "out", first, second).facts
+    assert (told["sequences"], told["repeats"]) == (14, 6)
+    assert [(text["sequences"], text["repeats"]) for text in told["texts"]] == [(12, 0), (8, 0)]

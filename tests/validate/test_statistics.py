@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.stats import ttest_1samp
+from scipy.stats import binomtest, ttest_1samp
 from torch import Tensor
 
 from camelpress.validate.statistics import (
@@ -106,9 +106,28 @@ def test_one_cluster_has_no_interval() -> None:
     assert (estimate.low, estimate.high) == (-math.inf, math.inf)
 
 
-def test_equal_values_have_an_interval_of_no_width() -> None:
-    estimate = clustered_mean(torch.ones(6), torch.tensor([0, 0, 1, 1, 2, 2]))
-    assert estimate.interval == (1.0, 1.0)
+@pytest.mark.parametrize("kind", [bootstrap_mean, clustered_mean])
+@pytest.mark.parametrize("value", [0.0, 0.1, 1.0, -3.7])
+def test_equal_values_leave_out_what_no_cluster_shows(kind: Any, value: float) -> None:
+    estimate = kind(torch.full((7,), value), torch.tensor([0, 0, 1, 1, 2, 2, 2]))
+    unseen = binomtest(0, 3).proportion_ci(0.95, method="exact").high
+    mean = float(torch.tensor(value))
+    assert estimate.interval == pytest.approx((mean - unseen, mean + unseen))
+
+
+@pytest.mark.parametrize("kind", [bootstrap_mean, clustered_mean])
+def test_equal_clusters_have_the_error_of_independent_values(kind: Any) -> None:
+    """Whose means agree by chance, or because one is the other's copy."""
+    values = torch.tensor([1.0, 2.0, 3.0, 4.0] * 3)
+    estimate = kind(values, torch.arange(3).repeat_interleave(4))
+    error = float(values.std()) / math.sqrt(12)
+    assert estimate.high - estimate.mean == pytest.approx(4.302653 * error)
+    assert estimate.mean - estimate.low == pytest.approx(4.302653 * error)
+
+
+def test_a_percentile_of_equal_values_is_not_bounded() -> None:
+    estimate = clustered_quantile(torch.zeros(3000), torch.arange(300).repeat_interleave(10), 0.5)
+    assert (estimate.mean, estimate.interval) == (0.0, None)
 
 
 def test_means_of_many_small_numbers_do_not_drift() -> None:
@@ -193,8 +212,7 @@ def test_no_side_is_shorter_than_students() -> None:
 
 
 @pytest.mark.parametrize("kind", [bootstrap_mean, clustered_mean])
-def test_what_has_no_spread_or_one_cluster_stays_as_it_is(kind: Any) -> None:
-    assert kind(torch.ones(6), torch.tensor([0, 0, 1, 1, 2, 2])).interval == (1.0, 1.0)
+def test_one_cluster_alone_has_no_interval(kind: Any) -> None:
     assert kind(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4, 4, 4])).interval is None
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import approx_fprime
 from scipy.special import expit, logit
+from scipy.stats import binomtest
 
 import logistic_golden
 from camelpress.core.errors import EngineProblem
@@ -49,11 +50,15 @@ def test_the_figures_of_a_few_verdicts() -> None:
 
 
 @pytest.mark.parametrize("won", [0.0, 0.5, 1.0])
-def test_equal_verdicts_show_no_spread(won: float) -> None:
+def test_equal_verdicts_have_the_exact_interval_of_so_many_pairs(won: float) -> None:
     told = win_rate([_verdict(n, n, 3, first=bool(n % 2), won=won) for n in range(9)])
     assert told.won.mean == won
     assert told.length_controlled.mean == pytest.approx(won, abs=0.02)
-    assert told.won.interval is None and told.length_controlled.interval is None
+    assert told.length_controlled.interval is None
+    if won != 0.5:
+        exact = binomtest(int(9 * won), 9).proportion_ci(0.95, method="exact")
+        assert told.won.interval == pytest.approx((exact.low, exact.high))
+    assert told.won.interval is not None and told.won.high - told.won.low > 0.3
 
 
 def test_one_verdict_is_a_figure_without_an_interval() -> None:
@@ -112,7 +117,7 @@ def test_where_lengths_foretell_every_verdict_nothing_bounds_the_figure() -> Non
 def test_a_share_is_never_beyond_all() -> None:
     told = win_rate([_verdict(n, 5, 3, first=True, won=float(n > 0)) for n in range(5)])
     assert told.won.interval is not None
-    assert told.won.mean == pytest.approx(0.8) and told.won.high == 1.0
+    assert told.won.mean == pytest.approx(0.8) and 0 < told.won.low < 0.8 < told.won.high < 1
 
 
 def test_without_lengths_and_orders_it_is_the_win_rate() -> None:

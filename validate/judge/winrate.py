@@ -18,7 +18,8 @@ from scipy.special import expit, log_expit, stdtrit
 
 from camelpress.core.errors import EngineProblem
 from camelpress.validate.judge.compare import Verdict
-from camelpress.validate.statistics import TAIL, Estimate, clustered_mean
+from camelpress.validate.shares import TAIL
+from camelpress.validate.statistics import Estimate, clustered_share
 
 PRIOR = 100.0  # standard deviation of a coefficient, in logits
 PRECISE = {"gtol": 1e-9}
@@ -58,7 +59,7 @@ def win_rate(verdicts: Sequence[Verdict]) -> WinRate:
     sides = [won[pair == each] for each in range(len(names))]
     twice = [side for side in sides if len(side) == 2]
     return WinRate(
-        won=_mean(won, pair),
+        won=clustered_share(torch.from_numpy(won), torch.from_numpy(pair)),
         length_controlled=length_controlled(won, longer, first, pair),
         characters=float(longer.mean()),
         draws=int((~decided).sum()),
@@ -152,14 +153,6 @@ def logistic(
     bread = np.linalg.inv(curvature(found))
     meat = sums.T @ sums * len(sums) / max(len(sums) - 1, 1)
     return found, np.sqrt(np.diag(bread @ meat @ bread))
-
-
-def _mean(won: Float64[ndarray, " verdicts"], pair: Int64[ndarray, " verdicts"]) -> Estimate:
-    """The mean; equal verdicts show no spread, which is not the same as none being there."""
-    found = clustered_mean(torch.from_numpy(won), torch.from_numpy(pair))
-    if _all_equal(won) or found.interval is None:
-        return Estimate(found.mean, -inf, inf, found.n, found.clusters)
-    return Estimate(found.mean, max(0.0, found.low), min(1.0, found.high), found.n, found.clusters)
 
 
 def _foretold(won: Float64[ndarray, " verdicts"], logits: Float64[ndarray, " verdicts"]) -> bool:
