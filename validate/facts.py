@@ -63,6 +63,9 @@ class Model(Told):
     parameters: int
     dtype: str
     bytes: int
+    dequantized: bool = Field(
+        default=False, description="plain weights that were written out of a quantized model"
+    )
 
 
 class Histogram(Told):

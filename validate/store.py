@@ -57,6 +57,9 @@ class Facts(Settings):
     remainder_mass: float = Field(description="mean probability outside the tokens kept")
     dtype: str
     reference: dict[str, Any]
+    weights: str | None = Field(
+        default=None, description="one hash over the reference's tensors; null in earlier stores"
+    )
     texts: tuple[KeptText, ...]
     noise_floor: dict[str, Any] | None
 

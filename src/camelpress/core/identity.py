@@ -1,0 +1,101 @@
+"""Decides whether two checkpoints are one model: the same tensors, computed with in the same way.
+
+File names, shards, formats of files, tokenizers and reports do not matter here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING
+
+from camelpress.core.blocks import REFUSALS
+from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.config import dtype_name
+from camelpress.core.linears import CODES
+from camelpress.core.llama import FAMILY
+from camelpress.core.provenance import sha256_json
+from camelpress.core.schemes import Scheme, scheme_of
+
+COMPUTED = (  # attributes of a transformers config that change what the same tensors compute
+    "model_type",
+    "hidden_act",
+    "rms_norm_eps",
+    "rope_parameters",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "sliding_window",
+    "use_sliding_window",
+    "layer_types",
+    "tie_word_embeddings",
+)
+
+
+def is_same_model(one: Checkpoint, other: Checkpoint) -> bool:
+    """Returns whether two checkpoints hold the same tensors and compute with them alike.
+
+    Tensors are read only where names, types and shapes agree, and only up to the first difference.
+    """
+    if _headers(one) != _headers(other) or _packing(one) != _packing(other):
+        return False
+    if not computes_alike(one.config, other.config):
+        return False
+    by_size = sorted(one.tensors, key=lambda name: one.tensors[name].nbytes)
+    return all(_is_same_tensor(one, other, name) for name in by_size)
+
+
+def computes_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Returns whether two configs make the same computation of the same tensors."""
+    return one == other or _computation(one) == _computation(other)
+
+
+def weights_digest(checkpoint: Checkpoint) -> str:
+    """Returns one hash over every tensor, independent of the files that hold them."""
+    return sha256_json(
+        {
+            name: [dtype_name(info.dtype), list(info.shape), _sha256(checkpoint, name)]
+            for name, info in sorted(checkpoint.tensors.items())
+        }
+    )
+
+
+def _headers(checkpoint: Checkpoint) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    return {name: (info.dtype, info.shape) for name, info in checkpoint.tensors.items()}
+
+
+def _packing(checkpoint: Checkpoint) -> dict[str, Scheme | None]:
+    split = (name.rpartition(".") for name in checkpoint.tensors)
+    return {linear: scheme_of(checkpoint, linear) for linear, _, part in split if part in CODES}
+
+
+def _computation(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads a config as transformers does, which knows the defaults and both ways to write RoPE."""
+    kind = config.get("model_type")
+    if kind not in FAMILY:
+        return dict(config)
+    try:
+        read = CONFIG_MAPPING[str(kind)].from_dict(dict(config))
+    except REFUSALS:
+        return dict(config)  # no model can be made of it, which the stage reports
+    return {name: getattr(read, name, None) for name in COMPUTED}
+
+
+def _is_same_tensor(one: Checkpoint, other: Checkpoint, name: str) -> bool:
+    here, there = one.tensors[name], other.tensors[name]
+    files = (one.folder / here.shard, other.folder / there.shard)
+    if here.offset == there.offset and os.path.samefile(*files):
+        return True
+    return torch.equal(_bytes_of(one, name), _bytes_of(other, name))
+
+
+def _sha256(checkpoint: Checkpoint, name: str) -> str:
+    return hashlib.sha256(_bytes_of(checkpoint, name).numpy().data).hexdigest()
+
+
+def _bytes_of(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    return checkpoint.read(name).contiguous().reshape(-1).view(torch.uint8)
