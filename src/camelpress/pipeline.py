@@ -18,7 +18,7 @@ from camelpress import __version__
 from camelpress.convert import run as convert
 from camelpress.convert.meta import open_base
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.errors import RecipeProblem
+from camelpress.core.errors import RecipeProblem, ReleaseRefused
 from camelpress.core.json import write_json
 from camelpress.core.origin import CARD, HUB, Located, locate, locate_file
 from camelpress.core.output import is_ours
@@ -74,6 +74,8 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
     Args:
         recipe: what to do.
         force: run every stage, whatever the lock says.
+    Raises:
+        ReleaseRefused: the gate was passed without a check of text, and no reason is given.
     Returns:
         the report of every stage that ran or still held. A gate that is not passed ends the run
         before publishing, unless the recipe allows it.
@@ -86,7 +88,11 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
     if outcome.verdict is not Verdict.PASS and not recipe.publish.allow_failed_gate:
         _withdraw(every[judged], lock)
         return outcome
-    published = follow(every[judged:], lock, force=force)
+    try:
+        published = follow(every[judged:], lock, force=force)
+    except ReleaseRefused:
+        _withdraw(every[judged], lock)
+        raise
     return Outcome({**outcome.reports, **published.reports}, (*outcome.skipped, *published.skipped))
 
 

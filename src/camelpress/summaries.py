@@ -187,7 +187,8 @@ def _publish(report: Report) -> list[tuple[str, str]]:
     delivered = report.facts.get("delivered")
     place = _place(delivered) if delivered else []
     files = f"{len(report.outputs)}, sealed by provenance.json and SHA256SUMS"
-    return [*place, ("files", files), *_cost(report)]
+    sentences = [("caveat", each) for each in report.facts.get("caveats", [])]
+    return [*sentences, *place, ("files", files), *_cost(report)]
 
 
 def _upload(report: Report) -> list[tuple[str, str]]:

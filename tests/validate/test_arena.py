@@ -396,7 +396,8 @@ def test_a_column_that_cannot_be_judged_takes_no_other_along(
     service.faults, service.always = deque([""]), "401"
     told: dict[str, Any] = {"tasks": [MMLU, TASK], "data_dir": str(both)}
     told["judge"] = {"url": service.url, "model": "judge-1"}
-    report = work(Checkpoint.open(roomy), wide, tmp_path / "out", Validate.parse(told, source="test"))
+    settings = Validate.parse(told, source="test")
+    report = work(Checkpoint.open(roomy), wide, tmp_path / "out", settings)
     assert [task["name"] for task in report.facts["tasks"]] == [MMLU]
     assert report.facts["tasks_missing"] == {TASK: "the judge at 127.0.0.1 wants a key"}
     assert service.url not in report.model_dump_json()

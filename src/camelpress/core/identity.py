@@ -6,7 +6,6 @@ File names, shards, formats of files, tokenizers and reports do not matter here.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,8 +86,8 @@ def _computation(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_same_tensor(one: Checkpoint, other: Checkpoint, name: str) -> bool:
     here, there = one.tensors[name], other.tensors[name]
-    files = (one.folder / here.shard, other.folder / there.shard)
-    if here.offset == there.offset and os.path.samefile(*files):
+    file = one.folder / here.shard
+    if here.offset == there.offset and file.samefile(other.folder / there.shard):
         return True
     return torch.equal(_bytes_of(one, name), _bytes_of(other, name))
 

@@ -1,4 +1,4 @@
-"""Names the precision of a model from its facts, so that no text calls a reference what it is not."""
+"""Names the precision of a model from its facts: no text calls a reference what it is not."""
 
 from __future__ import annotations
 
