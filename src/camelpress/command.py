@@ -16,10 +16,11 @@ from typing import Annotated, Any
 import typer
 
 from camelpress.console import Screen
-from camelpress.core.errors import Interrupted, Problem
+from camelpress.core.errors import EngineProblem, Interrupted, Problem
 from camelpress.core.progress import listening
 from camelpress.core.secrets import redacted
 from camelpress.core.settings import Settings
+from camelpress.core.streams import FAILED, ExitCode, LostOutput
 from camelpress.options import given, parameters
 
 PANELS = ("Stages", "The whole pipeline", "Try a model", "Look and check")
@@ -64,7 +65,7 @@ def command(
             common = {key: values.pop(key) for key in COMMON}
             if settings:
                 values["options"] = given({each.name: values.pop(each.name) for each in extra})
-            raise typer.Exit(_guarded(work, values, **common))
+            raise typer.Exit(ExitCode(_guarded(work, values, **common)))
 
         own = [
             each
@@ -110,9 +111,23 @@ def _guarded(
             sys.stderr.write(redacted(traceback.format_exc()))
         screen.problem(problem)
         return problem.exit_code
-    except BrokenPipeError:  # who read our output has gone; typer would end with 1, "gate failed"
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except (KeyboardInterrupt, LostOutput):
+        raise
+    except SystemExit as end:
+        if debug:
+            sys.stderr.write(redacted(traceback.format_exc()))
+        screen.problem(_ended_by_library(end))
+        return FAILED
+    except BaseException:  # noqa: BLE001 - a panic of Rust is no Exception; typer would end with 1
+        sys.stderr.write(redacted(traceback.format_exc()))
+        return FAILED
+
+
+def _ended_by_library(end: SystemExit) -> Problem:
+    return EngineProblem(
+        f"a library ended the program ({end.code!r})",
+        next_step="run the same command with --debug to see which",
+    )
 
 
 def _stop(*_: object) -> None:

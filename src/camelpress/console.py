@@ -133,7 +133,8 @@ class Screen:
     def emit(self, content: Mapping[str, Any]) -> None:
         """The one JSON object."""
         if not self.silent:
-            text = redacted(json.dumps(content, ensure_ascii=False))
+            unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+            text = redacted(json.dumps(content, ensure_ascii=not unicode))
             sys.stdout.write((text if printable(text) == text else _escaped(text)) + "\n")
 
     def result(self, report: Report) -> None:
