@@ -8,12 +8,15 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from camelpress.console import Screen
 from camelpress.core.errors import EngineProblem, Interrupted, Problem
@@ -26,7 +29,33 @@ from camelpress.options import given, parameters
 PANELS = ("Stages", "The whole pipeline", "Try a model", "Look and check")
 STAGES, RUNS, TALKS, LOOKS = PANELS
 
+
+class RedactedGroup(TyperGroup):
+    """Parses a command line, and keeps a login that stands in it out of what it says of usage."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Parses the options before the command."""
+        with _redacted_usage():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parses the command and runs it."""
+        with _redacted_usage():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _redacted_usage() -> Iterator[None]:
+    try:
+        yield
+    except TyperException as error:
+        if isinstance(message := getattr(error, "message", None), str):
+            vars(error)["message"] = redacted(message)
+        raise
+
+
 app = typer.Typer(
+    cls=RedactedGroup,
     help="From a published weight diff to a tested, published 4-bit release.",
     no_args_is_help=True,
     add_completion=True,

@@ -78,8 +78,8 @@ class Screen:
             sys.stdout.flush()
 
     def line(self, text: str) -> None:
-        """One line of a result, as it is but for what would act on a terminal."""
-        self.out.print(printable(text), soft_wrap=True, markup=False)
+        """One line of a result, as it is but for secrets and what would act on a terminal."""
+        self.out.print(printable(redacted(text)), soft_wrap=True, markup=False)
 
     def end_line(self) -> None:
         """A new line, unless what was said ends in one."""
@@ -150,7 +150,7 @@ class Screen:
         for check in report.checks:
             self.out.print(
                 f"  [{COLOURS[check.verdict]}]{check.verdict:<12}[/] {check.name}: "
-                f"{escape(printable(check.reason))}",
+                f"{escape(printable(redacted(check.reason)))}",
                 soft_wrap=True,
             )
         if report.verdict is not None:
