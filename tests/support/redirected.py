@@ -9,6 +9,7 @@ program, which takes longer than most commands. `code` replaces the work of `ins
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -80,6 +81,7 @@ def _serve() -> None:
     from camelpress.core import checkpoint  # noqa: F401
     from camelpress.validate import outputs  # noqa: F401
 
+    gc.freeze()  # or each process would look through all that was imported when it ends
     ends = []
     for case in json.loads(sys.stdin.read()):
         with tempfile.TemporaryFile("w+") as messages:

@@ -30,7 +30,7 @@ class WatchedStream:
             and its exit code says at the end that some were lost.
     """
 
-    def __init__(self, stream: TextIO, *, vital: bool) -> None:
+    def __init__(self, stream: Any, *, vital: bool) -> None:
         self._stream = stream
         self._vital = vital
         self.error: OSError | None = None
@@ -126,7 +126,7 @@ def _point(descriptor: int, flags: int) -> None:
         os.close(nowhere)
 
 
-def _opened(stream: TextIO | None, descriptor: int) -> TextIO:
+def _opened(stream: Any, descriptor: int) -> Any:
     """Returns the stream, or one on its descriptor where Python found it closed at the start."""
     if stream is not None:
         return stream
