@@ -11,7 +11,7 @@ import torch
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import dtype_name
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.identity import weights_digest
+from camelpress.core.identity import headers_digest, weights_digest
 from camelpress.core.lanes import LANE_TOKENS
 from camelpress.core.output import keep_apart, require_free
 from camelpress.core.provenance import checkpoint_digest, sha256_file
@@ -89,6 +89,7 @@ def run(reference: Checkpoint, out: Path, settings: Keep, *, force: bool = False
             remainder_mass=remainder / len(places.row),
             dtype=dtype_name(model.dtype),
             reference=summary(reference),
+            headers=headers_digest(reference),
             weights=work.team.share(lambda: weights_digest(reference)),
             texts=tuple(_kept(text) for text in texts),
             noise_floor=figures.noise_floor(settings.noise_floor, again) if again else None,

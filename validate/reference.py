@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.identity import computes_alike, is_same_model, weights_digest
+from camelpress.core.identity import computes_alike, headers_digest, is_same_model, weights_digest
 from camelpress.core.json import read_json
 from camelpress.core.precision import dequantized_by, is_quantized, precision
 from camelpress.core.provenance import checkpoint_digest
@@ -86,10 +86,11 @@ def _require_plain_store(store: Store, settings: Scoring) -> None:
 def _is_same(reference: Checkpoint | Store, candidate: Checkpoint) -> bool:
     if isinstance(reference, Checkpoint):
         return is_same_model(reference, candidate)
-    if reference.facts.reference.get("bytes") != candidate.nbytes:
+    if reference.facts.headers is None:  # stores of earlier versions know the files alone
+        is_as_large = reference.facts.reference.get("bytes") == candidate.nbytes
+        return is_as_large and reference.model == checkpoint_digest(candidate.folder)
+    if reference.facts.headers != headers_digest(candidate):
         return False
-    if reference.facts.weights is None:  # stores of earlier versions know the files alone
-        return reference.model == checkpoint_digest(candidate.folder)
     config = read_json(reference.folder / "config.json")
     return computes_alike(config, candidate.config) and (
         reference.facts.weights == weights_digest(candidate)

@@ -73,4 +73,4 @@ class Deadline:
     def _shut(self) -> None:
         with suppress(OSError):  # the connection is gone already
             if self._socket is not None:
-                self._socket.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # of TLS, too

@@ -96,7 +96,7 @@ def validate(
     report = work(source, Checkpoint.open(candidate), out, chosen, force=force)
     screen.result(report)
     if not screen.json:
-        screen.out.print(f"report: {out / 'report.html'}", soft_wrap=True)
+        screen.line(f"report: {out / 'report.html'}")
     return report.verdict.exit_code if report.verdict else 3
 
 

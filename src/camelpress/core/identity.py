@@ -16,7 +16,7 @@ from camelpress.core.blocks import REFUSALS
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import dtype_name
 from camelpress.core.linears import CODES
-from camelpress.core.llama import FAMILY
+from camelpress.core.llama import EMBEDDING, FAMILY, HEAD
 from camelpress.core.provenance import sha256_json
 from camelpress.core.schemes import Scheme, scheme_of
 
@@ -31,8 +31,8 @@ COMPUTED = (  # attributes of a transformers config that change what the same te
     "sliding_window",
     "use_sliding_window",
     "layer_types",
-    "tie_word_embeddings",
 )
+DERIVED = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
 
 
 def is_same_model(one: Checkpoint, other: Checkpoint) -> bool:
@@ -44,8 +44,9 @@ def is_same_model(one: Checkpoint, other: Checkpoint) -> bool:
         return False
     if not computes_alike(one.config, other.config):
         return False
-    by_size = sorted(one.tensors, key=lambda name: one.tensors[name].nbytes)
-    return all(_is_same_tensor(one, other, name) for name in by_size)
+    here, there = _stored_names(one), _stored_names(other)
+    by_size = sorted(here, key=lambda name: one.tensors[here[name]].nbytes)
+    return all(_is_same_tensor(one, here[name], other, there[name]) for name in by_size)
 
 
 def computes_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -53,18 +54,34 @@ def computes_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return one == other or _computation(one) == _computation(other)
 
 
-def weights_digest(checkpoint: Checkpoint) -> str:
-    """Returns one hash over every tensor, independent of the files that hold them."""
+def headers_digest(checkpoint: Checkpoint) -> str:
+    """Returns one hash over the names, types and shapes of all tensors; none is read."""
     return sha256_json(
-        {
-            name: [dtype_name(info.dtype), list(info.shape), _sha256(checkpoint, name)]
-            for name, info in sorted(checkpoint.tensors.items())
-        }
+        {name: [dtype_name(dtype), shape] for name, (dtype, shape) in _headers(checkpoint).items()}
     )
 
 
+def weights_digest(checkpoint: Checkpoint) -> str:
+    """Returns one hash over the bytes of all tensors, independent of the files that hold them."""
+    names = _stored_names(checkpoint).items()
+    return sha256_json({name: _sha256(checkpoint, stored) for name, stored in names})
+
+
+def _stored_names(checkpoint: Checkpoint) -> dict[str, str]:
+    """Maps each tensor of a model to the one that holds it: a tied head lies in the embedding.
+
+    Buffers that are computed from the config are no part of a model.
+    """
+    names = {name: name for name in checkpoint.tensors if not name.endswith(DERIVED)}
+    head, embedding = f"{HEAD}.weight", f"{EMBEDDING}.weight"
+    if embedding in names and not any(name.startswith(f"{HEAD}.") for name in names):
+        names[head] = embedding
+    return names
+
+
 def _headers(checkpoint: Checkpoint) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    return {name: (info.dtype, info.shape) for name, info in checkpoint.tensors.items()}
+    infos = {name: checkpoint.tensors[at] for name, at in _stored_names(checkpoint).items()}
+    return {name: (info.dtype, info.shape) for name, info in infos.items()}
 
 
 def _packing(checkpoint: Checkpoint) -> dict[str, Scheme | None]:
@@ -84,12 +101,13 @@ def _computation(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: getattr(read, name, None) for name in COMPUTED}
 
 
-def _is_same_tensor(one: Checkpoint, other: Checkpoint, name: str) -> bool:
-    here, there = one.tensors[name], other.tensors[name]
+def _is_same_tensor(one: Checkpoint, name: str, other: Checkpoint, other_name: str) -> bool:
+    here, there = one.tensors[name], other.tensors[other_name]
     file = one.folder / here.shard
-    if here.offset == there.offset and file.samefile(other.folder / there.shard):
+    in_place = here.offset is not None and here.offset == there.offset
+    if in_place and file.samefile(other.folder / there.shard):
         return True
-    return torch.equal(_bytes_of(one, name), _bytes_of(other, name))
+    return torch.equal(_bytes_of(one, name), _bytes_of(other, other_name))
 
 
 def _sha256(checkpoint: Checkpoint, name: str) -> str:
