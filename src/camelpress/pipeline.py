@@ -148,7 +148,7 @@ def _data(settings: Validate) -> tuple[Path, ...]:
 
 
 def quantize_and_validate(recipe: Recipe, recovered: Path, out: Path) -> list[Stage]:
-    """The two stages that stand between the 16-bit model and a verdict, with their place."""
+    """The two stages between the recovered model and a verdict, with their places."""
     quantized, validation = out / "quantized", out / "validation"
     texts = [locate_file(each.source) for each in recipe.quantize.calibration]
     pinned = recipe.quantize.model_copy(  # a commit: what main is may change meanwhile
