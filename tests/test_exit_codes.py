@@ -137,7 +137,7 @@ def test_a_file_never_gets_the_descriptor_of_a_closed_stream(base: Path, tmp_pat
 
 
 ENDS = {  # how the work of a command ends: code that raises it
-    "panic": "raise type('PanicException', (BaseException,), {})('index out of bounds')",
+    "panic": "raise type('PanicException', (BaseException,), {'__module__': 'pyo3'})('index 7')",
     "library exit": "raise SystemExit(1)",
     "library exit with words": "raise SystemExit('usage: vllm')",
     "clean library exit": "raise SystemExit(0)",
@@ -166,6 +166,11 @@ def test_no_error_ends_like_a_verdict(tmp_path: Path) -> None:
     for name, (code, said) in zip(ENDS, ends_of(cases, tmp_path), strict=True):
         assert (name, code) == (name, 3), said
         assert said, name
+
+
+def test_an_error_that_cannot_be_shown_is_no_verdict(tmp_path: Path) -> None:
+    nameless = "raise type('Nameless', (BaseException,), {})('of no module, as Python wants it')"
+    assert ended_by(nameless, tmp_path)[0] == 3
 
 
 def test_a_library_that_ends_the_program_is_one_line(tmp_path: Path) -> None:

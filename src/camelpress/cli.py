@@ -30,9 +30,12 @@ USAGE, CTRL_C = 2, 130  # exit codes
 
 def main() -> None:
     """Runs the command line; a bug ends with a traceback and exit code 3, which no gate returns."""
-    with watched_streams() as streams:
-        code = _settled(_ended(), streams)
-    sys.exit(code)
+    code = FAILED
+    try:
+        with watched_streams() as streams:
+            code = _settled(_ended(), streams)
+    finally:  # an error may be raised even while another one is shown
+        sys.exit(code)
 
 
 def app() -> None:
