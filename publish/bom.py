@@ -22,9 +22,9 @@ HEX = re.compile(r"[0-9a-f]{64}")
 SPDX: Mapping[str, str] = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
 METRICS = (  # fact                   type
     ("candidate_perplexity",          "perplexity"),
-    ("perplexity_ratio",              "perplexity over that of the 16-bit model"),
-    ("kl_mean",                       "mean KL divergence from the 16-bit model, nats a token"),
-    ("top1_agreement",                "top-1 agreement with the 16-bit model"),
+    ("perplexity_ratio",              "perplexity over that of the {reference}"),
+    ("kl_mean",                       "mean KL divergence from the {reference}, nats a token"),
+    ("top1_agreement",                "top-1 agreement with the {reference}"),
 )  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def _model(facts: Facts) -> dict[str, Any]:
         "modelCard": {
             "modelParameters": parameters,
             "quantitativeAnalysis": {"performanceMetrics": list(_metrics(facts))},
-            "considerations": {"technicalLimitations": [facts.profile.terms]},
+            "considerations": {"technicalLimitations": [*facts.caveats, facts.profile.terms]},
         },
         "properties": [
             {"name": f"camelpress:{key}", "value": tables.show(facts.quantization.get(key))}
@@ -94,7 +94,10 @@ def _metrics(facts: Facts) -> Iterator[dict[str, Any]]:
         value, ends = found.get(fact), found.get(f"{fact}_interval")
         if not isinstance(value, float) or not math.isfinite(value):
             continue
-        told: dict[str, Any] = {"type": called, "value": repr(value)}
+        told: dict[str, Any] = {
+            "type": called.format(reference=facts.reference),
+            "value": repr(value),
+        }
         if isinstance(ends, list | tuple) and len(ends) == 2:
             told["confidenceInterval"] = {
                 "lowerBound": str(ends[0]),

@@ -18,6 +18,7 @@ from camelpress.core.progress import note
 from camelpress.core.provenance import PROVENANCE, sha256_file
 from camelpress.core.report import Report, Stopwatch, Verdict
 from camelpress.publish import columns, plots, release, tables
+from camelpress.publish.caveats import is_of_source, needs_reason
 from camelpress.publish.citations import citations
 from camelpress.publish.facts import Facts, of_release
 from camelpress.publish.front_matter import CLAIMS, claims, front_matter
@@ -77,10 +78,12 @@ def _values(facts: Facts) -> dict[str, Any]:
         "quantization": tables.quantization_rows(reports),
         "validation": list(tables.validation_rows(found)),
         "texts": tables.text_rows(found),
-        "text_columns": [column for column, _ in tables.PER_TEXT],
+        "text_columns": tables.text_columns(found),
         "checks": tables.check_rows(facts.validation),
         "tasks": columns.rows(found),
         "missing": columns.missing(found),
+        "is_of_source": is_of_source(facts.validation, facts.quantize),
+        "needs_reason": needs_reason(facts.validation),
         "lacking": columns.lacking(found),
         "plot": f"{release.VALIDATION}/{plots.PLOTS}" if plots.has_any(found) else None,
         "protocol": tables.show(found.get("protocol")),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from camelpress.core.precision import titled
 from camelpress.publish.tables import NOT_RECORDED, dig, show
 
 PER_TASK = (  # figure      fact
-    ("16-bit",              "reference_accuracy"),
+    ("{reference}",         "reference_accuracy"),
     ("this model",          "candidate_accuracy"),
     ("items",               "n"),
-    ("better in 16 bits",   "lost"),
+    ("better in the reference", "lost"),
     ("better in this model", "won"),
 )  # fmt: skip
 
@@ -38,12 +39,15 @@ def rows(facts: Mapping[str, Any]) -> list[list[str]]:
     last.append([_span(dig(average, "delta_interval"))])
     rows = [
         ["", *(show(dig(task, "title") or dig(task, "name")) for task in told)],
-        ["16-bit", *(_percent(dig(task, "reference_accuracy")) for task in told)],
+        [
+            titled(facts.get("reference"), "reference"),
+            *(_percent(dig(task, "reference_accuracy")) for task in told),
+        ],
         ["this model", *(_percent(dig(task, "candidate_accuracy")) for task in told)],
         ["difference", *(_percent(_delta(task), sign="+") for task in told)],
         ["95 %", *(_span(dig(task, "delta_interval")) for task in told)],
         ["items", *(show(dig(task, "n")) for task in told)],
-        ["better in 16 bits", *(show(dig(task, "lost")) for task in told)],
+        ["better in the reference", *(show(dig(task, "lost")) for task in told)],
         ["better in this model", *(show(dig(task, "won")) for task in told)],
     ]
     if isinstance(average, Mapping):

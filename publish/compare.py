@@ -100,7 +100,7 @@ def _figures(one: Path, other: Path) -> Iterator[str]:
 
 def _told(reports: Mapping[str, Any]) -> dict[str, Any]:
     """Label to value of all figures: of the whole, of each text and of each benchmark."""
-    found = {row.label: dig(reports, f"validate.facts.{row.fact}") for row in MEASURED}
+    found = {_named(row.label): dig(reports, f"validate.facts.{row.fact}") for row in MEASURED}
     found |= {
         row.label: dig(reports, f"{row.source}.{row.path}")
         for row in QUANTIZATION
@@ -110,11 +110,17 @@ def _told(reports: Mapping[str, Any]) -> dict[str, Any]:
     facts = dig(reports, "validate.facts") or {}
     for text in texts(facts):
         found |= {
-            f"{show(dig(text, 'name'))}, {label}": dig(text, fact) for label, fact in PER_TEXT
+            f"{show(dig(text, 'name'))}, {_named(label)}": dig(text, fact)
+            for label, fact in PER_TEXT
         }
     for task in tasks(facts):
-        found |= {f"{task['name']}, {label}": task.get(fact) for label, fact in PER_TASK}
+        found |= {f"{task['name']}, {_named(label)}": task.get(fact) for label, fact in PER_TASK}
     return found
+
+
+def _named(label: str) -> str:
+    """The label of a figure without the precision of the reference, which may be of two kinds."""
+    return label.format(reference="reference")
 
 
 def _reports(folder: Path) -> dict[str, Any]:

@@ -12,11 +12,13 @@ from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.dynamic import settings_of
 from camelpress.core.json import read_json
 from camelpress.core.origin import HUB_ID
+from camelpress.core.precision import titled
 from camelpress.core.prompt import CHAT_TEMPLATE
 from camelpress.core.provenance import PROVENANCE
 from camelpress.core.report import Report
 from camelpress.core.settings import Settings
 from camelpress.publish import release
+from camelpress.publish.caveats import caveats
 from camelpress.publish.license import Profile, profile
 from camelpress.publish.rebuilding import model_name
 from camelpress.publish.settings import Publish
@@ -72,6 +74,16 @@ class Facts:
     def profile(self) -> Profile:
         """The row of the licence."""
         return profile(self.settings.license)
+
+    @property
+    def reference(self) -> str:
+        """The model of the comparison by its precision, such as "16-bit reference"."""
+        return titled(self.validation.facts.get("reference"), "reference")
+
+    @property
+    def caveats(self) -> list[str]:
+        """What must be said before all else."""
+        return caveats(self.validation, self.quantize)
 
     @property
     def quantization(self) -> Mapping[str, Any]:

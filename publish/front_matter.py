@@ -27,8 +27,8 @@ RESULTS = ".eval_results/camelpress.yaml"
 LINKED = ("LICENSE", "LICENSE.md")  # files that `license_link` may name; else it is an address
 METRICS = (  # fact                   metric              what it is called
     ("candidate_perplexity",          "perplexity",       "perplexity, {protocol}"),
-    ("perplexity_ratio",              "perplexity_ratio", "perplexity over the 16-bit model's"),
-    ("kl_mean",                       "kl",               "mean KL from the 16-bit model, nats"),
+    ("perplexity_ratio",              "perplexity_ratio", "perplexity over the {reference}'s"),
+    ("kl_mean",                       "kl",               "mean KL from the {reference}, nats"),
 )  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def _results(facts: Facts) -> Iterator[EvalResult]:
                     dataset_name=name,
                     metric_type=metric,
                     metric_value=value,
-                    metric_name=called.format(protocol=protocol),
+                    metric_name=called.format(protocol=protocol, reference=facts.reference),
                 )
 
 

@@ -7,6 +7,8 @@
     staging-...   removed; what shall be public becomes so last
 
 Each step looks at what is there first, so the same command continues a run that ended anywhere.
+What a step ordered is read back: a hub that answers 200 and does nothing is found out before
+anything becomes public, and before a report says that it is so.
 Nothing depends on how the client brings the bytes (LFS or Xet).
 Source: huggingface_hub v2.4.0, hf_api.py: create_commit (which uploads large files before),
 list_repo_tree, create_branch.
@@ -15,10 +17,11 @@ list_repo_tree, create_branch.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
 from huggingface_hub.errors import RepositoryNotFoundError
@@ -37,6 +40,8 @@ MAIN = "main"
 STAGING = "staging-"
 MARK = 12  # digits of a release's hash in the name of its staging branch
 MANUAL: Literal["manual"] = "manual"  # how the hub lets readers in, one by one
+PAUSES = (1.0, 3.0)  # seconds before the hub is asked again whether it did what it said
+Shown = TypeVar("Shown")
 
 
 @dataclass(frozen=True)
@@ -122,23 +127,120 @@ class Hub:
             info = self._info(api) or self._create(api)
             if self.gated and info.gated != MANUAL:
                 api.update_repo_settings(self.repository, gated=MANUAL)
+                self._require_gate(api)
             heads = self._heads(api)
             commit = self._published(api, heads, release)
             if self.revision != MAIN and not self._tree(api, heads[MAIN]):
                 self._commit(api, MAIN, heads[MAIN], release)
-            for branch in self._heads(api):
-                if re.fullmatch(rf"{re.escape(self._staging)}[0-9a-f]{{{MARK}}}", branch):
-                    api.delete_branch(self.repository, branch=branch)
+            self._remove_staging(api)
+            info = self._require_gate(api)
             if self.public and info.private:
-                note(f"{HUB}{self.repository}: public now, with all its branches")
-                api.update_repo_settings(self.repository, private=False)
+                info = self._open(api)
         return {
             "to": str(self),
             "commit": commit,
-            "private": not self.public,
-            "gated": self.gated or bool(info.gated),
+            "private": bool(info.private),
+            "gated": bool(info.gated),
             "files": len(release.files),
         }
+
+    def _require_gate(self, api: HfApi) -> ModelInfo:
+        """Reads back who may see the repository: an answer of 200 is no proof.
+
+        Raises:
+            OutputProblem: the hub does not show the gate that the release needs.
+        """
+        info = self._read_back(
+            lambda: self._shown(api), lambda found: not self.gated or found.gated == MANUAL
+        )
+        if info is None:
+            raise OutputProblem(
+                f"the hub took the order to gate {self.repository}, and shows it without that gate",
+                next_step="turn on gated access with manual approval in the settings of its page, "
+                "then run the same command again",
+            )
+        return info
+
+    def _open(self, api: HfApi) -> ModelInfo:
+        """Makes the repository public, and reads back that it is, with its gate.
+
+        Raises:
+            OutputProblem: it is still private; or its gate is gone, and it is private again.
+        """
+        note(f"{HUB}{self.repository}: becomes public, with all its branches")
+        api.update_repo_settings(self.repository, private=False)
+        info = self._read_back(lambda: self._shown(api), lambda found: found.private is False)
+        if info is None:
+            raise OutputProblem(
+                f"the hub took the order to make {self.repository} public, and shows it private",
+                next_step="make it public in the settings of its page; the release is complete",
+            )
+        if self.gated and info.gated != MANUAL:
+            api.update_repo_settings(self.repository, private=True)
+            raise OutputProblem(
+                f"{self.repository} lost its gate when it became public, and was ordered to be "
+                "private again",
+                next_step="see on its page that it is, and turn on gated access there",
+            )
+        return info
+
+    def _remove_staging(self, api: HfApi) -> None:
+        """Removes the branches of this and earlier uploads, and reads back that they are gone.
+
+        Raises:
+            OutputProblem: the hub still shows one of them.
+        """
+        pattern = re.compile(rf"{re.escape(self._staging)}[0-9a-f]{{{MARK}}}")
+        staged = [branch for branch in self._heads(api) if pattern.fullmatch(branch)]
+        for branch in staged:
+            api.delete_branch(self.repository, branch=branch)
+        if not staged:
+            return
+        heads = self._read_back(
+            lambda: self._heads(api), lambda found: not found.keys() & {*staged}
+        )
+        if heads is None:
+            raise OutputProblem(
+                f"the hub took the order to remove {staged[0]} of {self.repository}, and still "
+                "shows it",
+                next_step="remove that branch on its page, then run the same command again",
+            )
+
+    def _require_head(self, api: HfApi, branch: str, commit: str) -> None:
+        """Reads back that a branch leads to a commit.
+
+        Raises:
+            OutputProblem: it does not.
+        """
+        heads = self._read_back(lambda: self._heads(api), lambda found: found.get(branch) == commit)
+        if heads is None:
+            raise OutputProblem(
+                f"the hub took the order to move {branch} of {self.repository} to "
+                f"{commit[:MARK]}, and shows it elsewhere",
+                next_step="see who else publishes there, then run the same command again",
+            )
+
+    def _read_back(self, read: Callable[[], Shown], holds: Callable[[Shown], bool]) -> Shown | None:
+        """Returns what the hub shows once it holds; None where it never does."""
+        for wait in (0.0, *PAUSES):
+            time.sleep(wait)
+            if holds(shown := read()):
+                return shown
+        return None
+
+    def _shown(self, api: HfApi) -> ModelInfo:
+        """What the hub says of a repository that was there a moment ago.
+
+        Raises:
+            OutputProblem: it does not show it.
+        """
+        info = self._info(api)
+        if info is None:
+            raise OutputProblem(
+                f"the hub does not show {self.repository}, which was there a moment ago",
+                next_step="see on its page whether somebody removed it, then run the same again",
+            )
+        return info
 
     def _info(self, api: HfApi) -> ModelInfo | None:
         """What the hub says of the repository; None where there is none.
@@ -150,6 +252,11 @@ class Hub:
             info = api.model_info(self.repository)
         except RepositoryNotFoundError:
             return None
+        if info.private is None:
+            raise OutputProblem(
+                f"the hub does not say whether {HUB}{self.repository} is private",
+                next_step="see on its page who can see it, and whether HF_ENDPOINT names a hub",
+            )
         if not info.private and not self.public:
             raise OutputProblem(
                 f"{HUB}{self.repository} is public",
@@ -160,13 +267,7 @@ class Hub:
     def _create(self, api: HfApi) -> ModelInfo:
         note(f"{HUB}{self.repository}: a new repository, private")
         api.create_repo(self.repository, private=True, exist_ok=True)
-        info = self._info(api)
-        if info is None:
-            raise OutputProblem(
-                f"the hub does not show {self.repository}, which was just made",
-                next_step="see on its page whether somebody removed it, then run the same again",
-            )
-        return info
+        return self._shown(api)
 
     def _heads(self, api: HfApi) -> dict[str, str]:
         """Branch to commit."""
@@ -203,6 +304,7 @@ class Hub:
         if head is not None:
             return self._commit(api, self.revision, head, release)
         api.create_branch(self.repository, branch=self.revision, revision=staged)
+        self._require_head(api, self.revision, staged)
         return staged
 
     @property
@@ -242,6 +344,7 @@ class Hub:
                 f"{self.repository}",
                 next_step="run the same command again; if that does not help, write to the hub",
             )
+        self._require_head(api, branch, commit)
         return commit
 
 

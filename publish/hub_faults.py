@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined] # httpx is public
 
 from camelpress.core.errors import OutputProblem
+from camelpress.core.hub import MISREAD
 
 FULL = (402, 403, 413, 507)  # with words about storage; the last two say so themselves
 NETWORK = (ConnectionError, TimeoutError, socket.gaierror)  # OSErrors that are not of a disk
@@ -84,6 +85,8 @@ FAULTS = (  # the hub ...; the first that fits
           "wait for some minutes, then " + AGAIN),
     Fault(_of(HfHubHTTPError), "failed in the middle of {repository} ({reason})", AGAIN),
     Fault(_of(httpx.HTTPError, *NETWORK), "cannot be reached, or broke off ({reason})", AGAIN),
+    Fault(_of(*MISREAD), "answers otherwise than a hub does ({reason})",
+          "see whether HF_ENDPOINT names a hub and no proxy asks for a login, then " + AGAIN),
     Fault(_of(Exception), "does not take {repository} ({reason})", AGAIN),
 )
 # fmt: on
@@ -98,7 +101,7 @@ def explained(repository: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, httpx.HTTPError, OIDCError, RuntimeError, ValueError) as error:
+    except (OSError, httpx.HTTPError, OIDCError, RuntimeError, *MISREAD) as error:
         cause = _cause(error)
         if isinstance(cause, OSError) and cause.errno and not isinstance(cause, NETWORK):
             raise OutputProblem(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from camelpress.core.precision import titled
 from camelpress.publish.tables import dig, texts
 
 PLOTS = "plots.png"
@@ -42,7 +43,8 @@ def draw(facts: Mapping[str, Any], path: Path) -> None:
             )
             plot.axvline(1, color="grey", linewidth=0.8)
             plot.margins(y=0.3)
-            plot.set(xlabel="perplexity over the 16-bit model's, 95 %")
+            reference = titled(facts.get("reference"), "reference")
+            plot.set(xlabel=f"perplexity over the {reference}'s, 95 %")
         figure.savefig(path, format="png", metadata={"Software": None})
 
 

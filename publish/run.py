@@ -20,9 +20,10 @@ from camelpress.core.provenance import (
     sha256_json,
     versions,
 )
-from camelpress.core.report import Report, Stopwatch, Verdict
+from camelpress.core.report import Report, Stopwatch
 from camelpress.publish import card, plots, release, tables
 from camelpress.publish.bom import bill
+from camelpress.publish.caveats import require_publishable
 from camelpress.publish.facts import STAGES, Facts, shape
 from camelpress.publish.front_matter import RESULTS, eval_results
 from camelpress.publish.gate import gate, read_card, require_covered
@@ -60,7 +61,8 @@ def run(
     Returns:
         What `provenance.json` says, and what was left out of the release and what it cost.
     Raises:
-        ReleaseRefused: the gate did not pass, or it judged another model.
+        ReleaseRefused: the gate did not pass, judged no text or another model, or held the model
+            against itself.
         RecipeProblem: no licence profile, or `out` would replace an input.
         CheckpointProblem: not a quantized safetensors checkpoint, or a licence file is missing.
         OutputProblem: a file holds a secret, or the release cannot be written.
@@ -71,7 +73,7 @@ def run(
     require_covered(cards, settings.license, chosen)
     keep_apart(out, candidate, report_dir)
     report = Report.read(report_dir / "report.json")
-    _require_pass(report, report_dir, settings)
+    require_publishable(report, report_dir, settings)
     checkpoint = _quantized(candidate)
     settings, others = _aimed(settings, variant(checkpoint.quantization or {}), force=force)
     with staged(out, force=force) as folder:
@@ -93,6 +95,8 @@ def run(
             licenses=add_licenses(folder, chosen, _licensed(candidate, report)),
         )
         _require_agreement(checkpoint, facts)
+        for sentence in facts.caveats:
+            note(sentence)
         _write_words(folder, facts)
         shipped = seal(folder, facts, judged, _made(candidate, report))
     if chosen.restricted and settings.to is None:
@@ -145,20 +149,6 @@ def _aimed(settings: Publish, name: str, *, force: bool) -> tuple[Publish, tuple
     return settings.model_copy(update=found), place.require_ready()
 
 
-def _require_pass(report: Report, report_dir: Path, settings: Publish) -> None:
-    if report.verdict is Verdict.PASS or settings.allow_failed_gate:
-        return
-    reasons = [
-        f"{check.name}: {check.reason}" for check in report.checks if check.verdict != Verdict.PASS
-    ]
-    verdict = report.verdict.value if report.verdict else "that nothing was judged"
-    raise ReleaseRefused(
-        f"{report_dir} says {verdict}" + (f" ({', '.join(reasons)})" if reasons else ""),
-        next_step="publish a model that passes its gate, or give the reason to publish this one "
-        "with --allow-failed-gate",
-    )
-
-
 def _require_judged(candidate: Path, report: Report, report_dir: Path) -> dict[str, str]:
     files = checkpoint_hashes(candidate)
     found, judged = sha256_json(files), report.inputs.get("candidate")
@@ -199,7 +189,7 @@ def _quantized(candidate: Path) -> Checkpoint:
 
 
 def _licensed(candidate: Path, report: Report) -> list[Path]:
-    """Where licence files may lie: beside the model, or beside the 16-bit one next to it."""
+    """Where licence files may lie: beside the model, or beside the reference next to it."""
     reference = tables.dig(report.facts, "reference.path")
     folders = [candidate]
     if isinstance(reference, str) and reference:

@@ -69,6 +69,7 @@ def _provenance(
         facts={
             **facts.told(),
             "verdict": facts.validation.verdict,
+            "caveats": facts.caveats,
             "restricted": facts.profile.restricted,
             "versions": versions(),
             "commit": commit(),

@@ -83,5 +83,6 @@ class Publish(Settings):
     allow_failed_gate: str | None = Field(
         default=None,
         pattern=r"\S",
-        description="reason to publish without a PASS; the card and the provenance show it",
+        description="reason to publish without a PASS, or with one by tasks alone; the card and "
+        "the provenance show it",
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
+from camelpress.core.precision import titled
 from camelpress.core.report import Check, Report, Verdict
 from camelpress.publish.markdown import Ready
 
@@ -55,7 +56,7 @@ QUANTIZATION = (
     Quoted("parameters",                      "validate", "facts.candidate.parameters"),
 )
 VALIDATION = (
-    Measured("perplexity, 16-bit reference",      "reference_perplexity", False),
+    Measured("perplexity, {reference}",           "reference_perplexity", False),
     Measured("perplexity, this model",            "candidate_perplexity", False),
     Measured("perplexity ratio",                  "perplexity_ratio",     True),
     Measured("mean KL divergence, nats a token",  "kl_mean",              True),
@@ -66,7 +67,7 @@ VALIDATION = (
 PER_TEXT = (  # column        fact
     ("sequences",               "sequences"),
     ("tokens",                  "tokens"),
-    ("perplexity, 16-bit",      "reference_perplexity"),
+    ("perplexity, {reference}", "reference_perplexity"),
     ("perplexity, this model",  "candidate_perplexity"),
     ("ratio",                   "perplexity_ratio"),
     ("mean KL",                 "kl_mean"),
@@ -128,14 +129,14 @@ def size_rows(config: Mapping[str, Any], shape: Mapping[str, Any]) -> list[tuple
     shares = ["1", *(str(size) for size, fits in pairs if fits is True)]
     return [
         ("weights", _size(weights)),
-        (f"keys and values of a sequence of {positions} tokens, 16 bits", _size(cache)),
+        (f"keys and values of a sequence of {positions} tokens, 2 bytes a number", _size(cache)),
         ("both; an engine adds its own", _size(weights + cache if weights and cache else None)),
         ("devices that tensor parallelism can share it over", ", ".join(shares)),
     ]
 
 
 def _cache_bytes(config: Mapping[str, Any]) -> int | None:
-    """Two tensors a layer, of 16-bit numbers, over the whole context."""
+    """Two tensors a layer, of numbers of 2 bytes, over the whole context."""
     heads, hidden = (config.get(key) for key in ("num_attention_heads", "hidden_size"))
     if not isinstance(heads, int) or not isinstance(hidden, int) or not heads:
         return None
@@ -156,14 +157,21 @@ def _size(nbytes: int | None) -> str:
 
 def validation_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """What was measured, each with its 95 % interval where it has one."""
+    reference = titled(facts.get("reference"), "reference")
     for row in VALIDATION:
         ends = interval(facts.get(f"{row.fact}_interval")) if row.has_interval else ""
-        yield row.label, show(facts.get(row.fact)), ends
+        yield row.label.format(reference=reference), show(facts.get(row.fact)), ends
     percentiles = facts.get("kl_percentiles")
     if isinstance(percentiles, Mapping):
         for name, value in percentiles.items():
             which = "largest" if name == "max" else f"percentile {name}"
             yield f"KL divergence, {which}", show(value), ""
+
+
+def text_columns(facts: Mapping[str, Any]) -> list[str]:
+    """The heads of the columns of `PER_TEXT`."""
+    reference = titled(facts.get("reference"), "reference")
+    return [column.format(reference=reference) for column, _ in PER_TEXT]
 
 
 def text_rows(facts: Mapping[str, Any]) -> list[list[str]]:

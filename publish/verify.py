@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from camelpress.core import extras
 from camelpress.core.errors import Problem
@@ -14,6 +14,10 @@ from camelpress.core.provenance import MANIFEST, PROVENANCE, sha256_file, sha256
 from camelpress.core.report import Report, Stopwatch, Verdict
 from camelpress.publish import card, checksums, release, signing
 from camelpress.publish.facts import of_release
+
+CLIENT_FILES = (f"{DOWNLOADS}/.gitignore", f"{DOWNLOADS}/CACHEDIR.TAG")  # of its folder itself
+TREES = f"{DOWNLOADS}/trees"  # of its lists of files, one a commit
+CLIENT_SUFFIXES = (".metadata", ".lock", ".incomplete")  # of its notes on each download
 
 
 def verify(folder: Path, *, cache: Path | None = None, public_key: Path | None = None) -> Report:
@@ -30,9 +34,12 @@ def verify(folder: Path, *, cache: Path | None = None, public_key: Path | None =
     """
     watch = Stopwatch()
     listed, problems = checksums.read(folder / MANIFEST)
+    if cache is None and (folder / MANIFEST).is_symlink():
+        problems.append(f"{MANIFEST!r} is a link")
     for name, digest in track(sorted(listed.items()), "verify"):
-        problems += _compare(folder, name, digest, cache or folder)
-    problems += [f"{name!r} is not listed" for name in _files(folder) if name not in listed]
+        problems += _compare(folder, name, digest, cache)
+    found = _files(folder, linked=cache is not None)
+    problems += [f"{name!r} is not listed" for name in found if name not in listed]
     if not problems:
         problems += _contradictions(folder, listed)
         problems += signing.faults(folder, public_key, links=cache is not None)
@@ -69,10 +76,12 @@ def verify_at(place: Path, public_key: Path | None = None) -> Report:
     return verify(folder, cache=cache, public_key=public_key)
 
 
-def _compare(folder: Path, name: str, digest: str, within: Path) -> Iterator[str]:
+def _compare(folder: Path, name: str, digest: str, cache: Path | None) -> Iterator[str]:
     path = folder / name
     try:
-        if not path.resolve().is_relative_to(within.resolve()):
+        if cache is None and _has_link(folder, name):
+            yield f"{name!r} is a link, or lies behind one"
+        elif not path.resolve().is_relative_to((cache or folder).resolve()):
             yield f"{name!r} is a link that leads out of the folder"
         elif not path.is_file():
             yield f"{name!r} is missing"
@@ -82,14 +91,35 @@ def _compare(folder: Path, name: str, digest: str, within: Path) -> Iterator[str
         yield f"{name!r} cannot be read ({error})"
 
 
-def _files(folder: Path) -> Iterator[str]:
-    """Everything in the folder but the hub's own: files, and links to folders."""
-    for place, folders, files in os.walk(folder):
+def _has_link(folder: Path, name: str) -> bool:
+    """Returns whether a file or a folder on the way to it is a link, which may change unnoticed."""
+    parts = PurePosixPath(name).parts
+    return any(folder.joinpath(*parts[:count]).is_symlink() for count in range(1, len(parts) + 1))
+
+
+def _files(folder: Path, *, linked: bool) -> Iterator[str]:
+    """Everything in the folder but the hub's own: files, links to folders, unreadable folders."""
+    unreadable: list[OSError] = []
+    for place, folders, files in os.walk(folder, onerror=unreadable.append):
         links = [name for name in folders if (Path(place) / name).is_symlink()]
         for name in sorted([*links, *files]):
-            path = (Path(place) / name).relative_to(folder).as_posix()
-            if path not in (MANIFEST, ATTRIBUTES) and not path.startswith(f"{DOWNLOADS}/"):
-                yield path
+            path = Path(place) / name
+            shown = path.relative_to(folder).as_posix()
+            if shown != MANIFEST and not _is_of_hub(path, shown, linked=linked):
+                yield shown
+    for error in unreadable:
+        yield Path(error.filename).relative_to(folder).as_posix()
+
+
+def _is_of_hub(path: Path, name: str, *, linked: bool) -> bool:
+    """Returns whether a file is what the hub or its client puts beside what they are given."""
+    if not path.is_file() or (path.is_symlink() and not linked):
+        return False
+    if name == ATTRIBUTES or name in CLIENT_FILES:
+        return True
+    if name.startswith(f"{DOWNLOADS}/download/"):
+        return path.suffix in CLIENT_SUFFIXES
+    return PurePosixPath(name).parent.as_posix() == TREES and path.suffix == ".json"
 
 
 def _contradictions(folder: Path, listed: dict[str, str]) -> Iterator[str]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import damage
+import stages
 from command import Run
 
 COMMANDS = (
@@ -60,14 +61,15 @@ def test_a_store_stands_in_the_references_place(
     made = run("store", base, tmp_path / "store", "--text", prose, "--protocol", "gptq")
     assert made.code == 0, made.err
     assert "256 likeliest, 64 of the others" in made.out
+    wide = stages.widened(base)
     gate = tmp_path / "gate.yaml"
     gate.write_text("perplexity_ratio: {max: 2.0}\nkl_mean: {max: 2.0}\ntop1_agreement: null\n")
     passed = run(
-        "validate", tmp_path / "store", base, "--gate", gate, "--out", tmp_path / "report", "--json"
+        "validate", tmp_path / "store", wide, "--gate", gate, "--out", tmp_path / "report", "--json"
     )
     assert (passed.code, json.loads(passed.out)["kl_mean"]) == (0, 0)
     options = ("--protocol", "llama.cpp", "--out", tmp_path / "again")
-    other = run("validate", tmp_path / "store", base, *options)
+    other = run("validate", tmp_path / "store", wide, *options)
     assert other.code == 3
     assert other.err.count("\n") == 1
     assert "was made from protocol gptq, and llama.cpp is asked for" in other.err
@@ -86,7 +88,8 @@ def test_a_failed_gate_ends_with_1(run: Run, base: Path, prose: Path, tmp_path: 
 def test_too_little_text_ends_with_4(run: Run, base: Path, tmp_path: Path) -> None:
     text = tmp_path / "short.txt"
     text.write_text("the whale sees the sea")
-    ended = run("validate", base, base, "--text", text, "--out", tmp_path / "report")
+    wide = stages.widened(base)
+    ended = run("validate", base, wide, "--text", text, "--out", tmp_path / "report")
     assert ended.code == 4
     assert "INCONCLUSIVE" in ended.out
 

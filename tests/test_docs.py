@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from camelpress.cli import app
+from camelpress.commands import app
 from camelpress.core.yaml import parse_yaml
 from camelpress.recipe import Recipe, read
 from camelpress.validate import facts

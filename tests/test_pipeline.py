@@ -11,7 +11,7 @@ import pytest
 
 import pico
 from camelpress import pipeline
-from camelpress.core.errors import RecipeProblem
+from camelpress.core.errors import RecipeProblem, ReleaseRefused
 from camelpress.core.provenance import PROVENANCE, manifest
 from camelpress.core.report import Verdict
 from camelpress.recipe import Recipe, read
@@ -59,6 +59,13 @@ def test_a_second_run_does_nothing(finished: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert pipeline.run(read(finished)).skipped == STAGES
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+
+
+def test_a_pass_without_a_check_of_text_withdraws_the_release(finished: Path) -> None:
+    none = "{perplexity_ratio: null, kl_mean: null, top1_agreement: null}"
+    with pytest.raises(ReleaseRefused, match="without a check of how predictions on text differ"):
+        pipeline.run(read(finished, [f"validate.gate={none}"]))
+    assert not (finished.parent / "out" / "release").exists()
 
 
 @pytest.mark.parametrize(

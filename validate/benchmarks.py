@@ -69,8 +69,8 @@ def ready(reference: Checkpoint, candidate: Checkpoint, settings: Validate, out:
     """The tasks of the settings with their items, before anything is asked.
 
     Args:
-        reference: the 16-bit model, whose tokenizer asks both.
-        candidate: 16-bit or packed.
+        reference: the model before it was quantized, whose tokenizer asks both.
+        candidate: plain or packed.
         settings: tasks, data and judge.
         out: of the report.
     Raises:

@@ -78,6 +78,9 @@ class Model(Told):
     group_size: int | None = Field(default=None, description="columns of a group; -1: all of them")
     sym: bool | None = None
     bits_per_weight: Figure = None
+    dequantized: bool = Field(
+        default=False, description="plain weights that were written out of a quantized model"
+    )
 
 
 def _require_edges(edges: Sequence[float], bins: int) -> None:

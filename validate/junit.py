@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
+from camelpress.core.precision import caveat
 from camelpress.core.report import Check, Report, Verdict
 from camelpress.validate import duels, tables, wording
 from camelpress.validate.numerals import points, span, title
@@ -25,12 +26,14 @@ def junit(report: Report, *, inconclusive: str) -> str:
         The elements that Jenkins, GitLab and GitHub's actions read in common; XML 1.0, section 2.2,
         has the characters that a document can hold.
     """
-    cases = [_case(check, inconclusive) for check in report.checks] or [_nothing()]
+    about = caveat(report.facts)
+    cases = [_case(check, inconclusive, about) for check in report.checks] or [_nothing()]
     suite = ElementTree.Element("testsuite", name=_name(report), tests=str(len(cases)))
     for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(attribute, str(sum(case.find(tag) is not None for case in cases)))
     properties = ElementTree.SubElement(suite, "properties")
     told = {"verdict": report.verdict or "NOT JUDGED", "camelpress": report.version}
+    told |= {"caveat": about} if about else {}
     for name, value in (told | _benchmarks(report.facts) | report.inputs).items():
         ElementTree.SubElement(properties, "property", name=_legal(name), value=_legal(value))
     suite.extend(cases)
@@ -40,10 +43,10 @@ def junit(report: Report, *, inconclusive: str) -> str:
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _case(check: Check, inconclusive: str) -> ElementTree.Element:
+def _case(check: Check, inconclusive: str, about: str) -> ElementTree.Element:
     where = f"camelpress.validate.{check.part}" if check.part else "camelpress.validate"
     case = ElementTree.Element("testcase", classname=_legal(where), name=check.name, time="0")
-    reason = _legal(f"{title(check)}: {check.reason}")
+    reason = _legal(f"{title(check)}: {check.reason}" + (f". {about}" if about else ""))
     if check.verdict is Verdict.PASS:
         ElementTree.SubElement(case, "system-out").text = reason
     else:

@@ -11,6 +11,7 @@ import torch
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import dtype_name
 from camelpress.core.errors import RecipeProblem
+from camelpress.core.identity import headers_digest, weights_digest
 from camelpress.core.lanes import LANE_TOKENS
 from camelpress.core.output import keep_apart, require_free
 from camelpress.core.provenance import checkpoint_digest, sha256_file
@@ -23,6 +24,7 @@ from camelpress.validate.heads import Heads, States
 from camelpress.validate.measure import protocol, twin
 from camelpress.validate.models import open_model, rows, shared_vocabulary
 from camelpress.validate.places import Places, pieces
+from camelpress.validate.reference import require_plain
 from camelpress.validate.score import Scores, over_lanes
 from camelpress.validate.settings import Keep
 from camelpress.validate.store import REPORT, WINDOWS, Facts, KeptText
@@ -41,18 +43,20 @@ def run(reference: Checkpoint, out: Path, settings: Keep, *, force: bool = False
     """Write a store of a reference's predictions; processes of `torchrun` share the work.
 
     Args:
-        reference: the 16-bit model; its tokenizer is used.
+        reference: the model before it is quantized; its tokenizer is used.
         out: a folder for the store.
         settings: texts, protocol, and how much of each prediction is kept.
         force: replace `out`.
     Raises:
         Interrupted: somebody asked for the end; the same call goes on.
-        RecipeProblem: no text or an empty one, or more is to be kept than there is.
+        RecipeProblem: no text or an empty one, more is to be kept than there is, or a quantized
+            reference that the settings do not allow.
         NumericsProblem: logits that are not finite.
     """
     watch = Stopwatch()
     keep_apart(out, reference.folder)
     require_free(out, force=force)
+    require_plain(reference, settings)
     made_from = fingerprint(settings, (reference.folder,))
     with Workplace.staged(out, made_from, force=force) as work:
         model = open_model(reference, settings, team=work.team)
@@ -86,6 +90,8 @@ def run(reference: Checkpoint, out: Path, settings: Keep, *, force: bool = False
             remainder_mass=remainder / len(places.row),
             dtype=dtype_name(model.dtype),
             reference=summary(reference),
+            headers=headers_digest(reference),
+            weights=work.team.share(lambda: weights_digest(reference)),
             texts=tuple(_kept(text) for text in texts),
             noise_floor=figures.noise_floor(settings.noise_floor, again) if again else None,
         )

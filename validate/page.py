@@ -15,6 +15,7 @@ from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
+from camelpress.core.precision import caveat
 from camelpress.core.report import Report, Verdict
 from camelpress.validate import duels, plots, tables, wording
 
@@ -113,6 +114,7 @@ def markdown(report: Report) -> str:
         "## {mark} {verdict}: {candidate} against {reference}".format_map(opening),
         opening["summary"],
         *map(_plain, tables.repeated(report.facts)),
+        opening["caveat"],
         *(_listed(CHECK_COLUMNS, checks, "checks") if checks else ()),
         *(_listed(TEXT_COLUMNS, texts, "texts") if texts else ()),
         *map(_plain, wording.omission_sentences(report.facts)),
@@ -175,6 +177,7 @@ def _opening(report: Report) -> dict[str, str]:
         "tone": report.verdict.lower() if report.verdict else "none",
         "mark": wording.MARKS[report.verdict],
         "summary": wording.summary(report),
+        "caveat": caveat(report.facts),
         "candidate": tables.model_name(report.facts["candidate"]),
         "reference": tables.model_name(report.facts["reference"]),
     }

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.output import keep_apart, require_free
+from camelpress.core.precision import caveat
+from camelpress.core.progress import note
 from camelpress.core.report import Report, Stopwatch, Verdict
 from camelpress.core.summary import summary
 from camelpress.core.team import Team
@@ -17,6 +19,7 @@ from camelpress.validate.benchmarks import Answered, Ready, answered, ready
 from camelpress.validate.figures import figures, untold
 from camelpress.validate.gate import judge
 from camelpress.validate.measure import against_model, against_store
+from camelpress.validate.reference import require_sound_reference
 from camelpress.validate.settings import Gate, TaskBound, Validate
 from camelpress.validate.store import Store
 from camelpress.validate.workplace import Workplace, fingerprint
@@ -50,8 +53,9 @@ def run(
     Several processes that `torchrun` starts share the text and give the same report.
 
     Args:
-        reference: the 16-bit model, whose tokenizer is used, or a store of its predictions.
-        candidate: 16-bit or GPTQ, with the same tokenizer.
+        reference: the model before it was quantized, whose tokenizer is used, or a store of its
+            predictions.
+        candidate: plain or packed, with the same tokenizer.
         out: a folder for report.json, report.md, report.html and junit.xml.
         settings: texts, protocol, tasks, gate.
         force: replace `out`.
@@ -59,7 +63,8 @@ def run(
         Interrupted: somebody asked for the end, or a judge cannot be reached; the same call goes
             on.
         RecipeProblem: neither text nor task, an empty text, one that overlaps the candidate's
-            calibration, or no such task.
+            calibration, or no such task; both models are the same, or the reference is quantized
+            and the settings do not allow that.
         CheckpointProblem: the models cannot be compared, or the store is of something else.
         DataProblem: the data of a task are not there, or damaged.
         EngineProblem: tasks are asked for without lm-evaluation-harness.
@@ -68,6 +73,9 @@ def run(
     watch = Stopwatch()
     keep_apart(out, reference.folder, candidate.folder)
     require_free(out, force=force)
+    require_sound_reference(reference, candidate, settings)
+    if settings.allow_quantized_reference:
+        _note_caveat(reference)
     tasks = _ready(reference, candidate, settings, out)
     made_from = fingerprint(settings, (reference.folder, candidate.folder))
     with Workplace.staged(out, made_from, force=force) as work:
@@ -112,7 +120,7 @@ def _ready(
     if isinstance(reference, Store):
         raise RecipeProblem(
             f"{reference.folder} is a store of predictions, which answers no tasks",
-            next_step="give the 16-bit model itself",
+            next_step="give the model itself",
         )
     if Team.join().size > 1:
         raise RecipeProblem(
@@ -120,6 +128,12 @@ def _ready(
             next_step="start it without torchrun, or score texts alone",
         )
     return ready(reference, candidate, settings, out)
+
+
+def _note_caveat(reference: Checkpoint | Store) -> None:
+    facts = reference.facts.reference if isinstance(reference, Store) else summary(reference)
+    if sentence := caveat({"reference": facts}):
+        note(sentence)
 
 
 def _keeping(settings: Validate, work: Workplace) -> Validate:

@@ -191,6 +191,11 @@ class Scoring(Settings):
         description="run the reference once more in other batches, or in bfloat16, and show how "
         "far it is from itself",
     )
+    allow_quantized_reference: bool = Field(
+        default=False,
+        description="measure against a model that is itself quantized; every report and card says "
+        "so",
+    )
     device: str = Field(default="auto", description="auto, cpu or cuda:N")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",

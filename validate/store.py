@@ -62,6 +62,12 @@ class Facts(Settings):
     remainder_mass: float = Field(description="mean probability outside the tokens kept")
     dtype: str
     reference: dict[str, Any]
+    headers: str | None = Field(
+        default=None,
+        description="one hash over names, types and shapes of the reference's tensors; null in "
+        "earlier stores",
+    )
+    weights: str | None = Field(default=None, description="one hash over their bytes")
     texts: tuple[KeptText, ...]
     noise_floor: dict[str, Any] | None
 

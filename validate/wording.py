@@ -66,7 +66,7 @@ def percentiles(values: Mapping[str, Number | None]) -> str:
 def quantization(model: Mapping[str, Any]) -> str:
     """How a model's weights are stored, from its facts."""
     if not model.get("bits"):
-        return "none"
+        return "none any more: written out of codes" if model.get("dequantized") else "none"
     groups = model.get("group_size") or 0
     told = [f"{model['bits']} bits", f"groups of {groups}" if groups > 0 else "one group per row"]
     if model.get("sym") is not None:

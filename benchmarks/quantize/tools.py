@@ -92,7 +92,7 @@ def importing(tool: str, folder: Path) -> list[str]:
     """The command that imports what the tool imports, and does nothing."""
     if tool == OURS:
         modules = (
-            f"camelpress.cli, camelpress.quantize.run, camelpress.quantize.kernel_cpu, {LLAMA}"
+            f"camelpress.commands, camelpress.quantize.run, camelpress.quantize.kernel_cpu, {LLAMA}"
         )
         return [sys.executable, "-c", f"import {modules}"]
     peer = PEERS[tool]

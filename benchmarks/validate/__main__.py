@@ -21,6 +21,8 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+
 from benchmarks import machine
 from benchmarks.measure import Run, run
 from benchmarks.tables import MB, Target, above, spread, table, targets_table
@@ -164,11 +166,12 @@ def growth(given: argparse.Namespace, folder: Path) -> tuple[str, list[Target]]:
     for layers in DEPTHS:
         model = folder / f"layers-{layers}"
         _python("benchmarks.quantize.random_model", WIDTH, layers, model)
+        wide = _widened(model)
         for text in (short, long) if layers == min(DEPTHS) else (short,):
             out = folder / f"{layers}-{text.stem}"
             options = ["--text", text, "--sequence-length", given.window, "--out", out]
             options += ["--device", "cpu", "--gate", folder / "text" / "open.yaml"]
-            command = [sys.executable, "-m", "camelpress", "validate", model, model, *options]
+            command = [sys.executable, "-m", "camelpress", "validate", model, wide, *options]
             took = run([str(word) for word in command])
             tokens = json.loads((out / "report.json").read_text("utf-8"))["facts"]["tokens"]
             peaks[f"{layers} layers, {tokens:,} tokens"] = took.peak / MB
@@ -178,6 +181,19 @@ def growth(given: argparse.Namespace, folder: Path) -> tuple[str, list[Target]]:
         Target(f"peak: {max(DEPTHS)} layers / {min(DEPTHS)}", [many / few], FLAT),
         Target("peak: eight times the text / once", [longer / few], FLAT),
     ]
+
+
+def _widened(model: Path) -> Path:
+    """Writes the same weights in fp32, since validate refuses to hold a model against itself."""
+    wide = Path(f"{model}-fp32")
+    shutil.copytree(model, wide)
+    tensors = load_file(model / "model.safetensors")
+    save_file(
+        {name: tensor.float() for name, tensor in tensors.items()},
+        wide / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    return wide
 
 
 def block_megabytes(model: Path) -> float:

@@ -8,24 +8,54 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from camelpress.console import Screen
-from camelpress.core.errors import Interrupted, Problem
+from camelpress.core.errors import EngineProblem, Interrupted, Problem
 from camelpress.core.progress import listening
 from camelpress.core.secrets import redacted
 from camelpress.core.settings import Settings
+from camelpress.core.streams import FAILED, ExitCode, LostOutput
 from camelpress.options import given, parameters
 
 PANELS = ("Stages", "The whole pipeline", "Try a model", "Look and check")
 STAGES, RUNS, TALKS, LOOKS = PANELS
 
+
+class RedactedGroup(TyperGroup):
+    """Parses a command line, and keeps a login that stands in it out of what it says of usage."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Parses the options before the command."""
+        with _redacted_usage():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parses the command and runs it."""
+        with _redacted_usage():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _redacted_usage() -> Iterator[None]:
+    try:
+        yield
+    except TyperException as error:
+        if isinstance(message := getattr(error, "message", None), str):
+            vars(error)["message"] = redacted(message)
+        raise
+
+
 app = typer.Typer(
+    cls=RedactedGroup,
     help="From a published weight diff to a tested, published 4-bit release.",
     no_args_is_help=True,
     add_completion=True,
@@ -64,7 +94,7 @@ def command(
             common = {key: values.pop(key) for key in COMMON}
             if settings:
                 values["options"] = given({each.name: values.pop(each.name) for each in extra})
-            raise typer.Exit(_guarded(work, values, **common))
+            raise typer.Exit(ExitCode(_guarded(work, values, **common)))
 
         own = [
             each
@@ -110,9 +140,23 @@ def _guarded(
             sys.stderr.write(redacted(traceback.format_exc()))
         screen.problem(problem)
         return problem.exit_code
-    except BrokenPipeError:  # who read our output has gone; typer would end with 1, "gate failed"
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except (KeyboardInterrupt, LostOutput):
+        raise
+    except SystemExit as end:
+        if debug:
+            sys.stderr.write(redacted(traceback.format_exc()))
+        screen.problem(_ended_by_library(end))
+        return FAILED
+    except BaseException:  # noqa: BLE001 - a panic of Rust is no Exception; typer would end with 1
+        sys.stderr.write(redacted(traceback.format_exc()))
+        return FAILED
+
+
+def _ended_by_library(end: SystemExit) -> Problem:
+    return EngineProblem(
+        f"a library ended the program ({end.code!r})",
+        next_step="run the same command with --debug to see which",
+    )
 
 
 def _stop(*_: object) -> None:

@@ -78,8 +78,8 @@ class Screen:
             sys.stdout.flush()
 
     def line(self, text: str) -> None:
-        """One line of a result, as it is but for what would act on a terminal."""
-        self.out.print(printable(text), soft_wrap=True, markup=False)
+        """One line of a result, as it is but for secrets and what would act on a terminal."""
+        self.out.print(printable(redacted(text)), soft_wrap=True, markup=False)
 
     def end_line(self) -> None:
         """A new line, unless what was said ends in one."""
@@ -133,7 +133,8 @@ class Screen:
     def emit(self, content: Mapping[str, Any]) -> None:
         """The one JSON object."""
         if not self.silent:
-            text = redacted(json.dumps(content, ensure_ascii=False))
+            unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+            text = redacted(json.dumps(content, ensure_ascii=not unicode))
             sys.stdout.write((text if printable(text) == text else _escaped(text)) + "\n")
 
     def result(self, report: Report) -> None:
@@ -149,7 +150,7 @@ class Screen:
         for check in report.checks:
             self.out.print(
                 f"  [{COLOURS[check.verdict]}]{check.verdict:<12}[/] {check.name}: "
-                f"{escape(printable(check.reason))}",
+                f"{escape(printable(redacted(check.reason)))}",
                 soft_wrap=True,
             )
         if report.verdict is not None:

@@ -20,7 +20,7 @@ from camelpress.convert import run as convert
 from camelpress.convert.meta import open_base
 from camelpress.core.bounds import MAX_JSON_BYTES
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.errors import RecipeProblem
+from camelpress.core.errors import RecipeProblem, ReleaseRefused
 from camelpress.core.files import read_regular
 from camelpress.core.json import write_json
 from camelpress.core.origin import CARD, HUB, Located, locate, locate_file
@@ -77,6 +77,8 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
     Args:
         recipe: what to do.
         force: run every stage, whatever the lock says.
+    Raises:
+        ReleaseRefused: the gate was passed without a check of text, and no reason is given.
     Returns:
         the report of every stage that ran or still held. A gate that is not passed ends the run
         before publishing, unless the recipe allows it.
@@ -89,7 +91,11 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
     if outcome.verdict is not Verdict.PASS and not recipe.publish.allow_failed_gate:
         _withdraw(every[judged], lock)
         return outcome
-    published = follow(every[judged:], lock, force=force)
+    try:
+        published = follow(every[judged:], lock, force=force)
+    except ReleaseRefused:
+        _withdraw(every[judged], lock)
+        raise
     return Outcome({**outcome.reports, **published.reports}, (*outcome.skipped, *published.skipped))
 
 
@@ -145,7 +151,7 @@ def _data(settings: Validate) -> tuple[Path, ...]:
 
 
 def quantize_and_validate(recipe: Recipe, recovered: Path, out: Path) -> list[Stage]:
-    """The two stages that stand between the 16-bit model and a verdict, with their place."""
+    """The two stages between the recovered model and a verdict, with their places."""
     quantized, validation = out / "quantized", out / "validation"
     texts = [locate_file(each.source) for each in recipe.quantize.calibration]
     pinned = recipe.quantize.model_copy(  # a commit: what main is may change meanwhile

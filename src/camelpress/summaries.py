@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from camelpress.core.omissions import omission_rows
+from camelpress.core.precision import caveat, titled
 from camelpress.core.report import Report
 from camelpress.validate import duels, wording
 from camelpress.validate.numerals import span
@@ -123,12 +124,18 @@ def _quantize(report: Report) -> list[tuple[str, str]]:
 
 def _validate(report: Report) -> list[tuple[str, str]]:
     facts = report.facts
-    return [*(_scored(facts) if facts["tokens"] else []), *_tasks(facts), *_cost(report)]
+    scored = _scored(facts) if facts["tokens"] else []
+    return [*_caveat(facts), *scored, *_tasks(facts), *_cost(report)]
+
+
+def _caveat(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    return [("caveat", sentence) for sentence in [caveat(facts)] if sentence]
 
 
 def _scored(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    reference = titled(facts["reference"], "reference")
     return [
-        ("perplexity", f"{facts['reference_perplexity']:.4f} 16-bit reference"),
+        ("perplexity", f"{facts['reference_perplexity']:.4f} {reference}"),
         ("", f"{facts['candidate_perplexity']:.4f} candidate"),
         ("ratio", f"{facts['perplexity_ratio']:.5f}{_span(facts['perplexity_ratio_interval'])}"),
         *_early(facts.get("early")),
@@ -171,6 +178,7 @@ def _detectable(task: dict[str, Any]) -> str:
 def _store(report: Report) -> list[tuple[str, str]]:
     facts = report.facts
     return [
+        *_caveat(facts),
         ("predictions", f"{facts['predictions']:,} over {facts['vocabulary']:,} tokens"),
         ("kept of each", f"{facts['top_k']} likeliest, {facts['samples']} of the others"),
         ("remainder", f"{facts['remainder_mass']:.3%} of the probability"),
@@ -204,7 +212,8 @@ def _publish(report: Report) -> list[tuple[str, str]]:
     delivered = report.facts.get("delivered")
     place = _place(delivered) if delivered else []
     files = f"{len(report.outputs)}, sealed by provenance.json and SHA256SUMS"
-    return [*place, ("files", files), *_cost(report)]
+    sentences = [("caveat", each) for each in report.facts.get("caveats", [])]
+    return [*sentences, *place, ("files", files), *_cost(report)]
 
 
 def _upload(report: Report) -> list[tuple[str, str]]:

@@ -96,7 +96,7 @@ def test_the_harm_is_real(tmp_path: Path, harm: object) -> None:
 def test_a_pickle_beside_safetensors_is_not_even_opened(
     base: Path, chat: Path, tmp_path: Path, out: Path, harm: object
 ) -> None:
-    both = damage.copied(base, tmp_path / "both")
+    both = damage.copied(stages.widened(base), tmp_path / "both")
     zipped(harm, both / "pytorch_model.bin")
     stages.validate(base, both, out, chat)
     assert not (tmp_path / "it ran").exists()

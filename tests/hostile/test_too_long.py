@@ -43,6 +43,6 @@ def test_a_sliding_window_counts_as_positions(
 def test_scoring_takes_windows_that_both_models_can_read(
     base: Path, chat: Path, tmp_path: Path, out: Path
 ) -> None:
-    short = damage.with_config(base, tmp_path / "short", max_position_embeddings=48)
+    short = damage.with_config(stages.widened(base), tmp_path / "short", max_position_embeddings=48)
     report = stages.validate(base, short, out, chat, sequence_length=2048)
     assert "disjoint windows of 48 tokens" in report.facts["protocol"]

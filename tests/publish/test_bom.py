@@ -33,7 +33,7 @@ def test_it_names_model_inputs_figures_and_libraries(publish: Publisher) -> None
     assert model["licenses"] == [{"license": {"name": "ai2-ai-model-license"}}]
     metrics = model["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
     assert {
-        "type": "perplexity over that of the 16-bit model",
+        "type": "perplexity over that of the 16-bit reference",
         "value": "1.034",
         "confidenceInterval": {"lowerBound": "1.03", "upperBound": "1.038"},
     } in metrics

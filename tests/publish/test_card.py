@@ -304,7 +304,7 @@ def test_size_and_memory_come_from_the_config(
     judge()
     card = (publish()[0] / "README.md").read_text(encoding="utf-8")
     # 2 tensors, 2 bytes, 2 layers, 2 heads of 32, 2048 tokens
-    assert "| keys and values of a sequence of 2,048 tokens, 16 bits | 1.0 MB |" in card
+    assert "| keys and values of a sequence of 2,048 tokens, 2 bytes a number | 1.0 MB |" in card
     assert "| devices that tensor parallelism can share it over | 1, 2 |" in card
 
 
@@ -375,7 +375,7 @@ def test_benchmarks_stand_side_by_side_with_their_difference(
     table = """
 |  | MMLU 0-shot | gsm8k | Mean of 5 of 6 benchmarks |
 |---|---|---|---|
-| 16-bit | 50.00 % | 50.00 % | 50.00 % |
+| 16-bit reference | 50.00 % | 50.00 % | 50.00 % |
 | this model | 47.00 % | 47.00 % | 48.00 % |
 | difference | -3.00 % | -3.00 % | -2.00 % |
 | 95 % | -6.00 % to +0.00 % | not recorded | -5.00 % to +1.00 % |

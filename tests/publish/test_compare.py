@@ -79,7 +79,7 @@ def test_texts_and_benchmarks_of_one_side_only_are_told(
         "novel, sequences: 40, not recorded",
         "novel, tokens: 81,920, not recorded",
         "novel, mean KL: 0.0123, not recorded",
-        "gsm, 16-bit: not recorded, 0.5",
+        "gsm, reference: not recorded, 0.5",
         "gsm, this model: not recorded, 0.25",
         "gsm, items: not recorded, 8",
     ]

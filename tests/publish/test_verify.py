@@ -89,7 +89,74 @@ def test_a_link_does_not_lead_out(release: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere.json").write_bytes((release / "config.json").read_bytes())
     (release / "config.json").unlink()
     (release / "config.json").symlink_to(tmp_path / "elsewhere.json")
-    assert problems(release) == ["'config.json' is a link that leads out of the folder"]
+    assert problems(release) == ["'config.json' is a link, or lies behind one"]
+
+
+def test_a_link_within_the_folder_is_refused_too(release: Path) -> None:
+    (release / "config.json").rename(release / "real")
+    (release / "config.json").symlink_to("real")
+    assert problems(release) == [
+        "'config.json' is a link, or lies behind one",
+        "'real' is not listed",
+    ]
+
+
+def test_a_folder_that_is_a_link_is_refused(release: Path, tmp_path: Path) -> None:
+    (release / "validation").rename(tmp_path / "elsewhere")
+    (release / "validation").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    found = problems(release)
+    assert "'validation/report.json' is a link, or lies behind one" in found
+    assert "'validation' is not listed" in found
+
+
+def test_a_manifest_that_is_a_link_is_refused(release: Path, tmp_path: Path) -> None:
+    (release / MANIFEST).rename(tmp_path / "sums")
+    (release / MANIFEST).symlink_to(tmp_path / "sums")
+    assert problems(release) == [f"{MANIFEST!r} is a link"]
+
+
+def test_the_folder_itself_may_be_reached_by_a_link(release: Path, tmp_path: Path) -> None:
+    (tmp_path / "latest").symlink_to(release, target_is_directory=True)
+    assert problems(tmp_path / "latest") == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".hidden",
+        "validation/.hidden",
+        "deep/er/and/deeper/model.bin",
+        ".git/config",
+        ".cache/pip/wheel",
+        ".cache/huggingface/model.safetensors",
+        ".cache/huggingface/download/model.safetensors",
+        ".cache/huggingface/download/deep/pytorch_model.bin",
+        ".cache/huggingface/trees/deep/list.json",
+        ".cache/huggingface/trees/code.py",
+        "deep/.cache/huggingface/download/x.metadata",
+        "deep/.gitattributes",
+        "SHA256SUMS.txt",
+        "validation/SHA256SUMS",
+    ],
+)
+def test_a_file_that_nobody_listed_is_named_wherever_it_lies(release: Path, name: str) -> None:
+    (release / name).parent.mkdir(parents=True, exist_ok=True)
+    (release / name).write_text("x")
+    assert problems(release) == [f"{name!r} is not listed"]
+
+
+def test_no_link_passes_for_what_the_hub_puts_there(release: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    (release / ".gitattributes").symlink_to(tmp_path / "secret")
+    notes = release / ".cache" / "huggingface" / "download"
+    notes.mkdir(parents=True)
+    (notes / "NOTICE.metadata").symlink_to(tmp_path / "secret")
+    os.mkfifo(notes / "x.lock")
+    assert sorted(problems(release)) == [
+        "'.cache/huggingface/download/NOTICE.metadata' is not listed",
+        "'.cache/huggingface/download/x.lock' is not listed",
+        "'.gitattributes' is not listed",
+    ]
 
 
 def test_a_link_to_itself_is_a_fault_and_no_crash(release: Path) -> None:
@@ -163,6 +230,9 @@ def test_what_a_download_leaves_beside_it_does_no_harm(release: Path) -> None:
     (release / ".gitattributes").write_text("*.safetensors filter=lfs\n")
     (release / ".cache" / "huggingface" / "download").mkdir(parents=True)
     (release / ".cache" / "huggingface" / "download" / "NOTICE.metadata").write_text("x")
+    (release / ".cache" / "huggingface" / "trees").mkdir()
+    (release / ".cache" / "huggingface" / "trees" / f"{'0' * 40}.json").write_text("{}")
+    (release / ".cache" / "huggingface" / ".gitignore").write_text("*")
     assert problems(release) == []
     (release / ".cache" / "other").write_text("x")
     assert problems(release) == ["'.cache/other' is not listed"]

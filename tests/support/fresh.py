@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 STAGES = ("convert", "quantize", "validate", "publish")
 MODULES = (
     *(f"camelpress.{stage}.run" for stage in STAGES),
-    "camelpress.cli", "camelpress.convert.diff", "camelpress.convert.export",
+    "camelpress.cli", "camelpress.commands", "camelpress.convert.diff", "camelpress.convert.export",
     "camelpress.publish.deliver", "camelpress.publish.verify", "camelpress.validate.keep", "numba",
 )  # fmt: skip
 

@@ -58,6 +58,7 @@ class Hub:
     seen: dict[str, int] = field(default_factory=dict)  # requests of each kind
     asked: list[str] = field(default_factory=list)
     tokens: set[str | None] = field(default_factory=set)
+    deaf: set[str] = field(default_factory=set)  # kinds of requests it answers, and does nothing
     flip: str | None = None  # a file that is stored with another byte
     step: Callable[[], None] = lambda: None  # called at every moment at which a client may die
     endpoint: str = ""

@@ -17,6 +17,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ SHOWN = re.compile(
     r"<output \(b\) (?P=tag)>\n(.*)\n</output \(b\) (?P=tag)>",
     re.DOTALL,
 )
+
+DRIP = 0.05  # seconds between two bytes of a slow answer
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._cut(gone=False)
         if fault == "reset":
             return self._cut(gone=True)
+        if fault.startswith("drip"):
+            return self._drip(b"HTTP/1.1 200 OK\r\n" if fault == "drip headers" else b"")
         if fault.isdigit():
             return self._refuse(int(fault), asked)
         if fault == "no credit":
@@ -130,6 +135,22 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(text.encode())
+
+    def _drip(self, head: bytes) -> None:
+        """Send a byte now and then, of the headers or of the body, until the client has gone."""
+        self.close_connection = True
+        if not head:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            self.wfile.flush()
+        try:
+            while True:
+                self.connection.sendall(head or b" ")
+                head = b"X" if head else b""
+                time.sleep(DRIP)
+        except OSError:
+            return
 
     def _cut(self, *, gone: bool) -> None:
         """End in the middle of an answer; or without any, and with no goodbye."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,6 +109,15 @@ def write_tuned(
     config["torch_dtype"] = config["dtype"] = str(dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     write_tokenizer(folder)
+    return folder
+
+
+def write_widened(folder: Path, source: Path) -> Path:
+    """Writes the numbers of a plain model in fp32: another checkpoint that computes the same."""
+    shutil.copytree(source, folder)
+    tensors = load_file(folder / "model.safetensors")
+    wide = {name: tensor.float() for name, tensor in tensors.items()}
+    save_file(wide, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 

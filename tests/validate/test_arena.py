@@ -16,6 +16,7 @@ import torch
 
 import eval_data
 import pico
+import stages
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.progress import listening
 from camelpress.core.report import Report
@@ -321,7 +322,7 @@ def test_without_a_judge_a_group_says_that_the_column_is_missing(
     both = eval_data.write_alpaca(eval_data.write_mmlu(tmp_path / "eval"), 2)
     roomy = pico.write_model(tmp_path / "roomy", pico.Sizes(positions=1024))
     ended = asked.run(
-        "validate", roomy, roomy, "--tasks", "tulu", "--data-dir", both,
+        "validate", roomy, stages.widened(roomy), "--tasks", "tulu", "--data-dir", both,
         "--out", tmp_path / "out",
     )  # fmt: skip
     assert ended.code == 4, ended.err
@@ -389,12 +390,14 @@ def test_a_column_that_cannot_be_judged_takes_no_other_along(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = eval_data.write_alpaca(eval_data.write_mmlu(tmp_path / "eval"), 2)
-    roomy = Checkpoint.open(pico.write_model(tmp_path / "roomy", pico.Sizes(positions=1024)))
+    roomy = pico.write_model(tmp_path / "roomy", pico.Sizes(positions=1024))
+    wide = Checkpoint.open(stages.widened(roomy))
     monkeypatch.setattr(Completer, "complete", lambda *_: enumerate(["a", "b"]))
     service.faults, service.always = deque([""]), "401"
     told: dict[str, Any] = {"tasks": [MMLU, TASK], "data_dir": str(both)}
     told["judge"] = {"url": service.url, "model": "judge-1"}
-    report = work(roomy, roomy, tmp_path / "out", Validate.parse(told, source="test"))
+    settings = Validate.parse(told, source="test")
+    report = work(Checkpoint.open(roomy), wide, tmp_path / "out", settings)
     assert [task["name"] for task in report.facts["tasks"]] == [MMLU]
     assert report.facts["tasks_missing"] == {TASK: "the judge at 127.0.0.1 wants a key"}
     assert service.url not in report.model_dump_json()

@@ -12,6 +12,7 @@ import torch
 
 import eval_data
 import pico
+import stages
 from benches import part
 from camelpress.core import extras
 from camelpress.core.checkpoint import Checkpoint
@@ -307,17 +308,17 @@ def test_completions_may_come_from_elsewhere(
 
 def test_a_prompt_without_room_is_refused(base: Path, data: Path, tmp_path: Path) -> None:
     settings = Validate.parse({"tasks": [MMLU], "data_dir": str(data)}, source="test")
-    model = Checkpoint.open(base)  # of 128 positions
+    model, wide = (Checkpoint.open(each) for each in (base, stages.widened(base)))
     with pytest.raises(RecipeProblem, match="the reference has 128 positions, and the task"):
-        work(model, model, tmp_path / "out", settings)
+        work(model, wide, tmp_path / "out", settings)
 
 
 def test_a_model_loses_nothing_to_itself(
     models: tuple[Path, Path], data: Path, tmp_path: Path
 ) -> None:
     settings = Validate.parse({"tasks": [MMLU], "data_dir": str(data)}, source="test")
-    model = Checkpoint.open(models[0])
-    told = work(model, model, tmp_path / "out", settings)
+    model, wide = (Checkpoint.open(each) for each in (models[0], stages.widened(models[0])))
+    told = work(model, wide, tmp_path / "out", settings)
     (task,) = told.facts["tasks"]
     assert (task["lost"], task["won"], task["delta"], told.verdict) == (
         0,
@@ -400,7 +401,7 @@ def test_a_store_answers_no_tasks(
     with refusal(
         RecipeProblem,
         f"{tmp_path / 'store'} is a store of predictions, which answers no tasks",
-        next_step="give the 16-bit model itself",
+        next_step="give the model itself",
         out=tmp_path / "out",
         exit_code=2,
     ):

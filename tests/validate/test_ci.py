@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+import stages
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "docs" / "ci" / "gate.sh"
 WORKFLOW = ROOT / "docs" / "ci" / "github.yml"
@@ -81,7 +83,13 @@ def test_models_are_validated_and_what_is_undecided_ends_with_4(
     text.write_text(prose.read_text(encoding="utf-8")[:40], encoding="utf-8")
     out = tmp_path / "out"
     ended = gate(
-        tmp_path, base, base, text, thresholds(tmp_path, PASSES), out, INCONCLUSIVE="skipped"
+        tmp_path,
+        base,
+        stages.widened(base),
+        text,
+        thresholds(tmp_path, PASSES),
+        out,
+        INCONCLUSIVE="skipped",
     )
     assert ended.code == 4, ended.err
     assert ended.summary.startswith("## ? INCONCLUSIVE")

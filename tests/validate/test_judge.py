@@ -193,6 +193,15 @@ def test_a_service_that_stays_away_ends_the_run(
     _require_right(_compare(settings), per_pair=2)
 
 
+@pytest.mark.parametrize("fault", ["drip", "drip headers"])
+def test_the_timeout_bounds_a_whole_answer(service: Service, tmp_path: Path, fault: str) -> None:
+    service.faults, service.always = deque([""] * 3), fault
+    settings = _judging(service, tmp_path, attempts=1, parallel=1, timeout=0.5)
+    with pytest.raises(Interrupted, match=r"the last time with no whole answer in 0\.5 s"):
+        _compare(settings)
+    assert len(_kept(settings).read_bytes().splitlines()) == 3
+
+
 def test_nobody_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KEY, raising=False)
     with serving() as service:

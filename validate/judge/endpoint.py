@@ -17,6 +17,7 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined] # httpx is
 from camelpress.core.errors import EngineProblem, Interrupted, RecipeProblem
 from camelpress.core.printable import printable
 from camelpress.validate.judge.access import KEY, completions_of, key_for
+from camelpress.validate.judge.deadline import Deadline, DeadlineExceeded
 from camelpress.validate.judge.pace import Pace, backoff
 from camelpress.validate.judge.protocol import Fault, Reply, read_error, read_reply, read_wait
 from camelpress.validate.judge.question import WORDING, Question
@@ -65,7 +66,10 @@ class Endpoint:
         """
         pool, over = ThreadPoolExecutor(self._settings.parallel), Event()
         fault: EngineProblem | Interrupted | None = None
-        with httpx.Client(headers=self._headers(), timeout=self._settings.timeout) as client:
+        alone = httpx.Limits(max_keepalive_connections=0)  # a deadline ends its own connection
+        with httpx.Client(
+            headers=self._headers(), timeout=self._settings.timeout, limits=alone
+        ) as client:
             try:
                 asked = {pool.submit(self._ask, client, each, over): each for each in questions}
                 for future in as_completed(asked):
@@ -121,6 +125,8 @@ class Endpoint:
             status, after, body = self._post(client, question)
         except httpx.RequestError as error:
             return Fault(type(error).__name__)
+        except DeadlineExceeded:
+            return Fault(f"no whole answer in {self._settings.timeout:g} s")
         if len(body) > MOST:
             return Fault(f"more than {MOST} bytes")
         if status in AGAIN and read_error(body).get("code") != NO_CREDIT:
@@ -133,7 +139,12 @@ class Endpoint:
         """Status, Retry-After, and the body up to its limit, from which the key is taken out."""
         asked = {"model": self._settings.model, "messages": question.messages(), **self._fields}
         body = b""
-        with client.stream("POST", self._address, content=json.dumps(asked)) as response:
+        with (
+            Deadline(self._settings.timeout) as deadline,
+            client.stream(
+                "POST", self._address, content=json.dumps(asked), extensions=deadline.extensions
+            ) as response,
+        ):
             for piece in response.iter_bytes():
                 body += piece
                 if len(body) > MOST:

@@ -10,6 +10,7 @@ import typer
 
 from camelpress.command import RUNS, Folder, command
 from camelpress.console import Screen, flat, rows
+from camelpress.core.precision import titled
 from camelpress.core.report import Report
 
 
@@ -91,7 +92,7 @@ def demo(
         screen.result(report)
     rows(
         screen.out,
-        "4 bits against 16 bits",
+        _title(shown.outcome.reports["validate"]),
         [
             ("GPTQ", _beside(shown.outcome.reports["validate"])),
             ("round to nearest", _beside(shown.rounded)),
@@ -100,6 +101,11 @@ def demo(
         ],
     )
     return shown.outcome.exit_code
+
+
+def _title(report: Report) -> str:
+    candidate, reference = (report.facts[side] for side in ("candidate", "reference"))
+    return f"{titled(candidate, 'model')} against the {titled(reference, 'reference')}"
 
 
 def _beside(report: Report) -> str:

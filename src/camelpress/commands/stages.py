@@ -24,7 +24,7 @@ def recover(
     options: dict[str, Any],
     force: Force = False,
 ) -> int:
-    """16-bit tuned model from base + diff, streamed tensor by tensor."""
+    """Recovers the tuned model from base + diff, streamed tensor by tensor."""
     from camelpress.convert.meta import open_base
     from camelpress.convert.run import recover as work
     from camelpress.core.checkpoint import Checkpoint
@@ -80,7 +80,7 @@ def validate(
     ] = None,
     force: Force = False,
 ) -> int:
-    """Perplexity, KL divergence and agreement against the 16-bit model, held to a gate.
+    """Perplexity, KL divergence and agreement against the model before quantization, and a gate.
 
     REFERENCE is that model, or a store of its predictions.
     """
@@ -96,7 +96,7 @@ def validate(
     report = work(source, Checkpoint.open(candidate), out, chosen, force=force)
     screen.result(report)
     if not screen.json:
-        screen.out.print(f"report: {out / 'report.html'}", soft_wrap=True)
+        screen.line(f"report: {out / 'report.html'}")
     return report.verdict.exit_code if report.verdict else 3
 
 

@@ -20,7 +20,7 @@ def generate(
         str | None, typer.Option("--prompt", "-p", help="The message; without it, stdin.")
     ] = None,
 ) -> int:
-    """One reply of a 16-bit or 4-bit model, in its own chat format, as it comes."""
+    """One reply of a plain or quantized model, in its own chat format, as it comes."""
     from camelpress.chat import read_prompt
     from camelpress.core.checkpoint import Checkpoint
     from camelpress.generate.run import run as work
@@ -43,7 +43,7 @@ def generate(
 
 @command("chat", TALKS, Generate)
 def chat(screen: Screen, model: Folder, options: dict[str, Any]) -> int:
-    """A conversation with a 16-bit or 4-bit model; /help lists what can be done in it."""
+    """A conversation with a plain or quantized model; /help lists what can be done in it."""
     from camelpress.chat import Chat
     from camelpress.core.checkpoint import Checkpoint
     from camelpress.generate.prepared import Prepared

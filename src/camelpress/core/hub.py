@@ -31,9 +31,18 @@ from camelpress.core.origin import CARD, COMPANIONS, HUB, HUB_ID, TEMPLATES
 SAFETENSORS, PICKLES = "model*.safetensors*", "pytorch_model*.bin*"  # weights and their index
 
 DENIED = (401, 403)
+MISREAD = (  # what the client raises at an answer of another shape
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
+UNREADABLE = (OSError, httpx.HTTPError, RuntimeError, *MISREAD)  # hf_xet raises RuntimeError alone
 
 # fmt: off
-FAULTS: tuple[tuple[type[Exception], str, str], ...] = (  # the hub ..., what to do; the first fits
+FAULTS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, str], ...] = (
+    # kinds of errors; the hub ...; the next step: the first row that fits
     (RevisionNotFoundError,   "has no revision {revision} of {repository}",
      "name a branch, a tag or a commit of that {kind}"),
     (GatedRepoError,          "does not give {repository} to everyone",
@@ -46,6 +55,8 @@ FAULTS: tuple[tuple[type[Exception], str, str], ...] = (  # the hub ..., what to
      "log in again with `hf auth login`, or correct HF_TOKEN"),
     (LocalEntryNotFoundError, "is out of reach ({reason}) and {repository} is not all in its cache",
      "run the same command once with a connection and without HF_HUB_OFFLINE"),
+    (MISREAD,                 "answers otherwise than a hub does ({reason})",
+     "see whether HF_ENDPOINT names a hub and no proxy asks for a login"),
     (Exception,               "broke off in the middle of {repository} ({reason})",
      "run the same command again: it resumes with the files that are not complete"),
 )
@@ -63,7 +74,7 @@ def fetch(named: re.Match[str], place: Path) -> Path:
     """
     try:
         return _fetched(named["repository"], named["revision"])
-    except (OSError, httpx.HTTPError, RuntimeError) as error:  # hf_xet knows no other error
+    except UNREADABLE as error:
         told = {"kind": "model", **named.groupdict()}
         here = "" if named["prefix"] else f"{place} is not a folder here, and "
         raise _problem(CheckpointProblem, here, place, told, error) from error
@@ -84,7 +95,7 @@ def fetch_file(named: re.Match[str], file: str, place: Path) -> Path:
         found = hf_hub_download(
             named["repository"], file, repo_type="dataset", revision=named["revision"]
         )
-    except (OSError, httpx.HTTPError, RuntimeError) as error:
+    except UNREADABLE as error:
         told = {"kind": "data set", "file": file, **named.groupdict()}
         raise _problem(DataProblem, "", place, told, error) from error
     return Path(found)
@@ -102,7 +113,7 @@ def fetch_card(named: re.Match[str], place: Path) -> Path:
     be_quiet()
     try:
         return Path(hf_hub_download(named["repository"], CARD, revision=named["revision"]))
-    except (OSError, httpx.HTTPError, RuntimeError) as error:
+    except UNREADABLE as error:
         told = {"kind": "model", "file": CARD, **named.groupdict()}
         raise _problem(CheckpointProblem, "", place, told, error) from error
 
@@ -123,7 +134,7 @@ def fetch_release(place: Path) -> tuple[Path, Path]:
         )
     try:
         found = snapshot_download(named["repository"], revision=named["revision"])
-    except (OSError, httpx.HTTPError, RuntimeError) as error:
+    except UNREADABLE as error:
         told = {"kind": "model", **named.groupdict()}
         raise _problem(CheckpointProblem, "", place, told, error) from error
     return Path(found), Path(constants.HF_HUB_CACHE)

@@ -11,6 +11,7 @@ from camelpress.core.checkpoint import Checkpoint, companions
 from camelpress.core.config import dtype_name
 from camelpress.core.linears import CODES, PARTS, packed_linears
 from camelpress.core.llama import EMBEDDING, is_derived_buffer
+from camelpress.core.precision import dequantized_by
 from camelpress.core.schemes import overall
 from camelpress.core.tokens import Tokenizer
 from camelpress.core.words import WORD
@@ -30,6 +31,7 @@ def summary(checkpoint: Checkpoint) -> dict[str, Any]:
         "group_size": scheme and scheme.group_size,
         "sym": scheme and scheme.sym,
         "bits_per_weight": None,
+        "dequantized": scheme is None and dequantized_by(checkpoint.folder) is not None,
     }
     if checkpoint.changes:
         told["config_changes"] = list(checkpoint.changes)

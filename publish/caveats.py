@@ -1,0 +1,125 @@
+"""Says what a release must not be taken for: a card begins with it, and a grave one needs a reason.
+
+refused                     a model against itself, a quantized reference that nobody asked for
+refused without a reason    no PASS, or a PASS by tasks alone
+said first on the card      all of the second row, a quantized reference, and a reference that
+                            is not, or cannot be known to be, the source of the weights
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from camelpress.core.errors import ReleaseRefused
+from camelpress.core.precision import caveat, is_quantized, precision
+from camelpress.core.report import Report, Verdict
+from camelpress.publish.settings import Publish
+
+ALLOWANCE = "allow_quantized_reference"  # the key of validate's settings
+NOT_OF_TEXT = frozenset(  # checks that do not bound how far the predictions of a text lie apart
+    {"accuracy_loss", "significant_loss", "non_finite", "noise_floor"}
+)
+
+
+def require_publishable(report: Report, report_dir: Path, settings: Publish) -> None:
+    """Refuses a report that cannot stand for a release.
+
+    Args:
+        report: of the validation.
+        report_dir: its folder, for the message.
+        settings: with the reason to publish without a full PASS, if there is one.
+    Raises:
+        ReleaseRefused: the report measures nothing, or lacks a PASS by text checks and no reason
+            is given.
+    """
+    _require_measurement(report, report_dir)
+    if settings.allow_failed_gate:
+        return
+    if report.verdict is not Verdict.PASS:
+        raise ReleaseRefused(
+            f"{report_dir} says {_failure(report)}",
+            next_step="publish a model that passes its gate, or give the reason to publish this "
+            "one with --allow-failed-gate",
+        )
+    if not has_text_check(report):
+        raise ReleaseRefused(
+            f"{report_dir} passed without a check of how predictions on text differ",
+            next_step="validate with --text and a gate that judges it, or give the reason to "
+            "publish without with --allow-failed-gate",
+        )
+
+
+def caveats(report: Report, quantize: Report | None) -> list[str]:
+    """Returns the sentences that a card begins with; none where nothing is missing.
+
+    Args:
+        report: of the validation.
+        quantize: of the stage that made the weights, where the model carries it.
+    """
+    return [
+        *_of_verdict(report),
+        *filter(None, [caveat(report.facts)]),
+        *_of_source(report, quantize),
+    ]
+
+
+def needs_reason(report: Report) -> bool:
+    """Returns whether a release of this report has to say why it was published."""
+    return report.verdict is not Verdict.PASS or not has_text_check(report)
+
+
+def has_text_check(report: Report) -> bool:
+    """Returns whether the gate judged how predictions on text differ."""
+    return any(check.name not in NOT_OF_TEXT for check in report.checks)
+
+
+def is_of_source(report: Report, quantize: Report | None) -> bool | None:
+    """Returns whether the reference is what the weights were quantized from; None if unknown."""
+    source = quantize.inputs.get("source") if quantize else None
+    return None if source is None else report.inputs.get("reference") == source
+
+
+def _require_measurement(report: Report, report_dir: Path) -> None:
+    reference = report.facts.get("reference")
+    if report.inputs.get("reference") == report.inputs.get("candidate"):
+        raise ReleaseRefused(
+            f"{report_dir} holds the model against itself, which measures nothing",
+            next_step="validate it against the model that it was quantized from",
+        )
+    if is_quantized(reference) and report.settings.get(ALLOWANCE) is not True:
+        raise ReleaseRefused(
+            f"{report_dir} measured against a model that is itself quantized "
+            f"({precision(reference)})",
+            next_step="validate against the model before it was quantized, or with "
+            "--allow-quantized-reference",
+        )
+
+
+def _failure(report: Report) -> str:
+    checks = [check for check in report.checks if check.verdict is not Verdict.PASS]
+    reasons = ", ".join(f"{check.name}: {check.reason}" for check in checks)
+    verdict = report.verdict.value if report.verdict else "that nothing was judged"
+    return verdict + (f" ({reasons})" if reasons else "")
+
+
+def _of_verdict(report: Report) -> Iterator[str]:
+    verdict = report.verdict or Verdict.ERROR
+    if verdict is not Verdict.PASS:
+        yield f"This release did not pass its gate: {verdict}."
+    elif not has_text_check(report):
+        yield "The gate of this release judged no predictions on text."
+
+
+def _of_source(report: Report, quantize: Report | None) -> Iterator[str]:
+    match is_of_source(report, quantize):
+        case False:
+            yield (
+                "The reference of the validation is not the model that these weights were "
+                "quantized from: the hashes of reference and source differ."
+            )
+        case None:
+            yield (
+                "No report says which model these weights were quantized from, so it is not "
+                "known whether the reference of the validation is that model."
+            )

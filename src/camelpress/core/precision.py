@@ -1,0 +1,47 @@
+"""Names the precision of a model from its facts: no text calls a reference what it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PLAIN = {"bfloat16": "16-bit", "float16": "16-bit", "float32": "32-bit"}
+HISTORY = ("quantize-report.json", "export-report.json")  # written by stages that handle codes
+
+
+def precision(model: Any) -> str:
+    """Returns "16-bit", "32-bit", "4-bit" or "dequantized" from a summary, "" if unknown."""
+    facts = model if isinstance(model, Mapping) else {}
+    if isinstance(facts.get("bits"), int):
+        return f"{facts['bits']}-bit"
+    if facts.get("dequantized") is True:
+        return "dequantized"
+    return PLAIN.get(str(facts.get("dtype")), "")
+
+
+def is_quantized(model: Any) -> bool:
+    """Returns whether a model's weights are codes, or were codes before they were written out."""
+    facts = model if isinstance(model, Mapping) else {}
+    return isinstance(facts.get("bits"), int) or facts.get("dequantized") is True
+
+
+def titled(model: Any, noun: str) -> str:
+    """Returns the noun behind the precision of a model: "16-bit reference"."""
+    return f"{precision(model)} {noun}".lstrip()
+
+
+def caveat(facts: Mapping[str, Any]) -> str:
+    """Returns the sentence that must go with figures against a quantized reference, else ""."""
+    reference = facts.get("reference")
+    if not is_quantized(reference):
+        return ""
+    return (
+        f"The reference is itself quantized ({precision(reference)}): "
+        "these figures do not say what quantization cost."
+    )
+
+
+def dequantized_by(folder: Path) -> str | None:
+    """Returns the report in a folder of plain weights that says they come from codes, if any."""
+    return next((name for name in HISTORY if (folder / name).is_file()), None)

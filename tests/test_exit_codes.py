@@ -1,0 +1,210 @@
+"""Exit code 1 means that a gate failed; whatever else ends a process has another one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from camelpress.core.report import Check, Report, Verdict
+from redirected import CLOSED, FULL, GONE, ends_of
+
+PASSED, FAILED = "passed", "failed"
+COMMANDS = {
+    "pass": ("gate", PASSED),
+    "pass as JSON": ("gate", PASSED, "--json", "-q"),
+    "fail as JSON": ("gate", FAILED, "--json"),
+    "version": ("--version",),
+    "help": ("gate", "--help"),
+    "usage": ("gate", PASSED, "--nonsense"),
+    "problem": ("inspect", "nowhere"),
+    "problem as JSON": ("inspect", "nowhere", "--json"),
+}
+USAGE = ("usage",)
+PROBLEMS = ("problem", "problem as JSON")
+STREAMS: dict[str, tuple[dict[int, str], int]] = {  # with the code where a result is lost
+    "none": ({}, 0),
+    "full stdout": ({1: FULL}, 3),
+    "full stderr": ({2: FULL}, 0),
+    "both full": ({1: FULL, 2: FULL}, 3),
+    "closed stdout": ({1: CLOSED}, 3),
+    "all closed": ({0: CLOSED, 1: CLOSED, 2: CLOSED}, 3),
+    "reader that left": ({1: GONE}, 141),
+}
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report that passes its gate, and one that does not."""
+    folder = tmp_path_factory.mktemp("reports")
+    for name, limit, verdict in ((PASSED, 2.0, Verdict.PASS), (FAILED, 0.001, Verdict.FAIL)):
+        (folder / name).mkdir()
+        model = {"path": "m", "architecture": "L", "parameters": 1, "dtype": "float16", "bytes": 2}
+        part = {
+            "tokens": 900, "sequences": 40, "reference_perplexity": 3.5,
+            "candidate_perplexity": 3.6, "perplexity_ratio": 1.02,
+            "perplexity_ratio_interval": [1.01, 1.03], "kl_mean": 0.01,
+            "kl_mean_interval": [0.009, 0.011], "top1_agreement": 0.97,
+            "top1_agreement_interval": [0.96, 0.98],
+        }  # fmt: skip
+        facts = part | {
+            "protocol": "documents", "reference": model, "candidate": model,
+            "kl_percentiles": {"99": 0.1}, "kl_histogram": {"edges": [0.0, 1.0], "counts": [900]},
+            "by_position": {"edges": [0.0, 1.0], "kl_mean": [0.01], "tokens": [900.0],
+                            "log_ratio": [0.0]},
+            "early": None, "texts": [{"name": "novel", **part}],
+        }  # fmt: skip
+        gate = {name: None for name in ("perplexity_ratio", "top1_agreement", "non_finite")}
+        check = Check(
+            name="kl_mean", verdict=verdict, estimate=0.01, interval=(0.009, 0.011),
+            threshold=limit, direction="max", n=900, clusters=40, reason="measured",
+        )  # fmt: skip
+        Report(
+            stage="validate",
+            inputs={"reference": "r" * 64, "candidate": "c" * 64},
+            settings={"gate": gate | {"kl_mean": {"max": limit}}},
+            facts=facts,
+            checks=(check,),
+            verdict=verdict,
+        ).write(folder / name / "report.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ends(reports: Path) -> dict[tuple[str, str], tuple[int, str]]:
+    """What comes of every command with every state of the streams."""
+    pairs = [(name, stream) for name in COMMANDS for stream in STREAMS]
+    cases = [{"words": COMMANDS[name], "streams": STREAMS[stream][0]} for name, stream in pairs]
+    return dict(zip(pairs, ends_of(cases, reports), strict=True))
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_stream_that_fails_is_no_verdict(
+    ends: dict[tuple[str, str], tuple[int, str]], name: str, stream: str
+) -> None:
+    states, lost = STREAMS[stream]
+    code, said = ends[name, stream]
+    expected = 2 if name in USAGE else 3 if name in PROBLEMS else 1 if "fail" in name else 0
+    has_result = name not in (*USAGE, "problem")
+    assert code == (lost if lost and has_result else expected), said
+    assert "Traceback" not in said and "Exception ignored" not in said
+    if lost == 3 and has_result and 2 not in states:
+        reason = "No space left on device" if states[1] == FULL else "Bad file descriptor"
+        assert said.endswith(
+            f"error: standard output cannot be written: {reason}; free some space there, or send "
+            "the output elsewhere\n"
+        )
+
+
+@pytest.mark.parametrize(("redirection", "code"), [(">/dev/full", 3), (">&-", 3), ("| true", 141)])
+def test_a_shell_sees_the_same(reports: Path, redirection: str, code: int) -> None:
+    words = f"{sys.executable} -m camelpress gate {FAILED} --json {redirection}"
+    script = f"{words}\nexit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, check=False, cwd=reports
+    )
+    assert ended.returncode == code, ended.stderr
+    assert "Traceback" not in ended.stderr and "Exception ignored" not in ended.stderr
+
+
+def test_json_of_a_failed_gate_is_whole(reports: Path) -> None:
+    command = [sys.executable, "-m", "camelpress", "gate", FAILED, "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=reports)
+    assert (ended.returncode, json.loads(ended.stdout)["verdict"]) == (1, "FAIL")
+
+
+def test_a_run_whose_messages_are_lost_ends_well_and_says_so_by_its_code(
+    base: Path, tmp_path: Path
+) -> None:
+    words = ["quantize", str(base), "q", "--method", "rtn", "--group-size", "32"]
+    ((code, _),) = ends_of([{"words": words, "streams": {2: FULL}}], tmp_path)
+    assert code == 3
+    assert (tmp_path / "q" / "model.safetensors").is_file()
+
+
+def test_a_file_never_gets_the_descriptor_of_a_closed_stream(base: Path, tmp_path: Path) -> None:
+    words = ["quantize", str(base), "q", "--method", "rtn", "--group-size", "32"]
+    closed = dict.fromkeys((0, 1, 2), CLOSED)
+    ((code, _),) = ends_of([{"words": words, "streams": closed}], tmp_path)
+    assert code == 3
+    report = json.loads((tmp_path / "q" / "quantize-report.json").read_text(encoding="utf-8"))
+    assert report["stage"] == "quantize"
+
+
+ENDS = {  # how the work of a command ends: code that raises it
+    "panic": "raise type('PanicException', (BaseException,), {'__module__': 'pyo3'})('index 7')",
+    "library exit": "raise SystemExit(1)",
+    "library exit with words": "raise SystemExit('usage: vllm')",
+    "clean library exit": "raise SystemExit(0)",
+    "memory": "raise MemoryError",
+    "recursion": "def down(): down()\ndown()",
+    "bug": "1 / 0",
+    "assertion": "raise AssertionError",
+    "end of input": "raise EOFError",
+    "pipe of a child": "raise BrokenPipeError(32, 'Broken pipe')",
+    "generator exit": "raise GeneratorExit",
+    "typer exit": "import typer\nraise typer.Exit(1)",
+    "abort": "import typer\nraise typer.Abort",
+    "group": "raise ExceptionGroup('two', [ValueError(1), OSError(28, 'full')])",
+}
+
+
+def ended_by(code: str, folder: Path, *options: str) -> tuple[int, str]:
+    """The end of a command whose work is replaced by some code."""
+    case = {"words": ["inspect", "nowhere", *options], "streams": {}, "code": code}
+    (end,) = ends_of([case], folder)
+    return end
+
+
+def test_no_error_ends_like_a_verdict(tmp_path: Path) -> None:
+    cases = [{"words": ["inspect", "x"], "streams": {}, "code": code} for code in ENDS.values()]
+    for name, (code, said) in zip(ENDS, ends_of(cases, tmp_path), strict=True):
+        assert (name, code) == (name, 3), said
+        assert said, name
+
+
+def test_an_error_that_cannot_be_shown_is_no_verdict(tmp_path: Path) -> None:
+    nameless = "raise type('Nameless', (BaseException,), {})('of no module, as Python wants it')"
+    assert ended_by(nameless, tmp_path)[0] == 3
+
+
+def test_a_library_that_ends_the_program_is_one_line(tmp_path: Path) -> None:
+    code, said = ended_by(ENDS["library exit"], tmp_path)
+    assert (code, said) == (
+        3,
+        "error: a library ended the program (1); run the same command with --debug to see which\n",
+    )
+    assert "Traceback" in ended_by(ENDS["library exit"], tmp_path, "--debug")[1]
+
+
+def test_ctrl_c_keeps_its_code(tmp_path: Path) -> None:
+    assert ended_by("raise KeyboardInterrupt", tmp_path)[0] == 130
+
+
+@pytest.mark.parametrize(
+    "harm", ["raise MemoryError", "raise ImportError('numpy')", "raise EOFError"]
+)
+def test_what_fails_while_it_is_imported_is_no_verdict(tmp_path: Path, harm: str) -> None:
+    (tmp_path / "typer.py").write_text(f"{harm}\n", encoding="utf-8")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    ended = subprocess.run(
+        [sys.executable, "-m", "camelpress", "--version"],
+        capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path},
+    )  # fmt: skip
+    assert ended.returncode == 3
+    assert "Traceback" in ended.stderr
+
+
+def test_a_shell_that_cannot_be_completed_is_no_verdict() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "camelpress"],
+        capture_output=True,
+        check=False,
+        env=os.environ | {"_CAMELPRESS_COMPLETE": "complete_nosuchshell"},
+    )
+    assert ended.returncode != 1
