@@ -33,6 +33,11 @@ class Belongings:
     contents: Mapping[str, bytes]
     facts: Mapping[str, Any]
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all its files."""
+        return sorted({*self.files, *self.contents, *self.configs})
+
     def write(self, folder: Path) -> None:
         """Put it there."""
         for name, path in self.files.items():

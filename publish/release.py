@@ -124,6 +124,7 @@ def neutral(report: Report) -> Report:
             "settings": _shorten(report.settings, places),
             "checks": checks,
             "cost": {},
+            "files": (),
         }
     )
 
