@@ -37,6 +37,11 @@ app = typer.Typer(
 Folder = Annotated[Path, typer.Argument(show_default=False)]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
+Restart = Annotated[
+    bool,
+    typer.Option("--restart", help="Begin again where an earlier run left an unfinished output."),
+]
+
 # fmt: off
 COMMON: dict[str, Any] = {
     "as_json": Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")],

@@ -174,11 +174,16 @@ class Team:
             restart: nothing is gone on with, and the number stays as it is.
         """
         now = torch.get_num_threads()
-        begun = {} if restart else self.share(lambda: dict(earlier(partial_place(target))))
-        count = begun.get("threads")
-        if count == now or count not in range(1, MOST_THREADS + 1):
+        count = now if restart else self.share(lambda: _threads_of(target, now))
+        if count == now:
             yield
             return
         note(f"threads: {now} -> {count}, as {target} was begun; --restart begins again")
         with thread_count(count):
             yield
+
+
+def _threads_of(target: Path, now: int) -> int:
+    """The number of threads that an unfinished output was begun with; `now` where none is told."""
+    count = earlier(partial_place(target)).get("threads")
+    return count if isinstance(count, int) and 1 <= count <= MOST_THREADS else now
