@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from camelpress.console import Screen
+from camelpress.core.caches import provide_caches
 from camelpress.core.errors import Interrupted, Problem
 from camelpress.core.progress import listening
 from camelpress.core.secrets import redacted
@@ -101,6 +102,7 @@ def _guarded(
     follows = os.environ.get("RANK", "0") != "0"  # torchrun says so
     screen = Screen(json=as_json, quiet=quiet, silent=follows)
     signal.signal(signal.SIGTERM, _stop)
+    provide_caches()
     if not verbose:
         warnings.simplefilter("ignore")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
