@@ -25,8 +25,16 @@ def provide_caches() -> None:
 
 
 def _has_cache_folder() -> bool:
-    """Whether the user's cache folder can be written, or made."""
-    place = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    """Whether every folder that the libraries would take can be written, or made."""
+    xdg = [os.environ.get(name) for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME")]
+    names = (*filter(None, xdg), "~/.cache", "~/.config", "~/.triton")
+    try:
+        return all(_can_be_written(Path(name).expanduser()) for name in names)
+    except (OSError, RuntimeError):  # RuntimeError: nobody knows a home
+        return False
+
+
+def _can_be_written(place: Path) -> bool:
     while not place.exists() and place != place.parent:
         place = place.parent
-    return place.is_absolute() and place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
