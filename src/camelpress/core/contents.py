@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Collection, Iterator
 from fnmatch import fnmatchcase
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 from camelpress.core.progress import note
@@ -76,8 +77,13 @@ def _leaves(folder: Path) -> Iterator[Path]:
 
 
 def _unused(path: Path) -> Path:
+    """A path, or one with a number, at which there is nothing, or an empty folder."""
     numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
-    return path if not path.exists() else next(each for each in numbered if not each.exists())
+    return next(each for each in chain([path], numbered) if _is_unused(each))
+
+
+def _is_unused(path: Path) -> bool:
+    return not files_in(path) if path.is_dir() else not os.path.lexists(path)
 
 
 def _checksum_names(path: Path) -> Iterator[str]:
