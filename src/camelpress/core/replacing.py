@@ -35,6 +35,8 @@ def take_place(partial: Path, target: Path) -> None:
 def settle(target: Path) -> None:
     """Finish or undo the replacement of an output that a kill cut short; elsewhere do nothing."""
     old, partial = old_place(target), Path(f"{target}.partial")
+    if old.is_dir() and not any(old.iterdir()):
+        old.rmdir()  # a kill fell between the removal of the last file and this
     if not (_gives_way(old) or _gives_way(target) or (target / TORN).is_file()):
         return
     with held(partial if partial.is_dir() else target if target.is_dir() else old) as is_free:
