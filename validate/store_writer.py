@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float64
+from safetensors.torch import save
 from torch import Tensor
 
-from camelpress.core.writer import write_tensors
 from camelpress.validate.divergence import Kept
 from camelpress.validate.texts import Text
 
@@ -58,12 +58,13 @@ class Writer:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was gathered."""
+        """Write what was gathered, under its own name: a kill leaves no name that is not known."""
         if self._gathered:
             self._parts += 1
             columns = (torch.cat(column) for column in zip(*self._gathered, strict=True))
             named = dict(zip(Kept._fields, columns, strict=True))
-            write_tensors(self._folder / PART.format(self._lane + 1, self._parts), named)
+            path = self._folder / PART.format(self._lane + 1, self._parts)
+            path.write_bytes(save(named))
             self._gathered, self._bytes = [], 0
 
 
@@ -77,7 +78,7 @@ def write_windows(texts: Sequence[Text], path: Path) -> None:
         "clusters": [window.cluster for window in windows],
     }
     tensors = {name: torch.tensor(each, dtype=torch.int32) for name, each in columns.items()}
-    write_tensors(path, tensors)
+    path.write_bytes(save(tensors))
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:

@@ -373,7 +373,9 @@ def test_a_run_that_was_begun_otherwise_is_kept_until_a_restart(
     elif change == "settings":
         options["check"] = "full"
     else:
-        monkeypatch.setattr(account, "versions", lambda: {"torch": "another"})
+        monkeypatch.setattr(
+            account, "versions", lambda: provenance.versions() | {"torch": "another"}
+        )
     read.tensors.clear()
     read.files.clear()
     with pytest.raises(OutputProblem, match="was begun otherwise and is kept") as error:

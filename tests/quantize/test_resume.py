@@ -21,6 +21,7 @@ from camelpress.core.computing import thread_count
 from camelpress.core.errors import OutputExists, OutputProblem
 from camelpress.core.journal import JOURNAL, Journal
 from camelpress.core.lanes import LANES
+from camelpress.core.provenance import versions
 from camelpress.core.report import Report
 from camelpress.core.writer import CheckpointWriter
 from camelpress.quantize import journey, run
@@ -335,7 +336,7 @@ def test_a_run_that_was_begun_otherwise_is_kept_until_a_restart(
     elif change == "calibration":
         text.write_bytes(text.read_bytes().replace(b"whale", b"shale"))
     elif change == "version":
-        monkeypatch.setattr(run, "versions", lambda: {"torch": "another"})
+        monkeypatch.setattr(run, "versions", lambda: versions() | {"torch": "another"})
     else:
         monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
     walked.clear()

@@ -195,19 +195,6 @@ class CheckpointWriter:
             return self._files[shard]
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors that are in memory into one file, under its own name from the first byte.
-
-    The safetensors library writes into a file with a name of its own, which a kill leaves behind.
-    """
-    slots = {name: Slot(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-    header, begins = layout(slots)
-    with path.open("wb") as file:
-        file.write(header)
-        for name in sorted(begins, key=begins.__getitem__):
-            file.write(data(tensors[name]))
-
-
 def data(tensor: Tensor) -> memoryview:
     """The bytes of a tensor as they stand in a file."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
