@@ -20,7 +20,7 @@ BOM = "bom.cdx.json"
 WORDS = (PROVENANCE, BOM)  # of a release about itself
 REPORT_SUFFIX = "-report.json"
 PACKAGES = ("camelpress", "numba", "numpy", "safetensors", "tokenizers", "torch", "transformers")
-TICK = 10**8  # ns; clocks of file systems are finer
+TICK = 2 * 10**7  # ns; clocks of file systems are finer
 IDENTITY = ("*.safetensors", "*.bin", "*.pth", "*.json", "*.model", "*.jinja", "merges.txt")
 
 
@@ -127,19 +127,14 @@ class Hashes:
         self._known = known
 
     def file(self, path: Path) -> str:
-        """The SHA-256 of a file, read only if it looks changed.
-
-        A file that changed a moment ago may change again within one tick of the disk's clock, and
-        is read again next time.
-        """
-        now, key = identity(path), str(path.resolve())
+        """The SHA-256 of a file, read only if it looks changed."""
+        key = str(path.resolve())
         kept = self._known.get(key)
-        if isinstance(kept, list) and kept[:-1] == now and isinstance(kept[-1], str):
+        if isinstance(kept, list) and kept[:-1] == identity(path) and isinstance(kept[-1], str):
             return kept[-1]
-        digest = sha256_file(path)
-        self._known.pop(key, None)
-        if time.time_ns() - max(now[1:3]) > TICK:
-            self._known[key] = [*now, digest]
+        _let_tick_pass(path)
+        now, digest = identity(path), sha256_file(path)
+        self._known[key] = [*now, digest]
         return digest
 
     def tree(self, path: Path) -> str:
@@ -152,6 +147,13 @@ class Hashes:
         return sha256_json(
             {member.relative_to(path).as_posix(): self.file(member) for member in inside}
         )
+
+
+def _let_tick_pass(path: Path) -> None:
+    """Wait until a later change of the file must have another time than the last one."""
+    age = time.time_ns() - path.stat().st_ctime_ns
+    if 0 <= age < TICK:
+        time.sleep((TICK - age) / 1e9)
 
 
 def manifest_text(hashes: Mapping[str, str]) -> str:
