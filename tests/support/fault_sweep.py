@@ -1,8 +1,6 @@
 """Every stage, killed or failed by its disk at each operation, and the same command once more.
 
-    python tests/support/fault_sweep.py [--stage NAME] [--every N]
-
-tries all of it and prints a table; the tests try a few operations of each stage.
+`make faults` tries all of it and prints a table; the tests try a few operations of each stage.
 """
 
 from __future__ import annotations
