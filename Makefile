@@ -8,7 +8,7 @@ LLAMA_TOKENIZER := .models/llama-tokenizer
 TRANSFORMERS_4 := .models/transformers-4
 REGISTRY := .models/docker-registry
 
-.PHONY: demo test check fuzz test-clients test-s3 bench-recover bench-quantize bench-growth bench-validate bench-tasks clean
+.PHONY: demo test check fuzz test-clients test-s3 faults bench-recover bench-quantize bench-growth bench-validate bench-tasks clean
 
 demo: .venv/installed ## the whole pipeline on the embedded model
 	$(BIN)/camelpress demo
@@ -32,6 +32,10 @@ test-clients: .venv/installed-test ## our checkpoints in other people's loaders,
 test-s3: .venv/installed-test ## buckets, on moto's server
 	test -d .venv-s3 || tests/models/s3_env.sh .venv-s3
 	.venv-s3/bin/python -m pytest tests/publish/test_bucket.py
+
+EVERY ?= 1
+faults: .venv/installed-test ## every stage killed, and failed by its disk, at each operation (hours; EVERY=8: each eighth)
+	PYTHONPATH=tests/support OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/support/fault_sweep.py --every $(EVERY)
 
 bench-recover: .venv/installed ## recover against the published algorithm and mere copying (27 GB of disk)
 	$(BIN)/python -m benchmarks.recover

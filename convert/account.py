@@ -1,4 +1,4 @@
-"""What a report says of inputs and tensors, and what a resumed run must have in common."""
+"""Facts of inputs and tensors for a report, and the values that a resumed run must share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from camelpress.convert.settings import MakeDiff, Recover
 from camelpress.convert.stream import Facts
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import dtype_name
-from camelpress.core.provenance import checkpoint_hashes, sha256_json, versions
+from camelpress.core.provenance import checkpoint_hashes, identity, sha256_json, versions
+
+ROLES = {Recover: ("recover", "base", "diff"), MakeDiff: ("make-diff", "base", "tuned")}
 
 
 def tensor(
@@ -60,16 +62,22 @@ def digests(inputs: Mapping[str, Checkpoint], files: Mapping[Path, str]) -> dict
     return hashes
 
 
-def fingerprint(settings: Recover | MakeDiff, inputs: Sequence[Checkpoint]) -> str:
-    """Of all that decides the bytes of the output."""
-    files = [path for checkpoint in inputs for path in _all_files(checkpoint)]
-    return sha256_json(
-        {
-            "versions": versions(),
-            "settings": settings.model_dump(mode="json", exclude={"verify", "device"}),
-            "files": [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files],
-        }
-    )
+def fingerprint(settings: Recover | MakeDiff, inputs: Sequence[Checkpoint]) -> dict[str, Any]:
+    """Name to value of everything that decides the bytes of the output.
+
+    Inputs are read once, while the output is made, so that their files stand here by identity.
+    """
+    stage, *roles = ROLES[type(settings)]
+    return {
+        "stage": stage,
+        **settings.model_dump(mode="json", exclude={"verify", "device"}),
+        **{f"version of {name}": number for name, number in versions().items()},
+        **{
+            f"{role}/{path.name}": sha256_json(identity(path))
+            for role, checkpoint in zip(roles, inputs, strict=True)
+            for path in _all_files(checkpoint)
+        },
+    }
 
 
 def _all_files(checkpoint: Checkpoint) -> list[Path]:

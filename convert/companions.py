@@ -34,6 +34,11 @@ class Belongings:
     contents: Mapping[str, bytes]
     facts: Mapping[str, Any]
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all its files."""
+        return sorted({*self.files, *self.contents, *self.configs})
+
     def write(self, folder: Path) -> None:
         """Put it there."""
         copy_companions(self.files, folder)

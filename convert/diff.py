@@ -18,16 +18,22 @@ from camelpress.convert.stream import Stream
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.journal import Journal
-from camelpress.core.output import keep_apart, staged
+from camelpress.core.output import keep_apart, output_files, staged
 from camelpress.core.provenance import versions
 from camelpress.core.report import Report, Stopwatch
-from camelpress.core.writer import CheckpointWriter, Slot
+from camelpress.core.writer import WEIGHTS, CheckpointWriter, Slot
 
 REPORT = "make-diff-report.json"
 
 
 def make_diff(
-    base: Checkpoint, tuned: Checkpoint, out: Path, settings: MakeDiff, *, force: bool = False
+    base: Checkpoint,
+    tuned: Checkpoint,
+    out: Path,
+    settings: MakeDiff,
+    *,
+    force: bool = False,
+    restart: bool = False,
 ) -> Report:
     """Write tuned - base, having seen what `recover` makes of every value.
 
@@ -42,6 +48,7 @@ def make_diff(
         out: a folder that does not exist.
         settings: type of the diff, rule for added rows.
         force: replace `out`.
+        restart: begin again, whatever an unfinished run left.
     Raises:
         NumericsProblem: some weight would not come back (it is 2**16 times smaller than the
             base's, so that the difference needs more than 24 bits), or a difference does not
@@ -62,7 +69,11 @@ def make_diff(
 
     slots = {plan.name: Slot(dtype, plan.shape) for plan in chosen}
     resumable = account.fingerprint(settings, list(inputs.values()))
-    with staged(out, force=force, resumable=resumable) as folder, Journal(folder) as journal:
+    writes = (*WEIGHTS, *belongings.names, REPORT)
+    with (
+        staged(out, force=force, made_from=resumable, restart=restart, writes=writes) as folder,
+        Journal(folder) as journal,
+    ):
         with CheckpointWriter(folder, slots, metadata=record.header()) as writer:
             tensors, files = Stream(work, writer, journal).run(
                 chosen, list(inputs.values()), "make-diff"
@@ -87,6 +98,7 @@ def make_diff(
                 ],
             },
             cost=watch.cost(),
+            files=output_files(folder, REPORT),
         )
         report.write(folder / REPORT)
     return report

@@ -16,12 +16,12 @@ from camelpress.core.errors import CheckpointProblem
 from camelpress.core.json import write_json
 from camelpress.core.linears import PARTS, head_of, read_codes
 from camelpress.core.ngrams import FINGERPRINT
-from camelpress.core.output import keep_apart, staged
+from camelpress.core.output import keep_apart, output_files, staged
 from camelpress.core.progress import note, track
 from camelpress.core.provenance import checkpoint_digest, versions
 from camelpress.core.report import Report, Stopwatch
 from camelpress.core.schemes import COMPRESSED, V1, V2, scheme_of
-from camelpress.core.writer import CheckpointWriter
+from camelpress.core.writer import WEIGHTS, CheckpointWriter
 
 REPORT = "export-report.json"
 LAYOUTS = {"gptq": V1, "gptq-v2": V2, "compressed-tensors": COMPRESSED}
@@ -58,7 +58,8 @@ def export(source: Checkpoint, out: Path, settings: Export, *, force: bool = Fal
     slots = {name: target.plain_slot(source.info(name)) for name in plain}
     for layer in layers:
         slots |= target.slots(layer)
-    with staged(out, force=force) as folder:
+    writes = (*WEIGHTS, *source.companions(), FINGERPRINT, "config.json", SETTINGS, REPORT)
+    with staged(out, force=force, writes=writes) as folder:
         with CheckpointWriter(folder, dict(sorted(slots.items()))) as writer:
             for name in plain:
                 writer.put(name, target.plain(name, source.read(name)))
@@ -89,6 +90,7 @@ def export(source: Checkpoint, out: Path, settings: Export, *, force: bool = Fal
                 "versions": versions(),
             },
             cost=watch.cost(),
+            files=output_files(folder, REPORT),
         )
         report.write(folder / REPORT)
     return report

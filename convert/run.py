@@ -23,19 +23,25 @@ from camelpress.core.checkpoint import Checkpoint, mend_config
 from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.journal import Journal
-from camelpress.core.output import keep_apart, staged
+from camelpress.core.output import keep_apart, output_files, staged
 from camelpress.core.progress import note
 from camelpress.core.provenance import versions
 from camelpress.core.report import Report, Stopwatch
 from camelpress.core.shards import TensorInfo
-from camelpress.core.writer import CheckpointWriter, Slot
+from camelpress.core.writer import WEIGHTS, CheckpointWriter, Slot
 
 REPORT = "recover-report.json"
 LISTED = 3  # tensors of one rule that are noted by name
 
 
 def recover(
-    base: Checkpoint, diff: Checkpoint, out: Path, settings: Recover, *, force: bool = False
+    base: Checkpoint,
+    diff: Checkpoint,
+    out: Path,
+    settings: Recover,
+    *,
+    force: bool = False,
+    restart: bool = False,
 ) -> Report:
     """Write base + diff, summed in fp32, with the diff's config and tokenizer.
 
@@ -47,6 +53,7 @@ def recover(
         out: a folder that does not exist.
         settings: output dtype, row rules, and how to test the base.
         force: replace `out`.
+        restart: begin again, whatever an unfinished run left.
     Raises:
         NumericsProblem: the base is not the diff's, or a sum is not finite.
         CheckpointProblem: names, shapes or tokenizer do not belong together.
@@ -70,7 +77,11 @@ def recover(
         return added(plan, operands, dtypes[plan.name], check=full, told=told)
 
     resumable = account.fingerprint(settings, list(inputs.values()))
-    with staged(out, force=force, resumable=resumable) as folder, Journal(folder) as journal:
+    writes = (*WEIGHTS, *belongings.names, REPORT)
+    with (
+        staged(out, force=force, made_from=resumable, restart=restart, writes=writes) as folder,
+        Journal(folder) as journal,
+    ):
         with CheckpointWriter(folder, slots) as w:
             tensors, files = Stream(work, w, journal).run(chosen, list(inputs.values()), "recover")
         seen = choice.counts
@@ -112,6 +123,7 @@ def recover(
                 ],
             },
             cost=watch.cost(),
+            files=output_files(folder, REPORT),
         )
         report.write(folder / REPORT)
     return report

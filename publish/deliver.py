@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from camelpress.core.errors import RecipeProblem, ReleaseRefused
 from camelpress.core.output import staged
 from camelpress.core.provenance import MANIFEST, PROVENANCE, sha256_file, sha256_json
+from camelpress.core.replacing import remove_output
 from camelpress.core.report import Report, Stopwatch, Verdict
 from camelpress.publish.run import run
 from camelpress.publish.settings import Publish
@@ -40,7 +40,7 @@ def publish(candidate: Path, report_dir: Path, settings: Publish, *, force: bool
     try:
         delivered = _destination(aside, force=force).deliver(aside)
     finally:
-        shutil.rmtree(aside)
+        remove_output(aside)
     return report.model_copy(update={"facts": report.facts | {"delivered": delivered}})
 
 
@@ -63,9 +63,10 @@ def upload(release: Path, out: Path, *, replace: bool, force: bool) -> Report:
             f"{release} is not as it was made: {checked.facts['problems'][0]}",
             next_step="publish it again",
         )
-    with staged(out, force=force) as folder:
+    with staged(out, force=force, writes=(REPORT,)) as folder:
         report = Report(
             stage="upload",
+            files=(REPORT,),
             inputs={MANIFEST: sha256_file(release / MANIFEST)},
             settings={},
             facts=_destination(release, force=replace).deliver(release),

@@ -136,6 +136,7 @@ def neutral(report: Report) -> Report:
             "settings": _shorten(report.settings, places),
             "checks": checks,
             "cost": {},
+            "files": (),
         }
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.hardware import hardware
+from camelpress.core.output import output_files
 from camelpress.core.provenance import (
     MANIFEST,
     PROVENANCE,
@@ -38,7 +39,7 @@ def seal(folder: Path, facts: Facts, judged: Mapping[str, str], made: Mapping[st
         OutputProblem: a file holds a secret.
         CheckpointProblem: a model file is not the one that was validated.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = [folder / name for name in output_files(folder)]
     hashes = manifest(paths, relative_to=folder)
     changed = release.differing(judged, hashes, recipe_only=facts.settings.recipe_only)
     if changed:

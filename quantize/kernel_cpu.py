@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, no_type_check
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
+from camelpress.quantize.compiling import compiled
 from camelpress.quantize.kernel import SHRINK, SMALLEST_SCALE
 
 ROWS = 64  # of one task: 128 columns of them stay in a core's first cache
@@ -24,8 +24,8 @@ ROWS = 64  # of one task: 128 columns of them stay in a core's first cache
 # elsewhere is an argument. These three belong to fp16 and do not change.
 _SMALLEST, _NORMAL = np.float32(SMALLEST_SCALE), np.float32(torch.finfo(torch.float16).tiny)
 _LARGEST = np.float32(torch.finfo(torch.float16).max)
-_compiled = numba.njit(nogil=True, cache=True)
-_vectorized = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+_compiled = compiled()
+_vectorized = compiled(fastmath={"reassoc", "contract", "nsz"})
 
 
 def search(
@@ -38,9 +38,9 @@ def search(
     """As `Kernel.search`."""
     scales = torch.full_like(columns[0], torch.inf)
     zeros = torch.zeros_like(scales)
-    compiled = _search_sym if sym else _search_asym
+    search_grid = _search_sym if sym else _search_asym
     arrays = [each.numpy() for each in (columns, importance, scales, zeros)]
-    _share_out(compiled, columns.shape[1], *arrays, np.array(SHRINK), np.float32(2**bits - 1))
+    _share_out(search_grid, columns.shape[1], *arrays, np.array(SHRINK), np.float32(2**bits - 1))
     return scales, zeros
 
 
@@ -59,10 +59,10 @@ def round_columns(
     return codes, errors
 
 
-def _share_out(compiled: Callable[..., None], rows: int, *arguments: Any) -> None:
+def _share_out(work: Callable[..., None], rows: int, *arguments: Any) -> None:
     pool = _threads(torch.get_num_threads())
     tasks = [
-        pool.submit(compiled, *arguments, start, min(start + ROWS, rows))
+        pool.submit(work, *arguments, start, min(start + ROWS, rows))
         for start in range(0, rows, ROWS)
     ]
     for task in tasks:

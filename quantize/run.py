@@ -11,42 +11,50 @@ import torch
 
 from camelpress.core import llama
 from camelpress.core.blocks import StreamedModel, has_bfloat16, pick_device
-from camelpress.core.checkpoint import Checkpoint, companions, copy_companions
-from camelpress.core.computing import computing
+from camelpress.core.checkpoint import SETTINGS, Checkpoint, companions, copy_companions
+from camelpress.core.computing import computing, rounding
 from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.journal import Journal
 from camelpress.core.lanes import LANES
 from camelpress.core.ngrams import FINGERPRINT
-from camelpress.core.output import keep_apart, require_free, staged
+from camelpress.core.output import keep_apart, output_files, require_free, staged
 from camelpress.core.progress import note
 from camelpress.core.provenance import (
-    appearance,
     checkpoint_digest,
+    checkpoint_hashes,
     sha256_file,
-    sha256_json,
     versions,
 )
 from camelpress.core.report import Report, Stopwatch
 from camelpress.core.team import Team
 from camelpress.core.tokens import Tokenizer
-from camelpress.core.writer import CheckpointWriter
+from camelpress.core.writer import WEIGHTS, CheckpointWriter
 from camelpress.quantize import engine
 from camelpress.quantize.adopt import adopt
 from camelpress.quantize.calibrate import Calibration, draw
 from camelpress.quantize.forecast import forecast
 from camelpress.quantize.gptq import FALLBACK
 from camelpress.quantize.journey import Journey
+from camelpress.quantize.kernel import COLUMNS
 from camelpress.quantize.lanes import Lane, lanes
 from camelpress.quantize.padding import Padded
 from camelpress.quantize.settings import NATIVE, UNABLE, Quantize
 from camelpress.quantize.stored import MAKER, AsStored, plan, stored, write_config
 
 REPORT = "quantize-report.json"
+UNDECIDED = {"calibration", "device", "engine_python", "max_fallbacks"}  # do not change a byte
 ENGINE = "engine"
 
 
-def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = False) -> Report:
+def run(
+    source: Checkpoint,
+    out: Path,
+    settings: Quantize,
+    *,
+    force: bool = False,
+    restart: bool = False,
+) -> Report:
     """Quantize the linear layers of all decoder blocks; embeddings, norms and head stay 16-bit.
 
     Args:
@@ -54,6 +62,7 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
         out: a folder that does not exist.
         settings: bits, grid, calibration.
         force: replace `out`.
+        restart: begin again, whatever an unfinished run left.
     Raises:
         CheckpointProblem: already quantized, incomplete, or of another family.
         RecipeProblem: a group size that does not divide a width, no or too long calibration.
@@ -64,6 +73,21 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
     if settings.engine != NATIVE:
         return _elsewhere(source, out, settings, watch, force=force)
     team = Team.join()
+    with team.threads_of(out, restart=restart):
+        return _natively(source, out, settings, watch, team, force=force, restart=restart)
+
+
+def _natively(
+    source: Checkpoint,
+    out: Path,
+    settings: Quantize,
+    watch: Stopwatch,
+    team: Team,
+    *,
+    force: bool,
+    restart: bool,
+) -> Report:
+    """The stage with the engine of this package, block by block."""
     device = team.place(pick_device(settings.device))
     if settings.pad_ffn:
         source = Padded(source, settings.pad_ffn)
@@ -73,9 +97,11 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
     planned = plan(model.checkpoint, model.blocks, settings)
     calibration = _calibration(model, settings)
     computed = _computed(model)
-    fingerprint = _fingerprint(source, settings, calibration, computed)
+    made_from = _made_from(source, settings, calibration, model)
     with (
-        team.staged(out, force=force, resumable=fingerprint) as folder,
+        team.staged(
+            out, force=force, made_from=made_from, restart=restart, writes=_writes(source)
+        ) as folder,
         torch.inference_mode(),
     ):
         (folder / LANES).mkdir(exist_ok=True)
@@ -92,24 +118,24 @@ def run(source: Checkpoint, out: Path, settings: Quantize, *, force: bool = Fals
                 for name in sorted(planned.keys() & source.tensors.keys()):
                     writer.put(name, stored(source, name))
                 layers = journey.lead(writer, journal)
+            write_config(folder, source, model.blocks, settings)
+            report = _complete(
+                folder,
+                source,
+                settings,
+                calibration,
+                facts={
+                    "engine": {"name": NATIVE},
+                    **computed,
+                    "padded": source.told if isinstance(source, Padded) else None,
+                    "rescues": sum(bool(layer["rescue"]) for layer in layers),
+                    "fallbacks": sum(layer["rescue"] == FALLBACK for layer in layers),
+                    "lost": sum(bool(layer.get("lost")) for layer in layers),
+                    "layers": layers,
+                },
+                cost=watch.cost() | {"expected_peak_bytes": expected},
+            )
         shutil.rmtree(folder / LANES)
-        write_config(folder, source, model.blocks, settings)
-        report = _complete(
-            folder,
-            source,
-            settings,
-            calibration,
-            facts={
-                "engine": {"name": NATIVE},
-                **computed,
-                "padded": source.told if isinstance(source, Padded) else None,
-                "rescues": sum(bool(layer["rescue"]) for layer in layers),
-                "fallbacks": sum(layer["rescue"] == FALLBACK for layer in layers),
-                "lost": sum(bool(layer.get("lost")) for layer in layers),
-                "layers": layers,
-            },
-            cost=watch.cost() | {"expected_peak_bytes": expected},
-        )
     return team.share(lambda: report)
 
 
@@ -128,7 +154,7 @@ def _elsewhere(
     )
     planned = plan(model.checkpoint, model.blocks, settings)
     calibration = _calibration(model, settings)
-    with staged(out, force=force) as folder, torch.inference_mode():
+    with staged(out, force=force, writes=_writes(source)) as folder, torch.inference_mode():
         work = folder / ENGINE
         work.mkdir()
         made, told = engine.quantize(
@@ -194,9 +220,16 @@ def _complete(
             **facts,
         },
         cost=cost,
+        files=output_files(folder, REPORT),
     )
     report.write(folder / REPORT)
     return report
+
+
+def _writes(source: Checkpoint) -> tuple[str, ...]:
+    """The names of all files that the output may have."""
+    configs = ("config.json", SETTINGS, FINGERPRINT, REPORT)
+    return (*WEIGHTS, *companions(source.folder), *configs)
 
 
 def _lanes(
@@ -223,22 +256,24 @@ def _computed(model: StreamedModel) -> dict[str, Any]:
     }
 
 
-def _fingerprint(
+def _made_from(
     source: Checkpoint,
     settings: Quantize,
     calibration: Calibration | None,
-    computed: dict[str, Any],
-) -> str:
-    """Of all that decides the bytes of the output."""
-    return sha256_json(
-        {
-            "versions": versions(),
-            "computed": computed,
-            "settings": settings.model_dump(mode="json"),
-            "source": appearance(source.folder),
-            "calibration": _inputs(calibration),
-        }
-    )
+    model: StreamedModel,
+) -> dict[str, Any]:
+    """Name to value of everything that decides the bytes of the output."""
+    return {
+        "stage": "quantize",
+        **settings.model_dump(mode="json", exclude=UNDECIDED),
+        "dtype": dtype_name(model.dtype),
+        **rounding(model.device),
+        "columns at once": COLUMNS,
+        **{f"version of {name}": number for name, number in versions().items()},
+        **{f"source/{name}": digest for name, digest in checkpoint_hashes(source.folder).items()},
+        **_inputs(calibration),
+        "weights of the texts": [each.weight for each in settings.calibration],
+    }
 
 
 def _calibration(model: StreamedModel, settings: Quantize) -> Calibration | None:

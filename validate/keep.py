@@ -13,7 +13,7 @@ from camelpress.core.config import dtype_name
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.identity import headers_digest, weights_digest
 from camelpress.core.lanes import LANE_TOKENS
-from camelpress.core.output import keep_apart, require_free
+from camelpress.core.output import keep_apart, output_files, require_free
 from camelpress.core.provenance import checkpoint_digest, sha256_file
 from camelpress.core.report import Report, Stopwatch
 from camelpress.core.summary import summary
@@ -29,6 +29,8 @@ from camelpress.validate.score import Scores, over_lanes
 from camelpress.validate.settings import Keep
 from camelpress.validate.store import REPORT, WINDOWS, Facts, KeptText
 from camelpress.validate.store_writer import (
+    PARTS,
+    TOKENIZER,
     Writer,
     copy_tokenizer,
     places_for_drawing,
@@ -38,8 +40,17 @@ from camelpress.validate.texts import Text, read_texts, window_length
 from camelpress.validate.walk import Runner, walk
 from camelpress.validate.workplace import Workplace, fingerprint
 
+WRITES = (PARTS, WINDOWS, *TOKENIZER, REPORT)
 
-def run(reference: Checkpoint, out: Path, settings: Keep, *, force: bool = False) -> Report:
+
+def run(
+    reference: Checkpoint,
+    out: Path,
+    settings: Keep,
+    *,
+    force: bool = False,
+    restart: bool = False,
+) -> Report:
     """Write a store of a reference's predictions; processes of `torchrun` share the work.
 
     Args:
@@ -47,6 +58,7 @@ def run(reference: Checkpoint, out: Path, settings: Keep, *, force: bool = False
         out: a folder for the store.
         settings: texts, protocol, and how much of each prediction is kept.
         force: replace `out`.
+        restart: begin again, whatever an unfinished run left.
     Raises:
         Interrupted: somebody asked for the end; the same call goes on.
         RecipeProblem: no text or an empty one, more is to be kept than there is, or a quantized
@@ -57,8 +69,13 @@ def run(reference: Checkpoint, out: Path, settings: Keep, *, force: bool = False
     keep_apart(out, reference.folder)
     require_free(out, force=force)
     require_plain(reference, settings)
-    made_from = fingerprint(settings, (reference.folder,))
-    with Workplace.staged(out, made_from, force=force) as work:
+    with Workplace.staged(
+        out,
+        lambda: fingerprint("store", settings, {"reference": reference.folder}),
+        force=force,
+        restart=restart,
+        writes=WRITES,
+    ) as work:
         model = open_model(reference, settings, team=work.team)
         length = window_length(settings, model.positions)
         texts = read_texts(settings, Tokenizer.load(reference.folder), length)
@@ -159,6 +176,7 @@ def _complete(
         settings=settings.model_dump(mode="json", exclude={"text", "device"}),
         facts=facts.model_dump(mode="json"),
         cost=watch.cost(),
+        files=output_files(folder, REPORT),
     )
     report.write(folder / REPORT)
     return report

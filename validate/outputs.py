@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.output import keep_apart, staged
+from camelpress.core.output import keep_apart, output_files, staged
 from camelpress.core.report import Report, Verdict
 from camelpress.validate import facts, page
 from camelpress.validate.gate import judge
@@ -13,11 +13,11 @@ from camelpress.validate.junit import junit
 from camelpress.validate.settings import Gate, Reports
 
 REPORT = "report.json"
+FORMS = (REPORT, "report.md", "report.html", "junit.xml")
 
 
 def write(report: Report, folder: Path, settings: Reports) -> None:
     """report.json, report.md, report.html and junit.xml."""
-    report.write(folder / REPORT)
     forms = {
         "report.md": page.markdown(report),
         "report.html": page.html(report),
@@ -25,6 +25,8 @@ def write(report: Report, folder: Path, settings: Reports) -> None:
     }
     for name, text in forms.items():
         (folder / name).write_text(text, encoding="utf-8")
+    files = output_files(folder, REPORT)
+    report.model_copy(update={"files": files}).write(folder / REPORT)
 
 
 def save(report: Report, out: Path, settings: Reports, *, source: Path, force: bool) -> None:
@@ -41,7 +43,7 @@ def save(report: Report, out: Path, settings: Reports, *, source: Path, force: b
         OutputProblem: `out` is there, or cannot be written.
     """
     keep_apart(out, source)
-    with staged(out, force=force) as folder:
+    with staged(out, force=force, writes=FORMS) as folder:
         write(report, folder, settings)
 
 

@@ -27,6 +27,7 @@ from camelpress.validate.workplace import Workplace, fingerprint
 REPORT = outputs.REPORT
 FLIPS = "flips.html"
 ANSWERS = "answers"  # in an output that is being made
+WRITES = (*outputs.FORMS, FLIPS, f"{samples.FOLDER}/*.jsonl")
 PLACES: Any = {  # of a machine, not of what was asked
     **dict.fromkeys(("text", "device", "data_dir", "answers"), True),
     "judge": {"url", "local", "annotations"},
@@ -47,6 +48,7 @@ def run(
     settings: Validate,
     *,
     force: bool = False,
+    restart: bool = False,
 ) -> Report:
     """Score both models on the same tokens and tasks, and hold the differences against the gate.
 
@@ -59,6 +61,7 @@ def run(
         out: a folder for report.json, report.md, report.html and junit.xml.
         settings: texts, protocol, tasks, gate.
         force: replace `out`.
+        restart: begin again, whatever an unfinished run left; answers to tasks are kept.
     Raises:
         Interrupted: somebody asked for the end, or a judge cannot be reached; the same call goes
             on.
@@ -77,8 +80,14 @@ def run(
     if settings.allow_quantized_reference:
         _note_caveat(reference)
     tasks = _ready(reference, candidate, settings, out)
-    made_from = fingerprint(settings, (reference.folder, candidate.folder))
-    with Workplace.staged(out, made_from, force=force) as work:
+    sources = {"reference": reference.folder, "candidate": candidate.folder}
+    with Workplace.staged(
+        out,
+        lambda: fingerprint("validate", settings, sources),
+        force=force,
+        restart=restart,
+        writes=WRITES,
+    ) as work:
         only_tasks = bool(tasks) and not settings.text
         told = _scored(reference, candidate, settings, work, only_tasks=only_tasks)
         asked = None
@@ -92,11 +101,11 @@ def run(
         given = "gate" in settings.model_fields_set
         gate = TASK_GATE if only_tasks and not given else settings.gate
         report = _report(told, samples.hashes(work.folder), settings, gate, watch)
-        if work.team.leads:
-            outputs.write(report, work.folder, settings)
         if asked:
             changed = page.flips(report, samples.flips(report, work.folder))
             (work.folder / FLIPS).write_text(changed, encoding="utf-8", errors="backslashreplace")
+        if work.team.leads:
+            outputs.write(report, work.folder, settings)
     return work.team.share(lambda: report)
 
 

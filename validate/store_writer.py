@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float64
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from camelpress.validate.divergence import Kept
 from camelpress.validate.texts import Text
 
-PART = "predictions-{:05}-{:03}.safetensors"  # of which lane, the how manieth
+PART = "predictions-{:05}-{:03}.safetensors"  # number of the lane, and of the part in it
+PARTS = "predictions-*.safetensors"  # all of them
 PART_BYTES = 2**26  # that are gathered before a part is written
 NARROW = 2**16  # ids below need two bytes
 TOKENIZER = (
@@ -57,12 +58,13 @@ class Writer:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was gathered."""
+        """Write what was gathered, under its own name: a kill leaves no name that is not known."""
         if self._gathered:
             self._parts += 1
             columns = (torch.cat(column) for column in zip(*self._gathered, strict=True))
             named = dict(zip(Kept._fields, columns, strict=True))
-            save_file(named, self._folder / PART.format(self._lane + 1, self._parts))
+            path = self._folder / PART.format(self._lane + 1, self._parts)
+            path.write_bytes(save(named))
             self._gathered, self._bytes = [], 0
 
 
@@ -75,7 +77,8 @@ def write_windows(texts: Sequence[Text], path: Path) -> None:
         "lengths": [len(window.ids) for window in windows],
         "clusters": [window.cluster for window in windows],
     }
-    save_file({name: torch.tensor(each, dtype=torch.int32) for name, each in columns.items()}, path)
+    tensors = {name: torch.tensor(each, dtype=torch.int32) for name, each in columns.items()}
+    path.write_bytes(save(tensors))
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:

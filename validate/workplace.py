@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from camelpress.core.computing import computing
+from camelpress.core.blocks import pick_device
+from camelpress.core.computing import rounding
 from camelpress.core.journal import Journal
 from camelpress.core.lanes import LANES
-from camelpress.core.provenance import appearance, sha256_file, sha256_json, versions
+from camelpress.core.provenance import checkpoint_hashes, sha256_file, versions
 from camelpress.core.team import Team
 from camelpress.validate.settings import Scoring
 
@@ -32,38 +34,60 @@ class Workplace:
 
     @classmethod
     @contextmanager
-    def staged(cls, out: Path, made_from: str, *, force: bool) -> Iterator[Workplace]:
+    def staged(
+        cls,
+        out: Path,
+        made_from: Callable[[], dict[str, Any]],
+        *,
+        force: bool,
+        restart: bool,
+        writes: Collection[str],
+    ) -> Iterator[Workplace]:
         """An output that gets its name if the block ends well.
 
         Args:
             out: where it will stand.
-            made_from: a fingerprint; an interrupted run with the same one is gone on with.
+            made_from: gives everything that decides the hidden states; an interrupted run that is
+                made from the same is gone on with.
             force: replace an earlier output.
+            restart: begin again, whatever an unfinished run left.
+            writes: names and patterns of the output's files.
         Raises:
             OutputExists: it is there.
             OutputProblem: it cannot be written.
         """
         team = Team.join()
-        with team.staged(out, force=force, resumable=made_from) as folder:
+        with (
+            team.threads_of(out, restart=restart),
+            team.staged(
+                out, force=force, made_from=made_from(), restart=restart, writes=writes
+            ) as folder,
+        ):
             with Journal(folder) if team.leads else nullcontext() as journal:
                 yield cls(team, folder, journal)
             if team.leads and (folder / LANES).exists():  # not where tasks alone were answered
                 shutil.rmtree(folder / LANES)
 
 
-def fingerprint(settings: Scoring, sources: Sequence[Path]) -> str:
-    """Of all that decides the hidden states.
+def fingerprint(stage: str, settings: Scoring, sources: Mapping[str, Path]) -> dict[str, Any]:
+    """Name to value of everything that decides the hidden states.
 
     Args:
-        settings: of which the gate and the forms of the report do not.
-        sources: folders of the models, or of a store.
+        stage: its name.
+        settings: of the stage; the gate and the forms of the report decide nothing.
+        sources: role to folder of each model, or of a store.
     """
-    return sha256_json(
-        {
-            "versions": versions(),
-            "computing": computing(),
-            "settings": settings.model_dump(mode="json", include=set(Scoring.model_fields)),
-            "texts": [sha256_file(path) for path in settings.text if path.is_file()],
-            "sources": [appearance(folder) for folder in sources],
-        }
-    )
+    texts = enumerate((path for path in settings.text if path.is_file()), start=1)
+    scoring = set(Scoring.model_fields) - {"text", "device"}
+    return {
+        "stage": stage,
+        **settings.model_dump(mode="json", include=scoring),
+        **rounding(pick_device(settings.device)),
+        **{f"version of {name}": number for name, number in versions().items()},
+        **{f"text {number}": sha256_file(path) for number, path in texts},
+        **{
+            f"{role}/{name}": digest
+            for role, folder in sources.items()
+            for name, digest in checkpoint_hashes(folder).items()
+        },
+    }

@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from camelpress.console import Screen
+from camelpress.core.caches import provide_caches
 from camelpress.core.errors import EngineProblem, Interrupted, Problem
 from camelpress.core.progress import listening
 from camelpress.core.secrets import redacted
@@ -66,6 +67,11 @@ app = typer.Typer(
 
 Folder = Annotated[Path, typer.Argument(show_default=False)]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+
+Restart = Annotated[
+    bool,
+    typer.Option("--restart", help="Begin again where an earlier run left an unfinished output."),
+]
 
 # fmt: off
 COMMON: dict[str, Any] = {
@@ -126,6 +132,7 @@ def _guarded(
     follows = os.environ.get("RANK", "0") != "0"  # torchrun says so
     screen = Screen(json=as_json, quiet=quiet, silent=follows)
     signal.signal(signal.SIGTERM, _stop)
+    provide_caches()
     if not verbose:
         warnings.simplefilter("ignore")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

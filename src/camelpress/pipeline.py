@@ -7,7 +7,7 @@ changed by that.
 
 from __future__ import annotations
 
-import shutil
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,14 @@ from camelpress.convert import run as convert
 from camelpress.convert.meta import open_base
 from camelpress.core.bounds import MAX_JSON_BYTES
 from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.contents import is_ours
+from camelpress.core.disk import disk_errors, write_durably
 from camelpress.core.errors import RecipeProblem, ReleaseRefused
 from camelpress.core.files import read_regular
-from camelpress.core.json import write_json
 from camelpress.core.origin import CARD, HUB, Located, locate, locate_file
-from camelpress.core.output import is_ours
 from camelpress.core.progress import note
 from camelpress.core.provenance import Hashes, sha256_json
+from camelpress.core.replacing import remove_output
 from camelpress.core.report import Report, Verdict
 from camelpress.core.settings import Settings
 from camelpress.publish import deliver
@@ -71,21 +72,23 @@ class Outcome:
         return 0 if "publish" in self.reports else self.verdict.exit_code
 
 
-def run(recipe: Recipe, *, force: bool = False) -> Outcome:
+def run(recipe: Recipe, *, force: bool = False, restart: bool = False) -> Outcome:
     """Recover, quantize, validate and, if the gate is passed, publish.
 
     Args:
         recipe: what to do.
         force: run every stage, whatever the lock says.
+        restart: begin a stage again that is unfinished and was begun otherwise.
     Raises:
         ReleaseRefused: the gate was passed without a check of text, and no reason is given.
     Returns:
         the report of every stage that ran or still held. A gate that is not passed ends the run
         before publishing, unless the recipe allows it.
     """
-    recipe.out.mkdir(parents=True, exist_ok=True)
+    with disk_errors(recipe.out):
+        recipe.out.mkdir(parents=True, exist_ok=True)
     lock = Lock(recipe.out / LOCK)
-    every = stages(recipe, force=force)
+    every = stages(recipe, force=force, restart=restart)
     judged = [stage.name for stage in every].index("publish")
     outcome = follow(every[:judged], lock, force=force)
     if outcome.verdict is not Verdict.PASS and not recipe.publish.allow_failed_gate:
@@ -117,20 +120,21 @@ def follow(work: Sequence[Stage], lock: Lock, *, force: bool = False) -> Outcome
     return Outcome(reports, tuple(skipped))
 
 
-def stages(recipe: Recipe, *, force: bool = False) -> list[Stage]:
+def stages(recipe: Recipe, *, force: bool = False, restart: bool = False) -> list[Stage]:
     """The stages of a recipe, each with its place under `out`.
 
     Args:
         recipe: what to do.
         force: an upload may replace an earlier release.
+        restart: of each stage that resumes.
     Raises:
         RecipeProblem: as `targets.target`; or `publish.to` is a folder.
     """
     recovered, release = recipe.out / "recovered", recipe.out / "release"
     base, diff = locate(recipe.base), locate(recipe.diff)
     found = [
-        _recover(recipe, base, diff, recovered),
-        *quantize_and_validate(recipe, recovered, recipe.out),
+        _recover(recipe, base, diff, recovered, restart=restart),
+        *quantize_and_validate(recipe, recovered, recipe.out, restart=restart),
         _publish(recipe, (diff, base), release),
     ]
     if target(recipe.publish, "", force=force) is not None:
@@ -150,8 +154,10 @@ def _data(settings: Validate) -> tuple[Path, ...]:
     return tuple(filter(None, (settings.data_dir, judge.local, stored))) if settings.tasks else ()
 
 
-def quantize_and_validate(recipe: Recipe, recovered: Path, out: Path) -> list[Stage]:
-    """The two stages between the recovered model and a verdict, with their places."""
+def quantize_and_validate(
+    recipe: Recipe, recovered: Path, out: Path, *, restart: bool = False
+) -> list[Stage]:
+    """Returns the two stages between the recovered model and a verdict, with their places."""
     quantized, validation = out / "quantized", out / "validation"
     texts = [locate_file(each.source) for each in recipe.quantize.calibration]
     pinned = recipe.quantize.model_copy(  # a commit: what main is may change meanwhile
@@ -169,7 +175,9 @@ def quantize_and_validate(recipe: Recipe, recovered: Path, out: Path) -> list[St
             recipe.quantize,
             quantized,
             quantize.REPORT,
-            lambda: quantize.run(Checkpoint.open(recovered), quantized, pinned, force=True),
+            lambda: quantize.run(
+                Checkpoint.open(recovered), quantized, pinned, force=True, restart=restart
+            ),
         ),
         Stage(
             "validate",
@@ -183,12 +191,15 @@ def quantize_and_validate(recipe: Recipe, recovered: Path, out: Path) -> list[St
                 validation,
                 recipe.validation,
                 force=True,
+                restart=restart,
             ),
         ),
     ]
 
 
-def _recover(recipe: Recipe, base: Located, diff: Located, recovered: Path) -> Stage:
+def _recover(
+    recipe: Recipe, base: Located, diff: Located, recovered: Path, *, restart: bool
+) -> Stage:
     return Stage(
         "recover",
         (base.folder, diff.folder, *filter(None, [recipe.recover.verify])),
@@ -201,6 +212,7 @@ def _recover(recipe: Recipe, base: Located, diff: Located, recovered: Path) -> S
             recovered,
             recipe.recover,
             force=True,
+            restart=restart,
         ),
     )
 
@@ -250,12 +262,12 @@ class LockEntry(BaseModel):
 
 
 class LockFile(BaseModel):
-    """The content of a lock file: an entry per stage, and size, time and hash per file."""
+    """The content of a lock file: an entry per stage, identity and hash per file."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     stages: dict[str, LockEntry] = {}
-    files: dict[str, tuple[int, int, str]] = {}
+    files: dict[str, list[int | str]] = {}
 
 
 class Lock:
@@ -309,9 +321,10 @@ class Lock:
         self._save()
 
     def _save(self) -> None:
-        partial = self._path.with_name(self._path.name + ".partial")
-        write_json(partial, self._content)
-        partial.replace(self._path)
+        with disk_errors(self._path):
+            write_durably(
+                self._path, json.dumps(self._content, indent=2, ensure_ascii=False) + "\n"
+            )
 
 
 def _withdraw(stage: Stage, lock: Lock) -> None:
@@ -319,4 +332,5 @@ def _withdraw(stage: Stage, lock: Lock) -> None:
     lock.forget(stage)
     if is_ours(stage.output):
         note(f"publish: {stage.output} was made before and is removed, the gate is not passed")
-        shutil.rmtree(stage.output)
+        with disk_errors(stage.output):
+            remove_output(stage.output)

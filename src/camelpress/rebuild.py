@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from camelpress import pipeline
+from camelpress.core.disk import disk_errors
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.origin import HUB, on_hub
 from camelpress.core.provenance import (
@@ -37,6 +38,7 @@ def rebuild(
     diff: Path | None,
     calibration: Sequence[Path],
     force: bool,
+    restart: bool = False,
 ) -> Report:
     """Run a release's recipe, and compare the model with the hashes of the release.
 
@@ -47,6 +49,7 @@ def rebuild(
         diff: the weight diff, likewise.
         calibration: the texts, told by their hash.
         force: run finished stages again.
+        restart: begin a stage again that is unfinished and was begun otherwise.
     Returns:
         PASS where every file is the same, or FAIL with what is not under `problems`.
     Raises:
@@ -68,8 +71,10 @@ def rebuild(
     provenance = Report.read(release / PROVENANCE)
     recipe = _with_inputs(release, provenance, out, base, diff, calibration)
     lock = pipeline.Lock(recipe.out / pipeline.LOCK)
-    recipe.out.mkdir(parents=True, exist_ok=True)
-    stages = [stage for stage in pipeline.stages(recipe) if stage.name in MADE]
+    with disk_errors(recipe.out):
+        recipe.out.mkdir(parents=True, exist_ok=True)
+    every = pipeline.stages(recipe, restart=restart)
+    stages = [stage for stage in every if stage.name in MADE]
     then = Report.read(release / f"{MADE[-1]}{REPORT_SUFFIX}").facts
     with _threads(then.get("threads")):
         outcome = pipeline.follow(stages, lock, force=force)

@@ -341,28 +341,49 @@ def test_a_shard_that_suffered_is_made_again(
     assert contents(out) == expected
 
 
-@pytest.mark.parametrize("change", ["time", "size", "settings", "version"])
-def test_other_inputs_settings_or_versions_start_from_scratch(
-    base: Path, diff: Path, out: Path, monkeypatch: pytest.MonkeyPatch, read: Read, change: str
-) -> None:
+# fmt: off
+OTHERWISE = [
+    ("replaced", "diff/model.safetensors: "),
+    ("size",     "diff/model.safetensors: "),
+    ("settings", "check: sample -> full"),
+    ("version",  "version of torch: "),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("change", "told"), OTHERWISE)
+def test_a_run_that_was_begun_otherwise_is_kept_until_a_restart(
+    base: Path, diff: Path, out: Path, monkeypatch: pytest.MonkeyPatch, read: Read,
+    change: str, told: str,
+) -> None:  # fmt: skip
     own = damage.copied(diff, out.parent / "diff")
-    stop(base, own, out)
-    weights = own / SINGLE
+    finished = stop(base, own, out)
+    weights, status = own / SINGLE, (own / SINGLE).stat()
     options: dict[str, Any] = {}
-    if change == "time":
-        os.utime(weights, ns=(0, weights.stat().st_mtime_ns + 1))
+    if change == "replaced":  # by another of the same size and time, as `cp -p` and `rsync -t` do
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.with_suffix(".new").write_bytes(content)
+        weights.with_suffix(".new").rename(weights)
+        os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
     elif change == "size":
-        status = weights.stat()
         tensors = load_file(weights)
         save_file(tensors, weights, metadata={"format": "pt", "of": "another"})
         os.utime(weights, ns=(0, status.st_mtime_ns))
     elif change == "settings":
         options["check"] = "full"
     else:
-        monkeypatch.setattr(account, "versions", lambda: {"camelpress": "another"})
+        monkeypatch.setattr(
+            account, "versions", lambda: provenance.versions() | {"torch": "another"}
+        )
     read.tensors.clear()
     read.files.clear()
-    stages.recover(base, own, out, **options)
+    with pytest.raises(OutputProblem, match="was begun otherwise and is kept") as error:
+        stages.recover(base, own, out, **options)
+    assert told in error.value.what
+    assert set(journalled(out)) == finished
+    assert read == Read()
+    stages.recover(base, own, out, restart=True, **options)
     assert read.tensors == set(Checkpoint.open(own).tensors)
     assert len(read.files) == 2
 

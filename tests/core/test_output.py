@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shutil
+from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from camelpress.core.contents import listed_files
 from camelpress.core.errors import (
     Interrupted,
     OutputExists,
@@ -17,12 +22,16 @@ from camelpress.core.errors import (
     Problem,
     RecipeProblem,
 )
-from camelpress.core.output import FINGERPRINT, keep_apart, staged
+from camelpress.core.output import keep_apart, staged
+from camelpress.core.replacing import REPLACED
+from camelpress.core.unfinished import FINGERPRINT, Mark
+from disk_hooks import KILL, Disk
+from processes import forked
 from refusal import refusal
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def test_a_staged_folder_takes_its_name_at_the_end(tmp_path: Path) -> None:
@@ -97,11 +106,44 @@ def test_force_keeps_the_old_until_the_new_is_whole(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["out", "report.json"]
 
 
-def test_what_an_earlier_run_left_is_cleared_away(tmp_path: Path) -> None:
+def test_a_foreign_folder_in_the_place_of_the_partial_one_is_left_alone(tmp_path: Path) -> None:
+    target, partial = tmp_path / "out", tmp_path / "out.partial"
+    partial.mkdir()
+    (partial / "holiday.jpg").write_text("mine")
+    with (
+        refusal(
+            OutputExists,
+            f"{partial} is not an unfinished output of camelpress and is left alone, and {target} "
+            "would be prepared there",
+            next_step="move it elsewhere, or name another output",
+            out=None,
+        ),
+        staged(target),
+    ):
+        pytest.fail("nothing may run")
+    assert contents(partial) == {"holiday.jpg": b"mine"}
+
+
+@pytest.mark.parametrize("left", [[], ["fingerprint.partial"]], ids=["empty", "a torn mark"])
+def test_a_run_that_was_killed_before_its_mark_was_whole_is_no_obstacle(
+    tmp_path: Path, left: list[str]
+) -> None:
     (tmp_path / "out.partial").mkdir()
-    (tmp_path / "out.partial" / "stale").touch()
+    for name in left:
+        (tmp_path / "out.partial" / name).write_text('{"camelpr')
     with staged(tmp_path / "out") as folder:
-        assert list(folder.iterdir()) == []
+        assert [path.name for path in folder.iterdir()] == [FINGERPRINT]
+    assert contents(tmp_path / "out") == {}
+
+
+def test_a_complete_folder_without_a_mark_is_ours(tmp_path: Path) -> None:
+    """A kill fell between the removal of the mark and the last rename."""
+    partial = tmp_path / "out.partial"
+    partial.mkdir()
+    (partial / "model.safetensors").touch()
+    write_report(partial, "model.safetensors")
+    with staged(tmp_path / "out") as folder:
+        assert [path.name for path in folder.iterdir()] == [FINGERPRINT]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
@@ -136,50 +178,238 @@ def test_an_error_that_is_not_of_the_disk_passes_unchanged(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-# --- resumable ----------------------------------------------------------------------------------
+# --- resuming -----------------------------------------------------------------------------------
 
 STOPPED = [Interrupted("stopped", next_step="go on"), KeyboardInterrupt()]
+BEGUN: dict[str, Any] = {"stage": "quantize", "bits": 4, "text": "5" * 64}
 
 
-def leave(target: Path, fingerprint: str, error: BaseException = STOPPED[0]) -> None:
+def leave(target: Path, made_from: dict[str, Any], error: BaseException = STOPPED[0]) -> None:
     """A block that is stopped after it wrote something."""
-    with pytest.raises(type(error)), staged(target, resumable=fingerprint) as folder:
-        (folder / "half").write_text("half")
-        (folder / "below").mkdir()
+    with pytest.raises(type(error)), staged(target, made_from=made_from) as folder:
+        (folder / "journal.jsonl").write_text("half")
+        (folder / "config.json").write_text("half")
         raise error
 
 
 @pytest.mark.parametrize("error", STOPPED)
-def test_what_was_stopped_is_found_again(tmp_path: Path, error: BaseException) -> None:
-    leave(tmp_path / "out", "as before", error)
-    with staged(tmp_path / "out", resumable="as before") as folder:
-        assert (folder / "half").read_text() == "half"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["below", "half"]
+def test_the_state_of_a_run_that_was_stopped_is_found_again(
+    tmp_path: Path, error: BaseException
+) -> None:
+    leave(tmp_path / "out", BEGUN, error)
+    with staged(tmp_path / "out", made_from=BEGUN) as folder:
+        assert contents(folder).keys() == {FINGERPRINT, "journal.jsonl"}
+        assert (folder / "journal.jsonl").read_text() == "half"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("now", ["otherwise", "as", ""])
-def test_what_was_stopped_of_another_kind_is_cleared_away(tmp_path: Path, now: str) -> None:
-    leave(tmp_path / "out", "as before")
-    with staged(tmp_path / "out", resumable=now) as folder:
-        assert {path.name for path in folder.iterdir()} <= {FINGERPRINT}
-    assert list((tmp_path / "out").iterdir()) == []
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"bits": 8}, "bits: 4 -> 8"),
+        ({"text": "6" * 64}, "text: 555555555555 -> 666666666666"),
+        ({"bits": 3, "TF32": [True, False]}, "bits: 4 -> 3, TF32: null -> [true, false]"),
+        (dict.fromkeys("abcdefgh", 1), ", ".join(f"{name}: null -> 1" for name in "abcdef")
+         + ", and 2 more"),
+    ],
+)  # fmt: skip
+def test_another_beginning_is_told_and_kept(
+    tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    target, partial = tmp_path / "out", tmp_path / "out.partial"
+    leave(target, BEGUN)
+    before = contents(partial)
+    with (
+        refusal(
+            OutputProblem,
+            f"{partial} was begun otherwise and is kept ({told})",
+            next_step="run it as it was begun to go on, or give --restart to begin again",
+            out=None,
+        ),
+        staged(target, made_from=BEGUN | change, force=True),
+    ):
+        pytest.fail("nothing may run")
+    assert contents(partial) == before
 
 
-@pytest.mark.parametrize("mark", [b"", b"\xff\xfe", b"as befor"])
-def test_a_mark_that_was_damaged_is_no_mark(tmp_path: Path, mark: bytes) -> None:
-    leave(tmp_path / "out", "as before")
-    (tmp_path / "out.partial" / FINGERPRINT).write_bytes(mark)
-    with staged(tmp_path / "out", resumable="as before") as folder:
+@pytest.mark.parametrize("now", [BEGUN | {"bits": 8}, BEGUN])
+def test_a_restart_begins_again(tmp_path: Path, now: dict[str, Any]) -> None:
+    leave(tmp_path / "out", BEGUN)
+    with staged(tmp_path / "out", made_from=now, restart=True) as folder:
         assert [path.name for path in folder.iterdir()] == [FINGERPRINT]
+    leave(tmp_path / "out.2", BEGUN)
+
+
+@pytest.mark.parametrize("now", [None, {"stage": "recover"}])
+def test_an_unfinished_run_of_another_stage_is_kept(
+    tmp_path: Path, now: dict[str, Any] | None
+) -> None:
+    leave(tmp_path / "out", BEGUN)
+    with (
+        refusal(
+            OutputProblem,
+            f"{tmp_path / 'out.partial'} is an unfinished run of quantize",
+            next_step="run the command that began it again, or move it elsewhere",
+            out=None,
+        ),
+        staged(tmp_path / "out", made_from=now),
+    ):
+        pytest.fail("nothing may run")
+    assert (tmp_path / "out.partial" / "journal.jsonl").read_text() == "half"
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xff\xfe", b"a" * 64, b"{}", b"[" * 100_000, b"null"])
+def test_a_folder_whose_mark_is_damaged_is_left_alone(tmp_path: Path, mark: bytes) -> None:
+    leave(tmp_path / "out", BEGUN)
+    (tmp_path / "out.partial" / FINGERPRINT).write_bytes(mark)
+    with pytest.raises(OutputExists), staged(tmp_path / "out", made_from=BEGUN):
+        pytest.fail("nothing may run")
+    assert (tmp_path / "out.partial" / "journal.jsonl").read_text() == "half"
 
 
 @pytest.mark.parametrize("error", [RuntimeError(), Problem("x", next_step="y"), MemoryError()])
-def test_what_failed_is_not_kept(tmp_path: Path, error: Exception) -> None:
-    leave(tmp_path / "out", "as before")
-    with pytest.raises(type(error)), staged(tmp_path / "out", resumable="as before"):
+def test_the_state_of_a_run_that_failed_is_not_kept(tmp_path: Path, error: Exception) -> None:
+    leave(tmp_path / "out", BEGUN)
+    with pytest.raises(type(error)), staged(tmp_path / "out", made_from=BEGUN):
         raise error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_disk_that_may_be_there_again_loses_no_state(tmp_path: Path, number: int) -> None:
+    with (
+        refusal(
+            OutputProblem,
+            f"{tmp_path / 'out'} cannot be written: {os.strerror(number)}",
+            next_step="see that its disk works, then run the same command again",
+            out=None,
+        ),
+        staged(tmp_path / "out", made_from=BEGUN) as folder,
+    ):
+        (folder / "journal.jsonl").write_text("half")
+        raise OSError(number, os.strerror(number))
+    with staged(tmp_path / "out", made_from=BEGUN) as folder:
+        assert (folder / "journal.jsonl").read_text() == "half"
+
+
+# --- strangers ----------------------------------------------------------------------------------
+
+
+def write_report(folder: Path, *names: str) -> None:
+    """A report that lists the files of an output."""
+    listed = [*names, "quantize-report.json"]
+    (folder / "quantize-report.json").write_text(json.dumps({"files": listed}))
+
+
+def test_a_file_in_an_unfinished_output_is_neither_shipped_nor_lost(tmp_path: Path) -> None:
+    target, writes = tmp_path / "out", ("config.json",)
+    with pytest.raises(KeyboardInterrupt), staged(target, made_from=BEGUN, writes=writes):
+        raise KeyboardInterrupt
+    (tmp_path / "out.partial" / "deep").mkdir()
+    (tmp_path / "out.partial" / "deep" / "notes.txt").write_text("mine")
+    with staged(target, made_from=BEGUN, writes=writes) as folder:
+        assert contents(folder).keys() == {FINGERPRINT}
+        (folder / "config.json").touch()
+        (folder / "extra.safetensors").write_text("put there meanwhile")
+    assert contents(target) == {"config.json": b""}
+    assert (tmp_path / "out.aside" / "deep" / "notes.txt").read_text() == "mine"
+    assert contents(tmp_path / "out.aside-2") == {"extra.safetensors": b"put there meanwhile"}
+
+
+def test_force_deletes_only_the_files_that_an_output_lists(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    for name in ("config.json", "thesis.tex", "model.safetensors.bak"):
+        (target / name).write_text(name)
+    write_report(target, "config.json", "../../elsewhere")
+    with staged(target, force=True) as folder:
+        (folder / "config.json").write_text("new")
+    assert contents(target) == {"config.json": b"new"}
+    kept = {name: name.encode() for name in ("thesis.tex", "model.safetensors.bak")}
+    assert contents(tmp_path / "out.aside") == kept
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.aside"]
+
+
+def test_an_output_is_known_by_its_own_report_and_not_by_one_that_it_carries(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "recover-report.json").write_text(
+        json.dumps({"files": ["recover-report.json", "photo.json"]})
+    )
+    write_report(tmp_path, "config.json", "recover-report.json")
+    assert listed_files(tmp_path) == {"config.json", "recover-report.json", "quantize-report.json"}
+
+
+def test_a_release_lists_its_files_in_its_checksums(tmp_path: Path) -> None:
+    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  README.md\n{'1' * 64}  validation/a b.md\n")
+    write_report(tmp_path, "config.json")
+    assert listed_files(tmp_path) == {"SHA256SUMS", "README.md", "validation/a b.md"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"files": 7}', '{"files": [7, null]}', "\0"])
+def test_a_report_without_a_list_covers_itself_alone(tmp_path: Path, text: str) -> None:
+    (tmp_path / "report.json").write_text(text)
+    assert listed_files(tmp_path) == {"report.json"}
+
+
+# --- replacing ----------------------------------------------------------------------------------
+
+
+def replace(target: Path) -> None:
+    with staged(target, force=True) as folder:
+        (folder / "config.json").write_text("new")
+        write_report(folder, "config.json")
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("fault", [KILL, errno.EIO])
+def test_a_replacement_that_is_cut_short_anywhere_is_ended_by_the_same_command(
+    tmp_path: Path, fault: int
+) -> None:
+    def prepared(number: int) -> Path:
+        target = tmp_path / str(number) / "out"
+        target.mkdir(parents=True)
+        (target / "config.json").write_text("old")
+        (target / "mine").write_text("mine")
+        write_report(target, "config.json")
+        return target
+
+    def work(disk: Disk, target: Path) -> None:
+        disk.install()
+        replace(target)
+
+    for number in count():
+        target = prepared(number)
+        code = forked(partial(work, Disk(target.parent, number, fault), target))
+        replace(target)
+        assert contents(target).keys() == {"config.json", "quantize-report.json"}
+        assert (target / "config.json").read_text() == "new"
+        assert contents(target.with_name("out.aside")) == {"mine": b"mine"}
+        assert len(list(target.parent.iterdir())) == 2
+        if code == 0:
+            break
+    assert number > 15
+
+
+def test_a_kill_between_two_renames_gives_the_old_output_back(tmp_path: Path) -> None:
+    target, old = tmp_path / "out", tmp_path / "out.old"
+    old.mkdir()
+    (old / "config.json").write_text("old")
+    write_report(old, "config.json")
+    Mark(REPLACED, ["config.json", "quantize-report.json"]).write(old)
+    with pytest.raises(OutputExists, match="out exists"), staged(target):
+        pytest.fail("nothing may run")
+    assert contents(target).keys() == {"config.json", "quantize-report.json"}
+    assert not old.exists()
+
+
+def test_a_folder_of_the_users_is_not_taken_for_an_output_that_gave_way(tmp_path: Path) -> None:
+    old = tmp_path / "out.old"
+    old.mkdir()
+    (old / "config.json").write_text("my backup")
+    write_report(old, "config.json")
+    replace(tmp_path / "out")
+    assert (old / "config.json").read_text() == "my backup"
 
 
 # --- alone --------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -154,6 +155,36 @@ def test_a_file_of_another_time_is_read_again(folder: Path, read: list[str]) -> 
     os.utime(folder / "z.txt", ns=(0, 0))
     assert hashes.file(folder / "z.txt") != before
     assert read == ["z.txt", "z.txt"]
+
+
+@pytest.mark.parametrize("way", ["in place", "by another file"])
+def test_a_file_of_the_same_size_and_time_is_read_again(
+    folder: Path, read: list[str], way: str
+) -> None:
+    """What `cp -p`, `touch -r` and `rsync -t` leave."""
+    path, hashes = folder / "z.txt", Hashes({})
+    before, times = hashes.file(path), path.stat()
+    if way == "in place":
+        path.write_bytes(b"y")
+    else:
+        (folder / "new").write_bytes(b"y")
+        (folder / "new").rename(path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_mtime_ns == times.st_mtime_ns
+    assert hashes.file(path) == sha256_file(path) != before
+
+
+def test_a_change_within_a_tick_of_the_clock_is_seen(folder: Path) -> None:
+    path, hashes = folder / "z.txt", Hashes({})
+    for number in range(20):
+        path.write_bytes(b"%02d" % number)
+        assert hashes.file(path) == hashlib.sha256(b"%02d" % number).hexdigest()
+
+
+@pytest.mark.parametrize("kept", [[1, 2, "0" * 64], {}, "x", None, [1, 2, 3, 4, None], []])
+def test_a_hash_of_another_shape_is_not_believed(folder: Path, kept: Any) -> None:
+    known = {str((folder / "z.txt").resolve()): kept}
+    assert Hashes(known).file(folder / "z.txt") == sha256_file(folder / "z.txt")
 
 
 def test_two_ways_to_a_file_are_one(folder: Path, read: list[str]) -> None:

@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 import damage
 import pico
 import stages
+from camelpress.core.computing import thread_count
+from camelpress.core.errors import OutputExists, OutputProblem
 from camelpress.core.journal import JOURNAL, Journal
 from camelpress.core.lanes import LANES
+from camelpress.core.provenance import versions
 from camelpress.core.report import Report
 from camelpress.core.writer import CheckpointWriter
 from camelpress.quantize import journey, run
@@ -302,47 +304,113 @@ def test_a_journal_is_not_believed(
     require_the_same(out, expected)
 
 
-@pytest.mark.parametrize(
-    "change", ["setting", "time", "content", "calibration", "version", "threads"]
-)
-def test_another_setting_source_text_version_or_number_of_threads_starts_from_scratch(
+# fmt: off
+OTHERWISE = [  # what decides the bytes: how it differs, and the name in the message
+    ("setting",     "damp_percent: 0.05 -> 0.02"),
+    ("samples",     "samples: 3 -> 4"),
+    ("content",     "source/model.safetensors: "),
+    ("calibration", "calibration:chat.jsonl: "),
+    ("version",     "version of torch: "),
+    ("TF32",        'fp32 products: highest -> high'),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("change", "told"), OTHERWISE)
+def test_a_run_that_was_begun_otherwise_is_kept_until_a_restart(
     model: Path, chat: Path, out: Path, tmp_path: Path, walked: list[int],
-    monkeypatch: pytest.MonkeyPatch, change: str,
+    monkeypatch: pytest.MonkeyPatch, change: str, told: str,
 ) -> None:  # fmt: skip
     own, text = damage.copied(model, tmp_path / "model"), tmp_path / "chat.jsonl"
     text.write_bytes(chat.read_bytes())
     stop(lambda: stages.quantize(own, out, text, **OPTIONS), out, after=2)
-    weights = own / "model.safetensors"
-    options = dict(OPTIONS)
+    weights, options = own / "model.safetensors", dict(OPTIONS)
     if change == "setting":
         options["damp_percent"] = 0.02
-    elif change == "time":
-        os.utime(weights, ns=(0, weights.stat().st_mtime_ns + 1))
+    elif change == "samples":
+        options["samples"] = 4
     elif change == "content":
-        before = weights.stat().st_mtime_ns
-        save_file(load_file(weights), weights, metadata={"format": "pt", "of": "another"})
-        os.utime(weights, ns=(0, before))
+        before = weights.stat()
+        flip(weights, before.st_size - 1)
+        os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
     elif change == "calibration":
         text.write_bytes(text.read_bytes().replace(b"whale", b"shale"))
     elif change == "version":
-        monkeypatch.setattr(run, "versions", lambda: {"camelpress": "another"})
+        monkeypatch.setattr(run, "versions", lambda: versions() | {"torch": "another"})
     else:
-        monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+        monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
     walked.clear()
-    stages.quantize(own, out, text, **options)
+    with pytest.raises(OutputProblem) as error:
+        stages.quantize(own, out, text, **options)
+    assert told in error.value.what
+    assert (
+        error.value.next_step == "run it as it was begun to go on, or give --restart to begin again"
+    )
+    assert (walked, finished(out)) == ([], 2)
+    stages.quantize(own, out, text, restart=True, **options)
     assert walked == [*range(BLOCKS)]
-    if change in ("setting", "calibration"):
-        stages.quantize(own, out.with_name("fresh"), text, **options)
-        assert contents(out) == contents(out.with_name("fresh"))
+    stages.quantize(own, out.with_name("fresh"), text, **options)
+    assert contents(out) == contents(out.with_name("fresh"))
 
 
-def test_a_folder_of_another_run_is_no_obstacle(
-    model: Path, chat: Path, out: Path, expected: Contents
+@pytest.mark.parametrize("change", ["time", "place", "device", "fallbacks", "threads"])
+def test_a_change_that_decides_no_byte_is_gone_on_with(
+    model: Path, chat: Path, out: Path, tmp_path: Path, walked: list[int], change: str
 ) -> None:
+    own, options = damage.copied(model, tmp_path / "model"), dict(OPTIONS)
+    stop(lambda: stages.quantize(own, out, chat, **OPTIONS), out, after=2)
+    if change == "time":
+        os.utime(own / "model.safetensors", ns=(0, 0))
+    elif change == "place":
+        own = own.rename(tmp_path / "elsewhere")
+    elif change == "device":
+        options["device"] = "cpu:0"
+    elif change == "fallbacks":
+        options["max_fallbacks"] = 1
+    walked.clear()
+    with thread_count(2 if change == "threads" else 1):
+        stages.quantize(own, out, chat, **options)
+        assert torch.get_num_threads() == (2 if change == "threads" else 1)
+    assert walked == [2]
+    stages.quantize(own, out.with_name("fresh"), chat, **options)
+    assert contents(out) == contents(out.with_name("fresh"))
+
+
+def test_a_folder_of_somebody_else_is_left_alone(model: Path, chat: Path, out: Path) -> None:
     (beside(out) / LANES).mkdir(parents=True)
     (beside(out) / LANES / "lane-0000.hidden.0").write_bytes(b"something")
-    (beside(out) / JOURNAL).write_text("something")
+    with pytest.raises(OutputExists, match="is not an unfinished output of camelpress"):
+        stages.quantize(model, out, chat, **OPTIONS)
+    assert (beside(out) / LANES / "lane-0000.hidden.0").read_bytes() == b"something"
+
+
+def test_a_file_that_is_put_into_an_unfinished_output_is_not_shipped(
+    model: Path, chat: Path, out: Path, expected: Contents
+) -> None:
+    stop(lambda: stages.quantize(model, out, chat, **OPTIONS), out, after=2)
+    for name in ("adapter.bin", "model-00007-of-00009.safetensors", ".tmpA1b2C3"):
+        (beside(out) / name).write_text("mine")
     stages.quantize(model, out, chat, **OPTIONS)
+    assert contents(out) == expected
+    assert sorted(path.name for path in out.with_name("out.aside").iterdir()) == [
+        ".tmpA1b2C3",
+        "adapter.bin",
+    ]
+
+
+def test_a_kill_in_the_last_step_loses_no_block(
+    model: Path, chat: Path, out: Path, expected: Contents, walked: list[int]
+) -> None:
+    """The report is written when all blocks are done; the journal stays until then."""
+
+    def work() -> None:
+        interrupt(Report, "write", 0, die, late=False)
+        stages.quantize(model, out, chat, **OPTIONS)
+
+    assert forked(work) == -signal.SIGKILL
+    assert finished(out) == BLOCKS
+    stages.quantize(model, out, chat, **OPTIONS)
+    assert walked == []
     require_the_same(out, expected)
 
 

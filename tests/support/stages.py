@@ -20,10 +20,20 @@ from camelpress.validate import run as validation
 from camelpress.validate.settings import Validate
 
 
-def recover(base: Path, diff: Path, out: Path, *, force: bool = False, **options: Any) -> Report:
+def recover(
+    base: Path,
+    diff: Path,
+    out: Path,
+    *,
+    force: bool = False,
+    restart: bool = False,
+    **options: Any,
+) -> Report:
     """base + diff."""
     settings = Recover.parse(options, source="test")
-    return convert.recover(open_base(base), Checkpoint.open(diff), out, settings, force=force)
+    return convert.recover(
+        open_base(base), Checkpoint.open(diff), out, settings, force=force, restart=restart
+    )
 
 
 def make_diff(base: Path, tuned: Path, out: Path, *, force: bool = False, **options: Any) -> Report:
@@ -33,12 +43,17 @@ def make_diff(base: Path, tuned: Path, out: Path, *, force: bool = False, **opti
 
 
 def quantize(
-    model: Path, out: Path, *calibration: Path, force: bool = False, **options: Any
+    model: Path,
+    out: Path,
+    *calibration: Path,
+    force: bool = False,
+    restart: bool = False,
+    **options: Any,
 ) -> Report:
     """4 bits in groups of 32, calibrated on two sequences."""
     values = {"group_size": 32, "sequence_length": 64, "samples": 2, "calibration": calibration}
     settings = Quantize.parse(values | options, source="test")
-    return quantization.run(Checkpoint.open(model), out, settings, force=force)
+    return quantization.run(Checkpoint.open(model), out, settings, force=force, restart=restart)
 
 
 def validate(
@@ -47,6 +62,7 @@ def validate(
     out: Path,
     *texts: Path,
     force: bool = False,
+    restart: bool = False,
     **options: Any,
 ) -> Report:
     """The first 200 tokens of each text; a model against itself is held against its fp32 copy."""
@@ -55,7 +71,12 @@ def validate(
     values = {"text": texts, "sequence_length": 64, "max_tokens": 200}
     settings = Validate.parse(values | options, source="test")
     return validation.run(
-        Checkpoint.open(reference), Checkpoint.open(candidate), out, settings, force=force
+        Checkpoint.open(reference),
+        Checkpoint.open(candidate),
+        out,
+        settings,
+        force=force,
+        restart=restart,
     )
 
 

@@ -16,6 +16,7 @@ import damage
 import pico
 import stages
 from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.errors import OutputProblem
 from camelpress.core.journal import Journal
 from camelpress.core.lanes import LANES, Lane
 from camelpress.core.report import Report
@@ -143,7 +144,15 @@ def test_states_that_suffered_are_computed_again(
     require_the_same(out, expected)
 
 
-@pytest.mark.parametrize("change", ["protocol", "content", "text", "dtype", "gate"])
+NAMES = {
+    "protocol": "protocol: documents",
+    "content": "candidate/model.safetensors: ",
+    "text": "text 1: ",
+    "dtype": "dtype: auto",
+}
+
+
+@pytest.mark.parametrize("change", [*NAMES, "gate"])
 def test_only_the_same_work_is_gone_on_with(
     pair: tuple[Path, Path], chat: Path, prose: Path, out: Path, tmp_path: Path,
     walked: list[int], change: str,
@@ -164,7 +173,11 @@ def test_only_the_same_work_is_gone_on_with(
     else:
         options["gate"] = {"kl_mean": {"max": 5.0}}
     walked.clear()
-    stages.validate(pair[0], own, out, text, **options)
+    if change != "gate":
+        with pytest.raises(OutputProblem, match=f"{NAMES[change]}.*-> "):
+            stages.validate(pair[0], own, out, text, **options)
+        assert (walked, finished(out)) == ([], 2)
+    stages.validate(pair[0], own, out, text, restart=change != "gate", **options)
     assert walked == ([2] if change == "gate" else [*range(BLOCKS)])
     stages.validate(pair[0], own, out.with_name("fresh"), text, **options)
     assert contents(out) == contents(out.with_name("fresh"))
@@ -220,6 +233,26 @@ def test_a_store_is_gone_on_with(
     assert walked == []
     whole = work(tmp_path / "whole")
     assert again.model_dump(exclude={"cost"}) == whole.model_dump(exclude={"cost"})
+
+
+def test_a_store_that_was_killed_leaves_no_file_of_the_killed_run(
+    pair: tuple[Path, Path], prose: Path, tmp_path: Path
+) -> None:
+    def work(out: Path) -> Report:
+        settings = Keep.parse({"text": [prose], "sequence_length": 64}, source="test")
+        return keep.run(Checkpoint.open(pair[0]), out, settings)
+
+    def killed() -> None:
+        interrupt(keep, "write_windows", 0, die, late=True)
+        work(tmp_path / "out")
+
+    assert forked(killed) == -signal.SIGKILL
+    for name in ("predictions-00099-001.safetensors", ".tmpa1B2c3", "notes.txt"):
+        (tmp_path / "out.partial" / name).write_text("left")
+    report = work(tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(report.files)
+    assert {"store-report.json", "windows.safetensors"} < set(report.files)
+    assert "predictions-00099-001.safetensors" not in report.files
 
 
 def test_nothing_is_left_of_a_validation_that_fails(

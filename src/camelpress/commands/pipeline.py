@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from camelpress.command import RUNS, Folder, command
+from camelpress.command import RUNS, Folder, Restart, command
 from camelpress.console import Screen, flat, rows
 from camelpress.core.precision import titled
 from camelpress.core.report import Report
@@ -23,6 +23,7 @@ def run(
         typer.Option("-o", "--override", help="section.key=value over the recipe; repeatable."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished stages again.")] = False,
+    restart: Restart = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show commands, files and bytes; do nothing.")
     ] = False,
@@ -36,7 +37,7 @@ def run(
 
         screen.plan([asdict(step) for step in plan(read(recipe, override or ()))])
         return 0
-    outcome = pipeline.run(read(recipe, override or ()), force=force)
+    outcome = pipeline.run(read(recipe, override or ()), force=force, restart=restart)
     if screen.json:
         screen.emit(
             {
@@ -63,11 +64,20 @@ def rebuild(
         typer.Option("--calibration", help="A text that it was calibrated with; repeatable."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished stages again.")] = False,
+    restart: Restart = False,
 ) -> int:
     """The weights of a release, made again from base and diff and compared byte for byte."""
     from camelpress.rebuild import rebuild as work
 
-    report = work(release, out, base=base, diff=diff, calibration=calibration or (), force=force)
+    report = work(
+        release,
+        out,
+        base=base,
+        diff=diff,
+        calibration=calibration or (),
+        force=force,
+        restart=restart,
+    )
     screen.result(report)
     return report.verdict.exit_code if report.verdict else 3
 
@@ -77,11 +87,12 @@ def demo(
     screen: Screen,
     out: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path("camelpress-demo"),
     force: Annotated[bool, typer.Option("--force", help="Run finished stages again.")] = False,
+    restart: Restart = False,
 ) -> int:
     """The whole pipeline on an embedded tiny model, in less than a minute."""
     from camelpress.demo import run as work
 
-    shown = work(out, force=force)
+    shown = work(out, force=force, restart=restart)
     if screen.json:
         screen.emit(
             flat(shown.outcome.reports["validate"])

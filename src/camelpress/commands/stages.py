@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from camelpress.command import STAGES, Folder, Force, command
+from camelpress.command import STAGES, Folder, Force, Restart, command
 from camelpress.console import Screen
 from camelpress.convert.settings import Export, MakeDiff, Recover
 from camelpress.publish.settings import Publish
@@ -23,6 +23,7 @@ def recover(
     out: Folder,
     options: dict[str, Any],
     force: Force = False,
+    restart: Restart = False,
 ) -> int:
     """Recovers the tuned model from base + diff, streamed tensor by tensor."""
     from camelpress.convert.meta import open_base
@@ -30,7 +31,9 @@ def recover(
     from camelpress.core.checkpoint import Checkpoint
 
     chosen = Recover.parse(options, source="recover")
-    screen.result(work(open_base(raw), Checkpoint.open(diff), out, chosen, force=force))
+    screen.result(
+        work(open_base(raw), Checkpoint.open(diff), out, chosen, force=force, restart=restart)
+    )
     return 0
 
 
@@ -42,6 +45,7 @@ def make_diff(
     out: Folder,
     options: dict[str, Any],
     force: Force = False,
+    restart: Restart = False,
 ) -> int:
     """The inverse of recover: tuned - base, proved to come back bit for bit."""
     from camelpress.convert.diff import make_diff as work
@@ -49,20 +53,27 @@ def make_diff(
     from camelpress.core.checkpoint import Checkpoint
 
     chosen = MakeDiff.parse(options, source="make-diff")
-    screen.result(work(open_base(raw), Checkpoint.open(tuned), out, chosen, force=force))
+    screen.result(
+        work(open_base(raw), Checkpoint.open(tuned), out, chosen, force=force, restart=restart)
+    )
     return 0
 
 
 @command("quantize", STAGES, Quantize)
 def quantize(
-    screen: Screen, model: Folder, out: Folder, options: dict[str, Any], force: Force = False
+    screen: Screen,
+    model: Folder,
+    out: Folder,
+    options: dict[str, Any],
+    force: Force = False,
+    restart: Restart = False,
 ) -> int:
     """4-bit GPTQ checkpoint, calibrated block by block."""
     from camelpress.core.checkpoint import Checkpoint
     from camelpress.quantize.run import run as work
 
     chosen = Quantize.parse(options, source="quantize")
-    screen.result(work(Checkpoint.open(model), out, chosen, force=force))
+    screen.result(work(Checkpoint.open(model), out, chosen, force=force, restart=restart))
     return 0
 
 
@@ -79,6 +90,7 @@ def validate(
         Path | None, typer.Option("--gate", help="Thresholds (YAML) that decide the exit code.")
     ] = None,
     force: Force = False,
+    restart: Restart = False,
 ) -> int:
     """Perplexity, KL divergence and agreement against the model before quantization, and a gate.
 
@@ -93,7 +105,7 @@ def validate(
         options["gate"] = read(gate).model_dump()
     chosen = Validate.parse(options, source="validate")
     source = Store.open(reference) if Store.is_at(reference) else Checkpoint.open(reference)
-    report = work(source, Checkpoint.open(candidate), out, chosen, force=force)
+    report = work(source, Checkpoint.open(candidate), out, chosen, force=force, restart=restart)
     screen.result(report)
     if not screen.json:
         screen.line(f"report: {out / 'report.html'}")
@@ -102,14 +114,19 @@ def validate(
 
 @command("store", STAGES, Keep)
 def store(
-    screen: Screen, reference: Folder, out: Folder, options: dict[str, Any], force: Force = False
+    screen: Screen,
+    reference: Folder,
+    out: Folder,
+    options: dict[str, Any],
+    force: Force = False,
+    restart: Restart = False,
 ) -> int:
     """A reference's predictions, computed once: validate takes them in its place."""
     from camelpress.core.checkpoint import Checkpoint
     from camelpress.validate.keep import run as work
 
     chosen = Keep.parse(options, source="store")
-    screen.result(work(Checkpoint.open(reference), out, chosen, force=force))
+    screen.result(work(Checkpoint.open(reference), out, chosen, force=force, restart=restart))
     return 0
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import subprocess
+import time
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import distribution, version
@@ -23,6 +24,7 @@ WORDS = (PROVENANCE, BOM)  # of a release about itself
 REPORT_SUFFIX = "-report.json"
 PACKAGES = ("camelpress", "numba", "numpy", "safetensors", "tokenizers", "torch", "transformers")
 FileStates = tuple[tuple[str, int, int, int], ...]
+TICK = 2 * 10**7  # ns; clocks of file systems are finer
 IDENTITY = ("*.safetensors", "*.bin", "*.pth", "*.json", "*.model", "*.jinja", "merges.txt")
 
 
@@ -80,10 +82,20 @@ def checkpoint_digest(folder: Path) -> str:
     return sha256_json(checkpoint_hashes(folder))
 
 
-def appearance(folder: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of change (ns) of each file in a folder: none of them is read."""
+def identity(path: Path) -> list[int]:
+    """Size, times of change (ns) and inode of a file, without a look at its content.
+
+    A program can set the modification time back, as `cp -p` and `touch -r` do, but then either the
+    time of the last status change or the inode is another.
+    """
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def appearance(folder: Path) -> list[tuple[str, list[int]]]:
+    """Name and identity of each file in a folder: none of them is read."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return [(path.name, identity(path)) for path in files]
 
 
 def file_states(folder: Path) -> FileStates:
@@ -133,10 +145,10 @@ def commit() -> str | None:
 
 
 class Hashes:
-    """File hashes that are remembered while size and modification time stay the same.
+    """File hashes that are remembered while the identity of a file stays the same.
 
     Args:
-        known: path to size, time and hash; updated in place, so that it can be kept in a file.
+        known: path to identity and hash; updated in place, so that it can be kept in a file.
     """
 
     def __init__(self, known: dict[str, Any]) -> None:
@@ -144,12 +156,13 @@ class Hashes:
 
     def file(self, path: Path) -> str:
         """The SHA-256 of a file, read only if it looks changed."""
-        status = path.stat()
         key = str(path.resolve())
         kept = self._known.get(key)
-        if kept is None or kept[:2] != [status.st_size, status.st_mtime_ns]:
-            self._known[key] = kept = [status.st_size, status.st_mtime_ns, sha256_file(path)]
-        digest: str = kept[2]
+        if isinstance(kept, list) and kept[:-1] == identity(path) and isinstance(kept[-1], str):
+            return kept[-1]
+        _let_tick_pass(path)
+        now, digest = identity(path), sha256_file(path)
+        self._known[key] = [*now, digest]
         return digest
 
     def tree(self, path: Path) -> str:
@@ -162,6 +175,13 @@ class Hashes:
         return sha256_json(
             {member.relative_to(path).as_posix(): self.file(member) for member in inside}
         )
+
+
+def _let_tick_pass(path: Path) -> None:
+    """Wait until a later change of the file must have another time than the last one."""
+    age = time.time_ns() - path.stat().st_ctime_ns
+    if 0 <= age < TICK:
+        time.sleep((TICK - age) / 1e9)
 
 
 def manifest_text(hashes: Mapping[str, str]) -> str:

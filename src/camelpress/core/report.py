@@ -73,6 +73,9 @@ class Report(Settings):
     version: str = Field(default=__version__, description="of camelpress")
     inputs: dict[str, str] = Field(description="sha256 of each input")
     outputs: dict[str, str] = Field(default={}, description="sha256 of each output")
+    files: tuple[str, ...] = Field(
+        default=(), description="names of all files of the output, which --force may delete"
+    )
     settings: dict[str, Any]
     facts: dict[str, Any]
     checks: tuple[Check, ...] = ()

@@ -12,20 +12,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, Unpack, runtime_checkable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from camelpress.core.computing import thread_count
 from camelpress.core.errors import Problem
 from camelpress.core.lanes import Lane
-from camelpress.core.output import staged
+from camelpress.core.output import Staging, partial_place, staged
+from camelpress.core.progress import note
+from camelpress.core.unfinished import earlier
 
 Shared = TypeVar("Shared")
 Some = TypeVar("Some", bound=Lane)
 Sums = TypeVar("Sums", bound="Summed")
 BACKEND = "cpu:gloo,cuda:nccl"
+MOST_THREADS = 1024  # of an operation; a mark that says more is damaged
 
 
 @runtime_checkable
@@ -151,10 +155,35 @@ class Team:
         return [gathered[place % self.size][place // self.size] for place in range(count)]
 
     @contextmanager
-    def staged(self, target: Path, *, force: bool, resumable: str) -> Iterator[Path]:
+    def staged(self, target: Path, **options: Unpack[Staging]) -> Iterator[Path]:
         """An output while it has no name yet, as `output.staged`; the first rank names it."""
         if self.leads:
-            with staged(target, force=force, resumable=resumable) as folder:
+            with staged(target, **options) as folder:
                 yield self.share(lambda: folder)
         else:
             yield self.share(lambda: target)
+
+    @contextmanager
+    def threads_of(self, target: Path, *, restart: bool) -> Iterator[None]:
+        """Give the block as many threads as an unfinished output there was begun with.
+
+        The last bits of sums depend on their number, so that another would waste what is done.
+
+        Args:
+            target: the output.
+            restart: nothing is gone on with, and the number stays as it is.
+        """
+        now = torch.get_num_threads()
+        count = now if restart else self.share(lambda: _threads_of(target, now))
+        if count == now:
+            yield
+            return
+        note(f"threads: {now} -> {count}, as {target} was begun; --restart begins again")
+        with thread_count(count):
+            yield
+
+
+def _threads_of(target: Path, now: int) -> int:
+    """The number of threads that an unfinished output was begun with; `now` where none is told."""
+    count = earlier(partial_place(target)).get("threads")
+    return count if isinstance(count, int) and 1 <= count <= MOST_THREADS else now

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -25,6 +25,7 @@ from camelpress.core.json import write_json
 from camelpress.core.shards import DTYPES, INDEXES, SINGLES
 
 SHARD_BYTES = 4 * 10**9
+WEIGHTS = (SINGLES[0], "model-*-of-*.safetensors", INDEXES[0])  # all names that are written
 CHUNK = 2**17  # bytes that are hashed at a time
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 RANKS = {dtype: rank for rank, dtype in enumerate(DTYPES.values())}
@@ -76,6 +77,7 @@ class CheckpointWriter:
         shards = _shards(slots, shard_bytes)
         _require_space(folder, sum(slot.nbytes for slot in slots.values()))
         (folder / INDEXES[0]).unlink(missing_ok=True)
+        _remove_others(folder, shards)
         for shard, content in shards.items():
             header, offsets = layout(content, metadata)
             self._places |= {name: (shard, offset) for name, offset in offsets.items()}
@@ -254,6 +256,13 @@ def _require_space(folder: Path, needed: int) -> None:
             f"{folder.parent} has {free:,} bytes free, the output needs {needed - there:,}",
             next_step="free some space or name another output",
         )
+
+
+def _remove_others(folder: Path, shards: Collection[str]) -> None:
+    """Delete shards of another layout, which loaders would take for a part of the model."""
+    for path in folder.glob("model*.safetensors*"):
+        if path.name.removesuffix(".partial") not in shards:
+            path.unlink()
 
 
 def _prepare(shard: Path, header: bytes, size: int) -> None:

@@ -1,0 +1,107 @@
+"""Writes that survive a power cut, and the errors of a disk in one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from camelpress.core.errors import OutputProblem
+
+# Errors of a disk that may be there again, with all that was written, in a minute.
+PASSING = frozenset({errno.EIO, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO, errno.ESTALE})
+DISK_ERRORS = PASSING | frozenset(
+    {
+        errno.EACCES,
+        errno.EBUSY,
+        errno.EDQUOT,
+        errno.EEXIST,
+        errno.EFBIG,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.EMFILE,
+        errno.EMLINK,
+        errno.ENAMETOOLONG,
+        errno.ENFILE,
+        errno.ENOENT,
+        errno.ENOSPC,
+        errno.ENOTDIR,
+        errno.ENOTEMPTY,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
+
+
+@contextmanager
+def disk_errors(target: Path) -> Iterator[None]:
+    """Turn an error of the disk inside the block into a problem with the output `target`.
+
+    Raises:
+        OutputProblem: the disk is full, read-only, broken or gone, or a path is in the way.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise _problem(target, error) from error
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a small file so that a kill or a power cut leaves the old content or the new."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """Bring every file below a folder to the disk, and every name."""
+    for path in folder.rglob("*"):
+        if path.is_dir() and not path.is_symlink():
+            sync_folder(path)
+        elif path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the file system can do that."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(opened)
+
+
+def _problem(target: Path, error: OSError) -> OutputProblem:
+    reason, path = os.strerror(error.errno or 0), error.filename
+    if isinstance(path, str) and not _belongs(Path(path), target):
+        return OutputProblem(
+            f"{path} cannot be read or written: {reason}",
+            next_step="see that its disk works and that you may use it, then run the same "
+            "command again",
+        )
+    is_passing = error.errno in PASSING
+    return OutputProblem(
+        f"{target} cannot be written: {reason}" + (f" ({path})" if path else ""),
+        next_step="see that its disk works, then run the same command again"
+        if is_passing
+        else "free some space, or name a place that can be written",
+    )
+
+
+def _belongs(path: Path, target: Path) -> bool:
+    """Tells a path of the output, of its neighbours `OUT.*` or above it from any other path."""
+    output = str(target.absolute())
+    return str(path.absolute()).startswith(output) or output.startswith(str(path.absolute()))
