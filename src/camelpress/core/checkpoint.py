@@ -16,6 +16,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from camelpress.core import pickles, shards
+from camelpress.core.bounds import MAX_CONFIG_BYTES
+from camelpress.core.config_check import require_every_layer, require_sane
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
 from camelpress.core.json import read_json
 from camelpress.core.origin import COMPANIONS, locate
@@ -54,7 +56,8 @@ class Checkpoint:
         """
         located = locate(place)
         folder = located.folder
-        config = read_json(folder / "config.json")
+        config = read_json(folder / "config.json", MAX_CONFIG_BYTES)
+        require_sane(config, folder / "config.json")
         if "auto_map" in config:
             raise CheckpointProblem(
                 f"{folder / 'config.json'} asks to run code of its own (auto_map)",
@@ -77,6 +80,7 @@ class Checkpoint:
                 f"{folder / listed[missing[0]]} lacks {missing[0]!r}, which the index lists there",
                 next_step="download that file again",
             )
+        require_every_layer(config, tensors, folder / "config.json")
         return cls(
             folder, MappingProxyType(config), MappingProxyType(tensors), origin=located.origin
         )

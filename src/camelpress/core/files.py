@@ -18,7 +18,6 @@ KINDS = {  # kinds of files that are not read, by the type bits of their mode
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR:  "a device",
     stat.S_IFBLK:  "a device",
-    stat.S_IFDIR:  "a folder",
 }
 # fmt: on
 
@@ -38,6 +37,8 @@ def open_regular(path: Path) -> BinaryIO:
     if kind == stat.S_IFREG:
         return os.fdopen(number, "rb")
     os.close(number)
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     name = KINDS.get(kind, "a special file")
     raise OSError(errno.EINVAL, f"it is {name}, not a regular file")
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 from camelpress.core.errors import CheckpointProblem
 
-EXPECTED = (  # where files are missing or broken; the tokenizers library raises Exception itself
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
+EXPECTED = (  # of transformers, where files are missing or broken
+    ArithmeticError,
     AttributeError,
-    RecursionError,
     ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
 )
 
 
