@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from camelpress.core import shards
-from camelpress.core.checkpoint import Checkpoint, companions
 from camelpress.core.bounds import MAX_HEADS, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH
+from camelpress.core.checkpoint import Checkpoint, companions
 from camelpress.core.config import dtype_name, portable
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch, UnknownTensor
 from camelpress.core.json import read_json

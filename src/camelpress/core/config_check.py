@@ -112,10 +112,8 @@ def _require(config: Mapping[str, Any], path: Path, key: str, check: Any, kind: 
 
 
 def _wrong(path: Path, key: str, value: object, kind: str) -> CheckpointProblem:
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
     return CheckpointProblem(
-        f"{path} is not usable ({key} is {shown}, not {kind})", next_step=COMPARE
+        f"{path} is not usable ({key} is {value!r}, not {kind})", next_step=COMPARE
     )
 
 
