@@ -25,7 +25,9 @@ from camelpress.convert.vocabulary import (
     Vocabulary,
     entry,
 )
+from camelpress.core.bounds import MAX_PIECE_CHARACTERS, MAX_PIECES, MAX_TOKENIZER_MODEL_BYTES
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.files import read_regular
 
 BLANK = "\u2581"
 ENDLESS = 10**9  # a longer model_max_length means: not known
@@ -58,10 +60,11 @@ def read(told: Told) -> tuple[tokenizers.Tokenizer, dict[str, int]] | None:
         return None
     model = SentencePieceProcessor()
     try:
-        model.LoadFromSerializedProto(path.read_bytes())
-    except (OSError, RuntimeError) as error:
+        model.LoadFromSerializedProto(read_regular(path, MAX_TOKENIZER_MODEL_BYTES))
+        _require_sane_pieces(model)
+    except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointProblem(
-            f"{path} is not a SentencePiece model ({str(error).strip().splitlines()[0]})",
+            f"{path} is not a SentencePiece model ({_first_line(error)})",
             next_step="download it again",
         ) from error
     special = {"bos": model.bos_id(), "eos": model.eos_id(), "unk": model.unk_id()}
@@ -75,6 +78,21 @@ def read(told: Told) -> tuple[tokenizers.Tokenizer, dict[str, int]] | None:
         f"{path} is not of LLaMA's kind, and there is no {FAST} beside it",
         next_step=f"add the {FAST} of this model",
     )
+
+
+def _first_line(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (text.strip() or type(error).__name__).splitlines()[0]
+
+
+def _require_sane_pieces(model: SentencePieceProcessor) -> None:
+    """Raises ValueError where a piece is no text, or pieces are too many or too long to be used."""
+    count = model.get_piece_size()
+    if count > MAX_PIECES:
+        raise ValueError(f"it has {count:,} pieces, {MAX_PIECES:,} are the limit")
+    longest = max((len(model.id_to_piece(number)) for number in range(count)), default=0)
+    if longest > MAX_PIECE_CHARACTERS:
+        raise ValueError(f"it has a piece of {longest:,} characters")
 
 
 def files(
