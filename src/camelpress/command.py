@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from camelpress.console import Screen
-from camelpress.core.errors import Interrupted, Problem
+from camelpress.core.errors import Interrupted, OutOfMemory, Problem
 from camelpress.core.progress import listening
 from camelpress.core.secrets import redacted
 from camelpress.core.settings import Settings
@@ -110,9 +110,27 @@ def _guarded(
             sys.stderr.write(redacted(traceback.format_exc()))
         screen.problem(problem)
         return problem.exit_code
+    except MemoryError:
+        screen.problem(OutOfMemory("memory is not enough", next_step="use a machine with more"))
+        return OutOfMemory.exit_code
     except BrokenPipeError:  # who read our output has gone; typer would end with 1, "gate failed"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if debug:
+            sys.stderr.write(redacted(traceback.format_exc()))
+        fault = _of_disk(error)
+        screen.problem(fault)
+        return fault.exit_code
+
+
+def _of_disk(error: OSError) -> Problem:
+    """Returns the problem of a fault that a file system reports, whatever was being done."""
+    place = f"{error.filename} cannot be used" if error.filename else "a file cannot be used"
+    return Problem(
+        f"{place} ({error.strerror or error})",
+        next_step="see that its disk is there, has space and is well, and run the command again",
+    )
 
 
 def _stop(*_: object) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from camelpress.core import pickles, shards
 from camelpress.core.bounds import MAX_CONFIG_BYTES
 from camelpress.core.config_check import require_every_layer, require_sane
-from camelpress.core.errors import CheckpointProblem, UnknownTensor
+from camelpress.core.errors import CheckpointProblem, OutOfMemory, UnknownTensor
 from camelpress.core.json import read_json
 from camelpress.core.origin import COMPANIONS, locate
 from camelpress.core.shards import TensorInfo
@@ -180,8 +180,15 @@ def _bytes(path: Path, offset: int, count: int) -> UInt8[Tensor, " count"]:
 
     Raises:
         CheckpointProblem: the file ends before, or cannot be read.
+        OutOfMemory: there is no room for so many bytes.
     """
-    found = torch.empty(count, dtype=torch.uint8)
+    try:
+        found = torch.empty(count, dtype=torch.uint8)
+    except RuntimeError as error:
+        raise OutOfMemory(
+            f"{path} holds a tensor of {count / 1e9:,.1f} GB, for which there is no memory",
+            next_step="use a machine with more",
+        ) from error
     view = found.numpy().data
     try:
         with path.open("rb", buffering=0) as file:
