@@ -90,9 +90,7 @@ def test_a_record_beyond_the_file_is_refused_before_memory_is_taken(tmp_path: Pa
     at = content.index(b"PK\x01\x02", content.rindex(b"data/0") - 60)
     struct.pack_into("<II", content, at + 20, 2**31, 2**31)
     (tmp_path / "x.bin").write_bytes(content)
-    assert "goes beyond" in refusal_of(tmp_path / "x.bin") or "differ" in refusal_of(
-        tmp_path / "x.bin"
-    )
+    assert refusal_of(tmp_path / "x.bin") == "its record 'data/0' goes beyond the end of the file"
 
 
 def test_an_empty_tensor_that_is_not_contiguous_is_read(tmp_path: Path) -> None:

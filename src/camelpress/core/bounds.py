@@ -41,7 +41,7 @@ MAX_TOKENIZER_MODEL_BYTES = 2**26     # bytes of a tokenizer.model
 MAX_PIECES = 1_000_000                # pieces of a tokenizer.model
 MAX_PIECE_CHARACTERS = 512            # characters of one piece
 MAX_TEMPLATE_CHARACTERS = 2**20       # characters of a chat template
-MAX_TEMPLATE_SECONDS = 10             # seconds of processor time to render one conversation
+MAX_TEMPLATE_SECONDS = 5              # seconds of processor time to render one conversation
 MAX_TEMPLATE_MEMORY_BYTES = 2**30     # bytes of memory that rendering may take
 MAX_RENDERED_CHARACTERS = 2**24       # characters of a rendered conversation
 

@@ -44,7 +44,9 @@ def render_template(
     if len(template) > MAX_TEMPLATE_CHARACTERS:
         raise ValueError(f"it is longer than {MAX_TEMPLATE_CHARACTERS:,} characters")
     request = {"template": template, "turns": list(turns), "tokens": dict(tokens)}
-    answer = _CHILD.ask(request)
+    answer = {} if template in _ENDLESS else _CHILD.ask(request)
+    if not answer:
+        _ENDLESS.add(template)
     if "text" not in answer:
         raise ValueError(answer.get("fault", BEYOND))
     return answer["text"]
@@ -106,3 +108,4 @@ def _exchanged(process: subprocess.Popen[str], request: Mapping[str, Any]) -> st
 
 
 _CHILD = _Child()
+_ENDLESS: set[str] = set()  # templates that the kernel had to end; they are not tried again
