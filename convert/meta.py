@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from camelpress.core import shards
+from camelpress.core.bounds import MAX_HEADS, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH
 from camelpress.core.checkpoint import Checkpoint, companions
 from camelpress.core.config import dtype_name, portable
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch, UnknownTensor
@@ -66,13 +67,15 @@ class Params(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
-    dim: int = Field(gt=0)
-    n_layers: int = Field(gt=0)
-    n_heads: int = Field(gt=0)
-    n_kv_heads: int | None = Field(default=None, gt=0)
+    dim: int = Field(gt=0, le=MAX_WIDTH)
+    n_layers: int = Field(gt=0, le=MAX_LAYERS)
+    n_heads: int = Field(gt=0, le=MAX_HEADS)
+    n_kv_heads: int | None = Field(default=None, gt=0, le=MAX_HEADS)
     norm_eps: float = Field(default=1e-5, gt=0)
     rope_theta: float = Field(default=10000.0, gt=0)
-    vocab_size: int = -1  # the tokenizer's, where it is not positive
+    vocab_size: int = Field(
+        default=-1, le=MAX_VOCABULARY
+    )  # the tokenizer's, where it is not positive
 
     @property
     def kv_heads(self) -> int:

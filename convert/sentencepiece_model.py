@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tokenizers
+from google.protobuf.message import DecodeError
 from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import (  # type: ignore[attr-defined]
     ModelProto,  # made when it is imported
@@ -24,7 +25,9 @@ from sentencepiece.sentencepiece_model_pb2 import (  # type: ignore[attr-defined
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 from camelpress.convert import tokenizer_corpus
-from camelpress.core.errors import CheckpointProblem
+from camelpress.core.bounds import MAX_PIECE_CHARACTERS, MAX_PIECES, MAX_TOKENIZER_MODEL_BYTES
+from camelpress.core.files import read_regular
+from camelpress.core.recognizer.files import unreadable
 
 Prefix = Literal["always", "first", "never"]  # texts that get a blank in front
 Halves = Mapping[str, Sequence[tuple[str, str]]]  # a piece to the pairs that merge into it
@@ -64,13 +67,13 @@ class SentencePieceModel:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.content = path.read_bytes()
+            self.content = read_regular(path, MAX_TOKENIZER_MODEL_BYTES)
             self._processor = _processor(self.content)
+            _require_sane_pieces(self._processor)
             self._proto = ModelProto.FromString(self.content)
-        except (OSError, RuntimeError) as error:
-            raise CheckpointProblem(
-                f"{path} is not a SentencePiece model ({str(error).strip().splitlines()[0]})",
-                next_step="download it again",
+        except (OSError, RuntimeError, ValueError, DecodeError) as error:
+            raise unreadable(
+                path, f"{path} is not a SentencePiece model ({_first_line(error)})"
             ) from error
         self.pieces: list[str] = [piece.piece for piece in self._proto.pieces]
 
@@ -307,3 +310,18 @@ def _ranked(group: Halves) -> Iterator[tuple[str, str]]:
             order = list(group)
     for piece in order:
         yield from group[piece]
+
+
+def _first_line(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (text.strip() or type(error).__name__).splitlines()[0]
+
+
+def _require_sane_pieces(model: SentencePieceProcessor) -> None:
+    """Raises ValueError where a piece is no text, or pieces are too many or too long to be used."""
+    count = model.get_piece_size()
+    if count > MAX_PIECES:
+        raise ValueError(f"it has {count:,} pieces, {MAX_PIECES:,} are the limit")
+    longest = max((len(model.id_to_piece(number)) for number in range(count)), default=0)
+    if longest > MAX_PIECE_CHARACTERS:
+        raise ValueError(f"it has a piece of {longest:,} characters")

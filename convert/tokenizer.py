@@ -38,6 +38,7 @@ from camelpress.convert.vocabulary import (
 from camelpress.core.config import LOCAL
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.json import read_json
+from camelpress.core.panics import is_panic, without_panic_messages
 from camelpress.core.progress import note
 from camelpress.core.prompt import CHAT_TEMPLATE
 
@@ -234,9 +235,10 @@ def _listed(source: TokenizerFiles) -> dict[str, int]:
 
 def _loaded(path: Path) -> tokenizers.Tokenizer:
     try:
-        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:
-        if type(error) is not Exception:  # the library raises Exception itself
+        with without_panic_messages():
+            return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except BaseException as error:
+        if type(error) is not Exception and not is_panic(error):  # the library raises the former
             raise
         raise CheckpointProblem(
             f"{path} is not a tokenizer ({str(error).splitlines()[0]})",

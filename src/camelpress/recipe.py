@@ -10,6 +10,7 @@ from pydantic import Field
 
 from camelpress.convert.settings import Recover
 from camelpress.core.errors import RecipeProblem
+from camelpress.core.files import is_path
 from camelpress.core.origin import HUB_ID, on_hub
 from camelpress.core.settings import Settings
 from camelpress.core.yaml import parse_yaml, read_yaml
@@ -64,6 +65,8 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         _anchor(content, place, path.resolve().parent)
     for override in overrides:
         _merge(content, override)
+    for place in PATHS:
+        _require_paths(_value(content, place), ".".join(place))
     return Recipe.parse(content, source=str(path))
 
 
@@ -85,15 +88,42 @@ def _anchor(content: dict[str, Any], place: tuple[str, ...], folder: Path) -> No
 def _anchored(value: Any, folder: Path) -> Any:
     """A path, or the `source` of a weighted one, starting at a folder."""
     if isinstance(value, str) and not on_hub(Path(value)):
-        return str(folder / Path(value).expanduser())
+        return str(folder / _expanded(value))
     if isinstance(value, dict) and "source" in value:
         return value | {"source": _anchored(value["source"], folder)}
     return value
 
 
+def _expanded(value: str) -> Path:
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise RecipeProblem(
+            f"the path {value!r} begins with a user that is not known here",
+            next_step="write the folder in full",
+        ) from error
+
+
+def _value(content: dict[str, Any], place: tuple[str, ...]) -> Any:
+    value: Any = content
+    for key in place:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _require_paths(value: Any, name: str) -> None:
+    """Refuses texts that no file system takes as a path."""
+    for each in value if isinstance(value, list) else [value]:
+        path = each.get("source") if isinstance(each, dict) else each
+        if isinstance(path, str) and not is_path(path):
+            raise RecipeProblem(
+                f"{name} is {path!r}, which cannot be a path", next_step="correct it"
+            )
+
+
 def _on_hub(value: str, folder: Path) -> bool:
     return value.startswith("hf:") or bool(
-        HUB_ID.fullmatch(value) and not (folder / value).exists()
+        HUB_ID.fullmatch(value) and is_path(value) and not (folder / value).exists()
     )
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jinja2 import TemplateError
-
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.ends import ends
-from camelpress.core.errors import CheckpointProblem
+from camelpress.core.errors import CheckpointProblem, TemplateProblem
 from camelpress.core.progress import note
 from camelpress.core.provenance import checkpoint_digest, sha256_json
 from camelpress.core.tokens import Tokenizer
@@ -74,12 +72,12 @@ class Resident:
         whole = "\n\n".join(turn["content"] for turn in turns)
         try:
             return self._tokenizer.render(turns)
-        except TemplateError:
+        except TemplateProblem:
             try:
                 return self._tokenizer.render([{"role": "user", "content": whole}])
-            except TemplateError as error:
+            except TemplateProblem as error:
                 raise CheckpointProblem(
                     f"the chat template of the judge in {self._checkpoint.folder} cannot be "
-                    f"rendered ({error})",
+                    f"rendered ({error.reason})",
                     next_step="mend it, or let another model judge",
                 ) from error

@@ -33,13 +33,13 @@ from camelpress.core.sequences import Batch, Sequences, put, take
 
 ROWS = 1024  # of a tensor that are looked at in one go
 REFUSALS = (  # of transformers, for a config that makes no model
-    ValueError,
-    KeyError,
-    TypeError,
+    ArithmeticError,
     AttributeError,
+    LookupError,
     RuntimeError,
-    ZeroDivisionError,
     StrictDataclassError,
+    TypeError,
+    ValueError,
 )
 _LINEAR_NAMES = tuple(linear.name for linear in llama.LINEARS)
 

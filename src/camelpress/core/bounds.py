@@ -33,14 +33,15 @@ MAX_PICKLE_OPCODES = 4_000_000        # opcodes of that pickle
 MAX_DIRECTORY_BYTES = 2**24           # bytes of the directory of a .bin shard's archive
 
 MAX_PATTERN_CHARACTERS = 4_096        # characters of a regular expression in a config
-MAX_PATTERNS = 10_000                 # regular expressions in a config
-MAX_PATTERN_SECONDS = 2.0             # seconds of processor time of all matches of one expression
+MAX_PATTERN_REPEATS = 1_000           # product of all repeats by number in an expression
+MAX_PATTERN_SECONDS = 5.0             # seconds of processor time that slow expressions may take
+MAX_PATTERNS = 2_000                  # regular expressions in a config
 
 MAX_TOKENIZER_MODEL_BYTES = 2**26     # bytes of a tokenizer.model
 MAX_PIECES = 1_000_000                # pieces of a tokenizer.model
-MAX_PIECE_BYTES = 1_024               # bytes of one piece
-MAX_TEMPLATE_BYTES = 2**20            # bytes of a chat template
-MAX_TEMPLATE_SECONDS = 10             # seconds to render one conversation
+MAX_PIECE_CHARACTERS = 512            # characters of one piece
+MAX_TEMPLATE_CHARACTERS = 2**20       # characters of a chat template
+MAX_TEMPLATE_SECONDS = 5              # seconds of processor time to render one conversation
 MAX_TEMPLATE_MEMORY_BYTES = 2**30     # bytes of memory that rendering may take
 MAX_RENDERED_CHARACTERS = 2**24       # characters of a rendered conversation
 

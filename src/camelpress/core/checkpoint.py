@@ -21,7 +21,9 @@ from torch import Tensor
 
 from camelpress.core import llama, packing, pickles, shards
 from camelpress.core.agreement import QUANTIZATION, agreed
-from camelpress.core.errors import CheckpointProblem, UnknownTensor
+from camelpress.core.bounds import MAX_CONFIG_BYTES
+from camelpress.core.config_check import require_every_layer, require_sane
+from camelpress.core.errors import CheckpointProblem, OutOfMemory, UnknownTensor
 from camelpress.core.json import read_json, write_json
 from camelpress.core.origin import COMPANIONS, locate
 from camelpress.core.progress import note
@@ -78,7 +80,8 @@ class Checkpoint:
         located = locate(place)
         folder = located.folder
         files = file_states(folder)
-        config = read_json(folder / "config.json")
+        config = read_json(folder / "config.json", MAX_CONFIG_BYTES)
+        require_sane(config, folder / "config.json")
         if "auto_map" in config:
             raise CheckpointProblem(
                 f"{folder / 'config.json'} asks to run code of its own (auto_map)",
@@ -111,10 +114,12 @@ class Checkpoint:
         recognition = recognize_names(folder, {name: each.shape for name, each in tensors.items()})
         if recognition is not None:
             raise recognition.problem()
+        tensors = _canonical(folder, tensors)
+        require_every_layer(config, tensors, folder / "config.json")
         stated = cls(
             folder,
             MappingProxyType(config),
-            MappingProxyType(_canonical(folder, tensors)),
+            MappingProxyType(tensors),
             origin=located.origin,
             files=files,
         )
@@ -314,8 +319,15 @@ def _bytes(path: Path, offset: int, count: int) -> UInt8[Tensor, " count"]:
 
     Raises:
         CheckpointProblem: the file ends before, or cannot be read.
+        OutOfMemory: there is no room for so many bytes.
     """
-    found = torch.empty(count, dtype=torch.uint8)
+    try:
+        found = torch.empty(count, dtype=torch.uint8)
+    except RuntimeError as error:
+        raise OutOfMemory(
+            f"{path} holds a tensor of {count / 1e9:,.1f} GB, for which there is no memory",
+            next_step="use a machine with more",
+        ) from error
     view = found.numpy().data
     try:
         with path.open("rb", buffering=0) as file:

@@ -25,6 +25,7 @@ from typing import Any
 
 from camelpress.core import llama
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.patterns import matches, require_few
 
 PLAIN = "-:"
 OWN = "+:"
@@ -39,10 +40,11 @@ def settings_of(quantization: Mapping[str, Any], layer: str) -> Mapping[str, Any
     """
     rules = quantization.get("dynamic") or {}
     try:
+        require_few(rules)
         for key, values in rules.items():
-            if re.match(key.removeprefix(PLAIN).removeprefix(OWN), layer):
+            if matches(key.removeprefix(PLAIN).removeprefix(OWN), layer):
                 return None if key.startswith(PLAIN) else {**quantization, **values}
-    except (AttributeError, TypeError, re.error) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise CheckpointProblem(
             f"the quantization_config has a dynamic that cannot be read ({error})",
             next_step="compare it with the config of the original checkpoint",

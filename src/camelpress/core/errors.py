@@ -78,6 +78,8 @@ class ShapeMismatch(CheckpointProblem):
 class TemplateProblem(CheckpointProblem):
     """A chat template is broken, refuses a conversation, or takes too much time or memory."""
 
+    reason = ""  # the fault alone, for a message that names the model, too
+
 
 class UnsafeShard(CheckpointProblem):
     """An index names a file that a checkpoint has no business with."""

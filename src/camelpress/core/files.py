@@ -12,15 +12,27 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+MAX_PATH = 4_096  # bytes of a path on Linux
+MAX_PATH_PART = 255  # bytes of a name in a path on Linux
+
 # fmt: off
 KINDS = {  # kinds of files that are not read, by the type bits of their mode
     stat.S_IFIFO:  "a named pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR:  "a device",
     stat.S_IFBLK:  "a device",
-    stat.S_IFDIR:  "a folder",
 }
 # fmt: on
+
+
+def is_path(text: str) -> bool:
+    """Returns whether a file system can take a text as a path."""
+    try:
+        parts = os.fsencode(text).split(b"/")
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    longest = max(map(len, parts))
+    return b"\0" not in os.fsencode(text) and len(text) < MAX_PATH and longest <= MAX_PATH_PART
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -38,6 +50,8 @@ def open_regular(path: Path) -> BinaryIO:
     if kind == stat.S_IFREG:
         return os.fdopen(number, "rb")
     os.close(number)
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     name = KINDS.get(kind, "a special file")
     raise OSError(errno.EINVAL, f"it is {name}, not a regular file")
 

@@ -7,7 +7,9 @@ directory of the archive tells where these are.
 
 from __future__ import annotations
 
+import os
 import pickle
+import pickletools
 import re
 import struct
 import zipfile
@@ -23,7 +25,9 @@ import torch
 from torch import Tensor
 from torch._weights_only_unpickler import Unpickler
 
+from camelpress.core.bounds import MAX_DIRECTORY_BYTES, MAX_PICKLE_BYTES, MAX_PICKLE_OPCODES
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.files import open_regular
 from camelpress.core.progress import note
 from camelpress.core.recognizer.files import unreadable
 
@@ -41,11 +45,34 @@ REFUSALS = (  # what torch's unpickler ends in where the file is damaged or mean
     AttributeError,
     EOFError,
     LookupError,
+    MemoryError,
     OSError,
     RuntimeError,
     TypeError,
     ValueError,
 )
+
+
+# fmt: off
+GLOBALS = frozenset({  # names that a state dict needs, beside those of storages and dtypes
+    "collections OrderedDict",
+    "torch Size",
+    "torch Tensor",
+    "torch device",
+    "torch._tensor _rebuild_from_type_v2",
+    "torch._utils _rebuild_parameter",
+    "torch._utils _rebuild_parameter_with_state",
+    "torch._utils _rebuild_sparse_tensor",
+    "torch._utils _rebuild_tensor",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_tensor_v3",
+    "torch.nn.parameter Parameter",
+    "torch.serialization _get_layout",
+    "torch.storage TypedStorage",
+    "torch.storage UntypedStorage",
+})
+# fmt: on
+STORAGE_OR_DTYPE = re.compile(r"torch ([A-Z][A-Za-z0-9]{2,20}Storage|[a-z]+[a-z0-9_]{1,20})")
 
 
 class Record(NamedTuple):
@@ -80,11 +107,16 @@ def read(path: Path, name: str) -> Tensor:
         CheckpointProblem: as `places`.
     """
     tensor, record = _tensors(path)[name]
-    with path.open("rb") as file:
+    if not tensor.numel():
+        return torch.empty(tensor.shape, dtype=tensor.dtype)
+    with open_regular(path) as file:
         file.seek(record.begin)
-        values = torch.frombuffer(bytearray(file.read(record.size)), dtype=tensor.dtype)
-    offset = int(tensor.storage_offset())
-    return values.as_strided(tensor.shape, tensor.stride(), offset).contiguous()
+        content = bytearray(file.read(record.size))
+    with _suspected(path):
+        values = torch.frombuffer(content, dtype=tensor.dtype)
+        offset = int(tensor.storage_offset())
+        values = values.as_strided(tensor.shape, tensor.stride(), offset).contiguous()
+    return values
 
 
 class _Reader(Unpickler):
@@ -112,11 +144,13 @@ def _tensors(path: Path) -> dict[str, tuple[Tensor, Record]]:
             f"{path} is a pickle, and torch {torch.__version__} does not read those safely",
             next_step="install torch >= 2.10, or convert the file to safetensors",
         )
-    with _suspected(path), path.open("rb") as file:
+    with _suspected(path), open_regular(path) as file:
         records = _records(path, file)
-        told = records["data.pkl"]
-        file.seek(told.begin)
-        content = _Reader(file.read(told.size), records).load()
+        begin, size = records["data.pkl"]
+        file.seek(begin)
+        pickled = file.read(min(size, MAX_PICKLE_BYTES + 1))
+        _require_harmless(pickled)
+        content = _Reader(pickled, records).load()
         content = _unwrapped(path, content)
         if _is_state(content):
             return {name: (tensor.detach(), _record(tensor)) for name, tensor in content.items()}
@@ -133,6 +167,21 @@ def _unwrapped(path: Path, content: object) -> object:
             note(f"{path}: its {keys[0]!r} holds the weights; the rest of it is not read")
             return content[keys[0]]
     return content
+
+
+def _require_harmless(pickled: bytes) -> None:
+    """Raises ValueError where a pickle is too large, or names what no state dict needs.
+
+    torch's unpickler lets some names through that allocate as much memory as a number asks for.
+    """
+    if len(pickled) > MAX_PICKLE_BYTES:
+        raise ValueError(f"its pickle is larger than {MAX_PICKLE_BYTES:,} bytes")
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
+        if number > MAX_PICKLE_OPCODES:
+            raise ValueError(f"its pickle has more than {MAX_PICKLE_OPCODES:,} opcodes")
+        name = str(argument)
+        if opcode.name == "GLOBAL" and name not in GLOBALS and not STORAGE_OR_DTYPE.fullmatch(name):
+            raise ValueError(f"it refers to {name.replace(' ', '.')}")
 
 
 def _is_state(content: object) -> TypeGuard[dict[str, Tensor]]:
@@ -169,7 +218,8 @@ def _records(path: Path, file: BinaryIO) -> dict[str, Record]:
     if not start.startswith(ARCHIVE):
         raise ValueError("it is not an archive of torch")
     found: dict[str, Record] = {}
-    with zipfile.ZipFile(file) as archive:
+    end = os.fstat(file.fileno()).st_size
+    with zipfile.ZipFile(_BoundedReads(file)) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED:
                 raise _foreign(path, "it is compressed")
@@ -181,8 +231,31 @@ def _records(path: Path, file: BinaryIO) -> dict[str, Record]:
                     raise _foreign(path, "it is big-endian")
             file.seek(entry.header_offset)
             names = sum(LOCAL.unpack(file.read(LOCAL.size)))
-            found[name] = Record(entry.header_offset + LOCAL.size + names, entry.file_size)
+            begin = entry.header_offset + LOCAL.size + names
+            if begin + entry.file_size > end:
+                raise ValueError(f"its record {name!r} goes beyond the end of the file")
+            found[name] = Record(begin, entry.file_size)
     return found
+
+
+class _BoundedReads:
+    """A file from which nobody reads more at a time than the directory of an archive may have."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        """Reads like a file.
+
+        Raises:
+            ValueError: more is asked for.
+        """
+        bound = MAX_DIRECTORY_BYTES + 1
+        content = self._file.read(bound if size < 0 else min(size, bound))
+        if len(content) > MAX_DIRECTORY_BYTES:
+            raise ValueError(f"its directory has more than {MAX_DIRECTORY_BYTES:,} bytes")
+        return content
 
 
 @contextmanager

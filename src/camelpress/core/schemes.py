@@ -10,16 +10,17 @@ Source: ModelCloud/GPTQModel 7.7.0 (quantization/config.py); intel/auto-round 0.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from camelpress.core import packing
+from camelpress.core.bounds import MAX_PATTERNS
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.dynamic import settings_of
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.patterns import matches, require_few
 from camelpress.core.settings import faults
 
 V1, V2, COMPRESSED = "gptq", "gptq_v2", "pack-quantized"
@@ -65,7 +66,7 @@ class _Group(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    targets: list[str]
+    targets: list[str] = Field(max_length=MAX_PATTERNS)
     weights: _Weights
     layout: str | None = Field(default=None, alias="format")
     input_activations: None = None
@@ -77,8 +78,8 @@ class _Groups(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    config_groups: dict[str, _Group]
-    ignore: list[str] | None = None
+    config_groups: dict[str, _Group] = Field(max_length=MAX_PATTERNS)
+    ignore: list[str] | None = Field(default=None, max_length=MAX_PATTERNS)
     kv_cache_scheme: None = None
     transform_config: dict[str, Any] | None = Field(default=None, max_length=0)
     sparsity_config: dict[str, Any] | None = Field(default=None, max_length=0)
@@ -137,10 +138,11 @@ def _own(config: Mapping[str, Any], linear: str) -> Mapping[str, Any] | None:
     if not extra:
         return settings_of(config, linear)
     try:
-        patterns = (values for key, values in extra.items() if re.search(key, linear))
+        require_few(extra)
+        patterns = (v for key, v in extra.items() if matches(key, linear, anywhere=True))
         own = extra.get(linear) or next(patterns, None) or {}
         bits = own.get("bits")
-    except (AttributeError, TypeError, re.error) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise CheckpointProblem(
             f"the quantization_config has an extra_config that cannot be read ({error})",
             next_step="compare it with the config of the original checkpoint",
@@ -198,8 +200,8 @@ def _first_match(linear: str, targets: Iterable[str]) -> str | None:
 
 def _matches(target: str, linear: str) -> bool:
     try:
-        return re.match(target.removeprefix(REGEX), linear) is not None
-    except re.error as error:
+        return matches(target.removeprefix(REGEX), linear)
+    except ValueError as error:
         raise CheckpointProblem(
             f"the quantization_config has a target {target!r} that cannot be read ({error})",
             next_step="compare it with the config of the original checkpoint",

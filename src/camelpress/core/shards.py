@@ -7,18 +7,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from camelpress.core import pickles
+from camelpress.core.bounds import MAX_TENSORS
 from camelpress.core.config import dtype_name
 from camelpress.core.errors import CheckpointProblem, UnsafeShard
-from camelpress.core.json import parse_json, read_json
+from camelpress.core.json import read_json
 from camelpress.core.progress import note
 from camelpress.core.recognizer.files import unreadable
 from camelpress.core.recognizer.folders import recognize_folder
+from camelpress.core.safetensors_header import Header, read_safetensors_header
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
@@ -29,7 +29,7 @@ NUMBERED = re.compile(  # one shard of a set, with the variant where either gene
     r"(?P<variant>(?:\.\w+)?)\.(?P<kind>safetensors|bin)"
 )
 VARIANT = re.compile(r"(?:model|pytorch_model)\.\w+\.(?:safetensors|bin)")  # such as fp16
-SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|bin)")
+SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{,200}\.(safetensors|bin)")
 
 # fmt: off
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType({  # in the order they have in a file
@@ -75,6 +75,11 @@ def listed(folder: Path) -> dict[str, str]:
                 )
             if _left_over(folder, index, single, found.values()):
                 continue
+            if len(found) > MAX_TENSORS:
+                raise CheckpointProblem(
+                    f"{folder / index} lists {len(found):,} tensors, {MAX_TENSORS:,} are the limit",
+                    next_step="download it again",
+                )
             for shard in found.values():
                 _check_shard(folder, index, shard)
             return found
@@ -194,43 +199,30 @@ def header(path: Path) -> dict[str, TensorInfo]:
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file says of itself; nothing for any other file."""
-    if path.suffix != ".safetensors":
-        return {}
-    with _checked(path) as file:
-        found: dict[str, str] = file.metadata() or {}
-        return found
+    """Returns the texts that a safetensors file says of itself; nothing for any other file."""
+    return dict(_header(path).metadata) if path.suffix == ".safetensors" else {}
 
 
 def _safetensors(path: Path) -> dict[str, TensorInfo]:
-    with _checked(path):  # by the library, which knows every lie that a header can tell
-        pass
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            entries = parse_json(file.read(length))
-        except ValueError as error:
-            raise _incomplete(path, error) from error
     tensors = {}
-    for name, entry in entries.items():
-        if name == "__metadata__":
-            continue
-        dtype = DTYPES.get(entry["dtype"])
+    for name, entry in _header(path).entries.items():
+        dtype = DTYPES.get(entry.dtype)
         if dtype is None:
-            raise _unknown(path, name, entry["dtype"])
-        begin = 8 + length + entry["data_offsets"][0]
-        tensors[name] = TensorInfo(dtype, tuple(entry["shape"]), path.name, begin)
+            raise _unknown(path, name, entry.dtype)
+        tensors[name] = TensorInfo(dtype, entry.shape, path.name, entry.offset)
     return tensors
 
 
-def _checked(path: Path) -> Any:
+def _header(path: Path) -> Header:
     try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
+        return read_safetensors_header(path)
+    except OSError as error:
+        raise _incomplete(path, error.strerror) from error
+    except ValueError as error:
         raise _incomplete(path, error) from error
 
 
-def _incomplete(path: Path, error: Exception) -> CheckpointProblem:
+def _incomplete(path: Path, error: object) -> CheckpointProblem:
     return unreadable(path, f"{path} is not a complete safetensors file ({error})")
 
 

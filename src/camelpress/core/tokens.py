@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from camelpress.core.errors import CheckpointProblem
+from huggingface_hub.errors import StrictDataclassError
 
-EXPECTED = (  # where files are missing or broken; the tokenizers library raises Exception itself
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
+from camelpress.core.errors import CheckpointProblem, TemplateProblem
+from camelpress.core.panics import is_panic, without_panic_messages
+from camelpress.core.rendering import render_template
+
+EXPECTED = (  # of transformers, where files are missing or broken
+    ArithmeticError,
     AttributeError,
-    RecursionError,
     ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
 )
+PROBE = "The sea, </s> 1234\n\té"  # a text that brings most faults of a tokenizer to light
 
 
 class Tokenizer:
@@ -36,17 +46,17 @@ class Tokenizer:
         """
         from transformers import AutoTokenizer  # half a second, and not every command has text
 
-        try:
+        with without_panic_messages(), _readable(folder):
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-        except Exception as error:
-            if not isinstance(error, EXPECTED) and type(error) is not Exception:
-                raise
-            raise _unreadable(folder, str(error) or type(error).__name__) from error
-        if len(tokenizer) == len(tokenizer.get_added_vocab()):  # made up where files are missing
-            raise _unreadable(folder, "it knows no words")
-        return cls(tokenizer)
+            if len(tokenizer) == len(
+                tokenizer.get_added_vocab()
+            ):  # made up where files are missing
+                raise ValueError("it knows no words")
+            _require_template(tokenizer.chat_template)
+            tokenizer(PROBE, verbose=False)
+            return cls(tokenizer)
 
     def __len__(self) -> int:
         return len(self._tokenizer)
@@ -60,20 +70,15 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text as it stands: nothing added, `</s>` in it stays text."""
-        ids: list[int] = self._tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )["input_ids"]
-        return ids
+        return self._ids(text, add_special_tokens=False, split_special_tokens=True)
 
     def encode_document(self, text: str) -> list[int]:
         """The ids of a text as the model's tokenizer encodes it, its own BOS included."""
-        ids: list[int] = self._tokenizer(text, verbose=False)["input_ids"]
-        return ids
+        return self._ids(text)
 
     def encode_rendered(self, text: str) -> list[int]:
         """The ids of what a chat template made: special tokens in it count, none are added."""
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
+        return self._ids(text, add_special_tokens=False)
 
     def render(self, turns: list[dict[str, str]], template: str | None = None) -> str:
         """A conversation as its chat template writes it, ready for an answer.
@@ -82,12 +87,19 @@ class Tokenizer:
             turns: a `role` and a `content` each.
             template: instead of the tokenizer's own.
         Raises:
-            jinja2.TemplateError: the template is broken, or refuses such a conversation.
+            TemplateProblem: the template is broken, refuses such a conversation, or takes too
+                much time or memory.
         """
-        text: str = self._tokenizer.apply_chat_template(
-            turns, chat_template=template, add_generation_prompt=True, tokenize=False
-        )
-        return text
+        try:
+            chosen = self._tokenizer.get_chat_template(template)
+            return render_template(chosen, turns, self._tokenizer.special_tokens_map)
+        except ValueError as error:
+            problem = TemplateProblem(
+                f"the chat template of the tokenizer cannot be rendered ({error})",
+                next_step="mend its chat_template, or use the tokenizer of the original model",
+            )
+            problem.reason = str(error)
+            raise problem from error
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids, special tokens included."""
@@ -100,13 +112,47 @@ class Tokenizer:
 
     @property
     def template(self) -> str | None:
-        """The chat template, if the tokenizer has one."""
-        template: str | None = self._tokenizer.chat_template
-        return template
+        """The chat template, if the tokenizer has one; of several the default one."""
+        template: Any = self._tokenizer.chat_template
+        chosen: str | None = template.get("default") if isinstance(template, dict) else template
+        return chosen
+
+    def _ids(self, text: str, **options: bool) -> list[int]:
+        try:
+            ids: list[int] = self._tokenizer(text, verbose=False, **options)["input_ids"]
+        except BaseException as error:
+            if not isinstance(error, EXPECTED) and not is_panic(error):
+                raise
+            raise CheckpointProblem(
+                f"the tokenizer cannot encode a text ({_reason(error)})",
+                next_step="see that the text is valid Unicode, and use the tokenizer of the "
+                "original model",
+            ) from error
+        return ids
 
 
-def _unreadable(folder: Path, reason: str) -> CheckpointProblem:
-    return CheckpointProblem(
-        f"{folder} has no tokenizer that can be read ({reason.splitlines()[0]})",
-        next_step="copy tokenizer.json and tokenizer_config.json of the model there",
-    )
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Makes faults of the tokenizer's files, panics included, a problem of its folder."""
+    try:
+        yield
+    except BaseException as error:
+        known = (
+            isinstance(error, EXPECTED) or type(error) is Exception
+        )  # tokenizers raise the latter
+        if not known and not is_panic(error):
+            raise
+        raise CheckpointProblem(
+            f"{folder} has no tokenizer that can be read ({_reason(error)})",
+            next_step="copy tokenizer.json and tokenizer_config.json of the model there",
+        ) from error
+
+
+def _require_template(template: object) -> None:
+    texts = list(template.values()) if isinstance(template, dict) else [template]
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise ValueError(f"chat_template is {template!r}, which is no text")
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

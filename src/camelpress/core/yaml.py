@@ -95,7 +95,7 @@ class _Loader(yaml.SafeLoader):
 
 
 for _kind, _pattern, _first in SCALARS:
-    _Loader.add_implicit_resolver(TAG + _kind, re.compile(f"(?:{_pattern})$"), list(_first))
+    _Loader.add_implicit_resolver(TAG + _kind, re.compile(f"(?:{_pattern})\\Z"), list(_first))
 
 
 def _beyond(event: Any, excess: str) -> yaml.YAMLError:

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jinja2 import TemplateError
-
-from camelpress.core.errors import CheckpointProblem, RecipeProblem
+from camelpress.core.errors import CheckpointProblem, RecipeProblem, TemplateProblem
 from camelpress.core.prompt import CHAT_TEMPLATE as TULU
 from camelpress.core.prompt import Message, encode
 from camelpress.core.tokens import Tokenizer
@@ -90,9 +88,9 @@ class Format:
         turns = [message.model_dump() for message in messages]
         try:
             return self._tokenizer.render(turns, template)
-        except TemplateError as error:
+        except TemplateProblem as error:
             raise CheckpointProblem(
-                f"the chat template of {self._source} cannot be rendered ({error})",
+                f"the chat template of {self._source} cannot be rendered ({error.reason})",
                 next_step="mend it, leave out --system if it knows no such message, or give "
                 "--template tulu or plain",
             ) from error

@@ -1,0 +1,57 @@
+"""Panics of Rust become one line, and nothing else that is written to stderr is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import tokenizers
+
+import pico
+from camelpress.core.errors import CheckpointProblem
+from camelpress.core.panics import is_panic, without_panic_messages
+from camelpress.core.tokens import Tokenizer
+
+
+def panicking(folder: Path) -> Path:
+    """A tokenizer whose prefix for pieces inside a word is longer than its pieces."""
+    folder.mkdir()
+    pico.write_tokenizer(folder)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["model"] |= {"merges": [["a", "b"]], "continuing_subword_prefix": "#" * 20}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def test_a_panic_is_one_line_and_leaves_no_trace(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = panicking(tmp_path / "model")
+    with pytest.raises(CheckpointProblem) as raised:
+        Tokenizer.load(folder)
+    assert len(str(raised.value).splitlines()) == 1
+    assert capfd.readouterr().err == ""
+
+
+def test_the_library_panics_on_such_a_file(tmp_path: Path) -> None:
+    text = (panicking(tmp_path / "model") / "tokenizer.json").read_text(encoding="utf-8")
+    with pytest.raises(BaseException) as raised:
+        tokenizers.Tokenizer.from_str(text)
+    assert is_panic(raised.value)
+    assert not isinstance(raised.value, Exception)
+
+
+def test_other_text_reaches_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    with without_panic_messages():
+        os.write(2, b"a warning\n")
+    assert capfd.readouterr().err == "a warning\n"
+
+
+def test_other_exceptions_keep_their_text(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyError), without_panic_messages():
+        os.write(2, b"a warning\n")
+        raise KeyError
+    assert capfd.readouterr().err == "a warning\n"
