@@ -73,7 +73,7 @@ def _config(
 
 
 def _portable(source: TokenizerFiles, config: Json) -> Json:
-    """Returns a tokenizer_config.json that transformers 4 and 5 read alike and that runs no code."""
+    """Returns a tokenizer_config.json that transformers 4 and 5 read alike, without its code."""
     foreign = config.pop("auto_map", None)
     if source.fast and (foreign or config.get("tokenizer_class") in UNPORTABLE):
         config["tokenizer_class"] = PLAIN

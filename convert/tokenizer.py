@@ -145,11 +145,11 @@ def plan(
     if source is None:
         return TokenizerPlan({}, {}, limit, {"from": None})
     from_diff = source.folder == sources[0]
-    if not from_diff:
-        note(f"{sources[0]} has no tokenizer of its own: that of {source.folder} is used")
     model = _sentencepiece(source, sources[0])
     vocabulary = _vocabulary(source, model, limit)
     source.add_to(vocabulary, rows, rowless=drop)
+    if not from_diff:
+        note(f"{sources[0]} has no tokenizer of its own: that of {source.folder} is used")
     tulu = from_diff and rows > base_rows and vocabulary.since(base_rows) == [PADS[0]]
     dropped = vocabulary.drop(limit)
     if dropped:
@@ -344,7 +344,7 @@ def _tried(
     if compared and compared["mismatches"]:
         note(
             f"{source.folder}: {compared['mismatches']} of {compared['texts']} texts get other ids "
-            "than transformers reads from these files; the report lists what was filled in or mended"
+            "than transformers reads from these files; the report lists what was filled in"
         )
     facts = {**plan.facts, "transformers": compared}
     return replace(plan, special={**plan.special, **special}, facts=facts)
