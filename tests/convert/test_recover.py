@@ -299,15 +299,6 @@ def test_sums_that_are_not_finite_are_refused(base: Path, diff: Path, tmp_path: 
     assert not (tmp_path / "back").exists()
 
 
-def test_a_quantized_input_is_refused(base: Path, diff: Path, tmp_path: Path) -> None:
-    packed = weights.changed(base, tmp_path / "packed", lambda tensors: tensors)
-    config = json.loads((packed / "config.json").read_text(encoding="utf-8"))
-    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
-    (packed / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(CheckpointProblem, match="packed is quantized"):
-        add(packed, diff, tmp_path / "back")
-
-
 def test_an_input_is_never_written_over(base: Path, diff: Path) -> None:
     for out in (base, diff, base.parent, base / "inside"):
         with pytest.raises(RecipeProblem, match="is, holds or lies in the input"):
