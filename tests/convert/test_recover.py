@@ -21,7 +21,6 @@ from camelpress.convert.run import REPORT, recover
 from camelpress.convert.settings import MakeDiff, Recover
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import (
-    CheckpointProblem,
     NumericsProblem,
     OutputExists,
     RecipeProblem,
