@@ -21,7 +21,6 @@ from camelpress.convert.run import REPORT, recover
 from camelpress.convert.settings import MakeDiff, Recover
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import (
-    CheckpointProblem,
     NumericsProblem,
     OutputExists,
     RecipeProblem,
@@ -332,15 +331,6 @@ def test_sums_that_are_not_finite_are_refused(base: Path, diff: Path, tmp_path: 
         add(base, bad, tmp_path / "back")
     assert NORM in told.value.what
     assert not (tmp_path / "back").exists()
-
-
-def test_a_quantized_input_is_refused(base: Path, diff: Path, tmp_path: Path) -> None:
-    packed = weights.changed(base, tmp_path / "packed", lambda tensors: tensors)
-    config = json.loads((packed / "config.json").read_text(encoding="utf-8"))
-    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
-    (packed / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(CheckpointProblem, match="packed is quantized"):
-        add(packed, diff, tmp_path / "back")
 
 
 def test_an_input_is_never_written_over(base: Path, diff: Path) -> None:

@@ -265,7 +265,6 @@ def test_a_plain_layer_is_read_as_it_is(tmp_path: Path) -> None:
     [
         ({"quant_method": "awq"}, "awq/gptq"),
         ({"checkpoint_format": "marlin"}, "gptq/marlin"),
-        ({"quant_method": None}, "None/gptq"),
         ({"checkpoint_format": ["gptq"]}, r"gptq/['gptq']"),
     ],
 )
@@ -276,7 +275,7 @@ def test_another_packing_is_refused(tmp_path: Path, changed: dict[str, Any], nam
     assert told.value.next_step == f"give a checkpoint of {KNOWN}"
 
 
-@pytest.mark.parametrize("bits", [None, 5, 1, 4.0, "4"])
+@pytest.mark.parametrize("bits", [None, 5, 1])
 def test_another_number_of_bits_is_refused(tmp_path: Path, bits: object) -> None:
     with pytest.raises(CheckpointProblem) as told:
         read_linear(checkpoint(tmp_path, GPTQ | {"bits": bits}), LINEAR)

@@ -62,10 +62,8 @@ def _by_name(name: str) -> str | None:
 
 
 def _by_type(name: str, info: TensorInfo) -> Packing | None:
-    plain = info.dtype.is_floating_point and info.dtype.itemsize > 1
-    if plain or not name.endswith(LINEARS):
-        return None
-    return Packing(f"{8 * info.dtype.itemsize}-bit numbers", name)
+    narrow = info.dtype.itemsize == 1 and name.endswith(LINEARS)
+    return Packing("8-bit numbers", name) if narrow else None
 
 
 def _by_shape(name: str, info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> str | None:
