@@ -178,3 +178,30 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | No
         read_yaml(path)
     reason = "is not UTF-8 text" if content else "cannot be read (No such file or directory)"
     assert str(told.value) == f"{path} {reason}; give a YAML file"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3e-2", 0.03),
+        ("1e-2", 0.01),
+        (".5", 0.5),
+        ("1E5", 1e5),
+        ("-2.5e+3", -2500.0),
+        ("1_000", 1000),
+        ("0x1f", 31),
+        ("2024-01-01", "2024-01-01"),
+        ("1:30", "1:30"),
+        ("1.2.3", "1.2.3"),
+        ("0123", "0123"),
+        ("12e4567", "12e4567"),
+        ("e5", "e5"),
+        ('"3e-2"', "3e-2"),
+        ("!!str 3", "3"),
+        ("on", True),
+        ("~", None),
+    ],
+)
+def test_plain_values_follow_yaml_1_2(text: str, value: object) -> None:
+    read = parse_yaml(f"a: {text}", source="here.yaml")["a"]
+    assert (read, type(read)) == (value, type(value))
