@@ -154,36 +154,46 @@ ENDS = {  # how the work of a command ends: code that raises it
 }
 
 
-def ended_by(code: str, folder: Path, *options: str) -> tuple[int, str]:
-    """The end of a command whose work is replaced by some code."""
-    case = {"words": ["inspect", "nowhere", *options], "streams": {}, "code": code}
-    (end,) = ends_of([case], folder)
-    return end
+NAMELESS = "raise type('Nameless', (BaseException,), {})('of no module, as Python wants it')"
+OTHERS = {  # with options, or with a code of their own
+    "nameless": (NAMELESS, ()),
+    "library exit in detail": (ENDS["library exit"], ("--debug",)),
+    "ctrl-c": ("raise KeyboardInterrupt", ()),
+}
 
 
-def test_no_error_ends_like_a_verdict(tmp_path: Path) -> None:
-    cases = [{"words": ["inspect", "x"], "streams": {}, "code": code} for code in ENDS.values()]
-    for name, (code, said) in zip(ENDS, ends_of(cases, tmp_path), strict=True):
-        assert (name, code) == (name, 3), said
-        assert said, name
+@pytest.fixture(scope="module")
+def ways(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
+    """How a command ends whose work is replaced by some code."""
+    works = {name: (code, ()) for name, code in ENDS.items()} | OTHERS
+    cases = [
+        {"words": ["inspect", "nowhere", *options], "streams": {}, "code": code}
+        for code, options in works.values()
+    ]
+    return dict(zip(works, ends_of(cases, tmp_path_factory.mktemp("ways")), strict=True))
 
 
-def test_an_error_that_cannot_be_shown_is_no_verdict(tmp_path: Path) -> None:
-    nameless = "raise type('Nameless', (BaseException,), {})('of no module, as Python wants it')"
-    assert ended_by(nameless, tmp_path)[0] == 3
+@pytest.mark.parametrize("name", ENDS)
+def test_no_error_ends_like_a_verdict(ways: dict[str, tuple[int, str]], name: str) -> None:
+    code, said = ways[name]
+    assert code == 3, said
+    assert said
 
 
-def test_a_library_that_ends_the_program_is_one_line(tmp_path: Path) -> None:
-    code, said = ended_by(ENDS["library exit"], tmp_path)
-    assert (code, said) == (
+def test_an_error_that_cannot_be_shown_is_no_verdict(ways: dict[str, tuple[int, str]]) -> None:
+    assert ways["nameless"][0] == 3
+
+
+def test_a_library_that_ends_the_program_is_one_line(ways: dict[str, tuple[int, str]]) -> None:
+    assert ways["library exit"] == (
         3,
         "error: a library ended the program (1); run the same command with --debug to see which\n",
     )
-    assert "Traceback" in ended_by(ENDS["library exit"], tmp_path, "--debug")[1]
+    assert "Traceback" in ways["library exit in detail"][1]
 
 
-def test_ctrl_c_keeps_its_code(tmp_path: Path) -> None:
-    assert ended_by("raise KeyboardInterrupt", tmp_path)[0] == 130
+def test_ctrl_c_keeps_its_code(ways: dict[str, tuple[int, str]]) -> None:
+    assert ways["ctrl-c"][0] == 130
 
 
 @pytest.mark.parametrize(
