@@ -129,10 +129,20 @@ def _choice(base: Checkpoint, diff: Checkpoint, settings: Recover) -> Choice:
     if choice.base_dtype:
         note(f"the base is taken as {choice.base_dtype}, as whoever made the diff did")
     _note_rules(choice.plans)
+    narrow = [plan.name for plan in choice.plans if plan.rule == "sum" and _is_narrow(diff, plan)]
+    if narrow:
+        note(
+            f"the diff is in 16 bits, as {narrow[0]!r}: a weight whose change was rounded in it "
+            "comes back with that rounding"
+        )
     buffers = left_out(base, diff)
     if buffers:
         note(f"{len(buffers)} buffers that follow from the config are left out, as {buffers[0]!r}")
     return choice
+
+
+def _is_narrow(diff: Checkpoint, plan: Plan) -> bool:
+    return diff.info(plan.name).dtype is not torch.float32
 
 
 def _note_rules(chosen: Sequence[Plan]) -> None:
