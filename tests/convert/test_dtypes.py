@@ -321,6 +321,33 @@ def test_a_type_for_all_tensors_tells_how_many_values_it_rounds(base: Path, tmp_
 
 
 @pytest.mark.parametrize("check", ["sample", "full"])
+@pytest.mark.parametrize("kept", [BF16, FP16])
+def test_differences_rounded_before_they_were_stored_in_float32_are_seen_to_be(
+    base: Path, tuned: Path, tmp_path: Path, kept: torch.dtype, check: str
+) -> None:
+    difference = published.alpaca(weights.read(base), weights.read(tuned))
+    stored = {name: each.to(kept).float() for name, each in difference.items()}
+    diff = published.upload(stored, tuned, tmp_path / "diff", suffix="safetensors")
+    stages.recover(base, diff, tmp_path / "back", check=check, rule=["mean"])
+    expected = weights.summed(weights.read(base), stored)
+    assert weights.same(
+        weights.read(tmp_path / "back"), {name: each.to(BF16) for name, each in expected.items()}
+    )
+
+
+@pytest.mark.parametrize("kept", [BF16, FP16])
+@pytest.mark.parametrize("other", ["rounded", "tuned", "unrelated"])
+def test_a_wrong_base_is_refused_where_differences_were_rounded(
+    base: Path, others: dict[str, Path], tuned: Path, tmp_path: Path, kept: torch.dtype, other: str
+) -> None:
+    difference = published.alpaca(weights.read(base), weights.read(tuned))
+    stored = {name: each.to(kept).float() for name, each in difference.items()}
+    diff = published.upload(stored, tuned, tmp_path / "diff", suffix="safetensors")
+    with pytest.raises(NumericsProblem, match="the base of|is damaged"):
+        stages.recover(others[other], diff, tmp_path / "back")
+
+
+@pytest.mark.parametrize("check", ["sample", "full"])
 @pytest.mark.parametrize("kept", [FP32, BF16])
 def test_a_base_is_taken_as_the_maker_of_the_diff_held_it(
     base: Path, tmp_path: Path, kept: torch.dtype, check: str
