@@ -8,7 +8,7 @@ every tensor is explained then.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 
@@ -73,8 +73,7 @@ class Choice:
         """Sees that base and diff belong together, as `verify.require_right_base` does."""
         seen = self.judged({name: counts[name] for name in self.sums() if name in counts})
         if seen.tested or not self.types.proven:
-            stated = self.types.main if self.record.others is not None else None
-            verify.require_right_base(base, diff, seen, stated)
+            verify.require_right_base(base, diff, seen, self.types.main)
 
 
 def choose(base: Checkpoint, diff: Checkpoint, settings: Recover) -> Choice:
@@ -105,6 +104,10 @@ def _on(
 ) -> Choice:
     tested = settings.check != "off" or settings.dtype == "auto"
     evidence = sample(base, diff, [pair for pair in matched if tested or pair.grown])
+    if record.main is not None:  # a diff of ours has no whole tensor that the base has, too
+        evidence = {
+            name: replace(each, absolute=False, large=False) for name, each in evidence.items()
+        }
     chosen = plans(matched, evidence, settings.rule, settings.extra_rows, record.rule)
     types = tensor_types(chosen, evidence, record)
     word = None if dtype is None else dtype_name(dtype)

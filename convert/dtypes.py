@@ -27,17 +27,19 @@ class TensorTypes:
         main: of most matrices; None where their sums fit no 16-bit type.
         tensors: name to type.
         unexplained: tensors whose sums are numbers of no type that they may have.
+        stated: whether the diff states the types.
         proven: whether the base is the one of which the diff states the digest.
     """
 
     main: torch.dtype | None
     tensors: Mapping[str, torch.dtype]
     unexplained: frozenset[str] = frozenset()
+    stated: bool = False
     proven: bool = False
 
     def judged(self, name: str, counts: Counts) -> Counts:
         """Counts the sums of a tensor that fit its own type as those that fit the main one."""
-        if self.main is None or name in self.unexplained:
+        if self.main is None or (name in self.unexplained and not self.stated):
             return counts
         return counts.counted_as(self.tensors[name], self.main)
 
@@ -52,12 +54,9 @@ def tensor_types(
         evidence: by name; a tensor without any has the main type.
         record: the statements of the diff.
     """
-    digest = joined_digest({name: each.digest for name, each in evidence.items()})
     if record.others is not None:
-        types = _recorded(chosen, evidence, record)
-    else:
-        types = _shown(chosen, evidence, record.main)
-    return TensorTypes(types.main, types.tensors, types.unexplained, record.base == digest)
+        return _recorded(chosen, evidence, record)
+    return _shown(chosen, evidence, record.main)
 
 
 def _recorded(
@@ -69,7 +68,10 @@ def _recorded(
         for plan in chosen
         if (counts := _sums(plan, evidence)).tested and not counts.fit(tensors[plan.name])
     }
-    return TensorTypes(record.main, tensors, frozenset(unexplained))
+    digest = joined_digest({name: each.digest for name, each in evidence.items()})
+    return TensorTypes(
+        record.main, tensors, frozenset(unexplained), stated=True, proven=record.base == digest
+    )
 
 
 def _stated(plan: Plan, known: Evidence | None, record: DiffRecord) -> torch.dtype:
@@ -165,7 +167,9 @@ def _of_sums(
         return torch.float32 if known.wide and votes.proven else None
     matrix = len(plan.shape) > 1
     shown = known.changed >= FEW if matrix else best is votes.vectors.get(_kind(plan))
-    return best if best is main or shown else None
+    if best is main or shown:
+        return best
+    return main if main and known.counts.fit(main) else None
 
 
 def _best(counts: Counts, main: torch.dtype | None) -> torch.dtype | None:

@@ -188,6 +188,7 @@ def counts(
         stored: the type the difference was stored in.
         name: of the tensor.
     """
+    stored = _rounded_to(base, difference, sums, stored)
     base, difference, sums = _telling(base, difference, sums, stored)
     rounding = ROUNDOFF * (difference.abs() + sums.abs())  # of a float32 diff, and of its sum
     fitting = {dtype: int(_near(sums, dtype, rounding).sum()) for dtype in CANDIDATES}
@@ -216,6 +217,22 @@ def _telling(
         return base, difference, sums
     small = (difference.abs() <= bound * base.abs()) & (base.abs() >= NORMAL)
     return base[small], difference[small], sums[small]
+
+
+def _rounded_to(base: Values, difference: Values, sums: Values, stored: torch.dtype) -> torch.dtype:
+    """Returns the type in which a script subtracted that stored its differences in a wider one.
+
+    Such differences are numbers of that type, all of them, and many sums fit no type.
+    """
+    if stored is not torch.float32 or any(
+        float(fits(sums, dtype).float().mean()) >= NEEDED for dtype in CANDIDATES
+    ):
+        return stored
+    for dtype in CANDIDATES:
+        if bool(fits(difference, dtype).all()):
+            telling, _, _ = _telling(base, difference, sums, dtype)
+            return dtype if telling.numel() else stored
+    return stored
 
 
 def _near(values: Values, dtype: torch.dtype, tolerance: Values) -> Bool[Tensor, "..."]:
@@ -276,7 +293,8 @@ def _summed(base: Checkpoint, diff: Checkpoint, pair: Pair) -> Evidence:
     alone = _alone(right, pair.name)
     near = float((right - left).norm()) < LIKE_THE_BASE * float(left.norm())
     absolute = near and not NEEDED <= _best(together) > _best(alone)
-    _, difference, sums = _telling(left, right, left + right, stored)
+    rounded = _rounded_to(left, right, left + right, stored)
+    _, difference, sums = _telling(left, right, left + right, rounded)
     changed = sums[difference != 0]
     return Evidence(
         together,
@@ -287,7 +305,7 @@ def _summed(base: Checkpoint, diff: Checkpoint, pair: Pair) -> Evidence:
         sixteen=float(_sixteen(changed).float().mean()) if changed.numel() else 0.0,
         plain=bool(_sixteen(left).all()),
         extra=_extra(base, diff, pair) if stored is torch.float32 else {},
-        narrow=stored is not torch.float32,
+        narrow=rounded is not torch.float32,
         digest=_digest(left),
     )
 

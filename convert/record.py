@@ -62,7 +62,7 @@ class DiffRecord:
 def _types(text: str) -> dict[str, torch.dtype] | None:
     try:
         words = parse_json(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # of another maker, or nested too deep
         return None
     if not isinstance(words, dict) or not all(word in DTYPES for word in map(str, words.values())):
         return None

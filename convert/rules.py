@@ -157,7 +157,7 @@ def _from_rows(evidence: Evidence | None) -> tuple[str, str]:
         return "mean", "the published recipe; not tested"
     if evidence.wide:
         return "mean", "the published recipe; float32 rows fit every rule"
-    if evidence.narrow:
+    if evidence.narrow and not evidence.extra:
         return "zero", "assumed: the published diffs of 16 bits that add rows hold them whole"
     for rule in ("zero", "mean"):
         if evidence.extra[rule]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +14,7 @@ from camelpress.convert import account, companions
 from camelpress.convert.arithmetic import Operands, Told, added
 from camelpress.convert.choice import Choice, choose, total
 from camelpress.convert.evidence import CANDIDATES, Counts
+from camelpress.convert.notes import note_choice, note_rounding, note_types
 from camelpress.convert.pairs import left_out
 from camelpress.convert.rules import Plan
 from camelpress.convert.settings import Recover
@@ -24,14 +25,12 @@ from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.journal import Journal
 from camelpress.core.output import keep_apart, output_files, staged
-from camelpress.core.progress import note
 from camelpress.core.provenance import versions
 from camelpress.core.report import Report, Stopwatch
 from camelpress.core.shards import TensorInfo
 from camelpress.core.writer import WEIGHTS, CheckpointWriter, Slot
 
 REPORT = "recover-report.json"
-LISTED = 3  # tensors of one rule that are noted by name
 
 
 def recover(
@@ -84,15 +83,9 @@ def recover(
     ):
         with CheckpointWriter(folder, slots) as w:
             tensors, files = Stream(work, w, journal).run(chosen, list(inputs.values()), "recover")
-        seen = choice.counts
-        if full:
-            every = {
-                plan.name: Counts.read(facts["counts"])
-                for plan, facts in zip(chosen, tensors, strict=True)
-                if "counts" in facts
-            }
-            seen = total(every.values())
-            choice.require_right_base(base, diff, every)
+        entries = dict(zip(slots, tensors, strict=True))
+        seen = _checked(base, diff, choice, entries) if full else choice.counts
+        rounded = note_rounding(settings, diff, entries)
         belongings.write(folder)
         changes = mend_config(folder)
         golden = _golden(folder, settings)
@@ -101,14 +94,8 @@ def recover(
             inputs=account.digests(inputs, files),
             settings=settings.model_dump(mode="json", exclude={"verify", "device"}),
             facts={
-                "dtype": dtype_name(dtype),
-                "dtypes": {
-                    name: dtype_name(own) for name, own in dtypes.items() if own is not dtype
-                },
-                "base_dtype": choice.base_dtype,
-                "rounded": _rounded(settings, diff, dtypes, tensors),
-                "representable": {dtype_name(each): seen.share(each) for each in CANDIDATES},
-                "tested": seen.tested,
+                **_types(choice, dtype, dtypes, seen),
+                "rounded": rounded,
                 "config_changes": list(changes),
                 **belongings.facts,
                 **golden,
@@ -138,77 +125,47 @@ def _choice(base: Checkpoint, diff: Checkpoint, settings: Recover) -> Choice:
             base, diff, {name: known.counts for name, known in choice.evidence.items()}
         )
         require_stated_base(base, diff, choice.record.base, proven=choice.types.proven)
-    if choice.base_dtype:
-        note(f"the base is taken as {choice.base_dtype}, as whoever made the diff did")
-    _note_rules(choice.plans)
-    buffers = left_out(base, diff)
-    if buffers:
-        note(f"{len(buffers)} buffers that follow from the config are left out, as {buffers[0]!r}")
+    note_choice(choice, diff, left_out(base, diff))
     return choice
 
 
-def _note_rules(chosen: Sequence[Plan]) -> None:
-    names: dict[str, list[str]] = {}
-    for plan in chosen:
-        if plan.reason:
-            names.setdefault(f"{plan.rule}, {plan.reason}", []).append(plan.name)
-    for rule, listed in names.items():
-        if len(listed) > LISTED:
-            note(f"{len(listed)} tensors, such as {listed[0]!r}: {rule}")
-        else:
-            for name in listed:
-                note(f"{name}: {rule}")
+def _checked(
+    base: Checkpoint, diff: Checkpoint, choice: Choice, entries: Mapping[str, Mapping[str, Any]]
+) -> Counts:
+    """Returns the counts of all values, seen to belong together."""
+    counts = {
+        name: Counts.read(facts["counts"]) for name, facts in entries.items() if "counts" in facts
+    }
+    choice.require_right_base(base, diff, counts)
+    return total(counts.values())
+
+
+def _types(
+    choice: Choice, main: torch.dtype, dtypes: Mapping[str, torch.dtype], seen: Counts
+) -> dict[str, Any]:
+    """Returns the facts about the types of tensors, and the sums that show them."""
+    others = {name: dtype_name(dtype) for name, dtype in dtypes.items() if dtype is not main}
+    return {
+        "dtype": dtype_name(main),
+        "dtypes": others,
+        "base_dtype": choice.base_dtype,
+        "representable": {dtype_name(each): seen.share(each) for each in CANDIDATES},
+        "tested": seen.tested,
+    }
 
 
 def _main_dtype(settings: Recover, choice: Choice) -> torch.dtype:
     """Returns the type that the config states."""
     if settings.dtype != "auto":
         return DTYPES[settings.dtype]
-    main = choice.types.main
-    if main is None:
-        note("the sums fit no 16-bit type: the output is float32")
-        return torch.float32
-    counts = choice.judged(choice.sums())
-    note(
-        f"{counts.share(main):.2%} of {counts.tested} sampled sums are {dtype_name(main)} "
-        "numbers: that is the dtype of the output"
-    )
-    _note_other_dtypes(choice, main)
-    return main
-
-
-def _note_other_dtypes(choice: Choice, main: torch.dtype) -> None:
-    others = [name for name, own in choice.types.tensors.items() if own is not main]
-    for dtype in dict.fromkeys(choice.types.tensors[name] for name in others):
-        names = [name for name in others if choice.types.tensors[name] is dtype]
-        note(f"{len(names)} tensors are {dtype_name(dtype)}, such as {names[0]!r}")
+    note_types(choice)
+    return choice.types.main or torch.float32
 
 
 def _dtype(settings: Recover, choice: Choice, plan: Plan) -> torch.dtype:
     if settings.dtype != "auto":
         return DTYPES[settings.dtype]
     return choice.types.tensors[plan.name]
-
-
-def _rounded(
-    settings: Recover,
-    diff: Checkpoint,
-    dtypes: Mapping[str, torch.dtype],
-    tensors: Sequence[Mapping[str, Any]],
-) -> int:
-    """Counts the values that the output's types round, and notes those of float32 differences.
-
-    Sums of a diff in 16 bits are rounded as a rule: the diff was rounded, too.
-    """
-    counts = {name: facts.get("rounded", 0) for name, facts in zip(dtypes, tensors, strict=True)}
-    exact = [
-        name for name, count in counts.items() if count and diff.info(name).dtype is torch.float32
-    ]
-    if exact:
-        by = "the output" if settings.dtype == "auto" else f"--dtype {settings.dtype}"
-        total = sum(counts[name] for name in exact)
-        note(f"{by} rounds {total:,} values in {len(exact)} tensors, such as {exact[0]!r}")
-    return sum(counts.values())
 
 
 def _require_scorable(

@@ -113,7 +113,7 @@ def require_right_base(
         base: the raw model.
         diff: its difference from the tuned one.
         counts: of all tensors, each counted by its own type as one of the main type.
-        main: the main type, if the diff states it.
+        main: the main type, if it is known.
     Raises:
         NumericsProblem: names a base that was rounded to bfloat16, one that is unrelated, or a
             tensor that is neither although it does not fit; or nothing was tested.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from camelpress import pipeline
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.llama import LINEARS
+from camelpress.core.llama import LINEARS, is_derived_buffer
 from camelpress.core.origin import CARD, HUB_ID, on_hub
 from camelpress.core.settings import Settings
 from camelpress.options import written
@@ -146,7 +146,11 @@ def _sizes(recipe: Recipe) -> tuple[int | None, int | None]:
     """Bytes of the weights in 16 bits and quantized, from the headers of the diff."""
     if on_hub(recipe.diff) or HUB_ID.fullmatch(str(recipe.diff)) or not recipe.diff.is_dir():
         return None, None
-    shapes = {name: info.shape for name, info in Checkpoint.open(recipe.diff).tensors.items()}
+    shapes = {
+        name: info.shape
+        for name, info in Checkpoint.open(recipe.diff).tensors.items()
+        if not is_derived_buffer(name)
+    }
     dense = 2 * sum(prod(shape) for shape in shapes.values())
     return dense, round(sum(_packed(recipe, shapes)))
 

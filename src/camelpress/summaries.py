@@ -39,7 +39,7 @@ def _recover(report: Report) -> list[tuple[str, str]]:
 
 
 def _tensors(facts: Mapping[str, Any]) -> str:
-    others = Counter(facts["dtypes"].values())
+    others = Counter(facts.get("dtypes", {}).values())
     return ", ".join(
         [f"{len(facts['tensors'])}", facts["dtype"], *(f"{n} {name}" for name, n in others.items())]
     )
@@ -82,7 +82,7 @@ def _make_diff(report: Report) -> list[tuple[str, str]]:
 def _lost(facts: Mapping[str, Any]) -> str:
     if facts["inexact"]:
         return f"{facts['inexact']:,} values by up to {facts['largest_error']:.1e}"
-    if facts["zero_signs"]:
+    if facts.get("zero_signs"):
         return f"the sign of {facts['zero_signs']:,} zeros; every other bit comes back"
     return "nothing: every bit comes back"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 import damage
@@ -255,6 +258,48 @@ def test_a_base_that_only_resembles_the_stated_one_is_refused(base: Path, tmp_pa
         stages.recover(other, tmp_path / "diff", tmp_path / "back")
 
 
+# --- what the header states ---------------------------------------------------------------------
+
+
+def with_header(diff: Path, out: Path, **changes: str | None) -> Path:
+    """A copy of a diff of ours whose header has other entries; None takes one away."""
+    shutil.copytree(diff, out)
+    with safe_open(out / "model.safetensors", "pt") as file:
+        header = {**file.metadata(), **{f"camelpress.{key}": each for key, each in changes.items()}}
+    kept = {key: each for key, each in header.items() if each is not None}
+    save_file(weights.read(diff), out / "model.safetensors", metadata=kept)
+    return out
+
+
+def test_a_header_with_one_type_for_all_is_read(base: Path, tuned: Path, tmp_path: Path) -> None:
+    stages.make_diff(base, tuned, tmp_path / "diff")
+    old = with_header(tmp_path / "diff", tmp_path / "old", tuned_dtypes=None, base_sample=None)
+    stages.recover(base, old, tmp_path / "back")
+    assert weights.same(weights.read(tmp_path / "back"), weights.read(tuned))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[", "[" * 100_000, "[]", "1", '{"a": 1}', '{"a": ["x"]}', '{"a": "float8"}']
+)
+def test_a_header_that_states_no_types_is_not_believed(
+    base: Path, tmp_path: Path, text: str
+) -> None:
+    tuned = tuned_as(base, tmp_path / "tuned", {"norm": FP32}, BF16)
+    stages.make_diff(base, tuned, tmp_path / "diff")
+    odd = with_header(tmp_path / "diff", tmp_path / "odd", tuned_dtypes=text, base_sample=None)
+    stages.recover(base, odd, tmp_path / "back")
+    assert weights.same(weights.read(tmp_path / "back"), weights.read(tuned))
+
+
+def test_a_header_that_states_a_wider_type_loses_nothing(base: Path, tmp_path: Path) -> None:
+    tuned = tuned_as(base, tmp_path / "tuned", {}, BF16)
+    stages.make_diff(base, tuned, tmp_path / "diff")
+    odd = with_header(tmp_path / "diff", tmp_path / "odd", tuned_dtype="float32")
+    report = stages.recover(base, odd, tmp_path / "back")
+    assert report.facts["dtype"] == "float32"
+    assert same_values(tmp_path / "back", tuned)
+
+
 # --- a type for all -----------------------------------------------------------------------------
 
 
@@ -273,6 +318,33 @@ def test_a_type_for_all_tensors_tells_how_many_values_it_rounds(base: Path, tmp_
 
 
 # --- diffs made in 16 bits ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("check", ["sample", "full"])
+@pytest.mark.parametrize("kept", [BF16, FP16])
+def test_differences_rounded_before_they_were_stored_in_float32_are_seen_to_be(
+    base: Path, tuned: Path, tmp_path: Path, kept: torch.dtype, check: str
+) -> None:
+    difference = published.alpaca(weights.read(base), weights.read(tuned))
+    stored = {name: each.to(kept).float() for name, each in difference.items()}
+    diff = published.upload(stored, tuned, tmp_path / "diff", suffix="safetensors")
+    stages.recover(base, diff, tmp_path / "back", check=check, rule=["mean"])
+    expected = weights.summed(weights.read(base), stored)
+    assert weights.same(
+        weights.read(tmp_path / "back"), {name: each.to(BF16) for name, each in expected.items()}
+    )
+
+
+@pytest.mark.parametrize("kept", [BF16, FP16])
+@pytest.mark.parametrize("other", ["rounded", "tuned", "unrelated"])
+def test_a_wrong_base_is_refused_where_differences_were_rounded(
+    base: Path, others: dict[str, Path], tuned: Path, tmp_path: Path, kept: torch.dtype, other: str
+) -> None:
+    difference = published.alpaca(weights.read(base), weights.read(tuned))
+    stored = {name: each.to(kept).float() for name, each in difference.items()}
+    diff = published.upload(stored, tuned, tmp_path / "diff", suffix="safetensors")
+    with pytest.raises(NumericsProblem, match="the base of|is damaged"):
+        stages.recover(others[other], diff, tmp_path / "back")
 
 
 @pytest.mark.parametrize("check", ["sample", "full"])

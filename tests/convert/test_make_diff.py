@@ -250,12 +250,14 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 Models = tuple[list[float], list[float], torch.dtype, torch.dtype]
 LOST = ([1.0] * WEIGHTS, [2.0**-20 * (1 + 2.0**-7)] * WEIGHTS, torch.float16, torch.bfloat16)
+TWICE = ([0.5] * WEIGHTS, [1.0] * WEIGHTS, torch.float16, torch.float16)
 TINY = ([0.0] * WEIGHTS, [2.0**-26] * WEIGHTS, torch.float16, torch.bfloat16)
 
 
 @settings(max_examples=25, deadline=None)
 @given(models())
 @example(LOST)
+@example(TWICE)
 def test_a_float32_diff_is_exact_or_refused(places: Iterator[Path], drawn: Models) -> None:
     place = next(places)
     raw, target, base_dtype, tuned_dtype = drawn
@@ -277,6 +279,8 @@ def test_a_float32_diff_is_exact_or_refused(places: Iterator[Path], drawn: Model
     diff = differ(base, tuned, place / "diff")
     assert torch.equal(weights.read(diff)[EMBEDDING], right - left)
     assert (facts(diff)["inexact"], facts(diff)["largest_error"]) == (0, 0.0)
+    stages.recover(base, diff, place / "back")
+    assert weights.same(weights.read(place / "back"), weights.read(tuned))
 
 
 @settings(max_examples=40, deadline=None)
