@@ -20,7 +20,8 @@ from camelpress.convert.diff import make_diff
 from camelpress.convert.run import REPORT, recover
 from camelpress.convert.settings import MakeDiff, Recover
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.errors import CheckpointProblem, (
+from camelpress.core.errors import (
+    CheckpointProblem,
     NumericsProblem,
     OutputExists,
     RecipeProblem,
