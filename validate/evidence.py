@@ -68,7 +68,7 @@ class Evidence(NamedTuple):
     def _amount(self, pieces: float) -> str:
         if self.items:
             return _rounded(pieces)
-        tokens = pieces * self.n / max(1, self.pieces)
+        tokens = pieces * self.n / max(1, self.pieces + self.repeats)
         return f"{_rounded(pieces)} pieces like these ({_rounded(tokens)} tokens)"
 
 

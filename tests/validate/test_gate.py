@@ -67,10 +67,10 @@ def top1(mean: float, reach: float) -> dict[str, Any]:
          "0.04 (95 % interval 0.035 to 0.045) should be at most 0.03"),
         (0.028, 0.005, 0.03, Verdict.INCONCLUSIVE,
          "0.028 (95 % interval 0.023 to 0.033) holds the threshold 0.03: give more text, "
-         "about 110 pieces like these (5,500 tokens) would decide"),
+         "about 120 pieces like these (5,800 tokens) would decide"),
         (0.032, 0.005, 0.03, Verdict.INCONCLUSIVE,
          "0.032 (95 % interval 0.027 to 0.037) holds the threshold 0.03: give more text, "
-         "about 110 pieces like these (5,500 tokens) would decide"),
+         "about 120 pieces like these (5,800 tokens) would decide"),
         (0.250, 0.250, 0.50, Verdict.PASS,
          "0.25 (95 % interval 0 to 0.5) is at most 0.5"),
         (0.750, 0.250, 0.50, Verdict.INCONCLUSIVE,
@@ -94,14 +94,14 @@ def test_the_whole_interval_decides(
          "0.92 (95 % interval 0.915 to 0.925) should be at least 0.94"),
         (0.942, 0.005, 0.94, Verdict.INCONCLUSIVE,
          "0.942 (95 % interval 0.937 to 0.947) holds the threshold 0.94: give more text, "
-         "about 110 pieces like these (5,500 tokens) would decide"),
+         "about 120 pieces like these (5,800 tokens) would decide"),
         (0.750, 0.250, 0.50, Verdict.PASS,
          "0.75 (95 % interval 0.5 to 1) is at least 0.5"),
         (0.100, 0.050, 0.01, Verdict.PASS,
          "0.1 (95 % interval 0.05 to 0.15) is at least 0.01"),
         (0.900, 0.500, 0.94, Verdict.INCONCLUSIVE,
          "0.9 (95 % interval 0.4 to 1) holds the threshold 0.94: give more text, about "
-         "110 pieces like these (5,500 tokens) would decide"),
+         "120 pieces like these (5,800 tokens) would decide"),
     ],
 )
 # fmt: on
