@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-import numba
 import pytest
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
@@ -19,11 +17,10 @@ def double(number: int) -> int:
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of its own."""
-    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(tmp_path / "cache")
-    yield tmp_path / "cache"
-    numba.config.CACHE_DIR = before
+    monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 def test_a_compiled_function_is_kept_and_found(folder: Path) -> None:
