@@ -16,6 +16,8 @@ from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import dtype_name
 from camelpress.core.provenance import checkpoint_hashes, identity, sha256_json, versions
 
+CONFIGS = ("config.json", "params.json")
+SHARDS = (".safetensors", ".bin", ".pth")
 ROLES = {Recover: ("recover", "base", "diff"), MakeDiff: ("make-diff", "base", "tuned")}
 
 
@@ -80,7 +82,19 @@ def fingerprint(settings: Recover | MakeDiff, inputs: Sequence[Checkpoint]) -> d
     }
 
 
+def made_from(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a fingerprint that decide the bytes of tensors.
+
+    The files beside the weights do not: every run copies them anew.
+    """
+    return {
+        name: value
+        for name, value in fingerprint.items()
+        if "/" not in name or Path(name).suffix in SHARDS or Path(name).name in CONFIGS
+    }
+
+
 def _all_files(checkpoint: Checkpoint) -> list[Path]:
-    configs = [checkpoint.folder / name for name in ("config.json", "params.json")]
+    configs = [checkpoint.folder / name for name in CONFIGS]
     there = [path for path in configs if path.is_file()]
     return [*checkpoint.files(), *there, *checkpoint.companions().values()]

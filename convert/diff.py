@@ -69,9 +69,9 @@ def make_diff(
 
     slots = {plan.name: Slot(dtype, plan.shape) for plan in chosen}
     resumable = account.fingerprint(settings, list(inputs.values()))
-    writes = (*WEIGHTS, *belongings.names, REPORT)
+    writes, begun = (*WEIGHTS, *belongings.names, REPORT), account.made_from(resumable)
     with (
-        staged(out, force=force, made_from=resumable, restart=restart, writes=writes) as folder,
+        staged(out, force=force, made_from=begun, restart=restart, writes=writes) as folder,
         Journal(folder) as journal,
     ):
         with CheckpointWriter(folder, slots, metadata=record.header()) as writer:

@@ -76,9 +76,9 @@ def recover(
         return added(plan, operands, dtypes[plan.name], check=full, told=told)
 
     resumable = account.fingerprint(settings, list(inputs.values()))
-    writes = (*WEIGHTS, *belongings.names, REPORT)
+    writes, begun = (*WEIGHTS, *belongings.names, REPORT), account.made_from(resumable)
     with (
-        staged(out, force=force, made_from=resumable, restart=restart, writes=writes) as folder,
+        staged(out, force=force, made_from=begun, restart=restart, writes=writes) as folder,
         Journal(folder) as journal,
     ):
         with CheckpointWriter(folder, slots) as w:

@@ -6,7 +6,6 @@ import errno
 import os
 from pathlib import Path
 
-import numba
 import pytest
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
@@ -20,7 +19,7 @@ def double(number: int) -> int:
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of its own."""
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
