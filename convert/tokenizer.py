@@ -41,6 +41,7 @@ from camelpress.core.json import read_json
 from camelpress.core.panics import is_panic, without_panic_messages
 from camelpress.core.progress import note
 from camelpress.core.prompt import CHAT_TEMPLATE
+from camelpress.core.recognizer.files import unreadable
 
 Template = Literal["auto", "tulu", "none"]
 
@@ -240,10 +241,8 @@ def _loaded(path: Path) -> tokenizers.Tokenizer:
     except BaseException as error:
         if type(error) is not Exception and not is_panic(error):  # the library raises the former
             raise
-        raise CheckpointProblem(
-            f"{path} is not a tokenizer ({str(error).splitlines()[0]})",
-            next_step="download it again",
-        ) from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise unreadable(path, f"{path} is not a tokenizer ({reason})") from error
 
 
 def _require_same(source: TokenizerFiles, pieces: Mapping[str, int], added: set[str]) -> None:

@@ -24,6 +24,7 @@ from camelpress.core.errors import CheckpointProblem
 from camelpress.core.progress import listening
 from camelpress.core.recognizer.files import recognize_file
 from camelpress.core.recognizer.names import canonical_names
+from camelpress.core.tokens import Tokenizer
 from camelpress.validate.keep import run as store
 from camelpress.validate.settings import Keep
 from notes import Notes
@@ -273,6 +274,15 @@ def test_a_file_of_a_checkpoint_leads_to_its_folder(base: Path, name: str) -> No
     with pytest.raises(CheckpointProblem) as refusal:
         Checkpoint.open(base / name)
     assert refusal.value.next_step == f"give its folder {base}"
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_pointer_in_place_of_a_tokenizer_is_named(base: Path, tmp_path: Path, name: str) -> None:
+    folder = damage.copied(base, tmp_path / "copy")
+    (folder / name).write_bytes(POINTER)
+    with pytest.raises(CheckpointProblem) as refusal:
+        Tokenizer.load(folder)
+    assert refusal.value.what.startswith(f"{folder / name} is a Git LFS pointer")
 
 
 # --- shards without an index --------------------------------------------------------------------

@@ -16,7 +16,7 @@ from camelpress.core.blocks import REFUSALS
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import dtype_name
 from camelpress.core.linears import CODES
-from camelpress.core.llama import EMBEDDING, FAMILY, HEAD
+from camelpress.core.llama import EMBEDDING, FAMILY, HEAD, is_derived_buffer
 from camelpress.core.provenance import sha256_json
 from camelpress.core.schemes import Scheme, scheme_of
 
@@ -32,7 +32,6 @@ COMPUTED = (  # attributes of a transformers config that change what the same te
     "use_sliding_window",
     "layer_types",
 )
-DERIVED = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
 
 
 def is_same_model(one: Checkpoint, other: Checkpoint) -> bool:
@@ -72,7 +71,7 @@ def _stored_names(checkpoint: Checkpoint) -> dict[str, str]:
 
     Buffers that are computed from the config are no part of a model.
     """
-    names = {name: name for name in checkpoint.tensors if not name.endswith(DERIVED)}
+    names = {name: name for name in checkpoint.tensors if not is_derived_buffer(name)}
     head, embedding = f"{HEAD}.weight", f"{EMBEDDING}.weight"
     if embedding in names and not any(name.startswith(f"{HEAD}.") for name in names):
         names[head] = embedding

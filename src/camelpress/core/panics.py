@@ -1,18 +1,20 @@
 """Panics of libraries written in Rust, which reach Python as an exception of no importable class.
 
-Rust also writes a panic to stderr before Python sees it; nobody can act on those lines.
+Rust also writes a panic to stderr before Python sees it, and warnings to stdout, where a result
+belongs; nobody can act on those lines.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-STDERR = 2  # the file descriptor that Rust writes to
-_LOCK = threading.RLock()  # of the file descriptor
+STDOUT, STDERR = 1, 2  # file descriptors that Rust writes to
+_LOCK = threading.RLock()  # of the file descriptors
 
 
 def is_panic(error: BaseException) -> bool:
@@ -24,7 +26,9 @@ def is_panic(error: BaseException) -> bool:
 def without_panic_messages() -> Iterator[None]:
     """Drops the text of a panic in the block; any other text reaches stderr after the block."""
     with _LOCK, tempfile.TemporaryFile() as file:
-        stderr = _redirected(file.fileno())
+        with suppress(OSError, ValueError):  # a full disk or a closed stdout is no fault of ours
+            sys.stdout.flush()
+        copies = {stream: _redirected(stream, file.fileno()) for stream in (STDOUT, STDERR)}
         panicked = False
         try:
             yield
@@ -33,21 +37,22 @@ def without_panic_messages() -> Iterator[None]:
             raise
         finally:
             with suppress(OSError):  # a full disk or a closed stderr is no fault of the block
-                _restore(stderr)
+                for stream, copy in copies.items():
+                    _restore(stream, copy)
                 file.seek(0)
                 os.write(STDERR, b"" if panicked else file.read())
 
 
-def _redirected(target: int) -> int | None:
-    """Points stderr elsewhere, and returns a copy of what it was; None where it is closed."""
+def _redirected(stream: int, target: int) -> int | None:
+    """Points a stream elsewhere, and returns a copy of what it was; None where it is closed."""
     with suppress(OSError):
-        stderr = os.dup(STDERR)
-        os.dup2(target, STDERR)
-        return stderr
+        copy = os.dup(stream)
+        os.dup2(target, stream)
+        return copy
     return None
 
 
-def _restore(stderr: int | None) -> None:
-    if stderr is not None:
-        os.dup2(stderr, STDERR)
-        os.close(stderr)
+def _restore(stream: int, copy: int | None) -> None:
+    if copy is not None:
+        os.dup2(copy, stream)
+        os.close(copy)

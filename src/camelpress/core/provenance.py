@@ -92,12 +92,6 @@ def identity(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def appearance(folder: Path) -> list[tuple[str, list[int]]]:
-    """Name and identity of each file in a folder: none of them is read."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    return [(path.name, identity(path)) for path in files]
-
-
 def file_states(folder: Path) -> FileStates:
     """Returns name, size, time of change (ns) and inode of each file that makes a model."""
     files = sorted(path for path in folder.glob("*") if is_identity(path.name) and path.is_file())

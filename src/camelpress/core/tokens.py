@@ -11,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from camelpress.core.errors import CheckpointProblem, TemplateProblem
 from camelpress.core.panics import is_panic, without_panic_messages
+from camelpress.core.recognizer.files import recognize_file
 from camelpress.core.rendering import render_template
 
 EXPECTED = (  # of transformers, where files are missing or broken
@@ -142,10 +143,19 @@ def _readable(folder: Path) -> Iterator[None]:
         )  # tokenizers raise the latter
         if not known and not is_panic(error):
             raise
-        raise CheckpointProblem(
-            f"{folder} has no tokenizer that can be read ({_reason(error)})",
-            next_step="copy tokenizer.json and tokenizer_config.json of the model there",
-        ) from error
+        raise _unreadable(folder, _reason(error)) from error
+
+
+def _unreadable(folder: Path, reason: str) -> CheckpointProblem:
+    """Returns the problem of a tokenizer, named for what one of its files really is."""
+    for path in sorted(folder.glob("tokenizer*")):
+        recognition = recognize_file(path)
+        if recognition is not None:
+            return recognition.problem()
+    return CheckpointProblem(
+        f"{folder} has no tokenizer that can be read ({reason})",
+        next_step="copy tokenizer.json and tokenizer_config.json of the model there",
+    )
 
 
 def _require_template(template: object) -> None:

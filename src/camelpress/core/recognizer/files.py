@@ -10,13 +10,14 @@ of the tuned model's file XOR the byte of the base's file).
 
 from __future__ import annotations
 
+import os
 import re
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.files import open_regular
 
 HEAD_BYTES = 2**16  # read from the beginning of a file
 POINTER_BYTES = 1024  # size limit of a Git LFS pointer, from its specification
@@ -29,9 +30,9 @@ POINTER_SIZE = re.compile(rb"^size (\d{1,19})\s*$", re.MULTILINE)
 TIKTOKEN = re.compile(rb"(?:[A-Za-z0-9+/]+={0,2} \d+\r?\n){2}")
 PAGE = re.compile(rb"\s*(?:<!doctype html|<html|<head|<\?xml)", re.IGNORECASE)
 REFUSAL = re.compile(
-    rb"(?:Entry not found|Repository not found|Access to model .{1,200} is restricted"
-    rb"|Invalid (?:username or password|credentials)|Unauthorized|Not Found)"
-    rb'|\s*\{\s*"error"\s*:',
+    rb"(?:Entry not found|Repository not found|Invalid (?:username or password|credentials)"
+    rb"|Unauthorized|Not Found)[.\s]*\Z"
+    rb'|Access to model \S{1,200} is restricted|\s*\{\s*"error"\s*:',
     re.IGNORECASE,
 )
 LINK = re.compile(rb"(?:\.\./)+(?:[\w.-]+/)*[\w.-]+\s*")
@@ -77,15 +78,12 @@ def unreadable(
 def recognize_file(path: Path) -> Recognition | None:
     """Recognizes the content of one file; None where it is nothing known, or cannot be read."""
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            return None
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
+        with open_regular(path) as file:
+            head, size = file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
     except OSError:
         return None
     for recognize in RECOGNIZERS:
-        recognition = recognize(path, head, status.st_size)
+        recognition = recognize(path, head, size)
         if recognition is not None:
             return recognition
     return None
