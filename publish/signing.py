@@ -18,6 +18,7 @@ from camelpress.core import extras
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.origin import DOWNLOADS
 from camelpress.core.provenance import MANIFEST
+from camelpress.core.unfinished import FINGERPRINT
 
 SIGNATURE, PUBLIC_KEY = "model.sig", "model.pub"
 UNSIGNED = (SIGNATURE, MANIFEST)
@@ -69,7 +70,8 @@ def sign(folder: Path, private_key: Path) -> None:
     """
     from model_signing import hashing, signing
 
-    unsigned = [folder / name for name in UNSIGNED]
+    # The mark of an unfinished output goes before the release gets its name.
+    unsigned = [folder / name for name in (*UNSIGNED, FINGERPRINT)]
     hashed = hashing.Config().set_ignored_paths(paths=unsigned, ignore_git_paths=True)
     try:
         signer = signing.Config().use_elliptic_key_signer(private_key=private_key)

@@ -53,7 +53,8 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }  # fmt: skip
         facts = part | {
             "protocol": "documents", "reference": model, "candidate": model,
-            "kl_percentiles": {"99": 0.1}, "kl_histogram": {"edges": [0.0, 1.0], "counts": [900]},
+            "kl_percentiles": {"99": 0.1},
+            "kl_histogram": {"edges": [0.0, 0.1, 1.0], "counts": [800, 100]},
             "by_position": {"edges": [0.0, 1.0], "kl_mean": [0.01], "tokens": [900.0],
                             "log_ratio": [0.0]},
             "early": None, "texts": [{"name": "novel", **part}],

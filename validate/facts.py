@@ -201,8 +201,8 @@ class Facts(Part):
             raise ValueError("kl_percentiles lacks 99")
         if self.tokens and not self.texts:
             raise ValueError("tokens were scored, but texts is empty")
-        if self.tokens and len(self.kl_histogram.counts) < 3:
-            raise ValueError("kl_histogram has fewer than 3 bins")
+        if self.tokens and len(self.kl_histogram.counts) < 2:
+            raise ValueError("kl_histogram has fewer than 2 bins")
         return self
 
 

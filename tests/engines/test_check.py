@@ -292,7 +292,7 @@ def test_a_config_that_cannot_be_is_refused(broken: Broken, entries: dict[str, A
 
 def test_a_config_without_sizes_is_refused(good: Path, tmp_path: Path) -> None:
     folder = damage.with_config(good, tmp_path / "model", num_attention_heads="many")
-    with pytest.raises(CheckpointProblem, match="has num_attention_heads 'many'"):
+    with pytest.raises(CheckpointProblem, match="num_attention_heads is 'many'"):
         check(Checkpoint.open(folder), ["vllm"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,10 @@ def test_a_file_that_became_shorter_is_named(
         monkeypatch.setattr(Journal, "add", then_shorten)
     with refusal(
         CheckpointProblem,
-        f"{file} ends before all of its tensors do",
+        re.compile(
+            rf"{re.escape(str(file))} (ends before all of its tensors do"
+            r"|is not a complete safetensors file \(.*\))"
+        ),
         next_step="download it again",
         out=out,
     ):

@@ -173,15 +173,29 @@ def test_a_tokenizer_json_of_the_same_size_is_refused(folder: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"version https://git-lfs.github.com/spec/v1\n", pieces.model()[:3000]],
-    ids=["empty", "pointer", "cut off"],
+    [b"", b"no model", pieces.model()[:3000]],
+    ids=["empty", "text", "cut off"],
 )
 def test_a_damaged_model_is_refused(tmp_path: Path, content: bytes) -> None:
     folder = pieces.write(tmp_path / "broken", content)
+    path = folder / "tokenizer.model"
+    damaged = starting(f"{path} is not a SentencePiece model (")
     refuses(
         folder,
-        starting(f"{folder / 'tokenizer.model'} is not a SentencePiece model ("),
+        damaged if content else f"{path} is empty (0 bytes)",
         next_step="download it again",
+    )
+
+
+def test_a_pointer_in_place_of_a_model_is_named(tmp_path: Path) -> None:
+    folder = pieces.write(
+        tmp_path / "broken", b"version https://git-lfs.github.com/spec/v1\nsize 9\n"
+    )
+    path = folder / "tokenizer.model"
+    refuses(
+        folder,
+        f"{path} is a Git LFS pointer for 9 bytes, not the file itself",
+        next_step=f"run git lfs pull in {folder}, or download {path.name} with the hub's client",
     )
 
 
@@ -293,7 +307,11 @@ def test_a_tokenizer_that_cannot_be_loaded_is_refused(other: Path) -> None:
 def test_a_tokenizer_that_cannot_encode_is_refused(other: Path) -> None:
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": "x"}
     write(other, "tokenizer_config.json", config)
-    refuses(other, starting(f"{other} has a tokenizer that cannot encode ("))
+    refuses(
+        other,
+        starting(f"{other} has no tokenizer that can be read ("),
+        next_step="copy tokenizer.json and tokenizer_config.json of the model there",
+    )
 
 
 def test_a_dropped_token_that_is_still_used_is_refused(other: Path) -> None:

@@ -32,7 +32,7 @@ from processes import forked
 
 FAULTS = (KILL, errno.ENOSPC, errno.EIO, errno.ESTALE, errno.EACCES)
 CALIBRATED = "--group-size 32 --sequence-length 64 --samples 2 --dtype float32"
-SCORED = "--text IN/chat.jsonl --sequence-length 64 --max-tokens 200"
+SCORED = "--text IN/chat.jsonl --sequence-length 64 --max-tokens 1000"
 COMMANDS = {  # IN is the folder of the inputs, OUT the output
     "recover": "recover IN/base IN/make-diff OUT",
     "make-diff": "make-diff IN/base IN/tuned OUT",

@@ -45,7 +45,7 @@ def _of_gpu(device: torch.device) -> dict[str, Any]:
     except PackageNotFoundError:
         triton = None
     return {
-        "GPU": torch.cuda.get_device_name(device),
+        "GPU": torch.cuda.get_device_name(device) if torch.cuda.is_available() else None,
         "CUDA": torch.version.cuda,
         "cuDNN": torch.backends.cudnn.version(),
         "triton": triton,

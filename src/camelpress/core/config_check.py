@@ -36,7 +36,7 @@ NUMBERS = {  # smallest and largest number of each constant
     "rope_theta":              (1e-6, 1e18),
 }
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")  # -1 stands for no token in configs of 2023
-FLAGS = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window")
+FLAGS = ("attention_bias", "mlp_bias", "use_sliding_window")
 OBJECTS = ("rope_parameters", "rope_scaling")
 TEXTS = ("hidden_act", "dtype", "torch_dtype")
 # fmt: on
