@@ -32,7 +32,7 @@ from processes import forked
 
 FAULTS = (KILL, errno.ENOSPC, errno.EIO, errno.ESTALE, errno.EACCES)
 CALIBRATED = "--group-size 32 --sequence-length 64 --samples 2 --dtype float32"
-SCORED = "--text IN/chat.jsonl --sequence-length 64 --max-tokens 1000"
+SCORED = "--text IN/prose.txt --sequence-length 64 --max-tokens 1000"
 COMMANDS = {  # IN is the folder of the inputs, OUT the output
     "recover": "recover IN/base IN/make-diff OUT",
     "make-diff": "make-diff IN/base IN/tuned OUT",
@@ -60,6 +60,7 @@ class Inputs:
         base = pico.write_model(folder / "base")
         pico.write_tuned(folder / "tuned", base, extra_rows=0)
         pico.write_chat(folder / "chat.jsonl")
+        pico.write_text(folder / "prose.txt", seed=3)
         (folder / "gate.yaml").write_text(
             "perplexity_ratio: {max: 100}\nkl_mean: {max: 100}\ntop1_agreement: null\n"
         )
