@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from scipy.special import stdtrit
 
+from camelpress.core.report import LEAST_PIECES
 from camelpress.validate.shares import TAIL
 
-LEAST_PIECES = 10  # of equal size; intervals from fewer are too short too often (docs/numbers.md)
 MOST_PIECES = 1e6  # a larger need is not put in figures
 ERRORS = 2.0  # standard errors that an interval of many pieces reaches to either side
 

@@ -37,7 +37,7 @@ def judge(facts: Mapping[str, Any], gate: Gate) -> tuple[Check, ...]:
 
     PASS: the whole 95 % interval is within the bound. FAIL: the whole interval is beyond it.
     INCONCLUSIVE: the interval holds the threshold, or comes from fewer than
-    `evidence.LEAST_PIECES` pieces of text; the reason tells how many would decide. ERROR: the
+    `report.LEAST_PIECES` pieces of text; the reason tells how many would decide. ERROR: the
     report lacks the figure, it is no finite number, or no tokens were scored.
 
     Args:

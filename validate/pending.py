@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Literal
 
-from camelpress.core.report import Check, Verdict
-from camelpress.validate.evidence import LEAST_PIECES, Evidence, Interval
+from camelpress.core.report import LEAST_PIECES, Check, Verdict
+from camelpress.validate.evidence import Evidence, Interval
 
 NO_WIDTH = 1e-9  # of the estimate: an interval that is no wider has collapsed
 NOTHING = Evidence(0, 0, 0.0, 0)

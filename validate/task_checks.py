@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import floor, inf, log2
 from typing import Any, Literal
 
-from camelpress.core.report import Check, Verdict
-from camelpress.validate.evidence import LEAST_PIECES, Evidence, Interval
+from camelpress.core.report import LEAST_PIECES, Check, Verdict
+from camelpress.validate.evidence import Evidence, Interval
 from camelpress.validate.paired import detectable_loss, holm, loss_interval, loss_p_value
 from camelpress.validate.pending import PendingCheck, bounded
 from camelpress.validate.settings import TaskBound
