@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil, inf, log10
+from math import ceil, floor, inf, log10
 from typing import Any, NamedTuple
 
 from scipy.special import stdtrit
@@ -39,8 +39,8 @@ class Evidence(NamedTuple):
         words = words if self.items else f"{words.replace('1 ', 'one ', self.pieces == 1)} of text"
         if self.repeats:
             words += f" ({self.repeats:,} of {self.pieces + self.repeats:,} repeat another)"
-        if self.effective < 0.95 * self.pieces:
-            words += f" that count as {self.effective:.2g} of equal size"
+        if self.effective < 0.95 * self.pieces or self.pieces >= LEAST_PIECES > self.effective:
+            words += f" that count as {_rounded_down(self.effective)} of equal size"
         return words
 
     def advice(
@@ -95,6 +95,11 @@ def _needed(pieces: float, gap: float, reach: float, *, exact: bool) -> float:
     error = reach / float(stdtrit(max(1.0, pieces - 1), 1 - TAIL))
     needed = pieces * (ERRORS * error / gap) ** 2
     return max(float(LEAST_PIECES), needed, pieces + 1 if reach >= gap else 0.0)
+
+
+def _rounded_down(number: float) -> str:
+    """A number with two digits, and of one below `LEAST_PIECES` never that many."""
+    return f"{floor(10 * number) / 10 if number < LEAST_PIECES else number:.2g}"
 
 
 def _rounded(number: float) -> str:
