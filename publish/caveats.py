@@ -147,8 +147,8 @@ def _of_source(report: Report, quantize: Report | None) -> Iterator[str]:
     match is_of_source(report, quantize):
         case False:
             yield (
-                "The reference of the validation is not the model that these weights were "
-                "quantized from: the hashes of reference and source differ."
+                "The reference of the validation is not, file for file, the model that these "
+                "weights were quantized from: the hashes of reference and source differ."
             )
         case None:
             yield (

@@ -17,9 +17,10 @@ from camelpress.core.yaml import read_yaml
 from camelpress.validate import evidence, task_checks
 from camelpress.validate.limits import AGREEMENT
 from camelpress.validate.measures import COUNT, MEASURES, find
-from camelpress.validate.pending import PendingCheck, bounded
+from camelpress.validate.pending import PendingCheck, bounded, is_collapsed
 from camelpress.validate.settings import AtLeast, AtMost, Bounds, Gate, TaskBound
 
+AGAIN = "validate again, for this report is of an earlier version, or was changed"
 Limits = TypeVar("Limits", Bounds, TaskBound)
 
 
@@ -83,6 +84,7 @@ def _part(facts: Any, bounds: Bounds, part: str | None) -> Iterator[Check]:
             most = 1.0 if measure.limits is AGREEMENT else inf
             interval = bounded(ends, value, 0.0, most)
             advice = source.advice(value, interval, question.threshold, measure.lossless)
+            advice = AGAIN if interval is None and is_collapsed(ends, value) else advice
             yield question.decided(float(value), interval, source, advice)
         else:
             number = f"{value:,.0f}" if measure.unit == COUNT else f"{value:.5g}"

@@ -81,7 +81,7 @@ def test_a_reference_that_is_not_the_source_is_said_first(publish: Publisher, ju
     changed(folder, inputs=inputs)
     out, report = publish()
     first, *_ = body(out)
-    assert first.startswith("> **The reference of the validation is not the model that these weig")
+    assert first.startswith("> **The reference of the validation is not, file for file, the model")
     assert "measured against a 16-bit reference." in "\n".join(body(out))
     assert "that they were made from" not in "\n".join(body(out))
     assert report.facts["caveats"] == [first.removeprefix("> **").removesuffix("**")]

@@ -133,6 +133,25 @@ def test_an_interval_without_an_end_decides_nothing(interval: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("ends", [[1.0, 1.0], [1, 1], [0.99, 0.98]])
+def test_an_interval_without_width_asks_for_another_validation(ends: Any) -> None:
+    """More text like it cannot decide a report that has no interval of the text it has."""
+    told = facts(top1_agreement=1.0, top1_agreement_interval=ends)
+    check = one(told, top1_agreement=AtLeast(min=0.94))
+    assert (check.verdict, check.interval) == (Verdict.INCONCLUSIVE, None)
+    assert check.reason.endswith(
+        "holds the threshold 0.94: validate again, for this report is of an earlier version, "
+        "or was changed"
+    )
+
+
+def test_pieces_that_are_hardly_enough_tell_what_they_count_as() -> None:
+    told = facts(sequences=10, effective_sequences=9.97)
+    check = one(told, kl_mean=AtMost(max=0.03))
+    assert check.verdict is Verdict.INCONCLUSIVE
+    assert "comes from 10 pieces of text that count as 9.9 of equal size; no ch" in check.reason
+
+
 @pytest.mark.parametrize("tokens", [0, None])
 def test_no_tokens_are_an_error_and_never_a_pass(tokens: int | None) -> None:
     check = one(facts(tokens=tokens), kl_mean=AtMost(max=0.03))
