@@ -99,7 +99,7 @@ def _require_measurement(report: Report, report_dir: Path) -> None:
 
 
 def _require_borne_out(report: Report, report_dir: Path) -> None:
-    """Refuses a PASS that an earlier version, or an editor, wrote beside figures of another kind."""
+    """Refuses a PASS that its checks deny: an earlier version or an editor wrote it."""
     if report.verdict is not Verdict.PASS:
         return
     for check in report.checks:

@@ -21,6 +21,7 @@ from camelpress.validate.pending import PendingCheck, bounded, is_collapsed
 from camelpress.validate.settings import AtLeast, AtMost, Bounds, Gate, TaskBound
 
 AGAIN = "validate again, for this report is of an earlier version, or was changed"
+ROUNDING = 1e-4  # nats that a divergence may lie below 0
 Limits = TypeVar("Limits", Bounds, TaskBound)
 
 
@@ -80,8 +81,9 @@ def _part(facts: Any, bounds: Bounds, part: str | None) -> Iterator[Check]:
             fact = measure.fact.replace("/", ".")
             why = f"the report has no {fact}" if value is None else f"{fact} is not finite"
             yield question.error(why, source)
+        elif not -ROUNDING <= value <= (most := 1.0 if measure.limits is AGREEMENT else inf):
+            yield question.error(f"{measure.fact.replace('/', '.')} cannot be {value:.5g}", source)
         elif measure.sampled:
-            most = 1.0 if measure.limits is AGREEMENT else inf
             interval = bounded(ends, value, 0.0, most)
             advice = source.advice(value, interval, question.threshold, measure.lossless)
             advice = AGAIN if interval is None and is_collapsed(ends, value) else advice
