@@ -1,6 +1,7 @@
 """Says what a release must not be taken for: a card begins with it, and a grave one needs a reason.
 
-refused                     a model against itself, a quantized reference that nobody asked for
+refused                     a model against itself, a quantized reference that nobody asked for,
+                            a PASS that its own figures do not bear out
 refused without a reason    no PASS, or a PASS by tasks alone
 said first on the card      all of the second row, a quantized reference, and a reference that
                             is not, or cannot be known to be, the source of the weights
@@ -13,12 +14,12 @@ from pathlib import Path
 
 from camelpress.core.errors import ReleaseRefused
 from camelpress.core.precision import caveat, is_quantized, precision
-from camelpress.core.report import Report, Verdict
+from camelpress.core.report import LEAST_PIECES, Check, Report, Verdict
 from camelpress.publish.settings import Publish
 
 ALLOWANCE = "allow_quantized_reference"  # the key of validate's settings
 NOT_OF_TEXT = frozenset(  # checks that do not bound how far the predictions of a text lie apart
-    {"accuracy_loss", "significant_loss", "non_finite", "noise_floor"}
+    {"accuracy_loss", "significant_loss", "non_finite", "noise_floor", "block_error"}
 )
 
 
@@ -30,10 +31,11 @@ def require_publishable(report: Report, report_dir: Path, settings: Publish) -> 
         report_dir: its folder, for the message.
         settings: with the reason to publish without a full PASS, if there is one.
     Raises:
-        ReleaseRefused: the report measures nothing, or lacks a PASS by text checks and no reason
-            is given.
+        ReleaseRefused: the report measures nothing, contradicts its own verdict, or lacks a PASS
+            by text checks and no reason is given.
     """
     _require_measurement(report, report_dir)
+    _require_borne_out(report, report_dir)
     if settings.allow_failed_gate:
         return
     if report.verdict is not Verdict.PASS:
@@ -96,6 +98,36 @@ def _require_measurement(report: Report, report_dir: Path) -> None:
         )
 
 
+def _require_borne_out(report: Report, report_dir: Path) -> None:
+    """Refuses a PASS that its checks deny: an earlier version or an editor wrote it."""
+    if report.verdict is not Verdict.PASS:
+        return
+    for check in report.checks:
+        if reason := _contradiction(check):
+            raise ReleaseRefused(
+                f"{report_dir} says PASS, which its {check.name} does not bear out: {reason}",
+                next_step=f"judge it by today's rules with camelpress gate {report_dir} --out NEW, "
+                "and publish with --report NEW",
+            )
+
+
+def _contradiction(check: Check) -> str:
+    """Returns why a check is no PASS by its own figures, "" where it is one."""
+    if check.verdict is not Verdict.PASS:
+        return f"it is {check.verdict}"
+    if check.estimate is None:
+        return "it has no figure"
+    low, high = check.interval or (check.estimate, check.estimate)
+    is_within = high <= check.threshold if check.direction == "max" else low >= check.threshold
+    if not is_within:
+        return f"{low:.5g} to {high:.5g} is not within {check.threshold:g}"
+    if check.name in NOT_OF_TEXT:
+        return ""
+    if check.clusters < LEAST_PIECES:
+        return f"it comes from fewer than {LEAST_PIECES} pieces of text"
+    return "" if low < high else "its interval has no width"
+
+
 def _failure(report: Report) -> str:
     checks = [check for check in report.checks if check.verdict is not Verdict.PASS]
     reasons = ", ".join(f"{check.name}: {check.reason}" for check in checks)
@@ -115,8 +147,8 @@ def _of_source(report: Report, quantize: Report | None) -> Iterator[str]:
     match is_of_source(report, quantize):
         case False:
             yield (
-                "The reference of the validation is not the model that these weights were "
-                "quantized from: the hashes of reference and source differ."
+                "The reference of the validation is not, file for file, the model that these "
+                "weights were quantized from: the hashes of reference and source differ."
             )
         case None:
             yield (

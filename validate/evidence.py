@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil, inf, log10
+from math import ceil, floor, inf, log10
 from typing import Any, NamedTuple
 
 from scipy.special import stdtrit
 
+from camelpress.core.report import LEAST_PIECES
 from camelpress.validate.shares import TAIL
 
-LEAST_PIECES = 10  # of equal size; intervals from fewer are too short too often (docs/numbers.md)
 MOST_PIECES = 1e6  # a larger need is not put in figures
 ERRORS = 2.0  # standard errors that an interval of many pieces reaches to either side
 
@@ -39,8 +39,8 @@ class Evidence(NamedTuple):
         words = words if self.items else f"{words.replace('1 ', 'one ', self.pieces == 1)} of text"
         if self.repeats:
             words += f" ({self.repeats:,} of {self.pieces + self.repeats:,} repeat another)"
-        if self.effective < 0.95 * self.pieces:
-            words += f" that count as {self.effective:.2g} of equal size"
+        if self.effective < 0.95 * self.pieces or self.pieces >= LEAST_PIECES > self.effective:
+            words += f" that count as {_rounded_down(self.effective)} of equal size"
         return words
 
     def advice(
@@ -95,6 +95,11 @@ def _needed(pieces: float, gap: float, reach: float, *, exact: bool) -> float:
     error = reach / float(stdtrit(max(1.0, pieces - 1), 1 - TAIL))
     needed = pieces * (ERRORS * error / gap) ** 2
     return max(float(LEAST_PIECES), needed, pieces + 1 if reach >= gap else 0.0)
+
+
+def _rounded_down(number: float) -> str:
+    """A number with two digits, and of one below `LEAST_PIECES` never that many."""
+    return f"{floor(10 * number) / 10 if number < LEAST_PIECES else number:.2g}"
 
 
 def _rounded(number: float) -> str:

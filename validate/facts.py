@@ -196,6 +196,13 @@ class Facts(Part):
     store: Stored | None = None
 
     @model_validator(mode="after")
+    def _require_own_names(self) -> Facts:
+        for each in (self.texts, self.tasks):
+            if len({one.name for one in each}) < len(each):
+                raise ValueError("two texts or two tasks have one name")
+        return self
+
+    @model_validator(mode="after")
     def _require_what_pages_show(self) -> Facts:
         if self.tokens and "99" not in self.kl_percentiles:
             raise ValueError("kl_percentiles lacks 99")

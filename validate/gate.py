@@ -17,9 +17,11 @@ from camelpress.core.yaml import read_yaml
 from camelpress.validate import evidence, task_checks
 from camelpress.validate.limits import AGREEMENT
 from camelpress.validate.measures import COUNT, MEASURES, find
-from camelpress.validate.pending import PendingCheck, bounded
+from camelpress.validate.pending import PendingCheck, bounded, is_collapsed
 from camelpress.validate.settings import AtLeast, AtMost, Bounds, Gate, TaskBound
 
+AGAIN = "validate again, for this report is of an earlier version, or was changed"
+ROUNDING = 1e-4  # nats that a divergence may lie below 0
 Limits = TypeVar("Limits", Bounds, TaskBound)
 
 
@@ -37,7 +39,7 @@ def judge(facts: Mapping[str, Any], gate: Gate) -> tuple[Check, ...]:
 
     PASS: the whole 95 % interval is within the bound. FAIL: the whole interval is beyond it.
     INCONCLUSIVE: the interval holds the threshold, or comes from fewer than
-    `evidence.LEAST_PIECES` pieces of text; the reason tells how many would decide. ERROR: the
+    `report.LEAST_PIECES` pieces of text; the reason tells how many would decide. ERROR: the
     report lacks the figure, it is no finite number, or no tokens were scored.
 
     Args:
@@ -79,10 +81,12 @@ def _part(facts: Any, bounds: Bounds, part: str | None) -> Iterator[Check]:
             fact = measure.fact.replace("/", ".")
             why = f"the report has no {fact}" if value is None else f"{fact} is not finite"
             yield question.error(why, source)
+        elif not -ROUNDING <= value <= (most := 1.0 if measure.limits is AGREEMENT else inf):
+            yield question.error(f"{measure.fact.replace('/', '.')} cannot be {value:.5g}", source)
         elif measure.sampled:
-            most = 1.0 if measure.limits is AGREEMENT else inf
             interval = bounded(ends, value, 0.0, most)
             advice = source.advice(value, interval, question.threshold, measure.lossless)
+            advice = AGAIN if interval is None and is_collapsed(ends, value) else advice
             yield question.decided(float(value), interval, source, advice)
         else:
             number = f"{value:,.0f}" if measure.unit == COUNT else f"{value:.5g}"

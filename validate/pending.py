@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Literal
 
-from camelpress.core.report import Check, Verdict
-from camelpress.validate.evidence import LEAST_PIECES, Evidence, Interval
+from camelpress.core.report import LEAST_PIECES, Check, Verdict
+from camelpress.validate.evidence import Evidence, Interval
 
 NO_WIDTH = 1e-9  # of the estimate: an interval that is no wider has collapsed
 NOTHING = Evidence(0, 0, 0.0, 0)
@@ -107,9 +107,15 @@ def bounded(
     Earlier versions wrote intervals beyond a share's ends, and some without a width, which say that
     the same was seen twice and not that it is certain.
     """
-    if ends is None:
+    if ends is None or is_collapsed(ends, value):
         return None
     low, high = (inf if end is None else float(end) for end in ends)
-    if not (isfinite(low) and isfinite(high)) or high - low <= NO_WIDTH * abs(value):
-        return None
-    return max(least, low), min(most, high)
+    return (max(least, low), min(most, high)) if isfinite(low) and isfinite(high) else None
+
+
+def is_collapsed(ends: Sequence[float | None] | None, value: float) -> bool:
+    """Returns whether an interval has no width, as earlier versions wrote some."""
+    match ends:
+        case [float() | int() as low, float() | int() as high]:
+            return high - low <= NO_WIDTH * abs(value)
+    return False

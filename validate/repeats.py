@@ -3,8 +3,9 @@
 A row that stands in a file 300 times, or a text that says the same again, has many sequences and
 one piece of evidence. A copy joins the piece that it is a copy of. So does a piece of which
 `KNOWN` of all predictions stand in longer pieces or before it, and half of them in one of these:
-a beginning of it, the same rows cut elsewhere, a copy with a word changed. A prediction is the
-same if the token that came is, and the `CONTEXT` tokens before it.
+a beginning of it, the same rows cut elsewhere, a copy with a word changed or a number before it.
+A prediction is the same if the token that came is, and the `CONTEXT` tokens before it; then the
+predictions of these tokens stand there, too.
 """
 
 from __future__ import annotations
@@ -33,17 +34,23 @@ def joined(windows: Sequence[Window], pieces: Sequence[int]) -> list[int]:
         numbers among `pieces`.
     """
     keys = [_predictions(window) for window in windows]
+    starts = np.cumsum([0, *(len(window.ids) + CONTEXT for window in windows)])
+    places = [
+        start + np.flatnonzero(window.counted)
+        for start, window in zip(starts, windows, strict=False)
+    ]
     owner_of, key = np.unique(np.concatenate(keys), return_inverse=True)
     piece = np.repeat(pieces, [len(each) for each in keys])
     owner = np.full(len(owner_of), -1, dtype=np.int64)  # of each prediction, its first piece
     order = np.argsort(piece, kind="stable")
     sizes = np.bincount(piece)
-    members = np.split(key[order], sizes.cumsum()[:-1])
+    ends = sizes.cumsum()[:-1]
+    members, place = np.split(key[order], ends), np.split(np.concatenate(places)[order], ends)
     originals: dict[bytes, int] = {}  # by all predictions of a piece
     root = np.arange(len(sizes))
     for number in np.argsort(-sizes, kind="stable"):
         own = members[number]
-        near = _original(owner[own], int(number))
+        near = _original(_spread(owner[own], place[number]), int(number))
         root[number] = originals.setdefault(own.tobytes(), near)
         owner[own[owner[own] < 0]] = root[number]
     return [int(root[each]) for each in pieces]
@@ -61,6 +68,22 @@ def _original(owners: Int64[ndarray, " predictions"], number: int) -> int:
         return number
     names, counts = np.unique(known, return_counts=True)
     return int(names[counts.argmax()]) if counts.max() >= len(owners) / 2 else number
+
+
+def _spread(
+    owners: Int64[ndarray, " predictions"], places: Int64[ndarray, " predictions"]
+) -> Int64[ndarray, " predictions"]:
+    """The same owners, and those of the context of each known prediction.
+
+    Args:
+        owners: the piece in which each prediction stands first; -1 for none.
+        places: of the predictions; those of different windows lie farther apart than a context.
+    """
+    last = len(owners) - 1
+    known = np.where(owners >= 0, np.arange(len(owners)), last)
+    following = np.minimum.accumulate(known[::-1])[::-1]
+    is_context = (owners < 0) & (places[following] - places <= CONTEXT)
+    return np.where(is_context, owners[following], owners)
 
 
 def _predictions(window: Window) -> UInt64[ndarray, " predictions"]:

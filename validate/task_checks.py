@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import floor, inf, log2
 from typing import Any, Literal
 
-from camelpress.core.report import Check, Verdict
-from camelpress.validate.evidence import LEAST_PIECES, Evidence, Interval
+from camelpress.core.report import LEAST_PIECES, Check, Verdict
+from camelpress.validate.evidence import Evidence, Interval
 from camelpress.validate.paired import detectable_loss, holm, loss_interval, loss_p_value
 from camelpress.validate.pending import PendingCheck, bounded
 from camelpress.validate.settings import TaskBound
@@ -50,11 +50,13 @@ def _loss(task: Task, question: PendingCheck) -> Check:
         return question.error("no items were answered")
     loss = (lost - won) / n
     interval: Interval
-    if task.get("by_count", True):
+    if task.get("by_count", True) and not task.get("distinct"):
         interval = loss_interval(n, lost, won, confidence=CONFIDENCE)
+    elif task.get("delta") is None:
+        return question.error("the report has no delta")
     else:  # marks between right and wrong, parts of other sizes, or items that repeat
-        delta = bounded(task["delta_interval"], 1.0, -inf, inf)
-        loss, interval = -task["delta"], delta and (-delta[1], -delta[0])
+        delta = bounded(task.get("delta_interval"), 1.0, -inf, inf)
+        loss, interval = 0.0 - task["delta"], delta and (-delta[1], -delta[0])
     advice = source.advice(loss, interval, question.threshold, None if lost or won else 0.0)
     return question.decided(loss, interval, source, f"{advice}; {_detectable(task, TAIL)}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 MAX_FIGURE = 1e15  # magnitude beyond which a figure of a report is damaged
 
@@ -93,6 +93,15 @@ class Task(Told):
     )
     quirks: dict[str, str] = Field(default={}, description="of the protocol")
     judged: Judged | None = Field(default=None, description="where a judge compared outputs")
+
+    @model_validator(mode="after")
+    def _require_counts(self) -> Task:
+        distinct = self.distinct
+        if distinct is not None and not min(1, self.n) <= distinct.n <= self.n:
+            raise ValueError("distinct.n is not among the items")
+        if any(each and each.lost + each.won > each.n for each in (self, distinct)):
+            raise ValueError("more items are lost and won than there are")
+        return self
 
 
 class Means(Told):

@@ -187,8 +187,10 @@ def test_an_unbounded_interval_is_called_so(publish: Publisher, judge: Judge) ->
     report = Report.read(folder / "report.json")
     bare = report.checks[0].model_copy(update={"interval": None, "part": "wiki.txt"})
     open_ended = bare.model_copy(update={"verdict": Verdict.INCONCLUSIVE})
-    report.model_copy(update={"checks": (bare, open_ended)}).write(folder / "report.json")
-    card = (publish()[0] / "README.md").read_text(encoding="utf-8")
+    parts = {"checks": (bare, open_ended), "verdict": Verdict.INCONCLUSIVE}
+    report.model_copy(update=parts).write(folder / "report.json")
+    out, _ = publish(allow_failed_gate="a trial of cards")
+    card = (out / "README.md").read_text(encoding="utf-8")
     assert "perplexity\\_ratio, wiki.txt | PASS | 1.034 | none | at most 1.05 |" in card
     assert "| INCONCLUSIVE | 1.034 | unbounded | at most 1.05 |" in card
 

@@ -81,7 +81,7 @@ def test_a_reference_that_is_not_the_source_is_said_first(publish: Publisher, ju
     changed(folder, inputs=inputs)
     out, report = publish()
     first, *_ = body(out)
-    assert first.startswith("> **The reference of the validation is not the model that these weig")
+    assert first.startswith("> **The reference of the validation is not, file for file, the model")
     assert "measured against a 16-bit reference." in "\n".join(body(out))
     assert "that they were made from" not in "\n".join(body(out))
     assert report.facts["caveats"] == [first.removeprefix("> **").removesuffix("**")]
@@ -141,7 +141,9 @@ def test_a_model_against_itself_is_refused_whatever_the_reason(
     assert not (tmp_path / "release").exists()
 
 
-@pytest.mark.parametrize("extra", [(), ("non_finite",), ("noise_floor", "non_finite")])
+@pytest.mark.parametrize(
+    "extra", [(), ("non_finite",), ("noise_floor", "non_finite"), ("block_error",)]
+)
 def test_tasks_alone_need_a_reason(
     publish: Publisher, judge: Judge, tmp_path: Path, extra: tuple[str, ...]
 ) -> None:
@@ -166,6 +168,30 @@ def test_tasks_and_text_together_need_none(publish: Publisher, judge: Judge) -> 
     checks = Report.read(folder / "report.json").checks
     changed(folder, checks=(*checks, task_check()))
     assert publish()[1].facts["caveats"] == []
+
+
+@pytest.mark.parametrize("reason", [None, REASON])
+@pytest.mark.parametrize(
+    ("figures", "words"),
+    [
+        ({"interval": (1.034, 1.034)}, "its interval has no width"),
+        ({"interval": None}, "its interval has no width"),
+        ({"clusters": 3}, "it comes from fewer than 10 pieces of text"),
+        ({"interval": (1.03, 1.06)}, "1.03 to 1.06 is not within 1.05"),
+        ({"direction": "min", "threshold": 1.04}, "1.03 to 1.038 is not within 1.04"),
+        ({"estimate": None, "interval": None}, "it has no figure"),
+        ({"verdict": Verdict.FAIL}, "it is FAIL"),
+    ],
+)
+def test_a_pass_that_its_figures_do_not_bear_out_is_refused(
+    publish: Publisher, judge: Judge, figures: dict[str, Any], words: str, reason: str | None
+) -> None:
+    folder = judge()
+    (check,) = Report.read(folder / "report.json").checks
+    changed(folder, checks=(check.model_copy(update=figures),))
+    with pytest.raises(ReleaseRefused, match=f"perplexity_ratio does not bear out: {words}") as no:
+        publish(allow_failed_gate=reason)
+    assert f"camelpress gate {folder} --out" in no.value.next_step
 
 
 def test_several_caveats_stand_in_order_of_weight(

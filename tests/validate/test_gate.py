@@ -133,6 +133,35 @@ def test_an_interval_without_an_end_decides_nothing(interval: Any) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("kl_mean", -1.0), ("perplexity_ratio", -1.0), ("top1_agreement", 1.5)],
+)
+def test_a_figure_that_cannot_be_is_an_error(name: str, value: float) -> None:
+    asked = AtLeast(min=0.94) if name == "top1_agreement" else AtMost(max=1.5)
+    check = one(facts(**{name: value}), **{name: asked})
+    assert (check.verdict, check.reason) == (Verdict.ERROR, f"{name} cannot be {value:g}")
+
+
+@pytest.mark.parametrize("ends", [[1.0, 1.0], [0.99, 0.98]])
+def test_an_interval_without_width_asks_for_another_validation(ends: Any) -> None:
+    """More text like it cannot decide a report that has no interval of the text it has."""
+    told = facts(top1_agreement=1.0, top1_agreement_interval=ends)
+    check = one(told, top1_agreement=AtLeast(min=0.94))
+    assert (check.verdict, check.interval) == (Verdict.INCONCLUSIVE, None)
+    assert check.reason.endswith(
+        "holds the threshold 0.94: validate again, for this report is of an earlier version, "
+        "or was changed"
+    )
+
+
+def test_pieces_that_are_hardly_enough_tell_what_they_count_as() -> None:
+    told = facts(sequences=10, effective_sequences=9.97)
+    check = one(told, kl_mean=AtMost(max=0.03))
+    assert check.verdict is Verdict.INCONCLUSIVE
+    assert "comes from 10 pieces of text that count as 9.9 of equal size; no ch" in check.reason
+
+
 @pytest.mark.parametrize("tokens", [0, None])
 def test_no_tokens_are_an_error_and_never_a_pass(tokens: int | None) -> None:
     check = one(facts(tokens=tokens), kl_mean=AtMost(max=0.03))
@@ -284,6 +313,16 @@ def test_a_loss_of_accuracy_passes_if_it_is_surely_within_the_margin(
     check = one(told, tasks={"mmlu": TaskBound(margin=0.01)})
     assert (check.name, check.part, check.n) == ("accuracy_loss", "mmlu", counts[0])
     assert (check.verdict, check.reason) == (verdict, reason)
+
+
+@pytest.mark.parametrize("told", [{"by_count": False}, {"distinct": dict(n=20, lost=0, won=0)}])
+def test_counts_of_repeated_or_weighed_items_are_no_interval(told: dict[str, Any]) -> None:
+    told = task("mmlu", 400, 0, 0) | told
+    bound = {"mmlu": TaskBound(margin=0.02)}
+    bare = one(facts(tasks=[told]), tasks=bound)
+    assert (bare.verdict, bare.reason) == (Verdict.ERROR, "the report has no delta")
+    wide = told | {"delta": 0.0, "delta_interval": [-0.16, 0.16]}
+    assert one(facts(tasks=[wide]), tasks=bound).verdict is Verdict.INCONCLUSIVE
 
 
 def test_a_small_task_can_only_object() -> None:

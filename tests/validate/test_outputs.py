@@ -84,6 +84,12 @@ def changed(folder: Path, validation: Path, change: Callable[[dict[str, Any]], A
     return path
 
 
+def task(**changes: Any) -> dict[str, Any]:
+    """A task of four items that both models answer."""
+    told = {"name": "gsm", "n": 4, "lost": 0, "won": 0}
+    return told | {"reference_accuracy": 0.5, "candidate_accuracy": 0.5} | changes
+
+
 # fmt: off
 @pytest.mark.parametrize(
     ("change", "what"),
@@ -102,6 +108,14 @@ def changed(folder: Path, validation: Path, change: Callable[[dict[str, Any]], A
          "{} is not a report (verdict: Input should be"),
         (lambda told: told["facts"].update(tasks=[{"name": "a", "n": 1}]),
          "{} is damaged (facts: tasks.0.lost: Field required"),
+        (lambda told: told["facts"].update(tasks=[task(lost=3, won=2)]),
+         "{} is damaged (facts: tasks.0: Value error, more items are lost and won than there are"),
+        (lambda told: told["facts"].update(tasks=[task(distinct={"n": 5, "lost": 0, "won": 0})]),
+         "{} is damaged (facts: tasks.0: Value error, distinct.n is not among the items"),
+        (lambda told: told["facts"].update(tasks=[task(), task()]),
+         "{} is damaged (facts: file: Value error, two texts or two tasks have one name"),
+        (lambda told: told["facts"]["texts"].append(told["facts"]["texts"][0]),
+         "{} is damaged (facts: file: Value error, two texts or two tasks have one name"),
     ],
 )
 # fmt: on

@@ -60,6 +60,14 @@ def test_a_changed_word_makes_no_new_piece(place: int) -> None:
     assert pieces(ids(1), changed) == 1
 
 
+@pytest.mark.parametrize("length", [40, 60, 100])
+def test_a_number_before_or_behind_a_row_makes_no_new_piece(length: int) -> None:
+    row = ids(1, length)
+    assert pieces(*([6000 + number, 5, *row] for number in range(300))) == 1
+    assert pieces(*([*row, 5, 6000 + number] for number in range(300))) == 1
+    assert pieces(*([6000 + number, *ids(number, length)] for number in range(300))) == 300
+
+
 def test_the_same_rows_cut_elsewhere_are_one_piece() -> None:
     """A text that is one paragraph again and again, in windows that are no multiple of it."""
     rows = ids(1, 37) * 60

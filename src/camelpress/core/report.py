@@ -19,6 +19,7 @@ from camelpress.core.errors import CheckpointProblem
 from camelpress.core.files import read_regular
 from camelpress.core.settings import Settings, faults
 
+LEAST_PIECES = 10  # of text, equal in size, or items: fewer decide nothing (docs/numbers.md)
 SCHEMA = 1  # of the JSON; it rises when what is there changes its meaning or goes
 
 
