@@ -44,6 +44,7 @@ NEEDED = 0.999  # least share of the sums of a tensor that are numbers of its ty
 FEW = 8  # changed sums; fewer are no evidence of a type that the matrices do not have
 SIXTEEN = 0.05  # largest share of 16-bit numbers among the changed sums of a float32 tensor
 LIKE_THE_BASE = 0.5  # of the base's norm: so near to it lie tuned weights, and no difference
+LARGE = 0.1  # of the base's norm: so large are new weights, such as an embedding drawn afresh
 ULPS = 4  # of fp32, by which a sum with a mean may miss its number: the order of summing differs
 COLUMNS = 256  # whose mean is taken at a time
 NOWHERE = (1.0, "")
@@ -114,7 +115,7 @@ class Evidence:
         counts: of base + diff; nothing is tested where the base has no such tensor.
         alone: of the diff's own values.
         absolute: whether the diff looks like the base: it holds the tuned weights themselves.
-        large: whether the diff's values are as large as the base's, without being like them.
+        large: whether the diff's values are large beside the base's, without being like them.
         changed: tested sums that differ from the base's weight.
         sixteen: share of 16-bit numbers of either type among these.
         plain: whether all of the base's values are 16-bit numbers.
@@ -300,7 +301,7 @@ def _summed(base: Checkpoint, diff: Checkpoint, pair: Pair) -> Evidence:
         together,
         alone,
         absolute=absolute,
-        large=not absolute and float(right.norm()) >= LIKE_THE_BASE * float(left.norm()) > 0,
+        large=not absolute and float(right.norm()) >= LARGE * float(left.norm()) > 0,
         changed=changed.numel(),
         sixteen=float(_sixteen(changed).float().mean()) if changed.numel() else 0.0,
         plain=bool(_sixteen(left).all()),

@@ -74,8 +74,8 @@ def _require_no_large_ones(
     rules = " ".join(f"--rule {name}=absolute" for name in large)
     raise NumericsProblem(
         f"{_listed(large)} in {diff.folder} is no difference from this base, though the "
-        f"{len(others) - len(large)} other tensors are; its values are as large as weights",
-        next_step=f"give {rules} if it was published whole",
+        f"{len(others) - len(large)} other tensors are; its values are large enough for weights",
+        next_step=f"give {rules} if it was published whole, else download both again",
     )
 
 

@@ -60,14 +60,21 @@ def test_whole_embedding_and_head_beside_differences(
 
 @pytest.mark.parametrize("kept", [torch.float16, torch.float32])
 @pytest.mark.parametrize("names", [(EMBEDDING,), (EMBEDDING, HEAD)], ids=["embedding", "both"])
+@pytest.mark.parametrize("spread", [0.08, 0.02], ids=["as large as the base", "smaller"])
 def test_whole_tensors_far_from_the_base_are_taken_by_the_rule_that_the_message_gives(
-    base: Path, raw: Tensors, tuned: Path, tmp_path: Path, names: tuple[str, ...], kept: torch.dtype
+    base: Path,
+    raw: Tensors,
+    tuned: Path,
+    tmp_path: Path,
+    names: tuple[str, ...],
+    kept: torch.dtype,
+    spread: float,
 ) -> None:
     """A new vocabulary leaves nothing of the old embedding."""
     generator = torch.Generator().manual_seed(4)
     target = weights.read(tuned)
     for name in names:
-        target[name] = (0.08 * torch.randn(target[name].shape, generator=generator)).half()
+        target[name] = (spread * torch.randn(target[name].shape, generator=generator)).half()
     whole = {name: target[name].to(kept) for name in names}
     diff = upload(differences(raw, target) | whole, tuned, tmp_path / "diff")
     with pytest.raises(NumericsProblem, match="is no difference from this base") as told:

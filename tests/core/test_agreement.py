@@ -22,6 +22,7 @@ from camelpress.core.progress import listening
 from camelpress.core.schemes import KNOWN, overall
 from camelpress.core.sequences import Sequences
 from camelpress.core.summary import describe
+from camelpress.core.tokens import Tokenizer
 from camelpress.core.whole import load
 from notes import Notes
 
@@ -213,6 +214,73 @@ def test_an_empty_config_is_none(base: Path, tmp_path: Path, nothing: Any) -> No
     assert notes == []
     assert checkpoint.quantization is None
     assert describe(checkpoint)["tokenizer"] is not None
+
+
+@pytest.mark.parametrize("stated", [[], "gptq", False])
+def test_a_quantization_config_that_is_no_object_can_be_deleted(
+    base: Path, tmp_path: Path, stated: Any
+) -> None:
+    folder = damage.with_config(base, tmp_path / "model", quantization_config=stated)
+    with pytest.raises(CheckpointProblem, match=", and its weights are plain") as told:
+        _ = Checkpoint.open(folder).quantization
+    assert told.value.next_step == "delete quantization_config from it"
+
+
+def test_the_old_name_of_the_key_is_left_over_alike(base: Path, tmp_path: Path) -> None:
+    stated = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+    folder = damage.with_config(base, tmp_path / "model", compression_config=stated)
+    checkpoint, notes = opened(folder)
+    assert "compression_config of compressed-tensors is left over" in notes[0]
+    assert checkpoint.quantization is None
+    assert "compression_config" not in checkpoint.config
+
+
+def test_packed_weights_are_read_with_the_old_name_of_the_key(base: Path, tmp_path: Path) -> None:
+    folder = packed(tmp_path / "model", base, GPTQ | {"quant_method": "gptq"})
+    usual = logits(Checkpoint.open(folder))
+    config = json.loads((folder / "config.json").read_text())
+    config["compression_config"] = config.pop("quantization_config")
+    (folder / "config.json").write_text(json.dumps(config))
+    checkpoint, notes = opened(folder)
+    assert "compression_config is read as quantization_config" in notes[0]
+    assert "compression_config" not in checkpoint.config
+    assert torch.equal(logits(checkpoint), usual)
+
+
+@pytest.mark.parametrize("rows", [264, 280])
+def test_a_head_of_another_size_is_refused_before_work_begins(
+    base: Path, tmp_path: Path, rows: int
+) -> None:
+    head = torch.zeros(rows, 64, dtype=torch.float16)
+    folder = damage.with_tensors(base, tmp_path / "model", {HEAD: head})
+    with pytest.raises(
+        CheckpointProblem, match=r"holds 'lm_head.weight' as .* asks for \(272, 64\)"
+    ):
+        StreamedModel(Checkpoint.open(folder), device=CPU, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_bias_of_the_head_is_refused_unless_it_is_zero(
+    base: Path, tmp_path: Path, value: float
+) -> None:
+    bias = torch.full((272,), value)
+    folder = damage.with_tensors(base, tmp_path / "model", {"lm_head.bias": bias})
+    if value:
+        with pytest.raises(CheckpointProblem, match="holds 'lm_head.bias', which is not zero"):
+            logits(Checkpoint.open(folder))
+    else:
+        assert torch.equal(logits(Checkpoint.open(folder)), logits(Checkpoint.open(base)))
+
+
+def test_a_config_that_transformers_refuses_is_not_blamed_on_the_tokenizer(
+    base: Path, tmp_path: Path
+) -> None:
+    folder = damage.with_config(base, tmp_path / "model", tie_word_embeddings="false")
+    with pytest.raises(
+        CheckpointProblem, match="config.json is refused by .*tie_word_embedd"
+    ) as told:
+        Tokenizer.load(folder)
+    assert told.value.next_step == "write a value of the right type there"
 
 
 def packed(folder: Path, base: Path, config: Any) -> Path:

@@ -20,6 +20,7 @@ from camelpress.core.errors import CheckpointProblem
 from camelpress.core.shards import TensorInfo
 
 QUANTIZATION = "quantization_config"
+COMPRESSION = "compression_config"  # the name of the same key in llm-compressor's models of 2024
 NUMBERS = ("bits", "group_size", "act_bits")  # keys of a quantization_config
 FLAGS = ("sym", "desc_act", "is_marlin_format")  # keys of a quantization_config
 PARTS = ("dynamic", "extra_config")  # keys of settings for single layers
@@ -56,28 +57,29 @@ def agreed(
 def _quantization(
     config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], path: Path
 ) -> Agreement:
-    rest = {key: value for key, value in config.items() if key != QUANTIZATION}
-    stated = config.get(QUANTIZATION)
+    key = QUANTIZATION if config.get(QUANTIZATION) not in (None, {}) else COMPRESSION
+    rest = {name: value for name, value in config.items() if name not in (QUANTIZATION, key)}
+    stated = config.get(key)
     if stated is None or stated == {}:
         return Agreement(rest)
     if not isinstance(stated, Mapping):
         return Agreement(dict(config))
     if packing.is_plain(tensors):
-        return Agreement(rest, (_left_over(stated, tensors),))
+        return Agreement(rest, (_left_over(key, stated, tensors),))
     read, changes = _settings(stated, path)
+    if key != QUANTIZATION:
+        changes = (f"{key} is read as {QUANTIZATION}", *changes)
     if read.get("quant_method") is None and "bits" in read:
         read["quant_method"] = "gptq"
         changes += (f"{QUANTIZATION} names no quant_method, as in 2023, and is read as gptq",)
     return Agreement(rest | {QUANTIZATION: read}, changes)
 
 
-def _left_over(stated: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> str:
+def _left_over(key: str, stated: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> str:
     method = stated.get("quant_method")
     plain = next(info for name, info in tensors.items() if name.endswith(packing.LINEARS))
     label = f" of {method}" if method else ""
-    return (
-        f"{QUANTIZATION}{label} is left over, since the weights are plain {dtype_name(plain.dtype)}"
-    )
+    return f"{key}{label} is left over, since the weights are plain {dtype_name(plain.dtype)}"
 
 
 def _settings(stated: Mapping[str, Any], path: Path) -> Agreement:

@@ -180,7 +180,7 @@ class StreamedModel:
         if window is not None and getattr(self.config, "use_sliding_window", True):
             self.positions = min(self.positions, int(window))
         packed_linears(checkpoint)
-        head_of(checkpoint)
+        self._require_head()
         self._require_no_other_bias()
 
     def embed(self, sequences: Sequences) -> Float[Tensor, "tokens hidden"]:
@@ -315,12 +315,20 @@ class StreamedModel:
         found: type[nn.Module] = getattr(self._modules, self._prefix + name)
         return found
 
+    def _require_head(self) -> None:
+        """Sees that there is a head, and that it has the size of the config if it is plain."""
+        name = f"{head_of(self.checkpoint)}.weight"
+        info = self.checkpoint.tensors.get(name)
+        if info is not None:
+            self._require_shape(name, info.shape, (self.config.vocab_size, self.config.hidden_size))
+
     def _require_no_other_bias(self) -> None:
         """See that biases which the model has no place for, as AutoGPTQ writes them, are zero."""
         own = self.shapes(0)
         for name in self.checkpoint.tensors:
-            inside = name.split(".", 3)[-1]
-            if inside.removesuffix(".bias") in _LINEAR_NAMES and inside not in own:
+            inside = name if name == f"{llama.HEAD}.bias" else name.split(".", 3)[-1]
+            linears = (*_LINEAR_NAMES, llama.HEAD)
+            if inside.removesuffix(".bias") in linears and inside not in own:
                 if bool(self.checkpoint.read(name).any()):
                     raise CheckpointProblem(
                         f"{self.checkpoint.folder} holds {name!r}, which is not zero, and its "
@@ -332,14 +340,17 @@ class StreamedModel:
         linear = name.removesuffix(".weight")
         is_linear = linear.split(".", 3)[-1] in (*_LINEAR_NAMES, llama.HEAD)
         tensor = read_linear(self.checkpoint, linear) if is_linear else self.checkpoint.read(name)
-        if tensor.shape != shape:
-            raise CheckpointProblem(
-                f"{self.checkpoint.folder} holds {name!r} as {tuple(tensor.shape)}, "
-                f"its config.json asks for {tuple(shape)}",
-                next_step="use the config that belongs to these weights",
-            )
+        self._require_shape(name, tensor.shape, shape)
         self._require_finite(name, tensor)
         return tensor
+
+    def _require_shape(self, name: str, shape: tuple[int, ...], size: tuple[int, ...]) -> None:
+        if tuple(shape) != tuple(size):
+            raise CheckpointProblem(
+                f"{self.checkpoint.folder} holds {name!r} as {tuple(shape)}, "
+                f"its config.json asks for {tuple(size)}",
+                next_step="use the config that belongs to these weights",
+            )
 
     def _placed(self, tensor: Tensor) -> Tensor:
         return tensor.to(device=self.device, dtype=self.dtype)

@@ -208,10 +208,11 @@ class Checkpoint:
             )
         stated = self.config.get(QUANTIZATION)
         if stated is not None and not isinstance(stated, Mapping):
+            plain = packing.is_plain(self.tensors)
             raise CheckpointProblem(
                 f"{self.folder / 'config.json'} has a {QUANTIZATION} that is a "
-                f"{type(stated).__name__}",
-                next_step="download it again",
+                f"{type(stated).__name__}{', and its weights are plain' if plain else ''}",
+                next_step=f"delete {QUANTIZATION} from it" if plain else "download it again",
             )
         if stated is None and packing.is_packed(self.tensors):
             raise CheckpointProblem(

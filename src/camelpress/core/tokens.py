@@ -143,6 +143,12 @@ def _readable(folder: Path) -> Iterator[None]:
         )  # tokenizers raise the latter
         if not known and not is_panic(error):
             raise
+        if isinstance(error, StrictDataclassError):
+            raise CheckpointProblem(
+                f"{folder / 'config.json'} is refused by transformers "
+                f"({' '.join(str(error).split())})",
+                next_step="write a value of the right type there",
+            ) from error
         raise _unreadable(folder, _reason(error)) from error
 
 
