@@ -13,6 +13,7 @@ from camelpress.core.contents import files_in, is_ours, matches, set_aside
 from camelpress.core.disk import disk_errors, sync_tree
 from camelpress.core.errors import Interrupted, OutputExists, OutputProblem, Problem, RecipeProblem
 from camelpress.core.locks import held
+from camelpress.core.progress import note
 from camelpress.core.replacing import old_place, settle, take_place
 from camelpress.core.unfinished import (
     FINGERPRINT,
@@ -83,6 +84,8 @@ def staged(
             except BaseException as error:
                 if not (made_from and _may_go_on(error, partial)):
                     discard(partial, target)
+                elif not isinstance(error, STOPS):
+                    note(f"{partial} keeps what is finished: the same command goes on with it")
                 raise
             take_place(partial, target)
 
