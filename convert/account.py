@@ -14,7 +14,13 @@ from camelpress.convert.settings import MakeDiff, Recover
 from camelpress.convert.stream import Facts
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import dtype_name
-from camelpress.core.provenance import checkpoint_hashes, identity, sha256_json, versions
+from camelpress.core.provenance import (
+    checkpoint_hashes,
+    identity,
+    sha256_file,
+    sha256_json,
+    versions,
+)
 
 CONFIGS = ("config.json", "params.json")
 SHARDS = (".safetensors", ".bin", ".pth")
@@ -67,7 +73,7 @@ def digests(inputs: Mapping[str, Checkpoint], files: Mapping[Path, str]) -> dict
 def fingerprint(settings: Recover | MakeDiff, inputs: Sequence[Checkpoint]) -> dict[str, Any]:
     """Name to value of everything that decides the bytes of the output.
 
-    Inputs are read once, while the output is made, so that their files stand here by identity.
+    Weights are read once, while the output is made, so that their files stand here by identity.
     """
     stage, *roles = ROLES[type(settings)]
     return {
@@ -75,7 +81,7 @@ def fingerprint(settings: Recover | MakeDiff, inputs: Sequence[Checkpoint]) -> d
         **settings.model_dump(mode="json", exclude={"verify", "device"}),
         **{f"version of {name}": number for name, number in versions().items()},
         **{
-            f"{role}/{path.name}": sha256_json(identity(path))
+            f"{role}/{path.name}": _told_file(path)
             for role, checkpoint in zip(roles, inputs, strict=True)
             for path in _all_files(checkpoint)
         },
@@ -92,6 +98,10 @@ def made_from(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in fingerprint.items()
         if "/" not in name or Path(name).suffix in SHARDS or Path(name).name in CONFIGS
     }
+
+
+def _told_file(path: Path) -> str:
+    return sha256_file(path) if path.name in CONFIGS else sha256_json(identity(path))
 
 
 def _all_files(checkpoint: Checkpoint) -> list[Path]:

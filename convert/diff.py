@@ -15,6 +15,7 @@ from camelpress.convert.record import DiffRecord
 from camelpress.convert.rules import Plan, plans
 from camelpress.convert.settings import MakeDiff
 from camelpress.convert.stream import Stream
+from camelpress.convert.touched import TouchedInputs
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.journal import Journal
@@ -71,7 +72,14 @@ def make_diff(
     resumable = account.fingerprint(settings, list(inputs.values()))
     writes, begun = (*WEIGHTS, *belongings.names, REPORT), account.made_from(resumable)
     with (
-        staged(out, force=force, made_from=begun, restart=restart, writes=writes) as folder,
+        staged(
+            out,
+            force=force,
+            made_from=begun,
+            restart=restart,
+            writes=writes,
+            reconcile=TouchedInputs(begun, inputs, chosen),
+        ) as folder,
         Journal(folder) as journal,
     ):
         with CheckpointWriter(folder, slots, metadata=record.header()) as writer:

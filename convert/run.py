@@ -19,6 +19,7 @@ from camelpress.convert.pairs import left_out
 from camelpress.convert.rules import Plan
 from camelpress.convert.settings import Recover
 from camelpress.convert.stream import Stream
+from camelpress.convert.touched import TouchedInputs
 from camelpress.convert.verify import require_stated_base
 from camelpress.core.checkpoint import Checkpoint, mend_config
 from camelpress.core.config import DTYPES, dtype_name
@@ -78,7 +79,14 @@ def recover(
     resumable = account.fingerprint(settings, list(inputs.values()))
     writes, begun = (*WEIGHTS, *belongings.names, REPORT), account.made_from(resumable)
     with (
-        staged(out, force=force, made_from=begun, restart=restart, writes=writes) as folder,
+        staged(
+            out,
+            force=force,
+            made_from=begun,
+            restart=restart,
+            writes=writes,
+            reconcile=TouchedInputs(begun, inputs, chosen),
+        ) as folder,
         Journal(folder) as journal,
     ):
         with CheckpointWriter(folder, slots) as w:

@@ -49,6 +49,7 @@ class Journey:
         """
         told: list[Facts] = []
         first = self.team.share(lambda: self._finished(writer, journal, told))
+        require_few_failures(told, self.settings.max_fallbacks)
         for number, layers, states in self._blocks(first):
             tensors = {
                 f"{layer.name}.{part}": getattr(layer.packed, part)
@@ -59,10 +60,10 @@ class Journey:
                 writer.put(name, tensor)
             facts = [_told(layer) for layer in layers]
             told += facts
-            require_few_failures(told, self.settings.max_fallbacks)
             hashes = {name: _sha256(tensor) for name, tensor in tensors.items()}
             entry = {"tensors": hashes, "states": states, "layers": facts}
             journey.remember(journal, number, entry)
+            require_few_failures(told, self.settings.max_fallbacks)
         return told
 
     def follow(self) -> None:

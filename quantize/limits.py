@@ -18,6 +18,12 @@ LIMITS: Mapping[int, float] = {  # bits: mean loss of a row, 3 to 50 times that 
 # fmt: on
 
 
+class LayersLost(NumericsProblem):
+    """Layers lose more than their bits can explain."""
+
+    keeps_work = True  # more of them may be allowed, and change no other layer
+
+
 def is_lost(loss: float, bits: int) -> bool:
     """Returns whether a layer loses more than bits can explain."""
     return not loss <= LIMITS[bits]
@@ -31,7 +37,7 @@ def require_few_failures(layers: Sequence[Mapping[str, Any]], allowed: int) -> N
         allowed: number of such layers.
     Raises:
         NotPositiveDefinite: more of them were rounded to nearest.
-        NumericsProblem: more of them failed, and one of them is lost.
+        LayersLost: more of them failed, and one of them is lost.
     """
     lost = [layer for layer in layers if layer.get("lost")]
     nearest = [layer["name"] for layer in layers if layer["rescue"] == FALLBACK]
@@ -44,7 +50,7 @@ def require_few_failures(layers: Sequence[Mapping[str, Any]], allowed: int) -> N
         )
     shares = ", ".join(f"{layer['name']} ({layer['loss']:.0%})" for layer in lost)
     least = min(layer["scales"]["largest"] for layer in lost)
-    raise NumericsProblem(
+    raise LayersLost(
         f"too much of the output is lost in {shares}; the largest scale is {least:.1e}, and "
         "float16 ends at 6e-08",
         next_step="keep these layers in 16 bits (quantize.modules), use more bits, or raise "

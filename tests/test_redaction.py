@@ -104,6 +104,9 @@ def test_a_dry_run_does_not_show_it(
         ("https://me:pass@[::1]:8080/x", True),
         ("ftp://me:pass@host", True),
         ("s3:/me:pass@host", True),
+        ("https://host/x?access_token=passpass&page=2", True),
+        ("https://host/x?page=2&X-Amz-Signature=passpass", True),
+        ("https://host/x?page=passpass", False),
         ("hf:org/name@main", False),
         ("https://huggingface.co/org/name@main", False),
         ("org/name@0123abc:file.jsonl", False),
@@ -113,3 +116,4 @@ def test_a_dry_run_does_not_show_it(
 def test_a_login_is_known_by_its_place_in_an_address(text: str, hidden: bool) -> None:
     assert ("pass" in text and "pass" not in redacted(text)) is hidden
     assert hidden or redacted(text) == text
+    assert "host" not in text or "host" in redacted(text)

@@ -388,6 +388,66 @@ def test_a_run_that_was_begun_otherwise_is_kept_until_a_restart(
     assert len(read.files) == 2
 
 
+def chmod(path: Path) -> None:
+    path.chmod(0o440)
+
+
+def backup(path: Path) -> None:
+    path.with_suffix(".backup").hardlink_to(path)
+
+
+def copy(path: Path) -> None:
+    path.with_suffix(".new").write_bytes(path.read_bytes())
+    path.with_suffix(".new").rename(path)
+
+
+@pytest.mark.parametrize("touch", [chmod, backup, copy, Path.touch])
+def test_an_input_that_was_touched_and_holds_the_same_costs_nothing(
+    base: Path, diff: Path, out: Path, expected: Contents, read: Read,
+    touch: Callable[[Path], None],
+) -> None:  # fmt: skip
+    own = damage.copied(diff, out.parent / "diff")
+    finished = stop(base, own, out)
+    assert str(own / SINGLE) in finished
+    touch(own / SINGLE)
+    touch(own / "config.json")
+    read.tensors.clear()
+    stages.recover(base, own, out)
+    assert read.tensors == set(Checkpoint.open(own).tensors) - finished
+    assert tensors_of(out) == {name: expected[name] for name in tensors_of(out)}
+
+
+def test_tensors_of_a_touched_input_without_a_hash_are_made_again(
+    base: Path, diff: Path, out: Path, expected: Contents, read: Read
+) -> None:
+    own = damage.copied(diff, out.parent / "diff")
+    finished = stop(base, own, out)
+    journal = beside(out) / JOURNAL
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(line for line in lines if str(own) not in line))
+    chmod(own / SINGLE)
+    read.tensors.clear()
+    with pytest.MonkeyPatch.context() as patch:  # killed before it makes one of them
+        patch.setattr(Journal, "__init__", interrupted)
+        with pytest.raises(Interrupted):
+            stages.recover(base, own, out)
+    assert not {name for name in finished if name in Checkpoint.open(own).tensors} & {
+        name for name, facts in journalled(out).items() if facts["sha256"]
+    }
+    stages.recover(base, own, out)
+    assert read.tensors == set(Checkpoint.open(own).tensors)
+    assert tensors_of(out) == {name: expected[name] for name in tensors_of(out)}
+
+
+def interrupted(*_: object) -> None:
+    raise Interrupted("stopped", next_step="go on")
+
+
+def tensors_of(out: Path) -> Contents:
+    """The files of the weights, byte by byte."""
+    return {path.name: path.read_bytes() for path in out.glob("*.safetensors")}
+
+
 # --- stopped ------------------------------------------------------------------------------------
 
 

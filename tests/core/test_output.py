@@ -16,7 +16,11 @@ import pytest
 
 from camelpress.core.contents import listed_files
 from camelpress.core.errors import (
+    CheckpointProblem,
+    EngineProblem,
     Interrupted,
+    NumericsProblem,
+    OutOfMemory,
     OutputExists,
     OutputProblem,
     Problem,
@@ -267,27 +271,61 @@ def test_a_folder_whose_mark_is_damaged_is_left_alone(tmp_path: Path, mark: byte
     assert (tmp_path / "out.partial" / "journal.jsonl").read_text() == "half"
 
 
-@pytest.mark.parametrize("error", [RuntimeError(), Problem("x", next_step="y"), MemoryError()])
-def test_the_state_of_a_run_that_failed_is_not_kept(tmp_path: Path, error: Exception) -> None:
+@pytest.mark.parametrize("kind", [CheckpointProblem, NumericsProblem, RecipeProblem])
+def test_the_state_of_a_run_whose_input_is_wrong_is_not_kept(
+    tmp_path: Path, kind: type[Problem]
+) -> None:
     leave(tmp_path / "out", BEGUN)
-    with pytest.raises(type(error)), staged(tmp_path / "out", made_from=BEGUN):
-        raise error
+    with pytest.raises(kind), staged(tmp_path / "out", made_from=BEGUN):
+        raise kind("x", next_step="y")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
-def test_a_disk_that_may_be_there_again_loses_no_state(tmp_path: Path, number: int) -> None:
+def unread() -> Problem:
+    """An input on a disk that went away."""
+    problem = CheckpointProblem("x", next_step="y")
+    problem.__cause__ = OSError(errno.EIO, "gone")
+    return problem
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(),
+        MemoryError(),
+        OutputProblem("no space", next_step="free some"),
+        OutOfMemory("x", next_step="y"),
+        EngineProblem("x", next_step="y"),
+        unread(),
+    ],
+)
+def test_the_state_of_a_run_that_failed_for_another_reason_is_kept(
+    tmp_path: Path, error: Exception
+) -> None:
+    leave(tmp_path / "out", BEGUN)
+    with pytest.raises(type(error)), staged(tmp_path / "out", made_from=BEGUN):
+        raise error
+    with staged(tmp_path / "out", made_from=BEGUN) as folder:
+        assert (folder / "journal.jsonl").read_text() == "half"
+
+
+def test_a_run_that_failed_before_it_finished_anything_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemory), staged(tmp_path / "out", made_from=BEGUN) as folder:
+        (folder / "journal.jsonl").write_text("\n")
+        (folder / "model.safetensors.partial").write_bytes(bytes(9))
+        raise OutOfMemory("x", next_step="y")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fails_loses_no_state(tmp_path: Path, number: int) -> None:
     with (
-        refusal(
-            OutputProblem,
-            f"{tmp_path / 'out'} cannot be written: {os.strerror(number)}",
-            next_step="see that its disk works, then run the same command again",
-            out=None,
-        ),
+        pytest.raises(OutputProblem) as told,
         staged(tmp_path / "out", made_from=BEGUN) as folder,
     ):
         (folder / "journal.jsonl").write_text("half")
         raise OSError(number, os.strerror(number))
+    assert told.value.what == f"{tmp_path / 'out'} cannot be written: {os.strerror(number)}"
     with staged(tmp_path / "out", made_from=BEGUN) as folder:
         assert (folder / "journal.jsonl").read_text() == "half"
 

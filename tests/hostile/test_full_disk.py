@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import stages
+from camelpress.convert.rules import Plan
+from camelpress.convert.stream import Stream
+from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import OutputProblem
+from camelpress.core.journal import entries
 from refusal import refusal
 from tmpfs import mounted
 
@@ -31,6 +38,22 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Space that seems to be there, and is gone when it is needed."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**12))
+
+
+def enlarge(disk: Path) -> None:
+    """Free some space."""
+    subprocess.run(["mount", "-o", "remount,size=2m", str(disk)], check=True)
+
+
+def unless(done: Collection[str]) -> Callable[..., Any]:
+    """Returns the work on a tensor, which none that is finished may need again."""
+    work = Stream._written
+
+    def written(stream: Stream, plan: Plan, stop: Event) -> Any:
+        assert plan.name not in done
+        return work(stream, plan, stop)
+
+    return written
 
 
 def test_recover_needs_space_before_it_writes(base: Path, diff: Path, disk: Path) -> None:
@@ -56,7 +79,7 @@ def test_quantize_needs_space_before_it_writes(base: Path, disk: Path) -> None:
 
 
 @pytest.mark.usefixtures("unmeasured")
-def test_space_that_vanishes_ends_recover_without_remains(
+def test_space_that_vanishes_costs_recover_nothing_that_is_finished(
     base: Path, diff: Path, disk: Path
 ) -> None:
     out = disk / "out"
@@ -64,14 +87,21 @@ def test_space_that_vanishes_ends_recover_without_remains(
         OutputProblem,
         f"{out} cannot be written: No space left on device",
         next_step="free some space, or name a place that can be written",
-        out=out,
+        out=None,
     ):
         stages.recover(base, diff, out)
-    assert list(disk.iterdir()) == []
+    assert [path.name for path in disk.iterdir()] == ["out.partial"]
+    done = entries(disk / "out.partial").keys()
+    enlarge(disk)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stream, "_written", unless(done))
+        stages.recover(base, diff, out)
+    assert [path.name for path in disk.iterdir()] == ["out"]
+    assert Checkpoint.open(out).tensors
 
 
 @pytest.mark.usefixtures("unmeasured")
-def test_space_that_vanishes_ends_make_diff_without_remains(
+def test_space_that_vanishes_costs_make_diff_nothing_that_is_finished(
     base: Path, tuned: Path, disk: Path
 ) -> None:
     out = disk / "out"
@@ -79,10 +109,17 @@ def test_space_that_vanishes_ends_make_diff_without_remains(
         OutputProblem,
         f"{out} cannot be written: No space left on device",
         next_step="free some space, or name a place that can be written",
-        out=out,
+        out=None,
     ):
         stages.make_diff(base, tuned, out)
-    assert list(disk.iterdir()) == []
+    assert [path.name for path in disk.iterdir()] == ["out.partial"]
+    done = entries(disk / "out.partial").keys()
+    enlarge(disk)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stream, "_written", unless(done))
+        stages.make_diff(base, tuned, out)
+    assert [path.name for path in disk.iterdir()] == ["out"]
+    assert Checkpoint.open(out).tensors
 
 
 @pytest.mark.usefixtures("unmeasured")
@@ -126,4 +163,8 @@ def test_the_old_output_outlives_a_full_disk(base: Path, diff: Path, disk: Path)
         out=None,
     ):
         stages.recover(base, diff, out, force=True)
-    assert [path.name for path in disk.rglob("*")] == ["out", "recover-report.json"]
+    assert [path.name for path in out.iterdir()] == ["recover-report.json"]
+    enlarge(disk)
+    stages.recover(base, diff, out, force=True)
+    assert [path.name for path in disk.iterdir()] == ["out"]
+    assert (out / "recover-report.json").read_text() != "kept"

@@ -18,7 +18,7 @@ import stages
 from camelpress.core.errors import NumericsProblem
 from camelpress.core.loss import weight_loss
 from camelpress.core.report import Report
-from camelpress.quantize.limits import LIMITS, is_lost
+from camelpress.quantize.limits import LIMITS, LayersLost, is_lost
 from command import Run
 from refusal import refusal, starting
 
@@ -78,7 +78,7 @@ def test_weights_that_no_scale_fits_are_a_failure_by_name(
     small = with_layer(plain, tmp_path / "model", lambda weight: weight * factor)
     texts = (chat,) if method == "gptq" else ()
     with refusal(
-        NumericsProblem,
+        LayersLost,
         starting(f"too much of the output is lost in {UP} ("),
         next_step=NEXT,
         out=None,

@@ -37,6 +37,7 @@ class Problem(Exception):
     """
 
     exit_code = 3
+    keeps_work = False  # whether the next step goes on with what a stage finished before it
 
     def __init__(self, what: str, *, next_step: str) -> None:
         super().__init__(what)
@@ -88,9 +89,13 @@ class UnsafeShard(CheckpointProblem):
 class DataProblem(Problem):
     """A data set on the hub is not there, not for this user, or out of reach."""
 
+    keeps_work = True
+
 
 class OutputProblem(Problem):
     """The output cannot be written: no space, no right, a file in the way."""
+
+    keeps_work = True
 
 
 class OutputExists(OutputProblem):
@@ -104,13 +109,19 @@ class NumericsProblem(Problem):
 class NotPositiveDefinite(NumericsProblem):
     """A damped Hessian has no Cholesky factor."""
 
+    keeps_work = True  # more fallbacks may be allowed, and change no other layer
+
 
 class OutOfMemory(Problem):
     """A device is too small for what was asked."""
 
+    keeps_work = True
+
 
 class EngineProblem(Problem):
     """Another tool is not there, failed, or did something else than it was asked for."""
+
+    keeps_work = True
 
 
 class ReleaseRefused(Problem):
@@ -123,3 +134,4 @@ class Interrupted(Problem):
     """Stopped before the end; the same command resumes."""
 
     exit_code = 75
+    keeps_work = True

@@ -7,6 +7,8 @@ have the hash that the journal gives.
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -25,10 +27,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self._path = folder / JOURNAL
         self._lock = Lock()
-        self._found: dict[str, dict[str, Any]] = {}
-        if self._path.is_file():
-            for line in self._path.read_bytes().splitlines():
-                self._found |= _parsed(line)
+        self._found = entries(folder)
         self._file = self._path.open("a", encoding="utf-8")
         self._file.write("\n")  # ends a line that a kill cut short
 
@@ -53,6 +52,22 @@ class Journal:
         self._file.close()
         if kind is None:
             self._path.unlink()
+
+
+def entries(folder: Path) -> dict[str, dict[str, Any]]:
+    """Returns the facts by name that a journal in a folder holds; none where there is none."""
+    path = folder / JOURNAL
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    return {name: facts for line in lines for name, facts in _parsed(line).items()}
+
+
+def forget(folder: Path, names: Iterable[str]) -> None:
+    """Let nothing count as finished that has one of some names."""
+    with (folder / JOURNAL).open("a", encoding="utf-8") as file:
+        for name in sorted(names):
+            file.write(f"\n{json.dumps({name: {'sha256': ''}})}\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _parsed(line: bytes) -> dict[str, dict[str, Any]]:

@@ -10,11 +10,20 @@ from pathlib import Path
 from typing import TypedDict
 
 from camelpress.core.contents import files_in, is_ours, matches, set_aside
-from camelpress.core.disk import PASSING, disk_errors, sync_tree
-from camelpress.core.errors import Interrupted, OutputExists, OutputProblem, RecipeProblem
+from camelpress.core.disk import disk_errors, sync_tree
+from camelpress.core.errors import Interrupted, OutputExists, OutputProblem, Problem, RecipeProblem
 from camelpress.core.locks import held
+from camelpress.core.progress import note
 from camelpress.core.replacing import old_place, settle, take_place
-from camelpress.core.unfinished import FINGERPRINT, PASSING_STATE, MadeFrom, begin, discard
+from camelpress.core.unfinished import (
+    FINGERPRINT,
+    PASSING_STATE,
+    MadeFrom,
+    Reconcile,
+    begin,
+    discard,
+    has_work,
+)
 
 STOPS = (Interrupted, KeyboardInterrupt)
 ANYTHING = ("*",)
@@ -27,6 +36,7 @@ class Staging(TypedDict, total=False):
     made_from: MadeFrom | None
     restart: bool
     writes: Collection[str]
+    reconcile: Reconcile | None
 
 
 @contextmanager
@@ -37,6 +47,7 @@ def staged(
     made_from: MadeFrom | None = None,
     restart: bool = False,
     writes: Collection[str] = ANYTHING,
+    reconcile: Reconcile | None = None,
 ) -> Iterator[Path]:
     """Yield a folder beside `target` that takes its name only if the block ends well.
 
@@ -44,11 +55,13 @@ def staged(
         target: where the output will stand.
         force: replace an earlier output.
         made_from: name to value of everything that decides the output's bytes. A block that is
-            stopped, or whose process is killed, leaves the folder to the next one that is made
-            from the same, which finds its state in it; without values nothing is left.
+            stopped, killed or fails for any reason but its inputs leaves the folder to the next
+            one that is made from the same, which finds its state in it; without values nothing
+            is left.
         restart: begin again where an unfinished output was made from something else.
         writes: names and patterns of the files that the block writes. Any other file in the
             folder is set aside before the output gets its name.
+        reconcile: of `begin`, for inputs that were touched since the unfinished output was begun.
     Raises:
         OutputExists: as `require_free`, at the start or at the end; or the folder beside `target`
             holds something else than an unfinished output.
@@ -61,7 +74,7 @@ def staged(
     with disk_errors(target):
         partial.mkdir(parents=True, exist_ok=True)
         with _alone(partial, target):
-            begin(partial, target, made_from, writes, restart=restart)
+            begin(partial, target, made_from, writes, restart=restart, reconcile=reconcile)
             try:
                 yield partial
                 expected = (*writes, FINGERPRINT)
@@ -69,8 +82,10 @@ def staged(
                 sync_tree(partial)
                 require_free(target, force=force)
             except BaseException as error:
-                if not (made_from and _may_go_on(error)):
+                if not (made_from and _may_go_on(error, partial)):
                     discard(partial, target)
+                elif not isinstance(error, STOPS):
+                    note(f"{partial} keeps what is finished: the same command goes on with it")
                 raise
             take_place(partial, target)
 
@@ -123,9 +138,16 @@ def output_files(folder: Path, *others: str) -> tuple[str, ...]:
     return tuple(sorted({*names, *others}))
 
 
-def _may_go_on(error: BaseException) -> bool:
-    """Whether the same command may find everything in order that it left."""
-    return isinstance(error, STOPS) or (isinstance(error, OSError) and error.errno in PASSING)
+def _may_go_on(error: BaseException, partial: Path) -> bool:
+    """Returns whether the next run may go on with what is finished.
+
+    Only what is wrong with an input makes it worthless; anything else ends a run as a kill does.
+    """
+    if isinstance(error, STOPS):
+        return True
+    is_of_disk = isinstance(error.__cause__, OSError)  # which did not let an input be read
+    keeps_work = not isinstance(error, Problem) or error.keeps_work or is_of_disk
+    return keeps_work and has_work(partial)
 
 
 def _require_free(target: Path, *, force: bool) -> None:

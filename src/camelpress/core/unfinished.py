@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ SHOWN = 6  # differences in one message
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 MadeFrom = Mapping[str, Any]
+Reconcile = Callable[[Path, MadeFrom], MadeFrom]
 
 
 class Mark(NamedTuple):
@@ -78,6 +79,7 @@ def begin(
     writes: Collection[str],
     *,
     restart: bool,
+    reconcile: Reconcile | None = None,
 ) -> None:
     """Make a folder ready: go on with what an earlier run left there, or clear it.
 
@@ -86,6 +88,8 @@ def begin(
         target: the output.
         made_from, writes: of the mark.
         restart: clear it even where it could be gone on with.
+        reconcile: gives the earlier values again, with those of now in the place of each that
+            means the same; it is asked where they differ.
     Raises:
         OutputExists: somebody else's files are there.
         OutputProblem: it was made from something else, and `restart` is not given.
@@ -93,8 +97,11 @@ def begin(
     content = None if made_from is None else json.loads(json.dumps(dict(made_from), default=str))
     mark, now = _own_mark(partial, target), Mark(content, sorted(writes))
     if mark is not None and mark.made_from is not None and not restart:
-        if mark.made_from != content:
-            raise _differing(partial, mark.made_from, content)
+        before = mark.made_from
+        if before != content and reconcile is not None:
+            before = reconcile(partial, before)
+        if before != content:
+            raise _differing(partial, before, content)
         set_aside(partial, target, lambda name: not now.covers(name))
         remove_all(partial, lambda name: name == FINGERPRINT or matches(name, STATE))
     else:
@@ -134,6 +141,14 @@ def earlier(partial: Path) -> MadeFrom:
     """The values that an unfinished output is made from; none where there is no such output."""
     mark = Mark.read(partial)
     return (mark and mark.made_from) or {}
+
+
+def has_work(partial: Path) -> bool:
+    """Returns whether a run finished anything in a folder that another one can go on with."""
+    journal = partial / "journal.jsonl"
+    return any(partial.glob("answers/*")) or (
+        journal.is_file() and bool(journal.read_bytes().strip())
+    )
 
 
 def _own_mark(partial: Path, target: Path) -> Mark | None:
