@@ -533,3 +533,16 @@ def test_any_file_of_a_checkpoint_leads_to_its_folder(
     with pytest.raises(CheckpointProblem) as refusal:
         Checkpoint.open(folder / name)
     assert refusal.value.next_step == f"give its folder {folder}"
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_snapshot_that_was_copied_without_its_blobs_is_named(
+    base: Path, tmp_path: Path, name: str
+) -> None:
+    folder = damage.copied(base, tmp_path / "copy")
+    (folder / name).unlink()
+    (folder / name).symlink_to("../../blobs/5a")
+    with pytest.raises(CheckpointProblem) as refusal:
+        Checkpoint.open(folder)
+    assert refusal.value.what.startswith(f"{folder / name} is a link to ../../blobs/5a")
+    assert "cp -rL" in refusal.value.next_step

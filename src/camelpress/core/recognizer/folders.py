@@ -232,6 +232,18 @@ def _pointers(folder: Path) -> Recognition | None:
     return None
 
 
+def _broken_links(folder: Path) -> Recognition | None:
+    """Recognizes a snapshot of the hub's cache that was copied without the files it links to."""
+    for path in sorted(folder.glob("*")):
+        named = path.name == CONFIG or WEIGHTS.fullmatch(path.name)
+        if named and path.is_symlink() and not path.exists():
+            return Recognition(
+                f"{path} is a link to {path.readlink()}, which does not exist",
+                "copy the folder with its links followed (cp -rL), or download it again",
+            )
+    return None
+
+
 def _field(path: Path, key: str) -> str:
     """Reads one string of a JSON object that need not be well-formed."""
     try:
@@ -260,4 +272,5 @@ RECOGNIZERS: tuple[Callable[[Path], Recognition | None], ...] = (
     _only_inside,
     other_format,
     _pointers,
+    _broken_links,
 )
