@@ -15,7 +15,7 @@ from camelpress.convert.rules import Plan
 from camelpress.convert.settings import Recover
 from camelpress.convert.vocabulary import VOCABULARIES
 from camelpress.core import llama
-from camelpress.core.checkpoint import Checkpoint, copy_companions
+from camelpress.core.checkpoint import Checkpoint, copy_companions, require_companions
 from camelpress.core.config import portable
 from camelpress.core.json import read_json, write_json
 from camelpress.core.origin import TEMPLATES
@@ -33,6 +33,9 @@ class Belongings:
     files: Mapping[str, Path]
     contents: Mapping[str, bytes]
     facts: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        require_companions(self.files)
 
     @property
     def names(self) -> list[str]:

@@ -10,7 +10,7 @@ from camelpress.convert.packings import Compressed, Gptq
 from camelpress.convert.settings import Export
 from camelpress.convert.targets import Dense, Layer, Target, layers_of
 from camelpress.core import llama
-from camelpress.core.checkpoint import SETTINGS, Checkpoint, copy_companions
+from camelpress.core.checkpoint import SETTINGS, Checkpoint, copy_companions, require_companions
 from camelpress.core.config import DTYPES, portable
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.json import write_json
@@ -58,6 +58,7 @@ def export(source: Checkpoint, out: Path, settings: Export, *, force: bool = Fal
     slots = {name: target.plain_slot(source.info(name)) for name in plain}
     for layer in layers:
         slots |= target.slots(layer)
+    require_companions(source.companions())
     writes = (*WEIGHTS, *source.companions(), FINGERPRINT, "config.json", SETTINGS, REPORT)
     with staged(out, force=force, writes=writes) as folder:
         with CheckpointWriter(folder, dict(sorted(slots.items()))) as writer:

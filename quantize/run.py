@@ -11,7 +11,13 @@ import torch
 
 from camelpress.core import llama
 from camelpress.core.blocks import StreamedModel, has_bfloat16, pick_device
-from camelpress.core.checkpoint import SETTINGS, Checkpoint, companions, copy_companions
+from camelpress.core.checkpoint import (
+    SETTINGS,
+    Checkpoint,
+    companions,
+    copy_companions,
+    require_companions,
+)
 from camelpress.core.computing import computing, rounding
 from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
@@ -70,6 +76,7 @@ def run(
     """
     watch = Stopwatch()
     _refuse(source, out)
+    require_companions(source.companions())
     if settings.engine != NATIVE:
         return _elsewhere(source, out, settings, watch, force=force)
     team = Team.join()

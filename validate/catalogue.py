@@ -83,10 +83,14 @@ def load(names: Sequence[str], *, data_dir: Path | None, tokenizer: Path, judged
         judged: there is a judge.
     Raises:
         RecipeProblem: no such name, or a task that was named needs a judge.
-        DataProblem: the data of a task that was named are not there.
+        DataProblem: the data of a task that was named, or the folder, are not there.
         EngineProblem: nor what it needs besides. A member of a group is left out then, and the
             reason is told.
     """
+    if data_dir is not None and not data_dir.is_dir():
+        raise DataProblem(
+            f"{data_dir} is not a folder", next_step="name the folder of the data with --data-dir"
+        )
     names = [name.strip() for each in names for name in each.split(",")]
     metadata = {"tokenizer": str(tokenizer)}
     metadata |= {} if data_dir is None else {"data_dir": str(data_dir)}

@@ -170,11 +170,11 @@ def test_a_file_without_text_is_refused(tmp_path: Path, name: str, content: str)
 
 
 def test_an_unknown_layout_is_named_with_the_known_ones(tmp_path: Path) -> None:
-    problem = refused(tmp_path / "x.jsonl", '\n{"prompt": "p", "completion": "c"}')
+    problem = refused(tmp_path / "x.jsonl", '\n{"prompt": "p", "reply": "c"}')
     path = tmp_path / "x.jsonl"
     assert problem.what == (
         f"{path} has no row that can be used: {path}:2 is left out because it has only the fields "
-        "completion, prompt"
+        "prompt, reply"
     )
     assert problem.next_step == (
         f"{FULL}instruction, output; instruction, response; message_tree_id, prompt; "
@@ -280,3 +280,72 @@ def test_files_of_one_name_are_refused() -> None:
     with pytest.raises(RecipeProblem, match="two texts are called a.txt") as told:
         require_own_names(["a.txt", "b.txt", "a.txt"])
     assert told.value.next_step == "rename one of them"
+
+
+# --- tables that are not rows -------------------------------------------------------------------
+
+ALPACA = [{"instruction": "Q", "output": "A"}, {"instruction": "R", "output": "B"}]
+ORCA = [{"question": "Q", "response": "A"}, {"question": "R", "response": "B"}]
+
+
+@pytest.mark.parametrize("orient", ["columns", "index", "split"])
+@pytest.mark.parametrize("rows", [ALPACA, ORCA], ids=["a layout", "no layout"])
+def test_a_table_of_pandas_in_another_order_is_named(
+    tmp_path: Path, rows: list[dict[str, str]], orient: Any
+) -> None:
+    pandas = pytest.importorskip("pandas", reason="lm-evaluation-harness brings it")
+    content = pandas.DataFrame(rows).to_json(orient=orient)
+    problem = refused(tmp_path / "x.json", content)
+    assert f"is a table in one object, in the order {orient!r} of pandas" in problem.what
+    assert f"orient={orient!r}" in problem.next_step
+
+
+@pytest.mark.parametrize("orient", ["columns", "index", "split"])
+def test_the_next_step_for_a_table_of_pandas_works(tmp_path: Path, orient: Any) -> None:
+    pandas = pytest.importorskip("pandas", reason="lm-evaluation-harness brings it")
+    path, converted = tmp_path / "x.json", tmp_path / "rows.jsonl"
+    path.write_text(pandas.DataFrame(ALPACA).to_json(orient=orient), encoding="utf-8")
+    table = pandas.read_json(path, orient=orient, dtype=False)
+    table.to_json(converted, orient="records", lines=True)
+    assert len(read_corpus(converted).documents) == 2
+
+
+def test_lists_of_values_are_columns(tmp_path: Path) -> None:
+    for content in ('{"instruction": ["Q", "R"], "output": ["A", "B"]}', '{"text": ["a", "b"]}'):
+        assert "in the order 'columns' of pandas" in refused(tmp_path / "x.json", content).what
+
+
+def test_an_answer_of_the_dataset_viewer_is_named(tmp_path: Path) -> None:
+    rows = [{"row_idx": 0, "row": ALPACA[0], "truncated_cells": ["output"]}]
+    features = [{"feature_idx": 0, "name": "instruction"}]
+    problem = refused(tmp_path / "x.json", json.dumps({"features": features, "rows": rows}))
+    assert "is an answer of the hub's dataset viewer" in problem.what
+    assert "load_dataset" in problem.next_step
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "names"),
+    [
+        ("question", "response", ("inputs", "targets")),
+        ("prompt", "completion", ("inputs", "targets")),
+        ("question", "answer", ("inputs", "targets")),
+        ("input", "output", ("inputs", "targets")),
+        ("instruction", "answer", ("instruction", "output")),
+    ],
+)
+def test_the_next_step_renames_a_question_and_its_answer(
+    tmp_path: Path, question: str, answer: str, names: tuple[str, str]
+) -> None:
+    row = {"system_prompt": "Be brief.", question: "How deep is it?", answer: "Very."}
+    problem = refused(tmp_path / "x.jsonl", json.dumps(row))
+    assert f"{answer} to {names[1]}" in problem.next_step
+    renamed = {"system_prompt": "Be brief.", names[0]: "How deep is it?", names[1]: "Very."}
+    (conversation,) = read(tmp_path, renamed)
+    assert not isinstance(conversation, str)
+    assert [turn.role for turn in conversation] == ["system", "user", "assistant"]
+
+
+@pytest.mark.parametrize("row", [["Q", "A"], "Q", [{"role": "user", "content": "Q"}]])
+def test_a_row_without_names_is_told_how_to_get_them(tmp_path: Path, row: Any) -> None:
+    problem = refused(tmp_path / "x.json", json.dumps([row, row]))
+    assert problem.next_step.startswith("write each row as an object")

@@ -264,8 +264,8 @@ def test_a_round_of_baize_with_two_answers_is_refused(tmp_path: Path) -> None:
 
 
 def test_input_alone_is_no_layout(tmp_path: Path) -> None:
-    with pytest.raises(RecipeProblem, match="has only the fields input, target") as told:
-        read(tmp_path, {"input": "Q", "target": "A"})
+    with pytest.raises(RecipeProblem, match="has only the fields input, reply") as told:
+        read(tmp_path, {"input": "Q", "reply": "A"})
     assert "input with [|Human|]" in told.value.next_step
 
 
@@ -275,7 +275,7 @@ def test_a_row_of_nothing_but_the_keys_is_left_out_by_one_of_them(
 ) -> None:
     reason = rf"because ({'|'.join(layout.keys)}) (is|holds) "
     with pytest.raises(RecipeProblem, match=reason if not layout.mark else "has only the fields"):
-        read(tmp_path, dict.fromkeys(layout.keys, [layout.mark or 7]))
+        read(tmp_path, dict.fromkeys(layout.keys, [layout.mark or 7]) | {"number": 1})
 
 
 # --- real files ---------------------------------------------------------------------------------

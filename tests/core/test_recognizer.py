@@ -19,12 +19,17 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save, save_file
 
 import damage
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.errors import CheckpointProblem
+import stages
+import weights
+from camelpress.core.checkpoint import Checkpoint, require_companions
+from camelpress.core.documents import read_corpus
+from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.progress import listening
 from camelpress.core.recognizer.files import recognize_file
 from camelpress.core.recognizer.names import canonical_names
+from camelpress.core.report import Report
 from camelpress.core.tokens import Tokenizer
+from camelpress.core.yaml import read_yaml
 from camelpress.validate.keep import run as store
 from camelpress.validate.settings import Keep
 from notes import Notes
@@ -423,3 +428,121 @@ def test_empty_weights_are_named(base: Path, tmp_path: Path, count: int) -> None
         Checkpoint.open(damage.with_tensors(base, tmp_path / "empty", empty))
     assert "ZeRO-3" in refusal.value.what
     assert "zero_to_fp32.py" in refusal.value.next_step
+
+
+# --- what stands in the place of a text, a gate, a report or a companion ------------------------
+
+
+NO_TEXTS = {
+    "a refusal": (PAGES["a refusal"], "is a server's refusal"),
+    "no such file": (PAGES["no such file"], "is a server's refusal"),
+    "a tiktoken vocabulary": (tiktoken_file(), "is a tiktoken vocabulary (Llama 3), and no text"),
+    "a copied link": (b"../../blobs/" + b"5a" * 32, "is a link to"),
+    "safetensors": (save({"a": torch.ones(2)}), "is a safetensors file, and no text"),
+    "torch.save": (torch_file(), "is a file of torch.save, and no text"),
+}
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x.jsonl"])
+@pytest.mark.parametrize("case", NO_TEXTS.values(), ids=NO_TEXTS.keys())
+def test_what_is_no_text_is_never_scored(
+    tmp_path: Path, case: tuple[bytes, str], name: str
+) -> None:
+    (tmp_path / name).write_bytes(case[0])
+    with pytest.raises(RecipeProblem) as refusal:
+        read_corpus(tmp_path / name)
+    assert refusal.value.what.startswith(f"{tmp_path / name} {case[1]}")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "whale 12\nsea 9\nship 4\n",
+        "Entry not found, he wrote in the log, and closed the book.",
+        '{"error": null, "text": "the whale"}',
+        "Not Found, or The Whale",
+    ],
+)
+def test_prose_and_rows_that_look_a_little_so_are_read(tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.txt").write_text(content, encoding="utf-8")
+    assert len(read_corpus(tmp_path / "x.txt").documents) == 1
+
+
+@pytest.mark.parametrize("content", [POINTER, PAGES["a page"], PAGES["no such file"]])
+def test_a_gate_and_a_report_that_were_never_fetched_are_named(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(content)
+    with pytest.raises(RecipeProblem, match="not the file itself"):
+        read_yaml(path)
+    with pytest.raises(CheckpointProblem, match="not the file itself"):
+        Report.read(path)
+
+
+def test_a_report_in_place_of_its_folder_leads_to_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(CheckpointProblem, match=r"report\.json is a file; give the folder"):
+        Report.read(tmp_path / "report.json" / "report.json")
+
+
+@pytest.mark.parametrize("content", [POINTER, PAGES["a page"], b"../../blobs/" + b"5a" * 32])
+@pytest.mark.parametrize("name", ["tokenizer.json", "generation_config.json", "LICENSE"])
+def test_no_output_takes_over_a_companion_that_was_never_fetched(
+    base: Path, tmp_path: Path, name: str, content: bytes
+) -> None:
+    folder = damage.copied(base, tmp_path / "copy")
+    (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointProblem) as refusal:
+        stages.quantize(folder, tmp_path / "out", method="rtn")
+    assert refusal.value.what.startswith(f"{folder / name} is a")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_licence_may_be_a_page(tmp_path: Path) -> None:
+    (tmp_path / "LICENSE.html").write_bytes(PAGES["a page"])
+    require_companions({"LICENSE.html": tmp_path / "LICENSE.html"})
+
+
+def test_a_strange_prefix_is_named_before_a_head_that_it_hides(base: Path, tmp_path: Path) -> None:
+    folder = weights.changed(base, tmp_path / "copy", lambda t: {f"llama.{n}": t[n] for n in t})
+    with pytest.raises(CheckpointProblem, match=r"none may begin with llama\."):
+        stages.quantize(folder, tmp_path / "out", method="rtn")
+
+
+def test_a_cache_leads_to_a_model_that_has_a_snapshot(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "models--a--unfinished").mkdir()
+    snapshot = damage.copied(base, tmp_path / "models--org--camel" / "snapshots" / "4b0a")
+    with pytest.raises(CheckpointProblem) as refusal:
+        Checkpoint.open(tmp_path)
+    assert refusal.value.next_step == f"give one snapshot in it, such as {snapshot}"
+
+
+def test_a_cache_without_a_snapshot_leads_to_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "models--a--unfinished").mkdir()
+    with pytest.raises(CheckpointProblem, match="give the name of the model on the hub"):
+        Checkpoint.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "README.md"])
+def test_any_file_of_a_checkpoint_leads_to_its_folder(
+    base: Path, tmp_path: Path, name: str
+) -> None:
+    folder = damage.copied(base, tmp_path / "copy")
+    (folder / name).touch()
+    with pytest.raises(CheckpointProblem) as refusal:
+        Checkpoint.open(folder / name)
+    assert refusal.value.next_step == f"give its folder {folder}"
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_snapshot_that_was_copied_without_its_blobs_is_named(
+    base: Path, tmp_path: Path, name: str
+) -> None:
+    folder = damage.copied(base, tmp_path / "copy")
+    (folder / name).unlink()
+    (folder / name).symlink_to("../../blobs/5a")
+    with pytest.raises(CheckpointProblem) as refusal:
+        Checkpoint.open(folder)
+    assert refusal.value.what.startswith(f"{folder / name} is a link to ../../blobs/5a")
+    assert "cp -rL" in refusal.value.next_step

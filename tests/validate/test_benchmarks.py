@@ -256,6 +256,16 @@ def test_a_task_that_is_named_must_have_its_data(asked: Asked, tmp_path: Path) -
         asked("tulu_gsm_cot", data_dir=str(tmp_path))
 
 
+def test_a_data_folder_that_is_not_there_is_never_passed_over(asked: Asked, tmp_path: Path) -> None:
+    with refusal(
+        DataProblem,
+        f"{tmp_path / 'none'} is not a folder",
+        next_step="name the folder of the data with --data-dir",
+        out=tmp_path / "out",
+    ):
+        asked("tulu", data_dir=str(tmp_path / "none"))
+
+
 def test_a_name_that_is_nearly_right_is_suggested(asked: Asked, tmp_path: Path) -> None:
     with refusal(
         RecipeProblem,

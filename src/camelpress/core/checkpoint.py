@@ -28,6 +28,7 @@ from camelpress.core.json import read_json, write_json
 from camelpress.core.origin import COMPANIONS, locate
 from camelpress.core.progress import note
 from camelpress.core.provenance import FileStates, file_states, require_states
+from camelpress.core.recognizer.files import recognize_substitute
 from camelpress.core.recognizer.names import canonical_names, recognize_names
 from camelpress.core.shards import TensorInfo
 
@@ -303,6 +304,18 @@ def companions(folder: Path) -> dict[str, Path]:
         for path in sorted(folder.glob(pattern))
         if path.is_file()
     }
+
+
+def require_companions(files: Mapping[str, Path]) -> None:
+    """Checks that files which an output takes over are what their names promise.
+
+    Raises:
+        CheckpointProblem: one is a Git LFS pointer, a web page or the text of a link.
+    """
+    for path in files.values():
+        recognition = recognize_substitute(path)
+        if recognition is not None:
+            raise recognition.problem()
 
 
 def copy_companions(files: Mapping[str, Path], folder: Path) -> None:

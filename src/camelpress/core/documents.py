@@ -14,7 +14,7 @@ from typing import Any
 
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.fields import Fields, kind_of
-from camelpress.core.foreign import require_prose, without_text
+from camelpress.core.foreign import require_prose, require_rows, without_text
 from camelpress.core.json_rows import is_json, json_rows, promises_json
 from camelpress.core.layouts import LAYOUTS, Document, read_row, read_table
 from camelpress.core.message_trees import is_message
@@ -28,6 +28,10 @@ from camelpress.core.progress import note
 from camelpress.core.prompt import encode
 from camelpress.core.text_file import TextFile, read_text_file
 from camelpress.core.tokens import Tokenizer
+
+NAME_FIELDS = (
+    'write each row as an object: a conversation as {"messages": [...]}, a text as {"text": "..."}'
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ def _corpus_of_rows(path: Path, file: TextFile) -> Corpus:
             counter.add(place, part)
         else:
             documents.append(part)
+    if not documents and len(table.rows) == 1:
+        require_rows(path, table.rows[0][1], _is_row)
     _require_some(path, documents, counter)
     return Corpus(documents, len(table.rows), counter.counts, file.sha256, counter.first_omission)
 
@@ -113,7 +119,8 @@ def _parts(
     messages = []
     for place, value in rows:
         if not isinstance(value, Mapping):
-            yield place, Omission(f"it is {kind_of(value)}, not an object with named fields")
+            reason = f"it is {kind_of(value)}, not an object with named fields"
+            yield place, Omission(reason, next_step=NAME_FIELDS)
         elif is_message(row := Fields(value)):
             messages.append(row)
         else:

@@ -129,7 +129,10 @@ class Fields:
         if not isinstance(value, list):
             raise Omission(f"{key} is {kind_of(value)}, not a list")
         if not all(isinstance(item, Mapping) for item in value):
-            raise Omission(f"{key} holds something else than objects")
+            raise Omission(
+                f"{key} holds something else than objects",
+                next_step=f"write each item of {key} as an object with named fields",
+            )
         return [self._child(item, f"{key}[]") for item in value]
 
     def unread_fields(self) -> Iterator[str]:

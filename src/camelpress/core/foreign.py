@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
+from typing import Any
 
 from camelpress.core.errors import RecipeProblem
+from camelpress.core.recognizer.files import recognize_text
 
 PANDAS = "pandas.read_{}.to_json('rows.jsonl', orient='records', lines=True)"
 TABLE = (
@@ -40,6 +43,7 @@ MAGIC: tuple[tuple[bytes, str, str], ...] = (  # first bytes, format, next step
 # fmt: on
 TAR = (257, b"ustar")  # offset, bytes
 PAGE = re.compile(rb"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)\b", re.I | re.S)
+OBJECT_FIRST = re.compile(rb"\s*\{")
 XML = re.compile(rb"\s*<\?xml\b")
 PYTHON = re.compile(r"\s*\[?\s*\{\s*'[^'\n]*'\s*:")
 HEADER = frozenset(
@@ -61,6 +65,8 @@ def require_text_bytes(path: Path, content: bytes) -> None:
     Raises:
         RecipeProblem: they do.
     """
+    if not OBJECT_FIRST.match(content.removeprefix(UTF8_MARK)):  # a row may have a field `error`
+        _require_unrecognized(path, content)
     for magic, name, next_step in MAGIC:
         if content.startswith(magic):
             raise _foreign(path, name, next_step)
@@ -71,6 +77,12 @@ def require_text_bytes(path: Path, content: bytes) -> None:
         raise _foreign(path, "a web page", "download the file itself, or save the text of the page")
     if XML.match(start):
         raise _foreign(path, "XML", "extract its text")
+
+
+def _require_unrecognized(path: Path, content: bytes) -> None:
+    recognition = recognize_text(path, content)
+    if recognition is not None:
+        raise RecipeProblem(recognition.what, next_step=recognition.next_step)
 
 
 def require_prose(path: Path, text: str) -> None:
@@ -86,6 +98,39 @@ def require_prose(path: Path, text: str) -> None:
     for separator, name, reader in SEPARATORS:
         if _is_table(path, text, separator):
             raise _foreign(path, f"{name}, a table", TABLE.format(reader))
+
+
+def require_rows(path: Path, value: object, is_row: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Checks that the only JSON value of a file is no table that pandas writes in another order.
+
+    Raises:
+        RecipeProblem: it is.
+    """
+    orient = _orientation(value, is_row) if isinstance(value, Mapping) else ""
+    if orient:
+        raise RecipeProblem(
+            f"{path} is a table in one object, in the order {orient!r} of pandas, without rows",
+            next_step="convert it to JSON lines: "
+            + PANDAS.format(f"json(FILE, orient={orient!r}, dtype=False)"),
+        )
+
+
+def _orientation(table: Mapping[str, Any], is_row: Callable[[Mapping[str, Any]], bool]) -> str:
+    """Returns the name that pandas has for the order of a table; empty where it is no table."""
+    if {"columns", "data"} <= table.keys():
+        return "split"
+    columns = list(table.values())
+    labels = {_labels(column) for column in columns}
+    if not all(labels) or len(labels) != 1 or not (is_row(table) or len(columns) > 1):
+        return ""
+    return "index" if all(key.isdecimal() for key in table) else "columns"
+
+
+def _labels(column: object) -> tuple[Any, ...]:
+    """Returns the names of the values in a column; empty where it is no column."""
+    if isinstance(column, Mapping):
+        return tuple(column)
+    return tuple(range(len(column))) if isinstance(column, list) else ()
 
 
 def _is_table(path: Path, text: str, separator: str) -> bool:

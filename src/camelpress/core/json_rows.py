@@ -65,7 +65,8 @@ def json_rows(path: Path, text: str, is_row: IsRow) -> RowTable:
         text: a list of rows, one row, rows one after another, or an object with one list of rows.
         is_row: whether an object is a row by itself, rather than the envelope of a list.
     Raises:
-        RecipeProblem: the text is not JSON, or an object holds several lists of rows.
+        RecipeProblem: the text is not JSON, an object holds several lists of rows, or it is an
+            answer of the dataset viewer.
     """
     values = list(_values(path, text))
     if len(values) != 1:
@@ -87,6 +88,12 @@ def _unwrap(path: Path, envelope: Mapping[str, Any], is_row: IsRow) -> RowTable 
         for key, items in envelope.items()
         if isinstance(items, list) and all(isinstance(item, Mapping) for item in items)
     }
+    if {"features", "rows"} <= lists.keys() and all("row_idx" in row for row in lists["rows"]):
+        raise RecipeProblem(
+            f"{path} is an answer of the hub's dataset viewer: a few rows, with long texts cut",
+            next_step="give the data set's own file as hf:ORG/NAME:FILE, or save it whole: "
+            "datasets.load_dataset('ORG/NAME', split='train').to_json('rows.jsonl')",
+        )
     if len(lists) > 1:
         lists = {key: items for key, items in lists.items() if items and is_row(items[0])} or lists
     if len(lists) > 1:

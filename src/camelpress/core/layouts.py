@@ -30,6 +30,8 @@ Parts = Iterator[Document | Omission]
 
 DIALOGUES = ("messages", "conversations", "conversation")  # keys of lists of turns
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")
+QUESTIONS = ("instruction", "question", "prompt", "query", "input", "source")  # not of a layout
+ANSWERS = ("response", "answer", "completion", "output", "target", "chosen")
 HUMAN, AI = "[|Human|]", "[|AI|]"
 ZERO_SHOT, FEW_SHOT, SHOWN = 60, 20, 2  # instances of a task, and examples shown with the latter
 NO_CONSTRAINTS = ("", "none", "none.")
@@ -301,8 +303,20 @@ def _layout_of(row: Fields) -> Layout:
     names = ", ".join(sorted(map(name_of, row)))
     raise Omission(
         f"it has only the fields {names}" if names else "it has no fields",
-        next_step=f"use one of the layouts: {'; '.join([*known, ', '.join(TABLE_KEYS)])}",
+        next_step=_renaming(row)
+        or f"use one of the layouts: {'; '.join([*known, ', '.join(TABLE_KEYS)])}",
     )
+
+
+def _renaming(row: Fields) -> str:
+    """Returns how to name the question and the answer of a row so that a layout fits it."""
+    question = next((key for key in QUESTIONS if row.mentions(key, "")), "")
+    answer = next((key for key in ANSWERS if row.mentions(key, "")), "")
+    if not (question and answer):
+        return ""
+    if question == "instruction":
+        return f"rename {answer} to output, as in Alpaca's layout"
+    return f"rename {question} to inputs and {answer} to targets, as in FLAN's layout"
 
 
 # fmt: off

@@ -18,12 +18,14 @@ def head_of(checkpoint: Checkpoint) -> str:
     """Returns the name of the layer whose weight gives the logits: the head, or the embedding.
 
     Raises:
-        UnknownTensor: there is no head, and the config does not tie it to the embedding.
+        UnknownTensor: there is no head, and the config does not tie it to the embedding, or all
+            tensors have a strange prefix.
     """
     if llama.owns_head(checkpoint.tensors):
         return llama.HEAD
     if llama.is_tied(checkpoint.config):
         return llama.EMBEDDING
+    checkpoint.info(f"{llama.EMBEDDING}.weight")  # a strange prefix is named first
     raise UnknownTensor(
         f"{checkpoint.folder} lacks '{llama.HEAD}.weight', and its config.json does not say that "
         "the embedding takes its place",

@@ -17,6 +17,7 @@ from camelpress import __version__
 from camelpress.core.bounds import MAX_JSON_BYTES
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.files import read_regular
+from camelpress.core.recognizer.files import unreadable
 from camelpress.core.settings import Settings, faults
 
 LEAST_PIECES = 10  # of text, equal in size, or items: fewer decide nothing (docs/numbers.md)
@@ -99,11 +100,16 @@ class Report(Settings):
             _require_version(text, path)
             return cls.model_validate_json(text)
         except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointProblem(
-                f"{path} cannot be read", next_step="run the stage that writes it"
+            if path.parent.is_file():
+                raise CheckpointProblem(
+                    f"{path.parent} is a file", next_step="give the folder of the report"
+                ) from error
+            raise unreadable(
+                path, f"{path} cannot be read", next_step="run the stage that writes it"
             ) from error
         except ValidationError as error:
-            raise CheckpointProblem(
+            raise unreadable(
+                path,
                 f"{path} is not a report ({faults(error)})",
                 next_step="run the stage that writes it again",
             ) from error

@@ -16,6 +16,7 @@ import yaml
 from camelpress.core.bounds import MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_NODES
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.files import read_regular
+from camelpress.core.recognizer.files import recognize_file
 
 FAULTS = (  # PyYAML lets some through as they are: of tags, long numbers and deep nesting
     yaml.YAMLError,
@@ -116,6 +117,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ) from error
     except UnicodeDecodeError as error:
         raise RecipeProblem(f"{path} is not UTF-8 text", next_step="give a YAML file") from error
+    recognition = recognize_file(path)
+    if recognition is not None:
+        raise RecipeProblem(recognition.what, next_step=recognition.next_step)
     return parse_yaml(text, source=str(path))
 
 

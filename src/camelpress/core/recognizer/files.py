@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ SAMPLE_BYTES = 4096  # read at each of these places
 
 POINTER = re.compile(rb"version https://(?:git-lfs\.github|hawser\.github)\.com/spec/")
 POINTER_SIZE = re.compile(rb"^size (\d{1,19})\s*$", re.MULTILINE)
+RANKS = re.compile(rb"[A-Za-z0-9+/]+={0,2} 0\r?\n[A-Za-z0-9+/]+={0,2} 1\r?\n")
 TIKTOKEN = re.compile(rb"(?:[A-Za-z0-9+/]+={0,2} \d+\r?\n){2}")
 PAGE = re.compile(rb"\s*(?:<!doctype html|<html|<head|<\?xml)", re.IGNORECASE)
 REFUSAL = re.compile(
@@ -36,6 +37,10 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 LINK = re.compile(rb"(?:\.\./)+(?:[\w.-]+/)*[\w.-]+\s*")
+MARK = b"\xef\xbb\xbf"  # a byte order mark
+PICKLE = re.compile(rb"PK[\s\S]{28}[^/]{1,200}/data\.pkl")  # its first entry
+TEXT = "give a text, JSON or JSON lines file"  # the next step for other files
+PAGES = (".html", ".htm")  # endings of files that may be web pages
 GGUF = (b"GGUF", b"lmgg", b"fmgg", b"tjgg", b"algg")
 ZIP, SAFETENSORS = b"PK\x03\x04", re.compile(rb"[\s\S]{8}\{", re.ASCII)
 ARCHIVES = {  # first bytes: format, how to unpack it
@@ -59,6 +64,9 @@ class Recognition(NamedTuple):
         return CheckpointProblem(self.what, next_step=self.next_step)
 
 
+Recognizer = Callable[[Path, bytes, int], Recognition | None]  # of path, first bytes, size
+
+
 def unreadable(
     path: Path, reason: str, *, next_step: str = "download it again"
 ) -> CheckpointProblem:
@@ -77,16 +85,36 @@ def unreadable(
 
 def recognize_file(path: Path) -> Recognition | None:
     """Recognizes the content of one file; None where it is nothing known, or cannot be read."""
+    return _recognize(path, RECOGNIZERS)
+
+
+def recognize_substitute(path: Path) -> Recognition | None:
+    """Recognizes what a failed download or copy leaves in the place of any file."""
+    if path.suffix.casefold() in PAGES:
+        return None
+    return _recognize(path, SUBSTITUTES)
+
+
+def recognize_text(path: Path, content: bytes) -> Recognition | None:
+    """Recognizes the content of a file that is read as a text, and is none."""
+    recognizers = (_weights, _refusal, _tiktoken_from_zero, _link)
+    return _first(path, content[:HEAD_BYTES], len(content), recognizers)
+
+
+def _recognize(path: Path, recognizers: Iterable[Recognizer]) -> Recognition | None:
     try:
         with open_regular(path) as file:
             head, size = file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
     except OSError:
         return None
-    for recognize in RECOGNIZERS:
-        recognition = recognize(path, head, size)
-        if recognition is not None:
-            return recognition
-    return None
+    return _first(path, head, size, recognizers)
+
+
+def _first(
+    path: Path, head: bytes, size: int, recognizers: Iterable[Recognizer]
+) -> Recognition | None:
+    recognitions = (recognize(path, head, size) for recognize in recognizers)
+    return next((recognition for recognition in recognitions if recognition), None)
 
 
 def _empty(path: Path, head: bytes, size: int) -> Recognition | None:
@@ -107,18 +135,25 @@ def _pointer(path: Path, head: bytes, size: int) -> Recognition | None:
 
 
 def _page(path: Path, head: bytes, size: int) -> Recognition | None:
-    text = head.removeprefix(b"\xef\xbb\xbf")
-    if PAGE.match(text):
-        what = f"{path} is a web page, not the file itself"
-    elif size <= SAMPLE_BYTES and REFUSAL.match(text):
-        answer = text.decode("utf-8", "replace").strip().partition("\n")[0][:80]
-        what = f"{path} is a server's refusal, not the file itself ({answer!r})"
-    else:
+    if not PAGE.match(head.removeprefix(MARK)):
         return None
+    return Recognition(f"{path} is a web page, not the file itself", _download(path))
+
+
+def _refusal(path: Path, head: bytes, size: int) -> Recognition | None:
+    text = head.removeprefix(MARK)
+    if size > SAMPLE_BYTES or not REFUSAL.match(text):
+        return None
+    answer = text.decode("utf-8", "replace").strip().partition("\n")[0][:80]
     return Recognition(
-        what,
+        f"{path} is a server's refusal, not the file itself ({answer!r})", _download(path)
+    )
+
+
+def _download(path: Path) -> str:
+    return (
         f"download {path.name} again with the hub's client, logged in with an account that may "
-        "read the repository (hf auth login, then hf download ORG/NAME)",
+        "read the repository (hf auth login, then hf download ORG/NAME)"
     )
 
 
@@ -139,6 +174,23 @@ def _tiktoken(path: Path, head: bytes, size: int) -> Recognition | None:
         "put the tokenizer.json and tokenizer_config.json of the Hugging Face repository of this "
         "model beside it",
     )
+
+
+def _tiktoken_from_zero(path: Path, head: bytes, size: int) -> Recognition | None:
+    """Recognizes a whole tiktoken vocabulary, which no list of words and counts looks like."""
+    if not RANKS.match(head):
+        return None
+    return Recognition(f"{path} is a tiktoken vocabulary (Llama 3), and no text", TEXT)
+
+
+def _weights(path: Path, head: bytes, size: int) -> Recognition | None:
+    if _is_safetensors(head, size):
+        kind = "a safetensors file"
+    elif head.startswith(ZIP) and PICKLE.match(head):
+        kind = "a file of torch.save"
+    else:
+        return None
+    return Recognition(f"{path} is {kind}, and no text", TEXT)
 
 
 def _link(path: Path, head: bytes, size: int) -> Recognition | None:
@@ -235,10 +287,12 @@ def _archive(path: Path, head: bytes, size: int) -> Recognition | None:
     return None
 
 
-RECOGNIZERS: tuple[Callable[[Path, bytes, int], Recognition | None], ...] = (
+SUBSTITUTES: tuple[Recognizer, ...] = (_pointer, _page, _refusal, _link)
+RECOGNIZERS: tuple[Recognizer, ...] = (
     _empty,
     _pointer,
     _page,
+    _refusal,
     _gguf,
     _tiktoken,
     _link,

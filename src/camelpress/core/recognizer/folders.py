@@ -69,8 +69,10 @@ def recognize_place(place: Path) -> Recognition | None:
     content = recognize_file(place) if place.stat().st_size else None
     if content is not None:
         return content
-    if place.name == CONFIG or WEIGHTS.fullmatch(place.name):
+    if place.name in (CONFIG, PARAMS) or WEIGHTS.fullmatch(place.name):
         return Recognition(f"{place} is a file of a checkpoint", f"give its folder {place.parent}")
+    if any((place.parent / name).is_file() for name in (CONFIG, ADAPTER[0], STORE)):
+        return Recognition(f"{place} is a file, not a folder", f"give its folder {place.parent}")
     return None
 
 
@@ -112,9 +114,17 @@ def _hub_cache(folder: Path) -> Recognition | None:
         if cached_folders:
             return Recognition(
                 f"{folder} is the hub's cache of {len(cached_folders)} models",
-                f"give one snapshot in it, such as {_snapshot(cached_folders[0])}",
+                _one_of_cache(cached_folders),
             )
     return None
+
+
+def _one_of_cache(roots: Iterable[Path]) -> str:
+    snapshots = [(root, _snapshot(root)) for root in roots]
+    complete = [snapshot for root, snapshot in snapshots if snapshot != root]
+    if complete:
+        return f"give one snapshot in it, such as {complete[0]}"
+    return "give the name of the model on the hub, ORG/NAME, to fetch it again"
 
 
 def _of_repository(folder: Path, root: Path, cached: re.Match[str]) -> Recognition:
@@ -222,6 +232,18 @@ def _pointers(folder: Path) -> Recognition | None:
     return None
 
 
+def _broken_links(folder: Path) -> Recognition | None:
+    """Recognizes a snapshot of the hub's cache that was copied without the files it links to."""
+    for path in sorted(folder.glob("*")):
+        named = path.name == CONFIG or WEIGHTS.fullmatch(path.name)
+        if named and path.is_symlink() and not path.exists():
+            return Recognition(
+                f"{path} is a link to {path.readlink()}, which does not exist",
+                "copy the folder with its links followed (cp -rL), or download it again",
+            )
+    return None
+
+
 def _field(path: Path, key: str) -> str:
     """Reads one string of a JSON object that need not be well-formed."""
     try:
@@ -250,4 +272,5 @@ RECOGNIZERS: tuple[Callable[[Path], Recognition | None], ...] = (
     _only_inside,
     other_format,
     _pointers,
+    _broken_links,
 )
