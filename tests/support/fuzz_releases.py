@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -23,7 +23,7 @@ from camelpress.core.errors import Interrupted, Problem
 from camelpress.core.journal import JOURNAL, Journal
 from camelpress.core.provenance import MANIFEST, PROVENANCE
 from camelpress.core.report import Report
-from camelpress.core.unfinished import FINGERPRINT, begin
+from camelpress.core.unfinished import FINGERPRINT, MadeFrom, begin
 from camelpress.publish import card, compare, plots
 from camelpress.publish.run import run as publish
 from camelpress.publish.settings import Publish
@@ -47,10 +47,11 @@ ROWS: tuple[dict[str, Any], ...] = (
     {"message_id": "1", "parent_id": None, "text": "a", "role": "prompter"},
     {"message_id": "2", "parent_id": "1", "text": "b", "role": "assistant"},
 )
+MADE_FROM: MadeFrom = {"stage": "recover", "threads": 1, "inputs": {"base": "5e" * 32}}
 MARK = {
     "camelpress": "an output that is being made",
-    "made_from": {"stage": "recover", "threads": 1, "inputs": {"base": "5e" * 32}},
-    "writes": ["*.json", "model.safetensors"],
+    "made_from": MADE_FROM,
+    "writes": ["*.json"],
 }
 
 
@@ -78,7 +79,7 @@ def read_text(content: bytes, folder: Path) -> None:
     for name in ("a.jsonl", "a.txt", "a.txt.gz"):
         path = folder / name
         path.write_bytes(content)
-        _or_problem(lambda path=path: read_corpus(path))
+        _or_problem(partial(read_corpus, path))
 
 
 @target("text-rows", seeds=lambda _: [dump(row) for row in ROWS] + [dump(list(ROWS))],
@@ -276,16 +277,13 @@ def open_tensors(content: bytes, folder: Path) -> None:
 @target("mark", seeds=lambda _: [dump(MARK)], mutate=either(mutate_json, mutate_bytes))
 def read_mark(content: bytes, folder: Path) -> None:
     """Goes on with an output whose mark is damaged, and begins it again."""
-    partial = folder / "out.partial"
-    partial.mkdir(exist_ok=True)
+    partial_folder = folder / "out.partial"
+    partial_folder.mkdir(exist_ok=True)
     for restart in (False, True):
-        (partial / FINGERPRINT).write_bytes(content)
-        (partial / JOURNAL).write_bytes(content)
-        _or_problem(
-            lambda restart=restart: begin(
-                partial, folder / "out", MARK["made_from"], ["*.json"], restart=restart
-            )
-        )
+        (partial_folder / FINGERPRINT).write_bytes(content)
+        (partial_folder / JOURNAL).write_bytes(content)
+        again = partial(begin, partial_folder, folder / "out", MADE_FROM, ["*.json"])
+        _or_problem(partial(again, restart=restart))
     for aside in folder.glob("out.aside*"):
         shutil.rmtree(aside)
 
