@@ -7,7 +7,9 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from camelpress.core.bounds import MAX_JSON_BYTES
 from camelpress.core.errors import CheckpointProblem, OutputProblem
+from camelpress.core.files import read_regular
 from camelpress.core.provenance import MANIFEST, sha256_file
 from camelpress.publish.signing import SIGNATURE, UNSIGNED
 
@@ -21,7 +23,8 @@ def read(path: Path) -> tuple[dict[str, str], list[str]]:
         CheckpointProblem: there is no such file, or it is not text.
     """
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        text = read_regular(path, MAX_JSON_BYTES).decode("utf-8")
+        lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointProblem(
             f"{path} cannot be read", next_step="give a folder that publish wrote, complete"

@@ -111,11 +111,20 @@ def copy_validation(report_dir: Path, report: Report, folder: Path) -> Report:
     places = set(_places([report.facts, report.settings]))
     for name in PAGES:
         if (report_dir / name).is_file():
-            text = (report_dir / name).read_text(encoding="utf-8")
+            text = _page(report_dir / name)
             for escaped in (html.escape, str):
                 text = _shorten(text, {escaped(place) for place in places})
             (folder / name).write_text(text, encoding="utf-8")
     return shipped
+
+
+def _page(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointProblem(
+            f"{path} is not UTF-8 text", next_step="remove it, or validate again"
+        ) from error
 
 
 def stage_report(path: Path) -> Report | None:

@@ -16,12 +16,14 @@ from pathlib import Path
 
 from camelpress.core import extras
 from camelpress.core.errors import RecipeProblem
+from camelpress.core.files import read_regular
 from camelpress.core.origin import DOWNLOADS
 from camelpress.core.provenance import MANIFEST
 from camelpress.core.unfinished import FINGERPRINT
 
 SIGNATURE, PUBLIC_KEY = "model.sig", "model.pub"
 UNSIGNED = (SIGNATURE, MANIFEST)
+MAX_KEY_BYTES = 2**16  # bytes of a file with a private key
 
 
 def require_signing() -> None:
@@ -45,7 +47,9 @@ def write_public_key(folder: Path, private_key: Path) -> None:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     try:
-        key = serialization.load_pem_private_key(private_key.read_bytes(), password=None)
+        key = serialization.load_pem_private_key(
+            read_regular(private_key, MAX_KEY_BYTES), password=None
+        )
     except (OSError, ValueError, TypeError) as error:  # TypeError: a key with a password
         raise RecipeProblem(
             f"{private_key} cannot be read as a private key in PEM without a password",

@@ -163,7 +163,7 @@ def seal_again(release: Path) -> None:
     (release / MANIFEST).write_text(manifest_text(manifest(files, relative_to=release)))
 
 
-@pytest.mark.parametrize("threads", [0, -1, 10**9, "2", None, 2.5])
+@pytest.mark.parametrize("threads", [0, -1, 10**9, "2", None, 2.5, 1.0, True])
 def test_a_number_of_threads_that_is_none_changes_nothing(threads: object) -> None:
     with _threads(threads):
         assert torch.get_num_threads() == 1

@@ -104,10 +104,7 @@ class Store:
         except ValidationError as error:
             raise _damaged(folder, f"{REPORT}: {faults(error)}") from error
         for name, digest in report.outputs.items():
-            if not (folder / name).is_file():
-                raise _damaged(folder, f"{name} is missing")
-            if sha256_file(folder / name) != digest:
-                raise _damaged(folder, f"{name} is not what {REPORT} says")
+            _require_whole(folder, name, digest)
         texts = _texts(folder, facts)
         parts = _parts(folder, report, facts)
         return cls(folder, report, facts, settings, texts, parts, states)
@@ -188,6 +185,18 @@ class Store:
                 f"{self.folder} has no noise floor by {settings.noise_floor}",
                 next_step=f"make it with --noise-floor {settings.noise_floor}",
             )
+
+
+def _require_whole(folder: Path, name: str, digest: str) -> None:
+    """Checks that a file of a store has the hash that its report gives."""
+    try:
+        is_whole = sha256_file(folder / name) == digest
+    except FileNotFoundError as error:
+        raise _damaged(folder, f"{name} is missing") from error
+    except OSError as error:
+        raise _unreadable(folder, name, error) from error
+    if not is_whole:
+        raise _damaged(folder, f"{name} is not what {REPORT} says")
 
 
 def _parts(folder: Path, report: Report, facts: Facts) -> dict[str, range]:

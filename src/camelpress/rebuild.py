@@ -94,7 +94,8 @@ def rebuild(
 def _threads(count: Any) -> Iterator[None]:
     """As many threads as were at work then: sums come out in the same order."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count if count in range(1, MOST_THREADS + 1) else before)
+    is_count = type(count) is int and 1 <= count <= MOST_THREADS
+    torch.set_num_threads(count if is_count else before)
     try:
         yield
     finally:

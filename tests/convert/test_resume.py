@@ -313,8 +313,22 @@ def test_a_journal_is_not_believed(
     assert contents(out) == expected
 
 
+def test_a_line_with_other_facts_is_not_believed(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted), Journal(tmp_path) as journal:
+        journal.add("a", {"sha256": "1", "rounded": 7})
+        raise Interrupted("stopped", next_step="go on")
+    text = (tmp_path / JOURNAL).read_text()
+    (tmp_path / JOURNAL).write_text(text.replace('"rounded": 7', '"rounded": []'))
+    with Journal(tmp_path) as again:
+        assert again["a"] is None
+
+
 def test_a_line_cut_short_takes_no_other_with_it(tmp_path: Path) -> None:
-    (tmp_path / JOURNAL).write_text('{"a": {"sha256": "1"}}\n{"b": {"sha')
+    with pytest.raises(Interrupted), Journal(tmp_path) as journal:
+        journal.add("a", {"sha256": "1"})
+        raise Interrupted("stopped", next_step="go on")
+    with (tmp_path / JOURNAL).open("a") as file:
+        file.write('{"b": {"sha')
     with pytest.raises(Interrupted), Journal(tmp_path) as journal:
         journal.add("c", {"sha256": "3"})
         raise Interrupted("stopped", next_step="go on")

@@ -39,6 +39,13 @@ def folder(tmp_path: Path) -> Path:
 # --- one hash -----------------------------------------------------------------------------------
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="it is a named pipe, not a regular file") as error:
+        sha256_file(tmp_path / "pipe")
+    assert error.value.filename == str(tmp_path / "pipe")
+
+
 def test_a_file_has_the_hash_of_its_bytes(tmp_path: Path) -> None:
     for content, digest in ((b"abc", ABC), (b"", EMPTY)):
         (tmp_path / "x").write_bytes(content)

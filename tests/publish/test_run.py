@@ -464,3 +464,9 @@ def test_a_missing_report_names_the_stage(publish: Publisher, tmp_path: Path) ->
     (tmp_path / "report" / "report.json").unlink()
     with pytest.raises(Problem, match=re.escape("cannot be read; run the stage that writes it")):
         publish()
+
+
+def test_a_page_in_another_encoding_is_named(publish: Publisher, tmp_path: Path) -> None:
+    (tmp_path / "report/report.md").write_bytes("naïve".encode("latin-1"))
+    with pytest.raises(CheckpointProblem, match=r"report\.md is not UTF-8 text"):
+        publish()

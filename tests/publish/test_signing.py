@@ -110,6 +110,13 @@ def test_a_key_that_is_none_is_told(
     assert not (tmp_path / "release").exists()
 
 
+def test_a_key_that_is_a_pipe_is_not_waited_for(publish: Publisher, tmp_path: Path) -> None:
+    pytest.importorskip("model_signing", reason="needs camelpress[sign]")
+    os.mkfifo(tmp_path / "key.pem")
+    with pytest.raises(RecipeProblem, match="cannot be read as a private key in PEM"):
+        publish(sign_with=str(tmp_path / "key.pem"))
+
+
 def test_without_the_package_one_line_says_how_to_get_it(
     publish: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -171,6 +171,13 @@ def test_a_pipe_is_not_waited_for(release: Path) -> None:
     assert problems(release) == ["'NOTICE' is missing"]
 
 
+def test_checksums_that_never_end_are_not_read(release: Path) -> None:
+    (release / MANIFEST).unlink()
+    (release / MANIFEST).symlink_to("/dev/zero")
+    with pytest.raises(CheckpointProblem, match="cannot be read"):
+        verify(release)
+
+
 @pytest.mark.parametrize("line", ["", "no hash", f"{'0' * 63}  x", f"{'0' * 64}  config.json"])
 def test_a_line_that_says_nothing_new_is_a_fault(release: Path, line: str) -> None:
     path = release / MANIFEST

@@ -35,7 +35,7 @@ from types import FrameType
 from camelpress.core.errors import Problem
 from mutations import Mutation, mutate_bytes
 
-MODULES = ("fuzz_targets", "fuzz_reports")  # modules that register targets
+MODULES = ("fuzz_targets", "fuzz_reports", "fuzz_releases")  # modules that register targets
 MAX_SECONDS = 10  # seconds for one input
 MAX_GROWTH_BYTES = 2**30  # bytes by which one input may raise the peak memory of the process
 MAX_MEMORY_BYTES = 6 * 2**30  # bytes of address space of one process

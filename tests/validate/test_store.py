@@ -270,9 +270,16 @@ def _other_facts(path: Path) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
+def _long_name(path: Path) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["outputs"] = {"x" * 300: "0" * 64}
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("name", "harm", "what"),
     [
+        (REPORT, _long_name, f"{'x' * 300} cannot be read (OSError)"),
         (FIRST, Path.unlink, f"{FIRST} is missing"),
         (FIRST, _cut, f"{FIRST} is not what {REPORT} says"),
         ("windows.safetensors", _cut, f"windows.safetensors is not what {REPORT} says"),

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from camelpress.core.bounds import MAX_JSON_BYTES
 from camelpress.core.errors import OutputProblem, RecipeProblem
+from camelpress.core.files import read_regular
 from camelpress.core.json import parse_json
 
 Key = tuple[str, str, str]
@@ -105,7 +107,7 @@ class Annotations:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, MAX_JSON_BYTES)
     except FileNotFoundError:
         return b""
     except OSError as error:

@@ -9,6 +9,8 @@ from fnmatch import fnmatchcase
 from itertools import chain, count
 from pathlib import Path
 
+from camelpress.core.bounds import MAX_JSON_BYTES
+from camelpress.core.files import read_regular
 from camelpress.core.progress import note
 from camelpress.core.provenance import MANIFEST, REPORT_SUFFIX
 
@@ -87,14 +89,15 @@ def _is_unused(path: Path) -> bool:
 
 
 def _checksum_names(path: Path) -> Iterator[str]:
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    text = read_regular(path, MAX_JSON_BYTES).decode("utf-8", "replace")
+    for line in text.splitlines():
         yield line.partition("  ")[2]
 
 
 def _report_names(path: Path) -> list[str]:
     try:
-        report = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
+        report = json.loads(read_regular(path, MAX_JSON_BYTES))
+    except (OSError, ValueError, RecursionError):
         return []
     names = report.get("files") if isinstance(report, dict) else None
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []

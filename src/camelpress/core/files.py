@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 MAX_PATH = 4_096  # bytes of a path on Linux
 MAX_PATH_PART = 255  # bytes of a name in a path on Linux
@@ -35,7 +35,7 @@ def is_path(text: str) -> bool:
     return b"\0" not in os.fsencode(text) and len(text) < MAX_PATH and longest <= MAX_PATH_PART
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Opens a regular file for reading, without waiting for anything.
 
     Raises:
@@ -45,15 +45,16 @@ def open_regular(path: Path) -> BinaryIO:
     try:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:  # a NUL, or half a surrogate pair
-        raise OSError(errno.EINVAL, "its name cannot be the name of a file") from error
+        fault = "its name cannot be the name of a file"
+        raise OSError(errno.EINVAL, fault, str(path)) from error
     kind = stat.S_IFMT(os.fstat(number).st_mode)
     if kind == stat.S_IFREG:
         return os.fdopen(number, "rb")
     os.close(number)
     if kind == stat.S_IFDIR:
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     name = KINDS.get(kind, "a special file")
-    raise OSError(errno.EINVAL, f"it is {name}, not a regular file")
+    raise OSError(errno.EINVAL, f"it is {name}, not a regular file", str(path))
 
 
 def read_regular(path: Path, max_bytes: int) -> bytes:

@@ -14,7 +14,10 @@ from threading import Lock
 from types import TracebackType
 from typing import Any
 
+from camelpress.core.provenance import sha256_json
+
 JOURNAL = "journal.jsonl"
+CHECK = "facts_sha256"  # the key of a hash over the facts of a line, which may be damaged
 
 
 class Journal:
@@ -37,7 +40,7 @@ class Journal:
     def add(self, name: str, facts: dict[str, Any]) -> None:
         """Keep the facts of something that is finished, from any thread."""
         with self._lock:
-            self._file.write(json.dumps({name: facts}) + "\n")
+            self._file.write(json.dumps({name: {**facts, CHECK: sha256_json(facts)}}) + "\n")
             self._file.flush()
 
     def __enter__(self) -> Journal:
@@ -76,4 +79,9 @@ def _parsed(line: bytes) -> dict[str, dict[str, Any]]:
     except (ValueError, RecursionError):
         return {}
     entries = found.items() if isinstance(found, dict) else ()
-    return {name: facts for name, facts in entries if isinstance(facts, dict) and "sha256" in facts}
+    return {name: facts for name, facts in entries if _is_whole(facts)}
+
+
+def _is_whole(facts: Any) -> bool:
+    """Takes the hash out of the facts of a line, and returns whether it is theirs."""
+    return isinstance(facts, dict) and facts.pop(CHECK, None) == sha256_json(facts)

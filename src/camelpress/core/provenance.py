@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.files import open_regular
 from camelpress.core.origin import TEMPLATES
 
 MANIFEST = "SHA256SUMS"
@@ -29,8 +30,12 @@ IDENTITY = ("*.safetensors", "*.bin", "*.pth", "*.json", "*.model", "*.jinja", "
 
 
 def sha256_file(path: Path) -> str:
-    """The hash of a file's bytes, read in pieces."""
-    with path.open("rb") as file:
+    """Returns the hash of a regular file's bytes, read in pieces.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
