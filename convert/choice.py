@@ -28,7 +28,7 @@ from camelpress.core.config import dtype_name
 
 @dataclass(frozen=True)
 class Choice:
-    """What to do with each tensor, and why.
+    """Holds the decision for each tensor and its reason.
 
     Args:
         base: the base, as whoever made the diff held it.

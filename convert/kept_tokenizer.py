@@ -24,7 +24,7 @@ from camelpress.convert.vocabulary import (
 )
 
 LLAMAS = (LLAMA, f"{LLAMA}Fast")
-TOKENS = (("bos", "<s>"), ("eos", "</s>"))  # of LLaMA's class, where the files name none
+TOKENS = (("bos", "<s>"), ("eos", "</s>"))  # defaults of LLaMA's class
 ENDS = {"add_bos_token", "add_eos_token"}
 UNPORTABLE = (None, "TokenizersBackend")  # transformers 4 guesses the one, has no other
 

@@ -14,7 +14,7 @@ from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.json import parse_json
 
 RULE = "camelpress.rule"  # for added rows
-MAIN = "camelpress.tuned_dtype"  # of most matrices of the tuned model
+MAIN = "camelpress.tuned_dtype"  # dtype of most matrices of the tuned model
 OTHERS = "camelpress.tuned_dtypes"  # JSON: name to type, of the tensors that have another one
 BASE = "camelpress.base_sample"  # SHA-256 of the base's sampled values
 

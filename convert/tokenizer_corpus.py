@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 
-PIECES = 40  # that make one joined text
+PIECES = 40  # pieces of one joined text
 WITNESSES = 4096  # texts in which two merges of equal score compete, at most
 
 # fmt: off

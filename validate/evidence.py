@@ -28,7 +28,7 @@ class Evidence(NamedTuple):
 
     @property
     def enough(self) -> bool:
-        """Whether there are so many that a verdict may be built on them."""
+        """Returns True if there are enough pieces for a verdict."""
         return self.effective >= LEAST_PIECES
 
     @property

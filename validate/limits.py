@@ -21,7 +21,7 @@ class LimitRange(NamedTuple):
     excess: float = 0.0  # below this one it is plainly given as what it exceeds 1 by
 
     def hold(self, limit: float) -> bool:
-        """Whether a limit is possible."""
+        """Returns True if a figure can lie on either side of the limit."""
         return self.low < limit < self.high or (self.ends and limit in (self.low, self.high))
 
     def demand(self, limit: float) -> str:

@@ -10,7 +10,7 @@ from typing import Literal
 from camelpress.core.report import LEAST_PIECES, Check, Verdict
 from camelpress.validate.evidence import Evidence, Interval
 
-NO_WIDTH = 1e-9  # of the estimate: an interval that is no wider has collapsed
+NO_WIDTH = 1e-9  # share of the estimate; a narrower interval has collapsed
 NOTHING = Evidence(0, 0, 0.0, 0)
 
 

@@ -20,7 +20,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from camelpress.validate.protocols import Window
 
 CONTEXT = 16  # tokens before a prediction
-KNOWN = 0.75  # of the predictions of a piece
+KNOWN = 0.75  # share of the predictions of a piece
 SEED = 1_965
 
 

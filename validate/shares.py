@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 from scipy.special import betaincinv, ndtri, stdtrit
 
-CONFIDENCE = 0.95  # of all intervals
+CONFIDENCE = 0.95  # coverage of every interval
 TAIL = (1 - CONFIDENCE) / 2  # probability beyond either end
 
 
@@ -29,7 +29,7 @@ def binomial_interval(share: float, trials: float) -> tuple[float, float]:
 def effective_trials(
     sums: Float64[ndarray, " clusters"], sizes: Float64[ndarray, " clusters"]
 ) -> float:
-    """How many independent trials tell as much of a share as clustered ones.
+    """Returns the number of independent trials with as much evidence as clustered ones.
 
     It is share * (1 - share) / variance, with the variance between clusters by the jackknife, times
     (z / t)² for what is not known of that variance. The degrees of freedom of t are one less than

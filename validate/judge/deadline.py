@@ -36,7 +36,7 @@ class Deadline:
 
     @property
     def extensions(self) -> dict[str, Any]:
-        """What a request has to be sent with."""
+        """Returns the extensions to send with a request."""
         return {"trace": self._trace}
 
     def __enter__(self) -> Deadline:

@@ -25,7 +25,7 @@ def provide_caches() -> None:
 
 
 def _has_cache_folder() -> bool:
-    """Whether every folder that the libraries would take can be written, or made."""
+    """Returns True if every cache folder of the libraries can be written or made."""
     xdg = [os.environ.get(name) for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME")]
     names = (*filter(None, xdg), "~/.cache", "~/.config", "~/.triton")
     try:

@@ -19,7 +19,7 @@ MARKS = (*REPORTS, MANIFEST)  # every output has one of them
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether a folder is an earlier output."""
+    """Returns True if a folder is an earlier output."""
     return any(path for mark in MARKS for path in folder.glob(mark))
 
 
@@ -42,7 +42,7 @@ def listed_files(folder: Path) -> set[str]:
 
 
 def matches(name: str, patterns: Collection[str]) -> bool:
-    """Whether a name is one of some names, or fits a pattern among them."""
+    """Returns True if a name is one of some names, or fits a pattern among them."""
     return name in patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 

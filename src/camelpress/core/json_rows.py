@@ -19,7 +19,7 @@ from camelpress.core.foreign import content_suffix
 ENDINGS = (".json", ".jsonl", ".ndjson", ".jsonlines")
 MARK = "\ufeff"  # a byte order mark; each of several files put together may begin with one
 BLANKS = re.compile(rf"[ \t\r\n{MARK}]*")
-OBJECT = re.compile(r'\[?\s*\{\s*"(?:[^"\\\n]|\\.)*"\s*:')  # how an object or a list of them begins
+OBJECT = re.compile(r'\[?\s*\{\s*"(?:[^"\\\n]|\\.)*"\s*:')  # start of an object or a list of them
 LINE = re.compile(  # an object, or a list that begins with a text or an object
     r'\{\s*"(?:[^"\\]|\\.)*"\s*:.*\},?|\[\s*["{].*\],?'
 )

@@ -25,7 +25,7 @@ from camelpress.core.bounds import (
 
 BRACES = re.compile(r"\{[^}]*\}?")
 REPEAT = re.compile(r"\{\d{0,4}(,\d{0,4})?\}")
-SLOW_SECONDS = 0.01  # of processor time; a faster match does not count
+SLOW_SECONDS = 0.01  # processor time; a faster match does not count
 
 
 class _Budget:

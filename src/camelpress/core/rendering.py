@@ -22,7 +22,14 @@ from camelpress.core.bounds import (
 )
 
 CHILD = "camelpress.core.rendering_child"
-ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ")  # what the child inherits
+ENVIRONMENT = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "TZ",
+)  # variables that the child inherits
 BEYOND = (
     f"it takes more than {MAX_TEMPLATE_SECONDS} seconds or "
     f"{MAX_TEMPLATE_MEMORY_BYTES // 2**20:,} MiB"

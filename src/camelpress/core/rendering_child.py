@@ -22,7 +22,7 @@ from camelpress.core.bounds import (
     MAX_TEMPLATE_SECONDS,
 )
 
-FAULTS = (  # of Python, while a template runs
+FAULTS = (  # errors of Python while a template runs
     ArithmeticError,
     AttributeError,
     LookupError,

@@ -12,7 +12,7 @@ from camelpress.core.contents import listed_files, remove_all, set_aside
 from camelpress.core.locks import held
 from camelpress.core.unfinished import FINGERPRINT, TORN, Mark
 
-REPLACED = {"stage": "replaced"}  # of a mark in an output that gives way
+REPLACED = {"stage": "replaced"}  # content of the mark in an output that gives way
 
 
 def take_place(partial: Path, target: Path) -> None:

@@ -28,7 +28,7 @@ FINGERPRINT = "fingerprint"
 TORN = f"{FINGERPRINT}.partial"  # a mark that a kill cut short
 PASSING_STATE = ("journal.jsonl", "lanes/*", "answers/*")  # never part of an output
 STATE = (*PASSING_STATE, "model*.safetensors", "model*.safetensors.partial")  # for the next run
-SCRATCH = ("engine/*", "*.partial")  # what a killed run may leave besides
+SCRATCH = ("engine/*", "*.partial")  # further files that a killed run may leave
 SHOWN = 6  # differences in one message
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -68,7 +68,7 @@ class Mark(NamedTuple):
         write_durably(folder / FINGERPRINT, json.dumps(content, indent=2, default=str) + "\n")
 
     def covers(self, name: str) -> bool:
-        """Whether a file of this name may be of the run that wrote the mark."""
+        """Returns True if the run that wrote the mark may write a file of this name."""
         return name == FINGERPRINT or matches(name, (*self.writes, *STATE, *SCRATCH, TORN))
 
 
