@@ -349,3 +349,20 @@ def test_the_next_step_renames_a_question_and_its_answer(
 def test_a_row_without_names_is_told_how_to_get_them(tmp_path: Path, row: Any) -> None:
     problem = refused(tmp_path / "x.json", json.dumps([row, row]))
     assert problem.next_step.startswith("write each row as an object")
+
+
+@pytest.mark.parametrize("field", ["messages", "conversations"])
+def test_the_only_row_of_a_file_may_be_a_conversation(tmp_path: Path, field: str) -> None:
+    turns = {
+        "messages": [
+            {"role": "user", "content": "a whale"},
+            {"role": "assistant", "content": "the sea"},
+        ],
+        "conversations": [
+            {"from": "human", "value": "a whale"},
+            {"from": "gpt", "value": "the sea"},
+        ],
+    }
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps({field: turns[field]}), encoding="utf-8")
+    assert len(read_documents(path)) == 1

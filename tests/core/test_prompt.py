@@ -279,8 +279,8 @@ def test_the_chat_template_gives_the_ids_of_training_between_turns() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", '"text"', "[]", '{"version": "1.0"}', "[" * 100_000, '{"added_tokens": [], "x": 1}'],
-    ids=["empty", "open", "string", "list", "no tokens", "too deep", "no model"],
+    [" ", "{", '"text"', "[]", '{"version": "1.0"}', "[" * 100_000, '{"added_tokens": [], "x": 1}'],
+    ids=["blank", "open", "string", "list", "no tokens", "too deep", "no model"],
 )
 def test_a_broken_tokenizer_is_told_in_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "tokenizer.json").write_text(content)

@@ -12,13 +12,6 @@ import stages
 from camelpress.core.errors import DataProblem, RecipeProblem
 from refusal import refusal
 
-LAYOUTS = (
-    "use one of the layouts: messages; conversations; conversation; instruction, instances; "
-    "instruction, output; instruction, response; message_tree_id, prompt; inputs, targets; "
-    "Definition, Positive Examples, Instances; input with [|Human|]; task_prompt, task_output; "
-    "prompt, completions; text; message_id, parent_id, role, text"
-)
-
 
 def text(folder: Path, name: str, content: str) -> Path:
     (folder / name).write_text(content, encoding="utf-8")
@@ -52,7 +45,7 @@ def test_an_unknown_layout_is_named_with_its_line(
         RecipeProblem,
         f"{odd} has no row that can be used: {odd}:2 is left out because it has only the fields "
         "answer, question",
-        next_step=LAYOUTS,
+        next_step="rename question to inputs and answer to targets, as in FLAN's layout",
         exit_code=2,
         out=out,
     ):

@@ -127,10 +127,15 @@ def _orientation(table: Mapping[str, Any], is_row: Callable[[Mapping[str, Any]],
 
 
 def _labels(column: object) -> tuple[Any, ...]:
-    """Returns the names of the values in a column; empty where it is no column."""
+    """Returns the names of the values in a column; empty where it is no column.
+
+    A list of objects is no column: it holds the turns of a conversation.
+    """
     if isinstance(column, Mapping):
         return tuple(column)
-    return tuple(range(len(column))) if isinstance(column, list) else ()
+    if not isinstance(column, list) or all(isinstance(value, Mapping) for value in column):
+        return ()
+    return tuple(range(len(column)))
 
 
 def _is_table(path: Path, text: str, separator: str) -> bool:

@@ -40,7 +40,7 @@ class Journal:
     def add(self, name: str, facts: dict[str, Any]) -> None:
         """Keep the facts of something that is finished, from any thread."""
         with self._lock:
-            self._file.write(json.dumps({name: {**facts, CHECK: sha256_json(facts)}}) + "\n")
+            self._file.write(_line(name, facts))
             self._file.flush()
 
     def __enter__(self) -> Journal:
@@ -68,9 +68,14 @@ def forget(folder: Path, names: Iterable[str]) -> None:
     """Let nothing count as finished that has one of some names."""
     with (folder / JOURNAL).open("a", encoding="utf-8") as file:
         for name in sorted(names):
-            file.write(f"\n{json.dumps({name: {'sha256': ''}})}\n")
+            file.write("\n" + _line(name, {"sha256": ""}))
         file.flush()
         os.fsync(file.fileno())
+
+
+def _line(name: str, facts: dict[str, Any]) -> str:
+    """Returns the line of some facts, with a hash over them."""
+    return json.dumps({name: {**facts, CHECK: sha256_json(facts)}}) + "\n"
 
 
 def _parsed(line: bytes) -> dict[str, dict[str, Any]]:
