@@ -98,7 +98,7 @@ def test_a_dry_run_does_not_show_it(
     [
         ("https://me:pass@host/x", True),
         ("https:/me:pass@host/x", True),
-        ("/work/here/https:/me:pass@host/x", True),
+        ("/data/here/https:/me:pass@host/x", True),
         ("http://pass@host", True),
         ("https://me:pa@pass@host/x", True),
         ("https://me:pass@[::1]:8080/x", True),
