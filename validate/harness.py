@@ -18,6 +18,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.provenance import sha256_json
+from camelpress.core.text_bound import require_short_text
 from camelpress.validate.answers import Answers
 from camelpress.validate.catalogue import Column
 from camelpress.validate.completer import ANY, Completes, Wanted
@@ -134,9 +135,11 @@ class Harness(TemplateLM):
         """See that each prompt fits into the model's positions, and is to be answered as we do.
 
         Raises:
-            RecipeProblem: one does not, and how many tokens it has; or beams are asked for.
+            RecipeProblem: one does not, and how many tokens it has; it is longer than a tokenizer
+                may read at once; or beams are asked for.
         """
         for request in requests:
+            self._require_short(request)
             tokens = self._needed(request)
             if tokens > self._limit(request):
                 raise RecipeProblem(
@@ -144,6 +147,12 @@ class Harness(TemplateLM):
                     f"{request.task_name} asks for {tokens:,} with its item {request.doc_id}",
                     next_step="leave that task out, or take models with a longer context",
                 )
+
+    def _require_short(self, request: Instance) -> None:
+        """Checks that a tokenizer may read a request at once."""
+        texts = [part for part in request.args if isinstance(part, str)]
+        item = f"the item {request.doc_id} of the task {request.task_name}"
+        require_short_text(item, *texts, next_step="leave that task out, or shorten its item")
 
     def _needed(self, request: Instance) -> int:
         """Positions that a request takes, or fewer than there are."""

@@ -14,16 +14,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import NamedTuple
 
 from camelpress.core.documents import encode_document
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.layouts import Document
 from camelpress.core.prompt import encode_counted
+from camelpress.core.text_bound import require_short_text
 from camelpress.core.tokens import Tokenizer
 
 BLANKS = re.compile(r"\s+")
 JOINT = "\n\n"  # between documents, as the papers join the rows of WikiText-2
+FEWER_ROWS = "give fewer of its rows, or use --protocol documents"
 
 
 class Window(NamedTuple):
@@ -41,6 +44,7 @@ class Window(NamedTuple):
 class Request(NamedTuple):
     """What is to be cut."""
 
+    path: Path
     documents: Sequence[Document]
     tokenizer: Tokenizer
     length: int  # tokens that a model sees at once
@@ -181,6 +185,7 @@ def _rolling(ids: list[int], length: int) -> Iterator[tuple[list[int], list[bool
 
 def _joined(request: Request) -> list[int]:
     text = JOINT.join(str(document) for document in request.documents)
+    require_short_text(f"{request.path} with its rows joined", text, next_step=FEWER_ROWS)
     return request.tokenizer.encode_document(text)[: request.max_tokens]
 
 

@@ -74,7 +74,7 @@ def _text(path: Path, settings: Scoring, tokenizer: Tokenizer, length: int) -> T
             next_step="leave out --assistant-only, or give conversations and --protocol documents",
         )
     cut = protocol.cut(
-        Request(documents, tokenizer, length, settings.max_tokens, settings.assistant_only)
+        Request(path, documents, tokenizer, length, settings.max_tokens, settings.assistant_only)
     )
     windows = [window for window in cut.windows if any(window.counted)]
     if not windows:

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pico
+from camelpress.core import text_bound
 from camelpress.core.blocks import StreamedModel
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem, RecipeProblem
@@ -425,6 +426,20 @@ def test_a_prompt_without_room_is_refused(base: Path) -> None:
         harness(base).require_room(asked)
     assert re_matches(caught.value.what)
     harness(base).require_room(requests("loglikelihood", pairs()))
+
+
+@pytest.mark.parametrize("kind", ["generate_until", "loglikelihood", "loglikelihood_rolling"])
+def test_an_item_longer_than_a_tokenizer_may_read_is_named(
+    base: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(text_bound, "MAX_TEXT_BYTES", 7)
+    rest = {"generate_until": ({"until": []},), "loglikelihood": ("s",)}.get(kind, ("",))
+    model = harness(base)
+    with pytest.raises(RecipeProblem) as caught:
+        model.require_room(requests(kind, [("the seas", *rest)], task="long"))
+    assert caught.value.what.startswith("the item 0 of the task long is a text of ")
+    assert caught.value.next_step == "leave that task out, or shorten its item"
+    model.require_room(requests("loglikelihood", [("the", " sea")]))
 
 
 def test_a_protocol_may_go_beyond_the_positions_that_it_was_made_for(base: Path) -> None:

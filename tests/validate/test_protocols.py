@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import lm_eval_golden
 import pico
 import stages
+from camelpress.core import text_bound
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.report import Report
 from camelpress.core.tokens import Tokenizer
@@ -238,3 +239,22 @@ def test_what_a_protocol_has_no_form_for_is_refused(
         out=tmp_path / "out",
     ):
         stages.validate(base, base, tmp_path / "out", text, **options)
+
+
+@pytest.mark.parametrize("protocol", ["gptq", "llama.cpp"])
+def test_joined_rows_that_are_too_long_together_are_refused(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: Any
+) -> None:
+    monkeypatch.setattr(text_bound, "MAX_TEXT_BYTES", 60)
+    text = tmp_path / "rows.jsonl"
+    text.write_text("\n".join([json.dumps({"text": "sea " * 10})] * 2), encoding="utf-8")
+    out = tmp_path / "out"
+    with refusal(
+        RecipeProblem,
+        f"{text} with its rows joined is a text of 82 bytes, and at most 60 are tokenized at once",
+        next_step="give fewer of its rows, or use --protocol documents",
+        exit_code=2,
+        out=out,
+    ):
+        facts(base, out, text, protocol=protocol)
+    assert facts(base, out, text, protocol="documents")["tokens"]

@@ -44,6 +44,7 @@ MAX_TEMPLATE_CHARACTERS = 2**20       # characters of a chat template
 MAX_TEMPLATE_SECONDS = 5              # seconds of processor time to render one conversation
 MAX_TEMPLATE_MEMORY_BYTES = 2**30     # bytes of memory that rendering may take
 MAX_RENDERED_CHARACTERS = 2**24       # characters of a rendered conversation
+MAX_TEXT_BYTES = 2**24                # UTF-8 bytes of a text that is tokenized at once
 
 MAX_CARD_BYTES = 2**24                # bytes of a model card
 MAX_TASK_DATA_BYTES = 2**28           # bytes of a file of benchmark items, after decompression

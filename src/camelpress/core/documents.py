@@ -26,6 +26,7 @@ from camelpress.core.omissions import (
 )
 from camelpress.core.progress import note
 from camelpress.core.prompt import encode
+from camelpress.core.text_bound import require_short_text
 from camelpress.core.text_file import TextFile, read_text_file
 from camelpress.core.tokens import Tokenizer
 
@@ -65,12 +66,13 @@ def read_corpus(path: Path) -> Corpus:
         path: any name; the content may be compressed by gzip.
     Raises:
         RecipeProblem: the file cannot be read, is damaged or of another format, or holds no row
-            that can be used.
+            that can be used, or one document is longer than a tokenizer may read at once.
     """
     file = read_text_file(path)
     if promises_json(path) or is_json(file.text):
         corpus = _corpus_of_rows(path, file)
     else:
+        require_short_text(str(path), file.text)
         require_prose(path, file.text)
         corpus = Corpus([file.text], 1, {}, file.sha256)
     if corpus.first_omission:
@@ -105,6 +107,7 @@ def _corpus_of_rows(path: Path, file: TextFile) -> Corpus:
         if isinstance(part, Omission):
             counter.add(place, part)
         else:
+            _require_short(place, part)
             documents.append(part)
     if not documents and len(table.rows) == 1:
         require_rows(path, table.rows[0][1], _is_row)
@@ -126,6 +129,15 @@ def _parts(
         else:
             yield from ((place, part) for part in read_row(row))
     yield from ((str(path), part) for part in read_table(messages))
+
+
+def _require_short(place: str, document: Document) -> None:
+    """Checks that a tokenizer may read a text, or all messages of a conversation, at once."""
+    if isinstance(document, str):
+        require_short_text(place, document)
+    else:
+        contents = [message.content for message in document]
+        require_short_text(place, *contents, next_step="shorten its messages, or leave it out")
 
 
 def _unread(path: Path, envelope: Mapping[str, Any]) -> Iterator[tuple[str, Omission]]:

@@ -13,6 +13,7 @@ from camelpress.core.errors import CheckpointProblem, TemplateProblem
 from camelpress.core.panics import is_panic, without_panic_messages
 from camelpress.core.recognizer.files import recognize_file
 from camelpress.core.rendering import render_template
+from camelpress.core.text_bound import require_short_text
 
 EXPECTED = (  # of transformers, where files are missing or broken
     ArithmeticError,
@@ -119,6 +120,7 @@ class Tokenizer:
         return chosen
 
     def _ids(self, text: str, **options: bool) -> list[int]:
+        require_short_text("the prompt", text, next_step="shorten it, or leave it out")
         try:
             ids: list[int] = self._tokenizer(text, verbose=False, **options)["input_ids"]
         except BaseException as error:
