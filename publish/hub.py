@@ -29,7 +29,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from camelpress import __version__
 from camelpress.core.errors import OutputExists, OutputProblem, RecipeProblem
-from camelpress.core.hub import be_quiet
+from camelpress.core.hub import prepare_client
 from camelpress.core.origin import ATTRIBUTES, HUB, HUB_ID
 from camelpress.core.progress import note
 from camelpress.core.provenance import MANIFEST, git_sha1
@@ -364,5 +364,5 @@ def _is_same(release: Shipment, name: str, there: RepoFile) -> bool:
 
 
 def _api() -> HfApi:
-    be_quiet()
+    prepare_client()
     return HfApi(token=True, library_name="camelpress", library_version=__version__)

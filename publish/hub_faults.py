@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined] # httpx is public
 
 from camelpress.core.errors import OutputProblem
-from camelpress.core.hub import MISREAD
+from camelpress.core.hub import MISREAD, name_fault
 
 FULL = (402, 403, 413, 507)  # with words about storage; the last two say so themselves
 NETWORK = (ConnectionError, TimeoutError, socket.gaierror)  # OSErrors that are not of a disk
@@ -111,7 +111,7 @@ def explained(repository: str) -> Iterator[None]:
             ) from error
         fault = next(row for row in FAULTS if row.fits(cause))
         status = _status(cause)
-        reason = f"HTTP {status}" if status else type(cause).__name__
+        reason = f"HTTP {status}" if status else name_fault(cause)
         raise OutputProblem(
             f"the hub {fault.said.format(repository=repository, reason=reason)}",
             next_step=fault.next_step,

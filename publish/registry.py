@@ -19,10 +19,12 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from camelpress.core import extras
+from camelpress.core.bounds import MAX_ANSWER_BYTES
 from camelpress.core.errors import OutputExists, OutputProblem, RecipeProblem
 from camelpress.core.progress import track
 from camelpress.core.provenance import sha256_file
 from camelpress.publish.checksums import Shipment
+from camelpress.publish.short_answers import cut_body
 
 OCI = "oci://"
 PLACE = re.compile(
@@ -155,6 +157,7 @@ class Registry:
         client = Client(hostname=self.host, insecure=LOCAL.fullmatch(self.host) is not None)
         container = client.get_container(f"{self.host}/{self.name}:{self.tag}")
         client.auth.load_configs(container)
+        client.session.hooks["response"].append(cut_body)
         return client, container
 
     def _manifest(self, client: Any, container: Any) -> dict[str, Any] | None:
@@ -164,6 +167,11 @@ class Registry:
         if answer.status_code == 404:
             return None
         _require(answer)
+        if len(answer.content) > MAX_ANSWER_BYTES:
+            raise OutputProblem(
+                f"{self} is described in more than {MAX_ANSWER_BYTES:,} bytes",
+                next_step="see whether that address is one of a registry",
+            )
         found: dict[str, Any] = answer.json()
         return found
 

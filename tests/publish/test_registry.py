@@ -7,7 +7,9 @@ import shutil
 import socket
 import subprocess
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 from camelpress.core import extras
+from camelpress.core.bounds import MAX_ANSWER_BYTES
 from camelpress.core.errors import EngineProblem, OutputExists, OutputProblem, RecipeProblem
 from camelpress.core.provenance import sha256_file
 from camelpress.publish.deliver import publish as deliver
@@ -22,6 +25,7 @@ from camelpress.publish.registry import Registry
 from camelpress.publish.run import run
 from camelpress.publish.settings import Publish
 from ec_key import write_key
+from long_answers import Reply, endless, replying, send_head
 
 requests = pytest.importorskip("requests", reason="needs camelpress[oci]")
 Judge = Callable[..., Path]
@@ -213,3 +217,36 @@ def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.Mon
     monkeypatch.setattr(extras, "find_spec", lambda _name: None)
     with pytest.raises(EngineProblem, match=r'pip install "camelpress\[oci\]"'):
         Registry.parse("oci://host/name:tag", "v", force=False)
+
+
+def without_login(handler: BaseHTTPRequestHandler) -> None:
+    """Sends for a token to an address that answers without end."""
+    if "/token" in handler.path:
+        return endless(handler)
+    realm = f"http://{handler.headers['Host']}/token"
+    send_head(handler, 401, WWW_Authenticate=f'Bearer realm="{realm}"', Content_Length=0)
+
+
+@pytest.mark.parametrize(
+    ("reply", "problem"),
+    [
+        (endless, "is described in more than 16,777,216 bytes; see whether that address is one"),
+        (without_login, "failed, or cannot be reached (JSONDecodeError); run the same command"),
+    ],
+)
+def test_an_answer_without_end_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: Reply, problem: str
+) -> None:
+    decorator = pytest.importorskip("oras.decorator", reason="needs camelpress[oci]")
+    monkeypatch.setattr(decorator, "time", SimpleNamespace(sleep=lambda _seconds: None))
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("HOME", str(tmp_path))  # no login of docker's
+    with replying(reply) as address:
+        place = f"{address.replace('http', 'oci')}/tulu/gptq:v1"
+        tracemalloc.start()
+        with pytest.raises(OutputProblem) as refused:
+            Registry.parse(place, "v1", force=False).require_ready()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert str(refused.value).startswith(f"{place} {problem}")
+    assert peak < 6 * MAX_ANSWER_BYTES  # bytes, and where they are parsed as text

@@ -14,6 +14,7 @@ from threading import Event
 
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined] # httpx is public
 
+from camelpress.core.bounds import MAX_JUDGE_ANSWER_BYTES
 from camelpress.core.errors import EngineProblem, Interrupted, RecipeProblem
 from camelpress.core.printable import printable
 from camelpress.validate.judge.access import KEY, completions_of, key_for
@@ -26,7 +27,6 @@ from camelpress.validate.judge.settings import Judging
 AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # what another attempt may mend
 NO_CREDIT = "insufficient_quota"  # comes as 429, and waiting does not mend it
 DENIED = (401, 403)
-MOST = 2**20  # bytes of a response
 QUOTED = 200  # characters of what a service says
 RESUMES = "run the same command again: the verdicts so far are kept"
 
@@ -127,8 +127,8 @@ class Endpoint:
             return Fault(type(error).__name__)
         except DeadlineExceeded:
             return Fault(f"no whole answer in {self._settings.timeout:g} s")
-        if len(body) > MOST:
-            return Fault(f"more than {MOST} bytes")
+        if len(body) > MAX_JUDGE_ANSWER_BYTES:
+            return Fault(f"more than {MAX_JUDGE_ANSWER_BYTES} bytes")
         if status in AGAIN and read_error(body).get("code") != NO_CREDIT:
             return Fault(f"HTTP {status}", read_wait(after))
         if status != 200:
@@ -147,7 +147,7 @@ class Endpoint:
         ):
             for piece in response.iter_bytes():
                 body += piece
-                if len(body) > MOST:
+                if len(body) > MAX_JUDGE_ANSWER_BYTES:
                     break
         if self._key:
             body = body.replace(self._key.get_secret_value().encode(), b"***")

@@ -100,6 +100,9 @@ def hub_rows(hub: Hub) -> Iterator[tuple[str, Row]]:
     """
     from datasets import load_dataset
 
+    from camelpress.core.hub import prepare_client
+
+    prepare_client()
     try:
         found = load_dataset(hub.id, hub.config, split=hub.split)
     except (OSError, ValueError, LookupError) as error:

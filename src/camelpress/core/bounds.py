@@ -46,6 +46,10 @@ MAX_TEMPLATE_MEMORY_BYTES = 2**30     # bytes of memory that rendering may take
 MAX_RENDERED_CHARACTERS = 2**24       # characters of a rendered conversation
 MAX_TEXT_BYTES = 2**24                # UTF-8 bytes of a text that is tokenized at once
 
+MAX_ANSWER_BYTES = 2**24              # bytes of an answer of a hub or a registry
+MAX_JUDGE_ANSWER_BYTES = 2**20        # bytes of an answer of a judge's service
+MAX_UNSIZED_FILE_BYTES = 2**28        # bytes of a download whose size no server states
+
 MAX_CARD_BYTES = 2**24                # bytes of a model card
 MAX_TASK_DATA_BYTES = 2**28           # bytes of a file of benchmark items, after decompression
 MAX_SAMPLES_BYTES = 2**30             # bytes of a report's samples of one task

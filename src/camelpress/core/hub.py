@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx, logging  # type: ignore[attr-defined] # httpx is public
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
+from camelpress.core.answers import OversizedAnswer, bound_answers
 from camelpress.core.errors import CheckpointProblem, DataProblem, Problem
 from camelpress.core.origin import CARD, COMPANIONS, HUB, HUB_ID, TEMPLATES
 
@@ -90,7 +91,7 @@ def fetch_file(named: re.Match[str], file: str, place: Path) -> Path:
     Raises:
         DataProblem: as `origin.locate_file`.
     """
-    be_quiet()
+    prepare_client()
     try:
         found = hf_hub_download(
             named["repository"], file, repo_type="dataset", revision=named["revision"]
@@ -110,7 +111,7 @@ def fetch_card(named: re.Match[str], place: Path) -> Path:
     Raises:
         CheckpointProblem: as `origin.locate_card`.
     """
-    be_quiet()
+    prepare_client()
     try:
         return Path(hf_hub_download(named["repository"], CARD, revision=named["revision"]))
     except UNREADABLE as error:
@@ -126,7 +127,7 @@ def fetch_release(place: Path) -> tuple[Path, Path]:
     Raises:
         CheckpointProblem: as `origin.locate`.
     """
-    be_quiet()
+    prepare_client()
     named = HUB_ID.fullmatch(str(place))
     if named is None:
         raise CheckpointProblem(
@@ -141,7 +142,7 @@ def fetch_release(place: Path) -> tuple[Path, Path]:
 
 
 def _fetched(repository: str, revision: str | None) -> Path:
-    be_quiet()
+    prepare_client()
     fetch = partial(snapshot_download, repository, ignore_patterns=other_folders(TEMPLATES))
     wanted = ["config.json", SAFETENSORS, CARD, *COMPANIONS]
     folder = Path(fetch(revision=revision, allow_patterns=wanted))
@@ -158,12 +159,18 @@ def other_folders(name: str) -> list[str]:
     return [*differing, *shorter, f"{name}[!/]*/*", f"{name}/*/*"]
 
 
-def be_quiet() -> None:
-    """Keep the library's log to errors, and its bars to terminals."""
+def prepare_client() -> None:
+    """Keeps the library's log to errors, its bars to terminals, and its answers within bounds."""
+    bound_answers()
     if "HF_HUB_VERBOSITY" not in os.environ:
         logging.set_verbosity_error()
     if not sys.stderr.isatty():
         disable_progress_bars()
+
+
+def name_fault(error: BaseException) -> str:
+    """Returns an error in a few words, without those that may hold an address."""
+    return str(error) if isinstance(error, OversizedAnswer) else type(error).__name__
 
 
 def _problem(
@@ -183,7 +190,7 @@ def _problem(
     denied = status in DENIED and not isinstance(cause, RepositoryNotFoundError)
     kind = PermissionError if denied else type(error)
     said, next_step = next(row[1:] for row in FAULTS if issubclass(kind, row[0]))
-    reason = f"HTTP {status}" if status else type(cause).__name__
+    reason = f"HTTP {status}" if status else name_fault(cause)
     return problem(
         f"{here}the hub {said.format(**told, reason=reason)}", next_step=next_step.format(**told)
     )

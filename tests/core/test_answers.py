@@ -1,0 +1,123 @@
+"""A server cannot fill the memory with an answer, nor the disk with a file."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tracemalloc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants, get_session
+from huggingface_hub.utils import _http
+
+from camelpress.core import answers
+from camelpress.core.answers import OversizedAnswer, bound_answers
+from camelpress.core.bounds import MAX_ANSWER_BYTES
+from camelpress.core.errors import CheckpointProblem, DataProblem, Problem
+from camelpress.core.origin import locate, locate_file
+from long_answers import PIECE, Reply, endless, replying, send_endless, send_head
+
+PACKED = gzip.compress(b" " * 80 * 10**6)
+COMMIT = "c" * 40
+LIMIT = 1_000_000  # bytes of a file whose size no server states, in these tests
+
+
+def sized(handler: BaseHTTPRequestHandler) -> None:
+    """Sends the 80 MB that it states."""
+    send_head(handler, 200, Content_Type="application/json", Content_Length=80 * 10**6)
+    for _ in range(80 * 10**6 // len(PIECE)):
+        handler.wfile.write(PIECE)
+
+
+def packed(handler: BaseHTTPRequestHandler) -> None:
+    """Sends 80 KB that unpack to 80 MB."""
+    send_head(handler, 200, Content_Encoding="gzip", Content_Length=len(PACKED))
+    handler.wfile.write(PACKED)
+
+
+def redirected(handler: BaseHTTPRequestHandler) -> None:
+    send_head(handler, 302, Location="/there", Transfer_Encoding="chunked")
+    send_endless(handler)
+
+
+@contextmanager
+def hub_of(monkeypatch: pytest.MonkeyPatch, cache: Path, reply: Reply) -> Iterator[str]:
+    """A hub that gives every request the same answer, and an empty cache."""
+    with replying(reply) as endpoint:
+        files = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("NO_PROXY", "*")
+        _http.close_session()
+        yield endpoint
+        _http.close_session()
+
+
+def refusal_of(kind: type[Problem], ask: Callable[[], object]) -> Problem:
+    with pytest.raises(kind) as problem:
+        ask()
+    assert len(str(problem.value).splitlines()) == 1
+    assert problem.value.next_step.startswith("see whether HF_ENDPOINT names a hub")
+    return problem.value
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [endless, partial(endless, status=400), sized, packed, redirected],
+    ids=["endless", "error", "sized", "packed", "redirected"],
+)
+def test_a_long_answer_of_the_hub_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: Reply
+) -> None:
+    with hub_of(monkeypatch, tmp_path, reply):
+        tracemalloc.start()
+        problem = refusal_of(CheckpointProblem, lambda: locate(Path("hf:pico/base")))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert problem.what == (
+        "the hub answers otherwise than a hub does (it sends more than 16,777,216 bytes in one "
+        "answer)"
+    )
+    assert peak < 3 * MAX_ANSWER_BYTES
+
+
+def test_a_short_answer_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = json.dumps("x" * (MAX_ANSWER_BYTES - 2)).encode()
+
+    def whole(handler: BaseHTTPRequestHandler) -> None:
+        send_head(handler, 200, Content_Length=len(content))
+        handler.wfile.write(content)
+
+    bound_answers()
+    with hub_of(monkeypatch, tmp_path, whole) as endpoint:
+        assert get_session().get(endpoint).content == content
+        monkeypatch.setattr(answers, "MAX_ANSWER_BYTES", MAX_ANSWER_BYTES - 1)
+        with pytest.raises(OversizedAnswer):
+            get_session().get(endpoint)
+
+
+def file_of(handler: BaseHTTPRequestHandler, size: Mapping[str, object]) -> None:
+    """Sends the head of a file, then blanks without end where it is asked for them."""
+    length = size if handler.command == "HEAD" else {"Transfer_Encoding": "chunked"}
+    send_head(handler, 200, X_Repo_Commit=COMMIT, ETag='"sea"', **length)
+    send_endless(handler)
+
+
+@pytest.mark.parametrize(
+    ("size", "limit"), [({"Content_Length": 1000}, "1,000"), ({}, "1,000,000")]
+)
+def test_a_file_ends_at_the_size_that_was_stated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: dict[str, int], limit: str
+) -> None:
+    monkeypatch.setattr(answers, "MAX_UNSIZED_FILE_BYTES", LIMIT)
+    with hub_of(monkeypatch, tmp_path, partial(file_of, size=size)):
+        problem = refusal_of(DataProblem, lambda: locate_file(Path("hf:pico/data:a.txt")))
+    assert f"it sends more than {limit} bytes in one answer" in problem.what
+    assert not [path for path in tmp_path.rglob("*.incomplete") if path.is_file()]
