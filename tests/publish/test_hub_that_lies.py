@@ -21,6 +21,7 @@ from camelpress.publish.settings import Publish
 from camelpress.publish.verify import verify_at
 from hub_repositories import Hub
 from local_server import answering
+from long_answers import endless, replying
 
 pytestmark = pytest.mark.filterwarnings(hub_client.OLD_WAY)
 Judge = Callable[..., Path]
@@ -213,3 +214,17 @@ def test_an_answer_of_any_shape_is_one_line(
             assert len(str(told.value).splitlines()) == 1
             assert json.dumps(str(told.value))
             assert "banned" not in str(told.value) and "teapot" not in str(told.value)
+
+
+def test_an_answer_without_end_is_one_line(
+    hub: Hub, candidate: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = judge()
+    with replying(endless) as endpoint:
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        with pytest.raises(OutputProblem) as refused:
+            send(candidate, report)
+    assert refused.value.what == (
+        "the hub answers otherwise than a hub does (it sends more than 16,777,216 bytes in one "
+        "answer)"
+    )
