@@ -20,6 +20,7 @@ from camelpress.core.errors import RecipeProblem
 
 ROWS = "instruction{0}input{0}output\nName a river{0}{0}The Nile\nDo{0}{0}Done\n"
 ROOT = os.geteuid() == 0
+PAGE = "a web page, not the file itself"
 
 
 def problem_of(path: Path) -> RecipeProblem:
@@ -48,21 +49,28 @@ def tarred() -> bytes:
 @pytest.mark.parametrize(
     ("content", "kind", "step"),
     [
-        (b"PAR1\x15\x04", "a Parquet file", "read_parquet(FILE)"),
-        (b"ARROW1\0\0", "an Arrow file", "read_feather(FILE)"),
-        (b"\xff\xff\xff\xff\x10\0\0\0", "an Arrow stream", "Dataset.from_file(FILE)"),
-        (zipped(), "a zip archive", "unpack it"),
+        (b"PAR1\x15\x04", "a Parquet file, and no text", "read_parquet(FILE)"),
+        (b"ARROW1\0\0", "an Arrow file, and no text", "read_feather(FILE)"),
+        (b"\xff\xff\xff\xff\x10\0\0\0", "an Arrow stream, and no text", "Dataset.from_file(FILE)"),
+        (zipped(), "a zip archive, and no text", "unpack it"),
         (tarred(), "a tar archive", "unpack it"),
         (gzip.compress(tarred(), mtime=0), "a tar archive", "unpack it"),
-        (bz2.compress(b"sea"), "bzip2-compressed", "unpack it"),
-        (lzma.compress(b"sea"), "xz-compressed", "unpack it"),
-        (b"%PDF-1.7\n", "a PDF document", "save its text as UTF-8"),
-        (b"<!DOCTYPE html>\n<html></html>", "a web page", "download the file itself"),
-        (b"\xef\xbb\xbf\n<html lang='en'>", "a web page", "download the file itself"),
-        (b"<?xml version='1.0'?>", "XML", "extract its text"),
+        (gzip.compress(gzip.compress(b"sea", mtime=0), mtime=0), "a gzip archive", "unpack it"),
+        (bz2.compress(b"sea"), "a bzip2 archive", "unpack it (bunzip2"),
+        (lzma.compress(b"sea"), "an xz archive", "unpack it (xz -d)"),
+        (b"\x28\xb5\x2f\xfd\0", "a Zstandard archive", "unpack it (zstd -d)"),
+        (b"7z\xbc\xaf\x27\x1c\0", "a 7-Zip archive", "unpack it"),
+        (b"Rar!\x1a\x07\0", "a RAR archive", "unpack it"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file of Keras or TensorFlow", "its texts as JSON lines"),
+        (b"GGUF\x03\0\0\0", "a GGUF file of llama.cpp", "give a text, JSON or JSON lines file"),
+        (b"%PDF-1.7\n", "a PDF document, and no text", "save its text as UTF-8"),
+        (b"<!DOCTYPE html>\n<html></html>", PAGE, "download the file itself"),
+        (b"\xef\xbb\xbf\n<html lang='en'>", PAGE, "save the text of the page"),
+        (b"<!-- saved -->\n<body>", PAGE, "download the file itself"),
+        (b"<?xml version='1.0'?>", "XML, and no text", "extract its text"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n",
-            "a Git LFS pointer, which stands for a file",
+            "a Git LFS pointer for 7 bytes, not the file itself",
             "git lfs pull",
         ),
     ],
@@ -72,8 +80,16 @@ def test_another_format_is_named(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     problem = problem_of(tmp_path / name)
-    assert problem.what == f"{tmp_path / name} is {kind}, and no text"
+    assert problem.what == f"{tmp_path / name} is {kind}"
     assert step in problem.next_step
+
+
+@pytest.mark.parametrize(
+    "text", ["GGUF is a format of llama.cpp.", "Rar! cried the lion.", "<headline> The sea"]
+)
+def test_a_text_that_begins_like_another_format_is_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    assert read_documents(tmp_path / "a.txt") == [text]
 
 
 @pytest.mark.parametrize(

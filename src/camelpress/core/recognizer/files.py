@@ -29,16 +29,18 @@ POINTER = re.compile(rb"version https://(?:git-lfs\.github|hawser\.github)\.com/
 POINTER_SIZE = re.compile(rb"^size (\d{1,19})\s*$", re.MULTILINE)
 RANKS = re.compile(rb"[A-Za-z0-9+/]+={0,2} 0\r?\n[A-Za-z0-9+/]+={0,2} 1\r?\n")
 TIKTOKEN = re.compile(rb"(?:[A-Za-z0-9+/]+={0,2} \d+\r?\n){2}")
-PAGE = re.compile(rb"\s*(?:<!doctype html|<html|<head|<\?xml)", re.IGNORECASE)
+PAGE = re.compile(rb"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body|\?xml)\b", re.I | re.S)
 REFUSAL = re.compile(
     rb"(?:Entry not found|Repository not found|Invalid (?:username or password|credentials)"
     rb"|Unauthorized|Not Found)[.\s]*\Z"
     rb'|Access to model \S{1,200} is restricted|\s*\{\s*"error"\s*:',
     re.IGNORECASE,
 )
+ROW = re.compile(rb'\s*\{\s*["}]')  # of JSON, which may have a field `error`
 LINK = re.compile(rb"(?:\.\./)+(?:[\w.-]+/)*[\w.-]+\s*")
 MARK = b"\xef\xbb\xbf"  # a byte order mark
 PICKLE = re.compile(rb"PK[\s\S]{28}[^/]{1,200}/data\.pkl")  # its first entry
+EXPORT = "export its weights as safetensors, or its texts as JSON lines"  # of HDF5
 TEXT = "give a text, JSON or JSON lines file"  # the next step for other files
 PAGES = (".html", ".htm")  # endings of files that may be web pages
 GGUF = (b"GGUF", b"lmgg", b"fmgg", b"tjgg", b"algg")
@@ -48,7 +50,8 @@ ARCHIVES = {  # first bytes: format, how to unpack it
     b"\x28\xb5\x2f\xfd": ("a Zstandard archive", "zstd -d"),
     b"\xfd7zXZ\x00": ("an xz archive", "xz -d"),
     b"7z\xbc\xaf\x27\x1c": ("a 7-Zip archive", "7z x"),
-    b"Rar!": ("a RAR archive", "unrar x"),
+    b"BZh91AY&SY": ("a bzip2 archive", "bunzip2 or tar -xjf"),
+    b"Rar!\x1a\x07": ("a RAR archive", "unrar x"),
     b"\x89HDF\r\n\x1a\n": ("an HDF5 file of Keras or TensorFlow", ""),
 }
 
@@ -97,8 +100,14 @@ def recognize_substitute(path: Path) -> Recognition | None:
 
 def recognize_text(path: Path, content: bytes) -> Recognition | None:
     """Recognizes the content of a file that is read as a text, and is none."""
-    recognizers = (_weights, _refusal, _tiktoken_from_zero, _link)
-    return _first(path, content[:HEAD_BYTES], len(content), recognizers)
+    head = content[:HEAD_BYTES]
+    if ROW.match(head.removeprefix(MARK)):
+        return None
+    for recognize, next_step in TEXT_RECOGNIZERS:
+        recognition = recognize(path, head, len(content))
+        if recognition is not None:
+            return recognition._replace(next_step=next_step or recognition.next_step)
+    return None
 
 
 def _recognize(path: Path, recognizers: Iterable[Recognizer]) -> Recognition | None:
@@ -158,7 +167,7 @@ def _download(path: Path) -> str:
 
 
 def _gguf(path: Path, head: bytes, size: int) -> Recognition | None:
-    if not head.startswith(GGUF):
+    if not head.startswith(GGUF) or b"\0" not in head[4:8]:  # its version or size follows
         return None
     return Recognition(
         f"{path} is a GGUF file of llama.cpp",
@@ -280,7 +289,7 @@ def _is_safetensors(head: bytes, size: int) -> bool:
 def _archive(path: Path, head: bytes, size: int) -> Recognition | None:
     for magic, (kind, command) in ARCHIVES.items():
         if head.startswith(magic):
-            step = f"unpack it ({command})" if command else "give PyTorch or safetensors weights"
+            step = f"unpack it ({command})" if command else EXPORT
             return Recognition(f"{path} is {kind}", step)
     if head[257:262] == b"ustar":
         return Recognition(f"{path} is a tar archive", f"unpack it (tar -xf {path.name})")
@@ -299,4 +308,14 @@ RECOGNIZERS: tuple[Recognizer, ...] = (
     _misnamed,
     _archive,
     _zeros,
+)
+TEXT_RECOGNIZERS: tuple[tuple[Recognizer, str], ...] = (  # next step for a text; empty: the same
+    (_pointer, ""),
+    (_page, "download the file itself, or save the text of the page"),
+    (_weights, ""),
+    (_refusal, ""),
+    (_gguf, TEXT),
+    (_tiktoken_from_zero, ""),
+    (_link, ""),
+    (_archive, ""),
 )
