@@ -47,6 +47,7 @@ MAX_RENDERED_CHARACTERS = 2**24       # characters of a rendered conversation
 MAX_TEXT_BYTES = 2**24                # UTF-8 bytes of a text that is tokenized at once
 
 MAX_ANSWER_BYTES = 2**24              # bytes of an answer of a hub or a registry
+MAX_LISTING_PAGES = 100               # answers that a hub may take to list one repository
 MAX_JUDGE_ANSWER_BYTES = 2**20        # bytes of an answer of a judge's service
 MAX_UNSIZED_FILE_BYTES = 2**28        # bytes of a download whose size no server states
 

@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx, logging  # type: ignore[attr-defined] # httpx is public
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from camelpress.core.answers import OversizedAnswer, bound_answers
+from camelpress.core.bounded_answers import OversizedAnswer, bound_answers
 from camelpress.core.errors import CheckpointProblem, DataProblem, Problem
 from camelpress.core.origin import CARD, COMPANIONS, HUB, HUB_ID, TEMPLATES
 

@@ -12,14 +12,16 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants, get_session
+from huggingface_hub import HfApi, constants, get_session, set_client_factory
 from huggingface_hub.utils import _http
 
-from camelpress.core import answers
-from camelpress.core.answers import OversizedAnswer, bound_answers
+from camelpress.core import bounded_answers
+from camelpress.core.bounded_answers import OversizedAnswer, bound_answers
 from camelpress.core.bounds import MAX_ANSWER_BYTES
 from camelpress.core.errors import CheckpointProblem, DataProblem, Problem
 from camelpress.core.origin import locate, locate_file
+from camelpress.validate.tasks.source import Hub as DataSet
+from camelpress.validate.tasks.source import hub_rows
 from long_answers import PIECE, Reply, endless, replying, send_endless, send_head
 
 PACKED = gzip.compress(b" " * 80 * 10**6)
@@ -98,9 +100,21 @@ def test_a_short_answer_is_read_whole(tmp_path: Path, monkeypatch: pytest.Monkey
     bound_answers()
     with hub_of(monkeypatch, tmp_path, whole) as endpoint:
         assert get_session().get(endpoint).content == content
-        monkeypatch.setattr(answers, "MAX_ANSWER_BYTES", MAX_ANSWER_BYTES - 1)
+        monkeypatch.setattr(bounded_answers, "MAX_ANSWER_BYTES", MAX_ANSWER_BYTES - 1)
         with pytest.raises(OversizedAnswer):
             get_session().get(endpoint)
+
+
+def test_a_data_set_of_a_benchmark_is_asked_for_within_the_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets", reason="needs camelpress[tasks]")
+    bound_answers.cache_clear()
+    set_client_factory(_http.default_client_factory)
+    with hub_of(monkeypatch, tmp_path, sized) as endpoint:
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: get_session().get(endpoint))
+        with pytest.raises(DataProblem, match="OversizedAnswer"):
+            next(hub_rows(DataSet("org/data", "main", "test")))
 
 
 def file_of(handler: BaseHTTPRequestHandler, size: Mapping[str, object]) -> None:
@@ -116,8 +130,38 @@ def file_of(handler: BaseHTTPRequestHandler, size: Mapping[str, object]) -> None
 def test_a_file_ends_at_the_size_that_was_stated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: dict[str, int], limit: str
 ) -> None:
-    monkeypatch.setattr(answers, "MAX_UNSIZED_FILE_BYTES", LIMIT)
+    monkeypatch.setattr(bounded_answers, "MAX_UNSIZED_FILE_BYTES", LIMIT)
     with hub_of(monkeypatch, tmp_path, partial(file_of, size=size)):
         problem = refusal_of(DataProblem, lambda: locate_file(Path("hf:pico/data:a.txt")))
     assert f"it sends more than {limit} bytes in one answer" in problem.what
     assert not [path for path in tmp_path.rglob("*.incomplete") if path.is_file()]
+
+
+def paged(handler: BaseHTTPRequestHandler, pages: int) -> None:
+    """Sends the commit of a model, or a page of its files, the last of which is number `pages`."""
+    number = int(handler.path.partition("page=")[2] or 1)
+    listed = [{"type": "file", "path": f"{number}.md", "size": 1, "oid": COMMIT}]
+    content = json.dumps(listed if "/tree/" in handler.path else {"id": "a/b", "sha": COMMIT})
+    address = f"HTTP://{handler.headers['Host']}/api/models/a/b/tree/x?page={number + 1}"
+    more = "/tree/" in handler.path and number < pages
+    link = {"Link": f'<{address}>; rel="next"'} if more else {}
+    send_head(handler, 200, Content_Length=len(content), **link)
+    handler.wfile.write(content.encode())
+
+
+@pytest.mark.parametrize("pages", [5, 6])
+def test_a_listing_ends_after_so_many_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pages: int
+) -> None:
+    monkeypatch.setattr(bounded_answers, "MAX_LISTING_PAGES", 5)
+    bound_answers()
+    with hub_of(monkeypatch, tmp_path, partial(paged, pages=pages)) as endpoint:
+        files = HfApi(endpoint).list_repo_tree("a/b")
+        if pages == 5:
+            assert len(list(files)) == 5
+            assert len(list(HfApi(endpoint).list_repo_tree("a/b"))) == 5
+            return
+        problem = refusal_of(CheckpointProblem, lambda: locate(Path("hf:a/b")))
+    assert problem.what == (
+        "the hub answers otherwise than a hub does (it lists one repository in more than 5 answers)"
+    )

@@ -16,7 +16,7 @@ from typing import Any
 from huggingface_hub.utils import httpx, set_client_factory  # type: ignore[attr-defined]
 from huggingface_hub.utils._http import default_client_factory
 
-from camelpress.core.bounds import MAX_ANSWER_BYTES, MAX_UNSIZED_FILE_BYTES
+from camelpress.core.bounds import MAX_ANSWER_BYTES, MAX_LISTING_PAGES, MAX_UNSIZED_FILE_BYTES
 
 LINKED_SIZE = "X-Linked-Size"  # header of a file that lies at another address, in bytes
 
@@ -57,19 +57,33 @@ class AnswerBounds:
     """Gives each response of a client its bound."""
 
     def __init__(self) -> None:
-        self._sizes: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}  # bytes of the file at an address
+        self._pages: dict[str, int] = {}  # pages of a listing before the one at an address
 
     def __call__(self, response: Any) -> None:
-        """Bounds a response before its content is read, or notes the size that it states."""
+        """Bounds a response before its content is read, or notes the size that it states.
+
+        Raises:
+            OversizedAnswer: it is one page too many of a listing.
+        """
         address = str(response.request.url)
         if response.request.method == "HEAD":
             self._note_size(address, response)
             return
+        self._count_page(address, response)
         response.__class__ = BoundedResponse  # the client has no setting for it
         is_sized = "Content-Length" in response.headers
         is_plain = "Content-Encoding" not in response.headers
         unsized = None if is_sized and is_plain else MAX_UNSIZED_FILE_BYTES
         response.max_bytes = self._sizes.get(address, unsized)
+
+    def _count_page(self, address: str, response: Any) -> None:
+        pages = self._pages.pop(address, 0) + 1
+        following = response.links.get("next", {}).get("url")
+        if following and pages >= MAX_LISTING_PAGES:
+            raise OversizedAnswer(f"it lists one repository in more than {pages:,} answers")
+        if following:
+            self._pages[str(response.request.url.join(following))] = pages
 
     def _note_size(self, address: str, response: Any) -> None:
         length = response.headers.get("Content-Length", "") if response.is_success else ""
