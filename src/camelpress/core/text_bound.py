@@ -5,7 +5,9 @@ from __future__ import annotations
 from camelpress.core.bounds import MAX_TEXT_BYTES
 from camelpress.core.errors import RecipeProblem
 
-SPLIT = 'split it into rows of JSON lines, such as {"text": "..."}, at its blank lines'
+SPLIT = (
+    'split it into rows of JSON lines, such as {"text": "..."}, at blank lines or between sentences'
+)
 
 
 def require_short_text(place: str, *texts: str, next_step: str = SPLIT) -> None:
