@@ -23,6 +23,7 @@ from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.journal import Journal
 from camelpress.core.lanes import LANES
+from camelpress.core.lineage import written_weights
 from camelpress.core.ngrams import FINGERPRINT
 from camelpress.core.output import keep_apart, output_files, require_free, staged
 from camelpress.core.progress import note
@@ -218,6 +219,7 @@ def _complete(
     report = Report(
         stage="quantize",
         inputs={"source": digest} | _inputs(calibration),
+        outputs=written_weights(folder),
         settings=settings.model_dump(mode="json", exclude=unsaid),
         facts={
             "method": settings.method,

@@ -19,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
+from camelpress.core.lineage import describes, foreign_report
+from camelpress.core.progress import note
 from camelpress.core.provenance import FileStates, file_states, require_states, sha256_file
 from camelpress.core.report import Report
 from camelpress.core.settings import Settings, faults
@@ -217,8 +219,15 @@ def _parts(folder: Path, report: Report, facts: Facts) -> dict[str, range]:
 
 
 def _source(candidate: Path) -> str | None:
+    """Returns the digest of the model that a candidate was quantized from, None if unknown."""
     path = candidate / "quantize-report.json"
-    return Report.read(path).inputs.get("source") if path.is_file() else None
+    report = Report.read(path) if path.is_file() else None
+    if report is None:
+        return None
+    if not describes(report, candidate):
+        note(f"{foreign_report(path)}: the source that it names is not held against the store")
+        return None
+    return report.inputs.get("source")
 
 
 def _texts(folder: Path, facts: Facts) -> list[Text]:
