@@ -17,7 +17,7 @@ from camelpress.core.json import write_json
 from camelpress.core.lineage import EXPORT, SOURCES, sources, written_weights
 from camelpress.core.linears import PARTS, head_of, read_codes
 from camelpress.core.ngrams import FINGERPRINT
-from camelpress.core.output import keep_apart, output_files, staged
+from camelpress.core.output import keep_apart, output_files, require_free, staged
 from camelpress.core.progress import note, track
 from camelpress.core.provenance import checkpoint_hashes, sha256_json, versions
 from camelpress.core.report import Report, Stopwatch
@@ -47,6 +47,8 @@ def export(source: Checkpoint, out: Path, settings: Export, *, force: bool = Fal
     """
     watch = Stopwatch()
     keep_apart(out, source.folder)
+    require_free(out, force=force)
+    hashes = checkpoint_hashes(source.folder)
     llama.classes(source.config, source.folder)
     head_of(source)
     layers = layers_of(source)
@@ -70,8 +72,7 @@ def export(source: Checkpoint, out: Path, settings: Export, *, force: bool = Fal
                 for part, tensor in target.lay(codes, layer).items():
                     writer.put(f"{layer.name}.{part}", tensor)
         _write_companions(folder, source, config)
-        hashes = checkpoint_hashes(source.folder)
-        source.require_unchanged()
+        source.require_unchanged(hashes)
         facts = target.facts()
         if facts["inexact"]:
             note(

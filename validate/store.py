@@ -9,6 +9,7 @@ a path.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -111,13 +112,15 @@ class Store:
         parts = _parts(folder, report, facts)
         return cls(folder, report, facts, settings, texts, parts, states)
 
-    def require_unchanged(self) -> None:
+    def require_unchanged(self, hashes: Mapping[str, str]) -> None:
         """Checks that no file of the store was written, replaced or removed since `open`.
 
+        Args:
+            hashes: name to SHA-256 of files as they were read.
         Raises:
             CheckpointProblem: names the first such file.
         """
-        require_states(self.folder, self.file_states)
+        require_states(self.folder, self.file_states, hashes)
 
     @property
     def model(self) -> str:
