@@ -16,7 +16,7 @@ from camelpress.core.report import Report, Stopwatch, Verdict
 from camelpress.core.summary import summary
 from camelpress.core.team import Team
 from camelpress.validate import outputs, page, samples
-from camelpress.validate.benchmarks import Answered, Ready, answered, ready
+from camelpress.validate.benchmarks import Answered, Ready, answered, note_unread_data, ready
 from camelpress.validate.figures import figures, untold
 from camelpress.validate.gate import judge
 from camelpress.validate.measure import against_model, against_store
@@ -127,6 +127,7 @@ def _ready(
     reference: Checkpoint | Store, candidate: Checkpoint, settings: Validate, out: Path
 ) -> Ready | None:
     if not settings.tasks:
+        note_unread_data(settings.data_dir, ())
         return None
     if isinstance(reference, Store):
         raise RecipeProblem(
