@@ -28,6 +28,7 @@ from camelpress.core.progress import note
 from camelpress.core.prompt import encode
 from camelpress.core.text_file import TextFile, read_text_file
 from camelpress.core.tokens import Tokenizer
+from camelpress.core.wrapped_json import require_bare_json
 
 NAME_FIELDS = (
     'write each row as an object: a conversation as {"messages": [...]}, a text as {"text": "..."}'
@@ -71,6 +72,7 @@ def read_corpus(path: Path) -> Corpus:
     if promises_json(path) or is_json(file.text):
         corpus = _corpus_of_rows(path, file)
     else:
+        require_bare_json(path, file.text)
         require_prose(path, file.text)
         corpus = Corpus([file.text], 1, {}, file.sha256)
     if corpus.first_omission:
