@@ -108,7 +108,7 @@ def test_a_python_literal_is_no_prose(tmp_path: Path, content: str) -> None:
 ROW = '{"text": "the whale"}'
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.md", "a"])
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a", "a.jsonl"])
 @pytest.mark.parametrize(
     ("content", "kind", "step"),
     [

@@ -69,10 +69,10 @@ def read_corpus(path: Path) -> Corpus:
             that can be used.
     """
     file = read_text_file(path)
+    require_bare_json(path, file.text)
     if promises_json(path) or is_json(file.text):
         corpus = _corpus_of_rows(path, file)
     else:
-        require_bare_json(path, file.text)
         require_prose(path, file.text)
         corpus = Corpus([file.text], 1, {}, file.sha256)
     if corpus.first_omission:

@@ -13,12 +13,12 @@ FENCE = re.compile(r"[ \t]*(?:```+|~~~+)[ \t]*[\w+-]*[ \t]*")  # a line; may nam
 
 
 def require_bare_json(path: Path, text: str) -> None:
-    """Checks that a text is not plainly JSON but for comment lines or fences around all of it.
+    """Checks that a text is not plainly JSON after comment lines or with fences around all of it.
 
     Raises:
         RecipeProblem: it is.
     """
-    if COMMENT.search(text) and is_json(COMMENT.sub("", text)):
+    if COMMENT.match(text.lstrip()) and is_json(COMMENT.sub("", text)):
         raise RecipeProblem(
             f"{path} is JSON with // comments, and no text", next_step="remove the comment lines"
         )
