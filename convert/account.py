@@ -62,12 +62,11 @@ def digests(inputs: Mapping[str, Checkpoint], files: Mapping[Path, str]) -> dict
         CheckpointProblem: an input changed while it was read.
     """
     hashes = {
-        role: sha256_json(checkpoint_hashes(checkpoint.folder, files))
-        for role, checkpoint in inputs.items()
+        role: checkpoint_hashes(checkpoint.folder, files) for role, checkpoint in inputs.items()
     }
-    for checkpoint in inputs.values():
-        checkpoint.require_unchanged()
-    return hashes
+    for role, checkpoint in inputs.items():
+        checkpoint.require_unchanged(hashes[role])
+    return {role: sha256_json(names) for role, names in hashes.items()}
 
 
 def fingerprint(settings: Recover | MakeDiff, inputs: Sequence[Checkpoint]) -> dict[str, Any]:

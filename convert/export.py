@@ -14,16 +14,17 @@ from camelpress.core.checkpoint import SETTINGS, Checkpoint, copy_companions, re
 from camelpress.core.config import DTYPES, portable
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.json import write_json
+from camelpress.core.lineage import EXPORT, SOURCES, sources, written_weights
 from camelpress.core.linears import PARTS, head_of, read_codes
 from camelpress.core.ngrams import FINGERPRINT
-from camelpress.core.output import keep_apart, output_files, staged
+from camelpress.core.output import keep_apart, output_files, require_free, staged
 from camelpress.core.progress import note, track
-from camelpress.core.provenance import checkpoint_digest, versions
+from camelpress.core.provenance import checkpoint_hashes, sha256_json, versions
 from camelpress.core.report import Report, Stopwatch
 from camelpress.core.schemes import COMPRESSED, V1, V2, scheme_of
 from camelpress.core.writer import WEIGHTS, CheckpointWriter
 
-REPORT = "export-report.json"
+REPORT = EXPORT
 LAYOUTS = {"gptq": V1, "gptq-v2": V2, "compressed-tensors": COMPRESSED}
 
 
@@ -46,6 +47,8 @@ def export(source: Checkpoint, out: Path, settings: Export, *, force: bool = Fal
     """
     watch = Stopwatch()
     keep_apart(out, source.folder)
+    require_free(out, force=force)
+    hashes = checkpoint_hashes(source.folder)
     llama.classes(source.config, source.folder)
     head_of(source)
     layers = layers_of(source)
@@ -69,8 +72,7 @@ def export(source: Checkpoint, out: Path, settings: Export, *, force: bool = Fal
                 for part, tensor in target.lay(codes, layer).items():
                     writer.put(f"{layer.name}.{part}", tensor)
         _write_companions(folder, source, config)
-        digest = checkpoint_digest(source.folder)
-        source.require_unchanged()
+        source.require_unchanged(hashes)
         facts = target.facts()
         if facts["inexact"]:
             note(
@@ -79,7 +81,8 @@ def export(source: Checkpoint, out: Path, settings: Export, *, force: bool = Fal
             )
         report = Report(
             stage="export",
-            inputs={"checkpoint": digest},
+            inputs={"checkpoint": sha256_json(hashes)},
+            outputs=written_weights(folder),
             settings=settings.model_dump(mode="json"),
             facts={
                 "from": sorted({layer.scheme.layout for layer in layers}),
@@ -87,6 +90,7 @@ def export(source: Checkpoint, out: Path, settings: Export, *, force: bool = Fal
                 "plain": len(plain),
                 "left_out": sorted(filter(llama.is_derived_buffer, source.tensors)),
                 "config_changes": list(source.changes),
+                SOURCES: sources(source, hashes),
                 **facts,
                 "versions": versions(),
             },

@@ -28,13 +28,12 @@ from torch import Tensor
 from camelpress.core.blocks import StreamedModel, compute_dtype, pick_device
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import dtype_name
-from camelpress.core.documents import read_corpus
+from camelpress.core.documents import Corpus, read_corpus
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.layouts import Document
 from camelpress.core.predictions import Predictions
 from camelpress.core.progress import track
-from camelpress.core.prompt import encode
-from camelpress.core.provenance import sha256_file
+from camelpress.core.prompt import Message, encode
 from camelpress.core.sequences import Sequences
 from camelpress.core.tokens import Tokenizer
 
@@ -60,12 +59,11 @@ class Task:
     left_out: int  # the others
 
 
-def read(prompts: Path, tokenizer: Tokenizer) -> list[Completion]:
-    """Every completion of a file.
+def read_corpus_of_answers(prompts: Path) -> Corpus:
+    """Reads a file of known completions; no model is needed.
 
     Args:
         prompts: conversations that end in an answer, in any layout of `core.documents`.
-        tokenizer: of the model.
     Raises:
         RecipeProblem: the file cannot be read, a row or turn of it would be left out, or it holds
             something else or an empty completion.
@@ -77,20 +75,42 @@ def read(prompts: Path, tokenizer: Tokenizer) -> list[Completion]:
             f"{place} cannot be scored because {omission.reason}",
             next_step="mend or remove that row",
         )
+    for number, document in enumerate(corpus.documents, start=1):
+        _require_answer(f"{prompts}: conversation {number}", document)
+    return corpus
+
+
+def read(prompts: Path, tokenizer: Tokenizer, corpus: Corpus | None = None) -> list[Completion]:
+    """Every completion of a file.
+
+    Args:
+        prompts: name of the file.
+        tokenizer: of the model.
+        corpus: content of the file; None reads it.
+    Raises:
+        RecipeProblem: as `read_corpus_of_answers`.
+    """
+    documents = (corpus or read_corpus_of_answers(prompts)).documents
     return [
-        _completion(f"{prompts}: conversation {number}", number, document, tokenizer)
-        for number, document in enumerate(corpus.documents, start=1)
+        _completion(number, document, tokenizer)
+        for number, document in enumerate(documents, start=1)
+        if not isinstance(document, str)
     ]
 
 
-def prepare(model: Checkpoint, prompts: Path, *, device: str) -> Task:
+def prepare(model: Checkpoint, prompts: Path, corpus: Corpus, *, device: str) -> Task:
     """All of `score` that needs no weights: what can be wrong is told here.
 
+    Args:
+        model: as for `score`.
+        prompts: name of the file.
+        corpus: content of the file.
+        device: as for `score`.
     Raises:
         RecipeProblem: no such device, nothing to score, or no prompt leaves room for a completion.
         CheckpointProblem: no tokenizer, or another architecture.
     """
-    found = read(prompts, Tokenizer.load(model.folder))
+    found = read(prompts, Tokenizer.load(model.folder), corpus)
     place = pick_device(device)
     dtype = compute_dtype(place, model.dtype)
     streamed = StreamedModel(model, device=place, dtype=dtype)
@@ -103,7 +123,9 @@ def prepare(model: Checkpoint, prompts: Path, *, device: str) -> Task:
     return Task(streamed, fitting, len(found) - len(fitting))
 
 
-def score(model: Checkpoint, prompts: Path, *, device: str) -> dict[str, Any]:
+def score(
+    model: Checkpoint, prompts: Path, corpus: Corpus | None = None, *, device: str
+) -> dict[str, Any]:
     """Score known completions under a model.
 
     The hidden states of all tokens are kept, on the CPU: with 65 billion weights (8,192 wide) for
@@ -112,7 +134,8 @@ def score(model: Checkpoint, prompts: Path, *, device: str) -> dict[str, Any]:
 
     Args:
         model: 16-bit or GPTQ, with its tokenizer.
-        prompts: as `read` takes them.
+        prompts: as `read_corpus_of_answers` takes them.
+        corpus: content of that file; None reads it.
         device: auto, cpu or cuda:N.
     Returns:
         Facts for a report; shares are of 0 to 1. `greedy_agreement` is over tokens, the other
@@ -122,14 +145,15 @@ def score(model: Checkpoint, prompts: Path, *, device: str) -> dict[str, Any]:
         RecipeProblem, CheckpointProblem: as `prepare`.
         NumericsProblem: weights or logits are not finite.
     """
-    task = prepare(model, prompts, device=device)
+    corpus = corpus or read_corpus_of_answers(prompts)
+    task = prepare(model, prompts, corpus, device=device)
     fitting, limit = task.completions, task.model.positions
     nll, greedy = _run(task.model, fitting)
     whole = [len(each.ids) <= limit for each in fitting]
     ends = [bool(tokens[-1]) for tokens in compress(greedy, whole)]
     return {
         "file": prompts.name,
-        "sha256": sha256_file(prompts),
+        "sha256": corpus.sha256,
         "protocol": f"Tulu format, completion and EOS scored, cut at {limit} tokens; "
         f"{dtype_name(task.model.dtype)} on {task.model.device.type}",
         "completions": len(fitting),
@@ -145,7 +169,8 @@ def score(model: Checkpoint, prompts: Path, *, device: str) -> dict[str, Any]:
     }
 
 
-def _completion(place: str, number: int, document: Document, tokenizer: Tokenizer) -> Completion:
+def _require_answer(place: str, document: Document) -> None:
+    """Refuses a document that is not a prompt and an answer with content."""
     if isinstance(document, str) or len(document) < 2 or document[-1].role != "assistant":
         raise RecipeProblem(
             f"{place} is not a prompt and an answer",
@@ -153,6 +178,9 @@ def _completion(place: str, number: int, document: Document, tokenizer: Tokenize
         )
     if not document[-1].content.strip():
         raise RecipeProblem(f"{place} has an empty completion", next_step="leave it out")
+
+
+def _completion(number: int, document: Sequence[Message], tokenizer: Tokenizer) -> Completion:
     prompt = encode(document[:-1], tokenizer, generation=True)
     ids = encode(document, tokenizer)
     pairs = enumerate(zip(prompt, ids, strict=False))

@@ -23,6 +23,7 @@ from camelpress.convert.touched import TouchedInputs
 from camelpress.convert.verify import require_stated_base
 from camelpress.core.checkpoint import Checkpoint, mend_config
 from camelpress.core.config import DTYPES, dtype_name
+from camelpress.core.documents import Corpus
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.journal import Journal
 from camelpress.core.output import keep_apart, output_files, staged
@@ -64,12 +65,13 @@ def recover(
     watch = Stopwatch()
     inputs = {"base": base, "diff": diff}
     keep_apart(out, base.folder, diff.folder)
+    answers = _known_answers(settings)
     choice = _choice(base, diff, settings)
     chosen, dtype = choice.plans, _main_dtype(settings, choice)
     belongings = companions.recovered(base, diff, chosen, settings, dtype)
     dtypes = {plan.name: _dtype(settings, choice, plan) for plan in chosen}
     slots = {plan.name: Slot(dtypes[plan.name], plan.shape) for plan in chosen}
-    _require_scorable(belongings, slots, out, settings)
+    _require_scorable(belongings, slots, out, settings, answers)
     operands = Operands.of(choice.base, diff, chosen)
     full = settings.check == "full"
 
@@ -96,7 +98,7 @@ def recover(
         rounded = note_rounding(settings, diff, entries)
         belongings.write(folder)
         changes = mend_config(folder)
-        golden = _golden(folder, settings)
+        golden = _golden(folder, settings, answers)
         report = Report(
             stage="recover",
             inputs=account.digests(inputs, files),
@@ -176,11 +178,24 @@ def _dtype(settings: Recover, choice: Choice, plan: Plan) -> torch.dtype:
     return choice.types.tensors[plan.name]
 
 
+def _known_answers(settings: Recover) -> Corpus | None:
+    """Reads the known completions before any weights, so that a later change of them is no harm."""
+    if settings.verify is None:
+        return None
+    from camelpress.convert.golden import read_corpus_of_answers
+
+    return read_corpus_of_answers(settings.verify)
+
+
 def _require_scorable(
-    belongings: companions.Belongings, slots: Mapping[str, Slot], out: Path, settings: Recover
+    belongings: companions.Belongings,
+    slots: Mapping[str, Slot],
+    out: Path,
+    settings: Recover,
+    answers: Corpus | None,
 ) -> None:
     """See that known completions can be scored: what cannot is told now, not after hours."""
-    if settings.verify is None:
+    if settings.verify is None or answers is None:
         return
     from camelpress.convert.golden import prepare  # loads transformers, which nothing else needs
 
@@ -189,15 +204,16 @@ def _require_scorable(
         belongings.write(Path(place))
         model = Checkpoint(Path(place), belongings.configs["config.json"], infos)
         try:
-            prepare(model, settings.verify, device=settings.device)
+            prepare(model, settings.verify, answers, device=settings.device)
         except (CheckpointProblem, RecipeProblem) as error:
             what = error.what.replace(place, str(out))
             raise type(error)(what, next_step=error.next_step) from error
 
 
-def _golden(folder: Path, settings: Recover) -> dict[str, Any]:
+def _golden(folder: Path, settings: Recover, answers: Corpus | None) -> dict[str, Any]:
     if settings.verify is None:
         return {}
     from camelpress.convert.golden import score
 
-    return {"golden": score(Checkpoint.open(folder), settings.verify, device=settings.device)}
+    model = Checkpoint.open(folder)
+    return {"golden": score(model, settings.verify, answers, device=settings.device)}

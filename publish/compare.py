@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.lineage import describes, foreign_report
 from camelpress.core.llama import is_derived_buffer
-from camelpress.core.progress import track
+from camelpress.core.progress import note, track
 from camelpress.core.provenance import checkpoint_digest, sha256_file
 from camelpress.core.report import Report, Stopwatch, Verdict
 from camelpress.publish.columns import PER_TASK, tasks
+from camelpress.publish.facts import QUANTIZED
 from camelpress.publish.release import VALIDATION
 from camelpress.publish.tables import PER_TEXT, QUANTIZATION, dig, show, texts
 from camelpress.publish.tables import VALIDATION as MEASURED
@@ -124,15 +126,16 @@ def _named(label: str) -> str:
 
 
 def _reports(folder: Path) -> dict[str, Any]:
+    """Returns the reports of a model as plain data, without those that are of other weights."""
     places = {
         "validate": folder / VALIDATION / "report.json",
-        "quantize": folder / "quantize-report.json",
+        "quantize": folder / QUANTIZED,
     }
-    return {
-        name: Report.read(path).model_dump(mode="json")
-        for name, path in places.items()
-        if path.is_file()
-    }
+    reports = {name: Report.read(path) for name, path in places.items() if path.is_file()}
+    if "quantize" in reports and not describes(reports["quantize"], folder):
+        note(f"{foreign_report(folder / QUANTIZED)}: its figures are not compared")
+        del reports["quantize"]
+    return {name: report.model_dump(mode="json") for name, report in reports.items()}
 
 
 def _files(one: Path, other: Path) -> Iterator[str]:

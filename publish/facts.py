@@ -10,11 +10,13 @@ from typing import Any
 
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.dynamic import settings_of
+from camelpress.core.errors import CheckpointProblem
 from camelpress.core.json import read_json
+from camelpress.core.lineage import describes, foreign_report
 from camelpress.core.origin import HUB_ID
 from camelpress.core.precision import titled
 from camelpress.core.prompt import CHAT_TEMPLATE
-from camelpress.core.provenance import PROVENANCE
+from camelpress.core.provenance import PROVENANCE, REPORT_SUFFIX
 from camelpress.core.report import Report
 from camelpress.core.settings import Settings
 from camelpress.publish import release
@@ -28,6 +30,7 @@ TULU, OTHER, NONE = "tulu", "other", "none"  # kinds of prompt
 DEGREES = (2, 4, 8)
 SPLIT = (".mlp.down_proj.scales", ".self_attn.o_proj.scales")  # by input, where groups lie
 STAGES = ("recover", "quantize")  # before, whose reports a model carries
+QUANTIZED = f"quantize{REPORT_SUFFIX}"
 
 
 class Told(Settings):
@@ -120,16 +123,20 @@ def of_release(folder: Path) -> Facts:
     """The facts that the card of a release was written from.
 
     Raises:
-        CheckpointProblem: a file of the release is missing or damaged.
+        CheckpointProblem: a file of the release is missing or damaged, or the report of `quantize`
+            is of other weights.
         RecipeProblem: its provenance is not of this version.
     """
     path = folder / PROVENANCE
     provenance = Report.read(path)
     known = {key: provenance.facts[key] for key in Told.model_fields if key in provenance.facts}
+    quantize = release.stage_report(folder / QUANTIZED)
+    if quantize is not None and not describes(quantize, folder, provenance.outputs):
+        raise CheckpointProblem(foreign_report(folder / QUANTIZED), next_step="publish it again")
     return Facts(
         config=read_json(folder / "config.json"),
         validation=Report.read(folder / release.VALIDATION / "report.json"),
-        quantize=release.stage_report(folder / "quantize-report.json"),
+        quantize=quantize,
         recover=release.stage_report(folder / "recover-report.json"),
         settings=Publish.parse(provenance.settings, source=str(path)),
         **dict(Told.parse(known, source=str(path))),

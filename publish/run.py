@@ -9,6 +9,7 @@ from typing import Any
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, ReleaseRefused
 from camelpress.core.json import write_json
+from camelpress.core.lineage import describes, foreign_report
 from camelpress.core.origin import CARD, HUB
 from camelpress.core.output import keep_apart, staged
 from camelpress.core.progress import note
@@ -24,7 +25,7 @@ from camelpress.core.report import Report, Stopwatch
 from camelpress.publish import card, plots, release, tables
 from camelpress.publish.bom import bill
 from camelpress.publish.caveats import require_publishable
-from camelpress.publish.facts import STAGES, Facts, shape
+from camelpress.publish.facts import QUANTIZED, STAGES, Facts, shape
 from camelpress.publish.front_matter import RESULTS, eval_results
 from camelpress.publish.gate import gate, read_card, require_covered
 from camelpress.publish.license import add_licenses, profile, write_notice
@@ -78,6 +79,7 @@ def run(
     settings, others = _aimed(settings, variant(checkpoint.quantization or {}), force=force)
     with staged(out, force=force) as folder:
         judged = _require_judged(candidate, report, report_dir)
+        _require_described(candidate, judged)
         left_out = release.copy_model(
             candidate, folder, linked=linked, recipe_only=settings.recipe_only
         )
@@ -86,7 +88,7 @@ def run(
             config=checkpoint.config,
             shape=shape(checkpoint),
             validation=release.copy_validation(report_dir, report, folder / release.VALIDATION),
-            quantize=release.stage_report(folder / "quantize-report.json"),
+            quantize=release.stage_report(folder / QUANTIZED),
             recover=release.stage_report(folder / "recover-report.json"),
             settings=settings,
             variants=others,
@@ -159,6 +161,17 @@ def _require_judged(candidate: Path, report: Report, report_dir: Path) -> dict[s
             next_step="validate it again",
         )
     return files
+
+
+def _require_described(candidate: Path, hashes: Mapping[str, str]) -> None:
+    """Refuses the report of `quantize` of another model, which the card would quote."""
+    path = candidate / QUANTIZED
+    report = release.stage_report(path)
+    if report is not None and not describes(report, candidate, hashes):
+        raise CheckpointProblem(
+            foreign_report(path),
+            next_step="remove that report, or publish the folder that quantize wrote",
+        )
 
 
 def _quantized(candidate: Path) -> Checkpoint:

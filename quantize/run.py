@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.journal import Journal
 from camelpress.core.lanes import LANES
+from camelpress.core.lineage import written_weights
 from camelpress.core.ngrams import FINGERPRINT
 from camelpress.core.output import keep_apart, output_files, require_free, staged
 from camelpress.core.progress import note
 from camelpress.core.provenance import (
-    checkpoint_digest,
     checkpoint_hashes,
     sha256_file,
+    sha256_json,
     versions,
 )
 from camelpress.core.report import Report, Stopwatch
@@ -104,7 +106,8 @@ def _natively(
     planned = plan(model.checkpoint, model.blocks, settings)
     calibration = _calibration(model, settings)
     computed = _computed(model)
-    made_from = _made_from(source, settings, calibration, model)
+    hashes = checkpoint_hashes(source.folder)
+    made_from = _made_from(hashes, settings, calibration, model)
     with (
         team.staged(
             out, force=force, made_from=made_from, restart=restart, writes=_writes(source)
@@ -129,6 +132,7 @@ def _natively(
             report = _complete(
                 folder,
                 source,
+                hashes,
                 settings,
                 calibration,
                 facts={
@@ -161,6 +165,7 @@ def _elsewhere(
     )
     planned = plan(model.checkpoint, model.blocks, settings)
     calibration = _calibration(model, settings)
+    hashes = checkpoint_hashes(source.folder)
     with staged(out, force=force, writes=_writes(source)) as folder, torch.inference_mode():
         work = folder / ENGINE
         work.mkdir()
@@ -175,6 +180,7 @@ def _elsewhere(
         return _complete(
             folder,
             source,
+            hashes,
             settings,
             calibration,
             facts={
@@ -199,6 +205,7 @@ def _elsewhere(
 def _complete(
     folder: Path,
     source: Checkpoint,
+    hashes: Mapping[str, str],
     settings: Quantize,
     calibration: Calibration | None,
     *,
@@ -213,11 +220,11 @@ def _complete(
     if settings.engine != NATIVE:
         unsaid |= UNABLE.keys() - {"method", "calibration_mask"}
         unsaid |= {"damp_percent"} - settings.model_fields_set  # each engine has its own
-    digest = checkpoint_digest(source.folder)
-    source.require_unchanged()
+    source.require_unchanged(hashes)
     report = Report(
         stage="quantize",
-        inputs={"source": digest} | _inputs(calibration),
+        inputs={"source": sha256_json(hashes)} | _inputs(calibration),
+        outputs=written_weights(folder),
         settings=settings.model_dump(mode="json", exclude=unsaid),
         facts={
             "method": settings.method,
@@ -264,7 +271,7 @@ def _computed(model: StreamedModel) -> dict[str, Any]:
 
 
 def _made_from(
-    source: Checkpoint,
+    hashes: Mapping[str, str],
     settings: Quantize,
     calibration: Calibration | None,
     model: StreamedModel,
@@ -277,7 +284,7 @@ def _made_from(
         **rounding(model.device),
         "columns at once": COLUMNS,
         **{f"version of {name}": number for name, number in versions().items()},
-        **{f"source/{name}": digest for name, digest in checkpoint_hashes(source.folder).items()},
+        **{f"source/{name}": digest for name, digest in hashes.items()},
         **_inputs(calibration),
         "weights of the texts": [each.weight for each in settings.calibration],
     }

@@ -56,6 +56,17 @@ COMMANDS = {  # {place}: the address, {model}: a checkpoint that is there, {out}
 # fmt: on
 
 
+@pytest.mark.parametrize("command", ["inspect", "verify", "recover base", "reference", "text"])
+def test_a_login_before_a_repository_is_hidden(
+    run: Run, base: Path, tuned: Path, tmp_path: Path, command: str
+) -> None:
+    place = "hf:reader:s3cr3t-word@org/model"
+    words = {"place": place, "model": base, "near": tuned, "out": tmp_path / "out"}
+    ended = run(*(word.format(**words) for word in COMMANDS[command]), "--debug", "--json")
+    assert ended.code in (2, 3), ended.err
+    require_hidden(ended)
+
+
 def require_hidden(ended: Ended) -> None:
     for word in WORDS:
         assert word not in ended.out, ended.out
@@ -106,7 +117,12 @@ def test_a_dry_run_does_not_show_it(
         ("s3:/me:pass@host", True),
         ("https://host/x?access_token=passpass&page=2", True),
         ("https://host/x?page=2&X-Amz-Signature=passpass", True),
+        ("hf:me:pass@host/name", True),
+        ("hf:me:pass@x@host/name@main:file.jsonl", True),
+        ("the model hf:me:pass@host/name", True),
         ("https://host/x?page=passpass", False),
+        ("hf:org/name:file.jsonl", False),
+        ("hf:org/name@main:me@host.jsonl", False),
         ("hf:org/name@main", False),
         ("https://huggingface.co/org/name@main", False),
         ("org/name@0123abc:file.jsonl", False),

@@ -8,7 +8,7 @@ that cannot be scored is told as such, and takes no other along.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -93,10 +93,17 @@ def ready(reference: Checkpoint, candidate: Checkpoint, settings: Validate, out:
         tokenizer=reference.folder,
         judged=arena is not None,
     )
+    note_unread_data(settings.data_dir, loaded.columns.values())
     if arena is not None:
         arena.forecast(loaded, whole=settings.budget is None)
         arena.try_out(loaded)
     return Ready(loaded, arena)
+
+
+def note_unread_data(folder: Path | None, chosen: Iterable[Column]) -> None:
+    """Notes that no task takes its data from the folder of `--data-dir`."""
+    if folder is not None and not any(column.benchmark for column in chosen):
+        note(f"{folder} is not read: only tasks of tulu and tulu-fixed take data from --data-dir")
 
 
 def answered(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from camelpress.core.errors import RecipeProblem
 from camelpress.core.identity import headers_digest, weights_digest
 from camelpress.core.lanes import LANE_TOKENS
 from camelpress.core.output import keep_apart, output_files, require_free
-from camelpress.core.provenance import checkpoint_digest, sha256_file
+from camelpress.core.provenance import checkpoint_hashes, sha256_file, sha256_json
 from camelpress.core.report import Report, Stopwatch
 from camelpress.core.summary import summary
 from camelpress.core.tokens import Tokenizer
@@ -69,9 +69,10 @@ def run(
     keep_apart(out, reference.folder)
     require_free(out, force=force)
     require_plain(reference, settings)
+    hashes = checkpoint_hashes(reference.folder)
     with Workplace.staged(
         out,
-        lambda: fingerprint("store", settings, {"reference": reference.folder}),
+        lambda: fingerprint("store", settings, {"reference": hashes}),
         force=force,
         restart=restart,
         writes=WRITES,
@@ -113,7 +114,7 @@ def run(
             noise_floor=figures.noise_floor(settings.noise_floor, again) if again else None,
         )
         report = work.team.share(
-            lambda: _complete(work.folder, reference, texts, settings, facts, watch)
+            lambda: _complete(work.folder, reference, hashes, texts, settings, facts, watch)
         )
     return work.team.share(lambda: report)
 
@@ -159,6 +160,7 @@ def _write(
 def _complete(
     folder: Path,
     reference: Checkpoint,
+    hashes: Mapping[str, str],
     texts: Sequence[Text],
     settings: Keep,
     facts: Facts,
@@ -167,11 +169,11 @@ def _complete(
     """Windows, tokenizer and the report beside the predictions."""
     write_windows(texts, folder / WINDOWS)
     copy_tokenizer(reference.folder, folder)
-    digest = checkpoint_digest(reference.folder)
-    reference.require_unchanged()
+    reference.require_unchanged(hashes)
     report = Report(
         stage="store",
-        inputs={"reference": digest} | {f"text:{text.name}": text.sha256 for text in texts},
+        inputs={"reference": sha256_json(hashes)}
+        | {f"text:{text.name}": text.sha256 for text in texts},
         outputs={path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))},
         settings=settings.model_dump(mode="json", exclude={"text", "device"}),
         facts=facts.model_dump(mode="json"),

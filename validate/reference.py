@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.errors import RecipeProblem
+from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.identity import computes_alike, headers_digest, is_same_model, weights_digest
 from camelpress.core.json import read_json
+from camelpress.core.lineage import describes, foreign_report
 from camelpress.core.precision import dequantized_by, is_quantized, precision
 from camelpress.core.provenance import checkpoint_digest
+from camelpress.core.report import Report
 from camelpress.core.summary import summary
 from camelpress.validate.settings import Scoring
 from camelpress.validate.store import Store
@@ -57,10 +61,9 @@ def require_plain(
     facts = summary(reference)
     if settings.allow_quantized_reference or not is_quantized(facts):
         return
-    report = dequantized_by(reference.folder)
     if facts["dequantized"]:
         raise RecipeProblem(
-            f"the reference {reference.folder} holds the weights of a quantized model ({report})",
+            _history(reference.folder),
             next_step="give the model before it was quantized; remove that report if it belongs "
             f"to another model, or add {ALLOWANCE} to measure against it",
         )
@@ -71,6 +74,18 @@ def require_plain(
         f"the reference {reference.folder} is itself quantized ({precision(facts)})",
         next_step=step,
     )
+
+
+def _history(folder: Path) -> str:
+    """Returns the sentence about the report that makes plain weights count as dequantized."""
+    name = str(dequantized_by(folder))
+    try:
+        is_of_weights = describes(Report.read(folder / name), folder)
+    except CheckpointProblem:  # not a report, and the file may still tell the history
+        is_of_weights = True
+    if is_of_weights:
+        return f"the reference {folder} holds the weights of a quantized model ({name})"
+    return f"the reference may come from a quantized model: {foreign_report(folder / name)}"
 
 
 def _require_plain_store(store: Store, settings: Scoring) -> None:

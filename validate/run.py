@@ -11,11 +11,12 @@ from camelpress.core.errors import RecipeProblem
 from camelpress.core.output import keep_apart, require_free
 from camelpress.core.precision import caveat
 from camelpress.core.progress import note
+from camelpress.core.provenance import checkpoint_hashes
 from camelpress.core.report import Report, Stopwatch, Verdict
 from camelpress.core.summary import summary
 from camelpress.core.team import Team
 from camelpress.validate import outputs, page, samples
-from camelpress.validate.benchmarks import Answered, Ready, answered, ready
+from camelpress.validate.benchmarks import Answered, Ready, answered, note_unread_data, ready
 from camelpress.validate.figures import figures, untold
 from camelpress.validate.gate import judge
 from camelpress.validate.measure import against_model, against_store
@@ -80,10 +81,11 @@ def run(
     if settings.allow_quantized_reference:
         _note_caveat(reference)
     tasks = _ready(reference, candidate, settings, out)
-    sources = {"reference": reference.folder, "candidate": candidate.folder}
+    models = {"reference": reference, "candidate": candidate}
+    hashes = {role: checkpoint_hashes(model.folder) for role, model in models.items()}
     with Workplace.staged(
         out,
-        lambda: fingerprint("validate", settings, sources),
+        lambda: fingerprint("validate", settings, hashes),
         force=force,
         restart=restart,
         writes=WRITES,
@@ -96,8 +98,8 @@ def run(
             told = told.with_tasks(asked)
             samples.write(asked.samples, asked.models, work.folder)
         shutil.rmtree(work.folder / ANSWERS, ignore_errors=True)
-        for model in (reference, candidate):
-            model.require_unchanged()
+        for role, model in models.items():
+            model.require_unchanged(hashes[role])
         given = "gate" in settings.model_fields_set
         gate = TASK_GATE if only_tasks and not given else settings.gate
         report = _report(told, samples.hashes(work.folder), settings, gate, watch)
@@ -125,6 +127,7 @@ def _ready(
     reference: Checkpoint | Store, candidate: Checkpoint, settings: Validate, out: Path
 ) -> Ready | None:
     if not settings.tasks:
+        note_unread_data(settings.data_dir, ())
         return None
     if isinstance(reference, Store):
         raise RecipeProblem(

@@ -9,6 +9,7 @@ a path.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -19,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
+from camelpress.core.lineage import describes, foreign_report
+from camelpress.core.progress import note
 from camelpress.core.provenance import FileStates, file_states, require_states, sha256_file
 from camelpress.core.report import Report
 from camelpress.core.settings import Settings, faults
@@ -109,13 +112,15 @@ class Store:
         parts = _parts(folder, report, facts)
         return cls(folder, report, facts, settings, texts, parts, states)
 
-    def require_unchanged(self) -> None:
+    def require_unchanged(self, hashes: Mapping[str, str]) -> None:
         """Checks that no file of the store was written, replaced or removed since `open`.
 
+        Args:
+            hashes: name to SHA-256 of files as they were read.
         Raises:
             CheckpointProblem: names the first such file.
         """
-        require_states(self.folder, self.file_states)
+        require_states(self.folder, self.file_states, hashes)
 
     @property
     def model(self) -> str:
@@ -217,8 +222,15 @@ def _parts(folder: Path, report: Report, facts: Facts) -> dict[str, range]:
 
 
 def _source(candidate: Path) -> str | None:
+    """Returns the digest of the model that a candidate was quantized from, None if unknown."""
     path = candidate / "quantize-report.json"
-    return Report.read(path).inputs.get("source") if path.is_file() else None
+    report = Report.read(path) if path.is_file() else None
+    if report is None:
+        return None
+    if not describes(report, candidate):
+        note(f"{foreign_report(path)}: the source that it names is not held against the store")
+        return None
+    return report.inputs.get("source")
 
 
 def _texts(folder: Path, facts: Facts) -> list[Text]:

@@ -13,7 +13,7 @@ from camelpress.core.blocks import pick_device
 from camelpress.core.computing import rounding
 from camelpress.core.journal import Journal
 from camelpress.core.lanes import LANES
-from camelpress.core.provenance import checkpoint_hashes, sha256_file, versions
+from camelpress.core.provenance import sha256_file, versions
 from camelpress.core.team import Team
 from camelpress.validate.settings import Scoring
 
@@ -69,13 +69,15 @@ class Workplace:
                 shutil.rmtree(folder / LANES)
 
 
-def fingerprint(stage: str, settings: Scoring, sources: Mapping[str, Path]) -> dict[str, Any]:
+def fingerprint(
+    stage: str, settings: Scoring, hashes: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
     """Name to value of everything that decides the hidden states.
 
     Args:
         stage: its name.
         settings: of the stage; the gate and the forms of the report decide nothing.
-        sources: role to folder of each model, or of a store.
+        hashes: role to the name and SHA-256 of each file of a model, or of a store.
     """
     texts = enumerate((path for path in settings.text if path.is_file()), start=1)
     scoring = set(Scoring.model_fields) - {"text", "device"}
@@ -87,7 +89,7 @@ def fingerprint(stage: str, settings: Scoring, sources: Mapping[str, Path]) -> d
         **{f"text {number}": sha256_file(path) for number, path in texts},
         **{
             f"{role}/{name}": digest
-            for role, folder in sources.items()
-            for name, digest in checkpoint_hashes(folder).items()
+            for role, files in hashes.items()
+            for name, digest in files.items()
         },
     }

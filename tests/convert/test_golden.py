@@ -559,3 +559,32 @@ def test_a_model_without_a_tokenizer_is_told_before_a_weight_is_added(
         out=tmp_path / "out",
     ):
         stages.recover(base, diff, tmp_path / "out", verify=published.prompts)
+
+
+@pytest.mark.parametrize("content", ["Call me Ishmael.", None])
+def test_known_completions_are_read_before_any_weights(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    path = tmp_path / "p.txt"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    monkeypatch.delattr(run, "choose")
+    with pytest.raises(RecipeProblem, match="is not a prompt and an answer|does not exist"):
+        stages.recover(published.base, published.diff, tmp_path / "out", verify=path)
+
+
+def test_a_later_change_of_known_completions_is_no_harm(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copyfile(published.prompts, tmp_path / "p.jsonl"))
+    begin = run._choice
+
+    def removed_before(*arguments: Any) -> Any:
+        path.unlink()
+        return begin(*arguments)
+
+    monkeypatch.setattr(run, "_choice", removed_before)
+    report = stages.recover(published.base, published.diff, tmp_path / "out", verify=path)
+    assert report.facts["golden"] == scored(tmp_path / "out", published.prompts) | {
+        "file": path.name
+    }

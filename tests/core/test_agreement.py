@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -67,14 +68,11 @@ def tie(source: Path, out: Path, value: Any) -> Path:
 # --- which tensor is the head ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [True, "true", 1])
-def test_a_head_of_its_own_is_used_though_the_config_says_tied(
-    base: Path, tmp_path: Path, value: Any
-) -> None:
-    checkpoint, notes = opened(tie(base, tmp_path / "model", value))
+def test_a_head_of_its_own_is_used_though_the_config_says_tied(base: Path, tmp_path: Path) -> None:
+    checkpoint, notes = opened(tie(base, tmp_path / "model", True))
     assert "lm_head is another matrix than the embedding" in notes[-1]
     assert checkpoint.config["tie_word_embeddings"] is False
-    assert checkpoint.stated["tie_word_embeddings"] == value
+    assert checkpoint.stated["tie_word_embeddings"] is True
     torch.testing.assert_close(logits(checkpoint), by_transformers(base), rtol=1e-4, atol=1e-5)
     whole = load(checkpoint, device=CPU, dtype=torch.float32)
     with torch.inference_mode():
@@ -149,11 +147,37 @@ def test_null_is_as_if_nothing_were_said(base: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(logits(checkpoint), by_transformers(base), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("value", ["yes", 2, [], 0.5])
+@pytest.mark.parametrize("value", ["yes", 2, [], 0.5, "false", "true", 0, 1])
 def test_what_is_neither_true_nor_false_is_refused(base: Path, tmp_path: Path, value: Any) -> None:
     folder = tie(base, tmp_path / "model", value)
-    with pytest.raises(CheckpointProblem, match="where true or false belongs"):
-        Checkpoint.open(folder)
+    notes = Notes()
+    with pytest.raises(CheckpointProblem, match="where true or false belongs") as refused:
+        with listening(notes):
+            Checkpoint.open(folder)
+    assert refused.value.next_step == "write true or false for tie_word_embeddings, without quotes"
+    assert notes.heard == []
+
+
+@pytest.mark.parametrize(
+    ("kept", "missing"),
+    [
+        ("model.embed_tokens", "model.layers.0.input_layernorm.weight"),
+        ("model.embed_tokens|model.layers.0", "model.layers.1.input_layernorm.weight"),
+        ("model.embed_tokens|model.layers", "model.norm.weight"),
+        ("model.norm", "model.embed_tokens.weight"),
+    ],
+)
+def test_a_model_that_lacks_more_than_its_head_is_not_said_to_be_tied(
+    base: Path, tmp_path: Path, kept: str, missing: str
+) -> None:
+    folder = shutil.copytree(base, tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    rest = {name: each for name, each in tensors.items() if re.match(kept, name)}
+    save_file(rest, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnknownTensor) as refused:
+        head_of(Checkpoint.open(folder))
+    assert refused.value.what == f"{folder} lacks the tensor {missing!r}"
+    assert "tie_word_embeddings" not in refused.value.next_step
 
 
 def test_the_config_of_the_text_inside_another_is_read_alike(base: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,10 +34,42 @@ def test_a_home_that_is_none_gets_a_temporary_folder(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / home))
-    monkeypatch.setenv("TRITON_CACHE_DIR", "/chosen")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "chosen"))
     provide_caches()
-    assert os.environ["TRITON_CACHE_DIR"] == "/chosen"
+    assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "chosen")
     assert Path(os.environ["MPLCONFIGDIR"]).parent.is_dir()
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "~nobody-of-this-name/x"])
+def test_a_named_folder_that_cannot_be_written_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "file").touch()
+    named = place if place.startswith("~") else str(tmp_path / place)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MPLCONFIGDIR", named)
+    provide_caches()
+    assert os.environ["MPLCONFIGDIR"] != named
+    assert Path(os.environ["MPLCONFIGDIR"]).parent.is_dir()
+    assert "TRITON_CACHE_DIR" not in os.environ
+
+
+def test_matplotlib_has_nothing_to_say(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    lines = (
+        "from camelpress.core.caches import provide_caches",
+        "provide_caches()",
+        "import matplotlib",
+        "matplotlib.get_configdir()",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        env=os.environ | {"HOME": str(tmp_path), "MPLCONFIGDIR": str(tmp_path / "file")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
 
 
 def test_without_any_folder_nothing_is_named(

@@ -121,6 +121,48 @@ def test_a_python_literal_is_no_prose(tmp_path: Path, content: str) -> None:
     assert problem.next_step == "write it with json.dumps"
 
 
+ROW = '{"text": "the whale"}'
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a", "a.jsonl"])
+@pytest.mark.parametrize(
+    ("content", "kind", "step"),
+    [
+        (f"// my rows\n{ROW}\n{ROW}\n", "with // comments", "remove the comment lines"),
+        (f"\n  // one\n// two\n[{ROW},\n  // three\n{ROW}]\n", "with // comments", "comment"),
+        (f"```json\n{ROW}\n```\n", "inside Markdown fences", "remove the lines of the fences"),
+        (f"```\n[{ROW},\n{ROW}]\n```", "inside Markdown fences", "fences"),
+        (f"\n~~~ jsonl\n{ROW}\n~~~\n\n```\n{ROW}\n```\n", "inside Markdown fences", "fences"),
+        (f"```json\n{ROW}\n{ROW}\n", "inside Markdown fences", "fences"),
+    ],
+)
+def test_wrapped_json_is_no_prose(
+    tmp_path: Path, name: str, content: str, kind: str, step: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    problem = problem_of(path)
+    assert problem.what == f"{path} is JSON {kind}, and no text"
+    assert step in problem.next_step
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"A row is written so:\n\n```json\n{ROW}\n```\n",
+        f"```json\n{ROW}\n```\n\nThis is a row.\n",
+        "```python\nprint([1, 2])\n```\n",
+        "// a comment of C\nint main() { return 0; }\n",
+        f"// the whale\nCall me Ishmael.\n{ROW}\nSome years ago.\n",
+        "// nothing but a comment\n",
+        "```\n```\n",
+    ],
+)
+def test_prose_with_json_or_comments_in_it_is_prose(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.txt").write_text(content, encoding="utf-8")
+    assert read_documents(tmp_path / "a.txt") == [content]
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = tmp_path / "no.txt"
     assert str(problem_of(path)) == f"{path} does not exist; check its name"

@@ -12,12 +12,13 @@ import pytest
 
 import damage
 import stages
+from camelpress.convert import account
 from camelpress.convert.export import export
 from camelpress.convert.settings import Export
 from camelpress.core import checkpoint as reading
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
-from camelpress.validate import keep
+from camelpress.validate import keep, measure, score
 from camelpress.validate.settings import Keep
 from refusal import refusal
 
@@ -36,6 +37,25 @@ def written(folder: Path) -> None:
     os.utime(folder / WEIGHTS, ns=(1, 1))
 
 
+def rewritten(folder: Path) -> None:
+    """Other bytes in the same file, with the same size and the time set back."""
+    path = folder / WEIGHTS
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read()
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last[0] ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def touched(folder: Path) -> None:
+    """The same bytes with another name beside theirs and other permissions."""
+    (folder / "backup").hardlink_to(folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o600)
+    (folder / "config.json").chmod(0o600)
+
+
 def shortened_config(folder: Path) -> None:
     """The config of another model, after it was read."""
     (folder / "config.json").write_text("{}")
@@ -49,6 +69,7 @@ def another_shard(folder: Path) -> None:
 CHANGES: dict[str, tuple[Change, str]] = {
     "renamed": (renamed, WEIGHTS),
     "written": (written, WEIGHTS),
+    "rewritten": (rewritten, WEIGHTS),
     "config": (shortened_config, "config.json"),
     "added": (another_shard, "model-00001-of-00002.safetensors"),
 }
@@ -104,6 +125,59 @@ def test_a_packed_model_that_is_replaced_is_not_exported(
     during(model, change)
     with refused(model, name):
         export(source, out, Export.parse({"to": to}, source="test"))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("to", ["gptq-v2", "dense"])
+def test_a_packed_model_that_is_touched_is_exported(
+    packed: Path, tmp_path: Path, out: Path, during: Callable[..., None], to: str
+) -> None:
+    model = damage.copied(packed, tmp_path / "model")
+    during(model, touched)
+    export(Checkpoint.open(model), out, Export.parse({"to": to}, source="test"))
+    assert (model / "backup").exists()
+    assert out.is_dir()
+
+
+@pytest.mark.parametrize("side", ["base", "diff"])
+def test_an_input_that_is_rewritten_after_its_hash_is_not_recovered(
+    base: Path, diff: Path, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, side: str
+) -> None:
+    inputs = {"base": base, "diff": diff}
+    inputs[side] = damage.copied(inputs[side], tmp_path / "model")
+    finish = account.digests
+
+    def rewritten_before(*arguments: Any) -> dict[str, str]:
+        rewritten(inputs[side])
+        return finish(*arguments)
+
+    monkeypatch.setattr(account, "digests", rewritten_before)
+    with refused(inputs[side], WEIGHTS):
+        stages.recover(inputs["base"], inputs["diff"], out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("change", [rewritten, touched])
+@pytest.mark.parametrize("side", ["reference", "candidate"])
+def test_a_model_that_is_rewritten_gets_no_verdict(
+    base: Path, packed: Path, prose: Path, tmp_path: Path, out: Path,
+    monkeypatch: pytest.MonkeyPatch, side: str, change: Change,
+) -> None:  # fmt: skip
+    models = {"reference": base, "candidate": packed}
+    models[side] = damage.copied(models[side], tmp_path / "model")
+    compute = score.score
+
+    def changed_before(*arguments: Any, **options: Any) -> Any:
+        change(models[side])
+        return compute(*arguments, **options)
+
+    monkeypatch.setattr(measure, "score", changed_before)
+    if change is touched:
+        stages.validate(*models.values(), out, prose)
+        assert out.is_dir()
+        return
+    with refused(models[side], WEIGHTS):
+        stages.validate(*models.values(), out, prose)
     assert not out.exists()
 
 
@@ -166,6 +240,35 @@ def test_a_model_that_was_replaced_before_it_was_read_is_not_quantized(
     renamed(model)
     with refused(model, WEIGHTS):
         run(source, out, Quantize.parse({"method": "rtn", "group_size": 32}, source="test"))
+    assert not out.exists()
+
+
+def test_a_source_that_is_touched_is_quantized(
+    base: Path, tmp_path: Path, out: Path, during: Callable[..., None]
+) -> None:
+    model = damage.copied(base, tmp_path / "model")
+    during(model, touched)
+    stages.quantize(model, out, method="rtn")
+    assert (model / "backup").exists()
+    assert out.is_dir()
+
+
+def test_a_model_that_is_rewritten_gives_no_store(
+    base: Path, prose: Path, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = damage.copied(base, tmp_path / "model")
+    write = keep._write
+
+    def rewritten_before(*arguments: Any) -> Any:
+        rewritten(model)
+        return write(*arguments)
+
+    monkeypatch.setattr(keep, "_write", rewritten_before)
+    settings = Keep.parse(
+        {"text": (prose,), "sequence_length": 64, "max_tokens": 200}, source="test"
+    )
+    with refused(model, WEIGHTS):
+        keep.run(Checkpoint.open(model), out, settings)
     assert not out.exists()
 
 

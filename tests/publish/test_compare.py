@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.progress import listening
 from camelpress.core.report import Report, Verdict
 from camelpress.publish.compare import compare
+from notes import Notes
 
 Publisher = Callable[..., tuple[Path, Report]]
 Judge = Callable[..., Path]
@@ -96,3 +98,16 @@ def test_not_a_number_is_the_same_as_itself(tmp_path: Path) -> None:
 def test_what_is_no_checkpoint_is_told(one: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointProblem):
         compare(one, tmp_path / "nothing")
+
+
+def test_the_report_of_other_weights_is_not_compared(one: Path, publish: Publisher) -> None:
+    other = publish("other", name="Tulu")[0]
+    path = other / "quantize-report.json"
+    changes = {"facts": {"method": "rtn"}, "outputs": {"model.safetensors": "0" * 64}}
+    Report.read(path).model_copy(update=changes).write(path)
+    notes = Notes()
+    with listening(notes):
+        figures = differences(one, other)["figures"]
+    assert f"{path} lists other weights than those beside it" in notes.heard[0]
+    assert len(notes.heard) == 1
+    assert not any("rtn" in line for line in figures)

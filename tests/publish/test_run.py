@@ -393,6 +393,31 @@ def test_a_report_of_another_quantization_is_refused(
     require_nothing_left(tmp_path)
 
 
+def test_a_report_of_other_weights_is_refused(
+    publish: Publisher, candidate: Path, tmp_path: Path
+) -> None:
+    path = candidate / "quantize-report.json"
+    report = Report.read(path)
+    report.model_copy(update={"outputs": {"model.safetensors": "0" * 64}}).write(path)
+    with pytest.raises(CheckpointProblem) as error:
+        publish()
+    assert error.value.what == f"{path} lists other weights than those beside it"
+    assert error.value.next_step.startswith("remove that report")
+    require_nothing_left(tmp_path)
+    path.unlink()
+    out, release = publish()
+    assert release.facts["caveats"][0].startswith("No report says which model")
+
+
+def test_a_report_of_these_weights_is_published(publish: Publisher, candidate: Path) -> None:
+    path, weights = candidate / "quantize-report.json", "model.safetensors"
+    outputs = {weights: sha256_file(candidate / weights)}
+    Report.read(path).model_copy(update={"outputs": outputs}).write(path)
+    out, report = publish()
+    assert report.facts["caveats"] == []
+    assert Report.read(out / path.name).outputs == outputs == {weights: report.outputs[weights]}
+
+
 @pytest.mark.parametrize("out", ["candidate", "report", ".", "candidate/release"])
 def test_the_output_never_replaces_an_input(publish: Publisher, candidate: Path, out: str) -> None:
     before = contents(candidate)

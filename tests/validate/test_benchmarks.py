@@ -17,15 +17,18 @@ from benches import part
 from camelpress.core import extras
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, DataProblem, EngineProblem, RecipeProblem
+from camelpress.core.progress import listening
 from camelpress.core.provenance import sha256_file
 from camelpress.core.report import Report, Verdict
 from camelpress.validate import catalogue, facts, page, samples
+from camelpress.validate.benchmarks import note_unread_data
 from camelpress.validate.completer import Completer
 from camelpress.validate.outputs import judge_again
 from camelpress.validate.run import run as work
 from camelpress.validate.settings import Gate, Validate
 from camelpress.validate.vllm_completer import VllmCompleter
 from command import Run
+from notes import Notes
 from refusal import refusal
 from sandboxes import needs_bubblewrap
 
@@ -264,6 +267,34 @@ def test_a_data_folder_that_is_not_there_is_never_passed_over(asked: Asked, tmp_
         out=tmp_path / "out",
     ):
         asked("tulu", data_dir=str(tmp_path / "none"))
+
+
+def test_a_data_folder_without_tasks_is_said_not_to_be_read(
+    models: tuple[Path, Path], prose: Path, data: Path, tmp_path: Path
+) -> None:
+    notes = Notes()
+    with listening(notes):
+        stages.validate(*models, tmp_path / "out", prose, data_dir=str(data))
+    assert [line for line in notes.heard if line.startswith(f"{data} is not read: only tasks of")]
+
+
+def test_only_tasks_of_other_projects_leave_the_data_folder_unread(data: Path) -> None:
+    foreign = catalogue.Column("arc_easy", "acc")
+    notes = Notes()
+    with listening(notes):
+        note_unread_data(None, [foreign])
+        note_unread_data(data, [foreign, catalogue.Column(MMLU, "acc", benchmark="MMLU")])
+    assert notes.heard == []
+    with listening(notes):
+        note_unread_data(data, [foreign])
+    assert len(notes.heard) == 1
+
+
+def test_the_tasks_of_this_project_read_the_data_folder(asked: Asked) -> None:
+    notes = Notes()
+    with listening(notes):
+        asked(MMLU)
+    assert not [line for line in notes.heard if "is not read" in line]
 
 
 def test_a_name_that_is_nearly_right_is_suggested(asked: Asked, tmp_path: Path) -> None:

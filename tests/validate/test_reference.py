@@ -277,6 +277,22 @@ def test_a_dense_model_of_another_tool_is_known_by_its_history(
 ) -> None:
     dense = copied(exported("dense"), tmp_path / "dense")
     (dense / "export-report.json").unlink()
+    with pytest.raises(RecipeProblem) as refused:
+        held(dense, packed, tmp_path / "out", prose)
+    assert refused.value.what == (
+        "the reference may come from a quantized model: "
+        f"{dense / 'quantize-report.json'} lists other weights than those beside it"
+    )
+    assert "remove that report if it belongs to another model" in refused.value.next_step
+
+
+def test_a_report_without_hashes_tells_the_history(
+    packed: Path, exported: Callable[..., Path], prose: Path, tmp_path: Path
+) -> None:
+    dense = copied(exported("dense"), tmp_path / "dense")
+    (dense / "export-report.json").unlink()
+    path = dense / "quantize-report.json"
+    Report.read(path).model_copy(update={"outputs": {}}).write(path)
     with pytest.raises(RecipeProblem, match=r"a quantized model \(quantize-report\.json\)"):
         held(dense, packed, tmp_path / "out", prose)
 

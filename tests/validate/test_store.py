@@ -16,12 +16,14 @@ import pico
 import stages
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
+from camelpress.core.progress import listening
 from camelpress.core.provenance import checkpoint_digest
 from camelpress.core.report import Report
 from camelpress.validate import keep, store_writer
 from camelpress.validate import run as validation
 from camelpress.validate.settings import Keep, Validate
 from camelpress.validate.store import REPORT, Store
+from notes import Notes
 from refusal import refusal
 
 EXACT = ("reference_perplexity", "candidate_perplexity", "top1_agreement", "top5_agreement")
@@ -245,6 +247,21 @@ def test_a_store_of_another_model_is_refused(
                 validated(store, candidate, tmp_path / "out", allow_overlap=True)
         else:
             validated(store, candidate, tmp_path / "out", allow_overlap=True)
+
+
+def test_a_report_of_another_candidate_names_no_source(
+    base: Path, noisy: Path, store: Path, chat: Path, tmp_path: Path
+) -> None:
+    other = pico.write_model(tmp_path / "other", seed=4)
+    stages.quantize(other, tmp_path / "other-4bit", method="rtn")
+    candidate = shutil.copytree(noisy, tmp_path / "candidate")
+    report = candidate / "quantize-report.json"
+    shutil.copyfile(tmp_path / "other-4bit" / report.name, report)
+    notes = Notes()
+    with listening(notes):
+        validated(store, candidate, tmp_path / "out")
+    sentence = f"{report} lists other weights than those beside it: the source that it names is"
+    assert [line for line in notes.heard if line.startswith(sentence)]
 
 
 def test_a_floor_that_a_store_does_not_have_is_refused(

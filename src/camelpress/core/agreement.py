@@ -131,11 +131,15 @@ def _number(key: str, value: Any, path: Path) -> int:
 def _flag(key: str, value: Any, path: Path) -> bool:
     read = WORDS.get(value.lower()) if isinstance(value, str) else value
     if not isinstance(read, (bool, int)) or read not in (0, 1):
-        raise CheckpointProblem(
-            f"{path} has {key} {json.dumps(value)}, where true or false belongs",
-            next_step=f"write true or false for {key}, without quotes",
-        )
+        raise _no_flag(key, value, path)
     return bool(read)
+
+
+def _no_flag(key: str, value: Any, path: Path) -> CheckpointProblem:
+    return CheckpointProblem(
+        f"{path} has {key} {json.dumps(value)}, where true or false belongs",
+        next_step=f"write true or false for {key}, without quotes",
+    )
 
 
 def _head(
@@ -155,15 +159,16 @@ def _tie(
     stated = config.get(llama.TIED)
     if stated is None:
         return Agreement({key: value for key, value in config.items() if key != llama.TIED})
-    tied = _flag(llama.TIED, stated, path)
-    changes = [] if tied is stated else [_reading(llama.TIED, stated, tied)]
-    other = _other_head(tensors, rows) if tied else None
-    if other:
-        changes.append(
-            f"{llama.TIED} is true, but {llama.HEAD} is {other}: it is taken for false, and the "
-            "head is used; loaders differ, some would use the embedding"
-        )
-    return Agreement(config | {llama.TIED: tied and not other}, tuple(changes))
+    if not isinstance(stated, bool):  # transformers refuses a text or a number, too
+        raise _no_flag(llama.TIED, stated, path)
+    other = _other_head(tensors, rows) if stated else None
+    if not other:
+        return Agreement(config)
+    change = (
+        f"{llama.TIED} is true, but {llama.HEAD} is {other}: it is taken for false, and the "
+        "head is used; loaders differ, some would use the embedding"
+    )
+    return Agreement(config | {llama.TIED: False}, (change,))
 
 
 def _other_head(tensors: Mapping[str, TensorInfo], rows: Rows) -> str | None:

@@ -12,9 +12,16 @@ FOLDERS = ("MPLCONFIGDIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
 
 
 def provide_caches() -> None:
-    """Name a temporary folder, which goes with the process, for each cache without a place."""
-    missing = [name for name in FOLDERS if not os.environ.get(name)]
-    if not missing or _has_cache_folder():
+    """Name a temporary folder, which goes with the process, for each cache without a place.
+
+    A cache has none if its variable names a folder that cannot be written, too: matplotlib would
+    say so in two lines of its own.
+    """
+    named = {name: os.environ.get(name) for name in FOLDERS}
+    missing = [name for name, place in named.items() if place and not _is_usable(place)]
+    if not all(named.values()) and not _has_cache_folder():
+        missing += [name for name, place in named.items() if not place]
+    if not missing:
         return
     try:
         folder = tempfile.mkdtemp(prefix="camelpress-caches-")
@@ -28,9 +35,14 @@ def _has_cache_folder() -> bool:
     """Returns True if every cache folder of the libraries can be written or made."""
     xdg = [os.environ.get(name) for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME")]
     names = (*filter(None, xdg), "~/.cache", "~/.config", "~/.triton")
+    return all(_is_usable(name) for name in names)
+
+
+def _is_usable(name: str) -> bool:
+    """Returns True if a folder of this name can be written or made."""
     try:
-        return all(_can_be_written(Path(name).expanduser()) for name in names)
-    except (OSError, RuntimeError):  # RuntimeError: nobody knows a home
+        return _can_be_written(Path(name).expanduser())
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: nobody knows a home
         return False
 
 

@@ -144,13 +144,15 @@ class Checkpoint:
             files=self.file_states,
         )
 
-    def require_unchanged(self) -> None:
+    def require_unchanged(self, hashes: Mapping[str, str]) -> None:
         """Checks that no file of the model was written, replaced, added or removed since `open`.
 
+        Args:
+            hashes: name to SHA-256 of files as they were read.
         Raises:
             CheckpointProblem: names the first such file.
         """
-        require_states(self.folder, self.file_states)
+        require_states(self.folder, self.file_states, hashes)
 
     def info(self, name: str) -> TensorInfo:
         """What is known of one tensor.

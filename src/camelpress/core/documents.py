@@ -29,6 +29,7 @@ from camelpress.core.prompt import encode
 from camelpress.core.text_bound import require_short_text
 from camelpress.core.text_file import TextFile, read_text_file
 from camelpress.core.tokens import Tokenizer
+from camelpress.core.wrapped_json import require_bare_json
 
 NAME_FIELDS = (
     'write each row as an object: a conversation as {"messages": [...]}, a text as {"text": "..."}'
@@ -69,6 +70,7 @@ def read_corpus(path: Path) -> Corpus:
             that can be used, or one document is longer than a tokenizer may read at once.
     """
     file = read_text_file(path)
+    require_bare_json(path, file.text)
     if promises_json(path) or is_json(file.text):
         corpus = _corpus_of_rows(path, file)
     else:

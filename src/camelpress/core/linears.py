@@ -18,20 +18,29 @@ def head_of(checkpoint: Checkpoint) -> str:
     """Returns the name of the layer whose weight gives the logits: the head, or the embedding.
 
     Raises:
-        UnknownTensor: there is no head, and the config does not tie it to the embedding, or all
-            tensors have a strange prefix.
+        UnknownTensor: there is no head, and the config does not tie it to the embedding, or more
+            than the head is missing, or all tensors have a strange prefix.
     """
     if llama.owns_head(checkpoint.tensors):
         return llama.HEAD
     if llama.is_tied(checkpoint.config):
         return llama.EMBEDDING
-    checkpoint.info(f"{llama.EMBEDDING}.weight")  # a strange prefix is named first
+    for name in _beside_head(checkpoint):  # where one of these is missing, no config mends it
+        checkpoint.info(name)
     raise UnknownTensor(
         f"{checkpoint.folder} lacks '{llama.HEAD}.weight', and its config.json does not say that "
         "the embedding takes its place",
         next_step=f'write "{llama.TIED}": true into config.json if the model is tied, else '
         "download it again: a loader would fill the head with noise",
     )
+
+
+def _beside_head(checkpoint: Checkpoint) -> list[str]:
+    """Returns tensors that a whole model has: embedding, a norm of each block, the last norm."""
+    blocks = checkpoint.config.get("num_hidden_layers")
+    count = blocks if isinstance(blocks, int) else 0
+    norms = [f"{llama.BLOCK.format(number)}.input_layernorm.weight" for number in range(count)]
+    return [f"{llama.EMBEDDING}.weight", *norms, f"{llama.FINAL_NORM}.weight"]
 
 
 def read_linear(checkpoint: Checkpoint, linear: str) -> Tensor:

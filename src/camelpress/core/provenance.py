@@ -24,7 +24,7 @@ BOM = "bom.cdx.json"
 WORDS = (PROVENANCE, BOM)  # of a release about itself
 REPORT_SUFFIX = "-report.json"
 PACKAGES = ("camelpress", "numba", "numpy", "safetensors", "tokenizers", "torch", "transformers")
-FileStates = tuple[tuple[str, int, int, int], ...]
+FileStates = tuple[tuple[str, int, int, int, int], ...]
 TICK = 2 * 10**7  # ns; clocks of file systems are finer
 IDENTITY = ("*.safetensors", "*.bin", "*.pth", "*.json", "*.model", "*.jinja", "merges.txt")
 
@@ -98,24 +98,45 @@ def identity(path: Path) -> list[int]:
 
 
 def file_states(folder: Path) -> FileStates:
-    """Returns name, size, time of change (ns) and inode of each file that makes a model."""
+    """Returns name, size, times (ns) and inode of each file that makes a model.
+
+    The time of the last status change comes last: `chmod` and a hard link change it alone.
+    """
     files = sorted(path for path in folder.glob("*") if is_identity(path.name) and path.is_file())
     states = [(path.name, path.stat()) for path in files]
-    return tuple((name, state.st_size, state.st_mtime_ns, state.st_ino) for name, state in states)
+    return tuple(
+        (name, state.st_size, state.st_mtime_ns, state.st_ino, state.st_ctime_ns)
+        for name, state in states
+    )
 
 
-def require_states(folder: Path, states: FileStates) -> None:
+def require_states(folder: Path, states: FileStates, hashes: Mapping[str, str]) -> None:
     """Checks that the files of a model are still in the states that they were in.
 
+    A file whose status alone has changed is read again, if its hash is known: a program that
+    writes in place can set back the size and the time of the content.
+
+    Args:
+        folder: of the model.
+        states: of its files before they were read.
+        hashes: name to SHA-256 of files as they were read.
     Raises:
         CheckpointProblem: names the first file that was written, replaced, added or removed.
     """
-    different = sorted({name for name, *_ in {*file_states(folder)} ^ {*states}})
+    now = file_states(folder)
+    different = {name for name, *_ in {*_content_states(now)} ^ {*_content_states(states)}}
+    touched = {name for name, *_ in {*now} ^ {*states}} & hashes.keys() - different
+    different |= {name for name in touched if sha256_file(folder / name) != hashes[name]}
     if different:
         raise CheckpointProblem(
-            f"{folder / different[0]} changed while it was read",
+            f"{folder / min(different)} changed while it was read",
             next_step="let nothing write there, and run the same command again",
         )
+
+
+def _content_states(states: FileStates) -> list[tuple[str, int, int, int]]:
+    """Returns states without the time of the last status change."""
+    return [(name, size, time, inode) for name, size, time, inode, _ in states]
 
 
 def versions() -> dict[str, str]:

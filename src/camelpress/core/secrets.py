@@ -21,7 +21,8 @@ SECRETS: Mapping[str, re.Pattern[bytes]] = {
     "a GitHub token":           re.compile(rb"(?<![A-Za-z0-9])(gh[opsur]_|github_pat_)\w{30,}"),
     "an AWS key":               re.compile(rb"(?<![A-Za-z0-9])(AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])"),
     "a login in a URL":         re.compile(
-        rb"(https?:/{1,2}[^\s/\"'<>]{1,300}|:/{1,2}[^\s/@:\"'<>]{1,100}:[^\s/\"'<>]{1,200})@(?=[\w\[])"
+        rb"(https?:/{1,2}[^\s/\"'<>]{1,300}|:/{1,2}[^\s/@:\"'<>]{1,100}:[^\s/\"'<>]{1,200}"
+        rb"|(?<!\w)hf:[^\s/@:\"'<>]{1,100}:[^\s/\"'<>]{1,200})@(?=[\w\[])"
     ),
     "a private key":            re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
 }
