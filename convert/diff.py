@@ -68,9 +68,9 @@ def make_diff(
 
     slots = {plan.name: Slot(dtype, plan.shape) for plan in chosen}
     output = TensorOutput(settings, inputs, chosen, slots, work, record.header())
-    others = (*belongings.names, REPORT)
-    with output.written(out, others, force=force, restart=restart) as written:
-        folder, tensors, files = written.folder, written.facts, written.files
+    sidecars = (*belongings.names, REPORT)
+    with output.write(out, sidecars, force=force, restart=restart) as weights:
+        folder, tensors, files = weights.folder, weights.facts, weights.files
         belongings.write(folder)
         report = Report(
             stage="make-diff",

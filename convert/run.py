@@ -75,10 +75,10 @@ def recover(
         return added(plan, operands, dtypes[plan.name], check=full, told=told)
 
     output = TensorOutput(settings, inputs, chosen, slots, work)
-    others = (*belongings.names, REPORT)
-    with output.written(out, others, force=force, restart=restart) as written:
-        folder, files = written.folder, written.files
-        entries = dict(zip(slots, written.facts, strict=True))
+    sidecars = (*belongings.names, REPORT)
+    with output.write(out, sidecars, force=force, restart=restart) as tensors:
+        folder, files = tensors.folder, tensors.files
+        entries = dict(zip(slots, tensors.facts, strict=True))
         seen = _checked(base, diff, choice, entries) if full else choice.counts
         rounded = note_rounding(settings, diff, entries)
         belongings.write(folder)
@@ -101,7 +101,7 @@ def recover(
                     account.tensor(
                         plan, facts, choice.evidence.get(plan.name), dtype=dtypes[plan.name]
                     )
-                    for plan, facts in zip(chosen, written.facts, strict=True)
+                    for plan, facts in zip(chosen, tensors.facts, strict=True)
                 ],
             },
             cost=watch.cost(),

@@ -54,30 +54,30 @@ class TensorOutput:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @contextmanager
-    def written(
-        self, out: Path, others: Collection[str], *, force: bool, restart: bool
+    def write(
+        self, out: Path, sidecars: Collection[str], *, force: bool, restart: bool
     ) -> Iterator[WrittenTensors]:
         """Write the tensors that an earlier run did not finish; the block writes the other files.
 
         Args:
             out: as of `staged`.
-            others: names of the files that the block writes.
+            sidecars: names of the files that the block writes.
             force, restart: as of `staged`.
         """
         checkpoints = list(self.inputs.values())
-        begun = account.made_from(account.fingerprint(self.settings, checkpoints))
+        made_from = account.made_from(account.fingerprint(self.settings, checkpoints))
         with (
             staged(
                 out,
                 force=force,
-                made_from=begun,
+                made_from=made_from,
                 restart=restart,
-                writes=(*WEIGHTS, *others),
-                reconcile=TouchedInputs(begun, self.inputs, self.plans),
+                writes=(*WEIGHTS, *sidecars),
+                reconcile=TouchedInputs(made_from, self.inputs, self.plans),
             ) as folder,
             Journal(folder) as journal,
         ):
             with CheckpointWriter(folder, self.slots, metadata=self.metadata) as writer:
                 stream = Stream(self.work, writer, journal)
-                facts, files = stream.run(self.plans, checkpoints, begun["stage"])
+                facts, files = stream.run(self.plans, checkpoints, made_from["stage"])
             yield WrittenTensors(folder, facts, files)
