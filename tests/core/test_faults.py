@@ -36,11 +36,11 @@ def hub() -> Iterator[HubProcess]:
 def test_the_same_command_ends_what_was_cut_short(
     inputs: Inputs, hub: HubProcess, tmp_path: Path, stage: str
 ) -> None:
-    one = make_trial(inputs, hub, stage, tmp_path, replaces=stage != "run")
+    swept = make_trial(inputs, hub, stage, tmp_path, replaces=stage != "run")
     (tmp_path / "counted").mkdir()
-    count = len(one.operations(tmp_path / "counted"))
+    count = len(swept.operations(tmp_path / "counted"))
     for number, fault in enumerate(FAULTS):
         place = tmp_path / str(number)
         place.mkdir()
         at = (number + 1) * count // len(FAULTS) - 2
-        assert [*one.faults_at(place, at, fault)] == []
+        assert [*swept.faults_at(place, at, fault)] == []

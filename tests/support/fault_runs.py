@@ -39,10 +39,10 @@ class RunTrial(Trial):
     """One fault at one operation of a run of the pipeline.
 
     Args:
-        before: folder of the earlier run that is replaced, which quantized otherwise.
+        old_run: folder of the earlier run that is replaced, which quantized otherwise.
     """
 
-    before: Path
+    old_run: Path
 
     def _is_swept(self, path: str) -> bool:
         """Returns whether a path is of an output of a stage."""
@@ -53,7 +53,7 @@ class RunTrial(Trial):
         (place / MINE).write_text("beside")
         write_recipe(self.inputs, place)
         if self.replaces:
-            copy_run(self.before, place)
+            copy_run(self.old_run, place)
             (place / "out" / "release" / MINE).write_text("within")
 
     def _command(self, place: Path) -> list[str]:
@@ -68,12 +68,12 @@ class RunTrial(Trial):
 
     def _false_output(self, place: Path) -> Iterator[str]:
         """Under the name of each output there is the earlier one, the new one, or nothing."""
-        found, whole = self._state(place), (self.expected, run_contents(self.before))
+        state, runs = self._state(place), (self.expected, run_contents(self.old_run))
         for output in OUTPUTS:
-            files = _below(found, output)
+            files = _below(state, output)
             files.pop("fingerprint", None), files.pop("fingerprint.partial", None)
             files.pop(MINE, None)
-            if files and files not in [_below(contents, output) for contents in whole]:
+            if files and files not in [_below(run, output) for run in runs]:
                 yield f"half an output is {output}: {sorted(files)}"
 
     def _strangers(self, place: Path) -> Iterator[str]:
@@ -91,12 +91,12 @@ class RunTrial(Trial):
 
 def run_trial(inputs: Inputs, place: Path, *, replaces: bool) -> RunTrial:
     """Returns a trial that knows what an undisturbed run leaves."""
-    before = after = place / "after"
-    _run_undisturbed(inputs, after)
+    new_run = old_run = place / "new"
+    _run_undisturbed(inputs, new_run)
     if replaces:
-        before = place / "before"
-        _run_undisturbed(inputs, before, "-o", "quantize.samples=3")
-    return RunTrial(inputs, "run", replaces, run_contents(after), before)
+        old_run = place / "old"
+        _run_undisturbed(inputs, old_run, "-o", "quantize.samples=3")
+    return RunTrial(inputs, "run", replaces, run_contents(new_run), old_run)
 
 
 def write_recipe(inputs: Inputs, place: Path) -> None:
@@ -114,11 +114,11 @@ def copy_run(source: Path, place: Path) -> None:
 
 def run_contents(place: Path) -> Contents:
     """Returns the content of every output, and of the lock all but paths and file times."""
-    found = contents(place / "out")
-    if LOCK in found:
-        lock = json.loads(found[LOCK].decode().replace(f"{place}/", ""))
-        found[LOCK] = lock["stages"]
-    return {name: content for name, content in found.items() if Path(name).name != MINE}
+    files = contents(place / "out")
+    if LOCK in files:
+        lock = json.loads(files[LOCK].decode().replace(f"{place}/", ""))
+        files[LOCK] = lock["stages"]
+    return {name: content for name, content in files.items() if Path(name).name != MINE}
 
 
 def freeze_cost() -> None:
@@ -144,11 +144,11 @@ def _run_undisturbed(inputs: Inputs, place: Path, *options: str) -> None:
         raise RuntimeError(f"run ended with {code}")
 
 
-def _below(contents: Contents, folder: str) -> Contents:
+def _below(files: Contents, folder: str) -> Contents:
     """Returns the contents of one folder, named from there."""
     prefix = f"{folder}/"
     return {
         name.removeprefix(prefix): content
-        for name, content in contents.items()
+        for name, content in files.items()
         if name.startswith(prefix)
     }

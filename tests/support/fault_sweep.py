@@ -65,20 +65,20 @@ def _sweep(
 ) -> None:
     for replaces in (False, True):
         with tempfile.TemporaryDirectory(dir=folder) as place:
-            one = make(Path(place), replaces=replaces)
-            paths = one.operations(Path(place))
+            swept = make(Path(place), replaces=replaces)
+            paths = swept.operations(Path(place))
             shutil.rmtree(Path(place) / "there")
-            counts[one.stage, "operations"] += len(paths)
-            for number, at in enumerate(one.chosen(paths, every)):
+            counts[swept.stage, "operations"] += len(paths)
+            for number, at in enumerate(swept.chosen(paths, every)):
                 for fault in (KILL, FAULTS[1 + number % (len(FAULTS) - 1)]):
                     with tempfile.TemporaryDirectory(dir=place) as here:
-                        faults = [*one.faults_at(Path(here), at, fault)]
-                    counts[one.stage, "faults" if fault else "kills"] += 1
-                    counts[one.stage, "lost" if faults else "survived"] += 1
+                        faults = [*swept.faults_at(Path(here), at, fault)]
+                    counts[swept.stage, "faults" if fault else "kills"] += 1
+                    counts[swept.stage, "lost" if faults else "survived"] += 1
                     for line in faults:
                         name = errno.errorcode.get(fault, "kill")
                         sys.stderr.write(
-                            f"{one.stage} {replaces} {at} {paths[at]} {name}: {line}\n"
+                            f"{swept.stage} {replaces} {at} {paths[at]} {name}: {line}\n"
                         )
 
 

@@ -113,9 +113,10 @@ class Trial:
 
     def chosen(self, paths: Sequence[str], every: int) -> list[int]:
         """Returns the numbers of the operations that are tried, fewer of those of other rows."""
-        own = [at for at, path in enumerate(paths) if not self._is_swept(path)]
-        swept = [at for at, path in enumerate(paths) if self._is_swept(path)]
-        return sorted([*own[::every], *swept[:: every * RARELY]])
+        numbers = range(len(paths))
+        repeated = [number for number in numbers if self._is_swept(paths[number])]
+        first = [number for number in numbers if not self._is_swept(paths[number])]
+        return sorted([*first[::every], *repeated[:: every * RARELY]])
 
     def faults_at(self, place: Path, at: int, fault: int) -> Iterator[str]:
         """Run with a fault, look, run again, look; yields what is wrong."""

@@ -33,13 +33,13 @@ class UploadTrial(Trial):
     Args:
         hub: the destination.
         title: of the release.
-        published: content of the hub before the upload.
+        repositories: content of the hub before the upload.
         releases: name to bytes of the files of each release that may be seen there.
     """
 
     hub: HubProcess
     title: str
-    published: Repositories
+    repositories: Repositories
     releases: tuple[Mapping[str, bytes], ...]
 
     def _is_swept(self, path: str) -> bool:
@@ -50,7 +50,7 @@ class UploadTrial(Trial):
         place.mkdir()
         (place / MINE).write_text("beside")
         shutil.copytree(self.inputs.folder / "quantize", place / CANDIDATE)
-        self.hub.reset(self.published)
+        self.hub.reset(self.repositories)
 
     def _command(self, place: Path) -> list[str]:
         words = ["publish", str(place / CANDIDATE), *VISIBLE.split()]
@@ -86,12 +86,12 @@ class UploadTrial(Trial):
 
 def upload_trial(inputs: Inputs, hub: HubProcess, place: Path, *, replaces: bool) -> UploadTrial:
     """Returns a trial that knows the releases before and after, both verified."""
-    earlier = UploadTrial(inputs, "upload", replaces, {}, hub, "Old", {}, ())
-    before = _published(earlier, place / "before")
-    old = hub.repositories() if replaces else {}
-    upload = replace(earlier, title="New", published=old)
-    after = _published(upload, place / "after")
-    return replace(upload, expected=hub_contents(hub), releases=(before, after))
+    upload = UploadTrial(inputs, "upload", replaces, {}, hub, "Old", {}, ())
+    old_release = _published(upload, place / "old")
+    repositories = hub.repositories() if replaces else {}
+    upload = replace(upload, title="New", repositories=repositories)
+    new_release = _published(upload, place / "new")
+    return replace(upload, expected=hub_contents(hub), releases=(old_release, new_release))
 
 
 def connect(hub: HubProcess) -> None:

@@ -31,8 +31,8 @@ class HubProcess:
     def repositories(self) -> Repositories:
         """Returns the repositories once every connection has ended."""
         self.pipe.send(None)
-        held: Repositories = self.pipe.recv()
-        return held
+        repositories: Repositories = self.pipe.recv()
+        return repositories
 
     def reset(self, repositories: Repositories) -> None:
         """Replaces the repositories, and forgets large files."""
