@@ -34,7 +34,7 @@ test-s3: .venv/installed-test ## buckets, on moto's server
 	.venv-s3/bin/python -m pytest tests/publish/test_bucket.py
 
 EVERY ?= 1
-faults: .venv/installed-test ## every stage killed, and failed by its disk, at each operation (hours; EVERY=8: each eighth)
+faults: .venv/installed-test ## every command killed, and failed by its disk, at each operation (hours; EVERY=8: each eighth)
 	PYTHONPATH=tests/support OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/support/fault_sweep.py --every $(EVERY)
 
 bench-recover: .venv/installed ## recover against the published algorithm and mere copying (27 GB of disk)

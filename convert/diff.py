@@ -14,15 +14,13 @@ from camelpress.convert.pairs import Pair, left_out, pairs
 from camelpress.convert.record import DiffRecord
 from camelpress.convert.rules import Plan, plans
 from camelpress.convert.settings import MakeDiff
-from camelpress.convert.stream import Stream
-from camelpress.convert.touched import TouchedInputs
+from camelpress.convert.tensor_output import TensorOutput
 from camelpress.core.checkpoint import Checkpoint
 from camelpress.core.config import DTYPES, dtype_name
-from camelpress.core.journal import Journal
-from camelpress.core.output import keep_apart, output_files, staged
+from camelpress.core.output import keep_apart, output_files
 from camelpress.core.provenance import versions
 from camelpress.core.report import Report, Stopwatch
-from camelpress.core.writer import WEIGHTS, CheckpointWriter, Slot
+from camelpress.core.writer import Slot
 
 REPORT = "make-diff-report.json"
 
@@ -69,23 +67,10 @@ def make_diff(
         return subtracted(plan, operands, dtype, tuned.info(plan.name).dtype, told=told)
 
     slots = {plan.name: Slot(dtype, plan.shape) for plan in chosen}
-    resumable = account.fingerprint(settings, list(inputs.values()))
-    writes, begun = (*WEIGHTS, *belongings.names, REPORT), account.made_from(resumable)
-    with (
-        staged(
-            out,
-            force=force,
-            made_from=begun,
-            restart=restart,
-            writes=writes,
-            reconcile=TouchedInputs(begun, inputs, chosen),
-        ) as folder,
-        Journal(folder) as journal,
-    ):
-        with CheckpointWriter(folder, slots, metadata=record.header()) as writer:
-            tensors, files = Stream(work, writer, journal).run(
-                chosen, list(inputs.values()), "make-diff"
-            )
+    output = TensorOutput(settings, inputs, chosen, slots, work, record.header())
+    sidecars = (*belongings.names, REPORT)
+    with output.write(out, sidecars, force=force, restart=restart) as weights:
+        folder, tensors, files = weights.folder, weights.facts, weights.files
         belongings.write(folder)
         report = Report(
             stage="make-diff",

@@ -18,19 +18,17 @@ from camelpress.convert.notes import note_choice, note_rounding, note_types
 from camelpress.convert.pairs import left_out
 from camelpress.convert.rules import Plan
 from camelpress.convert.settings import Recover
-from camelpress.convert.stream import Stream
-from camelpress.convert.touched import TouchedInputs
+from camelpress.convert.tensor_output import TensorOutput
 from camelpress.convert.verify import require_stated_base
 from camelpress.core.checkpoint import Checkpoint, mend_config
 from camelpress.core.config import DTYPES, dtype_name
 from camelpress.core.documents import Corpus
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
-from camelpress.core.journal import Journal
-from camelpress.core.output import keep_apart, output_files, staged
+from camelpress.core.output import keep_apart, output_files
 from camelpress.core.provenance import versions
 from camelpress.core.report import Report, Stopwatch
 from camelpress.core.shards import TensorInfo
-from camelpress.core.writer import WEIGHTS, CheckpointWriter, Slot
+from camelpress.core.writer import Slot
 
 REPORT = "recover-report.json"
 
@@ -78,22 +76,11 @@ def recover(
     def work(plan: Plan, told: Told) -> Iterator[Tensor]:
         return added(plan, operands, dtypes[plan.name], check=full, told=told)
 
-    resumable = account.fingerprint(settings, list(inputs.values()))
-    writes, begun = (*WEIGHTS, *belongings.names, REPORT), account.made_from(resumable)
-    with (
-        staged(
-            out,
-            force=force,
-            made_from=begun,
-            restart=restart,
-            writes=writes,
-            reconcile=TouchedInputs(begun, inputs, chosen),
-        ) as folder,
-        Journal(folder) as journal,
-    ):
-        with CheckpointWriter(folder, slots) as w:
-            tensors, files = Stream(work, w, journal).run(chosen, list(inputs.values()), "recover")
-        entries = dict(zip(slots, tensors, strict=True))
+    output = TensorOutput(settings, inputs, chosen, slots, work)
+    sidecars = (*belongings.names, REPORT)
+    with output.write(out, sidecars, force=force, restart=restart) as tensors:
+        folder, files = tensors.folder, tensors.files
+        entries = dict(zip(slots, tensors.facts, strict=True))
         seen = _checked(base, diff, choice, entries) if full else choice.counts
         rounded = note_rounding(settings, diff, entries)
         belongings.write(folder)
@@ -116,7 +103,7 @@ def recover(
                     account.tensor(
                         plan, facts, choice.evidence.get(plan.name), dtype=dtypes[plan.name]
                     )
-                    for plan, facts in zip(chosen, tensors, strict=True)
+                    for plan, facts in zip(chosen, tensors.facts, strict=True)
                 ],
             },
             cost=watch.cost(),

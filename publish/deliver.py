@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from camelpress.core.disk import disk_errors
 from camelpress.core.errors import RecipeProblem, ReleaseRefused
 from camelpress.core.output import staged
 from camelpress.core.provenance import MANIFEST, PROVENANCE, sha256_file, sha256_json
@@ -40,7 +41,8 @@ def publish(candidate: Path, report_dir: Path, settings: Publish, *, force: bool
     try:
         delivered = _destination(aside, force=force).deliver(aside)
     finally:
-        remove_output(aside)
+        with disk_errors(aside):
+            remove_output(aside)
     return report.model_copy(update={"facts": report.facts | {"delivered": delivered}})
 
 

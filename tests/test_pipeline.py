@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import pytest
 
 import pico
 from camelpress import pipeline
+from camelpress.core.contents import files_in
 from camelpress.core.errors import RecipeProblem, ReleaseRefused
 from camelpress.core.provenance import PROVENANCE, manifest
 from camelpress.core.report import Verdict
 from camelpress.recipe import Recipe, read
+from disk_hooks import Disk
+from processes import forked
 from recipes import TEXT, write_recipe
 
 STAGES = ("recover", "quantize", "validate", "publish")
@@ -128,6 +132,22 @@ def test_a_failed_gate_ends_before_publishing(recipe: Path) -> None:
 def test_a_release_of_an_earlier_pass_does_not_outlive_a_failed_gate(finished: Path) -> None:
     pipeline.run(read(finished, ["validate.gate.kl_mean={max: 1.0e-9}"]))
     assert not (finished.parent / "out" / "release").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_withdrawal_that_was_killed_is_ended_by_the_same_run(finished: Path) -> None:
+    failing = read(finished, ["validate.gate.kl_mean={max: 1.0e-9}"])
+    release = finished.parent / "out" / "release"
+    of_mark, of_files = 5, len(files_in(release))  # operations of a removal, in this order
+
+    def killed_after_the_last_file() -> None:
+        Disk(release, at=of_mark + of_files).install()
+        pipeline.run(failing)
+
+    assert forked(killed_after_the_last_file) == -signal.SIGKILL
+    assert files_in(release) == ["fingerprint"]
+    assert pipeline.run(failing).verdict is Verdict.FAIL
+    assert not release.exists()
 
 
 def test_a_folder_that_no_run_made_is_not_removed(finished: Path) -> None:

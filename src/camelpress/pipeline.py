@@ -27,7 +27,7 @@ from camelpress.core.files import read_regular
 from camelpress.core.origin import CARD, HUB, Located, locate, locate_file
 from camelpress.core.progress import note
 from camelpress.core.provenance import Hashes, sha256_json
-from camelpress.core.replacing import remove_output
+from camelpress.core.replacing import remove_output, settle
 from camelpress.core.report import Report, Verdict
 from camelpress.core.settings import Settings
 from camelpress.publish import deliver
@@ -330,7 +330,8 @@ class Lock:
 def _withdraw(stage: Stage, lock: Lock) -> None:
     """A release that an earlier run made of something else must not pass for this one."""
     lock.forget(stage)
-    if is_ours(stage.output):
-        note(f"publish: {stage.output} was made before and is removed, the gate is not passed")
-        with disk_errors(stage.output):
+    with disk_errors(stage.output):
+        settle(stage.output)
+        if is_ours(stage.output):
+            note(f"publish: {stage.output} was made before and is removed, the gate is not passed")
             remove_output(stage.output)

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 import pico
 import weights
-from camelpress.convert import run as stage
+from camelpress.convert import tensor_output
 from camelpress.convert.diff import make_diff
 from camelpress.convert.run import REPORT, recover
 from camelpress.convert.settings import MakeDiff, Recover
@@ -135,7 +135,8 @@ def test_an_untied_model_comes_back_from_a_tied_base(tmp_path: Path) -> None:
 def test_shards_hold_what_one_file_would(
     base: Path, diff: Path, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "CheckpointWriter", partial(CheckpointWriter, shard_bytes=40_000))
+    small = partial(CheckpointWriter, shard_bytes=40_000)
+    monkeypatch.setattr(tensor_output, "CheckpointWriter", small)
     back = add(base, diff, tmp_path / "back")
     assert len(list(back.glob("model-*-of-*.safetensors"))) > 2
     assert weights.same(weights.read(back), weights.read(tuned))

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 import damage
 import stages
 from camelpress import cli
-from camelpress.convert import account, arithmetic, run, stream
+from camelpress.convert import account, arithmetic, stream, tensor_output
 from camelpress.convert.run import REPORT
 from camelpress.core import provenance
 from camelpress.core.checkpoint import Checkpoint
@@ -42,10 +42,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _small() -> Iterator[None]:
-    """Several shards, several pieces of a tensor."""
+def _small(diff: Path) -> Iterator[None]:
+    """Several shards, several pieces of a tensor; the diff is one file."""
+    small = partial(CheckpointWriter, shard_bytes=40_000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "CheckpointWriter", partial(CheckpointWriter, shard_bytes=40_000))
+        patch.setattr(tensor_output, "CheckpointWriter", small)
         patch.setattr(arithmetic, "PIECE", 1024)
         yield
 

@@ -27,7 +27,7 @@ from camelpress.core.errors import (
     RecipeProblem,
 )
 from camelpress.core.output import keep_apart, staged
-from camelpress.core.replacing import REPLACED
+from camelpress.core.replacing import REPLACED, remove_output
 from camelpress.core.unfinished import FINGERPRINT, Mark
 from disk_hooks import KILL, Disk
 from processes import forked
@@ -427,6 +427,33 @@ def test_a_replacement_that_is_cut_short_anywhere_is_ended_by_the_same_command(
         if code == 0:
             break
     assert number > 15
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("fault", [KILL, errno.EIO])
+def test_a_removal_that_is_cut_short_anywhere_is_ended_by_the_next_output(
+    tmp_path: Path, fault: int
+) -> None:
+    def work(disk: Disk, target: Path) -> None:
+        disk.install()
+        remove_output(target)
+
+    for number in count():
+        target = tmp_path / str(number) / "out"
+        (target / "validation").mkdir(parents=True)
+        (target / "config.json").write_text("old")
+        (target / "validation" / "report.md").write_text("old")
+        (target / "mine").write_text("mine")
+        write_report(target, "config.json", "validation/report.md")
+        code = forked(partial(work, Disk(target.parent, number, fault), target))
+        replace(target)
+        assert contents(target).keys() == {"config.json", "quantize-report.json"}
+        assert (target / "config.json").read_text() == "new"
+        assert contents(target.with_name("out.aside")) == {"mine": b"mine"}
+        assert len(list(target.parent.iterdir())) == 2
+        if code == 0:
+            break
+    assert number > 10
 
 
 def test_a_kill_between_two_renames_gives_the_old_output_back(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import re
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 import hub_client
 from camelpress.core.errors import OutputExists, OutputProblem, Problem, RecipeProblem
 from camelpress.core.report import Report, Verdict
+from camelpress.publish import deliver as uploading
 from camelpress.publish.deliver import publish as deliver
 from camelpress.publish.hub import Hub as Target
 from camelpress.publish.hub_faults import explained
@@ -302,6 +304,21 @@ FAULTS = {
     "cut commit":    (Fault("commit", 0, cut=True), "broke off"),
 }
 # fmt: on
+
+
+def test_a_disk_that_fails_while_the_copy_is_removed_is_told_in_one_line(
+    send: Sender, hub: Hub, weighty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(uploading, "remove_output", fail)
+        with pytest.raises(OutputProblem, match="cannot be written: No space left on device"):
+            send()
+    send()
+    assert published(hub.repositories[NAME]) == {"main", VARIANT}
+    assert not list(weighty.parent.glob("candidate.uploading*"))
 
 
 @pytest.mark.parametrize("what", FAULTS)

@@ -2,7 +2,8 @@
 
 Counted are the operations below one folder: opening a file for writing, each write, fsync, rename,
 link, unlink, truncation, and making or removing a folder. They are Python's own; what a library
-writes by itself is not seen.
+writes by itself is not seen. What a connection sends and receives counts, too: there a fault of
+the disk is a connection that breaks.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import errno
 import io
 import os
 import signal
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +23,16 @@ KILL = 0  # in place of an error number
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 PATHS = ("rename", "replace", "mkdir", "unlink", "remove", "rmdir", "link", "symlink", "truncate")
 DESCRIPTORS = ("pwrite", "fsync", "ftruncate")
-SPACELESS = ("unlink", "remove", "rmdir", "rename", "replace", "fsync")  # work on a full disk
+SOCKETS = ("send", "sendall", "recv", "recv_into")
+SPACELESS = (
+    "unlink",
+    "remove",
+    "rmdir",
+    "rename",
+    "replace",
+    "fsync",
+    *SOCKETS,
+)  # work on a full disk
 
 
 @dataclass
@@ -38,6 +49,7 @@ class Disk:
     at: int = -1
     fault: int = KILL
     operations: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)  # of each operation
 
     def install(self) -> None:
         """Watch from here on, for the rest of the process."""
@@ -45,16 +57,21 @@ class Disk:
             setattr(os, name, self._with_path(name, getattr(os, name)))
         for name in DESCRIPTORS:
             setattr(os, name, self._with_descriptor(name, getattr(os, name)))
+        for name in SOCKETS:
+            setattr(socket.socket, name, self._with_socket(name, getattr(socket.socket, name)))
         self._install_sendfile(os.sendfile)
         self._install_os_open(os.open)
         self._install_open(builtins.open)
 
     def touch(self, name: str, path: str, half: Callable[[], object] | None = None) -> None:
         """Count an operation on a path, and let it fail if it is the chosen one."""
-        if not f"{path}/".startswith(f"{self.folder}/"):
-            return
+        if f"{path}/".startswith(f"{self.folder}/"):
+            self._count(name, path, half)
+
+    def _count(self, name: str, path: str, half: Callable[[], object] | None) -> None:
         number = len(self.operations)
         self.operations.append(name)
+        self.paths.append(path)
         full = self.fault == errno.ENOSPC and 0 <= self.at < number and name not in SPACELESS
         if number != self.at and not full:
             return
@@ -62,6 +79,8 @@ class Disk:
             half()
         if self.fault == KILL:
             os.kill(os.getpid(), signal.SIGKILL)
+        if name in SOCKETS:
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         where = [] if name in ("write", "pwrite", "fsync", "truncate", "sendfile") else [path]
         raise OSError(self.fault, os.strerror(self.fault), *where)
 
@@ -80,6 +99,19 @@ class Disk:
                 half = lambda: original(descriptor, content[: len(content) // 2], offset)  # noqa: E731
             self.touch(name, _of(descriptor), half)
             return original(descriptor, *arguments)
+
+        return wrapped
+
+    def _with_socket(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(connection: socket.socket, content: Any, *arguments: Any) -> Any:
+            def half() -> None:
+                if name in ("send", "sendall"):
+                    original(connection, content[: len(content) // 2])
+                connection.shutdown(socket.SHUT_RDWR)
+
+            if connection.family == socket.AF_INET:
+                self._count(name, "", half)
+            return original(connection, content, *arguments)
 
         return wrapped
 

@@ -1,256 +1,85 @@
-"""Every stage, killed or failed by its disk at each operation, and the same command once more.
+"""Every command, killed or failed by its disk at each operation, and the same command once more.
 
-`make faults` tries all of it and prints a table; the tests try a few operations of each stage.
+`make faults` tries all of it and prints a table; the tests try a few operations of each command.
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
-import json
-import os
 import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import torch
 
-import pico
-from camelpress import cli
-from camelpress.quantize import kernel_cpu  # noqa: F401 - compiled once, before any fork
-from disk_hooks import KILL, Disk
-from processes import forked
+import hub_process
+from disk_hooks import KILL
+from fault_runs import run_trial
+from fault_trial import COMMANDS, FAULTS, Inputs, Trial, trial
+from fault_uploads import upload_trial
+from hub_process import HubProcess
 
-FAULTS = (KILL, errno.ENOSPC, errno.EIO, errno.ESTALE, errno.EACCES)
-CALIBRATED = "--group-size 32 --sequence-length 64 --samples 2 --dtype float32"
-SCORED = "--text IN/prose.txt --sequence-length 64 --max-tokens 1000"
-COMMANDS = {  # IN is the folder of the inputs, OUT the output
-    "recover": "recover IN/base IN/make-diff OUT",
-    "make-diff": "make-diff IN/base IN/tuned OUT",
-    "quantize": f"quantize IN/tuned OUT --calibration IN/chat.jsonl {CALIBRATED}",
-    "export": "export IN/quantize OUT --to dense",
-    "validate": f"validate IN/tuned IN/quantize --out OUT {SCORED} --gate IN/gate.yaml",
-    "store": f"store IN/tuned OUT {SCORED}",
-    "gate": "gate IN/validate --gate IN/gate.yaml --out OUT",
-    "publish": "publish IN/quantize --report IN/validate --to OUT --license apache-2.0",
-}
-PAGES = (".html", ".md", ".xml")
-MINE = "mine.txt"  # the user's own file, in an earlier output and beside it
-Contents = dict[str, Any]
+STAGES = (*COMMANDS, "upload", "run")
+COLUMNS = ("operations", "kills", "faults", "survived", "lost")
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """The models, texts and gate that the stages are run on."""
-
-    folder: Path
-
-    @classmethod
-    def made(cls, folder: Path) -> Inputs:
-        """Write them, each by the stage that makes it."""
-        base = pico.write_model(folder / "base")
-        pico.write_tuned(folder / "tuned", base, extra_rows=0)
-        pico.write_chat(folder / "chat.jsonl")
-        pico.write_text(folder / "prose.txt", seed=3)
-        (folder / "gate.yaml").write_text(
-            "perplexity_ratio: {max: 100}\nkl_mean: {max: 100}\ntop1_agreement: null\n"
-        )
-        inputs = cls(folder)
-        for name in ("make-diff", "quantize", "validate"):
-            if code := forked(partial(run, inputs.command(name, folder / name))):
-                raise RuntimeError(f"{name} ended with {code}")
-        return inputs
-
-    def command(self, stage: str, out: Path) -> list[str]:
-        """The command line of a stage."""
-        text = COMMANDS[stage].replace("IN/", f"{self.folder}/").replace("OUT", str(out))
-        return [*text.split(), "-q"]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One fault at one operation of one stage, in a folder of its own.
-
-    Args:
-        inputs: of the stages.
-        stage: its name.
-        replaces: an earlier output, with a file of the user's in it, is replaced.
-        expected: the output of a run that nothing disturbs.
-    """
-
-    inputs: Inputs
-    stage: str
-    replaces: bool
-    expected: Contents
-
-    def operations(self, place: Path) -> list[str]:
-        """The operations of an undisturbed run."""
-        told = place / "operations.json"
-        self._prepare(place / "there")
-        disk = Disk(place / "there")
-
-        def work() -> None:
-            disk.install()
-            try:
-                run(self._command(place / "there"))
-            finally:
-                told.write_text(json.dumps(disk.operations))
-
-        if code := forked(work):
-            raise RuntimeError(f"{self.stage} ended with {code}")
-        return list(json.loads(told.read_text()))
-
-    def faults_at(self, place: Path, at: int, fault: int) -> Iterator[str]:
-        """Run with a fault, look, run again, look; yields what is wrong."""
-        self._prepare(place / "there")
-        disk, errors = Disk(place / "there", at, fault), place / "errors"
-        code = _ended(self._command(place / "there"), errors, disk)
-        yield from _told(code, errors.read_text(), fault)
-        yield from self._false_output(place / "there")
-        code = _ended(self._command(place / "there"), errors, None)
-        complete = contents(place / "there" / "out") == self.expected
-        if not complete:
-            yield f"the same command ends with {code}: {errors.read_text()[-300:]}"
-        if code and not (complete and not self.replaces and "exists" in errors.read_text()):
-            yield f"the same command ends with {code} and {errors.read_text()[-300:]}"
-        yield from self._strangers(place / "there")
-
-    def _prepare(self, place: Path) -> None:
-        place.mkdir()
-        (place / MINE).write_text("beside")
-        if self.replaces:
-            shutil.copytree(self.inputs.folder / "make-diff", place / "out")
-            (place / "out" / MINE).write_text("within")
-
-    def _command(self, place: Path) -> list[str]:
-        command = self.inputs.command(self.stage, place / "out")
-        return [*command, "--force"] if self.replaces else command
-
-    def _false_output(self, place: Path) -> Iterator[str]:
-        """Under the output's name there is the old one, the new one, or nothing."""
-        found = contents(place / "out")
-        found.pop("fingerprint", None), found.pop("fingerprint.partial", None)
-        old = contents(self.inputs.folder / "make-diff") | {MINE: b"within"}
-        if found and found not in ([old, self.expected] if self.replaces else [self.expected]):
-            yield f"half an output has its name: {sorted(found)}"
-
-    def _strangers(self, place: Path) -> Iterator[str]:
-        kept = sorted(path.read_text() for path in place.rglob(MINE))
-        if kept != (["beside", "within"] if self.replaces else ["beside"]):
-            yield f"a file of the user's is lost: {kept} is left"
-        allowed = {"out", MINE} | ({"out.aside"} if self.replaces else set())
-        if left := {path.name for path in place.iterdir()} - allowed:
-            yield f"{sorted(left)} is left"
-        if self.replaces and [path.name for path in (place / "out.aside").iterdir()] != [MINE]:
-            yield "more than the user's file is set aside"
-
-
-def run(arguments: Sequence[str]) -> None:
-    """The command line in this process, which ends with its code."""
-    sys.argv = ["camelpress", *arguments]
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    try:
-        cli.main()
-    except SystemExit as end:
-        if end.code:
-            os._exit(int(end.code))
-
-
-def contents(folder: Path) -> Contents:
-    """Name to bytes of every file; of a report all but its cost, of its pages the names alone."""
-    found: Contents = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        found[name] = None if path.suffix in PAGES else path.read_bytes()
-        if path.name == "report.json" or path.name.endswith("-report.json"):
-            found[name] = {**json.loads(path.read_bytes()), "cost": None}
-    return found
-
-
-def trial(inputs: Inputs, stage: str, place: Path, *, replaces: bool) -> Trial:
-    """A trial that knows the output of an undisturbed run."""
-    out = place / f"undisturbed-{replaces}" / "out"
-    out.parent.mkdir()
-    if code := forked(lambda: run(inputs.command(stage, out))):
-        raise RuntimeError(f"{stage} ended with {code}")
-    return Trial(inputs, stage, replaces, contents(out))
-
-
-def _ended(command: list[str], errors: Path, disk: Disk | None) -> int:
-    def work() -> None:
-        output = os.open(errors, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        os.dup2(output, 2)
-        sys.stderr = open(2, "w", closefd=False)
-        if disk is not None:
-            disk.install()
-        run(command)
-        sys.stderr.flush()
-
-    return forked(work)
-
-
-def _told(code: int, errors: str, fault: int) -> Iterator[str]:
-    if fault == KILL and code not in (-9, 0):
-        yield f"killed, it ends with {code}: {errors[-300:]}"
-    if fault != KILL and code not in (0, 3, 75):
-        yield f"it ends with {code}: {errors[-300:]}"
-    lines = [line for line in errors.splitlines() if "did not belong there" not in line]
-    if fault != KILL and code and not (len(lines) == 1 and lines[0].startswith("error: ")):
-        yield f"it says {errors[-600:]}"
+def make_trial(
+    inputs: Inputs, hub: HubProcess, stage: str, place: Path, *, replaces: bool
+) -> Trial:
+    """Returns a trial of a stage, of an upload or of the whole pipeline."""
+    if stage == "upload":
+        return upload_trial(inputs, hub, place, replaces=replaces)
+    if stage == "run":
+        return run_trial(inputs, place, replaces=replaces)
+    return trial(inputs, stage, place, replaces=replaces)
 
 
 def main() -> None:
     """Try everything, and print a row for each stage."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--stage", action="append", choices=tuple(COMMANDS))
+    parser.add_argument("--stage", action="append", choices=STAGES)
     parser.add_argument("--every", type=int, default=1, help="every which operation is tried")
     options = parser.parse_args()
     torch.set_num_threads(1)
     counts: Counter[tuple[str, str]] = Counter()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, hub_process.started() as hub:
         (Path(folder) / "inputs").mkdir()
         inputs = Inputs.made(Path(folder) / "inputs")
-        for stage in options.stage or COMMANDS:
-            _sweep(inputs, stage, Path(folder), options.every, counts)
+        for stage in options.stage or STAGES:
+            _sweep(partial(make_trial, inputs, hub, stage), Path(folder), options.every, counts)
+            row = " | ".join(f"{counts[stage, kind]:,}" for kind in COLUMNS)
+            sys.stdout.write(f"| {stage} | {row} |\n")
+            sys.stdout.flush()
     total = {kind: sum(n for (_, each), n in counts.items() if each == kind) for kind in COLUMNS}
     sys.stdout.write(f"| all | {' | '.join(f'{total[kind]:,}' for kind in COLUMNS)} |\n")
     sys.exit(bool(total["lost"]))
 
 
-COLUMNS = ("operations", "kills", "faults", "survived", "lost")
-
-
 def _sweep(
-    inputs: Inputs, stage: str, folder: Path, every: int, counts: Counter[tuple[str, str]]
+    make: Callable[..., Trial], folder: Path, every: int, counts: Counter[tuple[str, str]]
 ) -> None:
     for replaces in (False, True):
         with tempfile.TemporaryDirectory(dir=folder) as place:
-            one = trial(inputs, stage, Path(place), replaces=replaces)
-            count = len(one.operations(Path(place)))
+            swept = make(Path(place), replaces=replaces)
+            paths = swept.operations(Path(place))
             shutil.rmtree(Path(place) / "there")
-            counts[stage, "operations"] += count
-            for at in range(0, count, every):
-                for fault in (KILL, FAULTS[1 + at // every % (len(FAULTS) - 1)]):
+            counts[swept.stage, "operations"] += len(paths)
+            for number, at in enumerate(swept.chosen(paths, every)):
+                for fault in (KILL, FAULTS[1 + number % (len(FAULTS) - 1)]):
                     with tempfile.TemporaryDirectory(dir=place) as here:
-                        faults = [*one.faults_at(Path(here), at, fault)]
-                    counts[stage, "faults" if fault else "kills"] += 1
-                    counts[stage, "lost" if faults else "survived"] += 1
+                        faults = [*swept.faults_at(Path(here), at, fault)]
+                    counts[swept.stage, "faults" if fault else "kills"] += 1
+                    counts[swept.stage, "lost" if faults else "survived"] += 1
                     for line in faults:
                         name = errno.errorcode.get(fault, "kill")
-                        sys.stderr.write(f"{stage} {replaces} {at} {name}: {line}\n")
-    sys.stdout.write(
-        f"| {stage} | {' | '.join(f'{counts[stage, kind]:,}' for kind in COLUMNS)} |\n"
-    )
-    sys.stdout.flush()
+                        sys.stderr.write(
+                            f"{swept.stage} {replaces} {at} {paths[at]} {name}: {line}\n"
+                        )
 
 
 if __name__ == "__main__":

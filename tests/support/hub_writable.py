@@ -52,6 +52,7 @@ ROUTES = {
     "commit": rf"POST {API}/commit/(?P<rev>[^/]+)",
     "resolve": r"(HEAD|GET) /(?P<id>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<file>.+)",
 }
+BODIES = ("POST", "PUT")  # requests that say how long they are
 
 
 @contextmanager
@@ -127,6 +128,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self, *, cut: bool) -> bytes | None:
         """What comes with the request, or None where it does not come whole."""
+        if self.command in BODIES and "Content-Length" not in self.headers:
+            self.close_connection = True  # the client died within the headers
+            return None
         left = int(self.headers["Content-Length"] or 0)
         parts = []
         while left > 0:

@@ -1,11 +1,13 @@
 """An earlier output gives way to a new one in steps, each of which a kill may follow.
 
 Before the old output moves to `OUT.old` it gets a mark with the list of its files. So the next run
-tells it from a folder of the user's, and either brings it back or finishes its removal.
+tells it from a folder of the user's, and either brings it back or finishes its removal. An output
+that is removed for good has another mark, after which nothing of it comes back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from camelpress.core.contents import listed_files, remove_all, set_aside
@@ -13,6 +15,7 @@ from camelpress.core.locks import held
 from camelpress.core.unfinished import FINGERPRINT, TORN, Mark
 
 REPLACED = {"stage": "replaced"}  # content of the mark in an output that gives way
+REMOVED = {"stage": "removed"}  # content of the mark in an output that is removed for good
 
 
 def take_place(partial: Path, target: Path) -> None:
@@ -33,7 +36,11 @@ def take_place(partial: Path, target: Path) -> None:
 
 
 def settle(target: Path) -> None:
-    """Finish or undo the replacement of an output that a kill cut short; elsewhere do nothing."""
+    """Finish the removal of an output that a kill cut short, or finish or undo its replacement."""
+    if _is_marked(target, REMOVED):
+        with held(target) as is_free:
+            if is_free:
+                _remove_marked(target, target)
     old, partial = old_place(target), Path(f"{target}.partial")
     if old.is_dir() and not any(old.iterdir()):
         old.rmdir()  # a kill fell between the removal of the last file and this
@@ -49,7 +56,7 @@ def settle(target: Path) -> None:
 
 def remove_output(folder: Path) -> None:
     """Delete an output; a file in it that its manifest does not list is set aside."""
-    Mark(REPLACED, sorted(listed_files(folder))).write(folder)
+    Mark(REMOVED, sorted(listed_files(folder))).write(folder)
     _remove_marked(folder, folder)
 
 
@@ -80,5 +87,9 @@ def _remove_marked(folder: Path, target: Path) -> None:
 
 
 def _gives_way(folder: Path) -> bool:
+    return _is_marked(folder, REPLACED)
+
+
+def _is_marked(folder: Path, made_from: Mapping[str, str]) -> bool:
     mark = Mark.read(folder)
-    return mark is not None and mark.made_from == REPLACED
+    return mark is not None and mark.made_from == made_from
