@@ -20,27 +20,27 @@ import torch
 from torch import Tensor
 
 from benchmarks.tables import table
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.quantize import kernel_cpu, kernel_plain
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.quantize.kernels import cpu_kernel, reference_kernel
 from camelpress.quantize.run import run as quantize
 from camelpress.quantize.settings import Quantize
 from camelpress.validate.run import run as validate
 from camelpress.validate.settings import Validate
 
-LAYER = "camelpress.quantize.layer"
+LAYER = "camelpress.quantize.solver.layer"
 Part = Callable[[], Iterator[None]]
 
 
 def spanning(columns: Tensor, importance: Tensor, *, bits: int, sym: bool) -> tuple[Tensor, Tensor]:
     """The grid that spans a group, and no other."""
-    return next(kernel_plain._grids(columns, 2**bits - 1, sym))
+    return next(reference_kernel._grids(columns, 2**bits - 1, sym))
 
 
 def unsigned(columns: Tensor, importance: Tensor, *, bits: int, sym: bool) -> tuple[Tensor, Tensor]:
     """The best grid with a positive step: of a weight and its mirror image, the better half."""
-    grids = list(kernel_plain._grids(columns, 2**bits - 1, sym))[:: 2 if sym else 1]
-    with patch.object(kernel_plain, "_grids", lambda *_: iter(grids)):
-        return kernel_plain.search(columns, importance, bits=bits, sym=sym)
+    grids = list(reference_kernel._grids(columns, 2**bits - 1, sym))[:: 2 if sym else 1]
+    with patch.object(reference_kernel, "_grids", lambda *_: iter(grids)):
+        return reference_kernel.search(columns, importance, bits=bits, sym=sym)
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def searching(search: Callable[..., tuple[Tensor, Tensor]]) -> Iterator[None]:
     """With another search, and everything else as it is."""
     other = SimpleNamespace(
         search=search,
-        round_columns=kernel_cpu.round_columns,
+        round_columns=cpu_kernel.round_columns,
     )
     with patch(f"{LAYER}.kernel", lambda _: other):
         yield

@@ -23,12 +23,12 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.tables import spread, table
 from benchmarks.tasks import asked
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.tokens import Tokenizer
-from camelpress.validate.completer import ROWS
-from camelpress.validate.completions import Decoding, Prompt, complete
-from camelpress.validate.speakers import Speaker
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.inference.generation.decoder import Speaker
+from camelpress.inference.generation.generator import ROWS
+from camelpress.inference.generation.sampling import Decoding, Prompt, complete
+from camelpress.inference.model.streamed_model import StreamedModel
 
 ANY = 2**31
 Completes = Callable[[], list[str]]

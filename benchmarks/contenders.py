@@ -38,7 +38,9 @@ def contenders(work: Path, out: Path, *, published: bool) -> list[Contender]:
     found = [
         Contender(FLOOR, ["sh", "-ec", COPY, "sh", *folders]),
         Contender(SYNCED, ["sh", "-ec", f'{COPY}sync "$3"', "sh", *folders]),
-        Contender(IMPORTS[RECOVER], _importing("camelpress.commands, camelpress.convert.run")),
+        Contender(
+            IMPORTS[RECOVER], _importing("camelpress.cli.commands, camelpress.convert.recover.run")
+        ),
         Contender(RECOVER, recover, recovers=True),
         Contender(UNCHECKED, unchecked, recovers=True),
     ]

@@ -19,8 +19,8 @@ from numpy import ndarray
 from scipy.special import stdtrit
 
 from benchmarks.tables import table
-from camelpress.validate.shares import TAIL, binomial_interval, effective_trials
-from camelpress.validate.statistics import Estimate, bootstrap_mean, clustered_mean
+from camelpress.validate.statistics.binomial import TAIL, binomial_interval, effective_trials
+from camelpress.validate.statistics.clustered import Estimate, bootstrap_mean, clustered_mean
 
 PIECES = (3, 5, 10, 20, 50, 100, 300)
 SHARES = (0.5, 0.8, 0.9, 0.94, 0.97, 0.99, 0.999)

@@ -9,7 +9,7 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-from camelpress.core.hardware import hardware
+from camelpress.core.runtime.hardware import hardware
 
 IN_MEMORY = ("tmpfs", "ramfs")
 PACKAGES = ("camelpress", "torch", "transformers", "safetensors")

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tables import MB, table
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.validate import keep
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.validate.run import run
 from camelpress.validate.settings import Keep, Validate
-from camelpress.validate.store import Store
+from camelpress.validate.store import build_store
+from camelpress.validate.store.prediction_store import Store
 
 HEADER = ["", "mean KL, nats", "off", "reverse KL", "off", "99 %", "bounds of the mean",
           "mass of the rest", "MB", "bytes a token"]  # fmt: skip
@@ -67,7 +67,7 @@ def main() -> None:
         for top_k in given.top_k:
             out = folder / "store"
             settings = Keep.parse(options | {"top_k": top_k}, source="store")
-            keep.run(model, out, settings, force=True)
+            build_store.run(model, out, settings, force=True)
             size = sum(path.stat().st_size for path in out.glob("predictions-*"))
             told = run(Store.open(out), candidate, folder / str(top_k), Validate())
             kept = f"{top_k} tokens and {settings.samples} drawn" if top_k else "all tokens"

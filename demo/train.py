@@ -19,8 +19,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from camelpress.core.ngrams import Fingerprint, words
-from camelpress.core.prompt import CHAT_TEMPLATE
+from camelpress.core.documents.ngram_overlap import Fingerprint, words
+from camelpress.core.text.tulu_format import CHAT_TEMPLATE
 
 TEXT = Path(__file__).resolve().parent / "text"
 BOS, EOS, PAD = 1, 2, 512

@@ -6,14 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, ReleaseRefused
-from camelpress.core.json import write_json
-from camelpress.core.lineage import describes, foreign_report
-from camelpress.core.origin import CARD, HUB
-from camelpress.core.output import keep_apart, staged
-from camelpress.core.progress import note
-from camelpress.core.provenance import (
+from camelpress.core.files.file_hashes import (
     BOM,
     PROVENANCE,
     REPORT_SUFFIX,
@@ -21,19 +16,27 @@ from camelpress.core.provenance import (
     sha256_json,
     versions,
 )
-from camelpress.core.report import Report, Stopwatch
-from camelpress.publish import card, plots, release, tables
-from camelpress.publish.bom import bill
-from camelpress.publish.caveats import require_publishable
-from camelpress.publish.facts import QUANTIZED, STAGES, Facts, shape
-from camelpress.publish.front_matter import RESULTS, eval_results
-from camelpress.publish.gate import gate, read_card, require_covered
-from camelpress.publish.license import add_licenses, profile, write_notice
-from camelpress.publish.rebuilding import recipe, write_recipe
-from camelpress.publish.seal import seal
+from camelpress.core.files.json_files import write_json
+from camelpress.core.hub.model_location import CARD, HUB
+from camelpress.core.output.staged_output import keep_apart, staged
+from camelpress.core.progress import note
+from camelpress.publish.card import model_card
+from camelpress.publish.card.caveats import require_publishable
+from camelpress.publish.card.front_matter import RESULTS, eval_results
+from camelpress.publish.card.hub_access import gate, read_card, require_covered
+from camelpress.publish.card.release_quotes import QUANTIZED, STAGES, Facts, shape
+from camelpress.publish.destinations.destination import target, variant
+from camelpress.publish.license.license_profiles import add_licenses, profile, write_notice
+from camelpress.publish.release import model_files
+from camelpress.publish.release.finalize import seal
+from camelpress.publish.release.rebuild_recipe import recipe, write_recipe
+from camelpress.publish.release.sbom import bill
+from camelpress.publish.release.signing import write_public_key
 from camelpress.publish.settings import Publish
-from camelpress.publish.signing import write_public_key
-from camelpress.publish.targets import target, variant
+from camelpress.reporting import quoted_values
+from camelpress.reporting.lineage import describes, foreign_report
+from camelpress.reporting.plots import card_plots
+from camelpress.reporting.stage_report import Report, Stopwatch
 
 REPORT = PROVENANCE
 HARDWARE = ("device", "cpu", "threads")  # of a stage, as its report tells it
@@ -80,16 +83,18 @@ def run(
     with staged(out, force=force) as folder:
         judged = _require_judged(candidate, report, report_dir)
         _require_described(candidate, judged)
-        left_out = release.copy_model(
+        left_out = model_files.copy_model(
             candidate, folder, linked=linked, recipe_only=settings.recipe_only
         )
         facts = Facts(
             name=settings.name or out.resolve().name,
             config=checkpoint.config,
             shape=shape(checkpoint),
-            validation=release.copy_validation(report_dir, report, folder / release.VALIDATION),
-            quantize=release.stage_report(folder / QUANTIZED),
-            recover=release.stage_report(folder / "recover-report.json"),
+            validation=model_files.copy_validation(
+                report_dir, report, folder / model_files.VALIDATION
+            ),
+            quantize=model_files.stage_report(folder / QUANTIZED),
+            recover=model_files.stage_report(folder / "recover-report.json"),
             settings=settings,
             variants=others,
             gate=gate(cards),
@@ -116,7 +121,7 @@ def _named(settings: Publish) -> list[str]:
 
 def _made(candidate: Path, validation: Report) -> dict[str, Any]:
     """How long each stage took, in seconds, and on what hardware, as the reports here say."""
-    stages = [release.stage_report(candidate / f"{name}{REPORT_SUFFIX}") for name in STAGES]
+    stages = [model_files.stage_report(candidate / f"{name}{REPORT_SUFFIX}") for name in STAGES]
     return {
         each.stage: {"seconds": round(each.cost["seconds"], 1)}
         | {key: each.facts[key] for key in HARDWARE if key in each.facts}
@@ -130,8 +135,8 @@ def _write_words(folder: Path, facts: Facts) -> None:
     made_by = recipe(facts.recover, facts.quantize)
     write_recipe(folder, made_by, needed=facts.settings.recipe_only)
     write_notice(folder, facts.attribution)
-    if plots.has_any(facts.validation.facts):
-        plots.draw(facts.validation.facts, folder / release.VALIDATION / plots.PLOTS)
+    if card_plots.has_any(facts.validation.facts):
+        card_plots.draw(facts.validation.facts, folder / model_files.VALIDATION / card_plots.PLOTS)
     if (results := eval_results(facts)) is not None:
         path = folder / RESULTS
         path.parent.mkdir()
@@ -139,7 +144,7 @@ def _write_words(folder: Path, facts: Facts) -> None:
     if facts.settings.sign_with is not None:
         write_public_key(folder, facts.settings.sign_with)
     write_json(folder / BOM, bill(facts, versions()))
-    (folder / CARD).write_text(card.render(facts), encoding="utf-8")
+    (folder / CARD).write_text(model_card.render(facts), encoding="utf-8")
 
 
 def _aimed(settings: Publish, name: str, *, force: bool) -> tuple[Publish, tuple[str, ...]]:
@@ -166,7 +171,7 @@ def _require_judged(candidate: Path, report: Report, report_dir: Path) -> dict[s
 def _require_described(candidate: Path, hashes: Mapping[str, str]) -> None:
     """Refuses the report of `quantize` of another model, which the card would quote."""
     path = candidate / QUANTIZED
-    report = release.stage_report(path)
+    report = model_files.stage_report(path)
     if report is not None and not describes(report, candidate, hashes):
         raise CheckpointProblem(
             foreign_report(path),
@@ -203,7 +208,7 @@ def _quantized(candidate: Path) -> Checkpoint:
 
 def _licensed(candidate: Path, report: Report) -> list[Path]:
     """Where licence files may lie: beside the model, or beside the reference next to it."""
-    reference = tables.dig(report.facts, "reference.path")
+    reference = quoted_values.dig(report.facts, "reference.path")
     folders = [candidate]
     if isinstance(reference, str) and reference:
         folders.append(candidate.resolve().parent / reference)
@@ -213,8 +218,8 @@ def _licensed(candidate: Path, report: Report) -> list[Path]:
 def _require_agreement(checkpoint: Checkpoint, facts: Facts) -> None:
     """What the quantizer reported must be what the config says, or the card would contradict."""
     for key in ("bits", "group_size", "sym"):
-        reported = tables.dig(facts.quantize.settings if facts.quantize else None, key)
-        said = tables.dig(facts.quantization, key)
+        reported = quoted_values.dig(facts.quantize.settings if facts.quantize else None, key)
+        said = quoted_values.dig(facts.quantization, key)
         if reported is not None and reported != said:
             raise CheckpointProblem(
                 f"{checkpoint.folder} has {key} {said} in config.json and {reported} in "

@@ -12,7 +12,7 @@ from dataclasses import replace
 from torch import Tensor
 from torch.nn.functional import pad
 
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
 
 WIDTH = "intermediate_size"

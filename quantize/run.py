@@ -11,44 +11,39 @@ from typing import Any
 import torch
 
 from camelpress.core import llama
-from camelpress.core.blocks import StreamedModel, has_bfloat16, pick_device
-from camelpress.core.checkpoint import (
+from camelpress.core.checkpoint.checkpoint import (
     SETTINGS,
     Checkpoint,
     companions,
     copy_companions,
     require_companions,
 )
-from camelpress.core.computing import computing, rounding
-from camelpress.core.config import DTYPES, dtype_name
+from camelpress.core.checkpoint.checkpoint_writer import WEIGHTS, CheckpointWriter
+from camelpress.core.checkpoint.portable_config import DTYPES, dtype_name
+from camelpress.core.documents.ngram_overlap import FINGERPRINT
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
-from camelpress.core.journal import Journal
-from camelpress.core.lanes import LANES
-from camelpress.core.lineage import written_weights
-from camelpress.core.ngrams import FINGERPRINT
-from camelpress.core.output import keep_apart, output_files, require_free, staged
+from camelpress.core.files.file_hashes import checkpoint_hashes, sha256_file, sha256_json, versions
+from camelpress.core.output.journal import Journal
+from camelpress.core.output.staged_output import keep_apart, output_files, require_free, staged
 from camelpress.core.progress import note
-from camelpress.core.provenance import (
-    checkpoint_hashes,
-    sha256_file,
-    sha256_json,
-    versions,
-)
-from camelpress.core.report import Report, Stopwatch
-from camelpress.core.team import Team
-from camelpress.core.tokens import Tokenizer
-from camelpress.core.writer import WEIGHTS, CheckpointWriter
-from camelpress.quantize import engine
-from camelpress.quantize.adopt import adopt
-from camelpress.quantize.calibrate import Calibration, draw
-from camelpress.quantize.forecast import forecast
-from camelpress.quantize.gptq import FALLBACK
-from camelpress.quantize.journey import Journey
-from camelpress.quantize.kernel import COLUMNS
-from camelpress.quantize.lanes import Lane, lanes
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.inference.model.streamed_model import StreamedModel, has_bfloat16, pick_device
+from camelpress.inference.streaming.process_group import Team
+from camelpress.inference.streaming.rounding_facts import computing, rounding
+from camelpress.inference.streaming.token_shards import LANES
+from camelpress.quantize.backends import backend
+from camelpress.quantize.backends.import_result import adopt
+from camelpress.quantize.block_quantization import Journey
+from camelpress.quantize.calibration.calibration import Calibration, draw
+from camelpress.quantize.calibration_shards import Lane, lanes
+from camelpress.quantize.kernels.kernel import COLUMNS
+from camelpress.quantize.memory_forecast import forecast
+from camelpress.quantize.output_layout import MAKER, AsStored, plan, stored, write_config
 from camelpress.quantize.padding import Padded
 from camelpress.quantize.settings import NATIVE, UNABLE, Quantize
-from camelpress.quantize.stored import MAKER, AsStored, plan, stored, write_config
+from camelpress.quantize.solver.gptq import FALLBACK
+from camelpress.reporting.lineage import written_weights
+from camelpress.reporting.stage_report import Report, Stopwatch
 
 REPORT = "quantize-report.json"
 UNDECIDED = {"calibration", "device", "engine_python", "max_fallbacks"}  # do not change a byte
@@ -158,7 +153,7 @@ def _elsewhere(
         raise RecipeProblem(
             f"engine {settings.engine} is one process", next_step="start it without torchrun"
         )
-    ready = engine.find(settings)
+    ready = backend.find(settings)
     require_free(out, force=force)
     model = StreamedModel(
         AsStored.of(source, settings), device=torch.device("cpu"), dtype=torch.float32
@@ -169,7 +164,7 @@ def _elsewhere(
     with staged(out, force=force, writes=_writes(source)) as folder, torch.inference_mode():
         work = folder / ENGINE
         work.mkdir()
-        made, told = engine.quantize(
+        made, told = backend.quantize(
             ready, source, calibration.sequences if calibration else [], work, settings
         )
         layers, said = adopt(made, source, model.blocks, ready, settings, planned, folder)

@@ -15,13 +15,13 @@ import torch
 
 import pico
 from benches import ROOT, on_linux, part
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.prompt import Message
-from camelpress.core.tokens import Tokenizer
-from camelpress.quantize.calibrate import draw
-from camelpress.quantize.engines import job
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.core.text.tulu_format import Message
+from camelpress.quantize.backends.drivers import backend_job
+from camelpress.quantize.calibration.calibration import draw
 from camelpress.quantize.settings import Source
-from camelpress.validate.statistics import clustered_mean
+from camelpress.validate.statistics.clustered import clustered_mean
 
 pytestmark = on_linux
 
@@ -221,9 +221,9 @@ def test_a_driver_is_given_the_same_job(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "tokens.json").write_text("[[1, 2, 3], [4, 5, 6]]", encoding="utf-8")
     work = tools.Work(tmp_path / "model", tmp_path, tmp_path / "turn" / "out", 64, 2, 3)
     command = tools.quantizing("gptqmodel-bf16", work)
-    place = command.index("camelpress.quantize.engines.gptqmodel")
+    place = command.index("camelpress.quantize.backends.drivers.gptqmodel")
     monkeypatch.setattr(sys, "argv", command[place:])
-    given = job.read()
+    given = backend_job.read()
     assert given.model == str(tmp_path / "model")
     assert (given.out, given.group_size, given.dtype) == (str(work.out), 64, "bfloat16")
     assert (given.tokens, given.length) == ([[1, 2, 3], [4, 5, 6]], 3)

@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import pico
 from benches import on_linux, part
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.tokens import Tokenizer
-from camelpress.validate.places import Places
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.inference.model.streamed_model import StreamedModel
+from camelpress.validate.scoring.scored_positions import Places
 
 pytestmark = on_linux
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from camelpress.core import memory
-from camelpress.core.prompt import CHAT_TEMPLATE
+from camelpress.core.text.tulu_format import CHAT_TEMPLATE
+from camelpress.inference.model import memory_budget
 from command import Run
 
 SHORT = ("--max-new-tokens", "8")
@@ -34,8 +34,8 @@ def model(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def escaping(monkeypatch: pytest.MonkeyPatch) -> str:
     """Let the model say escape sequences, whatever its tokens are."""
     said = "\x1b]0;owned\x07\x9b2J\r\u202e"
-    monkeypatch.setattr("camelpress.generate.decode.Decoder.add", lambda *_: said)
-    monkeypatch.setattr("camelpress.generate.decode.Decoder.end", lambda *_: "")
+    monkeypatch.setattr("camelpress.chat.detokenizer.Decoder.add", lambda *_: said)
+    monkeypatch.setattr("camelpress.chat.detokenizer.Decoder.end", lambda *_: "")
     return said
 
 
@@ -50,7 +50,7 @@ def test_the_reply_is_all_there_is_on_stdout(run: Run, model: Path) -> None:
 
 
 def printed(text: str) -> str:
-    from camelpress.core.printable import printable
+    from camelpress.core.runtime.terminal_text import printable
 
     return printable(text)
 
@@ -83,8 +83,8 @@ def test_a_name_with_escapes_is_shown_as_signs(run: Run, tmp_path: Path) -> None
 def test_a_model_that_does_not_fit_is_said_to_at_once(
     run: Run, model: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    monkeypatch.setattr(memory, "available", lambda _: 100_000)
-    monkeypatch.setattr("camelpress.generate.prepared.load", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(memory_budget, "available", lambda _: 100_000)
+    monkeypatch.setattr("camelpress.chat.chat_model.load", lambda *_, **__: 1 / 0)
     ended = run(command, model, typed="a")
     assert ended.code == 3
     assert ended.out == ""
@@ -96,7 +96,7 @@ def test_a_model_that_does_not_fit_is_said_to_at_once(
 def test_a_model_that_fits_in_half_is_computed_in_bfloat16(
     run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "available", lambda _: 480_000)
+    monkeypatch.setattr(memory_budget, "available", lambda _: 480_000)
     told = json.loads(run("generate", model, "-p", "a", *SHORT, "--json").out)
     assert told["dtype"] == "bfloat16"
 
@@ -133,7 +133,7 @@ def test_ctrl_c_ends_generate_with_130(
     def interrupt(*_: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("camelpress.generate.decode.Decoder.add", interrupt)
+    monkeypatch.setattr("camelpress.chat.detokenizer.Decoder.add", interrupt)
     assert run("generate", model, "-p", "a").code == 130
 
 

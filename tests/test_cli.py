@@ -176,7 +176,7 @@ def test_sigterm_ends_with_75_and_leaves_nothing_half_done(base: Path, tmp_path:
     code = (
         "import os, signal\nfrom camelpress.quantize import run\n"
         "run.plan = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
-        "from camelpress.cli import main\nmain()"
+        "from camelpress.cli.entry_point import main\nmain()"
     )
     ended = fresh("-c", code, "quantize", str(base), str(tmp_path / "q"), "--method", "rtn",
                   "--group-size", "32")  # fmt: skip

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from camelpress import demo
-from camelpress.convert.diff import make_diff
-from camelpress.convert.run import recover
+from camelpress.convert.recover.make_diff import make_diff
+from camelpress.convert.recover.run import recover
 from camelpress.convert.settings import MakeDiff, Recover
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.documents import read_documents
-from camelpress.core.report import Verdict
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.documents.document_reader import read_documents
+from camelpress.pipeline import demo
+from camelpress.reporting.stage_report import Verdict
 
 DATA = Path(str(files("camelpress") / "data" / "demo"))
 

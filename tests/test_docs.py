@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from camelpress.commands import app
-from camelpress.core.yaml import parse_yaml
-from camelpress.recipe import Recipe, read
-from camelpress.validate import facts
+from camelpress.cli.commands import app
+from camelpress.core.files.yaml_files import parse_yaml
+from camelpress.pipeline.recipe import Recipe, read
+from camelpress.reporting.facts import validation_facts
 from camelpress.validate.settings import Gate
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +27,7 @@ COMMANDS = {command.name for command in app.registered_commands}
     [
         ("recipe", "recipes/schema.json", Recipe.model_json_schema),
         ("gate", "docs/gate.schema.json", Gate.model_json_schema),
-        ("report", "docs/report.schema.json", facts.schema),
+        ("report", "docs/report.schema.json", validation_facts.schema),
     ],
 )
 def test_schemas_are_those_of_the_models(

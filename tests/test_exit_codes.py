@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from camelpress.core.report import Check, Report, Verdict
+from camelpress.reporting.stage_report import Check, Report, Verdict
 from redirected import CLOSED, FULL, GONE, ends_of
 
 PASSED, FAILED = "passed", "failed"

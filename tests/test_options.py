@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from camelpress.options import given, parameters, written
-from camelpress.pipeline import quantize_and_validate
-from camelpress.recipe import read
-from camelpress.validate.judge.settings import Judging
+from camelpress.cli.options import given, parameters
+from camelpress.pipeline.option_flags import written
+from camelpress.pipeline.recipe import read
+from camelpress.pipeline.run import quantize_and_validate
+from camelpress.validate.judge.judge_settings import Judging
 from camelpress.validate.settings import Validate
 
 

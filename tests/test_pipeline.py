@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 import pico
-from camelpress import pipeline
-from camelpress.core.contents import files_in
 from camelpress.core.errors import RecipeProblem, ReleaseRefused
-from camelpress.core.provenance import PROVENANCE, manifest
-from camelpress.core.report import Verdict
-from camelpress.recipe import Recipe, read
+from camelpress.core.files.file_hashes import PROVENANCE, manifest
+from camelpress.core.output.output_contents import files_in
+from camelpress.pipeline import run as pipeline
+from camelpress.pipeline.recipe import Recipe, read
+from camelpress.reporting.stage_report import Verdict
 from disk_hooks import Disk
 from processes import forked
 from recipes import TEXT, write_recipe
@@ -175,7 +175,7 @@ def test_a_stage_that_dies_is_not_taken_for_done(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("camelpress.quantize.layer.pack", lambda *_, **__: 1 / 0)
+        patched.setattr("camelpress.quantize.solver.layer.pack", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             pipeline.run(read(recipe))
     lock = json.loads((recipe.parent / "out" / pipeline.LOCK).read_text())

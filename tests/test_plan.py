@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from camelpress import cli, pipeline
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.cli import entry_point
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
-from camelpress.plan import Sized, plan
-from camelpress.recipe import read
+from camelpress.pipeline import run as pipeline
+from camelpress.pipeline.plan import Sized, plan
+from camelpress.pipeline.recipe import read
 from recipes import TEXT, write_recipe
 
 RECIPE = TEXT.replace("[chat.jsonl]", "[chat.jsonl=2], sym: false").replace(
@@ -31,7 +32,7 @@ def test_a_dry_run_does_nothing_and_tells_what_a_run_does(
     argv = ["camelpress", "run", str(recipe), "--dry-run", "--json"]
     monkeypatch.setattr("sys.argv", argv)
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        entry_point.main()
     assert end.value.code == 0
     steps = json.loads(capsys.readouterr().out)["steps"]
     out = recipe.parent / "out"

@@ -10,21 +10,21 @@ import pytest
 import torch
 import yaml
 
-from camelpress import pipeline
 from camelpress.core.errors import CheckpointProblem, EngineProblem, RecipeProblem
-from camelpress.core.provenance import (
+from camelpress.core.files.file_hashes import (
     MANIFEST,
     checkpoint_hashes,
     manifest,
     manifest_text,
     sha256_file,
 )
-from camelpress.core.report import Report, Verdict
+from camelpress.pipeline import run as pipeline
+from camelpress.pipeline.rebuild import _threads, rebuild
+from camelpress.pipeline.recipe import read
 from camelpress.publish.run import run as publish
 from camelpress.publish.settings import Publish
-from camelpress.publish.verify import verify
-from camelpress.rebuild import _threads, rebuild
-from camelpress.recipe import read
+from camelpress.publish.verify_release import verify
+from camelpress.reporting.stage_report import Report, Verdict
 from recipes import TEXT, write_recipe
 
 RECIPE = TEXT.replace("[chat.jsonl]", "[chat.jsonl=2]").replace(
@@ -113,7 +113,7 @@ def test_another_version_is_named_as_the_cause(
     first = rebuilt(place, tmp_path / "again")
     assert first.verdict is Verdict.PASS
     (tmp_path / "again" / "quantized" / "config.json").write_text("{}")
-    monkeypatch.setattr("camelpress.rebuild.versions", lambda: {"torch": "1.0"})
+    monkeypatch.setattr("camelpress.pipeline.rebuild.versions", lambda: {"torch": "1.0"})
     monkeypatch.setattr(pipeline.Lock, "holds", lambda *_: True)
     problems = rebuilt(place, tmp_path / "again").facts["problems"]
     assert any(fault.startswith("made with torch 2") for fault in problems)

@@ -9,9 +9,9 @@ import pytest
 
 import pico
 import stages
-from camelpress import pipeline
-from camelpress.core import hub
-from camelpress.recipe import Recipe, read
+from camelpress.core.hub import hub_download
+from camelpress.pipeline import run as pipeline
+from camelpress.pipeline.recipe import Recipe, read
 
 
 class Snapshots:
@@ -37,7 +37,7 @@ def snapshots(
     stages.make_diff(base, pico.write_tuned(tmp_path / "other", base, extra_rows=0),
                      tmp_path / ("3" * 40))  # fmt: skip
     found = Snapshots(tmp_path)
-    monkeypatch.setattr(hub, "snapshot_download", found.download)
+    monkeypatch.setattr(hub_download, "snapshot_download", found.download)
     return found
 
 
@@ -115,7 +115,7 @@ def test_a_calibration_of_the_hub_is_pinned_to_its_commit(
             pico.write_chat(path)
         return str(path)
 
-    monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.setattr(hub_download, "hf_hub_download", download)
     text = "quantize: {calibration: ['hf:org/data:raw/chat.jsonl=2'], group_size: 32, samples: 2,"
     (tmp_path / "recipe.yaml").write_text(
         f"base: {base}\ndiff: hf:org/diff\nout: out\n{text} sequence_length: 64}}\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from camelpress.core.secrets import redacted
+from camelpress.core.runtime.secrets_redaction import redacted
 from command import Ended, Run
 
 LOGIN = "https://reader:s3cr3t-word@hub.example/org/model"

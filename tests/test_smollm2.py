@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 import lm_eval_golden
 import pico
 import stages
-from camelpress.convert.diff import make_diff
-from camelpress.convert.run import recover
+from camelpress.convert.recover.make_diff import make_diff
+from camelpress.convert.recover.run import recover
 from camelpress.convert.settings import MakeDiff, Recover
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.sequences import Sequences
-from camelpress.core.tokens import Tokenizer
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.inference.model.streamed_model import StreamedModel
+from camelpress.inference.model.token_batches import Sequences
 
 ROOT = Path(__file__).parents[1]
 SMOLLM2 = Path(os.environ.get("CAMELPRESS_SMOLLM2", ROOT / ".models" / "SmolLM2-135M-Instruct"))

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import hub_client
-from camelpress import pipeline
 from camelpress.core.errors import OutputExists, OutputProblem
-from camelpress.core.report import Report
-from camelpress.recipe import read
+from camelpress.pipeline import run as pipeline
+from camelpress.pipeline.recipe import read
+from camelpress.reporting.stage_report import Report
 from hub_repositories import Fault, Hub
 from recipes import TEXT, write_recipe
 

@@ -6,29 +6,37 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.output import keep_apart, require_free
-from camelpress.core.precision import caveat
+from camelpress.core.files.file_hashes import checkpoint_hashes
+from camelpress.core.output.staged_output import keep_apart, require_free
 from camelpress.core.progress import note
-from camelpress.core.provenance import checkpoint_hashes
-from camelpress.core.report import Report, Stopwatch, Verdict
-from camelpress.core.summary import summary
-from camelpress.core.team import Team
-from camelpress.validate import outputs, page, samples
-from camelpress.validate.benchmarks import Answered, Ready, answered, note_unread_data, ready
-from camelpress.validate.figures import figures, untold
-from camelpress.validate.gate import judge
-from camelpress.validate.measure import against_model, against_store
-from camelpress.validate.reference import require_sound_reference
+from camelpress.inference.streaming.process_group import Team
+from camelpress.reporting.checkpoint_summary import summary
+from camelpress.reporting.model_precision import caveat
+from camelpress.reporting.rendering import html_page
+from camelpress.reporting.stage_report import Report, Stopwatch, Verdict
+from camelpress.validate.benchmarks import samples
+from camelpress.validate.benchmarks.run_benchmarks import (
+    Answered,
+    Ready,
+    answered,
+    note_unread_data,
+    ready,
+)
+from camelpress.validate.comparison.model_comparison import against_model, against_store
+from camelpress.validate.comparison.reference_check import require_sound_reference
+from camelpress.validate.gate import report_files
+from camelpress.validate.gate.gate_judge import judge
+from camelpress.validate.scoring.workspace import Workplace, fingerprint
 from camelpress.validate.settings import Gate, TaskBound, Validate
-from camelpress.validate.store import Store
-from camelpress.validate.workplace import Workplace, fingerprint
+from camelpress.validate.statistics.figures import figures, untold
+from camelpress.validate.store.prediction_store import Store
 
-REPORT = outputs.REPORT
+REPORT = report_files.REPORT
 FLIPS = "flips.html"
 ANSWERS = "answers"  # in an output that is being made
-WRITES = (*outputs.FORMS, FLIPS, f"{samples.FOLDER}/*.jsonl")
+WRITES = (*report_files.FORMS, FLIPS, f"{samples.FOLDER}/*.jsonl")
 PLACES: Any = {  # of a machine, not of what was asked
     **dict.fromkeys(("text", "device", "data_dir", "answers"), True),
     "judge": {"url", "local", "annotations"},
@@ -104,10 +112,10 @@ def run(
         gate = TASK_GATE if only_tasks and not given else settings.gate
         report = _report(told, samples.hashes(work.folder), settings, gate, watch)
         if asked:
-            changed = page.flips(report, samples.flips(report, work.folder))
+            changed = html_page.flips(report, samples.flips(report, work.folder))
             (work.folder / FLIPS).write_text(changed, encoding="utf-8", errors="backslashreplace")
         if work.team.leads:
-            outputs.write(report, work.folder, settings)
+            report_files.write(report, work.folder, settings)
     return work.team.share(lambda: report)
 
 

@@ -10,9 +10,9 @@ from pydantic import ConfigDict, Field, field_validator, model_serializer, model
 from pydantic_core import PydanticCustomError
 
 from camelpress.core.settings import Settings
-from camelpress.validate.judge.settings import Judging
-from camelpress.validate.limits import ITEMS, PROBABILITY, LimitRange
-from camelpress.validate.measures import MEASURES
+from camelpress.reporting.limit_range import ITEMS, PROBABILITY, LimitRange
+from camelpress.reporting.metrics import MEASURES
+from camelpress.validate.judge.judge_settings import Judging
 
 
 class AtMost(Settings):

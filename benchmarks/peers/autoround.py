@@ -9,14 +9,14 @@ import torch
 from auto_round import AutoRound
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from camelpress.quantize.engines import job
+from camelpress.quantize.backends.drivers import backend_job
 
 LIGHT = {"iters": 50, "lr": 5e-3, "batch_size": 8}
 
 
 def main() -> None:
     """Quantize."""
-    given = job.read()
+    given = backend_job.read()
     rounding = AutoRound(
         AutoModelForCausalLM.from_pretrained(given.model, dtype=given.dtype),
         tokenizer=AutoTokenizer.from_pretrained(given.model),

@@ -8,12 +8,12 @@ from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from camelpress.quantize.engines import job
+from camelpress.quantize.backends.drivers import backend_job
 
 
 def main() -> None:
     """Quantize."""
-    given = job.read()
+    given = backend_job.read()
     weights = QuantizationArgs(
         num_bits=given.bits,
         type="int",

@@ -20,15 +20,15 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.sequences import Sequences
-from camelpress.core.team import Team
-from camelpress.validate.divergence import Compared
-from camelpress.validate.heads import Heads
-from camelpress.validate.places import Places
-from camelpress.validate.score import Scores, hold
-from camelpress.validate.walk import Runner
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.inference.model.streamed_model import StreamedModel
+from camelpress.inference.model.token_batches import Sequences
+from camelpress.inference.streaming.process_group import Team
+from camelpress.validate.scoring.divergence import Compared
+from camelpress.validate.scoring.paired_heads import Heads
+from camelpress.validate.scoring.scored_positions import Places
+from camelpress.validate.scoring.streamed_run import Runner
+from camelpress.validate.scoring.token_scores import Scores, hold
 
 
 class Remembered(StreamedModel):

@@ -16,10 +16,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from camelpress.core.documents import encode_document, read_documents
-from camelpress.core.layouts import Document
-from camelpress.core.prompt import Message, encode, segments
-from camelpress.core.tokens import Tokenizer
+from camelpress.core.documents.dataset_formats import Document
+from camelpress.core.documents.document_reader import encode_document, read_documents
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.core.text.tulu_format import Message, encode, segments
 
 CALIBRATION = (
     "calibration/alpaca_en_demo.json",

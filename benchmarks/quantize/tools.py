@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 OURS = "camelpress"
-ENGINES = "camelpress.quantize.engines"
+ENGINES = "camelpress.quantize.backends.drivers"
 LLAMA = "transformers.models.llama.modeling_llama"  # which every tool imports once it has a model
 
 
@@ -91,9 +91,8 @@ def quantizing(tool: str, work: Work) -> list[str]:
 def importing(tool: str, folder: Path) -> list[str]:
     """The command that imports what the tool imports, and does nothing."""
     if tool == OURS:
-        modules = (
-            f"camelpress.commands, camelpress.quantize.run, camelpress.quantize.kernel_cpu, {LLAMA}"
-        )
+        kernel = "camelpress.quantize.kernels.cpu_kernel"
+        modules = f"camelpress.cli.commands, camelpress.quantize.run, {kernel}, {LLAMA}"
         return [sys.executable, "-c", f"import {modules}"]
     peer = PEERS[tool]
     modules = f"{peer.driver}, {LLAMA}"

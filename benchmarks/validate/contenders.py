@@ -12,7 +12,7 @@ MODELING = "transformers.models.llama.modeling_llama"  # which both import once 
 OURS = "camelpress: both models"
 PEER = {"reference": "lm-eval: reference", "candidate": "lm-eval: candidate"}
 IMPORTS = {OURS: "imports of camelpress", **dict.fromkeys(PEER.values(), "imports of lm-eval")}
-MODULES = "camelpress.commands, camelpress.validate.run"
+MODULES = "camelpress.cli.commands, camelpress.validate.run"
 THEIR_MODULES = "lm_eval, lm_eval.models.huggingface, lm_eval.tasks"
 LIMIT = "fp32 products"
 

@@ -18,12 +18,12 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.quantize.texts import articles
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.tokens import Tokenizer
-from camelpress.validate.places import Places
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.inference.model.streamed_model import StreamedModel
+from camelpress.validate.corpus.held_out_text import read_texts
+from camelpress.validate.scoring.scored_positions import Places
 from camelpress.validate.settings import Scoring
-from camelpress.validate.texts import read_texts
 
 
 class Work(NamedTuple):

@@ -1,5 +1,5 @@
 """`python -m camelpress` is `camelpress`."""
 
-from camelpress.cli import main
+from camelpress.cli.entry_point import main
 
 main()

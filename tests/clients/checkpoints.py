@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 import pico
 import stages
-from camelpress.convert.export import export
+from camelpress.convert.export.export_checkpoint import export
 from camelpress.convert.settings import Export
 from camelpress.core import llama
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.packed import PARTS, pack
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.packing.gptq_format import PARTS, pack
 
 ENVIRONMENTS = Path(__file__).parents[2] / ".venv-clients"
 SIZES = pico.Sizes(hidden=128, ffn=256)

@@ -22,7 +22,7 @@ import pytest
 import compatibility
 import pico
 import stages
-from camelpress import demo
+from camelpress.pipeline import demo
 from checkpoints import (
     ENVIRONMENTS,
     Kind,

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import pico
-from camelpress.convert.export import export
+from camelpress.convert.export.export_checkpoint import export
 from camelpress.convert.settings import Export
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from checkpoints import Kind, is_made, kinds, write_dense, write_models
 from loaders import Client, judge, run
 from wanted import wanted

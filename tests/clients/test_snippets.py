@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import stages
+from camelpress.publish.card.snippets import LOCAL, SNIPPETS
 from camelpress.publish.run import run as publish
 from camelpress.publish.settings import Publish
-from camelpress.publish.snippets import LOCAL, SNIPPETS
 from checkpoints import ENVIRONMENTS, is_made
 
 pytestmark = pytest.mark.client

@@ -14,12 +14,12 @@ import drawn
 import pico
 import stages
 import weights
-from camelpress.convert.export import export
+from camelpress.convert.export.export_checkpoint import export
 from camelpress.convert.settings import Export
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.llama import is_derived_buffer
-from camelpress.core.summary import parameters
-from camelpress.publish.compare import compare
+from camelpress.core.packing.linear_layers import parameters
+from camelpress.publish.release.release_diff import compare
 
 ATTENTION = "model.layers.0.self_attn."
 BUFFERS: dict[str, Tensor] = {

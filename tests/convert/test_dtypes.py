@@ -20,12 +20,12 @@ import pico
 import published
 import stages
 import weights
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
 from camelpress.core.progress import listening
-from camelpress.core.report import Report
-from camelpress.core.sequences import Sequences
+from camelpress.inference.model.streamed_model import StreamedModel
+from camelpress.inference.model.token_batches import Sequences
+from camelpress.reporting.stage_report import Report
 from notes import Notes
 from refusal import refusal
 from weights import Tensors

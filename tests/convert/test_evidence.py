@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from camelpress.convert.choice import choose
-from camelpress.convert.evidence import (
+from camelpress.convert.inputs.base_sample import (
     CANDIDATES,
     NORMAL,
     SMALL,
@@ -27,10 +26,11 @@ from camelpress.convert.evidence import (
     mean_row,
     sample,
 )
-from camelpress.convert.pairs import pairs
+from camelpress.convert.inputs.tensor_pairs import pairs
+from camelpress.convert.recover.base_check import require_right_base
+from camelpress.convert.recover.recovery_plan import choose
 from camelpress.convert.settings import Recover
-from camelpress.convert.verify import require_right_base
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
 from weights import Tensors
 

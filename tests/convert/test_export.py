@@ -18,13 +18,11 @@ from torch import Tensor
 import damage
 import drawn
 import pico
-from camelpress.convert.export import REPORT, export
-from camelpress.convert.packings import Compressed, Gptq
+from camelpress.convert.export.export_checkpoint import REPORT, export
+from camelpress.convert.export.export_formats import Dense, Layer
+from camelpress.convert.export.packed_formats import Compressed, Gptq
 from camelpress.convert.settings import Export
-from camelpress.convert.targets import Dense, Layer
-from camelpress.core import compressed
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.codes import Codes, Extent
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import (
     CheckpointProblem,
     NumericsProblem,
@@ -32,9 +30,11 @@ from camelpress.core.errors import (
     RecipeProblem,
     UnknownTensor,
 )
-from camelpress.core.linears import read_linear
-from camelpress.core.report import Report
-from camelpress.core.schemes import Scheme, scheme_of
+from camelpress.core.packing import compressed_tensors_format
+from camelpress.core.packing.linear_layers import read_linear
+from camelpress.core.packing.quantization_schemes import Scheme, scheme_of
+from camelpress.core.packing.quantized_weight import Codes, Extent
+from camelpress.reporting.stage_report import Report
 from refusal import refusal
 
 Q, KEPT = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.o_proj"
@@ -598,7 +598,7 @@ def test_a_packing_that_does_not_come_back_is_not_written(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     make(tmp_path / "in", base, "v1 asym")
-    right = compressed.pack
+    right = compressed_tensors_format.pack
 
     def wrong(codes: Codes, *, sym: bool) -> Mapping[str, Tensor]:
         parts = right(codes, sym=sym)
@@ -606,7 +606,7 @@ def test_a_packing_that_does_not_come_back_is_not_written(
         changed[-1, -1] += 1
         return {**parts, part: changed}
 
-    monkeypatch.setattr(compressed, "pack", wrong)
+    monkeypatch.setattr(compressed_tensors_format, "pack", wrong)
     with refusal(
         NumericsProblem,
         f"'{Q}' does not come back from what was to be written",

@@ -18,9 +18,9 @@ import pico
 import published
 import stages
 import weights
-from camelpress.convert.diff import make_diff
+from camelpress.convert.recover.make_diff import make_diff
 from camelpress.convert.settings import MakeDiff
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import (
     CheckpointProblem,
     NumericsProblem,
@@ -28,7 +28,7 @@ from camelpress.core.errors import (
     ShapeMismatch,
     UnknownTensor,
 )
-from camelpress.core.report import Report
+from camelpress.reporting.stage_report import Report
 from refusal import refusal
 from weights import Tensors
 

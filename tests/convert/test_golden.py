@@ -20,14 +20,14 @@ import meta_layout
 import pico
 import stages
 import weights
-from camelpress import cli
-from camelpress.convert import golden, run
-from camelpress.core import predictions
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.cli import entry_point
+from camelpress.convert.recover import known_completions, run
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipeProblem
-from camelpress.core.provenance import sha256_file
-from camelpress.core.report import Report
-from camelpress.core.tokens import Tokenizer
+from camelpress.core.files.file_hashes import sha256_file
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.inference.model import output_head
+from camelpress.reporting.stage_report import Report
 from refusal import refusal, starting
 
 BOS, EOS = 1, 2
@@ -53,7 +53,7 @@ def write(path: Path, pairs: Pairs) -> Path:
 
 
 def scored(model: Path, prompts: Path) -> dict[str, Any]:
-    return golden.score(Checkpoint.open(model), prompts, device="cpu")
+    return known_completions.score(Checkpoint.open(model), prompts, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +132,14 @@ def test_the_size_of_chunks_changes_nothing(
 ) -> None:
     expected = scored(base, prompts)
     sizes = []
-    whole = predictions.Predictions.log_probabilities
+    whole = output_head.Predictions.log_probabilities
 
-    def watched(self: predictions.Predictions, hidden: Tensor) -> Tensor:
+    def watched(self: output_head.Predictions, hidden: Tensor) -> Tensor:
         sizes.append(len(hidden))
         return whole(self, hidden)
 
-    monkeypatch.setattr(predictions.Predictions, "log_probabilities", watched)
-    monkeypatch.setattr(predictions, "LOGITS", pico.PICO.vocab * rows)
+    monkeypatch.setattr(output_head.Predictions, "log_probabilities", watched)
+    monkeypatch.setattr(output_head, "LOGITS", pico.PICO.vocab * rows)
     facts = scored(base, prompts)
     assert max(sizes) == max(1, rows)
     assert sum(sizes) == facts["tokens"]
@@ -155,7 +155,7 @@ def test_the_least_likely_completions_are_named_in_their_order(base: Path, tmp_p
     facts = scored(base, write(tmp_path / "p.jsonl", pairs))
     costs = [float(each.nll.mean()) for each in slow(base, pairs)]
     order = sorted(range(len(pairs)), key=lambda at: -costs[at])
-    assert [each["number"] - 1 for each in facts["worst"]] == order[: golden.WORST]
+    assert [each["number"] - 1 for each in facts["worst"]] == order[: known_completions.WORST]
 
 
 def test_an_overflowing_perplexity_is_still_a_number(base: Path, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_an_overflowing_perplexity_is_still_a_number(base: Path, tmp_path: Path)
         lambda tensors: tensors | {"lm_head.weight": tensors["lm_head.weight"].float() * 1e6},
     )
     facts = scored(loud, write(tmp_path / "p.jsonl", PAIRS))
-    assert facts["perplexity"] == exp(golden.LARGEST_LOG)
+    assert facts["perplexity"] == exp(known_completions.LARGEST_LOG)
 
 
 # --- a model's own completions ------------------------------------------------------------------
@@ -298,7 +298,7 @@ def test_a_header_whose_end_is_one_token_with_the_answer_is_scored_from_there(
     (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     tokenizer = Tokenizer.load(folder)
     prompts = write(tmp_path / "p.jsonl", [("a", "ab"), ("a", "bb")])
-    joined, apart = golden.read(prompts, tokenizer)
+    joined, apart = known_completions.read(prompts, tokenizer)
     assert joined.ids[joined.first :] == [merged, *tokenizer.encode("b"), EOS]
     assert apart.ids[apart.first :] == [*tokenizer.encode("bb"), EOS]
     assert scored(folder, prompts)["tokens"] == 6
@@ -349,7 +349,7 @@ def test_the_last_answer_of_a_conversation_is_its_completion(base: Path, tmp_pat
     messages = [{"role": role, "content": content} for role, content in turns]
     path.write_text(json.dumps({"messages": messages}), encoding="utf-8")
     tokenizer = Tokenizer.load(base)
-    (only,) = golden.read(path, tokenizer)
+    (only,) = known_completions.read(path, tokenizer)
     text = "<|user|>\nsea\n<|assistant|>\nwhale"
     assert only.ids[only.first :] == [*tokenizer.encode("whale"), EOS]
     assert only.ids[-len(text) - 2 :] == [EOS, *tokenizer.encode(text), EOS]
@@ -437,7 +437,7 @@ def test_an_unknown_device_is_refused(base: Path, prompts: Path) -> None:
         out=None,
         exit_code=2,
     ):
-        golden.score(Checkpoint.open(base), prompts, device="camel")
+        known_completions.score(Checkpoint.open(base), prompts, device="camel")
 
 
 def test_logits_that_are_not_finite_are_refused(base: Path, prompts: Path, tmp_path: Path) -> None:
@@ -505,7 +505,7 @@ def test_the_command_line_shows_both_figures(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["camelpress", *map(str, words)])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        entry_point.main()
     assert ended.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     found = Report.read(tmp_path / "out" / "recover-report.json").facts["golden"]

@@ -13,9 +13,9 @@ import torch
 
 import stages
 import weights
-from camelpress.convert import account
-from camelpress.convert import run as stage
-from camelpress.convert.arithmetic import added
+from camelpress.convert.recover import input_record
+from camelpress.convert.recover import run as stage
+from camelpress.convert.recover.arithmetic import added
 from camelpress.core.errors import CheckpointProblem, Interrupted
 from refusal import refusal
 
@@ -35,7 +35,7 @@ def test_what_an_earlier_run_copied_does_not_outlive_its_source(
         raise Interrupted("stopped", next_step="run again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(account, "digests", stop)
+        patched.setattr(input_record, "digests", stop)
         with pytest.raises(Interrupted):
             stages.recover(base, diff, tmp_path / "out")
     assert (tmp_path / "out.partial" / "LICENSE.txt").is_file()

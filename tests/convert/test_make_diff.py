@@ -19,11 +19,11 @@ import pico
 import published
 import stages
 import weights
-from camelpress.convert.diff import make_diff
+from camelpress.convert.recover.make_diff import make_diff
 from camelpress.convert.settings import MakeDiff
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem, RecipeProblem, UnknownTensor
-from camelpress.core.report import Report
+from camelpress.reporting.stage_report import Report
 from refusal import refusal
 
 NAME = "model.layers.0.mlp.up_proj.weight"

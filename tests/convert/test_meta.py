@@ -20,13 +20,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import meta_layout
 import pico
 import weights
-from camelpress.convert.diff import make_diff
-from camelpress.convert.meta import MetaCheckpoint, open_base
-from camelpress.convert.run import recover
+from camelpress.convert.inputs.meta_checkpoint import MetaCheckpoint, open_base
+from camelpress.convert.recover.make_diff import make_diff
+from camelpress.convert.recover.run import recover
 from camelpress.convert.settings import MakeDiff, Recover
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, Problem, ShapeMismatch, UnknownTensor
-from camelpress.core.provenance import checkpoint_digest
+from camelpress.core.files.file_hashes import checkpoint_digest
 from meta_layout import Sizes
 from refusal import refusal, starting
 from weights import Tensors

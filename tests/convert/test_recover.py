@@ -15,11 +15,12 @@ from transformers import AutoTokenizer
 
 import pico
 import weights
-from camelpress.convert import tensor_output
-from camelpress.convert.diff import make_diff
-from camelpress.convert.run import REPORT, recover
+from camelpress.convert.recover import tensor_output
+from camelpress.convert.recover.make_diff import make_diff
+from camelpress.convert.recover.run import REPORT, recover
 from camelpress.convert.settings import MakeDiff, Recover
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint_writer import CheckpointWriter
 from camelpress.core.errors import (
     CheckpointProblem,
     NumericsProblem,
@@ -28,9 +29,8 @@ from camelpress.core.errors import (
     ShapeMismatch,
     UnknownTensor,
 )
-from camelpress.core.provenance import checkpoint_digest
-from camelpress.core.report import Report
-from camelpress.core.writer import CheckpointWriter
+from camelpress.core.files.file_hashes import checkpoint_digest
+from camelpress.reporting.stage_report import Report
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SIXTEEN_BIT = [("bfloat16", torch.bfloat16), ("float16", torch.float16)]

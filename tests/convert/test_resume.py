@@ -20,16 +20,16 @@ from safetensors.torch import load_file, save_file
 
 import damage
 import stages
-from camelpress import cli
-from camelpress.convert import account, arithmetic, stream, tensor_output
-from camelpress.convert.run import REPORT
-from camelpress.core import provenance
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.cli import entry_point
+from camelpress.convert.recover import arithmetic, input_record, tensor_output, tensor_stream
+from camelpress.convert.recover.run import REPORT
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint_writer import CheckpointWriter
+from camelpress.core.checkpoint.shards import header
 from camelpress.core.errors import Interrupted, OutputProblem
-from camelpress.core.journal import JOURNAL, Journal
-from camelpress.core.report import Report
-from camelpress.core.shards import header
-from camelpress.core.writer import CheckpointWriter
+from camelpress.core.files import file_hashes
+from camelpress.core.output.journal import JOURNAL, Journal
+from camelpress.reporting.stage_report import Report
 from refusal import refusal
 from unfinished import beside
 
@@ -100,7 +100,7 @@ class Read:
 def read(monkeypatch: pytest.MonkeyPatch) -> Read:
     """Watch from here on."""
     read = Read()
-    rows, hashed, whole = arithmetic._rows, stream._hashed, provenance.sha256_file
+    rows, hashed, whole = arithmetic._rows, tensor_stream._hashed, file_hashes.sha256_file
 
     def seen_rows(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Any:
         read.tensors.add(name)
@@ -115,8 +115,8 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Read:
         return whole(path)
 
     monkeypatch.setattr(arithmetic, "_rows", seen_rows)
-    monkeypatch.setattr(stream, "_hashed", seen_file)
-    monkeypatch.setattr(provenance, "sha256_file", not_weights)
+    monkeypatch.setattr(tensor_stream, "_hashed", seen_file)
+    monkeypatch.setattr(file_hashes, "sha256_file", not_weights)
     return read
 
 
@@ -389,7 +389,7 @@ def test_a_run_that_was_begun_otherwise_is_kept_until_a_restart(
         options["check"] = "full"
     else:
         monkeypatch.setattr(
-            account, "versions", lambda: provenance.versions() | {"torch": "another"}
+            input_record, "versions", lambda: file_hashes.versions() | {"torch": "another"}
         )
     read.tensors.clear()
     read.files.clear()
@@ -472,18 +472,18 @@ def command(
     """The command line, slowly, with its errors in a file; once `waits`, until it is stopped."""
 
     def work() -> None:
-        go_on = stream._go_on
+        go_on = tensor_stream._go_on
 
         def go_slowly(stop: threading.Event) -> None:
             stop.wait(30 if waits() else 0.01)
             go_on(stop)
 
-        pytest.MonkeyPatch().setattr(stream, "_go_on", go_slowly)
+        pytest.MonkeyPatch().setattr(tensor_stream, "_go_on", go_slowly)
         os.dup2(os.open(errors, os.O_CREAT | os.O_WRONLY), 2)
         sys.stderr = open(2, "w")
         sys.argv = ["camelpress", *map(str, arguments)]
         try:
-            cli.main()
+            entry_point.main()
         except SystemExit as end:
             sys.stderr.flush()
             os._exit(int(end.code or 0))
@@ -569,6 +569,6 @@ def test_any_number_of_threads_gives_the_same_bytes(
     base: Path, diff: Path, out: Path, expected: Contents, monkeypatch: pytest.MonkeyPatch,
     workers: int,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(stream, "WORKERS", workers)
+    monkeypatch.setattr(tensor_stream, "WORKERS", workers)
     stages.recover(base, diff, out)
     assert contents(out) == expected

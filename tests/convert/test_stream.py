@@ -17,16 +17,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from camelpress.convert import stream
-from camelpress.convert.arithmetic import Told
-from camelpress.convert.pairs import Pair
-from camelpress.convert.rules import Plan
-from camelpress.convert.stream import Facts, Stream, Work
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.convert.inputs.tensor_pairs import Pair
+from camelpress.convert.recover import tensor_stream
+from camelpress.convert.recover.arithmetic import Told
+from camelpress.convert.recover.diff_rules import Plan
+from camelpress.convert.recover.tensor_stream import Facts, Stream, Work
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint_writer import CheckpointWriter, Slot
 from camelpress.core.errors import Interrupted, NumericsProblem, ShapeMismatch
-from camelpress.core.journal import Journal
-from camelpress.core.provenance import sha256_file
-from camelpress.core.writer import CheckpointWriter, Slot
+from camelpress.core.files.file_hashes import sha256_file
+from camelpress.core.output.journal import Journal
 
 NAMES = [f"t{number:02}" for number in range(30)]
 PLANS = [Plan(Pair(name, (4, 3), name, (4, 3)), "sum", 4) for name in NAMES]
@@ -92,7 +92,7 @@ def run(
 def test_every_tensor_is_written_and_every_file_hashed(
     tmp_path: Path, inputs: list[Checkpoint], monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr(stream, "WORKERS", workers)
+    monkeypatch.setattr(tensor_stream, "WORKERS", workers)
     told, files = run(tmp_path, inputs)
     assert told == [
         {
@@ -115,7 +115,7 @@ def test_a_file_is_hashed_just_before_its_tensors_are_read(
     tmp_path: Path, inputs: list[Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    hashed = stream._hashed
+    hashed = tensor_stream._hashed
 
     def noted_file(path: Path, stop: threading.Event) -> str:
         order.append(f"{path.parent.name[:4]} {path.name[0]}")
@@ -125,8 +125,8 @@ def test_a_file_is_hashed_just_before_its_tensors_are_read(
         order.append(plan.name)
         return rows(plan, told)
 
-    monkeypatch.setattr(stream, "WORKERS", 1)
-    monkeypatch.setattr(stream, "_hashed", noted_file)
+    monkeypatch.setattr(tensor_stream, "WORKERS", 1)
+    monkeypatch.setattr(tensor_stream, "_hashed", noted_file)
     run(tmp_path, inputs, noted)
     assert order == ["base a", "othe a", *NAMES[:20], "base b", "othe b", *NAMES[20:]]
 
@@ -140,7 +140,7 @@ def test_a_fault_of_a_thread_ends_the_run(
     tmp_path: Path, inputs: list[Checkpoint], monkeypatch: pytest.MonkeyPatch, workers: int,
     name: str, error: Exception,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(stream, "WORKERS", workers)
+    monkeypatch.setattr(tensor_stream, "WORKERS", workers)
     with pytest.raises(type(error)) as told:
         run(tmp_path, inputs, failing(name, error))
     assert told.value is error
@@ -150,7 +150,7 @@ def test_a_fault_of_a_thread_ends_the_run(
 def test_a_fault_does_not_wait_for_others_to_finish(
     tmp_path: Path, inputs: list[Checkpoint], monkeypatch: pytest.MonkeyPatch, endless: str
 ) -> None:
-    monkeypatch.setattr(stream, "WORKERS", 2)
+    monkeypatch.setattr(tensor_stream, "WORKERS", 2)
     fails = failing(NAMES[9], PROBLEM)
 
     def work(plan: Plan, told: Told) -> Iterator[Tensor]:

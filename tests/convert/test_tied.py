@@ -13,7 +13,7 @@ import pico
 import published
 import stages
 import weights
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import UnknownTensor
 from refusal import refusal
 

@@ -21,10 +21,10 @@ from transformers import AutoTokenizer
 
 import pico
 import pieces
-from camelpress.convert.tokenizer import Template, TokenizerPlan, plan
+from camelpress.convert.tokenizer.tokenizer_plan import Template, TokenizerPlan, plan
 from camelpress.core.errors import Problem
-from camelpress.core.prompt import CHAT_TEMPLATE, Message, encode
-from camelpress.core.tokens import Tokenizer
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.core.text.tulu_format import CHAT_TEMPLATE, Message, encode
 
 ROOT = Path(__file__).parents[2]
 LLAMA = ROOT / os.environ.get("CAMELPRESS_LLAMA_TOKENIZER", ".models/llama-tokenizer")

@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 import pico
 import pieces
-from camelpress.convert.tokenizer import TokenizerPlan, plan
+from camelpress.convert.tokenizer.tokenizer_plan import TokenizerPlan, plan
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.progress import listening
 from notes import Notes

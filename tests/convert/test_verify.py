@@ -13,9 +13,9 @@ import damage
 import pico
 import stages
 import weights
-from camelpress.convert.evidence import NEEDED, Counts
-from camelpress.convert.verify import require_right_base
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.convert.inputs.base_sample import NEEDED, Counts
+from camelpress.convert.recover.base_check import require_right_base
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
 from camelpress.core.progress import listening
 from notes import Notes

@@ -15,16 +15,16 @@ from safetensors.torch import load_file, save_file
 import damage
 import drawn
 import pico
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
-from camelpress.core.linears import head_of, packed_linears
+from camelpress.core.packing.linear_layers import head_of, packed_linears
+from camelpress.core.packing.quantization_schemes import KNOWN, overall
 from camelpress.core.progress import listening
-from camelpress.core.schemes import KNOWN, overall
-from camelpress.core.sequences import Sequences
-from camelpress.core.summary import describe
-from camelpress.core.tokens import Tokenizer
-from camelpress.core.whole import load
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.inference.model.streamed_model import StreamedModel
+from camelpress.inference.model.token_batches import Sequences
+from camelpress.inference.model.transformers_model import load
+from camelpress.reporting.checkpoint_summary import describe
 from notes import Notes
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from camelpress.core.attention import attend
+from camelpress.inference.model.attention import attend
 
 WIDTH = 8
 

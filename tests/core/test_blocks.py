@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import pico
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.sequences import Sequences
+from camelpress.inference.model.streamed_model import StreamedModel
+from camelpress.inference.model.token_batches import Sequences
 
 LENGTHS = (5, 17, 17, 3, 64, 128)
 

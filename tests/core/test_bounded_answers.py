@@ -15,13 +15,13 @@ import pytest
 from huggingface_hub import HfApi, constants, get_session, set_client_factory
 from huggingface_hub.utils import _http
 
-from camelpress.core import bounded_answers
-from camelpress.core.bounded_answers import OversizedAnswer, bound_answers
-from camelpress.core.bounds import MAX_ANSWER_BYTES
 from camelpress.core.errors import CheckpointProblem, DataProblem, Problem
-from camelpress.core.origin import locate, locate_file
-from camelpress.validate.tasks.source import Hub as DataSet
-from camelpress.validate.tasks.source import hub_rows
+from camelpress.core.hub import bounded_answers
+from camelpress.core.hub.bounded_answers import OversizedAnswer, bound_answers
+from camelpress.core.hub.model_location import locate, locate_file
+from camelpress.core.input_limits import MAX_ANSWER_BYTES
+from camelpress.validate.tasks.task_data import Hub as DataSet
+from camelpress.validate.tasks.task_data import hub_rows
 from long_answers import PIECE, Reply, endless, replying, send_endless, send_head
 
 PACKED = gzip.compress(b" " * 80 * 10**6)

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import save_file
 
 import pico
-from camelpress.core import bounds
+from camelpress.core import input_limits
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.json import read_json
+from camelpress.core.files.json_files import read_json
 from command import Ended, Run
 
 DOCUMENT = Path(__file__).parents[2] / "docs/reliability.md"
@@ -31,7 +31,7 @@ PROCESSOR_SECONDS = 60
 
 def test_the_document_states_every_bound() -> None:
     stated = dict(reversed(row) for row in ROW.findall(DOCUMENT.read_text(encoding="utf-8")))
-    values = {name: value for name, value in vars(bounds).items() if name.startswith("MAX_")}
+    values = {name: value for name, value in vars(input_limits).items() if name.startswith("MAX_")}
     assert stated == {name: f"{value:,}" for name, value in values.items()}
 
 
@@ -58,7 +58,7 @@ def one_line(ended: Ended, code: int) -> str:
     text = " ".join(ended.err.split())
     assert text.startswith("error: ")
     assert "Traceback" not in text
-    assert len(text) < 2 * bounds.MAX_MESSAGE_CHARACTERS
+    assert len(text) < 2 * input_limits.MAX_MESSAGE_CHARACTERS
     return text
 
 

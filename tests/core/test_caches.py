@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from camelpress.core.caches import FOLDERS, provide_caches
+from camelpress.core.runtime.cache_folders import FOLDERS, provide_caches
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_a_named_folder_that_cannot_be_written_is_replaced(
 def test_matplotlib_has_nothing_to_say(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     lines = (
-        "from camelpress.core.caches import provide_caches",
+        "from camelpress.core.runtime.cache_folders import provide_caches",
         "provide_caches()",
         "import matplotlib",
         "matplotlib.get_configdir()",

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from camelpress.core.checkpoint import Checkpoint, companions
+from camelpress.core.checkpoint.checkpoint import Checkpoint, companions
+from camelpress.core.checkpoint.shards import DTYPES, TensorInfo
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
-from camelpress.core.json import read_json, write_json
-from camelpress.core.shards import DTYPES, TensorInfo
+from camelpress.core.files.json_files import read_json, write_json
 
 Tensors = dict[str, Tensor]
 

@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import drawn
-from camelpress.core import compressed
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.codes import Codes
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch, UnknownTensor
-from camelpress.core.linears import packed_linears, read_linear
+from camelpress.core.packing import compressed_tensors_format
+from camelpress.core.packing.linear_layers import packed_linears, read_linear
+from camelpress.core.packing.quantized_weight import Codes
 
 LINEAR = "model.layers.0.mlp.down_proj"
 AGAIN = "download or quantize the checkpoint again"
@@ -112,12 +112,15 @@ def test_a_layer_is_packed_as_by_the_twin(
     bits: int, rows: int, cols: int, sym: bool, seed: int
 ) -> None:
     layer = drawn.draw(32 * rows, 32 * cols, bits=bits, sym=sym, seed=seed)
-    found, expected = compressed.pack(as_codes(layer), sym=sym), drawn.compressed(layer, sym=sym)
+    found, expected = (
+        compressed_tensors_format.pack(as_codes(layer), sym=sym),
+        drawn.compressed(layer, sym=sym),
+    )
     assert found.keys() == expected.keys()
     for name, part in found.items():
         assert torch.equal(part, expected[name]), name
         assert part.is_contiguous()
-    announced = compressed.slots(
+    announced = compressed_tensors_format.slots(
         LINEAR, 32 * rows, 32 * cols, groups=cols, bits=bits, scales=torch.float16, sym=sym
     )
     assert {name: (slot.dtype, slot.shape) for name, slot in announced.items()} == {
@@ -133,7 +136,7 @@ def test_a_golden_word() -> None:
         "weight_scale": torch.tensor([[1.0, 0.5], [2.0, 0.5], [4.0, 0.5]], dtype=torch.bfloat16),
         "weight_shape": torch.tensor([3, 64]),
     }
-    found = compressed.unpack(parts, torch.arange(64) // 32, bits=4).weight()
+    found = compressed_tensors_format.unpack(parts, torch.arange(64) // 32, bits=4).weight()
     codes = torch.tensor([-8.0, 0, 7, -1, 1, -7, 6, 0]).repeat(4)
     for row in range(3):
         assert torch.equal(found[row, :32], codes * 2.0**row)

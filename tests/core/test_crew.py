@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from camelpress.core.crew import Crew
+from camelpress.inference.streaming.thread_team import Crew
 
 CPU = torch.device("cpu")
 

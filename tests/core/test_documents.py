@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from camelpress.core.documents import (
+from camelpress.core.documents.dataset_formats import Document
+from camelpress.core.documents.document_reader import (
     encode_document,
     read_corpus,
     read_documents,
     require_own_names,
 )
+from camelpress.core.documents.instruction_templates import written
+from camelpress.core.documents.omissions import MAX_REASONS, OTHER
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.layouts import Document
-from camelpress.core.omissions import MAX_REASONS, OTHER
 from camelpress.core.progress import listening
-from camelpress.core.prompt import Message, encode
-from camelpress.core.templates import written
-from camelpress.core.tokens import Tokenizer
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.core.text.tulu_format import Message, encode
 from notes import Notes
 
 

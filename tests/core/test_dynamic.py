@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 
 import gptq_reader
 from camelpress.core import llama
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.dynamic import dynamic, settings_of
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.linears import read_linear
-from camelpress.core.packed import pack
+from camelpress.core.packing.dynamic_config import dynamic, settings_of
+from camelpress.core.packing.gptq_format import pack
+from camelpress.core.packing.linear_layers import read_linear
 
 COMMON = {"bits": 4, "group_size": 128, "sym": True}
 DOWN = "model.layers.10.mlp.down_proj"

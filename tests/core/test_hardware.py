@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from camelpress.core import hardware
+from camelpress.core.runtime import hardware
 
 
 def test_processor_and_gpus_are_told_by_name(

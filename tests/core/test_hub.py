@@ -25,9 +25,9 @@ import hub_server
 import pico
 import stages
 import weights
-from camelpress.core import hub, origin
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.hub import hub_download, model_location
 from hub_server import Hub, commit
 from refusal import refusal
 
@@ -312,9 +312,12 @@ def test_without_a_connection_the_cache_is_enough(place: Path) -> None:
 def test_offline_the_cache_is_enough(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(place / "hub"))
     snapshot = cached(place, "pico/base").parent
-    found = origin.locate(Path("pico/base"))
-    assert found == origin.Located(snapshot, f"pico/base@{commit('pico/base')}")
-    assert origin.locate(Path("pico/diff@v1")).origin == f"pico/diff@{commit('pico/diff', 'v1')}"
+    found = model_location.locate(Path("pico/base"))
+    assert found == model_location.Located(snapshot, f"pico/base@{commit('pico/base')}")
+    assert (
+        model_location.locate(Path("pico/diff@v1")).origin
+        == f"pico/diff@{commit('pico/diff', 'v1')}"
+    )
 
 
 @pytest.mark.usefixtures("online")
@@ -330,7 +333,7 @@ def test_offline_without_the_cache_is_refused(
         next_step=UNREACHED,
         out=None,
     ):
-        origin.locate(Path(name))
+        model_location.locate(Path(name))
 
 
 @pytest.mark.parametrize(
@@ -359,14 +362,14 @@ def test_faults_without_a_server(
     def fail(*_: object, **__: object) -> str:
         raise error
 
-    monkeypatch.setattr(hub, "snapshot_download", fail)
+    monkeypatch.setattr(hub_download, "snapshot_download", fail)
     with refusal(
         CheckpointProblem,
         what.format(cache=constants.HF_HUB_CACHE),
         next_step=next_step,
         out=None,
     ):
-        origin.locate(Path("hf:org/name"))
+        model_location.locate(Path("hf:org/name"))
 
 
 def test_a_folder_is_itself_whatever_its_name(
@@ -375,7 +378,7 @@ def test_a_folder_is_itself_whatever_its_name(
     shutil.copytree(base, tmp_path / "org" / "name")
     monkeypatch.chdir(tmp_path)
     place = Path("org/name")
-    assert origin.locate(place) == origin.Located(place, "org/name")
+    assert model_location.locate(place) == model_location.Located(place, "org/name")
     assert Checkpoint.open(place).origin == "org/name"
 
 
@@ -383,7 +386,7 @@ def test_a_checkpoint_of_the_hub_knows_its_commit(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = shutil.copytree(base, tmp_path / commit("org/name"))
-    monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: str(snapshot))
+    monkeypatch.setattr(hub_download, "snapshot_download", lambda *_, **__: str(snapshot))
     opened = Checkpoint.open(Path("org/name@main"))
     assert (opened.folder, opened.origin) == (snapshot, f"org/name@{snapshot.name}")
 
@@ -418,7 +421,7 @@ def test_what_is_neither_a_folder_nor_a_hub_id_is_refused(
         next_step="give a Hugging Face checkpoint folder",
         out=None,
     ):
-        origin.locate(Path(place))
+        model_location.locate(Path(place))
 
 
 NAMES = st.text(st.sampled_from("aZ9_-./é "), max_size=8) | st.sampled_from(["a" * 96, "a" * 97])
@@ -432,8 +435,8 @@ def test_hub_ids_are_those_of_the_library(owner: str, name: str, end: str) -> No
         valid = text.count("/") == 1
     except HFValidationError:
         valid = False
-    found = origin.HUB_ID.fullmatch(f"hf:{text}@main")
-    assert bool(found) == bool(origin.HUB_ID.fullmatch(text)) == valid
+    found = model_location.HUB_ID.fullmatch(f"hf:{text}@main")
+    assert bool(found) == bool(model_location.HUB_ID.fullmatch(text)) == valid
     assert found is None or found.groupdict() == {
         "prefix": "hf:",
         "repository": text,

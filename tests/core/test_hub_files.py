@@ -15,7 +15,7 @@ from huggingface_hub import constants
 import hub_server
 import pico
 from camelpress.core.errors import DataProblem, RecipeProblem
-from camelpress.core.origin import LocatedFile, locate_file
+from camelpress.core.hub.model_location import LocatedFile, locate_file
 from hub_server import Hub, commit
 from refusal import refusal
 

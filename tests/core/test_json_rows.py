@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from camelpress.core.documents import read_corpus, read_documents
+from camelpress.core.documents.document_reader import read_corpus, read_documents
 from camelpress.core.errors import RecipeProblem
 
 ROWS: list[Any] = [

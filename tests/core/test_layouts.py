@@ -1,7 +1,7 @@
 """Every published data set becomes the conversations, and the ids, that Tulu was trained on.
 
-The ids are written down by hand from the format (`core/prompt.py`) and the pieces of LLaMA's
-tokenizer; the texts between them are what open-instruct's conversion leaves of each row.
+The ids are written down by hand from the format (`core/text/tulu_format.py`) and the pieces of
+LLaMA's tokenizer; the texts between them are what open-instruct's conversion leaves of each row.
 """
 
 from __future__ import annotations
@@ -14,13 +14,18 @@ from typing import Any
 
 import pytest
 
-from camelpress.core.documents import encode_document, read_documents
+from camelpress.core.documents.dataset_formats import FEW_SHOT, LAYOUTS, ZERO_SHOT, Document
+from camelpress.core.documents.document_reader import encode_document, read_documents
+from camelpress.core.documents.instruction_templates import (
+    WITH_INPUT,
+    WITHOUT_INPUT,
+    few_shot,
+    written,
+)
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.layouts import FEW_SHOT, LAYOUTS, ZERO_SHOT, Document
-from camelpress.core.prompt import Message
-from camelpress.core.provenance import sha256_json
-from camelpress.core.templates import WITH_INPUT, WITHOUT_INPUT, few_shot, written
-from camelpress.core.tokens import Tokenizer
+from camelpress.core.files.file_hashes import sha256_json
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.core.text.tulu_format import Message
 
 ROOT = Path(__file__).parents[2]
 LLAMA = ROOT / os.environ.get("CAMELPRESS_LLAMA_TOKENIZER", ".models/llama-tokenizer")

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 import stages
-from camelpress.convert.export import export
+from camelpress.convert.export.export_checkpoint import export
 from camelpress.convert.settings import Export
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.lineage import describes
-from camelpress.core.provenance import sha256_file
-from camelpress.core.report import Report
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.files.file_hashes import sha256_file
+from camelpress.reporting.lineage import describes
+from camelpress.reporting.stage_report import Report
 
 REPORT, WEIGHTS = "quantize-report.json", "model.safetensors"
 

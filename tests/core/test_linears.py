@@ -16,11 +16,11 @@ from torch import Tensor
 
 import damage
 import drawn
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch, UnknownTensor
-from camelpress.core.linears import packed_linears, read_linear
-from camelpress.core.summary import describe
+from camelpress.core.packing.linear_layers import packed_linears, read_linear
+from camelpress.inference.model.streamed_model import StreamedModel
+from camelpress.reporting.checkpoint_summary import describe
 
 Q = "model.layers.0.self_attn.q_proj"
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True, "desc_act": False}

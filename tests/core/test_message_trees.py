@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from camelpress.core.documents import Corpus, read_corpus
+from camelpress.core.documents.document_reader import Corpus, read_corpus
 
 ROLES = ("prompter", "assistant")
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camelpress.core import ngrams
-from camelpress.core.documents import read_documents
+from camelpress.core.documents import ngram_overlap
+from camelpress.core.documents.document_reader import read_documents
+from camelpress.core.documents.ngram_overlap import COMMON, LENGTH, MANY, Fingerprint, runs, words
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.ngrams import COMMON, LENGTH, MANY, Fingerprint, runs, words
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / os.environ.get("CAMELPRESS_DATA", "../shared/data")
@@ -115,7 +115,7 @@ def test_of_many_runs_the_smallest_hashes_are_kept_and_shares_are_estimates(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text = " ".join(f"y{number}" for number in range(20_000))
-    monkeypatch.setattr(ngrams, "LIMIT", 4000)
+    monkeypatch.setattr(ngram_overlap, "LIMIT", 4000)
     fingerprint = Fingerprint.of([text])
     assert fingerprint.is_sample
     assert len(fingerprint.hashes) == 4000

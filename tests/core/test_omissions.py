@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from camelpress.core.documents import Corpus, read_corpus
-from camelpress.core.layouts import Document
-from camelpress.core.omissions import describe_omissions, merge_counts, omission_rows
-from camelpress.core.prompt import Message
-from camelpress.core.templates import written
+from camelpress.core.documents.dataset_formats import Document
+from camelpress.core.documents.document_reader import Corpus, read_corpus
+from camelpress.core.documents.instruction_templates import written
+from camelpress.core.documents.omissions import describe_omissions, merge_counts, omission_rows
+from camelpress.core.text.tulu_format import Message
 
 NAN = float("nan")
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from camelpress.core.contents import listed_files
 from camelpress.core.errors import (
     CheckpointProblem,
     EngineProblem,
@@ -26,9 +25,10 @@ from camelpress.core.errors import (
     Problem,
     RecipeProblem,
 )
-from camelpress.core.output import keep_apart, staged
-from camelpress.core.replacing import REPLACED, remove_output
-from camelpress.core.unfinished import FINGERPRINT, Mark
+from camelpress.core.output.output_contents import listed_files
+from camelpress.core.output.output_replacement import REPLACED, remove_output
+from camelpress.core.output.staged_output import keep_apart, staged
+from camelpress.core.output.unfinished_output import FINGERPRINT, Mark
 from disk_hooks import KILL, Disk
 from processes import forked
 from refusal import refusal

@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import packing_oracle as oracle
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch, UnknownTensor
-from camelpress.core.linears import read_linear
-from camelpress.core.packed import Packed, dequantize, pack, slots
-from camelpress.core.schemes import KNOWN
-from camelpress.core.words import pack_words, unpack_words
+from camelpress.core.packing.bitpacking import pack_words, unpack_words
+from camelpress.core.packing.gptq_format import Packed, dequantize, pack, slots
+from camelpress.core.packing.linear_layers import read_linear
+from camelpress.core.packing.quantization_schemes import KNOWN
 
 BITS = st.sampled_from([2, 3, 4, 8])
 LINEAR = "model.layers.0.mlp.down_proj"

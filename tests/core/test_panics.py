@@ -11,8 +11,8 @@ import tokenizers
 
 import pico
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.panics import is_panic, without_panic_messages
-from camelpress.core.tokens import Tokenizer
+from camelpress.core.runtime.rust_panics import is_panic, without_panic_messages
+from camelpress.core.text.hf_tokenizer import Tokenizer
 
 
 def panicking(folder: Path) -> Path:

@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from camelpress.core.patterns import matches
+from camelpress.core.files.bounded_regex import matches
 
 NAME = "model.layers.10.self_attn.q_proj"
 REAL = [

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from camelpress.core import pickles
-from camelpress.core.bounds import MAX_DIRECTORY_BYTES, MAX_PICKLE_BYTES
+from camelpress.core.checkpoint import pickles
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.input_limits import MAX_DIRECTORY_BYTES, MAX_PICKLE_BYTES
 
 
 def archive(path: Path, pickled: bytes, records: int = 0) -> Path:

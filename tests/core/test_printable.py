@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camelpress.core.printable import printable
+from camelpress.core.runtime.terminal_text import printable
 
 # fmt: off
 ESCAPES = {

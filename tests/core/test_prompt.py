@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
-from camelpress.core.prompt import CHAT_TEMPLATE, Message, encode, segments
-from camelpress.core.tokens import Tokenizer
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.core.text.tulu_format import CHAT_TEMPLATE, Message, encode, segments
 
 ROOT = Path(__file__).parents[2]
 LLAMA = ROOT / os.environ.get("CAMELPRESS_LLAMA_TOKENIZER", ".models/llama-tokenizer")

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from camelpress.core import provenance
-from camelpress.core.provenance import (
+from camelpress.core.files import file_hashes
+from camelpress.core.files.file_hashes import (
     Hashes,
     checkpoint_digest,
     checkpoint_hashes,
@@ -137,7 +137,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(path.name)
         return sha256_file(path)
 
-    monkeypatch.setattr(provenance, "sha256_file", noted)
+    monkeypatch.setattr(file_hashes, "sha256_file", noted)
     return names
 
 

@@ -21,17 +21,17 @@ from safetensors.torch import load_file, save, save_file
 import damage
 import stages
 import weights
-from camelpress.core.checkpoint import Checkpoint, require_companions
-from camelpress.core.documents import read_corpus
+from camelpress.core.checkpoint.checkpoint import Checkpoint, require_companions
+from camelpress.core.checkpoint.tensor_names import canonical_names
+from camelpress.core.documents.document_reader import read_corpus
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
+from camelpress.core.files.file_recognizer import recognize_file
+from camelpress.core.files.yaml_files import read_yaml
 from camelpress.core.progress import listening
-from camelpress.core.recognizer.files import recognize_file
-from camelpress.core.recognizer.names import canonical_names
-from camelpress.core.report import Report
-from camelpress.core.tokens import Tokenizer
-from camelpress.core.yaml import read_yaml
-from camelpress.validate.keep import run as store
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.reporting.stage_report import Report
 from camelpress.validate.settings import Keep
+from camelpress.validate.store.build_store import run as store
 from notes import Notes
 
 GENERIC = ("download it again", "complete the checkpoint folder", "do not trust")

@@ -9,10 +9,10 @@ import pytest
 from transformers import AutoTokenizer
 
 import pico
-from camelpress.core.bounds import MAX_RENDERED_CHARACTERS, MAX_TEMPLATE_CHARACTERS
 from camelpress.core.errors import TemplateProblem
-from camelpress.core.rendering import render_template
-from camelpress.core.tokens import Tokenizer
+from camelpress.core.input_limits import MAX_RENDERED_CHARACTERS, MAX_TEMPLATE_CHARACTERS
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.core.text.template_renderer import render_template
 
 TURNS = [{"role": "user", "content": "the whale \ud83d é"}, {"role": "assistant", "content": "sea"}]
 GOOD = (
@@ -70,10 +70,10 @@ def test_the_problem_of_a_tokenizer_names_the_fault(tmp_path: Path) -> None:
 
 
 def test_the_child_has_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    from camelpress.core import rendering
+    from camelpress.core.text import template_renderer
 
     monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
-    child = rendering._Child()
+    child = template_renderer._Child()
     process = child._started()
     environment = Path(f"/proc/{process.pid}/environ").read_bytes()
     process.kill()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.report import Check, Report, Stopwatch, Verdict
+from camelpress.reporting.stage_report import Check, Report, Stopwatch, Verdict
 
 PASS, FAIL, INCONCLUSIVE, ERROR = Verdict
 CHECK = Check(

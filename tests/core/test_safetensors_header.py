@@ -12,11 +12,11 @@ import torch
 from safetensors import SafetensorError, deserialize
 from safetensors.torch import load_file, save, save_file
 
-from camelpress.core import shards
-from camelpress.core.bounds import MAX_HEADER_BYTES, MAX_TENSORS
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint import shards
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.checkpoint.safetensors_header import BITS, read_safetensors_header
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.safetensors_header import BITS, read_safetensors_header
+from camelpress.core.input_limits import MAX_HEADER_BYTES, MAX_TENSORS
 from mutations import mutate_header
 
 TENSORS = {

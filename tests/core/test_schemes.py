@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.schemes import KNOWN, Scheme, overall, scheme_of
+from camelpress.core.packing.quantization_schemes import KNOWN, Scheme, overall, scheme_of
 
 DOWN, OUT = "model.layers.0.mlp.down_proj", "model.layers.1.self_attn.o_proj"
 GPTQMODEL = {"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": True, "desc_act": False}

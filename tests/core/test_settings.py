@@ -9,8 +9,8 @@ import pytest
 from pydantic import Field, ValidationError
 
 from camelpress.core.errors import RecipeProblem
+from camelpress.core.files.yaml_files import parse_yaml, read_yaml
 from camelpress.core.settings import Settings
-from camelpress.core.yaml import parse_yaml, read_yaml
 
 
 class Inner(Settings):

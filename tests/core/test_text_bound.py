@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from camelpress.core import text_bound
-from camelpress.core.bounds import MAX_TEXT_BYTES
-from camelpress.core.documents import read_documents
+from camelpress.core.documents.document_reader import read_documents
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.text_bound import SPLIT, require_short_text
-from camelpress.core.tokens import Tokenizer
+from camelpress.core.input_limits import MAX_TEXT_BYTES
+from camelpress.core.text import text_bound
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.core.text.text_bound import SPLIT, require_short_text
 
 PROSE = "the river carries grain to the sea\n\n"
 LONG = PROSE * (MAX_TEXT_BYTES // len(PROSE) + 1)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from camelpress.core import text_file
-from camelpress.core.documents import read_corpus, read_documents
+from camelpress.core.documents import text_file
+from camelpress.core.documents.document_reader import read_corpus, read_documents
 from camelpress.core.errors import RecipeProblem
 
 ROWS = "instruction{0}input{0}output\nName a river{0}{0}The Nile\nDo{0}{0}Done\n"

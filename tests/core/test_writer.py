@@ -20,11 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint_writer import CheckpointWriter, Slot, data
+from camelpress.core.checkpoint.shards import DTYPES
 from camelpress.core.errors import OutputProblem, ShapeMismatch, UnknownTensor
-from camelpress.core.json import write_json
-from camelpress.core.shards import DTYPES
-from camelpress.core.writer import CheckpointWriter, Slot, data
+from camelpress.core.files.json_files import write_json
 
 Tensors = dict[str, Tensor]
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 import damage
 import pico
 import stages
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.compat.compatibility import ENGINES, check, chosen
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
-from camelpress.engines.check import ENGINES, check, chosen
 from refusal import refusal
 
 WIDE = pico.Sizes(hidden=256, ffn=512, layers=2, heads=4, kv_heads=2)

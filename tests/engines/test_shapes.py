@@ -10,13 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from camelpress.compat import shape_requirements
+from camelpress.compat.config_requirements import power_of_two_groups
+from camelpress.compat.gptq_checkpoint import Subject
 from camelpress.core import llama
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.packed import slots
-from camelpress.core.shards import TensorInfo
-from camelpress.engines import shapes
-from camelpress.engines.rules import power_of_two_groups
-from camelpress.engines.subject import Subject
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.checkpoint.shards import TensorInfo
+from camelpress.core.packing.gptq_format import slots
 
 
 def subject(
@@ -52,8 +52,8 @@ def subject(
     return Subject(Checkpoint(Path("model"), config, tensors))
 
 
-PADS = shapes.parallel(repeats_kv=True)
-STRICT = shapes.parallel(repeats_kv=True, families=shapes.STRICT)
+PADS = shape_requirements.parallel(repeats_kv=True)
+STRICT = shape_requirements.parallel(repeats_kv=True, families=shape_requirements.STRICT)
 
 
 def test_llama_65b_shares_its_groups_among_four() -> None:
@@ -82,7 +82,7 @@ def test_one_group_a_row_is_never_split() -> None:
 def test_few_key_heads_are_copied_or_forbid_it() -> None:
     small = subject(hidden=4096, ffn=16384, heads=32, kv_heads=8)
     assert PADS(small).reason == "1, 2, 4, 8, 16 devices"
-    copies = shapes.parallel(repeats_kv=False)
+    copies = shape_requirements.parallel(repeats_kv=False)
     assert copies(small).reason == "1, 2, 4, 8 devices, not 16: 8 key and value heads"
 
 
@@ -98,12 +98,12 @@ def test_odd_heads_leave_one_device() -> None:
 
 
 def test_tiles_are_those_of_layers_that_are_held_as_one() -> None:
-    found = shapes.tiles(shapes.STRICT, otherwise="no", refuses=True)
+    found = shape_requirements.tiles(shape_requirements.STRICT, otherwise="no", refuses=True)
     assert found(subject(hidden=256, ffn=512, heads=4, kv_heads=2)).status == "PASS"
     refused = found(subject(hidden=576, ffn=1536, heads=9, kv_heads=3, group=64))
     assert refused.status == "FAIL"
     assert refused.reason.startswith("gate_up_proj is 576 by 3072, no multiple of 128 by 64; no")
-    either = shapes.tiles(shapes.MARLIN, otherwise="no", refuses=True)
+    either = shape_requirements.tiles(shape_requirements.MARLIN, otherwise="no", refuses=True)
     assert either(subject(hidden=576, ffn=1536, heads=9, kv_heads=3, group=64)).status == "FAIL"
 
 
@@ -114,9 +114,9 @@ def test_what_no_kernel_can_tile_is_split_over_nothing() -> None:
 
 
 def test_groups_that_do_not_divide() -> None:
-    assert shapes.whole_groups()(subject()).status == "PASS"
+    assert shape_requirements.whole_groups()(subject()).status == "PASS"
     odd = subject(hidden=256, ffn=448, heads=4)
-    assert "mlp.down_proj has 448 inputs" in shapes.whole_groups()(odd).reason
+    assert "mlp.down_proj has 448 inputs" in shape_requirements.whole_groups()(odd).reason
 
 
 @pytest.mark.parametrize(
@@ -130,14 +130,14 @@ def test_exllama_doubles_until_all_columns_are_covered(group: int, word: str) ->
     heads=st.sampled_from([1, 2, 4, 6, 8]),
     ffn=st.integers(1, 12),
     group=st.sampled_from([16, 32, 64, -1]),
-    count=st.sampled_from(shapes.DEVICES),
+    count=st.sampled_from(shape_requirements.DEVICES),
 )
 def test_what_fits_can_be_cut_with_every_group_whole(
     heads: int, ffn: int, group: int, count: int
 ) -> None:
     """Against cutting the group indices themselves."""
     model = subject(hidden=32 * heads, ffn=64 * ffn, heads=heads, group=group)
-    reason = shapes._obstacle(model, count, repeats_kv=True, families=())
+    reason = shape_requirements._obstacle(model, count, repeats_kv=True, families=())
     assert (reason is None) == _can_be_cut(model, count)
 
 

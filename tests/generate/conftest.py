@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import stages
-from camelpress.core.prompt import CHAT_TEMPLATE
+from camelpress.core.text.tulu_format import CHAT_TEMPLATE
 
 
 def with_template(folder: Path, template: str) -> Path:

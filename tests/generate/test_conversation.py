@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from camelpress.chat.chat_format import Format
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
-from camelpress.core.prompt import CHAT_TEMPLATE, Message, encode
-from camelpress.core.tokens import Tokenizer
-from camelpress.generate.conversation import Format
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.core.text.tulu_format import CHAT_TEMPLATE, Message, encode
 from refusal import refusal
 
 LLAMA = Path(__file__).parents[2] / ".models" / "llama-tokenizer"

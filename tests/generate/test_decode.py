@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camelpress.core.tokens import Tokenizer
-from camelpress.generate.decode import Decoder
+from camelpress.chat.detokenizer import Decoder
+from camelpress.core.text.hf_tokenizer import Tokenizer
 
 LLAMA = Path(__file__).parents[2] / ".models" / "llama-tokenizer"
 TEXTS = (

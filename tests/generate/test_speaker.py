@@ -13,13 +13,13 @@ from tokenizers import Tokenizer
 import damage
 import gptq_reader
 import pico
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.chat.chat_model import Prepared
+from camelpress.chat.run import run
+from camelpress.chat.settings import Generate
+from camelpress.chat.transformers_decoder import Reply, Stopped
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipeProblem
-from camelpress.core.prompt import Message
-from camelpress.generate.prepared import Prepared
-from camelpress.generate.run import run
-from camelpress.generate.settings import Generate
-from camelpress.generate.speaker import Reply, Stopped
+from camelpress.core.text.tulu_format import Message
 from refusal import refusal
 
 PROMPT = "say: the whale"

@@ -11,8 +11,8 @@ import pytest
 
 import stages
 from camelpress.core.errors import Problem
-from camelpress.core.provenance import Hashes
-from camelpress.core.report import Report
+from camelpress.core.files.file_hashes import Hashes
+from camelpress.reporting.stage_report import Report
 from refusal import refusal
 
 

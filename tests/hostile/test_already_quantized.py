@@ -10,8 +10,8 @@ import pytest
 import damage
 import stages
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.report import Report
-from camelpress.core.schemes import KNOWN
+from camelpress.core.packing.quantization_schemes import KNOWN
+from camelpress.reporting.stage_report import Report
 from refusal import refusal
 
 Stage = Callable[[Path], Report]

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import damage
 import stages
 import weights
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, Problem
 
 Refused = Callable[..., None]

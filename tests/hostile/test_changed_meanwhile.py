@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import damage
-from camelpress.convert.run import recover
+from camelpress.convert.recover.run import recover
 from camelpress.convert.settings import Recover
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.journal import Journal
+from camelpress.core.output.journal import Journal
 from refusal import refusal
 
 

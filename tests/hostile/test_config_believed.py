@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import damage
 import stages
 from camelpress.core.errors import Problem
-from camelpress.core.report import Report
+from camelpress.reporting.stage_report import Report
 from command import Run
 
 Stage = Callable[[Path], Report]

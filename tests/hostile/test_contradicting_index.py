@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import damage
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
 from camelpress.core.progress import listening
-from camelpress.core.report import Report
+from camelpress.reporting.stage_report import Report
 from notes import Notes
 from refusal import refusal
 

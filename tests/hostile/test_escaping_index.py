@@ -11,7 +11,7 @@ import pytest
 import damage
 import stages
 from camelpress.core.errors import UnsafeShard
-from camelpress.core.report import Report
+from camelpress.reporting.stage_report import Report
 from refusal import refusal
 
 Stage = Callable[[Path], Report]

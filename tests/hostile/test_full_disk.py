@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 import stages
-from camelpress.convert.rules import Plan
-from camelpress.convert.stream import Stream
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.convert.recover.diff_rules import Plan
+from camelpress.convert.recover.tensor_stream import Stream
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import OutputProblem
-from camelpress.core.journal import entries
+from camelpress.core.output.journal import entries
 from refusal import refusal
 from tmpfs import mounted
 

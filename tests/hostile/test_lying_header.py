@@ -11,7 +11,7 @@ import pytest
 
 import damage
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.report import Report
+from camelpress.reporting.stage_report import Report
 from refusal import refusal, starting
 
 Stage = Callable[[Path], Report]

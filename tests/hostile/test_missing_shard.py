@@ -7,7 +7,7 @@ from pathlib import Path
 
 import damage
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.report import Report
+from camelpress.reporting.stage_report import Report
 from refusal import refusal
 
 Stage = Callable[[Path], Report]

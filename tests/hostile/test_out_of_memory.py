@@ -10,7 +10,7 @@ import torch
 
 import stages
 from camelpress.core.errors import OutOfMemory
-from camelpress.quantize import block
+from camelpress.quantize import block_quantizer
 from refusal import refusal
 
 
@@ -27,7 +27,7 @@ def on_a_gpu() -> None:
 def test_a_block_that_does_not_fit_is_named(
     base: Path, chat: Path, out: Path, monkeypatch: pytest.MonkeyPatch, fail: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr(block, "round_layer", lambda *_: fail())
+    monkeypatch.setattr(block_quantizer, "round_layer", lambda *_: fail())
     with refusal(
         OutOfMemory,
         "model.layers.0: cpu has too little memory",
@@ -41,6 +41,6 @@ def test_a_block_that_does_not_fit_is_named(
 def test_another_error_stays_what_it_is(
     base: Path, chat: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(block, "round_layer", lambda *_: torch.ones(2) @ torch.ones(3))
+    monkeypatch.setattr(block_quantizer, "round_layer", lambda *_: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size mismatch|inconsistent tensor size"):
         stages.quantize(base, out, chat)

@@ -10,7 +10,7 @@ import pytest
 import damage
 import stages
 from camelpress.core.errors import OutputExists, RecipeProblem
-from camelpress.core.provenance import Hashes
+from camelpress.core.files.file_hashes import Hashes
 from refusal import refusal
 
 RUNS: dict[str, Callable[[Path, Path, Path, Path], object]] = {

@@ -14,7 +14,7 @@ import torch
 import damage
 import stages
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.report import Report
+from camelpress.reporting.stage_report import Report
 from refusal import refusal, starting
 
 Stage = Callable[[Path], Report]

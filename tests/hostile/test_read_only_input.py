@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import damage
 import stages
 import weights
-from camelpress.core.provenance import Hashes
+from camelpress.core.files.file_hashes import Hashes
 from tmpfs import mounted
 
 

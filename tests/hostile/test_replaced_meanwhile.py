@@ -12,14 +12,16 @@ import pytest
 
 import damage
 import stages
-from camelpress.convert import account
-from camelpress.convert.export import export
+from camelpress.convert.export.export_checkpoint import export
+from camelpress.convert.recover import input_record
 from camelpress.convert.settings import Export
-from camelpress.core import checkpoint as reading
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint import checkpoint as reading
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
-from camelpress.validate import keep, measure, score
+from camelpress.validate.comparison import model_comparison
+from camelpress.validate.scoring import token_scores
 from camelpress.validate.settings import Keep
+from camelpress.validate.store import build_store
 from refusal import refusal
 
 WEIGHTS = "model.safetensors"
@@ -145,13 +147,13 @@ def test_an_input_that_is_rewritten_after_its_hash_is_not_recovered(
 ) -> None:
     inputs = {"base": base, "diff": diff}
     inputs[side] = damage.copied(inputs[side], tmp_path / "model")
-    finish = account.digests
+    finish = input_record.digests
 
     def rewritten_before(*arguments: Any) -> dict[str, str]:
         rewritten(inputs[side])
         return finish(*arguments)
 
-    monkeypatch.setattr(account, "digests", rewritten_before)
+    monkeypatch.setattr(input_record, "digests", rewritten_before)
     with refused(inputs[side], WEIGHTS):
         stages.recover(inputs["base"], inputs["diff"], out)
     assert not out.exists()
@@ -165,13 +167,13 @@ def test_a_model_that_is_rewritten_gets_no_verdict(
 ) -> None:  # fmt: skip
     models = {"reference": base, "candidate": packed}
     models[side] = damage.copied(models[side], tmp_path / "model")
-    compute = score.score
+    compute = token_scores.score
 
     def changed_before(*arguments: Any, **options: Any) -> Any:
         change(models[side])
         return compute(*arguments, **options)
 
-    monkeypatch.setattr(measure, "score", changed_before)
+    monkeypatch.setattr(model_comparison, "score", changed_before)
     if change is touched:
         stages.validate(*models.values(), out, prose)
         assert out.is_dir()
@@ -225,7 +227,7 @@ def test_a_model_that_is_replaced_gives_no_store(
         {"text": (prose,), "sequence_length": 64, "max_tokens": 200}, source="test"
     )
     with refused(model, WEIGHTS):
-        keep.run(Checkpoint.open(model), out, settings)
+        build_store.run(Checkpoint.open(model), out, settings)
     assert not out.exists()
 
 
@@ -257,18 +259,18 @@ def test_a_model_that_is_rewritten_gives_no_store(
     base: Path, prose: Path, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = damage.copied(base, tmp_path / "model")
-    write = keep._write
+    write = build_store._write
 
     def rewritten_before(*arguments: Any) -> Any:
         rewritten(model)
         return write(*arguments)
 
-    monkeypatch.setattr(keep, "_write", rewritten_before)
+    monkeypatch.setattr(build_store, "_write", rewritten_before)
     settings = Keep.parse(
         {"text": (prose,), "sequence_length": 64, "max_tokens": 200}, source="test"
     )
     with refused(model, WEIGHTS):
-        keep.run(Checkpoint.open(model), out, settings)
+        build_store.run(Checkpoint.open(model), out, settings)
     assert not out.exists()
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 import stages
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.progress import listening
-from camelpress.core.report import Report
-from camelpress.summaries import summary
-from camelpress.validate import keep
+from camelpress.reporting.rendering.terminal_summary import summary
+from camelpress.reporting.stage_report import Report
 from camelpress.validate.settings import Keep
-from camelpress.validate.store import Store
+from camelpress.validate.store import build_store
+from camelpress.validate.store.prediction_store import Store
 from notes import Notes
 from refusal import refusal
 
@@ -80,7 +80,7 @@ def test_a_store_keeps_what_its_texts_left_out(base: Path, rows: Path, tmp_path:
     options = {"text": [rows], "sequence_length": 64, "max_tokens": 200}
     store = tmp_path / "store"
     settings = Keep.parse(options | {"top_k": 20, "samples": 5}, source="test")
-    report = keep.run(Checkpoint.open(base), store, settings)
+    report = build_store.run(Checkpoint.open(base), store, settings)
     assert ("left out", f"rows.jsonl: {LEFT_OUT}") in summary(report)
     assert report.facts["texts"][0]["omissions"] == OMISSIONS
     (text,) = Store.open(store).texts

@@ -10,7 +10,7 @@ import pytest
 
 import pico
 import pieces
-from camelpress.convert.tokenizer import plan
+from camelpress.convert.tokenizer.tokenizer_plan import plan
 from camelpress.core.errors import CheckpointProblem
 from refusal import refusal, starting
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import damage
 import stages
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.report import Report
+from camelpress.reporting.stage_report import Report
 from refusal import refusal, starting
 
 Stage = Callable[[Path], Report]

@@ -10,7 +10,7 @@ import pytest
 
 import stages
 from camelpress.core.errors import OutputExists, OutputProblem
-from camelpress.core.provenance import Hashes
+from camelpress.core.files.file_hashes import Hashes
 from refusal import refusal
 from tmpfs import mounted
 

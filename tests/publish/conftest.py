@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 import hub_client
-from camelpress.core.prompt import CHAT_TEMPLATE
-from camelpress.core.provenance import checkpoint_digest
-from camelpress.core.report import Check, Report, Verdict
-from camelpress.publish import plots
+from camelpress.core.files.file_hashes import checkpoint_digest
+from camelpress.core.text.tulu_format import CHAT_TEMPLATE
 from camelpress.publish.run import run
 from camelpress.publish.settings import Publish
+from camelpress.reporting.plots import card_plots
+from camelpress.reporting.stage_report import Check, Report, Verdict
 from hub_client import TOKEN, Place
 
 QUANTIZATION = {
@@ -36,7 +36,7 @@ CONFIG = {
     "quantization_config": QUANTIZATION,
 }
 HASHES = {name: name[0] * 64 for name in ("base", "diff", "calibration", "text", "reference")}
-DRAW, DRAWN = plots.draw, dict[str, bytes]()
+DRAW, DRAWN = card_plots.draw, dict[str, bytes]()
 PLACE = "/home/someone/models/reference"
 
 
@@ -47,7 +47,7 @@ def write_json(path: Path, content: object) -> None:
 @pytest.fixture(autouse=True)
 def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same facts are drawn once: a plot takes longer than all the rest of a release."""
-    monkeypatch.setattr(plots, "draw", _draw)
+    monkeypatch.setattr(card_plots, "draw", _draw)
 
 
 def _draw(facts: Mapping[str, Any], path: Path) -> None:

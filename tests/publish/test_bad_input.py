@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 import hub_client
-from camelpress.publish import card
+from camelpress.publish.card import model_card
 from command import Run
 from hub_client import Place
 from hub_repositories import Fault
@@ -42,8 +42,8 @@ def another_model(place: Place) -> None:
 
 
 def hostile_template(place: Place) -> None:
-    (place.report.parent / card.TEMPLATE).write_text(HOSTILE)
-    place.patch.setattr(card, "files", lambda _package: place.report.parent)
+    (place.report.parent / model_card.TEMPLATE).write_text(HOSTILE)
+    place.patch.setattr(model_card, "files", lambda _package: place.report.parent)
 
 
 def full(place: Place) -> None:
@@ -59,7 +59,8 @@ CASES = (  # what is wrong      code  what is told, and what to do
     (changed_candidate,         1, "the candidate changed after validation, or was never "
                                    "validated; validate it again"),
     (another_model,             1, "is not the model that"),
-    (hostile_template,          3, f"{card.TEMPLATE}, does what no card may (SecurityError); inst"),
+    (hostile_template,          3, f"{model_card.TEMPLATE}, does what no card may "
+                                   "(SecurityError); inst"),
     (full,                      3, f"the hub has no room left for {NAME}; free some storage"),
 )
 # fmt: on

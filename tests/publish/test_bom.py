@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from camelpress.core.report import Report
+from camelpress.reporting.stage_report import Report
 
 Publisher = Callable[..., tuple[Path, Report]]
 

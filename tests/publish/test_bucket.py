@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from camelpress.core import extras
 from camelpress.core.errors import EngineProblem, OutputExists, OutputProblem, RecipeProblem
-from camelpress.publish.bucket import Bucket
-from camelpress.publish.deliver import publish as deliver
+from camelpress.core.runtime import optional_packages
+from camelpress.publish.destinations.s3_bucket import Bucket
 from camelpress.publish.settings import Publish
+from camelpress.publish.upload import publish as deliver
 from ec_key import write_key
 
 Judge = Callable[..., Path]
@@ -167,6 +167,6 @@ def test_a_place_that_is_none_is_told(to: str) -> None:
 
 
 def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras, "find_spec", lambda _name: None)
+    monkeypatch.setattr(optional_packages, "find_spec", lambda _name: None)
     with pytest.raises(EngineProblem, match=r'pip install "camelpress\[s3\]"'):
         Bucket.parse(PLACE)

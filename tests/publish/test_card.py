@@ -15,16 +15,16 @@ from safetensors.torch import save_file
 
 import hub_metadata
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.report import Report, Verdict
-from camelpress.publish import plots
-from camelpress.publish.card import check, render
-from camelpress.publish.facts import of_release
-from camelpress.publish.license import PROFILES
-from camelpress.publish.markdown import inert, read_front_matter
-from camelpress.publish.tables import size_rows
-from camelpress.publish.verify import verify
+from camelpress.publish.card.card_markdown import inert, read_front_matter
+from camelpress.publish.card.card_tables import size_rows
+from camelpress.publish.card.model_card import check, render
+from camelpress.publish.card.release_quotes import of_release
+from camelpress.publish.license.license_profiles import PROFILES
+from camelpress.publish.verify_release import verify
+from camelpress.reporting.plots import card_plots
+from camelpress.reporting.stage_report import Report, Verdict
 
-DRAW = plots.draw  # itself, not that of conftest
+DRAW = card_plots.draw  # itself, not that of conftest
 Publisher = Callable[..., tuple[Path, Report]]
 Judge = Callable[..., Path]
 HOSTILE = (
@@ -431,7 +431,7 @@ def test_older_readers_find_the_figures_of_each_text(publish: Publisher, judge: 
 def test_the_plots_are_a_picture_of_the_same_bytes(
     publish: Publisher, judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plots, "draw", DRAW)
+    monkeypatch.setattr(card_plots, "draw", DRAW)
     text = {"name": "a $\\alpha$", "perplexity_ratio": 1.02}
     judge(texts=[text, text | {"name": "b", "perplexity_ratio_interval": [1.01, 1.03]}])
     one, other = publish("one")[0], publish("other")[0]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from camelpress.core.errors import ReleaseRefused
-from camelpress.core.provenance import checkpoint_digest
-from camelpress.core.report import Check, Report, Verdict
-from camelpress.publish.verify import verify
+from camelpress.core.files.file_hashes import checkpoint_digest
+from camelpress.publish.verify_release import verify
+from camelpress.reporting.stage_report import Check, Report, Verdict
 
 Publisher = Callable[..., tuple[Path, Report]]
 Judge = Callable[..., Path]

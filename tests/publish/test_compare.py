@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.progress import listening
-from camelpress.core.report import Report, Verdict
-from camelpress.publish.compare import compare
+from camelpress.publish.release.release_diff import compare
+from camelpress.reporting.stage_report import Report, Verdict
 from notes import Notes
 
 Publisher = Callable[..., tuple[Path, Report]]

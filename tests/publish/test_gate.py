@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
-from camelpress.core.provenance import sha256_file
-from camelpress.core.report import Report, Verdict
-from camelpress.publish.markdown import read_front_matter
-from camelpress.publish.verify import verify
+from camelpress.core.files.file_hashes import sha256_file
+from camelpress.publish.card.card_markdown import read_front_matter
+from camelpress.publish.verify_release import verify
+from camelpress.reporting.stage_report import Report, Verdict
 
 Publisher = Callable[..., tuple[Path, Report]]
 TULU: dict[str, Any] = {

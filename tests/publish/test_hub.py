@@ -20,15 +20,15 @@ from safetensors.torch import save_file
 
 import hub_client
 from camelpress.core.errors import OutputExists, OutputProblem, Problem, RecipeProblem
-from camelpress.core.report import Report, Verdict
-from camelpress.publish import deliver as uploading
-from camelpress.publish.deliver import publish as deliver
-from camelpress.publish.hub import Hub as Target
-from camelpress.publish.hub_faults import explained
-from camelpress.publish.markdown import read_front_matter
+from camelpress.publish import upload as uploading
+from camelpress.publish.card.card_markdown import read_front_matter
+from camelpress.publish.destinations.hub_errors import explained
+from camelpress.publish.destinations.hub_repository import Hub as Target
 from camelpress.publish.run import run
 from camelpress.publish.settings import Publish
-from camelpress.publish.verify import verify, verify_at
+from camelpress.publish.upload import publish as deliver
+from camelpress.publish.verify_release import verify, verify_at
+from camelpress.reporting.stage_report import Report, Verdict
 from ec_key import write_key
 from hub_repositories import Fault, Hub, Repository
 

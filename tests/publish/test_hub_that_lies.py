@@ -14,11 +14,11 @@ from huggingface_hub import constants
 
 import hub_client
 from camelpress.core.errors import CheckpointProblem, OutputProblem, Problem
-from camelpress.core.origin import locate
-from camelpress.publish import hub as target
-from camelpress.publish.deliver import publish as deliver
+from camelpress.core.hub.model_location import locate
+from camelpress.publish.destinations import hub_repository as target
 from camelpress.publish.settings import Publish
-from camelpress.publish.verify import verify_at
+from camelpress.publish.upload import publish as deliver
+from camelpress.publish.verify_release import verify_at
 from hub_repositories import Hub
 from local_server import answering
 from long_answers import endless, replying

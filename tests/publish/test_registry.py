@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from camelpress.core import extras
-from camelpress.core.bounds import MAX_ANSWER_BYTES
 from camelpress.core.errors import EngineProblem, OutputExists, OutputProblem, RecipeProblem
-from camelpress.core.provenance import sha256_file
-from camelpress.publish.deliver import publish as deliver
-from camelpress.publish.registry import Registry
+from camelpress.core.files.file_hashes import sha256_file
+from camelpress.core.input_limits import MAX_ANSWER_BYTES
+from camelpress.core.runtime import optional_packages
+from camelpress.publish.destinations.oci_registry import Registry
 from camelpress.publish.run import run
 from camelpress.publish.settings import Publish
+from camelpress.publish.upload import publish as deliver
 from ec_key import write_key
 from long_answers import Reply, endless, replying, send_head
 
@@ -214,7 +214,7 @@ def test_a_place_that_is_none_is_told(to: str) -> None:
 
 
 def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras, "find_spec", lambda _name: None)
+    monkeypatch.setattr(optional_packages, "find_spec", lambda _name: None)
     with pytest.raises(EngineProblem, match=r'pip install "camelpress\[oci\]"'):
         Registry.parse("oci://host/name:tag", "v", force=False)
 

@@ -21,12 +21,12 @@ from camelpress.core.errors import (
     RecipeProblem,
     ReleaseRefused,
 )
-from camelpress.core.provenance import MANIFEST, sha256_file, sha256_json
-from camelpress.core.report import Report, Verdict
-from camelpress.publish.license import PROFILES
+from camelpress.core.files.file_hashes import MANIFEST, sha256_file, sha256_json
+from camelpress.publish.license.license_profiles import PROFILES
 from camelpress.publish.run import REPORT
 from camelpress.publish.settings import Publish
-from camelpress.publish.verify import verify
+from camelpress.publish.verify_release import verify
+from camelpress.reporting.stage_report import Report, Verdict
 
 Publisher = Callable[..., tuple[Path, Report]]
 Judge = Callable[..., Path]
@@ -225,7 +225,7 @@ def test_free_licences_come_with_the_package(
             publish(license=name)
     else:
         out, report = publish(license=name)
-        shipped = files("camelpress.publish").joinpath("licenses", text)
+        shipped = files("camelpress.publish.license").joinpath("texts", text)
         assert (out / "LICENSE").read_bytes() == shipped.read_bytes()
         assert report.facts["licenses"] == ["LICENSE"]
 

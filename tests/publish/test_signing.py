@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from camelpress.core import extras
 from camelpress.core.errors import EngineProblem, RecipeProblem
-from camelpress.core.provenance import manifest, manifest_text
-from camelpress.core.report import Report, Verdict
-from camelpress.publish import signing
-from camelpress.publish.verify import verify
+from camelpress.core.files.file_hashes import manifest, manifest_text
+from camelpress.core.runtime import optional_packages
+from camelpress.publish.release import signing
+from camelpress.publish.verify_release import verify
+from camelpress.reporting.stage_report import Report, Verdict
 from ec_key import write_key
 
 Publisher = Callable[..., tuple[Path, Report]]
@@ -120,6 +120,6 @@ def test_a_key_that_is_a_pipe_is_not_waited_for(publish: Publisher, tmp_path: Pa
 def test_without_the_package_one_line_says_how_to_get_it(
     publish: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extras, "find_spec", lambda _name: None)
+    monkeypatch.setattr(optional_packages, "find_spec", lambda _name: None)
     with pytest.raises(EngineProblem, match=r'pip install "camelpress\[sign\]"'):
         publish(sign_with=str(tmp_path / "key.pem"))

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 import hub_client
-from camelpress import cli
+from camelpress.cli import entry_point
 from command import Ended, Run
 from hub_client import TOKEN, Place
 from hub_repositories import Fault
@@ -148,9 +148,9 @@ def test_a_bug_does_not_show_a_token(
         raise KeyError(f"a bug with {TOKEN} in it, and with the secret-of-s3")
 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-s3")
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(entry_point, "app", fail)
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        entry_point.main()
     assert end.value.code == 3
     shown = capfd.readouterr().err
     assert "a bug with [a Hugging Face token] in it" in shown

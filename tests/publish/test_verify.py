@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.provenance import MANIFEST, manifest, manifest_text
-from camelpress.core.report import Report, Verdict
-from camelpress.publish.verify import verify
+from camelpress.core.files.file_hashes import MANIFEST, manifest, manifest_text
+from camelpress.publish.verify_release import verify
+from camelpress.reporting.stage_report import Report, Verdict
 
 Publisher = Callable[..., tuple[Path, Report]]
 

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pico
-from camelpress.core.documents import encode_document, read_documents
+from camelpress.core.documents.document_reader import encode_document, read_documents
 from camelpress.core.errors import RecipeProblem
+from camelpress.core.files.file_hashes import sha256_file
 from camelpress.core.progress import listening
-from camelpress.core.prompt import Message, encode, encode_counted
-from camelpress.core.provenance import sha256_file
-from camelpress.core.sequences import BATCH_TOKENS, Sequences
-from camelpress.core.tokens import Tokenizer
-from camelpress.quantize.calibrate import Calibration, draw, shares
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.core.text.tulu_format import Message, encode, encode_counted
+from camelpress.inference.model.token_batches import BATCH_TOKENS, Sequences
+from camelpress.quantize.calibration.calibration import Calibration, draw, shares
 from camelpress.quantize.settings import Mask, Source
 from notes import Notes
 

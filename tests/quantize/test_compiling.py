@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-from camelpress.quantize.compiling import compiled
+from camelpress.quantize.kernels.numba_cache import compiled
 
 
 def double(number: int) -> int:

@@ -14,10 +14,12 @@ import torch
 import elsewhere
 import gptq_reader
 import stages
-from camelpress.core.team import Team
-from camelpress.quantize import block, kernel_plain, layer, run
-from camelpress.quantize.hessian import Moments
+from camelpress.inference.streaming.process_group import Team
+from camelpress.quantize import block_quantizer, run
+from camelpress.quantize.kernels import reference_kernel
 from camelpress.quantize.settings import Quantize
+from camelpress.quantize.solver import layer
+from camelpress.quantize.solver.hessian import Moments
 
 GRIDS = [
     {"bits": 4, "group_size": 32, "sym": True},
@@ -29,8 +31,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*CUDA is not available")
 @pytest.fixture
 def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plain kernels for any device."""
-    for module in (layer, block):
-        monkeypatch.setattr(module, "kernel", lambda device: kernel_plain)
+    for module in (layer, block_quantizer):
+        monkeypatch.setattr(module, "kernel", lambda device: reference_kernel)
 
 
 def on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +126,7 @@ class Alone(Team):
 
 
 def test_what_ranks_exchange_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer, "kernel", lambda device: kernel_plain)
+    monkeypatch.setattr(layer, "kernel", lambda device: reference_kernel)
     inputs = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
     weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
     with elsewhere.pretended() as device:

@@ -20,16 +20,16 @@ from safetensors.torch import load_file, save_file
 
 import gptq_reader
 import stages
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import EngineProblem, OutputExists, RecipeProblem
-from camelpress.core.report import Report
-from camelpress.core.tokens import Tokenizer
-from camelpress.quantize.adopt import _raise_zeros, adopt
-from camelpress.quantize.calibrate import draw
-from camelpress.quantize.engine import Ready
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.quantize.backends.backend import Ready
+from camelpress.quantize.backends.import_result import _raise_zeros, adopt
+from camelpress.quantize.calibration.calibration import draw
+from camelpress.quantize.output_layout import plan
 from camelpress.quantize.run import REPORT
 from camelpress.quantize.settings import Quantize, Source
-from camelpress.quantize.stored import plan
+from camelpress.reporting.stage_report import Report
 from refusal import refusal
 
 LAYER = "model.layers.1.mlp.down_proj"
@@ -409,7 +409,7 @@ def test_zero_points_of_0_become_1_and_the_weights_stay() -> None:
 
 
 def test_a_recipe_names_the_interpreter_from_its_own_folder(tmp_path: Path) -> None:
-    from camelpress.recipe import read
+    from camelpress.pipeline.recipe import read
 
     (tmp_path / "recipe.yaml").write_text(
         "base: b\ndiff: d\nout: o\n"

@@ -12,15 +12,15 @@ from torch import Tensor
 
 import solver_oracle
 from camelpress.core.errors import NotPositiveDefinite
-from camelpress.quantize import kernel_cpu, kernel_plain
-from camelpress.quantize.gptq import Solved, activation_order, factorize, solve
-from camelpress.quantize.grid import nearest, search, values
-from camelpress.quantize.kernel import COLUMNS, Kernel
+from camelpress.quantize.kernels import cpu_kernel, reference_kernel
+from camelpress.quantize.kernels.kernel import COLUMNS, Kernel
+from camelpress.quantize.solver.gptq import Solved, activation_order, factorize, solve
+from camelpress.quantize.solver.grid import nearest, search, values
 
 DAMP = 0.01
 CLEAR = 1e-3  # of a step; a decision this far from a tie is beyond fp32's doubt
 FEW = settings(max_examples=30, derandomize=True, deadline=None, database=None)
-KERNELS: tuple[Kernel, ...] = (kernel_cpu, kernel_plain)
+KERNELS: tuple[Kernel, ...] = (cpu_kernel, reference_kernel)
 
 
 class Layer(NamedTuple):
@@ -31,7 +31,7 @@ class Layer(NamedTuple):
     bits: int = 4
     group_size: int = -1
     sym: bool = True
-    kernel: Kernel = kernel_cpu
+    kernel: Kernel = cpu_kernel
 
     @property
     def order(self) -> Tensor:
@@ -269,7 +269,7 @@ def test_a_factor_can_be_used_again() -> None:
     drawn = layer(correlated(100, 16))
     factor = factorize(drawn.hessian, drawn.order, damp_percent=DAMP)
     first, again = (
-        solve(drawn.weight, factor, kernel_cpu, bits=4, group_size=-1, sym=True) for _ in range(2)
+        solve(drawn.weight, factor, cpu_kernel, bits=4, group_size=-1, sym=True) for _ in range(2)
     )
     assert torch.equal(first.codes, again.codes)
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 import solver_oracle
 from camelpress.core.errors import NumericsProblem
-from camelpress.quantize import kernel_cpu, kernel_plain
-from camelpress.quantize.grid import Grid, nearest, search, values
-from camelpress.quantize.kernel import SMALLEST_SCALE, Kernel
+from camelpress.quantize.kernels import cpu_kernel, reference_kernel
+from camelpress.quantize.kernels.kernel import SMALLEST_SCALE, Kernel
+from camelpress.quantize.solver.grid import Grid, nearest, search, values
 
 FEW = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 BITS = (2, 3, 4, 8)
-KERNELS: tuple[Kernel, ...] = (kernel_cpu, kernel_plain)
+KERNELS: tuple[Kernel, ...] = (cpu_kernel, reference_kernel)
 
 
 def random(rows: int, cols: int, seed: int = 0) -> Tensor:
@@ -32,7 +32,7 @@ def searched(
     group_size: int,
     sym: bool,
     importance: Tensor | None = None,
-    kernel: Kernel = kernel_cpu,
+    kernel: Kernel = cpu_kernel,
 ) -> Grid:
     return search(
         weight,

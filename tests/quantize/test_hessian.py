@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from camelpress.quantize import hessian
-from camelpress.quantize.hessian import Moments
+from camelpress.quantize.solver import hessian
+from camelpress.quantize.solver.hessian import Moments
 
 CPU = torch.device("cpu")
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import solver_oracle
-from camelpress.quantize import kernel_cpu, kernel_plain
-from camelpress.quantize.kernel import SMALLEST_SCALE, Kernel, kernel
+from camelpress.quantize.kernels import cpu_kernel, reference_kernel
+from camelpress.quantize.kernels.kernel import SMALLEST_SCALE, Kernel, kernel
 
 FEW = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 MANY = settings(max_examples=1000, derandomize=True, deadline=None, database=None)
 BITS = (2, 3, 4, 8)
 CLEAR = 1e-3  # of a step
-HEIGHTS = (1, 3, kernel_cpu.ROWS - 1, kernel_cpu.ROWS, kernel_cpu.ROWS + 1, 2 * kernel_cpu.ROWS + 5)
+HEIGHTS = (1, 3, cpu_kernel.ROWS - 1, cpu_kernel.ROWS, cpu_kernel.ROWS + 1, 2 * cpu_kernel.ROWS + 5)
 # fmt: off
 SHAPES = {  # of a group's values
     "normal":      lambda values: values,
@@ -80,7 +80,7 @@ def groups(draw: st.DrawFn) -> Group:
 
 
 def test_a_processor_runs_the_compiled_loops() -> None:
-    assert kernel(torch.device("cpu")) is kernel_cpu
+    assert kernel(torch.device("cpu")) is cpu_kernel
 
 
 # --- the search ---------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ def test_a_processor_runs_the_compiled_loops() -> None:
 
 def assert_same_grids(drawn: Group) -> None:
     """The same grids, or, where two cost the same but for rounding, one that costs the same."""
-    fast, plain = drawn.grid(kernel_cpu), drawn.grid(kernel_plain)
+    fast, plain = drawn.grid(cpu_kernel), drawn.grid(reference_kernel)
     same = (fast[0] == plain[0]) & (fast[1] == plain[1])
     losses = [
         solver_oracle.loss(drawn.columns.T, drawn.importance, *grid, drawn.top)
@@ -115,7 +115,7 @@ def test_both_find_the_same_grids_for_every_kind_of_group(shape: str, bits: int,
 @FEW
 @given(groups())
 def test_grids_are_fp16_numbers_and_zero_points_codes(drawn: Group) -> None:
-    for each in (kernel_cpu, kernel_plain):
+    for each in (cpu_kernel, reference_kernel):
         scales, zeros = drawn.grid(each)
         assert torch.equal(scales.half().float(), scales)
         assert bool((scales.abs() >= SMALLEST_SCALE).all())
@@ -127,13 +127,13 @@ def test_grids_are_fp16_numbers_and_zero_points_codes(drawn: Group) -> None:
 @given(groups())
 def test_a_search_changes_nothing(drawn: Group) -> None:
     columns, importance = drawn.columns.clone(), drawn.importance.clone()
-    for each in (kernel_cpu, kernel_plain):
+    for each in (cpu_kernel, reference_kernel):
         drawn.grid(each)
         assert torch.equal(drawn.columns, columns)
         assert torch.equal(drawn.importance, importance)
 
 
-@pytest.mark.parametrize("each", [kernel_cpu, kernel_plain])
+@pytest.mark.parametrize("each", [cpu_kernel, reference_kernel])
 @pytest.mark.parametrize("sym", [True, False])
 @pytest.mark.parametrize("worst", [float("nan"), float("inf"), 1e38])
 def test_where_no_error_is_finite_there_is_no_scale(worst: float, sym: bool, each: Kernel) -> None:
@@ -165,7 +165,7 @@ def assert_rounded_alike(drawn: Group, scales: Tensor, zeros: Tensor) -> None:
     codes, errors, margin = rounded_slowly(drawn, scales, zeros)
     clear = margin > CLEAR
     largest = drawn.columns.abs().max() / drawn.upper.diagonal().min()
-    for each in (kernel_cpu, kernel_plain):
+    for each in (cpu_kernel, reference_kernel):
         found, left = each.round_columns(
             drawn.columns.clone(), drawn.upper, scales, zeros, top=drawn.top
         )
@@ -178,7 +178,7 @@ def assert_rounded_alike(drawn: Group, scales: Tensor, zeros: Tensor) -> None:
 @FEW
 @given(groups())
 def test_both_round_alike(drawn: Group) -> None:
-    assert_rounded_alike(drawn, *drawn.grid(kernel_plain))
+    assert_rounded_alike(drawn, *drawn.grid(reference_kernel))
 
 
 @FEW
@@ -188,7 +188,7 @@ def test_both_round_alike_on_any_grid(drawn: Group, seed: int) -> None:
     rows = drawn.columns.shape[1]
     spread = drawn.columns.abs().amax().clamp(min=1e-3) / drawn.top
     scales = (spread * torch.randn(rows, generator=source).exp()).clamp(max=6e4)
-    scales = kernel_plain.fp16(scales * torch.randn(rows, generator=source).sign())
+    scales = reference_kernel.fp16(scales * torch.randn(rows, generator=source).sign())
     zeros = torch.randint(1, drawn.top + 1, (rows,), generator=source).float()
     assert_rounded_alike(drawn, scales, zeros)
 
@@ -197,9 +197,9 @@ def test_the_part_of_a_larger_factor_will_do() -> None:
     drawn = group(16, 5, "normal", 4, True)
     larger = torch.zeros(20, 20)
     larger[2:18, 2:18] = drawn.upper
-    grid = drawn.grid(kernel_cpu)
+    grid = drawn.grid(cpu_kernel)
     alone, part = (
-        kernel_cpu.round_columns(drawn.columns.clone(), upper, *grid, top=15)
+        cpu_kernel.round_columns(drawn.columns.clone(), upper, *grid, top=15)
         for upper in (drawn.upper, larger[2:18, 2:18])
     )
     assert torch.equal(alone[0], part[0])
@@ -214,13 +214,13 @@ def test_rows_do_not_depend_on_their_neighbours_nor_on_threads(
     threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    drawn = group(16, 2 * kernel_cpu.ROWS + 5, "normal", 4, False)
-    scales, zeros = drawn.grid(kernel_cpu)
-    codes, _ = kernel_cpu.round_columns(drawn.columns.clone(), drawn.upper, scales, zeros, top=15)
-    for row in (0, kernel_cpu.ROWS - 1, kernel_cpu.ROWS, 2 * kernel_cpu.ROWS + 4):
+    drawn = group(16, 2 * cpu_kernel.ROWS + 5, "normal", 4, False)
+    scales, zeros = drawn.grid(cpu_kernel)
+    codes, _ = cpu_kernel.round_columns(drawn.columns.clone(), drawn.upper, scales, zeros, top=15)
+    for row in (0, cpu_kernel.ROWS - 1, cpu_kernel.ROWS, 2 * cpu_kernel.ROWS + 4):
         alone = drawn._replace(columns=drawn.columns[:, row : row + 1].clone())
-        scale, zero = alone.grid(kernel_cpu)
-        code, _ = kernel_cpu.round_columns(alone.columns, drawn.upper, scale, zero, top=15)
+        scale, zero = alone.grid(cpu_kernel)
+        code, _ = cpu_kernel.round_columns(alone.columns, drawn.upper, scale, zero, top=15)
         assert (float(scale), float(zero)) == (float(scales[row]), float(zeros[row]))
         assert torch.equal(code[:, 0], codes[:, row])
 
@@ -234,8 +234,8 @@ def test_scales_are_rounded_as_the_struct_module_does(bits: int, sign: int) -> N
     except OverflowError:
         half = float("inf")
     expected = (-1 if value < 0 else 1) * max(half, SMALLEST_SCALE)
-    assert float(kernel_cpu._fp16(value)) == expected
-    assert float(kernel_plain.fp16(torch.tensor([value]))) == expected
+    assert float(cpu_kernel._fp16(value)) == expected
+    assert float(reference_kernel.fp16(torch.tensor([value]))) == expected
 
 
 @pytest.mark.parametrize("exponent", range(-26, 17))
@@ -243,5 +243,5 @@ def test_scales_near_every_tie_are_rounded_as_torch_does(exponent: int) -> None:
     places = torch.tensor([0, 1, 2, 511, 512, 1022, 1023], dtype=torch.float64)
     ties = 2.0**exponent * (1 + (places + 0.5) / 1024)
     near = torch.cat([ties * (1 + off) for off in (0, 2**-23, -(2**-23))]).float()
-    expected = kernel_plain.fp16(near)
-    assert [float(kernel_cpu._fp16(value)) for value in near.numpy()] == expected.tolist()
+    expected = reference_kernel.fp16(near)
+    assert [float(cpu_kernel._fp16(value)) for value in near.numpy()] == expected.tolist()

@@ -16,15 +16,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from camelpress.quantize import kernel_cpu, kernel_plain
-from camelpress.quantize.kernel import COLUMNS, kernel
+from camelpress.quantize.kernels import cpu_kernel, reference_kernel
+from camelpress.quantize.kernels.kernel import COLUMNS, kernel
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 HERE = Path(__file__)
 
 if INTERPRETED or torch.cuda.is_available():
-    from camelpress.quantize import kernel_cuda
+    from camelpress.quantize.kernels import cuda_kernel
 
 needs_triton = pytest.mark.skipif(not find_spec("triton"), reason="triton is not installed")
 
@@ -53,27 +53,27 @@ def test_the_compiler_accepts_it(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from camelpress.quantize import kernel_cuda
+    from camelpress.quantize.kernels import cuda_kernel
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    function = kernel_cuda._round_columns
+    function = cuda_kernel._round_columns
     kinds = {"codes": "*u8", "top": "fp32", "rows": "i32", "cols": "i32", "width": "constexpr"}
     source = ASTSource(
         function,
         {argument: kinds.get(argument, "*fp32") for argument in function.arg_names},
         {"width": COLUMNS},
     )
-    found = compiled(source, target=GPUTarget("cuda", capability, 32), options=kernel_cuda.OPTIONS)
+    found = compiled(source, target=GPUTarget("cuda", capability, 32), options=cuda_kernel.OPTIONS)
     told = found.asm["ptx"]
     assert "add.f32" in told and "0f4B400000" in told and "0fCB400000" in told  # still rounds
     assert "div.full" not in told and "div.approx" not in told
 
 
 def test_a_kernel_for_every_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kernel(torch.device("cpu")) is kernel_cpu
-    assert kernel(torch.device("meta")) is kernel_plain
-    monkeypatch.setattr("camelpress.quantize.kernel.find_spec", lambda name: None)
-    assert kernel(torch.device("cuda")) is kernel_plain
+    assert kernel(torch.device("cpu")) is cpu_kernel
+    assert kernel(torch.device("meta")) is reference_kernel
+    monkeypatch.setattr("camelpress.quantize.kernels.kernel.find_spec", lambda name: None)
+    assert kernel(torch.device("cuda")) is reference_kernel
 
 
 # --- run on a GPU or in the interpreter -----------------------------------------------------------
@@ -105,18 +105,18 @@ GRIDS = [(2, False), (3, True), (4, True), (8, False)]
 
 
 def grid(columns: Tensor, bits: int, sym: bool) -> tuple[Tensor, Tensor]:
-    return kernel_plain.search(columns, torch.ones(len(columns)), bits=bits, sym=sym)
+    return reference_kernel.search(columns, torch.ones(len(columns)), bits=bits, sym=sym)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("bits", "sym"), GRIDS)
 @pytest.mark.parametrize("chunk", [40, 2**22])
 def test_search(monkeypatch: pytest.MonkeyPatch, bits: int, sym: bool, chunk: int) -> None:
-    monkeypatch.setattr(kernel_cuda, "CHUNK", chunk)
+    monkeypatch.setattr(cuda_kernel, "CHUNK", chunk)
     columns = torch.randn(32, 7, generator=seeded(bits))
     importance = torch.rand(32, generator=seeded(1))
-    expected = kernel_plain.search(columns, importance, bits=bits, sym=sym)
-    found = kernel_cuda.search(*on_device(columns, importance), bits=bits, sym=sym)
+    expected = reference_kernel.search(columns, importance, bits=bits, sym=sym)
+    found = cuda_kernel.search(*on_device(columns, importance), bits=bits, sym=sym)
     for one, other in zip(found, expected, strict=True):
         assert one.device.type == DEVICE.type
         torch.testing.assert_close(one.cpu(), other)
@@ -129,10 +129,10 @@ def test_round_columns(bits: int, sym: bool, rows: int, cols: int) -> None:
     columns = torch.randn(cols, rows, generator=seeded(bits + rows))
     _, upper = factor(cols, seed=bits)
     scales, zeros = grid(columns, bits, sym)
-    expected_codes, expected_errors = kernel_plain.round_columns(
+    expected_codes, expected_errors = reference_kernel.round_columns(
         columns.clone(), upper, scales, zeros, top=2**bits - 1
     )
-    codes, errors = kernel_cuda.round_columns(
+    codes, errors = cuda_kernel.round_columns(
         *on_device(columns, upper, scales, zeros), top=2**bits - 1
     )
     apart = (codes.cpu() != expected_codes).any(dim=0)  # a near tie moves all that follow in a row
@@ -153,8 +153,10 @@ def test_round_columns_at_every_tie_and_far_outside(top: int) -> None:
     signs = torch.where(torch.arange(columns.shape[1]) % 3 > 0, 0.5, -1.0)
     for scales in (torch.ones_like(columns[0]), signs):
         zeros = torch.full_like(scales, (top + 1) // 2)
-        expected, lost = kernel_plain.round_columns(columns.clone(), upper, scales, zeros, top=top)
-        codes, errors = kernel_cuda.round_columns(
+        expected, lost = reference_kernel.round_columns(
+            columns.clone(), upper, scales, zeros, top=top
+        )
+        codes, errors = cuda_kernel.round_columns(
             *on_device(columns, upper, scales, zeros), top=top
         )
         assert torch.equal(codes.cpu(), expected)
@@ -166,9 +168,9 @@ def test_rows_do_not_depend_on_those_beside_them() -> None:
     columns = torch.randn(64, 21, generator=seeded(0))
     _, upper = factor(64, seed=0)
     scales, zeros = grid(columns, 4, True)
-    all_of_them = kernel_cuda.round_columns(*on_device(columns, upper, scales, zeros), top=15)
+    all_of_them = cuda_kernel.round_columns(*on_device(columns, upper, scales, zeros), top=15)
     part = slice(6, 9)
-    some = kernel_cuda.round_columns(
+    some = cuda_kernel.round_columns(
         *on_device(columns[:, part], upper, scales[part], zeros[part]), top=15
     )
     for whole, few in zip(all_of_them, some, strict=True):
@@ -181,11 +183,11 @@ def test_a_part_of_a_larger_factor() -> None:
     _, upper = factor(96, seed=0)
     scales, zeros = grid(columns, 4, True)
     part = slice(32, 64)
-    expected, _ = kernel_plain.round_columns(
+    expected, _ = reference_kernel.round_columns(
         columns[part].clone(), upper[part, part], scales, zeros, top=15
     )
     inside, larger, scales, zeros = on_device(columns, upper, scales, zeros)
-    found, _ = kernel_cuda.round_columns(inside[part], larger[part, part], scales, zeros, top=15)
+    found, _ = cuda_kernel.round_columns(inside[part], larger[part, part], scales, zeros, top=15)
     assert differing(found, expected) < 0.01
 
 
@@ -196,6 +198,8 @@ def test_what_is_too_wide_for_a_program_is_done_plainly() -> None:
     _, upper = factor(cols, seed=0)
     scales, zeros = grid(weight.T.contiguous(), 4, True)
     arguments = on_device(weight.T.contiguous(), upper, scales, zeros)
-    codes, _ = kernel_cuda.round_columns(*arguments, top=15)
-    expected, _ = kernel_plain.round_columns(weight.T.contiguous(), upper, scales, zeros, top=15)
+    codes, _ = cuda_kernel.round_columns(*arguments, top=15)
+    expected, _ = reference_kernel.round_columns(
+        weight.T.contiguous(), upper, scales, zeros, top=15
+    )
     assert differing(codes, expected) < 0.01

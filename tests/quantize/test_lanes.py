@@ -9,10 +9,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from camelpress.core.sequences import put, take
-from camelpress.core.team import Team
-from camelpress.quantize import lanes as module
-from camelpress.quantize.lanes import Lane, lanes
+from camelpress.inference.model.token_batches import put, take
+from camelpress.inference.streaming.process_group import Team
+from camelpress.quantize import calibration_shards as module
+from camelpress.quantize.calibration_shards import Lane, lanes
 
 FEW = settings(
     max_examples=40,
@@ -34,7 +34,7 @@ def cut(ids: list[list[int]], folder: Path, tokens: int, *, paired: int = 0) -> 
     """Lanes of a number of tokens; of the sequences, every third token counts."""
     counted = torch.tensor([each % 3 == 0 for sequence in ids for each in sequence])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("camelpress.core.lanes.LANE_TOKENS", tokens)
+        patch.setattr("camelpress.inference.streaming.token_shards.LANE_TOKENS", tokens)
         patch.setattr(module, "PAIRED", 1)
         patch.setattr(module, "LEAST_PAIRED", 0)
         return lanes(ids, counted, folder, limit=60, columns=paired)
@@ -175,7 +175,7 @@ def test_few_tokens_are_all_paired_where_any_are(tmp_path: Path) -> None:
     ids = sequences([30] * 20)
     counted = torch.ones(600, dtype=torch.bool)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("camelpress.core.lanes.LANE_TOKENS", 30)
+        patch.setattr("camelpress.inference.streaming.token_shards.LANE_TOKENS", 30)
         for columns in (0, 1):
             made = lanes(ids, counted, tmp_path, limit=60, columns=columns)
             assert all(lane.paired for lane in made) is any(lane.paired for lane in made)

@@ -10,14 +10,14 @@ from torch import Tensor
 
 import solver_oracle
 from camelpress.core.errors import NotPositiveDefinite
-from camelpress.core.packed import dequantize
-from camelpress.core.team import Team
-from camelpress.quantize import layer
-from camelpress.quantize.gptq import FALLBACK, activation_order, factorize, solve
-from camelpress.quantize.grid import nearest
-from camelpress.quantize.kernel import kernel
-from camelpress.quantize.layer import Rounded, round_layer
+from camelpress.core.packing.gptq_format import dequantize
+from camelpress.inference.streaming.process_group import Team
+from camelpress.quantize.kernels.kernel import kernel
 from camelpress.quantize.settings import Quantize
+from camelpress.quantize.solver import layer
+from camelpress.quantize.solver.gptq import FALLBACK, activation_order, factorize, solve
+from camelpress.quantize.solver.grid import nearest
+from camelpress.quantize.solver.layer import Rounded, round_layer
 
 CPU = torch.device("cpu")
 ROWS, COLS = 40, 32

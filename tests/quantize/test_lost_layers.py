@@ -16,9 +16,9 @@ import gptq_reader
 import pico
 import stages
 from camelpress.core.errors import NumericsProblem
-from camelpress.core.loss import weight_loss
-from camelpress.core.report import Report
-from camelpress.quantize.limits import LIMITS, LayersLost, is_lost
+from camelpress.core.packing.row_loss import weight_loss
+from camelpress.quantize.solver.loss_limits import LIMITS, LayersLost, is_lost
+from camelpress.reporting.stage_report import Report
 from command import Run
 from refusal import refusal, starting
 

@@ -13,13 +13,13 @@ import gptq_reader
 import pico
 import stages
 from camelpress.core import llama
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.sequences import Sequences
-from camelpress.core.summary import parameters
+from camelpress.core.packing.linear_layers import parameters
+from camelpress.inference.model.streamed_model import StreamedModel
+from camelpress.inference.model.token_batches import Sequences
+from camelpress.pipeline.recipe import read
 from camelpress.quantize.settings import Quantize
-from camelpress.recipe import read
 
 CPU = torch.device("cpu")
 MIXED = {

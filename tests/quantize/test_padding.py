@@ -14,14 +14,14 @@ import gptq_reader
 import pico
 import stages
 from camelpress.core import llama
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.checkpoint.shards import TensorInfo
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
-from camelpress.core.sequences import Sequences
-from camelpress.core.shards import TensorInfo
+from camelpress.inference.model.streamed_model import StreamedModel
+from camelpress.inference.model.token_batches import Sequences
+from camelpress.quantize.output_layout import AsStored
 from camelpress.quantize.padding import WIDTH, Padded
 from camelpress.quantize.settings import Quantize
-from camelpress.quantize.stored import AsStored
 
 CPU = torch.device("cpu")
 NARROW, WIDE = pico.PICO.ffn, 128

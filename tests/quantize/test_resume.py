@@ -17,17 +17,17 @@ import torch
 import damage
 import pico
 import stages
-from camelpress.core.computing import thread_count
+from camelpress.core.checkpoint.checkpoint_writer import CheckpointWriter
 from camelpress.core.errors import OutputExists, OutputProblem
-from camelpress.core.journal import JOURNAL, Journal
-from camelpress.core.lanes import LANES
-from camelpress.core.provenance import versions
-from camelpress.core.report import Report
-from camelpress.core.writer import CheckpointWriter
-from camelpress.quantize import journey, run
-from camelpress.quantize.block import BlockQuantizer
-from camelpress.quantize.lanes import Lane
+from camelpress.core.files.file_hashes import versions
+from camelpress.core.output.journal import JOURNAL, Journal
+from camelpress.inference.streaming.rounding_facts import thread_count
+from camelpress.inference.streaming.token_shards import LANES
+from camelpress.quantize import block_quantization, run
+from camelpress.quantize.block_quantizer import BlockQuantizer
+from camelpress.quantize.calibration_shards import Lane
 from camelpress.quantize.run import REPORT
+from camelpress.reporting.stage_report import Report
 from processes import die, forked, interrupt, signalled
 from unfinished import beside, finished, stop
 
@@ -47,7 +47,7 @@ def _small() -> Iterator[None]:
     """Several shards and several lanes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "CheckpointWriter", partial(CheckpointWriter, shard_bytes=SHARD))
-        patch.setattr("camelpress.core.lanes.LANE_TOKENS", 100)
+        patch.setattr("camelpress.inference.streaming.token_shards.LANE_TOKENS", 100)
         yield
 
 
@@ -82,7 +82,7 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             numbers.append(number)
             super().__init__(model, number, *others)
 
-    monkeypatch.setattr(journey, "BlockQuantizer", Watched)
+    monkeypatch.setattr(block_quantization, "BlockQuantizer", Watched)
     return numbers
 
 

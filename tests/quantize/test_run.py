@@ -16,9 +16,7 @@ from torch import Tensor, nn
 import gptq_reader
 import pico
 from camelpress.core import llama
-from camelpress.core import sequences as laid_out
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import (
     CheckpointProblem,
     NotPositiveDefinite,
@@ -26,26 +24,28 @@ from camelpress.core.errors import (
     OutputExists,
     RecipeProblem,
 )
-from camelpress.core.lanes import LANES
-from camelpress.core.provenance import sha256_file
-from camelpress.core.report import Report
-from camelpress.core.sequences import Sequences
-from camelpress.core.team import Team
-from camelpress.core.tokens import Tokenizer
-from camelpress.quantize import block as stage
-from camelpress.quantize import lanes as in_lanes
-from camelpress.quantize import layer as solver
+from camelpress.core.files.file_hashes import sha256_file
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.inference.model import token_batches as laid_out
+from camelpress.inference.model.streamed_model import StreamedModel
+from camelpress.inference.model.token_batches import Sequences
+from camelpress.inference.streaming.process_group import Team
+from camelpress.inference.streaming.token_shards import LANES
+from camelpress.quantize import block_quantizer as stage
+from camelpress.quantize import calibration_shards as in_lanes
 from camelpress.quantize import run as whole
-from camelpress.quantize.block import BlockQuantizer
-from camelpress.quantize.calibrate import Calibration, draw
-from camelpress.quantize.gptq import FALLBACK, Factor
-from camelpress.quantize.hessian import Moments
-from camelpress.quantize.lanes import Lane, lanes
-from camelpress.quantize.layer import Rounded, round_layer
+from camelpress.quantize.block_quantizer import BlockQuantizer
+from camelpress.quantize.calibration.calibration import Calibration, draw
+from camelpress.quantize.calibration_shards import Lane, lanes
+from camelpress.quantize.output_layout import AsStored
 from camelpress.quantize.run import REPORT, run
 from camelpress.quantize.settings import Quantize, Source
-from camelpress.quantize.stored import AsStored
-from camelpress.quantize.target import aim
+from camelpress.quantize.solver import layer as solver
+from camelpress.quantize.solver.correction import aim
+from camelpress.quantize.solver.gptq import FALLBACK, Factor
+from camelpress.quantize.solver.hessian import Moments
+from camelpress.quantize.solver.layer import Rounded, round_layer
+from camelpress.reporting.stage_report import Report
 
 CPU = torch.device("cpu")
 SETTINGS = Quantize(
@@ -221,7 +221,7 @@ def test_states_while_quantizing_are_those_of_the_stored_checkpoint_and_of_the_1
     monkeypatch.setattr(in_lanes, "PAIRED", pairs)
     monkeypatch.setattr(in_lanes, "LEAST_PAIRED", 0)
     monkeypatch.setattr(laid_out, "BATCH_TOKENS", 300)  # several batches, some of them ragged
-    monkeypatch.setattr("camelpress.core.lanes.LANE_TOKENS", 400)
+    monkeypatch.setattr("camelpress.inference.streaming.token_shards.LANE_TOKENS", 400)
     source = pico.write_model(tmp_path / "source", dtype=dtype)
     wanted = settings(chat, sym=sym)
     run(Checkpoint.open(source), tmp_path / "out", wanted)
@@ -247,7 +247,7 @@ def test_moments_are_sums_over_what_each_layer_of_the_finished_block_sees_and_sh
     monkeypatch.setattr(in_lanes, "PAIRED", pairs)
     monkeypatch.setattr(in_lanes, "LEAST_PAIRED", 0)
     monkeypatch.setattr(laid_out, "BATCH_TOKENS", 300)
-    monkeypatch.setattr("camelpress.core.lanes.LANE_TOKENS", 400)
+    monkeypatch.setattr("camelpress.inference.streaming.token_shards.LANE_TOKENS", 400)
     wanted = settings(chat, calibration_mask=mask)
     aimed: list[tuple[Tensor, Tensor]] = []
     solved: list[Tensor] = []

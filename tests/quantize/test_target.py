@@ -12,9 +12,9 @@ from torch import Tensor
 
 import solver_oracle
 from camelpress.core.errors import NotPositiveDefinite
-from camelpress.quantize import target
-from camelpress.quantize.hessian import Moments
-from camelpress.quantize.target import aim
+from camelpress.quantize.solver import correction
+from camelpress.quantize.solver.correction import aim
+from camelpress.quantize.solver.hessian import Moments
 
 DAMP = 0.01
 FEW = settings(max_examples=30, derandomize=True, deadline=None, database=None)
@@ -112,7 +112,7 @@ def test_the_height_of_what_is_moved_at_a_time_makes_no_difference(
 ) -> None:
     drawn = case(writes, 5)
     expected = drawn.aimed(strength=0.3)
-    monkeypatch.setattr(target, "ROWS", height)
+    monkeypatch.setattr(correction, "ROWS", height)
     torch.testing.assert_close(drawn.aimed(strength=0.3), expected, rtol=1e-5, atol=1e-5)
 
 

@@ -19,12 +19,13 @@ import pico
 import small_lanes
 import stages
 from camelpress.core.errors import NotPositiveDefinite, NumericsProblem
-from camelpress.core.report import Report
-from camelpress.core.team import Team
-from camelpress.quantize import lanes, layer
-from camelpress.quantize.hessian import Moments
-from camelpress.quantize.lanes import Lane
+from camelpress.inference.streaming.process_group import Team
+from camelpress.quantize import calibration_shards
+from camelpress.quantize.calibration_shards import Lane
 from camelpress.quantize.run import REPORT
+from camelpress.quantize.solver import layer
+from camelpress.quantize.solver.hessian import Moments
+from camelpress.reporting.stage_report import Report
 from processes import together
 from unfinished import finished, terminated
 
@@ -41,7 +42,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning
 def _small() -> Iterator[None]:
     """Several lanes, several blocks of rows."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("camelpress.core.lanes.LANE_TOKENS", small_lanes.LANE_TOKENS)
+        patch.setattr(
+            "camelpress.inference.streaming.token_shards.LANE_TOKENS", small_lanes.LANE_TOKENS
+        )
         patch.setattr(layer, "ROWS", small_lanes.ROWS)
         yield
 
@@ -81,7 +84,9 @@ def test_ranks_that_have_nothing_to_do_do_no_harm(base: Path, tmp_path: Path) ->
 def test_ranks_without_a_lane_do_no_harm(
     base: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: int
 ) -> None:
-    monkeypatch.setattr("camelpress.core.lanes.LANE_TOKENS", tokens)  # two lanes, or one
+    monkeypatch.setattr(
+        "camelpress.inference.streaming.token_shards.LANE_TOKENS", tokens
+    )  # two lanes, or one
     stages.quantize(base, tmp_path / "alone", chat, **OPTIONS)
     out = tmp_path / "out"
     assert together(3, lambda: stages.quantize(base, out, chat, **OPTIONS)) == [0, 0, 0]
@@ -127,10 +132,12 @@ def test_moments_are_summed_in_the_order_of_the_lanes_on_every_rank(tmp_path: Pa
     sizes = (1e8, 1.0, -1e8, 3.0, 1e-3)  # in fp32, other orders of these give other sums
     ids = [[1] * (number + 1) for number in range(len(sizes))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("camelpress.core.lanes.LANE_TOKENS", 1)
-        patch.setattr(lanes, "PAIRED", 7)
-        patch.setattr(lanes, "LEAST_PAIRED", 0)
-        own = lanes.lanes(ids, torch.ones(15, dtype=torch.bool), tmp_path, limit=5, columns=1)
+        patch.setattr("camelpress.inference.streaming.token_shards.LANE_TOKENS", 1)
+        patch.setattr(calibration_shards, "PAIRED", 7)
+        patch.setattr(calibration_shards, "LEAST_PAIRED", 0)
+        own = calibration_shards.lanes(
+            ids, torch.ones(15, dtype=torch.bool), tmp_path, limit=5, columns=1
+        )
 
     def folded() -> Moments:
         def collect(lane: Lane, moments: Moments) -> None:

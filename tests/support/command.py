@@ -23,7 +23,7 @@ Run = Callable[..., Ended]
 
 def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Something that runs a command line, with a text on stdin."""
-    from camelpress import cli
+    from camelpress.cli import entry_point
 
     def call(*arguments: object, typed: str | bytes = "") -> Ended:
         content = typed.encode() if isinstance(typed, str) else typed
@@ -32,7 +32,7 @@ def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         monkeypatch.setattr(sys, "stdin", stdin)
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            entry_point.main()
         out, err = capsys.readouterr()
         code = ended.value.code
         return Ended(code if isinstance(code, int) else 0, out, err)

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from camelpress.validate.tasks import source
+from camelpress.validate.tasks import task_data
 
-LANGUAGES = [*json.loads(Path(source.__file__).with_name("tydiqa_words.json").read_bytes())]
+LANGUAGES = [*json.loads(Path(task_data.__file__).with_name("tydiqa_words.json").read_bytes())]
 SUBJECTS = ("anatomy", "world_religions")
 
 

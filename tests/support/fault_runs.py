@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from camelpress.core.report import Report, Stopwatch
+from camelpress.reporting.stage_report import Report, Stopwatch
 from fault_trial import MINE, Contents, Inputs, Trial, contents, run
 from processes import forked
 

@@ -19,13 +19,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import matplotlib.figure  # noqa: F401 - loaded once, before any fork
 
 import pico
-from camelpress import (
-    cli,
-    commands,  # noqa: F401 - loaded once, before any fork
-    pipeline,  # noqa: F401 - likewise
-)
-from camelpress.publish import hub  # noqa: F401 - likewise
-from camelpress.quantize import kernel_cpu  # noqa: F401 - compiled once, before any fork
+from camelpress.cli import commands, entry_point  # noqa: F401 - likewise
+from camelpress.pipeline import run as pipeline  # noqa: F401 - likewise
+from camelpress.publish.destinations import hub_repository  # noqa: F401 - likewise
+from camelpress.quantize.kernels import cpu_kernel  # noqa: F401 - compiled once, before any fork
 from disk_hooks import KILL, Disk
 from processes import forked
 
@@ -195,7 +192,7 @@ def run(arguments: Sequence[str]) -> None:
     sys.argv = ["camelpress", *arguments]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     try:
-        cli.main()
+        entry_point.main()
     except SystemExit as end:
         if end.code:
             os._exit(int(end.code))

@@ -17,12 +17,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-STAGES = ("convert", "quantize", "validate", "publish")
 MODULES = (
-    *(f"camelpress.{stage}.run" for stage in STAGES),
-    "camelpress.cli", "camelpress.commands", "camelpress.convert.diff", "camelpress.convert.export",
-    "camelpress.publish.deliver", "camelpress.publish.verify", "camelpress.validate.keep", "numba",
-)  # fmt: skip
+    "camelpress.cli.entry_point",
+    "camelpress.cli.commands",
+    "camelpress.convert.recover.run",
+    "camelpress.convert.recover.make_diff",
+    "camelpress.convert.export.export_checkpoint",
+    "camelpress.quantize.run",
+    "camelpress.validate.run",
+    "camelpress.validate.store.build_store",
+    "camelpress.publish.run",
+    "camelpress.publish.upload",
+    "camelpress.publish.verify_release",
+    "numba",
+)
 
 
 class Fresh:
@@ -85,7 +93,7 @@ def _tell(content: object) -> None:
 
 
 def _become(arguments: list[str], out: int, err: int) -> NoReturn:
-    from camelpress.cli import main
+    from camelpress.cli.entry_point import main
 
     os.dup2(out, 1)
     os.dup2(err, 2)

@@ -16,22 +16,25 @@ from unittest.mock import patch
 import pico
 import recipes
 import stages
-from camelpress import pipeline, recipe
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.documents import read_corpus
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.documents.document_reader import read_corpus
 from camelpress.core.errors import Interrupted, Problem
-from camelpress.core.journal import JOURNAL, Journal
-from camelpress.core.provenance import MANIFEST, PROVENANCE
-from camelpress.core.report import Report
-from camelpress.core.unfinished import FINGERPRINT, MadeFrom, begin
-from camelpress.publish import card, compare, plots
+from camelpress.core.files.file_hashes import MANIFEST, PROVENANCE
+from camelpress.core.output.journal import JOURNAL, Journal
+from camelpress.core.output.unfinished_output import FINGERPRINT, MadeFrom, begin
+from camelpress.pipeline import recipe
+from camelpress.pipeline import run as pipeline
+from camelpress.pipeline.rebuild import rebuild
+from camelpress.publish.card import model_card
+from camelpress.publish.release import release_diff
 from camelpress.publish.run import run as publish
 from camelpress.publish.settings import Publish
-from camelpress.publish.verify import verify
-from camelpress.rebuild import rebuild
-from camelpress.validate.keep import run as keep
+from camelpress.publish.verify_release import verify
+from camelpress.reporting.plots import card_plots
+from camelpress.reporting.stage_report import Report
 from camelpress.validate.settings import Keep
-from camelpress.validate.store import Store
+from camelpress.validate.store.build_store import run as keep
+from camelpress.validate.store.prediction_store import Store
 from fuzzing import target
 from mutations import Mutation, dump, either, mutate_bytes, mutate_header, mutate_json
 
@@ -103,7 +106,7 @@ def _or_problem(work: Callable[[], object]) -> None:
 @cache
 def _run() -> dict[str, bytes]:
     """Returns all files that a whole small run leaves, by their paths."""
-    with TemporaryDirectory() as name, patch.object(plots, "draw", _draw):
+    with TemporaryDirectory() as name, patch.object(card_plots, "draw", _draw):
         place = Path(name)
         pipeline.run(recipe.read(recipes.write_recipe(place)))
         settings = Keep.parse({"text": (place / "prose.txt",), "sequence_length": 64}, source="x")
@@ -180,8 +183,8 @@ def check_release(content: bytes, folder: Path) -> None:
     release = folder / "release"
     _write(_sealed(_part("out/release"), *_changed(content)), release)
     _or_problem(lambda: verify(release))
-    _or_problem(lambda: card.check(release))
-    _or_problem(lambda: compare.compare(release, folder / "original"))
+    _or_problem(lambda: model_card.check(release))
+    _or_problem(lambda: release_diff.compare(release, folder / "original"))
 
 
 def _inputs(folder: Path) -> None:
@@ -239,7 +242,7 @@ def publish_reports(content: bytes, folder: Path) -> None:
     name, changed = _changed(content)
     (folder / "quantized" / name).write_bytes(changed)
     settings = Publish.parse({"license": "mit", "allow_failed_gate": "a trial"}, source="test")
-    with patch.object(plots, "draw", _draw):
+    with patch.object(card_plots, "draw", _draw):
         publish(folder / "quantized", folder / "validation", folder / "out", settings, force=True)
 
 

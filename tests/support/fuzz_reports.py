@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from camelpress.core.errors import Problem
-from camelpress.core.provenance import sha256_file
-from camelpress.core.report import Report
-from camelpress.pipeline import Lock
-from camelpress.publish import checksums
-from camelpress.publish.gate import gate, read_card
-from camelpress.publish.markdown import read_front_matter
-from camelpress.validate import outputs, page, samples, tables
-from camelpress.validate.answers import FORMS, Answers
+from camelpress.core.files.file_hashes import sha256_file
+from camelpress.pipeline.run import Lock
+from camelpress.publish.card.card_markdown import read_front_matter
+from camelpress.publish.card.hub_access import gate, read_card
+from camelpress.publish.release import checksums
+from camelpress.reporting.rendering import html_page
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.tables import validation_tables
+from camelpress.validate.benchmarks import samples
+from camelpress.validate.benchmarks.response_cache import FORMS, Answers
+from camelpress.validate.gate import report_files
 from camelpress.validate.judge.annotations import Annotations
-from camelpress.validate.judge.protocol import read_error, read_reply, read_wait
+from camelpress.validate.judge.chat_completion import read_error, read_reply, read_wait
 from camelpress.validate.settings import Gate, Reports
-from camelpress.validate.tasks import source
+from camelpress.validate.tasks import task_data
 from fuzzing import target
 from mutations import dump, either, mutate_bytes, mutate_json
 
@@ -159,8 +162,8 @@ def read_flips(content: bytes, folder: Path) -> None:
     report = report.model_copy(update={"outputs": outputs_of})
     changed = [*samples.flips(report, folder)]
     for line in changed:
-        tables.flip_row(line)
-    page.flips(report, changed)
+        validation_tables.flip_row(line)
+    html_page.flips(report, changed)
 
 
 @target("report", seeds=lambda _: [dump(REPORT)], mutate=JSON)
@@ -168,9 +171,9 @@ def judge_report(content: bytes, folder: Path) -> None:
     """Judges a damaged report again and writes it in every form."""
     path = folder / "report.json"
     path.write_bytes(content)
-    report = outputs.judge_again(path, None)
-    outputs.write(report, folder, Reports())
-    outputs.judge_again(path, Gate.parse(GATE, source="gate"))
+    report = report_files.judge_again(path, None)
+    report_files.write(report, folder, Reports())
+    report_files.judge_again(path, Gate.parse(GATE, source="gate"))
 
 
 @target("card", seeds=lambda _: [CARD])
@@ -262,5 +265,5 @@ def read_task_data(content: bytes, folder: Path) -> None:
 
 def _read_rows(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    for place, row in source.json_lines(path):
-        source.typed(row.get("question"), str, place)
+    for place, row in task_data.json_lines(path):
+        task_data.typed(row.get("question"), str, place)

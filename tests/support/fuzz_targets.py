@@ -15,16 +15,17 @@ from safetensors.torch import save
 
 import pico
 import pieces
-from camelpress import plan, recipe
-from camelpress.convert import meta, tokenizer
-from camelpress.core import pickles, shards
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.json import read_json
-from camelpress.core.summary import describe
-from camelpress.core.tokens import Tokenizer
-from camelpress.engines.check import ENGINES, check
-from camelpress.validate import gate
+from camelpress.compat.compatibility import ENGINES, check
+from camelpress.convert.inputs import meta_checkpoint
+from camelpress.convert.tokenizer import tokenizer_plan
+from camelpress.core.checkpoint import pickles, shards
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.files.json_files import read_json
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.inference.model.streamed_model import StreamedModel
+from camelpress.pipeline import plan, recipe
+from camelpress.reporting.checkpoint_summary import describe
+from camelpress.validate.gate import gate_judge
 from fuzzing import target
 from mutations import dump, either, mutate_bytes, mutate_header, mutate_json
 
@@ -138,7 +139,7 @@ def read_engines(content: bytes, folder: Path) -> None:
 def read_params(content: bytes, folder: Path) -> None:
     """Reads the mutated params.json of Meta's layout."""
     (folder / "params.json").write_bytes(content)
-    meta._params(folder / "params.json")
+    meta_checkpoint._params(folder / "params.json")
 
 
 @target(
@@ -222,7 +223,7 @@ def read_override(content: bytes, folder: Path) -> None:
 def read_gate(content: bytes, folder: Path) -> None:
     """Reads a mutated gate."""
     (folder / "gate.yaml").write_bytes(content)
-    gate.read(folder / "gate.yaml")
+    gate_judge.read(folder / "gate.yaml")
 
 
 def _tokenizer_files(folder: Path) -> list[bytes]:
@@ -265,7 +266,7 @@ def load_tokenizer(content: bytes, folder: Path) -> None:
 def plan_tokenizer(content: bytes, folder: Path) -> None:
     """Plans the tokenizer of a recovered model from mutated files."""
     mutated = _write_tokenizer(content, folder)
-    tokenizer.plan(
+    tokenizer_plan.plan(
         [mutated, folder / "base"], 272, 259, drop=False, config={"model_type": "llama"},
         template="auto",
     )  # fmt: skip
@@ -280,7 +281,7 @@ def _sentencepiece(folder: Path) -> Sequence[bytes]:
 def read_sentencepiece(content: bytes, folder: Path) -> None:
     """Plans the tokenizer of a recovered model from a mutated tokenizer.model."""
     (folder / "llama/tokenizer.model").write_bytes(content)
-    tokenizer.plan(
+    tokenizer_plan.plan(
         [folder / "llama"], 2_000, 2_000, drop=False, config={"model_type": "llama"},
         template="auto",
     )  # fmt: skip

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from textwrap import dedent, indent
 
-from camelpress.validate.sandbox.referee import Program
+from camelpress.validate.sandbox.program_check import Program
 
 PROMPT = 'def double(x):\n    """Twice x."""\n'
 TEST = dedent("""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from camelpress import cli
+from camelpress.cli import entry_point
 from camelpress.core.errors import Problem
 
 PATIENCE = 120  # seconds, rather than hang
@@ -96,7 +96,7 @@ def signalled(
         sys.stderr = open(2, "w")
         sys.argv = ["camelpress", *arguments]
         try:
-            cli.main()
+            entry_point.main()
         except SystemExit as end:
             sys.stderr.flush()
             os._exit(int(end.code or 0))

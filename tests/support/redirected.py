@@ -67,7 +67,7 @@ def _become(case: dict[str, Any], messages: int) -> None:
     sys.stdout, sys.stderr = _stream(1), _stream(2, errors="backslashreplace")
     sys.argv = ["camelpress", *case["words"]]
     if code := case.get("code"):
-        from camelpress.core import checkpoint
+        from camelpress.core.checkpoint import checkpoint
 
         def work(*_: Any) -> Any:
             exec(code, {})  # noqa: S102 - written by a test
@@ -76,10 +76,10 @@ def _become(case: dict[str, Any], messages: int) -> None:
 
 
 def _serve() -> None:
-    import camelpress.commands  # noqa: F401
-    from camelpress.cli import main
-    from camelpress.core import checkpoint  # noqa: F401
-    from camelpress.validate import outputs  # noqa: F401
+    import camelpress.cli.commands  # noqa: F401
+    from camelpress.cli.entry_point import main
+    from camelpress.core.checkpoint import checkpoint  # noqa: F401
+    from camelpress.validate.gate import report_files  # noqa: F401
 
     gc.freeze()  # or each process would look through all that was imported when it ends
     ends = []

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from camelpress import cli
-from camelpress.core import lanes
-from camelpress.quantize import layer
+from camelpress.cli import entry_point
+from camelpress.inference.streaming import token_shards
+from camelpress.quantize.solver import layer
 
 LANE_TOKENS, ROWS = 100, 32
 
 
 def shrink() -> None:
     """Make lanes and blocks of rows small."""
-    lanes.LANE_TOKENS, layer.ROWS = LANE_TOKENS, ROWS
+    token_shards.LANE_TOKENS, layer.ROWS = LANE_TOKENS, ROWS
 
 
 if __name__ == "__main__":
     shrink()
-    cli.main()
+    entry_point.main()

@@ -8,14 +8,14 @@ from tempfile import mkdtemp
 from typing import Any
 
 import pico
-from camelpress.convert import diff as difference
-from camelpress.convert import run as convert
-from camelpress.convert.meta import open_base
+from camelpress.convert.inputs.meta_checkpoint import open_base
+from camelpress.convert.recover import make_diff as difference
+from camelpress.convert.recover import run as convert
 from camelpress.convert.settings import MakeDiff, Recover
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.report import Report
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.quantize import run as quantization
 from camelpress.quantize.settings import Quantize
+from camelpress.reporting.stage_report import Report
 from camelpress.validate import run as validation
 from camelpress.validate.settings import Validate
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from camelpress.core.errors import Interrupted
-from camelpress.core.journal import JOURNAL, Journal
+from camelpress.core.output.journal import JOURNAL, Journal
 from processes import interrupt
 
 

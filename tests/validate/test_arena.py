@@ -17,13 +17,15 @@ import torch
 import eval_data
 import pico
 import stages
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.progress import listening
-from camelpress.core.report import Report
-from camelpress.validate import catalogue, duels, facts, samples
-from camelpress.validate.completer import Completer
-from camelpress.validate.judge.access import KEY
-from camelpress.validate.judge.pace import Pace
+from camelpress.inference.generation.generator import Completer
+from camelpress.reporting.facts import validation_facts
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.tables import preference_tables
+from camelpress.validate.benchmarks import samples, task_catalogue
+from camelpress.validate.judge.rate_limit import Pace
+from camelpress.validate.judge.service_access import KEY
 from camelpress.validate.run import run as work
 from camelpress.validate.settings import Validate
 from command import Ended, Run
@@ -142,7 +144,7 @@ def wins(own: int, other: int, *, first: bool) -> float:
 
 
 def test_marks_are_shares_of_verdicts(judged: Judged) -> None:
-    (task,) = facts.read(judged.folder).facts["tasks"]
+    (task,) = validation_facts.read(judged.folder).facts["tasks"]
     assert (task["n"], task["of"], task["benchmark"]) == (ITEMS, ITEMS, "AlpacaFarm")
     assert task["title"] == "AlpacaFarm vs Davinci-003, judged by judge-1"
     marks = {
@@ -194,9 +196,11 @@ def test_all_forms_tell_of_both_models_side_by_side(judged: Judged, run: Run) ->
 
 def test_of_two_tasks_each_row_says_which(judged: Judged) -> None:
     (task,) = judged.report.facts["tasks"]
-    told = [row["outputs"] for row in duels.rows({"tasks": [task, task | {"name": TASK}]})]
+    told = [
+        row["outputs"] for row in preference_tables.rows({"tasks": [task, task | {"name": TASK}]})
+    ]
     assert [each.split(", ")[1] for each in told] == [FIXED] * 3 + [TASK] * 3
-    assert duels.rows({"tasks": [task]})[2]["outputs"] == "candidate against reference"
+    assert preference_tables.rows({"tasks": [task]})[2]["outputs"] == "candidate against reference"
 
 
 def test_samples_have_the_verdicts_and_flips_show_them(judged: Judged, run: Run) -> None:
@@ -245,7 +249,7 @@ def test_lm_eval_alone_runs_the_task_and_counts_letters(data: Path) -> None:
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(
-        include_path=str(catalogue.FOLDER),
+        include_path=str(task_catalogue.FOLDER),
         include_defaults=False,
         metadata={"data_dir": str(data)},
     )
@@ -260,7 +264,7 @@ def test_models_really_answer(asked: Asker, tmp_path: Path) -> None:
     """No completion is made up; they end where the little models do."""
     ended = asked(*asked.judge, "--answers", tmp_path / "kept")
     assert ended.code == 4, ended.err
-    (task,) = facts.read(tmp_path / "out").facts["tasks"]
+    (task,) = validation_facts.read(tmp_path / "out").facts["tasks"]
     assert task["n"] == ITEMS
     kept = (tmp_path / KEPT).read_text(encoding="utf-8").splitlines()
     assert len(kept) == len(asked.service.asked) > 0
@@ -272,7 +276,7 @@ def test_models_really_answer(asked: Asker, tmp_path: Path) -> None:
     options = ("--answers", tmp_path / "kept", "--judge-annotations", tmp_path / KEPT)
     again = asked(*options, out="again")
     assert (again.code, len(asked.service.asked)) == (4, before)
-    assert facts.read(tmp_path / "again").facts["tasks"] == [task]
+    assert validation_facts.read(tmp_path / "again").facts["tasks"] == [task]
 
 
 @pytest.mark.parametrize(
@@ -326,7 +330,7 @@ def test_without_a_judge_a_group_says_that_the_column_is_missing(
         "--out", tmp_path / "out",
     )  # fmt: skip
     assert ended.code == 4, ended.err
-    told = facts.read(tmp_path / "out").facts
+    told = validation_facts.read(tmp_path / "out").facts
     assert told["tasks_missing"][TASK] == (
         "a judge has to compare its completions with text-davinci-003's, and none is named"
     )
@@ -364,7 +368,8 @@ def test_faults_on_the_way_change_nothing(
     asked.service.faults = deque(["", "429", "500", "cut", "reset", "html", "other JSON", "503"])
     asked.service.after = "0.001"
     assert asked(*asked.judge, *PRICES, "--judge-attempts", "9", task=FIXED).code == 4
-    assert facts.read(tmp_path / "out").facts == facts.read(judged.folder).facts
+    facts = validation_facts.read(judged.folder).facts
+    assert validation_facts.read(tmp_path / "out").facts == facts
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp, ttest_ind
 
-from camelpress.validate.average import BENCHMARKS, Spread, averages, interval, spread
-from camelpress.validate.catalogue import Column
-from camelpress.validate.columns import Marks, facts, pulls
+from camelpress.validate.benchmarks.averages import BENCHMARKS, Spread, averages, interval, spread
+from camelpress.validate.benchmarks.item_scores import Marks, facts, pulls
+from camelpress.validate.benchmarks.task_catalogue import Column
 
 CARDS = {  # of the columns, in the card's order, and its average
     "tulu-7b": ((44.5, 47.0, 6.0, 27.0, 38.1, 39.2, 45.7, 7.7, 17.5, 27.8, 48.3), 33.1),

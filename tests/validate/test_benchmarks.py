@@ -14,19 +14,21 @@ import eval_data
 import pico
 import stages
 from benches import part
-from camelpress.core import extras
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, DataProblem, EngineProblem, RecipeProblem
+from camelpress.core.files.file_hashes import sha256_file
 from camelpress.core.progress import listening
-from camelpress.core.provenance import sha256_file
-from camelpress.core.report import Report, Verdict
-from camelpress.validate import catalogue, facts, page, samples
-from camelpress.validate.benchmarks import note_unread_data
-from camelpress.validate.completer import Completer
-from camelpress.validate.outputs import judge_again
+from camelpress.core.runtime import optional_packages
+from camelpress.inference.generation.generator import Completer
+from camelpress.inference.generation.vllm_generator import VllmCompleter
+from camelpress.reporting.facts import validation_facts
+from camelpress.reporting.rendering import html_page
+from camelpress.reporting.stage_report import Report, Verdict
+from camelpress.validate.benchmarks import samples, task_catalogue
+from camelpress.validate.benchmarks.run_benchmarks import note_unread_data
+from camelpress.validate.gate.report_files import judge_again
 from camelpress.validate.run import run as work
 from camelpress.validate.settings import Gate, Validate
-from camelpress.validate.vllm_completer import VllmCompleter
 from command import Run
 from notes import Notes
 from refusal import refusal
@@ -75,7 +77,7 @@ def report(models: tuple[Path, Path], data: Path, tmp_path_factory: pytest.TempP
 
 
 def test_both_models_are_told_for_each_task(report: Path, models: tuple[Path, Path]) -> None:
-    told = facts.read(report)
+    told = validation_facts.read(report)
     mmlu, tydiqa = told.facts["tasks"]
     assert (mmlu["title"], mmlu["n"], mmlu["of"], mmlu["metric"]) == ("MMLU 0-shot", 12, 12, "acc")
     assert (tydiqa["title"], tydiqa["n"], tydiqa["parts"]) == ("TydiQA Closed-book", 18, 9)
@@ -97,7 +99,7 @@ def test_scores_are_those_of_the_harness_own_backend(
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(
-        include_path=str(catalogue.FOLDER),
+        include_path=str(task_catalogue.FOLDER),
         include_defaults=False,
         metadata={"data_dir": str(data), "tokenizer": str(models[0])},
     )
@@ -108,7 +110,7 @@ def test_scores_are_those_of_the_harness_own_backend(
     results = lm_eval.simple_evaluate(
         model=backend, tasks=[MMLU, TYDIQA], task_manager=manager, bootstrap_iters=0
     )
-    for task in facts.read(report).facts["tasks"]:
+    for task in validation_facts.read(report).facts["tasks"]:
         expected = results["results"][task["name"]][f"{task['metric']},none"]
         assert task["candidate_accuracy"] == pytest.approx(expected, abs=1e-9)
 
@@ -126,7 +128,7 @@ def test_programs_are_written_by_models_and_run_in_the_sandbox(
 
 
 def test_a_benchmark_shows_the_columns(report: Path) -> None:
-    told = facts.read(report).facts
+    told = validation_facts.read(report).facts
     _, _, mmlu, tydiqa = part("columns").columns(told).splitlines()
     low, high = (100 * end for end in told["tasks"][0]["delta_interval"])
     assert mmlu.startswith("| MMLU 0-shot | 12 of 12 | ") and f"({low:+.1f} to {high:+.1f})" in mmlu
@@ -176,10 +178,10 @@ def test_flips_are_what_differs(report: Path, tmp_path: Path) -> None:
 
 
 def test_all_forms_tell_of_tasks(report: Path) -> None:
-    page = (report / "report.html").read_text(encoding="utf-8")
-    assert "MMLU 0-shot" in page and "Benchmarks, both models on the same items" in page
-    assert "no BOS before the prompt" in page
-    assert "Text by text" not in page and "KL divergence per token" not in page
+    html_page = (report / "report.html").read_text(encoding="utf-8")
+    assert "MMLU 0-shot" in html_page and "Benchmarks, both models on the same items" in html_page
+    assert "no BOS before the prompt" in html_page
+    assert "Text by text" not in html_page and "KL divergence per token" not in html_page
     markdown = (report / "report.md").read_text(encoding="utf-8")
     assert "| TydiQA Closed-book | 18 |" in markdown
     assert MMLU in (report / "junit.xml").read_text(encoding="utf-8")
@@ -197,7 +199,7 @@ def test_what_models_say_is_escaped(report: Path) -> None:
         "reference": {"score": 1.0, "responses": [hostile]},
         "candidate": {"score": 0.0, "responses": ["", hostile]},
     }
-    shown = page.flips(told, [line])
+    shown = html_page.flips(told, [line])
     assert "<script" not in shown and shown.count("&lt;script&gt;") == 6
     kept = (report / "flips.html").read_text(encoding="utf-8")
     assert kept.count("<h3>") == len([*samples.flips(told, report)])
@@ -279,11 +281,11 @@ def test_a_data_folder_without_tasks_is_said_not_to_be_read(
 
 
 def test_only_tasks_of_other_projects_leave_the_data_folder_unread(data: Path) -> None:
-    foreign = catalogue.Column("arc_easy", "acc")
+    foreign = task_catalogue.Column("arc_easy", "acc")
     notes = Notes()
     with listening(notes):
         note_unread_data(None, [foreign])
-        note_unread_data(data, [foreign, catalogue.Column(MMLU, "acc", benchmark="MMLU")])
+        note_unread_data(data, [foreign, task_catalogue.Column(MMLU, "acc", benchmark="MMLU")])
     assert notes.heard == []
     with listening(notes):
         note_unread_data(data, [foreign])
@@ -312,7 +314,7 @@ def test_a_name_that_is_nearly_right_is_suggested(asked: Asked, tmp_path: Path) 
 def test_without_the_harness_it_is_said_how_to_get_it(
     asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extras, "find_spec", lambda _: None)
+    monkeypatch.setattr(optional_packages, "find_spec", lambda _: None)
     with refusal(
         EngineProblem,
         "tasks need lm-evaluation-harness, which is not installed",
@@ -325,7 +327,9 @@ def test_without_the_harness_it_is_said_how_to_get_it(
 def test_without_vllm_it_is_said_before_anything_is_read(
     asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "vllm" else True)
+    monkeypatch.setattr(
+        optional_packages, "find_spec", lambda name: None if name == "vllm" else True
+    )
     with refusal(
         EngineProblem,
         "completions by vLLM need vLLM, which is not installed",
@@ -338,7 +342,7 @@ def test_without_vllm_it_is_said_before_anything_is_read(
 def test_completions_may_come_from_elsewhere(
     asked: Asked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(extras, "find_spec", lambda _: True)
+    monkeypatch.setattr(optional_packages, "find_spec", lambda _: True)
     monkeypatch.setattr(
         VllmCompleter, "complete", lambda _, asked: ((n, "x") for n in range(len(asked)))
     )
@@ -373,7 +377,7 @@ def test_a_model_loses_nothing_to_itself(
 def test_a_budget_asks_fewer_items(
     asked: Asked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from camelpress.validate import budget
+    from camelpress.validate.benchmarks import time_budget
 
     totals: list[int] = []
 
@@ -381,7 +385,7 @@ def test_a_budget_asks_fewer_items(
         totals.append(total)
         return 7
 
-    monkeypatch.setattr(budget, "fitting", seven)
+    monkeypatch.setattr(time_budget, "fitting", seven)
     told = asked(MMLU, TYDIQA, budget="5m")
     assert totals == [18, 12]  # completions first: what these leave, likelihoods can use
     mmlu, tydiqa = told.facts["tasks"]
@@ -405,11 +409,12 @@ def test_within_a_budget_both_models_are_asked_the_same_once(asked: Asked, tmp_p
 def test_answers_that_are_kept_are_not_asked_again(
     asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from camelpress.validate import completer, harness
+    from camelpress.inference.generation import generator
+    from camelpress.validate.benchmarks import lm_eval_adapter
 
     first = asked(MMLU, TYDIQA, answers=str(tmp_path / "kept"))
-    monkeypatch.setattr(harness, "likelihoods", None)
-    monkeypatch.setattr(completer, "complete", None)
+    monkeypatch.setattr(lm_eval_adapter, "likelihoods", None)
+    monkeypatch.setattr(generator, "complete", None)
     again = asked(MMLU, TYDIQA, answers=str(tmp_path / "kept"), out="again")
     assert again.facts == first.facts
     assert len([*(tmp_path / "kept").glob("*.jsonl")]) == 2  # a file for each model
@@ -432,12 +437,12 @@ def test_a_column_that_cannot_be_scored_takes_no_other_along(
 def test_a_store_answers_no_tasks(
     models: tuple[Path, Path], prose: Path, data: Path, tmp_path: Path
 ) -> None:
-    from camelpress.validate import keep
     from camelpress.validate.settings import Keep
-    from camelpress.validate.store import Store
+    from camelpress.validate.store import build_store
+    from camelpress.validate.store.prediction_store import Store
 
     kept = Keep(text=(prose,), max_tokens=40, top_k=16)
-    keep.run(Checkpoint.open(models[0]), tmp_path / "store", kept)
+    build_store.run(Checkpoint.open(models[0]), tmp_path / "store", kept)
     settings = Validate.parse({"tasks": [MMLU], "data_dir": str(data)}, source="test")
     with refusal(
         RecipeProblem,

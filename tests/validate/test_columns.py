@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from camelpress.core.errors import NumericsProblem, RecipeProblem
-from camelpress.validate import budget
-from camelpress.validate.catalogue import Column
-from camelpress.validate.columns import Marks, facts
-from camelpress.validate.paired import detectable_loss, loss_interval
+from camelpress.validate.benchmarks import time_budget
+from camelpress.validate.benchmarks.item_scores import Marks, facts
+from camelpress.validate.benchmarks.task_catalogue import Column
+from camelpress.validate.statistics.paired_tests import detectable_loss, loss_interval
 
 ITEMS = Column(name="task", metric="acc")
 PARTS = Column(name="task", metric="f1", by_part=True)
@@ -107,13 +107,13 @@ def test_no_marks_are_no_zero() -> None:
     ("text", "seconds"), [("10m", 600), ("90s", 90), ("1.5h", 5400), (" 2m ", 120)]
 )
 def test_a_budget_is_a_time(text: str, seconds: float) -> None:
-    assert budget.seconds(text) == seconds
+    assert time_budget.seconds(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["10", "m", "0m", "-1m", "1d", "ten minutes", ""])
 def test_anything_else_is_none(text: str) -> None:
     with pytest.raises(RecipeProblem, match="is not a time"):
-        budget.seconds(text)
+        time_budget.seconds(text)
 
 
 class Clock:
@@ -124,12 +124,12 @@ class Clock:
         self.now = 0.0
         self.rounds: list[int] = []
 
-    def answer(self, items: int) -> budget.Round:
+    def answer(self, items: int) -> time_budget.Round:
         new = max(0, items - self.known)
         self.now += (self.once + self.each * new) if new else 0.0
         self.known += new
         self.rounds.append(items)
-        return budget.Round(new, self.once if self.tells and new else 0.0)
+        return time_budget.Round(new, self.once if self.tells and new else 0.0)
 
 
 # fmt: off
@@ -149,7 +149,7 @@ def test_as_many_items_fit_as_the_time_is_enough_for(
     each: float, once: float, tells: bool, share: float, known: int, rounds: list[int]
 ) -> None:
     model = Clock(each, once, tells=tells, known=known)
-    found = budget.fitting(500, share, model.answer, first=16, clock=lambda: model.now)
+    found = time_budget.fitting(500, share, model.answer, first=16, clock=lambda: model.now)
     assert (found, model.rounds) == (rounds[-1], rounds)
 
 
@@ -160,7 +160,9 @@ def test_more_is_asked_only_if_it_fits(
     each: float, once: float, share: float, total: int, unit: int
 ) -> None:
     model = Clock(each, once, tells=True, known=0)
-    found = budget.fitting(total, share, model.answer, first=16, unit=unit, clock=lambda: model.now)
+    found = time_budget.fitting(
+        total, share, model.answer, first=16, unit=unit, clock=lambda: model.now
+    )
     assert 1 <= found <= total and (found % unit == 0 or found == total)
     first = once + each * model.rounds[0]
     assert model.now <= max(first, share) + 1e-6
@@ -170,8 +172,8 @@ def test_more_is_asked_only_if_it_fits(
 @given(st.integers(1, 40), st.integers(0, 20), st.booleans())
 def test_a_larger_subset_holds_the_smaller(count: int, more: int, by_part: bool) -> None:
     parts = [str(place % 3) for place in range(60)]
-    small = budget.subset(parts, count, by_part=by_part)
-    large = budget.subset(parts, count + more, by_part=by_part)
+    small = time_budget.subset(parts, count, by_part=by_part)
+    large = time_budget.subset(parts, count + more, by_part=by_part)
     assert {*small} <= {*large} and small == sorted({*small})
     assert len(small) == (max(3, count - count % 3) if by_part else count)
     if by_part:
@@ -181,7 +183,7 @@ def test_a_larger_subset_holds_the_smaller(count: int, more: int, by_part: bool)
 def test_a_subset_is_the_same_in_every_run() -> None:
     parts = [""] * 200
     random.seed(7)
-    first = budget.subset(parts, 5, by_part=False)
+    first = time_budget.subset(parts, 5, by_part=False)
     random.seed(8)
-    assert budget.subset(parts, 5, by_part=False) == first == sorted(first)
-    assert budget.subset(parts, 999, by_part=False) == [*range(200)]
+    assert time_budget.subset(parts, 5, by_part=False) == first == sorted(first)
+    assert time_budget.subset(parts, 999, by_part=False) == [*range(200)]

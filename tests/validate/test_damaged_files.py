@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from camelpress.core.errors import CheckpointProblem, DataProblem
-from camelpress.validate import facts
-from camelpress.validate.sample_lines import read_samples
-from camelpress.validate.tasks import source
+from camelpress.reporting.facts import validation_facts
+from camelpress.validate.benchmarks.sample_lines import read_samples
+from camelpress.validate.tasks import task_data
 from fuzz_reports import FACTS, REPORT, SAMPLE
 
 LOSSES: dict[str, Any] = {  # path to a field, and a value that pages cannot show
@@ -42,7 +42,7 @@ def test_facts_that_no_page_can_show_are_refused(tmp_path: Path, path: str) -> N
     place[key] = LOSSES[path]
     (tmp_path / "report.json").write_text(json.dumps(report))
     with pytest.raises(CheckpointProblem, match="report.json is damaged \\(facts: ") as refusal:
-        facts.read(tmp_path)
+        validation_facts.read(tmp_path)
     assert path.split(".")[0] in str(refusal.value)
 
 
@@ -53,13 +53,13 @@ def test_a_report_without_text_needs_no_bins(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(
         json.dumps(REPORT | {"facts": FACTS | empty | bins | {"kl_by_confidence": None}})
     )
-    assert facts.read(tmp_path).facts["tokens"] == 0
+    assert validation_facts.read(tmp_path).facts["tokens"] == 0
 
 
 def test_a_named_pipe_is_no_report(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "report.json")
     with pytest.raises(CheckpointProblem, match="cannot be read"):
-        facts.read(tmp_path)
+        validation_facts.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,13 @@ def test_samples_come_back_as_they_were_written(tmp_path: Path) -> None:
 def test_benchmark_data_are_bounded_after_decompression(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Any
 ) -> None:
-    monkeypatch.setattr(source, "MAX_TASK_DATA_BYTES", 1000)
+    monkeypatch.setattr(task_data, "MAX_TASK_DATA_BYTES", 1000)
     path = tmp_path / ("a.jsonl.gz" if pack is gzip.compress else "a.jsonl")
     path.write_bytes(pack(b" " * 1000))
-    assert source.read(path) == " " * 1000
+    assert task_data.read(path) == " " * 1000
     path.write_bytes(pack(b" " * 1001))
     with pytest.raises(DataProblem, match="it holds more than 1,000 bytes"):
-        source.read(path)
+        task_data.read(path)
 
 
 def test_a_small_archive_of_much_data_takes_no_memory(tmp_path: Path) -> None:
@@ -108,4 +108,4 @@ def test_a_small_archive_of_much_data_takes_no_memory(tmp_path: Path) -> None:
     block = gzip.compress(b" " * 2**24)  # 16 MiB in 16 kB
     path.write_bytes(block * 20)  # 320 MiB in 320 kB
     with pytest.raises(DataProblem, match="it holds more than"):
-        source.read(path)
+        task_data.read(path)

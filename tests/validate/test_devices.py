@@ -10,14 +10,13 @@ import pytest
 import torch
 
 import elsewhere
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.tokens import Tokenizer
-from camelpress.validate import completer, families
-from camelpress.validate.completer import Completer, Wanted
-from camelpress.validate.completions import Decoding, Prompt
-from camelpress.validate.likelihood import Likelihood, Pair, likelihoods
-from camelpress.validate.models import Respondent
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.inference.generation import generator, prefixes
+from camelpress.inference.generation.generator import Completer, Respondent, Wanted
+from camelpress.inference.generation.likelihood import Likelihood, Pair, likelihoods
+from camelpress.inference.generation.sampling import Decoding, Prompt
+from camelpress.inference.model.streamed_model import StreamedModel
 
 GREEDY = Decoding(stops=(), most=6, temperature=0.0, top_p=1.0)
 DRAWN = Decoding(stops=(), most=6, temperature=1.0, top_p=0.9)
@@ -42,9 +41,9 @@ def completions(folder: Path, device: torch.device) -> dict[int, str]:
 
 @pytest.mark.parametrize("free", [None, 0], ids=["whole", "block by block"])
 def test_completions(base: Path, monkeypatch: pytest.MonkeyPatch, free: int | None) -> None:
-    monkeypatch.setattr(completer, "available", lambda _: free)
-    monkeypatch.setattr(completer, "ROWS", 3)
-    monkeypatch.setattr(families, "WORTH", 16)
+    monkeypatch.setattr(generator, "available", lambda _: free)
+    monkeypatch.setattr(generator, "ROWS", 3)
+    monkeypatch.setattr(prefixes, "WORTH", 16)
     expected = completions(base, elsewhere.CPU)
     with elsewhere.pretended() as device:
         assert completions(base, device) == expected
@@ -72,6 +71,6 @@ def test_a_tensor_left_on_the_cpu_is_found(base: Path, monkeypatch: pytest.Monke
         return tuple(each.cpu() for each in turned(self, positions))
 
     monkeypatch.setattr(StreamedModel, "turned", left)
-    monkeypatch.setattr(completer, "available", lambda _: None)
+    monkeypatch.setattr(generator, "available", lambda _: None)
     with elsewhere.pretended() as device, pytest.raises(elsewhere.MixedDevices):
         completions(base, device)

@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from camelpress.validate.divergence import Kept, compare, compare_kept, divergences, keep, top
+from camelpress.validate.scoring.divergence import (
+    Kept,
+    compare,
+    compare_kept,
+    divergences,
+    keep,
+    top,
+)
 
 VOCABULARY = 60
 

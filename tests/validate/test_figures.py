@@ -15,13 +15,13 @@ from torch import Tensor
 import pico
 import stages
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.tokens import Tokenizer
-from camelpress.validate.figures import blocks, estimates, figures
-from camelpress.validate.protocols import Window
-from camelpress.validate.score import Scores
-from camelpress.validate.statistics import bootstrap_mean
-from camelpress.validate.texts import Text
-from camelpress.validate.walk import squared_error
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.validate.corpus.held_out_text import Text
+from camelpress.validate.corpus.protocols import Window
+from camelpress.validate.scoring.streamed_run import squared_error
+from camelpress.validate.scoring.token_scores import Scores
+from camelpress.validate.statistics.clustered import bootstrap_mean
+from camelpress.validate.statistics.figures import blocks, estimates, figures
 
 
 def drawn(seed: int, count: int, windows: int) -> Scores:

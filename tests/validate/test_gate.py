@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.report import Check, Verdict
-from camelpress.validate.gate import judge, read
-from camelpress.validate.measures import MEASURES
+from camelpress.reporting.metrics import MEASURES
+from camelpress.reporting.stage_report import Check, Verdict
+from camelpress.validate.gate.gate_judge import judge, read
 from camelpress.validate.settings import AtLeast, AtMost, Bounds, Gate, TaskBound
 
 SILENT: dict[str, Any] = dict.fromkeys(

@@ -16,20 +16,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pico
-from camelpress.core import text_bound
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem, RecipeProblem
-from camelpress.core.tokens import Tokenizer
-from camelpress.validate import attention, completions, families, pieces
-from camelpress.validate.answers import Answers
-from camelpress.validate.catalogue import Column
-from camelpress.validate.completer import ANY, Completer
-from camelpress.validate.completions import Decoding, Prompt, complete
-from camelpress.validate.families import Text, begun_alike, shared
-from camelpress.validate.likelihood import Pair, likelihoods
-from camelpress.validate.models import Respondent
-from camelpress.validate.speakers import Speaker
+from camelpress.core.text import text_bound
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.inference.generation import prefixes, sampling, token_chunks
+from camelpress.inference.generation.decoder import Speaker
+from camelpress.inference.generation.generator import ANY, Completer, Respondent
+from camelpress.inference.generation.likelihood import Pair, likelihoods
+from camelpress.inference.generation.prefixes import Text, begun_alike, shared
+from camelpress.inference.generation.sampling import Decoding, Prompt, complete
+from camelpress.inference.model import kv_cache
+from camelpress.inference.model.streamed_model import StreamedModel
+from camelpress.validate.benchmarks.response_cache import Answers
+from camelpress.validate.benchmarks.task_catalogue import Column
 
 CPU = torch.device("cpu")
 WORDS = ("the whale", "a white ship", "go and see the old man", "sea")
@@ -39,9 +39,9 @@ lm_eval = pytest.importorskip("lm_eval", reason='tasks need: pip install "camelp
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beginnings and tiles are as short as the texts of these tests."""
-    monkeypatch.setattr(families, "WORTH", 16)
-    monkeypatch.setattr(attention, "TILE", 64)
-    monkeypatch.setattr(completions, "LONG", 24)
+    monkeypatch.setattr(prefixes, "WORTH", 16)
+    monkeypatch.setattr(kv_cache, "TILE", 64)
+    monkeypatch.setattr(sampling, "LONG", 24)
 
 
 def streamed(folder: Path) -> StreamedModel:
@@ -49,7 +49,7 @@ def streamed(folder: Path) -> StreamedModel:
 
 
 def harness(folder: Path, bare: Sequence[str] = (), answers: Path | None = None) -> Any:
-    from camelpress.validate.harness import Harness
+    from camelpress.validate.benchmarks.lm_eval_adapter import Harness
 
     checkpoint, tokenizer = Checkpoint.open(folder), Tokenizer.load(folder)
     asked = Respondent("reference", checkpoint, streamed(folder), tokenizer, [2])
@@ -108,8 +108,8 @@ def test_likelihoods_of_whole_texts_are_those_of_transformers(base: Path) -> Non
 def test_likelihoods_do_not_depend_on_the_walks(
     base: Path, monkeypatch: pytest.MonkeyPatch, tokens: int, piece: int
 ) -> None:
-    monkeypatch.setattr(pieces, "PIECE", piece)
-    monkeypatch.setattr(pieces, "WHOLE", piece + 2)
+    monkeypatch.setattr(token_chunks, "PIECE", piece)
+    monkeypatch.setattr(token_chunks, "WHOLE", piece + 2)
     draw = random.Random(1)
     asked = [
         Pair([draw.randrange(3, 200) for _ in range(draw.randint(1, 20))], [5, 6][: 1 + place % 2])
@@ -224,8 +224,8 @@ def test_completions_of_other_families_are_those_of_transformers(
 
 
 def test_long_texts_are_read_piece_by_piece(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PIECE", 7)
-    monkeypatch.setattr(pieces, "WHOLE", 9)
+    monkeypatch.setattr(token_chunks, "PIECE", 7)
+    monkeypatch.setattr(token_chunks, "WHOLE", 9)
     prompts = [[*range(20, 60)], [*range(20, 49)], [*range(100, 121)], [9, 8, 7]]
     found = completed(base, [Prompt(ids, "") for ids in prompts], GREEDY)
     assert found == [text(base, ids, greedy(base, ids, 12)) for ids in prompts]
@@ -242,7 +242,7 @@ TEXTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1
 
 @given(TEXTS)
 def test_families_hold_each_text_once(ids: list[list[int]]) -> None:
-    found = families.families(ids)
+    found = prefixes.families(ids)
     assert sorted(place for family in found for place in family) == [*range(len(ids))]
     for family in found:
         rows = [ids[place] for place in family]
@@ -364,7 +364,7 @@ def test_what_is_not_done_is_refused() -> None:
 def test_answers_are_kept_by_model_task_and_request(
     base: Path, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from camelpress.validate import harness as module
+    from camelpress.validate.benchmarks import lm_eval_adapter as module
 
     asked = requests("loglikelihood", pairs()[:3], task="one")
     first = harness(base, answers=tmp_path).loglikelihood(asked)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from camelpress.validate.sandbox import boxes
-from camelpress.validate.sandbox.limits import Limits
-from camelpress.validate.sandbox.referee import Verdict
-from camelpress.validate.sandbox.run import find_box, run
+from camelpress.validate.sandbox import isolation
+from camelpress.validate.sandbox.execution import find_box, run
+from camelpress.validate.sandbox.program_check import Verdict
+from camelpress.validate.sandbox.program_limits import Limits
 from hostile_programs import DEEDS, FORGERIES, HOSTILE, PROMPT, TEST, Hostile, program
 from sandboxes import needs_bubblewrap
 
@@ -54,7 +54,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
     secret = place / "secret"
     secret.write_text("secret", encoding="utf-8")
     inside = place / "inside"
-    shutil.copytree(boxes.INSIDE, inside)
+    shutil.copytree(isolation.INSIDE, inside)
     token, name = f"T{secrets.token_hex(8)}", f"camelpress-{secrets.token_hex(8)}"
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -64,14 +64,14 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
         port = free.getsockname()[1]
         free.close()
         served.setblocking(False)
-        patch.setattr(boxes, "INSIDE", inside)  # tells this test's processes from all others
+        patch.setattr(isolation, "INSIDE", inside)  # tells this test's processes from all others
         patch.setenv(token, token)
         told = {
             "PYTHON": os.path.realpath(sys.executable),
             "PLACE": str(place),
             "SECRET": str(secret),
             "HOME": str(Path.home()),
-            "CODE": boxes.THERE,
+            "CODE": isolation.THERE,
             "TOKEN": token,
             "NAME": name,
             "PORT": str(port),
@@ -120,8 +120,8 @@ def test_it_fools_a_harness_of_one_process(hostile: Hostile) -> None:
 def test_nothing_is_left_on_disk(outcome: Outcome) -> None:
     assert {path.name for path in outcome.place.iterdir()} == {"secret", "inside"}
     left = {path.name for path in outcome.inside.iterdir()} - {"__pycache__"}
-    assert left == {path.name for path in boxes.INSIDE.iterdir()} - {"__pycache__"}
-    for path in boxes.INSIDE.glob("*.py"):
+    assert left == {path.name for path in isolation.INSIDE.iterdir()} - {"__pycache__"}
+    for path in isolation.INSIDE.glob("*.py"):
         assert (outcome.inside / path.name).read_bytes() == path.read_bytes()
     for folder in ("/", "/tmp", "/dev/shm", "/var/tmp", Path.home(), Path.cwd()):
         assert not (Path(folder) / "camelpress-was-here").exists()

@@ -21,15 +21,15 @@ from hypothesis import strategies as st
 
 from camelpress.core.errors import EngineProblem, Interrupted, OutputProblem, Problem, RecipeProblem
 from camelpress.core.progress import listening
-from camelpress.validate.judge.access import KEY
 from camelpress.validate.judge.annotations import Annotations
-from camelpress.validate.judge.compare import Verdict, compare
-from camelpress.validate.judge.endpoint import RESUMES, Endpoint
-from camelpress.validate.judge.local import Local
-from camelpress.validate.judge.pace import Pace, backoff
-from camelpress.validate.judge.protocol import read_wait
-from camelpress.validate.judge.question import Message, Pair, Question, preferred, questions
-from camelpress.validate.judge.settings import Judging
+from camelpress.validate.judge.chat_completion import read_wait
+from camelpress.validate.judge.endpoint_judge import RESUMES, Endpoint
+from camelpress.validate.judge.judge_prompt import Message, Pair, Question, preferred, questions
+from camelpress.validate.judge.judge_settings import Judging
+from camelpress.validate.judge.local_judge import Local
+from camelpress.validate.judge.pairwise import Verdict, compare
+from camelpress.validate.judge.rate_limit import Pace, backoff
+from camelpress.validate.judge.service_access import KEY
 from judge_server import Service, longer, serving
 from notes import Notes
 from refusal import refusal, starting

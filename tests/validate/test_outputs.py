@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 import pytest
 
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
-from camelpress.core.report import SCHEMA, Check, Report, Verdict
-from camelpress.validate import facts
-from camelpress.validate.junit import junit
-from camelpress.validate.outputs import judge_again, save
+from camelpress.reporting.facts import validation_facts
+from camelpress.reporting.rendering.junit_xml import junit
+from camelpress.reporting.stage_report import SCHEMA, Check, Report, Verdict
+from camelpress.validate.gate.report_files import judge_again, save
 from camelpress.validate.settings import AtLeast, AtMost, Bounds, Gate, Reports
 from refusal import refusal, starting
 
@@ -66,14 +66,14 @@ def test_the_report_that_is_judged_is_not_replaced(validation: Path) -> None:
 
 def test_what_validate_writes_is_what_the_schema_says(validation: Path) -> None:
     told = json.loads((validation / "report.json").read_text(encoding="utf-8"))
-    schema = facts.schema()
+    schema = validation_facts.schema()
     assert told["schema_version"] == SCHEMA == schema["properties"]["schema_version"]["default"]
     assert set(told) == set(schema["properties"])
     described = schema["$defs"]["Facts"]["properties"]
     assert set(told["facts"]) - {"vocabulary", "overlap"} <= set(described)
     assert set(schema["$defs"]["Facts"]["required"]) <= set(told["facts"])
     assert schema["$defs"]["Facts"]["additionalProperties"] is True
-    facts.read(validation)
+    validation_facts.read(validation)
 
 
 def changed(folder: Path, validation: Path, change: Callable[[dict[str, Any]], Any]) -> Path:

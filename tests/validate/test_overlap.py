@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import stages
+from camelpress.core.documents.ngram_overlap import FINGERPRINT
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
-from camelpress.core.ngrams import FINGERPRINT
-from camelpress.core.provenance import checkpoint_digest, sha256_file
+from camelpress.core.files.file_hashes import checkpoint_digest, sha256_file
 from refusal import refusal
 
 REMEDY = "score a text that was held out, calibrate without this one, or give --allow-overlap"

@@ -11,7 +11,12 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
-from camelpress.validate.paired import detectable_loss, holm, loss_interval, loss_p_value
+from camelpress.validate.statistics.paired_tests import (
+    detectable_loss,
+    holm,
+    loss_interval,
+    loss_p_value,
+)
 
 RUNS = 2000
 WITHIN = 3.3  # standard errors that a share of so many runs may be off: one test in a thousand

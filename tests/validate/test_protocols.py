@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 import lm_eval_golden
 import pico
 import stages
-from camelpress.core import text_bound
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.report import Report
-from camelpress.core.tokens import Tokenizer
-from camelpress.validate.protocols import PROTOCOLS, Window, _rolling
+from camelpress.core.text import text_bound
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.reporting.stage_report import Report
+from camelpress.validate.corpus.held_out_text import read_texts
+from camelpress.validate.corpus.protocols import PROTOCOLS, Window, _rolling
 from camelpress.validate.settings import Scoring, Validate
-from camelpress.validate.texts import read_texts
 from refusal import refusal
 
 

@@ -15,16 +15,16 @@ from safetensors.torch import load_file, save_file
 
 import pico
 import stages
-from camelpress.convert.export import export
+from camelpress.convert.export.export_checkpoint import export
 from camelpress.convert.settings import Export
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.precision import caveat, precision
-from camelpress.core.report import Report
-from camelpress.validate import keep
+from camelpress.reporting.model_precision import caveat, precision
+from camelpress.reporting.stage_report import Report
 from camelpress.validate import run as validation
 from camelpress.validate.settings import Keep, Validate
-from camelpress.validate.store import REPORT, Store
+from camelpress.validate.store import build_store
+from camelpress.validate.store.prediction_store import REPORT, Store
 from command import Run
 
 ALLOWED = {"allow_quantized_reference": True}
@@ -62,7 +62,7 @@ def held(reference: Path, candidate: Path, out: Path, text: Path, **options: Any
 
 def stored(model: Path, out: Path, text: Path, **options: Any) -> Path:
     values = {"text": [str(text)], "sequence_length": 64, "max_tokens": 200} | options
-    keep.run(Checkpoint.open(model), out, Keep.parse(values, source="test"))
+    build_store.run(Checkpoint.open(model), out, Keep.parse(values, source="test"))
     return out
 
 

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camelpress.validate.places import Places
-from camelpress.validate.protocols import Window
-from camelpress.validate.repeats import joined
+from camelpress.validate.corpus.duplicates import joined
+from camelpress.validate.corpus.protocols import Window
+from camelpress.validate.scoring.scored_positions import Places
 
 SEED = 3
 

@@ -11,13 +11,13 @@ import pytest
 
 import pico
 from camelpress.core.errors import CheckpointProblem, EngineProblem
-from camelpress.core.tokens import Tokenizer
-from camelpress.validate.completer import Completer
-from camelpress.validate.judge.compare import compare
-from camelpress.validate.judge.local import Local
-from camelpress.validate.judge.question import SYSTEM, Pair, both_orders
-from camelpress.validate.judge.resident import Resident
-from camelpress.validate.judge.settings import Judging
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.inference.generation.generator import Completer
+from camelpress.validate.judge.judge_prompt import SYSTEM, Pair, both_orders
+from camelpress.validate.judge.judge_settings import Judging
+from camelpress.validate.judge.local_checkpoint import Resident
+from camelpress.validate.judge.local_judge import Local
+from camelpress.validate.judge.pairwise import compare
 from camelpress.validate.settings import Validate
 from refusal import refusal
 

@@ -15,14 +15,15 @@ from safetensors.torch import load_file, save_file
 import damage
 import pico
 import stages
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import OutputProblem
-from camelpress.core.journal import Journal
-from camelpress.core.lanes import LANES, Lane
-from camelpress.core.report import Report
-from camelpress.validate import keep, walk
-from camelpress.validate.heads import Heads
+from camelpress.core.output.journal import Journal
+from camelpress.inference.streaming.token_shards import LANES, Lane
+from camelpress.reporting.stage_report import Report
+from camelpress.validate.scoring import streamed_run
+from camelpress.validate.scoring.paired_heads import Heads
 from camelpress.validate.settings import Keep
+from camelpress.validate.store import build_store
 from processes import die, forked, interrupt, signalled
 from unfinished import beside, finished, stop
 
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning
 def _small() -> Iterator[None]:
     """Several lanes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("camelpress.core.lanes.LANE_TOKENS", 200)
+        patch.setattr("camelpress.inference.streaming.token_shards.LANE_TOKENS", 200)
         yield
 
 
@@ -68,13 +69,13 @@ def out(tmp_path: Path) -> Path:
 def walked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The blocks that are walked from here on."""
     numbers: list[int] = []
-    through = walk._through
+    through = streamed_run._through
 
     def watched(runners: Any, number: int, *others: Any) -> dict[str, Any]:
         numbers.append(number)
         return through(runners, number, *others)
 
-    monkeypatch.setattr(walk, "_through", watched)
+    monkeypatch.setattr(streamed_run, "_through", watched)
     return numbers
 
 
@@ -222,7 +223,7 @@ def test_a_store_is_gone_on_with(
 ) -> None:
     def work(out: Path) -> Report:
         settings = Keep.parse({"text": [prose], "sequence_length": 64}, source="test")
-        return keep.run(Checkpoint.open(pair[0]), out, settings)
+        return build_store.run(Checkpoint.open(pair[0]), out, settings)
 
     def killed() -> None:
         interrupt(Heads, "read", 2, die, late=False)
@@ -240,10 +241,10 @@ def test_a_store_that_was_killed_leaves_no_file_of_the_killed_run(
 ) -> None:
     def work(out: Path) -> Report:
         settings = Keep.parse({"text": [prose], "sequence_length": 64}, source="test")
-        return keep.run(Checkpoint.open(pair[0]), out, settings)
+        return build_store.run(Checkpoint.open(pair[0]), out, settings)
 
     def killed() -> None:
-        interrupt(keep, "write_windows", 0, die, late=True)
+        interrupt(build_store, "write_windows", 0, die, late=True)
         work(tmp_path / "out")
 
     assert forked(killed) == -signal.SIGKILL

@@ -14,16 +14,16 @@ from safetensors.torch import load_file, save_file
 
 import pico
 import stages
-from camelpress.core.checkpoint import Checkpoint
-from camelpress.core.documents import encode_document, read_documents
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.documents.document_reader import encode_document, read_documents
 from camelpress.core.errors import CheckpointProblem, OutputExists, RecipeProblem
-from camelpress.core.provenance import checkpoint_digest, sha256_file
-from camelpress.core.report import Report, Verdict
-from camelpress.core.tokens import Tokenizer
-from camelpress.validate import keep
+from camelpress.core.files.file_hashes import checkpoint_digest, sha256_file
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.reporting.stage_report import Report, Verdict
 from camelpress.validate.run import REPORT, run
 from camelpress.validate.settings import AtLeast, AtMost, Gate, Keep, Validate
-from camelpress.validate.store import Store
+from camelpress.validate.store import build_store
+from camelpress.validate.store.prediction_store import Store
 
 OPEN = Gate(
     perplexity_ratio=AtMost(max=100.0), kl_mean=AtMost(max=100.0), top1_agreement=AtLeast(min=0.001)
@@ -365,7 +365,7 @@ def test_one_row_three_hundred_times_is_one_piece_of_text(
     for name in ("report.md", "report.html"):
         page = (tmp_path / "out" / name).read_text(encoding="utf-8")
         assert "299 of 300 pieces of text repeat another" in page
-    kept = keep.run(Checkpoint.open(base), tmp_path / "store", Keep(text=(copies,)))
+    kept = build_store.run(Checkpoint.open(base), tmp_path / "store", Keep(text=(copies,)))
     assert (kept.facts["sequences"], kept.facts["repeats"]) == (1, 299)
     store = Store.open(tmp_path / "store")
     again = run(store, Checkpoint.open(noisy), tmp_path / "from-store", Validate(gate=OPEN))

@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camelpress.core.errors import EngineProblem, RecipeProblem
-from camelpress.validate.sandbox import boxes
-from camelpress.validate.sandbox import run as running
-from camelpress.validate.sandbox.inside import lockdown
-from camelpress.validate.sandbox.inside.plain import Stranger, decode, encode
-from camelpress.validate.sandbox.limits import Limits
-from camelpress.validate.sandbox.passes import pass_at_k
-from camelpress.validate.sandbox.referee import Program, Verdict
-from camelpress.validate.sandbox.run import run
+from camelpress.validate.sandbox import execution as running
+from camelpress.validate.sandbox import isolation
+from camelpress.validate.sandbox.execution import run
+from camelpress.validate.sandbox.guest import seccomp
+from camelpress.validate.sandbox.guest.plain_values import Stranger, decode, encode
+from camelpress.validate.sandbox.pass_at_k import pass_at_k
+from camelpress.validate.sandbox.program_check import Program, Verdict
+from camelpress.validate.sandbox.program_limits import Limits
 from hostile_programs import program
 from refusal import refusal
 from sandboxes import needs_bubblewrap
@@ -159,12 +159,12 @@ def test_a_test_that_does_not_run_is_no_score() -> None:
 def test_equal_programs_are_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def judged(program: Program, box: boxes.Box, limits: Limits) -> Verdict:
+    def judged(program: Program, box: isolation.Box, limits: Limits) -> Verdict:
         seen.append(program.completion)
         return Verdict(program.completion == "b")
 
     monkeypatch.setattr(running, "referee", judged)
-    monkeypatch.setattr(running, "find_box", lambda limits: boxes.Box("none", ()))
+    monkeypatch.setattr(running, "find_box", lambda limits: isolation.Box("none", ()))
     told = run([program(each) for each in "abcabba"], LIMITS)
     assert [each.passed for each in told] == [each == "b" for each in "abcabba"]
     assert sorted(seen) == ["a", "b", "c"]
@@ -180,14 +180,14 @@ def test_without_a_sandbox_nothing_runs(tmp_path: Path, monkeypatch: pytest.Monk
         EngineProblem,
         "programs of a model are run in a sandbox only, and there is none here "
         "(neither bubblewrap nor podman nor docker is installed)",
-        next_step=boxes.HELP,
+        next_step=isolation.HELP,
         out=None,
     ):
         run([program("    return x * 2\n")], LIMITS)
     assert re.fullmatch(
         r"install bubblewrap \(Debian: apt install bubblewrap\), or pull "
         r"docker\.io/library/python:3\.\d+-slim with podman or docker",
-        boxes.HELP,
+        isolation.HELP,
     )
 
 
@@ -202,7 +202,7 @@ def test_sandboxes_that_do_not_start_are_named(
         "programs of a model are run in a sandbox only, and there is none here "
         "(a bubblewrap sandbox did not start (exit status 7), "
         "a docker sandbox did not start (exit status 7))",
-        next_step=boxes.HELP,
+        next_step=isolation.HELP,
         out=None,
     ):
         run([program("    return x * 2\n")], LIMITS)
@@ -215,7 +215,7 @@ def test_a_container_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         f"import json, os, sys\n"
         f"open({str(tmp_path / 'said')!r}, 'a').write(json.dumps(sys.argv[1:]) + chr(10))\n"
         f"at = sys.argv.index('python')\n"
-        f"code = sys.argv[-1].replace({boxes.THERE!r}, {str(boxes.INSIDE)!r})\n"
+        f"code = sys.argv[-1].replace({isolation.THERE!r}, {str(isolation.INSIDE)!r})\n"
         f"os.environ['PYTHONPATH'] = {str(ROOT / 'src')!r}\n"
         f"os.execv({sys.executable!r}, ['python', *sys.argv[at + 1:-1], code])",
     )
@@ -226,7 +226,7 @@ def test_a_container_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(lines) == 6  # the proof, and two programs, two sides each
     for line in lines:
         said = json.loads(line)
-        image = said.index(boxes.IMAGE)
+        image = said.index(isolation.IMAGE)
         assert said[0] == "run"
         assert said[image + 1 : image + 5] == ["timeout", "--signal", "KILL", "15"]
         for option in CONTAINED:
@@ -293,15 +293,15 @@ def test_the_numbers_of_system_calls_are_the_kernels() -> None:
         text = header.read_text(encoding="utf-8")
         known = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", text))
         known["newfstatat"] = known.get("newfstatat", known.get("fstatat", ""))
-        for row in lockdown.CALLS:
+        for row in seccomp.CALLS:
             if row[column] is not None:
                 assert known[str(row[0])] == str(row[column]), row
-    assert not {*REFUSED} & {row[0] for row in lockdown.CALLS}
+    assert not {*REFUSED} & {row[0] for row in seccomp.CALLS}
 
 
 def test_an_unknown_machine_is_not_confined() -> None:
     with pytest.raises(OSError, match="no system calls known of riscv64"):
-        lockdown.allowing("riscv64")
+        seccomp.allowing("riscv64")
 
 
 def _counts(most: int) -> st.SearchStrategy[tuple[int, int, int]]:

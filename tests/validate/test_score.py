@@ -11,15 +11,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import pico
-from camelpress.core import predictions
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
-from camelpress.core.team import Team
-from camelpress.validate.places import Places
-from camelpress.validate.score import Scored, Scores, score
-from camelpress.validate.walk import Runner
-from camelpress.validate.workplace import Workplace
+from camelpress.inference.model import output_head
+from camelpress.inference.model.streamed_model import StreamedModel
+from camelpress.inference.streaming.process_group import Team
+from camelpress.validate.scoring.scored_positions import Places
+from camelpress.validate.scoring.streamed_run import Runner
+from camelpress.validate.scoring.token_scores import Scored, Scores, score
+from camelpress.validate.scoring.workspace import Workplace
 
 LENGTHS = (2, 5, 33, 33, 128, 17)
 
@@ -142,7 +142,7 @@ def test_divergence_is_never_negative(scores: Scores) -> None:
 def test_the_size_of_chunks_changes_nothing(
     base: Path, noisy: Path, scores: Scores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictions, "LOGITS", 272 * 7)
+    monkeypatch.setattr(output_head, "LOGITS", 272 * 7)
     again = scored(base, noisy)
     torch.testing.assert_close(again.kl, scores.kl, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(again.candidate_nll, scores.candidate_nll)

@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 import benches
-from camelpress.validate.shares import binomial_interval, effective_trials, unseen_share
-from camelpress.validate.statistics import clustered_share, effective_clusters
+from camelpress.validate.statistics.binomial import (
+    binomial_interval,
+    effective_trials,
+    unseen_share,
+)
+from camelpress.validate.statistics.clustered import clustered_share, effective_clusters
 
 
 @pytest.mark.parametrize(("hits", "trials"), [(30, 30), (0, 30), (29, 30), (15, 30), (1, 1)])

@@ -13,7 +13,7 @@ import torch
 from scipy.stats import binomtest, ttest_1samp
 from torch import Tensor
 
-from camelpress.validate.statistics import (
+from camelpress.validate.statistics.clustered import (
     CONFIDENCE,
     Estimate,
     bootstrap_mean,

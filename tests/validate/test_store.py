@@ -14,15 +14,15 @@ from safetensors.torch import load_file, save_file
 
 import pico
 import stages
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
+from camelpress.core.files.file_hashes import checkpoint_digest
 from camelpress.core.progress import listening
-from camelpress.core.provenance import checkpoint_digest
-from camelpress.core.report import Report
-from camelpress.validate import keep, store_writer
+from camelpress.reporting.stage_report import Report
 from camelpress.validate import run as validation
 from camelpress.validate.settings import Keep, Validate
-from camelpress.validate.store import REPORT, Store
+from camelpress.validate.store import build_store, store_writer
+from camelpress.validate.store.prediction_store import REPORT, Store
 from notes import Notes
 from refusal import refusal
 
@@ -31,7 +31,7 @@ EXACT = ("reference_perplexity", "candidate_perplexity", "top1_agreement", "top5
 
 def make(base: Path, out: Path, *texts: Path, **options: Any) -> Path:
     settings = Keep.parse({"text": texts, "max_tokens": 300} | options, source="test")
-    keep.run(Checkpoint.open(base), out, settings)
+    build_store.run(Checkpoint.open(base), out, settings)
     return out
 
 
@@ -118,7 +118,7 @@ def test_the_size_of_parts_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(store_writer, "PART_BYTES", 1)
-    monkeypatch.setattr("camelpress.core.predictions.LOGITS", 272 * 100)
+    monkeypatch.setattr("camelpress.inference.model.output_head.LOGITS", 272 * 100)
     many = make(base, tmp_path / "many", chat, prose, top_k=40)
     assert len(Store.open(many).parts) > 1 == len(Store.open(store).parts)
     once = validated(store, noisy, tmp_path / "once").facts

@@ -20,16 +20,25 @@ from hypothesis import strategies as st
 import eval_data
 import tasks_golden
 from camelpress.core.errors import DataProblem
-from camelpress.core.tokens import Tokenizer
-from camelpress.core.yaml import parse_yaml
-from camelpress.validate.tasks import alpaca, bbh, codex, gsm, marks, mmlu, source, tydiqa
+from camelpress.core.files.yaml_files import parse_yaml
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.validate.tasks import (
+    alpaca_farm,
+    answer_match,
+    bbh,
+    gsm,
+    humaneval,
+    mmlu,
+    task_data,
+    tydiqa,
+)
 from refusal import refusal
 from sandboxes import needs_bubblewrap
 
 ROOT = Path(__file__).parents[2]
 LLAMA = ROOT / ".models" / "llama-tokenizer"
 DATA = Path(os.environ.get("CAMELPRESS_DATA", "")) / "eval"
-FOLDER = Path(source.__file__).parent
+FOLDER = Path(task_data.__file__).parent
 GOLDEN = json.loads(tasks_golden.GOLDEN.read_text(encoding="utf-8"))
 
 with_data = pytest.mark.skipif(
@@ -67,8 +76,8 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "gsm": gsm.dataset,
     "bbh": bbh.dataset,
     "tydiqa": tydiqa.dataset,
-    "codex": codex.dataset,
-    "alpaca": alpaca.dataset,
+    "codex": humaneval.dataset,
+    "alpaca": alpaca_farm.dataset,
 }
 
 
@@ -107,7 +116,7 @@ def test_examples_are_left_out_where_there_is_no_room(tmp_path: Path, shots: int
         (tmp_path / "mmlu" / part).mkdir(parents=True)
         for name in ("abstract_algebra", long, "world_religions"):
             place = f"mmlu/{part}/{name}_{part}.csv"
-            rows = [row for _, row in source.csv_rows(DATA / place, 6)]
+            rows = [row for _, row in task_data.csv_rows(DATA / place, 6)]
             with (tmp_path / place).open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows(rows[:most] + rows[most:][-1:])
     twin = tasks_golden.mmlu(tmp_path, llama().encode_rendered, shots)
@@ -246,13 +255,13 @@ def test_answers_are_found_in_what_is_said(
 @given(st.lists(st.sampled_from(["the", "cat", "sat", "Cat.", "mat", "-", "a"])), st.data())
 def test_f1_counts_words_that_two_texts_share(words: list[str], data: st.DataObject) -> None:
     other = data.draw(st.permutations(words))
-    counted = marks.words(" ".join(words))
-    assert marks.f1(" ".join(words), [" ".join(other)]) == (1.0 if counted else 0.0)
-    assert marks.f1(" ".join(words), ["dog"]) == 0.0
+    counted = answer_match.words(" ".join(words))
+    assert answer_match.f1(" ".join(words), [" ".join(other)]) == (1.0 if counted else 0.0)
+    assert answer_match.f1(" ".join(words), ["dog"]) == 0.0
     if counted:
         precision, recall = 1 / len(counted), 1.0
         expected = 2 * precision * recall / (precision + recall)
-        assert marks.f1(" ".join(words), ["dog bird", counted[0]]) == pytest.approx(
+        assert answer_match.f1(" ".join(words), ["dog bird", counted[0]]) == pytest.approx(
             2 * counted.count(counted[0]) and expected
         )
 
@@ -307,7 +316,7 @@ ANSWERED = '[{"instruction": "Say.", "output": "So."}'
 
 @with_data
 def test_an_instruction_has_its_input_and_the_answer_to_compare_with() -> None:
-    rows = json.loads((DATA / alpaca.FILE).read_bytes())
+    rows = json.loads((DATA / alpaca_farm.FILE).read_bytes())
     plain, fixed = (items(f"{family}_alpaca_farm", data_dir=str(DATA)) for family in FAMILIES)
     assert len(plain) == len(fixed) == len({each["instruction"] for each in plain}) == 805
     assert [each["target"] for each in plain] == [row["output"] for row in rows]
@@ -334,9 +343,10 @@ def test_programs_pass_at_one_or_ten_tries_as_their_tests_say() -> None:
         "test": "def check(candidate):\n    assert candidate(2) == 4\n",
     }
     tries = ["    return x * 2\n", "    return x + x\n", *(["    return x\n"] * 18)]
-    codex.require_sandbox()
-    assert codex.pass_at_1(doc, [tries]) == {"pass@1": pytest.approx(2 / 20)}
-    assert codex.pass_at_10(doc, [tries]) == {"pass@10": pytest.approx(1 - (10 * 9) / (20 * 19))}
+    humaneval.require_sandbox()
+    assert humaneval.pass_at_1(doc, [tries]) == {"pass@1": pytest.approx(2 / 20)}
+    share = 1 - (10 * 9) / (20 * 19)
+    assert humaneval.pass_at_10(doc, [tries]) == {"pass@10": pytest.approx(share)}
 
 
 # fmt: off
@@ -356,12 +366,12 @@ def test_programs_pass_at_one_or_ten_tries_as_their_tests_say() -> None:
         ("mmlu_0shot", "mmlu/test/anatomy_test.csv", "", "mmlu/test holds no items"),
         ("bbh_cot", "bbh/bbh/snarks.json", '{"examples": [{"input": "?"}]}',
          "{path}, example 0 has no 'target'"),
-        ("alpaca_farm", alpaca.FILE, "[1]", "{path}[0] is a int instead of a dict"),
-        ("alpaca_farm", alpaca.FILE, "{}", "{path} is a dict instead of a list"),
-        ("alpaca_farm", alpaca.FILE, ANSWERED + ', {"instruction": ""}]',
+        ("alpaca_farm", alpaca_farm.FILE, "[1]", "{path}[0] is a int instead of a dict"),
+        ("alpaca_farm", alpaca_farm.FILE, "{}", "{path} is a dict instead of a list"),
+        ("alpaca_farm", alpaca_farm.FILE, ANSWERED + ', {"instruction": ""}]',
          "{path}[1] has no 'output'"),
-        ("alpaca_farm", alpaca.FILE, ANSWERED, "{path} is not valid JSON"),
-        ("alpaca_farm", alpaca.FILE, "[]", f"{alpaca.FILE} holds no items"),
+        ("alpaca_farm", alpaca_farm.FILE, ANSWERED, "{path} is not valid JSON"),
+        ("alpaca_farm", alpaca_farm.FILE, "[]", f"{alpaca_farm.FILE} holds no items"),
         ("codex_pass1", "codex_humaneval/HumanEval.jsonl.gz", "no gzip",
          "{path} cannot be read as text (Not a gzipped file"),
     ],

@@ -18,13 +18,13 @@ import damage
 import pico
 import small_lanes
 import stages
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
-from camelpress.core.report import Report
-from camelpress.validate import keep
+from camelpress.reporting.stage_report import Report
 from camelpress.validate import run as validation
 from camelpress.validate.settings import Keep, Validate
-from camelpress.validate.store import Store
+from camelpress.validate.store import build_store
+from camelpress.validate.store.prediction_store import Store
 from processes import together
 from unfinished import finished, terminated
 
@@ -39,7 +39,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning
 def _small() -> Iterator[None]:
     """Several lanes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("camelpress.core.lanes.LANE_TOKENS", small_lanes.LANE_TOKENS)
+        patch.setattr(
+            "camelpress.inference.streaming.token_shards.LANE_TOKENS", small_lanes.LANE_TOKENS
+        )
         yield
 
 
@@ -91,7 +93,9 @@ def test_any_number_of_threads_gives_the_same_figures(
 def test_ranks_without_a_lane_do_no_harm(
     base: Path, noisy: Path, prose: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("camelpress.core.lanes.LANE_TOKENS", 10_000)  # one lane
+    monkeypatch.setattr(
+        "camelpress.inference.streaming.token_shards.LANE_TOKENS", 10_000
+    )  # one lane
     stages.validate(base, noisy, tmp_path / "alone", prose)
     out = tmp_path / "out"
     assert together(2, lambda: stages.validate(base, noisy, out, prose)) == [0, 0]
@@ -120,7 +124,7 @@ def test_a_store_is_made_and_used_by_any_number_of_ranks(
 ) -> None:
     def make(out: Path) -> None:
         settings = Keep.parse({"text": [chat, prose], "sequence_length": 64}, source="test")
-        keep.run(Checkpoint.open(base), out, settings)
+        build_store.run(Checkpoint.open(base), out, settings)
 
     def use(out: Path) -> None:
         store, candidate = Store.open(tmp_path / "alone"), Checkpoint.open(noisy)

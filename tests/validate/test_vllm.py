@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from camelpress.core import extras
-from camelpress.core.blocks import StreamedModel
-from camelpress.core.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import EngineProblem
-from camelpress.core.tokens import Tokenizer
-from camelpress.validate import served
-from camelpress.validate.completer import Wanted
-from camelpress.validate.completions import Decoding, Prompt
-from camelpress.validate.models import Respondent
-from camelpress.validate.vllm_completer import VllmCompleter, require_vllm
+from camelpress.core.runtime import optional_packages
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.inference.generation import vllm_worker
+from camelpress.inference.generation.generator import Respondent, Wanted
+from camelpress.inference.generation.sampling import Decoding, Prompt
+from camelpress.inference.generation.vllm_generator import VllmCompleter, require_vllm
+from camelpress.inference.model.streamed_model import StreamedModel
 from refusal import refusal
 
 STAND_IN = '''
@@ -86,7 +85,7 @@ def stand_in(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "vllm.py").write_text(f"ALPHABET = {letters!r}\n{STAND_IN}", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))
-    monkeypatch.setenv(served.VISIBLE, "4,5")
+    monkeypatch.setenv(vllm_worker.VISIBLE, "4,5")
 
 
 def completer(folder: Path, gpus: int = 1) -> VllmCompleter:
@@ -136,7 +135,7 @@ def test_too_few_gpus(base: Path) -> None:
 
 
 def test_without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras, "find_spec", lambda _: None)
+    monkeypatch.setattr(optional_packages, "find_spec", lambda _: None)
     with refusal(
         EngineProblem,
         "completions by vLLM need vLLM, which is not installed",

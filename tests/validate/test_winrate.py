@@ -15,9 +15,9 @@ from scipy.stats import binomtest
 
 import logistic_golden
 from camelpress.core.errors import EngineProblem
-from camelpress.validate.judge.compare import Verdict
-from camelpress.validate.judge.question import Pair, Question
-from camelpress.validate.judge.winrate import PRIOR, length_controlled, logistic, win_rate
+from camelpress.validate.judge.judge_prompt import Pair, Question
+from camelpress.validate.judge.pairwise import Verdict
+from camelpress.validate.judge.win_rate import PRIOR, length_controlled, logistic, win_rate
 from refusal import refusal
 
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from camelpress.core.bounds import MAX_JSON_BYTES
 from camelpress.core.errors import OutputProblem, RecipeProblem
-from camelpress.core.files import read_regular
-from camelpress.core.json import parse_json
+from camelpress.core.files.json_files import parse_json
+from camelpress.core.files.regular_files import read_regular
+from camelpress.core.input_limits import MAX_JSON_BYTES
 
 Key = tuple[str, str, str]
 MEND = "mend or leave out that row"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from camelpress.core.errors import DataProblem
-from camelpress.validate.tasks import marks, source
-from camelpress.validate.tasks.chat import asked
+from camelpress.validate.tasks import answer_match, task_data
+from camelpress.validate.tasks.tulu_prompt import asked
 
 LEAD_IN = "A:"
 SEED, ITEMS = 42, 40  # of each task
@@ -25,7 +25,7 @@ ANSWER = re.compile(r"So the answer is (.*?)\.")
 
 def dataset(
     *, chain: bool, one_stream: bool, data_dir: str | None = None, **_: Any
-) -> source.Splits:
+) -> task_data.Splits:
     """40 items of each task, tasks by name, items in the order they were drawn.
 
     Args:
@@ -36,12 +36,12 @@ def dataset(
     Raises:
         DataProblem: a file is missing, has too few items, or is not what it should be.
     """
-    folder = source.find("bbh/bbh", data_dir)
+    folder = task_data.find("bbh/bbh", data_dir)
     stream = random.Random(SEED)
     rows = []
     for path in sorted(folder.glob("*.json")):
         task = path.stem
-        opening = _opening(source.find(f"bbh/cot-prompts/{task}.txt", data_dir), chain)
+        opening = _opening(task_data.find(f"bbh/cot-prompts/{task}.txt", data_dir), chain)
         items = _items(path)
         if len(items) < ITEMS:
             raise DataProblem(
@@ -59,7 +59,7 @@ def dataset(
                     "target": target,
                 }
             )
-    return source.table(rows, str(folder))
+    return task_data.table(rows, str(folder))
 
 
 def answer(completion: str) -> str:
@@ -71,29 +71,29 @@ def answer(completion: str) -> str:
 
 def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Whether the answer is the right one, case and punctuation aside."""
-    return {"exact_match": float(marks.same(answer(results[0]), doc["target"]))}
+    return {"exact_match": float(answer_match.same(answer(results[0]), doc["target"]))}
 
 
 def score_meant(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """The same, but signs of numbers count, and brackets where the answer is made of them."""
-    return {"exact_match": float(marks.same_meant(answer(results[0]), doc["target"]))}
+    return {"exact_match": float(answer_match.same_meant(answer(results[0]), doc["target"]))}
 
 
 def _items(path: Path) -> list[tuple[str, str]]:
-    found = source.entry(source.json_object(path), "examples", list, str(path))
+    found = task_data.entry(task_data.json_object(path), "examples", list, str(path))
     places = (f"{path}, example {number}" for number in range(len(found)))
     rows = [
-        (source.typed(row, dict, place), place) for row, place in zip(found, places, strict=True)
+        (task_data.typed(row, dict, place), place) for row, place in zip(found, places, strict=True)
     ]
     return [
-        (source.entry(row, "input", str, place), source.entry(row, "target", str, place))
+        (task_data.entry(row, "input", str, place), task_data.entry(row, "target", str, place))
         for row, place in rows
     ]
 
 
 def _opening(path: Path, chain: bool) -> str:
     """Description of the task and examples."""
-    text = "\n".join(source.read(path).split("\n")[PREAMBLE:])
+    text = "\n".join(task_data.read(path).split("\n")[PREAMBLE:])
     fields = text.strip().split("\n\n")
     return "\n\n".join(fields if chain else [_direct(field, path) for field in fields])
 
@@ -105,6 +105,6 @@ def _direct(field: str, path: Path) -> str:
     question, mark, chain = field.partition("\nA:")
     if not (mark and CONCLUSION in chain):
         raise DataProblem(
-            f"{path} has an example that does not end in {CONCLUSION!r}", next_step=source.MEND
+            f"{path} has an example that does not end in {CONCLUSION!r}", next_step=task_data.MEND
         )
     return f"{question.strip()}\nA: {chain.split(CONCLUSION)[-1].strip()}"

@@ -14,13 +14,13 @@ from importlib import resources
 from typing import Any
 
 from camelpress.core.errors import DataProblem
-from camelpress.validate.tasks import marks, source
-from camelpress.validate.tasks.chat import asked
+from camelpress.validate.tasks import answer_match, task_data
+from camelpress.validate.tasks.tulu_prompt import asked
 
 LEAD_IN = "Answer:"
 SEED, ITEMS = 42, 200
 FILE = "gsm/test.jsonl"
-HUB = source.Hub("openai/gsm8k", "main", "test")
+HUB = task_data.Hub("openai/gsm8k", "main", "test")
 THOUSANDS = re.compile(r"(\d),(\d)")
 NUMBER = re.compile(r"[-+]?\d*\.\d+|\d+")  # a sign belongs to numbers with a point only
 SIGNED = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
@@ -28,7 +28,7 @@ SIGNED = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
 
 def dataset(
     *, chain: bool, example_label: str, data_dir: str | None = None, **_: Any
-) -> source.Splits:
+) -> task_data.Splits:
     """The 200 problems, in the order they were drawn.
 
     Args:
@@ -38,7 +38,7 @@ def dataset(
     Raises:
         DataProblem: the file is missing, has too few rows, or a row is not what it should be.
     """
-    problems = [_problem(place, row) for place, row in source.rows(FILE, data_dir, HUB)]
+    problems = [_problem(place, row) for place, row in task_data.rows(FILE, data_dir, HUB)]
     if len(problems) < ITEMS:
         raise DataProblem(
             f"{FILE} has {len(problems)} rows, of which {ITEMS} are to be drawn",
@@ -56,7 +56,7 @@ def dataset(
         }
         for number in indices(len(problems))
     ]
-    return source.table(rows, FILE)
+    return task_data.table(rows, FILE)
 
 
 def indices(count: int) -> list[int]:
@@ -80,7 +80,7 @@ def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Whether the last number is the right one, by the letters of both."""
     text = _without_commas(results[0])
     found = NUMBER.findall(text)
-    return {"exact_match": float(marks.same(found[-1] if found else text, doc["target"]))}
+    return {"exact_match": float(answer_match.same(found[-1] if found else text, doc["target"]))}
 
 
 def score_value(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
@@ -89,12 +89,12 @@ def score_value(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, flo
     return {"exact_match": float(bool(found) and float(found[-1]) == float(doc["target"]))}
 
 
-def _problem(place: str, row: source.Row) -> tuple[str, str]:
-    question = source.entry(row, "question", str, place)
-    _, mark, answer = source.entry(row, "answer", str, place).partition("####")
+def _problem(place: str, row: task_data.Row) -> tuple[str, str]:
+    question = task_data.entry(row, "question", str, place)
+    _, mark, answer = task_data.entry(row, "answer", str, place).partition("####")
     number = _without_commas(answer.strip())
     if not (mark and SIGNED.fullmatch(number)):
-        raise DataProblem(f"{place} has no number after ####", next_step=source.MEND)
+        raise DataProblem(f"{place} has no number after ####", next_step=task_data.MEND)
     return question, number
 
 

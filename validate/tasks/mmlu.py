@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from camelpress.core.errors import DataProblem
-from camelpress.core.tokens import Tokenizer
-from camelpress.validate.tasks import source
-from camelpress.validate.tasks.chat import asked
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.validate.tasks import task_data
+from camelpress.validate.tasks.tulu_prompt import asked
 
 LETTERS = "ABCD"
 LEAD_IN = "The answer is:"
@@ -55,7 +55,7 @@ def dataset(
     tokenizer: str | None = None,
     pretrained: str | None = None,
     **_: Any,
-) -> source.Splits:
+) -> task_data.Splits:
     """All questions of all subjects, in the order of the subjects' names.
 
     Args:
@@ -67,14 +67,14 @@ def dataset(
     Raises:
         DataProblem: a file is missing, or a record is not what it should be.
     """
-    counter = source.tokenizer(tokenizer, pretrained) if shots else None
+    counter = task_data.tokenizer(tokenizer, pretrained) if shots else None
     asked_for = _by_subject("test", data_dir, missing_is_nan)
     solved = _by_subject("dev", data_dir, missing_is_nan) if shots else {}
     rows = []
     for subject, found in asked_for.items():
         if shots and len(solved.get(subject, [])) < shots:
             raise DataProblem(
-                f"mmlu/dev has fewer than {shots} examples of {subject}", next_step=source.MEND
+                f"mmlu/dev has fewer than {shots} examples of {subject}", next_step=task_data.MEND
             )
         examples = solved.get(subject, [])[:shots]
         opening = _Opening(subject, examples, counter, count_chat_format=count_chat_format)
@@ -87,7 +87,7 @@ def dataset(
                     "answer": LETTERS.index(question.letter),
                 }
             )
-    return source.table(rows, "mmlu/test")
+    return task_data.table(rows, "mmlu/test")
 
 
 def _by_subject(
@@ -95,15 +95,15 @@ def _by_subject(
 ) -> dict[str, list[Question]]:
     """The questions of a split, subjects by name."""
     found: dict[str, list[Question]] = {}
-    if source.folder(data_dir) is None:
-        for place, row in source.hub_rows(source.Hub("cais/mmlu", "all", split)):
-            record = [source.entry(row, "question", str, place)]
-            record += [str(each) for each in source.entry(row, "choices", list, place)]
-            record += LETTERS[source.entry(row, "answer", int, place)]
+    if task_data.folder(data_dir) is None:
+        for place, row in task_data.hub_rows(task_data.Hub("cais/mmlu", "all", split)):
+            record = [task_data.entry(row, "question", str, place)]
+            record += [str(each) for each in task_data.entry(row, "choices", list, place)]
+            record += LETTERS[task_data.entry(row, "answer", int, place)]
             question = _question(place, record, missing_is_nan=missing_is_nan)
-            found.setdefault(source.entry(row, "subject", str, place), []).append(question)
+            found.setdefault(task_data.entry(row, "subject", str, place), []).append(question)
         return dict(sorted(found.items()))
-    for path in sorted(source.find(f"mmlu/{split}", data_dir).glob(f"*_{split}.csv")):
+    for path in sorted(task_data.find(f"mmlu/{split}", data_dir).glob(f"*_{split}.csv")):
         subject = path.name.removesuffix(f"_{split}.csv")
         found[subject] = [*questions(path, missing_is_nan=missing_is_nan)]
     return found
@@ -115,14 +115,14 @@ def questions(path: Path, *, missing_is_nan: bool) -> Iterator[Question]:
     Raises:
         DataProblem: a record has too few fields, or its answer is no letter from A to D.
     """
-    for place, record in source.csv_rows(path, FIELDS):
+    for place, record in task_data.csv_rows(path, FIELDS):
         yield _question(place, record, missing_is_nan=missing_is_nan)
 
 
 def _question(place: str, record: list[str], *, missing_is_nan: bool) -> Question:
     text, *choices, letter = record
     if letter not in LETTERS or len(letter) != 1:
-        raise DataProblem(f"{place} answers {letter!r}", next_step=source.MEND)
+        raise DataProblem(f"{place} answers {letter!r}", next_step=task_data.MEND)
     if missing_is_nan:
         text, *choices = ("nan" if each in MISSING else each for each in (text, *choices))
     return Question(text, choices, letter)

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from camelpress.core.errors import DataProblem
-from camelpress.core.tokens import Tokenizer
-from camelpress.validate.tasks import marks, source
-from camelpress.validate.tasks.chat import asked
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.validate.tasks import answer_match, task_data
+from camelpress.validate.tasks.tulu_prompt import asked
 
 SEED, ITEMS = 42, 100  # of each language
 TOKENS = 512  # of a passage
 TEST, TRAIN = (f"tydiqa/tydiqa-goldp-v1.1-{part}.json" for part in ("dev", "train"))
 HUB = {
-    TEST: source.Hub("google-research-datasets/tydiqa", "secondary_task", "validation"),
-    TRAIN: source.Hub("google-research-datasets/tydiqa", "secondary_task", "train"),
+    TEST: task_data.Hub("google-research-datasets/tydiqa", "secondary_task", "validation"),
+    TRAIN: task_data.Hub("google-research-datasets/tydiqa", "secondary_task", "train"),
 }
 Words = Mapping[str, str]
 
@@ -46,7 +46,7 @@ def dataset(
     tokenizer: str | None = None,
     pretrained: str | None = None,
     **_: Any,
-) -> source.Splits:
+) -> task_data.Splits:
     """100 questions of each language, languages by name, each with an example of its language.
 
     Args:
@@ -63,7 +63,7 @@ def dataset(
     asked_for, known = (_by_language(name, data_dir, words) for name in (TEST, TRAIN))
     cut = None
     if passage:
-        cut = _cutter(source.tokenizer(tokenizer, pretrained), bos=bos_in_passage)
+        cut = _cutter(task_data.tokenizer(tokenizer, pretrained), bos=bos_in_passage)
     stream = random.Random(SEED)
     chosen = {
         language: stream.sample(found, ITEMS) if len(found) > ITEMS else found
@@ -88,15 +88,17 @@ def dataset(
             }
             for question in questions
         ]
-    return source.table(rows, TEST)
+    return task_data.table(rows, TEST)
 
 
 def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """The overlap with the nearest answer, and whether it is the same."""
     answer = results[0].strip()
     return {
-        "f1": marks.f1(answer, doc["target"]),
-        "exact_match": float(marks.words(answer) in [marks.words(gold) for gold in doc["target"]]),
+        "f1": answer_match.f1(answer, doc["target"]),
+        "exact_match": float(
+            answer_match.words(answer) in [answer_match.words(gold) for gold in doc["target"]]
+        ),
     }
 
 
@@ -120,8 +122,8 @@ def _by_language(
     name: str, data_dir: str | None, words: Mapping[str, Words]
 ) -> dict[str, list[Question]]:
     found: dict[str, list[Question]] = {}
-    online = source.folder(data_dir) is None
-    for question in _hub(HUB[name]) if online else _questions(source.find(name, data_dir)):
+    online = task_data.folder(data_dir) is None
+    for question in _hub(HUB[name]) if online else _questions(task_data.find(name, data_dir)):
         if question.language not in words:
             raise DataProblem(
                 f"{name} has {question.id!r}, whose language is none of {', '.join(words)}",
@@ -131,15 +133,15 @@ def _by_language(
     return found
 
 
-def _hub(hub: source.Hub) -> list[Question]:
+def _hub(hub: task_data.Hub) -> list[Question]:
     """All questions of a split on the hub, where answers are lists of texts."""
     found = []
-    for place, row in source.hub_rows(hub):
+    for place, row in task_data.hub_rows(hub):
         name, context, text = (
-            source.entry(row, key, str, place) for key in ("id", "context", "question")
+            task_data.entry(row, key, str, place) for key in ("id", "context", "question")
         )
-        answers = source.entry(row, "answers", dict, place)
-        golds = [str(each) for each in source.entry(answers, "text", list, place)]
+        answers = task_data.entry(row, "answers", dict, place)
+        golds = [str(each) for each in task_data.entry(answers, "text", list, place)]
         found.append(Question(name, name.split("-")[0], context, text, golds))
     return found
 
@@ -147,24 +149,26 @@ def _hub(hub: source.Hub) -> list[Question]:
 def _questions(path: Path) -> list[Question]:
     """All questions of a file that is shaped like SQuAD v1.1."""
     found = []
-    articles = source.entry(source.json_object(path), "data", list, str(path))
+    articles = task_data.entry(task_data.json_object(path), "data", list, str(path))
     for number, article in enumerate(articles):
         place = f"{path}, article {number}"
-        for paragraph in source.entry(
-            source.typed(article, dict, place), "paragraphs", list, place
+        for paragraph in task_data.entry(
+            task_data.typed(article, dict, place), "paragraphs", list, place
         ):
-            context = source.entry(source.typed(paragraph, dict, place), "context", str, place)
-            for each in source.entry(paragraph, "qas", list, place):
-                row = source.typed(each, dict, place)
-                name = source.entry(row, "id", str, place)
+            context = task_data.entry(
+                task_data.typed(paragraph, dict, place), "context", str, place
+            )
+            for each in task_data.entry(paragraph, "qas", list, place):
+                row = task_data.typed(each, dict, place)
+                name = task_data.entry(row, "id", str, place)
                 here = f"{place}, {name}"
-                answers = source.entry(row, "answers", list, here)
+                answers = task_data.entry(row, "answers", list, here)
                 golds = [
-                    source.entry(source.typed(answer, dict, here), "text", str, here)
+                    task_data.entry(task_data.typed(answer, dict, here), "text", str, here)
                     for answer in answers
                 ]
                 if not golds:
-                    raise DataProblem(f"{here} has no answer", next_step=source.MEND)
-                text = source.entry(row, "question", str, here)
+                    raise DataProblem(f"{here} has no answer", next_step=task_data.MEND)
+                text = task_data.entry(row, "question", str, here)
                 found.append(Question(name, name.split("-")[0], context, text, golds))
     return found

@@ -25,7 +25,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from camelpress.core.bounds import MAX_MESSAGE_CHARACTERS
+from camelpress.core.input_limits import MAX_MESSAGE_CHARACTERS
 
 
 class Problem(Exception):

@@ -1,0 +1,219 @@
+"""The packed layouts that can be written from any other: GPTQ, and that of compressed-tensors."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from camelpress import __version__
+from camelpress.convert.export.export_formats import Layer, PackedTarget
+from camelpress.core import llama
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint_writer import Slot
+from camelpress.core.checkpoint.portable_config import dtype_name
+from camelpress.core.errors import CheckpointProblem, NumericsProblem
+from camelpress.core.packing import compressed_tensors_format, gptq_format
+from camelpress.core.packing.dynamic_config import dynamic, pattern
+from camelpress.core.packing.gptq_format import Packed
+from camelpress.core.packing.linear_layers import read_grid
+from camelpress.core.packing.quantization_schemes import COMPRESSED, METHOD, REGEX, V1
+from camelpress.core.packing.quantized_weight import Codes, neighbours
+
+STORED = torch.float16  # of the scales of GPTQ: loaders hold them in it, and round others silently
+
+
+class Gptq(PackedTarget):
+    """GPTQ.
+
+    Args:
+        layout: gptq or gptq_v2, which differ in the zero points.
+    """
+
+    def __init__(self, layout: str) -> None:
+        self._layout = layout
+        self._offset = gptq_format.ZERO_OFFSET[layout]
+
+    def require(self, source: Checkpoint, layer: Layer) -> None:
+        """See that the scales are fp16 numbers, and the zero points such that v1 has.
+
+        Raises:
+            NumericsProblem: they are not.
+        """
+        scales, zeros, _ = read_grid(source, layer.name, layer.scheme)
+        lost = int((scales.to(STORED).float() != scales.float()).sum())
+        if lost:
+            raise NumericsProblem(
+                f"{source.folder}: of the {scales.numel()} scales of {layer.name!r}, which are "
+                f"{dtype_name(scales.dtype)}, {lost} are no {dtype_name(STORED)} numbers, and GPTQ "
+                "stores those",
+                next_step="export it --to dense, or quantize again in float16",
+            )
+        if self._layout == V1 and not bool(zeros.all()):
+            raise NumericsProblem(
+                f"{source.folder}: {layer.name!r} has zero points of 0, which GPTQ v1 stores as "
+                f"{2**layer.scheme.bits - 1} and not every loader undoes",
+                next_step="export it --to gptq-v2",
+            )
+
+    def slots(self, layer: Layer) -> dict[str, Slot]:
+        """Four tensors."""
+        rows, cols, groups, _ = layer.extent
+        return gptq_format.slots(layer.name, rows, cols, groups=groups, bits=layer.scheme.bits)
+
+    def pack(self, codes: Codes, layer: Layer) -> dict[str, Tensor]:
+        """Four tensors."""
+        group_of, scales = codes.group_of.to(torch.int32), codes.scales.to(STORED)
+        return vars(
+            gptq_format.pack(
+                codes.codes,
+                scales,
+                codes.zeros,
+                group_of,
+                bits=codes.bits,
+                zero_offset=self._offset,
+            )
+        )
+
+    def unpack(self, parts: Mapping[str, Tensor], layer: Layer) -> Codes:
+        """The inverse."""
+        return gptq_format.unpack(Packed(**parts), bits=layer.scheme.bits, zero_offset=self._offset)
+
+    def dtype(self, source: Checkpoint, layers: list[Layer]) -> torch.dtype:
+        """That of the embedding."""
+        return source.info(f"{llama.EMBEDDING}.weight").dtype
+
+    def quantization(self, source: Checkpoint, layers: list[Layer], blocks: int) -> dict[str, Any]:
+        """The source's own where it is of GPTQ, too; else one of what is known."""
+        said = {layer.name: layer.said() for layer in layers}
+        ((common, _),) = Counter(tuple(each.items()) for each in said.values()).most_common(1)
+        known = dict(common) | {"desc_act": any(layer.scheme.desc_act for layer in layers)}
+        own = dict(source.quantization or {})
+        if own.get("quant_method") == "gptq":
+            named = [key for key in ("checkpoint_format", "format") if key in own]
+            layout = dict.fromkeys(named or ["checkpoint_format"], self._layout)
+            head = {"lm_head": llama.HEAD in said}
+            return known | own | (head if "lm_head" in own or llama.HEAD in said else {}) | layout
+        rules = dynamic(
+            dict(common), {name: said.get(name) for name in llama.linears(blocks)}, blocks
+        )
+        return {
+            "quant_method": "gptq",
+            **known,
+            "lm_head": llama.HEAD in said,
+            "checkpoint_format": self._layout,
+            "pack_dtype": "int32",
+            "meta": {"exporter": [f"camelpress:{__version__}"]},
+        } | ({"dynamic": rules} if rules else {})
+
+
+class Compressed(PackedTarget):
+    """compressed-tensors, `pack-quantized`; scales keep their type."""
+
+    def require(self, source: Checkpoint, layer: Layer) -> None:
+        """See that groups are neighbours, all of one size.
+
+        Raises:
+            CheckpointProblem: they are not.
+        """
+        group_of = read_grid(source, layer.name, layer.scheme).group_of
+        even = neighbours(layer.extent.cols, layer.extent.groups, layer.group_size)
+        if even is None or not torch.equal(group_of.to(even.dtype), even):
+            raise CheckpointProblem(
+                f"{source.folder} has the columns of {layer.name!r} in an activation order "
+                "(desc_act), which compressed-tensors no longer reads",
+                next_step="export it --to gptq-v2 or dense, or quantize again without desc_act",
+            )
+        if layer.group_size != -1 and layer.extent.cols % layer.group_size:
+            raise CheckpointProblem(
+                f"{source.folder}: the last group of {layer.name!r} has fewer columns than "
+                f"{layer.group_size}, which compressed-tensors does not read",
+                next_step="export it --to gptq-v2 or dense",
+            )
+
+    def slots(self, layer: Layer) -> dict[str, Slot]:
+        """Three tensors, four where it is asymmetric."""
+        rows, cols, groups, scales = layer.extent
+        bits = layer.scheme.bits
+        return compressed_tensors_format.slots(
+            layer.name, rows, cols, groups=groups, bits=bits, scales=scales, sym=layer.sym
+        )
+
+    def pack(self, codes: Codes, layer: Layer) -> dict[str, Tensor]:
+        """Three tensors, four where it is asymmetric."""
+        return compressed_tensors_format.pack(codes, sym=layer.sym)
+
+    def unpack(self, parts: Mapping[str, Tensor], layer: Layer) -> Codes:
+        """The inverse."""
+        _, cols, _, _ = layer.extent
+        size = cols if layer.group_size == -1 else layer.group_size
+        return compressed_tensors_format.unpack(
+            parts, torch.arange(cols) // size, bits=layer.scheme.bits
+        )
+
+    def dtype(self, source: Checkpoint, layers: list[Layer]) -> torch.dtype:
+        """That of the scales: loaders hold them in the type of the model, and would round them."""
+        kinds = {layer.extent.scales for layer in layers}
+        return kinds.pop() if len(kinds) == 1 else torch.float32
+
+    def quantization(self, source: Checkpoint, layers: list[Layer], blocks: int) -> dict[str, Any]:
+        """A group for each kind of layer; where there are several, each layer is named.
+
+        A loader that makes one layer of q, k and v would take the class of all layers for its own
+        before it looks for their names.
+        """
+        kinds: dict[tuple[tuple[str, Any], ...], list[str]] = defaultdict(list)
+        for layer in layers:
+            kinds[tuple(layer.said().items())].append(layer.name)
+        packed_names = {layer.name for layer in layers}
+        kept = [name for name in [*llama.linears(blocks), llama.HEAD] if name not in packed_names]
+        return {
+            "quant_method": METHOD,
+            "format": COMPRESSED,
+            "quantization_status": "compressed",
+            "config_groups": {
+                f"group_{number}": _group(
+                    ["Linear"] if len(kinds) == 1 else _targets(names, blocks), **dict(kind)
+                )
+                for number, (kind, names) in enumerate(kinds.items())
+            },
+            "ignore": _targets(kept, blocks),
+            "kv_cache_scheme": None,
+            "global_compression_ratio": None,
+        }
+
+
+def _group(targets: list[str], *, bits: int, group_size: int, sym: bool) -> dict[str, Any]:
+    by_row = group_size == -1
+    return {
+        "targets": targets,
+        "weights": {
+            "num_bits": bits,
+            "type": "int",
+            "symmetric": sym,
+            "strategy": "channel" if by_row else "group",
+            "group_size": None if by_row else group_size,
+            "actorder": None,
+            "dynamic": False,
+        },
+        "input_activations": None,
+        "output_activations": None,
+        "format": COMPRESSED,
+    }
+
+
+def _targets(names: Collection[str], blocks: int) -> list[str]:
+    """Regular expressions for the layers of blocks, and the head by its name."""
+    found = [llama.HEAD] if llama.HEAD in names else []
+    for linear in llama.LINEARS:
+        numbers = [
+            number
+            for number in range(blocks)
+            if f"{llama.BLOCK.format(number)}.{linear.name}" in names
+        ]
+        if numbers:
+            found.append(REGEX + pattern(linear.name, numbers, blocks))
+    return found

@@ -1,0 +1,41 @@
+"""A base as a script held it that loaded it in another type before it subtracted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+
+
+class RoundedBase(Checkpoint):
+    """A checkpoint whose values are rounded to one type as they are read.
+
+    Args:
+        source: the base.
+        dtype: the type that the script loaded it in.
+    """
+
+    def __init__(self, source: Checkpoint, dtype: torch.dtype) -> None:
+        super().__init__(source.folder, source.config, source.tensors, origin=source.origin)
+        self._source = source
+        self._dtype = dtype
+
+    def read(self, name: str) -> Tensor:
+        """Returns one whole tensor, rounded."""
+        return self._source.read(name).to(self._dtype)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Returns rows `start` to `stop` of a tensor, rounded."""
+        return self._source.rows(name, start, stop).to(self._dtype)
+
+    def files(self) -> Iterator[Path]:
+        """The weight files of the base."""
+        yield from self._source.files()
+
+    def companions(self) -> dict[str, Path]:
+        """The files that lie beside them."""
+        return self._source.companions()

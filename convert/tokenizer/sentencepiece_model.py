@@ -1,0 +1,327 @@
+"""Builds the fast tokenizer that gives the ids of a SentencePiece tokenizer.model.
+
+Loaders build a fast tokenizer from such a file, too, but leave out its normalizer and rank merges
+in other ways. Here the fast one counts only if it agrees with SentencePiece on joined text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import tokenizers
+from google.protobuf.message import DecodeError
+from sentencepiece import SentencePieceProcessor
+from sentencepiece.sentencepiece_model_pb2 import (  # type: ignore[attr-defined]
+    ModelProto,  # made when it is imported
+)
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+
+from camelpress.convert.tokenizer import tokenizer_corpus
+from camelpress.core.files.file_recognizer import unreadable
+from camelpress.core.files.regular_files import read_regular
+from camelpress.core.input_limits import MAX_PIECE_CHARACTERS, MAX_PIECES, MAX_TOKENIZER_MODEL_BYTES
+
+Prefix = Literal["always", "first", "never"]  # texts that get a blank in front
+Halves = Mapping[str, Sequence[tuple[str, str]]]  # a piece to the pairs that merge into it
+
+BLANK = "\u2581"
+TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a token in base64 and its rank
+EXTRA_BLANKS = Regex(f"\\A +|(?<= ) +|[ {BLANK}]+\\z")
+UNLIKELY = -1e9  # score of a piece that no text may be cut into
+UNIGRAM, BPE = 1, 2  # model types of SentencePiece
+NORMAL, USER_DEFINED = 1, 4  # types of a piece
+
+
+@dataclass(frozen=True)
+class FastTokenizer:
+    """Holds a tokenizer of the tokenizers library and how it compares with SentencePiece.
+
+    Args:
+        backend: gives the same ids on every text of the corpus but rare ones.
+        texts: number of texts that were compared.
+        mismatches: number of rare texts on which the ids differ.
+        sample: texts that begin with no blank, and SentencePiece's ids of each.
+    """
+
+    backend: tokenizers.Tokenizer
+    texts: int
+    mismatches: int
+    sample: Mapping[str, list[int]]
+
+
+class SentencePieceModel:
+    """Reads a tokenizer.model.
+
+    Raises:
+        CheckpointProblem: it cannot be read, or is not SentencePiece's.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.content = read_regular(path, MAX_TOKENIZER_MODEL_BYTES)
+            self._processor = _processor(self.content)
+            _require_sane_pieces(self._processor)
+            self._proto = ModelProto.FromString(self.content)
+        except (OSError, RuntimeError, ValueError, DecodeError) as error:
+            raise unreadable(
+                path, f"{path} is not a SentencePiece model ({_first_line(error)})"
+            ) from error
+        self.pieces: list[str] = [piece.piece for piece in self._proto.pieces]
+
+    @property
+    def roles(self) -> dict[str, int]:
+        """Returns the ids of bos, eos and unk; a role that the model lacks is left out."""
+        model = self._processor
+        ids = {"bos": model.bos_id(), "eos": model.eos_id(), "unk": model.unk_id()}
+        return {role: number for role, number in ids.items() if number >= 0}
+
+    @property
+    def adds_blank(self) -> bool:
+        """Says if the file itself puts a blank in front of a text."""
+        return bool(self._proto.normalizer_spec.add_dummy_prefix)
+
+    @property
+    def is_llama(self) -> bool:
+        """Says if it has the features that loaders take for granted in LLaMA's class."""
+        spec, trained = self._proto.normalizer_spec, self._proto.trainer_spec
+        return (
+            trained.model_type == BPE
+            and trained.byte_fallback
+            and not spec.precompiled_charsmap
+            and not spec.remove_extra_whitespaces
+            and spec.escape_whitespaces
+            and not trained.treat_whitespace_as_suffix
+            and not self._texts(USER_DEFINED)
+            and self.roles.keys() == {"bos", "eos", "unk"}
+        )
+
+    def encode(self, texts: Sequence[str], *, blank: bool) -> list[list[int]]:
+        """Encodes texts with SentencePiece, with or without a blank in front of each."""
+        if blank == self.adds_blank:
+            ids: list[list[int]] = self._processor.encode(list(texts))
+            return ids
+        proto = ModelProto.FromString(self.content)
+        proto.normalizer_spec.add_dummy_prefix = blank
+        ids = _processor(proto.SerializeToString()).encode(list(texts))
+        return ids
+
+    def fast(self, prefix: Prefix) -> FastTokenizer | None:
+        """Builds the fast tokenizer; None where its ids differ from SentencePiece's.
+
+        Args:
+            prefix: says whether every part between special tokens gets a blank in front, only
+                the first part, or none. Loaders give no second blank to a first part that begins
+                with one, so such texts are not compared under `first`.
+        """
+        texts = self._texts_to_compare
+        if prefix == "first":
+            texts = [text for text in texts if not self._begins_blank(text)]
+        expected = self.encode(texts, blank=prefix != "never")
+        rare = self.encode(tokenizer_corpus.RARE, blank=prefix != "never")
+        for made in self._candidates(prefix):
+            if _ids(made, texts) == expected:
+                pairs = zip(_ids(made, tokenizer_corpus.RARE), rare, strict=True)
+                mismatches = sum(ids != wanted for ids, wanted in pairs)
+                self._add_special_tokens(made)
+                sample = {
+                    text: ids
+                    for text, ids in zip(texts, expected, strict=True)
+                    if text in tokenizer_corpus.TEXTS and not self._begins_blank(text)
+                }
+                return FastTokenizer(made, len(texts) + len(rare), mismatches, sample)
+        return None
+
+    def _candidates(self, prefix: Prefix) -> Iterator[tokenizers.Tokenizer]:
+        """Yields the fast tokenizers that may give the same ids."""
+        kind, spec = self._proto.trainer_spec.model_type, self._proto.normalizer_spec
+        if kind not in (UNIGRAM, BPE):
+            return
+        charsmaps: list[list[Any]] = [[]]
+        if spec.precompiled_charsmap:
+            # the library maps only the first character of some that belong together
+            lines = normalizers.Replace("\r\n", "\n\n")
+            charsmap = [normalizers.NFC(), normalizers.Precompiled(spec.precompiled_charsmap)]
+            charsmaps = [charsmap[1:], charsmap, [lines, *charsmap]]
+        for charsmap_steps in charsmaps:
+            made = tokenizers.Tokenizer(self._bpe() if kind == BPE else self._unigram())
+            steps = charsmap_steps + self._normalizers(prefix)
+            made.normalizer = normalizers.Sequence(steps)
+            if steps := self._pre_tokenizers(prefix):
+                made.pre_tokenizer = pre_tokenizers.Sequence(steps)
+            made.decoder = self._decoder(prefix)
+            yield made
+
+    def _add_special_tokens(self, made: tokenizers.Tokenizer) -> None:
+        special = [
+            piece.piece
+            for piece in self._proto.pieces
+            if piece.type not in (piece.NORMAL, piece.USER_DEFINED, piece.BYTE)
+        ]
+        made.add_special_tokens(
+            [AddedToken(text, special=True, normalized=False) for text in special]
+        )
+
+    @cached_property
+    def _texts_to_compare(self) -> list[str]:
+        """Returns the corpus, each piece, joined pieces, and texts in which merges compete."""
+        pieces = [piece.replace(BLANK, " ") for piece in self._texts(NORMAL, USER_DEFINED)]
+        groups = self._ties
+        tied = [piece.replace(BLANK, " ") for group in groups for piece in group]
+        competing = islice(tokenizer_corpus.witnesses(groups), tokenizer_corpus.WITNESSES)
+        return [
+            *tokenizer_corpus.TEXTS,
+            *pieces,
+            *tokenizer_corpus.joined(pieces),
+            *tokenizer_corpus.joined(tied),
+            *(text.replace(BLANK, " ") for text in competing),
+        ]
+
+    def _begins_blank(self, text: str) -> bool:
+        return not self._processor.normalize(text[:1]).strip(BLANK)
+
+    def _texts(self, *types: int) -> list[str]:
+        return [piece.piece for piece in self._proto.pieces if piece.type in types]
+
+    @cached_property
+    def _by_score(self) -> list[Halves]:
+        """Groups the pieces that come from merges by score, the best score first."""
+        words = set(self._texts(NORMAL, USER_DEFINED))
+        groups: dict[float, dict[str, list[tuple[str, str]]]] = defaultdict(dict)
+        for piece in self._proto.pieces:
+            if piece.type == NORMAL and (halves := list(_halves(piece.piece, words))):
+                groups[piece.score][piece.piece] = halves
+        return [groups[score] for score in sorted(groups, reverse=True)]
+
+    @property
+    def _ties(self) -> list[Halves]:
+        return [group for group in self._by_score if len(group) > 1]
+
+    def _bpe(self) -> models.BPE:
+        words = {piece: number for number, piece in enumerate(self.pieces)}
+        merges = [pair for group in self._by_score for pair in _ranked(group)]
+        return models.BPE(
+            words,
+            merges,
+            unk_token=self.pieces[self.roles["unk"]],
+            fuse_unk=True,
+            byte_fallback=self._proto.trainer_spec.byte_fallback,
+            ignore_merges=bool(self._texts(USER_DEFINED)),
+        )
+
+    def _unigram(self) -> models.Unigram:
+        return models.Unigram(
+            [
+                (piece.piece, piece.score if piece.type in (NORMAL, USER_DEFINED) else UNLIKELY)
+                for piece in self._proto.pieces
+            ],
+            self.roles["unk"],
+            self._proto.trainer_spec.byte_fallback,
+        )
+
+    def _normalizers(self, prefix: Prefix) -> list[Any]:
+        """Lists the steps of SentencePiece's normalizer behind its table of characters.
+
+        A normalizer adds the blank in front, because a pre-tokenizer adds none before another.
+        """
+        spec = self._proto.normalizer_spec
+        steps: list[Any] = []
+        if spec.remove_extra_whitespaces:
+            steps.append(normalizers.Replace(EXTRA_BLANKS, ""))
+        if prefix == "always":
+            steps.append(normalizers.Prepend(BLANK))
+        if prefix != "first":
+            steps.append(normalizers.Replace(" ", BLANK))
+        return steps
+
+    def _pre_tokenizers(self, prefix: Prefix) -> list[Any]:
+        """Lists the steps beyond a normalizer: a blank before the first part, whole symbols."""
+        steps: list[Any] = []
+        if prefix == "first":
+            steps.append(pre_tokenizers.Metaspace(BLANK, prepend_scheme="first", split=False))
+        if symbols := sorted(self._texts(USER_DEFINED), key=len, reverse=True):
+            pattern = Regex("|".join(re.escape(symbol) for symbol in symbols))
+            steps.append(pre_tokenizers.Split(pattern, "isolated"))
+        return steps
+
+    def _decoder(self, prefix: Prefix) -> decoders.Decoder:
+        undo: list[Any] = [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse()]
+        if prefix != "never":
+            undo.append(decoders.Strip(" ", 1, 0))
+        return decoders.Sequence(undo)
+
+
+def is_tiktoken(path: Path) -> bool:
+    """Returns whether a file is a list of base64 tokens and their ranks, as Meta ships Llama 3."""
+    try:
+        with path.open("rb") as file:
+            lines = list(islice(file, 3))
+    except OSError:
+        return False
+    return bool(lines) and all(TIKTOKEN.fullmatch(line) for line in lines)
+
+
+def _processor(content: bytes) -> SentencePieceProcessor:
+    model = SentencePieceProcessor()
+    model.LoadFromSerializedProto(content)
+    return model
+
+
+def _ids(made: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    return [one.ids for one in made.encode_batch(list(texts), add_special_tokens=False)]
+
+
+def _halves(piece: str, words: set[str]) -> Iterator[tuple[str, str]]:
+    for cut in range(1, len(piece)):
+        if piece[:cut] in words and piece[cut:] in words:
+            yield piece[:cut], piece[cut:]
+
+
+def _ranked(group: Halves) -> Iterator[tuple[str, str]]:
+    """Orders the merges of one score.
+
+    Of equal merges SentencePiece makes the leftmost, a fast tokenizer the one that is listed
+    first. So a merge stands before those that would take its right half from the right. Where
+    that leads around in a circle, no list can be right, and the order of ids stays.
+    """
+    if len(group) == 1:
+        order = list(group)
+    else:
+        begins: dict[str, set[str]] = defaultdict(set)
+        for piece, pairs in group.items():
+            for left, _ in pairs:
+                begins[left].add(piece)
+        after: dict[str, set[str]] = {piece: set() for piece in group}
+        for piece, pairs in group.items():
+            for _, right in pairs:
+                for later in begins[right] - {piece}:
+                    after[later].add(piece)
+        try:
+            order = list(TopologicalSorter(after).static_order())
+        except CycleError:
+            order = list(group)
+    for piece in order:
+        yield from group[piece]
+
+
+def _first_line(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (text.strip() or type(error).__name__).splitlines()[0]
+
+
+def _require_sane_pieces(model: SentencePieceProcessor) -> None:
+    """Raises ValueError where a piece is no text, or pieces are too many or too long to be used."""
+    count = model.get_piece_size()
+    if count > MAX_PIECES:
+        raise ValueError(f"it has {count:,} pieces, {MAX_PIECES:,} are the limit")
+    longest = max((len(model.id_to_piece(number)) for number in range(count)), default=0)
+    if longest > MAX_PIECE_CHARACTERS:
+        raise ValueError(f"it has a piece of {longest:,} characters")

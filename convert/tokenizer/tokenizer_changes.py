@@ -1,0 +1,71 @@
+"""Lists the settings of a tokenizer that differ between its source and the output, with reasons."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from camelpress.convert.tokenizer.tokenizer_files import (
+    CONFIG,
+    FAST,
+    LISTS,
+    SINGLE,
+    Json,
+    TokenizerFiles,
+    text_of,
+)
+
+APART = ("added_tokens_decoder", "chat_template")  # compared token by token; a fact of its own
+PLACES = (  # keys that say where and with what the source was written
+    *("name_or_path", "_name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file"),
+    *("transformers_version", "is_local", "local_files_only", "backend", "from_slow"),
+)
+
+
+def changes(source: TokenizerFiles, files: Mapping[str, bytes]) -> list[Json]:
+    """Returns setting, old value, new value and reason of every change in the small files."""
+    after, fast = (json.loads(files[name]) if name in files else {} for name in (CONFIG, FAST))
+    rows = [*_settings(source, after), *_flags(source.config, after)]
+    if source.fast and source.fast.get("post_processor") != fast.get("post_processor"):
+        reason = "as add_bos_token and add_eos_token state"
+        rows.append(("post_processor", None, fast["post_processor"]["single"], reason))
+    return [
+        {"setting": key, "old": old, "new": new, "reason": reason} for key, old, new, reason in rows
+    ]
+
+
+def _settings(source: TokenizerFiles, after: Json) -> Iterator[tuple[str, Any, Any, str]]:
+    keys = dict.fromkeys([*source.config, *(key for key in SINGLE if key in source.map), *after])
+    for key in keys:
+        if key in APART or key in PLACES:
+            continue
+        old, new = source.config.get(key), after.get(key)
+        if key in SINGLE:
+            old, new = text_of(source.token(key)) or None, text_of(new) or None
+        if old != new:
+            yield key, old, new, _reason(key, old)
+
+
+def _reason(key: str, old: Any) -> str:
+    if key == "tokenizer_class":
+        return "a class that reads these files alike in transformers 4 and 5"
+    if key == "auto_map":
+        return "code of the source is not run"
+    if key in LISTS:
+        return "one list that both generations read, without tokens that are not there"
+    if key in SINGLE and old:
+        return "the vocabulary has no such token"
+    return "not stated" if old is None else "not a value that loaders take"
+
+
+def _flags(before: Json, after: Json) -> Iterator[tuple[str, Any, Any, str]]:
+    """Yields the flags of added tokens that differ between both files."""
+    old, new = (content.get("added_tokens_decoder") for content in (before, after))
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return
+    for number in old.keys() & new.keys():
+        for flag, value in new[number].items() if isinstance(old[number], dict) else ():
+            if flag in old[number] and old[number][flag] != value:
+                reason = "in normalized text a blank in front would hide the token"
+                yield f"{flag} of {new[number].get('content')!r}", old[number][flag], value, reason

@@ -1,0 +1,65 @@
+"""Text from outside, made safe to stand in Markdown."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+from typing import Any
+
+from camelpress.core.errors import CheckpointProblem, RecipeProblem
+from camelpress.core.files.regular_files import read_regular
+from camelpress.core.files.yaml_files import parse_yaml
+from camelpress.core.input_limits import MAX_CARD_BYTES
+
+FRONT_MATTER = re.compile(r"---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
+MARKUP = re.compile(r"([\\`*_\[\]|~#$])")
+
+
+class Ready(str):
+    """Markdown of our own, which stands in the card as it is."""
+
+
+def inert(value: object) -> str:
+    """One line of plain text: no markup, HTML, front matter or control character survives."""
+    if isinstance(value, Ready):
+        return value
+    plain = "".join(letter if letter.isprintable() else " " for letter in str(value))
+    escaped = MARKUP.sub(r"\\\1", html.escape(" ".join(plain.split()), quote=False))
+    return re.sub(r"-{3,}", r"\\\g<0>", escaped)
+
+
+def read_card_text(path: Path) -> str:
+    """Returns the text of a card.
+
+    Raises:
+        CheckpointProblem: the card is missing, too large, or not UTF-8.
+    """
+    try:
+        return read_regular(path, MAX_CARD_BYTES).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise CheckpointProblem(
+            f"{path} cannot be read ({reason})", next_step="give a folder that publish wrote"
+        ) from error
+
+
+def read_front_matter(text: str, *, source: str = "the card") -> dict[str, Any]:
+    """Returns the mapping between the first two lines of dashes; an empty one without such lines.
+
+    Args:
+        text: of a card.
+        source: names the card in errors.
+    Raises:
+        CheckpointProblem: the front matter is too long, no YAML, or no mapping.
+    """
+    front = FRONT_MATTER.match(text)
+    if front is None:
+        return {}
+    try:
+        return parse_yaml(front[1], source=source)
+    except RecipeProblem as error:
+        raise CheckpointProblem(
+            f"{source} has a front matter that cannot be read ({error.what})",
+            next_step="correct the YAML between its two lines of ---",
+        ) from error

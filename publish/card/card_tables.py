@@ -1,0 +1,194 @@
+"""The card's tables as rows: what each line is called and which report or config it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import Any, NamedTuple
+
+from camelpress.publish.card.card_markdown import Ready
+from camelpress.reporting.model_precision import titled
+from camelpress.reporting.quoted_values import NOT_RECORDED, dig, interval, show, texts
+from camelpress.reporting.stage_report import Check, Report, Verdict
+
+
+class Quoted(NamedTuple):
+    """A line of the quantization table: its label, and where its value stands."""
+
+    label: str
+    source: str
+    path: str
+
+
+class Measured(NamedTuple):
+    """A line of the validation table: its label, and the fact that it shows."""
+
+    label: str
+    fact: str
+    has_interval: bool
+
+
+# fmt: off
+QUANTIZATION = (
+    Quoted("`bits`",                          "config",   "bits"),
+    Quoted("`group_size`",                    "config",   "group_size"),
+    Quoted("`sym`",                           "config",   "sym"),
+    Quoted("`desc_act`",                      "config",   "desc_act"),
+    Quoted("`checkpoint_format`",             "config",   "checkpoint_format"),
+    Quoted("`damp_percent` (a fraction)",     "config",   "damp_percent"),
+    Quoted("`engine` of camelpress",          "quantize", "facts.engine.name"),
+    Quoted("method",                          "quantize", "facts.method"),
+    Quoted("`correction`",                    "quantize", "settings.correction"),
+    Quoted("seed",                            "quantize", "settings.seed"),
+    Quoted("calibration format",              "quantize", "facts.calibration.format"),
+    Quoted("calibration samples",             "quantize", "facts.calibration.samples"),
+    Quoted("calibration tokens",              "quantize", "facts.calibration.tokens"),
+    Quoted("calibration tokens that count",   "quantize", "facts.calibration.counted_tokens"),
+    Quoted("`calibration_mask`",              "quantize", "settings.calibration_mask"),
+    Quoted("calibration sequence length",     "quantize", "facts.calibration.sequence_length"),
+    Quoted("licence of the calibration",      "publish",  "calibration_license"),
+    Quoted("layers that needed a rescue",     "quantize", "facts.rescues"),
+    Quoted("layers beyond the error limit",   "quantize", "facts.lost"),
+    Quoted("overlap with the texts checked",  "validate", "facts.overlap.checked"),
+    Quoted("overlap allowed",                 "validate", "settings.allow_overlap"),
+    Quoted("bits per weight",                 "validate", "facts.candidate.bits_per_weight"),
+    Quoted("parameters",                      "validate", "facts.candidate.parameters"),
+)
+VALIDATION = (
+    Measured("perplexity, {reference}",           "reference_perplexity", False),
+    Measured("perplexity, this model",            "candidate_perplexity", False),
+    Measured("perplexity ratio",                  "perplexity_ratio",     True),
+    Measured("mean KL divergence, nats a token",  "kl_mean",              True),
+    Measured("top-1 agreement",                   "top1_agreement",       True),
+    Measured("tokens scored",                     "tokens",               False),
+    Measured("sequences",                         "sequences",            False),
+)
+PER_TEXT = (  # column        fact
+    ("sequences",               "sequences"),
+    ("tokens",                  "tokens"),
+    ("perplexity, {reference}", "reference_perplexity"),
+    ("perplexity, this model",  "candidate_perplexity"),
+    ("ratio",                   "perplexity_ratio"),
+    ("mean KL",                 "kl_mean"),
+    ("top-1 agreement",         "top1_agreement"),
+)
+# fmt: on
+
+
+def quantization_rows(sources: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How the weights were made."""
+    rows: list[tuple[str, str]] = [
+        (Ready(row.label), show(dig(sources, f"{row.source}.{row.path}"))) for row in QUANTIZATION
+    ]
+    files = dig(sources, "quantize.facts.calibration.files")
+    for entry in files if isinstance(files, list) else []:
+        rows.append(("calibration text", f"{show(dig(entry, 'name'))}, sha256 {_hash(entry)}"))
+    if not files:
+        rows.append(("calibration text", NOT_RECORDED))
+    return rows
+
+
+def size_rows(config: Mapping[str, Any], shape: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What it takes to hold the model: bytes of weights, of keys and values, devices to share them.
+
+    Args:
+        config: of the model.
+        shape: as `facts.shape` found it.
+    """
+    weights = told if isinstance(told := dig(shape, "bytes"), int) else None
+    cache = _cache_bytes(config)
+    positions = show(config.get("max_position_embeddings"))
+    degrees = dig(shape, "degrees")
+    pairs = degrees.items() if isinstance(degrees, Mapping) else ()
+    shares = ["1", *(str(size) for size, fits in pairs if fits is True)]
+    return [
+        ("weights", _size(weights)),
+        (f"keys and values of a sequence of {positions} tokens, 2 bytes a number", _size(cache)),
+        ("both; an engine adds its own", _size(weights + cache if weights and cache else None)),
+        ("devices that tensor parallelism can share it over", ", ".join(shares)),
+    ]
+
+
+def _cache_bytes(config: Mapping[str, Any]) -> int | None:
+    """Two tensors a layer, of numbers of 2 bytes, over the whole context."""
+    heads, hidden = (config.get(key) for key in ("num_attention_heads", "hidden_size"))
+    if not isinstance(heads, int) or not isinstance(hidden, int) or not heads:
+        return None
+    parts: list[Any] = [
+        config.get("num_hidden_layers"),
+        config.get("num_key_value_heads") or heads,
+        config.get("head_dim") or hidden // heads,
+        config.get("max_position_embeddings"),
+    ]
+    return 2 * 2 * prod(parts) if all(isinstance(part, int) for part in parts) else None
+
+
+def _size(nbytes: int | None) -> str:
+    if nbytes is None:
+        return NOT_RECORDED
+    return f"{nbytes / 1e9:,.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:,.1f} MB"
+
+
+def validation_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What was measured, each with its 95 % interval where it has one."""
+    reference = titled(facts.get("reference"), "reference")
+    for row in VALIDATION:
+        ends = interval(facts.get(f"{row.fact}_interval")) if row.has_interval else ""
+        yield row.label.format(reference=reference), show(facts.get(row.fact)), ends
+    percentiles = facts.get("kl_percentiles")
+    if isinstance(percentiles, Mapping):
+        for name, value in percentiles.items():
+            which = "largest" if name == "max" else f"percentile {name}"
+            yield f"KL divergence, {which}", show(value), ""
+
+
+def text_columns(facts: Mapping[str, Any]) -> list[str]:
+    """The heads of the columns of `PER_TEXT`."""
+    reference = titled(facts.get("reference"), "reference")
+    return [column.format(reference=reference) for column, _ in PER_TEXT]
+
+
+def text_rows(facts: Mapping[str, Any]) -> list[list[str]]:
+    """The same, text by text, in the columns of `PER_TEXT`."""
+    shown = ("name", *(fact for _, fact in PER_TEXT))
+    return [[show(dig(text, fact)) for fact in shown] for text in texts(facts)]
+
+
+def check_rows(report: Report) -> list[tuple[str, Verdict, str, str, str]]:
+    """What the gate asked for, and what it found."""
+    return [
+        (
+            f"{check.name}, {check.part}" if check.part else check.name,
+            check.verdict,
+            show(check.estimate),
+            _ends(check),
+            f"{'at least' if check.direction == 'min' else 'at most'} {show(check.threshold)}",
+        )
+        for check in report.checks
+    ]
+
+
+def _ends(check: Check) -> str:
+    """The interval; where there is none, either nothing bounds it or the estimate alone decides."""
+    if check.interval is None:
+        return "unbounded" if check.verdict is Verdict.INCONCLUSIVE else "none"
+    return interval(check.interval)
+
+
+def inputs(validation: Report, quantize: Report | None, recover: Report | None) -> dict[str, str]:
+    """The hash of everything that went in, from the raw model to the evaluation texts."""
+    files = dig(quantize.facts if quantize else None, "calibration.files")
+    calibration = {
+        f"calibration:{show(dig(entry, 'name'))}": _hash(entry)
+        for entry in (files if isinstance(files, list) else [])
+    }
+    reports = [report.inputs for report in (recover, quantize) if report is not None]
+    return {
+        name: digest
+        for hashes in (*reports, calibration, validation.inputs)
+        for name, digest in hashes.items()
+    }
+
+
+def _hash(entry: Any) -> str:
+    return show(dig(entry, "sha256"))

@@ -1,0 +1,109 @@
+"""The solver's inner loops for a GPU, in Triton: a program takes some rows, and its tile of them
+stays in registers while column after column is rounded.
+
+None of this has ever run on a GPU. The tests run it in Triton's own interpreter, which executes the
+same functions on tensors of the CPU if TRITON_INTERPRET=1 was set before triton was imported
+(otherwise Triton refuses such tensors), and compile it for real devices. So the meaning is checked;
+what the compiler made of it, and its speed, are not.
+
+Compiled functions have no types: Triton finds them, and a checker must not wrap them.
+"""
+
+from __future__ import annotations
+
+from typing import no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from camelpress.quantize.kernels import reference_kernel
+from camelpress.quantize.kernels.kernel import COLUMNS, SMALLEST_SCALE
+
+CHUNK = 2**22  # elements of one temporary of `search`: 16 MB
+OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}  # 4 warps have too few registers
+_ROWS = tl.constexpr(16)  # of one program
+_SMALLEST = tl.constexpr(SMALLEST_SCALE)
+_HALF_EVEN = tl.constexpr(1.5 * 2**23)  # fp32 has no fractions up here: adding it rounds
+_FAR = tl.constexpr(1024.0)  # beyond any code, and exact below `_HALF_EVEN`
+
+
+def search(
+    columns: Float32[Tensor, "cols rows"],
+    importance: Float32[Tensor, " cols"],
+    *,
+    bits: int,
+    sym: bool,
+) -> tuple[Float32[Tensor, " rows"], Float32[Tensor, " rows"]]:
+    """As `Kernel.search`: in torch, some rows at a time."""
+    found = [
+        reference_kernel.search(part, importance, bits=bits, sym=sym)
+        for part in columns.split(max(1, CHUNK // len(columns)), dim=1)
+    ]
+    scales, zeros = (torch.cat(each) for each in zip(*found, strict=True))
+    return scales, zeros
+
+
+def round_columns(
+    columns: Float32[Tensor, "cols rows"],
+    upper: Float32[Tensor, "cols cols"],
+    scales: Float32[Tensor, " rows"],
+    zeros: Float32[Tensor, " rows"],
+    *,
+    top: int,
+) -> tuple[UInt8[Tensor, "cols rows"], Float32[Tensor, "cols rows"]]:
+    """As `Kernel.round_columns`, for at most `COLUMNS` of them; more go to `kernel_plain`."""
+    if len(columns) > COLUMNS:
+        return reference_kernel.round_columns(columns, upper, scales, zeros, top=top)
+    cols, rows = columns.shape
+    codes = torch.empty(cols, rows, dtype=torch.uint8, device=columns.device)
+    errors = torch.empty(cols, rows, dtype=torch.float32, device=columns.device)
+    with torch.cuda.device_of(columns):
+        _round_columns[(triton.cdiv(rows, _ROWS.value),)](
+            columns.contiguous(),
+            upper.contiguous(),
+            scales.contiguous(),
+            zeros.contiguous(),
+            codes,
+            errors,
+            rows,
+            cols,
+            float(top),
+            triton.next_power_of_2(cols),
+            **OPTIONS,
+        )
+    return codes, errors
+
+
+@triton.jit
+@no_type_check
+def _nearest(value):
+    """The nearest whole number, ties to even; what is further out than any code stays so."""
+    return tl.minimum(tl.maximum(value, -_FAR), _FAR) + _HALF_EVEN - _HALF_EVEN
+
+
+@triton.jit
+@no_type_check
+def _round_columns(
+    columns, upper, scales, zeros, codes, errors, rows, cols, top, width: tl.constexpr
+):
+    row = tl.program_id(0) * _ROWS + tl.arange(0, _ROWS)
+    col = tl.arange(0, width)
+    inside = (col[:, None] < cols) & (row[None, :] < rows)
+    tile = tl.load(columns + col[:, None] * rows + row[None, :], mask=inside, other=0.0)
+    scale = tl.load(scales + row, mask=row < rows, other=1.0)
+    zero = tl.load(zeros + row, mask=row < rows, other=0.0)
+    for column in range(0, cols):
+        value = tl.sum(tl.where(col[:, None] == column, tile, 0.0), axis=0)
+        code = _nearest(tl.div_rn(value, scale)) + zero
+        code = tl.minimum(tl.maximum(code, 0.0), top)
+        diagonal = tl.load(upper + column * cols + column)
+        error = tl.div_rn(value - (code - zero) * scale, diagonal + tl.zeros_like(value))
+        place = column * rows + row
+        tl.store(codes + place, code.to(tl.int32).to(tl.uint8), mask=row < rows)
+        tl.store(errors + place, error, mask=row < rows)
+        later = (col > column) & (col < cols)
+        share = tl.load(upper + column * cols + col, mask=later, other=0.0)
+        tile -= share[:, None] * error[None, :]

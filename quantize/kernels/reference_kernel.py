@@ -1,0 +1,79 @@
+"""The solver's inner loops in torch: slow, on any device, and what the fast ones are held to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from camelpress.quantize.kernels.kernel import SHRINK, SMALLEST_SCALE
+
+Grids = Iterator[tuple[Float32[Tensor, " rows"], Float32[Tensor, " rows"]]]
+
+
+def search(
+    columns: Float32[Tensor, "cols rows"],
+    importance: Float32[Tensor, " cols"],
+    *,
+    bits: int,
+    sym: bool,
+) -> tuple[Float32[Tensor, " rows"], Float32[Tensor, " rows"]]:
+    """As `Kernel.search`; of equals the first wins."""
+    top = 2**bits - 1
+    least = torch.full_like(columns[0], torch.inf)
+    best_scale, best_zero = least, torch.zeros_like(least)
+    for scale, zero in _grids(columns, top, sym):
+        codes = (columns * scale.reciprocal()).round_().add_(zero).clamp_(0, top)
+        error = codes.sub_(zero).mul_(scale).sub_(columns)
+        loss = (error.square_() * importance[:, None]).sum(dim=0)
+        better = loss < least
+        least = torch.where(better, loss, least)
+        best_scale = torch.where(better, scale, best_scale)
+        best_zero = torch.where(better, zero, best_zero)
+    return best_scale, best_zero
+
+
+def _grids(columns: Float32[Tensor, "cols rows"], top: int, sym: bool) -> Grids:
+    """Every grid that is tried."""
+    if sym:
+        span = columns.abs().amax(dim=0) * (2 / top)
+        middle = torch.full_like(span, (top + 1) // 2)
+        for shrink in SHRINK:
+            scale = fp16(span * shrink)
+            yield scale, middle
+            yield -scale, middle
+        return
+    high = columns.amax(dim=0).clamp(min=0)
+    low = columns.amin(dim=0).minimum(-high / (top - 1))
+    for shrink in SHRINK:
+        scale = fp16((high - low) * (shrink / top))
+        zero = (-low * shrink / scale).round()
+        for offset in (0, -1, 1):
+            yield scale, (zero + offset).clamp(1, top)
+
+
+def round_columns(
+    columns: Float32[Tensor, "cols rows"],
+    upper: Float32[Tensor, "cols cols"],
+    scales: Float32[Tensor, " rows"],
+    zeros: Float32[Tensor, " rows"],
+    *,
+    top: int,
+) -> tuple[UInt8[Tensor, "cols rows"], Float32[Tensor, "cols rows"]]:
+    """As `Kernel.round_columns`."""
+    codes = torch.empty_like(columns, dtype=torch.uint8)
+    errors = torch.empty_like(columns)
+    for column in range(len(columns)):
+        code = (columns[column] / scales).round_().add_(zeros).clamp_(0, top)
+        codes[column] = code
+        errors[column] = (columns[column] - code.sub_(zeros).mul_(scales)) / upper[column, column]
+        columns[column + 1 :].addr_(upper[column, column + 1 :], errors[column], alpha=-1)
+    return codes, errors
+
+
+def fp16(scales: Float32[Tensor, " rows"]) -> Float32[Tensor, " rows"]:
+    """Returns the nearest fp16 numbers of the same sign, but not 0."""
+    sign = torch.where(scales < 0, -1.0, 1.0)
+    return sign * scales.abs().clamp(min=SMALLEST_SCALE).to(torch.float16).to(torch.float32)

@@ -1,0 +1,181 @@
+"""What the output folder holds, before a single code is known: tensors, types, config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import filter as filter_names
+from math import gcd
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from camelpress import __version__
+from camelpress.core import llama
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint_writer import Slot
+from camelpress.core.checkpoint.portable_config import portable
+from camelpress.core.errors import NumericsProblem, RecipeProblem
+from camelpress.core.files.json_files import write_json
+from camelpress.core.packing.dynamic_config import dynamic
+from camelpress.core.packing.gptq_format import slots
+from camelpress.core.packing.row_loss import require_kept, weight_loss
+from camelpress.quantize.settings import Quantize
+
+STORED = torch.float16  # of scales and of everything that is not quantized: what kernels expect
+QUANTIZED = tuple(f".{linear.name}.weight" for linear in llama.LINEARS)
+SCHEME = {"bits", "group_size", "sym"}  # what a loader must know of each layer
+MAKER = f"camelpress:{__version__}"
+MADE: Mapping[str, Any] = MappingProxyType(
+    {"static_groups": True, "true_sequential": True, "meta": {"quantizer": [MAKER]}}
+)
+
+
+class AsStored(Checkpoint):
+    """A source whose tensors that are not quantized read as the output will hold them, in fp16.
+
+    Calibration runs on it, so that the hidden states are those of the stored model.
+    """
+
+    def __init__(self, source: Checkpoint, settings: Quantize) -> None:
+        super().__init__(
+            source.folder,
+            source.config,
+            source.tensors,
+            origin=source.origin,
+            stated=source.stated,
+            changes=source.changes,
+            files=source.file_states,
+        )
+        self._source = source
+        self._settings = settings
+
+    @classmethod
+    def of(cls, source: Checkpoint, settings: Quantize | None = None) -> AsStored:
+        """The same checkpoint, read that way; without settings, all linear layers are quantized."""
+        return cls(source, settings or Quantize())
+
+    def read(self, name: str) -> torch.Tensor:
+        """One whole tensor."""
+        return self._as_stored(name, self._source.read(name))
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows `start` to `stop` of a tensor."""
+        return self._as_stored(name, self._source.rows(name, start, stop))
+
+    def _as_stored(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if name.endswith(QUANTIZED) and self._settings.of(name.removesuffix(".weight")):
+            return tensor
+        return tensor.to(STORED)
+
+
+def schemes(blocks: int, settings: Quantize) -> dict[str, Quantize | None]:
+    """What holds for each linear layer, by its full name; None if it stays in 16 bits.
+
+    Raises:
+        RecipeProblem: a pattern that no layer has.
+    """
+    names = llama.linears(blocks)
+    for pattern in settings.modules:
+        if not filter_names(names, pattern):
+            raise RecipeProblem(
+                f"no layer of {blocks} blocks matches the pattern {pattern!r} of quantize.modules",
+                next_step=f"write it for names such as {names[-1]}, or remove it",
+            )
+    return {name: settings.of(name) for name in names}
+
+
+def plan(source: Checkpoint, blocks: int, settings: Quantize) -> dict[str, Slot]:
+    """Every tensor of the output: packed layers, and the rest in 16 bits.
+
+    Raises:
+        RecipeProblem: a pattern that no layer has, or a group size that does not divide a width.
+    """
+    planned: dict[str, Slot] = {}
+    packed = set()
+    own = schemes(blocks, settings)
+    shapes = {name: source.info(f"{name}.weight").shape for name in own}
+    common = gcd(*(cols for _, cols in shapes.values()))
+    for name, (rows, cols) in shapes.items():
+        scheme = own[name]
+        if scheme is None:
+            continue
+        _check_widths(name, rows, cols, common, scheme)
+        groups = 1 if scheme.group_size == -1 else cols // scheme.group_size
+        planned |= slots(name, rows, cols, groups=groups, bits=scheme.bits)
+        packed.add(f"{name}.weight")
+    for name, info in source.tensors.items():
+        if name not in packed and not llama.is_derived_buffer(name):
+            planned[name] = Slot(STORED, info.shape)
+    return dict(sorted(planned.items()))
+
+
+def _check_widths(name: str, rows: int, cols: int, common: int, settings: Quantize) -> None:
+    if settings.group_size != -1 and cols % settings.group_size:
+        fitting = [size for size in (128, 64, 32, 16) if common % size == 0]
+        raise RecipeProblem(
+            f"group size {settings.group_size} does not divide the {cols} columns of {name}",
+            next_step=f"use --group-size {' or '.join(map(str, [*fitting, -1]))}",
+        )
+    if rows % 32 or cols % 32:
+        raise RecipeProblem(
+            f"{name} is {rows} x {cols}; packed words need multiples of 32",
+            next_step="pad the widths with zeros first; --pad-ffn does it for gate, up and down",
+        )
+
+
+def stored(source: Checkpoint, name: str) -> torch.Tensor:
+    """A tensor that is not quantized, as it is written.
+
+    Raises:
+        NumericsProblem: it does not fit fp16, or vanishes in it.
+    """
+    exact = source.read(name)
+    tensor = exact.to(STORED)
+    if not bool(tensor.isfinite().all()):
+        raise NumericsProblem(
+            f"{name!r} of {source.folder} has values that are not finite in {STORED}",
+            next_step="recover the checkpoint again, or check it for overflow",
+        )
+    if tensor.dtype != exact.dtype:
+        require_kept(f"{name!r} of {source.folder}", weight_loss(exact, tensor), STORED)
+    return tensor
+
+
+def write_config(
+    folder: Path,
+    source: Checkpoint,
+    blocks: int,
+    settings: Quantize,
+    made: Mapping[str, Any] = MADE,
+) -> None:
+    """Both files in which loaders look for how the weights are packed.
+
+    Args:
+        folder: of the output.
+        source: of everything else in the config.
+        blocks: of the model.
+        settings: of the stage.
+        made: how the codes were found, which no loader asks for, and in `meta` by whom.
+    """
+    layers = {
+        name: scheme.model_dump(include=SCHEME) if scheme else None
+        for name, scheme in schemes(blocks, settings).items()
+    }
+    own = dynamic(settings.model_dump(include=SCHEME), layers, blocks)
+    quantization = {
+        "quant_method": "gptq",
+        "bits": settings.bits,
+        "group_size": settings.group_size,
+        "desc_act": False,
+        "sym": settings.sym,
+        "lm_head": False,
+        "checkpoint_format": "gptq",
+        "pack_dtype": "int32",
+        "damp_percent": settings.damp_percent,
+        **made,
+    } | ({"dynamic": own} if own else {})
+    config = portable(source.config, STORED) | {"quantization_config": quantization}
+    write_json(folder / "config.json", config)
+    write_json(folder / "quantize_config.json", quantization)

@@ -1,0 +1,111 @@
+"""The grid a weight is rounded to: scale and zero point per row and group.
+
+Scales are fp16 numbers from the start, because that is what is stored and computed with. A scale
+may be negative: the codes of a symmetric grid reach one step further on one side, and the sign says
+on which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float16, Float32, Int32, UInt8
+from torch import Tensor
+
+from camelpress.core.errors import NumericsProblem
+from camelpress.quantize.kernels.kernel import Kernel
+
+
+@dataclass(frozen=True)
+class Grid:
+    """weight = scales * (code - zeros), code in 0 ... 2**bits - 1."""
+
+    scales: Float16[Tensor, "rows groups"]
+    zeros: UInt8[Tensor, "rows groups"]
+    bits: int
+    group_size: int  # neighbouring columns that share a scale
+
+    @classmethod
+    def of(
+        cls,
+        scales: Float32[Tensor, "rows groups"],
+        zeros: Float32[Tensor, "rows groups"],
+        *,
+        bits: int,
+        group_size: int,
+    ) -> Grid:
+        """From fp16 numbers and whole ones that were computed in fp32.
+
+        Raises:
+            NumericsProblem: a scale is beyond fp16.
+        """
+        stored = scales.to(torch.float16)
+        if not bool(stored.isfinite().all()):
+            raise NumericsProblem(
+                f"{int((~stored.isfinite()).sum())} scales of a layer do not fit float16",
+                next_step="check the checkpoint: its weights are too large",
+            )
+        return cls(stored, zeros.to(torch.uint8), bits, group_size)
+
+    @property
+    def top(self) -> int:
+        """The largest code."""
+        return 2**self.bits - 1
+
+    def of_columns(self, values: Tensor) -> Float32[Tensor, "rows cols"]:
+        """Scales or zero points, once for each column."""
+        return values.to(torch.float32).repeat_interleave(self.group_size, dim=1)
+
+    def group_of(self) -> Int32[Tensor, " cols"]:
+        """The group of each column."""
+        groups = torch.arange(self.scales.shape[1], dtype=torch.int32, device=self.scales.device)
+        return groups.repeat_interleave(self.group_size)
+
+    def rows(self, part: slice) -> Grid:
+        """The grid of some rows."""
+        return Grid(self.scales[part], self.zeros[part], self.bits, self.group_size)
+
+
+def search(
+    weight: Float32[Tensor, "rows cols"],
+    kernel: Kernel,
+    *,
+    importance: Float32[Tensor, " cols"],
+    bits: int,
+    group_size: int,
+    sym: bool,
+) -> Grid:
+    """The grid that rounds each group to nearest with the least weighted squared error.
+
+    Args:
+        weight: rows are outputs; cols is a multiple of the group size.
+        kernel: of the weight's device.
+        importance: weight of each column's squared error.
+        bits: 2, 3, 4 or 8.
+        group_size: columns that share a scale; -1 for all of a row.
+        sym: zero stands at 2**(bits-1); otherwise it is a code of at least 1 (a zero point of 0
+            does not survive the v1 format in every loader).
+    Raises:
+        NumericsProblem: weights so large that a scale is not finite in fp16.
+    """
+    size = weight.shape[1] if group_size == -1 else group_size
+    found = [
+        kernel.search(columns, weights, bits=bits, sym=sym)
+        for columns, weights in zip(
+            weight.T.contiguous().split(size), importance.split(size), strict=True
+        )
+    ]
+    scales, zeros = (torch.stack(each, dim=1) for each in zip(*found, strict=True))
+    return Grid.of(scales, zeros, bits=bits, group_size=size)
+
+
+def nearest(weight: Float32[Tensor, "rows cols"], grid: Grid) -> UInt8[Tensor, "rows cols"]:
+    """Round every weight to its nearest code: the baseline that GPTQ has to beat."""
+    codes = (weight / grid.of_columns(grid.scales)).round() + grid.of_columns(grid.zeros)
+    return codes.clamp(0, grid.top).to(torch.uint8)
+
+
+def values(codes: UInt8[Tensor, "rows cols"], grid: Grid) -> Float32[Tensor, "rows cols"]:
+    """What the codes stand for: exactly what a loader computes with."""
+    return (codes.float() - grid.of_columns(grid.zeros)) * grid.of_columns(grid.scales)

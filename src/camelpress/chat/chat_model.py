@@ -1,0 +1,101 @@
+"""A model before it is loaded: what it is given, and whether there is room for an answer.
+
+Everything that can be refused is refused here: a model of 65 billion weights takes minutes to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from camelpress.chat.chat_format import Format
+from camelpress.chat.settings import Generate
+from camelpress.chat.transformers_decoder import Speaker
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.errors import RecipeProblem
+from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.core.text.tulu_format import Message
+from camelpress.inference.generation.stop_tokens import ends
+from camelpress.inference.model.memory_budget import choose_dtype
+from camelpress.inference.model.streamed_model import StreamedModel, pick_device
+from camelpress.inference.model.transformers_model import load
+
+
+class Prepared:
+    """Tokenizer, format and limits of a model.
+
+    Args:
+        checkpoint: 16-bit or GPTQ, with its tokenizer.
+        settings: how replies are made.
+    Raises:
+        CheckpointProblem: no readable tokenizer, another family, or a config that makes no model.
+        RecipeProblem: no chat template, or no such device here.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, settings: Generate) -> None:
+        self.checkpoint = checkpoint
+        self.settings = settings
+        self.tokenizer = Tokenizer.load(checkpoint.folder)
+        self.form = Format(self.tokenizer, settings.template, source=checkpoint.origin)
+        self.device = pick_device(settings.device)
+        cpu = torch.device("cpu")
+        self.config = StreamedModel(checkpoint, device=cpu, dtype=torch.float32).config
+        self.positions = int(self.config.max_position_embeddings)
+        self.ends = ends(checkpoint, self.tokenizer)
+
+    @property
+    def opening(self) -> list[Message]:
+        """What stands before the first message."""
+        system = self.settings.system
+        return [] if system is None else [Message(role="system", content=system)]
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """The ids that an answer follows on.
+
+        Raises:
+            RecipeProblem: there are none, they leave no room for an answer, or a message is not
+                text.
+            CheckpointProblem: the template cannot be rendered.
+        """
+        for message in messages:
+            _require_text(message.content)
+        ids = self.form.encode(messages)
+        if not ids:
+            raise RecipeProblem("the prompt has no tokens", next_step="give a longer one")
+        if len(ids) >= self.positions:
+            raise RecipeProblem(
+                f"the prompt has {len(ids):,} tokens, and the model has {self.positions:,} "
+                "positions",
+                next_step="shorten it",
+            )
+        return ids
+
+    def load(self, *, tokens: int) -> Speaker:
+        """Read the model.
+
+        Args:
+            tokens: of the longest conversation.
+        Raises:
+            OutOfMemory: it does not fit.
+            CheckpointProblem: weights that do not fit the config.
+            NumericsProblem: a weight is not finite.
+        """
+        dtype = choose_dtype(
+            self.checkpoint,
+            self.config,
+            self.settings.dtype,
+            self.device,
+            tokens=min(tokens, self.positions),
+        )
+        model = load(self.checkpoint, device=self.device, dtype=dtype)
+        return Speaker(model, self.tokenizer, self.ends, self.settings)
+
+
+def _require_text(content: str) -> None:
+    try:
+        content.encode("utf-8")
+    except UnicodeEncodeError as error:  # a byte of a command line that is no UTF-8
+        raise RecipeProblem(
+            "the prompt is not UTF-8 text", next_step="give text in UTF-8"
+        ) from error

@@ -1,0 +1,38 @@
+"""The command line: every command parses, calls one function of a stage, shows its report."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from camelpress import __version__
+from camelpress.cli import (  # noqa: F401 - every module adds its commands
+    chat_commands,
+    inspect_commands,
+    pipeline_commands,
+    stage_commands,
+)
+from camelpress.cli.command import PANELS, app
+
+__all__ = ["app"]
+
+app.registered_commands.sort(key=lambda each: PANELS.index(str(each.rich_help_panel)))
+
+
+def _version(wanted: bool) -> bool:
+    if wanted:
+        sys.stdout.write(f"camelpress {__version__}\n")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,81 @@
+"""A checkpoint held against what engines ask for, from its files alone; no engine runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from camelpress.compat.exllama import EXLLAMA
+from camelpress.compat.gptq_checkpoint import Subject
+from camelpress.compat.marlin import MARLIN
+from camelpress.compat.requirement import Engine, Row, Status
+from camelpress.compat.sglang import SGLANG
+from camelpress.compat.tgi import TGI
+from camelpress.compat.vllm import VLLM
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.errors import RecipeProblem
+from camelpress.reporting.stage_report import Verdict
+
+ENGINES = {"vllm": VLLM, "sglang": SGLANG, "tgi": TGI, "exllama": EXLLAMA, "marlin": MARLIN}
+ALL = "all"
+FIRST = ("config keys", "tensors")  # without them there is nothing to ask the others about
+
+
+def chosen(names: Sequence[str]) -> list[str]:
+    """Engines by name, each once; a name may be a list with commas, or `all`.
+
+    Raises:
+        RecipeProblem: there is no such engine.
+    """
+    wanted = [part.strip().lower() for name in names for part in name.split(",")]
+    for name in wanted:
+        if name not in (*ENGINES, ALL):
+            raise RecipeProblem(
+                f"there is no engine {name!r}", next_step=f"use {', '.join(ENGINES)} or {ALL}"
+            )
+    return list(ENGINES) if ALL in wanted else list(dict.fromkeys(wanted))
+
+
+def check(checkpoint: Checkpoint, names: Sequence[str]) -> dict[str, Any]:
+    """Hold a GPTQ checkpoint against engines.
+
+    Args:
+        checkpoint: quantized.
+        names: as `chosen` gives them.
+    Returns:
+        `verdict` (PASS or FAIL over all engines), and for each of `engines` its name, verdict,
+        source, needs, whether it `ran` (never) and `requirements`: name, status, reason, next step.
+    Raises:
+        CheckpointProblem: not a GPTQ checkpoint of the LLaMA family, or damaged.
+    """
+    subject = Subject(checkpoint)
+    told = [_held(subject, ENGINES[name]) for name in names]
+    verdicts = [Verdict(each["verdict"]) for each in told]
+    return {"verdict": Verdict.worst(verdicts).value, "engines": told}
+
+
+def _held(subject: Subject, engine: Engine) -> dict[str, Any]:
+    rows: list[dict[str, str]] = []
+    for row in sorted(engine.rows, key=lambda each: each.name not in FIRST):
+        rows.append(_answer(subject, row))
+        if row.name in FIRST and rows[-1]["status"] == Status.FAIL:
+            break
+    fails = any(row["status"] == Status.FAIL for row in rows)
+    return {
+        "name": engine.name,
+        "verdict": (Verdict.FAIL if fails else Verdict.PASS).value,
+        "source": engine.source,
+        "needs": engine.needs,
+        "ran": False,
+        "requirements": rows,
+    }
+
+
+def _answer(subject: Subject, row: Row) -> dict[str, str]:
+    found = row.check(subject)
+    return {
+        "name": row.name,
+        "status": found.status.value,
+        "reason": found.reason,
+        "next_step": found.next_step,
+    }

@@ -1,0 +1,163 @@
+"""Gives typed access to one JSON object, and names the fields that no reader took.
+
+`null` and NaN mean that a value is not given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import Any
+
+from camelpress.core.documents.omissions import Omission
+
+EMPTY: tuple[Any, ...] = ("", [], {})
+KINDS: dict[type, str] = {
+    type(None): "null",
+    bool: "a truth value",
+    int: "a number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "an object",
+}
+MAX_QUOTE = 40  # characters of a word that is quoted
+
+
+def quote(word: str) -> str:
+    """Returns a word of a file in quotes, shortened and safe to print."""
+    return repr(word if len(word) <= MAX_QUOTE else f"{word[:MAX_QUOTE]}...")
+
+
+def kind_of(value: Any) -> str:
+    """Returns the JSON kind of a value in words."""
+    return "null" if _is_null(value) else KINDS.get(type(value), "an object")
+
+
+class Fields:
+    """Typed access to a JSON object; each read that fails is an `Omission` with the field's name.
+
+    Args:
+        values: the object.
+        container: the name of the list or field that holds it, for names of unread fields.
+    """
+
+    def __init__(self, values: Mapping[str, Any], container: str = "") -> None:
+        self._object = values
+        self._values = {key: value for key, value in values.items() if not _is_null(value)}
+        self._container = container
+        self._reads: set[str] = set()
+        self._children: list[Fields] = []
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._object
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._object)
+
+    def is_given(self, key: str) -> bool:
+        """Returns whether a field is there and not null."""
+        return key in self._values
+
+    def first_key(self, keys: Sequence[str]) -> str:
+        """Returns the first of some keys that is given, else the first that is there, or first."""
+        for key in keys:
+            if key in self._values:
+                return key
+        return next((key for key in keys if key in self._object), keys[0])
+
+    def mentions(self, key: str, mark: str) -> bool:
+        """Returns whether a field is a text with a mark in it."""
+        value = self._values.get(key)
+        return isinstance(value, str) and mark in value
+
+    def is_one_of(self, key: str, words: Container[str]) -> bool:
+        """Returns whether a field is one of some words, in any case."""
+        value = self._values.get(key)
+        return isinstance(value, str) and value.strip().casefold() in words
+
+    def holds(self, key: str) -> bool:
+        """Returns whether a field is neither missing nor null, false or empty."""
+        self._reads.add(key)
+        return bool(self._values.get(key))
+
+    def value(self, key: str) -> Any:
+        """Returns a value that must be given.
+
+        Raises:
+            Omission: the field is missing or null.
+        """
+        self._reads.add(key)
+        if key not in self._values:
+            raise Omission(f"{key} is {'null' if key in self._object else 'missing'}")
+        return self._values[key]
+
+    def text(self, key: str) -> str:
+        """Returns a text.
+
+        Raises:
+            Omission: the field is missing, null or no text.
+        """
+        value = self.value(key)
+        if not isinstance(value, str):
+            raise Omission(f"{key} is {kind_of(value)}, not text")
+        return value
+
+    def optional_text(self, key: str) -> str:
+        """Returns a text, or an empty one where the field is missing or null."""
+        return self.text(key) if self.is_given(key) else ""
+
+    def texts(self, key: str) -> list[str]:
+        """Returns a list of texts that is not empty; one text stands for a list of it."""
+        value = self.value(key)
+        items = [value] if isinstance(value, str) else value
+        if not (isinstance(items, list) and all(isinstance(item, str) for item in items)):
+            raise Omission(f"{key} is not a list of texts")
+        if not items:
+            raise Omission(f"{key} is empty")
+        return items
+
+    def child(self, key: str) -> Fields:
+        """Returns the object in a field."""
+        value = self.value(key)
+        if not isinstance(value, Mapping):
+            raise Omission(f"{key} is {kind_of(value)}, not an object")
+        return self._child(value, key)
+
+    def children(self, key: str) -> list[Fields]:
+        """Returns the objects of a list."""
+        value = self.value(key)
+        if not isinstance(value, list):
+            raise Omission(f"{key} is {kind_of(value)}, not a list")
+        if not all(isinstance(item, Mapping) for item in value):
+            raise Omission(
+                f"{key} holds something else than objects",
+                next_step=f"write each item of {key} as an object with named fields",
+            )
+        return [self._child(item, f"{key}[]") for item in value]
+
+    def unread_fields(self) -> Iterator[str]:
+        """Yields the names of all fields that hold something and were never read.
+
+        An object in a list of which nothing was read is left out as a whole, and not named here.
+        """
+        stack = [self]
+        while stack:
+            fields = stack.pop()
+            for key, value in fields._values.items():
+                if key not in fields._reads and value not in EMPTY:
+                    yield f"{fields._container}{name_of(key)}"
+            stack += reversed([child for child in fields._children if child._reads])
+
+    def _child(self, values: Mapping[str, Any], name: str) -> Fields:
+        child = Fields(values, f"{name}.")
+        self._children.append(child)
+        return child
+
+
+def name_of(key: str) -> str:
+    """Returns the name of a field, in quotes where it is no plain word."""
+    return key if key.replace("-", "_").isidentifier() and len(key) <= MAX_QUOTE else quote(key)
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)

@@ -1,0 +1,276 @@
+"""Recognizes a place that people give in place of a checkpoint folder.
+
+Source: huggingface_hub 2.4, docs of the cache (models--ORG--NAME/snapshots/COMMIT); PEFT 0.17
+(adapter_config.json); meta-llama/llama 689c7f2 (params.json, consolidated.NN.pth);
+deepspeed 0.17, zero_to_fp32.py; torch 2.13, torch.distributed.checkpoint.format_utils.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from camelpress.core.errors import CheckpointProblem
+from camelpress.core.files.file_recognizer import Recognition, recognize_file
+
+CONFIG, PARAMS = "config.json", "params.json"
+STORE = "store-report.json"
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+CACHED = re.compile(r"(?P<kind>model|dataset|space)s--(?P<repository>[\w.-]+(?:--[\w.-]+)?)")
+PAGE_ADDRESS = re.compile(
+    r"(?:https?:/+)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?!datasets/|spaces/)"
+    r"(?P<repository>[\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/(?P<revision>[\w.-]+))?(?:/.*)?"
+)
+OTHER_FORMATS = {  # file pattern: format of the weights
+    "flax_model*.msgpack": "Flax",
+    "tf_model*.h5": "TensorFlow",
+    "*.gguf": "GGUF (llama.cpp)",
+    "*.onnx": "ONNX",
+    "ggml-*.bin": "GGML (llama.cpp)",
+}
+WEIGHTS = re.compile(r".*\.(?:safetensors|bin|pth|pt|gguf|index\.json)")
+SNIPPET_BYTES = 10**6  # size limit of a JSON file that is read for one field
+
+
+def missing_file(path: Path) -> CheckpointProblem:
+    """Returns the problem of a file that a checkpoint lacks, named for what its folder really is.
+
+    Args:
+        path: config.json or another file that a checkpoint cannot do without.
+    """
+    recognition = recognize_folder(path.parent)
+    if recognition is not None:
+        return recognition.problem()
+    return CheckpointProblem(f"{path} does not exist", next_step="complete the checkpoint folder")
+
+
+def not_a_folder(place: Path) -> CheckpointProblem:
+    """Returns the problem of a place that is no folder and names no repository on the hub."""
+    recognition = recognize_place(place)
+    if recognition is not None:
+        return recognition.problem()
+    return CheckpointProblem(
+        f"{place} is not a folder", next_step="give a Hugging Face checkpoint folder"
+    )
+
+
+def recognize_place(place: Path) -> Recognition | None:
+    """Recognizes a path that is no folder: a file of a checkpoint, or an address of the hub."""
+    page = PAGE_ADDRESS.fullmatch(str(place))
+    if page and not place.exists():
+        revision = f"@{page['revision']}" if page["revision"] else ""
+        return Recognition(
+            f"{place} is the address of a page", f"give {page['repository']}{revision}"
+        )
+    if not place.is_file():
+        return None
+    content = recognize_file(place) if place.stat().st_size else None
+    if content is not None:
+        return content
+    if place.name in (CONFIG, PARAMS) or WEIGHTS.fullmatch(place.name):
+        return Recognition(f"{place} is a file of a checkpoint", f"give its folder {place.parent}")
+    if any((place.parent / name).is_file() for name in (CONFIG, ADAPTER[0], STORE)):
+        return Recognition(f"{place} is a file, not a folder", f"give its folder {place.parent}")
+    return None
+
+
+def recognize_folder(folder: Path) -> Recognition | None:
+    """Recognizes a folder that is no complete checkpoint; None where it is nothing known."""
+    for recognize in RECOGNIZERS:
+        recognition = recognize(folder)
+        if recognition is not None:
+            return recognition
+    return None
+
+
+def adapter(folder: Path) -> Recognition | None:
+    """Recognizes a LoRA adapter (PEFT) without the weights that it belongs to."""
+    if not any((folder / name).is_file() for name in ADAPTER):
+        return None
+    base = _field(folder / ADAPTER[0], "base_model_name_or_path")
+    of = f" of {base}" if base else ""
+    return lora(str(folder), of)
+
+
+def lora(place: str, of: str = "") -> Recognition:
+    """Describes a LoRA adapter and how to merge it."""
+    return Recognition(
+        f"{place} is a LoRA adapter{of}, not a model and not a weight diff",
+        f"merge it with PEFT (PeftModel.from_pretrained(model, {place!r}).merge_and_unload(), then "
+        "save_pretrained) and give the merged model",
+    )
+
+
+def _hub_cache(folder: Path) -> Recognition | None:
+    resolved = folder.absolute()
+    for path in (resolved, *resolved.parents[:2]):
+        cached = CACHED.fullmatch(path.name)
+        if cached and resolved.relative_to(path).parts in ((), ("snapshots",), ("blobs",)):
+            return _of_repository(folder, path, cached)
+    for inside in (folder, folder / "hub"):
+        cached_folders = sorted(inside.glob("models--*")) if inside.is_dir() else []
+        if cached_folders:
+            return Recognition(
+                f"{folder} is the hub's cache of {len(cached_folders)} models",
+                _one_of_cache(cached_folders),
+            )
+    return None
+
+
+def _one_of_cache(roots: Iterable[Path]) -> str:
+    snapshots = [(root, _snapshot(root)) for root in roots]
+    complete = [snapshot for root, snapshot in snapshots if snapshot != root]
+    if complete:
+        return f"give one snapshot in it, such as {complete[0]}"
+    return "give the name of the model on the hub, ORG/NAME, to fetch it again"
+
+
+def _of_repository(folder: Path, root: Path, cached: re.Match[str]) -> Recognition:
+    repository = cached["repository"].replace("--", "/")
+    what = f"{folder} is the hub's cache of {repository}"
+    if cached["kind"] != "model":
+        return Recognition(f"{what}, a {cached['kind']}", "give a model")
+    snapshot = _snapshot(root)
+    if snapshot == root:
+        return Recognition(f"{what}, without a snapshot", f"give {repository} to fetch it again")
+    return Recognition(f"{what}, not a checkpoint", f"give {snapshot}, or {repository}")
+
+
+def _snapshot(root: Path) -> Path:
+    """Finds the snapshot that `main` points to, else the newest; the root where there is none."""
+    main = root / "refs" / "main"
+    commit = main.read_text("utf-8", "replace").strip() if main.is_file() else ""
+    if re.fullmatch(r"\w+", commit) and (root / "snapshots" / commit).is_dir():
+        return root / "snapshots" / commit
+    snapshots = sorted(root.glob("snapshots/*/"), key=lambda path: path.stat().st_mtime)
+    return snapshots[-1] if snapshots else root
+
+
+def _store(folder: Path) -> Recognition | None:
+    if not (folder / STORE).is_file():
+        return None
+    return Recognition(
+        f"{folder} is a store of a model's predictions, not a model",
+        "give it to validate in place of REFERENCE, or give the model itself",
+    )
+
+
+def _own_output(folder: Path) -> Recognition | None:
+    if folder.name.endswith(".partial"):
+        return Recognition(
+            f"{folder} is an unfinished output", "run the command that writes it again"
+        )
+    if (folder / "report.json").is_file() and (folder / "report.html").is_file():
+        return Recognition(f"{folder} is a validation report, not a model", "give the model")
+    return None
+
+
+def _meta(folder: Path) -> Recognition | None:
+    if not (folder / PARAMS).is_file():
+        return None
+    return Recognition(
+        f"{folder} is a model in Meta's layout (params.json, consolidated.*.pth), which recover "
+        "and make-diff take as RAW, and inspect reads",
+        "for other commands convert it with convert_llama_weights_to_hf.py of transformers 4",
+    )
+
+
+def _meta_parent(folder: Path) -> Recognition | None:
+    sizes = sorted(path.parent for path in folder.glob(f"*/{PARAMS}"))
+    if not sizes:
+        return None
+    return Recognition(
+        f"{folder} holds models in Meta's layout, one folder each",
+        f"give one of them: {_listing(sizes)}",
+    )
+
+
+def _only_inside(folder: Path) -> Recognition | None:
+    inside = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
+    if not inside:
+        return None
+    return Recognition(
+        f"{folder} has no {CONFIG}, but folders in it have one", f"give {_listing(inside)}"
+    )
+
+
+def _training(folder: Path) -> Recognition | None:
+    if any(folder.glob("zero_pp_rank_*")) or any(folder.glob("global_step*/*zero_pp_rank_*")):
+        return Recognition(
+            f"{folder} is a training checkpoint of DeepSpeed ZeRO, cut in one piece for each rank",
+            "join them: run python zero_to_fp32.py . . in it, and give the folder with its config",
+        )
+    if any(folder.glob("*.distcp")):
+        return Recognition(
+            f"{folder} is a sharded checkpoint of torch.distributed",
+            "join it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch "
+            f"{folder} pytorch_model.bin, and add the config and tokenizer",
+        )
+    return None
+
+
+def other_format(folder: Path) -> Recognition | None:
+    """Recognizes weights of another library in a folder that has none that are read here."""
+    for pattern, kind in OTHER_FORMATS.items():
+        if any(folder.glob(pattern)):
+            return Recognition(
+                f"{folder} holds weights of {kind} only",
+                "give a checkpoint with safetensors or PyTorch weights",
+            )
+    return None
+
+
+def _pointers(folder: Path) -> Recognition | None:
+    """Recognizes a checkout whose large files were never fetched, config.json included."""
+    for path in sorted(folder.glob("*")):
+        if WEIGHTS.fullmatch(path.name):
+            recognition = recognize_file(path)
+            if recognition is not None:
+                return recognition
+    return None
+
+
+def _broken_links(folder: Path) -> Recognition | None:
+    """Recognizes a snapshot of the hub's cache that was copied without the files it links to."""
+    for path in sorted(folder.glob("*")):
+        named = path.name == CONFIG or WEIGHTS.fullmatch(path.name)
+        if named and path.is_symlink() and not path.exists():
+            return Recognition(
+                f"{path} is a link to {path.readlink()}, which does not exist",
+                "copy the folder with its links followed (cp -rL), or download it again",
+            )
+    return None
+
+
+def _field(path: Path, key: str) -> str:
+    """Reads one string of a JSON object that need not be well-formed."""
+    try:
+        if path.stat().st_size > SNIPPET_BYTES:
+            return ""
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    value = content.get(key) if isinstance(content, dict) else None
+    return value if isinstance(value, str) else ""
+
+
+def _listing(paths: Iterable[Path]) -> str:
+    names = [str(path) for path in paths]
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+
+
+RECOGNIZERS: tuple[Callable[[Path], Recognition | None], ...] = (
+    adapter,
+    _store,
+    _own_output,
+    _hub_cache,
+    _meta,
+    _meta_parent,
+    _training,
+    _only_inside,
+    other_format,
+    _pointers,
+    _broken_links,
+)

@@ -1,0 +1,150 @@
+"""Recognises files of other formats in place of a text, and names the way to convert each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from camelpress.core.errors import RecipeProblem
+from camelpress.core.files.file_recognizer import recognize_text
+
+PANDAS = "pandas.read_{}.to_json('rows.jsonl', orient='records', lines=True)"
+TABLE = (
+    "name its columns as a layout does (text; instruction, output; inputs, targets) and convert it "
+    "to JSON lines: " + PANDAS
+)
+UNPACK = "unpack it and give a file in it"
+EXPORT = "save its text as UTF-8"
+
+# fmt: off
+MAGIC: tuple[tuple[bytes, str, str], ...] = (  # first bytes, format, next step
+    (b"PAR1",                "a Parquet file",        TABLE.format("parquet(FILE)")),
+    (b"ARROW1",              "an Arrow file",         TABLE.format("feather(FILE)")),
+    (b"\xff\xff\xff\xff",    "an Arrow stream",       "convert it to JSON lines: datasets.Dataset"
+                                                      ".from_file(FILE).to_json('rows.jsonl')"),
+    (b"PK\x03\x04",          "a zip archive",         UNPACK),
+    (b"PK\x05\x06",          "a zip archive",         UNPACK),
+    (b"%PDF-",               "a PDF document",        EXPORT),
+    (b"{\\rtf",              "an RTF document",       EXPORT),
+    (b"\xd0\xcf\x11\xe0",    "an Office document",    EXPORT),
+    (b"SQLite format 3\x00", "an SQLite database",    "export its table as JSON lines"),
+    (b"\x93NUMPY",           "a NumPy array",         "export its texts as JSON lines"),
+)
+# fmt: on
+XML = re.compile(rb"\s*<\?xml\b")
+PYTHON = re.compile(r"\s*\[?\s*\{\s*'[^'\n]*'\s*:")
+HEADER = frozenset(
+    "answer chosen completion content context conversation conversations input inputs instruction "
+    "label messages output prompt question response role source target targets text title".split()
+)
+SEPARATORS = (  # separator, format, reader of pandas
+    (",", "CSV", "csv(FILE)"),
+    ("\t", "TSV", "table(FILE)"),
+    (";", "CSV", "csv(FILE, sep=';')"),
+)
+TABS_LINES = 3  # lines with equally many tabs, from which on a text is a table
+UTF8_MARK = b"\xef\xbb\xbf"
+
+
+def require_text_bytes(path: Path, content: bytes) -> None:
+    """Checks that the bytes of a file do not begin as those of another format.
+
+    Raises:
+        RecipeProblem: they do.
+    """
+    if XML.match(content[:4096].removeprefix(UTF8_MARK)):
+        raise _foreign(path, "XML", "extract its text")
+    recognition = recognize_text(path, content)
+    if recognition is not None:
+        raise RecipeProblem(recognition.what, next_step=recognition.next_step)
+    for magic, name, next_step in MAGIC:
+        if content.startswith(magic):
+            raise _foreign(path, name, next_step)
+
+
+def require_prose(path: Path, text: str) -> None:
+    """Checks that a text is no table and no Python literal.
+
+    Raises:
+        RecipeProblem: it is, or it is blank.
+    """
+    if not text.strip():
+        raise without_text(path)
+    if PYTHON.match(text):
+        raise _foreign(path, "a Python literal, not JSON", "write it with json.dumps")
+    for separator, name, reader in SEPARATORS:
+        if _is_table(path, text, separator):
+            raise _foreign(path, f"{name}, a table", TABLE.format(reader))
+
+
+def require_rows(path: Path, value: object, is_row: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Checks that the only JSON value of a file is no table that pandas writes in another order.
+
+    Raises:
+        RecipeProblem: it is.
+    """
+    orient = _orientation(value, is_row) if isinstance(value, Mapping) else ""
+    if orient:
+        raise RecipeProblem(
+            f"{path} is a table in one object, in the order {orient!r} of pandas, without rows",
+            next_step="convert it to JSON lines: "
+            + PANDAS.format(f"json(FILE, orient={orient!r}, dtype=False)"),
+        )
+
+
+def _orientation(table: Mapping[str, Any], is_row: Callable[[Mapping[str, Any]], bool]) -> str:
+    """Returns the name that pandas has for the order of a table; empty where it is no table."""
+    if {"columns", "data"} <= table.keys():
+        return "split"
+    columns = list(table.values())
+    labels = {_labels(column) for column in columns}
+    if not all(labels) or len(labels) != 1 or not (is_row(table) or len(columns) > 1):
+        return ""
+    return "index" if all(key.isdecimal() for key in table) else "columns"
+
+
+def _labels(column: object) -> tuple[Any, ...]:
+    """Returns the names of the values in a column; empty where it is no column.
+
+    A list of objects is no column: it holds the turns of a conversation.
+    """
+    if isinstance(column, Mapping):
+        return tuple(column)
+    if not isinstance(column, list) or all(isinstance(value, Mapping) for value in column):
+        return ()
+    return tuple(range(len(column)))
+
+
+def _is_table(path: Path, text: str, separator: str) -> bool:
+    """Returns whether name, header or tabs make a text a table."""
+    if content_suffix(path) == {",": ".csv", "\t": ".tsv"}.get(separator):
+        return True
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    if _is_header(lines[0], separator):
+        return 2 * sum(separator in line for line in lines) > len(lines) > 1
+    counts = {line.count(separator) for line in lines}
+    return separator == "\t" and len(lines) >= TABS_LINES and len(counts) == 1 and counts != {0}
+
+
+def _is_header(line: str, separator: str) -> bool:
+    """Returns whether a line names columns, one of them as data sets do."""
+    names = [name.strip().strip('"').casefold() for name in line.split(separator)]
+    plain = all(name.replace(" ", "_").isidentifier() and len(name) < 40 for name in names)
+    return plain and len(names) > 1 and not HEADER.isdisjoint(names)
+
+
+def content_suffix(path: Path) -> str:
+    """Returns the ending of a file's name in small letters, without that of a compressed file."""
+    name = PurePath(path.name.casefold())
+    return (name.with_suffix("") if name.suffix == ".gz" else name).suffix
+
+
+def without_text(path: Path) -> RecipeProblem:
+    """Returns the problem of a file in which nothing is written."""
+    return RecipeProblem(f"{path} holds no text", next_step="give a file that does")
+
+
+def _foreign(path: Path, name: str, next_step: str) -> RecipeProblem:
+    return RecipeProblem(f"{path} is {name}, and no text", next_step=next_step)

@@ -1,0 +1,103 @@
+"""The files of an output: those that it lists itself, and strangers, which are never deleted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterator
+from fnmatch import fnmatchcase
+from itertools import chain, count
+from pathlib import Path
+
+from camelpress.core.files.file_hashes import MANIFEST, REPORT_SUFFIX
+from camelpress.core.files.regular_files import read_regular
+from camelpress.core.input_limits import MAX_JSON_BYTES
+from camelpress.core.progress import note
+
+REPORTS = (f"*{REPORT_SUFFIX}", "report.json")
+MARKS = (*REPORTS, MANIFEST)  # every output has one of them
+
+
+def is_ours(folder: Path) -> bool:
+    """Returns True if a folder is an earlier output."""
+    return any(path for mark in MARKS for path in folder.glob(mark))
+
+
+def files_in(folder: Path) -> list[str]:
+    """The names of all files and links below a folder, sorted."""
+    return sorted(path.relative_to(folder).as_posix() for path in _leaves(folder))
+
+
+def listed_files(folder: Path) -> set[str]:
+    """The files that an output says it consists of, the list itself included.
+
+    A release lists them in `SHA256SUMS`, any other output in its report. An output may carry the
+    reports of earlier stages: its own is the one that lists the others.
+    """
+    if (folder / MANIFEST).is_file():
+        return {MANIFEST, *_checksum_names(folder / MANIFEST)}
+    reports = {path.name: path for mark in REPORTS for path in folder.glob(mark)}
+    lists = {name: {name, *_report_names(path)} for name, path in sorted(reports.items())}
+    return max(lists.values(), key=lambda names: len(names & lists.keys()), default=set())
+
+
+def matches(name: str, patterns: Collection[str]) -> bool:
+    """Returns True if a name is one of some names, or fits a pattern among them."""
+    return name in patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def set_aside(folder: Path, target: Path, is_stranger: Callable[[str], bool]) -> None:
+    """Move the files that no stage wrote out of a folder, to a new one beside `target`."""
+    strangers = [name for name in files_in(folder) if is_stranger(name)]
+    if not strangers:
+        return
+    aside = _unused(Path(f"{target}.aside"))
+    for name in strangers:
+        (aside / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).rename(aside / name)
+    others = f" and {len(strangers) - 1} more files" if len(strangers) > 1 else ""
+    note(f"{target.name}: {strangers[0]}{others} did not belong there, see {aside}")
+
+
+def remove_all(folder: Path, keep: Callable[[str], bool]) -> None:
+    """Delete everything below a folder but some files, and the folders that become empty."""
+    for path in _leaves(folder):
+        if not keep(path.relative_to(folder).as_posix()):
+            path.unlink()
+    folders = [path for path in folder.rglob("*") if path.is_dir() and not path.is_symlink()]
+    for path in sorted(folders, key=lambda each: len(each.parts), reverse=True):
+        if not any(path.iterdir()):
+            path.rmdir()
+
+
+def _leaves(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            yield from _leaves(path)
+        else:
+            yield path
+
+
+def _unused(path: Path) -> Path:
+    """A path, or one with a number, at which there is nothing, or an empty folder."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return next(each for each in chain([path], numbered) if _is_unused(each))
+
+
+def _is_unused(path: Path) -> bool:
+    return not files_in(path) if path.is_dir() else not os.path.lexists(path)
+
+
+def _checksum_names(path: Path) -> Iterator[str]:
+    text = read_regular(path, MAX_JSON_BYTES).decode("utf-8", "replace")
+    for line in text.splitlines():
+        yield line.partition("  ")[2]
+
+
+def _report_names(path: Path) -> list[str]:
+    try:
+        report = json.loads(read_regular(path, MAX_JSON_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return []
+    names = report.get("files") if isinstance(report, dict) else None
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []

@@ -1,0 +1,185 @@
+"""llm-compressor's layout on disk: compressed-tensors, `pack-quantized`.
+
+    weight_packed     Int32[rows, cols*bits/32]    codes of neighbouring columns, low bits first
+    weight_scale      Float[rows, groups]          in the type that the model had
+    weight_zero_point Int32[rows*bits/32, groups]  zero points, packed the same way along the rows
+    weight_shape      Int64[2]                     rows and cols
+    weight_g_idx      Int32[cols]                  groups of columns anywhere; no longer read by
+                                                   compressed-tensors itself
+
+A symmetric layer has no zero points; its middle code, 2**(bits-1), means zero. Older versions
+store signed zero points as Int8[rows, groups].
+
+Source: vllm-project/compressed-tensors 0.19.0 (compressors/pack_quantized).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Int32, Integer, UInt8
+from torch import Tensor
+from torch.nn.functional import pad
+
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.checkpoint.checkpoint_writer import Slot
+from camelpress.core.errors import CheckpointProblem, ShapeMismatch
+from camelpress.core.packing.bitpacking import WORD, pack_words, unpack_words
+from camelpress.core.packing.packed_checks import AGAIN, read_order, require_types
+from camelpress.core.packing.quantization_schemes import Scheme
+from camelpress.core.packing.quantized_weight import Codes, Extent, Grid, neighbours
+
+PARTS = ("weight_shape", "weight_packed", "weight_scale", "weight_zero_point", "weight_g_idx")
+# fmt: off
+TYPES: Mapping[str, tuple[torch.dtype, ...]] = {
+    "weight_packed":     (torch.int32,),
+    "weight_scale":      (torch.float16, torch.bfloat16, torch.float32),
+    "weight_shape":      (torch.int64, torch.int32),
+    "weight_zero_point": (torch.int32, torch.int8),
+    "weight_g_idx":      (torch.int32, torch.int64),
+}
+# fmt: on
+
+
+def slots(
+    linear: str,
+    rows: int,
+    cols: int,
+    *,
+    groups: int,
+    bits: int,
+    scales: torch.dtype,
+    sym: bool,
+) -> dict[str, Slot]:
+    """Names, types and shapes of a packed layer on disk."""
+    zeros = {} if sym else {"zero_point": Slot(torch.int32, (_words(rows, bits), groups))}
+    parts = {
+        "packed": Slot(torch.int32, (rows, _words(cols, bits))),
+        "scale": Slot(scales, (rows, groups)),
+        "shape": Slot(torch.int64, (2,)),
+    }
+    return {f"{linear}.weight_{part}": slot for part, slot in (parts | zeros).items()}
+
+
+def pack(codes: Codes, *, sym: bool) -> dict[str, Tensor]:
+    """The parts of a layer, by name; of a symmetric one without zero points.
+
+    Raises:
+        ShapeMismatch: rows or columns do not fill whole words.
+    """
+    parts = {
+        "weight_packed": pack_words(codes.codes.T, codes.bits).T.contiguous(),
+        "weight_scale": codes.scales.contiguous(),
+        "weight_shape": torch.tensor(codes.codes.shape),
+    }
+    return parts if sym else parts | {"weight_zero_point": pack_words(codes.zeros, codes.bits)}
+
+
+def unpack(parts: Mapping[str, Tensor], group_of: Integer[Tensor, " cols"], *, bits: int) -> Codes:
+    """The inverse of `pack`."""
+    rows, cols = (int(each) for each in parts["weight_shape"])
+    scales = parts["weight_scale"]
+    zeros = _zeros(parts.get("weight_zero_point"), rows, scales.shape[1], bits)
+    return Codes(_values(parts["weight_packed"].T, cols, bits).T, scales, zeros, group_of, bits)
+
+
+def extent(checkpoint: Checkpoint, linear: str) -> Extent:
+    """The size of a layer that was checked."""
+    rows, cols = checkpoint.read(f"{linear}.weight_shape").tolist()
+    scales = checkpoint.info(f"{linear}.weight_scale")
+    return Extent(rows, cols, scales.shape[1], scales.dtype)
+
+
+def check(
+    checkpoint: Checkpoint, linear: str, scheme: Scheme
+) -> tuple[UInt8[Tensor, "rows groups"], Integer[Tensor, " cols"]]:
+    """Zero points and the group of each column, once all parts are seen to fit together.
+
+    Raises:
+        UnknownTensor: a part is missing.
+        CheckpointProblem: parts contradict one another, or the config.
+    """
+    group_of = _groups_of(checkpoint, linear, scheme)
+    stored = None if scheme.sym else checkpoint.read(f"{linear}.weight_zero_point")
+    rows, _, groups, _ = extent(checkpoint, linear)
+    return _zeros(stored, rows, groups, scheme.bits), group_of
+
+
+def grid(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Grid:
+    """A packed layer without its codes; raises as `check`."""
+    zeros, group_of = check(checkpoint, linear, scheme)
+    return Grid(checkpoint.read(f"{linear}.weight_scale"), zeros, group_of)
+
+
+def read(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Codes:
+    """A packed layer; raises as `check`."""
+    found = grid(checkpoint, linear, scheme)
+    words = checkpoint.read(f"{linear}.weight_packed").T
+    return Codes(_values(words, len(found.group_of), scheme.bits).T, *found, scheme.bits)
+
+
+def _groups_of(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Integer[Tensor, " cols"]:
+    """The group of each column, once the parts are seen to fit together."""
+    there = {part for part in PARTS if f"{linear}.{part}" in checkpoint.tensors}
+    needed = {*PARTS[:3], *(() if scheme.sym else PARTS[3:4]), *(PARTS[4:] * scheme.desc_act)}
+    infos = {part: checkpoint.info(f"{linear}.{part}") for part in PARTS if part in needed | there}
+    require_types(checkpoint, linear, infos, TYPES)
+    extra = sorted(there - needed)
+    if extra:
+        raise CheckpointProblem(
+            f"{checkpoint.folder / infos[extra[0]].shard} holds '{linear}.{extra[0]}', its config "
+            f"says {'symmetric' if extra[0] == PARTS[3] else 'no activation order'}",
+            next_step="use the config that belongs to these weights",
+        )
+    shape = checkpoint.read(f"{linear}.weight_shape").flatten().tolist()
+    rows, cols = shape if len(shape) == 2 else (0, 0)
+    scale = infos["weight_scale"].shape
+    groups = scale[1] if len(scale) == 2 else 0
+    expected = slots(
+        linear, rows, cols, groups=groups, bits=scheme.bits, scales=torch.float16, sym=False
+    )
+    if infos.get("weight_zero_point", infos["weight_scale"]).dtype is torch.int8:
+        expected[f"{linear}.weight_zero_point"] = Slot(torch.int8, (rows, groups))
+    for part, info in infos.items():
+        asked = expected.get(f"{linear}.{part}", Slot(torch.int32, (cols,))).shape
+        if info.shape != asked:
+            raise ShapeMismatch(
+                f"{checkpoint.folder} holds '{linear}.{part}' as {list(info.shape)}, its "
+                f"weight_shape and weight_scale ask for {list(asked)}",
+                next_step=AGAIN,
+            )
+    even = neighbours(cols, groups, scheme.group_size)
+    if even is None:
+        raise ShapeMismatch(
+            f"{checkpoint.folder} holds '{linear}.weight_scale' for {groups} groups of {cols} "
+            f"columns, its config says group_size {scheme.group_size}",
+            next_step="use the config that belongs to these weights",
+        )
+    if not scheme.desc_act:
+        return even
+    return read_order(checkpoint, f"{linear}.weight_g_idx", groups)
+
+
+def _zeros(
+    stored: Tensor | None, rows: int, groups: int, bits: int
+) -> UInt8[Tensor, "rows groups"]:
+    middle = 2 ** (bits - 1)
+    if stored is None:
+        return torch.full((rows, groups), middle, dtype=torch.uint8)
+    if stored.dtype is torch.int8:
+        return (stored.to(torch.int16) + middle).to(torch.uint8)
+    return _values(stored, rows, bits)
+
+
+def _words(values: int, bits: int) -> int:
+    """How many words so many codes begin."""
+    return -(-values * bits // WORD)
+
+
+def _values(
+    words: Int32[Tensor, "words rows"], count: int, bits: int
+) -> UInt8[Tensor, "count rows"]:
+    """Codes of a stream whose last word need not be full."""
+    missing = -len(words) % bits if bits == 3 else 0
+    return unpack_words(pad(words.contiguous(), (0, 0, 0, missing)), bits)[:count]

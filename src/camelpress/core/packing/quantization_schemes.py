@@ -1,0 +1,241 @@
+"""What a quantization config says of each linear layer, whoever wrote it.
+
+GPTQModel, AutoGPTQ and auto-round write one object of settings, with exceptions in `dynamic` or
+`extra_config`; llm-compressor writes groups of layers, each with settings of its own.
+
+Source: ModelCloud/GPTQModel 7.7.0 (quantization/config.py); intel/auto-round 0.16.1
+(inference/convert_model.py, inference/backend.py); vllm-project/compressed-tensors 0.19.0
+(quantization/quant_config.py, utils/match.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from camelpress.core.checkpoint import format_detection
+from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.errors import CheckpointProblem
+from camelpress.core.files.bounded_regex import matches, require_few
+from camelpress.core.input_limits import MAX_PATTERNS
+from camelpress.core.packing.dynamic_config import settings_of
+from camelpress.core.settings import faults
+
+V1, V2, COMPRESSED = "gptq", "gptq_v2", "pack-quantized"
+METHOD = "compressed-tensors"
+BITS = (2, 3, 4, 8)
+PLAIN_BITS = 16  # auto-round's way of saying that a layer is not packed
+# fmt: off
+LAYOUTS: Mapping[str, Mapping[str, str]] = {  # quant_method: its names for layouts
+    "gptq":             {V1: V1, V2: V2},
+    "auto-round":       {"auto_round:auto_gptq": V1, "auto_round:gptqmodel": V2, "auto_round": V2},
+    METHOD:             {COMPRESSED: COMPRESSED},
+}
+# fmt: on
+REGEX = "re:"
+KNOWN = format_detection.KNOWN
+
+
+class Scheme(NamedTuple):
+    """How one linear layer is packed."""
+
+    layout: str
+    bits: int
+    group_size: int | None  # -1: one group a row; None: not said
+    sym: bool | None  # None: not said
+    desc_act: bool  # whether the groups may be of columns anywhere
+
+
+class _Weights(BaseModel):
+    """The part of compressed-tensors' QuantizationArgs that decides what codes mean."""
+
+    model_config = ConfigDict(strict=True)
+
+    num_bits: int
+    type: Literal["int"] = "int"
+    symmetric: bool = True
+    strategy: Literal["group", "channel"]
+    group_size: int | None = None
+    actorder: str | bool | None = None
+
+
+class _Group(BaseModel):
+    """Layers that are packed alike; activations that are quantized too would change the model."""
+
+    model_config = ConfigDict(strict=True)
+
+    targets: list[str] = Field(max_length=MAX_PATTERNS)
+    weights: _Weights
+    layout: str | None = Field(default=None, alias="format")
+    input_activations: None = None
+    output_activations: None = None
+
+
+class _Groups(BaseModel):
+    """A config of compressed-tensors; rotations and cache schemes would change the model, too."""
+
+    model_config = ConfigDict(strict=True)
+
+    config_groups: dict[str, _Group] = Field(max_length=MAX_PATTERNS)
+    ignore: list[str] | None = Field(default=None, max_length=MAX_PATTERNS)
+    kv_cache_scheme: None = None
+    transform_config: dict[str, Any] | None = Field(default=None, max_length=0)
+    sparsity_config: dict[str, Any] | None = Field(default=None, max_length=0)
+
+
+def scheme_of(checkpoint: Checkpoint, linear: str) -> Scheme | None:
+    """How a linear layer is packed, by its full name; None if it is plain.
+
+    Raises:
+        CheckpointProblem: in a way that cannot be read here, or the config contradicts itself.
+    """
+    config = checkpoint.quantization
+    if config is None:
+        return None
+    if config.get("quant_method") == METHOD:
+        return _of_groups(checkpoint, config, linear)
+    own = _own(config, linear)
+    where = f" of {linear}" if config.get("dynamic") or config.get("extra_config") else ""
+    return None if own is None else _of_settings(checkpoint, own, where)
+
+
+def overall(checkpoint: Checkpoint) -> Scheme | None:
+    """How layers are packed that have no settings of their own; None if none is packed.
+
+    Raises:
+        CheckpointProblem: as `scheme_of`.
+    """
+    config = checkpoint.quantization
+    if config is None:
+        return None
+    if config.get("quant_method") == METHOD:
+        group = next(iter(_groups(checkpoint, config).config_groups.values()), None)
+        return None if group is None else _of_group(checkpoint, config, group, "")
+    return _of_settings(checkpoint, config, "")
+
+
+def _of_settings(checkpoint: Checkpoint, own: Mapping[str, Any], where: str) -> Scheme:
+    layout, act_bits = _layout(checkpoint, own), own.get("act_bits")
+    if isinstance(act_bits, int) and act_bits < PLAIN_BITS:
+        raise CheckpointProblem(
+            f"{checkpoint.folder} quantizes activations, too (act_bits {act_bits})",
+            next_step="give one whose weights alone are quantized",
+        )
+    return Scheme(
+        layout,
+        _bits(checkpoint, own.get("bits"), where),
+        _typed(own.get("group_size"), int),
+        _typed(own.get("sym"), bool),
+        bool(own.get("desc_act")),
+    )
+
+
+def _own(config: Mapping[str, Any], linear: str) -> Mapping[str, Any] | None:
+    """The settings of one layer in a config of GPTQModel, AutoGPTQ or auto-round."""
+    extra = config.get("extra_config")
+    if not extra:
+        return settings_of(config, linear)
+    try:
+        require_few(extra)
+        patterns = (v for key, v in extra.items() if matches(key, linear, anywhere=True))
+        own = extra.get(linear) or next(patterns, None) or {}
+        bits = own.get("bits")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointProblem(
+            f"the quantization_config has an extra_config that cannot be read ({error})",
+            next_step="compare it with the config of the original checkpoint",
+        ) from error
+    return None if isinstance(bits, int) and bits >= PLAIN_BITS else {**config, **own}
+
+
+def _of_groups(checkpoint: Checkpoint, config: Mapping[str, Any], linear: str) -> Scheme | None:
+    groups = _groups(checkpoint, config)
+    if _first_match(linear, groups.ignore or ()):
+        return None
+    by_target = {
+        target: group for group in groups.config_groups.values() for target in group.targets
+    }
+    target = _first_match(linear, by_target)
+    if target is None:
+        return None
+    return _of_group(checkpoint, config, by_target[target], f" of {linear}")
+
+
+def _of_group(
+    checkpoint: Checkpoint, config: Mapping[str, Any], group: _Group, where: str
+) -> Scheme:
+    weights = group.weights
+    layout = group.layout or config.get("format")
+    return Scheme(
+        _layout(checkpoint, {"quant_method": METHOD, "format": layout}),
+        _bits(checkpoint, weights.num_bits, where),
+        -1 if weights.strategy == "channel" else weights.group_size,
+        weights.symmetric,
+        weights.actorder in (True, "group", "dynamic"),
+    )
+
+
+def _groups(checkpoint: Checkpoint, config: Mapping[str, Any]) -> _Groups:
+    try:
+        return _Groups.model_validate(dict(config))
+    except ValidationError as error:
+        raise CheckpointProblem(
+            f"{checkpoint.folder / 'config.json'} has a quantization_config that is not read here "
+            f"({faults(error)})",
+            next_step="give one whose weights alone are quantized, to integers, by group or row",
+        ) from error
+
+
+def _first_match(linear: str, targets: Iterable[str]) -> str | None:
+    """Of targets that mean a layer the first: names, then regular expressions, then its class."""
+    for target in sorted(targets, key=lambda each: (each.startswith(REGEX), each)):
+        if target == linear:
+            return target
+        if target.startswith(REGEX) and _matches(target, linear):
+            return target
+    return "Linear" if "Linear" in targets else None
+
+
+def _matches(target: str, linear: str) -> bool:
+    try:
+        return matches(target.removeprefix(REGEX), linear)
+    except ValueError as error:
+        raise CheckpointProblem(
+            f"the quantization_config has a target {target!r} that cannot be read ({error})",
+            next_step="compare it with the config of the original checkpoint",
+        ) from error
+
+
+def _layout(checkpoint: Checkpoint, config: Mapping[str, Any]) -> str:
+    method = config.get("quant_method")
+    if method is None:
+        raise CheckpointProblem(
+            f"{checkpoint.folder / 'config.json'} has a quantization_config without quant_method",
+            next_step="write there which tool packed the weights, such as "
+            '"quant_method": "gptq", "bits": 4',
+        )
+    method = str(method).removeprefix("intel/")
+    named = config.get("packing_format") or config.get("checkpoint_format") or config.get("format")
+    if config.get("is_marlin_format"):
+        named = "marlin"
+    layout = LAYOUTS.get(method, {}).get(V1 if named is None else str(named))
+    if layout is None:
+        raise CheckpointProblem(
+            f"{checkpoint.folder} is quantized as {method}{f'/{named}' if named else ''}",
+            next_step=f"give a checkpoint of {KNOWN}",
+        )
+    return layout
+
+
+def _bits(checkpoint: Checkpoint, bits: object, where: str) -> int:
+    if not isinstance(bits, int) or bits not in BITS:
+        raise CheckpointProblem(
+            f"{checkpoint.folder} has {bits} bits per weight{where}", next_step=f"use one of {BITS}"
+        )
+    return bits
+
+
+def _typed(value: Any, kind: type) -> Any:
+    return value if isinstance(value, kind) else None

@@ -1,0 +1,118 @@
+"""Renders chat templates, which are programs of strangers, in a child process with bounds.
+
+A sandboxed template can still loop for ever, multiply a text until memory is full, or divide by
+zero. The child starts with the first conversation and renders all that follow.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from camelpress.core.input_limits import (
+    MAX_TEMPLATE_CHARACTERS,
+    MAX_TEMPLATE_MEMORY_BYTES,
+    MAX_TEMPLATE_SECONDS,
+)
+
+CHILD = "camelpress.core.text.template_worker"
+ENVIRONMENT = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "TZ",
+)  # variables that the child inherits
+BEYOND = (
+    f"it takes more than {MAX_TEMPLATE_SECONDS} seconds or "
+    f"{MAX_TEMPLATE_MEMORY_BYTES // 2**20:,} MiB"
+)
+
+
+def render_template(
+    template: str, turns: Sequence[Mapping[str, str]], tokens: Mapping[str, Any]
+) -> str:
+    """Returns a conversation as a chat template writes it, ready for an answer.
+
+    Args:
+        template: the chat template, as transformers understands it.
+        turns: a `role` and a `content` each.
+        tokens: special tokens by their names, such as `bos_token`.
+    Raises:
+        ValueError: the template is broken, refuses such a conversation, or is beyond a bound.
+    """
+    if len(template) > MAX_TEMPLATE_CHARACTERS:
+        raise ValueError(f"it is longer than {MAX_TEMPLATE_CHARACTERS:,} characters")
+    request = {"template": template, "turns": list(turns), "tokens": dict(tokens)}
+    answer = {} if template in _ENDLESS else _CHILD.ask(request)
+    if not answer:
+        _ENDLESS.add(template)
+    if "text" not in answer:
+        raise ValueError(answer.get("fault", BEYOND))
+    return answer["text"]
+
+
+class _Child:
+    """The process that renders; one for each process of ours, so that forks do not share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._owner = 0  # the process that started it
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, str]:
+        """Returns the answer to a request; empty where the child ends before it gives one."""
+        with self._lock:
+            if self._process is None or self._owner != os.getpid():
+                self._process = self._started()
+            answer: dict[str, str] = json.loads(_exchanged(self._process, request) or "{}")
+            if not answer:
+                self._end()
+            return answer
+
+    def _started(self) -> subprocess.Popen[str]:
+        environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        environment["HF_HUB_OFFLINE"] = "1"
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", CHILD],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            text=True,
+            encoding="utf-8",
+        )
+        self._owner = os.getpid()
+        atexit.register(self._end)
+        return process
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        atexit.unregister(self._end)
+        if process is not None and self._owner == os.getpid():
+            process.kill()
+            process.communicate()
+
+
+def _exchanged(process: subprocess.Popen[str], request: Mapping[str, Any]) -> str:
+    """Returns the line that answers a request; empty where the process ends before."""
+    if process.stdin is None or process.stdout is None:
+        return ""
+    try:
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        return ""
+    return process.stdout.readline()
+
+
+_CHILD = _Child()
+_ENDLESS: set[str] = set()  # templates that the kernel had to end; they are not tried again

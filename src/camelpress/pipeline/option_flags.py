@@ -1,0 +1,64 @@
+"""Settings as the command-line options that give them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, get_origin
+
+from camelpress.core.settings import Section, Settings
+
+FLAGS: Mapping[str, str] = {"sym": "--sym/--asym"}
+
+
+Place = tuple[str, ...]
+
+
+def written(
+    settings: Settings, *, without: Sequence[str] = (), above: Place = ()
+) -> tuple[list[str], tuple[str, ...]]:
+    """Settings as the options that give them, and the names of those that no option can give.
+
+    What has its default is left out.
+
+    Args:
+        settings: of a stage, or a section of them.
+        without: names of fields to leave out.
+        above: where the section stands.
+    """
+    options: list[str] = []
+    others: list[str] = []
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if name in without or value == field.default:
+            continue
+        flag = _flag((*above, name))
+        if isinstance(value, Section):
+            inner, unwritten = written(value, above=(*above, name))
+            options += inner
+            others += unwritten
+        elif _is_section(field.annotation) or isinstance(value, Settings | dict):
+            others.append(".".join((*above, field.alias or name)))
+        elif isinstance(value, bool):
+            on, _, off = FLAGS.get(name, f"{flag}/--no-{flag[2:]}").partition("/")
+            options.append(on if value else off)
+        else:
+            for each in value if isinstance(value, tuple) else [value]:
+                options += [flag, _text(each)]
+    return options, tuple(others)
+
+
+def _text(value: Any) -> str:
+    """A value as a command line has it; settings of an item are written `first=second=...`."""
+    if isinstance(value, Settings):
+        return "=".join(str(getattr(value, name)) for name in type(value).model_fields)
+    return str(value)
+
+
+def _flag(place: Place) -> str:
+    return "--" + "-".join(place).replace("_", "-")
+
+
+def _is_section(annotation: Any) -> bool:
+    if get_origin(annotation) is dict:
+        return True
+    return isinstance(annotation, type) and issubclass(annotation, Settings)

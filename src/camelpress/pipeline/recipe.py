@@ -1,0 +1,147 @@
+"""A recipe: what goes in, a section per stage, where it comes out. Strict YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from camelpress.convert.settings import Recover
+from camelpress.core.errors import RecipeProblem
+from camelpress.core.files.regular_files import is_path
+from camelpress.core.files.yaml_files import parse_yaml, read_yaml
+from camelpress.core.hub.model_location import HUB_ID, on_hub
+from camelpress.core.settings import Settings
+from camelpress.publish.settings import Publish
+from camelpress.quantize.settings import Quantize
+from camelpress.validate.settings import Validate
+
+MODELS = (("base",), ("diff",))
+PATHS = (
+    *MODELS,
+    ("out",),
+    ("recover", "verify"),
+    ("quantize", "engine_python"),
+    ("quantize", "calibration"),
+    ("validate", "text"),
+    ("validate", "data_dir"),
+    ("validate", "answers"),
+    ("validate", "judge", "local"),
+    ("validate", "judge", "annotations"),
+    ("publish", "gated_like"),
+    ("publish", "sign_with"),
+)
+
+
+class Recipe(Settings):
+    """Everything that decides the bytes of a release."""
+
+    base: Path = Field(description="the raw model: a folder, or org/name[@revision] on the hub")
+    diff: Path = Field(
+        description="the published weight diff: a folder, or org/name[@revision] on the hub"
+    )
+    out: Path = Field(description="folder for the outputs of all stages and the lock file")
+    recover: Recover = Field(default=Recover())
+    quantize: Quantize = Field(default=Quantize())
+    validation: Validate = Field(default=Validate(), alias="validate")
+    publish: Publish = Field(default=Publish())
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from a file; relative paths in it start at the file's own folder.
+
+    A model that is named `org/name` is sought on the hub if there is no such folder.
+
+    Args:
+        path: YAML.
+        overrides: `section.key=value`, where the value is YAML; paths in them start here.
+    Raises:
+        RecipeProblem: every fault in one line, with dotted paths.
+    """
+    content = read_yaml(path)
+    for place in PATHS:
+        _anchor(content, place, path.resolve().parent)
+    for override in overrides:
+        _merge(content, override)
+    for place in PATHS:
+        _require_paths(_value(content, place), ".".join(place))
+    return Recipe.parse(content, source=str(path))
+
+
+def _anchor(content: dict[str, Any], place: tuple[str, ...], folder: Path) -> None:
+    section: Any = content
+    for key in place[:-1]:
+        section = section.get(key)
+        if not isinstance(section, dict):
+            return
+    value = section.get(place[-1])
+    if place in MODELS and isinstance(value, str) and _on_hub(value, folder):
+        section[place[-1]] = f"hf:{value.removeprefix('hf:')}"
+    elif isinstance(value, list):
+        section[place[-1]] = [_anchored(item, folder) for item in value]
+    elif place[-1] in section:
+        section[place[-1]] = _anchored(value, folder)
+
+
+def _anchored(value: Any, folder: Path) -> Any:
+    """A path, or the `source` of a weighted one, starting at a folder."""
+    if isinstance(value, str) and not on_hub(Path(value)):
+        return str(folder / _expanded(value))
+    if isinstance(value, dict) and "source" in value:
+        return value | {"source": _anchored(value["source"], folder)}
+    return value
+
+
+def _expanded(value: str) -> Path:
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise RecipeProblem(
+            f"the path {value!r} begins with a user that is not known here",
+            next_step="write the folder in full",
+        ) from error
+
+
+def _value(content: dict[str, Any], place: tuple[str, ...]) -> Any:
+    value: Any = content
+    for key in place:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _require_paths(value: Any, name: str) -> None:
+    """Refuses texts that no file system takes as a path."""
+    for each in value if isinstance(value, list) else [value]:
+        path = each.get("source") if isinstance(each, dict) else each
+        if isinstance(path, str) and not is_path(path):
+            raise RecipeProblem(
+                f"{name} is {path!r}, which cannot be a path", next_step="correct it"
+            )
+
+
+def _on_hub(value: str, folder: Path) -> bool:
+    return value.startswith("hf:") or bool(
+        HUB_ID.fullmatch(value) and is_path(value) and not (folder / value).exists()
+    )
+
+
+def _merge(content: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        raise RecipeProblem(
+            f"the override {override!r} has no name or no value",
+            next_step="write it as quantize.group_size=64",
+        )
+    *sections, key = name.split(".")
+    section = content
+    for part in sections:
+        inner = section.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise RecipeProblem(
+                f"the override {name!r} goes through {part!r}, which is a value",
+                next_step="see `camelpress schema` for the names",
+            )
+        section = inner
+    section[key] = parse_yaml(f"value: {text}", source=f"the override {override!r}")["value"]

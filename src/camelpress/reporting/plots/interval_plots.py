@@ -1,0 +1,113 @@
+"""The perplexity ratio of each text with its interval, held against the limit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from camelpress.reporting.metrics import find
+from camelpress.reporting.number_format import limit
+from camelpress.reporting.plots.figure_style import (
+    ACCENT,
+    HEIGHT,
+    LIMIT,
+    MUTED,
+    Drawing,
+    canvas,
+    drawing,
+    label,
+)
+from camelpress.reporting.stage_report import Check
+
+ROW = 30  # CSS px
+REACH = 4  # how many times its own spread the axis may grow to show long intervals
+
+
+def forest(facts: Mapping[str, Any], judged: Check | None) -> Drawing:
+    """One row a text, and one for all of them; `judged` is the check that sets the limit."""
+    overall = {**facts, "name": "all texts"}
+    rows = facts["texts"] if len(facts["texts"]) == 1 else [overall, *facts["texts"]]
+    figure, axes = canvas(max(HEIGHT, 100 + ROW * len(rows)))
+    for place, row in enumerate(rows):
+        marker, points = ("D", 9.0) if row is overall else ("o", 7.5)
+        if row["perplexity_ratio"] is not None:
+            axes.plot(row["perplexity_ratio"], place, marker, markersize=points, color=ACCENT)
+        if row["perplexity_ratio_interval"]:
+            axes.hlines(place, *row["perplexity_ratio_interval"], color=ACCENT, linewidth=2.5)
+    axes.set_yticks(range(len(rows)), [label(row["name"]) for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    floor = find(facts, "noise_floor/perplexity_ratio_interval")
+    if floor:
+        axes.axvspan(*floor, color=MUTED, alpha=0.25, linewidth=0)
+    whole = _ratio_axis(axes, rows, judged)
+    told = ["Bars are 95 % intervals; 1, the solid line, is no change."]
+    told += [f"The dashed line is the limit, {limit(judged)}."] if judged else []
+    told += ["The grey band is what rounding alone does to the reference."] if floor else []
+    told += [] if whole else ["A bar that meets the edge goes on beyond it."]
+    return drawing(figure, "forest", "Perplexity ratio by text", " ".join(told))
+
+
+def _ratio_axis(axes: Axes, rows: Sequence[Mapping[str, Any]], judged: Check | None) -> bool:
+    """Set up the axis; False if an interval does not fit on it."""
+    core = [
+        1.0,
+        *(row["perplexity_ratio"] for row in rows if row["perplexity_ratio"] is not None),
+        *([judged.threshold] if judged else []),
+    ]
+    ends = [end for row in rows for end in row["perplexity_ratio_interval"] or ()]
+    spread = max(core) - min(core) or 0.01
+    low = max(min(core + ends), min(core) - REACH * spread)
+    high = min(max(core + ends), max(core) + REACH * spread)
+    whole = all(low <= end <= high for end in ends)
+    margin = 0.08 * (high - low) or 0.01
+    low, high = low - margin * whole, high + margin * whole
+    axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel("perplexity, candidate / reference")
+    axes.axvline(1, color=MUTED, linewidth=1.2)
+    if judged:
+        beyond = (low, judged.threshold) if judged.direction == "min" else (judged.threshold, high)
+        axes.axvspan(*beyond, color=LIMIT, alpha=0.1, linewidth=0)
+        axes.axvline(judged.threshold, color=LIMIT, linewidth=1.6, linestyle=(0, (4, 3)))
+    return whole
+
+
+def deltas(facts: Mapping[str, Any], checks: Sequence[Check]) -> Drawing:
+    """The difference of each benchmark and of their mean, with intervals and tolerated losses."""
+    tasks = [*facts["tasks"], *filter(None, [facts.get("averages")])]
+    margins = {
+        check.part: -100 * check.threshold for check in checks if check.name == "accuracy_loss"
+    }
+    figure, axes = canvas(max(HEIGHT, 100 + ROW * len(tasks)))
+    for place, task in enumerate(tasks):
+        marker, points = ("D", 9.0) if task is facts.get("averages") else ("o", 7.5)
+        axes.plot(100 * _delta(task), place, marker, markersize=points, color=ACCENT)
+        if task.get("delta_interval"):
+            ends = [100 * end for end in task["delta_interval"]]
+            axes.hlines(place, *ends, color=ACCENT, linewidth=2.5)
+        if task["name"] in margins:
+            axes.plot(margins[task["name"]], place, "|", markersize=18, color=LIMIT)
+    axes.set_yticks(range(len(tasks)), [label(task.get("title") or task["name"]) for task in tasks])
+    axes.set_ylim(len(tasks) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.axvline(0, color=MUTED, linewidth=1.2)
+    axes.set_xlabel("score, candidate - reference (points)")
+    told = ["Bars are 95 % intervals; 0, the solid line, is no change."]
+    told += ["The diamond is the mean of benchmarks."] if facts.get("averages") else []
+    told += ["An upright stroke is the largest loss that is tolerated."] if margins else []
+    return drawing(figure, "deltas", "Benchmarks, both models on the same items", " ".join(told))
+
+
+def _delta(task: Mapping[str, Any]) -> float:
+    """Of a task, or of the mean of benchmarks."""
+    before, after = (
+        task.get(f"{side}_accuracy", task.get(side)) for side in ("reference", "candidate")
+    )
+    return float(after - before)

@@ -1,0 +1,188 @@
+"""The figures of a validation page: where the candidate's losses lie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from camelpress.reporting import sentences
+from camelpress.reporting.metrics import find
+from camelpress.reporting.number_format import Number
+from camelpress.reporting.plots.figure_style import (
+    ACCENT,
+    HEIGHT,
+    MUTED,
+    Drawing,
+    canvas,
+    drawing,
+    look,
+)
+from camelpress.reporting.plots.interval_plots import deltas, forest
+from camelpress.reporting.stage_report import Check, Report
+
+LETTER = 0.023  # width of a letter above the histogram, as a share of the axis
+MARKED = {"50": "median", "max": "largest", "floor": "rounding alone"}
+PADDING = 1  # empty bins shown on either side of the histogram
+
+
+class Stretch(NamedTuple):
+    """A mean over stretches of something, each drawn equally wide."""
+
+    fact: str
+    quantity: str
+    title: str
+    along: str
+    axis: str
+    caption: str
+
+
+# fmt: off
+STRETCHES = (
+    Stretch("by_position", "kl_mean", "KL divergence by position",
+            "position in the window (tokens)", "mean KL (nats per token)",
+            "Each step is the mean over the tokens at these positions."),
+    Stretch("by_position", "log_ratio", "Log perplexity ratio by position",
+            "position in the window (tokens)", "mean log ratio (nats per token)",
+            "Above 0 the candidate predicts worse than the reference, below 0 better."),
+    Stretch("kl_by_confidence", "kl_mean", "KL divergence by confidence",
+            "probability of the reference's first choice", "mean KL (nats per token)",
+            "Each step is the mean over the tokens where the reference was so sure."),
+)
+# fmt: on
+
+
+def drawings(report: Report) -> list[Drawing]:
+    """All figures that the facts allow, in the order of the page."""
+    facts = report.facts
+    with look():
+        return [
+            *([deltas(facts, report.checks)] if facts.get("tasks") else []),
+            *(_of_tokens(facts, report.checks) if facts["tokens"] else []),
+        ]
+
+
+def _of_tokens(facts: Mapping[str, Any], checks: Sequence[Check]) -> list[Drawing]:
+    ratios = [check for check in checks if check.name == "perplexity_ratio"]
+    judged = next((check for check in ratios if check.part is None), None)
+    return [
+        forest(facts, judged),
+        histogram(facts),
+        *(steps(facts[each.fact], each) for each in STRETCHES if facts.get(each.fact)),
+        *([blocks(facts["blocks"])] if facts.get("blocks") else []),
+    ]
+
+
+def histogram(facts: Mapping[str, Any]) -> Drawing:
+    """How the KL divergence spreads over tokens, on a logarithmic axis."""
+    figure, axes = canvas(HEIGHT)
+    edges, shares, folded = _occupied(**facts["kl_histogram"])
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(numticks=6))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("KL divergence of a token (nats)")
+    axes.set_ylabel("tokens (%)")
+    axes.set_xlim(edges[0], edges[-1])
+    floor = find(facts, "noise_floor/kl_mean")
+    if any(shares):
+        axes.stairs(shares, edges, fill=True, color=ACCENT, alpha=0.3, linewidth=0)
+        axes.stairs(shares, edges, color=ACCENT, linewidth=1.6)
+        marks = {**facts["kl_percentiles"], **({"floor": floor} if floor else {})}
+        _percentile_marks(axes, marks, edges)
+    else:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no tokens counted", transform=axes.transAxes, ha="center")
+    told = sentences.percentiles(facts["kl_percentiles"])
+    told += (
+        " Rounding alone, without a quantized model, gives the mean that is marked."
+        if floor
+        else ""
+    )
+    told += " The outermost steps also hold what lies beyond them." if folded else ""
+    return drawing(figure, "histogram", "KL divergence per token", told)
+
+
+def _occupied(
+    edges: Sequence[Number], counts: Sequence[int]
+) -> tuple[list[Number], list[float], bool]:
+    """The bins worth showing, the share of tokens in each in per cent, and if others were added.
+
+    The axis begins where the first tokens in a thousand lie; those below join its first bin.
+    """
+    edges = [edges[0] or edges[1] ** 2 / edges[2], *edges[1:]]  # 0 stands for "below"
+    total, summed = sum(counts) or 1, [*accumulate(counts)]
+    first = sum(below < total / 1000 for below in summed) if any(counts) else 0
+    last = max((place for place, count in enumerate(counts) if count), default=len(counts))
+    start, stop = max(0, first - PADDING), last + 1 + PADDING
+    shown = [0] * (first - start) + [summed[first], *counts[first + 1 : stop]]
+    folded = summed[first] > counts[first] or first == 0 or last + 1 == len(counts)
+    return [*edges[start : stop + 1]], [100 * count / total for count in shown], folded
+
+
+def _percentile_marks(
+    axes: Axes, percentiles: Mapping[str, Number | None], edges: list[Number]
+) -> None:
+    """A line for each percentile, its name in the lowest row above the axes that is free there."""
+    rows: list[float] = []  # where the last name in each row ends, as a share of the axis
+    decades = math.log10(edges[-1] / edges[0])
+    for name, value in sorted(percentiles.items(), key=lambda mark: mark[1] or 0):
+        if value is None or not edges[0] < value <= edges[-1]:
+            continue
+        axes.axvline(value, color=MUTED, linewidth=1.2, linestyle=(0, (1, 2)))
+        told = MARKED.get(name, f"{name} %")
+        centre, half = math.log10(value / edges[0]) / decades, LETTER * len(told) / 2
+        row = next((row for row, end in enumerate(rows) if end < centre - half), len(rows))
+        rows[row : row + 1] = [centre + half]
+        axes.annotate(
+            told,
+            (value, 1),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(0, 4 + 15 * row),
+            textcoords="offset points",
+            ha="center",
+            fontsize=12,
+        )
+
+
+def steps(stretches: Mapping[str, Any], told: Stretch) -> Drawing:
+    """A mean per token over stretches; one without tokens is a gap."""
+    means = [
+        math.nan if mean is None or not count else mean
+        for mean, count in zip(stretches[told.quantity], stretches["tokens"], strict=True)
+    ]
+    figure, axes = canvas(HEIGHT)
+    axes.stairs(means, fill=True, color=ACCENT, alpha=0.3, linewidth=0)
+    axes.stairs(means, color=ACCENT, linewidth=1.6)
+    axes.axhline(0, color=MUTED, linewidth=1.2)
+    every = math.ceil(len(means) / 6)
+    edges = [f"{edge:g}" for edge in stretches["edges"]]
+    axes.set_xticks(range(0, len(edges), every), edges[::every])
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(visible=False, axis="x")
+    axes.set_xlabel(told.along)
+    axes.set_ylabel(told.axis)
+    return drawing(figure, f"{told.fact}-{told.quantity}", told.title, told.caption)
+
+
+def blocks(told: Sequence[Mapping[str, Any]]) -> Drawing:
+    """How far the hidden states have come apart behind each block."""
+    errors = [block["relative_error"] for block in told]
+    figure, axes = canvas(HEIGHT)
+    shown = [math.nan if error is None else 100 * error for error in errors]
+    axes.plot(range(len(shown)), shown, "o-", color=ACCENT, linewidth=1.6, markersize=4)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel("decoder block")
+    axes.set_ylabel("relative error (%)")
+    caption = "Relative difference of the hidden states that leave a block, token by token."
+    return drawing(figure, "blocks", "Error by block", caption)
+
+
+def _power(value: float) -> str:
+    return f"{value:g}" if value >= 1e-3 else f"1e{round(math.log10(value))}"

@@ -1,0 +1,215 @@
+"""A validation report for people: one HTML file that loads nothing, or Markdown for a job summary.
+
+What comes from outside (paths, names of texts, reasons) is escaped; the page needs no script.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from typing import Any
+
+import yaml
+from jinja2 import StrictUndefined, Template
+from jinja2.sandbox import SandboxedEnvironment
+from markupsafe import Markup
+
+from camelpress.reporting import sentences
+from camelpress.reporting.model_precision import caveat
+from camelpress.reporting.plots import validation_plots
+from camelpress.reporting.stage_report import Report, Verdict
+from camelpress.reporting.tables import preference_tables, validation_tables
+
+FLIPS = 50  # items of a task that are shown
+LISTED = 20  # rows of a table in Markdown; the page shows all
+
+SEVERITY = (Verdict.ERROR, Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
+
+# fmt: off
+CHECK_COLUMNS = {
+    "Check":         ("title",    ":--"),
+    "Verdict":       ("verdict",  ":--"),
+    "Estimate":      ("estimate", "--:"),
+    "95 % interval": ("interval", "--:"),
+    "Threshold":     ("limit",    "--:"),
+    "Tokens or items": ("tokens", "--:"),
+    "Pieces or items": ("clusters", "--:"),
+    "Reason":        ("reason",   ":--"),
+}
+TEXT_COLUMNS = {
+    "Text":                  ("name",                 ":--"),
+    "Tokens":                ("tokens",               "--:"),
+    "Reference perplexity":  ("reference_perplexity", "--:"),
+    "Candidate perplexity":  ("candidate_perplexity", "--:"),
+    "Perplexity ratio":      ("perplexity_ratio",     "--:"),
+    "95 % interval":         ("perplexity_ratio_interval", "--:"),
+    "Mean KL divergence":    ("kl_mean",              "--:"),
+    "Top-1 agreement":       ("top1_agreement",       "--:"),
+}
+EARLY_COLUMNS = {"Part of each window": ("name", ":--"), **dict([*TEXT_COLUMNS.items()][1:])}
+TASK_COLUMNS = {
+    "Benchmark":     ("name",       ":--"),
+    "Items":         ("n",          "--:"),
+    "Reference":     ("reference",  "--:"),
+    "Candidate":     ("candidate",  "--:"),
+    "Difference":    ("delta",      "--:"),
+    "95 % interval": ("interval",   "--:"),
+    "Lost":          ("lost",       "--:"),
+    "Won":           ("won",        "--:"),
+    "p of no loss":  ("p_value",    "--:"),
+    "Loss that would be found": ("detectable", "--:"),
+}
+DUEL_COLUMNS = {
+    "Outputs":              ("outputs",             ":--"),
+    "Wins":                 ("win_rate",            "--:"),
+    "95 % interval":        ("win_rate_interval",   "--:"),
+    "Length-controlled":    ("controlled",          "--:"),
+    "95 % interval of it":  ("controlled_interval", "--:"),
+    "Longer by, characters": ("characters",         "--:"),
+    "Verdicts":             ("verdicts",            "--:"),
+    "Draws":                ("draws",               "--:"),
+    "Won by the first shown": ("first_shown",       "--:"),
+    "Both orders agree":    ("agreement",           "--:"),
+    "No verdict":           ("unread",              "--:"),
+}
+# fmt: on
+
+
+def html(report: Report) -> str:
+    """The whole page; the same findings give the same bytes, whatever they cost."""
+    facts = report.facts
+    settings = report.model_dump(mode="json", include={"settings"})["settings"]
+    return _template("page.html.jinja").render(
+        _opening(report),
+        css=Markup(_resource("page.css")),
+        tokens=f"{facts['tokens']:,}",
+        sequences=f"{facts['sequences']:,}",
+        checks=[validation_tables.check_row(check) for check in report.checks],
+        headline=validation_tables.headline(facts),
+        drawings=validation_plots.drawings(report),
+        texts=validation_tables.text_rows(facts),
+        omissions=sentences.omission_sentences(facts),
+        early=validation_tables.early_rows(facts),
+        repeated=validation_tables.repeated(facts),
+        tasks=validation_tables.task_rows(facts),
+        missing=facts.get("tasks_missing") or {},
+        lacking=sentences.lacking(facts),
+        duels=preference_tables.rows(facts),
+        judges=preference_tables.judges(facts),
+        quirks=validation_tables.quirks(facts),
+        models=validation_tables.models(facts),
+        protocol=facts["protocol"],
+        version=report.version,
+        settings=yaml.safe_dump({report.stage: settings}, sort_keys=False, allow_unicode=True),
+        inputs=report.inputs,
+    )
+
+
+def markdown(report: Report) -> str:
+    """Verdict, checks and texts in fewer than 70 lines; those that do not pass come first."""
+    opening = {key: _plain(text) for key, text in _opening(report).items()}
+    judged = sorted(report.checks, key=lambda check: SEVERITY.index(check.verdict))
+    checks = [validation_tables.check_row(check) for check in judged]
+    texts = validation_tables.text_rows(report.facts)
+    parts = [
+        "## {mark} {verdict}: {candidate} against {reference}".format_map(opening),
+        opening["summary"],
+        *map(_plain, validation_tables.repeated(report.facts)),
+        opening["caveat"],
+        *(_listed(CHECK_COLUMNS, checks, "checks") if checks else ()),
+        *(_listed(TEXT_COLUMNS, texts, "texts") if texts else ()),
+        *map(_plain, sentences.omission_sentences(report.facts)),
+        *_early(validation_tables.early_rows(report.facts)),
+        *_tasks(report.facts),
+        f"Protocol: {_plain(report.facts['protocol'])}",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def flips(report: Report, changed: Iterable[Mapping[str, Any]]) -> str:
+    """A page of the items that one model answered better, `FLIPS` of each task at most.
+
+    Args:
+        report: of a validation with tasks.
+        changed: their lines, as `samples.flips` gives them; all text of models is escaped.
+    """
+    by_task: dict[str, list[dict[str, Any]]] = {}
+    for line in changed:
+        by_task.setdefault(line["task"], []).append(validation_tables.flip_row(line))
+    told = [
+        {
+            "name": task.get("title") or task["name"],
+            "lost": task["lost"],
+            "won": task["won"],
+            "flips": by_task.get(task["name"], [])[:FLIPS],
+        }
+        for task in report.facts["tasks"]
+    ]
+    return _template("flips.html.jinja").render(
+        candidate=validation_tables.model_name(report.facts["candidate"]),
+        reference=validation_tables.model_name(report.facts["reference"]),
+        css=Markup(_resource("page.css")),
+        tasks=told,
+        version=report.version,
+    )
+
+
+def _early(rows: list[dict[str, Any]]) -> list[str]:
+    return [_table(EARLY_COLUMNS, rows)] if rows else []
+
+
+def _tasks(facts: Mapping[str, Any]) -> list[str]:
+    rows = validation_tables.task_rows(facts)
+    missing = facts.get("tasks_missing") or {}
+    fought = preference_tables.rows(facts)
+    return [
+        *(_listed(TASK_COLUMNS, rows, "benchmarks") if rows else ()),
+        _plain(sentences.lacking(facts)),
+        *(_listed(DUEL_COLUMNS, fought, "pairs of models") if fought else ()),
+        *map(_plain, preference_tables.judges(facts)),
+        *(f"Not run: {_plain(name)}: {_plain(why)}" for name, why in missing.items()),
+    ]
+
+
+def _opening(report: Report) -> dict[str, str]:
+    verdict = report.verdict.value if report.verdict else "NOT JUDGED"
+    return {
+        "verdict": verdict,
+        "tone": report.verdict.lower() if report.verdict else "none",
+        "mark": sentences.MARKS[report.verdict],
+        "summary": sentences.summary(report),
+        "caveat": caveat(report.facts),
+        "candidate": validation_tables.model_name(report.facts["candidate"]),
+        "reference": validation_tables.model_name(report.facts["reference"]),
+    }
+
+
+def _listed(
+    columns: Mapping[str, tuple[str, str]], rows: list[dict[str, Any]], what: str
+) -> list[str]:
+    unlisted = len(rows) - LISTED
+    more = [f"… and {unlisted} more {what} on the page."] if unlisted > 0 else []
+    return [_table(columns, rows[:LISTED]), *more]
+
+
+def _table(columns: Mapping[str, tuple[str, str]], rows: list[dict[str, Any]]) -> str:
+    lines = [columns, (alignment for _, alignment in columns.values())]
+    lines += [[_plain(row[key]) for key, _ in columns.values()] for row in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _plain(text: str) -> str:
+    """One line in which nothing is Markdown or HTML."""
+    return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", " ".join(text.split()))
+
+
+def _template(name: str) -> Template:
+    environment = SandboxedEnvironment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_resource(name))
+
+
+def _resource(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")

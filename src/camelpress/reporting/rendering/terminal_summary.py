@@ -1,0 +1,261 @@
+"""What a person reads of each report, as rows of a name and a value."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from camelpress.core.documents.omissions import omission_rows
+from camelpress.reporting import sentences
+from camelpress.reporting.model_precision import caveat, titled
+from camelpress.reporting.number_format import span
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.tables import preference_tables
+
+
+def summary(report: Report) -> list[tuple[str, str]]:
+    """The rows of a report; none of one that is all verdict."""
+    return ROWS[report.stage](report) if report.stage in ROWS else []
+
+
+def _cost(report: Report) -> list[tuple[str, str]]:
+    cost = report.cost
+    if not cost:
+        return []
+    return [("time, memory", f"{cost['seconds']:.1f} s, peak {cost['peak_bytes'] / 1e6:,.0f} MB")]
+
+
+def _recover(report: Report) -> list[tuple[str, str]]:
+    facts = report.facts
+    shares = facts["representable"]
+    return [
+        ("tensors", _tensors(facts)),
+        ("rules", _rules(facts["tensors"])),
+        ("fits", ", ".join(f"{name} {share:.2%}" for name, share in shares.items())),
+        ("tokenizer", _tokenizer(facts["tokenizer"])),
+        *_golden(facts.get("golden")),
+        *_cost(report),
+    ]
+
+
+def _tensors(facts: Mapping[str, Any]) -> str:
+    others = Counter(facts.get("dtypes", {}).values())
+    return ", ".join(
+        [f"{len(facts['tensors'])}", facts["dtype"], *(f"{n} {name}" for name, n in others.items())]
+    )
+
+
+def _rules(tensors: Sequence[dict[str, Any]]) -> str:
+    counts = Counter(tensor["rule"] for tensor in tensors)
+    return ", ".join(f"{rule} {count}" for rule, count in counts.most_common())
+
+
+def _tokenizer(told: dict[str, Any]) -> str:
+    if told["from"] is None:
+        return "none: neither base nor diff has one"
+    template = told["chat_template"] or "no"
+    origin = "the base's, " if told.get("source") == "base" else ""
+    return f"{origin}{told['tokens']:,} tokens, pad is {told['pad']}, {template} chat template"
+
+
+def _golden(golden: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if golden is None:
+        return []
+    return [
+        (
+            "completions",
+            f"{golden['completions']} known ones: perplexity {golden['perplexity']:.3f}, "
+            f"{golden['greedy_agreement']:.1%} of {golden['tokens']:,} tokens as decoded",
+        )
+    ]
+
+
+def _make_diff(report: Report) -> list[tuple[str, str]]:
+    facts = report.facts
+    return [
+        ("tensors", f"{len(facts['tensors'])}, {facts['dtype']}"),
+        ("lost", _lost(facts)),
+        *_cost(report),
+    ]
+
+
+def _lost(facts: Mapping[str, Any]) -> str:
+    if facts["inexact"]:
+        return f"{facts['inexact']:,} values by up to {facts['largest_error']:.1e}"
+    if facts.get("zero_signs"):
+        return f"the sign of {facts['zero_signs']:,} zeros; every other bit comes back"
+    return "nothing: every bit comes back"
+
+
+def _rescued(facts: dict[str, Any]) -> str:
+    count, lost = facts["rescues"], facts.get("lost")
+    return ("" if count is None else f", {count} needed a rescue") + (
+        f", {lost} lost: their error is beyond the limit" if lost else ""
+    )
+
+
+def _quantize(report: Report) -> list[tuple[str, str]]:
+    facts, settings = report.facts, report.settings
+    calibration = facts["calibration"]
+    told = [
+        (
+            "grid",
+            f"{settings['bits']} bit, group {settings['group_size']}, "
+            f"{'sym' if settings['sym'] else 'asym'}, {settings['method']}",
+        ),
+        ("layers", f"{len(facts['layers'])}{_rescued(facts)}"),
+    ]
+    versions = facts.get("engine", {}).get("versions")
+    if versions:
+        told.insert(0, ("engine", ", ".join(f"{name} {each}" for name, each in versions.items())))
+    if facts["padded"]:
+        padded = facts["padded"]
+        told.append(("padded", f"feed-forward {padded['from']:,} to {padded['to']:,} wide"))
+    if calibration:
+        told.append(
+            (
+                "calibration",
+                f"{calibration['tokens']:,} tokens in {calibration['samples']} sequences",
+            )
+        )
+        told += omission_rows(calibration["files"])
+    return told + _cost(report)
+
+
+def _validate(report: Report) -> list[tuple[str, str]]:
+    facts = report.facts
+    scored = _scored(facts) if facts["tokens"] else []
+    return [*_caveat(facts), *scored, *_tasks(facts), *_cost(report)]
+
+
+def _caveat(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    return [("caveat", sentence) for sentence in [caveat(facts)] if sentence]
+
+
+def _scored(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    reference = titled(facts["reference"], "reference")
+    return [
+        ("perplexity", f"{facts['reference_perplexity']:.4f} {reference}"),
+        ("", f"{facts['candidate_perplexity']:.4f} candidate"),
+        ("ratio", f"{facts['perplexity_ratio']:.5f}{_span(facts['perplexity_ratio_interval'])}"),
+        *_early(facts.get("early")),
+        ("KL divergence", f"{facts['kl_mean']:.5f} nats{_span(facts['kl_mean_interval'])}"),
+        ("top-1 agreement", f"{facts['top1_agreement']:.2%}"),
+        ("tokens", f"{facts['tokens']:,} in {facts['sequences']} sequences"),
+        *omission_rows(facts["texts"]),
+        *([("", sentences.repeats(facts, "sequences"))] if facts.get("repeats") else []),
+    ]
+
+
+def _tasks(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Both scores of each benchmark; what did not run, and why."""
+    told = []
+    for task in facts.get("tasks") or []:
+        scores = f"{task['reference_accuracy']:.2%} to {task['candidate_accuracy']:.2%}"
+        flips = f"{task['lost']} lost, {task['won']} won of {task['n']:,}"
+        told.append((task.get("title") or task["name"], f"{scores}, {flips}{_detectable(task)}"))
+        told += [("", each) for each in [sentences.copies(task)] if each]
+        told += [("", sentence) for sentence in preference_tables.direct(task)]
+    averages = facts.get("averages")
+    if averages:
+        scores = f"{averages['reference']:.2%} to {averages['candidate']:.2%}"
+        known = f", difference {span(averages.get('delta_interval'), sign=True)} points"
+        told.append((averages["name"], f"{scores}{known if 'delta_interval' in averages else ''}"))
+        told += [("", each) for each in [sentences.lacking(facts)] if each]
+    return told + [
+        (name, f"not run: {why}") for name, why in (facts.get("tasks_missing") or {}).items()
+    ]
+
+
+def _detectable(task: dict[str, Any]) -> str:
+    """What so many items are enough for; reports of earlier versions do not tell it."""
+    if "detectable_loss" not in task:
+        return ""
+    found = task["detectable_loss"]
+    return f"; a loss of {found:.1%} would be found" if found else "; no loss would be found"
+
+
+def _store(report: Report) -> list[tuple[str, str]]:
+    facts = report.facts
+    return [
+        *_caveat(facts),
+        ("predictions", f"{facts['predictions']:,} over {facts['vocabulary']:,} tokens"),
+        ("kept of each", f"{facts['top_k']} likeliest, {facts['samples']} of the others"),
+        ("remainder", f"{facts['remainder_mass']:.3%} of the probability"),
+        *([("repeats", sentences.repeats(facts, "sequences"))] if facts.get("repeats") else []),
+        ("protocol", facts["protocol"]),
+        *omission_rows(facts["texts"]),
+        *_cost(report),
+    ]
+
+
+def _early(early: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """The ratio at the beginning of windows; reports of earlier versions do not tell it."""
+    if early is None or not (early["first"] and early["rest"]):
+        return []
+    ratio, rest = (early[part]["perplexity_ratio"] for part in ("first", "rest"))
+    return [("", f"{ratio:.5f} from the first {early['context']} tokens, {rest:.5f} after them")]
+
+
+def _export(report: Report) -> list[tuple[str, str]]:
+    facts, settings = report.facts, report.settings
+    to = settings["to"] + (f", {settings['dtype']}" if settings["to"] == "dense" else "")
+    lost = f"{facts['inexact']:,} values by up to {facts['largest_error']:.1e}"
+    return [
+        ("layers", f"{facts['layers']}, {' and '.join(facts['from'])} to {to}"),
+        ("lost", lost if facts["inexact"] else "nothing: every weight is the same"),
+        *_cost(report),
+    ]
+
+
+def _publish(report: Report) -> list[tuple[str, str]]:
+    delivered = report.facts.get("delivered")
+    place = _place(delivered) if delivered else []
+    files = f"{len(report.outputs)}, sealed by provenance.json and SHA256SUMS"
+    sentences = [("caveat", each) for each in report.facts.get("caveats", [])]
+    return [*sentences, *place, ("files", files), *_cost(report)]
+
+
+def _upload(report: Report) -> list[tuple[str, str]]:
+    return [*_place(report.facts), *_cost(report)]
+
+
+def _place(told: dict[str, Any]) -> list[tuple[str, str]]:
+    """Where a release is now, and who can see it."""
+    seen = {True: ", private", False: ", public", None: ""}[told.get("private")]
+    gate = ", gated" if told.get("gated") else ""
+    return [("published", f"{told['to']}{seen}{gate}"), ("commit", told["commit"])]
+
+
+def _verify(report: Report) -> list[tuple[str, str]]:
+    signed = [("signed", report.facts["signed"])] if "signed" in report.facts else []
+    return [*signed, *(("problem", problem) for problem in report.facts["problems"])]
+
+
+def _diff(report: Report) -> list[tuple[str, str]]:
+    return [
+        (kind, difference)
+        for kind, found in report.facts["differences"].items()
+        for difference in found
+    ]
+
+
+def _span(interval: Sequence[float] | None) -> str:
+    return f"  ({interval[0]:.5f} to {interval[1]:.5f})" if interval else ""
+
+
+ROWS = {
+    "recover": _recover,
+    "make-diff": _make_diff,
+    "quantize": _quantize,
+    "validate": _validate,
+    "export": _export,
+    "store": _store,
+    "publish": _publish,
+    "upload": _upload,
+    "verify": _verify,
+    "rebuild": _verify,
+    "card": _verify,
+    "diff": _diff,
+}

@@ -1,0 +1,262 @@
+"""What a report quotes, from the scores of all tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import exp, log, log10
+from typing import Any
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from camelpress.validate.corpus.held_out_text import Text
+from camelpress.validate.scoring.scored_positions import pieces
+from camelpress.validate.scoring.token_scores import Scores
+from camelpress.validate.statistics.clustered import (
+    Estimate,
+    bootstrap_mean,
+    clustered_quantile,
+    clustered_share,
+    effective_clusters,
+)
+
+LARGEST_LOG = 700.0  # of a float
+PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+HISTOGRAM = tuple(10.0 ** (power / 4) for power in range(-28, 9))  # nats
+CONFIDENCES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)  # of the reference in its likeliest token
+EARLY = 128  # tokens at the beginning of a window, where damage to short contexts shows
+POSITIONS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+
+
+def estimates(scores: Scores) -> dict[str, Estimate]:
+    """The gated figures; the ratio of perplexities is the exponential of a paired mean."""
+    log_ratio = bootstrap_mean(scores.candidate_nll - scores.reference_nll, scores.cluster)
+    return {
+        "perplexity_ratio": Estimate(
+            _exp(log_ratio.mean),
+            _exp(log_ratio.low),
+            _exp(log_ratio.high),
+            log_ratio.n,
+            log_ratio.clusters,
+        ),
+        "kl_mean": _divergence(scores.kl, scores.cluster),
+        "kl_reverse_mean": _divergence(scores.kl_reverse, scores.cluster),
+        "top1_agreement": clustered_share(scores.same_top.float(), scores.cluster),
+        "top5_agreement": clustered_share(scores.top5.float(), scores.cluster),
+    }
+
+
+def _divergence(values: Float32[Tensor, " scored"], cluster: Int64[Tensor, " scored"]) -> Estimate:
+    """The mean of divergences, which is never below 0."""
+    estimate = bootstrap_mean(values, cluster)
+    return replace(estimate, low=max(0.0, estimate.low)) if estimate.interval else estimate
+
+
+def figures(scores: Scores, texts: Sequence[Text]) -> dict[str, Any]:
+    """All facts of a report that come from scores: overall, spread, by position and by text."""
+    piece = torch.tensor(pieces([text.windows for text in texts]))
+    return {
+        **_headline(scores),
+        **_repeats(scores, piece),
+        **_spread(scores),
+        "kl_percentiles_interval": _percentile_intervals(scores),
+        "kl_histogram": _histogram(scores),
+        "kl_by_confidence": _by_confidence(scores),
+        **_rolling(scores, texts),
+        "by_position": _by_position(scores),
+        "early": _early(scores),
+        "texts": _by_text(scores, texts, piece),
+    }
+
+
+def noise_floor(kind: str, scores: Scores) -> dict[str, Any]:
+    """What the reference differs from itself by: no candidate can be told to be closer.
+
+    Args:
+        kind: what was changed, as in the settings.
+        scores: of the reference against itself.
+    """
+    return {"kind": kind, **_headline(scores), **_spread(scores)}
+
+
+def blocks(errors: Sequence[float]) -> list[dict[str, Any]] | None:
+    """Where the hidden states of reference and candidate part; None where that is not known.
+
+    Args:
+        errors: relative, after each block.
+    Returns:
+        of each block the error, the same as signal to noise in dB (null where there is no noise),
+        and whether it is the one that adds most to the squared error.
+    """
+    if not errors:
+        return None
+    added = [after**2 - before**2 for before, after in zip([0.0, *errors], errors, strict=False)]
+    worst = max(range(len(added)), key=added.__getitem__) if any(errors) else None
+    return [
+        {
+            "relative_error": error,
+            "sqnr_db": -20 * log10(error) if error else None,
+            "worst": number == worst,
+        }
+        for number, error in enumerate(errors)
+    ]
+
+
+def _spread(scores: Scores) -> dict[str, Any]:
+    change = (-scores.candidate_nll.double()).exp() - (-scores.reference_nll.double()).exp()
+    return {
+        "kl_percentiles": _percentiles(scores),
+        "probability_change": {
+            "mean": float(change.mean()),
+            "rms": float(change.square().mean().sqrt()),
+        },
+    }
+
+
+def _headline(scores: Scores) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "tokens": len(scores.kl),
+        "sequences": len(scores.cluster.unique()),
+        "effective_sequences": effective_clusters(scores.cluster),
+        "reference_perplexity": _exp(float(scores.reference_nll.double().mean())),
+        "candidate_perplexity": _exp(float(scores.candidate_nll.double().mean())),
+    }
+    for name, estimate in estimates(scores).items():
+        facts[name] = estimate.mean
+        facts[f"{name}_interval"] = estimate.interval
+    return facts
+
+
+def _repeats(scores: Scores, piece: Int64[Tensor, " windows"]) -> dict[str, int]:
+    """How many pieces of text count for another one that they repeat."""
+    return {"repeats": len(piece[scores.sequence].unique()) - len(scores.cluster.unique())}
+
+
+def _exp(log: float) -> float:
+    """The exponential, of a broken model too."""
+    return exp(min(log, LARGEST_LOG))
+
+
+def _percentiles(scores: Scores) -> dict[str, float]:
+    ordered = scores.kl.sort().values
+    told = {
+        f"{percentile:g}": float(
+            ordered[min(len(ordered) - 1, int(len(ordered) * percentile / 100))]
+        )
+        for percentile in PERCENTILES
+    }
+    return told | {"max": float(ordered[-1])}
+
+
+def _percentile_intervals(scores: Scores) -> dict[str, tuple[float, float] | None]:
+    return {
+        f"{percentile:g}": clustered_quantile(scores.kl, scores.cluster, percentile / 100).interval
+        for percentile in PERCENTILES
+    }
+
+
+def _histogram(scores: Scores) -> dict[str, list[float]]:
+    edges = torch.tensor(HISTOGRAM)
+    inside = scores.kl.clamp(HISTOGRAM[0], HISTOGRAM[-1] * (1 - 1e-6))
+    places = torch.bucketize(inside, edges, right=True) - 1
+    counts = torch.bincount(places, minlength=len(HISTOGRAM) - 1)
+    return {"edges": list(HISTOGRAM), "counts": counts.tolist()}
+
+
+def _by_confidence(scores: Scores) -> dict[str, Any]:
+    """By the probability of the reference's likeliest token; a mean over none is null."""
+    inner = torch.tensor(CONFIDENCES[1:-1])
+    bucket = torch.bucketize(scores.confidence, inner, right=True)
+    parts = [scores.kl[bucket == number].double() for number in range(len(CONFIDENCES) - 1)]
+    return {
+        "edges": list(CONFIDENCES),
+        "kl_mean": [float(part.mean()) if len(part) else None for part in parts],
+        "tokens": [len(part) for part in parts],
+    }
+
+
+def _rolling(scores: Scores, texts: Sequence[Text]) -> dict[str, Any]:
+    """Perplexities per word and per byte, where the protocol counts these.
+
+    Source:
+        EleutherAI/lm-evaluation-harness 0.4.13, api/metrics.py (weighted_perplexity).
+    """
+    words, size = sum(text.words for text in texts), sum(text.bytes for text in texts)
+    if not words:
+        return {}
+    told: dict[str, Any] = {"words": words, "bytes": size}
+    for model, nll in (("reference", scores.reference_nll), ("candidate", scores.candidate_nll)):
+        total = float(nll.double().sum())
+        told[f"{model}_word_perplexity"] = _exp(total / words)
+        told[f"{model}_byte_perplexity"] = _exp(total / size)
+        told[f"{model}_bits_per_byte"] = total / size / log(2)
+    return told
+
+
+def _by_position(scores: Scores) -> dict[str, list[float]]:
+    """In the parts of a window between `POSITIONS`; one without predictions joins the one before.
+
+    Nothing before the first prediction that counts has a part.
+    """
+    last = int(scores.position.max())
+    places = torch.bucketize(scores.position, torch.tensor(POSITIONS[1:]), right=True).unique()
+    edges = [*(POSITIONS[place] for place in places.tolist()), last + 1]
+    parts = [
+        scores.where((scores.position >= low) & (scores.position < high))
+        for low, high in zip(edges, edges[1:], strict=False)
+    ]
+    return {
+        "edges": [float(edge) for edge in edges],
+        "kl_mean": [float(part.kl.mean()) for part in parts],
+        "log_ratio": [float((part.candidate_nll - part.reference_nll).mean()) for part in parts],
+        "tokens": [float(len(part.kl)) for part in parts],
+    }
+
+
+def _early(scores: Scores) -> dict[str, Any]:
+    """Predictions from the first tokens of a window, apart from all others.
+
+    A mean over long windows hides what happens at their beginning: there a model leans on few
+    tokens, and so does most of what a user asks.
+    """
+    early = scores.position < EARLY
+    first, rest = (scores.where(mask) for mask in (early, ~early))
+    return {
+        "context": EARLY,
+        "first": _headline(first) if len(first.kl) else None,
+        "rest": _headline(rest) if len(rest.kl) else None,
+    }
+
+
+def _by_text(
+    scores: Scores, texts: Sequence[Text], piece: Int64[Tensor, " windows"]
+) -> list[dict[str, Any]]:
+    rows = []
+    first = 0
+    for text in texts:
+        last = first + len(text.windows)
+        part = scores.where((scores.sequence >= first) & (scores.sequence < last))
+        own = _headline(part) | _repeats(part, piece) | _rolling(part, [text])
+        omissions = {"rows": text.rows, "omissions": text.omissions}
+        rows.append({"name": text.name, **omissions, **own})
+        first = last
+    return rows
+
+
+def untold() -> dict[str, Any]:
+    """The same facts where no text was scored: every figure is there, and none has a value."""
+    quantities = ("perplexity_ratio", "kl_mean", "top1_agreement")
+    return {
+        "tokens": 0,
+        "sequences": 0,
+        "reference_perplexity": None,
+        "candidate_perplexity": None,
+        **dict.fromkeys([*quantities, *(f"{name}_interval" for name in quantities)]),
+        "kl_percentiles": {},
+        "kl_histogram": {"edges": [], "counts": []},
+        "by_position": {"edges": [], "kl_mean": [], "log_ratio": [], "tokens": []},
+        "early": None,
+        "texts": [],
+    }
