@@ -15,25 +15,25 @@ from __future__ import annotations
 import sys
 import traceback
 
-from camelpress.core.runtime.secrets_redaction import redacted
+from camelpress.core.runtime.secrets_redaction import redact_secrets
 from camelpress.core.runtime.standard_streams import (
     FAILED,
     SIGPIPE,
     ExitCode,
     LostOutput,
     StandardStreams,
-    watched_streams,
+    watch_standard_streams,
 )
 
-USAGE, CTRL_C = 2, 130  # exit codes
+USAGE_EXIT_CODE, CTRL_C_EXIT_CODE = 2, 130  # exit codes
 
 
 def main() -> None:
     """Runs the command line; a bug ends with a traceback and exit code 3, which no gate returns."""
     code = FAILED
     try:
-        with watched_streams() as streams:
-            code = _settled(_ended(), streams)
+        with watch_standard_streams() as streams:
+            code = _flush_exit_code(_run_to_exit_code(), streams)
     finally:  # an error may be raised even while another one is shown
         sys.exit(code)
 
@@ -45,32 +45,34 @@ def app() -> None:
     commands()
 
 
-def _ended() -> int:
+def _run_to_exit_code() -> int:
     """Runs the command line and returns an exit code whatever happens."""
     try:
         app()
     except SystemExit as end:
-        return _trusted(end.code)
+        return _trusted_exit_code(end.code)
     except KeyboardInterrupt:
-        return CTRL_C
+        return CTRL_C_EXIT_CODE
     except LostOutput:
         return FAILED  # `_settled` says why
     except BaseException:  # noqa: BLE001 - Python's own code for a bug, 1, means "gate failed" here
-        sys.stderr.write(redacted(traceback.format_exc()))
+        sys.stderr.write(redact_secrets(traceback.format_exc()))
         return FAILED
     return 0
 
 
-def _trusted(code: object) -> int:
+def _trusted_exit_code(code: object) -> int:
     """Returns the code of a command as it is; the 1 of a library is a failure and no verdict."""
     if isinstance(code, ExitCode):
         return int(code)
     if code is None:
         return 0
-    return code if isinstance(code, int) and code in (0, USAGE, CTRL_C) else FAILED
+    return (
+        code if isinstance(code, int) and code in (0, USAGE_EXIT_CODE, CTRL_C_EXIT_CODE) else FAILED
+    )
 
 
-def _settled(code: int, streams: StandardStreams) -> int:
+def _flush_exit_code(code: int, streams: StandardStreams) -> int:
     """Flushes both streams and returns the code of the run, unless they lost something."""
     try:
         streams.out.flush()
