@@ -89,13 +89,13 @@ class UnsafeShard(CheckpointProblem):
 class DataProblem(Problem):
     """A data set on the hub is not there, not for this user, or out of reach."""
 
-    keeps_work = True
+    can_resume = True
 
 
 class OutputProblem(Problem):
     """The output cannot be written: no space, no right, a file in the way."""
 
-    keeps_work = True
+    can_resume = True
 
 
 class OutputExists(OutputProblem):
@@ -109,19 +109,19 @@ class NumericsProblem(Problem):
 class NotPositiveDefinite(NumericsProblem):
     """A damped Hessian has no Cholesky factor."""
 
-    keeps_work = True  # more fallbacks may be allowed, and change no other layer
+    can_resume = True  # more fallbacks may be allowed, and change no other layer
 
 
 class OutOfMemory(Problem):
     """A device is too small for what was asked."""
 
-    keeps_work = True
+    can_resume = True
 
 
 class ToolProblem(Problem):
     """Another tool is not there, failed, or did something else than it was asked for."""
 
-    keeps_work = True
+    can_resume = True
 
 
 class ReleaseRefusal(Problem):
@@ -134,4 +134,4 @@ class Interruption(Problem):
     """Stopped before the end; the same command resumes."""
 
     exit_code = 75
-    keeps_work = True
+    can_resume = True
