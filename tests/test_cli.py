@@ -243,8 +243,8 @@ def test_help_groups_the_commands_and_loads_no_torch() -> None:
 def test_help_of_a_command_loads_no_torch(name: str) -> None:
     code = (
         "import sys\nsys.argv = ['camelpress', sys.argv[1], '--help']\n"
-        "from camelpress import cli\n"
-        "try:\n    cli.main()\nexcept SystemExit as end:\n    code = end.code\n"
+        "from camelpress.cli import entry_point\n"
+        "try:\n    entry_point.main()\nexcept SystemExit as end:\n    code = end.code\n"
         "heavy = {'torch', 'transformers', 'matplotlib'} & sys.modules.keys()\n"
         "sys.exit(f'loaded {heavy}' if heavy else code)\n"
     )

@@ -20,9 +20,10 @@ from typer.exceptions import TyperException
 
 from camelpress.cli.console import Screen
 from camelpress.cli.options import given, parameters
-from camelpress.core.errors import EngineProblem, Interrupted, OutOfMemory, Problem
+from camelpress.core.errors import EngineProblem, Interrupted, Problem
 from camelpress.core.progress import listening
 from camelpress.core.runtime.cache_folders import provide_caches
+from camelpress.core.runtime.problem_translation import raising_problems
 from camelpress.core.runtime.secrets_redaction import redacted
 from camelpress.core.runtime.standard_streams import FAILED, ExitCode, LostOutput
 from camelpress.core.settings import Settings
@@ -139,7 +140,7 @@ def _guarded(
     if quiet:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        with listening(screen):
+        with listening(screen), raising_problems():
             code = work(screen=screen, **values)
             return 0 if follows else code  # a verdict is told once; a failure would end the others
     except Problem as problem:
@@ -149,14 +150,6 @@ def _guarded(
         return problem.exit_code
     except (KeyboardInterrupt, LostOutput):
         raise
-    except MemoryError:
-        screen.problem(OutOfMemory("memory is not enough", next_step="use a machine with more"))
-        return OutOfMemory.exit_code
-    except OSError as error:
-        if debug:
-            sys.stderr.write(redacted(traceback.format_exc()))
-        screen.problem(_of_disk(error))
-        return FAILED
     except SystemExit as end:
         if debug:
             sys.stderr.write(redacted(traceback.format_exc()))
@@ -171,15 +164,6 @@ def _ended_by_library(end: SystemExit) -> Problem:
     return EngineProblem(
         f"a library ended the program ({end.code!r})",
         next_step="run the same command with --debug to see which",
-    )
-
-
-def _of_disk(error: OSError) -> Problem:
-    """Returns the problem of a fault that a file system reports, whatever was being done."""
-    place = f"{error.filename} cannot be used" if error.filename else "a file cannot be used"
-    return Problem(
-        f"{place} ({error.strerror or error})",
-        next_step="see that its disk is there, has space and is well, and run the command again",
     )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from camelpress import api
 from camelpress.cli.command import STAGES, Folder, Force, Restart, command
 from camelpress.cli.console import Screen
 from camelpress.convert.settings import Export, MakeDiff, Recover
@@ -26,14 +27,7 @@ def recover(
     restart: Restart = False,
 ) -> int:
     """Recovers the tuned model from base + diff, streamed tensor by tensor."""
-    from camelpress.convert.inputs.meta_checkpoint import open_base
-    from camelpress.convert.recover.run import recover as work
-    from camelpress.core.checkpoint.checkpoint import Checkpoint
-
-    chosen = Recover.parse(options, source="recover")
-    screen.result(
-        work(open_base(raw), Checkpoint.open(diff), out, chosen, force=force, restart=restart)
-    )
+    screen.result(api.recover(raw, diff, out=out, force=force, restart=restart, **options))
     return 0
 
 
@@ -69,11 +63,7 @@ def quantize(
     restart: Restart = False,
 ) -> int:
     """4-bit GPTQ checkpoint, calibrated block by block."""
-    from camelpress.core.checkpoint.checkpoint import Checkpoint
-    from camelpress.quantize.run import run as work
-
-    chosen = Quantize.parse(options, source="quantize")
-    screen.result(work(Checkpoint.open(model), out, chosen, force=force, restart=restart))
+    screen.result(api.quantize(model, out=out, force=force, restart=restart, **options))
     return 0
 
 
@@ -96,16 +86,9 @@ def validate(
 
     REFERENCE is that model, or a store of its predictions.
     """
-    from camelpress.core.checkpoint.checkpoint import Checkpoint
-    from camelpress.validate.gate.gate_judge import read
-    from camelpress.validate.run import run as work
-    from camelpress.validate.store.prediction_store import Store
-
-    if gate is not None:
-        options["gate"] = read(gate).model_dump()
-    chosen = Validate.parse(options, source="validate")
-    source = Store.open(reference) if Store.is_at(reference) else Checkpoint.open(reference)
-    report = work(source, Checkpoint.open(candidate), out, chosen, force=force, restart=restart)
+    report = api.validate(
+        reference, candidate, out=out, gate=gate, force=force, restart=restart, **options
+    )
     screen.result(report)
     if not screen.json:
         screen.line(f"report: {out / 'report.html'}")
@@ -139,10 +122,7 @@ def publish(
     force: Force = False,
 ) -> int:
     """A candidate that passed its gate, with card, checksums and licences, here or on the hub."""
-    from camelpress.publish.upload import publish as work
-
-    chosen = Publish.parse(options, source="publish")
-    screen.result(work(candidate, report, chosen, force=force))
+    screen.result(api.publish(candidate, report, force=force, **options))
     return 0
 
 
