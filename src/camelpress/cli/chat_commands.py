@@ -9,6 +9,7 @@ import typer
 from camelpress.chat.settings import Generate
 from camelpress.cli.command import TALKS, Folder, command
 from camelpress.cli.console import Screen, flat
+from camelpress.core.exit_codes import ExitCode
 
 
 @command("generate", TALKS, Generate)
@@ -19,7 +20,7 @@ def generate(
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", help="The message; without it, stdin.")
     ] = None,
-) -> int:
+) -> ExitCode:
     """One reply of a plain or quantized model, in its own chat format, as it comes."""
     from camelpress.chat.run import run as work
     from camelpress.cli.chat_session import read_prompt
@@ -38,11 +39,11 @@ def generate(
             f"{len(report.facts['ids'])} tokens, {report.cost['tokens_per_second']:.1f} a second, "
             f"stopped by {report.facts['stopped']}"
         )
-    return 0
+    return ExitCode.DONE
 
 
 @command("chat", TALKS, Generate)
-def chat(screen: Screen, model: Folder, options: dict[str, Any]) -> int:
+def chat(screen: Screen, model: Folder, options: dict[str, Any]) -> ExitCode:
     """A conversation with a plain or quantized model; /help lists what can be done in it."""
     from camelpress.chat.chat_model import Prepared
     from camelpress.cli.chat_session import Chat
@@ -50,4 +51,4 @@ def chat(screen: Screen, model: Folder, options: dict[str, Any]) -> int:
 
     chosen = Generate.parse(options, source="chat")
     Chat.open(screen, Prepared(Checkpoint.open(model), chosen)).run()
-    return 0
+    return ExitCode.DONE

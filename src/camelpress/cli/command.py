@@ -21,11 +21,12 @@ from typer.exceptions import TyperException
 from camelpress.cli.console import Screen
 from camelpress.cli.options import given, parameters
 from camelpress.core.errors import EngineProblem, Interrupted, Problem
+from camelpress.core.exit_codes import ExitCode
 from camelpress.core.progress import listening
 from camelpress.core.runtime.cache_folders import provide_caches
 from camelpress.core.runtime.problem_translation import raising_problems
 from camelpress.core.runtime.secrets_redaction import redacted
-from camelpress.core.runtime.standard_streams import FAILED, ExitCode, LostOutput
+from camelpress.core.runtime.standard_streams import LostOutput
 from camelpress.core.settings import Settings
 
 PANELS = ("Stages", "The whole pipeline", "Try a model", "Look and check")
@@ -86,14 +87,14 @@ COMMON: dict[str, Any] = {
 
 def command(
     name: str, panel: str, settings: type[Settings] | None = None
-) -> Callable[[Callable[..., int]], Callable[..., int]]:
+) -> Callable[[Callable[..., ExitCode]], Callable[..., ExitCode]]:
     """Register a function as a command, with the common options and those of its settings.
 
     The function gets a `screen`, its own parameters and, where there are settings, the options
     that were given as `options`; it returns the exit code.
     """
 
-    def register(work: Callable[..., int]) -> Callable[..., int]:
+    def register(work: Callable[..., ExitCode]) -> Callable[..., ExitCode]:
         extra = parameters(settings) if settings else []
 
         @wraps(work)
@@ -101,7 +102,7 @@ def command(
             common = {key: values.pop(key) for key in COMMON}
             if settings:
                 values["options"] = given({each.name: values.pop(each.name) for each in extra})
-            raise typer.Exit(ExitCode(_guarded(work, values, **common)))
+            raise typer.Exit(_guarded(work, values, **common))
 
         own = [
             each
@@ -122,14 +123,14 @@ def command(
 
 
 def _guarded(
-    work: Callable[..., int],
+    work: Callable[..., ExitCode],
     values: dict[str, Any],
     *,
     as_json: bool,
     quiet: bool,
     verbose: bool,
     debug: bool,
-) -> int:
+) -> ExitCode:
     follows = os.environ.get("RANK", "0") != "0"  # torchrun says so
     screen = Screen(json=as_json, quiet=quiet, silent=follows)
     signal.signal(signal.SIGTERM, _stop)
@@ -142,7 +143,9 @@ def _guarded(
     try:
         with listening(screen), raising_problems():
             code = work(screen=screen, **values)
-            return 0 if follows else code  # a verdict is told once; a failure would end the others
+            return (
+                ExitCode.DONE if follows else code
+            )  # a verdict is told once; a failure would end the others
     except Problem as problem:
         if debug:
             sys.stderr.write(redacted(traceback.format_exc()))
@@ -154,10 +157,10 @@ def _guarded(
         if debug:
             sys.stderr.write(redacted(traceback.format_exc()))
         screen.problem(_ended_by_library(end))
-        return FAILED
+        return ExitCode.PROBLEM
     except BaseException:  # noqa: BLE001 - a panic of Rust is no Exception; typer would end with 1
         sys.stderr.write(redacted(traceback.format_exc()))
-        return FAILED
+        return ExitCode.PROBLEM
 
 
 def _ended_by_library(end: SystemExit) -> Problem:

@@ -10,6 +10,7 @@ import typer
 
 from camelpress.cli.command import RUNS, Folder, Restart, command
 from camelpress.cli.console import Screen, flat, rows
+from camelpress.core.exit_codes import ExitCode
 from camelpress.reporting.model_precision import titled
 from camelpress.reporting.stage_report import Report
 
@@ -27,7 +28,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show commands, files and bytes; do nothing.")
     ] = False,
-) -> int:
+) -> ExitCode:
     """All stages of a recipe in order; finished ones are skipped while nothing changed."""
     from camelpress.pipeline import run as pipeline
     from camelpress.pipeline.recipe import read
@@ -36,7 +37,7 @@ def run(
         from camelpress.pipeline.plan import plan
 
         screen.plan([asdict(step) for step in plan(read(recipe, override or ()))])
-        return 0
+        return ExitCode.DONE
     outcome = pipeline.run(read(recipe, override or ()), force=force, restart=restart)
     if screen.json:
         screen.emit(
@@ -65,7 +66,7 @@ def rebuild(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished stages again.")] = False,
     restart: Restart = False,
-) -> int:
+) -> ExitCode:
     """The weights of a release, made again from base and diff and compared byte for byte."""
     from camelpress.pipeline.rebuild import rebuild as work
 
@@ -79,7 +80,7 @@ def rebuild(
         restart=restart,
     )
     screen.result(report)
-    return report.verdict.exit_code if report.verdict else 3
+    return report.exit_code
 
 
 @command("demo", RUNS)
@@ -88,7 +89,7 @@ def demo(
     out: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path("camelpress-demo"),
     force: Annotated[bool, typer.Option("--force", help="Run finished stages again.")] = False,
     restart: Restart = False,
-) -> int:
+) -> ExitCode:
     """The whole pipeline on an embedded tiny model, in less than a minute."""
     from camelpress.pipeline.demo import run as work
 

@@ -11,6 +11,7 @@ from camelpress import api
 from camelpress.cli.command import STAGES, Folder, Force, Restart, command
 from camelpress.cli.console import Screen
 from camelpress.convert.settings import Export, MakeDiff, Recover
+from camelpress.core.exit_codes import ExitCode
 from camelpress.publish.settings import Publish
 from camelpress.quantize.settings import Quantize
 from camelpress.validate.settings import Keep, Validate
@@ -25,10 +26,10 @@ def recover(
     options: dict[str, Any],
     force: Force = False,
     restart: Restart = False,
-) -> int:
+) -> ExitCode:
     """Recovers the tuned model from base + diff, streamed tensor by tensor."""
     screen.result(api.recover(raw, diff, out=out, force=force, restart=restart, **options))
-    return 0
+    return ExitCode.DONE
 
 
 @command("make-diff", STAGES, MakeDiff)
@@ -40,7 +41,7 @@ def make_diff(
     options: dict[str, Any],
     force: Force = False,
     restart: Restart = False,
-) -> int:
+) -> ExitCode:
     """The inverse of recover: tuned - base, proved to come back bit for bit."""
     from camelpress.convert.inputs.meta_checkpoint import open_base
     from camelpress.convert.recover.make_diff import make_diff as work
@@ -50,7 +51,7 @@ def make_diff(
     screen.result(
         work(open_base(raw), Checkpoint.open(tuned), out, chosen, force=force, restart=restart)
     )
-    return 0
+    return ExitCode.DONE
 
 
 @command("quantize", STAGES, Quantize)
@@ -61,10 +62,10 @@ def quantize(
     options: dict[str, Any],
     force: Force = False,
     restart: Restart = False,
-) -> int:
+) -> ExitCode:
     """4-bit GPTQ checkpoint, calibrated block by block."""
     screen.result(api.quantize(model, out=out, force=force, restart=restart, **options))
-    return 0
+    return ExitCode.DONE
 
 
 @command("validate", STAGES, Validate)
@@ -81,7 +82,7 @@ def validate(
     ] = None,
     force: Force = False,
     restart: Restart = False,
-) -> int:
+) -> ExitCode:
     """Perplexity, KL divergence and agreement against the model before quantization, and a gate.
 
     REFERENCE is that model, or a store of its predictions.
@@ -92,7 +93,7 @@ def validate(
     screen.result(report)
     if not screen.json:
         screen.line(f"report: {out / 'report.html'}")
-    return report.verdict.exit_code if report.verdict else 3
+    return report.exit_code
 
 
 @command("store", STAGES, Keep)
@@ -103,14 +104,14 @@ def store(
     options: dict[str, Any],
     force: Force = False,
     restart: Restart = False,
-) -> int:
+) -> ExitCode:
     """A reference's predictions, computed once: validate takes them in its place."""
     from camelpress.core.checkpoint.checkpoint import Checkpoint
     from camelpress.validate.store.build_store import run as work
 
     chosen = Keep.parse(options, source="store")
     screen.result(work(Checkpoint.open(reference), out, chosen, force=force, restart=restart))
-    return 0
+    return ExitCode.DONE
 
 
 @command("publish", STAGES, Publish)
@@ -120,20 +121,20 @@ def publish(
     options: dict[str, Any],
     report: Annotated[Path, typer.Option("--report", help="Folder that validate wrote.")],
     force: Force = False,
-) -> int:
+) -> ExitCode:
     """A candidate that passed its gate, with card, checksums and licences, here or on the hub."""
     screen.result(api.publish(candidate, report, force=force, **options))
-    return 0
+    return ExitCode.DONE
 
 
 @command("export", STAGES, Export)
 def export(
     screen: Screen, checkpoint: Folder, out: Folder, options: dict[str, Any], force: Force = False
-) -> int:
+) -> ExitCode:
     """A packed checkpoint in another layout: the same codes and scales, proved layer by layer."""
     from camelpress.convert.export.export_checkpoint import export as work
     from camelpress.core.checkpoint.checkpoint import Checkpoint
 
     chosen = Export.parse(options, source="export")
     screen.result(work(Checkpoint.open(checkpoint), out, chosen, force=force))
-    return 0
+    return ExitCode.DONE
