@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import httpx2
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -18,7 +19,6 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     OIDCError,
 )
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined] # httpx is public
 
 from camelpress.core.errors import OutputProblem
 from camelpress.core.hub.hub_download import MISREAD, name_fault
@@ -84,7 +84,7 @@ FAULTS = (  # the hub ...; the first that fits
     Fault(_is(429), "asks for a pause: too many requests",
           "wait for some minutes, then " + AGAIN),
     Fault(_of(HfHubHTTPError), "failed in the middle of {repository} ({reason})", AGAIN),
-    Fault(_of(httpx.HTTPError, *NETWORK), "cannot be reached, or broke off ({reason})", AGAIN),
+    Fault(_of(httpx2.HTTPError, *NETWORK), "cannot be reached, or broke off ({reason})", AGAIN),
     Fault(_of(*MISREAD), "answers otherwise than a hub does ({reason})",
           "see whether HF_ENDPOINT names a hub and no proxy asks for a login, then " + AGAIN),
     Fault(_of(Exception), "does not take {repository} ({reason})", AGAIN),
@@ -101,7 +101,7 @@ def explained(repository: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, httpx.HTTPError, OIDCError, RuntimeError, *MISREAD) as error:
+    except (OSError, httpx2.HTTPError, OIDCError, RuntimeError, *MISREAD) as error:
         cause = _cause(error)
         if isinstance(cause, OSError) and cause.errno and not isinstance(cause, NETWORK):
             raise OutputProblem(

@@ -12,7 +12,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Event
 
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined] # httpx is public
+import httpx2
 
 from camelpress.core.errors import EngineProblem, Interrupted, RecipeProblem
 from camelpress.core.input_limits import MAX_JUDGE_ANSWER_BYTES
@@ -72,8 +72,8 @@ class Endpoint:
         """
         pool, over = ThreadPoolExecutor(self._settings.parallel), Event()
         fault: EngineProblem | Interrupted | None = None
-        alone = httpx.Limits(max_keepalive_connections=0)  # a deadline ends its own connection
-        with httpx.Client(
+        alone = httpx2.Limits(max_keepalive_connections=0)  # a deadline ends its own connection
+        with httpx2.Client(
             headers=self._headers(), timeout=self._settings.timeout, limits=alone
         ) as client:
             try:
@@ -92,7 +92,7 @@ class Endpoint:
         if fault is not None:
             raise fault
 
-    def _ask(self, client: httpx.Client, question: Question, over: Event) -> Reply | None:
+    def _ask(self, client: httpx2.Client, question: Question, over: Event) -> Reply | None:
         """The reply, or None if all is over before it is asked; what cannot be mended ends all."""
         try:
             for failures in range(1, self._settings.attempts + 1):
@@ -126,10 +126,10 @@ class Endpoint:
             )
         self._pace.rest(wait)
 
-    def _once(self, client: httpx.Client, question: Question) -> Reply | Fault:
+    def _once(self, client: httpx2.Client, question: Question) -> Reply | Fault:
         try:
             status, after, body = self._post(client, question)
-        except httpx.RequestError as error:
+        except httpx2.RequestError as error:
             return Fault(type(error).__name__)
         except DeadlineExceeded:
             return Fault(f"no whole answer in {self._settings.timeout:g} s")
@@ -141,7 +141,7 @@ class Endpoint:
             raise self._refusal(status, str(read_error(body).get("message", "")))
         return read_reply(body)
 
-    def _post(self, client: httpx.Client, question: Question) -> tuple[int, str, bytes]:
+    def _post(self, client: httpx2.Client, question: Question) -> tuple[int, str, bytes]:
         """Status, Retry-After, and the body up to its limit, from which the key is taken out."""
         asked = {"model": self._settings.model, "messages": question.messages(), **self._fields}
         body = b""

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import httpx2
 from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -22,7 +23,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import httpx, logging  # type: ignore[attr-defined] # httpx is public
+from huggingface_hub.utils import logging
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from camelpress.core.errors import CheckpointProblem, DataProblem, Problem
@@ -39,7 +40,7 @@ MISREAD = (  # what the client raises at an answer of another shape
     AttributeError,
     AssertionError,
 )
-UNREADABLE = (OSError, httpx.HTTPError, RuntimeError, *MISREAD)  # hf_xet raises RuntimeError alone
+UNREADABLE = (OSError, httpx2.HTTPError, RuntimeError, *MISREAD)  # hf_xet raises RuntimeError alone
 
 # fmt: off
 FAULTS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, str], ...] = (
