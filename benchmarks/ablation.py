@@ -23,7 +23,7 @@ from benchmarks.tables import table
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.quantize.kernels import cpu_kernel, reference_kernel
 from camelpress.quantize.run import run as quantize
-from camelpress.quantize.settings import Quantize
+from camelpress.quantize.settings import QuantizeSettings
 from camelpress.validate.run import run as validate
 from camelpress.validate.settings import Validate
 
@@ -33,14 +33,14 @@ Part = Callable[[], Iterator[None]]
 
 def spanning(columns: Tensor, importance: Tensor, *, bits: int, sym: bool) -> tuple[Tensor, Tensor]:
     """The grid that spans a group, and no other."""
-    return next(reference_kernel._grids(columns, 2**bits - 1, sym))
+    return next(reference_kernel._grid_candidates(columns, 2**bits - 1, sym))
 
 
 def unsigned(columns: Tensor, importance: Tensor, *, bits: int, sym: bool) -> tuple[Tensor, Tensor]:
     """The best grid with a positive step: of a weight and its mirror image, the better half."""
-    grids = list(reference_kernel._grids(columns, 2**bits - 1, sym))[:: 2 if sym else 1]
+    grids = list(reference_kernel._grid_candidates(columns, 2**bits - 1, sym))[:: 2 if sym else 1]
     with patch.object(reference_kernel, "_grids", lambda *_: iter(grids)):
-        return reference_kernel.search(columns, importance, bits=bits, sym=sym)
+        return reference_kernel.search_group(columns, importance, bits=bits, sym=sym)
 
 
 @contextmanager
@@ -97,7 +97,11 @@ def main() -> None:
             for part in without:
                 stack.enter_context(part())
             out = Path(folder)
-            quantize(Checkpoint.open(given.model), out / "q", Quantize.parse(options, source=name))
+            quantize(
+                Checkpoint.open(given.model),
+                out / "q",
+                QuantizeSettings.parse(options, source=name),
+            )
             report = validate(
                 Checkpoint.open(given.model),
                 Checkpoint.open(out / "q"),

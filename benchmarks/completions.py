@@ -25,9 +25,9 @@ from benchmarks.tables import spread, table
 from benchmarks.tasks import asked
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.inference.generation.decoder import Speaker
-from camelpress.inference.generation.generator import ROWS
-from camelpress.inference.generation.sampling import Decoding, Prompt, complete
+from camelpress.inference.generation.decoder import StreamedDecoder
+from camelpress.inference.generation.generator import MAX_BATCH_ROWS
+from camelpress.inference.generation.sampling import SamplingParams, TokenPrompt, generate_batch
 from camelpress.inference.model.streamed_model import StreamedModel
 
 ANY = 2**31
@@ -38,18 +38,18 @@ def ours(folder: Path, prompts: list[list[int]], tokens: int) -> Completes:
     """All rows side by side."""
     checkpoint, tokenizer = Checkpoint.open(folder), Tokenizer.load(folder)
     model = StreamedModel(checkpoint, device=torch.device("cpu"), dtype=torch.float32)
-    speaker = Speaker(model, "model", whole=True)
-    decoding = Decoding(stops=(), most=tokens, temperature=0.0, top_p=1.0)
+    speaker = StreamedDecoder(model, "model", whole=True)
+    decoding = SamplingParams(stop=(), max_tokens=tokens, temperature=0.0, top_p=1.0)
 
     def run() -> list[str]:
-        found = complete(
+        found = generate_batch(
             speaker,
-            [Prompt(ids, "") for ids in prompts],
+            [TokenPrompt(ids, "") for ids in prompts],
             decoding,
             tokenizer,
             ends=frozenset(),
             positions=ANY,
-            rows=ROWS,
+            rows=MAX_BATCH_ROWS,
             tokens=ANY,
         )
         return [each.text for each in sorted(found)]
@@ -61,7 +61,7 @@ def theirs(folder: Path, prompts: list[list[int]], tokens: int, batch: int) -> C
     """Batch by batch, prompts of a length together."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     model.generation_config.eos_token_id = None
-    words = Tokenizer.load(folder).words
+    words = Tokenizer.load(folder).decode_text
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
 
     def run() -> list[str]:
@@ -99,7 +99,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    encode = Tokenizer.load(given.model).encode_rendered
+    encode = Tokenizer.load(given.model).encode_template_text
     prompts = [encode(each.args[0]) for each in asked(given.model, given.task, given.items)]
     everyone = {
         "camelpress": ours(given.model, prompts, given.tokens),

@@ -19,7 +19,11 @@ from numpy import ndarray
 from scipy.special import stdtrit
 
 from benchmarks.tables import table
-from camelpress.validate.statistics.binomial import TAIL, binomial_interval, effective_trials
+from camelpress.validate.statistics.binomial import (
+    TAIL_PROBABILITY,
+    binomial_interval,
+    effective_trials,
+)
 from camelpress.validate.statistics.clustered import Estimate, bootstrap_mean, clustered_mean
 
 PIECES = (3, 5, 10, 20, 50, 100, 300)
@@ -111,7 +115,7 @@ def usual(agreeing: Counts, sizes: Counts) -> Ends:
     share, count = agreeing.sum() / sizes.sum(), len(sizes)
     squares = float(((agreeing - share * sizes) ** 2).sum())
     error = (squares * count / (count - 1)) ** 0.5 / sizes.sum()
-    reach = float(stdtrit(count - 1, 1 - TAIL)) * error
+    reach = float(stdtrit(count - 1, 1 - TAIL_PROBABILITY)) * error
     return float(share - reach), float(share + reach)
 
 

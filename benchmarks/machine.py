@@ -9,7 +9,7 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-from camelpress.core.runtime.hardware import hardware
+from camelpress.core.runtime.hardware import describe_hardware
 
 IN_MEMORY = ("tmpfs", "ramfs")
 PACKAGES = ("camelpress", "torch", "transformers", "safetensors")
@@ -22,7 +22,7 @@ def available_memory() -> int:
 
 def facts(folder: Path) -> list[str]:
     """Processor, memory, the file system of a folder, and versions, a line each."""
-    processor = hardware()["processor"]
+    processor = describe_hardware()["processor"]
     memory = int(_said("/proc/meminfo", r"MemTotal:\s+(\d+) kB") or 0) * 1024
     stat = ["stat", "--file-system", "--format=%T", str(folder)]
     kind = subprocess.run(stat, capture_output=True, text=True, check=True).stdout.strip()

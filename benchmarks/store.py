@@ -14,9 +14,9 @@ from typing import Any
 from benchmarks.tables import MB, table
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.validate.run import run
-from camelpress.validate.settings import Keep, Validate
+from camelpress.validate.settings import StoreSettings, Validate
 from camelpress.validate.store import build_store
-from camelpress.validate.store.prediction_store import Store
+from camelpress.validate.store.prediction_store import PredictionStore
 
 HEADER = ["", "mean KL, nats", "off", "reverse KL", "off", "99 %", "bounds of the mean",
           "mass of the rest", "MB", "bytes a token"]  # fmt: skip
@@ -66,10 +66,10 @@ def main() -> None:
         rows = [row(f"the reference itself ({low:.4f} - {high:.4f})", exact, exact, 0)]
         for top_k in given.top_k:
             out = folder / "store"
-            settings = Keep.parse(options | {"top_k": top_k}, source="store")
-            build_store.run(model, out, settings, force=True)
+            settings = StoreSettings.parse(options | {"top_k": top_k}, source="store")
+            build_store.build_store(model, out, settings, force=True)
             size = sum(path.stat().st_size for path in out.glob("predictions-*"))
-            told = run(Store.open(out), candidate, folder / str(top_k), Validate())
+            told = run(PredictionStore.open(out), candidate, folder / str(top_k), Validate())
             kept = f"{top_k} tokens and {settings.samples} drawn" if top_k else "all tokens"
             rows.append(row(kept, told.facts, exact, size))
     print(f"{exact['tokens']:,} predictions\n\n{table(HEADER, rows)}")

@@ -19,11 +19,11 @@ import torch
 
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.inference.generation.generator import Completer, Respondent
-from camelpress.inference.generation.stop_tokens import ends
+from camelpress.inference.generation.generator import GenerationModel, LocalGenerator
+from camelpress.inference.generation.stop_tokens import stop_token_ids
 from camelpress.inference.model.streamed_model import StreamedModel
 from camelpress.validate.benchmarks import task_catalogue, time_budget
-from camelpress.validate.benchmarks.response_cache import Answers
+from camelpress.validate.benchmarks.response_cache import ResponseCache
 
 LARGEST = 1e-3  # difference of log-likelihoods, at most
 SAME = 0.999  # share of items with the same choice, at least
@@ -32,25 +32,30 @@ CHOICES = 4
 
 def asked(model: Path, task: str, items: int) -> list[Any]:
     """The requests of so many items."""
-    loaded = task_catalogue.load([task], data_dir=None, tokenizer=model, judged=False)
+    loaded = task_catalogue.load_tasks([task], data_dir=None, tokenizer=model, judged=False)
     found = loaded.tasks[task]
     parts = [doc["part"] for doc in found.eval_docs]
     found.set_config("num_fewshot", 0)
-    with task_catalogue.quiet():
-        found.build_all_requests(samples=time_budget.subset(parts, items, by_part=False))
+    with task_catalogue.silence_lm_eval():
+        found.build_all_requests(samples=time_budget.sample_items(parts, items, by_part=False))
     requests: list[Any] = found.instances
     return requests
 
 
 def ours(folder: Path, task: str, requests: Sequence[Any]) -> list[tuple[float, bool]]:
     """Block by block."""
-    from camelpress.validate.benchmarks.lm_eval_adapter import Harness
+    from camelpress.validate.benchmarks.lm_eval_adapter import CamelpressLM
 
     checkpoint, tokenizer = Checkpoint.open(folder), Tokenizer.load(folder)
     model = StreamedModel(checkpoint, device=torch.device("cpu"), dtype=torch.float32)
-    answers, columns = Answers({}, None), {task: task_catalogue.Column(task, "acc", bos=False)}
-    asked = Respondent("model", checkpoint, model, tokenizer, ends(checkpoint, tokenizer))
-    harness = Harness(asked, answers, columns, Completer(asked))
+    answers, columns = (
+        ResponseCache({}, None),
+        {task: task_catalogue.BenchmarkSpec(task, "acc", add_bos=False)},
+    )
+    asked = GenerationModel(
+        "model", checkpoint, model, tokenizer, stop_token_ids(checkpoint, tokenizer)
+    )
+    harness = CamelpressLM(asked, answers, columns, LocalGenerator(asked))
     found: list[tuple[float, bool]] = harness.loglikelihood(requests)
     return found
 
@@ -59,7 +64,7 @@ def theirs(folder: Path, requests: Sequence[Any]) -> list[tuple[float, bool]]:
     """The whole model, batch by batch."""
     from lm_eval.models.huggingface import HFLM
 
-    with task_catalogue.quiet():
+    with task_catalogue.silence_lm_eval():
         backend = HFLM(
             pretrained=str(folder), device="cpu", dtype="float32", batch_size=8, add_bos_token=False
         )

@@ -9,10 +9,12 @@ from pydantic import Field, StringConstraints
 
 from camelpress.core.settings import Settings
 
-Rule = Annotated[str, StringConstraints(pattern=r"^((.+=)?(auto|mean|zero|prefix|absolute|drop))$")]
+RuleOption = Annotated[
+    str, StringConstraints(pattern=r"^((.+=)?(auto|mean|zero|prefix|absolute|drop))$")
+]
 
 
-class Recover(Settings):
+class RecoverSettings(Settings):
     """base + diff = tuned."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -25,7 +27,7 @@ class Recover(Settings):
         description="whether to test that this is the base the diff was made from: on every "
         "value while adding, on a sample before anything is written, or not at all",
     )
-    rule: tuple[Rule, ...] = Field(
+    rule: tuple[RuleOption, ...] = Field(
         default=("auto",),
         description="how the base is extended where the diff is larger: auto|mean|zero|prefix|"
         "absolute|drop, or NAME=RULE for the tensors of that name (* matches); repeatable, the "
@@ -48,7 +50,7 @@ class Recover(Settings):
     device: str = Field(default="auto", description="that scores them: auto, cpu or cuda:N")
 
 
-class MakeDiff(Settings):
+class MakeDiffSettings(Settings):
     """tuned - base = diff."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
@@ -61,7 +63,7 @@ class MakeDiff(Settings):
     )
 
 
-class Export(Settings):
+class ExportSettings(Settings):
     """The same model in another layout."""
 
     to: Literal["compressed-tensors", "gptq-v2", "gptq", "dense"] = Field(

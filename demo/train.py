@@ -19,8 +19,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from camelpress.core.documents.ngram_overlap import Fingerprint, words
-from camelpress.core.text.tulu_format import CHAT_TEMPLATE
+from camelpress.core.documents.ngram_overlap import NgramFingerprint, split_words
+from camelpress.core.text.tulu_format import TULU_CHAT_TEMPLATE
 
 TEXT = Path(__file__).resolve().parent / "text"
 BOS, EOS, PAD = 1, 2, 512
@@ -167,7 +167,7 @@ def save_model(folder: Path, weights: Weights, tokenizer: Tokenizer, dtype: str)
     ids, template = {"bos_token_id": BOS, "eos_token_id": EOS}, {}
     if tokenizer.token_to_id("<pad>") is not None:
         special["pad_token"], ids["pad_token_id"] = "<pad>", PAD
-        template["chat_template"] = CHAT_TEMPLATE
+        template["chat_template"] = TULU_CHAT_TEMPLATE
     files: dict[str, Row] = {
         "config": {
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", **SHAPE, **ids,
@@ -196,8 +196,12 @@ def new_model(vocabulary: int) -> LlamaForCausalLM:
 
 def apart(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
     """The rows that do not say, word for word, much of what the others say."""
-    spoken = Fingerprint.of(map(dialogue_text, others))
-    return [row for row in rows if not spoken.found(words(dialogue_text(row))).overlaps]
+    spoken = NgramFingerprint.from_texts(map(dialogue_text, others))
+    return [
+        row
+        for row in rows
+        if not spoken.measure_overlap(split_words(dialogue_text(row))).is_overlap
+    ]
 
 
 def dialogue_text(row: Row) -> str:

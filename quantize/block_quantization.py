@@ -10,24 +10,28 @@ import torch
 from torch import Tensor
 
 from camelpress.core import llama
-from camelpress.core.checkpoint.checkpoint_writer import CheckpointWriter, data
+from camelpress.core.checkpoint.checkpoint_writer import CheckpointWriter, tensor_bytes
 from camelpress.core.errors import NumericsProblem, OutOfMemory
 from camelpress.core.output.journal import Journal
-from camelpress.core.packing.gptq_format import PARTS
+from camelpress.core.packing.gptq_format import GPTQ_TENSORS
 from camelpress.inference.model.streamed_model import StreamedModel
 from camelpress.inference.streaming import block_pipeline
-from camelpress.inference.streaming.block_pipeline import Facts
-from camelpress.inference.streaming.process_group import Team
-from camelpress.inference.streaming.token_shards import digests
-from camelpress.quantize.block_quantizer import BlockQuantizer, Layer, nearest_block
-from camelpress.quantize.calibration.reference_states import STATE
-from camelpress.quantize.calibration_shards import Lane
-from camelpress.quantize.settings import Quantize
-from camelpress.quantize.solver.loss_limits import require_few_failures
+from camelpress.inference.streaming.block_pipeline import BlockRecord
+from camelpress.inference.streaming.process_group import ProcessGroup
+from camelpress.inference.streaming.token_shards import shard_digests
+from camelpress.quantize.block_quantizer import (
+    BlockQuantizer,
+    QuantizedLayer,
+    round_block_to_nearest,
+)
+from camelpress.quantize.calibration.reference_states import STATE_DTYPE
+from camelpress.quantize.calibration_shards import CalibrationShard
+from camelpress.quantize.settings import QuantizeSettings
+from camelpress.quantize.solver.loss_limits import require_failures_within
 
 
 @dataclass(frozen=True)
-class Journey:
+class QuantizationRun:
     """What all blocks have in common.
 
     Args:
@@ -38,128 +42,136 @@ class Journey:
     """
 
     model: StreamedModel
-    lanes: list[Lane]
-    team: Team
-    settings: Quantize
+    lanes: list[CalibrationShard]
+    team: ProcessGroup
+    settings: QuantizeSettings
 
-    def lead(self, writer: CheckpointWriter, journal: Journal) -> list[Facts]:
+    def run_leader(self, writer: CheckpointWriter, journal: Journal) -> list[BlockRecord]:
         """Quantize all blocks that are not there yet; the facts of every layer, old and new.
 
         Raises:
             Interrupted: somebody asked for the end, and the block under way is finished.
         """
-        told: list[Facts] = []
-        first = self.team.share(lambda: self._finished(writer, journal, told))
-        require_few_failures(told, self.settings.max_fallbacks)
+        told: list[BlockRecord] = []
+        first = self.team.broadcast(lambda: self._restore_blocks(writer, journal, told))
+        require_failures_within(told, self.settings.max_fallbacks)
         for number, layers, states in self._blocks(first):
             tensors = {
                 f"{layer.name}.{part}": getattr(layer.packed, part)
                 for layer in layers
-                for part in PARTS
+                for part in GPTQ_TENSORS
             }
             for name, tensor in tensors.items():
-                writer.put(name, tensor)
-            facts = [_told(layer) for layer in layers]
+                writer.write_tensor(name, tensor)
+            facts = [_layer_facts(layer) for layer in layers]
             told += facts
             hashes = {name: _sha256(tensor) for name, tensor in tensors.items()}
             entry = {"tensors": hashes, "states": states, "layers": facts}
-            block_pipeline.remember(journal, number, entry)
-            require_few_failures(told, self.settings.max_fallbacks)
+            block_pipeline.record_block(journal, number, entry)
+            require_failures_within(told, self.settings.max_fallbacks)
         return told
 
-    def follow(self) -> None:
+    def run_follower(self) -> None:
         """Take part as another rank than the first."""
-        for _ in self._blocks(self.team.share(lambda: 0)):
+        for _ in self._blocks(self.team.broadcast(lambda: 0)):
             pass
 
-    def _blocks(self, first: int) -> Iterator[tuple[int, list[Layer], list[str]]]:
+    def _blocks(self, first: int) -> Iterator[tuple[int, list[QuantizedLayer], list[str]]]:
         """Block after block: its number, its layers by their full names, hashes of its states."""
         if first == 0:
-            self._embed()
-        numbers = range(first, self.model.blocks)
-        for number, weights in block_pipeline.blocks(numbers, self._read, self.team, "quantize"):
-            yield number, list(self._layers(number, weights)), self._states(number + 1)
+            self._write_embeddings()
+        numbers = range(first, self.model.block_count)
+        for number, weights in block_pipeline.stream_blocks(
+            numbers, self._read_weights, self.team, "quantize"
+        ):
+            yield (
+                number,
+                list(self._quantize_block(number, weights)),
+                self._state_digests(number + 1),
+            )
 
-    def _layers(self, number: int, weights: dict[str, Tensor]) -> Iterator[Layer]:
-        prefix = llama.BLOCK.format(number)
+    def _quantize_block(self, number: int, weights: dict[str, Tensor]) -> Iterator[QuantizedLayer]:
+        prefix = llama.BLOCK_NAME.format(number)
         if self.lanes:
             block = BlockQuantizer(
                 self.model, number, weights, self.lanes, self.team, self.settings
             )
-            layers = block.layers()
+            layers = block.quantize_layers()
         else:
-            layers = nearest_block(number, weights, self.settings)
+            layers = round_block_to_nearest(number, weights, self.settings)
         try:
             for layer in layers:
                 yield replace(layer, name=f"{prefix}.{layer.name}")
         except NumericsProblem as error:
-            raise type(error)(f"{prefix}: {error.what}", next_step=error.next_step) from error
+            raise type(error)(f"{prefix}: {error.message}", next_step=error.next_step) from error
         except (RuntimeError, MemoryError) as error:
-            if not _lacks_memory(error):
+            if not _is_out_of_memory(error):
                 raise
             raise OutOfMemory(
                 f"{prefix}: {self.model.device} has too little memory",
                 next_step="use a shorter --sequence-length, or a device with the memory forecast",
             ) from error
 
-    def _read(self, number: int) -> dict[str, Tensor]:
+    def _read_weights(self, number: int) -> dict[str, Tensor]:
         with torch.inference_mode():
-            return self.model.weights(number)
+            return self.model.read_block_weights(number)
 
-    def _embed(self) -> None:
-        own = self.team.lanes(self.lanes)
-        table = self.model.embedding() if own else torch.empty(0)
+    def _write_embeddings(self) -> None:
+        own = self.team.shards_of_rank(self.lanes)
+        table = self.model.read_embedding() if own else torch.empty(0)
         for lane in own:
-            lane.at(0)
-            hidden = self.model.looked_up(lane.sequences.tokens, table).to(STATE)
-            lane.write("hidden", hidden)
-            if lane.paired:
-                lane.write("reference", hidden)
+            lane.select_block(0)
+            hidden = self.model.embed_ids(lane.sequences.tokens, table).to(STATE_DTYPE)
+            lane.write_states("hidden", hidden)
+            if lane.has_reference:
+                lane.write_states("reference", hidden)
 
-    def _states(self, number: int) -> list[str]:
+    def _state_digests(self, number: int) -> list[str]:
         """Hashes of the states that enter a block, lane by lane."""
         for lane in self.lanes:
-            lane.at(number)
-        own = digests(self.team.lanes(self.lanes))
-        return self.team.exchange(own, len(self.lanes))
+            lane.select_block(number)
+        own = shard_digests(self.team.shards_of_rank(self.lanes))
+        return self.team.all_gather(own, len(self.lanes))
 
-    def _finished(self, writer: CheckpointWriter, journal: Journal, told: list[Facts]) -> int:
+    def _restore_blocks(
+        self, writer: CheckpointWriter, journal: Journal, told: list[BlockRecord]
+    ) -> int:
         """How many blocks an earlier run finished; tells the writer and adds their facts."""
 
-        def whole(entry: Facts) -> bool:
+        def whole(entry: BlockRecord) -> bool:
             hashes = entry["tensors"]
-            return all(writer.digest(name) == expected for name, expected in hashes.items())
+            return all(writer.tensor_digest(name) == expected for name, expected in hashes.items())
 
         def states(number: int) -> list[str]:
             for lane in self.lanes:
-                lane.at(number)
-            return digests(self.lanes)
+                lane.select_block(number)
+            return shard_digests(self.lanes)
 
-        done = block_pipeline.finished(journal, self.model.blocks, states, whole)
+        done = block_pipeline.finished_blocks(journal, self.model.block_count, states, whole)
         for entry in done:
             told += entry["layers"]
             for name in entry["tensors"]:
-                writer.done(name)
+                writer.finish_tensor(name)
         return len(done)
 
 
-def _lacks_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     """Whether an error is about memory; torch's own of a CPU has no type that says so."""
     known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
     return known or "can't allocate memory" in str(error)
 
 
 def _sha256(tensor: Tensor) -> str:
-    return hashlib.sha256(data(tensor)).hexdigest()
+    return hashlib.sha256(tensor_bytes(tensor)).hexdigest()
 
 
-def _told(layer: Layer) -> Facts:
+def _layer_facts(layer: QuantizedLayer) -> BlockRecord:
     scales = layer.packed.scales
     return {
         "name": layer.name,
         "relative_error": layer.relative_error,
         "loss": layer.loss,
-        "lost": layer.lost,
+        "lost": layer.exceeds_limit,
         "damp_percent": layer.damp_percent,
         "rescue": layer.rescue,
         "scales": {

@@ -9,15 +9,17 @@ from pathlib import Path
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from camelpress.inference.model.token_batches import Batch, Sequences
+from camelpress.inference.model.token_batches import TokenBatch, TokenBatches
 from camelpress.inference.streaming import token_shards as core
 
-LEAST_PAIRED = 16_384  # tokens, and `PAIRED` for each column of the widest layer; more cost
-PAIRED = 10  # as much again as the quantized model's, and hardly change what a layer aims at
-STATES = ("hidden", "reference")  # of the quantized and of the 16-bit model
+MIN_REFERENCE_TOKENS = 16_384  # tokens, and `PAIRED` for each column of the widest layer; more cost
+REFERENCE_TOKENS_PER_COLUMN = (
+    10  # as much again as the quantized model's, and hardly change what a layer aims at
+)
+STATE_NAMES = ("hidden", "reference")  # of the quantized and of the 16-bit model
 
 
-class Lane(core.Lane):
+class CalibrationShard(core.TokenShard):
     """Some whole sequences of the calibration.
 
     Args:
@@ -32,19 +34,19 @@ class Lane(core.Lane):
     def __init__(
         self,
         number: int,
-        sequences: Sequences,
+        sequences: TokenBatches,
         counted: Bool[Tensor, " tokens"],
         folder: Path,
         *,
         paired: bool,
     ) -> None:
-        super().__init__(number, sequences, folder, states=STATES[: 1 + paired])
-        self.paired = paired
+        super().__init__(number, sequences, folder, states=STATE_NAMES[: 1 + paired])
+        self.has_reference = paired
         self._counted = counted
         self._all_counted = bool(counted.all())
 
-    def counted(
-        self, batch: Batch, values: Float[Tensor, "1 batch width"]
+    def select_tokens(
+        self, batch: TokenBatch, values: Float[Tensor, "1 batch width"]
     ) -> Float[Tensor, "counted width"]:
         """What belongs to the tokens of a batch that enter a Hessian."""
         if self._all_counted:
@@ -52,14 +54,14 @@ class Lane(core.Lane):
         return values[0, self._counted[batch.tokens].to(values.device)]
 
 
-def lanes(
+def calibration_shards(
     sequences: Sequence[Sequence[int]],
     counted: Bool[Tensor, " tokens"],
     folder: Path,
     *,
     limit: int,
     columns: int,
-) -> list[Lane]:
+) -> list[CalibrationShard]:
     """Cut the sequences into lanes, the paired ones first.
 
     Args:
@@ -71,14 +73,17 @@ def lanes(
             and `LEAST_PAIRED` in all. These lanes are spread evenly, because sequences stand
             source by source. 0: none is paired.
     """
-    cuts = [Sequences(sequences[part], limit=limit) for part in core.cut([*map(len, sequences)])]
+    cuts = [
+        TokenBatches(sequences[part], limit=limit)
+        for part in core.cut_shards([*map(len, sequences)])
+    ]
     marks = counted.split([len(each.tokens) for each in cuts])
     total = int(counted.sum())
-    paired = max(LEAST_PAIRED, PAIRED * columns) if columns else 0
+    paired = max(MIN_REFERENCE_TOKENS, REFERENCE_TOKENS_PER_COLUMN * columns) if columns else 0
     wanted = min(len(cuts), ceil(paired * len(cuts) / total))
     chosen = {(2 * turn + 1) * len(cuts) // (2 * wanted) for turn in range(wanted)}
     places = sorted(range(len(cuts)), key=lambda place: place not in chosen)
     return [
-        Lane(number, cuts[place], marks[place], folder, paired=place in chosen)
+        CalibrationShard(number, cuts[place], marks[place], folder, paired=place in chosen)
         for number, place in enumerate(places)
     ]

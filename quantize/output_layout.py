@@ -14,104 +14,110 @@ import torch
 from camelpress import __version__
 from camelpress.core import llama
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.checkpoint.checkpoint_writer import Slot
-from camelpress.core.checkpoint.portable_config import portable
+from camelpress.core.checkpoint.checkpoint_writer import TensorSpec
+from camelpress.core.checkpoint.portable_config import portable_config
 from camelpress.core.errors import NumericsProblem, RecipeProblem
 from camelpress.core.files.json_files import write_json
-from camelpress.core.packing.dynamic_config import dynamic
-from camelpress.core.packing.gptq_format import slots
-from camelpress.core.packing.row_loss import require_kept, weight_loss
-from camelpress.quantize.settings import Quantize
+from camelpress.core.packing.dynamic_config import dynamic_rules
+from camelpress.core.packing.gptq_format import gptq_specs
+from camelpress.core.packing.row_loss import require_row_loss, weight_loss
+from camelpress.quantize.settings import QuantizeSettings
 
-STORED = torch.float16  # of scales and of everything that is not quantized: what kernels expect
-QUANTIZED = tuple(f".{linear.name}.weight" for linear in llama.LINEARS)
-SCHEME = {"bits", "group_size", "sym"}  # what a loader must know of each layer
-MAKER = f"camelpress:{__version__}"
-MADE: Mapping[str, Any] = MappingProxyType(
-    {"static_groups": True, "true_sequential": True, "meta": {"quantizer": [MAKER]}}
+OUTPUT_DTYPE = (
+    torch.float16
+)  # of scales and of everything that is not quantized: what kernels expect
+LINEAR_WEIGHTS = tuple(f".{linear.name}.weight" for linear in llama.LINEARS)
+LAYER_KEYS = {"bits", "group_size", "sym"}  # what a loader must know of each layer
+QUANTIZER = f"camelpress:{__version__}"
+NATIVE_CONFIG: Mapping[str, Any] = MappingProxyType(
+    {"static_groups": True, "true_sequential": True, "meta": {"quantizer": [QUANTIZER]}}
 )
 
 
-class AsStored(Checkpoint):
+class Fp16View(Checkpoint):
     """A source whose tensors that are not quantized read as the output will hold them, in fp16.
 
     Calibration runs on it, so that the hidden states are those of the stored model.
     """
 
-    def __init__(self, source: Checkpoint, settings: Quantize) -> None:
+    def __init__(self, source: Checkpoint, settings: QuantizeSettings) -> None:
         super().__init__(
             source.folder,
             source.config,
             source.tensors,
-            origin=source.origin,
-            stated=source.stated,
-            changes=source.changes,
+            origin=source.source_name,
+            stated=source.file_config,
+            changes=source.config_changes,
             files=source.file_states,
         )
         self._source = source
         self._settings = settings
 
     @classmethod
-    def of(cls, source: Checkpoint, settings: Quantize | None = None) -> AsStored:
+    def of(cls, source: Checkpoint, settings: QuantizeSettings | None = None) -> Fp16View:
         """The same checkpoint, read that way; without settings, all linear layers are quantized."""
-        return cls(source, settings or Quantize())
+        return cls(source, settings or QuantizeSettings())
 
     def read(self, name: str) -> torch.Tensor:
         """One whole tensor."""
         return self._as_stored(name, self._source.read(name))
 
-    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows `start` to `stop` of a tensor."""
-        return self._as_stored(name, self._source.rows(name, start, stop))
+        return self._as_stored(name, self._source.read_rows(name, start, stop))
 
     def _as_stored(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        if name.endswith(QUANTIZED) and self._settings.of(name.removesuffix(".weight")):
+        if name.endswith(LINEAR_WEIGHTS) and self._settings.for_layer(name.removesuffix(".weight")):
             return tensor
-        return tensor.to(STORED)
+        return tensor.to(OUTPUT_DTYPE)
 
 
-def schemes(blocks: int, settings: Quantize) -> dict[str, Quantize | None]:
+def layer_settings(blocks: int, settings: QuantizeSettings) -> dict[str, QuantizeSettings | None]:
     """What holds for each linear layer, by its full name; None if it stays in 16 bits.
 
     Raises:
         RecipeProblem: a pattern that no layer has.
     """
-    names = llama.linears(blocks)
+    names = llama.linear_names(blocks)
     for pattern in settings.modules:
         if not filter_names(names, pattern):
             raise RecipeProblem(
                 f"no layer of {blocks} blocks matches the pattern {pattern!r} of quantize.modules",
                 next_step=f"write it for names such as {names[-1]}, or remove it",
             )
-    return {name: settings.of(name) for name in names}
+    return {name: settings.for_layer(name) for name in names}
 
 
-def plan(source: Checkpoint, blocks: int, settings: Quantize) -> dict[str, Slot]:
+def plan_tensor_slots(
+    source: Checkpoint, blocks: int, settings: QuantizeSettings
+) -> dict[str, TensorSpec]:
     """Every tensor of the output: packed layers, and the rest in 16 bits.
 
     Raises:
         RecipeProblem: a pattern that no layer has, or a group size that does not divide a width.
     """
-    planned: dict[str, Slot] = {}
+    planned: dict[str, TensorSpec] = {}
     packed = set()
-    own = schemes(blocks, settings)
-    shapes = {name: source.info(f"{name}.weight").shape for name in own}
+    own = layer_settings(blocks, settings)
+    shapes = {name: source.tensor_info(f"{name}.weight").shape for name in own}
     common = gcd(*(cols for _, cols in shapes.values()))
     for name, (rows, cols) in shapes.items():
         scheme = own[name]
         if scheme is None:
             continue
-        _check_widths(name, rows, cols, common, scheme)
+        _require_packable(name, rows, cols, common, scheme)
         groups = 1 if scheme.group_size == -1 else cols // scheme.group_size
-        planned |= slots(name, rows, cols, groups=groups, bits=scheme.bits)
+        planned |= gptq_specs(name, rows, cols, groups=groups, bits=scheme.bits)
         packed.add(f"{name}.weight")
     for name, info in source.tensors.items():
         if name not in packed and not llama.is_derived_buffer(name):
-            planned[name] = Slot(STORED, info.shape)
+            planned[name] = TensorSpec(OUTPUT_DTYPE, info.shape)
     return dict(sorted(planned.items()))
 
 
-def _check_widths(name: str, rows: int, cols: int, common: int, settings: Quantize) -> None:
+def _require_packable(
+    name: str, rows: int, cols: int, common: int, settings: QuantizeSettings
+) -> None:
     if settings.group_size != -1 and cols % settings.group_size:
         fitting = [size for size in (128, 64, 32, 16) if common % size == 0]
         raise RecipeProblem(
@@ -125,30 +131,30 @@ def _check_widths(name: str, rows: int, cols: int, common: int, settings: Quanti
         )
 
 
-def stored(source: Checkpoint, name: str) -> torch.Tensor:
+def read_fp16(source: Checkpoint, name: str) -> torch.Tensor:
     """A tensor that is not quantized, as it is written.
 
     Raises:
         NumericsProblem: it does not fit fp16, or vanishes in it.
     """
     exact = source.read(name)
-    tensor = exact.to(STORED)
+    tensor = exact.to(OUTPUT_DTYPE)
     if not bool(tensor.isfinite().all()):
         raise NumericsProblem(
-            f"{name!r} of {source.folder} has values that are not finite in {STORED}",
+            f"{name!r} of {source.folder} has values that are not finite in {OUTPUT_DTYPE}",
             next_step="recover the checkpoint again, or check it for overflow",
         )
     if tensor.dtype != exact.dtype:
-        require_kept(f"{name!r} of {source.folder}", weight_loss(exact, tensor), STORED)
+        require_row_loss(f"{name!r} of {source.folder}", weight_loss(exact, tensor), OUTPUT_DTYPE)
     return tensor
 
 
-def write_config(
+def write_quantization_config(
     folder: Path,
     source: Checkpoint,
     blocks: int,
-    settings: Quantize,
-    made: Mapping[str, Any] = MADE,
+    settings: QuantizeSettings,
+    made: Mapping[str, Any] = NATIVE_CONFIG,
 ) -> None:
     """Both files in which loaders look for how the weights are packed.
 
@@ -160,10 +166,10 @@ def write_config(
         made: how the codes were found, which no loader asks for, and in `meta` by whom.
     """
     layers = {
-        name: scheme.model_dump(include=SCHEME) if scheme else None
-        for name, scheme in schemes(blocks, settings).items()
+        name: scheme.model_dump(include=LAYER_KEYS) if scheme else None
+        for name, scheme in layer_settings(blocks, settings).items()
     }
-    own = dynamic(settings.model_dump(include=SCHEME), layers, blocks)
+    own = dynamic_rules(settings.model_dump(include=LAYER_KEYS), layers, blocks)
     quantization = {
         "quant_method": "gptq",
         "bits": settings.bits,
@@ -176,6 +182,6 @@ def write_config(
         "damp_percent": settings.damp_percent,
         **made,
     } | ({"dynamic": own} if own else {})
-    config = portable(source.config, STORED) | {"quantization_config": quantization}
+    config = portable_config(source.config, OUTPUT_DTYPE) | {"quantization_config": quantization}
     write_json(folder / "config.json", config)
     write_json(folder / "quantize_config.json", quantization)

@@ -15,8 +15,8 @@ from torch.nn.functional import pad
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
 
-WIDTH = "intermediate_size"
-WIDENED = {  # by name: rows, columns
+WIDTH_KEY = "intermediate_size"
+PADDED_AXES = {  # by name: rows, columns
     "mlp.gate_proj.weight": (True, False),
     "mlp.up_proj.weight": (True, False),
     "mlp.gate_proj.bias": (True,),
@@ -25,7 +25,7 @@ WIDENED = {  # by name: rows, columns
 }
 
 
-class Padded(Checkpoint):
+class PaddedCheckpoint(Checkpoint):
     """A source as it would be with a larger `intermediate_size`.
 
     Args:
@@ -36,25 +36,25 @@ class Padded(Checkpoint):
     """
 
     def __init__(self, source: Checkpoint, multiple: int) -> None:
-        width = source.config.get(WIDTH)
+        width = source.config.get(WIDTH_KEY)
         if not isinstance(width, int):
             raise CheckpointProblem(
-                f"{source.folder / 'config.json'} has no {WIDTH} that could be raised",
+                f"{source.folder / 'config.json'} has no {WIDTH_KEY} that could be raised",
                 next_step="write it there, or leave --pad-ffn out",
             )
         self._source = source
         self._added = -width % multiple
-        self.told = {"from": width, "to": width + self._added}
+        self.width_change = {"from": width, "to": width + self._added}
         super().__init__(
             source.folder,
-            {**source.config, WIDTH: width + self._added},
+            {**source.config, WIDTH_KEY: width + self._added},
             {
-                name: replace(info, shape=self._shape(name, info.shape))
+                name: replace(info, shape=self._padded_shape(name, info.shape))
                 for name, info in source.tensors.items()
             },
-            origin=source.origin,
-            stated=source.stated,
-            changes=source.changes,
+            origin=source.source_name,
+            stated=source.file_config,
+            changes=source.config_changes,
             files=source.file_states,
         )
 
@@ -63,16 +63,18 @@ class Padded(Checkpoint):
         tensor = self._source.read(name)
         missing = [
             (0, wide - narrow)
-            for narrow, wide in zip(tensor.shape, self._shape(name, tensor.shape), strict=True)
+            for narrow, wide in zip(
+                tensor.shape, self._padded_shape(name, tensor.shape), strict=True
+            )
         ]
         return pad(tensor, [side for each in reversed(missing) for side in each])
 
-    def rows(self, name: str, start: int, stop: int) -> Tensor:
+    def read_rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` of a tensor, with its zeros."""
         return self.read(name)[start:stop].clone()
 
-    def _shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        wider = WIDENED.get(".".join(name.rsplit(".", 3)[1:]), ())
+    def _padded_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        wider = PADDED_AXES.get(".".join(name.rsplit(".", 3)[1:]), ())
         if len(wider) != len(shape):
             return shape
         return tuple(size + self._added * grows for size, grows in zip(shape, wider, strict=True))

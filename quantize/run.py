@@ -12,48 +12,69 @@ import torch
 
 from camelpress.core import llama
 from camelpress.core.checkpoint.checkpoint import (
-    SETTINGS,
+    QUANTIZE_CONFIG,
     Checkpoint,
-    companions,
-    copy_companions,
-    require_companions,
+    copy_sidecars,
+    require_valid_sidecars,
+    sidecar_files,
 )
-from camelpress.core.checkpoint.checkpoint_writer import WEIGHTS, CheckpointWriter
-from camelpress.core.checkpoint.portable_config import DTYPES, dtype_name
-from camelpress.core.documents.ngram_overlap import FINGERPRINT
+from camelpress.core.checkpoint.checkpoint_writer import WEIGHT_FILE_PATTERNS, CheckpointWriter
+from camelpress.core.checkpoint.portable_config import TORCH_DTYPES, dtype_name
+from camelpress.core.documents.ngram_overlap import NGRAM_FILE
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
-from camelpress.core.files.file_hashes import checkpoint_hashes, sha256_file, sha256_json, versions
+from camelpress.core.files.file_hashes import (
+    checkpoint_file_hashes,
+    package_versions,
+    sha256_file,
+    sha256_json,
+)
 from camelpress.core.output.journal import Journal
-from camelpress.core.output.staged_output import keep_apart, output_files, require_free, staged
+from camelpress.core.output.staged_output import (
+    output_files,
+    require_free_output,
+    require_separate_output,
+    staged,
+)
 from camelpress.core.progress import note
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.inference.model.streamed_model import StreamedModel, has_bfloat16, pick_device
-from camelpress.inference.streaming.process_group import Team
-from camelpress.inference.streaming.rounding_facts import computing, rounding
-from camelpress.inference.streaming.token_shards import LANES
+from camelpress.inference.model.streamed_model import StreamedModel, has_fast_bfloat16, pick_device
+from camelpress.inference.streaming.process_group import ProcessGroup
+from camelpress.inference.streaming.rounding_facts import cpu_facts, rounding_facts
+from camelpress.inference.streaming.token_shards import SHARDS_FOLDER
 from camelpress.quantize.backends import backend
-from camelpress.quantize.backends.import_result import adopt
-from camelpress.quantize.block_quantization import Journey
-from camelpress.quantize.calibration.calibration import Calibration, draw
-from camelpress.quantize.calibration_shards import Lane, lanes
-from camelpress.quantize.kernels.kernel import COLUMNS
-from camelpress.quantize.memory_forecast import forecast
-from camelpress.quantize.output_layout import MAKER, AsStored, plan, stored, write_config
-from camelpress.quantize.padding import Padded
-from camelpress.quantize.settings import NATIVE, UNABLE, Quantize
+from camelpress.quantize.backends.import_result import import_result
+from camelpress.quantize.block_quantization import QuantizationRun
+from camelpress.quantize.calibration.calibration import Calibration, draw_calibration
+from camelpress.quantize.calibration_shards import CalibrationShard, calibration_shards
+from camelpress.quantize.kernels.kernel import LAZY_BATCH_COLUMNS
+from camelpress.quantize.memory_forecast import forecast_memory
+from camelpress.quantize.output_layout import (
+    QUANTIZER,
+    Fp16View,
+    plan_tensor_slots,
+    read_fp16,
+    write_quantization_config,
+)
+from camelpress.quantize.padding import PaddedCheckpoint
+from camelpress.quantize.settings import BACKEND_LIMITS, NATIVE, QuantizeSettings
 from camelpress.quantize.solver.gptq import FALLBACK
 from camelpress.reporting.lineage import written_weights
 from camelpress.reporting.stage_report import Report, Stopwatch
 
 REPORT = "quantize-report.json"
-UNDECIDED = {"calibration", "device", "engine_python", "max_fallbacks"}  # do not change a byte
-ENGINE = "engine"
+IRRELEVANT_SETTINGS = {
+    "calibration",
+    "device",
+    "engine_python",
+    "max_fallbacks",
+}  # do not change a byte
+BACKEND_FOLDER = "engine"
 
 
 def run(
     source: Checkpoint,
     out: Path,
-    settings: Quantize,
+    settings: QuantizeSettings,
     *,
     force: bool = False,
     restart: bool = False,
@@ -72,59 +93,61 @@ def run(
         NumericsProblem: a weight is not finite, or a Hessian has no Cholesky factor.
     """
     watch = Stopwatch()
-    _refuse(source, out)
-    require_companions(source.companions())
+    _require_unquantized(source, out)
+    require_valid_sidecars(source.sidecar_files())
     if settings.engine != NATIVE:
-        return _elsewhere(source, out, settings, watch, force=force)
-    team = Team.join()
-    with team.threads_of(out, restart=restart):
-        return _natively(source, out, settings, watch, team, force=force, restart=restart)
+        return _run_backend(source, out, settings, watch, force=force)
+    team = ProcessGroup.join()
+    with team.restore_thread_count(out, restart=restart):
+        return _run_native(source, out, settings, watch, team, force=force, restart=restart)
 
 
-def _natively(
+def _run_native(
     source: Checkpoint,
     out: Path,
-    settings: Quantize,
+    settings: QuantizeSettings,
     watch: Stopwatch,
-    team: Team,
+    team: ProcessGroup,
     *,
     force: bool,
     restart: bool,
 ) -> Report:
     """The stage with the engine of this package, block by block."""
-    device = team.place(pick_device(settings.device))
+    device = team.device(pick_device(settings.device))
     if settings.pad_ffn:
-        source = Padded(source, settings.pad_ffn)
+        source = PaddedCheckpoint(source, settings.pad_ffn)
     model = StreamedModel(
-        AsStored.of(source, settings), device=device, dtype=_dtype(settings, device, source)
+        Fp16View.of(source, settings), device=device, dtype=_dtype(settings, device, source)
     )
-    planned = plan(model.checkpoint, model.blocks, settings)
+    planned = plan_tensor_slots(model.checkpoint, model.block_count, settings)
     calibration = _calibration(model, settings)
-    computed = _computed(model)
-    hashes = checkpoint_hashes(source.folder)
-    made_from = _made_from(hashes, settings, calibration, model)
+    computed = _compute_facts(model)
+    hashes = checkpoint_file_hashes(source.folder)
+    made_from = _resume_key(hashes, settings, calibration, model)
     with (
         team.staged(
-            out, force=force, made_from=made_from, restart=restart, writes=_writes(source)
+            out, force=force, made_from=made_from, restart=restart, writes=_output_names(source)
         ) as folder,
         torch.inference_mode(),
     ):
-        (folder / LANES).mkdir(exist_ok=True)
-        journey = Journey(
-            model, _lanes(calibration, folder / LANES, model, settings), team, settings
+        (folder / SHARDS_FOLDER).mkdir(exist_ok=True)
+        journey = QuantizationRun(
+            model, _shards(calibration, folder / SHARDS_FOLDER, model, settings), team, settings
         )
-        expected = sum(forecast(model, journey.lanes).values())
+        expected = sum(forecast_memory(model, journey.lanes).values())
         note(f"memory: at most {expected / 1e9:.2f} GB expected")
-        if not team.leads:
-            journey.follow()
-            return team.share(lambda: Report(stage="quantize", inputs={}, settings={}, facts={}))
+        if not team.is_main:
+            journey.run_follower()
+            return team.broadcast(
+                lambda: Report(stage="quantize", inputs={}, settings={}, facts={})
+            )
         with Journal(folder) as journal:
             with CheckpointWriter(folder, planned) as writer:
                 for name in sorted(planned.keys() & source.tensors.keys()):
-                    writer.put(name, stored(source, name))
-                layers = journey.lead(writer, journal)
-            write_config(folder, source, model.blocks, settings)
-            report = _complete(
+                    writer.write_tensor(name, read_fp16(source, name))
+                layers = journey.run_leader(writer, journal)
+            write_quantization_config(folder, source, model.block_count, settings)
+            report = _finish_output(
                 folder,
                 source,
                 hashes,
@@ -133,7 +156,7 @@ def _natively(
                 facts={
                     "engine": {"name": NATIVE},
                     **computed,
-                    "padded": source.told if isinstance(source, Padded) else None,
+                    "padded": source.width_change if isinstance(source, PaddedCheckpoint) else None,
                     "rescues": sum(bool(layer["rescue"]) for layer in layers),
                     "fallbacks": sum(layer["rescue"] == FALLBACK for layer in layers),
                     "lost": sum(bool(layer.get("lost")) for layer in layers),
@@ -141,38 +164,40 @@ def _natively(
                 },
                 cost=watch.cost() | {"expected_peak_bytes": expected},
             )
-        shutil.rmtree(folder / LANES)
-    return team.share(lambda: report)
+        shutil.rmtree(folder / SHARDS_FOLDER)
+    return team.broadcast(lambda: report)
 
 
-def _elsewhere(
-    source: Checkpoint, out: Path, settings: Quantize, watch: Stopwatch, *, force: bool
+def _run_backend(
+    source: Checkpoint, out: Path, settings: QuantizeSettings, watch: Stopwatch, *, force: bool
 ) -> Report:
     """The stage with another engine: the same calibration, output and report."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RecipeProblem(
             f"engine {settings.engine} is one process", next_step="start it without torchrun"
         )
-    ready = backend.find(settings)
-    require_free(out, force=force)
+    ready = backend.find_backend(settings)
+    require_free_output(out, force=force)
     model = StreamedModel(
-        AsStored.of(source, settings), device=torch.device("cpu"), dtype=torch.float32
+        Fp16View.of(source, settings), device=torch.device("cpu"), dtype=torch.float32
     )
-    planned = plan(model.checkpoint, model.blocks, settings)
+    planned = plan_tensor_slots(model.checkpoint, model.block_count, settings)
     calibration = _calibration(model, settings)
-    hashes = checkpoint_hashes(source.folder)
-    with staged(out, force=force, writes=_writes(source)) as folder, torch.inference_mode():
-        work = folder / ENGINE
+    hashes = checkpoint_file_hashes(source.folder)
+    with staged(out, force=force, writes=_output_names(source)) as folder, torch.inference_mode():
+        work = folder / BACKEND_FOLDER
         work.mkdir()
-        made, told = backend.quantize(
+        made, told = backend.run_backend(
             ready, source, calibration.sequences if calibration else [], work, settings
         )
-        layers, said = adopt(made, source, model.blocks, ready, settings, planned, folder)
+        layers, said = import_result(
+            made, source, model.block_count, ready, settings, planned, folder
+        )
         shutil.rmtree(work)
         spent = watch.cost()
-        by = {"meta": {"quantizer": [*ready.makers, MAKER]}}
-        write_config(folder, source, model.blocks, settings, said | by)
-        return _complete(
+        by = {"meta": {"quantizer": [*ready.quantizers, QUANTIZER]}}
+        write_quantization_config(folder, source, model.block_count, settings, said | by)
+        return _finish_output(
             folder,
             source,
             hashes,
@@ -197,35 +222,35 @@ def _elsewhere(
         )
 
 
-def _complete(
+def _finish_output(
     folder: Path,
     source: Checkpoint,
     hashes: Mapping[str, str],
-    settings: Quantize,
+    settings: QuantizeSettings,
     calibration: Calibration | None,
     *,
     facts: dict[str, Any],
     cost: dict[str, float],
 ) -> Report:
     """What stands beside the weights and their config, and the report of it all."""
-    copy_companions(companions(source.folder), folder)
+    copy_sidecars(sidecar_files(source.folder), folder)
     if calibration:
-        calibration.fingerprint.write(folder / FINGERPRINT)
+        calibration.fingerprint.write(folder / NGRAM_FILE)
     unsaid = {"calibration", "device", "engine_python"}
     if settings.engine != NATIVE:
-        unsaid |= UNABLE.keys() - {"method", "calibration_mask"}
+        unsaid |= BACKEND_LIMITS.keys() - {"method", "calibration_mask"}
         unsaid |= {"damp_percent"} - settings.model_fields_set  # each engine has its own
     source.require_unchanged(hashes)
     report = Report(
         stage="quantize",
-        inputs={"source": sha256_json(hashes)} | _inputs(calibration),
+        inputs={"source": sha256_json(hashes)} | _calibration_inputs(calibration),
         outputs=written_weights(folder),
         settings=settings.model_dump(mode="json", exclude=unsaid),
         facts={
             "method": settings.method,
-            "calibration": _told_calibration(settings, calibration, folder),
+            "calibration": _calibration_facts(settings, calibration, folder),
             "left_out": sorted(filter(llama.is_derived_buffer, source.tensors)),
-            "config_changes": list(source.changes),
+            "config_changes": list(source.config_changes),
             **facts,
         },
         cost=cost,
@@ -235,66 +260,67 @@ def _complete(
     return report
 
 
-def _writes(source: Checkpoint) -> tuple[str, ...]:
+def _output_names(source: Checkpoint) -> tuple[str, ...]:
     """The names of all files that the output may have."""
-    configs = ("config.json", SETTINGS, FINGERPRINT, REPORT)
-    return (*WEIGHTS, *companions(source.folder), *configs)
+    configs = ("config.json", QUANTIZE_CONFIG, NGRAM_FILE, REPORT)
+    return (*WEIGHT_FILE_PATTERNS, *sidecar_files(source.folder), *configs)
 
 
-def _lanes(
-    calibration: Calibration | None, folder: Path, model: StreamedModel, settings: Quantize
-) -> list[Lane]:
+def _shards(
+    calibration: Calibration | None, folder: Path, model: StreamedModel, settings: QuantizeSettings
+) -> list[CalibrationShard]:
     if calibration is None:
         return []
-    widest = max(shape[-1] for shape in model.shapes(0).values())
-    return lanes(
+    widest = max(shape[-1] for shape in model.block_shapes(0).values())
+    return calibration_shards(
         calibration.sequences,
-        calibration.counted,
+        calibration.token_mask,
         folder,
-        limit=model.positions,
+        limit=model.max_positions,
         columns=widest if settings.correction else 0,
     )
 
 
-def _computed(model: StreamedModel) -> dict[str, Any]:
+def _compute_facts(model: StreamedModel) -> dict[str, Any]:
     """Where, how and in which type sums come about."""
     return {
         "device": str(model.device),
-        **computing(),
+        **cpu_facts(),
         "dtype": dtype_name(model.dtype),
     }
 
 
-def _made_from(
+def _resume_key(
     hashes: Mapping[str, str],
-    settings: Quantize,
+    settings: QuantizeSettings,
     calibration: Calibration | None,
     model: StreamedModel,
 ) -> dict[str, Any]:
     """Name to value of everything that decides the bytes of the output."""
     return {
         "stage": "quantize",
-        **settings.model_dump(mode="json", exclude=UNDECIDED),
+        **settings.model_dump(mode="json", exclude=IRRELEVANT_SETTINGS),
         "dtype": dtype_name(model.dtype),
-        **rounding(model.device),
-        "columns at once": COLUMNS,
-        **{f"version of {name}": number for name, number in versions().items()},
+        **rounding_facts(model.device),
+        "columns at once": LAZY_BATCH_COLUMNS,
+        **{f"version of {name}": number for name, number in package_versions().items()},
         **{f"source/{name}": digest for name, digest in hashes.items()},
-        **_inputs(calibration),
+        **_calibration_inputs(calibration),
         "weights of the texts": [each.weight for each in settings.calibration],
     }
 
 
-def _calibration(model: StreamedModel, settings: Quantize) -> Calibration | None:
+def _calibration(model: StreamedModel, settings: QuantizeSettings) -> Calibration | None:
     if settings.method == "rtn":
         return None
-    if settings.sequence_length > model.positions:
+    if settings.sequence_length > model.max_positions:
         raise RecipeProblem(
-            f"sequence_length {settings.sequence_length} exceeds the {model.positions} positions "
+            f"sequence_length {settings.sequence_length} exceeds the {model.max_positions} "
+            "positions "
             f"of {model.checkpoint.folder}",
-            next_step=f"use --sequence-length {model.positions} or less",
+            next_step=f"use --sequence-length {model.max_positions} or less",
         )
-    return draw(
+    return draw_calibration(
         settings.calibration,
         Tokenizer.load(model.checkpoint.folder),
         samples=settings.samples,
@@ -304,40 +330,40 @@ def _calibration(model: StreamedModel, settings: Quantize) -> Calibration | None
     )
 
 
-def _refuse(source: Checkpoint, out: Path) -> None:
+def _require_unquantized(source: Checkpoint, out: Path) -> None:
     if source.quantization is not None:
         raise CheckpointProblem(
             f"{source.folder} is already quantized", next_step="give the 16-bit checkpoint"
         )
-    keep_apart(out, source.folder)
+    require_separate_output(out, source.folder)
 
 
-def _dtype(settings: Quantize, device: torch.device, source: Checkpoint) -> torch.dtype:
+def _dtype(settings: QuantizeSettings, device: torch.device, source: Checkpoint) -> torch.dtype:
     """Of the forward pass: 16 bits wherever they are faster, but never fp16 on a CPU."""
     if settings.dtype != "auto":
-        return DTYPES[settings.dtype]
+        return TORCH_DTYPES[settings.dtype]
     if device.type == "cpu":
-        return torch.bfloat16 if has_bfloat16() else torch.float32
+        return torch.bfloat16 if has_fast_bfloat16() else torch.float32
     return source.dtype
 
 
-def _inputs(calibration: Calibration | None) -> dict[str, str]:
-    drawn = calibration.drawn if calibration else ()
+def _calibration_inputs(calibration: Calibration | None) -> dict[str, str]:
+    drawn = calibration.sources if calibration else ()
     return {f"calibration:{each.name}": each.sha256 for each in drawn}
 
 
-def _told_calibration(
-    settings: Quantize, calibration: Calibration | None, folder: Path
+def _calibration_facts(
+    settings: QuantizeSettings, calibration: Calibration | None, folder: Path
 ) -> dict[str, Any] | None:
     if calibration is None:
         return None
     return {
         "format": "Tulu prompts, one conversation a sequence; plain text in full windows",
         "sequence_length": settings.sequence_length,
-        **calibration.facts(),
+        **calibration.report_facts(),
         "fingerprint": {
-            "name": FINGERPRINT,
-            "sha256": sha256_file(folder / FINGERPRINT),
+            "name": NGRAM_FILE,
+            "sha256": sha256_file(folder / NGRAM_FILE),
             "runs": len(calibration.fingerprint.hashes),
         },
     }

@@ -12,10 +12,11 @@ from pydantic_core import PydanticCustomError
 
 from camelpress.core.settings import Settings
 
-Mask = Literal["all", "assistant"]
+CalibrationMask = Literal["all", "assistant"]
 NATIVE = "native"
 # fmt: off
-UNABLE: dict[str, tuple[Any, str]] = {  # setting: what other engines can do, and why no more
+# setting: what other engines can do, and why no more
+BACKEND_LIMITS: dict[str, tuple[Any, str]] = {
     "method":           ("gptq", "does GPTQ only"),
     "modules":          ({},     "is given one setting for all layers"),
     "pad_ffn":          (0,      "pads nothing"),
@@ -24,10 +25,12 @@ UNABLE: dict[str, tuple[Any, str]] = {  # setting: what other engines can do, an
     "calibration_mask": ("all",  "takes every token into its Hessians"),
 }
 # fmt: on
-WEIGHTED = re.compile(r"(?P<source>.+)=(?P<weight>[+-]?\d+(\.\d*)?(e[+-]?\d+)?)", re.DOTALL)
+SOURCE_WITH_WEIGHT = re.compile(
+    r"(?P<source>.+)=(?P<weight>[+-]?\d+(\.\d*)?(e[+-]?\d+)?)", re.DOTALL
+)
 
 
-class Source(Settings):
+class CalibrationSource(Settings):
     """A text to calibrate on, and its share of the tokens beside the other texts."""
 
     source: Path = Field(
@@ -38,23 +41,26 @@ class Source(Settings):
     )
 
 
-def _from_text(value: Any) -> Any:
+def _parse_source(value: Any) -> Any:
     """`PATH` or `PATH=WEIGHT`: what follows the last `=` is a weight if it is a number.
 
     A file whose own name ends so is given with a weight, or as `source:`.
     """
     if not isinstance(value, str):
         return value
-    found = WEIGHTED.fullmatch(value)
+    found = SOURCE_WITH_WEIGHT.fullmatch(value)
     if found is None:
         return {"source": value}
     return {"source": found["source"], "weight": float(found["weight"])}
 
 
-Written = Annotated[Source, BeforeValidator(_from_text, json_schema_input_type=str | Source)]
+SourceEntry = Annotated[
+    CalibrationSource,
+    BeforeValidator(_parse_source, json_schema_input_type=str | CalibrationSource),
+]
 
 
-class Module(Settings):
+class ModuleSettings(Settings):
     """What some layers have for themselves; what is not given is as for all."""
 
     bits: Literal[2, 3, 4, 8] | None = Field(default=None, description="per weight")
@@ -65,7 +71,7 @@ class Module(Settings):
     keep: bool | None = Field(default=None, description="leave them in 16 bits")
 
 
-class Quantize(Settings):
+class QuantizeSettings(Settings):
     """16-bit checkpoint to 4-bit GPTQ checkpoint."""
 
     engine: Literal["native", "gptqmodel", "optimum", "auto-gptq"] = Field(
@@ -84,7 +90,7 @@ class Quantize(Settings):
         default=128, description="neighbouring columns that share a scale; -1: the whole row"
     )
     sym: bool = Field(default=True, description="zero point in the middle; false: one per group")
-    modules: dict[str, Module] = Field(
+    modules: dict[str, ModuleSettings] = Field(
         default={},
         description="layers with settings of their own, by patterns of their full names, such as "
         '"*.down_proj" or "model.layers.0.*"; later patterns win',
@@ -110,12 +116,12 @@ class Quantize(Settings):
         le=1,
         description="how far each layer makes up for what the layers before it changed",
     )
-    calibration: tuple[Written, ...] = Field(
+    calibration: tuple[SourceEntry, ...] = Field(
         default=(),
         description="conversations (JSON, JSON lines) or plain texts, as PATH or PATH=WEIGHT; "
         "hf:org/name:file for a data set on the hub",
     )
-    calibration_mask: Mask = Field(
+    calibration_mask: CalibrationMask = Field(
         default="all",
         description="tokens that count: all, or what the assistant says, as in training",
     )
@@ -129,9 +135,9 @@ class Quantize(Settings):
     )
     device: str = Field(default="auto", description="auto, cpu or cuda:N")
 
-    @field_validator("engine_python", "sym", *UNABLE)
+    @field_validator("engine_python", "sym", *BACKEND_LIMITS)
     @classmethod
-    def _as_the_engine_can(cls, value: Any, info: Any) -> Any:
+    def _require_engine_support(cls, value: Any, info: Any) -> Any:
         """What is given, and only that, has to be something that the engine does."""
         engine = info.data.get("engine", NATIVE)
         why = None
@@ -141,7 +147,7 @@ class Quantize(Settings):
             packs = "packs zero points of 0 over those beside them"
             why = packs if engine == "auto-gptq" and not value else None
         elif engine != NATIVE:
-            able, reason = UNABLE[str(info.field_name)]
+            able, reason = BACKEND_LIMITS[str(info.field_name)]
             why = reason if value != able else None
         if why:
             raise PydanticCustomError(
@@ -149,7 +155,7 @@ class Quantize(Settings):
             )
         return value
 
-    def of(self, layer: str) -> Quantize | None:
+    def for_layer(self, layer: str) -> QuantizeSettings | None:
         """What holds for one layer, by its full name; None if it stays in 16 bits."""
         own: dict[str, Any] = {}
         for pattern, module in self.modules.items():

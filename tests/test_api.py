@@ -16,15 +16,15 @@ import camelpress
 import pico
 import recipes
 from camelpress import Problem, Report, Verdict, publish, quantize, recover, run, validate
-from camelpress.core.errors import OutOfMemory, RecipeProblem, ReleaseRefused
-from camelpress.core.files.file_hashes import MANIFEST, PROVENANCE, manifest
-from camelpress.quantize.settings import Quantize
+from camelpress.core.errors import OutOfMemory, RecipeProblem, ReleaseRefusal
+from camelpress.core.files.file_hashes import CHECKSUM_FILE, PROVENANCE_FILE, file_manifest
+from camelpress.quantize.settings import QuantizeSettings
 from command import Run
 
 SMALL: dict[str, Any] = {"group_size": 32, "samples": 4, "sequence_length": 64}
 GATE = {"perplexity_ratio": {"max": 2.0}, "kl_mean": {"max": 2.0}, "top1_agreement": None}
-REPORTS = ("recover-report.json", "quantize-report.json", "report.json", PROVENANCE)
-TIMED = (*REPORTS, MANIFEST)  # files that state how long the stages took
+REPORTS = ("recover-report.json", "quantize-report.json", "report.json", PROVENANCE_FILE)
+TIMED = (*REPORTS, CHECKSUM_FILE)  # files that state how long the stages took
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def content(folder: Path) -> dict[str, Any]:
     """Returns the hash of each file, and the content of each report without times."""
     files = [path for path in folder.rglob("*") if path.is_file()]
-    hashes = manifest((path for path in files if path.name not in TIMED), relative_to=folder)
+    hashes = file_manifest((path for path in files if path.name not in TIMED), relative_to=folder)
     reports = [path for path in files if path.name in REPORTS]
     return hashes | {str(path.relative_to(folder)): untimed(path) for path in reports}
 
 
 def untimed(path: Path) -> Report:
     """Returns a report without the times of its stages."""
-    report = Report.read(path).model_copy(update={"cost": None})
+    report = Report.read_report(path).model_copy(update={"cost": None})
     for stage in report.facts.get("made", {}).values():
         assert stage.pop("seconds") >= 0
     return report
@@ -82,9 +82,9 @@ def test_a_pipeline_gives_the_bytes_of_the_command_line(
         (recovered, "tuned/recover-report.json"),
         (quantized, "4bit/quantize-report.json"),
         (report, "validation/report.json"),
-        (release, f"release/{PROVENANCE}"),
+        (release, f"release/{PROVENANCE_FILE}"),
     ):
-        assert made.stage == Report.read(here / path).stage
+        assert made.stage == Report.read_report(here / path).stage
     assert report.verdict is Verdict.PASS
 
 
@@ -111,7 +111,7 @@ def test_a_failed_gate_is_a_value_and_its_release_a_problem(place: Path, tmp_pat
         sequence_length=32, gate=gate,
     )  # fmt: skip
     assert report.verdict is Verdict.FAIL
-    with pytest.raises(ReleaseRefused):
+    with pytest.raises(ReleaseRefusal):
         publish(tmp_path / "q", tmp_path / "v", to=str(tmp_path / "r"), license="mit")
 
 
@@ -164,8 +164,8 @@ def test_a_fault_of_the_machine_is_a_problem_without_secrets(
 
 def test_a_signature_has_every_setting_with_its_default() -> None:
     parameters = inspect.signature(quantize).parameters
-    assert {name: parameters[name].default for name in Quantize.model_fields} == {
-        name: field.default for name, field in Quantize.model_fields.items()
+    assert {name: parameters[name].default for name in QuantizeSettings.model_fields} == {
+        name: field.default for name, field in QuantizeSettings.model_fields.items()
     }
     assert "group_size: neighbouring columns" in (inspect.getdoc(camelpress.api.quantize) or "")
 

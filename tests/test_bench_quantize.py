@@ -19,8 +19,8 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.core.text.tulu_format import Message
 from camelpress.quantize.backends.drivers import backend_job
-from camelpress.quantize.calibration.calibration import draw
-from camelpress.quantize.settings import Source
+from camelpress.quantize.calibration.calibration import draw_calibration
+from camelpress.quantize.settings import CalibrationSource
 from camelpress.validate.statistics.clustered import clustered_mean
 
 pytestmark = on_linux
@@ -44,8 +44,10 @@ def test_camelpress_draws_the_ids_that_the_others_are_given(model: Path, tmp_pat
     assert [len(window) for window in windows] == [64] * 4
     assert windows[0][:2] == [tokenizer.bos, *tokenizer.encode("<")]
     (tmp_path / "calibration.txt").write_text(text, encoding="utf-8")
-    source = Source(source=tmp_path / "calibration.txt")
-    drawn = draw([source], tokenizer, samples=4, sequence_length=64, mask="all", seed=42)
+    source = CalibrationSource(source=tmp_path / "calibration.txt")
+    drawn = draw_calibration(
+        [source], tokenizer, samples=4, sequence_length=64, mask="all", seed=42
+    )
     assert sorted(drawn.sequences) == sorted(windows)
 
 
@@ -223,11 +225,11 @@ def test_a_driver_is_given_the_same_job(tmp_path: Path, monkeypatch: pytest.Monk
     command = tools.quantizing("gptqmodel-bf16", work)
     place = command.index("camelpress.quantize.backends.drivers.gptqmodel")
     monkeypatch.setattr(sys, "argv", command[place:])
-    given = backend_job.read()
+    given = backend_job.read_job()
     assert given.model == str(tmp_path / "model")
     assert (given.out, given.group_size, given.dtype) == (str(work.out), 64, "bfloat16")
-    assert (given.tokens, given.length) == ([[1, 2, 3], [4, 5, 6]], 3)
-    assert given.rows[1] == {"input_ids": [4, 5, 6], "attention_mask": [1, 1, 1]}
+    assert (given.tokens, given.max_length) == ([[1, 2, 3], [4, 5, 6]], 3)
+    assert given.examples[1] == {"input_ids": [4, 5, 6], "attention_mask": [1, 1, 1]}
 
 
 def test_it_runs_ours_and_tells_what_became_of_it(tmp_path: Path, model: Path) -> None:

@@ -15,14 +15,14 @@ from benches import on_linux, part
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.model.streamed_model import StreamedModel
-from camelpress.validate.scoring.scored_positions import Places
+from camelpress.validate.scoring.scored_positions import ScoredPositions
 
 pytestmark = on_linux
 
 
 def test_operations_are_those_that_torch_counts(base: Path) -> None:
     lengths = (9, 60, 31)
-    places = Places.all_of([[5] * length for length in lengths])
+    places = ScoredPositions.from_sequences([[5] * length for length in lengths])
     cpu = torch.device("cpu")
     model = StreamedModel(Checkpoint.open(base), device=cpu, dtype=torch.float32)
     found = part("validate.prepare").count(model, places)
@@ -83,5 +83,5 @@ def test_targets_are_counted_by_hand() -> None:
 def test_blocks_are_counted_as_they_are_read(base: Path) -> None:
     cpu = torch.device("cpu")
     model = StreamedModel(Checkpoint.open(base), device=cpu, dtype=torch.float32)
-    block = sum(torch.Size(shape).numel() for shape in model.shapes(0).values())
+    block = sum(torch.Size(shape).numel() for shape in model.block_shapes(0).values())
     assert part("validate.__main__").block_megabytes(base) == pytest.approx(4 * 4 * block / 1e6)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from camelpress.core.text.tulu_format import CHAT_TEMPLATE
+from camelpress.core.text.tulu_format import TULU_CHAT_TEMPLATE
 from camelpress.inference.model import memory_budget
 from command import Run
 
@@ -25,7 +25,7 @@ def model(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with Tulu's template."""
     folder = shutil.copytree(base, tmp_path_factory.mktemp("chat") / "model")
     path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) | {"chat_template": CHAT_TEMPLATE}
+    config = json.loads(path.read_text(encoding="utf-8")) | {"chat_template": TULU_CHAT_TEMPLATE}
     path.write_text(json.dumps(config), encoding="utf-8")
     return folder
 
@@ -34,8 +34,8 @@ def model(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def escaping(monkeypatch: pytest.MonkeyPatch) -> str:
     """Let the model say escape sequences, whatever its tokens are."""
     said = "\x1b]0;owned\x07\x9b2J\r\u202e"
-    monkeypatch.setattr("camelpress.chat.detokenizer.Decoder.add", lambda *_: said)
-    monkeypatch.setattr("camelpress.chat.detokenizer.Decoder.end", lambda *_: "")
+    monkeypatch.setattr("camelpress.chat.detokenizer.Detokenizer.add_token", lambda *_: said)
+    monkeypatch.setattr("camelpress.chat.detokenizer.Detokenizer.finish", lambda *_: "")
     return said
 
 
@@ -50,9 +50,9 @@ def test_the_reply_is_all_there_is_on_stdout(run: Run, model: Path) -> None:
 
 
 def printed(text: str) -> str:
-    from camelpress.core.runtime.terminal_text import printable
+    from camelpress.core.runtime.terminal_text import escape_controls
 
-    return printable(text)
+    return escape_controls(text)
 
 
 def test_json_tells_ids_and_settings(run: Run, model: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_name_with_escapes_is_shown_as_signs(run: Run, tmp_path: Path) -> None
 def test_a_model_that_does_not_fit_is_said_to_at_once(
     run: Run, model: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    monkeypatch.setattr(memory_budget, "available", lambda _: 100_000)
+    monkeypatch.setattr(memory_budget, "free_bytes", lambda _: 100_000)
     monkeypatch.setattr("camelpress.chat.chat_model.load", lambda *_, **__: 1 / 0)
     ended = run(command, model, typed="a")
     assert ended.code == 3
@@ -96,7 +96,7 @@ def test_a_model_that_does_not_fit_is_said_to_at_once(
 def test_a_model_that_fits_in_half_is_computed_in_bfloat16(
     run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory_budget, "available", lambda _: 480_000)
+    monkeypatch.setattr(memory_budget, "free_bytes", lambda _: 480_000)
     told = json.loads(run("generate", model, "-p", "a", *SHORT, "--json").out)
     assert told["dtype"] == "bfloat16"
 
@@ -133,7 +133,7 @@ def test_ctrl_c_ends_generate_with_130(
     def interrupt(*_: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("camelpress.chat.detokenizer.Decoder.add", interrupt)
+    monkeypatch.setattr("camelpress.chat.detokenizer.Detokenizer.add_token", interrupt)
     assert run("generate", model, "-p", "a").code == 130
 
 

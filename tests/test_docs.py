@@ -14,7 +14,7 @@ import pytest
 
 from camelpress.cli.commands import app
 from camelpress.core.files.yaml_files import parse_yaml
-from camelpress.pipeline.recipe import Recipe, read
+from camelpress.pipeline.recipe import Recipe, read_recipe
 from camelpress.reporting.facts import validation_facts
 from camelpress.validate.settings import Gate
 
@@ -27,7 +27,7 @@ COMMANDS = {command.name for command in app.registered_commands}
     [
         ("recipe", "recipes/schema.json", Recipe.model_json_schema),
         ("gate", "docs/gate.schema.json", Gate.model_json_schema),
-        ("report", "docs/report.schema.json", validation_facts.schema),
+        ("report", "docs/report.schema.json", validation_facts.validation_schema),
     ],
 )
 def test_schemas_are_those_of_the_models(
@@ -39,7 +39,7 @@ def test_schemas_are_those_of_the_models(
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_recipe_can_be_read(path: Path) -> None:
-    assert read(path).publish.license != "unknown"
+    assert read_recipe(path).publish.license != "unknown"
 
 
 def test_every_command_has_help_and_stands_in_the_readme() -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import pico
-from camelpress.core.errors import RecipeProblem, ReleaseRefused
-from camelpress.core.files.file_hashes import PROVENANCE, manifest
-from camelpress.core.output.output_contents import files_in
+from camelpress.core.errors import RecipeProblem, ReleaseRefusal
+from camelpress.core.files.file_hashes import PROVENANCE_FILE, file_manifest
+from camelpress.core.output.output_contents import list_files
 from camelpress.pipeline import run as pipeline
-from camelpress.pipeline.recipe import Recipe, read
+from camelpress.pipeline.recipe import Recipe, read_recipe
 from camelpress.reporting.stage_report import Verdict
 from disk_hooks import Disk
 from processes import forked
@@ -34,7 +34,7 @@ def recipe(tmp_path: Path) -> Path:
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe that was run to its end; `kept` beside its folder is a copy of that."""
     place = tmp_path_factory.mktemp("finished")
-    pipeline.run(read(write_recipe(place)))
+    pipeline.run(read_recipe(write_recipe(place)))
     shutil.copytree(place, place.with_name("kept"))
     return place
 
@@ -52,7 +52,7 @@ def ran(recipe: Recipe) -> set[str]:
 
 
 def test_all_stages_run_and_end_in_a_release(recipe: Path) -> None:
-    outcome = pipeline.run(read(recipe))
+    outcome = pipeline.run(read_recipe(recipe))
     assert tuple(outcome.reports) == STAGES
     assert (outcome.verdict, outcome.exit_code) == (Verdict.PASS, 0)
     assert (recipe.parent / "out" / "release" / "SHA256SUMS").is_file()
@@ -61,14 +61,14 @@ def test_all_stages_run_and_end_in_a_release(recipe: Path) -> None:
 def test_a_second_run_does_nothing(finished: Path) -> None:
     out = finished.parent / "out"
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    assert pipeline.run(read(finished)).skipped == STAGES
+    assert pipeline.run(read_recipe(finished)).skipped == STAGES
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
 
 
 def test_a_pass_without_a_check_of_text_withdraws_the_release(finished: Path) -> None:
     none = "{perplexity_ratio: null, kl_mean: null, top1_agreement: null}"
-    with pytest.raises(ReleaseRefused, match="without a check of how predictions on text differ"):
-        pipeline.run(read(finished, [f"validate.gate={none}"]))
+    with pytest.raises(ReleaseRefusal, match="without a check of how predictions on text differ"):
+        pipeline.run(read_recipe(finished, [f"validate.gate={none}"]))
     assert not (finished.parent / "out" / "release").exists()
 
 
@@ -84,68 +84,68 @@ def test_a_pass_without_a_check_of_text_withdraws_the_release(finished: Path) ->
 def test_a_changed_option_reruns_its_stage_and_those_after_it(
     finished: Path, override: str, expected: set[str]
 ) -> None:
-    assert ran(read(finished, [override])) == expected
+    assert ran(read_recipe(finished, [override])) == expected
 
 
 def test_a_changed_input_reruns_the_stages_that_read_it(finished: Path) -> None:
     pico.write_text(finished.parent / "prose.txt", seed=5)
-    assert ran(read(finished)) == {"validate", "publish"}
+    assert ran(read_recipe(finished)) == {"validate", "publish"}
 
 
 def test_a_touched_output_is_made_again(finished: Path) -> None:
     (finished.parent / "out" / "quantized" / "config.json").write_text("{}")
-    assert "quantize" in ran(read(finished))
-    assert ran(read(finished)) == set()
+    assert "quantize" in ran(read_recipe(finished))
+    assert ran(read_recipe(finished)) == set()
 
 
 def test_another_version_runs_everything_again(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "__version__", "9.9.9")
-    assert ran(read(finished)) == set(STAGES)
+    assert ran(read_recipe(finished)) == set(STAGES)
 
 
 def test_the_same_recipe_gives_the_same_release(finished: Path) -> None:
-    pipeline.run(read(finished, [f"out={finished.parent / 'again'}"]))
+    pipeline.run(read_recipe(finished, [f"out={finished.parent / 'again'}"]))
     first, second = (finished.parent / out / "release" for out in ("out", "again"))
-    made, again = (manifest(out.rglob("*.*"), relative_to=out) for out in (first, second))
+    made, again = (file_manifest(out.rglob("*.*"), relative_to=out) for out in (first, second))
     assert made.keys() == again.keys()
-    assert {name for name in made if made[name] != again[name]} <= {PROVENANCE}
+    assert {name for name in made if made[name] != again[name]} <= {PROVENANCE_FILE}
     assert without_times(first) == without_times(second)
 
 
 def without_times(release: Path) -> dict[str, Any]:
     """What the provenance says, but for how long the stages took, which no two runs share."""
-    told: dict[str, Any] = json.loads((release / PROVENANCE).read_text(encoding="utf-8"))
+    told: dict[str, Any] = json.loads((release / PROVENANCE_FILE).read_text(encoding="utf-8"))
     for stage in told["facts"]["made"].values():
         assert stage.pop("seconds") >= 0
     return told
 
 
 def test_a_failed_gate_ends_before_publishing(recipe: Path) -> None:
-    outcome = pipeline.run(read(recipe, ["validate.gate.kl_mean={max: 1.0e-9}"]))
+    outcome = pipeline.run(read_recipe(recipe, ["validate.gate.kl_mean={max: 1.0e-9}"]))
     assert outcome.verdict is Verdict.FAIL
     assert outcome.exit_code == 1
     assert not (recipe.parent / "out" / "release").exists()
 
 
 def test_a_release_of_an_earlier_pass_does_not_outlive_a_failed_gate(finished: Path) -> None:
-    pipeline.run(read(finished, ["validate.gate.kl_mean={max: 1.0e-9}"]))
+    pipeline.run(read_recipe(finished, ["validate.gate.kl_mean={max: 1.0e-9}"]))
     assert not (finished.parent / "out" / "release").exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_withdrawal_that_was_killed_is_ended_by_the_same_run(finished: Path) -> None:
-    failing = read(finished, ["validate.gate.kl_mean={max: 1.0e-9}"])
+    failing = read_recipe(finished, ["validate.gate.kl_mean={max: 1.0e-9}"])
     release = finished.parent / "out" / "release"
-    of_mark, of_files = 5, len(files_in(release))  # operations of a removal, in this order
+    of_mark, of_files = 5, len(list_files(release))  # operations of a removal, in this order
 
     def killed_after_the_last_file() -> None:
         Disk(release, at=of_mark + of_files).install()
         pipeline.run(failing)
 
     assert forked(killed_after_the_last_file) == -signal.SIGKILL
-    assert files_in(release) == ["fingerprint"]
+    assert list_files(release) == ["fingerprint"]
     assert pipeline.run(failing).verdict is Verdict.FAIL
     assert not release.exists()
 
@@ -155,7 +155,7 @@ def test_a_folder_that_no_run_made_is_not_removed(finished: Path) -> None:
     shutil.rmtree(strange)
     strange.mkdir()
     (strange / "thesis.txt").write_text("years of work")
-    outcome = pipeline.run(read(finished, ["validate.gate.kl_mean={max: 1.0e-9}"]))
+    outcome = pipeline.run(read_recipe(finished, ["validate.gate.kl_mean={max: 1.0e-9}"]))
     assert outcome.verdict is Verdict.FAIL
     assert (strange / "thesis.txt").read_text() == "years of work"
 
@@ -163,8 +163,8 @@ def test_a_folder_that_no_run_made_is_not_removed(finished: Path) -> None:
 def test_a_gate_that_an_input_asks_for_now_goes_with_a_new_release(recipe: Path) -> None:
     card = recipe.parent / "diff" / "README.md"
     card.write_text("---\nlicense: mit\n---\n")
-    made = pipeline.stages(read(recipe))[3]
-    lock = pipeline.Lock(recipe.parent / "lock")
+    made = pipeline.recipe_stages(read_recipe(recipe))[3]
+    lock = pipeline.PipelineLock(recipe.parent / "lock")
     before = lock.entry(made)
     assert lock.entry(made) == before
     card.write_text("---\nlicense: mit\nextra_gated_prompt: You agree.\n---\n")
@@ -177,28 +177,28 @@ def test_a_stage_that_dies_is_not_taken_for_done(
     with monkeypatch.context() as patched:
         patched.setattr("camelpress.quantize.solver.layer.pack", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            pipeline.run(read(recipe))
-    lock = json.loads((recipe.parent / "out" / pipeline.LOCK).read_text())
+            pipeline.run(read_recipe(recipe))
+    lock = json.loads((recipe.parent / "out" / pipeline.LOCK_FILE).read_text())
     assert set(lock["stages"]) == {"recover"}
     assert not (recipe.parent / "out" / "quantized").exists()
-    assert ran(read(recipe)) == {"quantize", "validate", "publish"}
+    assert ran(read_recipe(recipe)) == {"quantize", "validate", "publish"}
 
 
 def test_all_faults_of_a_recipe_come_at_once(recipe: Path) -> None:
     recipe.write_text(TEXT.replace("samples: 4", "samples: yes, colour: red"))
     with pytest.raises(RecipeProblem) as told:
-        read(recipe)
+        read_recipe(recipe)
     assert "quantize.samples" in str(told.value)
     assert "quantize.colour" in str(told.value)
 
 
 def test_an_override_without_a_value_is_refused(recipe: Path) -> None:
     with pytest.raises(RecipeProblem, match="write it as quantize.group_size=64"):
-        read(recipe, ["quantize.bits"])
+        read_recipe(recipe, ["quantize.bits"])
 
 
 def test_paths_of_a_recipe_start_at_its_folder(recipe: Path) -> None:
-    told = read(recipe)
+    told = read_recipe(recipe)
     assert told.base == recipe.parent / "base"
     assert [each.source for each in told.quantize.calibration] == [recipe.parent / "chat.jsonl"]
 
@@ -206,9 +206,9 @@ def test_paths_of_a_recipe_start_at_its_folder(recipe: Path) -> None:
 def test_calibration_and_text_that_overlap_end_before_scoring(recipe: Path) -> None:
     both = ["quantize.calibration=[prose.txt, chat.jsonl=0.5]", "validate.sequence_length=128"]
     with pytest.raises(RecipeProblem, match="prose.txt overlaps the calibration in"):
-        pipeline.run(anchored(read(recipe, both), recipe.parent))
+        pipeline.run(anchored(read_recipe(recipe, both), recipe.parent))
     assert not (recipe.parent / "out" / "validation").exists()
-    allowed = read(recipe, [*both, "validate.allow_overlap=true"])
+    allowed = read_recipe(recipe, [*both, "validate.allow_overlap=true"])
     outcome = pipeline.run(anchored(allowed, recipe.parent))
     assert outcome.skipped == ("recover", "quantize")
     (told,) = outcome.reports["validate"].facts["overlap"]["texts"]
@@ -233,7 +233,9 @@ def test_weighted_sources_of_a_recipe_start_at_its_folder(recipe: Path) -> None:
             "[chat.jsonl, chat.jsonl=2, {source: a=3, weight: 0.5}, 'hf:org/name@v1:a.jsonl=4']",
         )
     )
-    assert [(str(each.source), each.weight) for each in read(recipe).quantize.calibration] == [
+    assert [
+        (str(each.source), each.weight) for each in read_recipe(recipe).quantize.calibration
+    ] == [
         (str(recipe.parent / "chat.jsonl"), 1.0),
         (str(recipe.parent / "chat.jsonl"), 2.0),
         (str(recipe.parent / "a=3"), 0.5),

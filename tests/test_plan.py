@@ -12,8 +12,8 @@ from camelpress.cli import entry_point
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
 from camelpress.pipeline import run as pipeline
-from camelpress.pipeline.plan import Sized, plan
-from camelpress.pipeline.recipe import read
+from camelpress.pipeline.plan import PlannedFile, plan_run
+from camelpress.pipeline.recipe import read_recipe
 from recipes import TEXT, write_recipe
 
 RECIPE = TEXT.replace("[chat.jsonl]", "[chat.jsonl=2], sym: false").replace(
@@ -40,7 +40,10 @@ def test_a_dry_run_does_nothing_and_tells_what_a_run_does(
     assert [step["stage"] for step in steps] == ["recover", "quantize", "validate", "publish"]
     assert steps[2]["only_recipe"] == ["gate"]
     out.mkdir()
-    pipeline.follow(pipeline.stages(read(recipe))[:2], pipeline.Lock(out / pipeline.LOCK))
+    pipeline.run_stages(
+        pipeline.recipe_stages(read_recipe(recipe))[:2],
+        pipeline.PipelineLock(out / pipeline.LOCK_FILE),
+    )
     for step in steps[:2]:
         (writes,) = step["writes"]
         found = Checkpoint.open(Path(writes["place"])).nbytes
@@ -51,26 +54,26 @@ def test_a_dry_run_does_nothing_and_tells_what_a_run_does(
 
 
 def test_a_dry_run_tells_what_is_done_already_and_the_files_of_it(recipe: Path) -> None:
-    assert not any(step.unchanged for step in plan(read(recipe)))
-    pipeline.run(read(recipe))
-    steps = plan(read(recipe))
+    assert not any(step.unchanged for step in plan_run(read_recipe(recipe)))
+    pipeline.run(read_recipe(recipe))
+    steps = plan_run(read_recipe(recipe))
     assert all(step.unchanged for step in steps)
     release = recipe.parent / "out" / "release"
     found = {str(path): path.stat().st_size for path in release.rglob("*") if path.is_file()}
     assert {each.place: each.size for each in steps[-1].writes} == found
     assert {each.exact for each in steps[-1].reads} == {True}
-    steps = plan(read(recipe, ["publish.to=hf:org/name"]))
+    steps = plan_run(read_recipe(recipe, ["publish.to=hf:org/name"]))
     assert [step.unchanged for step in steps] == [True, True, True, False, False]
     (size,) = {each.size for step in steps[3:] for each in step.writes}
-    assert steps[4].writes == (Sized("hf:org/name", size, exact=False),)
+    assert steps[4].writes == (PlannedFile("hf:org/name", size, exact=False),)
     before = {path: path.stat().st_mtime_ns for path in release.parent.rglob("*")}
-    changed = plan(read(recipe, ["validate.max_tokens=500"]))
+    changed = plan_run(read_recipe(recipe, ["validate.max_tokens=500"]))
     assert [step.unchanged for step in changed] == [True, True, False, True]
     assert before == {path: path.stat().st_mtime_ns for path in release.parent.rglob("*")}
 
 
 def test_the_commands_are_those_of_the_recipe(recipe: Path, tmp_path: Path) -> None:
-    _, quantize, _, publish = plan(read(recipe))
+    _, quantize, _, publish = plan_run(read_recipe(recipe))
     words = shlex.split(quantize.command)
     assert words[:2] == ["camelpress", "quantize"]
     assert "--asym" in words
@@ -80,17 +83,17 @@ def test_the_commands_are_those_of_the_recipe(recipe: Path, tmp_path: Path) -> N
     assert words[words.index("--name") + 1] == "A name"
     assert "--gated-like" not in words
     (tmp_path / "diff" / "README.md").write_text("---\nlicense: mit\n---\n")
-    words = shlex.split(plan(read(recipe))[-1].command)
+    words = shlex.split(plan_run(read_recipe(recipe))[-1].command)
     assert words[words.index("--gated-like") + 1] == str(tmp_path / "diff")
 
 
 def test_an_upload_is_a_step_and_a_hub_is_not_asked(recipe: Path) -> None:
-    told = plan(read(recipe, ["publish.to=hf:org/name", "diff=hf:org/diff"]))
+    told = plan_run(read_recipe(recipe, ["publish.to=hf:org/name", "diff=hf:org/diff"]))
     assert told[-1].stage == "upload"
-    assert told[-1].writes == (Sized("hf:org/name", None, exact=False),)
-    assert told[0].reads[-1] == Sized("hf:org/diff", None, exact=False)
+    assert told[-1].writes == (PlannedFile("hf:org/name", None, exact=False),)
+    assert told[0].reads[-1] == PlannedFile("hf:org/diff", None, exact=False)
 
 
 def test_a_recipe_cannot_publish_to_another_folder(recipe: Path) -> None:
     with pytest.raises(RecipeProblem, match="a release here is always .*; leave it out, or name"):
-        pipeline.run(read(recipe, ["publish.to=elsewhere"]))
+        pipeline.run(read_recipe(recipe, ["publish.to=elsewhere"]))

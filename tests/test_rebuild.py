@@ -10,20 +10,20 @@ import pytest
 import torch
 import yaml
 
-from camelpress.core.errors import CheckpointProblem, EngineProblem, RecipeProblem
+from camelpress.core.errors import CheckpointProblem, RecipeProblem, ToolProblem
 from camelpress.core.files.file_hashes import (
-    MANIFEST,
-    checkpoint_hashes,
-    manifest,
-    manifest_text,
+    CHECKSUM_FILE,
+    checkpoint_file_hashes,
+    checksum_lines,
+    file_manifest,
     sha256_file,
 )
 from camelpress.pipeline import run as pipeline
-from camelpress.pipeline.rebuild import _threads, rebuild
-from camelpress.pipeline.recipe import read
+from camelpress.pipeline.rebuild import _thread_count, rebuild_release
+from camelpress.pipeline.recipe import read_recipe
 from camelpress.publish.run import run as publish
 from camelpress.publish.settings import Publish
-from camelpress.publish.verify_release import verify
+from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.stage_report import Report, Verdict
 from recipes import TEXT, write_recipe
 
@@ -36,7 +36,7 @@ RECIPE = TEXT.replace("[chat.jsonl]", "[chat.jsonl=2]").replace(
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe that was run, with all that it names; the release is `out/release`."""
     place = tmp_path_factory.mktemp("rebuild")
-    pipeline.run(read(write_recipe(place, RECIPE)))
+    pipeline.run(read_recipe(write_recipe(place, RECIPE)))
     return place
 
 
@@ -48,7 +48,7 @@ def rebuilt(place: Path, out: Path, **changed: object) -> Report:
         "force": False,
     }
     release = changed.pop("release", place / "out" / "release")
-    return rebuild(release, out, **(inputs | changed))  # type: ignore[arg-type]
+    return rebuild_release(release, out, **(inputs | changed))  # type: ignore[arg-type]
 
 
 def test_a_release_without_weights_has_all_but_them(place: Path) -> None:
@@ -60,11 +60,11 @@ def test_a_release_without_weights_has_all_but_them(place: Path) -> None:
         "quantize-report.json", "quantize_config.json",
         "recipe.yaml", "recover-report.json", "report.html", "report.json", "report.md",
     }  # fmt: skip
-    assert verify(release).verdict is Verdict.PASS
+    assert verify_release(release).verdict is Verdict.PASS
     card = (release / "README.md").read_text()
     assert "There are no weights here" in card
     assert "from_pretrained" not in card
-    told = read(release / "recipe.yaml")
+    told = read_recipe(release / "recipe.yaml")
     assert (told.base.name, told.diff.name) == ("base", "diff")
     assert [(each.source.name, each.weight) for each in told.quantize.calibration] == [
         ("chat.jsonl", 2.0)
@@ -75,17 +75,17 @@ def test_a_release_without_weights_has_all_but_them(place: Path) -> None:
 def test_the_weights_come_out_byte_for_byte(place: Path, tmp_path: Path) -> None:
     report = rebuilt(place, tmp_path / "again")
     assert (report.verdict, report.facts["problems"]) == (Verdict.PASS, [])
-    quantized = checkpoint_hashes(tmp_path / "again" / "quantized")
-    assert quantized == checkpoint_hashes(place / "out" / "quantized")
+    quantized = checkpoint_file_hashes(tmp_path / "again" / "quantized")
+    assert quantized == checkpoint_file_hashes(place / "out" / "quantized")
     assert report.facts["files"] == len(quantized)
     again = rebuilt(place, tmp_path / "again")
     assert again.verdict is Verdict.PASS
     weights = tmp_path / "again" / "quantized" / "model.safetensors"
-    assert weights.stat().st_mtime < (tmp_path / "again" / pipeline.LOCK).stat().st_mtime
+    assert weights.stat().st_mtime < (tmp_path / "again" / pipeline.LOCK_FILE).stat().st_mtime
 
 
 def test_as_many_threads_are_at_work_as_were_then(place: Path, tmp_path: Path) -> None:
-    facts = Report.read(place / "out" / "release" / "quantize-report.json").facts
+    facts = Report.read_report(place / "out" / "release" / "quantize-report.json").facts
     assert facts["threads"] == torch.get_num_threads() == 1
     torch.set_num_threads(2)
     try:
@@ -93,7 +93,7 @@ def test_as_many_threads_are_at_work_as_were_then(place: Path, tmp_path: Path) -
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
-    facts = Report.read(tmp_path / "again" / "quantized" / "quantize-report.json").facts
+    facts = Report.read_report(tmp_path / "again" / "quantized" / "quantize-report.json").facts
     assert facts["threads"] == 1
 
 
@@ -114,7 +114,7 @@ def test_another_version_is_named_as_the_cause(
     assert first.verdict is Verdict.PASS
     (tmp_path / "again" / "quantized" / "config.json").write_text("{}")
     monkeypatch.setattr("camelpress.pipeline.rebuild.versions", lambda: {"torch": "1.0"})
-    monkeypatch.setattr(pipeline.Lock, "holds", lambda *_: True)
+    monkeypatch.setattr(pipeline.PipelineLock, "is_current", lambda *_: True)
     problems = rebuilt(place, tmp_path / "again").facts["problems"]
     assert any(fault.startswith("made with torch 2") for fault in problems)
     assert problems[-1] == "'config.json' has other bytes"
@@ -148,7 +148,7 @@ def test_a_recipe_of_somebody_else_starts_no_program_and_reads_no_other_file(
     content["recover"] |= {"verify": str(known)}
     (release / "recipe.yaml").write_text(yaml.safe_dump(content))
     seal_again(release)
-    with pytest.raises(EngineProblem, match="gptqmodel"):
+    with pytest.raises(ToolProblem, match="gptqmodel"):
         rebuilt(place, tmp_path / "again", release=release)
     assert not (tmp_path / "started").exists()
 
@@ -159,13 +159,13 @@ def seal_again(release: Path) -> None:
     told = json.loads(path.read_text())
     told["outputs"]["recipe.yaml"] = sha256_file(release / "recipe.yaml")
     path.write_text(json.dumps(told))
-    files = [each for each in release.rglob("*") if each.is_file() and each.name != MANIFEST]
-    (release / MANIFEST).write_text(manifest_text(manifest(files, relative_to=release)))
+    files = [each for each in release.rglob("*") if each.is_file() and each.name != CHECKSUM_FILE]
+    (release / CHECKSUM_FILE).write_text(checksum_lines(file_manifest(files, relative_to=release)))
 
 
 @pytest.mark.parametrize("threads", [0, -1, 10**9, "2", None, 2.5, 1.0, True])
 def test_a_number_of_threads_that_is_none_changes_nothing(threads: object) -> None:
-    with _threads(threads):
+    with _thread_count(threads):
         assert torch.get_num_threads() == 1
 
 

@@ -11,7 +11,7 @@ import pico
 import stages
 from camelpress.core.hub import hub_download
 from camelpress.pipeline import run as pipeline
-from camelpress.pipeline.recipe import Recipe, read
+from camelpress.pipeline.recipe import Recipe, read_recipe
 
 
 class Snapshots:
@@ -46,14 +46,16 @@ def recipe(folder: Path, base: str, diff: str = "hf:org/diff") -> Recipe:
     calibration = "quantize: {calibration: [org/chat.jsonl]}"
     text = f"base: {base}\ndiff: {diff}\nout: out\n{calibration}\n"
     (folder / "recipe.yaml").write_text(text)
-    return read(folder / "recipe.yaml")
+    return read_recipe(folder / "recipe.yaml")
 
 
 def recover(recipe: Recipe) -> bool:
     """Run the first stage; whether there was something to do."""
     recipe.out.mkdir(exist_ok=True)
-    first, *_ = pipeline.stages(recipe)
-    return not pipeline.follow([first], pipeline.Lock(recipe.out / pipeline.LOCK)).skipped
+    first, *_ = pipeline.recipe_stages(recipe)
+    return not pipeline.run_stages(
+        [first], pipeline.PipelineLock(recipe.out / pipeline.LOCK_FILE)
+    ).skipped
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_a_second_run_does_nothing_until_the_hub_has_another_commit(
     assert not recover(recipe(tmp_path, "org/base"))
     snapshots.main["org/diff"] = "3" * 40
     assert recover(recipe(tmp_path, "org/base"))
-    made_from = json.loads((tmp_path / "out" / pipeline.LOCK).read_text())["stages"]["recover"]
+    made_from = json.loads((tmp_path / "out" / pipeline.LOCK_FILE).read_text())["stages"]["recover"]
     assert set(made_from["made_from"]["inputs"]) == {
         str(tmp_path / ("1" * 40)),
         str(tmp_path / ("3" * 40)),
@@ -120,11 +122,11 @@ def test_a_calibration_of_the_hub_is_pinned_to_its_commit(
     (tmp_path / "recipe.yaml").write_text(
         f"base: {base}\ndiff: hf:org/diff\nout: out\n{text} sequence_length: 64}}\n"
     )
-    told = read(tmp_path / "recipe.yaml")
-    _, quantizing, *_ = pipeline.stages(told)
+    told = read_recipe(tmp_path / "recipe.yaml")
+    _, quantizing, *_ = pipeline.recipe_stages(told)
     assert quantizing.inputs[1:] == (tmp_path / "data" / ("4" * 40) / "raw" / "chat.jsonl",)
     recover(told)
-    report = quantizing.work()
+    report = quantizing.run_stage()
     assert set(asked) == {None, "4" * 40}
     (file,) = report.facts["calibration"]["files"]
     assert (file["name"], file["weight"]) == (f"org/data@{'4' * 40}:raw/chat.jsonl", 2.0)
@@ -133,5 +135,5 @@ def test_a_calibration_of_the_hub_is_pinned_to_its_commit(
 def test_a_section_may_leave_its_paths_out(tmp_path: Path) -> None:
     sections = "recover: {}\nquantize: {group_size: 64}\nvalidate: {}\n"
     (tmp_path / "recipe.yaml").write_text(f"base: a\ndiff: b\nout: c\n{sections}")
-    found = read(tmp_path / "recipe.yaml")
+    found = read_recipe(tmp_path / "recipe.yaml")
     assert (found.quantize.group_size, found.quantize.calibration) == (64, ())

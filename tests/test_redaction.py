@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from camelpress.core.runtime.secrets_redaction import redacted
+from camelpress.core.runtime.secrets_redaction import redact_secrets
 from command import Ended, Run
 
 LOGIN = "https://reader:s3cr3t-word@hub.example/org/model"
@@ -130,6 +130,6 @@ def test_a_dry_run_does_not_show_it(
     ],
 )
 def test_a_login_is_known_by_its_place_in_an_address(text: str, hidden: bool) -> None:
-    assert ("pass" in text and "pass" not in redacted(text)) is hidden
-    assert hidden or redacted(text) == text
-    assert "host" not in text or "host" in redacted(text)
+    assert ("pass" in text and "pass" not in redact_secrets(text)) is hidden
+    assert hidden or redact_secrets(text) == text
+    assert "host" not in text or "host" in redact_secrets(text)

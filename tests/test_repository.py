@@ -123,8 +123,12 @@ def test_the_contribution_guide_names_files_and_targets_that_exist() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`([\w./-]+/[\w./-]*|[\w.-]+\.(?:py|txt|md))`", text))
     known = {"settings.py", "api.py"}  # in several rooms, or named in full elsewhere
-    rooms = {"compat/": "src/camelpress/compat", "support/": "tests/support", "hostile/": "tests/hostile",
-             "camelpress/__init__.py": "src/camelpress/__init__.py"}  # fmt: skip
+    rooms = {
+        "compat/": "src/camelpress/compat",
+        "support/": "tests/support",
+        "hostile/": "tests/hostile",
+        "camelpress/__init__.py": "src/camelpress/__init__.py",
+    }
     assert len(named) > 15
     assert not [name for name in named - known if not (ROOT / rooms.get(name, name)).exists()]
     assert all(

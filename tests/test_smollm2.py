@@ -16,11 +16,11 @@ import pico
 import stages
 from camelpress.convert.recover.make_diff import make_diff
 from camelpress.convert.recover.run import recover
-from camelpress.convert.settings import MakeDiff, Recover
+from camelpress.convert.settings import MakeDiffSettings, RecoverSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.model.streamed_model import StreamedModel
-from camelpress.inference.model.token_batches import Sequences
+from camelpress.inference.model.token_batches import TokenBatches
 
 ROOT = Path(__file__).parents[1]
 SMOLLM2 = Path(os.environ.get("CAMELPRESS_SMOLLM2", ROOT / ".models" / "SmolLM2-135M-Instruct"))
@@ -41,9 +41,9 @@ def test_recover_of_make_diff_is_bit_exact(tmp_path: Path) -> None:
     }
     save_file(near, tuned / "model.safetensors", metadata={"format": "pt"})
     base = Checkpoint.open(SMOLLM2)
-    make_diff(base, Checkpoint.open(tuned), tmp_path / "diff", MakeDiff())
+    make_diff(base, Checkpoint.open(tuned), tmp_path / "diff", MakeDiffSettings())
     diff = Checkpoint.open(tmp_path / "diff")
-    report = recover(base, diff, tmp_path / "recovered", Recover())
+    report = recover(base, diff, tmp_path / "recovered", RecoverSettings())
     assert report.facts["dtype"] == "bfloat16"
     recovered = load_file(tmp_path / "recovered" / "model.safetensors")
     assert recovered.keys() == near.keys()
@@ -54,9 +54,9 @@ def test_recover_of_make_diff_is_bit_exact(tmp_path: Path) -> None:
 def test_streamed_logits_are_those_of_transformers() -> None:
     ids = Tokenizer.load(SMOLLM2).encode("The capital of France is")
     model = StreamedModel(Checkpoint.open(SMOLLM2), device=torch.device("cpu"), dtype=torch.float32)
-    sequences = Sequences([ids], limit=model.positions)
+    sequences = TokenBatches([ids], limit=model.max_positions)
     with torch.inference_mode():
-        logits = model.head()(model.hidden(sequences, "test"))
+        logits = model.read_head()(model.last_hidden_states(sequences, "test"))
         expected = pico.load_model(SMOLLM2)(torch.tensor([ids])).logits[0]
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-3)
 

@@ -10,7 +10,7 @@ import pytest
 import hub_client
 from camelpress.core.errors import OutputExists, OutputProblem
 from camelpress.pipeline import run as pipeline
-from camelpress.pipeline.recipe import read
+from camelpress.pipeline.recipe import read_recipe
 from camelpress.reporting.stage_report import Report
 from hub_repositories import Fault, Hub
 from recipes import TEXT, write_recipe
@@ -27,7 +27,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def test_a_run_that_the_hub_broke_off_goes_on_with_the_upload(hub: Hub, tmp_path: Path) -> None:
-    recipe = read(write_recipe(tmp_path, RECIPE))
+    recipe = read_recipe(write_recipe(tmp_path, RECIPE))
     (tmp_path / "diff" / "README.md").write_text("---\nlicense: mit\n---\n")
 
     hub.faults = [Fault("commit", 500)]
@@ -42,15 +42,15 @@ def test_a_run_that_the_hub_broke_off_goes_on_with_the_upload(hub: Hub, tmp_path
     paths = [path for path in release.rglob("*") if path.is_file()]
     whole = {path.relative_to(release).as_posix(): path.read_bytes() for path in paths}
     assert found.tree("gptq-4bit-32g") == found.tree("main") == whole
-    told = Report.read(recipe.out / "uploaded" / "upload-report.json").facts
+    told = Report.read_report(recipe.out / "uploaded" / "upload-report.json").facts
     assert told["commit"] == found.branches["gptq-4bit-32g"]
-    assert "diff" in Report.read(release / "provenance.json").facts["cards"]
+    assert "diff" in Report.read_report(release / "provenance.json").facts["cards"]
 
     hub.asked.clear()
     assert pipeline.run(recipe).skipped == (*BEFORE, "upload")
     assert hub.asked == []
 
-    renamed = read(tmp_path / "recipe.yaml", ["publish.name=another"])
+    renamed = read_recipe(tmp_path / "recipe.yaml", ["publish.name=another"])
     with pytest.raises(OutputExists, match="holds another release"):
         pipeline.run(renamed)
     assert found.tree("gptq-4bit-32g") == whole

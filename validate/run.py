@@ -8,50 +8,50 @@ from typing import Any, NamedTuple
 
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.files.file_hashes import checkpoint_hashes
-from camelpress.core.output.staged_output import keep_apart, require_free
+from camelpress.core.files.file_hashes import checkpoint_file_hashes
+from camelpress.core.output.staged_output import require_free_output, require_separate_output
 from camelpress.core.progress import note
-from camelpress.inference.streaming.process_group import Team
-from camelpress.reporting.checkpoint_summary import summary
-from camelpress.reporting.model_precision import caveat
+from camelpress.inference.streaming.process_group import ProcessGroup
+from camelpress.reporting.checkpoint_summary import summarize_checkpoint
+from camelpress.reporting.model_precision import quantized_reference_caveat
 from camelpress.reporting.rendering import html_page
 from camelpress.reporting.stage_report import Report, Stopwatch, Verdict
 from camelpress.validate.benchmarks import samples
 from camelpress.validate.benchmarks.run_benchmarks import (
-    Answered,
-    Ready,
-    answered,
+    BenchmarkResults,
+    PreparedTasks,
     note_unread_data,
-    ready,
+    prepare_tasks,
+    run_tasks,
 )
-from camelpress.validate.comparison.model_comparison import against_model, against_store
-from camelpress.validate.comparison.reference_check import require_sound_reference
+from camelpress.validate.comparison.model_comparison import compare_models, compare_with_store
+from camelpress.validate.comparison.reference_check import require_valid_reference
 from camelpress.validate.gate import report_files
-from camelpress.validate.gate.gate_judge import judge
-from camelpress.validate.scoring.workspace import Workplace, fingerprint
-from camelpress.validate.settings import Gate, TaskBound, Validate
-from camelpress.validate.statistics.figures import figures, untold
-from camelpress.validate.store.prediction_store import Store
+from camelpress.validate.gate.gate_judge import judge_facts
+from camelpress.validate.scoring.workspace import Workspace, resume_key
+from camelpress.validate.settings import Gate, TaskGate, Validate
+from camelpress.validate.statistics.figures import aggregate_scores, empty_figures
+from camelpress.validate.store.prediction_store import PredictionStore
 
-REPORT = report_files.REPORT
-FLIPS = "flips.html"
-ANSWERS = "answers"  # in an output that is being made
-WRITES = (*report_files.FORMS, FLIPS, f"{samples.FOLDER}/*.jsonl")
-PLACES: Any = {  # of a machine, not of what was asked
+REPORT = report_files.REPORT_FILE
+FLIPS_PAGE = "flips.html"
+CACHE_FOLDER = "answers"  # in an output that is being made
+OUTPUT_PATTERNS = (*report_files.REPORT_FILES, FLIPS_PAGE, f"{samples.SAMPLES_FOLDER}/*.jsonl")
+MACHINE_PATHS: Any = {  # of a machine, not of what was asked
     **dict.fromkeys(("text", "device", "data_dir", "answers"), True),
     "judge": {"url", "local", "annotations"},
 }
-TASK_GATE = Gate(  # where no text is scored and no gate given
+DEFAULT_TASK_GATE = Gate(  # where no text is scored and no gate given
     perplexity_ratio=None,
     kl_mean=None,
     top1_agreement=None,
     non_finite=None,
-    tasks={"*": TaskBound(margin=0.02, significance=0.05)},
+    tasks={"*": TaskGate(margin=0.02, significance=0.05)},
 )
 
 
 def run(
-    reference: Checkpoint | Store,
+    reference: Checkpoint | PredictionStore,
     candidate: Checkpoint,
     out: Path,
     settings: Validate,
@@ -83,120 +83,135 @@ def run(
         NumericsProblem: logits that are not finite.
     """
     watch = Stopwatch()
-    keep_apart(out, reference.folder, candidate.folder)
-    require_free(out, force=force)
-    require_sound_reference(reference, candidate, settings)
+    require_separate_output(out, reference.folder, candidate.folder)
+    require_free_output(out, force=force)
+    require_valid_reference(reference, candidate, settings)
     if settings.allow_quantized_reference:
-        _note_caveat(reference)
-    tasks = _ready(reference, candidate, settings, out)
+        _note_quantized_reference(reference)
+    tasks = _prepare_benchmarks(reference, candidate, settings, out)
     models = {"reference": reference, "candidate": candidate}
-    hashes = {role: checkpoint_hashes(model.folder) for role, model in models.items()}
-    with Workplace.staged(
+    hashes = {role: checkpoint_file_hashes(model.folder) for role, model in models.items()}
+    with Workspace.staged(
         out,
-        lambda: fingerprint("validate", settings, hashes),
+        lambda: resume_key("validate", settings, hashes),
         force=force,
         restart=restart,
-        writes=WRITES,
+        writes=OUTPUT_PATTERNS,
     ) as work:
         only_tasks = bool(tasks) and not settings.text
-        told = _scored(reference, candidate, settings, work, only_tasks=only_tasks)
+        told = _compare(reference, candidate, settings, work, only_tasks=only_tasks)
         asked = None
         if tasks and isinstance(reference, Checkpoint):
-            asked = answered(tasks, reference, candidate, _keeping(settings, work))
-            told = told.with_tasks(asked)
-            samples.write(asked.samples, asked.models, work.folder)
-        shutil.rmtree(work.folder / ANSWERS, ignore_errors=True)
+            asked = run_tasks(tasks, reference, candidate, _with_cache_folder(settings, work))
+            told = told.with_benchmarks(asked)
+            samples.write_samples(asked.samples, asked.models, work.folder)
+        shutil.rmtree(work.folder / CACHE_FOLDER, ignore_errors=True)
         for role, model in models.items():
             model.require_unchanged(hashes[role])
         given = "gate" in settings.model_fields_set
-        gate = TASK_GATE if only_tasks and not given else settings.gate
-        report = _report(told, samples.hashes(work.folder), settings, gate, watch)
+        gate = DEFAULT_TASK_GATE if only_tasks and not given else settings.gate
+        report = _build_report(told, samples.sample_hashes(work.folder), settings, gate, watch)
         if asked:
-            changed = html_page.flips(report, samples.flips(report, work.folder))
-            (work.folder / FLIPS).write_text(changed, encoding="utf-8", errors="backslashreplace")
-        if work.team.leads:
-            report_files.write(report, work.folder, settings)
-    return work.team.share(lambda: report)
+            changed = html_page.render_flips(report, samples.read_flips(report, work.folder))
+            (work.folder / FLIPS_PAGE).write_text(
+                changed, encoding="utf-8", errors="backslashreplace"
+            )
+        if work.team.is_main:
+            report_files.write_report_files(report, work.folder, settings)
+    return work.team.broadcast(lambda: report)
 
 
-class _Told(NamedTuple):
+class _ValidationParts(NamedTuple):
     """What the parts of a validation come to."""
 
     inputs: dict[str, str]
     settings: dict[str, Any]
     facts: dict[str, Any]
 
-    def with_tasks(self, asked: Answered) -> _Told:
+    def with_benchmarks(self, asked: BenchmarkResults) -> _ValidationParts:
         """And what the tasks came to."""
-        return _Told(asked.inputs | self.inputs, self.settings, self.facts | asked.facts)
+        return _ValidationParts(asked.inputs | self.inputs, self.settings, self.facts | asked.facts)
 
 
-def _ready(
-    reference: Checkpoint | Store, candidate: Checkpoint, settings: Validate, out: Path
-) -> Ready | None:
+def _prepare_benchmarks(
+    reference: Checkpoint | PredictionStore, candidate: Checkpoint, settings: Validate, out: Path
+) -> PreparedTasks | None:
     if not settings.tasks:
         note_unread_data(settings.data_dir, ())
         return None
-    if isinstance(reference, Store):
+    if isinstance(reference, PredictionStore):
         raise RecipeProblem(
             f"{reference.folder} is a store of predictions, which answers no tasks",
             next_step="give the model itself",
         )
-    if Team.join().size > 1:
+    if ProcessGroup.join().size > 1:
         raise RecipeProblem(
             "tasks are answered by one process",
             next_step="start it without torchrun, or score texts alone",
         )
-    return ready(reference, candidate, settings, out)
+    return prepare_tasks(reference, candidate, settings, out)
 
 
-def _note_caveat(reference: Checkpoint | Store) -> None:
-    facts = reference.facts.reference if isinstance(reference, Store) else summary(reference)
-    if sentence := caveat({"reference": facts}):
+def _note_quantized_reference(reference: Checkpoint | PredictionStore) -> None:
+    facts = (
+        reference.header.reference
+        if isinstance(reference, PredictionStore)
+        else summarize_checkpoint(reference)
+    )
+    if sentence := quantized_reference_caveat({"reference": facts}):
         note(sentence)
 
 
-def _keeping(settings: Validate, work: Workplace) -> Validate:
+def _with_cache_folder(settings: Validate, work: Workspace) -> Validate:
     """Answers outlive a run that is stopped or killed, also where no folder is named for them."""
-    folder = settings.answers or work.folder / ANSWERS
+    folder = settings.answers or work.folder / CACHE_FOLDER
     return settings.model_copy(update={"answers": folder})
 
 
-def _scored(
-    reference: Checkpoint | Store,
+def _compare(
+    reference: Checkpoint | PredictionStore,
     candidate: Checkpoint,
     settings: Validate,
-    work: Workplace,
+    work: Workspace,
     *,
     only_tasks: bool,
-) -> _Told:
-    if isinstance(reference, Store):
-        measured = against_store(reference, candidate, settings, work)
+) -> _ValidationParts:
+    if isinstance(reference, PredictionStore):
+        measured = compare_with_store(reference, candidate, settings, work)
     elif only_tasks:
-        models = {"reference": summary(reference), "candidate": summary(candidate)}
-        return _Told({}, {"text": []}, untold() | models | {"protocol": "no text was scored"})
+        models = {
+            "reference": summarize_checkpoint(reference),
+            "candidate": summarize_checkpoint(candidate),
+        }
+        return _ValidationParts(
+            {}, {"text": []}, empty_figures() | models | {"protocol": "no text was scored"}
+        )
     else:
-        measured = against_model(reference, candidate, settings, work)
-    return _Told(
+        measured = compare_models(reference, candidate, settings, work)
+    return _ValidationParts(
         measured.inputs,
         measured.settings | {"text": [text.name for text in measured.texts]},
-        measured.facts | figures(measured.scores, measured.texts),
+        measured.facts | aggregate_scores(measured.scores, measured.texts),
     )
 
 
-def _report(
-    told: _Told, written: dict[str, str], settings: Validate, gate: Gate, watch: Stopwatch
+def _build_report(
+    told: _ValidationParts,
+    written: dict[str, str],
+    settings: Validate,
+    gate: Gate,
+    watch: Stopwatch,
 ) -> Report:
-    checks = judge(told.facts, gate)
+    checks = judge_facts(told.facts, gate)
     return Report(
         stage="validate",
         inputs=told.inputs,
         outputs=written,
-        settings=settings.model_dump(mode="json", exclude=PLACES)
+        settings=settings.model_dump(mode="json", exclude=MACHINE_PATHS)
         | {"gate": gate.model_dump(mode="json")}
         | told.settings,
         facts=told.facts,
         checks=checks,
-        verdict=Verdict.worst([check.verdict for check in checks]),
+        verdict=Verdict.combine([check.verdict for check in checks]),
         cost=watch.cost(),
     )

@@ -10,88 +10,92 @@ from pydantic import ConfigDict, Field, field_validator, model_serializer, model
 from pydantic_core import PydanticCustomError
 
 from camelpress.core.settings import Settings
-from camelpress.reporting.limit_range import ITEMS, PROBABILITY, LimitRange
-from camelpress.reporting.metrics import MEASURES
-from camelpress.validate.judge.judge_settings import Judging
+from camelpress.reporting.limit_range import ITEM_SHARE, PROBABILITY, LimitRange
+from camelpress.reporting.metrics import METRICS
+from camelpress.validate.judge.judge_settings import JudgeSettings
 
 
-class AtMost(Settings):
+class MaxLimit(Settings):
     """The limit of a figure that should be small."""
 
     max: float = Field(allow_inf_nan=False)
 
 
-class AtLeast(Settings):
+class MinLimit(Settings):
     """The limit of a figure that should be large."""
 
     min: float = Field(allow_inf_nan=False)
 
 
-class Said(Settings):
+class ExplicitSettings(Settings):
     """Settings that are written as they were said: where patterns meet, silence is no `null`."""
 
     @model_serializer(mode="wrap")
-    def _written(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    def _serialize_fields(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         said = self.model_fields_set
         return {key: value for key, value in write(self).items() if key in said}
 
 
 def _require_possible(limits: LimitRange, limit: float) -> None:
-    if not limits.hold(limit):
-        raise PydanticCustomError("limit", "{demand}", {"demand": limits.demand(limit)})
+    if not limits.contains(limit):
+        raise PydanticCustomError("limit", "{demand}", {"demand": limits.message(limit)})
 
 
-def _with_limits(schema: dict[str, Any]) -> None:
+def _add_limit_ranges(schema: dict[str, Any]) -> None:
     """Adds the possible limits of each figure to the JSON Schema of `Bounds`."""
-    for name, measure in MEASURES.items():
+    for name, measure in METRICS.items():
         ends = dict.fromkeys(("max", "min"), measure.limits.schema)
         schema["properties"][name]["properties"] = ends
 
 
-class Bounds(Said):
+class TextGate(ExplicitSettings):
     """Limits of a report's figures; `null` asks nothing.
 
     A figure that is asked for and not in the report is an ERROR. `measures.MEASURES` says where
     each one stands, and which limits it can meet and miss.
     """
 
-    model_config = ConfigDict(json_schema_extra=_with_limits)
+    model_config = ConfigDict(json_schema_extra=_add_limit_ranges)
 
-    perplexity_ratio: AtMost | None = Field(default=None, description="candidate over reference")
-    kl_mean: AtMost | None = Field(default=None, description="mean divergence per token, nats")
-    kl_reverse_mean: AtMost | None = Field(
+    perplexity_ratio: MaxLimit | None = Field(default=None, description="candidate over reference")
+    kl_mean: MaxLimit | None = Field(default=None, description="mean divergence per token, nats")
+    kl_reverse_mean: MaxLimit | None = Field(
         default=None, description="the same, from the candidate to the reference, nats"
     )
-    kl_p90: AtMost | None = Field(default=None, description="90 % of tokens diverge less, nats")
-    kl_p99: AtMost | None = Field(default=None, description="99 % of tokens diverge less, nats")
-    kl_p99_9: AtMost | None = Field(default=None, description="99.9 % of tokens diverge less, nats")
-    top1_agreement: AtLeast | None = Field(
+    kl_p90: MaxLimit | None = Field(default=None, description="90 % of tokens diverge less, nats")
+    kl_p99: MaxLimit | None = Field(default=None, description="99 % of tokens diverge less, nats")
+    kl_p99_9: MaxLimit | None = Field(
+        default=None, description="99.9 % of tokens diverge less, nats"
+    )
+    top1_agreement: MinLimit | None = Field(
         default=None, description="share of tokens with the same likeliest next token"
     )
-    top5_agreement: AtLeast | None = Field(
+    top5_agreement: MinLimit | None = Field(
         default=None, description="agreement of the five likeliest next tokens"
     )
-    non_finite: AtMost | None = Field(
+    non_finite: MaxLimit | None = Field(
         default=None, description="predictions with a logit that is not finite"
     )
-    noise_floor: AtMost | None = Field(
+    noise_floor: MaxLimit | None = Field(
         default=None, description="mean divergence that rounding alone makes, nats"
     )
-    block_error: AtMost | None = Field(
+    block_error: MaxLimit | None = Field(
         default=None, description="largest relative error of what leaves a block"
     )
 
-    @field_validator(*MEASURES)
+    @field_validator(*METRICS)
     @classmethod
-    def _possible(cls, value: AtMost | AtLeast | None, info: Any) -> AtMost | AtLeast | None:
-        limits = MEASURES[info.field_name].limits
+    def _require_possible_limit(
+        cls, value: MaxLimit | MinLimit | None, info: Any
+    ) -> MaxLimit | MinLimit | None:
+        limits = METRICS[info.field_name].limits
         match value:
-            case AtMost(max=limit) | AtLeast(min=limit):
+            case MaxLimit(max=limit) | MinLimit(min=limit):
                 _require_possible(limits, limit)
         return value
 
 
-class TaskBound(Said):
+class TaskGate(ExplicitSettings):
     """What a task must not show: a loss beyond the margin, a loss that is no accident, or both.
 
     A small task cannot show that a loss is small. There `significance` finds those that are not.
@@ -99,7 +103,7 @@ class TaskBound(Said):
 
     margin: float | None = Field(
         default=None,
-        json_schema_extra={**ITEMS.schema},
+        json_schema_extra={**ITEM_SHARE.schema},
         description="loss of accuracy, in items of all, that is tolerated",
     )
     significance: float | None = Field(
@@ -110,19 +114,19 @@ class TaskBound(Said):
 
     @field_validator("margin", "significance")
     @classmethod
-    def _possible(cls, value: float | None, info: Any) -> float | None:
+    def _require_possible_limit(cls, value: float | None, info: Any) -> float | None:
         if value is not None:
-            _require_possible(ITEMS if info.field_name == "margin" else PROBABILITY, value)
+            _require_possible(ITEM_SHARE if info.field_name == "margin" else PROBABILITY, value)
         return value
 
     @model_validator(mode="after")
-    def _any(self) -> TaskBound:
+    def _require_one_limit(self) -> TaskGate:
         if self.margin is None and self.significance is None:
             raise ValueError("give margin, significance or both")
         return self
 
 
-class Gate(Bounds):
+class Gate(TextGate):
     """Limits that decide whether a candidate passes; `null` leaves a check out.
 
     The defaults are starting points for large models. The best published 4-bit LLaMA-65B has a
@@ -130,32 +134,32 @@ class Gate(Bounds):
     lie between 0.005 and 0.05 nats, their top-1 agreement between 90 and 97 %.
     """
 
-    perplexity_ratio: AtMost | None = Field(
-        default=AtMost(max=1.035), description="candidate over reference"
+    perplexity_ratio: MaxLimit | None = Field(
+        default=MaxLimit(max=1.035), description="candidate over reference"
     )
-    kl_mean: AtMost | None = Field(
-        default=AtMost(max=0.03), description="mean divergence per token, nats"
+    kl_mean: MaxLimit | None = Field(
+        default=MaxLimit(max=0.03), description="mean divergence per token, nats"
     )
-    top1_agreement: AtLeast | None = Field(
-        default=AtLeast(min=0.94), description="share of tokens with the same likeliest next token"
+    top1_agreement: MinLimit | None = Field(
+        default=MinLimit(min=0.94), description="share of tokens with the same likeliest next token"
     )
-    non_finite: AtMost | None = Field(
-        default=AtMost(max=0), description="predictions with a logit that is not finite"
+    non_finite: MaxLimit | None = Field(
+        default=MaxLimit(max=0), description="predictions with a logit that is not finite"
     )
-    early: Bounds = Field(default=Bounds(), description="of the beginnings of all windows")
-    texts: dict[str, Bounds] = Field(
+    early: TextGate = Field(default=TextGate(), description="of the beginnings of all windows")
+    texts: dict[str, TextGate] = Field(
         default={}, description="of each text whose name fits the pattern; later ones win"
     )
-    tasks: dict[str, TaskBound] = Field(
+    tasks: dict[str, TaskGate] = Field(
         default={}, description="of each task whose name fits the pattern; later ones win"
     )
 
     @model_serializer(mode="wrap")
-    def _written(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    def _serialize_fields(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         return write(self)  # with the defaults, which a report must tell
 
 
-class Reports(Settings):
+class ReportSettings(Settings):
     """How a verdict is told to other programs."""
 
     junit_inconclusive: Literal["failure", "error", "skipped"] = Field(
@@ -163,7 +167,7 @@ class Reports(Settings):
     )
 
 
-class Scoring(Settings):
+class ScoringSettings(Settings):
     """Which predictions are compared, and how they are computed."""
 
     text: tuple[Path, ...] = Field(
@@ -203,7 +207,7 @@ class Scoring(Settings):
     )
 
 
-class Keep(Scoring):
+class StoreSettings(ScoringSettings):
     """The predictions of a reference, computed once and kept."""
 
     top_k: int = Field(
@@ -222,13 +226,13 @@ class Keep(Scoring):
 
     @field_validator("top_k")
     @classmethod
-    def _five(cls, value: int) -> int:
+    def _require_top_k(cls, value: int) -> int:
         if 0 < value < 5:
             raise ValueError("give 5 or more, or 0 for all")
         return value
 
 
-class Validate(Scoring, Reports):
+class Validate(ScoringSettings, ReportSettings):
     """Reference against candidate, on the same tokens and the same tasks."""
 
     tasks: tuple[str, ...] = Field(
@@ -255,8 +259,9 @@ class Validate(Scoring, Reports):
         description="who completes prompts: camelpress itself, or vLLM with copies of the model",
     )
     vllm_gpus: int = Field(default=1, gt=0, description="GPUs of each copy of a model in vLLM")
-    judge: Judging = Field(
-        default=Judging(), description="who says which of two outputs is better, for AlpacaFarm"
+    judge: JudgeSettings = Field(
+        default=JudgeSettings(),
+        description="who says which of two outputs is better, for AlpacaFarm",
     )
     allow_overlap: bool = Field(
         default=False, description="go on with a text that shares its words with the calibration"

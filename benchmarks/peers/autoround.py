@@ -16,7 +16,7 @@ LIGHT = {"iters": 50, "lr": 5e-3, "batch_size": 8}
 
 def main() -> None:
     """Quantize."""
-    given = backend_job.read()
+    given = backend_job.read_job()
     rounding = AutoRound(
         AutoModelForCausalLM.from_pretrained(given.model, dtype=given.dtype),
         tokenizer=AutoTokenizer.from_pretrained(given.model),
@@ -26,7 +26,7 @@ def main() -> None:
         sym=given.sym,
         dataset=[torch.tensor([ids]) for ids in given.tokens],
         nsamples=len(given.tokens),
-        seqlen=given.length,
+        seqlen=given.max_length,
         device_map="cpu",
         **LIGHT,
     )

@@ -13,7 +13,7 @@ from camelpress.quantize.backends.drivers import backend_job
 
 def main() -> None:
     """Quantize."""
-    given = backend_job.read()
+    given = backend_job.read_job()
     weights = QuantizationArgs(
         num_bits=given.bits,
         type="int",
@@ -26,9 +26,9 @@ def main() -> None:
         model=AutoModelForCausalLM.from_pretrained(given.model, dtype=given.dtype),
         tokenizer=AutoTokenizer.from_pretrained(given.model),
         recipe=GPTQModifier(config_groups={"group_0": scheme}, ignore=["lm_head"]),
-        dataset=Dataset.from_list(given.rows),
+        dataset=Dataset.from_list(given.examples),
         num_calibration_samples=len(given.tokens),
-        max_seq_length=given.length,
+        max_seq_length=given.max_length,
         shuffle_calibration_samples=False,
         output_dir=given.out,
     )

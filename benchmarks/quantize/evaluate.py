@@ -22,13 +22,13 @@ from torch import Tensor
 
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.inference.model.streamed_model import StreamedModel
-from camelpress.inference.model.token_batches import Sequences
-from camelpress.inference.streaming.process_group import Team
-from camelpress.validate.scoring.divergence import Compared
-from camelpress.validate.scoring.paired_heads import Heads
-from camelpress.validate.scoring.scored_positions import Places
-from camelpress.validate.scoring.streamed_run import Runner
-from camelpress.validate.scoring.token_scores import Scores, hold
+from camelpress.inference.model.token_batches import TokenBatches
+from camelpress.inference.streaming.process_group import ProcessGroup
+from camelpress.validate.scoring.divergence import TokenMetrics
+from camelpress.validate.scoring.paired_heads import PairedHeads
+from camelpress.validate.scoring.scored_positions import ScoredPositions
+from camelpress.validate.scoring.streamed_run import StreamedRun
+from camelpress.validate.scoring.token_scores import TokenScores, compare_shard
 
 
 class Remembered(StreamedModel):
@@ -36,12 +36,14 @@ class Remembered(StreamedModel):
 
     folder = Path()
 
-    def hidden(self, sequences: Sequences, label: str) -> Float[Tensor, "tokens hidden"]:
+    def last_hidden_states(
+        self, sequences: TokenBatches, label: str
+    ) -> Float[Tensor, "tokens hidden"]:
         """The last hidden states of all tokens."""
         text = json.dumps([str(self.checkpoint.folder), sequences.tokens.tolist()])
         kept = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
         if not kept.exists():
-            save_file({"hidden": super().hidden(sequences, label)}, kept)
+            save_file({"hidden": super().last_hidden_states(sequences, label)}, kept)
         return load_file(kept)["hidden"]
 
 
@@ -53,7 +55,7 @@ def opened(folder: Path) -> Checkpoint:
     return Checkpoint.open(folder)
 
 
-def by_document(scores: Scores) -> dict[str, list[float]]:
+def by_document(scores: TokenScores) -> dict[str, list[float]]:
     """Counts and sums for each sequence."""
     worse = scores.candidate_nll - scores.reference_nll
     sums = {"tokens": torch.ones(len(worse)), "kl": scores.kl, "worse": worse}
@@ -84,18 +86,18 @@ def evaluate(
 
 def _scored(
     reference: StreamedModel, candidate: StreamedModel, documents: Sequence[Sequence[int]]
-) -> Scores:
-    places = Places.all_of(documents)
-    sequences = places.sequences(limit=reference.positions)
+) -> TokenScores:
+    places = ScoredPositions.from_sequences(documents)
+    sequences = places.batches(limit=reference.max_positions)
     models = {"reference": reference, "candidate": candidate}
     with torch.inference_mode():
-        hidden = [model.hidden(sequences, name) for name, model in models.items()]
-        runners = [Runner(name, model, []) for name, model in models.items()]
-        heads = Heads(runners, None, threads=1)
-        room = Compared.room(len(places.row))
-        hold(heads, places, hidden, [room])
-        heads.require_finite(Team())
-    return Scores.joined([room], places)
+        hidden = [model.last_hidden_states(sequences, name) for name, model in models.items()]
+        runners = [StreamedRun(name, model, []) for name, model in models.items()]
+        heads = PairedHeads(runners, None, threads=1)
+        room = TokenMetrics.allocate(len(places.input_index))
+        compare_shard(heads, places, hidden, [room])
+        heads.require_finite(ProcessGroup())
+    return TokenScores.concat([room], places)
 
 
 def main() -> None:

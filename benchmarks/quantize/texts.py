@@ -19,7 +19,7 @@ from pathlib import Path
 from camelpress.core.documents.dataset_formats import Document
 from camelpress.core.documents.document_reader import encode_document, read_documents
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.core.text.tulu_format import Message, encode, segments
+from camelpress.core.text.tulu_format import Message, chat_segments, encode_chat
 
 CALIBRATION = (
     "calibration/alpaca_en_demo.json",
@@ -44,7 +44,7 @@ def packed(
     """
     text, stream = "", list[int]()
     for messages in conversations:
-        own, ids = _written(messages, tokenizer), encode(messages, tokenizer)
+        own, ids = _written(messages, tokenizer), encode_chat(messages, tokenizer)
         fits = len(stream) + len(ids) < (samples + 1) * length
         if fits and _ids(own, tokenizer) == ids:
             text += own
@@ -125,7 +125,7 @@ def _written(messages: Sequence[Message], tokenizer: Tokenizer) -> str:
         "" if token is None else tokenizer.decode([token])
         for token in (tokenizer.bos, tokenizer.eos)
     )
-    return begin + "".join(part.text + end * part.ends for part in segments(messages))
+    return begin + "".join(part.text + end * part.has_eos for part in chat_segments(messages))
 
 
 def _ids(text: str, tokenizer: Tokenizer) -> list[int]:

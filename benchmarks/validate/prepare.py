@@ -21,9 +21,9 @@ from benchmarks.quantize.texts import articles
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.model.streamed_model import StreamedModel
-from camelpress.validate.corpus.held_out_text import read_texts
-from camelpress.validate.scoring.scored_positions import Places
-from camelpress.validate.settings import Scoring
+from camelpress.validate.corpus.held_out_text import read_held_out_texts
+from camelpress.validate.scoring.scored_positions import ScoredPositions
+from camelpress.validate.settings import ScoringSettings
 
 
 class Work(NamedTuple):
@@ -42,7 +42,7 @@ def write_documents(text: Path, tokenizer: Tokenizer, path: Path, *, tokens: int
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def count(model: StreamedModel, places: Places) -> Work:
+def count(model: StreamedModel, places: ScoredPositions) -> Work:
     """Tokens and operations of one model.
 
     Args:
@@ -50,14 +50,14 @@ def count(model: StreamedModel, places: Places) -> Work:
         places: what is scored.
     """
     config = model.config
-    weights = sum(prod(shape) for shape in model.shapes(0).values() if len(shape) == 2)
+    weights = sum(prod(shape) for shape in model.block_shapes(0).values() if len(shape) == 2)
     width = config.num_attention_heads * (
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     )
     lengths = [len(ids) for ids in places.inputs]
     pairs = sum(length * (length + 1) // 2 for length in lengths)
-    blocks = model.blocks * (2.0 * weights * sum(lengths) + 4.0 * width * pairs)
-    scored = len(places.row)
+    blocks = model.block_count * (2.0 * weights * sum(lengths) + 4.0 * width * pairs)
+    scored = len(places.input_index)
     return Work(scored, blocks + 2.0 * config.hidden_size * config.vocab_size * scored)
 
 
@@ -73,8 +73,10 @@ def main() -> None:
     given.out.mkdir()
     documents, tokenizer = given.out / "documents.jsonl", Tokenizer.load(given.model)
     write_documents(given.text, tokenizer, documents, tokens=given.tokens)
-    settings = Scoring(text=(documents,), protocol="lm-eval")
-    places = Places.of([t.windows for t in read_texts(settings, tokenizer, given.window)])
+    settings = ScoringSettings(text=(documents,), protocol="lm-eval")
+    places = ScoredPositions.from_windows(
+        [t.windows for t in read_held_out_texts(settings, tokenizer, given.window)]
+    )
     cpu = torch.device("cpu")
     model = StreamedModel(Checkpoint.open(given.model), device=cpu, dtype=torch.float32)
     told = json.dumps(count(model, places)._asdict())

@@ -6,34 +6,55 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from camelpress.convert.export.export_formats import Dense, Layer, Target, layers_of
-from camelpress.convert.export.packed_formats import Compressed, Gptq
-from camelpress.convert.settings import Export
+from camelpress.convert.export.export_formats import (
+    DenseFormat,
+    ExportFormat,
+    PackedLayer,
+    packed_layers,
+)
+from camelpress.convert.export.packed_formats import CompressedTensorsFormat, GptqFormat
+from camelpress.convert.settings import ExportSettings
 from camelpress.core import llama
 from camelpress.core.checkpoint.checkpoint import (
-    SETTINGS,
+    QUANTIZE_CONFIG,
     Checkpoint,
-    copy_companions,
-    require_companions,
+    copy_sidecars,
+    require_valid_sidecars,
 )
-from camelpress.core.checkpoint.checkpoint_writer import WEIGHTS, CheckpointWriter
-from camelpress.core.checkpoint.portable_config import DTYPES, portable
-from camelpress.core.documents.ngram_overlap import FINGERPRINT
+from camelpress.core.checkpoint.checkpoint_writer import WEIGHT_FILE_PATTERNS, CheckpointWriter
+from camelpress.core.checkpoint.portable_config import TORCH_DTYPES, portable_config
+from camelpress.core.documents.ngram_overlap import NGRAM_FILE
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.files.file_hashes import checkpoint_hashes, sha256_json, versions
+from camelpress.core.files.file_hashes import checkpoint_file_hashes, package_versions, sha256_json
 from camelpress.core.files.json_files import write_json
-from camelpress.core.output.staged_output import keep_apart, output_files, require_free, staged
-from camelpress.core.packing.linear_layers import PARTS, head_of, read_codes
-from camelpress.core.packing.quantization_schemes import COMPRESSED, V1, V2, scheme_of
+from camelpress.core.output.staged_output import (
+    output_files,
+    require_free_output,
+    require_separate_output,
+    staged,
+)
+from camelpress.core.packing.linear_layers import (
+    PACKED_TENSOR_NAMES,
+    head_name,
+    read_quantized_weight,
+)
+from camelpress.core.packing.quantization_schemes import (
+    GPTQ_V1,
+    GPTQ_V2,
+    PACK_QUANTIZED,
+    layer_scheme,
+)
 from camelpress.core.progress import note, track
 from camelpress.reporting.lineage import EXPORT, SOURCES, sources, written_weights
 from camelpress.reporting.stage_report import Report, Stopwatch
 
 REPORT = EXPORT
-LAYOUTS = {"gptq": V1, "gptq-v2": V2, "compressed-tensors": COMPRESSED}
+FORMATS = {"gptq": GPTQ_V1, "gptq-v2": GPTQ_V2, "compressed-tensors": PACK_QUANTIZED}
 
 
-def export(source: Checkpoint, out: Path, settings: Export, *, force: bool = False) -> Report:
+def export(
+    source: Checkpoint, out: Path, settings: ExportSettings, *, force: bool = False
+) -> Report:
     """Write a packed model in another layout, without calibration and without loss.
 
     What is written of a layer is unpacked again, and both are dequantized and compared. Only a
@@ -51,32 +72,39 @@ def export(source: Checkpoint, out: Path, settings: Export, *, force: bool = Fal
             fit the type.
     """
     watch = Stopwatch()
-    keep_apart(out, source.folder)
-    require_free(out, force=force)
-    hashes = checkpoint_hashes(source.folder)
-    llama.classes(source.config, source.folder)
-    head_of(source)
-    layers = layers_of(source)
-    _require_another(source, layers, settings)
-    target = _target(settings)
-    config = _config(source, layers, target, settings)
+    require_separate_output(out, source.folder)
+    require_free_output(out, force=force)
+    hashes = checkpoint_file_hashes(source.folder)
+    llama.model_classes(source.config, source.folder)
+    head_name(source)
+    layers = packed_layers(source)
+    _require_other_format(source, layers, settings)
+    target = _pick_format(settings)
+    config = _output_config(source, layers, target, settings)
     for layer in layers:
-        target.require(source, layer)
-    plain = _plain(source, layers)
-    slots = {name: target.plain_slot(source.info(name)) for name in plain}
+        target.require_supported(source, layer)
+    plain = _unpacked_tensors(source, layers)
+    slots = {name: target.unpacked_slot(source.tensor_info(name)) for name in plain}
     for layer in layers:
         slots |= target.slots(layer)
-    require_companions(source.companions())
-    writes = (*WEIGHTS, *source.companions(), FINGERPRINT, "config.json", SETTINGS, REPORT)
+    require_valid_sidecars(source.sidecar_files())
+    writes = (
+        *WEIGHT_FILE_PATTERNS,
+        *source.sidecar_files(),
+        NGRAM_FILE,
+        "config.json",
+        QUANTIZE_CONFIG,
+        REPORT,
+    )
     with staged(out, force=force, writes=writes) as folder:
         with CheckpointWriter(folder, dict(sorted(slots.items()))) as writer:
             for name in plain:
-                writer.put(name, target.plain(name, source.read(name)))
+                writer.write_tensor(name, target.convert_unpacked(name, source.read(name)))
             for layer in track(layers, "export"):
-                codes = read_codes(source, layer.name, layer.scheme)
-                for part, tensor in target.lay(codes, layer).items():
-                    writer.put(f"{layer.name}.{part}", tensor)
-        _write_companions(folder, source, config)
+                codes = read_quantized_weight(source, layer.name, layer.scheme)
+                for part, tensor in target.layer_tensors(codes, layer).items():
+                    writer.write_tensor(f"{layer.name}.{part}", tensor)
+        _write_sidecars(folder, source, config)
         source.require_unchanged(hashes)
         facts = target.facts()
         if facts["inexact"]:
@@ -90,14 +118,14 @@ def export(source: Checkpoint, out: Path, settings: Export, *, force: bool = Fal
             outputs=written_weights(folder),
             settings=settings.model_dump(mode="json"),
             facts={
-                "from": sorted({layer.scheme.layout for layer in layers}),
+                "from": sorted({layer.scheme.checkpoint_format for layer in layers}),
                 "layers": len(layers),
                 "plain": len(plain),
                 "left_out": sorted(filter(llama.is_derived_buffer, source.tensors)),
-                "config_changes": list(source.changes),
+                "config_changes": list(source.config_changes),
                 SOURCES: sources(source, hashes),
                 **facts,
-                "versions": versions(),
+                "versions": package_versions(),
             },
             cost=watch.cost(),
             files=output_files(folder, REPORT),
@@ -106,28 +134,34 @@ def export(source: Checkpoint, out: Path, settings: Export, *, force: bool = Fal
     return report
 
 
-def _target(settings: Export) -> Target:
+def _pick_format(settings: ExportSettings) -> ExportFormat:
     if settings.to == "dense":
-        return Dense(DTYPES[settings.dtype])
-    return Compressed() if settings.to == "compressed-tensors" else Gptq(LAYOUTS[settings.to])
+        return DenseFormat(TORCH_DTYPES[settings.dtype])
+    return (
+        CompressedTensorsFormat()
+        if settings.to == "compressed-tensors"
+        else GptqFormat(FORMATS[settings.to])
+    )
 
 
-def _require_another(source: Checkpoint, layers: list[Layer], settings: Export) -> None:
+def _require_other_format(
+    source: Checkpoint, layers: list[PackedLayer], settings: ExportSettings
+) -> None:
     if not layers:
         raise CheckpointProblem(
             f"{source.folder} is not quantized", next_step="give the folder that quantize wrote"
         )
     method = (source.quantization or {}).get("quant_method")
-    if method != "auto-round" and {layer.scheme.layout for layer in layers} == {
-        LAYOUTS.get(settings.to)
+    if method != "auto-round" and {layer.scheme.checkpoint_format for layer in layers} == {
+        FORMATS.get(settings.to)
     }:
         raise CheckpointProblem(
             f"{source.folder} is in the layout {settings.to} already", next_step="use it as it is"
         )
 
 
-def _config(
-    source: Checkpoint, layers: list[Layer], target: Target, settings: Export
+def _output_config(
+    source: Checkpoint, layers: list[PackedLayer], target: ExportFormat, settings: ExportSettings
 ) -> dict[str, Any]:
     """The config of the output, seen to say of every layer what it is.
 
@@ -135,16 +169,16 @@ def _config(
         CheckpointProblem: the layout has no words for it.
     """
     blocks = source.config["num_hidden_layers"]
-    quantization = target.quantization(source, layers, blocks)
-    config = portable(source.config, target.dtype(source, layers))
+    quantization = target.quantization_config(source, layers, blocks)
+    config = portable_config(source.config, target.config_dtype(source, layers))
     config.pop("quantization_config", None)
     if quantization is None:
         return config
     config["quantization_config"] = quantization
     read = Checkpoint(source.folder, config, {})
     for layer in layers:
-        scheme = scheme_of(read, layer.name)
-        if scheme is None or scheme[1:4] != tuple(layer.said().values()):
+        scheme = layer_scheme(read, layer.name)
+        if scheme is None or scheme[1:4] != tuple(layer.config_entry().values()):
             raise CheckpointProblem(
                 f"{source.folder}: {settings.to} has no words for how {layer.name!r} is packed",
                 next_step="export it --to dense",
@@ -152,24 +186,25 @@ def _config(
     return config
 
 
-def _plain(source: Checkpoint, layers: list[Layer]) -> list[str]:
+def _unpacked_tensors(source: Checkpoint, layers: list[PackedLayer]) -> list[str]:
     """Names the weights that are no part of a packed layer."""
     names = {layer.name for layer in layers}
     split = {name: name.rpartition(".") for name in source.tensors}
     return [
         name
         for name, (linear, _, part) in split.items()
-        if not llama.is_derived_buffer(name) and (linear not in names or part not in PARTS)
+        if not llama.is_derived_buffer(name)
+        and (linear not in names or part not in PACKED_TENSOR_NAMES)
     ]
 
 
-def _write_companions(folder: Path, source: Checkpoint, config: dict[str, Any]) -> None:
+def _write_sidecars(folder: Path, source: Checkpoint, config: dict[str, Any]) -> None:
     """Configs, tokenizer, history, and what the model was calibrated on."""
-    files = {name: path for name, path in source.companions().items() if name != SETTINGS}
-    copy_companions(files, folder)
-    if (source.folder / FINGERPRINT).is_file():
-        shutil.copyfile(source.folder / FINGERPRINT, folder / FINGERPRINT)
+    files = {name: path for name, path in source.sidecar_files().items() if name != QUANTIZE_CONFIG}
+    copy_sidecars(files, folder)
+    if (source.folder / NGRAM_FILE).is_file():
+        shutil.copyfile(source.folder / NGRAM_FILE, folder / NGRAM_FILE)
     write_json(folder / "config.json", config)
     quantization = config.get("quantization_config", {})
     if quantization.get("quant_method") == "gptq":
-        write_json(folder / SETTINGS, quantization)
+        write_json(folder / QUANTIZE_CONFIG, quantization)

@@ -11,26 +11,31 @@ import torch
 from torch import Tensor
 
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.checkpoint.checkpoint_writer import Slot
+from camelpress.core.checkpoint.checkpoint_writer import TensorSpec
 from camelpress.core.checkpoint.portable_config import dtype_name
 from camelpress.core.checkpoint.shards import TensorInfo
 from camelpress.core.errors import NumericsProblem
-from camelpress.core.packing.linear_layers import extent as extent_of
-from camelpress.core.packing.linear_layers import packed_linears
-from camelpress.core.packing.quantization_schemes import Scheme
-from camelpress.core.packing.quantized_weight import Codes, Extent
-from camelpress.core.packing.row_loss import mean_loss, require_kept, row_sums, weight_loss
+from camelpress.core.packing.linear_layers import check_packed_linears
+from camelpress.core.packing.linear_layers import packed_shape as extent_of
+from camelpress.core.packing.quantization_schemes import QuantizationScheme
+from camelpress.core.packing.quantized_weight import PackedShape, QuantizedWeight
+from camelpress.core.packing.row_loss import (
+    mean_row_loss,
+    require_row_loss,
+    row_error_energy,
+    weight_loss,
+)
 
-AT_A_TIME = 2**22  # weights that are dequantized for a comparison
+CHUNK_WEIGHTS = 2**22  # weights that are dequantized for a comparison
 
 
 @dataclass(frozen=True)
-class Layer:
+class PackedLayer:
     """A packed linear layer of the source, before its codes are read."""
 
     name: str
-    scheme: Scheme
-    extent: Extent
+    scheme: QuantizationScheme
+    extent: PackedShape
 
     @property
     def group_size(self) -> int:
@@ -44,53 +49,54 @@ class Layer:
         """Whether the config says so; what nobody claimed is not claimed."""
         return bool(self.scheme.sym)
 
-    def said(self) -> dict[str, Any]:
+    def config_entry(self) -> dict[str, Any]:
         """What a config has to say of it."""
         return {"bits": self.scheme.bits, "group_size": self.group_size, "sym": self.sym}
 
 
-def layers_of(source: Checkpoint) -> list[Layer]:
+def packed_layers(source: Checkpoint) -> list[PackedLayer]:
     """The packed layers of a checkpoint, all seen to be readable.
 
     Raises:
         CheckpointProblem: one of them is not.
     """
-    schemes = packed_linears(source)
+    schemes = check_packed_linears(source)
     return [
-        Layer(name, scheme, extent_of(source, name, scheme)) for name, scheme in schemes.items()
+        PackedLayer(name, scheme, extent_of(source, name, scheme))
+        for name, scheme in schemes.items()
     ]
 
 
-class Target(ABC):
+class ExportFormat(ABC):
     """Something to export to."""
 
     @abstractmethod
-    def require(self, source: Checkpoint, layer: Layer) -> None:
+    def require_supported(self, source: Checkpoint, layer: PackedLayer) -> None:
         """See from scales, zero points and groups that it can hold a layer."""
 
     @abstractmethod
-    def slots(self, layer: Layer) -> dict[str, Slot]:
+    def slots(self, layer: PackedLayer) -> dict[str, TensorSpec]:
         """The tensors of a layer, by their full names."""
 
     @abstractmethod
-    def lay(self, codes: Codes, layer: Layer) -> dict[str, Tensor]:
+    def layer_tensors(self, codes: QuantizedWeight, layer: PackedLayer) -> dict[str, Tensor]:
         """The tensors of a layer, by the last part of their names."""
 
     @abstractmethod
-    def plain_slot(self, info: TensorInfo) -> Slot:
+    def unpacked_slot(self, info: TensorInfo) -> TensorSpec:
         """The place of a tensor that is not packed."""
 
     @abstractmethod
-    def plain(self, name: str, tensor: Tensor) -> Tensor:
+    def convert_unpacked(self, name: str, tensor: Tensor) -> Tensor:
         """A tensor that is not packed, as it is written."""
 
     @abstractmethod
-    def dtype(self, source: Checkpoint, layers: list[Layer]) -> torch.dtype:
+    def config_dtype(self, source: Checkpoint, layers: list[PackedLayer]) -> torch.dtype:
         """What the config calls the type of the model."""
 
     @abstractmethod
-    def quantization(
-        self, source: Checkpoint, layers: list[Layer], blocks: int
+    def quantization_config(
+        self, source: Checkpoint, layers: list[PackedLayer], blocks: int
     ) -> dict[str, Any] | None:
         """The quantization_config; None where nothing is packed."""
 
@@ -99,41 +105,41 @@ class Target(ABC):
         return {"inexact": 0, "largest_error": 0.0}
 
 
-class PackedTarget(Target):
+class PackedFormat(ExportFormat):
     """A layout of codes: what is written is unpacked again, and compared."""
 
     @abstractmethod
-    def pack(self, codes: Codes, layer: Layer) -> dict[str, Tensor]:
+    def pack(self, codes: QuantizedWeight, layer: PackedLayer) -> dict[str, Tensor]:
         """The tensors of a layer."""
 
     @abstractmethod
-    def unpack(self, parts: Mapping[str, Tensor], layer: Layer) -> Codes:
+    def unpack(self, parts: Mapping[str, Tensor], layer: PackedLayer) -> QuantizedWeight:
         """The inverse."""
 
-    def lay(self, codes: Codes, layer: Layer) -> dict[str, Tensor]:
+    def layer_tensors(self, codes: QuantizedWeight, layer: PackedLayer) -> dict[str, Tensor]:
         """The tensors of a layer, proved to stand for the same weights.
 
         Raises:
             NumericsProblem: they do not.
         """
         parts = self.pack(codes, layer)
-        if not _same(codes, self.unpack(parts, layer)):
+        if not _is_equivalent(codes, self.unpack(parts, layer)):
             raise NumericsProblem(
                 f"{layer.name!r} does not come back from what was to be written",
                 next_step="keep the checkpoint as it is, and report this as a bug",
             )
         return parts
 
-    def plain_slot(self, info: TensorInfo) -> Slot:
+    def unpacked_slot(self, info: TensorInfo) -> TensorSpec:
         """As in the source."""
-        return Slot(info.dtype, info.shape)
+        return TensorSpec(info.dtype, info.shape)
 
-    def plain(self, name: str, tensor: Tensor) -> Tensor:
+    def convert_unpacked(self, name: str, tensor: Tensor) -> Tensor:
         """As in the source."""
         return tensor
 
 
-class Dense(Target):
+class DenseFormat(ExportFormat):
     """Plain weights.
 
     A difference of codes has 8 bits, a 16-bit scale at most 11, and fp32 holds 24: every product
@@ -148,15 +154,15 @@ class Dense(Target):
         self._inexact = 0
         self._largest = 0.0
 
-    def require(self, source: Checkpoint, layer: Layer) -> None:
+    def require_supported(self, source: Checkpoint, layer: PackedLayer) -> None:
         """Any layer has weights."""
 
-    def slots(self, layer: Layer) -> dict[str, Slot]:
+    def slots(self, layer: PackedLayer) -> dict[str, TensorSpec]:
         """One weight."""
         shape = (layer.extent.rows, layer.extent.cols)
-        return {f"{layer.name}.weight": Slot(self._dtype, shape)}
+        return {f"{layer.name}.weight": TensorSpec(self._dtype, shape)}
 
-    def lay(self, codes: Codes, layer: Layer) -> dict[str, Tensor]:
+    def layer_tensors(self, codes: QuantizedWeight, layer: PackedLayer) -> dict[str, Tensor]:
         """One weight.
 
         Raises:
@@ -164,22 +170,22 @@ class Dense(Target):
         """
         name, sums = f"{layer.name}.weight", []
         weight = torch.empty(codes.codes.shape, dtype=self._dtype)
-        for part in _parts(codes):
-            some = codes.rows(part)
-            weight[part] = some.weight().to(self._dtype)
+        for part in _row_chunks(codes):
+            some = codes.slice_rows(part)
+            weight[part] = some.dequantize().to(self._dtype)
             self._require_finite(name, weight[part])
-            exact = some.weight(torch.float64)
+            exact = some.dequantize(torch.float64)
             self._count(weight[part], exact)
-            sums.append(row_sums(exact, weight[part]))
-        loss = mean_loss(*(torch.cat(each) for each in zip(*sums, strict=True)))
-        require_kept(repr(name), loss, self._dtype)
+            sums.append(row_error_energy(exact, weight[part]))
+        loss = mean_row_loss(*(torch.cat(each) for each in zip(*sums, strict=True)))
+        require_row_loss(repr(name), loss, self._dtype)
         return {"weight": weight}
 
-    def plain_slot(self, info: TensorInfo) -> Slot:
+    def unpacked_slot(self, info: TensorInfo) -> TensorSpec:
         """Of the one type."""
-        return Slot(self._dtype, info.shape)
+        return TensorSpec(self._dtype, info.shape)
 
-    def plain(self, name: str, tensor: Tensor) -> Tensor:
+    def convert_unpacked(self, name: str, tensor: Tensor) -> Tensor:
         """Of the one type.
 
         Raises:
@@ -187,20 +193,22 @@ class Dense(Target):
         """
         stored = tensor.to(self._dtype)
         pairs = zip(
-            stored.flatten().split(AT_A_TIME), tensor.flatten().split(AT_A_TIME), strict=True
+            stored.flatten().split(CHUNK_WEIGHTS),
+            tensor.flatten().split(CHUNK_WEIGHTS),
+            strict=True,
         )
         for some, exact in pairs:
             self._require_finite(name, some)
             self._count(some, exact.double())
-        require_kept(repr(name), weight_loss(tensor, stored), self._dtype)
+        require_row_loss(repr(name), weight_loss(tensor, stored), self._dtype)
         return stored
 
-    def dtype(self, source: Checkpoint, layers: list[Layer]) -> torch.dtype:
+    def config_dtype(self, source: Checkpoint, layers: list[PackedLayer]) -> torch.dtype:
         """That of all tensors."""
         return self._dtype
 
-    def quantization(
-        self, source: Checkpoint, layers: list[Layer], blocks: int
+    def quantization_config(
+        self, source: Checkpoint, layers: list[PackedLayer], blocks: int
     ) -> dict[str, Any] | None:
         """None: nothing is packed."""
         return None
@@ -222,20 +230,20 @@ class Dense(Target):
             )
 
 
-def _parts(codes: Codes) -> list[slice]:
+def _row_chunks(codes: QuantizedWeight) -> list[slice]:
     """Rows that are dequantized together."""
     rows, cols = codes.codes.shape
-    step = max(1, AT_A_TIME // max(1, cols))
+    step = max(1, CHUNK_WEIGHTS // max(1, cols))
     return [slice(start, start + step) for start in range(0, rows, step)]
 
 
-def _same(left: Codes, right: Codes) -> bool:
+def _is_equivalent(left: QuantizedWeight, right: QuantizedWeight) -> bool:
     """Whether two layers have the same codes and scales, and stand for the same weights."""
     return (
         torch.equal(left.codes, right.codes)
         and torch.equal(left.scales.float(), right.scales.float())
         and all(
-            torch.equal(left.rows(part).weight(), right.rows(part).weight())
-            for part in _parts(left)
+            torch.equal(left.slice_rows(part).dequantize(), right.slice_rows(part).dequantize())
+            for part in _row_chunks(left)
         )
     )

@@ -10,23 +10,30 @@ import torch
 from torch import Tensor
 
 from camelpress import __version__
-from camelpress.convert.export.export_formats import Layer, PackedTarget
+from camelpress.convert.export.export_formats import PackedFormat, PackedLayer
 from camelpress.core import llama
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.checkpoint.checkpoint_writer import Slot
+from camelpress.core.checkpoint.checkpoint_writer import TensorSpec
 from camelpress.core.checkpoint.portable_config import dtype_name
 from camelpress.core.errors import CheckpointProblem, NumericsProblem
 from camelpress.core.packing import compressed_tensors_format, gptq_format
-from camelpress.core.packing.dynamic_config import dynamic, pattern
-from camelpress.core.packing.gptq_format import Packed
-from camelpress.core.packing.linear_layers import read_grid
-from camelpress.core.packing.quantization_schemes import COMPRESSED, METHOD, REGEX, V1
-from camelpress.core.packing.quantized_weight import Codes, neighbours
+from camelpress.core.packing.dynamic_config import dynamic_rules, layer_pattern
+from camelpress.core.packing.gptq_format import GptqTensors
+from camelpress.core.packing.linear_layers import read_quantization_params
+from camelpress.core.packing.quantization_schemes import (
+    COMPRESSED_TENSORS,
+    GPTQ_V1,
+    PACK_QUANTIZED,
+    REGEX_PREFIX,
+)
+from camelpress.core.packing.quantized_weight import QuantizedWeight, contiguous_groups
 
-STORED = torch.float16  # of the scales of GPTQ: loaders hold them in it, and round others silently
+SCALE_DTYPE = (
+    torch.float16
+)  # of the scales of GPTQ: loaders hold them in it, and round others silently
 
 
-class Gptq(PackedTarget):
+class GptqFormat(PackedFormat):
     """GPTQ.
 
     Args:
@@ -37,38 +44,39 @@ class Gptq(PackedTarget):
         self._layout = layout
         self._offset = gptq_format.ZERO_OFFSET[layout]
 
-    def require(self, source: Checkpoint, layer: Layer) -> None:
+    def require_supported(self, source: Checkpoint, layer: PackedLayer) -> None:
         """See that the scales are fp16 numbers, and the zero points such that v1 has.
 
         Raises:
             NumericsProblem: they are not.
         """
-        scales, zeros, _ = read_grid(source, layer.name, layer.scheme)
-        lost = int((scales.to(STORED).float() != scales.float()).sum())
+        scales, zeros, _ = read_quantization_params(source, layer.name, layer.scheme)
+        lost = int((scales.to(SCALE_DTYPE).float() != scales.float()).sum())
         if lost:
             raise NumericsProblem(
                 f"{source.folder}: of the {scales.numel()} scales of {layer.name!r}, which are "
-                f"{dtype_name(scales.dtype)}, {lost} are no {dtype_name(STORED)} numbers, and GPTQ "
+                f"{dtype_name(scales.dtype)}, {lost} are no {dtype_name(SCALE_DTYPE)} "
+                "numbers, and GPTQ "
                 "stores those",
                 next_step="export it --to dense, or quantize again in float16",
             )
-        if self._layout == V1 and not bool(zeros.all()):
+        if self._layout == GPTQ_V1 and not bool(zeros.all()):
             raise NumericsProblem(
                 f"{source.folder}: {layer.name!r} has zero points of 0, which GPTQ v1 stores as "
                 f"{2**layer.scheme.bits - 1} and not every loader undoes",
                 next_step="export it --to gptq-v2",
             )
 
-    def slots(self, layer: Layer) -> dict[str, Slot]:
+    def slots(self, layer: PackedLayer) -> dict[str, TensorSpec]:
         """Four tensors."""
         rows, cols, groups, _ = layer.extent
-        return gptq_format.slots(layer.name, rows, cols, groups=groups, bits=layer.scheme.bits)
+        return gptq_format.gptq_specs(layer.name, rows, cols, groups=groups, bits=layer.scheme.bits)
 
-    def pack(self, codes: Codes, layer: Layer) -> dict[str, Tensor]:
+    def pack(self, codes: QuantizedWeight, layer: PackedLayer) -> dict[str, Tensor]:
         """Four tensors."""
-        group_of, scales = codes.group_of.to(torch.int32), codes.scales.to(STORED)
+        group_of, scales = codes.group_index.to(torch.int32), codes.scales.to(SCALE_DTYPE)
         return vars(
-            gptq_format.pack(
+            gptq_format.pack_gptq(
                 codes.codes,
                 scales,
                 codes.zeros,
@@ -78,49 +86,55 @@ class Gptq(PackedTarget):
             )
         )
 
-    def unpack(self, parts: Mapping[str, Tensor], layer: Layer) -> Codes:
+    def unpack(self, parts: Mapping[str, Tensor], layer: PackedLayer) -> QuantizedWeight:
         """The inverse."""
-        return gptq_format.unpack(Packed(**parts), bits=layer.scheme.bits, zero_offset=self._offset)
+        return gptq_format.unpack_gptq(
+            GptqTensors(**parts), bits=layer.scheme.bits, zero_offset=self._offset
+        )
 
-    def dtype(self, source: Checkpoint, layers: list[Layer]) -> torch.dtype:
+    def config_dtype(self, source: Checkpoint, layers: list[PackedLayer]) -> torch.dtype:
         """That of the embedding."""
-        return source.info(f"{llama.EMBEDDING}.weight").dtype
+        return source.tensor_info(f"{llama.EMBEDDING_NAME}.weight").dtype
 
-    def quantization(self, source: Checkpoint, layers: list[Layer], blocks: int) -> dict[str, Any]:
+    def quantization_config(
+        self, source: Checkpoint, layers: list[PackedLayer], blocks: int
+    ) -> dict[str, Any]:
         """The source's own where it is of GPTQ, too; else one of what is known."""
-        said = {layer.name: layer.said() for layer in layers}
+        said = {layer.name: layer.config_entry() for layer in layers}
         ((common, _),) = Counter(tuple(each.items()) for each in said.values()).most_common(1)
         known = dict(common) | {"desc_act": any(layer.scheme.desc_act for layer in layers)}
         own = dict(source.quantization or {})
         if own.get("quant_method") == "gptq":
             named = [key for key in ("checkpoint_format", "format") if key in own]
             layout = dict.fromkeys(named or ["checkpoint_format"], self._layout)
-            head = {"lm_head": llama.HEAD in said}
-            return known | own | (head if "lm_head" in own or llama.HEAD in said else {}) | layout
-        rules = dynamic(
-            dict(common), {name: said.get(name) for name in llama.linears(blocks)}, blocks
+            head = {"lm_head": llama.HEAD_NAME in said}
+            return (
+                known | own | (head if "lm_head" in own or llama.HEAD_NAME in said else {}) | layout
+            )
+        rules = dynamic_rules(
+            dict(common), {name: said.get(name) for name in llama.linear_names(blocks)}, blocks
         )
         return {
             "quant_method": "gptq",
             **known,
-            "lm_head": llama.HEAD in said,
+            "lm_head": llama.HEAD_NAME in said,
             "checkpoint_format": self._layout,
             "pack_dtype": "int32",
             "meta": {"exporter": [f"camelpress:{__version__}"]},
         } | ({"dynamic": rules} if rules else {})
 
 
-class Compressed(PackedTarget):
+class CompressedTensorsFormat(PackedFormat):
     """compressed-tensors, `pack-quantized`; scales keep their type."""
 
-    def require(self, source: Checkpoint, layer: Layer) -> None:
+    def require_supported(self, source: Checkpoint, layer: PackedLayer) -> None:
         """See that groups are neighbours, all of one size.
 
         Raises:
             CheckpointProblem: they are not.
         """
-        group_of = read_grid(source, layer.name, layer.scheme).group_of
-        even = neighbours(layer.extent.cols, layer.extent.groups, layer.group_size)
+        group_of = read_quantization_params(source, layer.name, layer.scheme).group_index
+        even = contiguous_groups(layer.extent.cols, layer.extent.groups, layer.group_size)
         if even is None or not torch.equal(group_of.to(even.dtype), even):
             raise CheckpointProblem(
                 f"{source.folder} has the columns of {layer.name!r} in an activation order "
@@ -134,32 +148,34 @@ class Compressed(PackedTarget):
                 next_step="export it --to gptq-v2 or dense",
             )
 
-    def slots(self, layer: Layer) -> dict[str, Slot]:
+    def slots(self, layer: PackedLayer) -> dict[str, TensorSpec]:
         """Three tensors, four where it is asymmetric."""
         rows, cols, groups, scales = layer.extent
         bits = layer.scheme.bits
-        return compressed_tensors_format.slots(
+        return compressed_tensors_format.compressed_specs(
             layer.name, rows, cols, groups=groups, bits=bits, scales=scales, sym=layer.sym
         )
 
-    def pack(self, codes: Codes, layer: Layer) -> dict[str, Tensor]:
+    def pack(self, codes: QuantizedWeight, layer: PackedLayer) -> dict[str, Tensor]:
         """Three tensors, four where it is asymmetric."""
-        return compressed_tensors_format.pack(codes, sym=layer.sym)
+        return compressed_tensors_format.pack_compressed(codes, sym=layer.sym)
 
-    def unpack(self, parts: Mapping[str, Tensor], layer: Layer) -> Codes:
+    def unpack(self, parts: Mapping[str, Tensor], layer: PackedLayer) -> QuantizedWeight:
         """The inverse."""
         _, cols, _, _ = layer.extent
         size = cols if layer.group_size == -1 else layer.group_size
-        return compressed_tensors_format.unpack(
+        return compressed_tensors_format.unpack_compressed(
             parts, torch.arange(cols) // size, bits=layer.scheme.bits
         )
 
-    def dtype(self, source: Checkpoint, layers: list[Layer]) -> torch.dtype:
+    def config_dtype(self, source: Checkpoint, layers: list[PackedLayer]) -> torch.dtype:
         """That of the scales: loaders hold them in the type of the model, and would round them."""
-        kinds = {layer.extent.scales for layer in layers}
+        kinds = {layer.extent.scale_dtype for layer in layers}
         return kinds.pop() if len(kinds) == 1 else torch.float32
 
-    def quantization(self, source: Checkpoint, layers: list[Layer], blocks: int) -> dict[str, Any]:
+    def quantization_config(
+        self, source: Checkpoint, layers: list[PackedLayer], blocks: int
+    ) -> dict[str, Any]:
         """A group for each kind of layer; where there are several, each layer is named.
 
         A loader that makes one layer of q, k and v would take the class of all layers for its own
@@ -167,26 +183,30 @@ class Compressed(PackedTarget):
         """
         kinds: dict[tuple[tuple[str, Any], ...], list[str]] = defaultdict(list)
         for layer in layers:
-            kinds[tuple(layer.said().items())].append(layer.name)
+            kinds[tuple(layer.config_entry().items())].append(layer.name)
         packed_names = {layer.name for layer in layers}
-        kept = [name for name in [*llama.linears(blocks), llama.HEAD] if name not in packed_names]
+        kept = [
+            name
+            for name in [*llama.linear_names(blocks), llama.HEAD_NAME]
+            if name not in packed_names
+        ]
         return {
-            "quant_method": METHOD,
-            "format": COMPRESSED,
+            "quant_method": COMPRESSED_TENSORS,
+            "format": PACK_QUANTIZED,
             "quantization_status": "compressed",
             "config_groups": {
-                f"group_{number}": _group(
-                    ["Linear"] if len(kinds) == 1 else _targets(names, blocks), **dict(kind)
+                f"group_{number}": _config_group(
+                    ["Linear"] if len(kinds) == 1 else _target_patterns(names, blocks), **dict(kind)
                 )
                 for number, (kind, names) in enumerate(kinds.items())
             },
-            "ignore": _targets(kept, blocks),
+            "ignore": _target_patterns(kept, blocks),
             "kv_cache_scheme": None,
             "global_compression_ratio": None,
         }
 
 
-def _group(targets: list[str], *, bits: int, group_size: int, sym: bool) -> dict[str, Any]:
+def _config_group(targets: list[str], *, bits: int, group_size: int, sym: bool) -> dict[str, Any]:
     by_row = group_size == -1
     return {
         "targets": targets,
@@ -201,19 +221,19 @@ def _group(targets: list[str], *, bits: int, group_size: int, sym: bool) -> dict
         },
         "input_activations": None,
         "output_activations": None,
-        "format": COMPRESSED,
+        "format": PACK_QUANTIZED,
     }
 
 
-def _targets(names: Collection[str], blocks: int) -> list[str]:
+def _target_patterns(names: Collection[str], blocks: int) -> list[str]:
     """Regular expressions for the layers of blocks, and the head by its name."""
-    found = [llama.HEAD] if llama.HEAD in names else []
+    found = [llama.HEAD_NAME] if llama.HEAD_NAME in names else []
     for linear in llama.LINEARS:
         numbers = [
             number
             for number in range(blocks)
-            if f"{llama.BLOCK.format(number)}.{linear.name}" in names
+            if f"{llama.BLOCK_NAME.format(number)}.{linear.name}" in names
         ]
         if numbers:
-            found.append(REGEX + pattern(linear.name, numbers, blocks))
+            found.append(REGEX_PREFIX + layer_pattern(linear.name, numbers, blocks))
     return found

@@ -10,17 +10,19 @@ import torch
 
 from camelpress.core.checkpoint import shards
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.checkpoint.portable_config import DTYPES, dtype_name
+from camelpress.core.checkpoint.portable_config import TORCH_DTYPES, dtype_name
 from camelpress.core.files.json_files import parse_json
 
-RULE = "camelpress.rule"  # for added rows
-MAIN = "camelpress.tuned_dtype"  # dtype of most matrices of the tuned model
-OTHERS = "camelpress.tuned_dtypes"  # JSON: name to type, of the tensors that have another one
-BASE = "camelpress.base_sample"  # SHA-256 of the base's sampled values
+RULE_KEY = "camelpress.rule"  # for added rows
+MAIN_DTYPE_KEY = "camelpress.tuned_dtype"  # dtype of most matrices of the tuned model
+OTHER_DTYPES_KEY = (
+    "camelpress.tuned_dtypes"  # JSON: name to type, of the tensors that have another one
+)
+BASE_SAMPLE_KEY = "camelpress.base_sample"  # SHA-256 of the base's sampled values
 
 
 @dataclass(frozen=True)
-class DiffRecord:
+class DiffMetadata:
     """Rule, types and base of a diff, as far as its header states them.
 
     Args:
@@ -31,39 +33,41 @@ class DiffRecord:
     """
 
     rule: str | None = None
-    main: torch.dtype | None = None
-    others: Mapping[str, torch.dtype] | None = field(default=None)
-    base: str | None = None
+    main_dtype: torch.dtype | None = None
+    other_dtypes: Mapping[str, torch.dtype] | None = field(default=None)
+    base_digest: str | None = None
 
     @classmethod
-    def read(cls, diff: Checkpoint) -> DiffRecord:
+    def read(cls, diff: Checkpoint) -> DiffMetadata:
         """Reads the header of the first file; another maker's has none of this."""
-        header = shards.metadata(next(diff.files()))
-        main = DTYPES.get(header.get(MAIN, ""))
-        others = _types(header.get(OTHERS, "")) if main else None
-        return cls(header.get(RULE), main, others, header.get(BASE))
+        header = shards.read_metadata(next(diff.weight_files()))
+        main = TORCH_DTYPES.get(header.get(MAIN_DTYPE_KEY, ""))
+        others = _parse_dtypes(header.get(OTHER_DTYPES_KEY, "")) if main else None
+        return cls(header.get(RULE_KEY), main, others, header.get(BASE_SAMPLE_KEY))
 
-    def header(self) -> dict[str, str]:
+    def to_header(self) -> dict[str, str]:
         """Returns the entries of the header."""
-        others = {name: dtype_name(dtype) for name, dtype in (self.others or {}).items()}
+        others = {name: dtype_name(dtype) for name, dtype in (self.other_dtypes or {}).items()}
         entries = {
-            RULE: self.rule,
-            MAIN: None if self.main is None else dtype_name(self.main),
-            OTHERS: json.dumps(others, sort_keys=True),
-            BASE: self.base,
+            RULE_KEY: self.rule,
+            MAIN_DTYPE_KEY: None if self.main_dtype is None else dtype_name(self.main_dtype),
+            OTHER_DTYPES_KEY: json.dumps(others, sort_keys=True),
+            BASE_SAMPLE_KEY: self.base_digest,
         }
         return {key: value for key, value in entries.items() if value is not None}
 
-    def tuned(self, name: str) -> torch.dtype | None:
+    def tuned_dtype(self, name: str) -> torch.dtype | None:
         """Returns the type of a tensor, if the header states one for each."""
-        return None if self.others is None else self.others.get(name, self.main)
+        return None if self.other_dtypes is None else self.other_dtypes.get(name, self.main_dtype)
 
 
-def _types(text: str) -> dict[str, torch.dtype] | None:
+def _parse_dtypes(text: str) -> dict[str, torch.dtype] | None:
     try:
         words = parse_json(text)
     except (ValueError, RecursionError):  # of another maker, or nested too deep
         return None
-    if not isinstance(words, dict) or not all(word in DTYPES for word in map(str, words.values())):
+    if not isinstance(words, dict) or not all(
+        word in TORCH_DTYPES for word in map(str, words.values())
+    ):
         return None
-    return {name: DTYPES[word] for name, word in words.items()}
+    return {name: TORCH_DTYPES[word] for name, word in words.items()}

@@ -18,23 +18,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from camelpress.core.checkpoint import shards
-from camelpress.core.checkpoint.checkpoint import Checkpoint, companions
-from camelpress.core.checkpoint.portable_config import dtype_name, portable
+from camelpress.core.checkpoint.checkpoint import Checkpoint, sidecar_files
+from camelpress.core.checkpoint.portable_config import dtype_name, portable_config
 from camelpress.core.checkpoint.shards import TensorInfo
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch, UnknownTensor
 from camelpress.core.files.file_hashes import file_states
 from camelpress.core.files.json_files import read_json
 from camelpress.core.input_limits import MAX_HEADS, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH
 from camelpress.core.llama import is_derived_buffer
-from camelpress.core.settings import faults
+from camelpress.core.settings import describe_validation_error
 
-PARAMS = "params.json"
-AGAIN = "download the folder again, params.json and every consolidated.*.pth"
+PARAMS_FILE = "params.json"
+DOWNLOAD_STEP = "download the folder again, params.json and every consolidated.*.pth"
 
-ROWS, COLS, EITHER, COPIES = (0,), (1,), (0, 1), (None,)
+ROW_AXIS, COLUMN_AXIS, ANY_AXIS, REPLICATED = (0,), (1,), (0, 1), (None,)
 
 
-class Row(NamedTuple):
+class WeightMapping(NamedTuple):
     """A tensor of Meta's, and what it is for Hugging Face."""
 
     meta: str
@@ -44,25 +44,25 @@ class Row(NamedTuple):
 
 
 # fmt: off
-TABLE = (
-    Row("tok_embeddings",           "model.embed_tokens",                      "vocab dim", EITHER),
-    Row("norm",                     "model.norm",                              "dim",       COPIES),
-    Row("output",                   "lm_head",                                 "vocab dim", ROWS),
-    Row("layers.*.attention_norm",  "model.layers.*.input_layernorm",          "dim",       COPIES),
-    Row("layers.*.attention.wq",    "model.layers.*.self_attn.q_proj",         "query dim", ROWS),
-    Row("layers.*.attention.wk",    "model.layers.*.self_attn.k_proj",         "key dim",   ROWS),
-    Row("layers.*.attention.wv",    "model.layers.*.self_attn.v_proj",         "value dim", ROWS),
-    Row("layers.*.attention.wo",    "model.layers.*.self_attn.o_proj",         "dim dim",   COLS),
-    Row("layers.*.ffn_norm",        "model.layers.*.post_attention_layernorm", "dim",       COPIES),
-    Row("layers.*.feed_forward.w1", "model.layers.*.mlp.gate_proj",            "ffn dim",   ROWS),
-    Row("layers.*.feed_forward.w2", "model.layers.*.mlp.down_proj",            "dim ffn",   COLS),
-    Row("layers.*.feed_forward.w3", "model.layers.*.mlp.up_proj",              "ffn dim",   ROWS),
+WEIGHT_MAPPINGS = (
+    WeightMapping("tok_embeddings", "model.embed_tokens", "vocab dim", ANY_AXIS),
+    WeightMapping("norm", "model.norm", "dim", REPLICATED),
+    WeightMapping("output", "lm_head", "vocab dim", ROW_AXIS),
+    WeightMapping("layers.*.attention_norm", "model.layers.*.input_layernorm", "dim", REPLICATED),
+    WeightMapping("layers.*.attention.wq",    "model.layers.*.self_attn.q_proj",         "query dim", ROW_AXIS),
+    WeightMapping("layers.*.attention.wk", "model.layers.*.self_attn.k_proj", "key dim", ROW_AXIS),
+    WeightMapping("layers.*.attention.wv",    "model.layers.*.self_attn.v_proj",         "value dim", ROW_AXIS),
+    WeightMapping("layers.*.attention.wo",    "model.layers.*.self_attn.o_proj",         "dim dim",   COLUMN_AXIS),
+    WeightMapping("layers.*.ffn_norm",        "model.layers.*.post_attention_layernorm", "dim",       REPLICATED),
+    WeightMapping("layers.*.feed_forward.w1", "model.layers.*.mlp.gate_proj", "ffn dim", ROW_AXIS),
+    WeightMapping("layers.*.feed_forward.w2", "model.layers.*.mlp.down_proj",            "dim ffn",   COLUMN_AXIS),
+    WeightMapping("layers.*.feed_forward.w3", "model.layers.*.mlp.up_proj", "ffn dim", ROW_AXIS),
 )
 # fmt: on
-TURNED = ("query", "key")  # by the rotary embedding
+ROTARY_SHAPES = ("query", "key")  # by the rotary embedding
 
 
-class Params(BaseModel):
+class MetaParams(BaseModel):
     """What params.json says, as far as it is needed; the defaults are Meta's."""
 
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
@@ -90,12 +90,12 @@ class Params(BaseModel):
         return known | ({"vocab": self.vocab_size} if self.vocab_size > 0 else {})
 
 
-class Source(NamedTuple):
+class TensorOrigin(NamedTuple):
     """Where a tensor comes from."""
 
     name: str
     axis: int | None
-    head: int | None  # rows of one head, where they are to be reordered
+    head_rows: int | None  # rows of one head, where they are to be reordered
     info: TensorInfo  # of the whole
 
 
@@ -120,7 +120,7 @@ class MetaCheckpoint(Checkpoint):
         self,
         folder: Path,
         config: Mapping[str, Any],
-        sources: Mapping[str, Source],
+        sources: Mapping[str, TensorOrigin],
         ranks: Mapping[Path, Checkpoint],
     ) -> None:
         tensors = {name: source.info for name, source in sources.items()}
@@ -140,45 +140,46 @@ class MetaCheckpoint(Checkpoint):
             ShapeMismatch: the parts do not join to what params.json asks for.
         """
         states = file_states(place)
-        params = _params(place / PARAMS)
+        params = _read_params(place / PARAMS_FILE)
         ranks = {
-            path: Checkpoint(place, {}, shards.header(path), files=states) for path in _files(place)
+            path: Checkpoint(place, {}, shards.read_shard_header(path), files=states)
+            for path in _rank_files(place)
         }
-        sources = _sources(params, ranks)
-        return cls(place, MappingProxyType(_config(params, sources)), sources, ranks)
+        sources = _map_tensors(params, ranks)
+        return cls(place, MappingProxyType(_hf_config(params, sources)), sources, ranks)
 
     def read(self, name: str) -> Tensor:
         """One whole tensor, in its own dtype, on the CPU, in memory of its own."""
-        return self.rows(name, 0, self.info(name).shape[0])
+        return self.read_rows(name, 0, self.tensor_info(name).shape[0])
 
-    def rows(self, name: str, start: int, stop: int) -> Tensor:
+    def read_rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` of a tensor; where heads are reordered, all between are read."""
-        info = self.info(name)
+        info = self.tensor_info(name)
         source = self._sources[name]
-        wanted = _order(info.shape[0], source.head)[start:stop]
+        wanted = _rotary_permutation(info.shape[0], source.head_rows)[start:stop]
         if not len(wanted):
             return torch.empty(0, *info.shape[1:], dtype=info.dtype)
         first, last = int(wanted.min()), int(wanted.max())
-        joined = torch.cat(list(self._parts(source, first, last + 1)), dim=source.axis or 0)
-        return joined if source.head is None else joined[wanted - first]
+        joined = torch.cat(list(self._rank_rows(source, first, last + 1)), dim=source.axis or 0)
+        return joined if source.head_rows is None else joined[wanted - first]
 
-    def files(self) -> Iterator[Path]:
+    def weight_files(self) -> Iterator[Path]:
         """The files of all ranks."""
         yield from self._ranks
 
-    def companions(self) -> dict[str, Path]:
+    def sidecar_files(self) -> dict[str, Path]:
         """What lies beside the weights; Meta puts the tokenizer one folder above them."""
         shared = self.folder.absolute().parent / "tokenizer.model"
-        return ({shared.name: shared} if shared.is_file() else {}) | companions(self.folder)
+        return ({shared.name: shared} if shared.is_file() else {}) | sidecar_files(self.folder)
 
-    def _parts(self, source: Source, start: int, stop: int) -> Iterator[Tensor]:
+    def _rank_rows(self, source: TensorOrigin, start: int, stop: int) -> Iterator[Tensor]:
         """What each rank has of rows `start` to `stop` of the joined tensor, in Meta's order."""
         for number, rank in enumerate(self._ranks.values()):
-            height = rank.info(source.name).shape[0]
+            height = rank.tensor_info(source.name).shape[0]
             above = number * height if source.axis == 0 else 0
             begin, end = max(0, start - above), min(height, stop - above)
             if begin < end and (number == 0 or source.axis is not None):
-                yield rank.rows(source.name, begin, end)
+                yield rank.read_rows(source.name, begin, end)
 
 
 def open_base(place: Path) -> Checkpoint:
@@ -187,17 +188,17 @@ def open_base(place: Path) -> Checkpoint:
     Raises:
         CheckpointProblem: as `MetaCheckpoint.open` and `Checkpoint.open`.
     """
-    if (place / PARAMS).is_file() and not (place / "config.json").is_file():
+    if (place / PARAMS_FILE).is_file() and not (place / "config.json").is_file():
         return MetaCheckpoint.open(place)
     return Checkpoint.open(place)
 
 
-def _params(path: Path) -> Params:
+def _read_params(path: Path) -> MetaParams:
     try:
-        params = Params.model_validate(read_json(path))
+        params = MetaParams.model_validate(read_json(path))
     except ValidationError as error:
         raise CheckpointProblem(
-            f"{path}: {faults(error)}", next_step="download it again"
+            f"{path}: {describe_validation_error(error)}", next_step="download it again"
         ) from error
     if params.dim % (2 * params.n_heads) or params.n_heads % params.kv_heads:
         raise CheckpointProblem(
@@ -208,7 +209,7 @@ def _params(path: Path) -> Params:
     return params
 
 
-def _files(folder: Path) -> list[Path]:
+def _rank_files(folder: Path) -> list[Path]:
     count = len(list(folder.glob("consolidated.*.pth")))
     unnumbered = folder / "consolidated.pth"  # what some downloads call the file of a single rank
     if count == 0 and unnumbered.is_file():
@@ -223,29 +224,33 @@ def _files(folder: Path) -> list[Path]:
     return paths
 
 
-def _sources(params: Params, ranks: Mapping[Path, Checkpoint]) -> dict[str, Source]:
+def _map_tensors(params: MetaParams, ranks: Mapping[Path, Checkpoint]) -> dict[str, TensorOrigin]:
     sizes = params.sizes
     found = {}
-    for row in TABLE:
+    for row in WEIGHT_MAPPINGS:
         for layer in range(params.n_layers if "*" in row.meta else 1):
             meta, name = (f"{each}.weight".replace("*", str(layer)) for each in (row.meta, row.hf))
-            part = _part(meta, params, ranks)
-            axis, shape = _joined(meta, row, part.shape, sizes, ranks)
+            part = _require_same_parts(meta, params, ranks)
+            axis, shape = _joined_shape(meta, row, part.shape, sizes, ranks)
             sizes |= dict(zip(row.shape.split(), shape, strict=True))
-            head = params.dim // params.n_heads if row.shape.startswith(TURNED) else None
-            found[name] = Source(meta, axis, head, TensorInfo(part.dtype, shape, part.shard, None))
+            head = params.dim // params.n_heads if row.shape.startswith(ROTARY_SHAPES) else None
+            found[name] = TensorOrigin(
+                meta, axis, head, TensorInfo(part.dtype, shape, part.shard, None)
+            )
     _require_all_known({source.name for source in found.values()}, params, ranks)
     return found
 
 
-def _part(name: str, params: Params, ranks: Mapping[Path, Checkpoint]) -> TensorInfo:
+def _require_same_parts(
+    name: str, params: MetaParams, ranks: Mapping[Path, Checkpoint]
+) -> TensorInfo:
     """What all ranks say of their part of a tensor."""
     parts = {}
     for path, rank in ranks.items():
         if name not in rank.tensors:
             raise UnknownTensor(
                 f"{path} lacks {name!r}, which a model with n_layers {params.n_layers} has",
-                next_step=AGAIN,
+                next_step=DOWNLOAD_STEP,
             )
         parts[path] = rank.tensors[name]
     (first, expected), *others = parts.items()
@@ -254,14 +259,14 @@ def _part(name: str, params: Params, ranks: Mapping[Path, Checkpoint]) -> Tensor
             raise CheckpointProblem(
                 f"{path} holds {name!r} as {dtype_name(part.dtype)} {list(part.shape)}, but "
                 f"{first.name} as {dtype_name(expected.dtype)} {list(expected.shape)}",
-                next_step=AGAIN,
+                next_step=DOWNLOAD_STEP,
             )
     return expected
 
 
-def _joined(
+def _joined_shape(
     name: str,
-    row: Row,
+    row: WeightMapping,
     part: tuple[int, ...],
     sizes: Mapping[str, int],
     ranks: Mapping[Path, Checkpoint],
@@ -282,27 +287,29 @@ def _joined(
     raise ShapeMismatch(
         f"{name!r} is {list(whole)} over the {len(ranks)} files of {next(iter(ranks)).parent}, "
         f"but should be [{asked}]",
-        next_step=AGAIN,
+        next_step=DOWNLOAD_STEP,
     )
 
 
-def _require_all_known(known: set[str], params: Params, ranks: Mapping[Path, Checkpoint]) -> None:
+def _require_all_known(
+    known: set[str], params: MetaParams, ranks: Mapping[Path, Checkpoint]
+) -> None:
     for path, rank in ranks.items():
         for name in rank.tensors:
             if name not in known and not is_derived_buffer(name):
                 raise UnknownTensor(
                     f"{path} holds {name!r}, which a model with n_layers {params.n_layers} lacks",
-                    next_step=AGAIN,
+                    next_step=DOWNLOAD_STEP,
                 )
 
 
-def _order(rows: int, head: int | None) -> Int64[Tensor, " rows"]:
+def _rotary_permutation(rows: int, head: int | None) -> Int64[Tensor, " rows"]:
     """For each row of Hugging Face's tensor, the row of Meta's."""
     order = torch.arange(rows)
     return order if head is None else order.view(-1, head // 2, 2).transpose(1, 2).flatten()
 
 
-def _config(params: Params, sources: Mapping[str, Source]) -> dict[str, Any]:
+def _hf_config(params: MetaParams, sources: Mapping[str, TensorOrigin]) -> dict[str, Any]:
     vocab_size, _ = sources["model.embed_tokens.weight"].info.shape
     intermediate_size, _ = sources["model.layers.0.mlp.gate_proj.weight"].info.shape
     config = {
@@ -321,4 +328,4 @@ def _config(params: Params, sources: Mapping[str, Source]) -> dict[str, Any]:
         "eos_token_id": 2,
         "tie_word_embeddings": False,
     }
-    return portable(config, sources["model.embed_tokens.weight"].info.dtype)
+    return portable_config(config, sources["model.embed_tokens.weight"].info.dtype)

@@ -20,7 +20,7 @@ class RoundedBase(Checkpoint):
     """
 
     def __init__(self, source: Checkpoint, dtype: torch.dtype) -> None:
-        super().__init__(source.folder, source.config, source.tensors, origin=source.origin)
+        super().__init__(source.folder, source.config, source.tensors, origin=source.source_name)
         self._source = source
         self._dtype = dtype
 
@@ -28,14 +28,14 @@ class RoundedBase(Checkpoint):
         """Returns one whole tensor, rounded."""
         return self._source.read(name).to(self._dtype)
 
-    def rows(self, name: str, start: int, stop: int) -> Tensor:
+    def read_rows(self, name: str, start: int, stop: int) -> Tensor:
         """Returns rows `start` to `stop` of a tensor, rounded."""
-        return self._source.rows(name, start, stop).to(self._dtype)
+        return self._source.read_rows(name, start, stop).to(self._dtype)
 
-    def files(self) -> Iterator[Path]:
+    def weight_files(self) -> Iterator[Path]:
         """The weight files of the base."""
-        yield from self._source.files()
+        yield from self._source.weight_files()
 
-    def companions(self) -> dict[str, Path]:
+    def sidecar_files(self) -> dict[str, Path]:
         """The files that lie beside them."""
-        return self._source.companions()
+        return self._source.sidecar_files()

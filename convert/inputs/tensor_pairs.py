@@ -7,21 +7,24 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.checkpoint.portable_config import DTYPES, dtype_name
+from camelpress.core.checkpoint.portable_config import TORCH_DTYPES, dtype_name
 from camelpress.core.checkpoint.tensor_names import extra_tensor_advice
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch, UnknownTensor
-from camelpress.core.llama import EMBEDDING, HEAD, is_derived_buffer, is_tied
+from camelpress.core.llama import EMBEDDING_NAME, HEAD_NAME, is_derived_buffer, is_tied
 
-GROWING = (f"{EMBEDDING}.weight", f"{HEAD}.weight")  # a row per token; tuning may add tokens
+TOKEN_TENSORS = (
+    f"{EMBEDDING_NAME}.weight",
+    f"{HEAD_NAME}.weight",
+)  # a row per token; tuning may add tokens
 # Before the names of a model that stands inside another one: tatsu-lab/alpaca_farm 30717ddae,
 # reward models.
-PREFIXES = ("", "backbone_model.")
+NAME_PREFIXES = ("", "backbone_model.")
 # What such a model has beside a LLaMA, published as it is: LLaVA's projector, alpaca_farm's head.
-ADDITIONS = ("model.mm_projector.*", "reward_head.*")
+EXTRA_TENSORS = ("model.mm_projector.*", "reward_head.*")
 
 
 @dataclass(frozen=True)
-class Pair:
+class TensorPair:
     """One tensor of the second checkpoint and, if there is one, its counterpart in the base."""
 
     name: str
@@ -30,12 +33,14 @@ class Pair:
     base_shape: tuple[int, ...]
 
     @property
-    def grown(self) -> bool:
+    def is_larger(self) -> bool:
         """Whether it is larger than its counterpart."""
         return self.base_name is not None and self.shape != self.base_shape
 
 
-def pairs(base: Checkpoint, other: Checkpoint, rules: Sequence[str] = ()) -> list[Pair]:
+def pair_tensors(
+    base: Checkpoint, other: Checkpoint, rules: Sequence[str] = ()
+) -> list[TensorPair]:
     """Match every tensor of a diff or a tuned model with one of the base, in the order of files.
 
     Derived buffers are left out on both sides: they follow from the config. A tied base has
@@ -56,18 +61,18 @@ def pairs(base: Checkpoint, other: Checkpoint, rules: Sequence[str] = ()) -> lis
             raise CheckpointProblem(
                 f"{checkpoint.folder} is quantized", next_step="give the 16-bit checkpoint"
             )
-    base.info(GROWING[0])
-    prefix = _prefix(other)
+    base.tensor_info(TOKEN_TENSORS[0])
+    prefix = _name_prefix(other)
     found = [
-        _pair(base, other, name, prefix, rules)
-        for name in sorted(other.tensors, key=lambda name: _place(other, name))
+        _pair_tensor(base, other, name, prefix, rules)
+        for name in sorted(other.tensors, key=lambda name: _file_position(other, name))
         if not is_derived_buffer(name)
     ]
     used = {pair.base_name for pair in found}
     unused = sorted(
         name for name in base.tensors if name not in used and not is_derived_buffer(name)
     )
-    if unused and not (unused == [GROWING[1]] and _may_lack_head(other, prefix)):
+    if unused and not (unused == [TOKEN_TENSORS[1]] and _may_lack_head(other, prefix)):
         raise UnknownTensor(
             f"{other.folder} lacks {unused[0]!r}, which the base {base.folder} holds "
             f"({len(unused)} such tensors)",
@@ -76,23 +81,23 @@ def pairs(base: Checkpoint, other: Checkpoint, rules: Sequence[str] = ()) -> lis
     return found
 
 
-def left_out(base: Checkpoint, other: Checkpoint) -> list[str]:
+def derived_buffers(base: Checkpoint, other: Checkpoint) -> list[str]:
     """Returns the derived buffers of both, which are no part of the output."""
     return sorted(filter(is_derived_buffer, {*base.tensors, *other.tensors}))
 
 
-def _prefix(other: Checkpoint) -> str:
-    for prefix in PREFIXES:
-        if prefix + GROWING[0] in other.tensors:
+def _name_prefix(other: Checkpoint) -> str:
+    for prefix in NAME_PREFIXES:
+        if prefix + TOKEN_TENSORS[0] in other.tensors:
             return prefix
-    strange = [name for name in other.tensors if name.endswith(GROWING[0])]
+    strange = [name for name in other.tensors if name.endswith(TOKEN_TENSORS[0])]
     if strange:
         raise UnknownTensor(
-            f"{other.folder} names its tensors {strange[0].removesuffix(GROWING[0])}*, "
+            f"{other.folder} names its tensors {strange[0].removesuffix(TOKEN_TENSORS[0])}*, "
             "which no published diff does",
-            next_step=f"rename them: they begin with {PREFIXES[1]} or with model.",
+            next_step=f"rename them: they begin with {NAME_PREFIXES[1]} or with model.",
         )
-    other.info(GROWING[0])
+    other.tensor_info(TOKEN_TENSORS[0])
     return ""
 
 
@@ -101,34 +106,36 @@ def _may_lack_head(other: Checkpoint, prefix: str) -> bool:
     return is_tied(other.config) or prefix != ""
 
 
-def _place(other: Checkpoint, name: str) -> tuple[str, int, str]:
+def _file_position(other: Checkpoint, name: str) -> tuple[str, int, str]:
     info = other.tensors[name]
     return info.shard, info.offset or 0, name
 
 
-def _pair(
+def _pair_tensor(
     base: Checkpoint, other: Checkpoint, name: str, prefix: str, rules: Sequence[str]
-) -> Pair:
-    info = other.info(name)
+) -> TensorPair:
+    info = other.tensor_info(name)
     base_name = _base_name(base, name.removeprefix(prefix))
     if base_name not in base.tensors:
-        patterns = (*ADDITIONS, *(rule.rpartition("=")[0] for rule in rules))
+        patterns = (*EXTRA_TENSORS, *(rule.rpartition("=")[0] for rule in rules))
         if not any(fnmatchcase(name, pattern) for pattern in patterns):
             raise UnknownTensor(
                 f"{other.folder} holds {name!r}, which the base {base.folder} lacks",
                 next_step="give a base and a diff of the same architecture; "
                 + extra_tensor_advice(name),
             )
-        return Pair(name, info.shape, None, ())
-    for checkpoint, dtype in ((other, info.dtype), (base, base.info(base_name).dtype)):
-        if dtype not in DTYPES.values():
+        return TensorPair(name, info.shape, None, ())
+    for checkpoint, dtype in ((other, info.dtype), (base, base.tensor_info(base_name).dtype)):
+        if dtype not in TORCH_DTYPES.values():
             raise CheckpointProblem(
                 f"{checkpoint.folder} holds {name!r} as {dtype_name(dtype)}",
-                next_step=f"give a checkpoint of {', '.join(DTYPES)} weights",
+                next_step=f"give a checkpoint of {', '.join(TORCH_DTYPES)} weights",
             )
-    pair = Pair(name, info.shape, base_name, base.info(base_name).shape)
+    pair = TensorPair(name, info.shape, base_name, base.tensor_info(base_name).shape)
     columns_grow = any(rule.endswith(("prefix", "absolute")) for rule in rules)
-    if pair.grown and not (base_name in GROWING and _contains(pair, columns=columns_grow)):
+    if pair.is_larger and not (
+        base_name in TOKEN_TENSORS and _fits_inside(pair, columns=columns_grow)
+    ):
         raise ShapeMismatch(
             f"{name!r} is {list(pair.shape)} in {other.folder} but {list(pair.base_shape)} "
             f"in {base.folder}",
@@ -139,10 +146,10 @@ def _pair(
 
 def _base_name(base: Checkpoint, name: str) -> str:
     tied = is_tied(base.config) and name not in base.tensors
-    return GROWING[0] if tied and name == GROWING[1] else name
+    return TOKEN_TENSORS[0] if tied and name == TOKEN_TENSORS[1] else name
 
 
-def _contains(pair: Pair, *, columns: bool) -> bool:
+def _fits_inside(pair: TensorPair, *, columns: bool) -> bool:
     shape, part = pair.shape, pair.base_shape
     if len(shape) != len(part) or not (columns or shape[1:] == part[1:]):
         return False

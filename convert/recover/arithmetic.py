@@ -15,21 +15,27 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from camelpress.convert.inputs.base_sample import ROUNDOFF, ULPS, Counts, counts, mean_row
-from camelpress.convert.recover.diff_rules import Plan, base_rows
+from camelpress.convert.inputs.base_sample import (
+    MAX_ULPS,
+    ROUNDOFF,
+    FitCounts,
+    count_fits,
+    mean_row,
+)
+from camelpress.convert.recover.diff_rules import TensorPlan, widen_base_rows
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.checkpoint.portable_config import dtype_name
 from camelpress.core.errors import NumericsProblem
 
-PIECE = 2**18  # values
+CHUNK_VALUES = 2**18  # values
 
 
 @dataclass
-class Told:
+class TensorStats:
     """What is known of a tensor once all of its pieces went by."""
 
     largest_change: float = 0.0
-    counts: Counts | None = None
+    counts: FitCounts | None = None
     rounded: int | None = None
     zero_signs: int | None = None
     inexact: int | None = None
@@ -37,12 +43,12 @@ class Told:
 
     def facts(self) -> dict[str, Any]:
         """As plain data, without what was not looked at."""
-        found = asdict(self) | {"counts": self.counts and self.counts.plain()}
+        found = asdict(self) | {"counts": self.counts and self.counts.to_json()}
         return {key: value for key, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
-class Operands:
+class DiffOperands:
     """The two checkpoints and what extends the base.
 
     Args:
@@ -52,19 +58,19 @@ class Operands:
     """
 
     base: Checkpoint
-    other: Checkpoint
-    means: dict[str, Float32[Tensor, " width"]]
+    tuned_or_diff: Checkpoint
+    mean_rows: dict[str, Float32[Tensor, " width"]]
 
     @classmethod
-    def of(cls, base: Checkpoint, other: Checkpoint, plans: Sequence[Plan]) -> Operands:
+    def of(cls, base: Checkpoint, other: Checkpoint, plans: Sequence[TensorPlan]) -> DiffOperands:
         """With the means that are needed, one whole matrix in memory at a time."""
-        needed = {plan.pair.base_name for plan in plans if plan.needs_mean}
+        needed = {plan.pair.base_name for plan in plans if plan.uses_mean_row}
         means = {name: mean_row(base, name) for name in needed if name is not None}
         return cls(base, other, means)
 
 
-def added(
-    plan: Plan, operands: Operands, dtype: torch.dtype, *, check: bool, told: Told
+def add_diff(
+    plan: TensorPlan, operands: DiffOperands, dtype: torch.dtype, *, check: bool, told: TensorStats
 ) -> Iterator[Float[Tensor, "..."]]:
     """The tuned tensor, piece by piece.
 
@@ -77,25 +83,30 @@ def added(
     Raises:
         NumericsProblem: a sum is not finite, or does not fit `dtype`.
     """
-    stored = operands.other.info(plan.name).dtype
-    for start, stop in _pieces(plan):
-        difference = _rows(operands.other, plan.name, start, stop)
-        _see(told, difference)
-        base = _base(plan, operands, start, stop)
+    stored = operands.tuned_or_diff.tensor_info(plan.name).dtype
+    for start, stop in _row_ranges(plan):
+        difference = _rows(operands.tuned_or_diff, plan.name, start, stop)
+        _update_largest_change(told, difference)
+        base = _base_operand(plan, operands, start, stop)
         sums = difference if base is None else base + difference
-        if start >= plan.common:
-            sums = _added_rows(plan, operands, sums)
+        if start >= plan.shared_rows:
+            sums = _extra_rows(plan, operands, sums)
         elif check and base is not None:
-            found = counts(base, difference, sums, stored, plan.name)
-            told.counts = (told.counts or Counts()) + found
-        values = _restored(plan, operands, sums, dtype)
+            found = count_fits(base, difference, sums, stored, plan.name)
+            told.counts = (told.counts or FitCounts()) + found
+        values = _to_output_dtype(plan, operands, sums, dtype)
         if dtype is not torch.float32:
-            told.rounded = (told.rounded or 0) + _rounded(values, sums, difference)
+            told.rounded = (told.rounded or 0) + _count_rounded(values, sums, difference)
         yield values
 
 
-def subtracted(
-    plan: Plan, operands: Operands, dtype: torch.dtype, tuned: torch.dtype, *, told: Told
+def subtract_base(
+    plan: TensorPlan,
+    operands: DiffOperands,
+    dtype: torch.dtype,
+    tuned: torch.dtype,
+    *,
+    told: TensorStats,
 ) -> Iterator[Float[Tensor, "..."]]:
     """The diff, piece by piece, having seen what `added` brings back.
 
@@ -109,23 +120,24 @@ def subtracted(
         NumericsProblem: a difference is not finite in `dtype`, or a float32 diff would lose
             something.
     """
-    for start, stop in _pieces(plan):
-        right = _rows(operands.other, plan.name, start, stop)
-        base = _base(plan, operands, start, stop)
+    for start, stop in _row_ranges(plan):
+        right = _rows(operands.tuned_or_diff, plan.name, start, stop)
+        base = _base_operand(plan, operands, start, stop)
         exact = right if base is None else right - base
         _require_range(plan, operands, exact, dtype)
         difference = exact.to(dtype)
         wide = difference.to(torch.float32)
         sums = wide if base is None else base + wide
-        back = _restored(plan, operands, sums, tuned).to(torch.float32)
-        _see(told, wide)
+        back = _to_output_dtype(plan, operands, sums, tuned).to(torch.float32)
+        _update_largest_change(told, wide)
         told.inexact = (told.inexact or 0) + int((back != right).sum())
         told.zero_signs = (told.zero_signs or 0) + _lost_signs(back, right)
         error = float((back - right).abs().max())
         told.largest_error = max(told.largest_error or 0.0, error)
         if told.inexact and dtype is torch.float32:
             raise NumericsProblem(
-                f"{told.inexact} values of {plan.name!r} in {operands.other.folder} would not "
+                f"{told.inexact} values of {plan.name!r} in {operands.tuned_or_diff.folder} "
+                "would not "
                 f"come back from a float32 diff as {dtype_name(tuned)}: they need a wider type, "
                 "or are 65,536 times smaller than the base's",
                 next_step="publish the tuned weights themselves",
@@ -133,15 +145,15 @@ def subtracted(
         yield difference
 
 
-def _restored(
-    plan: Plan, operands: Operands, sums: Float32[Tensor, "..."], dtype: torch.dtype
+def _to_output_dtype(
+    plan: TensorPlan, operands: DiffOperands, sums: Float32[Tensor, "..."], dtype: torch.dtype
 ) -> Float[Tensor, "..."]:
     """Returns the tuned values."""
     _require_range(plan, operands, sums, dtype)
     return sums.to(dtype)
 
 
-def _rounded(
+def _count_rounded(
     values: Float[Tensor, "..."], sums: Float32[Tensor, "..."], difference: Float32[Tensor, "..."]
 ) -> int:
     """Counts the values that lose more than float32 itself lost in difference, mean and sum."""
@@ -149,7 +161,7 @@ def _rounded(
     if torch.equal(back, sums):
         return 0
     error = (back - sums).abs()
-    return int((error > ULPS * ROUNDOFF * (difference.abs() + sums.abs())).sum())
+    return int((error > MAX_ULPS * ROUNDOFF * (difference.abs() + sums.abs())).sum())
 
 
 def _lost_signs(back: Float32[Tensor, "..."], right: Float32[Tensor, "..."]) -> int:
@@ -157,55 +169,58 @@ def _lost_signs(back: Float32[Tensor, "..."], right: Float32[Tensor, "..."]) -> 
     return int(((back == 0) & (right == 0) & (back.signbit() != right.signbit())).sum())
 
 
-def _pieces(plan: Plan) -> Iterator[tuple[int, int]]:
+def _row_ranges(plan: TensorPlan) -> Iterator[tuple[int, int]]:
     """Runs of rows, none of which holds both rows of the base and added ones."""
     width = torch.Size(plan.pair.shape[1:]).numel()
     if not width:
         return
-    step = max(1, PIECE // width)
-    common = min(plan.common, plan.rows)
+    step = max(1, CHUNK_VALUES // width)
+    common = min(plan.shared_rows, plan.rows)
     cuts = sorted({*range(0, common, step), *range(common, plan.rows, step), plan.rows})
     yield from pairwise(cuts)
 
 
 def _rows(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Float32[Tensor, "..."]:
-    return checkpoint.rows(name, start, stop).to(torch.float32)
+    return checkpoint.read_rows(name, start, stop).to(torch.float32)
 
 
-def _base(plan: Plan, operands: Operands, start: int, stop: int) -> Float32[Tensor, "..."] | None:
+def _base_operand(
+    plan: TensorPlan, operands: DiffOperands, start: int, stop: int
+) -> Float32[Tensor, "..."] | None:
     """What is added to the difference; None for nothing."""
     name = plan.pair.base_name
     if name is None or plan.rule == "absolute":
         return None
-    if start < plan.common:
-        return base_rows(plan, _rows(operands.base, name, start, stop))
+    if start < plan.shared_rows:
+        return widen_base_rows(plan, _rows(operands.base, name, start, stop))
     if plan.rule == "mean":
-        return operands.means[name].expand(stop - start, -1)
+        return operands.mean_rows[name].expand(stop - start, -1)
     return None
 
 
-def _added_rows(
-    plan: Plan, operands: Operands, published: Float32[Tensor, "rows width"]
+def _extra_rows(
+    plan: TensorPlan, operands: DiffOperands, published: Float32[Tensor, "rows width"]
 ) -> Float32[Tensor, "rows width"]:
     """What becomes of the rows that the base lacks."""
-    if plan.extra == "mean" and plan.pair.base_name is not None:
-        return operands.means[plan.pair.base_name].expand_as(published)
-    return torch.zeros_like(published) if plan.extra == "zero" else published
+    if plan.extra_rows == "mean" and plan.pair.base_name is not None:
+        return operands.mean_rows[plan.pair.base_name].expand_as(published)
+    return torch.zeros_like(published) if plan.extra_rows == "zero" else published
 
 
-def _see(told: Told, difference: Float32[Tensor, "..."]) -> None:
+def _update_largest_change(told: TensorStats, difference: Float32[Tensor, "..."]) -> None:
     low, high = difference.aminmax()
     told.largest_change = max(told.largest_change, float(high), -float(low))
 
 
 def _require_range(
-    plan: Plan, operands: Operands, values: Float32[Tensor, "..."], dtype: torch.dtype
+    plan: TensorPlan, operands: DiffOperands, values: Float32[Tensor, "..."], dtype: torch.dtype
 ) -> None:
     low, high = values.aminmax()
     limit = torch.finfo(dtype).max
     if not (float(low) >= -limit and float(high) <= limit):  # NaN is neither
         raise NumericsProblem(
-            f"{plan.name!r} of {operands.base.folder} and {operands.other.folder} gives values "
+            f"{plan.name!r} of {operands.base.folder} and {operands.tuned_or_diff.folder} "
+            "gives values "
             f"that are not finite in {dtype_name(dtype)}",
             next_step="download both again, or choose a dtype that holds them",
         )

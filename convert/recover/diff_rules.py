@@ -23,21 +23,21 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from camelpress.convert.inputs.base_sample import Evidence
-from camelpress.convert.inputs.tensor_pairs import GROWING, Pair
+from camelpress.convert.inputs.base_sample import TensorSample
+from camelpress.convert.inputs.tensor_pairs import TOKEN_TENSORS, TensorPair
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 
-WEIGHTS = "these are weights, not differences"
+WEIGHTS_REASON = "these are weights, not differences"
 
 
 @dataclass(frozen=True)
-class Plan:
+class TensorPlan:
     """How one tensor of the output comes about."""
 
-    pair: Pair
+    pair: TensorPair
     rule: str
     rows: int  # of the output; the diff's, or the base's where added ones are dropped
-    extra: str = "published"  # what becomes of added rows
+    extra_rows: str = "published"  # what becomes of added rows
     reason: str = ""  # why this rule, where there was a choice
 
     @property
@@ -51,23 +51,23 @@ class Plan:
         return (self.rows, *self.pair.shape[1:]) if self.pair.shape else ()
 
     @property
-    def common(self) -> int:
+    def shared_rows(self) -> int:
         """The number of its rows that the base has, too; the others are added ones."""
         return self.pair.base_shape[0] if self.pair.base_shape else self.rows
 
     @property
-    def needs_mean(self) -> bool:
+    def uses_mean_row(self) -> bool:
         """Whether added rows are made of the mean of the base's."""
-        return self.rows > self.common and "mean" in (self.rule, self.extra)
+        return self.rows > self.shared_rows and "mean" in (self.rule, self.extra_rows)
 
 
-def plans(
-    matched: Sequence[Pair],
-    evidence: Mapping[str, Evidence],
+def plan_tensors(
+    matched: Sequence[TensorPair],
+    evidence: Mapping[str, TensorSample],
     rules: Sequence[str],
     extra_rows: str,
     recorded: str | None,
-) -> list[Plan]:
+) -> list[TensorPlan]:
     """Choose a rule for every tensor.
 
     Args:
@@ -86,14 +86,16 @@ def plans(
         if pattern and not any(fnmatchcase(pair.name, pattern) for pair in matched):
             raise RecipeProblem(
                 f"--rule {rule} is for no tensor: none has such a name",
-                next_step=f"name a tensor of the diff, such as {GROWING[0]}",
+                next_step=f"name a tensor of the diff, such as {TOKEN_TENSORS[0]}",
             )
     chosen = [
-        _plan(pair, _asked(pair, rules), evidence.get(pair.name), extra_rows, recorded)
+        _plan_tensor(
+            pair, _requested_rule(pair, rules), evidence.get(pair.name), extra_rows, recorded
+        )
         for pair in matched
     ]
     kept = [plan for plan in chosen if plan is not None]
-    rows = {plan.name: plan.rows for plan in kept if plan.pair.base_name in GROWING}
+    rows = {plan.name: plan.rows for plan in kept if plan.pair.base_name in TOKEN_TENSORS}
     if len(set(rows.values())) > 1:
         told = ", ".join(f"{name!r} {count}" for name, count in rows.items())
         raise CheckpointProblem(
@@ -103,18 +105,22 @@ def plans(
     return kept
 
 
-def _asked(pair: Pair, rules: Sequence[str]) -> str:
+def _requested_rule(pair: TensorPair, rules: Sequence[str]) -> str:
     asked = "auto"
     for rule in rules:
         pattern, _, word = rule.rpartition("=")
-        if fnmatchcase(pair.name, pattern) if pattern else pair.grown:
+        if fnmatchcase(pair.name, pattern) if pattern else pair.is_larger:
             asked = word
     return asked
 
 
-def _plan(
-    pair: Pair, asked: str, evidence: Evidence | None, extra_rows: str, recorded: str | None
-) -> Plan | None:
+def _plan_tensor(
+    pair: TensorPair,
+    asked: str,
+    evidence: TensorSample | None,
+    extra_rows: str,
+    recorded: str | None,
+) -> TensorPlan | None:
     rows = pair.shape[0] if pair.shape else 1
     if pair.base_name is None:
         if asked not in ("auto", "absolute", "drop"):
@@ -123,24 +129,24 @@ def _plan(
                 next_step=f"take --rule {pair.name}=absolute, or =drop to leave it out",
             )
         reason = "the base has no such tensor"
-        return None if asked == "drop" else Plan(pair, "absolute", rows, reason=reason)
-    weights = asked == "auto" and evidence is not None and evidence.absolute
-    if not pair.grown and (weights or asked == "absolute"):
-        return Plan(pair, "absolute", rows, reason=WEIGHTS if weights else "asked for")
-    if not pair.grown:
-        return Plan(pair, "sum", rows)
+        return None if asked == "drop" else TensorPlan(pair, "absolute", rows, reason=reason)
+    weights = asked == "auto" and evidence is not None and evidence.holds_weights
+    if not pair.is_larger and (weights or asked == "absolute"):
+        return TensorPlan(pair, "absolute", rows, reason=WEIGHTS_REASON if weights else "asked for")
+    if not pair.is_larger:
+        return TensorPlan(pair, "sum", rows)
     wider = pair.shape[1:] != pair.base_shape[1:]
     if asked == "drop" or extra_rows == "drop":
         rows, extra_rows = pair.base_shape[0], "drop"
     rule, reason = (asked, "asked for") if asked not in ("auto", "drop") else ("", "")
-    if not rule and evidence is not None and evidence.absolute:
-        rule, reason = "absolute", WEIGHTS
+    if not rule and evidence is not None and evidence.holds_weights:
+        rule, reason = "absolute", WEIGHTS_REASON
     if not rule and wider:
         rule, reason = "prefix", "it has more columns than the base's"
     if not rule and recorded in ("mean", "zero"):
         rule, reason = recorded, "the diff says so"
     if not rule:
-        rule, reason = _from_rows(evidence)
+        rule, reason = _rule_of_added_rows(evidence)
     if wider and (rule not in ("prefix", "absolute") or extra_rows in ("mean", "drop")):
         raise RecipeProblem(
             f"{pair.name!r} has more columns than the base's",
@@ -148,24 +154,26 @@ def _plan(
         )
     if extra_rows == "drop" and rule != "absolute":
         rule, reason = "drop", "asked for"
-    return Plan(pair, rule, rows, extra_rows, reason)
+    return TensorPlan(pair, rule, rows, extra_rows, reason)
 
 
-def _from_rows(evidence: Evidence | None) -> tuple[str, str]:
+def _rule_of_added_rows(evidence: TensorSample | None) -> tuple[str, str]:
     """The rule under which the added rows are numbers of a 16-bit type, as the others are."""
     if evidence is None:
         return "mean", "the published recipe; not tested"
-    if evidence.wide:
+    if evidence.needs_float32:
         return "mean", "the published recipe; float32 rows fit every rule"
-    if evidence.narrow and not evidence.extra:
+    if evidence.diff_is_16bit and not evidence.added_rows_fit:
         return "zero", "assumed: the published diffs of 16 bits that add rows hold them whole"
     for rule in ("zero", "mean"):
-        if evidence.extra[rule]:
+        if evidence.added_rows_fit[rule]:
             return rule, "these rows are 16-bit numbers under it"
     return "mean", "the published recipe; these rows cannot be recovered, no rule explains them"
 
 
-def base_rows(plan: Plan, base: Float32[Tensor, "common ..."]) -> Float32[Tensor, "common ..."]:
+def widen_base_rows(
+    plan: TensorPlan, base: Float32[Tensor, "common ..."]
+) -> Float32[Tensor, "common ..."]:
     """The base's rows, as wide as the output's."""
     if base.shape[1:] == plan.pair.shape[1:]:
         return base

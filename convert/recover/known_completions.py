@@ -32,30 +32,30 @@ from camelpress.core.documents.document_reader import Corpus, read_corpus
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.progress import track
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.core.text.tulu_format import Message, encode
-from camelpress.inference.model.output_head import Predictions
+from camelpress.core.text.tulu_format import Message, encode_chat
+from camelpress.inference.model.output_head import OutputHead
 from camelpress.inference.model.streamed_model import StreamedModel, compute_dtype, pick_device
-from camelpress.inference.model.token_batches import Sequences
+from camelpress.inference.model.token_batches import TokenBatches
 
-LARGEST_LOG = 700.0  # of a float
-WORST = 5  # completions that are named
+MAX_EXP_ARGUMENT = 700.0  # of a float
+WORST_COMPLETIONS = 5  # completions that are named
 
 
 @dataclass(frozen=True)
-class Completion:
+class KnownCompletion:
     """A prompt and its completion as ids."""
 
     number: int  # in the file, from 1
     ids: list[int]
-    first: int  # place of the first id that the completion decides
+    first_scored: int  # place of the first id that the completion decides
 
 
 @dataclass(frozen=True)
-class Task:
+class CompletionSet:
     """A model that is ready to score, and the completions of a file."""
 
     model: StreamedModel
-    completions: list[Completion]  # those whose prompts leave room for them
+    completions: list[KnownCompletion]  # those whose prompts leave room for them
     left_out: int  # the others
 
 
@@ -80,7 +80,9 @@ def read_corpus_of_answers(prompts: Path) -> Corpus:
     return corpus
 
 
-def read(prompts: Path, tokenizer: Tokenizer, corpus: Corpus | None = None) -> list[Completion]:
+def read_completions(
+    prompts: Path, tokenizer: Tokenizer, corpus: Corpus | None = None
+) -> list[KnownCompletion]:
     """Every completion of a file.
 
     Args:
@@ -98,7 +100,9 @@ def read(prompts: Path, tokenizer: Tokenizer, corpus: Corpus | None = None) -> l
     ]
 
 
-def prepare(model: Checkpoint, prompts: Path, corpus: Corpus, *, device: str) -> Task:
+def prepare_completions(
+    model: Checkpoint, prompts: Path, corpus: Corpus, *, device: str
+) -> CompletionSet:
     """All of `score` that needs no weights: what can be wrong is told here.
 
     Args:
@@ -110,20 +114,21 @@ def prepare(model: Checkpoint, prompts: Path, corpus: Corpus, *, device: str) ->
         RecipeProblem: no such device, nothing to score, or no prompt leaves room for a completion.
         CheckpointProblem: no tokenizer, or another architecture.
     """
-    found = read(prompts, Tokenizer.load(model.folder), corpus)
+    found = read_completions(prompts, Tokenizer.load(model.folder), corpus)
     place = pick_device(device)
     dtype = compute_dtype(place, model.dtype)
     streamed = StreamedModel(model, device=place, dtype=dtype)
-    fitting = [each for each in found if each.first < streamed.positions]
+    fitting = [each for each in found if each.first_scored < streamed.max_positions]
     if not fitting:
         raise RecipeProblem(
-            f"{prompts}: every prompt fills the {streamed.positions} positions of {model.folder}",
+            f"{prompts}: every prompt fills the {streamed.max_positions} positions of "
+            f"{model.folder}",
             next_step="give shorter prompts",
         )
-    return Task(streamed, fitting, len(found) - len(fitting))
+    return CompletionSet(streamed, fitting, len(found) - len(fitting))
 
 
-def score(
+def score_completions(
     model: Checkpoint, prompts: Path, corpus: Corpus | None = None, *, device: str
 ) -> dict[str, Any]:
     """Score known completions under a model.
@@ -146,9 +151,9 @@ def score(
         NumericsProblem: weights or logits are not finite.
     """
     corpus = corpus or read_corpus_of_answers(prompts)
-    task = prepare(model, prompts, corpus, device=device)
-    fitting, limit = task.completions, task.model.positions
-    nll, greedy = _run(task.model, fitting)
+    task = prepare_completions(model, prompts, corpus, device=device)
+    fitting, limit = task.completions, task.model.max_positions
+    nll, greedy = _score_tokens(task.model, fitting)
     whole = [len(each.ids) <= limit for each in fitting]
     ends = [bool(tokens[-1]) for tokens in compress(greedy, whole)]
     return {
@@ -165,7 +170,7 @@ def score(
         "greedy_completions": fmean([bool(tokens.all()) for tokens in greedy]),
         "greedy_prefix": fmean([int(tokens.cumprod(0).sum()) for tokens in greedy]),
         "eos_agreement": fmean(ends) if ends else None,
-        "worst": _worst(fitting, nll),
+        "worst": _least_likely(fitting, nll),
     }
 
 
@@ -180,26 +185,29 @@ def _require_answer(place: str, document: Document) -> None:
         raise RecipeProblem(f"{place} has an empty completion", next_step="leave it out")
 
 
-def _completion(number: int, document: Sequence[Message], tokenizer: Tokenizer) -> Completion:
-    prompt = encode(document[:-1], tokenizer, generation=True)
-    ids = encode(document, tokenizer)
+def _completion(number: int, document: Sequence[Message], tokenizer: Tokenizer) -> KnownCompletion:
+    prompt = encode_chat(document[:-1], tokenizer, generation=True)
+    ids = encode_chat(document, tokenizer)
     pairs = enumerate(zip(prompt, ids, strict=False))
-    return Completion(number, ids, next((at for at, (a, b) in pairs if a != b), len(prompt)))
+    return KnownCompletion(number, ids, next((at for at, (a, b) in pairs if a != b), len(prompt)))
 
 
-def _run(
-    model: StreamedModel, completions: Sequence[Completion]
+def _score_tokens(
+    model: StreamedModel, completions: Sequence[KnownCompletion]
 ) -> tuple[tuple[Float32[Tensor, " _"], ...], tuple[Bool[Tensor, " _"], ...]]:
     """Nats, and whether it is the likeliest, of each token of each completion."""
-    limit = model.positions
-    sequences = Sequences([each.ids[:limit] for each in completions], limit=limit)
-    firsts = [each.first for each in completions]
+    limit = model.max_positions
+    sequences = TokenBatches([each.ids[:limit] for each in completions], limit=limit)
+    firsts = [each.first_scored for each in completions]
     spans = list(zip(sequences.starts, firsts, sequences.lengths, strict=True))
     scored = torch.cat([torch.arange(at + first, at + length) for at, first, length in spans])
     parts = []
     with torch.inference_mode():
-        hidden, predictions = model.hidden(sequences, "score model"), Predictions("model", model)
-        for rows in track(predictions.chunks(scored - 1), "completions"):
+        hidden, predictions = (
+            model.last_hidden_states(sequences, "score model"),
+            OutputHead("model", model),
+        )
+        for rows in track(predictions.split_rows(scored - 1), "completions"):
             told = predictions.log_probabilities(hidden[rows])
             targets = sequences.tokens[rows + 1].to(told.device)
             nll = -told.gather(1, targets[:, None]).squeeze(1)
@@ -209,17 +217,17 @@ def _run(
     return nll.split(counts), greedy.split(counts)
 
 
-def _worst(
-    completions: Sequence[Completion], nll: Sequence[Float32[Tensor, " _"]]
+def _least_likely(
+    completions: Sequence[KnownCompletion], nll: Sequence[Float32[Tensor, " _"]]
 ) -> list[dict[str, Any]]:
     """The least likely completions, beginning with the least."""
     told = [
         {"number": each.number, "tokens": len(tokens), "perplexity": _perplexity(tokens)}
         for each, tokens in zip(completions, nll, strict=True)
     ]
-    return sorted(told, key=lambda each: -each["perplexity"])[:WORST]
+    return sorted(told, key=lambda each: -each["perplexity"])[:WORST_COMPLETIONS]
 
 
 def _perplexity(nll: Float32[Tensor, " tokens"]) -> float:
     """exp of the mean, of a broken model too."""
-    return exp(min(float(nll.double().mean()), LARGEST_LOG))
+    return exp(min(float(nll.double().mean()), MAX_EXP_ARGUMENT))

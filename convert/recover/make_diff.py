@@ -7,19 +7,19 @@ from pathlib import Path
 
 from torch import Tensor
 
-from camelpress.convert.inputs.base_sample import base_digest
-from camelpress.convert.inputs.diff_metadata import DiffRecord
-from camelpress.convert.inputs.tensor_pairs import Pair, left_out, pairs
+from camelpress.convert.inputs.base_sample import base_sample_digest
+from camelpress.convert.inputs.diff_metadata import DiffMetadata
+from camelpress.convert.inputs.tensor_pairs import TensorPair, derived_buffers, pair_tensors
 from camelpress.convert.recover import input_record, sidecar_plan
-from camelpress.convert.recover.arithmetic import Operands, Told, subtracted
-from camelpress.convert.recover.diff_rules import Plan, plans
+from camelpress.convert.recover.arithmetic import DiffOperands, TensorStats, subtract_base
+from camelpress.convert.recover.diff_rules import TensorPlan, plan_tensors
 from camelpress.convert.recover.tensor_output import TensorOutput
-from camelpress.convert.settings import MakeDiff
+from camelpress.convert.settings import MakeDiffSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.checkpoint.checkpoint_writer import Slot
-from camelpress.core.checkpoint.portable_config import DTYPES, dtype_name
-from camelpress.core.files.file_hashes import versions
-from camelpress.core.output.staged_output import keep_apart, output_files
+from camelpress.core.checkpoint.checkpoint_writer import TensorSpec
+from camelpress.core.checkpoint.portable_config import TORCH_DTYPES, dtype_name
+from camelpress.core.files.file_hashes import package_versions
+from camelpress.core.output.staged_output import output_files, require_separate_output
 from camelpress.reporting.stage_report import Report, Stopwatch
 
 REPORT = "make-diff-report.json"
@@ -29,7 +29,7 @@ def make_diff(
     base: Checkpoint,
     tuned: Checkpoint,
     out: Path,
-    settings: MakeDiff,
+    settings: MakeDiffSettings,
     *,
     force: bool = False,
     restart: bool = False,
@@ -56,37 +56,37 @@ def make_diff(
     """
     watch = Stopwatch()
     inputs = {"base": base, "tuned": tuned}
-    keep_apart(out, base.folder, tuned.folder)
-    matched, dtype = pairs(base, tuned), DTYPES[settings.dtype]
-    chosen = plans(matched, {}, (settings.rule,), "published", None)
-    record = _record(base, tuned, matched, settings)
-    operands = Operands.of(base, tuned, chosen)
-    belongings = sidecar_plan.copied(tuned, chosen, dtype)
+    require_separate_output(out, base.folder, tuned.folder)
+    matched, dtype = pair_tensors(base, tuned), TORCH_DTYPES[settings.dtype]
+    chosen = plan_tensors(matched, {}, (settings.rule,), "published", None)
+    record = _metadata(base, tuned, matched, settings)
+    operands = DiffOperands.of(base, tuned, chosen)
+    belongings = sidecar_plan.plan_diff_sidecars(tuned, chosen, dtype)
 
-    def work(plan: Plan, told: Told) -> Iterator[Tensor]:
-        return subtracted(plan, operands, dtype, tuned.info(plan.name).dtype, told=told)
+    def work(plan: TensorPlan, told: TensorStats) -> Iterator[Tensor]:
+        return subtract_base(plan, operands, dtype, tuned.tensor_info(plan.name).dtype, told=told)
 
-    slots = {plan.name: Slot(dtype, plan.shape) for plan in chosen}
-    output = TensorOutput(settings, inputs, chosen, slots, work, record.header())
+    slots = {plan.name: TensorSpec(dtype, plan.shape) for plan in chosen}
+    output = TensorOutput(settings, inputs, chosen, slots, work, record.to_header())
     sidecars = (*belongings.names, REPORT)
     with output.write(out, sidecars, force=force, restart=restart) as weights:
         folder, tensors, files = weights.folder, weights.facts, weights.files
         belongings.write(folder)
         report = Report(
             stage="make-diff",
-            inputs=input_record.digests(inputs, files),
+            inputs=input_record.input_digests(inputs, files),
             settings=settings.model_dump(mode="json"),
             facts={
                 "dtype": settings.dtype,
-                "tuned_dtype": record.main and dtype_name(record.main),
+                "tuned_dtype": record.main_dtype and dtype_name(record.main_dtype),
                 "inexact": sum(each.get("inexact", 0) for each in tensors),
                 "zero_signs": sum(each.get("zero_signs", 0) for each in tensors),
                 "largest_error": max(each.get("largest_error", 0.0) for each in tensors),
-                "sources": input_record.sources(inputs, files),
-                "versions": versions(),
-                "left_out": left_out(base, tuned),
+                "sources": input_record.source_facts(inputs, files),
+                "versions": package_versions(),
+                "left_out": derived_buffers(base, tuned),
                 "tensors": [
-                    input_record.tensor(plan, facts, dtype=tuned.info(plan.name).dtype)
+                    input_record.tensor_facts(plan, facts, dtype=tuned.tensor_info(plan.name).dtype)
                     for plan, facts in zip(chosen, tensors, strict=True)
                 ],
             },
@@ -97,10 +97,10 @@ def make_diff(
     return report
 
 
-def _record(
-    base: Checkpoint, tuned: Checkpoint, matched: Sequence[Pair], settings: MakeDiff
-) -> DiffRecord:
+def _metadata(
+    base: Checkpoint, tuned: Checkpoint, matched: Sequence[TensorPair], settings: MakeDiffSettings
+) -> DiffMetadata:
     """States what the diff is made from: the rule, the type of every tensor, the base."""
-    types = {pair.name: tuned.info(pair.name).dtype for pair in matched}
+    types = {pair.name: tuned.tensor_info(pair.name).dtype for pair in matched}
     others = {name: dtype for name, dtype in types.items() if dtype is not tuned.dtype}
-    return DiffRecord(settings.rule, tuned.dtype, others, base_digest(base, matched))
+    return DiffMetadata(settings.rule, tuned.dtype, others, base_sample_digest(base, matched))

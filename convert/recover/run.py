@@ -10,24 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camelpress.convert.inputs.base_sample import CANDIDATES, Counts
-from camelpress.convert.inputs.tensor_pairs import left_out
+from camelpress.convert.inputs.base_sample import HALF_DTYPES, FitCounts
+from camelpress.convert.inputs.tensor_pairs import derived_buffers
 from camelpress.convert.recover import input_record, sidecar_plan
-from camelpress.convert.recover.arithmetic import Operands, Told, added
-from camelpress.convert.recover.base_check import require_stated_base
-from camelpress.convert.recover.diff_rules import Plan
-from camelpress.convert.recover.recovery_notes import note_choice, note_rounding, note_types
-from camelpress.convert.recover.recovery_plan import Choice, choose, total
+from camelpress.convert.recover.arithmetic import DiffOperands, TensorStats, add_diff
+from camelpress.convert.recover.base_check import require_same_base_digest
+from camelpress.convert.recover.diff_rules import TensorPlan
+from camelpress.convert.recover.recovery_notes import (
+    count_and_note_rounding,
+    note_dtypes,
+    note_plan,
+)
+from camelpress.convert.recover.recovery_plan import RecoveryPlan, plan_recovery, sum_counts
 from camelpress.convert.recover.tensor_output import TensorOutput
-from camelpress.convert.settings import Recover
-from camelpress.core.checkpoint.checkpoint import Checkpoint, mend_config
-from camelpress.core.checkpoint.checkpoint_writer import Slot
-from camelpress.core.checkpoint.portable_config import DTYPES, dtype_name
+from camelpress.convert.settings import RecoverSettings
+from camelpress.core.checkpoint.checkpoint import Checkpoint, repair_output_config
+from camelpress.core.checkpoint.checkpoint_writer import TensorSpec
+from camelpress.core.checkpoint.portable_config import TORCH_DTYPES, dtype_name
 from camelpress.core.checkpoint.shards import TensorInfo
 from camelpress.core.documents.document_reader import Corpus
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
-from camelpress.core.files.file_hashes import versions
-from camelpress.core.output.staged_output import keep_apart, output_files
+from camelpress.core.files.file_hashes import package_versions
+from camelpress.core.output.staged_output import output_files, require_separate_output
 from camelpress.reporting.stage_report import Report, Stopwatch
 
 REPORT = "recover-report.json"
@@ -37,7 +41,7 @@ def recover(
     base: Checkpoint,
     diff: Checkpoint,
     out: Path,
-    settings: Recover,
+    settings: RecoverSettings,
     *,
     force: bool = False,
     restart: bool = False,
@@ -62,46 +66,48 @@ def recover(
     """
     watch = Stopwatch()
     inputs = {"base": base, "diff": diff}
-    keep_apart(out, base.folder, diff.folder)
+    require_separate_output(out, base.folder, diff.folder)
     answers = _known_answers(settings)
-    choice = _choice(base, diff, settings)
-    chosen, dtype = choice.plans, _main_dtype(settings, choice)
-    belongings = sidecar_plan.recovered(base, diff, chosen, settings, dtype)
-    dtypes = {plan.name: _dtype(settings, choice, plan) for plan in chosen}
-    slots = {plan.name: Slot(dtypes[plan.name], plan.shape) for plan in chosen}
+    choice = _plan(base, diff, settings)
+    chosen, dtype = choice.tensor_plans, _config_dtype(settings, choice)
+    belongings = sidecar_plan.plan_recovery_sidecars(base, diff, chosen, settings, dtype)
+    dtypes = {plan.name: _tensor_dtype(settings, choice, plan) for plan in chosen}
+    slots = {plan.name: TensorSpec(dtypes[plan.name], plan.shape) for plan in chosen}
     _require_scorable(belongings, slots, out, settings, answers)
-    operands = Operands.of(choice.base, diff, chosen)
+    operands = DiffOperands.of(choice.base, diff, chosen)
     full = settings.check == "full"
 
-    def work(plan: Plan, told: Told) -> Iterator[Tensor]:
-        return added(plan, operands, dtypes[plan.name], check=full, told=told)
+    def work(plan: TensorPlan, told: TensorStats) -> Iterator[Tensor]:
+        return add_diff(plan, operands, dtypes[plan.name], check=full, told=told)
 
     output = TensorOutput(settings, inputs, chosen, slots, work)
     sidecars = (*belongings.names, REPORT)
     with output.write(out, sidecars, force=force, restart=restart) as tensors:
         folder, files = tensors.folder, tensors.files
         entries = dict(zip(slots, tensors.facts, strict=True))
-        seen = _checked(base, diff, choice, entries) if full else choice.counts
-        rounded = note_rounding(settings, diff, entries)
+        seen = _check_all_sums(base, diff, choice, entries) if full else choice.sampled_counts
+        rounded = count_and_note_rounding(settings, diff, entries)
         belongings.write(folder)
-        changes = mend_config(folder)
-        golden = _golden(folder, settings, answers)
+        changes = repair_output_config(folder)
+        golden = _known_completion_facts(folder, settings, answers)
         report = Report(
             stage="recover",
-            inputs=input_record.digests(inputs, files),
+            inputs=input_record.input_digests(inputs, files),
             settings=settings.model_dump(mode="json", exclude={"verify", "device"}),
             facts={
-                **_types(choice, dtype, dtypes, seen),
+                **_dtype_facts(choice, dtype, dtypes, seen),
                 "rounded": rounded,
                 "config_changes": list(changes),
                 **belongings.facts,
                 **golden,
-                "sources": input_record.sources(inputs, files),
-                "versions": versions(),
-                "left_out": sorted({*left_out(base, diff), *(diff.tensors.keys() - slots.keys())}),
+                "sources": input_record.source_facts(inputs, files),
+                "versions": package_versions(),
+                "left_out": sorted(
+                    {*derived_buffers(base, diff), *(diff.tensors.keys() - slots.keys())}
+                ),
                 "tensors": [
-                    input_record.tensor(
-                        plan, facts, choice.evidence.get(plan.name), dtype=dtypes[plan.name]
+                    input_record.tensor_facts(
+                        plan, facts, choice.samples.get(plan.name), dtype=dtypes[plan.name]
                     )
                     for plan, facts in zip(chosen, tensors.facts, strict=True)
                 ],
@@ -113,32 +119,39 @@ def recover(
     return report
 
 
-def _choice(base: Checkpoint, diff: Checkpoint, settings: Recover) -> Choice:
+def _plan(base: Checkpoint, diff: Checkpoint, settings: RecoverSettings) -> RecoveryPlan:
     """Decides rule and type of every tensor, and sees that they belong together."""
-    choice = choose(base, diff, settings)
+    choice = plan_recovery(base, diff, settings)
     if settings.check != "off":
         choice.require_differences(diff)
         choice.require_right_base(
-            base, diff, {name: known.counts for name, known in choice.evidence.items()}
+            base, diff, {name: known.counts for name, known in choice.samples.items()}
         )
-        require_stated_base(base, diff, choice.record.base, proven=choice.types.proven)
-    note_choice(choice, diff, left_out(base, diff))
+        require_same_base_digest(
+            base, diff, choice.metadata.base_digest, proven=choice.dtypes.base_is_proven
+        )
+    note_plan(choice, diff, derived_buffers(base, diff))
     return choice
 
 
-def _checked(
-    base: Checkpoint, diff: Checkpoint, choice: Choice, entries: Mapping[str, Mapping[str, Any]]
-) -> Counts:
+def _check_all_sums(
+    base: Checkpoint,
+    diff: Checkpoint,
+    choice: RecoveryPlan,
+    entries: Mapping[str, Mapping[str, Any]],
+) -> FitCounts:
     """Returns the counts of all values, seen to belong together."""
     counts = {
-        name: Counts.read(facts["counts"]) for name, facts in entries.items() if "counts" in facts
+        name: FitCounts.from_json(facts["counts"])
+        for name, facts in entries.items()
+        if "counts" in facts
     }
     choice.require_right_base(base, diff, counts)
-    return total(counts.values())
+    return sum_counts(counts.values())
 
 
-def _types(
-    choice: Choice, main: torch.dtype, dtypes: Mapping[str, torch.dtype], seen: Counts
+def _dtype_facts(
+    choice: RecoveryPlan, main: torch.dtype, dtypes: Mapping[str, torch.dtype], seen: FitCounts
 ) -> dict[str, Any]:
     """Returns the facts about the types of tensors, and the sums that show them."""
     others = {name: dtype_name(dtype) for name, dtype in dtypes.items() if dtype is not main}
@@ -146,26 +159,26 @@ def _types(
         "dtype": dtype_name(main),
         "dtypes": others,
         "base_dtype": choice.base_dtype,
-        "representable": {dtype_name(each): seen.share(each) for each in CANDIDATES},
+        "representable": {dtype_name(each): seen.fit_share(each) for each in HALF_DTYPES},
         "tested": seen.tested,
     }
 
 
-def _main_dtype(settings: Recover, choice: Choice) -> torch.dtype:
+def _config_dtype(settings: RecoverSettings, choice: RecoveryPlan) -> torch.dtype:
     """Returns the type that the config states."""
     if settings.dtype != "auto":
-        return DTYPES[settings.dtype]
-    note_types(choice)
-    return choice.types.main or torch.float32
+        return TORCH_DTYPES[settings.dtype]
+    note_dtypes(choice)
+    return choice.dtypes.main_dtype or torch.float32
 
 
-def _dtype(settings: Recover, choice: Choice, plan: Plan) -> torch.dtype:
+def _tensor_dtype(settings: RecoverSettings, choice: RecoveryPlan, plan: TensorPlan) -> torch.dtype:
     if settings.dtype != "auto":
-        return DTYPES[settings.dtype]
-    return choice.types.tensors[plan.name]
+        return TORCH_DTYPES[settings.dtype]
+    return choice.dtypes.tensors[plan.name]
 
 
-def _known_answers(settings: Recover) -> Corpus | None:
+def _known_answers(settings: RecoverSettings) -> Corpus | None:
     """Reads the known completions before any weights, so that a later change of them is no harm."""
     if settings.verify is None:
         return None
@@ -175,17 +188,17 @@ def _known_answers(settings: Recover) -> Corpus | None:
 
 
 def _require_scorable(
-    belongings: sidecar_plan.Belongings,
-    slots: Mapping[str, Slot],
+    belongings: sidecar_plan.SidecarPlan,
+    slots: Mapping[str, TensorSpec],
     out: Path,
-    settings: Recover,
+    settings: RecoverSettings,
     answers: Corpus | None,
 ) -> None:
     """See that known completions can be scored: what cannot is told now, not after hours."""
     if settings.verify is None or answers is None:
         return
     from camelpress.convert.recover.known_completions import (
-        prepare,  # loads transformers, which nothing else needs
+        prepare_completions,  # loads transformers, which nothing else needs
     )
 
     infos = {name: TensorInfo(slot.dtype, slot.shape, "", None) for name, slot in slots.items()}
@@ -193,16 +206,18 @@ def _require_scorable(
         belongings.write(Path(place))
         model = Checkpoint(Path(place), belongings.configs["config.json"], infos)
         try:
-            prepare(model, settings.verify, answers, device=settings.device)
+            prepare_completions(model, settings.verify, answers, device=settings.device)
         except (CheckpointProblem, RecipeProblem) as error:
-            what = error.what.replace(place, str(out))
+            what = error.message.replace(place, str(out))
             raise type(error)(what, next_step=error.next_step) from error
 
 
-def _golden(folder: Path, settings: Recover, answers: Corpus | None) -> dict[str, Any]:
+def _known_completion_facts(
+    folder: Path, settings: RecoverSettings, answers: Corpus | None
+) -> dict[str, Any]:
     if settings.verify is None:
         return {}
-    from camelpress.convert.recover.known_completions import score
+    from camelpress.convert.recover.known_completions import score_completions
 
     model = Checkpoint.open(folder)
-    return {"golden": score(model, settings.verify, answers, device=settings.device)}
+    return {"golden": score_completions(model, settings.verify, answers, device=settings.device)}

@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from camelpress.convert.recover import input_record
-from camelpress.convert.recover.diff_rules import Plan
-from camelpress.convert.recover.input_reconciler import TouchedInputs
-from camelpress.convert.recover.tensor_stream import Facts, Stream, Work
-from camelpress.convert.settings import MakeDiff, Recover
+from camelpress.convert.recover.diff_rules import TensorPlan
+from camelpress.convert.recover.input_reconciler import InputReconciler
+from camelpress.convert.recover.tensor_stream import ChunkSource, TensorFacts, TensorStream
+from camelpress.convert.settings import MakeDiffSettings, RecoverSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.checkpoint.checkpoint_writer import WEIGHTS, CheckpointWriter, Slot
+from camelpress.core.checkpoint.checkpoint_writer import (
+    WEIGHT_FILE_PATTERNS,
+    CheckpointWriter,
+    TensorSpec,
+)
 from camelpress.core.output.journal import Journal
 from camelpress.core.output.staged_output import staged
 
@@ -29,7 +33,7 @@ class WrittenTensors:
     """
 
     folder: Path
-    facts: list[Facts]
+    facts: list[TensorFacts]
     files: dict[Path, str]
 
 
@@ -46,11 +50,11 @@ class TensorOutput:
         metadata: of the weight files.
     """
 
-    settings: Recover | MakeDiff
+    settings: RecoverSettings | MakeDiffSettings
     inputs: Mapping[str, Checkpoint]
-    plans: Sequence[Plan]
-    slots: Mapping[str, Slot]
-    work: Work
+    plans: Sequence[TensorPlan]
+    slots: Mapping[str, TensorSpec]
+    work: ChunkSource
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @contextmanager
@@ -65,19 +69,21 @@ class TensorOutput:
             force, restart: as of `staged`.
         """
         checkpoints = list(self.inputs.values())
-        made_from = input_record.made_from(input_record.fingerprint(self.settings, checkpoints))
+        made_from = input_record.made_from(
+            input_record.recover_fingerprint(self.settings, checkpoints)
+        )
         with (
             staged(
                 out,
                 force=force,
                 made_from=made_from,
                 restart=restart,
-                writes=(*WEIGHTS, *sidecars),
-                reconcile=TouchedInputs(made_from, self.inputs, self.plans),
+                writes=(*WEIGHT_FILE_PATTERNS, *sidecars),
+                reconcile=InputReconciler(made_from, self.inputs, self.plans),
             ) as folder,
             Journal(folder) as journal,
         ):
             with CheckpointWriter(folder, self.slots, metadata=self.metadata) as writer:
-                stream = Stream(self.work, writer, journal)
-                facts, files = stream.run(self.plans, checkpoints, made_from["stage"])
+                stream = TensorStream(self.work, writer, journal)
+                facts, files = stream.write_all(self.plans, checkpoints, made_from["stage"])
             yield WrittenTensors(folder, facts, files)

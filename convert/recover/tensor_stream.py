@@ -19,22 +19,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camelpress.convert.recover.arithmetic import Told
-from camelpress.convert.recover.diff_rules import Plan
+from camelpress.convert.recover.arithmetic import TensorStats
+from camelpress.convert.recover.diff_rules import TensorPlan
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.checkpoint.checkpoint_writer import CheckpointWriter, data
-from camelpress.core.errors import Interrupted
+from camelpress.core.checkpoint.checkpoint_writer import CheckpointWriter, tensor_bytes
+from camelpress.core.errors import Interruption
 from camelpress.core.output.journal import Journal
 from camelpress.core.progress import track
 
-Work = Callable[[Plan, Told], Iterator[Tensor]]
-Facts = dict[str, Any]
-WORKERS = min(8, len(os.sched_getaffinity(0)))
-CHUNK = 2**17  # bytes of a file that are hashed at a time
+ChunkSource = Callable[[TensorPlan, TensorStats], Iterator[Tensor]]
+TensorFacts = dict[str, Any]
+MAX_WORKERS = min(8, len(os.sched_getaffinity(0)))
+HASH_BYTES = 2**17  # bytes of a file that are hashed at a time
 
 
 @dataclass(frozen=True)
-class Stream:
+class TensorStream:
     """Where the pieces go.
 
     Args:
@@ -43,13 +43,13 @@ class Stream:
         journal: takes what is finished, and knows what an earlier run finished.
     """
 
-    work: Work
+    chunks_of: ChunkSource
     writer: CheckpointWriter
     journal: Journal
 
-    def run(
-        self, plans: Sequence[Plan], inputs: Sequence[Checkpoint], label: str
-    ) -> tuple[list[Facts], dict[Path, str]]:
+    def write_all(
+        self, plans: Sequence[TensorPlan], inputs: Sequence[Checkpoint], label: str
+    ) -> tuple[list[TensorFacts], dict[Path, str]]:
         """Write every tensor that is not there yet.
 
         Args:
@@ -62,11 +62,11 @@ class Stream:
             Problem: of the first tensor found that cannot be made; the others are given up.
         """
         stop = Event()
-        steps = _steps(plans, inputs)
+        steps = _interleave_files(plans, inputs)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            with ThreadPoolExecutor(WORKERS) as pool:
+            with ThreadPoolExecutor(MAX_WORKERS) as pool:
                 futures = [pool.submit(self._step, step, stop) for step in steps]
                 try:
                     for _, future in zip(track(futures, label), as_completed(futures), strict=True):
@@ -82,40 +82,42 @@ class Stream:
             {step: told["sha256"] for step, told in facts.items() if isinstance(step, Path)},
         )
 
-    def _step(self, step: Plan | Path, stop: Event) -> Facts:
+    def _step(self, step: TensorPlan | Path, stop: Event) -> TensorFacts:
         if isinstance(step, Path):
             key = str(step)
             known = self.journal[key]
-            facts = known or {"sha256": _hashed(step, stop)}
+            facts = known or {"sha256": _hash_file(step, stop)}
         else:
             key = step.name
             known = self.journal[key]
-            if known is not None and known.get("sha256") != self.writer.digest(key):
+            if known is not None and known.get("sha256") != self.writer.tensor_digest(key):
                 known = None
-            facts = known or self._written(step, stop)
-            self.writer.done(key)
+            facts = known or self._write_tensor(step, stop)
+            self.writer.finish_tensor(key)
         if known is None:
             self.journal.add(key, facts)
         return facts
 
-    def _written(self, plan: Plan, stop: Event) -> Facts:
-        digest, offset, told = hashlib.sha256(), 0, Told()
-        for piece in self.work(plan, told):
-            _go_on(stop)
-            content = data(piece)
+    def _write_tensor(self, plan: TensorPlan, stop: Event) -> TensorFacts:
+        digest, offset, told = hashlib.sha256(), 0, TensorStats()
+        for piece in self.chunks_of(plan, told):
+            _raise_if_stopped(stop)
+            content = tensor_bytes(piece)
             digest.update(content)
-            self.writer.write(plan.name, offset, content)
+            self.writer.write_bytes(plan.name, offset, content)
             offset += len(content)
         return {"sha256": digest.hexdigest(), **told.facts()}
 
 
-def _steps(plans: Sequence[Plan], inputs: Sequence[Checkpoint]) -> list[Plan | Path]:
-    steps: list[Plan | Path] = []
-    waiting = [path for checkpoint in inputs for path in checkpoint.files()]
+def _interleave_files(
+    plans: Sequence[TensorPlan], inputs: Sequence[Checkpoint]
+) -> list[TensorPlan | Path]:
+    steps: list[TensorPlan | Path] = []
+    waiting = [path for checkpoint in inputs for path in checkpoint.weight_files()]
     for plan in plans:
         names = (plan.pair.base_name, plan.name)
         for checkpoint, name in zip(inputs, names, strict=True):
-            path = checkpoint.folder / checkpoint.info(name).shard if name else None
+            path = checkpoint.folder / checkpoint.tensor_info(name).shard if name else None
             if path in waiting:
                 waiting.remove(path)
                 steps.append(path)
@@ -123,15 +125,15 @@ def _steps(plans: Sequence[Plan], inputs: Sequence[Checkpoint]) -> list[Plan | P
     return [*steps, *waiting]
 
 
-def _hashed(path: Path, stop: Event) -> str:
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(CHUNK))
+def _hash_file(path: Path, stop: Event) -> str:
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(HASH_BYTES))
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
-            _go_on(stop)
+            _raise_if_stopped(stop)
             digest.update(buffer[:count])
     return digest.hexdigest()
 
 
-def _go_on(stop: Event) -> None:
+def _raise_if_stopped(stop: Event) -> None:
     if stop.is_set():
-        raise Interrupted("given up", next_step="run the same command again")
+        raise Interruption("given up", next_step="run the same command again")

@@ -25,17 +25,17 @@ from sentencepiece.sentencepiece_model_pb2 import (  # type: ignore[attr-defined
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 from camelpress.convert.tokenizer import tokenizer_corpus
-from camelpress.core.files.file_recognizer import unreadable
+from camelpress.core.files.file_recognizer import unreadable_file_problem
 from camelpress.core.files.regular_files import read_regular
 from camelpress.core.input_limits import MAX_PIECE_CHARACTERS, MAX_PIECES, MAX_TOKENIZER_MODEL_BYTES
 
-Prefix = Literal["always", "first", "never"]  # texts that get a blank in front
-Halves = Mapping[str, Sequence[tuple[str, str]]]  # a piece to the pairs that merge into it
+PrependScheme = Literal["always", "first", "never"]  # texts that get a blank in front
+MergePairs = Mapping[str, Sequence[tuple[str, str]]]  # a piece to the pairs that merge into it
 
-BLANK = "\u2581"
-TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a token in base64 and its rank
-EXTRA_BLANKS = Regex(f"\\A +|(?<= ) +|[ {BLANK}]+\\z")
-UNLIKELY = -1e9  # score of a piece that no text may be cut into
+SPACE_SYMBOL = "\u2581"
+TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a token in base64 and its rank
+EXTRA_SPACES = Regex(f"\\A +|(?<= ) +|[ {SPACE_SYMBOL}]+\\z")
+EXCLUDED_SCORE = -1e9  # score of a piece that no text may be cut into
 UNIGRAM, BPE = 1, 2  # model types of SentencePiece
 NORMAL, USER_DEFINED = 1, 4  # types of a piece
 
@@ -72,20 +72,20 @@ class SentencePieceModel:
             _require_sane_pieces(self._processor)
             self._proto = ModelProto.FromString(self.content)
         except (OSError, RuntimeError, ValueError, DecodeError) as error:
-            raise unreadable(
+            raise unreadable_file_problem(
                 path, f"{path} is not a SentencePiece model ({_first_line(error)})"
             ) from error
         self.pieces: list[str] = [piece.piece for piece in self._proto.pieces]
 
     @property
-    def roles(self) -> dict[str, int]:
+    def special_ids(self) -> dict[str, int]:
         """Returns the ids of bos, eos and unk; a role that the model lacks is left out."""
         model = self._processor
         ids = {"bos": model.bos_id(), "eos": model.eos_id(), "unk": model.unk_id()}
         return {role: number for role, number in ids.items() if number >= 0}
 
     @property
-    def adds_blank(self) -> bool:
+    def adds_dummy_prefix(self) -> bool:
         """Says if the file itself puts a blank in front of a text."""
         return bool(self._proto.normalizer_spec.add_dummy_prefix)
 
@@ -101,12 +101,12 @@ class SentencePieceModel:
             and spec.escape_whitespaces
             and not trained.treat_whitespace_as_suffix
             and not self._texts(USER_DEFINED)
-            and self.roles.keys() == {"bos", "eos", "unk"}
+            and self.special_ids.keys() == {"bos", "eos", "unk"}
         )
 
     def encode(self, texts: Sequence[str], *, blank: bool) -> list[list[int]]:
         """Encodes texts with SentencePiece, with or without a blank in front of each."""
-        if blank == self.adds_blank:
+        if blank == self.adds_dummy_prefix:
             ids: list[list[int]] = self._processor.encode(list(texts))
             return ids
         proto = ModelProto.FromString(self.content)
@@ -114,7 +114,7 @@ class SentencePieceModel:
         ids = _processor(proto.SerializeToString()).encode(list(texts))
         return ids
 
-    def fast(self, prefix: Prefix) -> FastTokenizer | None:
+    def build_fast(self, prefix: PrependScheme) -> FastTokenizer | None:
         """Builds the fast tokenizer; None where its ids differ from SentencePiece's.
 
         Args:
@@ -124,23 +124,23 @@ class SentencePieceModel:
         """
         texts = self._texts_to_compare
         if prefix == "first":
-            texts = [text for text in texts if not self._begins_blank(text)]
+            texts = [text for text in texts if not self._starts_with_space(text)]
         expected = self.encode(texts, blank=prefix != "never")
-        rare = self.encode(tokenizer_corpus.RARE, blank=prefix != "never")
-        for made in self._candidates(prefix):
+        rare = self.encode(tokenizer_corpus.RARE_TEXTS, blank=prefix != "never")
+        for made in self._fast_candidates(prefix):
             if _ids(made, texts) == expected:
-                pairs = zip(_ids(made, tokenizer_corpus.RARE), rare, strict=True)
+                pairs = zip(_ids(made, tokenizer_corpus.RARE_TEXTS), rare, strict=True)
                 mismatches = sum(ids != wanted for ids, wanted in pairs)
                 self._add_special_tokens(made)
                 sample = {
                     text: ids
                     for text, ids in zip(texts, expected, strict=True)
-                    if text in tokenizer_corpus.TEXTS and not self._begins_blank(text)
+                    if text in tokenizer_corpus.CORPUS_TEXTS and not self._starts_with_space(text)
                 }
                 return FastTokenizer(made, len(texts) + len(rare), mismatches, sample)
         return None
 
-    def _candidates(self, prefix: Prefix) -> Iterator[tokenizers.Tokenizer]:
+    def _fast_candidates(self, prefix: PrependScheme) -> Iterator[tokenizers.Tokenizer]:
         """Yields the fast tokenizers that may give the same ids."""
         kind, spec = self._proto.trainer_spec.model_type, self._proto.normalizer_spec
         if kind not in (UNIGRAM, BPE):
@@ -173,45 +173,45 @@ class SentencePieceModel:
     @cached_property
     def _texts_to_compare(self) -> list[str]:
         """Returns the corpus, each piece, joined pieces, and texts in which merges compete."""
-        pieces = [piece.replace(BLANK, " ") for piece in self._texts(NORMAL, USER_DEFINED)]
-        groups = self._ties
-        tied = [piece.replace(BLANK, " ") for group in groups for piece in group]
-        competing = islice(tokenizer_corpus.witnesses(groups), tokenizer_corpus.WITNESSES)
+        pieces = [piece.replace(SPACE_SYMBOL, " ") for piece in self._texts(NORMAL, USER_DEFINED)]
+        groups = self._score_ties
+        tied = [piece.replace(SPACE_SYMBOL, " ") for group in groups for piece in group]
+        competing = islice(tokenizer_corpus.tie_texts(groups), tokenizer_corpus.MAX_TIE_TEXTS)
         return [
-            *tokenizer_corpus.TEXTS,
+            *tokenizer_corpus.CORPUS_TEXTS,
             *pieces,
-            *tokenizer_corpus.joined(pieces),
-            *tokenizer_corpus.joined(tied),
-            *(text.replace(BLANK, " ") for text in competing),
+            *tokenizer_corpus.join_texts(pieces),
+            *tokenizer_corpus.join_texts(tied),
+            *(text.replace(SPACE_SYMBOL, " ") for text in competing),
         ]
 
-    def _begins_blank(self, text: str) -> bool:
-        return not self._processor.normalize(text[:1]).strip(BLANK)
+    def _starts_with_space(self, text: str) -> bool:
+        return not self._processor.normalize(text[:1]).strip(SPACE_SYMBOL)
 
     def _texts(self, *types: int) -> list[str]:
         return [piece.piece for piece in self._proto.pieces if piece.type in types]
 
     @cached_property
-    def _by_score(self) -> list[Halves]:
+    def _merges_by_score(self) -> list[MergePairs]:
         """Groups the pieces that come from merges by score, the best score first."""
         words = set(self._texts(NORMAL, USER_DEFINED))
         groups: dict[float, dict[str, list[tuple[str, str]]]] = defaultdict(dict)
         for piece in self._proto.pieces:
-            if piece.type == NORMAL and (halves := list(_halves(piece.piece, words))):
+            if piece.type == NORMAL and (halves := list(_split_piece(piece.piece, words))):
                 groups[piece.score][piece.piece] = halves
         return [groups[score] for score in sorted(groups, reverse=True)]
 
     @property
-    def _ties(self) -> list[Halves]:
-        return [group for group in self._by_score if len(group) > 1]
+    def _score_ties(self) -> list[MergePairs]:
+        return [group for group in self._merges_by_score if len(group) > 1]
 
     def _bpe(self) -> models.BPE:
         words = {piece: number for number, piece in enumerate(self.pieces)}
-        merges = [pair for group in self._by_score for pair in _ranked(group)]
+        merges = [pair for group in self._merges_by_score for pair in _order_merges(group)]
         return models.BPE(
             words,
             merges,
-            unk_token=self.pieces[self.roles["unk"]],
+            unk_token=self.pieces[self.special_ids["unk"]],
             fuse_unk=True,
             byte_fallback=self._proto.trainer_spec.byte_fallback,
             ignore_merges=bool(self._texts(USER_DEFINED)),
@@ -220,14 +220,17 @@ class SentencePieceModel:
     def _unigram(self) -> models.Unigram:
         return models.Unigram(
             [
-                (piece.piece, piece.score if piece.type in (NORMAL, USER_DEFINED) else UNLIKELY)
+                (
+                    piece.piece,
+                    piece.score if piece.type in (NORMAL, USER_DEFINED) else EXCLUDED_SCORE,
+                )
                 for piece in self._proto.pieces
             ],
-            self.roles["unk"],
+            self.special_ids["unk"],
             self._proto.trainer_spec.byte_fallback,
         )
 
-    def _normalizers(self, prefix: Prefix) -> list[Any]:
+    def _normalizers(self, prefix: PrependScheme) -> list[Any]:
         """Lists the steps of SentencePiece's normalizer behind its table of characters.
 
         A normalizer adds the blank in front, because a pre-tokenizer adds none before another.
@@ -235,25 +238,31 @@ class SentencePieceModel:
         spec = self._proto.normalizer_spec
         steps: list[Any] = []
         if spec.remove_extra_whitespaces:
-            steps.append(normalizers.Replace(EXTRA_BLANKS, ""))
+            steps.append(normalizers.Replace(EXTRA_SPACES, ""))
         if prefix == "always":
-            steps.append(normalizers.Prepend(BLANK))
+            steps.append(normalizers.Prepend(SPACE_SYMBOL))
         if prefix != "first":
-            steps.append(normalizers.Replace(" ", BLANK))
+            steps.append(normalizers.Replace(" ", SPACE_SYMBOL))
         return steps
 
-    def _pre_tokenizers(self, prefix: Prefix) -> list[Any]:
+    def _pre_tokenizers(self, prefix: PrependScheme) -> list[Any]:
         """Lists the steps beyond a normalizer: a blank before the first part, whole symbols."""
         steps: list[Any] = []
         if prefix == "first":
-            steps.append(pre_tokenizers.Metaspace(BLANK, prepend_scheme="first", split=False))
+            steps.append(
+                pre_tokenizers.Metaspace(SPACE_SYMBOL, prepend_scheme="first", split=False)
+            )
         if symbols := sorted(self._texts(USER_DEFINED), key=len, reverse=True):
             pattern = Regex("|".join(re.escape(symbol) for symbol in symbols))
             steps.append(pre_tokenizers.Split(pattern, "isolated"))
         return steps
 
-    def _decoder(self, prefix: Prefix) -> decoders.Decoder:
-        undo: list[Any] = [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse()]
+    def _decoder(self, prefix: PrependScheme) -> decoders.Decoder:
+        undo: list[Any] = [
+            decoders.Replace(SPACE_SYMBOL, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+        ]
         if prefix != "never":
             undo.append(decoders.Strip(" ", 1, 0))
         return decoders.Sequence(undo)
@@ -266,7 +275,7 @@ def is_tiktoken(path: Path) -> bool:
             lines = list(islice(file, 3))
     except OSError:
         return False
-    return bool(lines) and all(TIKTOKEN.fullmatch(line) for line in lines)
+    return bool(lines) and all(TIKTOKEN_LINE.fullmatch(line) for line in lines)
 
 
 def _processor(content: bytes) -> SentencePieceProcessor:
@@ -279,13 +288,13 @@ def _ids(made: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     return [one.ids for one in made.encode_batch(list(texts), add_special_tokens=False)]
 
 
-def _halves(piece: str, words: set[str]) -> Iterator[tuple[str, str]]:
+def _split_piece(piece: str, words: set[str]) -> Iterator[tuple[str, str]]:
     for cut in range(1, len(piece)):
         if piece[:cut] in words and piece[cut:] in words:
             yield piece[:cut], piece[cut:]
 
 
-def _ranked(group: Halves) -> Iterator[tuple[str, str]]:
+def _order_merges(group: MergePairs) -> Iterator[tuple[str, str]]:
     """Orders the merges of one score.
 
     Of equal merges SentencePiece makes the leftmost, a fast tokenizer the one that is listed

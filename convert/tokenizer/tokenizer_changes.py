@@ -7,26 +7,32 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from camelpress.convert.tokenizer.tokenizer_files import (
-    CONFIG,
-    FAST,
-    LISTS,
-    SINGLE,
-    Json,
+    SPECIAL_LIST_KEYS,
+    SPECIAL_TOKEN_KEYS,
+    TOKENIZER_CONFIG,
+    TOKENIZER_JSON,
+    JsonObject,
     TokenizerFiles,
-    text_of,
+    token_text,
 )
 
-APART = ("added_tokens_decoder", "chat_template")  # compared token by token; a fact of its own
-PLACES = (  # keys that say where and with what the source was written
+SEPARATE_KEYS = (
+    "added_tokens_decoder",
+    "chat_template",
+)  # compared token by token; a fact of its own
+PROVENANCE_KEYS = (  # keys that say where and with what the source was written
     *("name_or_path", "_name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file"),
     *("transformers_version", "is_local", "local_files_only", "backend", "from_slow"),
 )
 
 
-def changes(source: TokenizerFiles, files: Mapping[str, bytes]) -> list[Json]:
+def setting_changes(source: TokenizerFiles, files: Mapping[str, bytes]) -> list[JsonObject]:
     """Returns setting, old value, new value and reason of every change in the small files."""
-    after, fast = (json.loads(files[name]) if name in files else {} for name in (CONFIG, FAST))
-    rows = [*_settings(source, after), *_flags(source.config, after)]
+    after, fast = (
+        json.loads(files[name]) if name in files else {}
+        for name in (TOKENIZER_CONFIG, TOKENIZER_JSON)
+    )
+    rows = [*_changed_settings(source, after), *_changed_flags(source.config, after)]
     if source.fast and source.fast.get("post_processor") != fast.get("post_processor"):
         reason = "as add_bos_token and add_eos_token state"
         rows.append(("post_processor", None, fast["post_processor"]["single"], reason))
@@ -35,14 +41,18 @@ def changes(source: TokenizerFiles, files: Mapping[str, bytes]) -> list[Json]:
     ]
 
 
-def _settings(source: TokenizerFiles, after: Json) -> Iterator[tuple[str, Any, Any, str]]:
-    keys = dict.fromkeys([*source.config, *(key for key in SINGLE if key in source.map), *after])
+def _changed_settings(
+    source: TokenizerFiles, after: JsonObject
+) -> Iterator[tuple[str, Any, Any, str]]:
+    keys = dict.fromkeys(
+        [*source.config, *(key for key in SPECIAL_TOKEN_KEYS if key in source.map), *after]
+    )
     for key in keys:
-        if key in APART or key in PLACES:
+        if key in SEPARATE_KEYS or key in PROVENANCE_KEYS:
             continue
         old, new = source.config.get(key), after.get(key)
-        if key in SINGLE:
-            old, new = text_of(source.token(key)) or None, text_of(new) or None
+        if key in SPECIAL_TOKEN_KEYS:
+            old, new = token_text(source.token(key)) or None, token_text(new) or None
         if old != new:
             yield key, old, new, _reason(key, old)
 
@@ -52,14 +62,14 @@ def _reason(key: str, old: Any) -> str:
         return "a class that reads these files alike in transformers 4 and 5"
     if key == "auto_map":
         return "code of the source is not run"
-    if key in LISTS:
+    if key in SPECIAL_LIST_KEYS:
         return "one list that both generations read, without tokens that are not there"
-    if key in SINGLE and old:
+    if key in SPECIAL_TOKEN_KEYS and old:
         return "the vocabulary has no such token"
     return "not stated" if old is None else "not a value that loaders take"
 
 
-def _flags(before: Json, after: Json) -> Iterator[tuple[str, Any, Any, str]]:
+def _changed_flags(before: JsonObject, after: JsonObject) -> Iterator[tuple[str, Any, Any, str]]:
     """Yields the flags of added tokens that differ between both files."""
     old, new = (content.get("added_tokens_decoder") for content in (before, after))
     if not isinstance(old, dict) or not isinstance(new, dict):

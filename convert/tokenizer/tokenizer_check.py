@@ -9,10 +9,10 @@ from tempfile import TemporaryDirectory
 from camelpress.convert.tokenizer import tokenizer_corpus
 from camelpress.convert.tokenizer.tokenizer_files import NEXT_STEP, Vocabulary
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.text.hf_tokenizer import EXPECTED, Tokenizer
+from camelpress.core.text.hf_tokenizer import TOKENIZER_ERRORS, Tokenizer
 
 
-def load(files: Mapping[str, bytes], folder: Path) -> Tokenizer:
+def load_tokenizer(files: Mapping[str, bytes], folder: Path) -> Tokenizer:
     """Loads tokenizer files from a temporary folder.
 
     Args:
@@ -28,11 +28,11 @@ def load(files: Mapping[str, bytes], folder: Path) -> Tokenizer:
             return Tokenizer.load(Path(name))
         except CheckpointProblem as error:
             raise CheckpointProblem(
-                error.what.replace(name, str(folder)), next_step=error.next_step
+                error.message.replace(name, str(folder)), next_step=error.next_step
             ) from error
 
 
-def special_ids(
+def loaded_special_ids(
     loaded: Tokenizer, vocabulary: Vocabulary, rows: int, folder: Path
 ) -> dict[str, int]:
     """Returns the ids of bos, eos and pad after it checked every added token.
@@ -42,14 +42,14 @@ def special_ids(
     """
     try:
         ids = loaded.encode_document("Hello world")
-        added = {n: loaded.encode_document(vocabulary.texts[n]) for n in vocabulary.added}
+        added = {n: loaded.encode_document(vocabulary.tokens_by_id[n]) for n in vocabulary.added}
     except (TypeError, ValueError) as error:
         raise CheckpointProblem(
             f"{folder} has a tokenizer that cannot encode ({error})", next_step=NEXT_STEP
         ) from error
     lost = {number for number, encoded in added.items() if number not in encoded}
     if lost:
-        text = vocabulary.texts[min(lost)]
+        text = vocabulary.tokens_by_id[min(lost)]
         raise CheckpointProblem(
             f"{folder} has a tokenizer that does not give {text!r} the id {min(lost)} "
             "when it is loaded",
@@ -67,7 +67,9 @@ def special_ids(
     return special
 
 
-def require_ids(loaded: Tokenizer, sample: Mapping[str, list[int]], folder: Path) -> None:
+def require_sentencepiece_ids(
+    loaded: Tokenizer, sample: Mapping[str, list[int]], folder: Path
+) -> None:
     """Checks that transformers builds the tokenizer that was compared with SentencePiece.
 
     Raises:
@@ -82,7 +84,7 @@ def require_ids(loaded: Tokenizer, sample: Mapping[str, list[int]], folder: Path
         )
 
 
-def mismatches(
+def count_mismatches(
     loaded: Tokenizer, files: Mapping[str, bytes], vocabulary: Vocabulary, folder: Path
 ) -> dict[str, int] | None:
     """Counts the texts to which the source's own files give other ids in transformers.
@@ -90,22 +92,29 @@ def mismatches(
     Returns:
         None where transformers cannot load the source's own files.
     """
-    texts = _corpus(vocabulary)
+    texts = _comparison_texts(vocabulary)
     try:
-        own = load(files, folder)
+        own = load_tokenizer(files, folder)
         count = sum(_ids(own, text) != _ids(loaded, text) for text in texts)
     except Exception as error:
-        if not isinstance(error, (CheckpointProblem, *EXPECTED)) and type(error) is not Exception:
+        if (
+            not isinstance(error, (CheckpointProblem, *TOKENIZER_ERRORS))
+            and type(error) is not Exception
+        ):
             raise
         return None
     return {"texts": len(texts), "mismatches": count}
 
 
-def _corpus(vocabulary: Vocabulary) -> list[str]:
+def _comparison_texts(vocabulary: Vocabulary) -> list[str]:
     """Returns the texts for comparing two loaded tokenizers, with special tokens among words."""
-    tokens = {token.content for token in (vocabulary.marked | vocabulary.added).values()}
+    tokens = {token.content for token in (vocabulary.matched_words | vocabulary.added).values()}
     framed = [f"a{token}b {token} c {token}{token} {token}d" for token in sorted(tokens)]
-    return [*tokenizer_corpus.TEXTS, *tokenizer_corpus.RARE, *framed[: tokenizer_corpus.PIECES]]
+    return [
+        *tokenizer_corpus.CORPUS_TEXTS,
+        *tokenizer_corpus.RARE_TEXTS,
+        *framed[: tokenizer_corpus.PIECES_PER_TEXT],
+    ]
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:

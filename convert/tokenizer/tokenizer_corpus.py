@@ -9,11 +9,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 
-PIECES = 40  # pieces of one joined text
-WITNESSES = 4096  # texts in which two merges of equal score compete, at most
+PIECES_PER_TEXT = 40  # pieces of one joined text
+MAX_TIE_TEXTS = 4096  # texts in which two merges of equal score compete, at most
 
 # fmt: off
-TEXTS = (
+CORPUS_TEXTS = (
     "", " ", "\n", "\n\n", "\t", "\t x\0", "a", "Hello", "Hello  world ", " Hello", "▁", "x▁y ▁ z",
     "<|user|>\nHello\n<|assistant|>\n", "x" + " " * 40 + "y", "   three blanks   inside   ",
     "The ship sailed at 06:45 on 17 March 1987, with 1,234,567.89 tons; who'd have thought it?",
@@ -47,7 +47,8 @@ TEXTS = (
     "aaaaaaaaaaaaaaaaaaaaaaaa ababababab <<<<<<>>>>>> ------------ ........ !!!???",
     "  \n  \n\n   x\n \t \n",
 )
-RARE = (  # marks that the tokenizers library may compose differently, and special tokens as text
+# marks that the tokenizers library may compose differently, and special tokens as text
+RARE_TEXTS = (
     "\u1e9b\u0323", "\u0344", "a\u0328\u0301 a\u0301\u0328", "e\u0302\u0323",
     "\uff76\uff9e", "\ufb01\u0301",
     "<s>x</s> <unk><pad> [INST] y [/INST] <0x0A> <|im_start|>",
@@ -55,16 +56,16 @@ RARE = (  # marks that the tokenizers library may compose differently, and speci
 # fmt: on
 
 
-def joined(texts: Sequence[str]) -> Iterator[str]:
+def join_texts(texts: Sequence[str]) -> Iterator[str]:
     """Joins all texts, in their order and in a mixed one, a few dozen at a time."""
     mixed = list(texts)
     random.Random(0).shuffle(mixed)
     for order in (texts, mixed):
-        for start in range(0, len(order), PIECES):
-            yield "".join(order[start : start + PIECES])
+        for start in range(0, len(order), PIECES_PER_TEXT):
+            yield "".join(order[start : start + PIECES_PER_TEXT])
 
 
-def witnesses(groups: Sequence[Mapping[str, Sequence[tuple[str, str]]]]) -> Iterator[str]:
+def tie_texts(groups: Sequence[Mapping[str, Sequence[tuple[str, str]]]]) -> Iterator[str]:
     """Yields texts in which two merges of equal score want the same symbol.
 
     Args:

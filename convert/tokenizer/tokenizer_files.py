@@ -14,27 +14,47 @@ from tokenizers import AddedToken
 
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.files.json_files import read_json
-from camelpress.core.hub.model_location import TEMPLATES
+from camelpress.core.hub.model_location import CHAT_TEMPLATES_FOLDER
 
-Json = dict[str, Any]
+JsonObject = dict[str, Any]
 
-MODEL, FAST, PIECES, MERGES = "tokenizer.model", "tokenizer.json", "vocab.json", "merges.txt"
-CONFIG, MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
-JINJA = "chat_template.jinja"
-VOCABULARIES = (FAST, MODEL, PIECES)  # files that make a tokenizer, the one loaders prefer first
-UNREADABLE = (  # vocabularies of other libraries, which no check here understands
+TOKENIZER_MODEL, TOKENIZER_JSON, VOCAB_JSON, MERGES_TXT = (
+    "tokenizer.model",
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+)
+TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+VOCABULARY_FILES = (
+    TOKENIZER_JSON,
+    TOKENIZER_MODEL,
+    VOCAB_JSON,
+)  # files that make a tokenizer, the one loaders prefer first
+FOREIGN_VOCABULARIES = (  # vocabularies of other libraries, which no check here understands
     *("tekken.json", "tiktoken.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt"),
     *("qwen.tiktoken",),
 )
-FILES = (*VOCABULARIES, MERGES, CONFIG, MAP, ADDED, JINJA)
+TOKENIZER_FILE_NAMES = (
+    *VOCABULARY_FILES,
+    MERGES_TXT,
+    TOKENIZER_CONFIG,
+    SPECIAL_TOKENS_MAP,
+    ADDED_TOKENS,
+    CHAT_TEMPLATE_FILE,
+)
 
 ROLES = ("bos", "eos", "unk", "pad")
-PADS = ("<pad>", "[PAD]")  # what open-instruct adds, and what Alpaca and FastChat v0 add
-SINGLE = tuple(f"{role}_token" for role in (*ROLES, "sep", "cls", "mask"))
-LISTS = ("additional_special_tokens", "extra_special_tokens")  # of transformers 4 and 5
-FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+PAD_TOKENS = ("<pad>", "[PAD]")  # what open-instruct adds, and what Alpaca and FastChat v0 add
+SPECIAL_TOKEN_KEYS = tuple(f"{role}_token" for role in (*ROLES, "sep", "cls", "mask"))
+SPECIAL_LIST_KEYS = ("additional_special_tokens", "extra_special_tokens")  # of transformers 4 and 5
+TOKEN_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 NEXT_STEP = "give the tokenizer that these weights were trained with"
-DROP = f"leave it out with --extra-rows drop, or {NEXT_STEP}"
+DROP_STEP = f"leave it out with --extra-rows drop, or {NEXT_STEP}"
 
 
 class Vocabulary:
@@ -43,36 +63,36 @@ class Vocabulary:
     def __init__(self, words: Mapping[str, int]) -> None:
         self.words = dict(words)
         self.ids = dict(words)
-        self.texts = {number: text for text, number in words.items()}
+        self.tokens_by_id = {number: text for text, number in words.items()}
         self.added: dict[int, AddedToken] = {}
-        self.marked: dict[int, AddedToken] = {}
+        self.matched_words: dict[int, AddedToken] = {}
 
     @property
     def next(self) -> int:
         """The id of the next token to be added."""
-        return 1 + max(self.texts, default=-1)
+        return 1 + max(self.tokens_by_id, default=-1)
 
     def add(self, text: str, flags: Mapping[str, bool]) -> None:
         """Give a text the next id."""
         number = self.next
-        self.ids[text], self.texts[number] = number, text
+        self.ids[text], self.tokens_by_id[number] = number, text
         self.added[number] = _token(text, flags)
 
-    def mark(self, text: str, flags: Mapping[str, bool]) -> None:
+    def add_match(self, text: str, flags: Mapping[str, bool]) -> None:
         """Matches a word as a whole, before the rest of a text is cut."""
-        self.marked.setdefault(self.ids[text], _token(text, flags))
+        self.matched_words.setdefault(self.ids[text], _token(text, flags))
 
-    def since(self, first: int) -> list[str]:
+    def added_from(self, first: int) -> list[str]:
         """The added tokens from an id on."""
-        return [self.texts[number] for number in self.added if number >= first]
+        return [self.tokens_by_id[number] for number in self.added if number >= first]
 
-    def drop(self, first: int) -> list[str]:
+    def drop_added(self, first: int) -> list[str]:
         """Take away the added tokens from an id on."""
-        gone = self.since(first)
+        gone = self.added_from(first)
         for text in gone:
             number = self.ids.pop(text)
             self.words.pop(text, None)
-            del self.texts[number], self.added[number]
+            del self.tokens_by_id[number], self.added[number]
         return gone
 
 
@@ -91,19 +111,19 @@ class TokenizerFiles:
         self.paths = {
             name: folder / name
             for folder in reversed(folders)
-            for name in FILES
+            for name in TOKENIZER_FILE_NAMES
             if (folder / name).is_file()
         }
-        self.templates = sorted(folders[0].glob(f"{TEMPLATES}/*.jinja"))
+        self.templates = sorted(folders[0].glob(f"{CHAT_TEMPLATES_FOLDER}/*.jinja"))
         self.fast, self.config, self.map, self.added = (
             read_json(self.paths[name]) if name in self.paths else {}
-            for name in (FAST, CONFIG, MAP, ADDED)
+            for name in (TOKENIZER_JSON, TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS)
         )
 
     @property
     def vocabulary(self) -> Path:
         """Returns the file of the vocabulary that loaders prefer."""
-        return next(self.paths[name] for name in VOCABULARIES if name in self.paths)
+        return next(self.paths[name] for name in VOCABULARY_FILES if name in self.paths)
 
     def contents(self) -> dict[str, bytes]:
         """Returns the bytes of every file."""
@@ -113,16 +133,16 @@ class TokenizerFiles:
         """Returns a token as a file has it; where two files name one, the one that loaders take."""
         files = (self.map, self.config)
         first, second = files[::-1] if "added_tokens_decoder" in self.config else files
-        return first.get(key) if text_of(first.get(key)) else second.get(key)
+        return first.get(key) if token_text(first.get(key)) else second.get(key)
 
-    def named(self, key: str) -> str:
+    def special_text(self, key: str) -> str:
         """The text of a special token; "" where the files name none."""
-        return text_of(self.token(key))
+        return token_text(self.token(key))
 
     def roles(self, known: Set[str]) -> dict[str, str]:
         """Role to text; only texts that are `known` count."""
-        found = {role: self.named(f"{role}_token") for role in ROLES}
-        found["pad"] = next((text for text in (found["pad"], *PADS) if text in known), "")
+        found = {role: self.special_text(f"{role}_token") for role in ROLES}
+        found["pad"] = next((text for text in (found["pad"], *PAD_TOKENS) if text in known), "")
         return {role: text for role, text in found.items() if text in known}
 
     def template(self) -> Any:
@@ -131,7 +151,7 @@ class TokenizerFiles:
         Raises:
             CheckpointProblem: it is not text.
         """
-        path = self.paths.get(JINJA)
+        path = self.paths.get(CHAT_TEMPLATE_FILE)
         if path is None:
             return self.config.get("chat_template") or None
         try:
@@ -153,7 +173,7 @@ class TokenizerFiles:
         Raises:
             CheckpointProblem: an id without a row, one given twice, or a gap between ids.
         """
-        listed = self._listed(vocabulary, None if rowless else rows)
+        listed = self._collect_ids(vocabulary, None if rowless else rows)
         for number, (path, text, flags) in sorted(listed.items()):
             if number != vocabulary.next:
                 raise CheckpointProblem(
@@ -162,29 +182,32 @@ class TokenizerFiles:
                     next_step=NEXT_STEP,
                 )
             vocabulary.add(text, flags)
-        for token in (self.token("pad_token"), *self.without_role()):
-            text = text_of(token)
+        for token in (self.token("pad_token"), *self.tokens_without_role()):
+            text = token_text(token)
             if text and text not in vocabulary.ids and vocabulary.next < rows:
                 vocabulary.add(text, _flags(token) | {"special": True})
-        for token in (*map(self.token, SINGLE), *self.without_role()):
-            if text_of(token) in vocabulary.words:
-                vocabulary.mark(text_of(token), _flags(token) | {"special": True})
+        for token in (*map(self.token, SPECIAL_TOKEN_KEYS), *self.tokens_without_role()):
+            if token_text(token) in vocabulary.words:
+                vocabulary.add_match(token_text(token), _flags(token) | {"special": True})
 
-    def _listed(
+    def _collect_ids(
         self, vocabulary: Vocabulary, rows: int | None
     ) -> dict[int, tuple[Path, str, dict[str, bool]]]:
-        special = {*map(self.named, SINGLE), *map(text_of, self.without_role())}
+        special = {
+            *map(self.special_text, SPECIAL_TOKEN_KEYS),
+            *map(token_text, self.tokens_without_role()),
+        }
         ids = dict(vocabulary.ids)
         found: dict[int, tuple[Path, str, dict[str, bool]]] = {}
-        for name, token, value in self._entries():
-            path, text, number = self.paths[name], text_of(token), _number(value)
+        for name, token, value in self._id_entries():
+            path, text, number = self.paths[name], token_text(token), _token_id(value)
             flags = {"special": text in special} | _flags(token)
             if not text or ids.get(text) == number:
                 if text in vocabulary.words:
-                    vocabulary.mark(text, flags)
+                    vocabulary.add_match(text, flags)
                 continue
             if rows is not None and number >= rows:
-                raise without_row(path, text, number, rows, next_step=DROP)
+                raise missing_row_problem(path, text, number, rows, next_step=DROP_STEP)
             if text in ids or number < vocabulary.next or number in found:
                 raise CheckpointProblem(
                     f"{path} gives {text!r} the id {value}, which contradicts other tokens",
@@ -194,20 +217,20 @@ class TokenizerFiles:
             found[number] = (path, text, flags)
         return found
 
-    def _entries(self) -> Iterator[tuple[str, object, object]]:
+    def _id_entries(self) -> Iterator[tuple[str, object, object]]:
         """File, token and id of whatever has an id."""
         decoder = self.config.get("added_tokens_decoder")
         for number, token in decoder.items() if isinstance(decoder, dict) else ():
-            yield CONFIG, token, number
-        for token in entries(self.fast.get("added_tokens")):
-            yield FAST, token, token.get("id")
+            yield TOKENIZER_CONFIG, token, number
+        for token in token_entries(self.fast.get("added_tokens")):
+            yield TOKENIZER_JSON, token, token.get("id")
         for text, number in self.added.items():
-            yield ADDED, text, number
+            yield ADDED_TOKENS, text, number
 
-    def without_role(self) -> Iterator[object]:
+    def tokens_without_role(self) -> Iterator[object]:
         """Yields the special tokens without a role."""
         for content in (self.map, self.config):
-            for key in LISTS:
+            for key in SPECIAL_LIST_KEYS:
                 yield from _tokens(content.get(key))
 
 
@@ -218,18 +241,18 @@ def tokenizer_files(sources: Sequence[Path]) -> TokenizerFiles | None:
         CheckpointProblem: the first that has one has it in a form that cannot be checked.
     """
     for count, folder in enumerate(sources, start=1):
-        if any((folder / name).is_file() for name in VOCABULARIES):
+        if any((folder / name).is_file() for name in VOCABULARY_FILES):
             return TokenizerFiles(sources[:count])
-        foreign = [name for name in UNREADABLE if (folder / name).is_file()]
+        foreign = [name for name in FOREIGN_VOCABULARIES if (folder / name).is_file()]
         if foreign:
             raise CheckpointProblem(
                 f"{folder / foreign[0]} is a tokenizer of another library",
-                next_step=f"copy the {FAST} of this model into {sources[0]}",
+                next_step=f"copy the {TOKENIZER_JSON} of this model into {sources[0]}",
             )
     return None
 
 
-def without_row(
+def missing_row_problem(
     path: Path, text: str, number: int, rows: int, *, next_step: str = NEXT_STEP
 ) -> CheckpointProblem:
     """The problem of an id that the embedding does not have."""
@@ -239,7 +262,7 @@ def without_row(
     )
 
 
-def text_of(token: object) -> str:
+def token_text(token: object) -> str:
     """The text of a token, which files hold as a string or in an object; "" if there is none."""
     text = token.get("content") if isinstance(token, dict) else token
     if isinstance(text, str) and text == text.encode("utf-8", "ignore").decode():
@@ -247,16 +270,16 @@ def text_of(token: object) -> str:
     return ""
 
 
-def entries(tokens: object) -> list[Json]:
+def token_entries(tokens: object) -> list[JsonObject]:
     """The objects of a list of tokens, such as tokenizer.json's `added_tokens`."""
     return (
         [token for token in tokens if isinstance(token, dict)] if isinstance(tokens, list) else []
     )
 
 
-def entry(token: AddedToken) -> Json:
+def token_entry(token: AddedToken) -> JsonObject:
     """An added token as files hold it, without its id."""
-    return {key: getattr(token, key) for key in ("content", *FLAGS)}
+    return {key: getattr(token, key) for key in ("content", *TOKEN_FLAGS)}
 
 
 def _token(text: str, flags: Mapping[str, bool]) -> AddedToken:
@@ -272,10 +295,10 @@ def _tokens(value: object) -> Iterable[object]:
 
 def _flags(token: object) -> dict[str, bool]:
     stated = token if isinstance(token, dict) else {}
-    return {key: stated[key] for key in FLAGS if isinstance(stated.get(key), bool)}
+    return {key: stated[key] for key in TOKEN_FLAGS if isinstance(stated.get(key), bool)}
 
 
-def _number(value: object) -> int:
+def _token_id(value: object) -> int:
     """An id, which files hold as a number or as its digits; -1 if it is neither."""
     if isinstance(value, str) and value.isdecimal() and len(value) < 10:
         return int(value)

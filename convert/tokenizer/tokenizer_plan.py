@@ -18,36 +18,36 @@ import tokenizers
 
 from camelpress.convert.tokenizer import llama_tokenizer, tokenizer_check, tokenizer_repair
 from camelpress.convert.tokenizer.sentencepiece_model import SentencePieceModel, is_tiktoken
-from camelpress.convert.tokenizer.tokenizer_changes import changes
+from camelpress.convert.tokenizer.tokenizer_changes import setting_changes
 from camelpress.convert.tokenizer.tokenizer_files import (
-    FAST,
-    FILES,
-    JINJA,
-    MERGES,
-    MODEL,
-    PADS,
-    PIECES,
-    Json,
+    CHAT_TEMPLATE_FILE,
+    MERGES_TXT,
+    PAD_TOKENS,
+    TOKENIZER_FILE_NAMES,
+    TOKENIZER_JSON,
+    TOKENIZER_MODEL,
+    VOCAB_JSON,
+    JsonObject,
     TokenizerFiles,
     Vocabulary,
-    entries,
-    text_of,
+    missing_row_problem,
+    token_entries,
+    token_text,
     tokenizer_files,
-    without_row,
 )
-from camelpress.core.checkpoint.portable_config import LOCAL
+from camelpress.core.checkpoint.portable_config import MACHINE_CONFIG_KEYS
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.files.file_recognizer import unreadable
+from camelpress.core.files.file_recognizer import unreadable_file_problem
 from camelpress.core.files.json_files import read_json
 from camelpress.core.progress import note
-from camelpress.core.runtime.rust_panics import is_panic, without_panic_messages
-from camelpress.core.text.tulu_format import CHAT_TEMPLATE
+from camelpress.core.runtime.rust_panics import drop_panic_messages, is_panic
+from camelpress.core.text.tulu_format import TULU_CHAT_TEMPLATE
 
-Template = Literal["auto", "tulu", "none"]
+TemplateOption = Literal["auto", "tulu", "none"]
 
-KEPT = FILES  # names that a plan decides on
-INFILLING = "▁<PRE>"  # a piece of CodeLlama's, whose class has a pipeline of its own
-PAD_FROM = {
+OUTPUT_FILES = TOKENIZER_FILE_NAMES  # names that a plan decides on
+INFILL_PIECE = "▁<PRE>"  # a piece of CodeLlama's, whose class has a pipeline of its own
+PAD_ORIGINS = {
     "pad": "the token that the files call so",
     "row": "the row without a token",
     "unk": "the unknown token",
@@ -75,7 +75,7 @@ class TokenizerPlan:
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
 
-    def agreeing(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def align_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """A config.json with this tokenizer's special ids.
 
         A list of ends that has the tokenizer's in it stays; an id without a row goes.
@@ -99,28 +99,32 @@ class TokenizerPlan:
             existing: the source's, if it has one.
         """
         stated = existing or {}
-        return self.agreeing(
-            {key: stated[key] for key in stated if key not in LOCAL and not key.startswith("_")}
+        return self.align_config(
+            {
+                key: stated[key]
+                for key in stated
+                if key not in MACHINE_CONFIG_KEYS and not key.startswith("_")
+            }
         )
 
 
 @dataclass(frozen=True)
-class Form:
+class TokenizerForm:
     """Holds the files of a tokenizer, facts of their form, and ids that they must give."""
 
-    files: Mapping[str, bytes | Json]
-    facts: Json
+    files: Mapping[str, bytes | JsonObject]
+    facts: JsonObject
     sample: Mapping[str, list[int]] = field(default_factory=dict)
 
 
-def plan(
+def plan_tokenizer(
     sources: Sequence[Path],
     rows: int,
     base_rows: int,
     *,
     drop: bool,
     config: Mapping[str, Any],
-    template: Template,
+    template: TemplateOption,
 ) -> TokenizerPlan:
     """Decide on the tokenizer of a recovered model, and try it out in a temporary folder.
 
@@ -151,44 +155,46 @@ def plan(
     source.add_to(vocabulary, rows, rowless=drop)
     if not from_diff:
         note(f"{sources[0]} has no tokenizer of its own: that of {source.folder} is used")
-    tulu = from_diff and rows > base_rows and vocabulary.since(base_rows) == [PADS[0]]
-    dropped = vocabulary.drop(limit)
+    tulu = from_diff and rows > base_rows and vocabulary.added_from(base_rows) == [PAD_TOKENS[0]]
+    dropped = vocabulary.drop_added(limit)
     if dropped:
         texts = ", ".join(map(repr, dropped))
         note(f"{source.folder}: without a row in the output, so left out: {texts}")
-    special, pad = _special(source, model, vocabulary, limit)
+    special, pad = _special_ids(source, model, vocabulary, limit)
     chat = _chat_template(source, template, tulu=tulu)
-    form = _form(source, model, vocabulary, special, chat, config)
+    form = _build_form(source, model, vocabulary, special, chat, config)
     files = dict(form.files)
     if source.templates and isinstance(chat, str):
-        files.setdefault(JINJA, chat.encode())  # loaders read no other default beside templates
-    contents = {name: _bytes(content) for name, content in files.items()}
+        files.setdefault(
+            CHAT_TEMPLATE_FILE, chat.encode()
+        )  # loaders read no other default beside templates
+    contents = {name: _encode_file(content) for name, content in files.items()}
     facts = {
         "from": source.folder.name,
         "source": "diff" if from_diff else "base",
         "tokens": vocabulary.next,
-        "pad": PAD_FROM[pad],
+        "pad": PAD_ORIGINS[pad],
         "dropped": dropped,
-        "chat_template": chat and ("tulu" if chat == CHAT_TEMPLATE else "own"),
-        "changes": changes(source, contents),
+        "chat_template": chat and ("tulu" if chat == TULU_CHAT_TEMPLATE else "own"),
+        "changes": setting_changes(source, contents),
         **form.facts,
     }
     planned = TokenizerPlan(contents, special, limit, facts)
-    return _tried(planned, vocabulary, source, config, form.sample)
+    return _check_plan(planned, vocabulary, source, config, form.sample)
 
 
 def _sentencepiece(source: TokenizerFiles, diff: Path) -> SentencePieceModel | None:
     """Reads the tokenizer.model of a source; returns None where there is none, or tiktoken's."""
-    path = source.paths.get(MODEL)
+    path = source.paths.get(TOKENIZER_MODEL)
     if path is None:
         return None
     if not is_tiktoken(path):
         return SentencePieceModel(path)
-    if FAST in source.paths or PIECES in source.paths:
+    if TOKENIZER_JSON in source.paths or VOCAB_JSON in source.paths:
         return None
     raise CheckpointProblem(
-        f"{path} is for tiktoken, as Meta ships Llama 3, and no {FAST} is beside it",
-        next_step=f"copy the {FAST} of this model into {diff}",
+        f"{path} is for tiktoken, as Meta ships Llama 3, and no {TOKENIZER_JSON} is beside it",
+        next_step=f"copy the {TOKENIZER_JSON} of this model into {diff}",
     )
 
 
@@ -199,33 +205,35 @@ def _vocabulary(source: TokenizerFiles, model: SentencePieceModel | None, limit:
         CheckpointProblem: it cannot be read, a word has no row, or the folder has two different
             vocabularies.
     """
-    vocabulary = Vocabulary(_words(source, model, limit))
+    vocabulary = Vocabulary(_read_words(source, model, limit))
     last = vocabulary.next - 1
     if last >= limit:
-        raise without_row(source.vocabulary, vocabulary.texts[last], last, limit)
+        raise missing_row_problem(source.vocabulary, vocabulary.tokens_by_id[last], last, limit)
     return vocabulary
 
 
-def _words(source: TokenizerFiles, model: SentencePieceModel | None, limit: int) -> dict[str, int]:
+def _read_words(
+    source: TokenizerFiles, model: SentencePieceModel | None, limit: int
+) -> dict[str, int]:
     pieces = {piece: number for number, piece in enumerate(model.pieces)} if model else {}
-    if FAST in source.paths:
-        added = {text_of(token) for token in entries(source.fast.get("added_tokens"))}
+    if TOKENIZER_JSON in source.paths:
+        added = {token_text(token) for token in token_entries(source.fast.get("added_tokens"))}
         if model and model.is_llama:
             _require_same(source, pieces, added)
-        words = _loaded(source.paths[FAST]).get_vocab(with_added_tokens=False)
+        words = _load_fast(source.paths[TOKENIZER_JSON]).get_vocab(with_added_tokens=False)
         return {
             text: number for text, number in words.items() if number < limit or text not in added
         }
-    return pieces or _listed(source)
+    return pieces or _read_vocab_json(source)
 
 
-def _listed(source: TokenizerFiles) -> dict[str, int]:
+def _read_vocab_json(source: TokenizerFiles) -> dict[str, int]:
     """Reads the words of a vocab.json."""
-    path = source.paths[PIECES]
+    path = source.paths[VOCAB_JSON]
     words = read_json(path)
-    if MERGES not in source.paths:
+    if MERGES_TXT not in source.paths:
         raise CheckpointProblem(
-            f"{path} has no {MERGES} beside it", next_step=f"download {MERGES}, too"
+            f"{path} has no {MERGES_TXT} beside it", next_step=f"download {MERGES_TXT}, too"
         )
     if not words or any(type(number) is not int or number < 0 for number in words.values()):
         raise CheckpointProblem(
@@ -234,15 +242,15 @@ def _listed(source: TokenizerFiles) -> dict[str, int]:
     return words
 
 
-def _loaded(path: Path) -> tokenizers.Tokenizer:
+def _load_fast(path: Path) -> tokenizers.Tokenizer:
     try:
-        with without_panic_messages():
+        with drop_panic_messages():
             return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except BaseException as error:
         if type(error) is not Exception and not is_panic(error):  # the library raises the former
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise unreadable(path, f"{path} is not a tokenizer ({reason})") from error
+        raise unreadable_file_problem(path, f"{path} is not a tokenizer ({reason})") from error
 
 
 def _require_same(source: TokenizerFiles, pieces: Mapping[str, int], added: set[str]) -> None:
@@ -253,71 +261,79 @@ def _require_same(source: TokenizerFiles, pieces: Mapping[str, int], added: set[
     if {text: known[text] for text in known if text in pieces or text not in added} != pieces:
         size = len(words) if isinstance(words, (dict, list)) else 0
         raise CheckpointProblem(
-            f"{source.paths[FAST]} has a vocabulary of {size}, not the {len(pieces)} of {MODEL}",
+            f"{source.paths[TOKENIZER_JSON]} has a vocabulary of {size}, not the "
+            f"{len(pieces)} of {TOKENIZER_MODEL}",
             next_step="remove the one that does not belong to these weights",
         )
 
 
-def _special(
+def _special_ids(
     source: TokenizerFiles, model: SentencePieceModel | None, vocabulary: Vocabulary, limit: int
 ) -> tuple[dict[str, int], str | None]:
     """Decides on the ids of bos, eos, unk and pad, and names the rule that gave pad."""
-    own = model.roles if model and not (source.fast and not model.is_llama) else {}
+    own = model.special_ids if model and not (source.fast and not model.is_llama) else {}
     roles = source.roles(vocabulary.ids.keys())
     special = own | {role: vocabulary.ids[text] for role, text in roles.items()}
     pad: str | None = next((role for role in ("pad", "unk", "eos") if role in special), None)
     if pad != "pad" and vocabulary.next == limit - 1:
         pad, special["pad"] = "row", vocabulary.next
-        vocabulary.add(PADS[0], {"special": True})
+        vocabulary.add(PAD_TOKENS[0], {"special": True})
     elif pad:
         special["pad"] = special[pad]
     return special, pad
 
 
-def _chat_template(source: TokenizerFiles, template: Template, *, tulu: bool) -> Any:
+def _chat_template(source: TokenizerFiles, template: TemplateOption, *, tulu: bool) -> Any:
     own = source.template()
     if template == "none":
         return None
     if template == "tulu" or (tulu and not own):
-        return CHAT_TEMPLATE
+        return TULU_CHAT_TEMPLATE
     return own
 
 
-def _form(
+def _build_form(
     source: TokenizerFiles,
     model: SentencePieceModel | None,
     vocabulary: Vocabulary,
     special: Mapping[str, int],
     chat: Any,
     config: Mapping[str, Any],
-) -> Form:
+) -> TokenizerForm:
     """Makes the files from tokenizer.model where it stands alone, or keeps the source's files."""
-    alone = model is not None and not {FAST, PIECES} & source.paths.keys()
-    if model is None or not alone or INFILLING in model.pieces:
-        return Form(tokenizer_repair.files(source, vocabulary, special, chat), {"form": "kept"})
-    options = llama_tokenizer.settings(source, model, config)
-    fast = model.fast(llama_tokenizer.prefix(options))
+    alone = model is not None and not {TOKENIZER_JSON, VOCAB_JSON} & source.paths.keys()
+    if model is None or not alone or INFILL_PIECE in model.pieces:
+        return TokenizerForm(
+            tokenizer_repair.repair_tokenizer_files(source, vocabulary, special, chat),
+            {"form": "kept"},
+        )
+    options = llama_tokenizer.tokenizer_settings(source, model, config)
+    fast = model.build_fast(llama_tokenizer.prepend_scheme(options))
     if fast is None:
         note(
             f"{model.path}: no fast tokenizer gives its ids on joined text, so it is kept without "
-            f"a {FAST}; SentencePiece and the slow tokenizer of transformers 4 give these ids"
+            f"a {TOKENIZER_JSON}; SentencePiece and the slow tokenizer of transformers 4 "
+            "give these ids"
         )
-        files = tokenizer_repair.files(source, vocabulary, special, chat)
-        return Form(files, {"form": f"{MODEL} alone, as no fast tokenizer gives its ids"})
+        files = tokenizer_repair.repair_tokenizer_files(source, vocabulary, special, chat)
+        return TokenizerForm(
+            files, {"form": f"{TOKENIZER_MODEL} alone, as no fast tokenizer gives its ids"}
+        )
     if fast.mismatches:
         note(
-            f"{model.path}: {FAST} gives SentencePiece's ids on all of {fast.texts} texts but "
+            f"{model.path}: {TOKENIZER_JSON} gives SentencePiece's ids on all of "
+            f"{fast.texts} texts but "
             f"{fast.mismatches}, which hold rare marks or special tokens as text"
         )
-    files = llama_tokenizer.files(
+    files = llama_tokenizer.build_tokenizer_files(
         source, vocabulary, fast.backend, special, chat, options, llama=model.is_llama
     )
     compared = {"texts": fast.texts, "mismatches": fast.mismatches}
-    facts = {"form": f"{FAST} made from {MODEL}", "sentencepiece": compared}
-    return Form(files, facts, fast.sample)
+    facts = {"form": f"{TOKENIZER_JSON} made from {TOKENIZER_MODEL}", "sentencepiece": compared}
+    return TokenizerForm(files, facts, fast.sample)
 
 
-def _tried(
+def _check_plan(
     plan: TokenizerPlan,
     vocabulary: Vocabulary,
     source: TokenizerFiles,
@@ -329,15 +345,17 @@ def _tried(
     Raises:
         CheckpointProblem: they cannot be loaded, or give other ids than was planned.
     """
-    kind = {"config.json": _bytes({key: config[key] for key in ("model_type",) if key in config})}
-    loaded = tokenizer_check.load({**plan.files, **kind}, source.folder)
-    special = tokenizer_check.special_ids(loaded, vocabulary, plan.rows, source.folder)
-    tokens = {token.content for token in (vocabulary.marked | vocabulary.added).values()}
+    kind = {
+        "config.json": _encode_file({key: config[key] for key in ("model_type",) if key in config})
+    }
+    loaded = tokenizer_check.load_tokenizer({**plan.files, **kind}, source.folder)
+    special = tokenizer_check.loaded_special_ids(loaded, vocabulary, plan.rows, source.folder)
+    tokens = {token.content for token in (vocabulary.matched_words | vocabulary.added).values()}
     plain = {
         text: ids for text, ids in sample.items() if not any(token in text for token in tokens)
     }
-    tokenizer_check.require_ids(loaded, plain, source.folder)
-    compared = tokenizer_check.mismatches(
+    tokenizer_check.require_sentencepiece_ids(loaded, plain, source.folder)
+    compared = tokenizer_check.count_mismatches(
         loaded, source.contents() | kind, vocabulary, source.folder
     )
     if compared and compared["mismatches"]:
@@ -349,7 +367,7 @@ def _tried(
     return replace(plan, special={**plan.special, **special}, facts=facts)
 
 
-def _bytes(content: bytes | Json) -> bytes:
+def _encode_file(content: bytes | JsonObject) -> bytes:
     if isinstance(content, bytes):
         return content
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"

@@ -13,19 +13,19 @@ from camelpress.core.files.yaml_files import parse_yaml
 from camelpress.core.input_limits import MAX_CARD_BYTES
 
 FRONT_MATTER = re.compile(r"---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
-MARKUP = re.compile(r"([\\`*_\[\]|~#$])")
+MARKDOWN_SYNTAX = re.compile(r"([\\`*_\[\]|~#$])")
 
 
-class Ready(str):
+class SafeMarkdown(str):
     """Markdown of our own, which stands in the card as it is."""
 
 
-def inert(value: object) -> str:
+def escape_card_text(value: object) -> str:
     """One line of plain text: no markup, HTML, front matter or control character survives."""
-    if isinstance(value, Ready):
+    if isinstance(value, SafeMarkdown):
         return value
     plain = "".join(letter if letter.isprintable() else " " for letter in str(value))
-    escaped = MARKUP.sub(r"\\\1", html.escape(" ".join(plain.split()), quote=False))
+    escaped = MARKDOWN_SYNTAX.sub(r"\\\1", html.escape(" ".join(plain.split()), quote=False))
     return re.sub(r"-{3,}", r"\\\g<0>", escaped)
 
 
@@ -60,6 +60,6 @@ def read_front_matter(text: str, *, source: str = "the card") -> dict[str, Any]:
         return parse_yaml(front[1], source=source)
     except RecipeProblem as error:
         raise CheckpointProblem(
-            f"{source} has a front matter that cannot be read ({error.what})",
+            f"{source} has a front matter that cannot be read ({error.message})",
             next_step="correct the YAML between its two lines of ---",
         ) from error

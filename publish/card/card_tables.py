@@ -6,13 +6,19 @@ from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
-from camelpress.publish.card.card_markdown import Ready
-from camelpress.reporting.model_precision import titled
-from camelpress.reporting.quoted_values import NOT_RECORDED, dig, interval, show, texts
+from camelpress.publish.card.card_markdown import SafeMarkdown
+from camelpress.reporting.model_precision import with_precision
+from camelpress.reporting.quoted_values import (
+    NOT_RECORDED,
+    format_quoted,
+    format_quoted_interval,
+    text_facts,
+    value_at,
+)
 from camelpress.reporting.stage_report import Check, Report, Verdict
 
 
-class Quoted(NamedTuple):
+class QuantizationLine(NamedTuple):
     """A line of the quantization table: its label, and where its value stands."""
 
     label: str
@@ -20,7 +26,7 @@ class Quoted(NamedTuple):
     path: str
 
 
-class Measured(NamedTuple):
+class MetricRow(NamedTuple):
     """A line of the validation table: its label, and the fact that it shows."""
 
     label: str
@@ -29,41 +35,41 @@ class Measured(NamedTuple):
 
 
 # fmt: off
-QUANTIZATION = (
-    Quoted("`bits`",                          "config",   "bits"),
-    Quoted("`group_size`",                    "config",   "group_size"),
-    Quoted("`sym`",                           "config",   "sym"),
-    Quoted("`desc_act`",                      "config",   "desc_act"),
-    Quoted("`checkpoint_format`",             "config",   "checkpoint_format"),
-    Quoted("`damp_percent` (a fraction)",     "config",   "damp_percent"),
-    Quoted("`engine` of camelpress",          "quantize", "facts.engine.name"),
-    Quoted("method",                          "quantize", "facts.method"),
-    Quoted("`correction`",                    "quantize", "settings.correction"),
-    Quoted("seed",                            "quantize", "settings.seed"),
-    Quoted("calibration format",              "quantize", "facts.calibration.format"),
-    Quoted("calibration samples",             "quantize", "facts.calibration.samples"),
-    Quoted("calibration tokens",              "quantize", "facts.calibration.tokens"),
-    Quoted("calibration tokens that count",   "quantize", "facts.calibration.counted_tokens"),
-    Quoted("`calibration_mask`",              "quantize", "settings.calibration_mask"),
-    Quoted("calibration sequence length",     "quantize", "facts.calibration.sequence_length"),
-    Quoted("licence of the calibration",      "publish",  "calibration_license"),
-    Quoted("layers that needed a rescue",     "quantize", "facts.rescues"),
-    Quoted("layers beyond the error limit",   "quantize", "facts.lost"),
-    Quoted("overlap with the texts checked",  "validate", "facts.overlap.checked"),
-    Quoted("overlap allowed",                 "validate", "settings.allow_overlap"),
-    Quoted("bits per weight",                 "validate", "facts.candidate.bits_per_weight"),
-    Quoted("parameters",                      "validate", "facts.candidate.parameters"),
+QUANTIZATION_ROWS = (
+    QuantizationLine("`bits`",                          "config",   "bits"),
+    QuantizationLine("`group_size`",                    "config",   "group_size"),
+    QuantizationLine("`sym`",                           "config",   "sym"),
+    QuantizationLine("`desc_act`",                      "config",   "desc_act"),
+    QuantizationLine("`checkpoint_format`",             "config",   "checkpoint_format"),
+    QuantizationLine("`damp_percent` (a fraction)",     "config",   "damp_percent"),
+    QuantizationLine("`engine` of camelpress",          "quantize", "facts.engine.name"),
+    QuantizationLine("method",                          "quantize", "facts.method"),
+    QuantizationLine("`correction`",                    "quantize", "settings.correction"),
+    QuantizationLine("seed",                            "quantize", "settings.seed"),
+    QuantizationLine("calibration format",              "quantize", "facts.calibration.format"),
+    QuantizationLine("calibration samples",             "quantize", "facts.calibration.samples"),
+    QuantizationLine("calibration tokens",              "quantize", "facts.calibration.tokens"),
+    QuantizationLine("calibration tokens that count",   "quantize", "facts.calibration.counted_tokens"),
+    QuantizationLine("`calibration_mask`",              "quantize", "settings.calibration_mask"),
+    QuantizationLine("calibration sequence length",     "quantize", "facts.calibration.sequence_length"),
+    QuantizationLine("licence of the calibration",      "publish",  "calibration_license"),
+    QuantizationLine("layers that needed a rescue",     "quantize", "facts.rescues"),
+    QuantizationLine("layers beyond the error limit",   "quantize", "facts.lost"),
+    QuantizationLine("overlap with the texts checked",  "validate", "facts.overlap.checked"),
+    QuantizationLine("overlap allowed",                 "validate", "settings.allow_overlap"),
+    QuantizationLine("bits per weight", "validate", "facts.candidate.bits_per_weight"),
+    QuantizationLine("parameters",                      "validate", "facts.candidate.parameters"),
 )
-VALIDATION = (
-    Measured("perplexity, {reference}",           "reference_perplexity", False),
-    Measured("perplexity, this model",            "candidate_perplexity", False),
-    Measured("perplexity ratio",                  "perplexity_ratio",     True),
-    Measured("mean KL divergence, nats a token",  "kl_mean",              True),
-    Measured("top-1 agreement",                   "top1_agreement",       True),
-    Measured("tokens scored",                     "tokens",               False),
-    Measured("sequences",                         "sequences",            False),
+VALIDATION_METRICS = (
+    MetricRow("perplexity, {reference}",           "reference_perplexity", False),
+    MetricRow("perplexity, this model",            "candidate_perplexity", False),
+    MetricRow("perplexity ratio",                  "perplexity_ratio",     True),
+    MetricRow("mean KL divergence, nats a token",  "kl_mean",              True),
+    MetricRow("top-1 agreement",                   "top1_agreement",       True),
+    MetricRow("tokens scored",                     "tokens",               False),
+    MetricRow("sequences",                         "sequences",            False),
 )
-PER_TEXT = (  # column        fact
+TEXT_METRICS = (  # column        fact
     ("sequences",               "sequences"),
     ("tokens",                  "tokens"),
     ("perplexity, {reference}", "reference_perplexity"),
@@ -78,11 +84,14 @@ PER_TEXT = (  # column        fact
 def quantization_rows(sources: Mapping[str, Any]) -> list[tuple[str, str]]:
     """How the weights were made."""
     rows: list[tuple[str, str]] = [
-        (Ready(row.label), show(dig(sources, f"{row.source}.{row.path}"))) for row in QUANTIZATION
+        (SafeMarkdown(row.label), format_quoted(value_at(sources, f"{row.source}.{row.path}")))
+        for row in QUANTIZATION_ROWS
     ]
-    files = dig(sources, "quantize.facts.calibration.files")
+    files = value_at(sources, "quantize.facts.calibration.files")
     for entry in files if isinstance(files, list) else []:
-        rows.append(("calibration text", f"{show(dig(entry, 'name'))}, sha256 {_hash(entry)}"))
+        rows.append(
+            ("calibration text", f"{format_quoted(value_at(entry, 'name'))}, sha256 {_hash(entry)}")
+        )
     if not files:
         rows.append(("calibration text", NOT_RECORDED))
     return rows
@@ -95,16 +104,22 @@ def size_rows(config: Mapping[str, Any], shape: Mapping[str, Any]) -> list[tuple
         config: of the model.
         shape: as `facts.shape` found it.
     """
-    weights = told if isinstance(told := dig(shape, "bytes"), int) else None
+    weights = told if isinstance(told := value_at(shape, "bytes"), int) else None
     cache = _cache_bytes(config)
-    positions = show(config.get("max_position_embeddings"))
-    degrees = dig(shape, "degrees")
+    positions = format_quoted(config.get("max_position_embeddings"))
+    degrees = value_at(shape, "degrees")
     pairs = degrees.items() if isinstance(degrees, Mapping) else ()
     shares = ["1", *(str(size) for size, fits in pairs if fits is True)]
     return [
-        ("weights", _size(weights)),
-        (f"keys and values of a sequence of {positions} tokens, 2 bytes a number", _size(cache)),
-        ("both; an engine adds its own", _size(weights + cache if weights and cache else None)),
+        ("weights", format_release_bytes(weights)),
+        (
+            f"keys and values of a sequence of {positions} tokens, 2 bytes a number",
+            format_release_bytes(cache),
+        ),
+        (
+            "both; an engine adds its own",
+            format_release_bytes(weights + cache if weights and cache else None),
+        ),
         ("devices that tensor parallelism can share it over", ", ".join(shares)),
     ]
 
@@ -123,7 +138,7 @@ def _cache_bytes(config: Mapping[str, Any]) -> int | None:
     return 2 * 2 * prod(parts) if all(isinstance(part, int) for part in parts) else None
 
 
-def _size(nbytes: int | None) -> str:
+def format_release_bytes(nbytes: int | None) -> str:
     if nbytes is None:
         return NOT_RECORDED
     return f"{nbytes / 1e9:,.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:,.1f} MB"
@@ -131,38 +146,39 @@ def _size(nbytes: int | None) -> str:
 
 def validation_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """What was measured, each with its 95 % interval where it has one."""
-    reference = titled(facts.get("reference"), "reference")
-    for row in VALIDATION:
-        ends = interval(facts.get(f"{row.fact}_interval")) if row.has_interval else ""
-        yield row.label.format(reference=reference), show(facts.get(row.fact)), ends
+    reference = with_precision(facts.get("reference"), "reference")
+    for row in VALIDATION_METRICS:
+        ends = format_quoted_interval(facts.get(f"{row.fact}_interval")) if row.has_interval else ""
+        yield row.label.format(reference=reference), format_quoted(facts.get(row.fact)), ends
     percentiles = facts.get("kl_percentiles")
     if isinstance(percentiles, Mapping):
         for name, value in percentiles.items():
             which = "largest" if name == "max" else f"percentile {name}"
-            yield f"KL divergence, {which}", show(value), ""
+            yield f"KL divergence, {which}", format_quoted(value), ""
 
 
-def text_columns(facts: Mapping[str, Any]) -> list[str]:
+def card_text_columns(facts: Mapping[str, Any]) -> list[str]:
     """The heads of the columns of `PER_TEXT`."""
-    reference = titled(facts.get("reference"), "reference")
-    return [column.format(reference=reference) for column, _ in PER_TEXT]
+    reference = with_precision(facts.get("reference"), "reference")
+    return [column.format(reference=reference) for column, _ in TEXT_METRICS]
 
 
-def text_rows(facts: Mapping[str, Any]) -> list[list[str]]:
+def card_text_rows(facts: Mapping[str, Any]) -> list[list[str]]:
     """The same, text by text, in the columns of `PER_TEXT`."""
-    shown = ("name", *(fact for _, fact in PER_TEXT))
-    return [[show(dig(text, fact)) for fact in shown] for text in texts(facts)]
+    shown = ("name", *(fact for _, fact in TEXT_METRICS))
+    return [[format_quoted(value_at(text, fact)) for fact in shown] for text in text_facts(facts)]
 
 
-def check_rows(report: Report) -> list[tuple[str, Verdict, str, str, str]]:
+def card_check_rows(report: Report) -> list[tuple[str, Verdict, str, str, str]]:
     """What the gate asked for, and what it found."""
     return [
         (
             f"{check.name}, {check.part}" if check.part else check.name,
             check.verdict,
-            show(check.estimate),
+            format_quoted(check.estimate),
             _ends(check),
-            f"{'at least' if check.direction == 'min' else 'at most'} {show(check.threshold)}",
+            f"{'at least' if check.direction == 'min' else 'at most'} "
+            f"{format_quoted(check.threshold)}",
         )
         for check in report.checks
     ]
@@ -172,14 +188,16 @@ def _ends(check: Check) -> str:
     """The interval; where there is none, either nothing bounds it or the estimate alone decides."""
     if check.interval is None:
         return "unbounded" if check.verdict is Verdict.INCONCLUSIVE else "none"
-    return interval(check.interval)
+    return format_quoted_interval(check.interval)
 
 
-def inputs(validation: Report, quantize: Report | None, recover: Report | None) -> dict[str, str]:
+def input_hashes(
+    validation: Report, quantize: Report | None, recover: Report | None
+) -> dict[str, str]:
     """The hash of everything that went in, from the raw model to the evaluation texts."""
-    files = dig(quantize.facts if quantize else None, "calibration.files")
+    files = value_at(quantize.facts if quantize else None, "calibration.files")
     calibration = {
-        f"calibration:{show(dig(entry, 'name'))}": _hash(entry)
+        f"calibration:{format_quoted(value_at(entry, 'name'))}": _hash(entry)
         for entry in (files if isinstance(files, list) else [])
     }
     reports = [report.inputs for report in (recover, quantize) if report is not None]
@@ -191,4 +209,4 @@ def inputs(validation: Report, quantize: Report | None, recover: Report | None) 
 
 
 def _hash(entry: Any) -> str:
-    return show(dig(entry, "sha256"))
+    return format_quoted(value_at(entry, "sha256"))

@@ -12,13 +12,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from camelpress.core.errors import ReleaseRefused
+from camelpress.core.errors import ReleaseRefusal
 from camelpress.publish.settings import Publish
-from camelpress.reporting.model_precision import caveat, is_quantized, precision
-from camelpress.reporting.stage_report import LEAST_PIECES, Check, Report, Verdict
+from camelpress.reporting.model_precision import (
+    is_quantized,
+    model_precision,
+    quantized_reference_caveat,
+)
+from camelpress.reporting.stage_report import MIN_PIECES, Check, Report, Verdict
 
-ALLOWANCE = "allow_quantized_reference"  # the key of validate's settings
-NOT_OF_TEXT = frozenset(  # checks that do not bound how far the predictions of a text lie apart
+QUANTIZED_REFERENCE_KEY = "allow_quantized_reference"  # the key of validate's settings
+NON_TEXT_CHECKS = frozenset(  # checks that do not bound how far the predictions of a text lie apart
     {"accuracy_loss", "significant_loss", "non_finite", "noise_floor", "block_error"}
 )
 
@@ -35,24 +39,24 @@ def require_publishable(report: Report, report_dir: Path, settings: Publish) -> 
             by text checks and no reason is given.
     """
     _require_measurement(report, report_dir)
-    _require_borne_out(report, report_dir)
+    _require_consistent_pass(report, report_dir)
     if settings.allow_failed_gate:
         return
     if report.verdict is not Verdict.PASS:
-        raise ReleaseRefused(
+        raise ReleaseRefusal(
             f"{report_dir} says {_failure(report)}",
             next_step="publish a model that passes its gate, or give the reason to publish this "
             "one with --allow-failed-gate",
         )
     if not has_text_check(report):
-        raise ReleaseRefused(
+        raise ReleaseRefusal(
             f"{report_dir} passed without a check of how predictions on text differ",
             next_step="validate with --text and a gate that judges it, or give the reason to "
             "publish without with --allow-failed-gate",
         )
 
 
-def caveats(report: Report, quantize: Report | None) -> list[str]:
+def release_caveats(report: Report, quantize: Report | None) -> list[str]:
     """Returns the sentences that a card begins with; none where nothing is missing.
 
     Args:
@@ -60,9 +64,9 @@ def caveats(report: Report, quantize: Report | None) -> list[str]:
         quantize: of the stage that made the weights, where the model carries it.
     """
     return [
-        *_of_verdict(report),
-        *filter(None, [caveat(report.facts)]),
-        *_of_source(report, quantize),
+        *_verdict_caveats(report),
+        *filter(None, [quantized_reference_caveat(report.facts)]),
+        *_source_caveats(report, quantize),
     ]
 
 
@@ -73,10 +77,10 @@ def needs_reason(report: Report) -> bool:
 
 def has_text_check(report: Report) -> bool:
     """Returns whether the gate judged how predictions on text differ."""
-    return any(check.name not in NOT_OF_TEXT for check in report.checks)
+    return any(check.name not in NON_TEXT_CHECKS for check in report.checks)
 
 
-def is_of_source(report: Report, quantize: Report | None) -> bool | None:
+def reference_is_source(report: Report, quantize: Report | None) -> bool | None:
     """Returns whether the reference is what the weights were quantized from; None if unknown."""
     source = quantize.inputs.get("source") if quantize else None
     return None if source is None else report.inputs.get("reference") == source
@@ -85,26 +89,26 @@ def is_of_source(report: Report, quantize: Report | None) -> bool | None:
 def _require_measurement(report: Report, report_dir: Path) -> None:
     reference = report.facts.get("reference")
     if report.inputs.get("reference") == report.inputs.get("candidate"):
-        raise ReleaseRefused(
+        raise ReleaseRefusal(
             f"{report_dir} holds the model against itself, which measures nothing",
             next_step="validate it against the model that it was quantized from",
         )
-    if is_quantized(reference) and report.settings.get(ALLOWANCE) is not True:
-        raise ReleaseRefused(
+    if is_quantized(reference) and report.settings.get(QUANTIZED_REFERENCE_KEY) is not True:
+        raise ReleaseRefusal(
             f"{report_dir} measured against a model that is itself quantized "
-            f"({precision(reference)})",
+            f"({model_precision(reference)})",
             next_step="validate against the model before it was quantized, or with "
             "--allow-quantized-reference",
         )
 
 
-def _require_borne_out(report: Report, report_dir: Path) -> None:
+def _require_consistent_pass(report: Report, report_dir: Path) -> None:
     """Refuses a PASS that its checks deny: an earlier version or an editor wrote it."""
     if report.verdict is not Verdict.PASS:
         return
     for check in report.checks:
         if reason := _contradiction(check):
-            raise ReleaseRefused(
+            raise ReleaseRefusal(
                 f"{report_dir} says PASS, which its {check.name} does not bear out: {reason}",
                 next_step=f"judge it by today's rules with camelpress gate {report_dir} --out NEW, "
                 "and publish with --report NEW",
@@ -121,10 +125,10 @@ def _contradiction(check: Check) -> str:
     is_within = high <= check.threshold if check.direction == "max" else low >= check.threshold
     if not is_within:
         return f"{low:.5g} to {high:.5g} is not within {check.threshold:g}"
-    if check.name in NOT_OF_TEXT:
+    if check.name in NON_TEXT_CHECKS:
         return ""
-    if check.clusters < LEAST_PIECES:
-        return f"it comes from fewer than {LEAST_PIECES} pieces of text"
+    if check.clusters < MIN_PIECES:
+        return f"it comes from fewer than {MIN_PIECES} pieces of text"
     return "" if low < high else "its interval has no width"
 
 
@@ -135,7 +139,7 @@ def _failure(report: Report) -> str:
     return verdict + (f" ({reasons})" if reasons else "")
 
 
-def _of_verdict(report: Report) -> Iterator[str]:
+def _verdict_caveats(report: Report) -> Iterator[str]:
     verdict = report.verdict or Verdict.ERROR
     if verdict is not Verdict.PASS:
         yield f"This release did not pass its gate: {verdict}."
@@ -143,8 +147,8 @@ def _of_verdict(report: Report) -> Iterator[str]:
         yield "The gate of this release judged no predictions on text."
 
 
-def _of_source(report: Report, quantize: Report | None) -> Iterator[str]:
-    match is_of_source(report, quantize):
+def _source_caveats(report: Report, quantize: Report | None) -> Iterator[str]:
+    match reference_is_source(report, quantize):
         case False:
             yield (
                 "The reference of the validation is not, file for file, the model that these "

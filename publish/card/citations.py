@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from camelpress.publish.card.release_quotes import Facts
-from camelpress.reporting.quoted_values import dig
+from camelpress.publish.card.release_quotes import ReleaseQuotes
+from camelpress.reporting.quoted_values import value_at
 
 # fmt: off
 PAPERS: Mapping[str, str] = {
@@ -20,7 +20,7 @@ PAPERS: Mapping[str, str] = {
     "tulu2":  "Ivison et al., Camels in a Changing Climate: Enhancing LM Adaptation with Tulu 2, "
               "arXiv:2311.10702",
 }
-OF_LICENSE: Mapping[str, tuple[str, ...]] = {
+PAPERS_BY_LICENSE: Mapping[str, tuple[str, ...]] = {
     "llama":     ("llama",),
     "tulu":      ("llama", "tulu"),
     "llama2":    ("llama2",),
@@ -29,8 +29,8 @@ OF_LICENSE: Mapping[str, tuple[str, ...]] = {
 # fmt: on
 
 
-def citations(facts: Facts) -> list[str]:
+def citations(facts: ReleaseQuotes) -> list[str]:
     """The papers of the model, as far as its licence tells them, and of the method."""
-    method = dig(facts.quantize.facts if facts.quantize else None, "method")
-    names = OF_LICENSE.get(facts.settings.license, ())
+    method = value_at(facts.quantize.facts if facts.quantize else None, "method")
+    names = PAPERS_BY_LICENSE.get(facts.settings.license, ())
     return [PAPERS[name] for name in (*names, *(["gptq"] if method == "gptq" else []))]

@@ -17,14 +17,14 @@ from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.files.file_hashes import sha256_file
 from camelpress.core.hub.model_location import locate_card
 from camelpress.publish.card.card_markdown import read_card_text, read_front_matter
-from camelpress.publish.license.license_profiles import Profile
+from camelpress.publish.license.license_profiles import LicenseProfile
 
-PROMPT, FIELDS = "extra_gated_prompt", "extra_gated_fields"
-PREFIX = "extra_gated_"
-TYPES = ("text", "checkbox", "date_picker", "country", "select")
+GATED_PROMPT, GATED_FIELDS = "extra_gated_prompt", "extra_gated_fields"
+GATED_PREFIX = "extra_gated_"
+GATED_FIELD_TYPES = ("text", "checkbox", "date_picker", "country", "select")
 
 
-class Card(NamedTuple):
+class SourceCard(NamedTuple):
     """The front matter of a model's card."""
 
     origin: str
@@ -32,7 +32,7 @@ class Card(NamedTuple):
     metadata: Mapping[str, Any]
 
 
-def read_card(place: str) -> Card:
+def read_source_card(place: str) -> SourceCard:
     """The card of a folder, a file, or a repository on the hub.
 
     Raises:
@@ -41,10 +41,10 @@ def read_card(place: str) -> Card:
     found = locate_card(Path(place))
     text = read_card_text(found.path)
     metadata = read_front_matter(text, source=f"the card of {found.name}")
-    return Card(found.name, sha256_file(found.path), metadata)
+    return SourceCard(found.name, sha256_file(found.path), metadata)
 
 
-def require_covered(cards: Sequence[Card], name: str, chosen: Profile) -> None:
+def require_license_covers(cards: Sequence[SourceCard], name: str, chosen: LicenseProfile) -> None:
     """See that no input's card names a licence that the chosen profile is not for.
 
     Raises:
@@ -61,7 +61,7 @@ def require_covered(cards: Sequence[Card], name: str, chosen: Profile) -> None:
                 )
 
 
-def gate(cards: Sequence[Card]) -> dict[str, Any]:
+def merge_access_fields(cards: Sequence[SourceCard]) -> dict[str, Any]:
     """The front matter that asks of readers what all the cards ask.
 
     Raises:
@@ -71,43 +71,45 @@ def gate(cards: Sequence[Card]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     told: dict[str, Any] = {}
     for card in cards:
-        prompt = card.metadata.get(PROMPT)
+        prompt = card.metadata.get(GATED_PROMPT)
         if prompt is not None:
-            prompts[_text(card, PROMPT, prompt)] = None
-        for label, kind in _fields(card).items():
+            prompts[_gated_text(card, GATED_PROMPT, prompt)] = None
+        for label, kind in _gated_fields(card).items():
             if fields.setdefault(label, kind) != kind:
                 raise CheckpointProblem(
                     f"the card of {card.origin} asks for {label!r} otherwise than another one",
                     next_step="give only one of them with --gated-like",
                 )
         for key, value in card.metadata.items():
-            if str(key).startswith(PREFIX) and key not in (PROMPT, FIELDS):
-                told.setdefault(key, value if isinstance(value, bool) else _text(card, key, value))
+            if str(key).startswith(GATED_PREFIX) and key not in (GATED_PROMPT, GATED_FIELDS):
+                told.setdefault(
+                    key, value if isinstance(value, bool) else _gated_text(card, key, value)
+                )
     if fields:
-        told = {FIELDS: fields} | told
-    return ({PROMPT: "\n\n".join(prompts)} if prompts else {}) | told
+        told = {GATED_FIELDS: fields} | told
+    return ({GATED_PROMPT: "\n\n".join(prompts)} if prompts else {}) | told
 
 
-def _text(card: Card, key: str, value: Any) -> str:
+def _gated_text(card: SourceCard, key: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise _odd(card, key)
+        raise _invalid_field(card, key)
     return value.strip()
 
 
-def _fields(card: Card) -> dict[str, Any]:
-    fields = card.metadata.get(FIELDS)
+def _gated_fields(card: SourceCard) -> dict[str, Any]:
+    fields = card.metadata.get(GATED_FIELDS)
     if fields is None:
         return {}
     if not isinstance(fields, dict):
-        raise _odd(card, FIELDS)
+        raise _invalid_field(card, GATED_FIELDS)
     for label, kind in fields.items():
         named = kind.get("type") if isinstance(kind, dict) else kind
-        if not isinstance(label, str) or named not in TYPES:
-            raise _odd(card, FIELDS)
+        if not isinstance(label, str) or named not in GATED_FIELD_TYPES:
+            raise _invalid_field(card, GATED_FIELDS)
     return fields
 
 
-def _odd(card: Card, key: str) -> CheckpointProblem:
+def _invalid_field(card: SourceCard, key: str) -> CheckpointProblem:
     return CheckpointProblem(
         f"the card of {card.origin} has {key} in a form that the hub does not know",
         next_step="correct a copy of that card, and give it with --gated-like",

@@ -13,26 +13,31 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from camelpress import __version__
 from camelpress.core.errors import CheckpointProblem, OutputProblem
-from camelpress.core.files.file_hashes import PROVENANCE, sha256_file
-from camelpress.core.hub.model_location import CARD, HUB_ID, PAGES
+from camelpress.core.files.file_hashes import PROVENANCE_FILE, sha256_file
+from camelpress.core.hub.model_location import CARD_FILE, HUB_URL, REPO_ID_PATTERN
 from camelpress.core.progress import note
 from camelpress.publish.card import card_tables
-from camelpress.publish.card.card_markdown import Ready, inert, read_card_text, read_front_matter
-from camelpress.publish.card.caveats import is_of_source, needs_reason
+from camelpress.publish.card.card_markdown import (
+    SafeMarkdown,
+    escape_card_text,
+    read_card_text,
+    read_front_matter,
+)
+from camelpress.publish.card.caveats import needs_reason, reference_is_source
 from camelpress.publish.card.citations import citations
-from camelpress.publish.card.front_matter import CLAIMS, claims, front_matter
-from camelpress.publish.card.release_quotes import Facts, of_release
-from camelpress.publish.card.snippets import snippets
+from camelpress.publish.card.front_matter import CLAIMS, card_claims, render_front_matter
+from camelpress.publish.card.release_quotes import ReleaseQuotes, read_release_facts
+from camelpress.publish.card.snippets import usage_snippets
 from camelpress.publish.release import model_files
 from camelpress.reporting import quoted_values
 from camelpress.reporting.plots import card_plots
 from camelpress.reporting.stage_report import Report, Stopwatch, Verdict
 from camelpress.reporting.tables import benchmark_tables
 
-TEMPLATE = "card.md.jinja"
+CARD_TEMPLATE = "card.md.jinja"
 
 
-def render(facts: Facts) -> str:
+def render_card(facts: ReleaseQuotes) -> str:
     """The whole card.
 
     Raises:
@@ -40,22 +45,23 @@ def render(facts: Facts) -> str:
     """
     environment = SandboxedEnvironment(
         undefined=StrictUndefined,
-        finalize=inert,
+        finalize=escape_card_text,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    source = files("camelpress.publish.card").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    source = files("camelpress.publish.card").joinpath(CARD_TEMPLATE).read_text(encoding="utf-8")
     try:
-        return environment.from_string(source).render(_values(facts))
+        return environment.from_string(source).render(_template_context(facts))
     except (TemplateError, OverflowError) as error:  # OverflowError: a range that never ends
         raise OutputProblem(
-            f"the template of cards, {TEMPLATE}, does what no card may ({type(error).__name__})",
+            f"the template of cards, {CARD_TEMPLATE}, does what no card may "
+            f"({type(error).__name__})",
             next_step="install camelpress again; somebody changed that file",
         ) from error
 
 
-def _values(facts: Facts) -> dict[str, Any]:
+def _template_context(facts: ReleaseQuotes) -> dict[str, Any]:
     """What the template quotes."""
     reports = {
         "config": facts.quantization,
@@ -63,52 +69,52 @@ def _values(facts: Facts) -> dict[str, Any]:
         "validate": facts.validation.model_dump(mode="json"),
         "publish": facts.settings.model_dump(mode="json"),
     }
-    inputs = card_tables.inputs(facts.validation, facts.quantize, facts.recover)
+    inputs = card_tables.input_hashes(facts.validation, facts.quantize, facts.recover)
     found = facts.validation.facts
     return {
         "facts": facts,
-        "ready": Ready,
-        "front_matter": Ready(front_matter(facts)),
+        "ready": SafeMarkdown,
+        "front_matter": SafeMarkdown(render_front_matter(facts)),
         "bits": facts.quantization.get("bits"),
         "origins": [
             (label, *origin)
             for label, which in (("raw model", "base"), ("tuned model", "diff"))
-            if (origin := facts.origin(which))
+            if (origin := facts.source_model(which))
         ],
-        "variants": [_link(facts, name) for name in facts.variants],
-        "snippets": snippets(facts),
+        "variants": [_variant_link(facts, name) for name in facts.variants],
+        "snippets": usage_snippets(facts),
         "sizes": card_tables.size_rows(facts.config, facts.shape),
         "degrees": degrees if isinstance(degrees := facts.shape.get("degrees"), Mapping) else {},
         "quantization": card_tables.quantization_rows(reports),
         "validation": list(card_tables.validation_rows(found)),
-        "texts": card_tables.text_rows(found),
-        "text_columns": card_tables.text_columns(found),
-        "checks": card_tables.check_rows(facts.validation),
-        "tasks": benchmark_tables.rows(found),
-        "missing": benchmark_tables.missing(found),
-        "is_of_source": is_of_source(facts.validation, facts.quantize),
+        "texts": card_tables.card_text_rows(found),
+        "text_columns": card_tables.card_text_columns(found),
+        "checks": card_tables.card_check_rows(facts.validation),
+        "tasks": benchmark_tables.card_benchmark_rows(found),
+        "missing": benchmark_tables.skipped_benchmarks(found),
+        "is_of_source": reference_is_source(facts.validation, facts.quantize),
         "needs_reason": needs_reason(facts.validation),
-        "lacking": benchmark_tables.lacking(found),
-        "plot": f"{model_files.VALIDATION}/{card_plots.PLOTS}"
-        if card_plots.has_any(found)
+        "lacking": benchmark_tables.benchmarks_outside_mean(found),
+        "plot": f"{model_files.VALIDATION_FOLDER}/{card_plots.PLOTS_FILE}"
+        if card_plots.has_card_plots(found)
         else None,
-        "protocol": quoted_values.show(found.get("protocol")),
-        "verdict": claims(None, facts.validation)["verdict"],
+        "protocol": quoted_values.format_quoted(found.get("protocol")),
+        "verdict": card_claims(None, facts.validation)["verdict"],
         "inputs": {"base": quoted_values.NOT_RECORDED, "diff": quoted_values.NOT_RECORDED} | inputs,
         "recovered": facts.recover.facts if facts.recover else {},
-        "positions": quoted_values.show(facts.config.get("max_position_embeddings")),
+        "positions": quoted_values.format_quoted(facts.config.get("max_position_embeddings")),
         "citations": citations(facts),
     }
 
 
-def _link(facts: Facts, variant: str) -> str:
+def _variant_link(facts: ReleaseQuotes, variant: str) -> str:
     """A branch of the same repository; whoever may write there names branches."""
-    if facts.home is None or not HUB_ID.fullmatch(f"{facts.home[0]}@{variant}"):
+    if facts.hub_home is None or not REPO_ID_PATTERN.fullmatch(f"{facts.hub_home[0]}@{variant}"):
         return variant
-    return Ready(f"[`{variant}`]({PAGES}/{facts.home[0]}/tree/{variant})")
+    return SafeMarkdown(f"[`{variant}`]({HUB_URL}/{facts.hub_home[0]}/tree/{variant})")
 
 
-def check(folder: Path) -> Report:
+def check_card(folder: Path) -> Report:
     """Hold the card of a release against its config, reports and provenance, line by line.
 
     Returns:
@@ -117,17 +123,17 @@ def check(folder: Path) -> Report:
         CheckpointProblem: the card, or a file that it is made from, is missing or damaged.
     """
     watch = Stopwatch()
-    text = read(folder)
-    facts = of_release(folder)
-    problems = list(contradictions(text, facts))
-    made_by = Report.read(folder / PROVENANCE).version
+    text = read_release_card(folder)
+    facts = read_release_facts(folder)
+    problems = list(card_contradictions(text, facts))
+    made_by = Report.read_report(folder / PROVENANCE_FILE).version
     if made_by != __version__:
         note(f"made by camelpress {made_by}: only what the card claims of the files is compared")
     elif not problems:
-        problems = list(_other_lines(text, render(facts)))
+        problems = list(_first_difference(text, render_card(facts)))
     return Report(
         stage="card",
-        inputs={CARD: sha256_file(folder / CARD)},
+        inputs={CARD_FILE: sha256_file(folder / CARD_FILE)},
         settings={},
         facts={"problems": problems},
         verdict=Verdict.FAIL if problems else Verdict.PASS,
@@ -135,30 +141,30 @@ def check(folder: Path) -> Report:
     )
 
 
-def read(folder: Path) -> str:
+def read_release_card(folder: Path) -> str:
     """The card of a release.
 
     Raises:
         CheckpointProblem: it is not there, or not text.
     """
-    return read_card_text(folder / CARD)
+    return read_card_text(folder / CARD_FILE)
 
 
-def contradictions(text: str, facts: Facts) -> Iterator[str]:
+def card_contradictions(text: str, facts: ReleaseQuotes) -> Iterator[str]:
     """What a card's front matter claims of the files, and they do not say."""
     try:
-        claimed = quoted_values.dig(read_front_matter(text, source=CARD), CLAIMS)
+        claimed = quoted_values.value_at(read_front_matter(text, source=CARD_FILE), CLAIMS)
     except CheckpointProblem as error:
-        yield error.what
+        yield error.message
         return
-    for key, value in claims(facts.quantization, facts.validation).items():
-        if (said := quoted_values.dig(claimed, key)) != value:
-            yield f"{CARD} says {key} {said!r}, the files say {value!r}"
+    for key, value in card_claims(facts.quantization, facts.validation).items():
+        if (said := quoted_values.value_at(claimed, key)) != value:
+            yield f"{CARD_FILE} says {key} {said!r}, the files say {value!r}"
 
 
-def _other_lines(text: str, expected: str) -> Iterator[str]:
+def _first_difference(text: str, expected: str) -> Iterator[str]:
     pairs = zip_longest(text.split("\n"), expected.split("\n"))
     for number, (line, wanted) in enumerate(pairs, start=1):
         if line != wanted:
-            yield f"{CARD} line {number} is {line!r}, the files say {wanted!r}"
+            yield f"{CARD_FILE} line {number} is {line!r}, the files say {wanted!r}"
             return

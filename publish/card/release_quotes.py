@@ -10,30 +10,33 @@ from typing import Any
 
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.files.file_hashes import PROVENANCE, REPORT_SUFFIX
+from camelpress.core.files.file_hashes import PROVENANCE_FILE, REPORT_SUFFIX
 from camelpress.core.files.json_files import read_json
-from camelpress.core.hub.model_location import HUB_ID
-from camelpress.core.packing.dynamic_config import settings_of
+from camelpress.core.hub.model_location import REPO_ID_PATTERN
+from camelpress.core.packing.dynamic_config import dynamic_settings
 from camelpress.core.settings import Settings
-from camelpress.core.text.tulu_format import CHAT_TEMPLATE
-from camelpress.publish.card.caveats import caveats
-from camelpress.publish.license.license_profiles import Profile, profile
+from camelpress.core.text.tulu_format import TULU_CHAT_TEMPLATE
+from camelpress.publish.card.caveats import release_caveats
+from camelpress.publish.license.license_profiles import LicenseProfile, license_profile
 from camelpress.publish.release import model_files
-from camelpress.publish.release.rebuild_recipe import model_name
+from camelpress.publish.release.rebuild_recipe import portable_model_name
 from camelpress.publish.settings import Publish
 from camelpress.reporting.lineage import describes, foreign_report
-from camelpress.reporting.model_precision import titled
-from camelpress.reporting.quoted_values import dig
+from camelpress.reporting.model_precision import with_precision
+from camelpress.reporting.quoted_values import value_at
 from camelpress.reporting.stage_report import Report
 
-TULU, OTHER, NONE = "tulu", "other", "none"  # kinds of prompt
-DEGREES = (2, 4, 8)
-SPLIT = (".mlp.down_proj.scales", ".self_attn.o_proj.scales")  # by input, where groups lie
-STAGES = ("recover", "quantize")  # before, whose reports a model carries
+TULU_PROMPT, OTHER_PROMPT, NO_PROMPT = "tulu", "other", "none"  # kinds of prompt
+TENSOR_PARALLEL_SIZES = (2, 4, 8)
+ROW_PARALLEL_SCALES = (
+    ".mlp.down_proj.scales",
+    ".self_attn.o_proj.scales",
+)  # by input, where groups lie
+SOURCE_STAGES = ("recover", "quantize")  # before, whose reports a model carries
 QUANTIZED = f"quantize{REPORT_SUFFIX}"
 
 
-class Told(Settings):
+class CardFields(Settings):
     """What a card quotes and no other file of a release says; it stands in the provenance."""
 
     name: str
@@ -45,7 +48,7 @@ class Told(Settings):
 
 
 @dataclass(frozen=True)
-class Facts:
+class ReleaseQuotes:
     """What a release says of itself.
 
     Args:
@@ -74,19 +77,19 @@ class Facts:
     licenses: Sequence[str]
 
     @property
-    def profile(self) -> Profile:
+    def profile(self) -> LicenseProfile:
         """The row of the licence."""
-        return profile(self.settings.license)
+        return license_profile(self.settings.license)
 
     @property
     def reference(self) -> str:
         """The model of the comparison by its precision, such as "16-bit reference"."""
-        return titled(self.validation.facts.get("reference"), "reference")
+        return with_precision(self.validation.facts.get("reference"), "reference")
 
     @property
     def caveats(self) -> list[str]:
         """What must be said before all else."""
-        return caveats(self.validation, self.quantize)
+        return release_caveats(self.validation, self.quantize)
 
     @property
     def quantization(self) -> Mapping[str, Any]:
@@ -100,26 +103,28 @@ class Facts:
         return " ".join(self.profile.notice.format(name=self.name).split())
 
     @property
-    def home(self) -> tuple[str, str] | None:
+    def hub_home(self) -> tuple[str, str] | None:
         """Repository and branch on the hub, if the release is for there."""
-        named = HUB_ID.fullmatch(self.settings.to or "")
+        named = REPO_ID_PATTERN.fullmatch(self.settings.to or "")
         return (named["repository"], named["revision"]) if named else None
 
-    def origin(self, which: str) -> tuple[str, str | None] | None:
+    def source_model(self, which: str) -> tuple[str, str | None] | None:
         """Repository of the raw model (`base`) or tuned one (`diff`), and its commit if known."""
-        told = str(dig(self.recover.facts if self.recover else None, f"sources.{which}.origin"))
-        named = HUB_ID.fullmatch(model_name(told))
+        told = str(
+            value_at(self.recover.facts if self.recover else None, f"sources.{which}.origin")
+        )
+        named = REPO_ID_PATTERN.fullmatch(portable_model_name(told))
         found = (named["repository"], named["revision"]) if named and named["prefix"] else None
         given = {"base": self.settings.base_model, "diff": self.settings.diff_model}[which]
         return found if given is None or (found and found[0] == given) else (given, None)
 
-    def told(self) -> dict[str, Any]:
+    def card_fields(self) -> dict[str, Any]:
         """What has to stand in the provenance for `of_release` to find all this again."""
-        told = Told(**{key: getattr(self, key) for key in Told.model_fields})
+        told = CardFields(**{key: getattr(self, key) for key in CardFields.model_fields})
         return told.model_dump(mode="json")
 
 
-def of_release(folder: Path) -> Facts:
+def read_release_facts(folder: Path) -> ReleaseQuotes:
     """The facts that the card of a release was written from.
 
     Raises:
@@ -127,29 +132,35 @@ def of_release(folder: Path) -> Facts:
             is of other weights.
         RecipeProblem: its provenance is not of this version.
     """
-    path = folder / PROVENANCE
-    provenance = Report.read(path)
-    known = {key: provenance.facts[key] for key in Told.model_fields if key in provenance.facts}
-    quantize = model_files.stage_report(folder / QUANTIZED)
+    path = folder / PROVENANCE_FILE
+    provenance = Report.read_report(path)
+    known = {
+        key: provenance.facts[key] for key in CardFields.model_fields if key in provenance.facts
+    }
+    quantize = model_files.read_stage_report(folder / QUANTIZED)
     if quantize is not None and not describes(quantize, folder, provenance.outputs):
         raise CheckpointProblem(foreign_report(folder / QUANTIZED), next_step="publish it again")
-    return Facts(
+    return ReleaseQuotes(
         config=read_json(folder / "config.json"),
-        validation=Report.read(folder / model_files.VALIDATION / "report.json"),
+        validation=Report.read_report(folder / model_files.VALIDATION_FOLDER / "report.json"),
         quantize=quantize,
-        recover=model_files.stage_report(folder / "recover-report.json"),
+        recover=model_files.read_stage_report(folder / "recover-report.json"),
         settings=Publish.parse(provenance.settings, source=str(path)),
-        **dict(Told.parse(known, source=str(path))),
+        **dict(CardFields.parse(known, source=str(path))),
     )
 
 
-def shape(checkpoint: Checkpoint) -> dict[str, Any]:
+def release_shape(checkpoint: Checkpoint) -> dict[str, Any]:
     """What only the files tell: bytes of weights, devices they can be split over, the prompt."""
     template = _chat_template(checkpoint)
     return {
         "bytes": checkpoint.nbytes,
-        "degrees": {str(size): fits for size, fits in _degrees(checkpoint).items()},
-        "prompt": TULU if template == CHAT_TEMPLATE else OTHER if template else NONE,
+        "degrees": {str(size): fits for size, fits in _tensor_parallel_fit(checkpoint).items()},
+        "prompt": TULU_PROMPT
+        if template == TULU_CHAT_TEMPLATE
+        else OTHER_PROMPT
+        if template
+        else NO_PROMPT,
     }
 
 
@@ -163,23 +174,29 @@ def _chat_template(checkpoint: Checkpoint) -> str | None:
     return found if isinstance(found, str) else json.dumps(found) if found else None
 
 
-def _degrees(checkpoint: Checkpoint) -> dict[int, bool]:
+def _tensor_parallel_fit(checkpoint: Checkpoint) -> dict[int, bool]:
     """Whether heads, and the groups of layers whose input is split, can be dealt out to devices."""
     packing = checkpoint.quantization or {}
-    split = {name: info for name, info in checkpoint.tensors.items() if name.endswith(SPLIT)}
+    split = {
+        name: info
+        for name, info in checkpoint.tensors.items()
+        if name.endswith(ROW_PARALLEL_SCALES)
+    }
     if not split:
         return {}
     counts = {
         info.shape[0]
         for name, info in split.items()
-        if _has_groups(packing, name.removesuffix(".scales"))
+        if _has_row_groups(packing, name.removesuffix(".scales"))
     }
     heads = checkpoint.config.get("num_attention_heads")
     counts |= {heads} if isinstance(heads, int) else set()
-    return {degree: all(count % degree == 0 for count in counts) for degree in DEGREES}
+    return {
+        degree: all(count % degree == 0 for count in counts) for degree in TENSOR_PARALLEL_SIZES
+    }
 
 
-def _has_groups(packing: Mapping[str, Any], layer: str) -> bool:
+def _has_row_groups(packing: Mapping[str, Any], layer: str) -> bool:
     """Whether a layer has scales for parts of a row, and not for all of it."""
-    size = (settings_of(packing, layer) or packing).get("group_size")
+    size = (dynamic_settings(packing, layer) or packing).get("group_size")
     return isinstance(size, int) and size > 0

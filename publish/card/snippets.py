@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from camelpress.publish.card.card_markdown import Ready
-from camelpress.publish.card.release_quotes import NONE, Facts
+from camelpress.publish.card.card_markdown import SafeMarkdown
+from camelpress.publish.card.release_quotes import NO_PROMPT, ReleaseQuotes
 
-LOCAL = 'folder = "path/to/this/folder"\n'
-REMOTE = """\
+LOCAL_FOLDER = 'folder = "path/to/this/folder"\n'
+HUB_FOLDER = """\
 from huggingface_hub import snapshot_download
 
 folder = snapshot_download("{repository}", revision="{revision}")
 """
-CHAT = """\
+CHAT_INPUT = """\
 inputs = tokenizer.apply_chat_template(
     [{"role": "user", "content": "Name three camelids."}],
     add_generation_prompt=True,
@@ -21,8 +21,8 @@ inputs = tokenizer.apply_chat_template(
     return_tensors="pt",
 ).to(model.device)
 """
-PLAIN = 'inputs = tokenizer("Camelids are", return_tensors="pt").to(model.device)\n'
-REPLY = """\
+PLAIN_INPUT = 'inputs = tokenizer("Camelids are", return_tensors="pt").to(model.device)\n'
+GENERATE_REPLY = """\
 output = model.generate(**inputs, max_new_tokens=200)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 """
@@ -33,8 +33,8 @@ class Snippet(NamedTuple):
 
     client: str
     install: str
-    imports: str
-    load: str
+    import_code: str
+    load_code: str
 
 
 SNIPPETS = (
@@ -54,17 +54,18 @@ SNIPPETS = (
 )
 
 
-def snippets(facts: Facts) -> list[tuple[str, Ready, Ready]]:
+def usage_snippets(facts: ReleaseQuotes) -> list[tuple[str, SafeMarkdown, SafeMarkdown]]:
     """Client, what to install and a whole program, for a model with or without a chat template."""
-    ask = PLAIN if facts.shape.get("prompt") == NONE else CHAT
-    home = facts.home
-    place = REMOTE.format(repository=home[0], revision=home[1]) if home else LOCAL
+    ask = PLAIN_INPUT if facts.shape.get("prompt") == NO_PROMPT else CHAT_INPUT
+    home = facts.hub_home
+    place = HUB_FOLDER.format(repository=home[0], revision=home[1]) if home else LOCAL_FOLDER
     return [
-        (each.client, Ready(each.install), Ready(_program(each, place, ask))) for each in SNIPPETS
+        (each.client, SafeMarkdown(each.install), SafeMarkdown(_program(each, place, ask)))
+        for each in SNIPPETS
     ]
 
 
 def _program(each: Snippet, place: str, ask: str) -> str:
     imports, _, name = place.rpartition("\n\n")
-    first = f"{imports}\n{each.imports}" if imports else each.imports
-    return f"{first}\n{name}{each.load}{ask}{REPLY}".rstrip("\n")
+    first = f"{imports}\n{each.import_code}" if imports else each.import_code
+    return f"{first}\n{name}{each.load_code}{ask}{GENERATE_REPLY}".rstrip("\n")

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.hub.model_location import HUB
-from camelpress.publish.destinations.oci_registry import OCI, Registry
-from camelpress.publish.destinations.s3_bucket import S3, Bucket
-from camelpress.publish.license.license_profiles import profile
+from camelpress.core.hub.model_location import HUB_PREFIX
+from camelpress.publish.destinations.oci_registry import OCI_SCHEME, OciDestination
+from camelpress.publish.destinations.s3_bucket import S3_SCHEME, S3Destination
+from camelpress.publish.license.license_profiles import license_profile
 from camelpress.publish.settings import Publish
 
 
 @runtime_checkable
-class Target(Protocol):
+class Destination(Protocol):
     """A place elsewhere; its text is what leads there again."""
 
     @property
@@ -25,11 +25,11 @@ class Target(Protocol):
     def require_ready(self) -> tuple[str, ...]:
         """See that a release may go there, and tell which other variants are there."""
 
-    def deliver(self, folder: Path) -> dict[str, Any]:
+    def upload(self, folder: Path) -> dict[str, Any]:
         """Bring a finished release there so that nobody ever sees a part of it."""
 
 
-def target(settings: Publish, variant: str, *, force: bool) -> Target | None:
+def parse_destination(settings: Publish, variant: str, *, force: bool) -> Destination | None:
     """The place that the settings name; None for a folder here.
 
     Args:
@@ -45,26 +45,27 @@ def target(settings: Publish, variant: str, *, force: bool) -> Target | None:
             next_step="read its licence and those of its inputs, then add --i-have-the-right",
         )
     to = settings.to or ""
-    if to.startswith(HUB):
+    if to.startswith(HUB_PREFIX):
         from camelpress.publish.destinations.hub_repository import (
-            Hub,  # its client takes a third of a second
+            HubDestination,  # its client takes a third of a second
         )
 
-        gated = profile(settings.license).restricted or not settings.public
-        return Hub.parse(to, variant, public=settings.public, gated=gated, force=force)
-    if to.startswith(S3):
-        return Bucket.parse(to)
-    if to.startswith(OCI):
-        return Registry.parse(to, variant, force=force)
+        gated = license_profile(settings.license).restricted or not settings.public
+        return HubDestination.parse(to, variant, public=settings.public, gated=gated, force=force)
+    if to.startswith(S3_SCHEME):
+        return S3Destination.parse(to)
+    if to.startswith(OCI_SCHEME):
+        return OciDestination.parse(to, variant, force=force)
     if "://" in to:
         raise RecipeProblem(
             f"nothing can be published to {to}",
-            next_step=f"give a folder, {HUB}org/name, {S3}bucket/prefix or {OCI}registry/name",
+            next_step=f"give a folder, {HUB_PREFIX}org/name, {S3_SCHEME}bucket/prefix or "
+            f"{OCI_SCHEME}registry/name",
         )
     return None
 
 
-def variant(quantization: Mapping[str, Any]) -> str:
+def variant_name(quantization: Mapping[str, Any]) -> str:
     """What a quantization is called among others, such as gptq-4bit-128g.
 
     Source: the names of branches that TheBloke's GPTQ repositories made common.

@@ -29,23 +29,23 @@ from huggingface_hub.hf_api import RepoFile
 
 from camelpress import __version__
 from camelpress.core.errors import OutputExists, OutputProblem, RecipeProblem
-from camelpress.core.files.file_hashes import MANIFEST, git_sha1
+from camelpress.core.files.file_hashes import CHECKSUM_FILE, git_sha1
 from camelpress.core.hub.hub_download import prepare_client
-from camelpress.core.hub.model_location import ATTRIBUTES, HUB, HUB_ID
+from camelpress.core.hub.model_location import GITATTRIBUTES_FILE, HUB_PREFIX, REPO_ID_PATTERN
 from camelpress.core.progress import note
-from camelpress.publish.destinations.hub_errors import explained
-from camelpress.publish.release.checksums import Shipment
+from camelpress.publish.destinations.hub_errors import hub_errors
+from camelpress.publish.release.checksums import ReleaseFiles
 
 MAIN = "main"
 STAGING = "staging-"
-MARK = 12  # digits of a release's hash in the name of its staging branch
-MANUAL: Literal["manual"] = "manual"  # how the hub lets readers in, one by one
-PAUSES = (1.0, 3.0)  # seconds before the hub is asked again whether it did what it said
-Shown = TypeVar("Shown")
+STAGING_DIGEST_DIGITS = 12  # digits of a release's hash in the name of its staging branch
+MANUAL_APPROVAL: Literal["manual"] = "manual"  # how the hub lets readers in, one by one
+READ_BACK_PAUSES = (1.0, 3.0)  # seconds before the hub is asked again whether it did what it said
+HubState = TypeVar("HubState")
 
 
 @dataclass(frozen=True)
-class Hub:
+class HubDestination:
     """A revision of a model repository, as what is published there is to be.
 
     Who sees a repository sees all its branches, and other releases may be among them: so a gate is
@@ -66,23 +66,25 @@ class Hub:
     force: bool
 
     @classmethod
-    def parse(cls, to: str, variant: str, *, public: bool, gated: bool, force: bool) -> Hub:
+    def parse(
+        cls, to: str, variant: str, *, public: bool, gated: bool, force: bool
+    ) -> HubDestination:
         """From `hf:org/name` or `hf:org/name@branch`; without one, the variant names it.
 
         Raises:
             RecipeProblem: it is neither.
         """
-        named = HUB_ID.fullmatch(to)
+        named = REPO_ID_PATTERN.fullmatch(to)
         revision = named["revision"] or variant if named else ""
         if named is None or revision.startswith((STAGING, "refs/")):
             raise RecipeProblem(
                 f"{to!r} is no place on the hub to publish to",
-                next_step=f"write it as {HUB}org/name, or as {HUB}org/name@branch",
+                next_step=f"write it as {HUB_PREFIX}org/name, or as {HUB_PREFIX}org/name@branch",
             )
         return cls(named["repository"], revision, public=public, gated=gated, force=force)
 
     def __str__(self) -> str:
-        return f"{HUB}{self.repository}@{self.revision}"
+        return f"{HUB_PREFIX}{self.repository}@{self.revision}"
 
     @property
     def title(self) -> str:
@@ -97,21 +99,21 @@ class Hub:
         Raises:
             OutputProblem: no login, a public repository, or files that no release has.
         """
-        with explained(self.repository):
+        with hub_errors(self.repository):
             api = _api()
             if self._info(api) is None:
                 return ()
             heads = self._heads(api)
             if self.revision in heads:
-                self._require_ours(self._tree(api, heads[self.revision]))
+                self._require_release_files(self._tree(api, heads[self.revision]))
             others = sorted(heads.keys() - {MAIN, self.revision})
             return tuple(
                 name
                 for name in others
-                if not name.startswith(STAGING) and MANIFEST in self._tree(api, heads[name])
+                if not name.startswith(STAGING) and CHECKSUM_FILE in self._tree(api, heads[name])
             )
 
-    def deliver(self, folder: Path) -> dict[str, Any]:
+    def upload(self, folder: Path) -> dict[str, Any]:
         """Bring a finished release there, and say what came of it.
 
         Args:
@@ -121,21 +123,21 @@ class Hub:
             OutputProblem: as `require_ready`; no right to write; the hub or the connection fails.
                 What was under the revision's name is there still.
         """
-        release = Shipment.of(folder)
-        with explained(self.repository):
+        release = ReleaseFiles.of(folder)
+        with hub_errors(self.repository):
             api = _api()
             info = self._info(api) or self._create(api)
-            if self.gated and info.gated != MANUAL:
-                api.update_repo_settings(self.repository, gated=MANUAL)
+            if self.gated and info.gated != MANUAL_APPROVAL:
+                api.update_repo_settings(self.repository, gated=MANUAL_APPROVAL)
                 self._require_gate(api)
             heads = self._heads(api)
-            commit = self._published(api, heads, release)
+            commit = self._commit_release(api, heads, release)
             if self.revision != MAIN and not self._tree(api, heads[MAIN]):
                 self._commit(api, MAIN, heads[MAIN], release)
             self._remove_staging(api)
             info = self._require_gate(api)
             if self.public and info.private:
-                info = self._open(api)
+                info = self._make_public(api)
         return {
             "to": str(self),
             "commit": commit,
@@ -151,7 +153,8 @@ class Hub:
             OutputProblem: the hub does not show the gate that the release needs.
         """
         info = self._read_back(
-            lambda: self._shown(api), lambda found: not self.gated or found.gated == MANUAL
+            lambda: self._require_info(api),
+            lambda found: not self.gated or found.gated == MANUAL_APPROVAL,
         )
         if info is None:
             raise OutputProblem(
@@ -161,21 +164,23 @@ class Hub:
             )
         return info
 
-    def _open(self, api: HfApi) -> ModelInfo:
+    def _make_public(self, api: HfApi) -> ModelInfo:
         """Makes the repository public, and reads back that it is, with its gate.
 
         Raises:
             OutputProblem: it is still private; or its gate is gone, and it is private again.
         """
-        note(f"{HUB}{self.repository}: becomes public, with all its branches")
+        note(f"{HUB_PREFIX}{self.repository}: becomes public, with all its branches")
         api.update_repo_settings(self.repository, private=False)
-        info = self._read_back(lambda: self._shown(api), lambda found: found.private is False)
+        info = self._read_back(
+            lambda: self._require_info(api), lambda found: found.private is False
+        )
         if info is None:
             raise OutputProblem(
                 f"the hub took the order to make {self.repository} public, and shows it private",
                 next_step="make it public in the settings of its page; the release is complete",
             )
-        if self.gated and info.gated != MANUAL:
+        if self.gated and info.gated != MANUAL_APPROVAL:
             api.update_repo_settings(self.repository, private=True)
             raise OutputProblem(
                 f"{self.repository} lost its gate when it became public, and was ordered to be "
@@ -190,7 +195,9 @@ class Hub:
         Raises:
             OutputProblem: the hub still shows one of them.
         """
-        pattern = re.compile(rf"{re.escape(self._staging)}[0-9a-f]{{{MARK}}}")
+        pattern = re.compile(
+            rf"{re.escape(self._staging_prefix)}[0-9a-f]{{{STAGING_DIGEST_DIGITS}}}"
+        )
         staged = [branch for branch in self._heads(api) if pattern.fullmatch(branch)]
         for branch in staged:
             api.delete_branch(self.repository, branch=branch)
@@ -216,19 +223,21 @@ class Hub:
         if heads is None:
             raise OutputProblem(
                 f"the hub took the order to move {branch} of {self.repository} to "
-                f"{commit[:MARK]}, and shows it elsewhere",
+                f"{commit[:STAGING_DIGEST_DIGITS]}, and shows it elsewhere",
                 next_step="see who else publishes there, then run the same command again",
             )
 
-    def _read_back(self, read: Callable[[], Shown], holds: Callable[[Shown], bool]) -> Shown | None:
+    def _read_back(
+        self, read: Callable[[], HubState], holds: Callable[[HubState], bool]
+    ) -> HubState | None:
         """Returns what the hub shows once it holds; None where it never does."""
-        for wait in (0.0, *PAUSES):
+        for wait in (0.0, *READ_BACK_PAUSES):
             time.sleep(wait)
             if holds(shown := read()):
                 return shown
         return None
 
-    def _shown(self, api: HfApi) -> ModelInfo:
+    def _require_info(self, api: HfApi) -> ModelInfo:
         """What the hub says of a repository that was there a moment ago.
 
         Raises:
@@ -254,20 +263,20 @@ class Hub:
             return None
         if info.private is None:
             raise OutputProblem(
-                f"the hub does not say whether {HUB}{self.repository} is private",
+                f"the hub does not say whether {HUB_PREFIX}{self.repository} is private",
                 next_step="see on its page who can see it, and whether HF_ENDPOINT names a hub",
             )
         if not info.private and not self.public:
             raise OutputProblem(
-                f"{HUB}{self.repository} is public",
+                f"{HUB_PREFIX}{self.repository} is public",
                 next_step="make it private on its page, or give --public --i-have-the-right",
             )
         return info
 
     def _create(self, api: HfApi) -> ModelInfo:
-        note(f"{HUB}{self.repository}: a new repository, private")
+        note(f"{HUB_PREFIX}{self.repository}: a new repository, private")
         api.create_repo(self.repository, private=True, exist_ok=True)
-        return self._shown(api)
+        return self._require_info(api)
 
     def _heads(self, api: HfApi) -> dict[str, str]:
         """Branch to commit."""
@@ -278,23 +287,23 @@ class Hub:
         """The files of a commit but for the hub's own."""
         found = api.list_repo_tree(self.repository, revision=commit, recursive=True)
         files = (each for each in found if isinstance(each, RepoFile))
-        return {each.path: each for each in files if each.path != ATTRIBUTES}
+        return {each.path: each for each in files if each.path != GITATTRIBUTES_FILE}
 
-    def _require_ours(self, tree: Mapping[str, RepoFile]) -> None:
-        if tree and MANIFEST not in tree:
+    def _require_release_files(self, tree: Mapping[str, RepoFile]) -> None:
+        if tree and CHECKSUM_FILE not in tree:
             raise OutputProblem(
                 f"{self} holds files that are no release, {min(tree)} for one",
                 next_step="name another branch or repository, or remove them yourself",
             )
 
-    def _published(self, api: HfApi, heads: Mapping[str, str], release: Shipment) -> str:
+    def _commit_release(self, api: HfApi, heads: Mapping[str, str], release: ReleaseFiles) -> str:
         """The commit of the revision, once it holds the release."""
         head = heads.get(self.revision)
         if head is not None:
             there = self._tree(api, head)
-            if release.is_there(_differing(release, there), there.keys()):
+            if release.matches_remote(_changed_names(release, there), there.keys()):
                 return head
-            self._require_ours(there)
+            self._require_release_files(there)
             if there and not self.force:
                 raise OutputExists(
                     f"{self} holds another release",
@@ -308,27 +317,27 @@ class Hub:
         return staged
 
     @property
-    def _staging(self) -> str:
+    def _staging_prefix(self) -> str:
         return f"{STAGING}{self.revision.replace('/', '-')}-"
 
-    def _stage(self, api: HfApi, heads: Mapping[str, str], release: Shipment) -> str:
+    def _stage(self, api: HfApi, heads: Mapping[str, str], release: ReleaseFiles) -> str:
         """The commit of a branch aside that holds the release, as the server says itself."""
-        branch = self._staging + release.sha256[MANIFEST][:MARK]
+        branch = self._staging_prefix + release.sha256[CHECKSUM_FILE][:STAGING_DIGEST_DIGITS]
         head = heads.get(branch)
         if head is None:
             head = heads.get(self.revision, heads[MAIN])
             api.create_branch(self.repository, branch=branch, revision=head)
         return self._commit(api, branch, head, release)
 
-    def _commit(self, api: HfApi, branch: str, head: str, release: Shipment) -> str:
+    def _commit(self, api: HfApi, branch: str, head: str, release: ReleaseFiles) -> str:
         """One commit on a branch whose head is known, after which it holds the release alone."""
         files = release.files
-        wrong = _differing(release, self._tree(api, head))
+        wrong = _changed_names(release, self._tree(api, head))
         if not wrong:
             return head
         adds = [CommitOperationAdd(name, files[name]) for name in wrong if name in files]
         for each in adds:
-            release.require_sealed(each.path_in_repo, each.upload_info.sha256.hex())
+            release.require_unchanged(each.path_in_repo, each.upload_info.sha256.hex())
         nbytes = sum(each.upload_info.size for each in adds)
         note(f"{branch}: {len(adds)} files, {nbytes / 1e6:,.1f} MB, less what the hub has already")
         commit: str = api.create_commit(
@@ -338,7 +347,7 @@ class Hub:
             revision=branch,
             parent_commit=head,
         ).oid
-        if broken := _differing(release, self._tree(api, commit)):
+        if broken := _changed_names(release, self._tree(api, commit)):
             raise OutputProblem(
                 f"the hub holds {', '.join(broken[:3])} otherwise than it was sent, in {branch} of "
                 f"{self.repository}",
@@ -348,14 +357,14 @@ class Hub:
         return commit
 
 
-def _differing(release: Shipment, tree: Mapping[str, RepoFile]) -> list[str]:
+def _changed_names(release: ReleaseFiles, tree: Mapping[str, RepoFile]) -> list[str]:
     """Names of files that are only here or only there, or not the same."""
     both = release.files.keys() & tree.keys()
     same = {name for name in both if _is_same(release, name, tree[name])}
     return sorted((release.files.keys() | tree.keys()) - same)
 
 
-def _is_same(release: Shipment, name: str, there: RepoFile) -> bool:
+def _is_same(release: ReleaseFiles, name: str, there: RepoFile) -> bool:
     """By the hash that the server has of a file: SHA-256 of a large one, else that of git."""
     if there.lfs is not None:
         return there.lfs.sha256 == release.sha256[name]

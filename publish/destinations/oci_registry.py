@@ -24,17 +24,17 @@ from camelpress.core.input_limits import MAX_ANSWER_BYTES
 from camelpress.core.progress import track
 from camelpress.core.runtime import optional_packages
 from camelpress.publish.destinations.short_answers import cut_body
-from camelpress.publish.release.checksums import Shipment
+from camelpress.publish.release.checksums import ReleaseFiles
 
-OCI = "oci://"
-PLACE = re.compile(
+OCI_SCHEME = "oci://"
+OCI_URL = re.compile(
     r"oci://(?P<host>[\w.-]+(:\d+)?)/(?P<name>[a-z0-9]+([._/-][a-z0-9]+)*)"
     r"(:(?P<tag>\w[\w.-]{0,127}))?",
     re.ASCII,
 )
-LOCAL = re.compile(r"(localhost|127\.0\.0\.1)(:\d+)?")  # without TLS, as docker has it
+LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1)(:\d+)?")  # without TLS, as docker has it
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-ACCEPTED = (  # of what may have the tag already; a registry hides what is not asked for
+MANIFEST_MEDIA_TYPES = (  # of what may have the tag already; a registry hides what is not asked for
     MANIFEST_TYPE,
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
@@ -49,12 +49,12 @@ LAYER_TYPES = (  # the first pattern that fits a file's name
     ("*",                "application/vnd.cncf.model.doc.v1.raw"),
 )  # fmt: skip
 TITLE, FILEPATH = "org.opencontainers.image.title", "org.cncf.model.filepath"
-FULL = (413, 507)
-CHUNKED = 32_000_000  # bytes: a larger file is not read into memory at once
+STORAGE_FULL_STATUSES = (413, 507)
+MAX_SINGLE_UPLOAD_BYTES = 32_000_000  # bytes: a larger file is not read into memory at once
 
 
 @dataclass(frozen=True)
-class Registry:
+class OciDestination:
     """A tag of a repository.
 
     Args:
@@ -70,23 +70,26 @@ class Registry:
     force: bool
 
     @classmethod
-    def parse(cls, to: str, variant: str, *, force: bool) -> Registry:
+    def parse(cls, to: str, variant: str, *, force: bool) -> OciDestination:
         """From `oci://host/name` or `oci://host/name:tag`; without one, the variant is the tag.
 
         Raises:
             RecipeProblem: it is neither.
             EngineProblem: oras is not there.
         """
-        found = PLACE.fullmatch(to)
+        found = OCI_URL.fullmatch(to)
         if found is None:
             raise RecipeProblem(
-                f"{to!r} is no place in a registry", next_step=f"write it as {OCI}host/name:tag"
+                f"{to!r} is no place in a registry",
+                next_step=f"write it as {OCI_SCHEME}host/name:tag",
             )
-        optional_packages.require("oras", need="registries need the package oras", extra="oci")
+        optional_packages.require_package(
+            "oras", need="registries need the package oras", extra="oci"
+        )
         return cls(found["host"], found["name"], found["tag"] or variant, force)
 
     def __str__(self) -> str:
-        return f"{OCI}{self.host}/{self.name}:{self.tag}"
+        return f"{OCI_SCHEME}{self.host}/{self.name}:{self.tag}"
 
     @property
     def title(self) -> str:
@@ -101,20 +104,20 @@ class Registry:
         Raises:
             OutputProblem: it does not.
         """
-        with _explained(str(self)):
+        with _oci_errors(str(self)):
             self._manifest(*self._client())
         return ()
 
-    def deliver(self, folder: Path) -> dict[str, Any]:
+    def upload(self, folder: Path) -> dict[str, Any]:
         """Bring a finished release there.
 
         Raises:
             OutputExists: the tag is that of something else, and `force` is not given.
             OutputProblem: the registry fails or does not let this login write.
         """
-        release = Shipment.of(folder)
-        layers = [_layer(release, name) for name in sorted(release.files)]
-        with _explained(str(self)):
+        release = ReleaseFiles.of(folder)
+        layers = [_layer_descriptor(release, name) for name in sorted(release.files)]
+        with _oci_errors(str(self)):
             client, container = self._client()
             there = self._manifest(client, container)
             if there is None or not _is_release(there, release):
@@ -127,15 +130,17 @@ class Registry:
         return {"to": str(self), "commit": self.tag, "files": len(layers)}
 
     def _push(
-        self, client: Any, container: Any, release: Shipment, layers: list[dict[str, Any]]
+        self, client: Any, container: Any, release: ReleaseFiles, layers: list[dict[str, Any]]
     ) -> None:
         """Every blob, then the manifest with the tag."""
         for layer in track(layers, "upload"):
             self._upload(client, container, release.files[layer["annotations"][TITLE]], layer)
         with tempfile.TemporaryDirectory() as place:
             path = Path(place) / "config.json"
-            path.write_text(json.dumps(_config(self.title, release, layers)), encoding="utf-8")
-            config = _blob(CONFIG_TYPE, path, sha256_file(path))
+            path.write_text(
+                json.dumps(_model_config(self.title, release, layers)), encoding="utf-8"
+            )
+            config = _blob_descriptor(CONFIG_TYPE, path, sha256_file(path))
             self._upload(client, container, path, config)
         manifest = {
             "schemaVersion": 2,
@@ -144,7 +149,7 @@ class Registry:
             "config": config,
             "layers": layers,
         }
-        _require(client.upload_manifest(manifest, container))
+        _require_success(client.upload_manifest(manifest, container))
         kept = self._manifest(client, container)
         if kept is None or not _is_release(kept, release):
             raise OutputProblem(
@@ -154,7 +159,7 @@ class Registry:
     def _client(self) -> tuple[Any, Any]:
         from oras.provider import Registry as Client
 
-        client = Client(hostname=self.host, insecure=LOCAL.fullmatch(self.host) is not None)
+        client = Client(hostname=self.host, insecure=LOCAL_HOST.fullmatch(self.host) is not None)
         container = client.get_container(f"{self.host}/{self.name}:{self.tag}")
         client.auth.load_configs(container)
         client.session.hooks["response"].append(cut_body)
@@ -163,10 +168,12 @@ class Registry:
     def _manifest(self, client: Any, container: Any) -> dict[str, Any] | None:
         """What the tag is given to; None where there is no such tag."""
         place = f"{client.prefix}://{container.manifest_url()}"
-        answer = client.do_request(place, "GET", headers={"Accept": ", ".join(ACCEPTED)})
+        answer = client.do_request(
+            place, "GET", headers={"Accept": ", ".join(MANIFEST_MEDIA_TYPES)}
+        )
         if answer.status_code == 404:
             return None
-        _require(answer)
+        _require_success(answer)
         if len(answer.content) > MAX_ANSWER_BYTES:
             raise OutputProblem(
                 f"{self} is described in more than {MAX_ANSWER_BYTES:,} bytes",
@@ -177,21 +184,21 @@ class Registry:
 
     def _upload(self, client: Any, container: Any, path: Path, blob: dict[str, Any]) -> None:
         if not client.blob_exists(blob, container):
-            chunked = blob["size"] > CHUNKED
-            _require(client.upload_blob(str(path), container, blob, do_chunked=chunked))
+            chunked = blob["size"] > MAX_SINGLE_UPLOAD_BYTES
+            _require_success(client.upload_blob(str(path), container, blob, do_chunked=chunked))
 
 
-def _blob(kind: str, path: Path, sha256: str) -> dict[str, Any]:
+def _blob_descriptor(kind: str, path: Path, sha256: str) -> dict[str, Any]:
     return {"mediaType": kind, "size": path.stat().st_size, "digest": f"sha256:{sha256}"}
 
 
-def _layer(release: Shipment, name: str) -> dict[str, Any]:
+def _layer_descriptor(release: ReleaseFiles, name: str) -> dict[str, Any]:
     kind = next(kind for pattern, kind in LAYER_TYPES if PurePath(name).match(pattern))
-    blob = _blob(kind, release.files[name], release.sha256[name])
+    blob = _blob_descriptor(kind, release.files[name], release.sha256[name])
     return blob | {"annotations": {TITLE: name, FILEPATH: name}}
 
 
-def _is_release(manifest: Mapping[str, Any], release: Shipment) -> bool:
+def _is_release(manifest: Mapping[str, Any], release: ReleaseFiles) -> bool:
     """Whether a manifest is that of a release, perhaps with another signature of it."""
     held: dict[str, str] = {}
     for layer in manifest.get("layers") or []:
@@ -199,10 +206,12 @@ def _is_release(manifest: Mapping[str, Any], release: Shipment) -> bool:
         held[title] = str(layer.get("digest")).removeprefix("sha256:")
     names = held.keys() | release.sha256.keys()
     differing = [name for name in names if held.get(name) != release.sha256.get(name)]
-    return release.is_there(differing, held)
+    return release.matches_remote(differing, held)
 
 
-def _config(name: str, release: Shipment, layers: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def _model_config(
+    name: str, release: ReleaseFiles, layers: Iterable[dict[str, Any]]
+) -> dict[str, Any]:
     found = json.loads(release.files["config.json"].read_text(encoding="utf-8"))
     return {
         "descriptor": {"name": name, "family": str(found.get("model_type"))},
@@ -211,18 +220,18 @@ def _config(name: str, release: Shipment, layers: Iterable[dict[str, Any]]) -> d
     }
 
 
-class _Answered(ValueError):
+class _StatusError(ValueError):
     def __init__(self, status: int) -> None:
         self.status = status
 
 
-def _require(answer: Any) -> None:
+def _require_success(answer: Any) -> None:
     if answer.status_code not in (200, 201, 202):
-        raise _Answered(answer.status_code)
+        raise _StatusError(answer.status_code)
 
 
 @contextmanager
-def _explained(place: str) -> Iterator[None]:
+def _oci_errors(place: str) -> Iterator[None]:
     """Turn every error of the client into one line.
 
     Raises:
@@ -233,13 +242,13 @@ def _explained(place: str) -> Iterator[None]:
     try:
         yield
     except (RequestException, ValueError, OSError) as error:
-        status = error.status if isinstance(error, _Answered) else None
+        status = error.status if isinstance(error, _StatusError) else None
         if status in (401, 403) or "authenticat" in str(error):  # oras has no kind for it
             raise OutputProblem(
                 f"{place} does not let this login write",
                 next_step="log in to that registry with `docker login`",
             ) from error
-        if status in FULL:
+        if status in STORAGE_FULL_STATUSES:
             raise OutputProblem(
                 f"{place} has no room left",
                 next_step="free some there, then run the same command again",

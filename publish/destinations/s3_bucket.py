@@ -16,22 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from camelpress.core.errors import OutputExists, OutputProblem, RecipeProblem
-from camelpress.core.files.file_hashes import MANIFEST
+from camelpress.core.files.file_hashes import CHECKSUM_FILE
 from camelpress.core.progress import track
 from camelpress.core.runtime import optional_packages
-from camelpress.publish.release.checksums import Shipment
-from camelpress.publish.release.signing import SIGNATURE
+from camelpress.publish.release.checksums import ReleaseFiles
+from camelpress.publish.release.signing import SIGNATURE_FILE
 
-S3 = "s3://"
-PLACE = re.compile(
+S3_SCHEME = "s3://"
+S3_URL = re.compile(
     r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<prefix>\w[\w.-]*(/\w[\w.-]*)*)/?",
     re.ASCII,
 )
-PIECE = 1 << 22  # bytes
+CHUNK_BYTES = 1 << 22  # bytes
 
 
 @dataclass(frozen=True)
-class Bucket:
+class S3Destination:
     """A prefix of a bucket.
 
     Args:
@@ -41,23 +41,23 @@ class Bucket:
     path: str
 
     @classmethod
-    def parse(cls, to: str) -> Bucket:
+    def parse(cls, to: str) -> S3Destination:
         """From `s3://bucket/prefix`.
 
         Raises:
             RecipeProblem: it is not that.
             EngineProblem: s3fs is not there.
         """
-        found = PLACE.fullmatch(to)
+        found = S3_URL.fullmatch(to)
         if found is None:
             raise RecipeProblem(
-                f"{to!r} is no place in a bucket", next_step=f"write it as {S3}bucket/prefix"
+                f"{to!r} is no place in a bucket", next_step=f"write it as {S3_SCHEME}bucket/prefix"
             )
-        optional_packages.require("s3fs", need="buckets need the package s3fs", extra="s3")
+        optional_packages.require_package("s3fs", need="buckets need the package s3fs", extra="s3")
         return cls(f"{found['bucket']}/{found['prefix']}")
 
     def __str__(self) -> str:
-        return f"{S3}{self.path}"
+        return f"{S3_SCHEME}{self.path}"
 
     @property
     def title(self) -> str:
@@ -70,43 +70,51 @@ class Bucket:
         Raises:
             OutputProblem: it cannot.
         """
-        with _explained(str(self)):
-            self._listed(_filesystem())
+        with _s3_errors(str(self)):
+            self._object_names(_filesystem())
         return ()
 
-    def deliver(self, folder: Path) -> dict[str, Any]:
+    def upload(self, folder: Path) -> dict[str, Any]:
         """Bring a finished release there, going on with what is there already.
 
         Raises:
             OutputExists: another release is there, or other files.
             OutputProblem: the bucket fails, or keeps other bytes than were sent.
         """
-        release = Shipment.of(folder)
-        with _explained(str(self)):
+        release = ReleaseFiles.of(folder)
+        with _s3_errors(str(self)):
             system = _filesystem()
-            missing = self._missing(system, release)
+            missing = self._names_to_send(system, release)
             for name in track(missing, "upload"):
                 system.put_file(str(release.files[name]), f"{self.path}/{name}")
                 if self._sha256(system, name) != release.sha256[name]:
                     raise OutputProblem(
                         f"{self} did not keep {name} as it was sealed",
                         next_step="remove it there, then run the same command again; without "
-                        f"{MANIFEST} it is no release",
+                        f"{CHECKSUM_FILE} it is no release",
                     )
-        return {"to": str(self), "commit": release.sha256[MANIFEST], "files": len(release.files)}
+        return {
+            "to": str(self),
+            "commit": release.sha256[CHECKSUM_FILE],
+            "files": len(release.files),
+        }
 
-    def _missing(self, system: Any, release: Shipment) -> list[str]:
+    def _names_to_send(self, system: Any, release: ReleaseFiles) -> list[str]:
         """What has to be sent, `SHA256SUMS` last.
 
         Raises:
             OutputExists: something else is there.
         """
-        there = self._listed(system)
+        there = self._object_names(system)
         both = sorted(there & release.files.keys())
         differing = {name for name in both if self._sha256(system, name) != release.sha256[name]}
-        if MANIFEST in there and release.is_there(there ^ release.files.keys() | differing, there):
+        if CHECKSUM_FILE in there and release.matches_remote(
+            there ^ release.files.keys() | differing, there
+        ):
             return []
-        begun = {SIGNATURE} if MANIFEST not in there else set()  # every run makes another one
+        begun = (
+            {SIGNATURE_FILE} if CHECKSUM_FILE not in there else set()
+        )  # every run makes another one
         if strange := (there - release.files.keys()) | (differing - begun):
             raise OutputExists(
                 f"{self} holds something else, {min(strange)} for one",
@@ -114,7 +122,7 @@ class Bucket:
             )
         return [name for name in release.files if name not in there or name in differing]
 
-    def _listed(self, system: Any) -> set[str]:
+    def _object_names(self, system: Any) -> set[str]:
         system.invalidate_cache()
         bucket = self.path.partition("/")[0]
         system.ls(bucket)  # a bucket that is not there is told so
@@ -125,7 +133,7 @@ class Bucket:
         """The hash of the bytes that are there."""
         digest = hashlib.sha256()
         with system.open(f"{self.path}/{name}", "rb") as file:
-            while piece := file.read(PIECE):
+            while piece := file.read(CHUNK_BYTES):
                 digest.update(piece)
         return digest.hexdigest()
 
@@ -137,7 +145,7 @@ def _filesystem() -> Any:
 
 
 @contextmanager
-def _explained(place: str) -> Iterator[None]:
+def _s3_errors(place: str) -> Iterator[None]:
     """Turn every error of the client into one line; its words can hold keys.
 
     Raises:

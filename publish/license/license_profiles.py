@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
-from camelpress.publish.release.model_files import carried
+from camelpress.publish.release.model_files import model_files
 
 NOTICE = "NOTICE"
-FREE = ("apache-2.0", "mit")  # may become a part of anything
+PERMISSIVE_LICENSES = ("apache-2.0", "mit")  # may become a part of anything
 
 
-class Profile(NamedTuple):
+class LicenseProfile(NamedTuple):
     """What one licence asks of whoever passes the weights on."""
 
     hub: str
@@ -31,7 +31,7 @@ class Profile(NamedTuple):
     """What the cards of its inputs may name, as the hub calls it."""
     restricted: bool
     """Not for everybody: keep the release private or gated."""
-    needs: tuple[tuple[str, ...], ...]
+    required_files: tuple[tuple[str, ...], ...]
     """Each a licence file that has to be shipped, by the patterns that it may go under."""
     text: str | None
     """The text in `licenses/` to ship where the model brings none."""
@@ -44,9 +44,9 @@ class Profile(NamedTuple):
 
 
 # fmt: off
-PROFILES: Mapping[str, Profile] = {
-    "tulu": Profile(
-        "other", "ai2-ai-model-license", ("other", *FREE), True,
+LICENSE_PROFILES: Mapping[str, LicenseProfile] = {
+    "tulu": LicenseProfile(
+        "other", "ai2-ai-model-license", ("other", *PERMISSIVE_LICENSES), True,
         (("LICENSE*",), ("llama_license.txt",)), None,
         "LICENSE.txt and llama_license.txt lie beside the Tulu diff, such as allenai/tulu-65b",
         "{name} is licensed under the AI Model License, Copyright © The Allen Institute for "
@@ -54,15 +54,15 @@ PROFILES: Mapping[str, Profile] = {
         "Non-commercial research only, no production use, not sublicensable, revocable; the "
         "use restrictions of appendix A and the licence of the LLaMA weights apply too.",
     ),
-    "llama": Profile(
-        "other", "llama-license", ("other", *FREE), True,
+    "llama": LicenseProfile(
+        "other", "llama-license", ("other", *PERMISSIVE_LICENSES), True,
         (("LICENSE*", "llama_license.txt"),), None,
         "it came with your copy of the LLaMA weights",
         "{name} is a derivative of LLaMA, whose weights Meta licenses for non-commercial research.",
         "Non-commercial research only, for those to whom Meta gave a licence.",
     ),
-    "impact-lr": Profile(
-        "other", "ai2-impact-license-low-risk", ("other", "llama2", *FREE), True,
+    "impact-lr": LicenseProfile(
+        "other", "ai2-impact-license-low-risk", ("other", "llama2", *PERMISSIVE_LICENSES), True,
         (("LICENSE*",),), None,
         "it lies beside the weights of Tulu 2, or at https://allenai.org/licenses/impact-lr",
         "{name} is a derivative of a model that the Allen Institute for Artificial Intelligence "
@@ -70,21 +70,21 @@ PROFILES: Mapping[str, Profile] = {
         "The AI2 ImpACT License for low-risk artifacts and its use restrictions apply, and so does "
         "the licence of the raw model.",
     ),
-    "llama2": Profile(
-        "llama2", None, ("llama2", *FREE), False, (("LICENSE*",),), None,
+    "llama2": LicenseProfile(
+        "llama2", None, ("llama2", *PERMISSIVE_LICENSES), False, (("LICENSE*",),), None,
         "it lies beside the weights of Llama 2; its acceptable use policy belongs there too",
         "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, "
         "Inc. All Rights Reserved. {name} is a derivative of Llama 2.",
         "The Llama 2 Community License and its acceptable use policy apply.",
     ),
-    "apache-2.0": Profile(
-        "apache-2.0", None, FREE, False, (("LICENSE*",),), "Apache-2.0.txt",
+    "apache-2.0": LicenseProfile(
+        "apache-2.0", None, PERMISSIVE_LICENSES, False, (("LICENSE*",),), "Apache-2.0.txt",
         "it lies beside the weights of the original model",
         "{name} is licensed under the Apache License, Version 2.0. The weights were changed: "
         "they are quantized.",
         "Free to use, change and pass on with the licence and the notices.",
     ),
-    "mit": Profile(
+    "mit": LicenseProfile(
         "mit", None, ("mit",), False, (("LICENSE*",),), "MIT.txt",
         "it lies beside the weights of the original model",
         "{name} is licensed under the MIT License. The weights were changed: they are quantized.",
@@ -94,22 +94,22 @@ PROFILES: Mapping[str, Profile] = {
 # fmt: on
 
 
-def profile(name: str) -> Profile:
+def license_profile(name: str) -> LicenseProfile:
     """The row of a licence.
 
     Raises:
         RecipeProblem: there is none of this name.
     """
     try:
-        return PROFILES[name]
+        return LICENSE_PROFILES[name]
     except KeyError:
         raise RecipeProblem(
             f"{name!r} is not a licence profile, and nothing is published without one",
-            next_step=f"give --license with one of {', '.join(PROFILES)}",
+            next_step=f"give --license with one of {', '.join(LICENSE_PROFILES)}",
         ) from None
 
 
-def add_licenses(folder: Path, chosen: Profile, sources: Sequence[Path]) -> list[str]:
+def copy_license_files(folder: Path, chosen: LicenseProfile, sources: Sequence[Path]) -> list[str]:
     """Copy what the licence wants shipped; the first source that has a file gives it.
 
     Args:
@@ -122,8 +122,10 @@ def add_licenses(folder: Path, chosen: Profile, sources: Sequence[Path]) -> list
         CheckpointProblem: a file is not there, or it is empty.
     """
     names: list[str] = []
-    for patterns in chosen.needs:
-        found = next(filter(None, (_matching(source, patterns) for source in sources)), [])
+    for patterns in chosen.required_files:
+        found = next(
+            filter(None, (_match_license_files(source, patterns) for source in sources)), []
+        )
         if not found and chosen.text is None:
             raise CheckpointProblem(
                 f"{sources[0]} has no {' or '.join(patterns)}, which has to go with the weights",
@@ -139,8 +141,8 @@ def add_licenses(folder: Path, chosen: Profile, sources: Sequence[Path]) -> list
     return names
 
 
-def _matching(source: Path, patterns: Sequence[str]) -> list[Path]:
-    found = [path for pattern in patterns for path in carried(source) if path.match(pattern)]
+def _match_license_files(source: Path, patterns: Sequence[str]) -> list[Path]:
+    found = [path for pattern in patterns for path in model_files(source) if path.match(pattern)]
     for path in found:
         if not path.stat().st_size:
             raise CheckpointProblem(

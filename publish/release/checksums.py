@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from camelpress.core.errors import CheckpointProblem, OutputProblem
-from camelpress.core.files.file_hashes import MANIFEST, sha256_file
+from camelpress.core.files.file_hashes import CHECKSUM_FILE, sha256_file
 from camelpress.core.files.regular_files import read_regular
 from camelpress.core.input_limits import MAX_JSON_BYTES
-from camelpress.publish.release.signing import SIGNATURE, UNSIGNED
+from camelpress.publish.release.signing import SIGNATURE_FILE, UNSIGNED_FILES
 
-LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
-def read(path: Path) -> tuple[dict[str, str], list[str]]:
+def read_checksums(path: Path) -> tuple[dict[str, str], list[str]]:
     """Name to hash of the lines that can be followed, and what is wrong with the others.
 
     Raises:
@@ -32,15 +32,15 @@ def read(path: Path) -> tuple[dict[str, str], list[str]]:
     listed: dict[str, str] = {}
     problems = []
     for number, line in enumerate(lines, start=1):
-        found = LINE.fullmatch(line)
+        found = CHECKSUM_LINE.fullmatch(line)
         if not found or found[2] in listed:
-            problems.append(f"{MANIFEST} line {number} is not a hash and a new name")
+            problems.append(f"{CHECKSUM_FILE} line {number} is not a hash and a new name")
         elif not _is_plain(found[2]):
-            problems.append(f"{MANIFEST} line {number} leads out of the folder: {found[2]!r}")
+            problems.append(f"{CHECKSUM_FILE} line {number} leads out of the folder: {found[2]!r}")
         else:
             listed[found[2]] = found[1]
     if not listed:
-        problems.append(f"{MANIFEST} lists nothing")
+        problems.append(f"{CHECKSUM_FILE} lists nothing")
     return listed, problems
 
 
@@ -54,12 +54,12 @@ def _is_plain(name: str) -> bool:
         and ".." not in path.parts
         and not PureWindowsPath(name).drive
         and "\\" not in name
-        and name != MANIFEST
+        and name != CHECKSUM_FILE
     )
 
 
 @dataclass(frozen=True)
-class Shipment:
+class ReleaseFiles:
     """The files of a finished release, and the hashes that they have to arrive with.
 
     The hashes are those that the release was sealed with, so a file that changes on the way - its
@@ -74,19 +74,19 @@ class Shipment:
     sha256: Mapping[str, str]
 
     @classmethod
-    def of(cls, folder: Path) -> Shipment:
+    def of(cls, folder: Path) -> ReleaseFiles:
         """What a folder's `SHA256SUMS` lists, and that file itself.
 
         Raises:
             CheckpointProblem: it has none, or one that cannot be followed.
         """
-        listed, problems = read(folder / MANIFEST)
+        listed, problems = read_checksums(folder / CHECKSUM_FILE)
         if problems:
             raise CheckpointProblem(f"{folder}: {problems[0]}", next_step="publish it again")
-        hashes = listed | {MANIFEST: sha256_file(folder / MANIFEST)}
+        hashes = listed | {CHECKSUM_FILE: sha256_file(folder / CHECKSUM_FILE)}
         return cls({name: folder / name for name in hashes}, hashes)
 
-    def require_sealed(self, name: str, found: str) -> None:
+    def require_unchanged(self, name: str, found: str) -> None:
         """See that what is about to be sent is what was sealed.
 
         Args:
@@ -101,12 +101,12 @@ class Shipment:
                 next_step="let nothing write to the candidate, and run the same command again",
             )
 
-    def is_there(self, differing: Iterable[str], there: Container[str]) -> bool:
+    def matches_remote(self, differing: Iterable[str], there: Container[str]) -> bool:
         """Whether a place holds this release already, perhaps with another signature of it.
 
         Args:
             differing: names of files that are only here or only there, or not the same.
             there: names of files of that place.
         """
-        both_signed = SIGNATURE in self.files and SIGNATURE in there
-        return {*differing} <= ({*UNSIGNED} if both_signed else set())
+        both_signed = SIGNATURE_FILE in self.files and SIGNATURE_FILE in there
+        return {*differing} <= ({*UNSIGNED_FILES} if both_signed else set())

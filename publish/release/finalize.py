@@ -8,25 +8,27 @@ from typing import Any
 
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.files.file_hashes import (
-    MANIFEST,
-    PROVENANCE,
-    commit,
-    manifest,
-    manifest_text,
-    versions,
+    CHECKSUM_FILE,
+    PROVENANCE_FILE,
+    camelpress_commit,
+    checksum_lines,
+    file_manifest,
+    package_versions,
 )
 from camelpress.core.output.staged_output import output_files
-from camelpress.core.runtime.hardware import hardware
+from camelpress.core.runtime.hardware import describe_hardware
 from camelpress.publish.card import card_tables
-from camelpress.publish.card.release_quotes import Facts
+from camelpress.publish.card.release_quotes import ReleaseQuotes
 from camelpress.publish.release import model_files
-from camelpress.publish.release.rebuild_recipe import recipe
+from camelpress.publish.release.rebuild_recipe import rebuild_recipe
 from camelpress.publish.release.secret_scan import require_no_secrets
-from camelpress.publish.release.signing import SIGNATURE, sign
+from camelpress.publish.release.signing import SIGNATURE_FILE, sign_release
 from camelpress.reporting.stage_report import Report
 
 
-def seal(folder: Path, facts: Facts, judged: Mapping[str, str], made: Mapping[str, Any]) -> Report:
+def finalize_release(
+    folder: Path, facts: ReleaseQuotes, judged: Mapping[str, str], made: Mapping[str, Any]
+) -> Report:
     """Write `provenance.json`, a signature if there is a key, and last of all `SHA256SUMS`.
 
     Args:
@@ -41,42 +43,49 @@ def seal(folder: Path, facts: Facts, judged: Mapping[str, str], made: Mapping[st
         CheckpointProblem: a model file is not the one that was validated.
     """
     paths = [folder / name for name in output_files(folder)]
-    hashes = manifest(paths, relative_to=folder)
-    changed = model_files.differing(judged, hashes, recipe_only=facts.settings.recipe_only)
+    hashes = file_manifest(paths, relative_to=folder)
+    changed = model_files.changed_model_files(
+        judged, hashes, recipe_only=facts.settings.recipe_only
+    )
     if changed:
         raise CheckpointProblem(
             f"{changed[0]} of the candidate changed while it was copied",
             next_step="let nothing write there, and run again",
         )
-    report = _provenance(facts, judged, made, hashes)
-    report.write(folder / PROVENANCE)
-    require_no_secrets([*paths, folder / PROVENANCE], relative_to=folder)
-    sealed = [PROVENANCE]
+    report = _provenance_report(facts, judged, made, hashes)
+    report.write(folder / PROVENANCE_FILE)
+    require_no_secrets([*paths, folder / PROVENANCE_FILE], relative_to=folder)
+    sealed = [PROVENANCE_FILE]
     if facts.settings.sign_with is not None:
-        sign(folder, facts.settings.sign_with)
-        sealed.append(SIGNATURE)
-    hashes |= manifest([folder / name for name in sealed], relative_to=folder)
-    (folder / MANIFEST).write_text(manifest_text(dict(sorted(hashes.items()))), encoding="utf-8")
+        sign_release(folder, facts.settings.sign_with)
+        sealed.append(SIGNATURE_FILE)
+    hashes |= file_manifest([folder / name for name in sealed], relative_to=folder)
+    (folder / CHECKSUM_FILE).write_text(
+        checksum_lines(dict(sorted(hashes.items()))), encoding="utf-8"
+    )
     return report
 
 
-def _provenance(
-    facts: Facts, judged: Mapping[str, str], made: Mapping[str, Any], hashes: Mapping[str, str]
+def _provenance_report(
+    facts: ReleaseQuotes,
+    judged: Mapping[str, str],
+    made: Mapping[str, Any],
+    hashes: Mapping[str, str],
 ) -> Report:
     return Report(
         stage="publish",
-        inputs=card_tables.inputs(facts.validation, facts.quantize, facts.recover),
+        inputs=card_tables.input_hashes(facts.validation, facts.quantize, facts.recover),
         outputs=dict(hashes),
         settings=facts.settings.model_dump(mode="json", exclude={"gated_like", "sign_with"}),
         facts={
-            **facts.told(),
+            **facts.card_fields(),
             "verdict": facts.validation.verdict,
             "caveats": facts.caveats,
             "restricted": facts.profile.restricted,
-            "versions": versions(),
-            "commit": commit(),
-            "hardware": hardware(),
-            "recipe": recipe(facts.recover, facts.quantize),
+            "versions": package_versions(),
+            "commit": camelpress_commit(),
+            "hardware": describe_hardware(),
+            "recipe": rebuild_recipe(facts.recover, facts.quantize),
             "made": dict(made),
             "model": dict(judged),
         },

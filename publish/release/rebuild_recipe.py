@@ -13,56 +13,59 @@ from typing import Any
 import yaml
 
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.hub.model_location import HUB, HUB_ID
-from camelpress.reporting.quoted_values import dig
+from camelpress.core.hub.model_location import HUB_PREFIX, REPO_ID_PATTERN
+from camelpress.reporting.quoted_values import value_at
 from camelpress.reporting.stage_report import Report
 
-RECIPE = "recipe.yaml"
-COMMIT = re.compile(r"[0-9a-f]{40}")
-HEAD = """\
+RECIPE_FILE = "recipe.yaml"
+COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
+RECIPE_HEADER = """\
 # What this release was made with. `camelpress rebuild` runs it, and compares every byte.
 """
 
 
-def recipe(recover: Report | None, quantize: Report | None) -> dict[str, Any] | None:
+def rebuild_recipe(recover: Report | None, quantize: Report | None) -> dict[str, Any] | None:
     """The recipe of a model from the reports of its stages; None where they do not tell it all.
 
     Args:
         recover: what was recovered, as the release ships the report.
         quantize: how it was quantized.
     """
-    sources = dig(recover.facts if recover else None, "sources")
-    base, diff = dig(sources, "base.origin"), dig(sources, "diff.origin")
-    texts = dig(quantize.facts if quantize else None, "calibration.files") or []
+    sources = value_at(recover.facts if recover else None, "sources")
+    base, diff = value_at(sources, "base.origin"), value_at(sources, "diff.origin")
+    texts = value_at(quantize.facts if quantize else None, "calibration.files") or []
     if recover is None or quantize is None or not (isinstance(base, str) and isinstance(diff, str)):
         return None
     calibration = [
-        {"source": _text(str(dig(each, "name"))), "weight": dig(each, "weight")}
+        {
+            "source": _portable_text_name(str(value_at(each, "name"))),
+            "weight": value_at(each, "weight"),
+        }
         for each in (texts if isinstance(texts, list) else [])
     ]
     return {
-        "base": model_name(base),
-        "diff": model_name(diff),
+        "base": portable_model_name(base),
+        "diff": portable_model_name(diff),
         "out": "rebuilt",
         "recover": recover.settings,
         "quantize": quantize.settings | {"calibration": calibration},
     }
 
 
-def model_name(origin: str) -> str:
+def portable_model_name(origin: str) -> str:
     """`hf:org/name@commit` for what came from the hub, else the last part of a path."""
-    named = HUB_ID.fullmatch(origin)
-    if named is not None and COMMIT.fullmatch(named["revision"] or ""):
-        return f"{HUB}{named['repository']}@{named['revision']}"
+    named = REPO_ID_PATTERN.fullmatch(origin)
+    if named is not None and COMMIT_HASH.fullmatch(named["revision"] or ""):
+        return f"{HUB_PREFIX}{named['repository']}@{named['revision']}"
     return PureWindowsPath(origin).name
 
 
-def _text(name: str) -> str:
+def _portable_text_name(name: str) -> str:
     """As `locate_file` reads it; a file of this machine is named without its folder."""
-    return f"{HUB}{name}" if "/" in name else name
+    return f"{HUB_PREFIX}{name}" if "/" in name else name
 
 
-def write_recipe(folder: Path, made_by: dict[str, Any] | None, *, needed: bool) -> None:
+def write_rebuild_recipe(folder: Path, made_by: dict[str, Any] | None, *, needed: bool) -> None:
     """Save the recipe in a release.
 
     Raises:
@@ -70,7 +73,7 @@ def write_recipe(folder: Path, made_by: dict[str, Any] | None, *, needed: bool) 
     """
     if made_by is not None:
         text = yaml.safe_dump(made_by, sort_keys=False, allow_unicode=True)
-        (folder / RECIPE).write_text(HEAD + text, encoding="utf-8")
+        (folder / RECIPE_FILE).write_text(RECIPE_HEADER + text, encoding="utf-8")
     elif needed:
         raise CheckpointProblem(
             f"{folder.name.removesuffix('.partial')} would have no recipe: the candidate lacks the "

@@ -13,20 +13,20 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.files.file_hashes import checkpoint_digest, sha256_file
 from camelpress.core.llama import is_derived_buffer
 from camelpress.core.progress import note, track
-from camelpress.publish.card.card_tables import PER_TEXT, QUANTIZATION
-from camelpress.publish.card.card_tables import VALIDATION as MEASURED
+from camelpress.publish.card.card_tables import QUANTIZATION_ROWS, TEXT_METRICS
+from camelpress.publish.card.card_tables import VALIDATION_METRICS as MEASURED
 from camelpress.publish.card.release_quotes import QUANTIZED
-from camelpress.publish.release.model_files import VALIDATION
+from camelpress.publish.release.model_files import VALIDATION_FOLDER
 from camelpress.reporting.lineage import describes, foreign_report
-from camelpress.reporting.quoted_values import dig, show, texts
+from camelpress.reporting.quoted_values import format_quoted, text_facts, value_at
 from camelpress.reporting.stage_report import Report, Stopwatch, Verdict
-from camelpress.reporting.tables.benchmark_tables import PER_TASK, tasks
+from camelpress.reporting.tables.benchmark_tables import BENCHMARK_METRICS, benchmark_facts
 
-WEIGHTS = (".safetensors", ".bin")
-PIECE = 1 << 22  # values that are compared at a time
+WEIGHT_SUFFIXES = (".safetensors", ".bin")
+COMPARED_VALUES = 1 << 22  # values that are compared at a time
 
 
-def compare(one: Path, other: Path) -> Report:
+def diff_releases(one: Path, other: Path) -> Report:
     """Everything that is not the same; what belongs to one of them only is told as `none`.
 
     Derived buffers are not compared: they follow from the config.
@@ -41,10 +41,10 @@ def compare(one: Path, other: Path) -> Report:
     watch = Stopwatch()
     first, second = Checkpoint.open(one), Checkpoint.open(other)
     differences = {
-        "config": list(_values(dict(first.config), dict(second.config))),
-        "tensors": list(_tensors(first, second)),
-        "figures": list(_figures(one, other)),
-        "files": list(_files(one, other)),
+        "config": list(_config_differences(dict(first.config), dict(second.config))),
+        "tensors": list(_tensor_differences(first, second)),
+        "figures": list(_metric_differences(one, other)),
+        "files": list(_file_differences(one, other)),
     }
     same = not any(differences.values())
     return Report(
@@ -57,16 +57,18 @@ def compare(one: Path, other: Path) -> Report:
     )
 
 
-def _values(one: Any, other: Any, place: str = "") -> Iterator[str]:
+def _config_differences(one: Any, other: Any, place: str = "") -> Iterator[str]:
     """Places in nested plain data with both values."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         for key in sorted(one.keys() | other.keys()):
-            yield from _values(one.get(key), other.get(key), f"{place}.{key}".lstrip("."))
+            yield from _config_differences(
+                one.get(key), other.get(key), f"{place}.{key}".lstrip(".")
+            )
     elif one != other:
         yield f"{place}: {one!r}, {other!r}"
 
 
-def _tensors(one: Checkpoint, other: Checkpoint) -> Iterator[str]:
+def _tensor_differences(one: Checkpoint, other: Checkpoint) -> Iterator[str]:
     names = {*one.tensors, *other.tensors}
     for name in track(sorted(name for name in names if not is_derived_buffer(name)), "diff"):
         kinds = [
@@ -77,14 +79,18 @@ def _tensors(one: Checkpoint, other: Checkpoint) -> Iterator[str]:
         ]
         if kinds[0] != kinds[1]:
             yield f"{name}: {kinds[0]}, {kinds[1]}"
-        elif count := _count(one.read(name), other.read(name)):
+        elif count := _count_differences(one.read(name), other.read(name)):
             total = one.tensors[name].nbytes // one.tensors[name].dtype.itemsize
             yield f"{name}: {count:,} of {total:,} values"
 
 
-def _count(one: Tensor, other: Tensor) -> int:
+def _count_differences(one: Tensor, other: Tensor) -> int:
     """Values whose bytes are not the same."""
-    pieces = zip(one.reshape(-1).split(PIECE), other.reshape(-1).split(PIECE), strict=True)
+    pieces = zip(
+        one.reshape(-1).split(COMPARED_VALUES),
+        other.reshape(-1).split(COMPARED_VALUES),
+        strict=True,
+    )
     return sum(int((_bytes(left) != _bytes(right)).any(dim=1).sum()) for left, right in pieces)
 
 
@@ -92,36 +98,44 @@ def _bytes(values: Tensor) -> Tensor:
     return values.contiguous().view(torch.uint8).reshape(len(values), -1)
 
 
-def _figures(one: Path, other: Path) -> Iterator[str]:
+def _metric_differences(one: Path, other: Path) -> Iterator[str]:
     """What the reports measured and how the model was made, as the cards show it."""
-    first, second = _told(_reports(one)), _told(_reports(other))
+    first, second = _labelled_metrics(_reports(one)), _labelled_metrics(_reports(other))
     for label in first | second:
-        values = [show(told.get(label)) for told in (first, second)]
+        values = [format_quoted(told.get(label)) for told in (first, second)]
         if values[0] != values[1]:
             yield f"{label}: {values[0]}, {values[1]}"
 
 
-def _told(reports: Mapping[str, Any]) -> dict[str, Any]:
+def _labelled_metrics(reports: Mapping[str, Any]) -> dict[str, Any]:
     """Label to value of all figures: of the whole, of each text and of each benchmark."""
-    found = {_named(row.label): dig(reports, f"validate.facts.{row.fact}") for row in MEASURED}
+    found = {
+        _neutral_label(row.label): value_at(reports, f"validate.facts.{row.fact}")
+        for row in MEASURED
+    }
     found |= {
-        row.label: dig(reports, f"{row.source}.{row.path}")
-        for row in QUANTIZATION
+        row.label: value_at(reports, f"{row.source}.{row.path}")
+        for row in QUANTIZATION_ROWS
         if row.source != "config"
     }
-    found["verdict"] = dig(reports, "validate.verdict")
-    facts = dig(reports, "validate.facts") or {}
-    for text in texts(facts):
+    found["verdict"] = value_at(reports, "validate.verdict")
+    facts = value_at(reports, "validate.facts") or {}
+    for text in text_facts(facts):
         found |= {
-            f"{show(dig(text, 'name'))}, {_named(label)}": dig(text, fact)
-            for label, fact in PER_TEXT
+            f"{format_quoted(value_at(text, 'name'))}, {_neutral_label(label)}": value_at(
+                text, fact
+            )
+            for label, fact in TEXT_METRICS
         }
-    for task in tasks(facts):
-        found |= {f"{task['name']}, {_named(label)}": task.get(fact) for label, fact in PER_TASK}
+    for task in benchmark_facts(facts):
+        found |= {
+            f"{task['name']}, {_neutral_label(label)}": task.get(fact)
+            for label, fact in BENCHMARK_METRICS
+        }
     return found
 
 
-def _named(label: str) -> str:
+def _neutral_label(label: str) -> str:
     """The label of a figure without the precision of the reference, which may be of two kinds."""
     return label.format(reference="reference")
 
@@ -129,17 +143,17 @@ def _named(label: str) -> str:
 def _reports(folder: Path) -> dict[str, Any]:
     """Returns the reports of a model as plain data, without those that are of other weights."""
     places = {
-        "validate": folder / VALIDATION / "report.json",
+        "validate": folder / VALIDATION_FOLDER / "report.json",
         "quantize": folder / QUANTIZED,
     }
-    reports = {name: Report.read(path) for name, path in places.items() if path.is_file()}
+    reports = {name: Report.read_report(path) for name, path in places.items() if path.is_file()}
     if "quantize" in reports and not describes(reports["quantize"], folder):
         note(f"{foreign_report(folder / QUANTIZED)}: its figures are not compared")
         del reports["quantize"]
     return {name: report.model_dump(mode="json") for name, report in reports.items()}
 
 
-def _files(one: Path, other: Path) -> Iterator[str]:
+def _file_differences(one: Path, other: Path) -> Iterator[str]:
     """Files besides the weights, which were compared tensor by tensor."""
     found = [_hashes(folder) for folder in (one, other)]
     for name in sorted(found[0].keys() | found[1].keys()):
@@ -152,5 +166,7 @@ def _files(one: Path, other: Path) -> Iterator[str]:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    paths = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in WEIGHTS)
+    paths = (
+        path for path in folder.rglob("*") if path.is_file() and path.suffix not in WEIGHT_SUFFIXES
+    )
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(paths)}

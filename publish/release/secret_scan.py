@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from camelpress.core.errors import OutputProblem
-from camelpress.core.runtime.secrets_redaction import patterns
+from camelpress.core.runtime.secrets_redaction import secret_patterns
 
-HEADER_LIMIT = 100_000_000  # of safetensors itself
+MAX_HEADER_BYTES = 100_000_000  # of safetensors itself
 
 
 def require_no_secrets(files: Iterable[Path], *, relative_to: Path) -> None:
@@ -17,9 +17,9 @@ def require_no_secrets(files: Iterable[Path], *, relative_to: Path) -> None:
     Raises:
         OutputProblem: names the file, the line and the kind, never the secret.
     """
-    secrets = list(patterns())
+    secrets = list(secret_patterns())
     for path in files:
-        text = _text(path)
+        text = _searchable_bytes(path)
         for kind, pattern in secrets:
             found = pattern.search(text)
             if found:
@@ -30,8 +30,8 @@ def require_no_secrets(files: Iterable[Path], *, relative_to: Path) -> None:
                 )
 
 
-def _text(path: Path) -> bytes:
+def _searchable_bytes(path: Path) -> bytes:
     if path.suffix != ".safetensors":
         return path.read_bytes()
     with path.open("rb") as file:
-        return file.read(min(int.from_bytes(file.read(8), "little"), HEADER_LIMIT))
+        return file.read(min(int.from_bytes(file.read(8), "little"), MAX_HEADER_BYTES))

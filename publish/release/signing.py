@@ -15,24 +15,24 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.files.file_hashes import MANIFEST
+from camelpress.core.files.file_hashes import CHECKSUM_FILE
 from camelpress.core.files.regular_files import read_regular
-from camelpress.core.hub.model_location import DOWNLOADS
-from camelpress.core.output.unfinished_output import FINGERPRINT
+from camelpress.core.hub.model_location import DOWNLOAD_CACHE
+from camelpress.core.output.unfinished_output import MARK_FILE
 from camelpress.core.runtime import optional_packages
 
-SIGNATURE, PUBLIC_KEY = "model.sig", "model.pub"
-UNSIGNED = (SIGNATURE, MANIFEST)
+SIGNATURE_FILE, PUBLIC_KEY_FILE = "model.sig", "model.pub"
+UNSIGNED_FILES = (SIGNATURE_FILE, CHECKSUM_FILE)
 MAX_KEY_BYTES = 2**16  # bytes of a file with a private key
 
 
-def require_signing() -> None:
+def require_model_signing() -> None:
     """See that the package is there.
 
     Raises:
         EngineProblem: it is not.
     """
-    optional_packages.require(
+    optional_packages.require_package(
         "model_signing", need="signatures need the package model-signing", extra="sign"
     )
 
@@ -44,7 +44,7 @@ def write_public_key(folder: Path, private_key: Path) -> None:
         EngineProblem: as `require_signing`.
         RecipeProblem: it is no unencrypted private key on one of the curves of NIST.
     """
-    require_signing()
+    require_model_signing()
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -65,10 +65,10 @@ def write_public_key(folder: Path, private_key: Path) -> None:
     text = key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    (folder / PUBLIC_KEY).write_bytes(text)
+    (folder / PUBLIC_KEY_FILE).write_bytes(text)
 
 
-def sign(folder: Path, private_key: Path) -> None:
+def sign_release(folder: Path, private_key: Path) -> None:
     """Write the signature of a release that lacks nothing but that and `SHA256SUMS`.
 
     Raises:
@@ -77,18 +77,18 @@ def sign(folder: Path, private_key: Path) -> None:
     from model_signing import hashing, signing
 
     # The mark of an unfinished output goes before the release gets its name.
-    unsigned = [folder / name for name in (*UNSIGNED, FINGERPRINT)]
+    unsigned = [folder / name for name in (*UNSIGNED_FILES, MARK_FILE)]
     hashed = hashing.Config().set_ignored_paths(paths=unsigned, ignore_git_paths=True)
     try:
         signer = signing.Config().use_elliptic_key_signer(private_key=private_key)
-        signer.set_hashing_config(hashed).sign(folder, folder / SIGNATURE)
+        signer.set_hashing_config(hashed).sign(folder, folder / SIGNATURE_FILE)
     except ValueError as error:
         raise RecipeProblem(
             f"{private_key} cannot sign ({error})", next_step="use a key on the curve prime256v1"
         ) from error
 
 
-def faults(folder: Path, public_key: Path | None, *, links: bool) -> list[str]:
+def signature_problems(folder: Path, public_key: Path | None, *, links: bool) -> list[str]:
     """What is wrong with the signature of a release; nothing where it is not signed.
 
     Args:
@@ -98,28 +98,30 @@ def faults(folder: Path, public_key: Path | None, *, links: bool) -> list[str]:
     Raises:
         EngineProblem: as `require_signing`, where a public key is given.
     """
-    if not (folder / SIGNATURE).is_file():
-        return [f"there is no signature, {SIGNATURE}"] if public_key else []
+    if not (folder / SIGNATURE_FILE).is_file():
+        return [f"there is no signature, {SIGNATURE_FILE}"] if public_key else []
     if public_key is not None:
-        require_signing()
-    elif not optional_packages.is_there("model_signing"):
+        require_model_signing()
+    elif not optional_packages.is_installed("model_signing"):
         return []
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from model_signing import hashing, verifying
 
-    unsigned = [folder / name for name in (*UNSIGNED, DOWNLOADS)]
+    unsigned = [folder / name for name in (*UNSIGNED_FILES, DOWNLOAD_CACHE)]
     hashed = hashing.Config().use_file_serialization(allow_symlinks=links)
     hashed.set_ignored_paths(paths=unsigned, ignore_git_paths=True)
-    key = public_key or folder / PUBLIC_KEY
+    key = public_key or folder / PUBLIC_KEY_FILE
     try:
         checker = verifying.Config().use_elliptic_key_verifier(public_key=key)
         with redirect_stdout(sys.stderr):  # it prints warnings there
-            checker.set_hashing_config(hashed).verify(folder, folder / SIGNATURE)
+            checker.set_hashing_config(hashed).verify(folder, folder / SIGNATURE_FILE)
     except InvalidSignature:
-        return [f"{SIGNATURE} was not made with the key {key.name}"]
+        return [f"{SIGNATURE_FILE} was not made with the key {key.name}"]
     except (OSError, ValueError, TypeError, LookupError, UnsupportedAlgorithm) as error:
         said = " ".join(str(error).split())
         changed = ", ".join(re.findall(r"Hash mismatch for \\?'(.+?)\\?': Expected", said))
         reason = f"{changed} changed since" if changed else said
-        return [f"{SIGNATURE} does not vouch for these files with the key {key.name} ({reason})"]
+        return [
+            f"{SIGNATURE_FILE} does not vouch for these files with the key {key.name} ({reason})"
+        ]
     return []

@@ -21,17 +21,17 @@ from typing import Any, NamedTuple
 
 from camelpress.core import llama
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.checkpoint.portable_config import portable
-from camelpress.core.checkpoint.shards import INDEXES
-from camelpress.core.errors import EngineProblem
+from camelpress.core.checkpoint.portable_config import portable_config
+from camelpress.core.checkpoint.shards import INDEX_NAMES
+from camelpress.core.errors import ToolProblem
 from camelpress.core.files.json_files import write_json
 from camelpress.core.progress import note
-from camelpress.core.runtime.terminal_text import printable
-from camelpress.quantize.settings import NATIVE, Quantize
+from camelpress.core.runtime.terminal_text import escape_controls
+from camelpress.quantize.settings import NATIVE, QuantizeSettings
 
-DRIVERS = Path(__file__).parent / "drivers"
-LOG_LINE = 300  # letters of a log that a message quotes
-PROBE = """
+DRIVER_FOLDER = Path(__file__).parent / "drivers"
+MAX_LOG_CHARACTERS = 300  # letters of a log that a message quotes
+VERSION_PROBE = """
 import json, platform, sys
 from importlib.metadata import PackageNotFoundError, version
 found = {"python": platform.python_version()}
@@ -44,7 +44,7 @@ print(json.dumps(found))
 """
 
 
-class Engine(NamedTuple):
+class BackendSpec(NamedTuple):
     """What it takes to run one."""
 
     driver: str  # its file in drivers/
@@ -55,18 +55,18 @@ class Engine(NamedTuple):
 
 
 # fmt: off
-ENGINES = {
-    "gptqmodel": Engine("gptqmodel", "gptqmodel", ("gptqmodel",),           5, "gptqmodel"),
-    "optimum":   Engine("optimum",   "gptqmodel", ("optimum", "gptqmodel"), 5,
+BACKENDS = {
+    "gptqmodel": BackendSpec("gptqmodel", "gptqmodel", ("gptqmodel",),           5, "gptqmodel"),
+    "optimum":   BackendSpec("optimum",   "gptqmodel", ("optimum", "gptqmodel"), 5,
                         "'optimum>=2.1' and gptqmodel"),
-    "auto-gptq": Engine("autogptq",  "autogptq",  ("auto-gptq",),           4,
+    "auto-gptq": BackendSpec("autogptq",  "autogptq",  ("auto-gptq",),           4,
                         "auto-gptq==0.7.1, 'transformers<5' and 'peft<0.19'"),
 }
 # fmt: on
 
 
 @dataclass(frozen=True)
-class Ready:
+class BackendEnv:
     """An engine that is there.
 
     Args:
@@ -80,18 +80,18 @@ class Ready:
     versions: dict[str, str]
 
     @property
-    def makers(self) -> list[str]:
+    def quantizers(self) -> list[str]:
         """Who quantizes, as `meta.quantizer` of a config names them."""
-        return [f"{name}:{self.versions[name]}" for name in ENGINES[self.name].packages]
+        return [f"{name}:{self.versions[name]}" for name in BACKENDS[self.name].packages]
 
 
-def find(settings: Quantize) -> Ready:
+def find_backend(settings: QuantizeSettings) -> BackendEnv:
     """The engine of some settings, seen to be there.
 
     Raises:
         EngineProblem: there is no such interpreter, or it lacks a package.
     """
-    engine = ENGINES[settings.engine]
+    engine = BACKENDS[settings.engine]
     python = str((settings.engine_python or Path(sys.executable)).absolute())
     versions = _versions(python, (*engine.packages, "torch", "transformers"))
     lacking = [name for name, version in versions.items() if version is None]
@@ -100,22 +100,22 @@ def find(settings: Quantize) -> Ready:
         f"tests/clients/make_env.sh {engine.environment} makes one"
     )
     if lacking:
-        raise EngineProblem(f"{python} does not have {' and '.join(lacking)}", next_step=elsewhere)
+        raise ToolProblem(f"{python} does not have {' and '.join(lacking)}", next_step=elsewhere)
     found = str(versions["transformers"])
     if int(found.split(".")[0]) != engine.transformers:
-        raise EngineProblem(
+        raise ToolProblem(
             f"{python} has transformers {found}, {settings.engine} needs {engine.transformers}",
             next_step=elsewhere,
         )
-    return Ready(settings.engine, python, {name: str(each) for name, each in versions.items()})
+    return BackendEnv(settings.engine, python, {name: str(each) for name, each in versions.items()})
 
 
-def quantize(
-    ready: Ready,
+def run_backend(
+    ready: BackendEnv,
     source: Checkpoint,
     tokens: Sequence[Sequence[int]],
     work: Path,
-    settings: Quantize,
+    settings: QuantizeSettings,
 ) -> tuple[Path, dict[str, Any]]:
     """Run an engine: the folder that it wrote, and what it tells of itself.
 
@@ -128,14 +128,14 @@ def quantize(
     Raises:
         EngineProblem: it failed.
     """
-    driver = ENGINES[ready.name].driver
+    driver = BACKENDS[ready.name].driver
     package = (
         work / "camelpress" / "quantize" / "backends"
     )  # the driver sees this, and nothing else of ours
     package.mkdir(parents=True)
     for folder in (package, package.parent, package.parent.parent):
         (folder / "__init__.py").touch()
-    (package / DRIVERS.name).symlink_to(DRIVERS.resolve())
+    (package / DRIVER_FOLDER.name).symlink_to(DRIVER_FOLDER.resolve())
     out, told, ids = work / "out", work / "told.json", work / "tokens.json"
     ids.write_text(json.dumps(tokens), encoding="utf-8")
     options: dict[str, Any] = {
@@ -149,16 +149,16 @@ def quantize(
     if "damp_percent" in settings.model_fields_set:
         options["damp-percent"] = settings.damp_percent
     command = [ready.python, "-m", f"camelpress.quantize.backends.drivers.{driver}"]
-    command += [str(_portable(source, work / "model")), str(ids), str(out)]
+    command += [str(_link_portable_source(source, work / "model")), str(ids), str(out)]
     command += [f"--{name}={value}" for name, value in options.items()]
-    note(f"{', '.join(ready.makers)}: quantizing with {ready.python}")
+    note(f"{', '.join(ready.quantizers)}: quantizing with {ready.python}")
     start = time.monotonic()
-    _run(ready, command + ([] if settings.sym else ["--asym"]), work)
+    _run_driver(ready, command + ([] if settings.sym else ["--asym"]), work)
     facts: dict[str, Any] = json.loads(told.read_text(encoding="utf-8"))
     return out, facts | {"seconds": round(time.monotonic() - start, 3)}
 
 
-def _run(ready: Ready, command: list[str], work: Path) -> None:
+def _run_driver(ready: BackendEnv, command: list[str], work: Path) -> None:
     """Run a driver; what it says outlives `work` where it fails."""
     log = work / "log"
     with log.open("wb") as file:
@@ -178,8 +178,9 @@ def _run(ready: Ready, command: list[str], work: Path) -> None:
         how = f"ended with {code}" if code > 0 else f"was ended by signal {-code}"
         number, kept = tempfile.mkstemp(prefix=f"camelpress-{ready.name}-", suffix=".log")
         os.close(number)
-        raise EngineProblem(
-            f"{', '.join(ready.makers)} {how}: {printable(last)[:LOG_LINE] or 'without a word'}",
+        raise ToolProblem(
+            f"{', '.join(ready.quantizers)} {how}: "
+            f"{escape_controls(last)[:MAX_LOG_CHARACTERS] or 'without a word'}",
             next_step=f"read {shutil.copyfile(log, kept)}, or use --engine {NATIVE}",
         )
 
@@ -187,7 +188,7 @@ def _run(ready: Ready, command: list[str], work: Path) -> None:
 def _versions(python: str, packages: Sequence[str]) -> dict[str, str | None]:
     try:
         ended = subprocess.run(
-            [python, "-c", PROBE, *packages],
+            [python, "-c", VERSION_PROBE, *packages],
             env=_environment(),
             capture_output=True,
             text=True,
@@ -195,14 +196,14 @@ def _versions(python: str, packages: Sequence[str]) -> dict[str, str | None]:
         )
         found: dict[str, str | None] = json.loads(ended.stdout)
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
-        raise EngineProblem(
-            f"{python} does not run as a Python interpreter ({_reason(error)})",
+        raise ToolProblem(
+            f"{python} does not run as a Python interpreter ({_probe_failure(error)})",
             next_step="give --engine-python, such as ENVIRONMENT/bin/python",
         ) from error
     return found
 
 
-def _reason(error: Exception) -> str:
+def _probe_failure(error: Exception) -> str:
     if isinstance(error, OSError):
         return str(error.strerror)
     if isinstance(error, subprocess.CalledProcessError):
@@ -217,17 +218,17 @@ def _environment() -> dict[str, str]:
     return kept | own
 
 
-def _portable(source: Checkpoint, folder: Path) -> Path:
+def _link_portable_source(source: Checkpoint, folder: Path) -> Path:
     """The source with a config that transformers of any age reads right, by links."""
     folder.mkdir()
-    files = {path.name: path for path in source.files()} | source.companions()
-    of = {path.suffix for path in source.files()}
-    for index in INDEXES:
+    files = {path.name: path for path in source.weight_files()} | source.sidecar_files()
+    of = {path.suffix for path in source.weight_files()}
+    for index in INDEX_NAMES:
         if (source.folder / index).is_file() and Path(index.split(".index")[0]).suffix in of:
             files[index] = source.folder / index
     for name, path in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).symlink_to(path.absolute())
-    dtype = source.info(f"{llama.EMBEDDING}.weight").dtype
-    write_json(folder / "config.json", portable(source.config, dtype))
+    dtype = source.tensor_info(f"{llama.EMBEDDING_NAME}.weight").dtype
+    write_json(folder / "config.json", portable_config(source.config, dtype))
     return folder

@@ -18,19 +18,19 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from camelpress.core.documents.document_reader import require_own_names
-from camelpress.core.documents.ngram_overlap import Fingerprint
-from camelpress.core.documents.omissions import Counts, merge_counts
+from camelpress.core.documents.document_reader import require_unique_names
+from camelpress.core.documents.ngram_overlap import NgramFingerprint
+from camelpress.core.documents.omissions import OmissionCounts, merge_counts
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.hub.model_location import locate_file
 from camelpress.core.progress import note
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.quantize.calibration.sequence_source import Pool, Sample
-from camelpress.quantize.settings import Mask, Source
+from camelpress.quantize.calibration.sequence_source import CalibrationSequence, SequenceSource
+from camelpress.quantize.settings import CalibrationMask, CalibrationSource
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SourceUsage:
     """What one source gave.
 
     Args:
@@ -48,10 +48,10 @@ class Drawn:
     sha256: str
     weight: float
     rows: int
-    omissions: Counts
+    omissions: OmissionCounts
     documents: int
     unanswered: int
-    samples: list[Sample]
+    samples: list[CalibrationSequence]
 
     @property
     def tokens(self) -> int:
@@ -69,14 +69,14 @@ class Calibration:
         fingerprint: of the words of all sequences.
     """
 
-    drawn: tuple[Drawn, ...]
-    mask: Mask
-    fingerprint: Fingerprint = field(compare=False)
+    sources: tuple[SourceUsage, ...]
+    mask: CalibrationMask
+    fingerprint: NgramFingerprint = field(compare=False)
 
     @cached_property
-    def samples(self) -> list[Sample]:
+    def samples(self) -> list[CalibrationSequence]:
         """The sequences of all sources."""
-        return [sample for each in self.drawn for sample in each.samples]
+        return [sample for each in self.sources for sample in each.samples]
 
     @property
     def sequences(self) -> list[list[int]]:
@@ -84,57 +84,57 @@ class Calibration:
         return [sample.ids for sample in self.samples]
 
     @cached_property
-    def counted(self) -> Bool[Tensor, " tokens"]:
+    def token_mask(self) -> Bool[Tensor, " tokens"]:
         """Which tokens belong in a Hessian, in the order of `Sequences.tokens`."""
-        return torch.tensor(list(chain.from_iterable(self._counts(each) for each in self.samples)))
+        return torch.tensor(list(chain.from_iterable(self._mask_of(each) for each in self.samples)))
 
     @property
     def tokens(self) -> int:
         """Tokens of all sequences."""
-        return sum(each.tokens for each in self.drawn)
+        return sum(each.tokens for each in self.sources)
 
     @property
     def truncated(self) -> int:
         """Conversations that go on after their sequence ends."""
         return sum(sample.truncated for sample in self.samples)
 
-    def facts(self) -> dict[str, Any]:
+    def report_facts(self) -> dict[str, Any]:
         """What a report says of it: in all, and source by source in `files`."""
         files = [
             {"name": each.name, "sha256": each.sha256, "weight": each.weight}
             | {"rows": each.rows, "omissions": each.omissions}
             | {"documents": each.documents, "unanswered": each.unanswered}
-            | self._figures(each.samples)
-            for each in self.drawn
+            | self._sequence_facts(each.samples)
+            for each in self.sources
         ]
         return (
-            {"mask": self.mask, "rows": sum(each.rows for each in self.drawn)}
-            | {"omissions": merge_counts(each.omissions for each in self.drawn)}
-            | {"documents": sum(each.documents for each in self.drawn)}
-            | self._figures(self.samples)
+            {"mask": self.mask, "rows": sum(each.rows for each in self.sources)}
+            | {"omissions": merge_counts(each.omissions for each in self.sources)}
+            | {"documents": sum(each.documents for each in self.sources)}
+            | self._sequence_facts(self.samples)
             | {"files": files}
         )
 
-    def _figures(self, samples: Sequence[Sample]) -> dict[str, Any]:
+    def _sequence_facts(self, samples: Sequence[CalibrationSequence]) -> dict[str, Any]:
         return {
             "samples": len(samples),
             "tokens": sum(len(sample.ids) for sample in samples),
-            "counted_tokens": sum(sum(self._counts(sample)) for sample in samples),
+            "counted_tokens": sum(sum(self._mask_of(sample)) for sample in samples),
             "truncated": sum(sample.truncated for sample in samples),
-            "lengths": _spread([len(sample.ids) for sample in samples]),
+            "lengths": _length_quantiles([len(sample.ids) for sample in samples]),
         }
 
-    def _counts(self, sample: Sample) -> list[bool]:
-        return sample.counted if self.mask == "assistant" else [True] * len(sample.ids)
+    def _mask_of(self, sample: CalibrationSequence) -> list[bool]:
+        return sample.token_mask if self.mask == "assistant" else [True] * len(sample.ids)
 
 
-def draw(
-    sources: Sequence[Source],
+def draw_calibration(
+    sources: Sequence[CalibrationSource],
     tokenizer: Tokenizer,
     *,
     samples: int,
     sequence_length: int,
-    mask: Mask,
+    mask: CalibrationMask,
     seed: int,
 ) -> Calibration:
     """Draw sequences until `samples * sequence_length` tokens are there.
@@ -156,13 +156,13 @@ def draw(
             "there is no calibration text", next_step="give --calibration FILE, or --method rtn"
         )
     files = [locate_file(source.source) for source in sources]
-    require_own_names([file.name for file in files])
+    require_unique_names([file.name for file in files])
     pools = [
-        Pool(file, tokenizer, sequence_length, f"{seed}/{place}")
+        SequenceSource(file, tokenizer, sequence_length, f"{seed}/{place}")
         for place, file in enumerate(files)
     ]
     weights = [source.weight for source in sources]
-    quotas = _fill(pools, weights, samples * sequence_length)
+    quotas = _fill_sources(pools, weights, samples * sequence_length)
     if sum(quotas) < sequence_length:
         raise RecipeProblem(
             f"the calibration texts hold {sum(quotas)} tokens, less than one sequence of "
@@ -175,7 +175,7 @@ def draw(
             f"{sequence_length} asked for"
         )
     drawn = tuple(
-        Drawn(
+        SourceUsage(
             name=pool.file.name,
             sha256=pool.corpus.sha256,
             weight=weight,
@@ -183,13 +183,13 @@ def draw(
             omissions=pool.corpus.omissions,
             documents=len(pool.corpus.documents),
             unanswered=pool.unanswered,
-            samples=_cut(pool, quota),
+            samples=_cut_to_quota(pool, quota),
         )
         for pool, weight, quota in zip(pools, weights, quotas, strict=True)
     )
-    texts = (tokenizer.words(sample.ids) for each in drawn for sample in each.samples)
-    calibration = Calibration(drawn, mask, Fingerprint.of(texts))
-    if not calibration.counted.any():
+    texts = (tokenizer.decode_text(sample.ids) for each in drawn for sample in each.samples)
+    calibration = Calibration(drawn, mask, NgramFingerprint.from_texts(texts))
+    if not calibration.token_mask.any():
         raise RecipeProblem(
             f"none of the {calibration.tokens} tokens drawn counts: every answer is cut off",
             next_step="use --calibration-mask all, or more --samples",
@@ -197,24 +197,26 @@ def draw(
     return calibration
 
 
-def _fill(pools: Sequence[Pool], weights: Sequence[float], budget: int) -> list[int]:
+def _fill_sources(
+    pools: Sequence[SequenceSource], weights: Sequence[float], budget: int
+) -> list[int]:
     """Fill every pool to its share; where one runs dry, the others' shares grow."""
     while True:
         dry = [pool.exhausted for pool in pools]
         held = [pool.tokens if pool.exhausted else budget for pool in pools]
-        quotas = shares(budget, weights, held)
+        quotas = divide_budget(budget, weights, held)
         for pool, quota in zip(pools, quotas, strict=True):
             if not quota:
                 raise RecipeProblem(
                     f"{pool.file.name} has too small a weight to give a single token",
                     next_step="give it a larger weight, or more --samples",
                 )
-            pool.fill(quota)
+            pool.read_tokens(quota)
         if [pool.exhausted for pool in pools] == dry:
             return quotas
 
 
-def shares(budget: int, weights: Sequence[float], held: Sequence[int]) -> list[int]:
+def divide_budget(budget: int, weights: Sequence[float], held: Sequence[int]) -> list[int]:
     """A budget divided by weights, where nobody gives more than it holds.
 
     What one lacks the others give, by their weights. The sum is the budget, or all there is.
@@ -223,7 +225,7 @@ def shares(budget: int, weights: Sequence[float], held: Sequence[int]) -> list[i
     able = set(given)
     while able:
         left = min(budget, sum(held)) - sum(given[place] for place in given.keys() - able)
-        given |= _divided(left, {place: weights[place] for place in sorted(able)})
+        given |= _largest_remainder(left, {place: weights[place] for place in sorted(able)})
         short = {place for place in able if given[place] >= held[place]}
         given |= {place: held[place] for place in short}
         able -= short
@@ -232,7 +234,7 @@ def shares(budget: int, weights: Sequence[float], held: Sequence[int]) -> list[i
     return [given[place] for place in sorted(given)]
 
 
-def _divided(total: int, weights: dict[int, float]) -> dict[int, int]:
+def _largest_remainder(total: int, weights: dict[int, float]) -> dict[int, int]:
     """Whole numbers in the ratio of weights that add up: the largest remainders are rounded up."""
     whole = sum(map(Fraction, weights.values()))
     exact = {place: total * Fraction(weight) / whole for place, weight in weights.items()}
@@ -243,18 +245,18 @@ def _divided(total: int, weights: dict[int, float]) -> dict[int, int]:
     return given
 
 
-def _cut(pool: Pool, quota: int) -> list[Sample]:
+def _cut_to_quota(pool: SequenceSource, quota: int) -> list[CalibrationSequence]:
     """The first sequences of a pool, so many tokens in all."""
     cut = []
-    for sample in pool.samples:
+    for sample in pool.sequences:
         if quota <= 0:
             break
-        cut.append(sample.cut(quota))
+        cut.append(sample.truncate(quota))
         quota -= len(cut[-1].ids)
     return cut
 
 
-def _spread(lengths: Sequence[int]) -> dict[str, int]:
+def _length_quantiles(lengths: Sequence[int]) -> dict[str, int]:
     ordered = sorted(lengths)
     at = {"min": 0.0, "median": 0.5, "p90": 0.9, "max": 1.0}
     return {name: ordered[max(0, ceil(part * len(ordered)) - 1)] for name, part in at.items()}

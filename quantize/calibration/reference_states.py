@@ -8,14 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from camelpress.inference.model.token_batches import Batch, put, take
-from camelpress.quantize.calibration_shards import Lane
+from camelpress.inference.model.token_batches import TokenBatch, put_batch, take_batch
+from camelpress.quantize.calibration_shards import CalibrationShard
 
-STATE = torch.float32  # of hidden states: what a block adds is small beside what passes through
-Values = Float[Tensor, "1 batch width"]
+STATE_DTYPE = (
+    torch.float32
+)  # of hidden states: what a block adds is small beside what passes through
+BatchValues = Float[Tensor, "1 batch width"]
 
 
-class Reference:
+class ReferenceStates:
     """What the 16-bit model makes of a lane's tokens; nothing, if the lane is not paired.
 
     Args:
@@ -26,15 +28,24 @@ class Reference:
     """
 
     def __init__(
-        self, lane: Lane, hidden: int, device: torch.device, *, after: bool = False
+        self, lane: CalibrationShard, hidden: int, device: torch.device, *, after: bool = False
     ) -> None:
         self._lane = lane
         self._device = device
-        self._states = lane.read("reference", hidden, STATE, after=after) if lane.paired else None
+        self._states = (
+            lane.read_states("reference", hidden, STATE_DTYPE, after=after)
+            if lane.has_reference
+            else None
+        )
 
-    def more(
-        self, batch: Batch, ours: Values, step: Callable[[Values], Values], *, keep: bool = False
-    ) -> Values | None:
+    def deviation(
+        self,
+        batch: TokenBatch,
+        ours: BatchValues,
+        step: Callable[[BatchValues], BatchValues],
+        *,
+        keep: bool = False,
+    ) -> BatchValues | None:
         """What the 16-bit model has more than the quantized one, of one batch.
 
         Args:
@@ -45,12 +56,12 @@ class Reference:
         """
         if self._states is None:
             return None
-        theirs = step(take(self._states, batch, self._device))
+        theirs = step(take_batch(self._states, batch, self._device))
         if keep:
-            put(self._states, batch, theirs)
+            put_batch(self._states, batch, theirs)
         return theirs - ours
 
     def write(self) -> None:
         """Keep the states that this block has changed."""
         if self._states is not None:
-            self._lane.write("reference", self._states, after=True)
+            self._lane.write_states("reference", self._states, after=True)

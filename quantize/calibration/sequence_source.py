@@ -18,13 +18,13 @@ from itertools import chain
 from camelpress.core.documents.dataset_formats import Conversation, Document
 from camelpress.core.documents.document_reader import read_corpus
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.hub.model_location import LocatedFile
+from camelpress.core.hub.model_location import FileLocation
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.core.text.tulu_format import encode_counted
+from camelpress.core.text.tulu_format import encode_with_loss_mask
 
 
 @dataclass(frozen=True)
-class Sample:
+class CalibrationSequence:
     """One sequence.
 
     Args:
@@ -34,17 +34,19 @@ class Sample:
     """
 
     ids: list[int]
-    counted: list[bool]
+    token_mask: list[bool]
     truncated: bool = False
 
-    def cut(self, length: int) -> Sample:
+    def truncate(self, length: int) -> CalibrationSequence:
         """The same, at most so many tokens long."""
         if len(self.ids) <= length:
             return self
-        return replace(self, ids=self.ids[:length], counted=self.counted[:length], truncated=True)
+        return replace(
+            self, ids=self.ids[:length], token_mask=self.token_mask[:length], truncated=True
+        )
 
 
-class Pool:
+class SequenceSource:
     """The sequences of a source, in an order that a seed decides, encoded as they are asked for.
 
     Args:
@@ -56,17 +58,17 @@ class Pool:
         RecipeProblem: the file holds no text.
     """
 
-    def __init__(self, file: LocatedFile, tokenizer: Tokenizer, length: int, seed: str) -> None:
+    def __init__(self, file: FileLocation, tokenizer: Tokenizer, length: int, seed: str) -> None:
         self.file = file
         self.corpus = read_corpus(file.path)
-        self.samples: list[Sample] = []
+        self.sequences: list[CalibrationSequence] = []
         self.tokens = 0
         self.unanswered = 0
         self.exhausted = False
         self._length = length
-        self._stream = self._sequences(self.corpus.documents, tokenizer, seed)
+        self._stream = self._shuffle_sequences(self.corpus.documents, tokenizer, seed)
 
-    def fill(self, tokens: int) -> None:
+    def read_tokens(self, tokens: int) -> None:
         """Take sequences until there are so many tokens, or no sequence is left.
 
         Raises:
@@ -77,18 +79,18 @@ class Pool:
             if sample is None:
                 self.exhausted = True
             else:
-                self.samples.append(sample)
+                self.sequences.append(sample)
                 self.tokens += len(sample.ids)
-        if not self.samples:
+        if not self.sequences:
             raise RecipeProblem(
                 f"none of the {self.unanswered} conversations of {self.file.path} has an answer in "
                 f"its first {self._length} tokens",
                 next_step="use a longer --sequence-length, or another text",
             )
 
-    def _sequences(
+    def _shuffle_sequences(
         self, documents: Iterable[Document], tokenizer: Tokenizer, seed: str
-    ) -> Iterator[Sample]:
+    ) -> Iterator[CalibrationSequence]:
         windows, texts = [], [text for text in documents if isinstance(text, str)]
         if texts:
             stream = list(chain.from_iterable(map(tokenizer.encode_document, texts)))
@@ -99,10 +101,12 @@ class Pool:
         random.Random(seed).shuffle(pool)  # noqa: S311 - a draw, not a secret
         for each in pool:
             if isinstance(each, list):
-                yield Sample(each, [True] * len(each))
+                yield CalibrationSequence(each, [True] * len(each))
                 continue
-            sample = Sample(*encode_counted(each, tokenizer)).cut(self._length)
-            if any(sample.counted):
+            sample = CalibrationSequence(*encode_with_loss_mask(each, tokenizer)).truncate(
+                self._length
+            )
+            if any(sample.token_mask):
                 yield sample
             else:
                 self.unanswered += 1

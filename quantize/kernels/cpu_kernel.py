@@ -16,19 +16,19 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from camelpress.quantize.kernels.kernel import SHRINK, SMALLEST_SCALE
-from camelpress.quantize.kernels.numba_cache import compiled
+from camelpress.quantize.kernels.kernel import MIN_SCALE, SHRINK_FACTORS
+from camelpress.quantize.kernels.numba_cache import cached_njit
 
-ROWS = 64  # of one task: 128 columns of them stay in a core's first cache
+TASK_ROWS = 64  # of one task: 128 columns of them stay in a core's first cache
 # A cached compilation keeps the values that globals had, until this file changes: what stands
 # elsewhere is an argument. These three belong to fp16 and do not change.
-_SMALLEST, _NORMAL = np.float32(SMALLEST_SCALE), np.float32(torch.finfo(torch.float16).tiny)
+_SMALLEST, _NORMAL = np.float32(MIN_SCALE), np.float32(torch.finfo(torch.float16).tiny)
 _LARGEST = np.float32(torch.finfo(torch.float16).max)
-_compiled = compiled()
-_vectorized = compiled(fastmath={"reassoc", "contract", "nsz"})
+_njit = cached_njit()
+_njit_fastmath = cached_njit(fastmath={"reassoc", "contract", "nsz"})
 
 
-def search(
+def search_group(
     columns: Float32[Tensor, "cols rows"],
     importance: Float32[Tensor, " cols"],
     *,
@@ -40,7 +40,9 @@ def search(
     zeros = torch.zeros_like(scales)
     search_grid = _search_sym if sym else _search_asym
     arrays = [each.numpy() for each in (columns, importance, scales, zeros)]
-    _share_out(search_grid, columns.shape[1], *arrays, np.array(SHRINK), np.float32(2**bits - 1))
+    _run_tasks(
+        search_grid, columns.shape[1], *arrays, np.array(SHRINK_FACTORS), np.float32(2**bits - 1)
+    )
     return scales, zeros
 
 
@@ -55,31 +57,31 @@ def round_columns(
     """As `Kernel.round_columns`."""
     codes, errors = torch.empty_like(columns, dtype=torch.uint8), torch.empty_like(columns)
     arrays = [each.numpy() for each in (columns, upper.contiguous(), scales, zeros, codes, errors)]
-    _share_out(_round_columns, columns.shape[1], *arrays, np.float32(top))
+    _run_tasks(_round_columns, columns.shape[1], *arrays, np.float32(top))
     return codes, errors
 
 
-def _share_out(work: Callable[..., None], rows: int, *arguments: Any) -> None:
-    pool = _threads(torch.get_num_threads())
+def _run_tasks(work: Callable[..., None], rows: int, *arguments: Any) -> None:
+    pool = _thread_pool(torch.get_num_threads())
     tasks = [
-        pool.submit(work, *arguments, start, min(start + ROWS, rows))
-        for start in range(0, rows, ROWS)
+        pool.submit(work, *arguments, start, min(start + TASK_ROWS, rows))
+        for start in range(0, rows, TASK_ROWS)
     ]
     for task in tasks:
         task.result()
 
 
 @cache
-def _threads(count: int) -> ThreadPoolExecutor:
+def _thread_pool(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count)
 
 
-os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork
+os.register_at_fork(after_in_child=_thread_pool.cache_clear)  # threads do not survive a fork
 
 
-@_compiled
+@_njit
 @no_type_check
-def _fp16(scale):
+def _round_to_fp16(scale):
     """Returns the nearest fp16 number, ties to even, but not 0; infinity beyond the largest."""
     if abs(scale) < _NORMAL:
         steps = max(np.rint(abs(scale) / _SMALLEST), np.float32(1))
@@ -93,95 +95,95 @@ def _fp16(scale):
 # which those beyond the last are zeros on a scale of 1.
 
 
-@_vectorized
+@_njit_fastmath
 @no_type_check
-def _tile(columns, start, stop):
-    tile = np.zeros((len(columns), ROWS), dtype=np.float32)
+def _copy_tile(columns, start, stop):
+    tile = np.zeros((len(columns), TASK_ROWS), dtype=np.float32)
     for column in range(len(columns)):
         for row in range(stop - start):
             tile[column, row] = columns[column, start + row]
     return tile
 
 
-@_vectorized
+@_njit_fastmath
 @no_type_check
 def _search_sym(columns, importance, scales, zeros, shrinks, top, start, stop):
-    tile = _tile(columns, start, stop)
-    span, best = np.zeros((2, ROWS), dtype=np.float32)
-    scale, inverse, loss, least = np.empty((4, ROWS), dtype=np.float32)
+    tile = _copy_tile(columns, start, stop)
+    span, best = np.zeros((2, TASK_ROWS), dtype=np.float32)
+    scale, inverse, loss, least = np.empty((4, TASK_ROWS), dtype=np.float32)
     for column in range(len(tile)):
-        for row in range(ROWS):
+        for row in range(TASK_ROWS):
             span[row] = max(span[row], abs(tile[column, row]))
     best[:], least[:] = np.inf, np.inf
     zero = np.float32((top + 1) // 2)
     for number in range(len(shrinks)):
         shrink = np.float32(shrinks[number])
         for sign in (np.float32(1), np.float32(-1)):
-            for row in range(ROWS):
-                scale[row] = sign * _fp16(span[row] * np.float32(2 / top) * shrink)
+            for row in range(TASK_ROWS):
+                scale[row] = sign * _round_to_fp16(span[row] * np.float32(2 / top) * shrink)
                 inverse[row] = np.float32(1) / scale[row]
                 loss[row] = 0
             for column in range(len(tile)):
                 weight = importance[column]
-                for row in range(ROWS):
+                for row in range(TASK_ROWS):
                     value = tile[column, row]
                     code = min(max(np.rint(value * inverse[row]) + zero, np.float32(0)), top)
                     error = (code - zero) * scale[row] - value
                     loss[row] += weight * error * error
-            for row in range(ROWS):
+            for row in range(TASK_ROWS):
                 if loss[row] < least[row]:
                     least[row], best[row] = loss[row], scale[row]
     for row in range(stop - start):
         scales[start + row], zeros[start + row] = best[row], zero
 
 
-@_vectorized
+@_njit_fastmath
 @no_type_check
 def _search_asym(columns, importance, scales, zeros, shrinks, top, start, stop):
-    tile = _tile(columns, start, stop)
-    low, high, best_zero = np.zeros((3, ROWS), dtype=np.float32)
-    best_scale, scale, inverse, zero, loss, least = np.empty((6, ROWS), dtype=np.float32)
+    tile = _copy_tile(columns, start, stop)
+    low, high, best_zero = np.zeros((3, TASK_ROWS), dtype=np.float32)
+    best_scale, scale, inverse, zero, loss, least = np.empty((6, TASK_ROWS), dtype=np.float32)
     for column in range(len(tile)):
-        for row in range(ROWS):
+        for row in range(TASK_ROWS):
             low[row] = min(low[row], tile[column, row])
             high[row] = max(high[row], tile[column, row])
-    for row in range(ROWS):
+    for row in range(TASK_ROWS):
         low[row] = min(low[row], -high[row] / (top - np.float32(1)))
     best_scale[:], least[:] = np.inf, np.inf
     for number in range(len(shrinks)):
         shrink, step = np.float32(shrinks[number]), np.float32(shrinks[number] / top)
         for offset in (np.float32(0), np.float32(-1), np.float32(1)):
-            for row in range(ROWS):
-                scale[row] = _fp16((high[row] - low[row]) * step)
+            for row in range(TASK_ROWS):
+                scale[row] = _round_to_fp16((high[row] - low[row]) * step)
                 inverse[row] = np.float32(1) / scale[row]
                 middle = np.rint(-low[row] * shrink / scale[row]) + offset
                 zero[row] = min(max(middle, np.float32(1)), top)
                 loss[row] = 0
             for column in range(len(tile)):
                 weight = importance[column]
-                for row in range(ROWS):
+                for row in range(TASK_ROWS):
                     value = tile[column, row]
                     code = np.rint(value * inverse[row]) + zero[row]
                     code = min(max(code, np.float32(0)), top)
                     error = (code - zero[row]) * scale[row] - value
                     loss[row] += weight * error * error
-            for row in range(ROWS):
+            for row in range(TASK_ROWS):
                 if loss[row] < least[row]:
                     least[row], best_scale[row], best_zero[row] = loss[row], scale[row], zero[row]
     for row in range(stop - start):
         scales[start + row], zeros[start + row] = best_scale[row], best_zero[row]
 
 
-@_vectorized
+@_njit_fastmath
 @no_type_check
 def _round_columns(columns, upper, scales, zeros, codes, errors, top, start, stop):
-    tile = _tile(columns, start, stop)
-    scale, zero, code, error = np.ones((4, ROWS), dtype=np.float32)
+    tile = _copy_tile(columns, start, stop)
+    scale, zero, code, error = np.ones((4, TASK_ROWS), dtype=np.float32)
     for row in range(stop - start):
         scale[row], zero[row] = scales[start + row], zeros[start + row]
     for column in range(len(tile)):
         diagonal = upper[column, column]
-        for row in range(ROWS):
+        for row in range(TASK_ROWS):
             value = tile[column, row]
             code[row] = min(max(np.rint(value / scale[row]) + zero[row], np.float32(0)), top)
             error[row] = (value - (code[row] - zero[row]) * scale[row]) / diagonal
@@ -190,5 +192,5 @@ def _round_columns(columns, upper, scales, zeros, codes, errors, top, start, sto
             errors[column, start + row] = error[row]
         for later in range(column + 1, len(tile)):
             share = upper[column, later]
-            for row in range(ROWS):
+            for row in range(TASK_ROWS):
                 tile[later, row] -= share * error[row]

@@ -20,17 +20,17 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from camelpress.quantize.kernels import reference_kernel
-from camelpress.quantize.kernels.kernel import COLUMNS, SMALLEST_SCALE
+from camelpress.quantize.kernels.kernel import LAZY_BATCH_COLUMNS, MIN_SCALE
 
-CHUNK = 2**22  # elements of one temporary of `search`: 16 MB
-OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}  # 4 warps have too few registers
+SEARCH_ELEMENTS = 2**22  # elements of one temporary of `search`: 16 MB
+LAUNCH_OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}  # 4 warps have too few registers
 _ROWS = tl.constexpr(16)  # of one program
-_SMALLEST = tl.constexpr(SMALLEST_SCALE)
-_HALF_EVEN = tl.constexpr(1.5 * 2**23)  # fp32 has no fractions up here: adding it rounds
-_FAR = tl.constexpr(1024.0)  # beyond any code, and exact below `_HALF_EVEN`
+_SMALLEST = tl.constexpr(MIN_SCALE)
+_ROUNDING_OFFSET = tl.constexpr(1.5 * 2**23)  # fp32 has no fractions up here: adding it rounds
+_CODE_BOUND = tl.constexpr(1024.0)  # beyond any code, and exact below `_HALF_EVEN`
 
 
-def search(
+def search_group(
     columns: Float32[Tensor, "cols rows"],
     importance: Float32[Tensor, " cols"],
     *,
@@ -39,8 +39,8 @@ def search(
 ) -> tuple[Float32[Tensor, " rows"], Float32[Tensor, " rows"]]:
     """As `Kernel.search`: in torch, some rows at a time."""
     found = [
-        reference_kernel.search(part, importance, bits=bits, sym=sym)
-        for part in columns.split(max(1, CHUNK // len(columns)), dim=1)
+        reference_kernel.search_group(part, importance, bits=bits, sym=sym)
+        for part in columns.split(max(1, SEARCH_ELEMENTS // len(columns)), dim=1)
     ]
     scales, zeros = (torch.cat(each) for each in zip(*found, strict=True))
     return scales, zeros
@@ -55,7 +55,7 @@ def round_columns(
     top: int,
 ) -> tuple[UInt8[Tensor, "cols rows"], Float32[Tensor, "cols rows"]]:
     """As `Kernel.round_columns`, for at most `COLUMNS` of them; more go to `kernel_plain`."""
-    if len(columns) > COLUMNS:
+    if len(columns) > LAZY_BATCH_COLUMNS:
         return reference_kernel.round_columns(columns, upper, scales, zeros, top=top)
     cols, rows = columns.shape
     codes = torch.empty(cols, rows, dtype=torch.uint8, device=columns.device)
@@ -72,16 +72,20 @@ def round_columns(
             cols,
             float(top),
             triton.next_power_of_2(cols),
-            **OPTIONS,
+            **LAUNCH_OPTIONS,
         )
     return codes, errors
 
 
 @triton.jit
 @no_type_check
-def _nearest(value):
+def _round_half_even(value):
     """The nearest whole number, ties to even; what is further out than any code stays so."""
-    return tl.minimum(tl.maximum(value, -_FAR), _FAR) + _HALF_EVEN - _HALF_EVEN
+    return (
+        tl.minimum(tl.maximum(value, -_CODE_BOUND), _CODE_BOUND)
+        + _ROUNDING_OFFSET
+        - _ROUNDING_OFFSET
+    )
 
 
 @triton.jit
@@ -97,7 +101,7 @@ def _round_columns(
     zero = tl.load(zeros + row, mask=row < rows, other=0.0)
     for column in range(0, cols):
         value = tl.sum(tl.where(col[:, None] == column, tile, 0.0), axis=0)
-        code = _nearest(tl.div_rn(value, scale)) + zero
+        code = _round_half_even(tl.div_rn(value, scale)) + zero
         code = tl.minimum(tl.maximum(code, 0.0), top)
         diagonal = tl.load(upper + column * cols + column)
         error = tl.div_rn(value - (code - zero) * scale, diagonal + tl.zeros_like(value))

@@ -14,16 +14,16 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-SMALLEST_SCALE = 2.0**-24  # smallest fp16 number, subnormal: loaders multiply by it like any other
-SHRINK = tuple(1 - step / 40 for step in range(21))  # of a group's span, tried as its grid
-COLUMNS = 128  # rounded before their error is spread over the rest in one product
+MIN_SCALE = 2.0**-24  # smallest fp16 number, subnormal: loaders multiply by it like any other
+SHRINK_FACTORS = tuple(1 - step / 40 for step in range(21))  # of a group's span, tried as its grid
+LAZY_BATCH_COLUMNS = 128  # rounded before their error is spread over the rest in one product
 
 
 @runtime_checkable
 class Kernel(Protocol):
     """What a device must be able to do."""
 
-    def search(
+    def search_group(
         self,
         columns: Float32[Tensor, "cols rows"],
         importance: Float32[Tensor, " cols"],
@@ -71,7 +71,7 @@ class Kernel(Protocol):
         """
 
 
-def kernel(device: torch.device) -> Kernel:
+def pick_kernel(device: torch.device) -> Kernel:
     """The kernel for a device; the plain one where nothing faster is at hand."""
     if device.type == "cpu":
         from camelpress.quantize.kernels import cpu_kernel

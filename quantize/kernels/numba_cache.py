@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import numba
 from numba.core.caching import FunctionCache
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-UNREADABLE = (  # raised by pickle on bytes that are no pickle, besides an OSError of the disk
+CompiledFunction = TypeVar("CompiledFunction", bound=Callable[..., Any])
+CACHE_ERRORS = (  # raised by pickle on bytes that are no pickle, besides an OSError of the disk
     OSError,
     pickle.UnpicklingError,
     EOFError,
@@ -35,25 +35,25 @@ class LenientCache(FunctionCache):
         """The compiled function for a signature; None where none can be had from the disk."""
         try:
             return super().load_overload(sig, target_context)
-        except UNREADABLE:
+        except CACHE_ERRORS:
             with suppress(OSError):
                 self.flush()
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep a compiled function on the disk, if it has room."""
-        with suppress(*UNREADABLE):
+        with suppress(*CACHE_ERRORS):
             super().save_overload(sig, data)
 
 
-def compiled(**options: Any) -> Callable[[Function], Function]:
+def cached_njit(**options: Any) -> Callable[[CompiledFunction], CompiledFunction]:
     """A decorator that compiles a function for threads, with options of `numba.njit`."""
 
-    def compile_function(function: Function) -> Function:
+    def compile_function(function: CompiledFunction) -> CompiledFunction:
         dispatcher: Any = numba.njit(nogil=True, **options)(function)
         with suppress(RuntimeError):  # no folder can be written, or nobody has a home
             dispatcher._cache = LenientCache(function)
-        result: Function = dispatcher
+        result: CompiledFunction = dispatcher
         return result
 
     return compile_function

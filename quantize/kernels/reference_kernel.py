@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from camelpress.quantize.kernels.kernel import SHRINK, SMALLEST_SCALE
+from camelpress.quantize.kernels.kernel import MIN_SCALE, SHRINK_FACTORS
 
-Grids = Iterator[tuple[Float32[Tensor, " rows"], Float32[Tensor, " rows"]]]
+GridCandidates = Iterator[tuple[Float32[Tensor, " rows"], Float32[Tensor, " rows"]]]
 
 
-def search(
+def search_group(
     columns: Float32[Tensor, "cols rows"],
     importance: Float32[Tensor, " cols"],
     *,
@@ -24,7 +24,7 @@ def search(
     top = 2**bits - 1
     least = torch.full_like(columns[0], torch.inf)
     best_scale, best_zero = least, torch.zeros_like(least)
-    for scale, zero in _grids(columns, top, sym):
+    for scale, zero in _grid_candidates(columns, top, sym):
         codes = (columns * scale.reciprocal()).round_().add_(zero).clamp_(0, top)
         error = codes.sub_(zero).mul_(scale).sub_(columns)
         loss = (error.square_() * importance[:, None]).sum(dim=0)
@@ -35,20 +35,20 @@ def search(
     return best_scale, best_zero
 
 
-def _grids(columns: Float32[Tensor, "cols rows"], top: int, sym: bool) -> Grids:
+def _grid_candidates(columns: Float32[Tensor, "cols rows"], top: int, sym: bool) -> GridCandidates:
     """Every grid that is tried."""
     if sym:
         span = columns.abs().amax(dim=0) * (2 / top)
         middle = torch.full_like(span, (top + 1) // 2)
-        for shrink in SHRINK:
-            scale = fp16(span * shrink)
+        for shrink in SHRINK_FACTORS:
+            scale = round_scales_to_fp16(span * shrink)
             yield scale, middle
             yield -scale, middle
         return
     high = columns.amax(dim=0).clamp(min=0)
     low = columns.amin(dim=0).minimum(-high / (top - 1))
-    for shrink in SHRINK:
-        scale = fp16((high - low) * (shrink / top))
+    for shrink in SHRINK_FACTORS:
+        scale = round_scales_to_fp16((high - low) * (shrink / top))
         zero = (-low * shrink / scale).round()
         for offset in (0, -1, 1):
             yield scale, (zero + offset).clamp(1, top)
@@ -73,7 +73,7 @@ def round_columns(
     return codes, errors
 
 
-def fp16(scales: Float32[Tensor, " rows"]) -> Float32[Tensor, " rows"]:
+def round_scales_to_fp16(scales: Float32[Tensor, " rows"]) -> Float32[Tensor, " rows"]:
     """Returns the nearest fp16 numbers of the same sign, but not 0."""
     sign = torch.where(scales < 0, -1.0, 1.0)
-    return sign * scales.abs().clamp(min=SMALLEST_SCALE).to(torch.float16).to(torch.float32)
+    return sign * scales.abs().clamp(min=MIN_SCALE).to(torch.float16).to(torch.float32)

@@ -20,15 +20,15 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from camelpress.quantize.solver.damping import Damped, cholesky
-from camelpress.quantize.solver.hessian import Moments
+from camelpress.quantize.solver.damping import DampedCholesky, damped_cholesky
+from camelpress.quantize.solver.hessian import HessianAccumulator
 
-ROWS = 1024  # of the weight that are moved at a time
+CORRECTION_ROWS = 1024  # of the weight that are moved at a time
 
 
-def aim(
+def correct_weight(
     weight: Float32[Tensor, "rows cols"],
-    moments: Moments,
+    moments: HessianAccumulator,
     *,
     strength: float,
     damp_percent: float,
@@ -49,20 +49,20 @@ def aim(
         is made before solving and in closed form, and a layer that writes is aimed at the residual
         stream, with all that it lost before.
     """
-    hessian = moments.whole_hessian()
+    hessian = moments.full_hessian()
     natural = torch.arange(len(hessian), device=hessian.device)
-    damped = cholesky(hessian, natural, damp_percent=damp_percent)
+    damped = damped_cholesky(hessian, natural, damp_percent=damp_percent)
     if writes:
-        wanted = _over_hessian(moments.cross + weight * damped.damping, damped)
+        wanted = _over_hessian(moments.cross_moment + weight * damped.damping, damped)
         weight.lerp_(wanted, strength)
         return
-    step = _over_hessian(moments.cross, damped)
-    for rows in weight.split(ROWS):
+    step = _over_hessian(moments.cross_moment, damped)
+    for rows in weight.split(CORRECTION_ROWS):
         rows += strength * (rows @ step)
 
 
 def _over_hessian(
-    matrix: Float32[Tensor, "rows cols"], damped: Damped
+    matrix: Float32[Tensor, "rows cols"], damped: DampedCholesky
 ) -> Float32[Tensor, "rows cols"]:
     solution = torch.cholesky_solve(matrix.T.to(damped.lower.dtype), damped.lower)
     return solution.T.to(torch.float32)

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from camelpress.core.errors import NotPositiveDefinite
 
-STEPS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
-BASE = 128  # columns of a triangle that is inverted without splitting it
+DAMPING_STEPS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+LEAF_COLUMNS = 128  # columns of a triangle that is inverted without splitting it
 
 
 @dataclass(frozen=True)
-class Damped:
+class DampedCholesky:
     """The Cholesky factor of a damped Hessian, and what it took to get there."""
 
     lower: Float[Tensor, "cols cols"]  # columns in the order asked for
@@ -24,9 +24,9 @@ class Damped:
     rescue: str  # "" | "float64" | "damped"
 
 
-def cholesky(
+def damped_cholesky(
     hessian: Float32[Tensor, "cols cols"], order: Int64[Tensor, " cols"], *, damp_percent: float
-) -> Damped:
+) -> DampedCholesky:
     """Damp a Hessian and factorize it.
 
     A column that no token ever used gets the mean of the diagonal: it is on its own. If fp32 cannot
@@ -40,7 +40,7 @@ def cholesky(
         NotPositiveDefinite: not even 100 times the damping helps.
     """
     mean = hessian.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
-    for step in STEPS:
+    for step in DAMPING_STEPS:
         damp = min(1.0, damp_percent * step)
         for dtype in (torch.float32, torch.float64):
             damped = hessian[order[:, None], order].to(dtype)
@@ -51,7 +51,7 @@ def cholesky(
             lower, failed = torch.linalg.cholesky_ex(damped)
             if not int(failed) and bool(lower.isfinite().all()):
                 rescue = "damped" if step > 1 else "float64" if dtype == torch.float64 else ""
-                return Damped(lower, (diagonal - before).to(torch.float32), damp, rescue)
+                return DampedCholesky(lower, (diagonal - before).to(torch.float32), damp, rescue)
     raise NotPositiveDefinite(
         f"a Hessian of {len(hessian)} columns has no Cholesky factor even with damping {damp}",
         next_step="check the calibration text for repeated or empty samples, or use more of it",
@@ -67,7 +67,7 @@ def invert_lower(lower: Float[Tensor, "n n"]) -> None:
         [B C]   = [-C⁻¹ B A⁻¹ C⁻¹]
     """
     size = len(lower)
-    if size <= BASE:
+    if size <= LEAF_COLUMNS:
         one = torch.eye(size, dtype=lower.dtype, device=lower.device)
         lower.copy_(torch.linalg.solve_triangular(lower, one, upper=False))
         return

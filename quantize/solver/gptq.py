@@ -11,15 +11,15 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from camelpress.quantize.kernels.kernel import COLUMNS, Kernel
-from camelpress.quantize.solver.damping import cholesky, invert_lower
-from camelpress.quantize.solver.grid import Grid
+from camelpress.quantize.kernels.kernel import LAZY_BATCH_COLUMNS, Kernel
+from camelpress.quantize.solver.damping import damped_cholesky, invert_lower
+from camelpress.quantize.solver.grid import QuantGrid
 
 FALLBACK = "nearest"
 
 
 @dataclass(frozen=True)
-class Factor:
+class HessianFactor:
     """What the solver asks of a Hessian, and what it took to get there."""
 
     order: Int64[Tensor, " cols"]  # of solving
@@ -29,11 +29,11 @@ class Factor:
 
 
 @dataclass(frozen=True)
-class Solved:
+class GptqSolution:
     """Codes, natural order, and the grid that they are on."""
 
     codes: UInt8[Tensor, "rows cols"]
-    grid: Grid
+    grid: QuantGrid
 
 
 def activation_order(
@@ -58,9 +58,9 @@ def activation_order(
     return (within + first[:, None])[by_group].flatten()
 
 
-def factorize(
+def factorize_hessian(
     hessian: Float32[Tensor, "cols cols"], order: Int64[Tensor, " cols"], *, damp_percent: float
-) -> Factor:
+) -> HessianFactor:
     """Damp and invert a Hessian.
 
     The factor of the inverse is the inverse of the factor that begins at the other end, so that
@@ -77,33 +77,33 @@ def factorize(
     Source:
         Frantar et al., arXiv:2210.17323, section 3.3 (Cholesky reformulation).
     """
-    damped = cholesky(hessian, order.flip(0), damp_percent=damp_percent)
+    damped = damped_cholesky(hessian, order.flip(0), damp_percent=damp_percent)
     invert_lower(damped.lower)
     upper = damped.lower.flip(0, 1).to(torch.float32)
-    return Factor(order, upper, damped.damp_percent, damped.rescue)
+    return HessianFactor(order, upper, damped.damp_percent, damped.rescue)
 
 
-def without_correlations(
+def factorize_diagonal(
     hessian: Float32[Tensor, "cols cols"], order: Int64[Tensor, " cols"], *, damp_percent: float
-) -> Factor:
+) -> HessianFactor:
     """What is left when `factorize` gives up: every weight is rounded to nearest.
 
     Raises:
         NotPositiveDefinite: not even the diagonal makes sense.
     """
     diagonal = torch.diag(hessian.diagonal())
-    return replace(factorize(diagonal, order, damp_percent=damp_percent), rescue=FALLBACK)
+    return replace(factorize_hessian(diagonal, order, damp_percent=damp_percent), rescue=FALLBACK)
 
 
-def solve(
+def solve_gptq(
     weight: Float32[Tensor, "rows cols"],
-    factor: Factor,
+    factor: HessianFactor,
     kernel: Kernel,
     *,
     bits: int,
     group_size: int,
     sym: bool,
-) -> Solved:
+) -> GptqSolution:
     """Round one linear layer, moving each column's error to the columns not yet rounded.
 
     The grid of a group is searched for when the solver gets there. Each column counts by what an
@@ -130,13 +130,13 @@ def solve(
     codes = torch.empty_like(columns, dtype=torch.uint8)
     scales, zeros = (columns.new_empty(len(weight), len(columns) // size) for _ in range(2))
     for group in range(0, len(columns), size):
-        scale, zero = kernel.search(
+        scale, zero = kernel.search_group(
             columns[group : group + size], importance[group : group + size], bits=bits, sym=sym
         )
         place = int(factor.order[group]) // size
         scales[:, place], zeros[:, place] = scale, zero
-        for start in range(group, group + size, COLUMNS):
-            stop = min(start + COLUMNS, group + size)
+        for start in range(group, group + size, LAZY_BATCH_COLUMNS):
+            stop = min(start + LAZY_BATCH_COLUMNS, group + size)
             codes[start:stop], errors = kernel.round_columns(
                 columns[start:stop],
                 factor.upper[start:stop, start:stop],
@@ -147,4 +147,6 @@ def solve(
             columns[stop:].addmm_(factor.upper[start:stop, stop:].T, errors, alpha=-1)
     natural = torch.empty_like(codes)
     natural[factor.order] = codes
-    return Solved(natural.T.contiguous(), Grid.of(scales, zeros, bits=bits, group_size=size))
+    return GptqSolution(
+        natural.T.contiguous(), QuantGrid.from_float32(scales, zeros, bits=bits, group_size=size)
+    )

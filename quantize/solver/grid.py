@@ -18,7 +18,7 @@ from camelpress.quantize.kernels.kernel import Kernel
 
 
 @dataclass(frozen=True)
-class Grid:
+class QuantGrid:
     """weight = scales * (code - zeros), code in 0 ... 2**bits - 1."""
 
     scales: Float16[Tensor, "rows groups"]
@@ -27,14 +27,14 @@ class Grid:
     group_size: int  # neighbouring columns that share a scale
 
     @classmethod
-    def of(
+    def from_float32(
         cls,
         scales: Float32[Tensor, "rows groups"],
         zeros: Float32[Tensor, "rows groups"],
         *,
         bits: int,
         group_size: int,
-    ) -> Grid:
+    ) -> QuantGrid:
         """From fp16 numbers and whole ones that were computed in fp32.
 
         Raises:
@@ -49,25 +49,25 @@ class Grid:
         return cls(stored, zeros.to(torch.uint8), bits, group_size)
 
     @property
-    def top(self) -> int:
+    def max_code(self) -> int:
         """The largest code."""
         return 2**self.bits - 1
 
-    def of_columns(self, values: Tensor) -> Float32[Tensor, "rows cols"]:
+    def expand_columns(self, values: Tensor) -> Float32[Tensor, "rows cols"]:
         """Scales or zero points, once for each column."""
         return values.to(torch.float32).repeat_interleave(self.group_size, dim=1)
 
-    def group_of(self) -> Int32[Tensor, " cols"]:
+    def column_groups(self) -> Int32[Tensor, " cols"]:
         """The group of each column."""
         groups = torch.arange(self.scales.shape[1], dtype=torch.int32, device=self.scales.device)
         return groups.repeat_interleave(self.group_size)
 
-    def rows(self, part: slice) -> Grid:
+    def select_rows(self, part: slice) -> QuantGrid:
         """The grid of some rows."""
-        return Grid(self.scales[part], self.zeros[part], self.bits, self.group_size)
+        return QuantGrid(self.scales[part], self.zeros[part], self.bits, self.group_size)
 
 
-def search(
+def search_grid(
     weight: Float32[Tensor, "rows cols"],
     kernel: Kernel,
     *,
@@ -75,7 +75,7 @@ def search(
     bits: int,
     group_size: int,
     sym: bool,
-) -> Grid:
+) -> QuantGrid:
     """The grid that rounds each group to nearest with the least weighted squared error.
 
     Args:
@@ -91,21 +91,25 @@ def search(
     """
     size = weight.shape[1] if group_size == -1 else group_size
     found = [
-        kernel.search(columns, weights, bits=bits, sym=sym)
+        kernel.search_group(columns, weights, bits=bits, sym=sym)
         for columns, weights in zip(
             weight.T.contiguous().split(size), importance.split(size), strict=True
         )
     ]
     scales, zeros = (torch.stack(each, dim=1) for each in zip(*found, strict=True))
-    return Grid.of(scales, zeros, bits=bits, group_size=size)
+    return QuantGrid.from_float32(scales, zeros, bits=bits, group_size=size)
 
 
-def nearest(weight: Float32[Tensor, "rows cols"], grid: Grid) -> UInt8[Tensor, "rows cols"]:
+def round_to_nearest(
+    weight: Float32[Tensor, "rows cols"], grid: QuantGrid
+) -> UInt8[Tensor, "rows cols"]:
     """Round every weight to its nearest code: the baseline that GPTQ has to beat."""
-    codes = (weight / grid.of_columns(grid.scales)).round() + grid.of_columns(grid.zeros)
-    return codes.clamp(0, grid.top).to(torch.uint8)
+    codes = (weight / grid.expand_columns(grid.scales)).round() + grid.expand_columns(grid.zeros)
+    return codes.clamp(0, grid.max_code).to(torch.uint8)
 
 
-def values(codes: UInt8[Tensor, "rows cols"], grid: Grid) -> Float32[Tensor, "rows cols"]:
+def dequantize_codes(
+    codes: UInt8[Tensor, "rows cols"], grid: QuantGrid
+) -> Float32[Tensor, "rows cols"]:
     """What the codes stand for: exactly what a loader computes with."""
-    return (codes.float() - grid.of_columns(grid.zeros)) * grid.of_columns(grid.scales)
+    return (codes.float() - grid.expand_columns(grid.zeros)) * grid.expand_columns(grid.scales)

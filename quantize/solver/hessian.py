@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-PANEL = 512  # columns; the part of a panel beyond the diagonal is computed for nothing
+PANEL_COLUMNS = 512  # columns; the part of a panel beyond the diagonal is computed for nothing
 
 
-class Moments:
+class HessianAccumulator:
     """Collects both sums in fp32, in the order the batches come, so that they repeat themselves.
 
     The factor 2/n of the papers is left out: it cancels in the solver. Of the Hessian, which is
@@ -29,44 +29,44 @@ class Moments:
 
     def __init__(self, cols: int, wanted: int, device: torch.device) -> None:
         self.hessian: Float32[Tensor, "cols cols"] = torch.zeros(cols, cols, device=device)
-        self.cross: Float32[Tensor, "wanted cols"] = torch.zeros(wanted, cols, device=device)
+        self.cross_moment: Float32[Tensor, "wanted cols"] = torch.zeros(wanted, cols, device=device)
 
-    def fresh(self) -> Moments:
+    def zeros_like(self) -> HessianAccumulator:
         """Sums of nothing, of the same shapes."""
-        return Moments(len(self.hessian), len(self.cross), self.hessian.device)
+        return HessianAccumulator(len(self.hessian), len(self.cross_moment), self.hessian.device)
 
-    def forget_cross(self) -> None:
+    def drop_cross_moment(self) -> None:
         """Go on without d."""
-        self.cross = self.cross[:0].clone()
+        self.cross_moment = self.cross_moment[:0].clone()
 
-    def add(
+    def add_batch(
         self,
         inputs: Float[Tensor, "tokens cols"],
         wanted: Float[Tensor, "tokens wanted"] | None = None,
     ) -> None:
         """Take in some tokens; give real tokens only, no padding."""
         inputs = inputs.to(torch.float32)
-        for start in range(0, inputs.shape[1], PANEL):
-            stop = min(start + PANEL, inputs.shape[1])
+        for start in range(0, inputs.shape[1], PANEL_COLUMNS):
+            stop = min(start + PANEL_COLUMNS, inputs.shape[1])
             panel = self.hessian[start:stop, :stop]
             panel.addmm_(inputs[:, start:stop].T, inputs[:, :stop])
         if wanted is not None:
-            self.cross.addmm_(wanted.to(torch.float32).T, inputs)
+            self.cross_moment.addmm_(wanted.to(torch.float32).T, inputs)
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:
         """Both sums."""
-        return self.hessian, self.cross
+        return self.hessian, self.cross_moment
 
-    def include(self, other: Moments) -> None:
+    def merge(self, other: HessianAccumulator) -> None:
         """Add other sums to these."""
         self.hessian += other.hessian
-        self.cross += other.cross
+        self.cross_moment += other.cross_moment
 
-    def whole_hessian(self) -> Float32[Tensor, "cols cols"]:
+    def full_hessian(self) -> Float32[Tensor, "cols cols"]:
         """The Hessian with both its triangles, the upper one made in place."""
-        for start in range(0, len(self.hessian), PANEL):
-            stop = min(start + PANEL, len(self.hessian))
+        for start in range(0, len(self.hessian), PANEL_COLUMNS):
+            stop = min(start + PANEL_COLUMNS, len(self.hessian))
             self.hessian[start:stop, stop:] = self.hessian[stop:, start:stop].T
             corner = self.hessian[start:stop, start:stop].tril_()
             corner += corner.tril(-1).T

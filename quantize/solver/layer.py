@@ -13,67 +13,67 @@ from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from camelpress.core.errors import NotPositiveDefinite
-from camelpress.core.packing.gptq_format import Packed, pack
-from camelpress.core.packing.row_loss import mean_loss
-from camelpress.inference.streaming.process_group import Team
-from camelpress.quantize.kernels.kernel import kernel
-from camelpress.quantize.settings import Quantize
+from camelpress.core.packing.gptq_format import GptqTensors, pack_gptq
+from camelpress.core.packing.row_loss import mean_row_loss
+from camelpress.inference.streaming.process_group import ProcessGroup
+from camelpress.quantize.kernels.kernel import pick_kernel
+from camelpress.quantize.settings import QuantizeSettings
 from camelpress.quantize.solver.gptq import (
-    Factor,
-    Solved,
+    GptqSolution,
+    HessianFactor,
     activation_order,
-    factorize,
-    solve,
-    without_correlations,
+    factorize_diagonal,
+    factorize_hessian,
+    solve_gptq,
 )
-from camelpress.quantize.solver.grid import Grid, values
+from camelpress.quantize.solver.grid import QuantGrid, dequantize_codes
 
-ROWS = 1024  # of a block
+SOLVE_ROWS = 1024  # of a block
 
 
 @dataclass(frozen=True)
-class Rounded:
+class RoundedMatrix:
     """A matrix, or some rows of one, as it is stored."""
 
-    solved: Solved
+    solved: GptqSolution
     error: Float64[Tensor, " rows"]  # squared, of the output, summed over the tokens
     energy: Float64[Tensor, " rows"]  # squared output, summed over the tokens
 
     @classmethod
-    def joined(cls, parts: list[Rounded]) -> Rounded:
+    def concatenate(cls, parts: list[RoundedMatrix]) -> RoundedMatrix:
         """One below the other."""
         grids = [part.solved.grid for part in parts]
-        grid = Grid(
+        grid = QuantGrid(
             torch.cat([each.scales for each in grids]),
             torch.cat([each.zeros for each in grids]),
             grids[0].bits,
             grids[0].group_size,
         )
         return cls(
-            Solved(torch.cat([part.solved.codes for part in parts]), grid),
+            GptqSolution(torch.cat([part.solved.codes for part in parts]), grid),
             torch.cat([part.error for part in parts]),
             torch.cat([part.energy for part in parts]),
         )
 
-    def to(self, device: torch.device) -> Rounded:
+    def to(self, device: torch.device) -> RoundedMatrix:
         """The same elsewhere."""
         grid = self.solved.grid
         grid = replace(grid, scales=grid.scales.to(device), zeros=grid.zeros.to(device))
-        return Rounded(
-            Solved(self.solved.codes.to(device), grid),
+        return RoundedMatrix(
+            GptqSolution(self.solved.codes.to(device), grid),
             self.error.to(device),
             self.energy.to(device),
         )
 
-    def values(self, part: slice) -> Float32[Tensor, "rows cols"]:
+    def dequantize_rows(self, part: slice) -> Float32[Tensor, "rows cols"]:
         """What the codes of some rows stand for."""
-        return values(self.solved.codes[part], self.solved.grid.rows(part))
+        return dequantize_codes(self.solved.codes[part], self.solved.grid.select_rows(part))
 
-    def packed(self, part: slice) -> Packed:
+    def pack_rows(self, part: slice) -> GptqTensors:
         """Some rows as they lie on disk."""
-        grid = self.solved.grid.rows(part)
-        return pack(
-            self.solved.codes[part], grid.scales, grid.zeros, grid.group_of(), bits=grid.bits
+        grid = self.solved.grid.select_rows(part)
+        return pack_gptq(
+            self.solved.codes[part], grid.scales, grid.zeros, grid.column_groups(), bits=grid.bits
         )
 
     def relative_error(self, part: slice) -> float:
@@ -83,15 +83,15 @@ class Rounded:
 
     def loss(self, part: slice) -> float:
         """Returns the mean over some rows of squared output error over squared output."""
-        return mean_loss(self.error[part], self.energy[part])
+        return mean_row_loss(self.error[part], self.energy[part])
 
 
 def round_layer(
     weight: Float32[Tensor, "rows cols"],
     hessian: Float32[Tensor, "cols cols"],
-    team: Team,
-    settings: Quantize,
-) -> tuple[Rounded, Factor]:
+    team: ProcessGroup,
+    settings: QuantizeSettings,
+) -> tuple[RoundedMatrix, HessianFactor]:
     """Quantize a matrix.
 
     Args:
@@ -108,40 +108,43 @@ def round_layer(
     """
     order = activation_order(hessian.diagonal(), group_size=settings.group_size)
     try:
-        factor = factorize(hessian, order, damp_percent=settings.damp_percent)
+        factor = factorize_hessian(hessian, order, damp_percent=settings.damp_percent)
     except NotPositiveDefinite:
         if not settings.max_fallbacks:
             raise
-        factor = without_correlations(hessian, order, damp_percent=settings.damp_percent)
+        factor = factorize_diagonal(hessian, order, damp_percent=settings.damp_percent)
 
-    parts = [slice(start, start + ROWS) for start in range(0, len(weight), ROWS)]
-    with team.together():
-        own = [_rounded(weight[part], hessian, factor, settings) for part in team.own(parts)]
+    parts = [slice(start, start + SOLVE_ROWS) for start in range(0, len(weight), SOLVE_ROWS)]
+    with team.raise_together():
+        own = [
+            _round_rows(weight[part], hessian, factor, settings)
+            for part in team.items_of_rank(parts)
+        ]
     if team.size > 1:  # they travel by way of the CPU: no process sees the others' GPUs
-        exchanged = team.exchange([part.to(torch.device("cpu")) for part in own], len(parts))
+        exchanged = team.all_gather([part.to(torch.device("cpu")) for part in own], len(parts))
         own = [part.to(weight.device) for part in exchanged]
-    return Rounded.joined(own), factor
+    return RoundedMatrix.concatenate(own), factor
 
 
-def _rounded(
+def _round_rows(
     weight: Float32[Tensor, "rows cols"],
     hessian: Float32[Tensor, "cols cols"],
-    factor: Factor,
-    settings: Quantize,
-) -> Rounded:
-    solved = solve(
+    factor: HessianFactor,
+    settings: QuantizeSettings,
+) -> RoundedMatrix:
+    solved = solve_gptq(
         weight,
         factor,
-        kernel(weight.device),
+        pick_kernel(weight.device),
         bits=settings.bits,
         group_size=settings.group_size,
         sym=settings.sym,
     )
-    error = values(solved.codes, solved.grid) - weight
-    return Rounded(solved, _energy(error, hessian), _energy(weight, hessian))
+    error = dequantize_codes(solved.codes, solved.grid) - weight
+    return RoundedMatrix(solved, _output_energy(error, hessian), _output_energy(weight, hessian))
 
 
-def _energy(
+def _output_energy(
     weight: Float32[Tensor, "rows cols"], hessian: Float32[Tensor, "cols cols"]
 ) -> Float64[Tensor, " rows"]:
     """Returns the squared output of each row, in fp64: that of tiny weights is no fp32 number.

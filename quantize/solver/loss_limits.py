@@ -9,7 +9,7 @@ from camelpress.core.errors import NotPositiveDefinite, NumericsProblem
 from camelpress.quantize.solver.gptq import FALLBACK
 
 # fmt: off
-LIMITS: Mapping[int, float] = {  # bits: mean loss of a row, 3 to 50 times that of real layers
+LOSS_LIMITS: Mapping[int, float] = {  # bits: mean loss of a row, 3 to 50 times that of real layers
     2: 0.7,
     3: 0.35,
     4: 0.2,
@@ -24,12 +24,12 @@ class LayersLost(NumericsProblem):
     keeps_work = True  # more of them may be allowed, and change no other layer
 
 
-def is_lost(loss: float, bits: int) -> bool:
+def exceeds_loss_limit(loss: float, bits: int) -> bool:
     """Returns whether a layer loses more than bits can explain."""
-    return not loss <= LIMITS[bits]
+    return not loss <= LOSS_LIMITS[bits]
 
 
-def require_few_failures(layers: Sequence[Mapping[str, Any]], allowed: int) -> None:
+def require_failures_within(layers: Sequence[Mapping[str, Any]], allowed: int) -> None:
     """Checks how many layers were rounded to nearest for want of a Hessian, or are lost.
 
     Args:

@@ -13,16 +13,16 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_origin
 
-from camelpress.convert.settings import Recover
-from camelpress.core.runtime.cache_folders import provide_caches
-from camelpress.core.runtime.problem_translation import raising_problems
+from camelpress.convert.settings import RecoverSettings
+from camelpress.core.runtime.cache_folders import provide_cache_folders
+from camelpress.core.runtime.problem_translation import translate_faults
 from camelpress.core.settings import Settings
 from camelpress.publish.settings import Publish
-from camelpress.quantize.settings import Quantize
+from camelpress.quantize.settings import QuantizeSettings
 from camelpress.validate.settings import Validate
 
 if TYPE_CHECKING:
-    from camelpress.pipeline.run import Outcome
+    from camelpress.pipeline.run import PipelineOutcome
     from camelpress.reporting.stage_report import Report
 
 StagePath: TypeAlias = str | PathLike[str]
@@ -32,8 +32,8 @@ StageFunction = TypeVar("StageFunction", bound=Callable[..., Any])
 @contextmanager
 def _stage_call() -> Iterator[None]:
     """Prepares the caches of libraries, and raises a Problem for any fault of the machine."""
-    provide_caches()
-    with raising_problems():
+    provide_cache_folders()
+    with translate_faults():
         yield
 
 
@@ -67,7 +67,7 @@ def _with_settings(kind: type[Settings]) -> Callable[[StageFunction], StageFunct
     return extend
 
 
-@_with_settings(Recover)
+@_with_settings(RecoverSettings)
 @_stage_call()
 def recover(
     base: StagePath,
@@ -99,7 +99,7 @@ def recover(
     from camelpress.convert.recover import run as stage
     from camelpress.core.checkpoint.checkpoint import Checkpoint
 
-    chosen = Recover.parse(settings, source="recover")
+    chosen = RecoverSettings.parse(settings, source="recover")
     return stage.recover(
         open_base(Path(base)),
         Checkpoint.open(Path(diff)),
@@ -110,7 +110,7 @@ def recover(
     )
 
 
-@_with_settings(Quantize)
+@_with_settings(QuantizeSettings)
 @_stage_call()
 def quantize(
     model: StagePath,
@@ -138,7 +138,7 @@ def quantize(
     from camelpress.core.checkpoint.checkpoint import Checkpoint
     from camelpress.quantize import run as stage
 
-    chosen = Quantize.parse(settings, source="quantize")
+    chosen = QuantizeSettings.parse(settings, source="quantize")
     return stage.run(Checkpoint.open(Path(model)), Path(out), chosen, force=force, restart=restart)
 
 
@@ -172,18 +172,20 @@ def validate(
         or ERROR. A gate that fails raises nothing.
     Raises:
         RecipeProblem: a setting is unknown or has an impossible value.
-        Interrupted: the process was asked to stop, or a judge cannot be reached; the same call
+        Interruption: the process was asked to stop, or a judge cannot be reached; the same call
             resumes.
         Problem: a model, a text or the data of a task cannot be read, or the output cannot be
             written.
     """
     from camelpress.core.checkpoint.checkpoint import Checkpoint
     from camelpress.validate import run as stage
-    from camelpress.validate.store.prediction_store import Store
+    from camelpress.validate.store.prediction_store import PredictionStore
 
     chosen = Validate.parse(settings | _gate_setting(gate), source="validate")
     place = Path(reference)
-    source = Store.open(place) if Store.is_at(place) else Checkpoint.open(place)
+    source = (
+        PredictionStore.open(place) if PredictionStore.exists_at(place) else Checkpoint.open(place)
+    )
     return stage.run(
         source,
         Checkpoint.open(Path(candidate)),
@@ -196,11 +198,11 @@ def validate(
 
 def _gate_setting(gate: StagePath | Mapping[str, Any] | None) -> dict[str, Any]:
     """Returns the setting of a gate: nothing, a mapping, or the content of a YAML file."""
-    from camelpress.validate.gate.gate_judge import read
+    from camelpress.validate.gate.gate_judge import read_gate
 
     if gate is None:
         return {}
-    return {"gate": gate if isinstance(gate, Mapping) else read(Path(gate)).model_dump()}
+    return {"gate": gate if isinstance(gate, Mapping) else read_gate(Path(gate)).model_dump()}
 
 
 @_with_settings(Publish)
@@ -219,13 +221,13 @@ def publish(
         the report of the release.
     Raises:
         RecipeProblem: a setting is unknown, missing or has an impossible value.
-        ReleaseRefused: the report is not a PASS of this candidate.
+        ReleaseRefusal: the report is not a PASS of this candidate.
         Problem: the release cannot be written or uploaded.
     """
     from camelpress.publish import upload as stage
 
     chosen = Publish.parse(settings, source="publish")
-    return stage.publish(Path(candidate), Path(report), chosen, force=force)
+    return stage.publish_release(Path(candidate), Path(report), chosen, force=force)
 
 
 @_stage_call()
@@ -235,7 +237,7 @@ def run(
     force: bool = False,
     restart: bool = False,
     **overrides: Any,
-) -> Outcome:
+) -> PipelineOutcome:
     """Runs all stages of a recipe in order; a finished stage is skipped while nothing changed.
 
     Args:
@@ -249,14 +251,14 @@ def run(
         the exit code of the command line. A gate that fails raises nothing.
     Raises:
         RecipeProblem: the recipe or an override is unknown or has an impossible value.
-        ReleaseRefused: the gate passed without a check of text, and no reason is given.
+        ReleaseRefusal: the gate passed without a check of text, and no reason is given.
         Problem: a stage could not run.
     """
     from camelpress.pipeline import run as pipeline
-    from camelpress.pipeline.recipe import read
+    from camelpress.pipeline.recipe import read_recipe
 
     return pipeline.run(
-        read(Path(recipe), overrides=_dotted(overrides)), force=force, restart=restart
+        read_recipe(Path(recipe), overrides=_dotted(overrides)), force=force, restart=restart
     )
 
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 import pico
 import stages
 from camelpress.convert.export.export_checkpoint import export
-from camelpress.convert.settings import Export
+from camelpress.convert.settings import ExportSettings
 from camelpress.core import llama
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.packing.gptq_format import PARTS, pack
+from camelpress.core.packing.gptq_format import GPTQ_TENSORS, pack_gptq
 
 ENVIRONMENTS = Path(__file__).parents[2] / ".venv-clients"
 SIZES = pico.Sizes(hidden=128, ffn=256)
@@ -136,7 +136,7 @@ def write_models(folder: Path) -> dict[str, Path]:
 
 def write_dense(packed: Path, out: Path) -> Path:
     """The same model with plain fp32 weights, by our own dequantization."""
-    export(Checkpoint.open(packed), out, Export.parse({"to": "dense"}, source="test"))
+    export(Checkpoint.open(packed), out, ExportSettings.parse({"to": "dense"}, source="test"))
     return out
 
 
@@ -145,18 +145,18 @@ def _make_positive(folder: Path, source: Path, group: int) -> None:
     tensors = load_file(folder / "model.safetensors")
     plain = Checkpoint.open(source)
     for number, linear in product(range(SIZES.layers), llama.LINEARS):
-        name = f"{llama.BLOCK.format(number)}.{linear.name}"
+        name = f"{llama.BLOCK_NAME.format(number)}.{linear.name}"
         weight = plain.read(f"{name}.weight").float()
         rows, cols = weight.shape
         size = cols if group == -1 else group
         scales = (weight.reshape(rows, -1, size).abs().amax(2) / 7).half()
         steps = (weight / scales.float().repeat_interleave(size, 1)).round().clamp(-8, 7)
-        packed = pack(
+        packed = pack_gptq(
             (steps + 8).to(torch.uint8),
             scales,
             torch.full_like(scales, 8, dtype=torch.uint8),
             (torch.arange(cols) // size).to(torch.int32),
             bits=4,
         )
-        tensors |= {f"{name}.{part}": getattr(packed, part) for part in PARTS}
+        tensors |= {f"{name}.{part}": getattr(packed, part) for part in GPTQ_TENSORS}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

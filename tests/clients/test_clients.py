@@ -71,7 +71,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[Kind, Made]:
     models = write_models(root)
     text = pico.write_chat(root / "chat.jsonl", conversations=40)
     folders = {kind: kind.write(root, models[kind.model], text) for kind in KINDS}
-    demo.run(root / "demo")
+    demo.run_demo(root / "demo")
     folders[DEMO] = root / "demo" / "quantized"
     if SMOLLM2.is_dir():
         stages.quantize(SMOLLM2, root / "smollm2", method="rtn", **SMALL.options)

@@ -13,7 +13,7 @@ import pytest
 
 import pico
 from camelpress.convert.export.export_checkpoint import export
-from camelpress.convert.settings import Export
+from camelpress.convert.settings import ExportSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from checkpoints import Kind, is_made, kinds, write_dense, write_models
 from loaders import Client, judge, run
@@ -66,7 +66,7 @@ def test_a_client_gives_the_logits_of_what_was_exported(
     def exported(kind: Kind) -> Path:
         folder = kind.write(tmp_path, models[kind.model], text)
         out = tmp_path / f"{kind.name}-exported"
-        export(Checkpoint.open(folder), out, Export.parse({"to": to}, source="test"))
+        export(Checkpoint.open(folder), out, ExportSettings.parse({"to": to}, source="test"))
         return out
 
     assert_same_logits(client, {kind.name: exported(kind) for kind in EXPORTED}, tmp_path)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import stages
-from camelpress.publish.card.snippets import LOCAL, SNIPPETS
+from camelpress.publish.card.snippets import LOCAL_FOLDER, SNIPPETS
 from camelpress.publish.run import run as publish
 from camelpress.publish.settings import Publish
 from checkpoints import ENVIRONMENTS, is_made
@@ -32,7 +32,7 @@ def test_a_program_of_the_card_runs_as_it_stands(
     card = (release / "README.md").read_text(encoding="utf-8")
     found = re.search(rf"With {client}:\n.*?```python\n(.*?)```", card, re.DOTALL)
     assert found is not None
-    assert LOCAL in found[1]
+    assert LOCAL_FOLDER in found[1]
     program = found[1].replace("path/to/this/folder", str(release))
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "COV"))}
     ended = subprocess.run(

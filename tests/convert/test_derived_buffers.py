@@ -15,11 +15,11 @@ import pico
 import stages
 import weights
 from camelpress.convert.export.export_checkpoint import export
-from camelpress.convert.settings import Export
+from camelpress.convert.settings import ExportSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.llama import is_derived_buffer
-from camelpress.core.packing.linear_layers import parameters
-from camelpress.publish.release.release_diff import compare
+from camelpress.core.packing.linear_layers import count_parameters
+from camelpress.publish.release.release_diff import diff_releases
 
 ATTENTION = "model.layers.0.self_attn."
 BUFFERS: dict[str, Tensor] = {
@@ -87,7 +87,7 @@ def test_quantize_leaves_them_out(chat: Path, tmp_path: Path) -> None:
 def test_export_leaves_them_out(base: Path, tmp_path: Path, layout: str) -> None:
     drawn.write_model(tmp_path / "in", base, QUANTIZATION, lambda _, layer: drawn.gptq(layer))
     more = damage.with_tensors(tmp_path / "in", tmp_path / "more", BUFFERS)
-    settings = Export.parse({"to": layout}, source="test")
+    settings = ExportSettings.parse({"to": layout}, source="test")
     export(Checkpoint.open(tmp_path / "in"), tmp_path / "plain", settings)
     report = export(Checkpoint.open(more), tmp_path / "out", settings)
     assert weights.same(weights.read(tmp_path / "out"), weights.read(tmp_path / "plain"))
@@ -97,5 +97,7 @@ def test_export_leaves_them_out(base: Path, tmp_path: Path, layout: str) -> None
 def test_they_are_neither_counted_nor_compared(base: Path, tmp_path: Path) -> None:
     more = damage.with_tensors(base, tmp_path / "more", BUFFERS)
     count = sum(tensor.numel() for tensor in weights.read(base).values())
-    assert parameters(Checkpoint.open(more)) == parameters(Checkpoint.open(base)) == count
-    assert compare(base, more).facts["differences"]["tensors"] == []
+    assert (
+        count_parameters(Checkpoint.open(more)) == count_parameters(Checkpoint.open(base)) == count
+    )
+    assert diff_releases(base, more).facts["differences"]["tensors"] == []

@@ -22,9 +22,9 @@ import stages
 import weights
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
-from camelpress.core.progress import listening
+from camelpress.core.progress import use_listener
 from camelpress.inference.model.streamed_model import StreamedModel
-from camelpress.inference.model.token_batches import Sequences
+from camelpress.inference.model.token_batches import TokenBatches
 from camelpress.reporting.stage_report import Report
 from notes import Notes
 from refusal import refusal
@@ -307,7 +307,7 @@ def test_a_type_for_all_tensors_tells_how_many_values_it_rounds(base: Path, tmp_
     tuned = tuned_as(base, tmp_path / "tuned", {"norm": FP32}, BF16)
     stages.make_diff(base, tuned, tmp_path / "diff")
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         report = stages.recover(base, tmp_path / "diff", tmp_path / "back", dtype="bfloat16")
     right = weights.read(tuned)
     lost = sum(int((each.to(BF16).float() != each.float()).sum()) for each in right.values())
@@ -392,7 +392,7 @@ def test_a_base_that_explains_the_diff_is_taken_as_it_is(
 def test_the_report_of_make_diff_names_the_type_of_each_tensor(base: Path, tmp_path: Path) -> None:
     tuned = tuned_as(base, tmp_path / "tuned", {"norm": FP32, "embed_tokens": FP32}, BF16)
     stages.make_diff(base, tuned, tmp_path / "diff")
-    report = Report.read(tmp_path / "diff" / "make-diff-report.json")
+    report = Report.read_report(tmp_path / "diff" / "make-diff-report.json")
     assert report.facts["tuned_dtype"] == "bfloat16"
     types = {
         name: str(each.dtype).removeprefix("torch.") for name, each in weights.read(tuned).items()
@@ -417,8 +417,8 @@ def test_a_mixed_model_is_computed_as_it_is(base: Path, tmp_path: Path) -> None:
     model = StreamedModel(checkpoint, device=torch.device("cpu"), dtype=FP32)
     ids = list(range(1, 40))
     with torch.inference_mode():
-        hidden = model.hidden(Sequences([ids], limit=model.positions), "test")
-        found = model.head()(hidden)
+        hidden = model.last_hidden_states(TokenBatches([ids], limit=model.max_positions), "test")
+        found = model.read_head()(hidden)
         expected = pico.load_model(tuned)(torch.tensor([ids])).logits[0]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 

@@ -17,19 +17,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from camelpress.convert.inputs.base_sample import (
-    CANDIDATES,
-    NORMAL,
-    SMALL,
-    Counts,
-    counts,
-    fits,
+    EXACT_CHANGE_RATIO,
+    FLOAT16_MIN_NORMAL,
+    HALF_DTYPES,
+    FitCounts,
+    count_fits,
+    is_representable,
     mean_row,
-    sample,
+    sample_tensors,
 )
-from camelpress.convert.inputs.tensor_pairs import pairs
-from camelpress.convert.recover.base_check import require_right_base
-from camelpress.convert.recover.recovery_plan import choose
-from camelpress.convert.settings import Recover
+from camelpress.convert.inputs.tensor_pairs import pair_tensors
+from camelpress.convert.recover.base_check import require_matching_base
+from camelpress.convert.recover.recovery_plan import plan_recovery
+from camelpress.convert.settings import RecoverSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
 from weights import Tensors
@@ -54,15 +54,15 @@ def stored(tensors: Tensors, dtype: torch.dtype, folder: Path) -> Checkpoint:
     return Checkpoint.open(folder)
 
 
-def seen(base: Checkpoint, diff: Checkpoint) -> Counts:
-    choice = choose(base, diff, Recover())
+def seen(base: Checkpoint, diff: Checkpoint) -> FitCounts:
+    choice = plan_recovery(base, diff, RecoverSettings())
     choice.require_differences(diff)
-    return choice.counts
+    return choice.sampled_counts
 
 
-def fitted(found: Counts) -> torch.dtype | None:
+def fitted(found: FitCounts) -> torch.dtype | None:
     """The 16-bit type that all of the sums fit; bfloat16 before float16."""
-    return next((dtype for dtype in CANDIDATES if found.fit(dtype)), None)
+    return next((dtype for dtype in HALF_DTYPES if found.fits_dtype(dtype)), None)
 
 
 class Case(NamedTuple):
@@ -98,16 +98,16 @@ def test_only_the_right_base_passes(
 ) -> None:
     diff, right, rounded, unrelated = case(tmp_path, base, tuned, kept, update)
     found = seen(right, diff)
-    assert found.share(tuned) == found.least[tuned][0] == 1.0
+    assert found.fit_share(tuned) == found.lowest_shares[tuned][0] == 1.0
     assert found.tested == 3 * 4 * 64 * WIDTH if kept is FP32 else found.tested > 10_000
     assert fitted(found) is tuned
-    require_right_base(right, diff, found)
+    require_matching_base(right, diff, found)
     named = "is not the base of" if base is FP16 else "was rounded to bfloat16, .* or is not the"
     with pytest.raises(NumericsProblem, match=named):
-        require_right_base(unrelated, diff, seen(unrelated, diff))
+        require_matching_base(unrelated, diff, seen(unrelated, diff))
     if base is FP16:  # a bfloat16 base stays as it is when it is rounded to that
         with pytest.raises(NumericsProblem, match="was rounded to bfloat16, .* or is not the"):
-            require_right_base(rounded, diff, seen(rounded, diff))
+            require_matching_base(rounded, diff, seen(rounded, diff))
 
 
 @pytest.mark.parametrize("kept", [BF16, FP16])
@@ -116,13 +116,17 @@ def test_what_was_rounded_away_is_no_evidence(tmp_path: Path, kept: torch.dtype)
     diff, right, _, _ = case(tmp_path, FP16, FP16, kept, 1e-2)
     left = torch.cat([right.read(name).float() for name in NAMES])
     change = torch.cat([diff.read(name).float() for name in NAMES])
-    assert fits(left + change, FP16).float().mean() < 0.999
-    assert seen(right, diff).share(FP16) == 1.0
+    assert is_representable(left + change, FP16).float().mean() < 0.999
+    assert seen(right, diff).fit_share(FP16) == 1.0
 
 
 # --- where a diff in 16 bits is exact -----------------------------------------------------------
 
-TYPES = [(base, tuned, kept) for base, tuned in product((FP16, BF16), repeat=2) for kept in SMALL]
+TYPES = [
+    (base, tuned, kept)
+    for base, tuned in product((FP16, BF16), repeat=2)
+    for kept in EXACT_CHANGE_RATIO
+]
 BINADES = (-14, -13, -1, 0, 14, 15)
 
 
@@ -146,29 +150,29 @@ def test_small_changes_are_exact_and_what_counts_fits(
             raw = (sign * right).expand_as(targets)
             change = targets - raw
             difference = change.to(kept).float()
-            small = (targets.double() - raw.double()).abs() <= SMALL[kept] * right
+            small = (targets.double() - raw.double()).abs() <= EXACT_CHANGE_RATIO[kept] * right
             assert small.any()
             assert torch.equal(difference[small].double(), (targets.double() - raw)[small])
             assert torch.equal((raw + difference)[small], targets[small])
-            assert counts(raw, difference, raw + difference, kept, "x").share(tuned) == 1.0
+            assert count_fits(raw, difference, raw + difference, kept, "x").fit_share(tuned) == 1.0
 
 
 def test_the_bound_of_float16_is_the_largest_power_of_two() -> None:
     """Beyond it the tuned weight can have finer steps than the difference."""
     raw, target = torch.tensor(1.0), torch.tensor(0.5 - 2.0**-12)
     change = raw - target
-    assert fits(target, FP16)
-    assert SMALL[FP16] < change < 1.001 * SMALL[FP16]
-    assert not fits(change, FP16)
+    assert is_representable(target, FP16)
+    assert EXACT_CHANGE_RATIO[FP16] < change < 1.001 * EXACT_CHANGE_RATIO[FP16]
+    assert not is_representable(change, FP16)
 
 
 def test_below_the_normal_range_small_changes_are_lost() -> None:
     raw, target = torch.tensor(2.0**-20), torch.tensor(2.0**-20 * (1 + 2.0**-7))
-    assert fits(raw, FP16)
-    assert fits(target, BF16)
-    assert raw < NORMAL
+    assert is_representable(raw, FP16)
+    assert is_representable(target, BF16)
+    assert raw < FLOAT16_MIN_NORMAL
     assert (target - raw).half() == 0
-    assert counts(raw[None], torch.zeros(1), raw[None], FP16, "x").tested == 0
+    assert count_fits(raw[None], torch.zeros(1), raw[None], FP16, "x").tested == 0
 
 
 def number(dtype: torch.dtype) -> st.SearchStrategy[float]:
@@ -190,7 +194,7 @@ def number(dtype: torch.dtype) -> st.SearchStrategy[float]:
 @st.composite
 def weight_and_target(draw: st.DrawFn) -> tuple[float, float, torch.dtype, torch.dtype]:
     """A weight of the base and one near it, or anywhere."""
-    base, tuned = draw(st.sampled_from(CANDIDATES)), draw(st.sampled_from(CANDIDATES))
+    base, tuned = draw(st.sampled_from(HALF_DTYPES)), draw(st.sampled_from(HALF_DTYPES))
     raw = draw(number(base))
     factor = draw(st.sampled_from([1.0, 0.5, 1.5, 2.0, 31 / 32, 33 / 32]) | st.floats(0.4, 1.6))
     target = draw(st.just(raw * factor) | number(tuned))
@@ -199,17 +203,21 @@ def weight_and_target(draw: st.DrawFn) -> tuple[float, float, torch.dtype, torch
 
 
 @settings(max_examples=500, deadline=None)
-@given(weight_and_target(), st.sampled_from(sorted(SMALL, key=str)))
+@given(weight_and_target(), st.sampled_from(sorted(EXACT_CHANGE_RATIO, key=str)))
 def test_a_value_that_counts_is_a_number_of_the_tuned_type(
     drawn: tuple[float, float, torch.dtype, torch.dtype], kept: torch.dtype
 ) -> None:
     raw, target, _, tuned = drawn
     left, right = torch.tensor([raw]), torch.tensor([target])
     difference = (right - left).to(kept).float()
-    found = counts(left, difference, left + difference, kept, "x")
-    assert found.fitting[tuned] == found.tested == found.base
+    found = count_fits(left, difference, left + difference, kept, "x")
+    assert found.fit_counts[tuned] == found.tested == found.base
     held = abs(target - raw) <= torch.finfo(kept).max
-    if held and abs(raw) >= NORMAL and abs(target - raw) <= SMALL[kept] * abs(raw):
+    if (
+        held
+        and abs(raw) >= FLOAT16_MIN_NORMAL
+        and abs(target - raw) <= EXACT_CHANGE_RATIO[kept] * abs(raw)
+    ):
         assert found.tested == 1
         assert left + difference == right
 
@@ -218,60 +226,60 @@ def test_a_value_that_counts_is_a_number_of_the_tuned_type(
 
 
 @st.composite
-def some_counts(draw: st.DrawFn) -> Counts:
+def some_counts(draw: st.DrawFn) -> FitCounts:
     """What was found in one part of a tensor; perhaps nothing."""
     tested = draw(st.integers(0, 1000))
-    fitting = {dtype: draw(st.integers(0, tested)) for dtype in CANDIDATES}
+    fitting = {dtype: draw(st.integers(0, tested)) for dtype in HALF_DTYPES}
     name = draw(st.text(max_size=3))
     least = {dtype: (count / tested, name) for dtype, count in fitting.items() if tested}
-    return Counts(tested, fitting, tested, draw(st.integers(0, tested)), least)
+    return FitCounts(tested, fitting, tested, draw(st.integers(0, tested)), least)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(some_counts(), max_size=4))
-def test_counts_add_up_and_come_back_from_json(parts: list[Counts]) -> None:
-    whole = reduce(add, parts, Counts())
+def test_counts_add_up_and_come_back_from_json(parts: list[FitCounts]) -> None:
+    whole = reduce(add, parts, FitCounts())
     assert whole.tested == whole.base == sum(each.tested for each in parts)
     assert whole.base_bfloat16 == sum(each.base_bfloat16 for each in parts)
-    for dtype in CANDIDATES:
-        fitting = sum(each.fitting[dtype] for each in parts)
-        assert whole.share(dtype) == (fitting / whole.tested if whole.tested else 0.0)
+    for dtype in HALF_DTYPES:
+        fitting = sum(each.fit_counts[dtype] for each in parts)
+        assert whole.fit_share(dtype) == (fitting / whole.tested if whole.tested else 0.0)
         if whole.tested:
-            least = min(each.least[dtype] for each in parts if each.tested)
-            assert whole.least[dtype] == (least if least[0] < 1 else (1.0, ""))
-    read = Counts.read(json.loads(json.dumps(whole.plain())))
-    assert read.plain() == whole.plain()
-    assert read + Counts() == whole + Counts()
+            least = min(each.lowest_shares[dtype] for each in parts if each.tested)
+            assert whole.lowest_shares[dtype] == (least if least[0] < 1 else (1.0, ""))
+    read = FitCounts.from_json(json.loads(json.dumps(whole.to_json())))
+    assert read.to_json() == whole.to_json()
+    assert read + FitCounts() == whole + FitCounts()
 
 
 def test_parts_count_what_the_whole_does() -> None:
     left, change = normal(0, 0.02)[NAMES[0]].half().float(), normal(1, 1e-3)[NAMES[0]]
     parts = [
-        counts(left[rows], change[rows], (left + change)[rows], FP16, str(rows))
+        count_fits(left[rows], change[rows], (left + change)[rows], FP16, str(rows))
         for rows in (slice(100), slice(100, 101), slice(101, 300))
     ]
-    whole, summed = counts(left, change, left + change, FP16, "whole"), reduce(add, parts)
-    assert (whole.tested, whole.fitting) == (summed.tested, summed.fitting)
+    whole, summed = count_fits(left, change, left + change, FP16, "whole"), reduce(add, parts)
+    assert (whole.tested, whole.fit_counts) == (summed.tested, summed.fit_counts)
     assert (whole.base, whole.base_bfloat16) == (summed.base, summed.base_bfloat16)
 
 
 def test_a_type_fits_what_it_holds_exactly() -> None:
     values = torch.tensor([1.0, -0.0, 1 + 2.0**-7, 1 + 2.0**-10, 1 + 2.0**-20, 1e5, 2.0**-24])
-    assert fits(values, BF16).tolist() == [True, True, True, False, False, False, True]
-    assert fits(values, FP16).tolist() == [True, True, True, True, False, False, True]
+    assert is_representable(values, BF16).tolist() == [True, True, True, False, False, False, True]
+    assert is_representable(values, FP16).tolist() == [True, True, True, True, False, False, True]
     strange = torch.tensor([torch.nan, 70_000.0, 2.0**-25])
-    assert not fits(strange, FP16).any()
+    assert not is_representable(strange, FP16).any()
 
 
 def test_where_both_types_fit_the_narrower_is_taken() -> None:
     values = torch.tensor([0.0, 1.0, -0.5, 1.5])
-    found = counts(values, 0 * values, values, FP32, "x")
-    assert found.share(BF16) == found.share(FP16) == 1.0
+    found = count_fits(values, 0 * values, values, FP32, "x")
+    assert found.fit_share(BF16) == found.fit_share(FP16) == 1.0
     assert fitted(found) is BF16
 
 
 def test_nothing_is_no_evidence() -> None:
-    assert fitted(Counts()) is None
+    assert fitted(FitCounts()) is None
 
 
 # --- differences and weights --------------------------------------------------------------------
@@ -289,7 +297,7 @@ def test_a_difference_along_the_base_is_a_difference(
     }
     base, diff = stored(raw, FP16, tmp_path / "base"), stored(difference, kept, tmp_path / "diff")
     found = seen(base, diff)
-    require_right_base(base, diff, found)
+    require_matching_base(base, diff, found)
     assert fitted(found) is FP16
 
 
@@ -298,7 +306,7 @@ def test_no_difference_at_all_is_a_difference(tmp_path: Path, kept: torch.dtype)
     base = stored(normal(0, 0.02), FP16, tmp_path / "base")
     diff = stored({name: torch.zeros(ROWS, WIDTH) for name in NAMES}, kept, tmp_path / "diff")
     found = seen(base, diff)
-    require_right_base(base, diff, found)
+    require_matching_base(base, diff, found)
     assert fitted(found) is FP16
 
 
@@ -309,8 +317,8 @@ def test_a_sample_has_the_first_rows_and_the_last(tmp_path: Path, place: int) ->
     change[NAMES[1]][place] = 0.1
     base, diff = stored(raw, FP16, tmp_path / "base"), stored(change, FP32, tmp_path / "diff")
     found = seen(base, diff)
-    assert found.least[FP16][1] == NAMES[1]
-    assert found.least[FP16][0] == pytest.approx(1 - 1 / 256, abs=1 / 256)
+    assert found.lowest_shares[FP16][1] == NAMES[1]
+    assert found.lowest_shares[FP16][0] == pytest.approx(1 - 1 / 256, abs=1 / 256)
 
 
 def test_a_matrix_of_few_rows_is_sampled_whole(tmp_path: Path) -> None:
@@ -324,7 +332,7 @@ def test_vectors_are_sampled_whole(tmp_path: Path) -> None:
     norm = {"model.norm.weight": torch.ones(WIDTH)}
     base = stored(normal(0, 0.02) | norm, FP16, tmp_path / "base")
     diff = stored(normal(1, 1e-3) | norm, FP32, tmp_path / "diff")
-    evidence = sample(base, diff, pairs(base, diff))
+    evidence = sample_tensors(base, diff, pair_tensors(base, diff))
     assert evidence.keys() == {*NAMES, *norm}
     assert evidence["model.norm.weight"].counts.tested == WIDTH
 

@@ -19,9 +19,9 @@ import damage
 import drawn
 import pico
 from camelpress.convert.export.export_checkpoint import REPORT, export
-from camelpress.convert.export.export_formats import Dense, Layer
-from camelpress.convert.export.packed_formats import Compressed, Gptq
-from camelpress.convert.settings import Export
+from camelpress.convert.export.export_formats import DenseFormat, PackedLayer
+from camelpress.convert.export.packed_formats import CompressedTensorsFormat, GptqFormat
+from camelpress.convert.settings import ExportSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import (
     CheckpointProblem,
@@ -32,8 +32,8 @@ from camelpress.core.errors import (
 )
 from camelpress.core.packing import compressed_tensors_format
 from camelpress.core.packing.linear_layers import read_linear
-from camelpress.core.packing.quantization_schemes import Scheme, scheme_of
-from camelpress.core.packing.quantized_weight import Codes, Extent
+from camelpress.core.packing.quantization_schemes import QuantizationScheme, layer_scheme
+from camelpress.core.packing.quantized_weight import PackedShape, QuantizedWeight
 from camelpress.reporting.stage_report import Report
 from refusal import refusal
 
@@ -129,7 +129,7 @@ def make(folder: Path, base: Path, source: str) -> dict[str, drawn.Drawn]:
 
 
 def run(source: Path, out: Path, *, force: bool = False, **options: Any) -> Report:
-    chosen = Export.parse(options, source="test")
+    chosen = ExportSettings.parse(options, source="test")
     return export(Checkpoint.open(source), out, chosen, force=force)
 
 
@@ -199,7 +199,7 @@ def test_the_config_says_of_every_layer_what_it_is(
     run(tmp_path / "in", tmp_path / "out", to=to)
     before, after = Checkpoint.open(tmp_path / "in"), Checkpoint.open(tmp_path / "out")
     for name in drawn.names():
-        old, new = scheme_of(before, name), scheme_of(after, name)
+        old, new = layer_scheme(before, name), layer_scheme(after, name)
         if to == "dense":
             assert new is None
         else:
@@ -207,7 +207,7 @@ def test_the_config_says_of_every_layer_what_it_is(
         if name in layers:
             assert torch.equal(read_linear(after, name).double(), layers[name].weight)
     if to == "compressed-tensors":
-        assert scheme_of(after, "lm_head") is None
+        assert layer_scheme(after, "lm_head") is None
 
 
 def test_there_and_back_gives_the_same_bytes(base: Path, tmp_path: Path) -> None:
@@ -242,21 +242,21 @@ def test_any_layer_is_laid_down_as_by_the_twin(
         seed=seed,
     )
     target = {
-        "gptq": Gptq("gptq"),
-        "gptq-v2": Gptq("gptq_v2"),
-        "compressed-tensors": Compressed(),
-        "dense": Dense(torch.float32),
+        "gptq": GptqFormat("gptq"),
+        "gptq-v2": GptqFormat("gptq_v2"),
+        "compressed-tensors": CompressedTensorsFormat(),
+        "dense": DenseFormat(torch.float32),
     }[to]
-    codes = Codes(
+    codes = QuantizedWeight(
         layer.codes.to(torch.uint8),
         layer.scales,
         layer.zeros.to(torch.uint8),
         layer.group_of,
         bits,
     )
-    extent = Extent(32 * rows, 32 * groups, groups, torch.float16)
-    scheme = Scheme("gptq", bits, 32, sym, any_order)
-    found = target.lay(codes, Layer(Q, scheme, extent))
+    extent = PackedShape(32 * rows, 32 * groups, groups, torch.float16)
+    scheme = QuantizationScheme("gptq", bits, 32, sym, any_order)
+    found = target.layer_tensors(codes, PackedLayer(Q, scheme, extent))
     wanted = (
         drawn.compressed(layer, sym=sym) if to == "compressed-tensors" else expected(layer, Q, to)
     )
@@ -266,7 +266,7 @@ def test_any_layer_is_laid_down_as_by_the_twin(
         f"{Q}.{part}": (tensor.dtype, tuple(tensor.shape)) for part, tensor in found.items()
     } == {
         name: (slot.dtype, slot.shape)
-        for name, slot in target.slots(Layer(Q, scheme, extent)).items()
+        for name, slot in target.slots(PackedLayer(Q, scheme, extent)).items()
     }
 
 
@@ -378,7 +378,7 @@ def test_what_lies_beside_goes_along(base: Path, tmp_path: Path) -> None:
     }
     assert (tmp_path / "out" / templates.name / "rag.jinja").read_text() == "own"
     assert quantization(tmp_path / "out") is None
-    assert Report.read(tmp_path / "out" / REPORT).facts["from"] == ["gptq"]
+    assert Report.read_report(tmp_path / "out" / REPORT).facts["from"] == ["gptq"]
 
 
 def test_a_dense_output_runs_in_transformers(base: Path, tmp_path: Path) -> None:
@@ -598,15 +598,15 @@ def test_a_packing_that_does_not_come_back_is_not_written(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     make(tmp_path / "in", base, "v1 asym")
-    right = compressed_tensors_format.pack
+    right = compressed_tensors_format.pack_compressed
 
-    def wrong(codes: Codes, *, sym: bool) -> Mapping[str, Tensor]:
+    def wrong(codes: QuantizedWeight, *, sym: bool) -> Mapping[str, Tensor]:
         parts = right(codes, sym=sym)
         changed = parts[part].clone()
         changed[-1, -1] += 1
         return {**parts, part: changed}
 
-    monkeypatch.setattr(compressed_tensors_format, "pack", wrong)
+    monkeypatch.setattr(compressed_tensors_format, "pack_compressed", wrong)
     with refusal(
         NumericsProblem,
         f"'{Q}' does not come back from what was to be written",
@@ -632,4 +632,4 @@ def test_an_output_is_replaced_only_if_told(base: Path, tmp_path: Path) -> None:
 
 def test_a_layout_has_to_be_named() -> None:
     with pytest.raises(RecipeProblem, match="to: Field required"):
-        Export.parse({}, source="export")
+        ExportSettings.parse({}, source="export")

@@ -19,7 +19,7 @@ import published
 import stages
 import weights
 from camelpress.convert.recover.make_diff import make_diff
-from camelpress.convert.settings import MakeDiff
+from camelpress.convert.settings import MakeDiffSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import (
     CheckpointProblem,
@@ -396,7 +396,7 @@ def test_the_order_in_which_a_mean_was_summed_does_not_matter(tmp_path: Path, va
 def test_a_diff_of_ours_names_its_rule_and_is_believed(
     base: Path, tuned: dict[str, Path], tmp_path: Path, rule: str, dtype: str
 ) -> None:
-    settings = MakeDiff.parse({"rule": rule, "dtype": dtype}, source="test")
+    settings = MakeDiffSettings.parse({"rule": rule, "dtype": dtype}, source="test")
     model = Checkpoint.open(tuned["alpaca"])
     make_diff(Checkpoint.open(base), model, tmp_path / "diff", settings)
     with safe_open(tmp_path / "diff" / "model.safetensors", framework="pt") as file:
@@ -418,7 +418,7 @@ def test_rows_published_whole_in_fp32_tell_so_themselves(
     base: Path, tuned: dict[str, Path], tmp_path: Path
 ) -> None:
     model = Checkpoint.open(tuned["alpaca"])
-    make_diff(Checkpoint.open(base), model, tmp_path / "diff", MakeDiff(rule="zero"))
+    make_diff(Checkpoint.open(base), model, tmp_path / "diff", MakeDiffSettings(rule="zero"))
     bare = weights.changed(tmp_path / "diff", tmp_path / "bare", dict)
     report = stages.recover(base, bare, tmp_path / "back")
     assert weights.same(weights.read(tmp_path / "back"), weights.read(tuned["alpaca"]))

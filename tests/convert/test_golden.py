@@ -53,7 +53,7 @@ def write(path: Path, pairs: Pairs) -> Path:
 
 
 def scored(model: Path, prompts: Path) -> dict[str, Any]:
-    return known_completions.score(Checkpoint.open(model), prompts, device="cpu")
+    return known_completions.score_completions(Checkpoint.open(model), prompts, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +132,14 @@ def test_the_size_of_chunks_changes_nothing(
 ) -> None:
     expected = scored(base, prompts)
     sizes = []
-    whole = output_head.Predictions.log_probabilities
+    whole = output_head.OutputHead.log_probabilities
 
-    def watched(self: output_head.Predictions, hidden: Tensor) -> Tensor:
+    def watched(self: output_head.OutputHead, hidden: Tensor) -> Tensor:
         sizes.append(len(hidden))
         return whole(self, hidden)
 
-    monkeypatch.setattr(output_head.Predictions, "log_probabilities", watched)
-    monkeypatch.setattr(output_head, "LOGITS", pico.PICO.vocab * rows)
+    monkeypatch.setattr(output_head.OutputHead, "log_probabilities", watched)
+    monkeypatch.setattr(output_head, "MAX_LOGITS", pico.PICO.vocab * rows)
     facts = scored(base, prompts)
     assert max(sizes) == max(1, rows)
     assert sum(sizes) == facts["tokens"]
@@ -155,7 +155,9 @@ def test_the_least_likely_completions_are_named_in_their_order(base: Path, tmp_p
     facts = scored(base, write(tmp_path / "p.jsonl", pairs))
     costs = [float(each.nll.mean()) for each in slow(base, pairs)]
     order = sorted(range(len(pairs)), key=lambda at: -costs[at])
-    assert [each["number"] - 1 for each in facts["worst"]] == order[: known_completions.WORST]
+    assert [each["number"] - 1 for each in facts["worst"]] == order[
+        : known_completions.WORST_COMPLETIONS
+    ]
 
 
 def test_an_overflowing_perplexity_is_still_a_number(base: Path, tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ def test_an_overflowing_perplexity_is_still_a_number(base: Path, tmp_path: Path)
         lambda tensors: tensors | {"lm_head.weight": tensors["lm_head.weight"].float() * 1e6},
     )
     facts = scored(loud, write(tmp_path / "p.jsonl", PAIRS))
-    assert facts["perplexity"] == exp(known_completions.LARGEST_LOG)
+    assert facts["perplexity"] == exp(known_completions.MAX_EXP_ARGUMENT)
 
 
 # --- a model's own completions ------------------------------------------------------------------
@@ -298,9 +300,9 @@ def test_a_header_whose_end_is_one_token_with_the_answer_is_scored_from_there(
     (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     tokenizer = Tokenizer.load(folder)
     prompts = write(tmp_path / "p.jsonl", [("a", "ab"), ("a", "bb")])
-    joined, apart = known_completions.read(prompts, tokenizer)
-    assert joined.ids[joined.first :] == [merged, *tokenizer.encode("b"), EOS]
-    assert apart.ids[apart.first :] == [*tokenizer.encode("bb"), EOS]
+    joined, apart = known_completions.read_completions(prompts, tokenizer)
+    assert joined.ids[joined.first_scored :] == [merged, *tokenizer.encode("b"), EOS]
+    assert apart.ids[apart.first_scored :] == [*tokenizer.encode("bb"), EOS]
     assert scored(folder, prompts)["tokens"] == 6
 
 
@@ -349,9 +351,9 @@ def test_the_last_answer_of_a_conversation_is_its_completion(base: Path, tmp_pat
     messages = [{"role": role, "content": content} for role, content in turns]
     path.write_text(json.dumps({"messages": messages}), encoding="utf-8")
     tokenizer = Tokenizer.load(base)
-    (only,) = known_completions.read(path, tokenizer)
+    (only,) = known_completions.read_completions(path, tokenizer)
     text = "<|user|>\nsea\n<|assistant|>\nwhale"
-    assert only.ids[only.first :] == [*tokenizer.encode("whale"), EOS]
+    assert only.ids[only.first_scored :] == [*tokenizer.encode("whale"), EOS]
     assert only.ids[-len(text) - 2 :] == [EOS, *tokenizer.encode(text), EOS]
 
 
@@ -437,7 +439,7 @@ def test_an_unknown_device_is_refused(base: Path, prompts: Path) -> None:
         out=None,
         exit_code=2,
     ):
-        known_completions.score(Checkpoint.open(base), prompts, device="camel")
+        known_completions.score_completions(Checkpoint.open(base), prompts, device="camel")
 
 
 def test_logits_that_are_not_finite_are_refused(base: Path, prompts: Path, tmp_path: Path) -> None:
@@ -508,7 +510,7 @@ def test_the_command_line_shows_both_figures(
         entry_point.main()
     assert ended.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    found = Report.read(tmp_path / "out" / "recover-report.json").facts["golden"]
+    found = Report.read_report(tmp_path / "out" / "recover-report.json").facts["golden"]
     assert f"perplexity {found['perplexity']:.3f}, 100.0% of {found['tokens']} tokens" in shown
 
 
@@ -577,13 +579,13 @@ def test_a_later_change_of_known_completions_is_no_harm(
     published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Path(shutil.copyfile(published.prompts, tmp_path / "p.jsonl"))
-    begin = run._choice
+    begin = run._plan
 
     def removed_before(*arguments: Any) -> Any:
         path.unlink()
         return begin(*arguments)
 
-    monkeypatch.setattr(run, "_choice", removed_before)
+    monkeypatch.setattr(run, "_plan", removed_before)
     report = stages.recover(published.base, published.diff, tmp_path / "out", verify=path)
     assert report.facts["golden"] == scored(tmp_path / "out", published.prompts) | {
         "file": path.name

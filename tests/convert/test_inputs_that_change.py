@@ -15,8 +15,8 @@ import stages
 import weights
 from camelpress.convert.recover import input_record
 from camelpress.convert.recover import run as stage
-from camelpress.convert.recover.arithmetic import added
-from camelpress.core.errors import CheckpointProblem, Interrupted
+from camelpress.convert.recover.arithmetic import add_diff
+from camelpress.core.errors import CheckpointProblem, Interruption
 from refusal import refusal
 
 
@@ -32,11 +32,11 @@ def test_what_an_earlier_run_copied_does_not_outlive_its_source(
     base: Path, diff: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: Any) -> None:
-        raise Interrupted("stopped", next_step="run again")
+        raise Interruption("stopped", next_step="run again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(input_record, "digests", stop)
-        with pytest.raises(Interrupted):
+        patched.setattr(input_record, "input_digests", stop)
+        with pytest.raises(Interruption):
             stages.recover(base, diff, tmp_path / "out")
     assert (tmp_path / "out.partial" / "LICENSE.txt").is_file()
     (diff / "LICENSE.txt").unlink()
@@ -49,7 +49,7 @@ def test_an_input_that_was_written_to_meanwhile_is_named(
 ) -> None:
     def touching(*arguments: Any, **options: Any) -> Iterator[torch.Tensor]:
         os.utime(diff / "model.safetensors", (0, 0))
-        return added(*arguments, **options)
+        return add_diff(*arguments, **options)
 
     monkeypatch.setattr(stage, "added", touching)
     with refusal(

@@ -20,7 +20,7 @@ import published
 import stages
 import weights
 from camelpress.convert.recover.make_diff import make_diff
-from camelpress.convert.settings import MakeDiff
+from camelpress.convert.settings import MakeDiffSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem, RecipeProblem, UnknownTensor
 from camelpress.reporting.stage_report import Report
@@ -33,13 +33,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def differ(base: Path, tuned: Path, out: Path, **options: Any) -> Path:
-    settings = MakeDiff.parse(options, source="test")
+    settings = MakeDiffSettings.parse(options, source="test")
     make_diff(Checkpoint.open(base), Checkpoint.open(tuned), out, settings)
     return out
 
 
 def facts(diff: Path) -> dict[str, Any]:
-    return Report.read(diff / "make-diff-report.json").facts
+    return Report.read_report(diff / "make-diff-report.json").facts
 
 
 def with_value(folder: Path, out: Path, value: float) -> Path:
@@ -74,7 +74,7 @@ def test_config_and_tokenizer_are_the_tuned_models(base: Path, tuned: Path, tmp_
 
 
 def test_the_report_tells_both_types(base: Path, tuned: Path, tmp_path: Path) -> None:
-    report = Report.read(differ(base, tuned, tmp_path / "diff") / "make-diff-report.json")
+    report = Report.read_report(differ(base, tuned, tmp_path / "diff") / "make-diff-report.json")
     assert (report.stage, {*report.inputs}) == ("make-diff", {"base", "tuned"})
     assert (report.facts["dtype"], report.facts["tuned_dtype"]) == ("float32", "bfloat16")
     assert (report.facts["inexact"], report.facts["largest_error"]) == (0, 0.0)

@@ -23,7 +23,7 @@ import weights
 from camelpress.convert.inputs.meta_checkpoint import MetaCheckpoint, open_base
 from camelpress.convert.recover.make_diff import make_diff
 from camelpress.convert.recover.run import recover
-from camelpress.convert.settings import MakeDiff, Recover
+from camelpress.convert.settings import MakeDiffSettings, RecoverSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, Problem, ShapeMismatch, UnknownTensor
 from camelpress.core.files.file_hashes import checkpoint_digest
@@ -105,7 +105,7 @@ def test_any_rows_are_those_of_the_whole(pair: Pair, data: st.DataObject) -> Non
     name = data.draw(st.sampled_from(sorted(pair.tensors)))
     tensor = pair.tensors[name]
     start, stop = (data.draw(st.integers(0, len(tensor) + 1)) for _ in range(2))
-    found = pair.checkpoint.rows(name, start, stop)
+    found = pair.checkpoint.read_rows(name, start, stop)
     assert same_bits({name: found}, {name: tensor[start:stop]})
 
 
@@ -125,7 +125,7 @@ def test_what_is_known_before_reading(pair: Pair, layout: Layout) -> None:
         ("consolidated.00.pth", None)
     }
     assert checkpoint.nbytes == sum(tensor.nbytes for tensor in pair.tensors.values())
-    assert [path.name for path in checkpoint.files()] == [
+    assert [path.name for path in checkpoint.weight_files()] == [
         f"consolidated.0{rank}.pth" for rank in range(layout.ranks)
     ]
     assert checkpoint.quantization is None
@@ -182,11 +182,11 @@ def test_only_a_folder_without_a_config_is_metas(base: Path, tmp_path: Path) -> 
 def test_the_tokenizer_may_lie_one_folder_above(tmp_path: Path) -> None:
     folder = write(tmp_path / "7B", meta_layout.random_bits(PLAIN), Layout(PLAIN, 1))
     checkpoint = MetaCheckpoint.open(folder)
-    assert checkpoint.companions() == {}
+    assert checkpoint.sidecar_files() == {}
     (tmp_path / "tokenizer.model").touch()
-    assert checkpoint.companions() == {"tokenizer.model": tmp_path / "tokenizer.model"}
+    assert checkpoint.sidecar_files() == {"tokenizer.model": tmp_path / "tokenizer.model"}
     (folder / "tokenizer.model").touch()
-    assert checkpoint.companions() == {"tokenizer.model": folder / "tokenizer.model"}
+    assert checkpoint.sidecar_files() == {"tokenizer.model": folder / "tokenizer.model"}
 
 
 # What is read
@@ -222,7 +222,7 @@ def test_however_tensors_are_stored(
     parts = stored(meta_layout.split(tensors, GROUPED, 2))
     checkpoint = open_base(meta_layout.save(tmp_path / "13B", parts, GROUPED.params()))
     assert same_bits(read(checkpoint), tensors)
-    assert same_bits({QUERY: checkpoint.rows(QUERY, 3, 30)}, {QUERY: tensors[QUERY][3:30]})
+    assert same_bits({QUERY: checkpoint.read_rows(QUERY, 3, 30)}, {QUERY: tensors[QUERY][3:30]})
 
 
 def test_a_tensor_that_was_read_is_its_own(pair: Pair) -> None:
@@ -265,7 +265,7 @@ def test_no_more_is_read_than_the_rows_need(
 ) -> None:
     folder = write(tmp_path / "70B", meta_layout.random_bits(GROUPED), Layout(GROUPED, 4))
     checkpoint = open_base(folder)
-    assert bytes_read(lambda: checkpoint.rows(name, start, stop)) == 2 * rows * width
+    assert bytes_read(lambda: checkpoint.read_rows(name, start, stop)) == 2 * rows * width
 
 
 def test_a_file_that_ends_early_is_found_while_reading(tmp_path: Path) -> None:
@@ -315,10 +315,10 @@ def test_recover_gives_the_same_bytes_from_either_base(layout: Layout, tmp_path:
     tuned = pico.write_tuned(tmp_path / "tuned", base.folder, extra_rows=0)
     for path in tuned.glob("tokenizer*"):  # it knows more tokens than this model
         path.unlink()
-    make_diff(base, Checkpoint.open(tuned), tmp_path / "diff", MakeDiff())
+    make_diff(base, Checkpoint.open(tuned), tmp_path / "diff", MakeDiffSettings())
     diff = Checkpoint.open(tmp_path / "diff")
-    recover(base, diff, tmp_path / "one", Recover())
-    recover(meta, diff, tmp_path / "other", Recover())
+    recover(base, diff, tmp_path / "one", RecoverSettings())
+    recover(meta, diff, tmp_path / "other", RecoverSettings())
     assert weights.same(weights.read(tmp_path / "other"), weights.read(tuned))
     assert checkpoint_digest(tmp_path / "one") == checkpoint_digest(tmp_path / "other")
 

@@ -18,7 +18,7 @@ import weights
 from camelpress.convert.recover import tensor_output
 from camelpress.convert.recover.make_diff import make_diff
 from camelpress.convert.recover.run import REPORT, recover
-from camelpress.convert.settings import MakeDiff, Recover
+from camelpress.convert.settings import MakeDiffSettings, RecoverSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.checkpoint.checkpoint_writer import CheckpointWriter
 from camelpress.core.errors import (
@@ -38,12 +38,12 @@ FREQUENCIES = "model.layers.0.self_attn.rotary_emb.inv_freq"
 
 
 def differ(base: Path, tuned: Path, out: Path) -> Path:
-    make_diff(Checkpoint.open(base), Checkpoint.open(tuned), out, MakeDiff())
+    make_diff(Checkpoint.open(base), Checkpoint.open(tuned), out, MakeDiffSettings())
     return out
 
 
-def add(base: Path, diff: Path, out: Path, settings: Recover | None = None) -> Path:
-    recover(Checkpoint.open(base), Checkpoint.open(diff), out, settings or Recover())
+def add(base: Path, diff: Path, out: Path, settings: RecoverSettings | None = None) -> Path:
+    recover(Checkpoint.open(base), Checkpoint.open(diff), out, settings or RecoverSettings())
     return out
 
 
@@ -67,7 +67,7 @@ def test_the_tuned_model_comes_back_bit_for_bit(
 
 
 def test_sums_are_those_of_whole_models_in_fp32(base: Path, diff: Path, tmp_path: Path) -> None:
-    back = add(base, diff, tmp_path / "back", Recover(dtype="float32"))
+    back = add(base, diff, tmp_path / "back", RecoverSettings(dtype="float32"))
     assert weights.same(weights.read(back), weights.summed(weights.read(base), weights.read(diff)))
 
 
@@ -77,7 +77,7 @@ def test_a_diff_in_fp16_is_added_in_fp32(base: Path, diff: Path, tmp_path: Path)
         tmp_path / "rounded",
         lambda tensors: {name: tensor.half() for name, tensor in tensors.items()},
     )
-    back = add(base, rounded, tmp_path / "back", Recover(dtype="bfloat16", rule=("mean",)))
+    back = add(base, rounded, tmp_path / "back", RecoverSettings(dtype="bfloat16", rule=("mean",)))
     expected = weights.summed(weights.read(base), weights.read(rounded))
     assert weights.same(
         weights.read(back), {name: tensor.bfloat16() for name, tensor in expected.items()}
@@ -158,14 +158,14 @@ def test_auto_takes_the_type_the_model_was_tuned_in(
     tuned = pico.write_tuned(tmp_path / "tuned", base, dtype=dtype)
     back = add(base, differ(base, tuned, tmp_path / "diff"), tmp_path / "back")
     assert {tensor.dtype for tensor in weights.read(back).values()} == {dtype}
-    assert Report.read(back / REPORT).facts["dtype"] == word
+    assert Report.read_report(back / REPORT).facts["dtype"] == word
 
 
 @pytest.mark.parametrize(("word", "dtype"), [*SIXTEEN_BIT, ("float32", torch.float32)])
 def test_a_type_that_is_asked_for_is_taken(
     base: Path, diff: Path, tmp_path: Path, word: str, dtype: torch.dtype
 ) -> None:
-    back = add(base, diff, tmp_path / "back", Recover.parse({"dtype": word}, source="test"))
+    back = add(base, diff, tmp_path / "back", RecoverSettings.parse({"dtype": word}, source="test"))
     expected = weights.summed(weights.read(base), weights.read(diff))
     assert weights.same(
         weights.read(back), {name: tensor.to(dtype) for name, tensor in expected.items()}
@@ -223,7 +223,7 @@ def test_chat_templates_travel_with_the_tokenizer(base: Path, diff: Path, tmp_pa
     back = add(base, own, tmp_path / "back")
     loaded = AutoTokenizer.from_pretrained(back)
     assert loaded.chat_template == {"default": "default", "rag": "rag"}
-    bare = add(base, own, tmp_path / "bare", Recover(chat_template="none"))
+    bare = add(base, own, tmp_path / "bare", RecoverSettings(chat_template="none"))
     assert AutoTokenizer.from_pretrained(bare).chat_template is None
 
 
@@ -240,9 +240,9 @@ def test_a_token_without_a_row_is_dropped(tmp_path: Path) -> None:
     with pytest.raises(CheckpointProblem, match=f"gives '<pad>' the id {rows}") as refused:
         add(base, own, tmp_path / "back")
     assert "--extra-rows drop" in str(refused.value)
-    back = add(base, own, tmp_path / "back", Recover(extra_rows="drop"))
+    back = add(base, own, tmp_path / "back", RecoverSettings(extra_rows="drop"))
     assert weights.same(weights.read(back), weights.read(tuned))
-    facts = Report.read(back / REPORT).facts["tokenizer"]
+    facts = Report.read_report(back / REPORT).facts["tokenizer"]
     assert facts["dropped"] == ["<pad>"]
     generation = json.loads((back / "generation_config.json").read_text(encoding="utf-8"))
     assert generation["pad_token_id"] < rows
@@ -261,7 +261,7 @@ def test_transformers_loads_what_was_recovered(
 def test_the_report_tells_what_went_in_and_how_each_tensor_came_about(
     base: Path, diff: Path, tmp_path: Path
 ) -> None:
-    report = Report.read(add(base, diff, tmp_path / "back") / REPORT)
+    report = Report.read_report(add(base, diff, tmp_path / "back") / REPORT)
     assert report.stage == "recover"
     assert report.inputs == {"base": checkpoint_digest(base), "diff": checkpoint_digest(diff)}
     assert report.facts["representable"]["bfloat16"] == 1.0
@@ -278,7 +278,8 @@ def test_two_runs_give_the_same_bytes(base: Path, diff: Path, tmp_path: Path) ->
     first, second = (add(base, diff, tmp_path / name) for name in ("first", "second"))
     assert checkpoint_digest(first) == checkpoint_digest(second)
     reports = [
-        Report.read(folder / REPORT).model_dump(exclude={"cost"}) for folder in (first, second)
+        Report.read_report(folder / REPORT).model_dump(exclude={"cost"})
+        for folder in (first, second)
     ]
     assert reports[0] == reports[1]
 
@@ -324,28 +325,36 @@ def test_shapes_that_differ_by_more_than_added_tokens_are_refused(
     other = weights.changed(diff, tmp_path / "other", replaced(name, torch.zeros(shape)))
     with pytest.raises(ShapeMismatch, match="give the base that the diff was made from") as told:
         add(base, other, tmp_path / "back")
-    assert f"{name!r} is {list(shape)}" in told.value.what
+    assert f"{name!r} is {list(shape)}" in told.value.message
 
 
 def test_sums_that_are_not_finite_are_refused(base: Path, diff: Path, tmp_path: Path) -> None:
     bad = weights.changed(diff, tmp_path / "bad", replaced(NORM, torch.full((64,), torch.inf)))
     with pytest.raises(NumericsProblem, match="not finite") as told:
         add(base, bad, tmp_path / "back")
-    assert NORM in told.value.what
+    assert NORM in told.value.message
     assert not (tmp_path / "back").exists()
 
 
 def test_an_input_is_never_written_over(base: Path, diff: Path) -> None:
     for out in (base, diff, base.parent, base / "inside"):
         with pytest.raises(RecipeProblem, match="is, holds or lies in the input"):
-            recover(Checkpoint.open(base), Checkpoint.open(diff), out, Recover(), force=True)
+            recover(
+                Checkpoint.open(base), Checkpoint.open(diff), out, RecoverSettings(), force=True
+            )
 
 
 def test_an_existing_output_is_kept_unless_forced(base: Path, diff: Path, tmp_path: Path) -> None:
     out = add(base, diff, tmp_path / "back")
     before = checkpoint_digest(out)
     with pytest.raises(OutputExists):
-        add(base, diff, out, Recover(dtype="float32"))
+        add(base, diff, out, RecoverSettings(dtype="float32"))
     assert checkpoint_digest(out) == before
-    recover(Checkpoint.open(base), Checkpoint.open(diff), out, Recover(dtype="float32"), force=True)
+    recover(
+        Checkpoint.open(base),
+        Checkpoint.open(diff),
+        out,
+        RecoverSettings(dtype="float32"),
+        force=True,
+    )
     assert checkpoint_digest(out) != before

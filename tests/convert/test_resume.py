@@ -25,10 +25,10 @@ from camelpress.convert.recover import arithmetic, input_record, tensor_output, 
 from camelpress.convert.recover.run import REPORT
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.checkpoint.checkpoint_writer import CheckpointWriter
-from camelpress.core.checkpoint.shards import header
-from camelpress.core.errors import Interrupted, OutputProblem
+from camelpress.core.checkpoint.shards import read_shard_header
+from camelpress.core.errors import Interruption, OutputProblem
 from camelpress.core.files import file_hashes
-from camelpress.core.output.journal import JOURNAL, Journal
+from camelpress.core.output.journal import JOURNAL_FILE, Journal
 from camelpress.reporting.stage_report import Report
 from refusal import refusal
 from unfinished import beside
@@ -47,7 +47,7 @@ def _small(diff: Path) -> Iterator[None]:
     small = partial(CheckpointWriter, shard_bytes=40_000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tensor_output, "CheckpointWriter", small)
-        patch.setattr(arithmetic, "PIECE", 1024)
+        patch.setattr(arithmetic, "CHUNK_VALUES", 1024)
         yield
 
 
@@ -75,14 +75,14 @@ def out(tmp_path: Path) -> Path:
 
 def contents(folder: Path) -> Contents:
     """Every file, byte by byte; of the report, all but what the run cost."""
-    report = Report.read(folder / REPORT).model_dump(exclude={"cost"})
+    report = Report.read_report(folder / REPORT).model_dump(exclude={"cost"})
     return {path.name: path.read_bytes() for path in folder.iterdir()} | {REPORT: report}
 
 
 def journalled(out: Path) -> dict[str, Any]:
     """What the journal says is finished."""
     told: dict[str, Any] = {}
-    for line in (beside(out) / JOURNAL).read_bytes().splitlines():
+    for line in (beside(out) / JOURNAL_FILE).read_bytes().splitlines():
         if line.endswith(b"}}"):
             told |= json.loads(line)
     return told
@@ -100,7 +100,7 @@ class Read:
 def read(monkeypatch: pytest.MonkeyPatch) -> Read:
     """Watch from here on."""
     read = Read()
-    rows, hashed, whole = arithmetic._rows, tensor_stream._hashed, file_hashes.sha256_file
+    rows, hashed, whole = arithmetic._rows, tensor_stream._hash_file, file_hashes.sha256_file
 
     def seen_rows(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Any:
         read.tensors.add(name)
@@ -115,7 +115,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Read:
         return whole(path)
 
     monkeypatch.setattr(arithmetic, "_rows", seen_rows)
-    monkeypatch.setattr(tensor_stream, "_hashed", seen_file)
+    monkeypatch.setattr(tensor_stream, "_hash_file", seen_file)
     monkeypatch.setattr(file_hashes, "sha256_file", not_weights)
     return read
 
@@ -224,13 +224,13 @@ def stop(base: Path, diff: Path, out: Path, *, after: int = 12) -> set[str]:
 
     def add(journal: Journal, name: str, facts: dict[str, Any]) -> None:
         if next(counts) >= after:
-            raise Interrupted("stopped", next_step="go on")
+            raise Interruption("stopped", next_step="go on")
         original(journal, name, facts)
 
     with pytest.MonkeyPatch.context() as patch:
         original = Journal.add
         patch.setattr(Journal, "add", add)
-        with pytest.raises(Interrupted):
+        with pytest.raises(Interruption):
             stages.recover(base, diff, out)
     finished = set(journalled(out))
     assert len(finished) == after
@@ -256,7 +256,7 @@ def place(out: Path, name: str) -> tuple[Path, int]:
     for file in beside(out).glob("*.safetensors*"):
         copy = out.with_name("copy.safetensors")
         copy.write_bytes(file.read_bytes())
-        told = header(copy).get(name)
+        told = read_shard_header(copy).get(name)
         copy.unlink()
         if told is not None:
             return file, told.offset or 0
@@ -308,34 +308,34 @@ def test_a_journal_is_not_believed(
     base: Path, diff: Path, out: Path, expected: Contents, harm: Callable[[bytes], bytes]
 ) -> None:
     stop(base, diff, out)
-    journal = beside(out) / JOURNAL
+    journal = beside(out) / JOURNAL_FILE
     journal.write_bytes(harm(journal.read_bytes()))
     stages.recover(base, diff, out)
     assert contents(out) == expected
 
 
 def test_a_line_with_other_facts_is_not_believed(tmp_path: Path) -> None:
-    with pytest.raises(Interrupted), Journal(tmp_path) as journal:
+    with pytest.raises(Interruption), Journal(tmp_path) as journal:
         journal.add("a", {"sha256": "1", "rounded": 7})
-        raise Interrupted("stopped", next_step="go on")
-    text = (tmp_path / JOURNAL).read_text()
-    (tmp_path / JOURNAL).write_text(text.replace('"rounded": 7', '"rounded": []'))
+        raise Interruption("stopped", next_step="go on")
+    text = (tmp_path / JOURNAL_FILE).read_text()
+    (tmp_path / JOURNAL_FILE).write_text(text.replace('"rounded": 7', '"rounded": []'))
     with Journal(tmp_path) as again:
         assert again["a"] is None
 
 
 def test_a_line_cut_short_takes_no_other_with_it(tmp_path: Path) -> None:
-    with pytest.raises(Interrupted), Journal(tmp_path) as journal:
+    with pytest.raises(Interruption), Journal(tmp_path) as journal:
         journal.add("a", {"sha256": "1"})
-        raise Interrupted("stopped", next_step="go on")
-    with (tmp_path / JOURNAL).open("a") as file:
+        raise Interruption("stopped", next_step="go on")
+    with (tmp_path / JOURNAL_FILE).open("a") as file:
         file.write('{"b": {"sha')
-    with pytest.raises(Interrupted), Journal(tmp_path) as journal:
+    with pytest.raises(Interruption), Journal(tmp_path) as journal:
         journal.add("c", {"sha256": "3"})
-        raise Interrupted("stopped", next_step="go on")
+        raise Interruption("stopped", next_step="go on")
     with Journal(tmp_path) as again:
         assert [again[name] for name in "abc"] == [{"sha256": "1"}, None, {"sha256": "3"}]
-    assert not (tmp_path / JOURNAL).exists()
+    assert not (tmp_path / JOURNAL_FILE).exists()
 
 
 @pytest.mark.parametrize("harm", ["gone", "short", "long", "header"])
@@ -389,13 +389,13 @@ def test_a_run_that_was_begun_otherwise_is_kept_until_a_restart(
         options["check"] = "full"
     else:
         monkeypatch.setattr(
-            input_record, "versions", lambda: file_hashes.versions() | {"torch": "another"}
+            input_record, "versions", lambda: file_hashes.package_versions() | {"torch": "another"}
         )
     read.tensors.clear()
     read.files.clear()
     with pytest.raises(OutputProblem, match="was begun otherwise and is kept") as error:
         stages.recover(base, own, out, **options)
-    assert told in error.value.what
+    assert told in error.value.message
     assert set(journalled(out)) == finished
     assert read == Read()
     stages.recover(base, own, out, restart=True, **options)
@@ -437,14 +437,14 @@ def test_tensors_of_a_touched_input_without_a_hash_are_made_again(
 ) -> None:
     own = damage.copied(diff, out.parent / "diff")
     finished = stop(base, own, out)
-    journal = beside(out) / JOURNAL
+    journal = beside(out) / JOURNAL_FILE
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(line for line in lines if str(own) not in line))
     chmod(own / SINGLE)
     read.tensors.clear()
     with pytest.MonkeyPatch.context() as patch:  # killed before it makes one of them
         patch.setattr(Journal, "__init__", interrupted)
-        with pytest.raises(Interrupted):
+        with pytest.raises(Interruption):
             stages.recover(base, own, out)
     assert not {name for name in finished if name in Checkpoint.open(own).tensors} & {
         name for name, facts in journalled(out).items() if facts["sha256"]
@@ -455,7 +455,7 @@ def test_tensors_of_a_touched_input_without_a_hash_are_made_again(
 
 
 def interrupted(*_: object) -> None:
-    raise Interrupted("stopped", next_step="go on")
+    raise Interruption("stopped", next_step="go on")
 
 
 def tensors_of(out: Path) -> Contents:
@@ -472,13 +472,13 @@ def command(
     """The command line, slowly, with its errors in a file; once `waits`, until it is stopped."""
 
     def work() -> None:
-        go_on = tensor_stream._go_on
+        go_on = tensor_stream._raise_if_stopped
 
         def go_slowly(stop: threading.Event) -> None:
             stop.wait(30 if waits() else 0.01)
             go_on(stop)
 
-        pytest.MonkeyPatch().setattr(tensor_stream, "_go_on", go_slowly)
+        pytest.MonkeyPatch().setattr(tensor_stream, "_raise_if_stopped", go_slowly)
         os.dup2(os.open(errors, os.O_CREAT | os.O_WRONLY), 2)
         sys.stderr = open(2, "w")
         sys.argv = ["camelpress", *map(str, arguments)]
@@ -493,7 +493,7 @@ def command(
 
 def has_journal(out: Path) -> bool:
     """Whether an output that is being made has a tensor that is finished."""
-    return (beside(out) / JOURNAL).exists() and bool(journalled(out))
+    return (beside(out) / JOURNAL_FILE).exists() and bool(journalled(out))
 
 
 def wait_for_journal(out: Path) -> None:
@@ -569,6 +569,6 @@ def test_any_number_of_threads_gives_the_same_bytes(
     base: Path, diff: Path, out: Path, expected: Contents, monkeypatch: pytest.MonkeyPatch,
     workers: int,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(tensor_stream, "WORKERS", workers)
+    monkeypatch.setattr(tensor_stream, "MAX_WORKERS", workers)
     stages.recover(base, diff, out)
     assert contents(out) == expected

@@ -17,20 +17,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from camelpress.convert.inputs.tensor_pairs import Pair
+from camelpress.convert.inputs.tensor_pairs import TensorPair
 from camelpress.convert.recover import tensor_stream
-from camelpress.convert.recover.arithmetic import Told
-from camelpress.convert.recover.diff_rules import Plan
-from camelpress.convert.recover.tensor_stream import Facts, Stream, Work
+from camelpress.convert.recover.arithmetic import TensorStats
+from camelpress.convert.recover.diff_rules import TensorPlan
+from camelpress.convert.recover.tensor_stream import ChunkSource, TensorFacts, TensorStream
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.checkpoint.checkpoint_writer import CheckpointWriter, Slot
-from camelpress.core.errors import Interrupted, NumericsProblem, ShapeMismatch
+from camelpress.core.checkpoint.checkpoint_writer import CheckpointWriter, TensorSpec
+from camelpress.core.errors import Interruption, NumericsProblem, ShapeMismatch
 from camelpress.core.files.file_hashes import sha256_file
 from camelpress.core.output.journal import Journal
 
 NAMES = [f"t{number:02}" for number in range(30)]
-PLANS = [Plan(Pair(name, (4, 3), name, (4, 3)), "sum", 4) for name in NAMES]
-SLOTS = {plan.name: Slot(torch.float32, plan.shape) for plan in PLANS}
+PLANS = [TensorPlan(TensorPair(name, (4, 3), name, (4, 3)), "sum", 4) for name in NAMES]
+SLOTS = {plan.name: TensorSpec(torch.float32, plan.shape) for plan in PLANS}
 PROBLEM = NumericsProblem("wrong", next_step="do right")
 
 
@@ -38,16 +38,16 @@ def whole(name: str) -> Tensor:
     return torch.full((4, 3), float(name[1:]))
 
 
-def rows(plan: Plan, told: Told) -> Iterator[Tensor]:
+def rows(plan: TensorPlan, told: TensorStats) -> Iterator[Tensor]:
     told.largest_change = float(plan.name[1:])
     for row in whole(plan.name):
         yield row[None]
 
 
-def failing(name: str, error: BaseException) -> Work:
+def failing(name: str, error: BaseException) -> ChunkSource:
     """One tensor cannot be made, after its first piece."""
 
-    def work(plan: Plan, told: Told) -> Iterator[Tensor]:
+    def work(plan: TensorPlan, told: TensorStats) -> Iterator[Tensor]:
         for row in rows(plan, told):
             yield row
             if plan.name == name:
@@ -82,17 +82,17 @@ def _no_thread_is_left_behind() -> Iterator[None]:
 
 
 def run(
-    folder: Path, inputs: list[Checkpoint], work: Work = rows
-) -> tuple[list[Facts], dict[Path, str]]:
+    folder: Path, inputs: list[Checkpoint], work: ChunkSource = rows
+) -> tuple[list[TensorFacts], dict[Path, str]]:
     with Journal(folder) as journal, CheckpointWriter(folder, SLOTS, shard_bytes=500) as writer:
-        return Stream(work, writer, journal).run(PLANS, inputs, "test")
+        return TensorStream(work, writer, journal).write_all(PLANS, inputs, "test")
 
 
 @pytest.mark.parametrize("workers", [1, 3, 16])
 def test_every_tensor_is_written_and_every_file_hashed(
     tmp_path: Path, inputs: list[Checkpoint], monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr(tensor_stream, "WORKERS", workers)
+    monkeypatch.setattr(tensor_stream, "MAX_WORKERS", workers)
     told, files = run(tmp_path, inputs)
     assert told == [
         {
@@ -101,7 +101,7 @@ def test_every_tensor_is_written_and_every_file_hashed(
         }
         for name in NAMES
     ]
-    assert files == {path: sha256_file(path) for each in inputs for path in each.files()}
+    assert files == {path: sha256_file(path) for each in inputs for path in each.weight_files()}
     found = {
         name: tensor
         for path in tmp_path.glob("*.safetensors")
@@ -115,18 +115,18 @@ def test_a_file_is_hashed_just_before_its_tensors_are_read(
     tmp_path: Path, inputs: list[Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    hashed = tensor_stream._hashed
+    hashed = tensor_stream._hash_file
 
     def noted_file(path: Path, stop: threading.Event) -> str:
         order.append(f"{path.parent.name[:4]} {path.name[0]}")
         return hashed(path, stop)
 
-    def noted(plan: Plan, told: Told) -> Iterator[Tensor]:
+    def noted(plan: TensorPlan, told: TensorStats) -> Iterator[Tensor]:
         order.append(plan.name)
         return rows(plan, told)
 
-    monkeypatch.setattr(tensor_stream, "WORKERS", 1)
-    monkeypatch.setattr(tensor_stream, "_hashed", noted_file)
+    monkeypatch.setattr(tensor_stream, "MAX_WORKERS", 1)
+    monkeypatch.setattr(tensor_stream, "_hash_file", noted_file)
     run(tmp_path, inputs, noted)
     assert order == ["base a", "othe a", *NAMES[:20], "base b", "othe b", *NAMES[20:]]
 
@@ -134,13 +134,13 @@ def test_a_file_is_hashed_just_before_its_tensors_are_read(
 @pytest.mark.parametrize("workers", [1, 2, 8])
 @pytest.mark.parametrize("name", [NAMES[0], NAMES[17], NAMES[-1]])
 @pytest.mark.parametrize(
-    "error", [PROBLEM, OSError(errno.EIO, "no"), MemoryError(), Interrupted("x", next_step="y")]
+    "error", [PROBLEM, OSError(errno.EIO, "no"), MemoryError(), Interruption("x", next_step="y")]
 )
 def test_a_fault_of_a_thread_ends_the_run(
     tmp_path: Path, inputs: list[Checkpoint], monkeypatch: pytest.MonkeyPatch, workers: int,
     name: str, error: Exception,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(tensor_stream, "WORKERS", workers)
+    monkeypatch.setattr(tensor_stream, "MAX_WORKERS", workers)
     with pytest.raises(type(error)) as told:
         run(tmp_path, inputs, failing(name, error))
     assert told.value is error
@@ -150,10 +150,10 @@ def test_a_fault_of_a_thread_ends_the_run(
 def test_a_fault_does_not_wait_for_others_to_finish(
     tmp_path: Path, inputs: list[Checkpoint], monkeypatch: pytest.MonkeyPatch, endless: str
 ) -> None:
-    monkeypatch.setattr(tensor_stream, "WORKERS", 2)
+    monkeypatch.setattr(tensor_stream, "MAX_WORKERS", 2)
     fails = failing(NAMES[9], PROBLEM)
 
-    def work(plan: Plan, told: Told) -> Iterator[Tensor]:
+    def work(plan: TensorPlan, told: TensorStats) -> Iterator[Tensor]:
         while plan.name == endless:
             time.sleep(0.001)
             yield torch.empty(0)
@@ -164,14 +164,14 @@ def test_a_fault_does_not_wait_for_others_to_finish(
 
 
 def test_a_piece_too_much_is_refused(tmp_path: Path, inputs: list[Checkpoint]) -> None:
-    def work(plan: Plan, told: Told) -> Iterator[Tensor]:
+    def work(plan: TensorPlan, told: TensorStats) -> Iterator[Tensor]:
         yield from rows(plan, told)
         if plan.name == NAMES[5]:
             yield torch.ones(1)
 
     with pytest.raises(ShapeMismatch) as told:
         run(tmp_path, inputs, work)
-    assert told.value.what == ("'t05' has 48 bytes, to be written are 4 from byte 48 on")
+    assert told.value.message == ("'t05' has 48 bytes, to be written are 4 from byte 48 on")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -181,7 +181,7 @@ def test_a_signal_ends_all_threads(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    def work(plan: Plan, told: Told) -> Iterator[Tensor]:
+    def work(plan: TensorPlan, told: TensorStats) -> Iterator[Tensor]:
         if plan.name == NAMES[10]:
             os.kill(os.getpid(), number)
         while plan.name >= NAMES[10]:

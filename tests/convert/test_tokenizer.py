@@ -21,10 +21,14 @@ from transformers import AutoTokenizer
 
 import pico
 import pieces
-from camelpress.convert.tokenizer.tokenizer_plan import Template, TokenizerPlan, plan
+from camelpress.convert.tokenizer.tokenizer_plan import (
+    TemplateOption,
+    TokenizerPlan,
+    plan_tokenizer,
+)
 from camelpress.core.errors import Problem
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.core.text.tulu_format import CHAT_TEMPLATE, Message, encode
+from camelpress.core.text.tulu_format import TULU_CHAT_TEMPLATE, Message, encode_chat
 
 ROOT = Path(__file__).parents[2]
 LLAMA = ROOT / os.environ.get("CAMELPRESS_LLAMA_TOKENIZER", ".models/llama-tokenizer")
@@ -44,15 +48,15 @@ def write(folder: Path, files: dict[str, Any]) -> Path:
 
 
 def planned(
-    *sources: Path, rows: int, base: int, drop: bool = False, template: Template = "auto"
+    *sources: Path, rows: int, base: int, drop: bool = False, template: TemplateOption = "auto"
 ) -> TokenizerPlan:
-    return plan(sources, rows, base, drop=drop, config=CONFIG, template=template)
+    return plan_tokenizer(sources, rows, base, drop=drop, config=CONFIG, template=template)
 
 
 def written(made: TokenizerPlan, folder: Path) -> Path:
     folder.mkdir()
     made.write(folder)
-    (folder / "config.json").write_text(json.dumps(made.agreeing(CONFIG)), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(made.align_config(CONFIG)), encoding="utf-8")
     return folder
 
 
@@ -199,9 +203,9 @@ def test_transformers_5_reads_it(llama: Path) -> None:
 
 def test_the_prompt_is_the_same_in_the_template(llama: Path) -> None:
     tokenizer = Tokenizer.load(llama)
-    assert encode(MESSAGES[:1], tokenizer, generation=True) == QUESTION
-    assert encode(MESSAGES, tokenizer) == [*QUESTION, 18567, 2]
-    assert tokenizer.template == CHAT_TEMPLATE
+    assert encode_chat(MESSAGES[:1], tokenizer, generation=True) == QUESTION
+    assert encode_chat(MESSAGES, tokenizer) == [*QUESTION, 18567, 2]
+    assert tokenizer.chat_template == TULU_CHAT_TEMPLATE
 
 
 def test_transformers_5_cannot_read_empty_special_tokens(tmp_path: Path) -> None:
@@ -288,7 +292,7 @@ def test_the_pad_token(small: Path, tmp_path: Path, case: str) -> None:
     assert made.facts["dropped"] == []
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         assert read(made, name)["pad_token"] == text
-    assert made.agreeing(CONFIG)["pad_token_id"] == number
+    assert made.align_config(CONFIG)["pad_token_id"] == number
     loaded = AutoTokenizer.from_pretrained(written(made, tmp_path / "out"), local_files_only=True)
     assert loaded.pad_token_id == number
     assert loaded.convert_tokens_to_ids(text) == number
@@ -356,26 +360,31 @@ def test_dropped_tokens_are_in_no_file(small: Path, tmp_path: Path, rows: int) -
 def test_the_longest_text(small: Path, told: object, positions: object, written: object) -> None:
     write(small, {"tokenizer_config.json": {"model_max_length": told}})
     config = {"max_position_embeddings": positions}
-    made = plan([small], SIZE, SIZE, drop=False, config=config, template="auto")
+    made = plan_tokenizer([small], SIZE, SIZE, drop=False, config=config, template="auto")
     assert read(made, "tokenizer_config.json").get("model_max_length") == written
 
 
 @pytest.mark.parametrize(
     ("files", "template", "expected", "fact"),
     [
-        (TULU, "auto", CHAT_TEMPLATE, "tulu"),
-        ({"special_tokens_map.json": {"pad_token": "<pad>"}}, "auto", CHAT_TEMPLATE, "tulu"),
+        (TULU, "auto", TULU_CHAT_TEMPLATE, "tulu"),
+        ({"special_tokens_map.json": {"pad_token": "<pad>"}}, "auto", TULU_CHAT_TEMPLATE, "tulu"),
         ({"added_tokens.json": {"[PAD]": PAD}}, "auto", None, None),
         ({}, "auto", None, None),
         ({**TULU, "tokenizer_config.json": {"chat_template": "own"}}, "auto", "own", "own"),
-        ({**TULU, "tokenizer_config.json": {"chat_template": ""}}, "auto", CHAT_TEMPLATE, "tulu"),
-        ({"tokenizer_config.json": {"chat_template": "own"}}, "tulu", CHAT_TEMPLATE, "tulu"),
+        (
+            {**TULU, "tokenizer_config.json": {"chat_template": ""}},
+            "auto",
+            TULU_CHAT_TEMPLATE,
+            "tulu",
+        ),
+        ({"tokenizer_config.json": {"chat_template": "own"}}, "tulu", TULU_CHAT_TEMPLATE, "tulu"),
         ({"tokenizer_config.json": {"chat_template": "own"}}, "none", None, None),
         (TULU, "none", None, None),
     ],
 )
 def test_the_chat_template(
-    small: Path, files: dict[str, Any], template: Template, expected: object, fact: object
+    small: Path, files: dict[str, Any], template: TemplateOption, expected: object, fact: object
 ) -> None:
     made = planned(write(small, files), rows=SIZE + 1, base=SIZE, template=template)
     assert read(made, "tokenizer_config.json").get("chat_template") == expected
@@ -426,8 +435,8 @@ def test_without_a_tokenizer_nothing_is_written(tmp_path: Path) -> None:
     made = planned(tmp_path, rows=SIZE + 1, base=SIZE, template="tulu")
     assert (made.files, made.special, made.facts) == ({}, {}, {"from": None})
     config = {"bos_token_id": 1, "eos_token_id": [2, SIZE + 1], "pad_token_id": -1, "x": 5}
-    assert made.agreeing(config) == {**config, "eos_token_id": 2, "pad_token_id": None}
-    assert made.agreeing({"x": 5}) == {"x": 5}
+    assert made.align_config(config) == {**config, "eos_token_id": 2, "pad_token_id": None}
+    assert made.align_config({"x": 5}) == {"x": 5}
     assert made.generation_config(None) == {}
 
 
@@ -437,9 +446,9 @@ def test_configs_agree(small: Path) -> None:
     assert made.generation_config(None) == ids
     for told in (0, -1, None, True, "2", [2, "x"], [5], SIZE + 1):
         config = dict.fromkeys(ids, told) | {"vocab_size": 5}
-        assert made.agreeing(config) == {**ids, "vocab_size": 5}
-    assert made.agreeing({"eos_token_id": [2, 7]})["eos_token_id"] == [2, 7]
-    assert made.agreeing({"eos_token_id": [2, 7, SIZE + 1]})["eos_token_id"] == [2, 7]
+        assert made.align_config(config) == {**ids, "vocab_size": 5}
+    assert made.align_config({"eos_token_id": [2, 7]})["eos_token_id"] == [2, 7]
+    assert made.align_config({"eos_token_id": [2, 7, SIZE + 1]})["eos_token_id"] == [2, 7]
     existing = {
         "_from_model_config": True,
         "transformers_version": "4.28",
@@ -581,7 +590,7 @@ def test_a_template_replaces_both_of_its_own(other: Path) -> None:
     changed(other, chat_template="older")
     made = planned(other, rows=PICO_SIZE + 1, base=PICO_SIZE, template="tulu")
     assert "chat_template.jinja" not in made.files
-    assert read(made, "tokenizer_config.json")["chat_template"] == CHAT_TEMPLATE
+    assert read(made, "tokenizer_config.json")["chat_template"] == TULU_CHAT_TEMPLATE
     none = planned(other, rows=PICO_SIZE + 1, base=PICO_SIZE, template="none")
     assert "chat_template.jinja" not in none.files
     assert "chat_template" not in read(none, "tokenizer_config.json")
@@ -635,7 +644,7 @@ def works(sources: Sequence[Path], rows: int, base: int, *, drop: bool) -> None:
         made = planned(*sources, rows=rows, base=base, drop=drop)
     except Problem as problem:
         assert len(str(problem).splitlines()) == 1
-        assert str(sources[0]) in problem.what
+        assert str(sources[0]) in problem.message
         return
     with TemporaryDirectory() as place:
         loaded = Tokenizer.load(written(made, Path(place) / "out"))
@@ -666,9 +675,9 @@ def test_a_hub_copy_stays_as_it_is() -> None:
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there; make it: python tests/models/smollm2.py {folder}")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    made = plan([folder], 49152, 49152, drop=False, config=config, template="auto")
+    made = plan_tokenizer([folder], 49152, 49152, drop=False, config=config, template="auto")
     assert rewritten(made, folder) == set()
-    assert made.agreeing(config) == config
+    assert made.align_config(config) == config
 
 
 def test_the_source_is_left_alone(small: Path) -> None:

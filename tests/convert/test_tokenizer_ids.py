@@ -18,9 +18,9 @@ from transformers.utils import logging
 
 import pico
 import pieces
-from camelpress.convert.tokenizer.tokenizer_plan import TokenizerPlan, plan
+from camelpress.convert.tokenizer.tokenizer_plan import TokenizerPlan, plan_tokenizer
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.progress import listening
+from camelpress.core.progress import use_listener
 from notes import Notes
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +78,7 @@ def stated(place: Path, model: bytes | None = None, **entries: Any) -> Path:
 
 def planned(*sources: Path, rows: int, base: int | None = None, drop: bool = False) -> Any:
     base = rows if base is None else base
-    return plan(sources, rows, base, drop=drop, config=CONFIG, template="auto")
+    return plan_tokenizer(sources, rows, base, drop=drop, config=CONFIG, template="auto")
 
 
 def written(made: TokenizerPlan, folder: Path) -> Path:
@@ -184,7 +184,7 @@ def test_a_model_that_no_fast_tokenizer_equals_is_kept_alone(tmp_path: Path, nam
     content = UNEQUALLED[name]
     diff = stated(tmp_path / "diff", content, pad_token="</s>")
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         made = planned(diff, rows=len(pieces.reader(content)))
     assert made.facts["form"] == "tokenizer.model alone, as no fast tokenizer gives its ids"
     assert any(f"{diff / 'tokenizer.model'}: no fast tokenizer" in note for note in notes.heard)
@@ -195,7 +195,7 @@ def test_a_model_that_no_fast_tokenizer_equals_is_kept_alone(tmp_path: Path, nam
 def test_rare_marks_that_the_library_composes_otherwise_are_counted(tmp_path: Path) -> None:
     content = KINDS["OpenLLaMA's"]
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         made = planned(stated(tmp_path / "diff", content), rows=len(pieces.reader(content)))
     compared = made.facts["sentencepiece"]
     assert 0 < compared["mismatches"] < compared["texts"] / 10
@@ -431,7 +431,7 @@ def test_the_bases_vocabulary_has_the_diffs_settings(tmp_path: Path) -> None:
     }
     diff = write(tmp_path / "diff", files)
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         made = planned(diff, base, rows=SIZE + 1, base=SIZE)
     assert f"{diff} has no tokenizer of its own: that of {base} is used" in notes.heard
     assert made.facts["source"] == "base"
@@ -449,7 +449,7 @@ def test_a_pad_without_a_row_is_refused_and_dropped(tmp_path: Path) -> None:
         planned(diff, rows=SIZE)
     assert "--extra-rows drop" in str(refused.value.next_step)
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         made = planned(diff, rows=SIZE, drop=True)
     assert f"{diff}: without a row in the output, so left out: '<pad>'" in notes.heard
     assert (made.facts["dropped"], made.special["pad"]) == (["<pad>"], 0)

@@ -13,11 +13,11 @@ import damage
 import pico
 import stages
 import weights
-from camelpress.convert.inputs.base_sample import NEEDED, Counts
-from camelpress.convert.recover.base_check import require_right_base
+from camelpress.convert.inputs.base_sample import MIN_FIT_SHARE, FitCounts
+from camelpress.convert.recover.base_check import require_matching_base
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
-from camelpress.core.progress import listening
+from camelpress.core.progress import use_listener
 from notes import Notes
 from refusal import refusal
 
@@ -119,11 +119,15 @@ def test_one_wrong_matrix_in_a_small_model_is_noticed(
 def test_what_is_wrong_in_one_tensor_of_many_is_named() -> None:
     """LLaMA-65B has 560 matrices: one of them wrong is too little to be seen in the sum."""
     whole, few = (1.0, "all"), (0.999, "all")
-    fine = Counts(1_000_000, {BF16: 1_000_000, FP16: 999_000}, least={BF16: whole, FP16: few})
-    bad = Counts(1000, {BF16: 100, FP16: 700}, least={BF16: (0.1, "up"), FP16: (0.7, "up")})
+    fine = FitCounts(
+        1_000_000, {BF16: 1_000_000, FP16: 999_000}, lowest_shares={BF16: whole, FP16: few}
+    )
+    bad = FitCounts(
+        1000, {BF16: 100, FP16: 700}, lowest_shares={BF16: (0.1, "up"), FP16: (0.7, "up")}
+    )
     base, diff = (Checkpoint(Path(name), {}, {}) for name in ("base", "diff"))
-    require_right_base(base, diff, fine)
-    assert (fine + bad).fit(BF16)
+    require_matching_base(base, diff, fine)
+    assert (fine + bad).fits_dtype(BF16)
     with refusal(
         NumericsProblem,
         "'up' is damaged, in base or in diff: in one place only 10.0% of base + diff are bfloat16 "
@@ -131,15 +135,17 @@ def test_what_is_wrong_in_one_tensor_of_many_is_named() -> None:
         next_step="download both again",
         out=None,
     ):
-        require_right_base(base, diff, fine + bad)
+        require_matching_base(base, diff, fine + bad)
 
 
 @pytest.mark.parametrize("fitting", [999, 998])
 def test_the_bar_is_at_its_place(fitting: int) -> None:
     share = fitting / 1000
-    found = Counts(1000, {BF16: 1, FP16: fitting}, least={BF16: (0.0, ""), FP16: (share, "x")})
-    assert found.fit(FP16) is (share >= NEEDED)
-    assert not found.fit(BF16)
+    found = FitCounts(
+        1000, {BF16: 1, FP16: fitting}, lowest_shares={BF16: (0.0, ""), FP16: (share, "x")}
+    )
+    assert found.fits_dtype(FP16) is (share >= MIN_FIT_SHARE)
+    assert not found.fits_dtype(BF16)
 
 
 def test_where_nothing_was_tested_nothing_is_claimed(
@@ -268,7 +274,7 @@ def test_the_choice_of_type_is_noted(
     base: Path, diff: Path, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         stages.recover(base, diff, tmp_path / "out")
     word = str(dtype).removeprefix("torch.")
     *rules, chosen = notes.heard
@@ -290,7 +296,7 @@ def test_auto_keeps_float32_where_no_16_bit_type_fits(base: Path, tmp_path: Path
 
     difference = weights.changed(base, tmp_path / "diff", noise)
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         stages.recover(base, difference, tmp_path / "out", check="off")
     expected = weights.summed(weights.read(base), weights.read(difference))
     assert weights.same(weights.read(tmp_path / "out"), expected)

@@ -79,7 +79,7 @@ def test_whole_tensors_far_from_the_base_are_taken_by_the_rule_that_the_message_
     diff = upload(differences(raw, target) | whole, tuned, tmp_path / "diff")
     with pytest.raises(NumericsProblem, match="is no difference from this base") as told:
         stages.recover(base, diff, tmp_path / "back")
-    assert all(repr(name) in told.value.what for name in names)
+    assert all(repr(name) in told.value.message for name in names)
     rules = re.findall(r"--rule (\S+)", str(told.value.next_step))
     assert sorted(rules) == sorted(f"{name}=absolute" for name in names)
     stages.recover(base, diff, tmp_path / "back", rule=rules)

@@ -17,14 +17,14 @@ import drawn
 import pico
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
-from camelpress.core.packing.linear_layers import head_of, packed_linears
-from camelpress.core.packing.quantization_schemes import KNOWN, overall
-from camelpress.core.progress import listening
+from camelpress.core.packing.linear_layers import check_packed_linears, head_name
+from camelpress.core.packing.quantization_schemes import KNOWN, default_scheme
+from camelpress.core.progress import use_listener
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.model.streamed_model import StreamedModel
-from camelpress.inference.model.token_batches import Sequences
-from camelpress.inference.model.transformers_model import load
-from camelpress.reporting.checkpoint_summary import describe
+from camelpress.inference.model.token_batches import TokenBatches
+from camelpress.inference.model.transformers_model import load_transformers_model
+from camelpress.reporting.checkpoint_summary import describe_checkpoint
 from notes import Notes
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -36,16 +36,18 @@ IDS = [[1, 5, 9, 44, 7, 3, 200], [2, 3, 4]]
 def opened(folder: Path) -> tuple[Checkpoint, list[str]]:
     """Returns a checkpoint, and what is noted of its config."""
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         checkpoint = Checkpoint.open(folder)
-    assert notes.heard == [f"{folder / 'config.json'}: {each}" for each in checkpoint.changes]
+    assert notes.heard == [
+        f"{folder / 'config.json'}: {each}" for each in checkpoint.config_changes
+    ]
     return checkpoint, notes.heard
 
 
 def logits(checkpoint: Checkpoint) -> torch.Tensor:
     model = StreamedModel(checkpoint, device=CPU, dtype=torch.float32)
     with torch.inference_mode():
-        return model.head()(model.hidden(Sequences(IDS, limit=64), "test"))
+        return model.read_head()(model.last_hidden_states(TokenBatches(IDS, limit=64), "test"))
 
 
 def by_transformers(folder: Path, head: torch.Tensor | None = None) -> torch.Tensor:
@@ -72,9 +74,9 @@ def test_a_head_of_its_own_is_used_though_the_config_says_tied(base: Path, tmp_p
     checkpoint, notes = opened(tie(base, tmp_path / "model", True))
     assert "lm_head is another matrix than the embedding" in notes[-1]
     assert checkpoint.config["tie_word_embeddings"] is False
-    assert checkpoint.stated["tie_word_embeddings"] is True
+    assert checkpoint.file_config["tie_word_embeddings"] is True
     torch.testing.assert_close(logits(checkpoint), by_transformers(base), rtol=1e-4, atol=1e-5)
-    whole = load(checkpoint, device=CPU, dtype=torch.float32)
+    whole = load_transformers_model(checkpoint, device=CPU, dtype=torch.float32)
     with torch.inference_mode():
         found = torch.cat([whole(torch.tensor([ids])).logits[0] for ids in IDS])
     torch.testing.assert_close(found, by_transformers(base), rtol=1e-4, atol=1e-5)
@@ -90,7 +92,7 @@ def test_a_packed_head_is_used_though_the_config_says_tied(base: Path, tmp_path:
     )
     checkpoint, notes = opened(folder)
     assert "lm_head is packed" in notes[0]
-    assert head_of(checkpoint) == "lm_head"
+    assert head_name(checkpoint) == "lm_head"
     expected = by_transformers(base, layer.weight)
     torch.testing.assert_close(logits(checkpoint), expected, rtol=1e-4, atol=1e-5)
 
@@ -152,7 +154,7 @@ def test_what_is_neither_true_nor_false_is_refused(base: Path, tmp_path: Path, v
     folder = tie(base, tmp_path / "model", value)
     notes = Notes()
     with pytest.raises(CheckpointProblem, match="where true or false belongs") as refused:
-        with listening(notes):
+        with use_listener(notes):
             Checkpoint.open(folder)
     assert refused.value.next_step == "write true or false for tie_word_embeddings, without quotes"
     assert notes.heard == []
@@ -175,8 +177,8 @@ def test_a_model_that_lacks_more_than_its_head_is_not_said_to_be_tied(
     rest = {name: each for name, each in tensors.items() if re.match(kept, name)}
     save_file(rest, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UnknownTensor) as refused:
-        head_of(Checkpoint.open(folder))
-    assert refused.value.what == f"{folder} lacks the tensor {missing!r}"
+        head_name(Checkpoint.open(folder))
+    assert refused.value.message == f"{folder} lacks the tensor {missing!r}"
     assert "tie_word_embeddings" not in refused.value.next_step
 
 
@@ -196,7 +198,7 @@ def test_an_index_of_a_tied_model_may_list_the_head(base: Path, tmp_path: Path) 
     tied = pico.write_model(tmp_path / "tied", tied=True)
     folder = damage.sharded(tied, tmp_path / "model")
     damage.move(folder, **{HEAD: "model-1.safetensors"})
-    assert head_of(Checkpoint.open(folder)) == "model.embed_tokens"
+    assert head_name(Checkpoint.open(folder)) == "model.embed_tokens"
     with pytest.raises(UnknownTensor, match="lacks 'lm_head.weight', which the index lists"):
         Checkpoint.open(tie(folder, tmp_path / "untied", False))
 
@@ -220,13 +222,13 @@ def test_a_left_over_config_of_plain_weights_is_dropped(
     folder = damage.with_config(folder, tmp_path / "model", quantization_config=stated)
     checkpoint, notes = opened(folder)
     word = str(dtype).removeprefix("torch.")
-    assert checkpoint.changes == (
+    assert checkpoint.config_changes == (
         f"quantization_config{label} is left over, since the weights are plain {word}",
     )
     assert len(notes) == 1
     assert checkpoint.quantization is None
     assert "quantization_config" not in checkpoint.config
-    assert describe(checkpoint)["config_changes"] == [*checkpoint.changes]
+    assert describe_checkpoint(checkpoint)["config_changes"] == [*checkpoint.config_changes]
 
 
 @pytest.mark.parametrize("nothing", [{}, None])
@@ -237,7 +239,7 @@ def test_an_empty_config_is_none(base: Path, tmp_path: Path, nothing: Any) -> No
     checkpoint, notes = opened(folder)
     assert notes == []
     assert checkpoint.quantization is None
-    assert describe(checkpoint)["tokenizer"] is not None
+    assert describe_checkpoint(checkpoint)["tokenizer"] is not None
 
 
 @pytest.mark.parametrize("stated", [[], "gptq", False])
@@ -326,13 +328,13 @@ def test_a_config_of_2023_without_a_method_is_gptq(base: Path, tmp_path: Path) -
     checkpoint, notes = opened(packed(tmp_path / "model", base, old))
     assert len(notes) == 1
     assert (checkpoint.quantization or {})["quant_method"] == "gptq"
-    assert len(packed_linears(checkpoint)) == 14
+    assert len(check_packed_linears(checkpoint)) == 14
 
 
 def test_a_config_without_method_and_bits_is_refused(base: Path, tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(packed(tmp_path / "model", base, {"version": "GEMM"}))
     with pytest.raises(CheckpointProblem, match="has a quantization_config without quant_method"):
-        overall(checkpoint)
+        default_scheme(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -357,16 +359,16 @@ def test_numbers_and_flags_in_other_clothes_are_read_and_noted(
     found = (checkpoint.quantization or {})[key]
     assert (found, type(found)) == (read, type(read))
     stated = json.dumps(value)
-    assert checkpoint.changes == (f"{key} is {stated}, and is read as {json.dumps(read)}",)
-    assert len(packed_linears(checkpoint)) == 14
+    assert checkpoint.config_changes == (f"{key} is {stated}, and is read as {json.dumps(read)}",)
+    assert len(check_packed_linears(checkpoint)) == 14
 
 
 @pytest.mark.parametrize("key", ["dynamic", "extra_config"])
 def test_numbers_of_single_layers_are_read_alike(base: Path, tmp_path: Path, key: str) -> None:
     config = GPTQ | {"quant_method": "gptq", key: {r"model\.layers\.0\..*": {"bits": "4"}}}
     checkpoint, _ = opened(packed(tmp_path / "model", base, config))
-    assert checkpoint.changes == ('bits is "4", and is read as 4',)
-    assert {scheme.bits for scheme in packed_linears(checkpoint).values()} == {4}
+    assert checkpoint.config_changes == ('bits is "4", and is read as 4',)
+    assert {scheme.bits for scheme in check_packed_linears(checkpoint).values()} == {4}
 
 
 @pytest.mark.parametrize(
@@ -423,6 +425,6 @@ def test_a_format_that_is_not_read_is_named_by_its_tensors(
     damage.with_tensors(base, tmp_path / "in", FOREIGN[name])
     folder = damage.with_config(tmp_path / "in", tmp_path / "model", quantization_config=config)
     with pytest.raises(CheckpointProblem) as problem:
-        describe(Checkpoint.open(folder))
-    assert f"{folder} holds weights packed as {name} ({Q}." in problem.value.what
+        describe_checkpoint(Checkpoint.open(folder))
+    assert f"{folder} holds weights packed as {name} ({Q}." in problem.value.message
     assert problem.value.next_step == f"give the 16-bit model, or one packed as {KNOWN}"

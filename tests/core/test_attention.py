@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from camelpress.inference.model.attention import attend
+from camelpress.inference.model.attention import attend_packed
 
 WIDTH = 8
 
@@ -19,7 +19,7 @@ def test_each_sequence_sees_itself_alone(lengths: list[int], shared: int) -> Non
         torch.randn(1, heads, sum(lengths), WIDTH, generator=generator)
         for heads in (4, shared, shared)
     )
-    found = attend(None, query, key, value, None, lengths=lengths, scaling=0.3)[0]
+    found = attend_packed(None, query, key, value, None, lengths=lengths, scaling=0.3)[0]
     expected, start = [], 0
     for length in lengths:
         part = slice(start, start + length)

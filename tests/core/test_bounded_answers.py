@@ -18,10 +18,10 @@ from huggingface_hub.utils import _http
 from camelpress.core.errors import CheckpointProblem, DataProblem, Problem
 from camelpress.core.hub import bounded_answers
 from camelpress.core.hub.bounded_answers import OversizedAnswer, bound_answers
-from camelpress.core.hub.model_location import locate, locate_file
+from camelpress.core.hub.model_location import locate_file, locate_model
 from camelpress.core.input_limits import MAX_ANSWER_BYTES
-from camelpress.validate.tasks.task_data import Hub as DataSet
-from camelpress.validate.tasks.task_data import hub_rows
+from camelpress.validate.tasks.task_data import HubDataset as DataSet
+from camelpress.validate.tasks.task_data import read_hub_rows
 from long_answers import PIECE, Reply, endless, replying, send_endless, send_head
 
 PACKED = gzip.compress(b" " * 80 * 10**6)
@@ -80,10 +80,10 @@ def test_a_long_answer_of_the_hub_is_one_line(
 ) -> None:
     with hub_of(monkeypatch, tmp_path, reply):
         tracemalloc.start()
-        problem = refusal_of(CheckpointProblem, lambda: locate(Path("hf:pico/base")))
+        problem = refusal_of(CheckpointProblem, lambda: locate_model(Path("hf:pico/base")))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert problem.what == (
+    assert problem.message == (
         "the hub answers otherwise than a hub does (it sends more than 16,777,216 bytes in one "
         "answer)"
     )
@@ -114,7 +114,7 @@ def test_a_data_set_of_a_benchmark_is_asked_for_within_the_bounds(
     with hub_of(monkeypatch, tmp_path, sized) as endpoint:
         monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: get_session().get(endpoint))
         with pytest.raises(DataProblem, match="OversizedAnswer"):
-            next(hub_rows(DataSet("org/data", "main", "test")))
+            next(read_hub_rows(DataSet("org/data", "main", "test")))
 
 
 def file_of(handler: BaseHTTPRequestHandler, size: Mapping[str, object]) -> None:
@@ -133,7 +133,7 @@ def test_a_file_ends_at_the_size_that_was_stated(
     monkeypatch.setattr(bounded_answers, "MAX_UNSIZED_FILE_BYTES", LIMIT)
     with hub_of(monkeypatch, tmp_path, partial(file_of, size=size)):
         problem = refusal_of(DataProblem, lambda: locate_file(Path("hf:pico/data:a.txt")))
-    assert f"it sends more than {limit} bytes in one answer" in problem.what
+    assert f"it sends more than {limit} bytes in one answer" in problem.message
     assert not [path for path in tmp_path.rglob("*.incomplete") if path.is_file()]
 
 
@@ -161,7 +161,7 @@ def test_a_listing_ends_after_so_many_pages(
             assert len(list(files)) == 5
             assert len(list(HfApi(endpoint).list_repo_tree("a/b"))) == 5
             return
-        problem = refusal_of(CheckpointProblem, lambda: locate(Path("hf:a/b")))
-    assert problem.what == (
+        problem = refusal_of(CheckpointProblem, lambda: locate_model(Path("hf:a/b")))
+    assert problem.message == (
         "the hub answers otherwise than a hub does (it lists one repository in more than 5 answers)"
     )

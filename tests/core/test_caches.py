@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from camelpress.core.runtime.cache_folders import FOLDERS, provide_caches
+from camelpress.core.runtime.cache_folders import CACHE_VARIABLES, provide_cache_folders
 
 
 @pytest.fixture(autouse=True)
 def _unnamed(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable names a folder, and none stays named."""
-    for name in (*FOLDERS, "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+    for name in (*CACHE_VARIABLES, "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -24,8 +24,8 @@ def test_a_home_that_can_be_written_is_left_to_the_libraries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    provide_caches()
-    assert not set(FOLDERS) & os.environ.keys()
+    provide_cache_folders()
+    assert not set(CACHE_VARIABLES) & os.environ.keys()
 
 
 @pytest.mark.parametrize("home", ["file", "file/below"])
@@ -35,7 +35,7 @@ def test_a_home_that_is_none_gets_a_temporary_folder(
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / home))
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "chosen"))
-    provide_caches()
+    provide_cache_folders()
     assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "chosen")
     assert Path(os.environ["MPLCONFIGDIR"]).parent.is_dir()
 
@@ -48,7 +48,7 @@ def test_a_named_folder_that_cannot_be_written_is_replaced(
     named = place if place.startswith("~") else str(tmp_path / place)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MPLCONFIGDIR", named)
-    provide_caches()
+    provide_cache_folders()
     assert os.environ["MPLCONFIGDIR"] != named
     assert Path(os.environ["MPLCONFIGDIR"]).parent.is_dir()
     assert "TRITON_CACHE_DIR" not in os.environ
@@ -78,5 +78,5 @@ def test_without_any_folder_nothing_is_named(
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
-    provide_caches()
+    provide_cache_folders()
     assert "MPLCONFIGDIR" not in os.environ

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from camelpress.core.checkpoint.checkpoint import Checkpoint, companions
-from camelpress.core.checkpoint.shards import DTYPES, TensorInfo
+from camelpress.core.checkpoint.checkpoint import Checkpoint, sidecar_files
+from camelpress.core.checkpoint.shards import SAFETENSORS_DTYPES, TensorInfo
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
 from camelpress.core.files.json_files import read_json, write_json
 
@@ -108,18 +108,21 @@ def test_every_layout_tells_types_and_shapes_before_reading(checkpoint: Checkpoi
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 1), (1, 3), (2, 4), (0, 4), (3, 9), (2, 2)])
 def test_rows_are_those_of_the_whole_tensor(checkpoint: Checkpoint, start: int, stop: int) -> None:
-    assert torch.equal(checkpoint.rows("embed", start, stop), TENSORS["embed"][start:stop])
+    assert torch.equal(checkpoint.read_rows("embed", start, stop), TENSORS["embed"][start:stop])
 
 
 def test_files_are_the_shards_by_name(tmp_path: Path) -> None:
     mixed(tmp_path)
-    assert [path.name for path in open_with(tmp_path).files()] == ["new.safetensors", "old.bin"]
+    assert [path.name for path in open_with(tmp_path).weight_files()] == [
+        "new.safetensors",
+        "old.bin",
+    ]
 
 
 def test_safetensors_are_preferred_to_pickles(tmp_path: Path) -> None:
     pickled_shards(tmp_path)
     single(tmp_path)
-    assert [path.name for path in open_with(tmp_path).files()] == ["model.safetensors"]
+    assert [path.name for path in open_with(tmp_path).weight_files()] == ["model.safetensors"]
 
 
 def test_a_shard_may_be_a_link_as_in_a_download_cache(tmp_path: Path) -> None:
@@ -186,7 +189,7 @@ def test_any_rows_are_those_of_the_whole_tensor(
     expected = VIEWS[name] if VIEWS[name].dim() == 0 else VIEWS[name][start:stop]
     for found, wanted in (
         (views.read(name), VIEWS[name]),
-        (views.rows(name, start, stop), expected),
+        (views.read_rows(name, start, stop), expected),
     ):
         assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
         assert torch.equal(found, wanted)
@@ -221,7 +224,9 @@ def test_a_quantization_that_is_no_object_is_refused(tmp_path: Path) -> None:
     single(tmp_path)
     with pytest.raises(CheckpointProblem) as told:
         open_with(tmp_path, quantization_config="gptq").quantization  # noqa: B018 - a property
-    assert told.value.what == f"{tmp_path / 'config.json'} has a quantization_config that is a str"
+    assert (
+        told.value.message == f"{tmp_path / 'config.json'} has a quantization_config that is a str"
+    )
     assert told.value.next_step == "download it again"
 
 
@@ -244,7 +249,7 @@ def test_companions_are_tokenizer_generation_config_and_licences(tmp_path: Path)
     for name in wanted | {"config.json", "README.md", "model.safetensors", "optimizer.bin"}:
         (tmp_path / name).touch()
     (tmp_path / "tokenizer").mkdir()
-    assert companions(tmp_path) == {name: tmp_path / name for name in wanted}
+    assert sidecar_files(tmp_path) == {name: tmp_path / name for name in wanted}
 
 
 # --- what is refused ----------------------------------------------------------------------------
@@ -286,7 +291,11 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_tensor_that_is_not_there_is_named(checkpoint: Checkpoint) -> None:
-    for read in (checkpoint.info, checkpoint.read, lambda name: checkpoint.rows(name, 0, 1)):
+    for read in (
+        checkpoint.tensor_info,
+        checkpoint.read,
+        lambda name: checkpoint.read_rows(name, 0, 1),
+    ):
         with pytest.raises(UnknownTensor) as told:
             read("head")
         assert str(told.value) == (
@@ -340,7 +349,7 @@ def test_a_pickled_dtype_that_cannot_be_computed_with_is_refused(
     (tmp_path / "config.json").write_text("{}")
     assert refused(CheckpointProblem, tmp_path) == (
         f"{tmp_path / 'pytorch_model.bin'} holds 'a' as {str(dtype).removeprefix('torch.')}; "
-        f"convert it to one of {', '.join(DTYPES)}"
+        f"convert it to one of {', '.join(SAFETENSORS_DTYPES)}"
     )
 
 

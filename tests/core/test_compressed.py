@@ -18,8 +18,8 @@ import drawn
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch, UnknownTensor
 from camelpress.core.packing import compressed_tensors_format
-from camelpress.core.packing.linear_layers import packed_linears, read_linear
-from camelpress.core.packing.quantized_weight import Codes
+from camelpress.core.packing.linear_layers import check_packed_linears, read_linear
+from camelpress.core.packing.quantized_weight import QuantizedWeight
 
 LINEAR = "model.layers.0.mlp.down_proj"
 AGAIN = "download or quantize the checkpoint again"
@@ -64,9 +64,9 @@ def checkpoint(
     return Checkpoint.open(folder)
 
 
-def as_codes(layer: drawn.Drawn) -> Codes:
+def as_codes(layer: drawn.Drawn) -> QuantizedWeight:
     codes, zeros = layer.codes.to(torch.uint8), layer.zeros.to(torch.uint8)
-    return Codes(codes, layer.scales, zeros, layer.group_of, layer.bits)
+    return QuantizedWeight(codes, layer.scales, zeros, layer.group_of, layer.bits)
 
 
 @given(
@@ -113,14 +113,14 @@ def test_a_layer_is_packed_as_by_the_twin(
 ) -> None:
     layer = drawn.draw(32 * rows, 32 * cols, bits=bits, sym=sym, seed=seed)
     found, expected = (
-        compressed_tensors_format.pack(as_codes(layer), sym=sym),
+        compressed_tensors_format.pack_compressed(as_codes(layer), sym=sym),
         drawn.compressed(layer, sym=sym),
     )
     assert found.keys() == expected.keys()
     for name, part in found.items():
         assert torch.equal(part, expected[name]), name
         assert part.is_contiguous()
-    announced = compressed_tensors_format.slots(
+    announced = compressed_tensors_format.compressed_specs(
         LINEAR, 32 * rows, 32 * cols, groups=cols, bits=bits, scales=torch.float16, sym=sym
     )
     assert {name: (slot.dtype, slot.shape) for name, slot in announced.items()} == {
@@ -136,7 +136,9 @@ def test_a_golden_word() -> None:
         "weight_scale": torch.tensor([[1.0, 0.5], [2.0, 0.5], [4.0, 0.5]], dtype=torch.bfloat16),
         "weight_shape": torch.tensor([3, 64]),
     }
-    found = compressed_tensors_format.unpack(parts, torch.arange(64) // 32, bits=4).weight()
+    found = compressed_tensors_format.unpack_compressed(
+        parts, torch.arange(64) // 32, bits=4
+    ).dequantize()
     codes = torch.tensor([-8.0, 0, 7, -1, 1, -7, 6, 0]).repeat(4)
     for row in range(3):
         assert torch.equal(found[row, :32], codes * 2.0**row)
@@ -170,7 +172,7 @@ def refused(folder: Path, parts: dict[str, Tensor | None], **weights: Any) -> Ch
     broken = checkpoint(folder, parts, config(**weights))
     said = []
     with pytest.raises(CheckpointProblem) as told:
-        packed_linears(broken)
+        check_packed_linears(broken)
     said.append(str(told.value))
     with pytest.raises(CheckpointProblem) as told:
         read_linear(broken, LINEAR)
@@ -184,17 +186,17 @@ def refused(folder: Path, parts: dict[str, Tensor | None], **weights: Any) -> Ch
 def test_a_part_that_is_missing_is_named(tmp_path: Path, part: str) -> None:
     problem = refused(tmp_path, {**SYM, part: None})
     assert isinstance(problem, UnknownTensor)
-    assert problem.what == f"{tmp_path} lacks the tensor '{LINEAR}.{part}'"
+    assert problem.message == f"{tmp_path} lacks the tensor '{LINEAR}.{part}'"
 
 
 def test_zero_points_that_are_missing_are_named(tmp_path: Path) -> None:
     problem = refused(tmp_path, {**SYM}, symmetric=False)
-    assert problem.what == f"{tmp_path} lacks the tensor '{LINEAR}.weight_zero_point'"
+    assert problem.message == f"{tmp_path} lacks the tensor '{LINEAR}.weight_zero_point'"
 
 
 def test_the_order_of_columns_that_is_missing_is_named(tmp_path: Path) -> None:
     problem = refused(tmp_path, {**SYM}, actorder="group")
-    assert problem.what == f"{tmp_path} lacks the tensor '{LINEAR}.weight_g_idx'"
+    assert problem.message == f"{tmp_path} lacks the tensor '{LINEAR}.weight_g_idx'"
 
 
 @pytest.mark.parametrize(
@@ -211,7 +213,7 @@ def test_parts_that_the_config_denies_are_refused(
     tmp_path: Path, parts: dict[str, Tensor | None], said: str
 ) -> None:
     problem = refused(tmp_path, parts)
-    assert problem.what == f"{tmp_path / 'model.safetensors'} holds '{LINEAR}.{said}"
+    assert problem.message == f"{tmp_path / 'model.safetensors'} holds '{LINEAR}.{said}"
     assert problem.next_step == "use the config that belongs to these weights"
 
 
@@ -231,8 +233,8 @@ def test_parts_that_do_not_fit_together_are_refused(
 ) -> None:
     problem = refused(tmp_path, {**ASYM, part: changed}, symmetric=False)
     assert isinstance(problem, ShapeMismatch)
-    assert f"holds '{LINEAR}.{part}' as {list(changed.shape)}" in problem.what
-    assert problem.what.endswith(f"its weight_shape and weight_scale ask for {asked}")
+    assert f"holds '{LINEAR}.{part}' as {list(changed.shape)}" in problem.message
+    assert problem.message.endswith(f"its weight_shape and weight_scale ask for {asked}")
     assert problem.next_step == AGAIN
 
 
@@ -247,13 +249,13 @@ def test_parts_of_another_type_are_refused(
     tmp_path: Path, part: str, dtype: torch.dtype, said: str
 ) -> None:
     problem = refused(tmp_path, {**SYM, part: SYM[part].to(dtype)})
-    assert problem.what.endswith(f"model.safetensors holds '{LINEAR}.{part}' as {said}")
+    assert problem.message.endswith(f"model.safetensors holds '{LINEAR}.{part}' as {said}")
 
 
 @pytest.mark.parametrize("size", [16, 64])
 def test_another_group_size_than_was_packed_is_refused(tmp_path: Path, size: int) -> None:
     problem = refused(tmp_path, {**SYM}, group_size=size)
-    assert problem.what == (
+    assert problem.message == (
         f"{tmp_path} holds '{LINEAR}.weight_scale' for 2 groups of 64 columns, its config says "
         f"group_size {size}"
     )
@@ -264,6 +266,6 @@ def test_a_group_that_has_no_scale_is_refused(tmp_path: Path, group: int) -> Non
     places = torch.arange(64, dtype=torch.int32) // 32
     places[5] = group
     problem = refused(tmp_path, {**SYM, "weight_g_idx": places}, actorder="group")
-    assert problem.what == (
+    assert problem.message == (
         f"{tmp_path} holds '{LINEAR}.weight_g_idx' with groups beyond the 2 that have scales"
     )

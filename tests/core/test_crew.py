@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from camelpress.inference.streaming.thread_team import Crew
+from camelpress.inference.streaming.thread_team import ThreadTeam
 
 CPU = torch.device("cpu")
 
@@ -29,7 +29,7 @@ def four() -> Iterator[None]:
 def test_threads_are_shared_out_over_pieces(
     four: None, most: int, device: str, size: int, each: int
 ) -> None:
-    with Crew.gathered(most, torch.device(device)) as crew:
+    with ThreadTeam.start(most, torch.device(device)) as crew:
         assert crew.size == size
         told = list(crew.map(lambda _: torch.get_num_threads(), range(9)))
         assert told == [each] * 9
@@ -43,7 +43,7 @@ def test_what_comes_of_pieces_is_in_their_order_and_has_no_gradient(four: None) 
         meeting.wait()
         return piece, torch.is_inference_mode_enabled()
 
-    with Crew.gathered(4, CPU) as crew:
+    with ThreadTeam.start(4, CPU) as crew:
         assert list(crew.map(work, range(8))) == [(piece, True) for piece in range(8)]
 
 
@@ -53,6 +53,6 @@ def test_a_piece_that_fails_ends_the_work(four: None) -> None:
             raise ValueError("broken")
         return piece
 
-    with pytest.raises(ValueError, match="broken"), Crew.gathered(4, CPU) as crew:
+    with pytest.raises(ValueError, match="broken"), ThreadTeam.start(4, CPU) as crew:
         list(crew.map(work, range(1000)))
     assert torch.get_num_threads() == 4

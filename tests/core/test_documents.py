@@ -14,14 +14,14 @@ from camelpress.core.documents.document_reader import (
     encode_document,
     read_corpus,
     read_documents,
-    require_own_names,
+    require_unique_names,
 )
-from camelpress.core.documents.instruction_templates import written
-from camelpress.core.documents.omissions import MAX_REASONS, OTHER
+from camelpress.core.documents.instruction_templates import format_instruction
+from camelpress.core.documents.omissions import MAX_REASONS, OTHER_REASONS
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.progress import listening
+from camelpress.core.progress import use_listener
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.core.text.tulu_format import Message, encode
+from camelpress.core.text.tulu_format import Message, encode_chat
 from notes import Notes
 
 
@@ -68,15 +68,21 @@ HUMAN, MODEL = {"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}
         ({"conversations": [HUMAN], "chosen": MODEL, "rejected": HUMAN}, turns("Q", "A")),
         (
             {"instruction": "Do", "input": "this", "output": "Done"},
-            turns(written("Do", "this"), "Done"),
+            turns(format_instruction("Do", "this"), "Done"),
         ),
-        ({"instruction": "Do", "input": " \n", "output": "Done"}, turns(written("Do", ""), "Done")),
-        ({"instruction": "Do", "output": "Done"}, turns(written("Do", ""), "Done")),
+        (
+            {"instruction": "Do", "input": " \n", "output": "Done"},
+            turns(format_instruction("Do", ""), "Done"),
+        ),
+        ({"instruction": "Do", "output": "Done"}, turns(format_instruction("Do", ""), "Done")),
         (
             {"instruction": "Do", "context": "it", "response": "OK"},
-            turns(written("Do", "it"), "OK"),
+            turns(format_instruction("Do", "it"), "OK"),
         ),
-        ({"instruction": "Do", "context": "", "response": "OK"}, turns(written("Do", ""), "OK")),
+        (
+            {"instruction": "Do", "context": "", "response": "OK"},
+            turns(format_instruction("Do", ""), "OK"),
+        ),
         ({"task_prompt": "Q", "task_output": "A"}, turns("Q", "A")),
         ({"prompt": "Q\n", "completions": [{"model": "m", "completion": "A"}]}, turns("Q\n", "A")),
     ],
@@ -97,13 +103,13 @@ def test_a_compressed_file_is_read_as_what_is_in_it(tmp_path: Path) -> None:
 def test_a_damaged_compressed_file_is_named(tmp_path: Path, damage: bytes) -> None:
     packed = gzip.compress(b"sea" * 1000)
     problem = refused(tmp_path / "a.txt.gz", damage or packed[:20] + b"\0" * 9)
-    assert problem.what.startswith(f"{tmp_path / 'a.txt.gz'} is no whole gzip file (")
+    assert problem.message.startswith(f"{tmp_path / 'a.txt.gz'} is no whole gzip file (")
     assert problem.next_step == "download it again, or give it unpacked"
 
 
 def test_instruction_and_input_lose_the_blanks_around_them(tmp_path: Path) -> None:
     row = {"instruction": " Do\n", "input": "\nthis ", "output": " Done "}
-    assert read(tmp_path, row) == [turns(written("Do", "this"), " Done ")]
+    assert read(tmp_path, row) == [turns(format_instruction("Do", "this"), " Done ")]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +178,7 @@ def test_a_file_without_text_is_refused(tmp_path: Path, name: str, content: str)
 def test_an_unknown_layout_is_named_with_the_known_ones(tmp_path: Path) -> None:
     problem = refused(tmp_path / "x.jsonl", '\n{"prompt": "p", "reply": "c"}')
     path = tmp_path / "x.jsonl"
-    assert problem.what == (
+    assert problem.message == (
         f"{path} has no row that can be used: {path}:2 is left out because it has only the fields "
         "prompt, reply"
     )
@@ -230,12 +236,12 @@ def test_a_row_that_cannot_be_used_is_counted_with_its_reason(
 ) -> None:
     path = tmp_path / "x.jsonl"
     problem = refused(path, f"\n{json.dumps(row)}\n{json.dumps(row)}")
-    assert problem.what == (
+    assert problem.message == (
         f"{path} has no row that can be used: {path}:2 is left out because {reason}"
     )
     path.write_text('{"text": "a"}\n' + f"{json.dumps(row)}\n" * 2, encoding="utf-8")
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         corpus = read_corpus(path)
     assert (corpus.documents, corpus.rows) == (["a"], 3)
     assert corpus.omissions == {"rows": {reason: 2}}
@@ -250,7 +256,7 @@ def test_the_reasons_of_a_file_are_bounded(tmp_path: Path) -> None:
     path.write_text("\n".join(map(json.dumps, [{"text": "a"}, *rows])), encoding="utf-8")
     (reasons,) = read_corpus(path).omissions.values()
     assert len(reasons) == MAX_REASONS + 1
-    assert (sum(reasons.values()), reasons[OTHER]) == (99, 99 - MAX_REASONS)
+    assert (sum(reasons.values()), reasons[OTHER_REASONS]) == (99, 99 - MAX_REASONS)
 
 
 def test_fields_that_nobody_reads_are_counted_and_not_noted(tmp_path: Path) -> None:
@@ -259,7 +265,7 @@ def test_fields_that_nobody_reads_are_counted_and_not_noted(tmp_path: Path) -> N
     path = tmp_path / "x.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         corpus = read_corpus(path)
     assert corpus.omissions == {"fields": {"id": 1, "messages[].name": 1, "'a b'": 1}}
     assert notes.heard == []
@@ -273,12 +279,12 @@ def test_a_text_is_encoded_as_the_tokenizer_does_and_a_conversation_as_tulu(base
     conversation = turns("Q", "A")
     assert not isinstance(conversation, str)
     assert encode_document("Q", tokenizer) == tokenizer.encode_document("Q")
-    assert encode_document(conversation, tokenizer) == encode(conversation, tokenizer)
+    assert encode_document(conversation, tokenizer) == encode_chat(conversation, tokenizer)
 
 
 def test_files_of_one_name_are_refused() -> None:
     with pytest.raises(RecipeProblem, match="two texts are called a.txt") as told:
-        require_own_names(["a.txt", "b.txt", "a.txt"])
+        require_unique_names(["a.txt", "b.txt", "a.txt"])
     assert told.value.next_step == "rename one of them"
 
 
@@ -296,7 +302,7 @@ def test_a_table_of_pandas_in_another_order_is_named(
     pandas = pytest.importorskip("pandas", reason="lm-evaluation-harness brings it")
     content = pandas.DataFrame(rows).to_json(orient=orient)
     problem = refused(tmp_path / "x.json", content)
-    assert f"is a table in one object, in the order {orient!r} of pandas" in problem.what
+    assert f"is a table in one object, in the order {orient!r} of pandas" in problem.message
     assert f"orient={orient!r}" in problem.next_step
 
 
@@ -312,14 +318,14 @@ def test_the_next_step_for_a_table_of_pandas_works(tmp_path: Path, orient: Any) 
 
 def test_lists_of_values_are_columns(tmp_path: Path) -> None:
     for content in ('{"instruction": ["Q", "R"], "output": ["A", "B"]}', '{"text": ["a", "b"]}'):
-        assert "in the order 'columns' of pandas" in refused(tmp_path / "x.json", content).what
+        assert "in the order 'columns' of pandas" in refused(tmp_path / "x.json", content).message
 
 
 def test_an_answer_of_the_dataset_viewer_is_named(tmp_path: Path) -> None:
     rows = [{"row_idx": 0, "row": ALPACA[0], "truncated_cells": ["output"]}]
     features = [{"feature_idx": 0, "name": "instruction"}]
     problem = refused(tmp_path / "x.json", json.dumps({"features": features, "rows": rows}))
-    assert "is an answer of the hub's dataset viewer" in problem.what
+    assert "is an answer of the hub's dataset viewer" in problem.message
     assert "load_dataset" in problem.next_step
 
 

@@ -16,8 +16,8 @@ import gptq_reader
 from camelpress.core import llama
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.packing.dynamic_config import dynamic, settings_of
-from camelpress.core.packing.gptq_format import pack
+from camelpress.core.packing.dynamic_config import dynamic_rules, dynamic_settings
+from camelpress.core.packing.gptq_format import pack_gptq
 from camelpress.core.packing.linear_layers import read_linear
 
 COMMON = {"bits": 4, "group_size": 128, "sym": True}
@@ -40,21 +40,21 @@ DOWN = "model.layers.10.mlp.down_proj"
     ],
 )
 def test_the_first_rule_that_matches_counts(rules: dict[str, Any], bits: int | None) -> None:
-    found = settings_of(COMMON | {"dynamic": rules}, DOWN)
+    found = dynamic_settings(COMMON | {"dynamic": rules}, DOWN)
     assert (found and found["bits"]) == bits
     if found:
         assert found["group_size"] == 128
 
 
 def test_none_at_all_is_no_rule() -> None:
-    assert settings_of(COMMON | {"dynamic": None}, DOWN) == COMMON | {"dynamic": None}
+    assert dynamic_settings(COMMON | {"dynamic": None}, DOWN) == COMMON | {"dynamic": None}
 
 
 @pytest.mark.parametrize("wrong", [["a"], "a", {"+:(": {"bits": 8}}, {".*": 8}, {".*": ["bits"]}])
 def test_what_is_no_rule_is_refused(wrong: Any) -> None:
     with pytest.raises(CheckpointProblem) as told:
-        settings_of(COMMON | {"dynamic": wrong}, DOWN)
-    assert "has a dynamic that cannot be read (" in told.value.what
+        dynamic_settings(COMMON | {"dynamic": wrong}, DOWN)
+    assert "has a dynamic that cannot be read (" in told.value.message
     assert told.value.next_step == "compare it with the config of the original checkpoint"
 
 
@@ -69,16 +69,16 @@ def test_what_is_written_says_what_was_meant(blocks: list[tuple[dict[str, Any] |
         for number, schemes in enumerate(blocks)
         for name, scheme in zip(NAMES, schemes, strict=True)
     }
-    rules = dynamic(COMMON, layers, len(blocks))
+    rules = dynamic_rules(COMMON, layers, len(blocks))
     assert json.loads(json.dumps(rules)) == rules
     assert bool(rules) == any(scheme != COMMON for scheme in layers.values())
     config = COMMON | {"dynamic": rules}
     for name, scheme in layers.items():
-        found = settings_of(config, name)
+        found = dynamic_settings(config, name)
         assert (found and {key: found[key] for key in COMMON}) == scheme
         assert gptq_reader.bits_of(config, name) == (scheme and scheme["bits"])
-        assert settings_of(config, f"another.{name}") == config
-        assert settings_of(config, f"{name}.more") == config
+        assert dynamic_settings(config, f"another.{name}") == config
+        assert dynamic_settings(config, f"{name}.more") == config
 
 
 @pytest.mark.parametrize("own", [COMMON | {"bits": 8}, None])
@@ -88,11 +88,11 @@ def test_what_loaders_fuse_has_a_name_of_its_own(own: dict[str, Any] | None) -> 
         layers |= {f"model.layers.{number}.{name}": COMMON for name in NAMES}
     layers |= {f"model.layers.1.self_attn.{name}_proj": own for name in "qkv"}
     layers["model.layers.1.mlp.up_proj"] = own
-    config = COMMON | {"dynamic": dynamic(COMMON, layers, 2)}
-    found = settings_of(config, "model.layers.1.self_attn.qkv_proj")
+    config = COMMON | {"dynamic": dynamic_rules(COMMON, layers, 2)}
+    found = dynamic_settings(config, "model.layers.1.self_attn.qkv_proj")
     assert (found and found["bits"]) == (own and 8)
-    assert settings_of(config, "model.layers.0.self_attn.qkv_proj") == config
-    assert settings_of(config, "model.layers.1.mlp.gate_up_proj") == config  # they differ
+    assert dynamic_settings(config, "model.layers.0.self_attn.qkv_proj") == config
+    assert dynamic_settings(config, "model.layers.1.mlp.gate_up_proj") == config  # they differ
 
 
 # --- a checkpoint with such rules -----------------------------------------------------------------
@@ -101,7 +101,7 @@ def test_what_loaders_fuse_has_a_name_of_its_own(own: dict[str, Any] | None) -> 
 def checkpoint(folder: Path, rules: dict[str, Any]) -> Checkpoint:
     """One layer of 8 bits."""
     codes = (torch.arange(32 * 64) % 256).reshape(32, 64).to(torch.uint8)
-    packed = pack(
+    packed = pack_gptq(
         codes,
         torch.ones(32, 2, dtype=torch.float16),
         torch.full((32, 2), 128, dtype=torch.uint8),
@@ -126,7 +126,7 @@ def test_a_layer_is_read_by_its_own_rule(tmp_path: Path) -> None:
 def test_bits_that_do_not_exist_are_told_with_the_layer(tmp_path: Path) -> None:
     with pytest.raises(CheckpointProblem) as told:
         read_linear(checkpoint(tmp_path, {".*": {"bits": 5}}), DOWN)
-    assert told.value.what == f"{tmp_path} has 5 bits per weight of {DOWN}"
+    assert told.value.message == f"{tmp_path} has 5 bits per weight of {DOWN}"
 
 
 def test_a_layer_that_a_rule_calls_plain_has_to_be_plain(tmp_path: Path) -> None:

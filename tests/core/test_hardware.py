@@ -18,16 +18,16 @@ def test_processor_and_gpus_are_told_by_name(
         place = tmp_path / "gpus" / f"0000:0{number}:00.0" / "information"
         place.parent.mkdir(parents=True)
         place.write_text(f"Model: \t\t NVIDIA H{number}00\nIRQ:   \t\t 77\n")
-    monkeypatch.setattr(hardware, "CPU", tmp_path / "cpuinfo")
-    monkeypatch.setattr(hardware, "GPUS", tmp_path / "gpus")
-    told = hardware.hardware()
+    monkeypatch.setattr(hardware, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(hardware, "GPU_FOLDER", tmp_path / "gpus")
+    told = hardware.describe_hardware()
     assert (told["processor"], told["cores"]) == ("A Camel 9000", os.cpu_count())
     assert told["gpus"] == ["NVIDIA H100", "NVIDIA H200"]
 
 
 def test_elsewhere_there_is_no_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "CPU", tmp_path / "nothing")
-    monkeypatch.setattr(hardware, "GPUS", tmp_path / "nothing")
-    told = hardware.hardware()
+    monkeypatch.setattr(hardware, "CPUINFO", tmp_path / "nothing")
+    monkeypatch.setattr(hardware, "GPU_FOLDER", tmp_path / "nothing")
+    told = hardware.describe_hardware()
     assert isinstance(told["processor"], str)
     assert told["gpus"] == []

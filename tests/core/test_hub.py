@@ -312,10 +312,10 @@ def test_without_a_connection_the_cache_is_enough(place: Path) -> None:
 def test_offline_the_cache_is_enough(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(place / "hub"))
     snapshot = cached(place, "pico/base").parent
-    found = model_location.locate(Path("pico/base"))
-    assert found == model_location.Located(snapshot, f"pico/base@{commit('pico/base')}")
+    found = model_location.locate_model(Path("pico/base"))
+    assert found == model_location.ModelLocation(snapshot, f"pico/base@{commit('pico/base')}")
     assert (
-        model_location.locate(Path("pico/diff@v1")).origin
+        model_location.locate_model(Path("pico/diff@v1")).origin
         == f"pico/diff@{commit('pico/diff', 'v1')}"
     )
 
@@ -333,7 +333,7 @@ def test_offline_without_the_cache_is_refused(
         next_step=UNREACHED,
         out=None,
     ):
-        model_location.locate(Path(name))
+        model_location.locate_model(Path(name))
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_faults_without_a_server(
         next_step=next_step,
         out=None,
     ):
-        model_location.locate(Path("hf:org/name"))
+        model_location.locate_model(Path("hf:org/name"))
 
 
 def test_a_folder_is_itself_whatever_its_name(
@@ -378,8 +378,8 @@ def test_a_folder_is_itself_whatever_its_name(
     shutil.copytree(base, tmp_path / "org" / "name")
     monkeypatch.chdir(tmp_path)
     place = Path("org/name")
-    assert model_location.locate(place) == model_location.Located(place, "org/name")
-    assert Checkpoint.open(place).origin == "org/name"
+    assert model_location.locate_model(place) == model_location.ModelLocation(place, "org/name")
+    assert Checkpoint.open(place).source_name == "org/name"
 
 
 def test_a_checkpoint_of_the_hub_knows_its_commit(
@@ -388,7 +388,7 @@ def test_a_checkpoint_of_the_hub_knows_its_commit(
     snapshot = shutil.copytree(base, tmp_path / commit("org/name"))
     monkeypatch.setattr(hub_download, "snapshot_download", lambda *_, **__: str(snapshot))
     opened = Checkpoint.open(Path("org/name@main"))
-    assert (opened.folder, opened.origin) == (snapshot, f"org/name@{snapshot.name}")
+    assert (opened.folder, opened.source_name) == (snapshot, f"org/name@{snapshot.name}")
 
 
 @pytest.mark.parametrize(
@@ -421,7 +421,7 @@ def test_what_is_neither_a_folder_nor_a_hub_id_is_refused(
         next_step="give a Hugging Face checkpoint folder",
         out=None,
     ):
-        model_location.locate(Path(place))
+        model_location.locate_model(Path(place))
 
 
 NAMES = st.text(st.sampled_from("aZ9_-./é "), max_size=8) | st.sampled_from(["a" * 96, "a" * 97])
@@ -435,8 +435,8 @@ def test_hub_ids_are_those_of_the_library(owner: str, name: str, end: str) -> No
         valid = text.count("/") == 1
     except HFValidationError:
         valid = False
-    found = model_location.HUB_ID.fullmatch(f"hf:{text}@main")
-    assert bool(found) == bool(model_location.HUB_ID.fullmatch(text)) == valid
+    found = model_location.REPO_ID_PATTERN.fullmatch(f"hf:{text}@main")
+    assert bool(found) == bool(model_location.REPO_ID_PATTERN.fullmatch(text)) == valid
     assert found is None or found.groupdict() == {
         "prefix": "hf:",
         "repository": text,

@@ -15,7 +15,7 @@ from huggingface_hub import constants
 import hub_server
 import pico
 from camelpress.core.errors import DataProblem, RecipeProblem
-from camelpress.core.hub.model_location import LocatedFile, locate_file
+from camelpress.core.hub.model_location import FileLocation, locate_file
 from hub_server import Hub, commit
 from refusal import refusal
 
@@ -26,7 +26,7 @@ COMMANDS = """
 import json, sys
 from pathlib import Path
 from camelpress.core.errors import Problem
-from camelpress.core.origin import locate_file
+from camelpress.core.hub.model_location import locate_file
 
 told = []
 for place in json.load(sys.stdin):
@@ -167,7 +167,7 @@ def test_offline_the_cache_is_enough(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
     _, path, name = online["found"]
     found = locate_file(Path(PLACES["found"]))
-    assert found == LocatedFile(Path(path), name, Path(f"hf:{name}"))
+    assert found == FileLocation(Path(path), name, Path(f"hf:{name}"))
     assert locate_file(found.place) == found
 
 
@@ -216,4 +216,4 @@ def test_what_names_no_file_is_refused_without_a_look(place: str) -> None:
 
 
 def test_a_file_here_is_itself(tmp_path: Path) -> None:
-    assert locate_file(tmp_path / "a:b") == LocatedFile(tmp_path / "a:b", "a:b", tmp_path / "a:b")
+    assert locate_file(tmp_path / "a:b") == FileLocation(tmp_path / "a:b", "a:b", tmp_path / "a:b")

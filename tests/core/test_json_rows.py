@@ -150,7 +150,7 @@ def test_damaged_json_is_named_by_its_line(
     path.write_text(content, encoding="utf-8")
     with pytest.raises(RecipeProblem) as problem:
         read_documents(path)
-    assert problem.value.what.startswith(f"{path}:{place} is not valid JSON (")
+    assert problem.value.message.startswith(f"{path}:{place} is not valid JSON (")
     assert problem.value.exit_code == 2
     assert len(str(problem.value).splitlines()) == 1
 
@@ -173,7 +173,7 @@ def test_json_without_rows_is_never_prose(
     path.write_text(content, encoding="utf-8")
     with pytest.raises(RecipeProblem) as problem:
         read_documents(path)
-    assert f"can be used: {path}{place} is left out because it" in problem.value.what
+    assert f"can be used: {path}{place} is left out because it" in problem.value.message
 
 
 @pytest.mark.parametrize("content", ["[", "[" * 100_000, f"[{'9' * 5000}]", "prose", "[1] prose"])

@@ -14,13 +14,18 @@ from typing import Any
 
 import pytest
 
-from camelpress.core.documents.dataset_formats import FEW_SHOT, LAYOUTS, ZERO_SHOT, Document
+from camelpress.core.documents.dataset_formats import (
+    DATASET_FORMATS,
+    FEW_SHOT_INSTANCES,
+    ZERO_SHOT_INSTANCES,
+    Document,
+)
 from camelpress.core.documents.document_reader import encode_document, read_documents
 from camelpress.core.documents.instruction_templates import (
-    WITH_INPUT,
-    WITHOUT_INPUT,
-    few_shot,
-    written,
+    TEMPLATES_WITH_INPUT,
+    TEMPLATES_WITHOUT_INPUT,
+    format_few_shot,
+    format_instruction,
 )
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.files.file_hashes import sha256_json
@@ -153,7 +158,7 @@ def test_ids_are_those_of_the_training(
 
 
 def test_examples_of_a_task_stand_before_the_question(llama: Tokenizer, tmp_path: Path) -> None:
-    task = TASK | {"Instances": [{"input": "x", "output": ["y"]}] * (ZERO_SHOT + 1)}
+    task = TASK | {"Instances": [{"input": "x", "output": ["y"]}] * (ZERO_SHOT_INSTANCES + 1)}
     *_, last = read(tmp_path, task)
     one = [*INPUT, NEWLINE, *X, NEWLINE, *OUTPUT]
     asked = [*DO, NEWLINE, NEWLINE, *one, NEWLINE, *Y, NEWLINE, NEWLINE, *one]
@@ -163,24 +168,26 @@ def test_examples_of_a_task_stand_before_the_question(llama: Tokenizer, tmp_path
 # --- templates ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("templates", [WITH_INPUT, WITHOUT_INPUT])
+@pytest.mark.parametrize("templates", [TEMPLATES_WITH_INPUT, TEMPLATES_WITHOUT_INPUT])
 def test_shares_of_templates_add_up(templates: tuple[tuple[int, str], ...]) -> None:
     assert sum(share for share, _ in templates) == 100
     assert len({text for _, text in templates}) == len(templates)
     assert all(text == text.strip() for _, text in templates)
 
 
-@pytest.mark.parametrize(("templates", "given"), [(WITH_INPUT, "this"), (WITHOUT_INPUT, " \n")])
+@pytest.mark.parametrize(
+    ("templates", "given"), [(TEMPLATES_WITH_INPUT, "this"), (TEMPLATES_WITHOUT_INPUT, " \n")]
+)
 def test_templates_are_drawn_by_their_shares(
     templates: tuple[tuple[int, str], ...], given: str
 ) -> None:
     drawn = 10_000
     found = Counter(
-        written(f"[{number}]", given)
+        format_instruction(f"[{number}]", given)
         .replace(f"[{number}]", "{instruction}")
         .replace("this", "{input}")
         if given == "this"
-        else written(f"[{number}]", given).replace(f"[{number}]", "{instruction}")
+        else format_instruction(f"[{number}]", given).replace(f"[{number}]", "{instruction}")
         for number in range(drawn)
     )
     for share, text in templates:
@@ -190,7 +197,7 @@ def test_templates_are_drawn_by_their_shares(
 
 
 def test_braces_in_an_instruction_are_text() -> None:
-    assert "{input} {0}" in written("{input} {0}", "{instruction}")
+    assert "{input} {0}" in format_instruction("{input} {0}", "{instruction}")
 
 
 def test_the_same_row_is_always_written_alike(tmp_path: Path) -> None:
@@ -200,7 +207,10 @@ def test_the_same_row_is_always_written_alike(tmp_path: Path) -> None:
 
 def test_few_shot_examples_lose_their_blanks() -> None:
     examples = [{"input": " a\n", "output": "\nb "}]
-    assert few_shot(" I ", examples, "c\n") == "I\n\nInput:\na\nOutput:\nb\n\nInput:\nc\nOutput:"
+    assert (
+        format_few_shot(" I ", examples, "c\n")
+        == "I\n\nInput:\na\nOutput:\nb\n\nInput:\nc\nOutput:"
+    )
 
 
 # --- quirks that are kept, and those that are not ------------------------------------------------
@@ -232,7 +242,7 @@ def test_constraints_stand_below_the_instruction(tmp_path: Path) -> None:
         {"instruction": "Sing", "instances": [instance | {"constraints": constraints}]}
         for constraints in ("low", "NONE", "none.", "", None)
     ]
-    asked = [written(text, "") for text in ("Sing\nlow", "Sing", "Sing", "Sing", "Sing")]
+    asked = [format_instruction(text, "") for text in ("Sing\nlow", "Sing", "Sing", "Sing", "Sing")]
     assert read(tmp_path, *rows) == [said(text, "Hi") for text in asked]
 
 
@@ -242,7 +252,7 @@ def test_a_task_gives_60_instances_alone_and_20_with_examples(tmp_path: Path) ->
     task = TASK | {"Instances": instances, "Positive Examples": examples}
     documents = read(tmp_path, task)
     shown = [str(document[0]).count("Output:\\nf") for document in documents]
-    assert shown == [0] * ZERO_SHOT + [2] * FEW_SHOT
+    assert shown == [0] * ZERO_SHOT_INSTANCES + [2] * FEW_SHOT_INSTANCES
     assert len({document[1] for document in documents}) == 80
     assert read(tmp_path, task) == documents
 
@@ -274,7 +284,7 @@ def test_input_alone_is_no_layout(tmp_path: Path) -> None:
     assert "input with [|Human|]" in told.value.next_step
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+@pytest.mark.parametrize("layout", DATASET_FORMATS, ids=lambda layout: layout.name)
 def test_a_row_of_nothing_but_the_keys_is_left_out_by_one_of_them(
     tmp_path: Path, layout: Any
 ) -> None:

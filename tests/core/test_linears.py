@@ -18,9 +18,9 @@ import damage
 import drawn
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch, UnknownTensor
-from camelpress.core.packing.linear_layers import packed_linears, read_linear
+from camelpress.core.packing.linear_layers import check_packed_linears, read_linear
 from camelpress.inference.model.streamed_model import StreamedModel
-from camelpress.reporting.checkpoint_summary import describe
+from camelpress.reporting.checkpoint_summary import describe_checkpoint
 
 Q = "model.layers.0.self_attn.q_proj"
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True, "desc_act": False}
@@ -81,11 +81,14 @@ def test_a_model_is_read_layer_by_layer(
     layers = gptq_model(tmp_path / "model", base, version=version, **common)
     model = opened(tmp_path / "model")
     for number in range(2):
-        for name, weight in model.weights(number).items():
+        for name, weight in model.read_block_weights(number).items():
             layer = layers.get(f"model.layers.{number}.{name}".removesuffix(".weight"))
             if layer is not None:
                 assert torch.equal(weight, layer.weight.float()), name
-    assert describe(model.checkpoint)["parameters"] == describe(Checkpoint.open(base))["parameters"]
+    assert (
+        describe_checkpoint(model.checkpoint)["parameters"]
+        == describe_checkpoint(Checkpoint.open(base))["parameters"]
+    )
 
 
 @given(
@@ -144,7 +147,7 @@ def test_two_models_in_one_folder_are_not_chosen_from(packed: Path, tmp_path: Pa
     (copy / "gptq_model-8bit-32g.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointProblem) as told:
         Checkpoint.open(copy)
-    assert told.value.what == (
+    assert told.value.message == (
         f"{copy} holds several models: gptq_model-4bit-32g.safetensors, "
         "gptq_model-8bit-32g.safetensors"
     )
@@ -153,7 +156,7 @@ def test_two_models_in_one_folder_are_not_chosen_from(packed: Path, tmp_path: Pa
 def test_biases_of_zeros_are_no_biases(packed: Path, tmp_path: Path) -> None:
     zeros = {f"{name}.bias": torch.zeros(64) for name in drawn.names()}
     folder = damage.with_tensors(packed, tmp_path / "copy", zeros)
-    assert opened(folder).blocks == 2
+    assert opened(folder).block_count == 2
 
 
 # --- what is refused, before a code is read -------------------------------------------------------
@@ -162,7 +165,7 @@ def test_biases_of_zeros_are_no_biases(packed: Path, tmp_path: Path) -> None:
 def said(folder: Path) -> CheckpointProblem:
     """What `inspect` and `validate` say of a checkpoint: the same, in one line."""
     looks: tuple[Callable[[], Any], ...] = (
-        lambda: describe(Checkpoint.open(folder)),
+        lambda: describe_checkpoint(Checkpoint.open(folder)),
         lambda: opened(folder),
     )
     problems = []
@@ -186,7 +189,7 @@ def test_one_version_labelled_as_the_other_is_noticed(
     told = GPTQ | {"checkpoint_format": other}
     broken = damage.with_config(tmp_path / "model", tmp_path / "broken", quantization_config=told)
     problem = said(broken)
-    assert problem.what == (
+    assert problem.message == (
         f"{broken / 'model.safetensors'} holds {stored} in every place of '{Q}.qzeros', as "
         f"{version} does, its config says {other}"
     )
@@ -200,13 +203,13 @@ def test_the_label_is_checked_for_other_widths(
     gptq_model(tmp_path / "model", base, version="gptq_v2", bits=bits)
     told = GPTQ | {"bits": bits}
     broken = damage.with_config(tmp_path / "model", tmp_path / "broken", quantization_config=told)
-    assert f"holds {stored} in every place of '{Q}.qzeros', as gptq_v2 does" in said(broken).what
+    assert f"holds {stored} in every place of '{Q}.qzeros', as gptq_v2 does" in said(broken).message
 
 
 def test_zero_points_that_a_symmetric_config_denies_are_refused(base: Path, tmp_path: Path) -> None:
     gptq_model(tmp_path / "model", base, sym=False)
     broken = damage.with_config(tmp_path / "model", tmp_path / "broken", quantization_config=GPTQ)
-    assert said(broken).what == (
+    assert said(broken).message == (
         f"{broken / 'model.safetensors'} holds zero points other than 8 in '{Q}.qzeros', its "
         "config says that it is symmetric"
     )
@@ -217,20 +220,20 @@ def test_a_part_that_is_missing_is_named(packed: Path, tmp_path: Path, part: str
     broken = damage.with_tensors(packed, tmp_path / "broken", {f"{Q}.{part}": None})
     problem = said(broken)
     assert isinstance(problem, UnknownTensor)
-    assert problem.what == f"{broken} lacks the tensor '{Q}.{part}'"
+    assert problem.message == f"{broken} lacks the tensor '{Q}.{part}'"
 
 
 def test_a_layer_that_is_missing_is_named(packed: Path, tmp_path: Path) -> None:
     gone = {f"{Q}.{part}": None for part in ("qweight", "qzeros", "scales", "g_idx")}
     broken = damage.with_tensors(packed, tmp_path / "broken", gone)
     problem = said(broken)
-    assert problem.what == f"{broken} lacks '{Q}', packed and plain"
+    assert problem.message == f"{broken} lacks '{Q}', packed and plain"
     assert "would fill it with noise" in problem.next_step
 
 
 def test_the_order_of_columns_that_is_missing_is_named(base: Path, tmp_path: Path) -> None:
     gptq_model(tmp_path / "model", base, any_order=True, without="g_idx")
-    assert said(tmp_path / "model").what == (
+    assert said(tmp_path / "model").message == (
         f"{tmp_path / 'model'} has desc_act, but lacks '{Q}.g_idx', which tells the order"
     )
 
@@ -249,7 +252,7 @@ def test_parts_of_another_type_are_refused(
     tensor = load_file(packed / "model.safetensors")[f"{Q}.{part}"]
     broken = damage.with_tensors(packed, tmp_path / "broken", {f"{Q}.{part}": tensor.to(dtype)})
     word = str(dtype).removeprefix("torch.")
-    assert said(broken).what == (
+    assert said(broken).message == (
         f"{broken / 'model.safetensors'} holds '{Q}.{part}' as {word}, not as {taken}"
     )
 
@@ -262,7 +265,7 @@ def test_another_group_size_than_was_packed_is_refused(
     broken = damage.with_config(packed, tmp_path / "broken", quantization_config=told)
     problem = said(broken)
     assert isinstance(problem, ShapeMismatch)
-    assert problem.what == (
+    assert problem.message == (
         f"{broken} holds '{Q}.scales' for 2 groups of 64 columns, its config says group_size {size}"
     )
 
@@ -270,7 +273,7 @@ def test_another_group_size_than_was_packed_is_refused(
 def test_a_layer_packed_and_plain_at_once_is_refused(packed: Path, tmp_path: Path) -> None:
     plain = {f"{Q}.weight": torch.zeros(64, 64)}
     broken = damage.with_tensors(packed, tmp_path / "broken", plain)
-    assert said(broken).what == f"{broken} holds '{Q}' packed, and its weight is plain"
+    assert said(broken).message == f"{broken} holds '{Q}' packed, and its weight is plain"
 
 
 def test_a_packed_layer_that_the_config_calls_plain_is_refused(
@@ -278,7 +281,7 @@ def test_a_packed_layer_that_the_config_calls_plain_is_refused(
 ) -> None:
     told = GPTQ | {"dynamic": {"-:.*q_proj": {}}}
     broken = damage.with_config(packed, tmp_path / "broken", quantization_config=told)
-    assert said(broken).what == (
+    assert said(broken).message == (
         f"{broken} holds '{Q}' packed, and its quantization_config says that it is plain"
     )
 
@@ -286,7 +289,7 @@ def test_a_packed_layer_that_the_config_calls_plain_is_refused(
 def test_an_index_that_lists_what_is_not_there_is_refused(packed: Path, tmp_path: Path) -> None:
     broken = damage.sharded(packed, tmp_path / "broken")
     damage.move(broken, **{f"{Q}.bias": "model-1.safetensors"})
-    assert said(broken).what == (
+    assert said(broken).message == (
         f"{broken / 'model-1.safetensors'} lacks '{Q}.bias', which the index lists there"
     )
 
@@ -296,7 +299,7 @@ def test_a_tensor_that_the_index_does_not_list_is_refused(packed: Path, tmp_path
     index = json.loads((broken / damage.INDEX).read_text())
     del index["weight_map"][f"{Q}.qweight"]
     (broken / damage.INDEX).write_text(json.dumps(index))
-    assert said(broken).what == (
+    assert said(broken).message == (
         f"{broken / 'model-1.safetensors'} holds '{Q}.qweight', which the index places in no file"
     )
 
@@ -305,11 +308,11 @@ def test_a_bias_that_the_model_has_no_place_for_is_refused(packed: Path, tmp_pat
     folder = damage.with_tensors(packed, tmp_path / "copy", {f"{Q}.bias": torch.ones(64)})
     with pytest.raises(CheckpointProblem) as told:
         opened(folder)
-    assert told.value.what == (
+    assert told.value.message == (
         f"{folder} holds '{Q}.bias', which is not zero, and its config.json describes a model "
         "without it"
     )
 
 
 def test_nothing_is_packed_in_a_plain_model(base: Path) -> None:
-    assert packed_linears(Checkpoint.open(base)) == {}
+    assert check_packed_linears(Checkpoint.open(base)) == {}

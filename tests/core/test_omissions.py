@@ -10,7 +10,7 @@ import pytest
 
 from camelpress.core.documents.dataset_formats import Document
 from camelpress.core.documents.document_reader import Corpus, read_corpus
-from camelpress.core.documents.instruction_templates import written
+from camelpress.core.documents.instruction_templates import format_instruction
 from camelpress.core.documents.omissions import describe_omissions, merge_counts, omission_rows
 from camelpress.core.text.tulu_format import Message
 
@@ -45,18 +45,30 @@ HUMAN_GPT = turns(("human", "Q"), ("gpt", "A"), keys=SHAREGPT)
 @pytest.mark.parametrize(
     ("row", "key", "expected"),
     [
-        ({"instruction": "Do", "output": "A"}, "input", talk(written("Do", ""), "A")),
-        ({"instruction": "Do", "response": "A"}, "context", talk(written("Do", ""), "A")),
-        ({"instruction": "Do", "output": "A"}, "system", talk(written("Do", ""), "A")),
-        ({"instruction": "Do", "output": "A"}, "history", talk(written("Do", ""), "A")),
+        ({"instruction": "Do", "output": "A"}, "input", talk(format_instruction("Do", ""), "A")),
+        (
+            {"instruction": "Do", "response": "A"},
+            "context",
+            talk(format_instruction("Do", ""), "A"),
+        ),
+        ({"instruction": "Do", "output": "A"}, "system", talk(format_instruction("Do", ""), "A")),
+        ({"instruction": "Do", "output": "A"}, "history", talk(format_instruction("Do", ""), "A")),
         ({"conversations": HUMAN_GPT}, "system", talk("Q", "A")),
         ({"conversations": HUMAN_GPT}, "chosen", talk("Q", "A")),
         ({"messages": QA}, "conversations", talk("Q", "A")),
         ({"text": "sea"}, "messages", "sea"),
         ({"text": "sea"}, "role", "sea"),
         ({"text": "sea", "role": "captain", "parent_id": 1}, "from", "sea"),
-        ({"instruction": "Do", "output": "A"}, "conversations", talk(written("Do", ""), "A")),
-        ({"instruction": "Do", "output": "A"}, "instances", talk(written("Do", ""), "A")),
+        (
+            {"instruction": "Do", "output": "A"},
+            "conversations",
+            talk(format_instruction("Do", ""), "A"),
+        ),
+        (
+            {"instruction": "Do", "output": "A"},
+            "instances",
+            talk(format_instruction("Do", ""), "A"),
+        ),
     ],
 )
 def test_null_means_not_given(
@@ -112,8 +124,11 @@ def test_a_system_turn_stays_where_roles_are_written_as_roles(tmp_path: Path, na
         ({"conversations": HUMAN_GPT}, ("Q", "A")),
         ({"messages": QA}, ("Q", "A")),
         ({"messages": [{"role": "system", "content": "Be brief."}, *QA]}, ("Q", "A")),
-        ({"instruction": "Do", "input": "it", "output": "A"}, (written("Do", "it"), "A")),
-        ({"instruction": "Do", "response": "A"}, (written("Do", ""), "A")),
+        (
+            {"instruction": "Do", "input": "it", "output": "A"},
+            (format_instruction("Do", "it"), "A"),
+        ),
+        ({"instruction": "Do", "response": "A"}, (format_instruction("Do", ""), "A")),
         ({"inputs": "Q", "targets": "A"}, ("Q", "A")),
     ],
 )
@@ -129,7 +144,7 @@ def test_a_system_field_comes_first_in_the_conversation(
 def test_a_history_comes_before_the_instruction(tmp_path: Path) -> None:
     row = {"instruction": "Do", "output": "A", "history": [["Q", "B"], ["R", "C"]]}
     corpus = corpus_of(tmp_path, row, row | {"history": []}, row | {"history": ["Q"]})
-    last = (written("Do", ""), "A")
+    last = (format_instruction("Do", ""), "A")
     assert corpus.documents == [talk("Q", "B", "R", "C", *last), talk(*last)]
     assert corpus.omissions == {"rows": {"history is not a list of pairs of texts": 1}}
 
@@ -141,7 +156,7 @@ def test_input_and_context_stand_for_one_another(tmp_path: Path) -> None:
         {"instruction": "Do", "input": "it", "context": "that", "output": "A"},
     ]
     corpus = corpus_of(tmp_path, *rows)
-    assert corpus.documents == [talk(written("Do", "it"), "A")] * 3
+    assert corpus.documents == [talk(format_instruction("Do", "it"), "A")] * 3
     assert corpus.omissions == {"fields": {"context": 1}}
 
 

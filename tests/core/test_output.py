@@ -16,19 +16,19 @@ import pytest
 
 from camelpress.core.errors import (
     CheckpointProblem,
-    EngineProblem,
-    Interrupted,
+    Interruption,
     NumericsProblem,
     OutOfMemory,
     OutputExists,
     OutputProblem,
     Problem,
     RecipeProblem,
+    ToolProblem,
 )
-from camelpress.core.output.output_contents import listed_files
-from camelpress.core.output.output_replacement import REPLACED, remove_output
-from camelpress.core.output.staged_output import keep_apart, staged
-from camelpress.core.output.unfinished_output import FINGERPRINT, Mark
+from camelpress.core.output.output_contents import read_output_files
+from camelpress.core.output.output_replacement import REMOVAL_MARK, remove_output
+from camelpress.core.output.staged_output import require_separate_output, staged
+from camelpress.core.output.unfinished_output import MARK_FILE, OutputMark
 from disk_hooks import KILL, Disk
 from processes import forked
 from refusal import refusal
@@ -59,7 +59,7 @@ def test_what_is_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(OutputExists) as told, staged(tmp_path / "out"):
         pytest.fail("nothing may run")
-    assert told.value.what == f"{tmp_path / 'out'} exists"
+    assert told.value.message == f"{tmp_path / 'out'} exists"
     assert told.value.next_step == "name another output, or give --force to replace it"
     assert told.value.exit_code == 3
 
@@ -136,7 +136,7 @@ def test_a_run_that_was_killed_before_its_mark_was_whole_is_no_obstacle(
     for name in left:
         (tmp_path / "out.partial" / name).write_text('{"camelpr')
     with staged(tmp_path / "out") as folder:
-        assert [path.name for path in folder.iterdir()] == [FINGERPRINT]
+        assert [path.name for path in folder.iterdir()] == [MARK_FILE]
     assert contents(tmp_path / "out") == {}
 
 
@@ -147,7 +147,7 @@ def test_a_complete_folder_without_a_mark_is_ours(tmp_path: Path) -> None:
     (partial / "model.safetensors").touch()
     write_report(partial, "model.safetensors")
     with staged(tmp_path / "out") as folder:
-        assert [path.name for path in folder.iterdir()] == [FINGERPRINT]
+        assert [path.name for path in folder.iterdir()] == [MARK_FILE]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
@@ -155,7 +155,7 @@ def test_a_disk_that_refuses_is_told_in_one_line(tmp_path: Path, number: int) ->
     target = tmp_path / "out"
     with pytest.raises(OutputProblem) as told, staged(target):
         raise OSError(number, os.strerror(number))
-    assert told.value.what == f"{target} cannot be written: {os.strerror(number)}"
+    assert told.value.message == f"{target} cannot be written: {os.strerror(number)}"
     assert told.value.next_step == "free some space, or name a place that can be written"
     assert list(tmp_path.iterdir()) == []
 
@@ -164,7 +164,9 @@ def test_a_name_that_is_too_long_is_told_in_one_line(tmp_path: Path) -> None:
     target = tmp_path / ("o" * 250)
     with pytest.raises(OutputProblem) as told, staged(target):
         pytest.fail("nothing may run")
-    assert told.value.what == f"{target} cannot be written: File name too long ({target}.partial)"
+    assert (
+        told.value.message == f"{target} cannot be written: File name too long ({target}.partial)"
+    )
 
 
 def test_a_file_in_the_way_of_the_partial_folder_is_named(tmp_path: Path) -> None:
@@ -172,7 +174,7 @@ def test_a_file_in_the_way_of_the_partial_folder_is_named(tmp_path: Path) -> Non
     partial.touch()
     with pytest.raises(OutputProblem) as told, staged(target):
         pytest.fail("nothing may run")
-    assert told.value.what == f"{target} cannot be written: File exists ({partial})"
+    assert told.value.message == f"{target} cannot be written: File exists ({partial})"
     assert partial.is_file()
 
 
@@ -184,7 +186,7 @@ def test_an_error_that_is_not_of_the_disk_passes_unchanged(tmp_path: Path) -> No
 
 # --- resuming -----------------------------------------------------------------------------------
 
-STOPPED = [Interrupted("stopped", next_step="go on"), KeyboardInterrupt()]
+STOPPED = [Interruption("stopped", next_step="go on"), KeyboardInterrupt()]
 BEGUN: dict[str, Any] = {"stage": "quantize", "bits": 4, "text": "5" * 64}
 
 
@@ -202,7 +204,7 @@ def test_the_state_of_a_run_that_was_stopped_is_found_again(
 ) -> None:
     leave(tmp_path / "out", BEGUN, error)
     with staged(tmp_path / "out", made_from=BEGUN) as folder:
-        assert contents(folder).keys() == {FINGERPRINT, "journal.jsonl"}
+        assert contents(folder).keys() == {MARK_FILE, "journal.jsonl"}
         assert (folder / "journal.jsonl").read_text() == "half"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -240,7 +242,7 @@ def test_another_beginning_is_told_and_kept(
 def test_a_restart_begins_again(tmp_path: Path, now: dict[str, Any]) -> None:
     leave(tmp_path / "out", BEGUN)
     with staged(tmp_path / "out", made_from=now, restart=True) as folder:
-        assert [path.name for path in folder.iterdir()] == [FINGERPRINT]
+        assert [path.name for path in folder.iterdir()] == [MARK_FILE]
     leave(tmp_path / "out.2", BEGUN)
 
 
@@ -265,7 +267,7 @@ def test_an_unfinished_run_of_another_stage_is_kept(
 @pytest.mark.parametrize("mark", [b"", b"\xff\xfe", b"a" * 64, b"{}", b"[" * 100_000, b"null"])
 def test_a_folder_whose_mark_is_damaged_is_left_alone(tmp_path: Path, mark: bytes) -> None:
     leave(tmp_path / "out", BEGUN)
-    (tmp_path / "out.partial" / FINGERPRINT).write_bytes(mark)
+    (tmp_path / "out.partial" / MARK_FILE).write_bytes(mark)
     with pytest.raises(OutputExists), staged(tmp_path / "out", made_from=BEGUN):
         pytest.fail("nothing may run")
     assert (tmp_path / "out.partial" / "journal.jsonl").read_text() == "half"
@@ -295,7 +297,7 @@ def unread() -> Problem:
         MemoryError(),
         OutputProblem("no space", next_step="free some"),
         OutOfMemory("x", next_step="y"),
-        EngineProblem("x", next_step="y"),
+        ToolProblem("x", next_step="y"),
         unread(),
     ],
 )
@@ -325,7 +327,7 @@ def test_a_disk_that_fails_loses_no_state(tmp_path: Path, number: int) -> None:
     ):
         (folder / "journal.jsonl").write_text("half")
         raise OSError(number, os.strerror(number))
-    assert told.value.what == f"{tmp_path / 'out'} cannot be written: {os.strerror(number)}"
+    assert told.value.message == f"{tmp_path / 'out'} cannot be written: {os.strerror(number)}"
     with staged(tmp_path / "out", made_from=BEGUN) as folder:
         assert (folder / "journal.jsonl").read_text() == "half"
 
@@ -346,7 +348,7 @@ def test_a_file_in_an_unfinished_output_is_neither_shipped_nor_lost(tmp_path: Pa
     (tmp_path / "out.partial" / "deep").mkdir()
     (tmp_path / "out.partial" / "deep" / "notes.txt").write_text("mine")
     with staged(target, made_from=BEGUN, writes=writes) as folder:
-        assert contents(folder).keys() == {FINGERPRINT}
+        assert contents(folder).keys() == {MARK_FILE}
         (folder / "config.json").touch()
         (folder / "extra.safetensors").write_text("put there meanwhile")
     assert contents(target) == {"config.json": b""}
@@ -375,19 +377,23 @@ def test_an_output_is_known_by_its_own_report_and_not_by_one_that_it_carries(
         json.dumps({"files": ["recover-report.json", "photo.json"]})
     )
     write_report(tmp_path, "config.json", "recover-report.json")
-    assert listed_files(tmp_path) == {"config.json", "recover-report.json", "quantize-report.json"}
+    assert read_output_files(tmp_path) == {
+        "config.json",
+        "recover-report.json",
+        "quantize-report.json",
+    }
 
 
 def test_a_release_lists_its_files_in_its_checksums(tmp_path: Path) -> None:
     (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  README.md\n{'1' * 64}  validation/a b.md\n")
     write_report(tmp_path, "config.json")
-    assert listed_files(tmp_path) == {"SHA256SUMS", "README.md", "validation/a b.md"}
+    assert read_output_files(tmp_path) == {"SHA256SUMS", "README.md", "validation/a b.md"}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"files": 7}', '{"files": [7, null]}', "\0"])
 def test_a_report_without_a_list_covers_itself_alone(tmp_path: Path, text: str) -> None:
     (tmp_path / "report.json").write_text(text)
-    assert listed_files(tmp_path) == {"report.json"}
+    assert read_output_files(tmp_path) == {"report.json"}
 
 
 # --- replacing ----------------------------------------------------------------------------------
@@ -461,7 +467,7 @@ def test_a_kill_between_two_renames_gives_the_old_output_back(tmp_path: Path) ->
     old.mkdir()
     (old / "config.json").write_text("old")
     write_report(old, "config.json")
-    Mark(REPLACED, ["config.json", "quantize-report.json"]).write(old)
+    OutputMark(REMOVAL_MARK, ["config.json", "quantize-report.json"]).write(old)
     with pytest.raises(OutputExists, match="out exists"), staged(target):
         pytest.fail("nothing may run")
     assert contents(target).keys() == {"config.json", "quantize-report.json"}
@@ -550,7 +556,7 @@ def test_a_link_in_place_of_the_partial_folder_is_not_followed(tmp_path: Path) -
     (tmp_path / "out.partial").symlink_to("mine")
     with pytest.raises(OutputProblem) as told, staged(tmp_path / "out"):
         pytest.fail("nothing may run")
-    assert told.value.what == (
+    assert told.value.message == (
         f"{tmp_path / 'out'} cannot be written: Not a directory ({tmp_path / 'out.partial'})"
     )
     assert (tmp_path / "mine" / "photo").exists()
@@ -567,10 +573,10 @@ def test_a_link_to_nothing_is_not_replaced(tmp_path: Path, force: bool) -> None:
 def test_a_loop_of_links_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     target = tmp_path / "loop" / "out"
-    keep_apart(target, tmp_path / "input")
+    require_separate_output(target, tmp_path / "input")
     with pytest.raises(OutputProblem) as told, staged(target):
         pytest.fail("nothing may run")
-    assert told.value.what == (
+    assert told.value.message == (
         f"{target} cannot be written: Too many levels of symbolic links ({target}.partial)"
     )
 
@@ -619,7 +625,7 @@ def test_an_output_and_an_input_are_kept_apart(tmp_path: Path, out: str) -> None
         out=None,
         exit_code=2,
     ):
-        keep_apart(tmp_path / out, Path("/elsewhere"), source)
+        require_separate_output(tmp_path / out, Path("/elsewhere"), source)
 
 
 def test_an_input_is_not_taken_for_what_an_earlier_run_left(tmp_path: Path) -> None:
@@ -631,7 +637,7 @@ def test_an_input_is_not_taken_for_what_an_earlier_run_left(tmp_path: Path) -> N
         out=None,
         exit_code=2,
     ):
-        keep_apart(tmp_path / "out", source)
+        require_separate_output(tmp_path / "out", source)
 
 
 def test_an_output_that_an_input_links_to_is_not_replaced(tmp_path: Path) -> None:
@@ -647,10 +653,10 @@ def test_an_output_that_an_input_links_to_is_not_replaced(tmp_path: Path) -> Non
         out=None,
         exit_code=2,
     ):
-        keep_apart(out, source)
+        require_separate_output(out, source)
 
 
 @pytest.mark.parametrize("out", ["in2", "in-side", "other", "IN"])
 def test_names_that_only_look_alike_are_apart(tmp_path: Path, out: str) -> None:
     (tmp_path / "in").mkdir()
-    keep_apart(tmp_path / out, tmp_path / "in")
+    require_separate_output(tmp_path / out, tmp_path / "in")

@@ -17,7 +17,7 @@ import packing_oracle as oracle
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch, UnknownTensor
 from camelpress.core.packing.bitpacking import pack_words, unpack_words
-from camelpress.core.packing.gptq_format import Packed, dequantize, pack, slots
+from camelpress.core.packing.gptq_format import GptqTensors, dequantize_gptq, gptq_specs, pack_gptq
 from camelpress.core.packing.linear_layers import read_linear
 from camelpress.core.packing.quantization_schemes import KNOWN
 
@@ -34,8 +34,8 @@ class Drawn(NamedTuple):
     zeros: Tensor
     group_of: Tensor
 
-    def packed(self) -> Packed:
-        return pack(self.codes, self.scales, self.zeros, self.group_of, bits=self.bits)
+    def packed(self) -> GptqTensors:
+        return pack_gptq(self.codes, self.scales, self.zeros, self.group_of, bits=self.bits)
 
     def oracle(self, stored_minus: int = 1) -> oracle.Layer:
         return oracle.pack_layer(
@@ -103,7 +103,7 @@ def test_a_packed_layer_is_that_of_the_twin(layer: Drawn) -> None:
 @given(layers())
 @settings(deadline=None, max_examples=15)
 def test_a_layer_dequantizes_as_in_the_twin(layer: Drawn) -> None:
-    found = dequantize(layer.packed(), bits=layer.bits, zero_offset=1)
+    found = dequantize_gptq(layer.packed(), bits=layer.bits, zero_offset=1)
     expected = oracle.dequantize(layer.oracle(), bits=layer.bits)
     assert torch.equal(found, torch.tensor(expected))
 
@@ -152,7 +152,7 @@ def test_a_weight_is_scale_times_code_minus_zero(bits: int) -> None:
     expected = layer.scales.float()[:, group] * (
         layer.codes.float() - layer.zeros.float()[:, group]
     )
-    assert torch.equal(dequantize(layer.packed(), bits=bits, zero_offset=1), expected)
+    assert torch.equal(dequantize_gptq(layer.packed(), bits=bits, zero_offset=1), expected)
 
 
 @pytest.mark.parametrize("zero", range(1, 16))
@@ -162,7 +162,7 @@ def test_every_zero_point_comes_back(zero: int) -> None:
         zeros=torch.full_like(layer.zeros, zero),
         scales=torch.ones_like(layer.scales),
     )
-    found = dequantize(layer.packed(), bits=4, zero_offset=1)
+    found = dequantize_gptq(layer.packed(), bits=4, zero_offset=1)
     assert torch.equal(found, layer.codes.float() - zero)
 
 
@@ -170,7 +170,7 @@ def test_a_zero_point_of_zero_wraps_round() -> None:
     layer = draw_layer(4, 32, 32, 1, seed=0)
     packed = layer._replace(zeros=torch.zeros_like(layer.zeros)).packed()
     assert set(packed.qzeros.flatten().tolist()) == {-1}
-    found = dequantize(packed, bits=4, zero_offset=1)
+    found = dequantize_gptq(packed, bits=4, zero_offset=1)
     assert torch.equal(found, layer.codes.float() * layer.scales.float())
 
 
@@ -178,7 +178,7 @@ def test_a_zero_point_of_zero_wraps_round() -> None:
 def test_version_2_stores_the_zero_point_as_it_is(bits: int) -> None:
     layer = draw_layer(bits, 32, 32, 2, seed=2)
     first = layer.packed()
-    second = Packed(
+    second = GptqTensors(
         first.qweight,
         torch.tensor(layer.oracle(stored_minus=0).qzeros, dtype=torch.int32),
         first.scales,
@@ -186,7 +186,8 @@ def test_version_2_stores_the_zero_point_as_it_is(bits: int) -> None:
     )
     assert not torch.equal(first.qzeros, second.qzeros)
     assert torch.equal(
-        dequantize(first, bits=bits, zero_offset=1), dequantize(second, bits=bits, zero_offset=0)
+        dequantize_gptq(first, bits=bits, zero_offset=1),
+        dequantize_gptq(second, bits=bits, zero_offset=0),
     )
 
 
@@ -196,7 +197,7 @@ def test_version_2_stores_the_zero_point_as_it_is(bits: int) -> None:
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_announced_shapes_are_those_of_the_packed_layer(bits: int) -> None:
     packed = draw_layer(bits, 64, 96, 3, seed=0).packed()
-    announced = slots(LINEAR, 64, 96, groups=3, bits=bits)
+    announced = gptq_specs(LINEAR, 64, 96, groups=3, bits=bits)
     assert {
         name.removeprefix(f"{LINEAR}."): (slot.dtype, slot.shape)
         for name, slot in announced.items()
@@ -234,20 +235,20 @@ def checkpoint(folder: Path, config: dict[str, Any] | None, **changed: Tensor | 
 
 
 def test_a_packed_layer_is_read_as_its_weights(tmp_path: Path) -> None:
-    expected = dequantize(LAYER.packed(), bits=4, zero_offset=1)
+    expected = dequantize_gptq(LAYER.packed(), bits=4, zero_offset=1)
     assert torch.equal(read_linear(checkpoint(tmp_path, GPTQ), LINEAR), expected)
 
 
 def test_a_format_that_is_not_named_is_version_1(tmp_path: Path) -> None:
     config = {"quant_method": "gptq", "bits": 4}
-    expected = dequantize(LAYER.packed(), bits=4, zero_offset=1)
+    expected = dequantize_gptq(LAYER.packed(), bits=4, zero_offset=1)
     assert torch.equal(read_linear(checkpoint(tmp_path, config), LINEAR), expected)
 
 
 def test_version_2_is_read_by_its_own_rule(tmp_path: Path) -> None:
     zeros = torch.tensor(LAYER.oracle(stored_minus=0).qzeros, dtype=torch.int32)
     found = checkpoint(tmp_path, GPTQ | {"checkpoint_format": "gptq_v2"}, qzeros=zeros)
-    expected = dequantize(LAYER.packed(), bits=4, zero_offset=1)
+    expected = dequantize_gptq(LAYER.packed(), bits=4, zero_offset=1)
     assert torch.equal(read_linear(found, LINEAR), expected)
 
 
@@ -271,7 +272,7 @@ def test_a_plain_layer_is_read_as_it_is(tmp_path: Path) -> None:
 def test_another_packing_is_refused(tmp_path: Path, changed: dict[str, Any], named: str) -> None:
     with pytest.raises(CheckpointProblem) as told:
         read_linear(checkpoint(tmp_path, GPTQ | changed), LINEAR)
-    assert told.value.what == f"{tmp_path} is quantized as {named}"
+    assert told.value.message == f"{tmp_path} is quantized as {named}"
     assert told.value.next_step == f"give a checkpoint of {KNOWN}"
 
 
@@ -279,7 +280,7 @@ def test_another_packing_is_refused(tmp_path: Path, changed: dict[str, Any], nam
 def test_another_number_of_bits_is_refused(tmp_path: Path, bits: object) -> None:
     with pytest.raises(CheckpointProblem) as told:
         read_linear(checkpoint(tmp_path, GPTQ | {"bits": bits}), LINEAR)
-    assert told.value.what == f"{tmp_path} has {bits} bits per weight"
+    assert told.value.message == f"{tmp_path} has {bits} bits per weight"
     assert told.value.next_step == "use one of (2, 3, 4, 8)"
 
 
@@ -302,7 +303,7 @@ def test_parts_that_do_not_fit_together_are_refused(
 ) -> None:
     with pytest.raises(ShapeMismatch) as told:
         read_linear(checkpoint(tmp_path, GPTQ, **{part: changed}), LINEAR)
-    assert told.value.what == (
+    assert told.value.message == (
         f"{tmp_path} holds '{LINEAR}.{part}' as {found}, its scales and g_idx ask for {needed}"
     )
     assert told.value.next_step == "download or quantize the checkpoint again"
@@ -314,7 +315,7 @@ def test_a_group_that_has_no_scale_is_refused(tmp_path: Path, group: int) -> Non
     places[5] = group
     with pytest.raises(CheckpointProblem) as told:
         read_linear(checkpoint(tmp_path, GPTQ, g_idx=places), LINEAR)
-    assert told.value.what == (
+    assert told.value.message == (
         f"{tmp_path} holds '{LINEAR}.g_idx' with groups beyond the 2 that have scales"
     )
     assert told.value.next_step == "download or quantize the checkpoint again"

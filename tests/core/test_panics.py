@@ -11,7 +11,7 @@ import tokenizers
 
 import pico
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.runtime.rust_panics import is_panic, without_panic_messages
+from camelpress.core.runtime.rust_panics import drop_panic_messages, is_panic
 from camelpress.core.text.hf_tokenizer import Tokenizer
 
 
@@ -45,20 +45,20 @@ def test_the_library_panics_on_such_a_file(tmp_path: Path) -> None:
 
 
 def test_other_text_reaches_stderr(capfd: pytest.CaptureFixture[str]) -> None:
-    with without_panic_messages():
+    with drop_panic_messages():
         os.write(2, b"a warning\n")
     assert capfd.readouterr().err == "a warning\n"
 
 
 def test_what_a_library_prints_is_no_result(capfd: pytest.CaptureFixture[str]) -> None:
     print("a result")  # noqa: T201 - what stands in a buffer is no library's
-    with without_panic_messages():
+    with drop_panic_messages():
         os.write(1, b"Ignored an option\n")
     assert capfd.readouterr() == ("a result\n", "Ignored an option\n")
 
 
 def test_other_exceptions_keep_their_text(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(KeyError), without_panic_messages():
+    with pytest.raises(KeyError), drop_panic_messages():
         os.write(2, b"a warning\n")
         raise KeyError
     assert capfd.readouterr().err == "a warning\n"

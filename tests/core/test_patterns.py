@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from camelpress.core.files.bounded_regex import matches
+from camelpress.core.files.bounded_regex import match_regex
 
 NAME = "model.layers.10.self_attn.q_proj"
 REAL = [
@@ -30,8 +30,8 @@ REAL = [
 @pytest.mark.parametrize("pattern", REAL)
 @pytest.mark.parametrize("name", [NAME, "lm_head", "", "model.layers.3.mlp.down_proj\n"])
 def test_real_expressions_match_as_in_re(pattern: str, name: str) -> None:
-    assert matches(pattern, name) == bool(re.match(pattern, name))
-    assert matches(pattern, name, anywhere=True) == bool(re.search(pattern, name))
+    assert match_regex(pattern, name) == bool(re.match(pattern, name))
+    assert match_regex(pattern, name, anywhere=True) == bool(re.search(pattern, name))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_real_expressions_match_as_in_re(pattern: str, name: str) -> None:
 )
 def test_an_expression_beyond_the_bounds_is_refused(pattern: str, reason: str) -> None:
     with pytest.raises(ValueError, match=re.escape(reason)):
-        matches(pattern, NAME)
+        match_regex(pattern, NAME)
 
 
 def test_expressions_that_never_end_share_a_bound_on_their_time() -> None:

@@ -26,11 +26,11 @@ def archive(path: Path, pickled: bytes, records: int = 0) -> Path:
 
 def refusal_of(path: Path) -> str:
     with pytest.raises(CheckpointProblem) as raised:
-        pickles.places(path)
+        pickles.tensor_offsets(path)
     assert len(str(raised.value).splitlines()) == 1
     prefix = f"{path} cannot be read as plain weights ("
-    assert raised.value.what.startswith(prefix)
-    return raised.value.what.removeprefix(prefix)[:-1]
+    assert raised.value.message.startswith(prefix)
+    return raised.value.message.removeprefix(prefix)[:-1]
 
 
 def call(module: str, name: str, number: int) -> bytes:
@@ -97,8 +97,10 @@ def test_an_empty_tensor_that_is_not_contiguous_is_read(tmp_path: Path) -> None:
     torch.save(
         {"x": torch.zeros(3, 0).T, "y": torch.arange(6.0).reshape(2, 3).T}, tmp_path / "x.bin"
     )
-    assert pickles.read(tmp_path / "x.bin", "x").shape == (0, 3)
-    assert torch.equal(pickles.read(tmp_path / "x.bin", "y"), torch.arange(6.0).reshape(2, 3).T)
+    assert pickles.read_pickled_tensor(tmp_path / "x.bin", "x").shape == (0, 3)
+    assert torch.equal(
+        pickles.read_pickled_tensor(tmp_path / "x.bin", "y"), torch.arange(6.0).reshape(2, 3).T
+    )
 
 
 def test_many_references_to_one_list_take_no_memory(tmp_path: Path) -> None:
@@ -107,4 +109,4 @@ def test_many_references_to_one_list_take_no_memory(tmp_path: Path) -> None:
         value = [value, value]
     path = archive(tmp_path / "x.bin", pickle.dumps(value, protocol=2))
     with pytest.raises(CheckpointProblem, match="is not a dictionary of tensors"):
-        pickles.places(path)
+        pickles.tensor_offsets(path)

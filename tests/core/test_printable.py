@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camelpress.core.runtime.terminal_text import printable
+from camelpress.core.runtime.terminal_text import escape_controls
 
 # fmt: off
 ESCAPES = {
@@ -28,16 +28,16 @@ KEPT = ("", "plain", "a\n\tb", "日本語", "👩\u200d👩\u200d👧", "é\u030
 
 @pytest.mark.parametrize(("text", "shown"), ESCAPES.items(), ids=map(repr, ESCAPES))
 def test_what_would_act_is_shown(text: str, shown: str) -> None:
-    assert printable(text) == shown
+    assert escape_controls(text) == shown
 
 
 @pytest.mark.parametrize("text", KEPT)
 def test_text_stays_as_it_is(text: str) -> None:
-    assert printable(text) == text
+    assert escape_controls(text) == text
 
 
 @given(st.text())
 def test_no_control_character_passes(text: str) -> None:
-    shown = printable(text)
+    shown = escape_controls(text)
     assert len(shown) == len(text)
     assert not any(unicodedata.category(letter) == "Cc" for letter in shown if letter not in "\n\t")

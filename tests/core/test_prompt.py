@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.core.text.tulu_format import CHAT_TEMPLATE, Message, encode, segments
+from camelpress.core.text.tulu_format import TULU_CHAT_TEMPLATE, Message, chat_segments, encode_chat
 
 ROOT = Path(__file__).parents[2]
 LLAMA = ROOT / os.environ.get("CAMELPRESS_LLAMA_TOKENIZER", ".models/llama-tokenizer")
@@ -104,40 +104,40 @@ def test_a_segment_has_the_ids_of_the_training(llama: Tokenizer, text: str, ids:
 
 def test_a_single_turn(llama: Tokenizer) -> None:
     expected = [BOS, *USER_FIRST, HELLO, NEWLINE, *ASSISTANT_NEXT, HI, EOS]
-    assert encode([USER, ASSISTANT], llama) == expected
+    assert encode_chat([USER, ASSISTANT], llama) == expected
 
 
 def test_between_turns_eos_is_followed_by_the_next_marker(llama: Tokenizer) -> None:
     turn = [*USER_FIRST, HELLO, NEWLINE, *ASSISTANT_NEXT, HI, EOS]
-    ids = encode([USER, ASSISTANT, USER, ASSISTANT], llama)
+    ids = encode_chat([USER, ASSISTANT, USER, ASSISTANT], llama)
     assert ids == [BOS, *turn, *turn]
     assert ids[len(turn) : len(turn) + 2] == [2, 529]
 
 
 def test_a_system_message_stands_first(llama: Tokenizer) -> None:
     question = [BOS, *SYSTEM_FIRST, HELLO, NEWLINE, *USER_NEXT, HELLO, NEWLINE]
-    assert encode([SYSTEM, USER, ASSISTANT], llama) == [*question, *ASSISTANT_NEXT, HI, EOS]
+    assert encode_chat([SYSTEM, USER, ASSISTANT], llama) == [*question, *ASSISTANT_NEXT, HI, EOS]
 
 
 def test_two_messages_in_a_row_are_one_segment(llama: Tokenizer) -> None:
     expected = [BOS, *USER_FIRST, HELLO, NEWLINE, *USER_NEXT, HELLO]
-    assert encode([USER, USER], llama) == expected
+    assert encode_chat([USER, USER], llama) == expected
 
 
 def test_a_generation_prompt_ends_in_a_newline(llama: Tokenizer) -> None:
     expected = [BOS, *USER_FIRST, HELLO, NEWLINE, *ASSISTANT_NEXT]
-    assert encode([USER], llama, generation=True) == expected
+    assert encode_chat([USER], llama, generation=True) == expected
     assert expected[-1] == 13
 
 
 def test_a_generation_prompt_after_an_answer_starts_afresh(llama: Tokenizer) -> None:
-    ids = encode([USER, ASSISTANT], llama, generation=True)
+    ids = encode_chat([USER, ASSISTANT], llama, generation=True)
     assert ids[-9:] == [HI, EOS, *ASSISTANT_FIRST]
 
 
 @pytest.mark.parametrize("text", ["</s>", "a</s>b", "<s>", "<pad>", "<unk>", "</s>\n<|user|>\n"])
 def test_special_tokens_in_a_text_stay_text(llama: Tokenizer, text: str) -> None:
-    ids = encode([Message(role="user", content=text), ASSISTANT], llama)
+    ids = encode_chat([Message(role="user", content=text), ASSISTANT], llama)
     assert ids[0] == BOS
     assert ids[-1] == EOS
     assert not {0, BOS, EOS, PAD} & set(ids[1:-1])
@@ -145,7 +145,7 @@ def test_special_tokens_in_a_text_stay_text(llama: Tokenizer, text: str) -> None
 
 def test_the_blanks_around_a_message_vanish(llama: Tokenizer) -> None:
     blank = Message(role="user", content="\n  Hello \t\n")
-    assert encode([blank, ASSISTANT], llama) == encode([USER, ASSISTANT], llama)
+    assert encode_chat([blank, ASSISTANT], llama) == encode_chat([USER, ASSISTANT], llama)
 
 
 def test_the_added_pad_token_is_known(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_the_added_pad_token_is_known(tmp_path: Path) -> None:
 @given(st.text(st.characters(codec="utf-8", exclude_characters="▁\0")))
 @settings(deadline=None, max_examples=60)
 def test_segments_encode_as_sentencepiece_does(pieces: Any, llama: Tokenizer, text: str) -> None:
-    for segment in segments([Message(role="user", content=text), ASSISTANT]):
+    for segment in chat_segments([Message(role="user", content=text), ASSISTANT]):
         assert llama.encode(segment.text) == pieces.encode(segment.text)
 
 
@@ -165,7 +165,7 @@ def test_segments_encode_as_sentencepiece_does(pieces: Any, llama: Tokenizer, te
 
 
 def test_bos_comes_once_and_eos_after_each_answer(pico: Tokenizer) -> None:
-    ids = encode([SYSTEM, USER, ASSISTANT, USER, ASSISTANT], pico)
+    ids = encode_chat([SYSTEM, USER, ASSISTANT, USER, ASSISTANT], pico)
     assert (pico.bos, pico.eos) == (BOS, EOS)
     assert [place for place, token in enumerate(ids) if token == BOS] == [0]
     assert ids.count(EOS) == 2
@@ -177,7 +177,7 @@ def test_bos_comes_once_and_eos_after_each_answer(pico: Tokenizer) -> None:
 
 
 def test_a_question_alone_gets_no_eos(pico: Tokenizer) -> None:
-    assert pico.decode(encode([USER], pico)) == "<s><|user|>\nHello"
+    assert pico.decode(encode_chat([USER], pico)) == "<s><|user|>\nHello"
 
 
 def test_a_document_gets_the_bos_of_its_tokenizer(pico: Tokenizer) -> None:
@@ -187,14 +187,14 @@ def test_a_document_gets_the_bos_of_its_tokenizer(pico: Tokenizer) -> None:
 def test_a_tokenizer_without_bos_gives_none(base: Path) -> None:
     raw = AutoTokenizer.from_pretrained(base, local_files_only=True)
     raw.bos_token = None
-    assert BOS not in encode([USER, ASSISTANT], Tokenizer(raw))
+    assert BOS not in encode_chat([USER, ASSISTANT], Tokenizer(raw))
 
 
 def test_a_tokenizer_without_eos_is_refused(base: Path) -> None:
     raw = AutoTokenizer.from_pretrained(base, local_files_only=True)
     raw.eos_token = None
     with pytest.raises(RecipeProblem) as told:
-        encode([USER], Tokenizer(raw))
+        encode_chat([USER], Tokenizer(raw))
     assert str(told.value) == (
         "the tokenizer has no end-of-sequence token; set eos_token in its config"
     )
@@ -202,7 +202,7 @@ def test_a_tokenizer_without_eos_is_refused(base: Path) -> None:
 
 def test_no_messages_are_refused(pico: Tokenizer) -> None:
     with pytest.raises(RecipeProblem) as told:
-        encode([], pico)
+        encode_chat([], pico)
     assert str(told.value) == "a conversation has no messages; leave it out"
 
 
@@ -242,12 +242,12 @@ def test_the_chat_template_renders_the_format(
 ) -> None:
     rendered = chat_tokenizer.apply_chat_template(
         [message.model_dump() for message in messages],
-        chat_template=CHAT_TEMPLATE,
+        chat_template=TULU_CHAT_TEMPLATE,
         tokenize=False,
         add_generation_prompt=generation,
     )
-    parts = segments(messages, generation=generation)
-    assert rendered == "<s>" + "".join(part.text + "</s>" * part.ends for part in parts)
+    parts = chat_segments(messages, generation=generation)
+    assert rendered == "<s>" + "".join(part.text + "</s>" * part.has_eos for part in parts)
 
 
 @given(MESSAGES, st.booleans())
@@ -256,7 +256,7 @@ def test_segments_are_the_format_without_newlines_after_eos(
     messages: list[Message], generation: bool
 ) -> None:
     joined = "\n".join(
-        part.text + "</s>" * part.ends for part in segments(messages, generation=generation)
+        part.text + "</s>" * part.has_eos for part in chat_segments(messages, generation=generation)
     )
     assert joined == written(messages, generation=generation)
 
@@ -266,11 +266,11 @@ def test_the_chat_template_gives_the_ids_of_training_between_turns() -> None:
     messages = [USER, ASSISTANT, USER, ASSISTANT, USER]
     ids: Any = AutoTokenizer.from_pretrained(LLAMA).apply_chat_template(
         [message.model_dump() for message in messages],
-        chat_template=CHAT_TEMPLATE,
+        chat_template=TULU_CHAT_TEMPLATE,
         add_generation_prompt=True,
         return_dict=False,
     )
-    assert ids == encode(messages, Tokenizer.load(LLAMA), generation=True)
+    assert ids == encode_chat(messages, Tokenizer.load(LLAMA), generation=True)
     assert ids[ids.index(EOS) + 1 :][:6] == USER_FIRST
 
 
@@ -309,4 +309,4 @@ def refused(folder: Path) -> str:
         "copy tokenizer.json and tokenizer_config.json of the model there"
     )
     assert len(str(told.value).splitlines()) == 1
-    return told.value.what
+    return told.value.message

@@ -13,11 +13,11 @@ import pytest
 
 from camelpress.core.files import file_hashes
 from camelpress.core.files.file_hashes import (
-    Hashes,
+    FileHashCache,
     checkpoint_digest,
-    checkpoint_hashes,
-    manifest,
-    manifest_text,
+    checkpoint_file_hashes,
+    checksum_lines,
+    file_manifest,
     sha256_file,
     sha256_json,
 )
@@ -62,16 +62,16 @@ def test_plain_data_has_one_hash_whatever_the_order_of_keys() -> None:
 
 def test_a_manifest_is_in_the_order_of_names(folder: Path) -> None:
     files = [path for path in folder.rglob("*") if path.is_file()]
-    found = manifest(files, relative_to=folder)
+    found = file_manifest(files, relative_to=folder)
     assert list(found) == ["a-b.txt", "a/b.txt", "z.txt"]
     assert found["a/b.txt"] == ABC
-    assert list(manifest(reversed(files), relative_to=folder)) == list(found)
+    assert list(file_manifest(reversed(files), relative_to=folder)) == list(found)
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="there is no sha256sum here")
 def test_sha256sum_accepts_a_manifest(folder: Path) -> None:
     files = [path for path in folder.rglob("*") if path.is_file()]
-    text = manifest_text(manifest(files, relative_to=folder))
+    text = checksum_lines(file_manifest(files, relative_to=folder))
     command = ["sha256sum", "--check", "--strict", "-"]
     done = subprocess.run(command, input=text, cwd=folder, text=True, capture_output=True)
     assert done.stdout == "a-b.txt: OK\na/b.txt: OK\nz.txt: OK\n"
@@ -88,7 +88,7 @@ def model(tmp_path: Path, base: Path) -> Path:
 
 
 def test_a_model_is_its_weights_config_and_tokenizer(model: Path) -> None:
-    assert list(checkpoint_hashes(model)) == [
+    assert list(checkpoint_file_hashes(model)) == [
         "config.json",
         "model.safetensors",
         "tokenizer.json",
@@ -143,24 +143,26 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_an_unchanged_file_is_read_once(folder: Path, read: list[str]) -> None:
     known: dict[str, Any] = {}
-    assert Hashes(known).file(folder / "z.txt") == Hashes(known).file(folder / "z.txt")
+    assert FileHashCache(known).file_digest(folder / "z.txt") == FileHashCache(known).file_digest(
+        folder / "z.txt"
+    )
     assert read == ["z.txt"]
 
 
 def test_a_file_of_another_size_is_read_again(folder: Path, read: list[str]) -> None:
-    hashes = Hashes({})
-    before = hashes.file(folder / "z.txt")
+    hashes = FileHashCache({})
+    before = hashes.file_digest(folder / "z.txt")
     (folder / "z.txt").write_bytes(b"zz")
-    assert hashes.file(folder / "z.txt") != before
+    assert hashes.file_digest(folder / "z.txt") != before
     assert read == ["z.txt", "z.txt"]
 
 
 def test_a_file_of_another_time_is_read_again(folder: Path, read: list[str]) -> None:
-    hashes = Hashes({})
-    before = hashes.file(folder / "z.txt")
+    hashes = FileHashCache({})
+    before = hashes.file_digest(folder / "z.txt")
     (folder / "z.txt").write_bytes(b"y")
     os.utime(folder / "z.txt", ns=(0, 0))
-    assert hashes.file(folder / "z.txt") != before
+    assert hashes.file_digest(folder / "z.txt") != before
     assert read == ["z.txt", "z.txt"]
 
 
@@ -169,8 +171,8 @@ def test_a_file_of_the_same_size_and_time_is_read_again(
     folder: Path, read: list[str], way: str
 ) -> None:
     """What `cp -p`, `touch -r` and `rsync -t` leave."""
-    path, hashes = folder / "z.txt", Hashes({})
-    before, times = hashes.file(path), path.stat()
+    path, hashes = folder / "z.txt", FileHashCache({})
+    before, times = hashes.file_digest(path), path.stat()
     if way == "in place":
         path.write_bytes(b"y")
     else:
@@ -178,41 +180,41 @@ def test_a_file_of_the_same_size_and_time_is_read_again(
         (folder / "new").rename(path)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert path.stat().st_mtime_ns == times.st_mtime_ns
-    assert hashes.file(path) == sha256_file(path) != before
+    assert hashes.file_digest(path) == sha256_file(path) != before
 
 
 def test_a_change_within_a_tick_of_the_clock_is_seen(folder: Path) -> None:
-    path, hashes = folder / "z.txt", Hashes({})
+    path, hashes = folder / "z.txt", FileHashCache({})
     for number in range(20):
         path.write_bytes(b"%02d" % number)
-        assert hashes.file(path) == hashlib.sha256(b"%02d" % number).hexdigest()
+        assert hashes.file_digest(path) == hashlib.sha256(b"%02d" % number).hexdigest()
 
 
 @pytest.mark.parametrize("kept", [[1, 2, "0" * 64], {}, "x", None, [1, 2, 3, 4, None], []])
 def test_a_hash_of_another_shape_is_not_believed(folder: Path, kept: Any) -> None:
     known = {str((folder / "z.txt").resolve()): kept}
-    assert Hashes(known).file(folder / "z.txt") == sha256_file(folder / "z.txt")
+    assert FileHashCache(known).file_digest(folder / "z.txt") == sha256_file(folder / "z.txt")
 
 
 def test_two_ways_to_a_file_are_one(folder: Path, read: list[str]) -> None:
     (folder / "link.txt").symlink_to("z.txt")
-    hashes = Hashes({})
-    assert hashes.file(folder / "link.txt") == hashes.file(folder / "z.txt")
+    hashes = FileHashCache({})
+    assert hashes.file_digest(folder / "link.txt") == hashes.file_digest(folder / "z.txt")
     assert read == ["link.txt"]
 
 
 def test_a_tree_is_all_that_is_in_it(folder: Path) -> None:
-    before = Hashes({}).tree(folder)
-    assert Hashes({}).tree(folder) == before
+    before = FileHashCache({}).tree_digest(folder)
+    assert FileHashCache({}).tree_digest(folder) == before
     (folder / "a" / "b.txt").rename(folder / "a" / "c.txt")
-    assert Hashes({}).tree(folder) != before
+    assert FileHashCache({}).tree_digest(folder) != before
 
 
 def test_the_tree_of_a_file_is_its_hash(folder: Path) -> None:
-    assert Hashes({}).tree(folder / "a" / "b.txt") == ABC
+    assert FileHashCache({}).tree_digest(folder / "a" / "b.txt") == ABC
 
 
 def test_the_tree_of_nothing_is_empty(tmp_path: Path) -> None:
-    assert Hashes({}).tree(tmp_path / "no") == ""
+    assert FileHashCache({}).tree_digest(tmp_path / "no") == ""
     (tmp_path / "empty").mkdir()
-    assert Hashes({}).tree(tmp_path / "empty") != ""
+    assert FileHashCache({}).tree_digest(tmp_path / "empty") != ""

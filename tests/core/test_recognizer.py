@@ -21,17 +21,17 @@ from safetensors.torch import load_file, save, save_file
 import damage
 import stages
 import weights
-from camelpress.core.checkpoint.checkpoint import Checkpoint, require_companions
+from camelpress.core.checkpoint.checkpoint import Checkpoint, require_valid_sidecars
 from camelpress.core.checkpoint.tensor_names import canonical_names
 from camelpress.core.documents.document_reader import read_corpus
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.files.file_recognizer import recognize_file
 from camelpress.core.files.yaml_files import read_yaml
-from camelpress.core.progress import listening
+from camelpress.core.progress import use_listener
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.reporting.stage_report import Report
-from camelpress.validate.settings import Keep
-from camelpress.validate.store.build_store import run as store
+from camelpress.validate.settings import StoreSettings
+from camelpress.validate.store.build_store import build_store as store
 from notes import Notes
 
 GENERIC = ("download it again", "complete the checkpoint folder", "do not trust")
@@ -95,7 +95,7 @@ def test_the_content_of_a_file_is_recognized(
     (tmp_path / name).write_bytes(content)
     recognition = recognize_file(tmp_path / name)
     assert recognition is not None
-    assert recognition.what.startswith(f"{tmp_path / name} {what}")
+    assert recognition.message.startswith(f"{tmp_path / name} {what}")
     assert next_step in recognition.next_step
 
 
@@ -105,7 +105,7 @@ def test_an_answer_of_a_server_is_recognized(tmp_path: Path, content: bytes) -> 
     path.write_bytes(content)
     recognition = recognize_file(path)
     assert recognition is not None
-    assert "not the file itself" in recognition.what
+    assert "not the file itself" in recognition.message
     assert "hf download" in recognition.next_step
 
 
@@ -228,7 +228,7 @@ def test_a_folder_that_is_no_checkpoint_is_recognized(
     what = build(folder, base)
     with pytest.raises(CheckpointProblem) as refusal:
         Checkpoint.open(folder)
-    assert refusal.value.what.startswith(f"{folder} {what}")
+    assert refusal.value.message.startswith(f"{folder} {what}")
     assert not refusal.value.next_step.startswith(GENERIC)
 
 
@@ -250,11 +250,12 @@ def test_the_cache_of_a_repository_leads_to_its_snapshot(
 
 
 def test_a_store_is_no_model(base: Path, chat: Path, tmp_path: Path) -> None:
-    store(Checkpoint.open(base), tmp_path / "store", Keep(text=(chat,)))
+    store(Checkpoint.open(base), tmp_path / "store", StoreSettings(text=(chat,)))
     with pytest.raises(CheckpointProblem) as refusal:
         Checkpoint.open(tmp_path / "store")
-    assert refusal.value.what == f"{tmp_path / 'store'} is a store of a model's predictions, " + (
-        "not a model"
+    assert (
+        refusal.value.message
+        == f"{tmp_path / 'store'} is a store of a model's predictions, " + ("not a model")
     )
 
 
@@ -287,7 +288,7 @@ def test_a_pointer_in_place_of_a_tokenizer_is_named(base: Path, tmp_path: Path, 
     (folder / name).write_bytes(POINTER)
     with pytest.raises(CheckpointProblem) as refusal:
         Tokenizer.load(folder)
-    assert refusal.value.what.startswith(f"{folder / name} is a Git LFS pointer")
+    assert refusal.value.message.startswith(f"{folder / name} is a Git LFS pointer")
 
 
 # --- shards without an index --------------------------------------------------------------------
@@ -329,7 +330,7 @@ def test_a_set_that_lacks_a_shard_is_refused(base: Path, tmp_path: Path) -> None
     (folder / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(CheckpointProblem) as refusal:
         Checkpoint.open(folder)
-    assert refusal.value.what == (
+    assert refusal.value.message == (
         f"{folder} has no index, and of its 3 shards lacks model-00002-of-00003.safetensors"
     )
 
@@ -345,7 +346,7 @@ def test_the_only_variant_is_read_and_of_two_none(base: Path, tmp_path: Path) ->
     folder = damage.copied(base, tmp_path / "variant")
     (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         assert Checkpoint.open(folder).tensors
     assert notes.heard == [f"{folder} has no index: model.fp16.safetensors are its weights"]
     shutil.copy(folder / "model.fp16.safetensors", folder / "model.fp32.safetensors")
@@ -426,7 +427,7 @@ def test_empty_weights_are_named(base: Path, tmp_path: Path, count: int) -> None
     empty = dict.fromkeys(names, torch.empty(0))
     with pytest.raises(CheckpointProblem, match="without any value") as refusal:
         Checkpoint.open(damage.with_tensors(base, tmp_path / "empty", empty))
-    assert "ZeRO-3" in refusal.value.what
+    assert "ZeRO-3" in refusal.value.message
     assert "zero_to_fp32.py" in refusal.value.next_step
 
 
@@ -451,7 +452,7 @@ def test_what_is_no_text_is_never_scored(
     (tmp_path / name).write_bytes(case[0])
     with pytest.raises(RecipeProblem) as refusal:
         read_corpus(tmp_path / name)
-    assert refusal.value.what.startswith(f"{tmp_path / name} {case[1]}")
+    assert refusal.value.message.startswith(f"{tmp_path / name} {case[1]}")
 
 
 @pytest.mark.parametrize(
@@ -477,13 +478,13 @@ def test_a_gate_and_a_report_that_were_never_fetched_are_named(
     with pytest.raises(RecipeProblem, match="not the file itself"):
         read_yaml(path)
     with pytest.raises(CheckpointProblem, match="not the file itself"):
-        Report.read(path)
+        Report.read_report(path)
 
 
 def test_a_report_in_place_of_its_folder_leads_to_the_folder(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text("{}", encoding="utf-8")
     with pytest.raises(CheckpointProblem, match=r"report\.json is a file; give the folder"):
-        Report.read(tmp_path / "report.json" / "report.json")
+        Report.read_report(tmp_path / "report.json" / "report.json")
 
 
 @pytest.mark.parametrize("content", [POINTER, PAGES["a page"], b"../../blobs/" + b"5a" * 32])
@@ -495,13 +496,13 @@ def test_no_output_takes_over_a_companion_that_was_never_fetched(
     (folder / name).write_bytes(content)
     with pytest.raises(CheckpointProblem) as refusal:
         stages.quantize(folder, tmp_path / "out", method="rtn")
-    assert refusal.value.what.startswith(f"{folder / name} is a")
+    assert refusal.value.message.startswith(f"{folder / name} is a")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_licence_may_be_a_page(tmp_path: Path) -> None:
     (tmp_path / "LICENSE.html").write_bytes(PAGES["a page"])
-    require_companions({"LICENSE.html": tmp_path / "LICENSE.html"})
+    require_valid_sidecars({"LICENSE.html": tmp_path / "LICENSE.html"})
 
 
 def test_a_strange_prefix_is_named_before_a_head_that_it_hides(base: Path, tmp_path: Path) -> None:
@@ -544,5 +545,5 @@ def test_a_snapshot_that_was_copied_without_its_blobs_is_named(
     (folder / name).symlink_to("../../blobs/5a")
     with pytest.raises(CheckpointProblem) as refusal:
         Checkpoint.open(folder)
-    assert refusal.value.what.startswith(f"{folder / name} is a link to ../../blobs/5a")
+    assert refusal.value.message.startswith(f"{folder / name} is a link to ../../blobs/5a")
     assert "cp -rL" in refusal.value.next_step

@@ -42,7 +42,7 @@ def test_the_text_is_that_of_transformers(tmp_path: Path) -> None:
     expected = oracle.apply_chat_template(
         TURNS, chat_template=GOOD, add_generation_prompt=True, tokenize=False
     )
-    assert loaded.render(TURNS, GOOD) == expected
+    assert loaded.render_chat(TURNS, GOOD) == expected
 
 
 @pytest.mark.parametrize("template", BAD, ids=lambda template: template[:40])
@@ -63,18 +63,18 @@ def test_a_template_that_never_ends_is_ended_and_not_tried_again() -> None:
 def test_the_problem_of_a_tokenizer_names_the_fault(tmp_path: Path) -> None:
     loaded = Tokenizer.load(pico.write_model(tmp_path / "model"))
     with pytest.raises(TemplateProblem) as raised:
-        loaded.render(TURNS, "{{ 1/0 }}")
+        loaded.render_chat(TURNS, "{{ 1/0 }}")
     assert raised.value.reason == "ZeroDivisionError: division by zero"
     with pytest.raises(TemplateProblem):  # it has none
-        loaded.render(TURNS)
+        loaded.render_chat(TURNS)
 
 
 def test_the_child_has_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     from camelpress.core.text import template_renderer
 
     monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
-    child = template_renderer._Child()
-    process = child._started()
+    child = template_renderer._TemplateWorker()
+    process = child._start()
     environment = Path(f"/proc/{process.pid}/environ").read_bytes()
     process.kill()
     process.communicate()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save, save_file
 
 from camelpress.core.checkpoint import shards
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.checkpoint.safetensors_header import BITS, read_safetensors_header
+from camelpress.core.checkpoint.safetensors_header import DTYPE_BITS, read_safetensors_header
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.input_limits import MAX_HEADER_BYTES, MAX_TENSORS
 from mutations import mutate_header
@@ -39,9 +39,9 @@ def entry(dtype: str, shape: list[Any], begin: Any, end: Any) -> dict[str, Any]:
 def refusal_of(path: Path, content: bytes) -> str:
     path.write_bytes(content)
     with pytest.raises(CheckpointProblem) as raised:
-        shards.header(path)
+        shards.read_shard_header(path)
     assert len(str(raised.value).splitlines()) == 1
-    return raised.value.what
+    return raised.value.message
 
 
 def test_the_header_is_that_of_the_library(tmp_path: Path) -> None:
@@ -76,15 +76,15 @@ def test_mutated_headers_that_the_library_refuses_are_refused(tmp_path: Path) ->
     assert taken > 10
 
 
-@pytest.mark.parametrize("dtype", sorted(BITS))
+@pytest.mark.parametrize("dtype", sorted(DTYPE_BITS))
 def test_the_size_of_every_type_is_that_of_the_library(tmp_path: Path, dtype: str) -> None:
-    nbytes = 8 * BITS[dtype] // 8
+    nbytes = 8 * DTYPE_BITS[dtype] // 8
     content = framed({"x": entry(dtype, [8], 0, nbytes)}, bytes(nbytes))
     assert deserialize(content)[0][0] == "x"
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
     assert read_safetensors_header(path).entries["x"].nbytes == nbytes
-    if dtype not in shards.DTYPES:
+    if dtype not in shards.SAFETENSORS_DTYPES:
         assert refusal_of(path, content) == f"{path} holds 'x' as {dtype}"
 
 
@@ -135,5 +135,5 @@ def test_a_file_larger_than_memory_opens(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     checkpoint = Checkpoint.open(tmp_path)
     assert checkpoint.nbytes == 4 * rows * columns
-    last = checkpoint.rows("model.x.weight", rows - 1, rows)
+    last = checkpoint.read_rows("model.x.weight", rows - 1, rows)
     assert torch.equal(last, torch.full((1, columns), 2.5))

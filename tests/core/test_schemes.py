@@ -12,7 +12,12 @@ from safetensors.torch import save_file
 
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.packing.quantization_schemes import KNOWN, Scheme, overall, scheme_of
+from camelpress.core.packing.quantization_schemes import (
+    KNOWN,
+    QuantizationScheme,
+    default_scheme,
+    layer_scheme,
+)
 
 DOWN, OUT = "model.layers.0.mlp.down_proj", "model.layers.1.self_attn.o_proj"
 GPTQMODEL = {"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": True, "desc_act": False}
@@ -51,37 +56,37 @@ def checkpoint(folder: Path, quantization: Any) -> Checkpoint:
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (GPTQMODEL,                                       Scheme("gptq", 4, 64, True, False)),
-        (GPTQMODEL | {"checkpoint_format": "gptq"},       Scheme("gptq", 4, 64, True, False)),
-        (GPTQMODEL | {"checkpoint_format": "gptq_v2"},    Scheme("gptq_v2", 4, 64, True, False)),
-        (GPTQMODEL | {"format": "gptq_v2"},               Scheme("gptq_v2", 4, 64, True, False)),
-        (GPTQMODEL | {"is_marlin_format": False},         Scheme("gptq", 4, 64, True, False)),
-        (GPTQMODEL | {"desc_act": True, "sym": False},    Scheme("gptq", 4, 64, False, True)),
-        ({"quant_method": "gptq", "bits": 3},             Scheme("gptq", 3, None, None, False)),
-        (AUTOROUND,                                       Scheme("gptq", 4, 64, True, False)),
-        (AUTOROUND | {"quant_method": "intel/auto-round"}, Scheme("gptq", 4, 64, True, False)),
-        (AUTOROUND | {"act_bits": 16},                    Scheme("gptq", 4, 64, True, False)),
+        (GPTQMODEL, QuantizationScheme("gptq", 4, 64, True, False)),
+        (GPTQMODEL | {"checkpoint_format": "gptq"}, QuantizationScheme("gptq", 4, 64, True, False)),
+        (GPTQMODEL | {"checkpoint_format": "gptq_v2"},    QuantizationScheme("gptq_v2", 4, 64, True, False)),
+        (GPTQMODEL | {"format": "gptq_v2"}, QuantizationScheme("gptq_v2", 4, 64, True, False)),
+        (GPTQMODEL | {"is_marlin_format": False}, QuantizationScheme("gptq", 4, 64, True, False)),
+        (GPTQMODEL | {"desc_act": True, "sym": False},    QuantizationScheme("gptq", 4, 64, False, True)),
+        ({"quant_method": "gptq", "bits": 3}, QuantizationScheme("gptq", 3, None, None, False)),
+        (AUTOROUND, QuantizationScheme("gptq", 4, 64, True, False)),
+        (AUTOROUND | {"quant_method": "intel/auto-round"}, QuantizationScheme("gptq", 4, 64, True, False)),
+        (AUTOROUND | {"act_bits": 16}, QuantizationScheme("gptq", 4, 64, True, False)),
         (AUTOROUND | {"packing_format": "auto_round:gptqmodel"},
-                                                          Scheme("gptq_v2", 4, 64, True, False)),
-        (AUTOROUND | {"packing_format": "auto_round"},    Scheme("gptq_v2", 4, 64, True, False)),
-        (groups(group("Linear")),                         Scheme(CT, 4, 64, True, False)),
-        (groups(group("Linear", symmetric=False)),        Scheme(CT, 4, 64, False, False)),
+                                                          QuantizationScheme("gptq_v2", 4, 64, True, False)),
+        (AUTOROUND | {"packing_format": "auto_round"},    QuantizationScheme("gptq_v2", 4, 64, True, False)),
+        (groups(group("Linear")), QuantizationScheme(CT, 4, 64, True, False)),
+        (groups(group("Linear", symmetric=False)), QuantizationScheme(CT, 4, 64, False, False)),
         (groups(group("Linear", strategy="channel", group_size=None)),
-                                                          Scheme(CT, 4, -1, True, False)),
-        (groups(group("Linear", actorder="static")),      Scheme(CT, 4, 64, True, False)),
-        (groups(group("Linear", actorder="group")),       Scheme(CT, 4, 64, True, True)),
+                                                          QuantizationScheme(CT, 4, -1, True, False)),
+        (groups(group("Linear", actorder="static")), QuantizationScheme(CT, 4, 64, True, False)),
+        (groups(group("Linear", actorder="group")), QuantizationScheme(CT, 4, 64, True, True)),
     ],
 )  # fmt: on
 def test_settings_that_hold_for_all(
-    tmp_path: Path, config: dict[str, Any], expected: Scheme
+    tmp_path: Path, config: dict[str, Any], expected: QuantizationScheme
 ) -> None:
     found = checkpoint(tmp_path, config)
-    assert scheme_of(found, DOWN) == overall(found) == expected
+    assert layer_scheme(found, DOWN) == default_scheme(found) == expected
 
 
 def test_a_plain_checkpoint_has_no_scheme(tmp_path: Path) -> None:
     found = checkpoint(tmp_path, None)
-    assert scheme_of(found, DOWN) is overall(found) is None
+    assert layer_scheme(found, DOWN) is default_scheme(found) is None
 
 
 @pytest.mark.parametrize(
@@ -100,7 +105,7 @@ def test_a_plain_checkpoint_has_no_scheme(tmp_path: Path) -> None:
 def test_a_layer_may_have_settings_of_its_own(
     tmp_path: Path, config: dict[str, Any], bits: int, group_size: int
 ) -> None:
-    found = scheme_of(checkpoint(tmp_path, config), DOWN)
+    found = layer_scheme(checkpoint(tmp_path, config), DOWN)
     assert found and (found.bits, found.group_size) == (bits, group_size)
 
 
@@ -116,8 +121,8 @@ def test_a_layer_may_have_settings_of_its_own(
 )
 def test_a_layer_may_stay_plain(tmp_path: Path, config: dict[str, Any]) -> None:
     found = checkpoint(tmp_path, config)
-    assert scheme_of(found, OUT) is None
-    assert scheme_of(found, DOWN) is not None
+    assert layer_scheme(found, OUT) is None
+    assert layer_scheme(found, DOWN) is not None
 
 
 @pytest.mark.parametrize(
@@ -132,10 +137,10 @@ def test_a_layer_may_stay_plain(tmp_path: Path, config: dict[str, Any]) -> None:
 )
 def test_another_packing_is_refused(tmp_path: Path, config: dict[str, Any], named: str) -> None:
     found = checkpoint(tmp_path, config)
-    for ask in (lambda: scheme_of(found, DOWN), lambda: overall(found)):
+    for ask in (lambda: layer_scheme(found, DOWN), lambda: default_scheme(found)):
         with pytest.raises(CheckpointProblem) as told:
             ask()
-        assert told.value.what == f"{tmp_path} is quantized as {named}"
+        assert told.value.message == f"{tmp_path} is quantized as {named}"
         assert told.value.next_step == f"give a checkpoint of {KNOWN}"
 
 
@@ -156,23 +161,23 @@ def test_what_would_change_the_model_is_refused(
     tmp_path: Path, config: dict[str, Any], where: str
 ) -> None:
     with pytest.raises(CheckpointProblem) as told:
-        scheme_of(checkpoint(tmp_path, config), DOWN)
-    assert str(tmp_path / "config.json") in told.value.what
-    assert where in told.value.what
+        layer_scheme(checkpoint(tmp_path, config), DOWN)
+    assert str(tmp_path / "config.json") in told.value.message
+    assert where in told.value.message
     assert len(str(told.value).splitlines()) == 1
 
 
 def test_activations_of_auto_round_are_not_left_out_silently(tmp_path: Path) -> None:
     with pytest.raises(CheckpointProblem, match="quantizes activations, too"):
-        scheme_of(checkpoint(tmp_path, AUTOROUND | {"act_bits": 8}), DOWN)
+        layer_scheme(checkpoint(tmp_path, AUTOROUND | {"act_bits": 8}), DOWN)
 
 
 @pytest.mark.parametrize("extra", [{"(": {"bits": 8}}, [1], {DOWN: 3}])
 def test_an_extra_config_that_cannot_be_read_is_refused(tmp_path: Path, extra: Any) -> None:
     with pytest.raises(CheckpointProblem, match="extra_config that cannot be read"):
-        scheme_of(checkpoint(tmp_path, AUTOROUND | {"extra_config": extra}), DOWN)
+        layer_scheme(checkpoint(tmp_path, AUTOROUND | {"extra_config": extra}), DOWN)
 
 
 def test_bad_patterns_of_groups_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointProblem, match="re:\\("):
-        scheme_of(checkpoint(tmp_path, groups(group("re:("))), DOWN)
+        layer_scheme(checkpoint(tmp_path, groups(group("re:("))), DOWN)

@@ -32,7 +32,7 @@ def refused(values: dict[str, Any]) -> str:
     assert told.value.next_step == "correct these entries"
     assert told.value.exit_code == 2
     assert len(str(told.value).splitlines()) == 1
-    return told.value.what
+    return told.value.message
 
 
 def test_a_value_that_holds_itself_is_refused() -> None:
@@ -105,7 +105,7 @@ def not_yaml(text: str) -> str:
     with pytest.raises(RecipeProblem) as told:
         parse_yaml(text, source="here.yaml")
     assert len(str(told.value).splitlines()) == 1
-    return told.value.what
+    return told.value.message
 
 
 def test_a_mapping_is_read() -> None:

@@ -51,7 +51,7 @@ def test_a_long_file_of_prose_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text(LONG, encoding="utf-8")
     problem = refused(path)
-    assert problem.what.startswith(f"{path} is a text of {len(LONG):,} bytes")
+    assert problem.message.startswith(f"{path} is a text of {len(LONG):,} bytes")
     assert problem.next_step == SPLIT
     rows = [json.dumps({"text": part}) for part in LONG.split("\n\n")[:1000]]
     path.write_text("\n".join(rows), encoding="utf-8")
@@ -62,7 +62,7 @@ def test_a_long_row_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     rows = [{"text": "sea"}, {"text": LONG}]
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    assert refused(path).what.startswith(f"{path}:2 is a text of {len(LONG):,} bytes")
+    assert refused(path).message.startswith(f"{path}:2 is a text of {len(LONG):,} bytes")
 
 
 def test_the_messages_of_a_conversation_count_together(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_the_messages_of_a_conversation_count_together(tmp_path: Path) -> None:
     row = {"messages": [{"role": role, "content": half} for role in roles]}
     path.write_text(json.dumps(row), encoding="utf-8")
     problem = refused(path)
-    assert problem.what.startswith(f"{path}:1 is a text of ")
+    assert problem.message.startswith(f"{path}:1 is a text of ")
     assert problem.next_step == "shorten its messages, or leave it out"
 
 
@@ -81,6 +81,6 @@ def test_a_tokenizer_reads_no_longer_text(base: Path, monkeypatch: pytest.Monkey
     ids = tokenizer.encode_document("the sea")
     monkeypatch.setattr(text_bound, "MAX_TEXT_BYTES", 7)
     assert tokenizer.encode_document("the sea") == ids
-    for encode in (tokenizer.encode, tokenizer.encode_document, tokenizer.encode_rendered):
+    for encode in (tokenizer.encode, tokenizer.encode_document, tokenizer.encode_template_text):
         with pytest.raises(RecipeProblem, match="a text of 8 bytes, and at most 7"):
             encode("the seas")

@@ -80,7 +80,7 @@ def test_another_format_is_named(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     problem = problem_of(tmp_path / name)
-    assert problem.what == f"{tmp_path / name} is {kind}"
+    assert problem.message == f"{tmp_path / name} is {kind}"
     assert step in problem.next_step
 
 
@@ -109,7 +109,7 @@ def test_a_text_that_begins_like_another_format_is_read(tmp_path: Path, text: st
 def test_a_table_is_no_prose(tmp_path: Path, name: str, content: str, kind: str, step: str) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8")
     problem = problem_of(tmp_path / name)
-    assert problem.what == f"{tmp_path / name} is {kind}, a table, and no text"
+    assert problem.message == f"{tmp_path / name} is {kind}, a table, and no text"
     assert step in problem.next_step
 
 
@@ -117,7 +117,7 @@ def test_a_table_is_no_prose(tmp_path: Path, name: str, content: str, kind: str,
 def test_a_python_literal_is_no_prose(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.txt").write_text(content, encoding="utf-8")
     problem = problem_of(tmp_path / "a.txt")
-    assert problem.what == f"{tmp_path / 'a.txt'} is a Python literal, not JSON, and no text"
+    assert problem.message == f"{tmp_path / 'a.txt'} is a Python literal, not JSON, and no text"
     assert problem.next_step == "write it with json.dumps"
 
 
@@ -142,7 +142,7 @@ def test_wrapped_json_is_no_prose(
     path = tmp_path / name
     path.write_text(content, encoding="utf-8")
     problem = problem_of(path)
-    assert problem.what == f"{path} is JSON {kind}, and no text"
+    assert problem.message == f"{path} is JSON {kind}, and no text"
     assert step in problem.next_step
 
 
@@ -195,12 +195,12 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     path.write_text("sea", encoding="utf-8")
     path.chmod(0)
     problem = problem_of(path)
-    assert problem.what == f"{path} may not be read (Permission denied)"
+    assert problem.message == f"{path} may not be read (Permission denied)"
 
 
 @pytest.mark.parametrize("name", ["a\0.txt", "a" * 5000])
 def test_a_name_that_no_file_can_have_is_named(tmp_path: Path, name: str) -> None:
-    assert problem_of(tmp_path / name).what.startswith(f"{tmp_path}/a")
+    assert problem_of(tmp_path / name).message.startswith(f"{tmp_path}/a")
 
 
 def test_another_encoding_is_named_with_its_first_byte(tmp_path: Path) -> None:
@@ -215,14 +215,14 @@ def test_utf_16_without_a_mark_is_no_text(tmp_path: Path, codec: str) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("a river\n".encode(codec))
     problem = problem_of(path)
-    assert "holds NUL characters" in problem.what
+    assert "holds NUL characters" in problem.message
     assert problem.next_step == "save it as UTF-8"
 
 
 def test_a_text_that_grows_when_it_is_unpacked_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_file, "MAX_UNPACKED", 1000)
+    monkeypatch.setattr(text_file, "MAX_UNPACKED_BYTES", 1000)
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"a" * 1000))
     assert read_documents(tmp_path / "a.gz") == ["a" * 1000]
     (tmp_path / "b.gz").write_bytes(gzip.compress(b"a" * 1001))

@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.checkpoint.checkpoint_writer import CheckpointWriter, Slot, data
-from camelpress.core.checkpoint.shards import DTYPES
+from camelpress.core.checkpoint.checkpoint_writer import CheckpointWriter, TensorSpec, tensor_bytes
+from camelpress.core.checkpoint.shards import SAFETENSORS_DTYPES
 from camelpress.core.errors import OutputProblem, ShapeMismatch, UnknownTensor
 from camelpress.core.files.json_files import write_json
 
@@ -40,7 +40,7 @@ def tensors_of_any_kind(draw: st.DrawFn) -> Tensors:
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     drawn = {}
     for name in draw(st.lists(NAMES, min_size=1, max_size=6, unique=True)):
-        dtype = draw(st.sampled_from(list(DTYPES.values())))
+        dtype = draw(st.sampled_from(list(SAFETENSORS_DTYPES.values())))
         shape = draw(SHAPES)
         size = torch.Size(shape).numel() * dtype.itemsize
         limit = 2 if dtype is torch.bool else 256
@@ -49,8 +49,8 @@ def tensors_of_any_kind(draw: st.DrawFn) -> Tensors:
     return drawn
 
 
-def slots_of(tensors: Tensors) -> dict[str, Slot]:
-    return {name: Slot(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+def slots_of(tensors: Tensors) -> dict[str, TensorSpec]:
+    return {name: TensorSpec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 
 def write(
@@ -58,7 +58,7 @@ def write(
 ) -> None:
     with CheckpointWriter(folder, slots_of(tensors), shard_bytes=shard_bytes) as writer:
         for name in order or tensors:
-            writer.put(name, tensors[name])
+            writer.write_tensor(name, tensors[name])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -93,7 +93,7 @@ def test_bytes_are_those_of_the_safetensors_library(
 
 
 def test_every_dtype_stands_where_the_library_puts_it(tmp_path: Path) -> None:
-    tensors = {str(dtype): torch.ones(3, dtype=dtype) for dtype in DTYPES.values()}
+    tensors = {str(dtype): torch.ones(3, dtype=dtype) for dtype in SAFETENSORS_DTYPES.values()}
     write(tmp_path, tensors, shard_bytes=ONE_FILE)
     save_file(tensors, tmp_path / "expected", metadata={"format": "pt"})
     assert (tmp_path / "model.safetensors").read_bytes() == (tmp_path / "expected").read_bytes()
@@ -124,7 +124,7 @@ def test_pieces_from_many_threads_in_any_order_do_not_matter(
     write(folder, tensors, shard_bytes=shard_bytes)
     expected = contents(folder)
     folder = cleared()
-    content = {name: data(tensor) for name, tensor in tensors.items()}
+    content = {name: tensor_bytes(tensor) for name, tensor in tensors.items()}
     pieces = [(name, begin) for name in tensors for begin in range(0, len(content[name]), step)]
     random.Random(seed).shuffle(pieces)
     with (
@@ -134,13 +134,13 @@ def test_pieces_from_many_threads_in_any_order_do_not_matter(
 
         def put(piece: tuple[str, int]) -> None:
             name, begin = piece
-            writer.write(name, begin, content[name][begin : begin + step])
+            writer.write_bytes(name, begin, content[name][begin : begin + step])
 
         list(pool.map(put, pieces))
-        assert {name: writer.digest(name) for name in tensors} == {
+        assert {name: writer.tensor_digest(name) for name in tensors} == {
             name: hashlib.sha256(content[name]).hexdigest() for name in tensors
         }
-        list(pool.map(writer.done, tensors))
+        list(pool.map(writer.finish_tensor, tensors))
     assert contents(folder) == expected
 
 
@@ -149,7 +149,7 @@ def test_what_the_header_says_besides_is_read_by_the_library(tmp_path: Path) -> 
     said = {"camelpress.rule": "mean", "quotes and such": '"\\ \u00e9\u6f22\U0001f40b\n'}
     with CheckpointWriter(tmp_path, slots_of(tensors), shard_bytes=8, metadata=said) as writer:
         for name, tensor in tensors.items():
-            writer.put(name, tensor)
+            writer.write_tensor(name, tensor)
     for number in (1, 2):
         shard = tmp_path / f"model-{number:05}-of-00002.safetensors"
         with safe_open(shard, framework="pt") as file:
@@ -226,20 +226,20 @@ def test_transformers_loads_a_sharded_model(tmp_path: Path, base: Path) -> None:
 
 @pytest.fixture
 def writer(tmp_path: Path) -> CheckpointWriter:
-    slots = {name: Slot(torch.float32, (2,)) for name in ("a", "c", "b")}
+    slots = {name: TensorSpec(torch.float32, (2,)) for name in ("a", "c", "b")}
     return CheckpointWriter(tmp_path, slots)
 
 
 def test_a_tensor_is_written_only_if_announced(writer: CheckpointWriter) -> None:
     with pytest.raises(UnknownTensor) as told, writer:
-        writer.put("d", torch.ones(2))
+        writer.write_tensor("d", torch.ones(2))
     assert str(told.value) == "'d' was not announced; announce each tensor once"
 
 
 def test_a_tensor_is_written_only_once(writer: CheckpointWriter) -> None:
     with pytest.raises(UnknownTensor) as told, writer:
-        writer.put("a", torch.ones(2))
-        writer.put("a", torch.ones(2))
+        writer.write_tensor("a", torch.ones(2))
+        writer.write_tensor("a", torch.ones(2))
     assert str(told.value) == "'a' was already written; announce each tensor once"
 
 
@@ -248,8 +248,8 @@ def test_another_shape_or_dtype_than_announced_is_refused(
     writer: CheckpointWriter, tensor: Tensor
 ) -> None:
     with pytest.raises(ShapeMismatch) as told, writer:
-        writer.put("a", tensor)
-    assert told.value.what == (
+        writer.write_tensor("a", tensor)
+    assert told.value.message == (
         f"'a' is {tensor.dtype} {tuple(tensor.shape)}, announced was torch.float32 (2,)"
     )
     assert told.value.next_step == "announce what is written"
@@ -261,8 +261,10 @@ def test_a_piece_beside_its_tensor_is_refused(
 ) -> None:
     before = contents(tmp_path)
     with pytest.raises(ShapeMismatch) as told, writer:
-        writer.write("b", offset, memoryview(b"x" * size))
-    assert told.value.what == (f"'b' has 8 bytes, to be written are {size} from byte {offset} on")
+        writer.write_bytes("b", offset, memoryview(b"x" * size))
+    assert told.value.message == (
+        f"'b' has 8 bytes, to be written are {size} from byte {offset} on"
+    )
     assert told.value.next_step == "announce what is written"
     assert contents(tmp_path) == before
 
@@ -274,15 +276,15 @@ def test_an_index_does_not_outlive_its_shards(tmp_path: Path) -> None:
         assert sorted(path.name for path in tmp_path.iterdir()) == [
             f"model-0000{number}-of-00002.safetensors.partial" for number in (1, 2)
         ]
-        again.done("b")
+        again.finish_tensor("b")
         assert not list(tmp_path.glob("*index*"))
-        again.done("a")
+        again.finish_tensor("a")
     assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_tensor_that_never_came_is_missed(writer: CheckpointWriter) -> None:
     with pytest.raises(UnknownTensor) as told, writer:
-        writer.put("a", torch.ones(2))
+        writer.write_tensor("a", torch.ones(2))
     assert str(told.value) == "2 tensors were never written, 'b' first; run the stage again"
 
 
@@ -291,9 +293,9 @@ def test_too_little_space_is_noticed_before_the_first_byte(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000_000))
     with pytest.raises(OutputProblem) as told:
-        CheckpointWriter(tmp_path, {"a": Slot(torch.float64, (5_000_000,))})
+        CheckpointWriter(tmp_path, {"a": TensorSpec(torch.float64, (5_000_000,))})
     assert (
-        told.value.what
+        told.value.message
         == f"{tmp_path.parent} has 10,000,000 bytes free, the output needs 40,000,000"
     )
     assert told.value.next_step == "free some space or name another output"

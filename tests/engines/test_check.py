@@ -14,7 +14,11 @@ from safetensors.torch import load_file
 import damage
 import pico
 import stages
-from camelpress.compat.compatibility import ENGINES, check, chosen
+from camelpress.compat.compatibility import (
+    INFERENCE_ENGINES,
+    check_compatibility,
+    parse_engine_names,
+)
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from refusal import refusal
@@ -63,13 +67,13 @@ def broken(good: Path, tmp_path: Path) -> Broken:
 
 
 def held(folder: Path, engine: str) -> dict[str, dict[str, str]]:
-    told = check(Checkpoint.open(folder), [engine])["engines"][0]
+    told = check_compatibility(Checkpoint.open(folder), [engine])["engines"][0]
     return {row["name"]: row for row in told["requirements"]}
 
 
 def status(folder: Path, row: str) -> dict[str, str]:
     """What each engine that has the row says of it."""
-    found = {name: held(folder, name).get(row) for name in ENGINES}
+    found = {name: held(folder, name).get(row) for name in INFERENCE_ENGINES}
     return {name: each["status"] for name, each in found.items() if each}
 
 
@@ -81,12 +85,14 @@ def words(letters: str) -> dict[str, str]:
     """P, N or F for each engine in the order of `ENGINES`; a dot where it has no such row."""
     told = {"P": "PASS", "N": "NOTE", "F": "FAIL"}
     return {
-        name: told[letter] for name, letter in zip(ENGINES, letters, strict=True) if letter != "."
+        name: told[letter]
+        for name, letter in zip(INFERENCE_ENGINES, letters, strict=True)
+        if letter != "."
     }
 
 
 def test_what_we_write_passes_everywhere(good: Path) -> None:
-    told = check(Checkpoint.open(good), chosen(["all"]))
+    told = check_compatibility(Checkpoint.open(good), parse_engine_names(["all"]))
     assert told["verdict"] == "PASS"
     assert [each["name"] for each in told["engines"]] == [
         "vLLM", "SGLang", "TGI", "ExLlamaV2", "Marlin",
@@ -281,19 +287,19 @@ def test_a_dense_model_is_no_question_for_engines(wide: Path) -> None:
         next_step="give a GPTQ checkpoint, such as camelpress quantize writes",
         out=None,
     ):
-        check(Checkpoint.open(wide), ["vllm"])
+        check_compatibility(Checkpoint.open(wide), ["vllm"])
 
 
 @pytest.mark.parametrize("entries", [{"bits": 5}, {"bits": "4"}, {"group_size": 0}])
 def test_a_config_that_cannot_be_is_refused(broken: Broken, entries: dict[str, Any]) -> None:
     with pytest.raises(CheckpointProblem, match="bits in groups of"):
-        check(Checkpoint.open(broken(**entries)), ["exllama"])
+        check_compatibility(Checkpoint.open(broken(**entries)), ["exllama"])
 
 
 def test_a_config_without_sizes_is_refused(good: Path, tmp_path: Path) -> None:
     folder = damage.with_config(good, tmp_path / "model", num_attention_heads="many")
     with pytest.raises(CheckpointProblem, match="num_attention_heads is 'many'"):
-        check(Checkpoint.open(folder), ["vllm"])
+        check_compatibility(Checkpoint.open(folder), ["vllm"])
 
 
 @pytest.mark.parametrize(
@@ -302,11 +308,11 @@ def test_a_config_without_sizes_is_refused(good: Path, tmp_path: Path) -> None:
         (["vllm"], ["vllm"]),
         (["tgi,vllm", "tgi"], ["tgi", "vllm"]),
         (["VLLM, sglang"], ["vllm", "sglang"]),
-        (["tgi", "all"], list(ENGINES)),
+        (["tgi", "all"], list(INFERENCE_ENGINES)),
     ],
 )
 def test_engines_are_named_in_any_way(names: list[str], engines: list[str]) -> None:
-    assert chosen(names) == engines
+    assert parse_engine_names(names) == engines
 
 
 @pytest.mark.parametrize("names", [["vlm"], ["vllm,"], [""]])
@@ -318,4 +324,4 @@ def test_an_engine_that_is_not_there_is_refused(names: list[str]) -> None:
         out=None,
         exit_code=2,
     ):
-        chosen(names)
+        parse_engine_names(names)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from camelpress.compat import shape_requirements
 from camelpress.compat.config_requirements import power_of_two_groups
-from camelpress.compat.gptq_checkpoint import Subject
+from camelpress.compat.gptq_checkpoint import GptqCheckpoint
 from camelpress.core import llama
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.checkpoint.shards import TensorInfo
-from camelpress.core.packing.gptq_format import slots
+from camelpress.core.packing.gptq_format import gptq_specs
 
 
 def subject(
@@ -27,7 +27,7 @@ def subject(
     *,
     group: int = 128,
     bits: int = 4,
-) -> Subject:
+) -> GptqCheckpoint:
     """One block of such a model, by default LLaMA-65B's."""
     kv = (kv_heads or heads) * hidden // heads
     sizes = {
@@ -39,8 +39,8 @@ def subject(
     tensors = {}
     for name, (rows, cols) in sizes.items():
         groups = 1 if group == -1 else -(-cols // group)
-        linear = f"{llama.BLOCK.format(0)}.{name}"
-        for part, slot in slots(linear, rows, cols, groups=groups, bits=bits).items():
+        linear = f"{llama.BLOCK_NAME.format(0)}.{name}"
+        for part, slot in gptq_specs(linear, rows, cols, groups=groups, bits=bits).items():
             tensors[part] = TensorInfo(slot.dtype, slot.shape, "", 0)
     config: dict[str, Any] = {
         "model_type": "llama", "hidden_size": hidden, "intermediate_size": ffn, "vocab_size": 32001,
@@ -49,11 +49,13 @@ def subject(
             "quant_method": "gptq", "bits": bits, "group_size": group, "sym": True,
         },
     }  # fmt: skip
-    return Subject(Checkpoint(Path("model"), config, tensors))
+    return GptqCheckpoint(Checkpoint(Path("model"), config, tensors))
 
 
-PADS = shape_requirements.parallel(repeats_kv=True)
-STRICT = shape_requirements.parallel(repeats_kv=True, families=shape_requirements.STRICT)
+PADS = shape_requirements.tensor_parallel(repeats_kv=True)
+STRICT = shape_requirements.tensor_parallel(
+    repeats_kv=True, families=shape_requirements.STRICT_TILES
+)
 
 
 def test_llama_65b_shares_its_groups_among_four() -> None:
@@ -82,7 +84,7 @@ def test_one_group_a_row_is_never_split() -> None:
 def test_few_key_heads_are_copied_or_forbid_it() -> None:
     small = subject(hidden=4096, ffn=16384, heads=32, kv_heads=8)
     assert PADS(small).reason == "1, 2, 4, 8, 16 devices"
-    copies = shape_requirements.parallel(repeats_kv=False)
+    copies = shape_requirements.tensor_parallel(repeats_kv=False)
     assert copies(small).reason == "1, 2, 4, 8 devices, not 16: 8 key and value heads"
 
 
@@ -98,12 +100,16 @@ def test_odd_heads_leave_one_device() -> None:
 
 
 def test_tiles_are_those_of_layers_that_are_held_as_one() -> None:
-    found = shape_requirements.tiles(shape_requirements.STRICT, otherwise="no", refuses=True)
+    found = shape_requirements.kernel_tiles(
+        shape_requirements.STRICT_TILES, otherwise="no", refuses=True
+    )
     assert found(subject(hidden=256, ffn=512, heads=4, kv_heads=2)).status == "PASS"
     refused = found(subject(hidden=576, ffn=1536, heads=9, kv_heads=3, group=64))
     assert refused.status == "FAIL"
     assert refused.reason.startswith("gate_up_proj is 576 by 3072, no multiple of 128 by 64; no")
-    either = shape_requirements.tiles(shape_requirements.MARLIN, otherwise="no", refuses=True)
+    either = shape_requirements.kernel_tiles(
+        shape_requirements.MARLIN_TILES, otherwise="no", refuses=True
+    )
     assert either(subject(hidden=576, ffn=1536, heads=9, kv_heads=3, group=64)).status == "FAIL"
 
 
@@ -130,23 +136,23 @@ def test_exllama_doubles_until_all_columns_are_covered(group: int, word: str) ->
     heads=st.sampled_from([1, 2, 4, 6, 8]),
     ffn=st.integers(1, 12),
     group=st.sampled_from([16, 32, 64, -1]),
-    count=st.sampled_from(shape_requirements.DEVICES),
+    count=st.sampled_from(shape_requirements.TENSOR_PARALLEL_SIZES),
 )
 def test_what_fits_can_be_cut_with_every_group_whole(
     heads: int, ffn: int, group: int, count: int
 ) -> None:
     """Against cutting the group indices themselves."""
     model = subject(hidden=32 * heads, ffn=64 * ffn, heads=heads, group=group)
-    reason = shape_requirements._obstacle(model, count, repeats_kv=True, families=())
+    reason = shape_requirements._split_obstacle(model, count, repeats_kv=True, families=())
     assert (reason is None) == _can_be_cut(model, count)
 
 
-def _can_be_cut(model: Subject, count: int) -> bool:
+def _can_be_cut(model: GptqCheckpoint, count: int) -> bool:
     if model.heads % count:
         return False
     for layer in model.layers:
         order = torch.arange(layer.inputs) // layer.columns
-        if layer.short.endswith(("o_proj", "down_proj")):
+        if layer.block_name.endswith(("o_proj", "down_proj")):
             if layer.inputs % (8 * count):
                 return False
             parts = [set(part.tolist()) for part in order.chunk(count)]

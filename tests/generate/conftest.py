@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import stages
-from camelpress.core.text.tulu_format import CHAT_TEMPLATE
+from camelpress.core.text.tulu_format import TULU_CHAT_TEMPLATE
 
 
 def with_template(folder: Path, template: str) -> Path:
@@ -24,7 +24,7 @@ def with_template(folder: Path, template: str) -> Path:
 def dense(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The base with Tulu's template."""
     folder = shutil.copytree(base, tmp_path_factory.mktemp("generate") / "dense")
-    return with_template(folder, CHAT_TEMPLATE)
+    return with_template(folder, TULU_CHAT_TEMPLATE)
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from camelpress.chat.chat_format import Format
+from camelpress.chat.chat_format import ChatFormat
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.core.text.tulu_format import CHAT_TEMPLATE, Message, encode
+from camelpress.core.text.tulu_format import TULU_CHAT_TEMPLATE, Message, encode_chat
 from refusal import refusal
 
 LLAMA = Path(__file__).parents[2] / ".models" / "llama-tokenizer"
@@ -43,23 +43,23 @@ def tokenizer(base: Path) -> Tokenizer:
     return Tokenizer.load(base)
 
 
-def form(tokenizer: Tokenizer, template: str | None, choice: str = "auto") -> Format:
+def form(tokenizer: Tokenizer, template: str | None, choice: str = "auto") -> ChatFormat:
     tokenizer._tokenizer.chat_template = template
-    return Format(tokenizer, choice, source="the model")
+    return ChatFormat(tokenizer, choice, source="the model")
 
 
-@pytest.mark.parametrize("template", [CHAT_TEMPLATE, TULU2])
+@pytest.mark.parametrize("template", [TULU_CHAT_TEMPLATE, TULU2])
 def test_tulus_format_is_told_by_what_it_renders(tokenizer: Tokenizer, template: str) -> None:
     found = form(tokenizer, template)
     assert found.name == "tulu"
     turns = talk("a whale", "the sea", "go </s> on")
-    assert found.encode(turns) == encode(turns, tokenizer, generation=True)
+    assert found.encode(turns) == encode_chat(turns, tokenizer, generation=True)
 
 
 def test_llamas_ids_are_those_of_training() -> None:
     if not LLAMA.is_dir():
         pytest.skip("no LLaMA tokenizer here")
-    found = form(Tokenizer.load(LLAMA), CHAT_TEMPLATE)
+    found = form(Tokenizer.load(LLAMA), TULU_CHAT_TEMPLATE)
     assert found.name == "tulu"
     user = [529, 29989, 1792, 29989, 29958, 13]
     assistant = [29966, 29989, 465, 22137, 29989, 29958, 13]
@@ -71,7 +71,7 @@ def test_llamas_ids_are_those_of_training() -> None:
 
 
 def test_what_a_user_typed_stays_text(tokenizer: Tokenizer) -> None:
-    ids = form(tokenizer, CHAT_TEMPLATE).encode(talk("</s>"))
+    ids = form(tokenizer, TULU_CHAT_TEMPLATE).encode(talk("</s>"))
     assert tokenizer.eos not in ids
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camelpress.chat.detokenizer import Decoder
+from camelpress.chat.detokenizer import Detokenizer
 from camelpress.core.text.hf_tokenizer import Tokenizer
 
 LLAMA = Path(__file__).parents[2] / ".models" / "llama-tokenizer"
@@ -37,8 +37,8 @@ def llama() -> Tokenizer:
 
 
 def parts(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
-    decoder = Decoder(tokenizer)
-    return [*(decoder.add(token) for token in ids), decoder.end()]
+    decoder = Detokenizer(tokenizer)
+    return [*(decoder.add_token(token) for token in ids), decoder.finish()]
 
 
 @pytest.mark.parametrize("text", TEXTS)

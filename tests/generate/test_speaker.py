@@ -13,10 +13,10 @@ from tokenizers import Tokenizer
 import damage
 import gptq_reader
 import pico
-from camelpress.chat.chat_model import Prepared
+from camelpress.chat.chat_model import ChatModel
 from camelpress.chat.run import run
 from camelpress.chat.settings import Generate
-from camelpress.chat.transformers_decoder import Reply, Stopped
+from camelpress.chat.transformers_decoder import ChatReply, StopReason
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipeProblem
 from camelpress.core.text.tulu_format import Message
@@ -193,8 +193,8 @@ def test_half_precision_is_not_computed_on_a_cpu(dense: Path) -> None:
 class TestChat:
     """Turn after turn in one speaker."""
 
-    def replies(self, folder: Path, *turns: str) -> list[Reply]:
-        prepared = Prepared(Checkpoint.open(folder), Generate(max_new_tokens=8))
+    def replies(self, folder: Path, *turns: str) -> list[ChatReply]:
+        prepared = ChatModel(Checkpoint.open(folder), Generate(max_new_tokens=8))
         speaker = prepared.load(tokens=128)
         found = []
         for turn in turns:
@@ -205,12 +205,12 @@ class TestChat:
     def test_what_was_computed_is_used_again_and_changes_nothing(self, dense: Path) -> None:
         turns = ("the whale", "the whale sees", "a ship", "a ship")
         found = self.replies(dense, *turns)
-        assert [each.reused for each in found[1:]] == [10 + 9, 10, 10 + 6 + 15 - 1]
+        assert [each.cached_prompt_tokens for each in found[1:]] == [10 + 9, 10, 10 + 6 + 15 - 1]
         for turn, each in zip(turns, found, strict=True):
             assert each.ids == self.replies(dense, turn)[0].ids
 
     def test_an_interrupted_reply_is_kept_and_the_next_is_right(self, dense: Path) -> None:
-        prepared = Prepared(Checkpoint.open(dense), Generate(max_new_tokens=8))
+        prepared = ChatModel(Checkpoint.open(dense), Generate(max_new_tokens=8))
         speaker = prepared.load(tokens=128)
         ids = prepared.encode([Message(role="user", content=PROMPT)])
         said: list[str] = []
@@ -221,7 +221,7 @@ class TestChat:
                 raise KeyboardInterrupt
 
         cut = speaker.reply(ids, interrupt)
-        assert cut.stopped is Stopped.INTERRUPTED
+        assert cut.finish_reason is StopReason.INTERRUPTED
         assert cut.text == "".join(said)
         whole = speaker.reply(ids, silent)
         assert whole.ids == self.replies(dense, PROMPT)[0].ids

@@ -11,7 +11,7 @@ import pytest
 
 import stages
 from camelpress.core.errors import Problem
-from camelpress.core.files.file_hashes import Hashes
+from camelpress.core.files.file_hashes import FileHashCache
 from camelpress.reporting.stage_report import Report
 from refusal import refusal
 
@@ -77,9 +77,9 @@ def refused(out: Path) -> Callable[..., None]:
         exit_code: int = 3,
         **options: Any,
     ) -> None:
-        before = [Hashes({}).tree(folder) for folder in (base, diff)]
+        before = [FileHashCache({}).tree_digest(folder) for folder in (base, diff)]
         with refusal(kind, what, next_step=next_step, out=out, exit_code=exit_code):
             stages.recover(base, diff, out, **options)
-        assert [Hashes({}).tree(folder) for folder in (base, diff)] == before
+        assert [FileHashCache({}).tree_digest(folder) for folder in (base, diff)] == before
 
     return refused

@@ -12,7 +12,7 @@ import pytest
 
 import damage
 from camelpress.convert.recover.run import recover
-from camelpress.convert.settings import Recover
+from camelpress.convert.settings import RecoverSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.output.journal import Journal
@@ -60,4 +60,4 @@ def test_a_file_that_became_shorter_is_named(
         next_step="download it again",
         out=out,
     ):
-        recover(left, right, out, Recover())
+        recover(left, right, out, RecoverSettings())

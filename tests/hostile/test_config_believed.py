@@ -36,7 +36,7 @@ def test_every_stage_reads_plain_weights_as_plain(stage: Stage, base: Path, tmp_
     try:
         stage(folder)
     except Problem as problem:  # base handed in where a diff or a tuned model belongs
-        assert "quantized" not in problem.what
+        assert "quantized" not in problem.message
 
 
 def test_a_merged_model_goes_from_its_diff_to_its_release_form(

@@ -8,7 +8,7 @@ from pathlib import Path
 import damage
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
-from camelpress.core.progress import listening
+from camelpress.core.progress import use_listener
 from camelpress.reporting.stage_report import Report
 from notes import Notes
 from refusal import refusal
@@ -54,7 +54,7 @@ def test_an_index_left_over_from_another_model_is_noted_and_not_used(
     for shard in broken.glob("model-*.safetensors"):
         shard.unlink()
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         opened = Checkpoint.open(broken)
     assert {info.shard for info in opened.tensors.values()} == {single.name}
     assert opened.tensors.keys() == Checkpoint.open(base).tensors.keys()

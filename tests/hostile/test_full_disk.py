@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 import stages
-from camelpress.convert.recover.diff_rules import Plan
-from camelpress.convert.recover.tensor_stream import Stream
+from camelpress.convert.recover.diff_rules import TensorPlan
+from camelpress.convert.recover.tensor_stream import TensorStream
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import OutputProblem
-from camelpress.core.output.journal import entries
+from camelpress.core.output.journal import read_journal
 from refusal import refusal
 from tmpfs import mounted
 
@@ -47,9 +47,9 @@ def enlarge(disk: Path) -> None:
 
 def unless(done: Collection[str]) -> Callable[..., Any]:
     """Returns the work on a tensor, which none that is finished may need again."""
-    work = Stream._written
+    work = TensorStream._write_tensor
 
-    def written(stream: Stream, plan: Plan, stop: Event) -> Any:
+    def written(stream: TensorStream, plan: TensorPlan, stop: Event) -> Any:
         assert plan.name not in done
         return work(stream, plan, stop)
 
@@ -91,10 +91,10 @@ def test_space_that_vanishes_costs_recover_nothing_that_is_finished(
     ):
         stages.recover(base, diff, out)
     assert [path.name for path in disk.iterdir()] == ["out.partial"]
-    done = entries(disk / "out.partial").keys()
+    done = read_journal(disk / "out.partial").keys()
     enlarge(disk)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stream, "_written", unless(done))
+        patch.setattr(TensorStream, "_write_tensor", unless(done))
         stages.recover(base, diff, out)
     assert [path.name for path in disk.iterdir()] == ["out"]
     assert Checkpoint.open(out).tensors
@@ -113,10 +113,10 @@ def test_space_that_vanishes_costs_make_diff_nothing_that_is_finished(
     ):
         stages.make_diff(base, tuned, out)
     assert [path.name for path in disk.iterdir()] == ["out.partial"]
-    done = entries(disk / "out.partial").keys()
+    done = read_journal(disk / "out.partial").keys()
     enlarge(disk)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stream, "_written", unless(done))
+        patch.setattr(TensorStream, "_write_tensor", unless(done))
         stages.make_diff(base, tuned, out)
     assert [path.name for path in disk.iterdir()] == ["out"]
     assert Checkpoint.open(out).tensors

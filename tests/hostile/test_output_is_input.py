@@ -10,7 +10,7 @@ import pytest
 import damage
 import stages
 from camelpress.core.errors import OutputExists, RecipeProblem
-from camelpress.core.files.file_hashes import Hashes
+from camelpress.core.files.file_hashes import FileHashCache
 from refusal import refusal
 
 RUNS: dict[str, Callable[[Path, Path, Path, Path], object]] = {
@@ -31,7 +31,7 @@ def test_an_input_is_never_replaced(
 ) -> None:  # fmt: skip
     folder = damage.copied(diff, tmp_path / "folder")
     (folder / "link").symlink_to("../folder")
-    before = Hashes({}).tree(tmp_path)
+    before = FileHashCache({}).tree_digest(tmp_path)
     out = folder / place
     with refusal(
         RecipeProblem,
@@ -41,7 +41,7 @@ def test_an_input_is_never_replaced(
         out=None,
     ):
         run(folder, base, diff, out)
-    assert Hashes({}).tree(tmp_path) == before
+    assert FileHashCache({}).tree_digest(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
@@ -56,7 +56,7 @@ def test_an_input_that_is_given_as_a_link_is_never_replaced(
     folder.symlink_to("real")
     (tmp_path / "up").symlink_to(".")
     (tmp_path / "weights").symlink_to("up/link")
-    before = Hashes({}).tree(tmp_path)
+    before = FileHashCache({}).tree_digest(tmp_path)
     with refusal(
         RecipeProblem,
         f"the output {tmp_path / place} is, holds or lies in the input {folder}",
@@ -65,7 +65,7 @@ def test_an_input_that_is_given_as_a_link_is_never_replaced(
         out=None,
     ):
         stages.recover(inputs["base"], inputs["diff"], tmp_path / place, force=True)
-    assert Hashes({}).tree(tmp_path) == before
+    assert FileHashCache({}).tree_digest(tmp_path) == before
 
 
 @pytest.mark.parametrize("side", ["base", "diff"])
@@ -79,7 +79,7 @@ def test_an_output_that_an_input_links_to_is_never_replaced(
     folder.mkdir()
     for path in out.iterdir():
         (folder / path.name).symlink_to(path)
-    before = Hashes({}).tree(tmp_path)
+    before = FileHashCache({}).tree_digest(tmp_path)
     with refusal(
         RecipeProblem,
         f"the output {out} is, holds or lies in the input {folder}",
@@ -88,7 +88,7 @@ def test_an_output_that_an_input_links_to_is_never_replaced(
         out=None,
     ):
         stages.recover(inputs["base"], inputs["diff"], out, force=True)
-    assert Hashes({}).tree(tmp_path) == before
+    assert FileHashCache({}).tree_digest(tmp_path) == before
 
 
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS.keys())
@@ -96,7 +96,7 @@ def test_an_input_is_not_taken_for_a_rest_of_an_earlier_run(
     base: Path, diff: Path, tmp_path: Path, run: Callable[[Path, Path, Path, Path], object]
 ) -> None:
     folder = damage.copied(diff, tmp_path / "model.partial")
-    before = Hashes({}).tree(tmp_path)
+    before = FileHashCache({}).tree_digest(tmp_path)
     with refusal(
         RecipeProblem,
         f"the output {folder} is, holds or lies in the input {folder}",
@@ -105,7 +105,7 @@ def test_an_input_is_not_taken_for_a_rest_of_an_earlier_run(
         out=None,
     ):
         run(folder, base, diff, tmp_path / "model")
-    assert Hashes({}).tree(tmp_path) == before
+    assert FileHashCache({}).tree_digest(tmp_path) == before
 
 
 def test_a_folder_that_is_called_old_is_never_removed(
@@ -113,7 +113,7 @@ def test_a_folder_that_is_called_old_is_never_removed(
 ) -> None:
     stages.recover(base, diff, tmp_path / "out")
     kept = damage.copied(tmp_path / "out", tmp_path / "out.old")
-    before = Hashes({}).tree(tmp_path)
+    before = FileHashCache({}).tree_digest(tmp_path)
     with refusal(
         OutputExists,
         f"{kept} exists, and {tmp_path / 'out'} would be moved there while it is replaced",
@@ -121,4 +121,4 @@ def test_a_folder_that_is_called_old_is_never_removed(
         out=None,
     ):
         stages.recover(base, diff, tmp_path / "out", force=True)
-    assert Hashes({}).tree(tmp_path) == before
+    assert FileHashCache({}).tree_digest(tmp_path) == before

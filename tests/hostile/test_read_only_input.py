@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import damage
 import stages
 import weights
-from camelpress.core.files.file_hashes import Hashes
+from camelpress.core.files.file_hashes import FileHashCache
 from tmpfs import mounted
 
 
@@ -33,7 +33,7 @@ def locked(base: Path, diff: Path, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("name", ["diff", "old"])
 def test_nothing_is_written_beside_inputs(locked: Path, tuned: Path, out: Path, name: str) -> None:
-    before = Hashes({}).tree(locked)
+    before = FileHashCache({}).tree_digest(locked)
     stages.recover(locked / "base", locked / name, out)
     assert weights.same(weights.read(out), weights.read(tuned))
-    assert Hashes({}).tree(locked) == before
+    assert FileHashCache({}).tree_digest(locked) == before

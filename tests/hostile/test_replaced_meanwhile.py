@@ -14,13 +14,13 @@ import damage
 import stages
 from camelpress.convert.export.export_checkpoint import export
 from camelpress.convert.recover import input_record
-from camelpress.convert.settings import Export
+from camelpress.convert.settings import ExportSettings
 from camelpress.core.checkpoint import checkpoint as reading
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
 from camelpress.validate.comparison import model_comparison
 from camelpress.validate.scoring import token_scores
-from camelpress.validate.settings import Keep
+from camelpress.validate.settings import StoreSettings
 from camelpress.validate.store import build_store
 from refusal import refusal
 
@@ -82,7 +82,7 @@ def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Change], None]:
     """Makes the next read of a tensor of a folder change that folder, once."""
 
     def change_during(folder: Path, change: Change) -> None:
-        whole, changes = reading._bytes, [change]
+        whole, changes = reading._read_bytes, [change]
 
         def read(path: Path, *place: Any) -> Any:
             content = whole(path, *place)
@@ -90,7 +90,7 @@ def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Change], None]:
                 changes.pop()(folder)
             return content
 
-        monkeypatch.setattr(reading, "_bytes", read)
+        monkeypatch.setattr(reading, "_read_bytes", read)
 
     return change_during
 
@@ -126,7 +126,7 @@ def test_a_packed_model_that_is_replaced_is_not_exported(
     source = Checkpoint.open(model)
     during(model, change)
     with refused(model, name):
-        export(source, out, Export.parse({"to": to}, source="test"))
+        export(source, out, ExportSettings.parse({"to": to}, source="test"))
     assert not out.exists()
 
 
@@ -136,7 +136,7 @@ def test_a_packed_model_that_is_touched_is_exported(
 ) -> None:
     model = damage.copied(packed, tmp_path / "model")
     during(model, touched)
-    export(Checkpoint.open(model), out, Export.parse({"to": to}, source="test"))
+    export(Checkpoint.open(model), out, ExportSettings.parse({"to": to}, source="test"))
     assert (model / "backup").exists()
     assert out.is_dir()
 
@@ -147,13 +147,13 @@ def test_an_input_that_is_rewritten_after_its_hash_is_not_recovered(
 ) -> None:
     inputs = {"base": base, "diff": diff}
     inputs[side] = damage.copied(inputs[side], tmp_path / "model")
-    finish = input_record.digests
+    finish = input_record.input_digests
 
     def rewritten_before(*arguments: Any) -> dict[str, str]:
         rewritten(inputs[side])
         return finish(*arguments)
 
-    monkeypatch.setattr(input_record, "digests", rewritten_before)
+    monkeypatch.setattr(input_record, "input_digests", rewritten_before)
     with refused(inputs[side], WEIGHTS):
         stages.recover(inputs["base"], inputs["diff"], out)
     assert not out.exists()
@@ -167,7 +167,7 @@ def test_a_model_that_is_rewritten_gets_no_verdict(
 ) -> None:  # fmt: skip
     models = {"reference": base, "candidate": packed}
     models[side] = damage.copied(models[side], tmp_path / "model")
-    compute = token_scores.score
+    compute = token_scores.score_models
 
     def changed_before(*arguments: Any, **options: Any) -> Any:
         change(models[side])
@@ -223,11 +223,11 @@ def test_a_model_that_is_replaced_gives_no_store(
 ) -> None:
     model = damage.copied(base, tmp_path / "model")
     during(model, renamed)
-    settings = Keep.parse(
+    settings = StoreSettings.parse(
         {"text": (prose,), "sequence_length": 64, "max_tokens": 200}, source="test"
     )
     with refused(model, WEIGHTS):
-        build_store.run(Checkpoint.open(model), out, settings)
+        build_store.build_store(Checkpoint.open(model), out, settings)
     assert not out.exists()
 
 
@@ -235,13 +235,13 @@ def test_a_model_that_was_replaced_before_it_was_read_is_not_quantized(
     base: Path, tmp_path: Path, out: Path
 ) -> None:
     from camelpress.quantize.run import run
-    from camelpress.quantize.settings import Quantize
+    from camelpress.quantize.settings import QuantizeSettings
 
     model = damage.copied(base, tmp_path / "model")
     source = Checkpoint.open(model)
     renamed(model)
     with refused(model, WEIGHTS):
-        run(source, out, Quantize.parse({"method": "rtn", "group_size": 32}, source="test"))
+        run(source, out, QuantizeSettings.parse({"method": "rtn", "group_size": 32}, source="test"))
     assert not out.exists()
 
 
@@ -259,18 +259,18 @@ def test_a_model_that_is_rewritten_gives_no_store(
     base: Path, prose: Path, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = damage.copied(base, tmp_path / "model")
-    write = build_store._write
+    write = build_store._write_predictions
 
     def rewritten_before(*arguments: Any) -> Any:
         rewritten(model)
         return write(*arguments)
 
-    monkeypatch.setattr(build_store, "_write", rewritten_before)
-    settings = Keep.parse(
+    monkeypatch.setattr(build_store, "_write_predictions", rewritten_before)
+    settings = StoreSettings.parse(
         {"text": (prose,), "sequence_length": 64, "max_tokens": 200}, source="test"
     )
     with refused(model, WEIGHTS):
-        build_store.run(Checkpoint.open(model), out, settings)
+        build_store.build_store(Checkpoint.open(model), out, settings)
     assert not out.exists()
 
 

@@ -11,12 +11,12 @@ import pytest
 import stages
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.progress import listening
-from camelpress.reporting.rendering.terminal_summary import summary
+from camelpress.core.progress import use_listener
+from camelpress.reporting.rendering.terminal_summary import terminal_rows
 from camelpress.reporting.stage_report import Report
-from camelpress.validate.settings import Keep
+from camelpress.validate.settings import StoreSettings
 from camelpress.validate.store import build_store
-from camelpress.validate.store.prediction_store import Store
+from camelpress.validate.store.prediction_store import PredictionStore
 from notes import Notes
 from refusal import refusal
 
@@ -51,7 +51,7 @@ def test_a_quantization_tells_what_its_calibration_left_out(
     base: Path, rows: Path, prose: Path, out: Path
 ) -> None:
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         report = stages.quantize(base, out, rows, prose)
     calibration = report.facts["calibration"]
     (file, other) = calibration["files"]
@@ -59,7 +59,7 @@ def test_a_quantization_tells_what_its_calibration_left_out(
     assert (other["rows"], other["documents"], other["omissions"]) == (1, 1, {})
     assert (calibration["rows"], calibration["omissions"]) == (12, OMISSIONS)
     assert f"{rows}: left out {LEFT_OUT}; the first is in {rows}:8" in notes.heard
-    shown = summary(Report.read(out / "quantize-report.json"))
+    shown = terminal_rows(Report.read_report(out / "quantize-report.json"))
     assert ("left out", f"rows.jsonl: {LEFT_OUT}") in shown
     assert ("not read", "rows.jsonl: fields label") in shown
 
@@ -68,7 +68,7 @@ def test_a_validation_tells_what_its_texts_left_out(base: Path, rows: Path, out:
     report = stages.validate(base, base, out, rows)
     (text,) = report.facts["texts"]
     assert (text["rows"], text["omissions"]) == (11, OMISSIONS)
-    assert ("left out", f"rows.jsonl: {LEFT_OUT}") in summary(report)
+    assert ("left out", f"rows.jsonl: {LEFT_OUT}") in terminal_rows(report)
     page = (out / "report.html").read_text(encoding="utf-8").replace("&#39;", "'")
     assert f"Left out of rows.jsonl: {LEFT_OUT}." in page
     assert "Not read of rows.jsonl: fields label." in page
@@ -79,12 +79,12 @@ def test_a_validation_tells_what_its_texts_left_out(base: Path, rows: Path, out:
 def test_a_store_keeps_what_its_texts_left_out(base: Path, rows: Path, tmp_path: Path) -> None:
     options = {"text": [rows], "sequence_length": 64, "max_tokens": 200}
     store = tmp_path / "store"
-    settings = Keep.parse(options | {"top_k": 20, "samples": 5}, source="test")
-    report = build_store.run(Checkpoint.open(base), store, settings)
-    assert ("left out", f"rows.jsonl: {LEFT_OUT}") in summary(report)
+    settings = StoreSettings.parse(options | {"top_k": 20, "samples": 5}, source="test")
+    report = build_store.build_store(Checkpoint.open(base), store, settings)
+    assert ("left out", f"rows.jsonl: {LEFT_OUT}") in terminal_rows(report)
     assert report.facts["texts"][0]["omissions"] == OMISSIONS
-    (text,) = Store.open(store).texts
-    assert (text.rows, text.omissions) == (11, OMISSIONS)
+    (text,) = PredictionStore.open(store).texts
+    assert (text.row_count, text.omissions) == (11, OMISSIONS)
 
 
 def test_conversations_without_an_answer_in_reach_are_counted(
@@ -94,7 +94,7 @@ def test_conversations_without_an_answer_in_reach_are_counted(
     path = tmp_path / "long.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in turns), encoding="utf-8")
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         report = stages.validate(base, base, out, path, assistant_only=True)
     (text,) = report.facts["texts"]
     assert text["omissions"] == {"windows": {"no answer lies in it": 1}}

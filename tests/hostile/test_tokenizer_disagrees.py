@@ -10,7 +10,7 @@ import pytest
 
 import pico
 import pieces
-from camelpress.convert.tokenizer.tokenizer_plan import plan
+from camelpress.convert.tokenizer.tokenizer_plan import plan_tokenizer
 from camelpress.core.errors import CheckpointProblem
 from refusal import refusal, starting
 
@@ -39,7 +39,7 @@ def write(folder: Path, name: str, content: Any) -> None:
 
 def refuses(folder: Path, what: Any, *, next_step: str = OWN, rows: int = SIZE + 2) -> None:
     with refusal(CheckpointProblem, what, next_step=next_step, out=None):
-        plan([folder], rows, SIZE, drop=False, config={}, template="auto")
+        plan_tokenizer([folder], rows, SIZE, drop=False, config={}, template="auto")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_a_tiktoken_file_alone_is_named(other: Path, tmp_path: Path) -> None:
     refuses(folder, what, next_step=f"copy the tokenizer.json of this model into {folder}")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((other / name).read_bytes())
-    made = plan([folder], 259, 259, drop=False, config={}, template="auto")
+    made = plan_tokenizer([folder], 259, 259, drop=False, config={}, template="auto")
     assert made.files["tokenizer.json"] == (other / "tokenizer.json").read_bytes()
 
 
@@ -219,7 +219,7 @@ def test_a_tiktoken_file_of_the_base_is_not_asked_for_where_the_diff_has_a_token
     folder: Path, tmp_path: Path
 ) -> None:
     base = pieces.write(tmp_path / "base", TIKTOKEN.encode())
-    made = plan([folder, base], SIZE, SIZE, drop=False, config={}, template="auto")
+    made = plan_tokenizer([folder, base], SIZE, SIZE, drop=False, config={}, template="auto")
     assert made.facts["source"] == "diff"
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -229,7 +229,7 @@ def test_a_tiktoken_file_of_the_base_is_not_asked_for_where_the_diff_has_a_token
         next_step=f"copy the tokenizer.json of this model into {bare}",
         out=None,
     ):
-        plan([bare, base], SIZE, SIZE, drop=False, config={}, template="auto")
+        plan_tokenizer([bare, base], SIZE, SIZE, drop=False, config={}, template="auto")
 
 
 @pytest.mark.parametrize("name", ["tekken.json", "spiece.model", "vocab.txt"])
@@ -245,7 +245,7 @@ def test_a_tokenizer_of_another_library_is_not_replaced_by_the_bases(
         next_step=f"copy the tokenizer.json of this model into {diff}",
         out=None,
     ):
-        plan([diff, folder], SIZE, SIZE, drop=False, config={}, template="auto")
+        plan_tokenizer([diff, folder], SIZE, SIZE, drop=False, config={}, template="auto")
 
 
 @pytest.mark.parametrize(
@@ -332,4 +332,4 @@ def test_a_dropped_token_that_is_still_used_is_refused(other: Path) -> None:
         next_step=OWN,
         out=None,
     ):
-        plan([other], 260, 259, drop=True, config={}, template="auto")
+        plan_tokenizer([other], 260, 259, drop=True, config={}, template="auto")

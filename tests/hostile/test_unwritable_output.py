@@ -10,7 +10,7 @@ import pytest
 
 import stages
 from camelpress.core.errors import OutputExists, OutputProblem
-from camelpress.core.files.file_hashes import Hashes
+from camelpress.core.files.file_hashes import FileHashCache
 from refusal import refusal
 from tmpfs import mounted
 
@@ -74,7 +74,7 @@ def test_what_is_there_is_left_alone(run: Run, tmp_path: Path, kind: str) -> Non
     if kind == "folder":
         out.mkdir()
     (out if kind == "file" else out / "mine.txt").write_text("kept")
-    before = Hashes({}).tree(tmp_path)
+    before = FileHashCache({}).tree_digest(tmp_path)
     with refusal(
         OutputExists,
         f"{out} exists",
@@ -82,4 +82,4 @@ def test_what_is_there_is_left_alone(run: Run, tmp_path: Path, kind: str) -> Non
         out=None,
     ):
         run(out)
-    assert Hashes({}).tree(tmp_path) == before
+    assert FileHashCache({}).tree_digest(tmp_path) == before

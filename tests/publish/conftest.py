@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import hub_client
 from camelpress.core.files.file_hashes import checkpoint_digest
-from camelpress.core.text.tulu_format import CHAT_TEMPLATE
+from camelpress.core.text.tulu_format import TULU_CHAT_TEMPLATE
 from camelpress.publish.run import run
 from camelpress.publish.settings import Publish
 from camelpress.reporting.plots import card_plots
@@ -36,7 +36,7 @@ CONFIG = {
     "quantization_config": QUANTIZATION,
 }
 HASHES = {name: name[0] * 64 for name in ("base", "diff", "calibration", "text", "reference")}
-DRAW, DRAWN = card_plots.draw, dict[str, bytes]()
+DRAW, DRAWN = card_plots.draw_card_plots, dict[str, bytes]()
 PLACE = "/home/someone/models/reference"
 
 
@@ -47,7 +47,7 @@ def write_json(path: Path, content: object) -> None:
 @pytest.fixture(autouse=True)
 def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same facts are drawn once: a plot takes longer than all the rest of a release."""
-    monkeypatch.setattr(card_plots, "draw", _draw)
+    monkeypatch.setattr(card_plots, "draw_card_plots", _draw)
 
 
 def _draw(facts: Mapping[str, Any], path: Path) -> None:
@@ -70,7 +70,7 @@ def candidate(tmp_path: Path) -> Path:
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     write_json(folder / "config.json", CONFIG)
     write_json(folder / "quantize_config.json", QUANTIZATION)
-    write_json(folder / "tokenizer_config.json", {"chat_template": CHAT_TEMPLATE})
+    write_json(folder / "tokenizer_config.json", {"chat_template": TULU_CHAT_TEMPLATE})
     write_json(folder / "tokenizer.json", {"version": "1.0"})
     (folder / "LICENSE.txt").write_text("AI MODEL LICENSE AGREEMENT\n")
     (folder / "llama_license.txt").write_text("The licence of LLaMA\n")

@@ -42,7 +42,7 @@ def another_model(place: Place) -> None:
 
 
 def hostile_template(place: Place) -> None:
-    (place.report.parent / model_card.TEMPLATE).write_text(HOSTILE)
+    (place.report.parent / model_card.CARD_TEMPLATE).write_text(HOSTILE)
     place.patch.setattr(model_card, "files", lambda _package: place.report.parent)
 
 
@@ -59,7 +59,7 @@ CASES = (  # what is wrong      code  what is told, and what to do
     (changed_candidate,         1, "the candidate changed after validation, or was never "
                                    "validated; validate it again"),
     (another_model,             1, "is not the model that"),
-    (hostile_template,          3, f"{model_card.TEMPLATE}, does what no card may "
+    (hostile_template,          3, f"{model_card.CARD_TEMPLATE}, does what no card may "
                                    "(SecurityError); inst"),
     (full,                      3, f"the hub has no room left for {NAME}; free some storage"),
 )

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from camelpress.core.errors import EngineProblem, OutputExists, OutputProblem, RecipeProblem
+from camelpress.core.errors import OutputExists, OutputProblem, RecipeProblem, ToolProblem
 from camelpress.core.runtime import optional_packages
-from camelpress.publish.destinations.s3_bucket import Bucket
+from camelpress.publish.destinations.s3_bucket import S3Destination
 from camelpress.publish.settings import Publish
-from camelpress.publish.upload import publish as deliver
+from camelpress.publish.upload import publish_release as deliver
 from ec_key import write_key
 
 Judge = Callable[..., Path]
@@ -163,10 +163,10 @@ def test_no_bucket_and_no_login_are_one_line(
 @pytest.mark.parametrize("to", ["s3://", "s3://bucket", "s3://B/x", "s3://bucket/../x", "s3:/b/x"])
 def test_a_place_that_is_none_is_told(to: str) -> None:
     with pytest.raises(RecipeProblem, match="is no place in a bucket"):
-        Bucket.parse(to)
+        S3Destination.parse(to)
 
 
 def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optional_packages, "find_spec", lambda _name: None)
-    with pytest.raises(EngineProblem, match=r'pip install "camelpress\[s3\]"'):
-        Bucket.parse(PLACE)
+    with pytest.raises(ToolProblem, match=r'pip install "camelpress\[s3\]"'):
+        S3Destination.parse(PLACE)

@@ -15,16 +15,16 @@ from safetensors.torch import save_file
 
 import hub_metadata
 from camelpress.core.errors import RecipeProblem
-from camelpress.publish.card.card_markdown import inert, read_front_matter
+from camelpress.publish.card.card_markdown import escape_card_text, read_front_matter
 from camelpress.publish.card.card_tables import size_rows
-from camelpress.publish.card.model_card import check, render
-from camelpress.publish.card.release_quotes import of_release
-from camelpress.publish.license.license_profiles import PROFILES
-from camelpress.publish.verify_release import verify
+from camelpress.publish.card.model_card import check_card, render_card
+from camelpress.publish.card.release_quotes import read_release_facts
+from camelpress.publish.license.license_profiles import LICENSE_PROFILES
+from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.plots import card_plots
 from camelpress.reporting.stage_report import Report, Verdict
 
-DRAW = card_plots.draw  # itself, not that of conftest
+DRAW = card_plots.draw_card_plots  # itself, not that of conftest
 Publisher = Callable[..., tuple[Path, Report]]
 Judge = Callable[..., Path]
 HOSTILE = (
@@ -55,15 +55,15 @@ def test_front_matter_is_what_the_hub_reads(publish: Publisher) -> None:
     assert claims["verdict"] == "PASS"
 
 
-@pytest.mark.parametrize("license", PROFILES)
+@pytest.mark.parametrize("license", LICENSE_PROFILES)
 @pytest.mark.parametrize("to", [None, "hf:org/name@gptq-4bit-32g"])
 def test_the_hub_would_take_the_metadata(
     publish: Publisher, judge: Judge, license: str, to: str | None
 ) -> None:
     judge(texts=[{"name": "Wiki 2", "candidate_perplexity": 3.65, "kl_mean": 0.0123}])
-    facts = of_release(publish(license=license, base_model="huggyllama/llama-65b")[0])
+    facts = read_release_facts(publish(license=license, base_model="huggyllama/llama-65b")[0])
     settings = facts.settings.model_copy(update={"to": to})
-    assert hub_metadata.faults(render(replace(facts, settings=settings))) == []
+    assert hub_metadata.faults(render_card(replace(facts, settings=settings))) == []
 
 
 def test_what_the_hub_would_not_take_is_known() -> None:
@@ -172,19 +172,19 @@ def test_what_no_report_says_is_not_invented(
     (candidate / "quantize-report.json").unlink()
     (candidate / "recover-report.json").unlink()
     folder = judge()
-    report = Report.read(folder / "report.json")
+    report = Report.read_report(folder / "report.json")
     report.model_copy(update={"facts": {}}).write(folder / "report.json")
     out, _ = publish()
     card = (out / "README.md").read_text()
     assert "| calibration text | not recorded |" in card
     assert "| perplexity ratio | not recorded | not recorded |" in card
     assert "| base | not recorded |" in card
-    assert verify(out).verdict is Verdict.PASS
+    assert verify_release(out).verdict is Verdict.PASS
 
 
 def test_an_unbounded_interval_is_called_so(publish: Publisher, judge: Judge) -> None:
     folder = judge()
-    report = Report.read(folder / "report.json")
+    report = Report.read_report(folder / "report.json")
     bare = report.checks[0].model_copy(update={"interval": None, "part": "wiki.txt"})
     open_ended = bare.model_copy(update={"verdict": Verdict.INCONCLUSIVE})
     parts = {"checks": (bare, open_ended), "verdict": Verdict.INCONCLUSIVE}
@@ -200,17 +200,17 @@ def test_facts_of_another_shape_do_no_harm(
     publish: Publisher, candidate: Path, judge: Judge, odd: object
 ) -> None:
     path = candidate / "quantize-report.json"
-    report = Report.read(path)
+    report = Report.read_report(path)
     report.model_copy(update={"facts": {"calibration": odd}}).write(path)
     names = ("reference", "candidate", "texts", "kl_percentiles", "perplexity_ratio_interval")
     judge(protocol=odd, tokens=odd, **dict.fromkeys(names, odd))
     out, _ = publish()
-    assert verify(out).verdict is Verdict.PASS
+    assert verify_release(out).verdict is Verdict.PASS
 
 
 def test_hostile_strings_are_inert(publish: Publisher, candidate: Path, judge: Judge) -> None:
     path = candidate / "quantize-report.json"
-    report = Report.read(path)
+    report = Report.read_report(path)
     files = [{"name": HOSTILE, "sha256": HOSTILE}]
     facts = {"method": HOSTILE, "calibration": {"files": files}}
     report.model_copy(update={"facts": facts}).write(path)
@@ -224,7 +224,7 @@ def test_hostile_strings_are_inert(publish: Publisher, candidate: Path, judge: J
     assert card.count("\n---\n") == 1
     tables = [line for line in card.splitlines() if line.startswith("| calibration text |")]
     assert all(line.replace("\\|", "").count("|") == 3 for line in tables)
-    assert verify(out).verdict is Verdict.PASS
+    assert verify_release(out).verdict is Verdict.PASS
 
 
 def test_a_card_of_hostile_strings_is_the_same_page(
@@ -232,7 +232,7 @@ def test_a_card_of_hostile_strings_is_the_same_page(
 ) -> None:
     harmless = page(publish("harmless", name="x", allow_failed_gate="x")[0])
     path = candidate / "quantize-report.json"
-    report = Report.read(path)
+    report = Report.read_report(path)
     files = [{"name": HOSTILE, "sha256": HOSTILE}]
     report.model_copy(
         update={"facts": report.facts | {"method": HOSTILE, "calibration": {"files": files}}}
@@ -254,7 +254,7 @@ def page(release: Path) -> str:
 
 @given(st.text())
 def test_inert_text_stays_on_its_line_and_starts_nothing(text: str) -> None:
-    shown = inert(text)
+    shown = escape_card_text(text)
     assert shown.isprintable()
     assert "<" not in shown
     assert ">" not in shown
@@ -273,7 +273,7 @@ def test_a_hub_name_is_one(publish: Publisher, field: str, name: str) -> None:
 
 def test_the_card_can_be_checked_against_its_own_release(publish: Publisher) -> None:
     out, _ = publish(base_model="huggyllama/llama-65b")
-    assert check(out).verdict is Verdict.PASS
+    assert check_card(out).verdict is Verdict.PASS
     card = out / "README.md"
     text = card.read_text(encoding="utf-8")
     for old, new, said in (
@@ -284,7 +284,7 @@ def test_the_card_can_be_checked_against_its_own_release(publish: Publisher) -> 
     ):
         assert old in text
         card.write_text(text.replace(old, new), encoding="utf-8")
-        report = check(out)
+        report = check_card(out)
         assert report.verdict is Verdict.FAIL
         assert report.facts["problems"][0].startswith(said)
 
@@ -294,7 +294,7 @@ def test_a_config_that_changed_makes_the_card_wrong(publish: Publisher) -> None:
     config = json.loads((out / "config.json").read_text())
     config["quantization_config"]["group_size"] = 64
     (out / "config.json").write_text(json.dumps(config))
-    assert check(out).facts["problems"] == ["README.md says group_size 32, the files say 64"]
+    assert check_card(out).facts["problems"] == ["README.md says group_size 32, the files say 64"]
 
 
 def test_size_and_memory_come_from_the_config(
@@ -340,13 +340,13 @@ def test_large_models_are_told_in_gigabytes() -> None:
 def test_the_licence_is_linked_as_the_hub_reads_it(publish: Publisher, candidate: Path) -> None:
     metadata = read_front_matter((publish()[0] / "README.md").read_text())
     assert "license_link" not in metadata
-    facts = of_release(publish("again")[0])
+    facts = read_release_facts(publish("again")[0])
     home = facts.settings.model_copy(update={"to": "hf:org/name@gptq-4bit-32g"})
-    there = read_front_matter(render(replace(facts, settings=home)))
+    there = read_front_matter(render_card(replace(facts, settings=home)))
     assert there["license_link"] == (
         "https://huggingface.co/org/name/blob/gptq-4bit-32g/LICENSE.txt"
     )
-    named = read_front_matter(render(replace(facts, licenses=["LICENSE"])))
+    named = read_front_matter(render_card(replace(facts, licenses=["LICENSE"])))
     assert named["license_link"] == "LICENSE"
 
 
@@ -390,7 +390,7 @@ def test_benchmarks_stand_side_by_side_with_their_difference(
     (entry,) = hub.parse_eval_result_entries(told)
     assert (entry.dataset_id, entry.task_id, entry.value) == ("openai/gsm8k", "gsm8k", 47.0)
     assert entry.notes == "gsm8k, 100 items"
-    assert verify(out).verdict is Verdict.PASS
+    assert verify_release(out).verdict is Verdict.PASS
 
 
 COLUMNS = (
@@ -431,7 +431,7 @@ def test_older_readers_find_the_figures_of_each_text(publish: Publisher, judge: 
 def test_the_plots_are_a_picture_of_the_same_bytes(
     publish: Publisher, judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(card_plots, "draw", DRAW)
+    monkeypatch.setattr(card_plots, "draw_card_plots", DRAW)
     text = {"name": "a $\\alpha$", "perplexity_ratio": 1.02}
     judge(texts=[text, text | {"name": "b", "perplexity_ratio_interval": [1.01, 1.03]}])
     one, other = publish("one")[0], publish("other")[0]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from camelpress.core.errors import ReleaseRefused
+from camelpress.core.errors import ReleaseRefusal
 from camelpress.core.files.file_hashes import checkpoint_digest
-from camelpress.publish.verify_release import verify
+from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.stage_report import Check, Report, Verdict
 
 Publisher = Callable[..., tuple[Path, Report]]
@@ -21,7 +21,7 @@ REASON = "a baseline, to compare with"
 def changed(folder: Path, **parts: Any) -> None:
     """Replaces parts of the report of validate."""
     path = folder / "report.json"
-    Report.read(path).model_copy(update=parts).write(path)
+    Report.read_report(path).model_copy(update=parts).write(path)
 
 
 def body(out: Path) -> list[str]:
@@ -41,7 +41,7 @@ def task_check(name: str = "accuracy_loss") -> Check:
 
 
 def of_tasks_alone(folder: Path) -> None:
-    report = Report.read(folder / "report.json")
+    report = Report.read_report(folder / "report.json")
     facts = report.facts | {"texts": [], "tokens": 0, "tasks": [{"name": "gsm", "n": 400}]}
     checks = (task_check(), task_check("significant_loss"))
     changed(folder, facts=facts, checks=checks)
@@ -77,7 +77,7 @@ def test_a_reference_of_another_type_is_called_by_it(
 
 def test_a_reference_that_is_not_the_source_is_said_first(publish: Publisher, judge: Judge) -> None:
     folder = judge()
-    inputs = Report.read(folder / "report.json").inputs | {"reference": "9" * 64}
+    inputs = Report.read_report(folder / "report.json").inputs | {"reference": "9" * 64}
     changed(folder, inputs=inputs)
     out, report = publish()
     first, *_ = body(out)
@@ -85,7 +85,7 @@ def test_a_reference_that_is_not_the_source_is_said_first(publish: Publisher, ju
     assert "measured against a 16-bit reference." in "\n".join(body(out))
     assert "that they were made from" not in "\n".join(body(out))
     assert report.facts["caveats"] == [first.removeprefix("> **").removesuffix("**")]
-    assert verify(out).verdict is Verdict.PASS
+    assert verify_release(out).verdict is Verdict.PASS
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -94,13 +94,13 @@ def test_a_model_of_unknown_origin_is_said_first(
 ) -> None:
     path = candidate / "quantize-report.json"
     if known:
-        Report.read(path).model_copy(update={"inputs": {}}).write(path)
+        Report.read_report(path).model_copy(update={"inputs": {}}).write(path)
     else:
         path.unlink()
     judge()
     out, _ = publish()
     assert body(out)[0].startswith("> **No report says which model these weights were quantized fr")
-    assert verify(out).verdict is Verdict.PASS
+    assert verify_release(out).verdict is Verdict.PASS
 
 
 def test_a_quantized_reference_is_said_first(publish: Publisher, judge: Judge) -> None:
@@ -123,7 +123,7 @@ def test_a_quantized_reference_that_nobody_asked_for_is_refused(
     publish: Publisher, judge: Judge, reference: dict[str, Any], word: str, reason: str | None
 ) -> None:
     judge(reference=reference)
-    with pytest.raises(ReleaseRefused, match=rf"itself quantized \({word}\)") as refused:
+    with pytest.raises(ReleaseRefusal, match=rf"itself quantized \({word}\)") as refused:
         publish(allow_failed_gate=reason)
     assert refused.value.exit_code == 1
 
@@ -135,7 +135,7 @@ def test_a_model_against_itself_is_refused_whatever_the_reason(
     folder = judge()
     own = checkpoint_digest(candidate)
     changed(folder, inputs={"reference": own, "candidate": own})
-    with pytest.raises(ReleaseRefused, match="holds the model against itself") as refused:
+    with pytest.raises(ReleaseRefusal, match="holds the model against itself") as refused:
         publish(allow_failed_gate=reason)
     assert refused.value.next_step == "validate it against the model that it was quantized from"
     assert not (tmp_path / "release").exists()
@@ -149,9 +149,9 @@ def test_tasks_alone_need_a_reason(
 ) -> None:
     folder = judge()
     of_tasks_alone(folder)
-    checks = Report.read(folder / "report.json").checks
+    checks = Report.read_report(folder / "report.json").checks
     changed(folder, checks=(*checks, *map(task_check, extra)))
-    with pytest.raises(ReleaseRefused, match="without a check of how predictions on text") as no:
+    with pytest.raises(ReleaseRefusal, match="without a check of how predictions on text") as no:
         publish()
     assert no.value.exit_code == 1
     assert "--text" in no.value.next_step and "--allow-failed-gate" in no.value.next_step
@@ -160,12 +160,12 @@ def test_tasks_alone_need_a_reason(
     lines = body(out)
     assert lines[0] == "> **The gate of this release judged no predictions on text.**"
     assert lines[2] == f"> It was published all the same, for this reason: {REASON}"
-    assert verify(out).verdict is Verdict.PASS
+    assert verify_release(out).verdict is Verdict.PASS
 
 
 def test_tasks_and_text_together_need_none(publish: Publisher, judge: Judge) -> None:
     folder = judge()
-    checks = Report.read(folder / "report.json").checks
+    checks = Report.read_report(folder / "report.json").checks
     changed(folder, checks=(*checks, task_check()))
     assert publish()[1].facts["caveats"] == []
 
@@ -187,9 +187,9 @@ def test_a_pass_that_its_figures_do_not_bear_out_is_refused(
     publish: Publisher, judge: Judge, figures: dict[str, Any], words: str, reason: str | None
 ) -> None:
     folder = judge()
-    (check,) = Report.read(folder / "report.json").checks
+    (check,) = Report.read_report(folder / "report.json").checks
     changed(folder, checks=(check.model_copy(update=figures),))
-    with pytest.raises(ReleaseRefused, match=f"perplexity_ratio does not bear out: {words}") as no:
+    with pytest.raises(ReleaseRefusal, match=f"perplexity_ratio does not bear out: {words}") as no:
         publish(allow_failed_gate=reason)
     assert f"camelpress gate {folder} --out" in no.value.next_step
 

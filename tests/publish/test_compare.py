@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.progress import listening
-from camelpress.publish.release.release_diff import compare
+from camelpress.core.progress import use_listener
+from camelpress.publish.release.release_diff import diff_releases
 from camelpress.reporting.stage_report import Report, Verdict
 from notes import Notes
 
@@ -27,7 +27,7 @@ def one(publish: Publisher) -> Path:
 
 
 def differences(one: Path, other: Path) -> dict[str, list[str]]:
-    report = compare(one, other)
+    report = diff_releases(one, other)
     found: dict[str, list[str]] = report.facts["differences"]
     assert (report.verdict is Verdict.FAIL) == any(found.values())
     return {kind: lines for kind, lines in found.items() if lines}
@@ -97,16 +97,16 @@ def test_not_a_number_is_the_same_as_itself(tmp_path: Path) -> None:
 
 def test_what_is_no_checkpoint_is_told(one: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointProblem):
-        compare(one, tmp_path / "nothing")
+        diff_releases(one, tmp_path / "nothing")
 
 
 def test_the_report_of_other_weights_is_not_compared(one: Path, publish: Publisher) -> None:
     other = publish("other", name="Tulu")[0]
     path = other / "quantize-report.json"
     changes = {"facts": {"method": "rtn"}, "outputs": {"model.safetensors": "0" * 64}}
-    Report.read(path).model_copy(update=changes).write(path)
+    Report.read_report(path).model_copy(update=changes).write(path)
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         figures = differences(one, other)["figures"]
     assert f"{path} lists other weights than those beside it" in notes.heard[0]
     assert len(notes.heard) == 1

@@ -12,7 +12,7 @@ import yaml
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.files.file_hashes import sha256_file
 from camelpress.publish.card.card_markdown import read_front_matter
-from camelpress.publish.verify_release import verify
+from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.stage_report import Report, Verdict
 
 Publisher = Callable[..., tuple[Path, Report]]
@@ -69,7 +69,7 @@ def test_prompt_and_fields_are_those_of_the_inputs(publish: Publisher, tmp_path:
         "llama": sha256_file(base / "README.md"),
     }
     assert str(tmp_path) not in (out / "provenance.json").read_text()
-    assert verify(out).verdict is Verdict.PASS
+    assert verify_release(out).verdict is Verdict.PASS
 
 
 def test_without_a_gate_the_licence_words_the_prompt(publish: Publisher, tmp_path: Path) -> None:

@@ -22,12 +22,12 @@ import hub_client
 from camelpress.core.errors import OutputExists, OutputProblem, Problem, RecipeProblem
 from camelpress.publish import upload as uploading
 from camelpress.publish.card.card_markdown import read_front_matter
-from camelpress.publish.destinations.hub_errors import explained
-from camelpress.publish.destinations.hub_repository import Hub as Target
+from camelpress.publish.destinations.hub_errors import hub_errors
+from camelpress.publish.destinations.hub_repository import HubDestination as Target
 from camelpress.publish.run import run
 from camelpress.publish.settings import Publish
-from camelpress.publish.upload import publish as deliver
-from camelpress.publish.verify_release import verify, verify_at
+from camelpress.publish.upload import publish_release as deliver
+from camelpress.publish.verify_release import verify_release, verify_release_at
 from camelpress.reporting.stage_report import Report, Verdict
 from ec_key import write_key
 from hub_repositories import Fault, Hub, Repository
@@ -151,7 +151,7 @@ def test_the_lines_of_the_card_fetch_the_release(
     exec("\n".join(lines), found)  # noqa: S102 - as a reader would
     folder = Path(found["folder"])
     assert folder.is_relative_to(cache)
-    assert verify(folder, cache=cache).verdict is Verdict.PASS
+    assert verify_release(folder, cache=cache).verdict is Verdict.PASS
 
 
 def test_the_same_again_changes_nothing(send: Sender, hub: Hub) -> None:
@@ -390,7 +390,7 @@ def test_a_hub_that_is_not_there_is_one_line(send: Sender, monkeypatch: pytest.M
     ],
 )
 def test_the_disk_is_not_blamed_for_the_network(error: OSError, said: str) -> None:
-    with pytest.raises(OutputProblem, match=said), explained(NAME):
+    with pytest.raises(OutputProblem, match=said), hub_errors(NAME):
         raise error
 
 
@@ -446,7 +446,7 @@ def test_a_replacement_killed_anywhere_leaves_the_old_release_or_the_new_one(
 
 def upload(name: str, release: Path, *, force: bool = False) -> None:
     """A finished release, to a repository."""
-    Target(name, VARIANT, public=False, gated=True, force=force).deliver(release)
+    Target(name, VARIANT, public=False, gated=True, force=force).upload(release)
 
 
 def count_steps(hub: Hub, work: Callable[[], None]) -> int:
@@ -510,16 +510,16 @@ def test_what_is_on_the_hub_is_verified_and_then_without_it(
 ) -> None:
     send()
     place = Path(f"hf:{NAME}@{VARIANT}")
-    report = verify_at(place)
+    report = verify_release_at(place)
     assert (report.verdict, report.facts["problems"]) == (Verdict.PASS, [])
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     hub.asked.clear()
-    assert verify_at(place).verdict is Verdict.PASS
+    assert verify_release_at(place).verdict is Verdict.PASS
     assert hub.asked == []
     weights = next(cache.rglob("snapshots/*/model.safetensors"))
     content = weights.read_bytes()
     weights.resolve().write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    (fault,) = verify_at(place).facts["problems"]
+    (fault,) = verify_release_at(place).facts["problems"]
     assert fault.startswith("'model.safetensors' has changed: sha256 ")
 
 
@@ -529,7 +529,7 @@ def test_what_is_on_the_hub_is_verified_and_then_without_it(
 )
 def test_what_is_not_there_cannot_be_verified(hub: Hub, cache: Path, place: str, said: str) -> None:
     with pytest.raises(Problem, match=said):
-        verify_at(Path(place))
+        verify_release_at(Path(place))
 
 
 def test_the_gate_of_the_models_on_the_hub_is_carried_over(

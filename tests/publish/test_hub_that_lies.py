@@ -14,11 +14,11 @@ from huggingface_hub import constants
 
 import hub_client
 from camelpress.core.errors import CheckpointProblem, OutputProblem, Problem
-from camelpress.core.hub.model_location import locate
+from camelpress.core.hub.model_location import locate_model
 from camelpress.publish.destinations import hub_repository as target
 from camelpress.publish.settings import Publish
-from camelpress.publish.upload import publish as deliver
-from camelpress.publish.verify_release import verify_at
+from camelpress.publish.upload import publish_release as deliver
+from camelpress.publish.verify_release import verify_release_at
 from hub_repositories import Hub
 from local_server import answering
 from long_answers import endless, replying
@@ -30,7 +30,7 @@ NAME, VARIANT = "pico/tulu-gptq", "gptq-4bit-32g"
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target, "PAUSES", (0.0,))
+    monkeypatch.setattr(target, "READ_BACK_PAUSES", (0.0,))
 
 
 @pytest.fixture
@@ -201,8 +201,8 @@ def test_an_answer_of_any_shape_is_one_line(
     report = judge()
     works: tuple[tuple[Callable[[], object], type[Problem]], ...] = (
         (lambda: send(candidate, report), OutputProblem),
-        (lambda: locate(Path("hf:org/model")), CheckpointProblem),
-        (lambda: verify_at(Path("hf:org/model")), CheckpointProblem),
+        (lambda: locate_model(Path("hf:org/model")), CheckpointProblem),
+        (lambda: verify_release_at(Path("hf:org/model")), CheckpointProblem),
     )
     with odd(name) as endpoint:
         monkeypatch.setattr(constants, "ENDPOINT", endpoint)
@@ -224,7 +224,7 @@ def test_an_answer_without_end_is_one_line(
         monkeypatch.setattr(constants, "ENDPOINT", endpoint)
         with pytest.raises(OutputProblem) as refused:
             send(candidate, report)
-    assert refused.value.what == (
+    assert refused.value.message == (
         "the hub answers otherwise than a hub does (it sends more than 16,777,216 bytes in one "
         "answer)"
     )

@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from camelpress.core.errors import EngineProblem, OutputExists, OutputProblem, RecipeProblem
+from camelpress.core.errors import OutputExists, OutputProblem, RecipeProblem, ToolProblem
 from camelpress.core.files.file_hashes import sha256_file
 from camelpress.core.input_limits import MAX_ANSWER_BYTES
 from camelpress.core.runtime import optional_packages
-from camelpress.publish.destinations.oci_registry import Registry
+from camelpress.publish.destinations.oci_registry import OciDestination
 from camelpress.publish.run import run
 from camelpress.publish.settings import Publish
-from camelpress.publish.upload import publish as deliver
+from camelpress.publish.upload import publish_release as deliver
 from ec_key import write_key
 from long_answers import Reply, endless, replying, send_head
 
@@ -129,7 +129,7 @@ def test_the_same_release_is_the_same_artifact_under_every_tag(
     settings = Publish.parse({"license": "tulu", "name": "Tulu"}, source="test")
     run(candidate, tmp_path / "report", tmp_path / "release", settings)
     for tag in ("v1", "v2"):
-        Registry(host, "same", tag, force=False).deliver(tmp_path / "release")
+        OciDestination(host, "same", tag, force=False).upload(tmp_path / "release")
     assert manifest(host, "same", "v1") == manifest(host, "same", "v2")
 
 
@@ -210,13 +210,13 @@ def test_a_registry_that_is_not_there_is_one_line(
 @pytest.mark.parametrize("to", ["oci://", "oci://host", "oci://host/Upper", "oci://host/a:b:c"])
 def test_a_place_that_is_none_is_told(to: str) -> None:
     with pytest.raises(RecipeProblem, match="is no place in a registry"):
-        Registry.parse(to, "v", force=False)
+        OciDestination.parse(to, "v", force=False)
 
 
 def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optional_packages, "find_spec", lambda _name: None)
-    with pytest.raises(EngineProblem, match=r'pip install "camelpress\[oci\]"'):
-        Registry.parse("oci://host/name:tag", "v", force=False)
+    with pytest.raises(ToolProblem, match=r'pip install "camelpress\[oci\]"'):
+        OciDestination.parse("oci://host/name:tag", "v", force=False)
 
 
 def without_login(handler: BaseHTTPRequestHandler) -> None:
@@ -245,7 +245,7 @@ def test_an_answer_without_end_is_one_line(
         place = f"{address.replace('http', 'oci')}/tulu/gptq:v1"
         tracemalloc.start()
         with pytest.raises(OutputProblem) as refused:
-            Registry.parse(place, "v1", force=False).require_ready()
+            OciDestination.parse(place, "v1", force=False).require_ready()
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert str(refused.value).startswith(f"{place} {problem}")

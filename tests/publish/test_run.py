@@ -19,13 +19,13 @@ from camelpress.core.errors import (
     OutputProblem,
     Problem,
     RecipeProblem,
-    ReleaseRefused,
+    ReleaseRefusal,
 )
-from camelpress.core.files.file_hashes import MANIFEST, sha256_file, sha256_json
-from camelpress.publish.license.license_profiles import PROFILES
+from camelpress.core.files.file_hashes import CHECKSUM_FILE, sha256_file, sha256_json
+from camelpress.publish.license.license_profiles import LICENSE_PROFILES
 from camelpress.publish.run import REPORT
 from camelpress.publish.settings import Publish
-from camelpress.publish.verify_release import verify
+from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.stage_report import Report, Verdict
 
 Publisher = Callable[..., tuple[Path, Report]]
@@ -66,13 +66,13 @@ def require_nothing_left(folder: Path) -> None:
 
 def test_a_release_holds_what_it_should_and_checks_out(publish: Publisher) -> None:
     out, report = publish()
-    assert contents(out).keys() == RELEASED == {*report.outputs, MANIFEST, REPORT}
+    assert contents(out).keys() == RELEASED == {*report.outputs, CHECKSUM_FILE, REPORT}
     assert report.facts["left_out"] == ["logs", "notes to self.txt", "training_args.bin"]
     assert report.facts["restricted"] is True
     assert report.inputs["base"] == "b" * 64
     assert report.cost["seconds"] >= 0
-    subprocess.run(["sha256sum", "--strict", "-c", MANIFEST], cwd=out, check=True)
-    assert verify(out).verdict is Verdict.PASS
+    subprocess.run(["sha256sum", "--strict", "-c", CHECKSUM_FILE], cwd=out, check=True)
+    assert verify_release(out).verdict is Verdict.PASS
 
 
 def test_the_model_is_copied_byte_for_byte(publish: Publisher, candidate: Path) -> None:
@@ -94,7 +94,7 @@ def test_nothing_tells_of_the_machine(publish: Publisher, tmp_path: Path) -> Non
         for trace in (str(tmp_path), "someone", "12345.678", "98765.432", "notes to"):
             assert trace.encode() not in content, f"{trace} in {name}"
     assert "Report on reference" in (out / "validation" / "report.html").read_text()
-    shipped = Report.read(out / "validation" / "report.json")
+    shipped = Report.read_report(out / "validation" / "report.json")
     assert shipped.cost == {}
     assert shipped.settings["texts"] == ["reference"]
     assert shipped.checks[0].reason == "measured in reference"
@@ -102,7 +102,7 @@ def test_nothing_tells_of_the_machine(publish: Publisher, tmp_path: Path) -> Non
 
 def test_provenance_is_the_report_without_what_is_nobodys_business(publish: Publisher) -> None:
     out, report = publish(base_model="huggyllama/llama-65b")
-    provenance = Report.read(out / REPORT)
+    provenance = Report.read_report(out / REPORT)
     facts = {key: value for key, value in report.facts.items() if key != "left_out"}
     assert provenance == report.model_copy(update={"facts": facts, "cost": {}})
     assert provenance.settings["base_model"] == "huggyllama/llama-65b"
@@ -110,8 +110,8 @@ def test_provenance_is_the_report_without_what_is_nobodys_business(publish: Publ
 
 def test_provenance_names_inputs_files_and_versions(publish: Publisher, judge: Judge) -> None:
     out, _ = publish()
-    provenance = Report.read(out / REPORT)
-    judged = Report.read(judge() / "report.json")
+    provenance = Report.read_report(out / REPORT)
+    judged = Report.read_report(judge() / "report.json")
     assert provenance.inputs == judged.inputs | {
         "base": "b" * 64,
         "diff": "d" * 64,
@@ -139,7 +139,7 @@ def test_without_a_pass_there_is_no_release(
     publish: Publisher, judge: Judge, tmp_path: Path, verdict: Verdict | None
 ) -> None:
     judge(verdict)
-    with pytest.raises(ReleaseRefused, match=verdict or "nothing was judged") as refused:
+    with pytest.raises(ReleaseRefusal, match=verdict or "nothing was judged") as refused:
         publish()
     assert refused.value.exit_code == 1
     assert "--allow-failed-gate" in refused.value.next_step
@@ -153,7 +153,7 @@ def test_a_failed_gate_can_be_overruled_with_a_reason(publish: Publisher, judge:
     assert "did not pass its gate: FAIL" in (out / "README.md").read_text()
     assert "a baseline, to compare with" in (out / "README.md").read_text()
     assert "a baseline" in (out / "provenance.json").read_text()
-    assert verify(out).verdict is Verdict.PASS
+    assert verify_release(out).verdict is Verdict.PASS
 
 
 @pytest.mark.parametrize("reason", [None, "never mind"])
@@ -161,7 +161,7 @@ def test_a_candidate_that_changed_is_refused_whatever_the_reason(
     publish: Publisher, candidate: Path, tmp_path: Path, reason: str | None
 ) -> None:
     (candidate / "tokenizer.json").write_text('{"version": "1.1"}')
-    with pytest.raises(ReleaseRefused, match="the candidate changed after validation") as refused:
+    with pytest.raises(ReleaseRefusal, match="the candidate changed after validation") as refused:
         publish(allow_failed_gate=reason)
     assert refused.value.next_step == "validate it again"
     require_nothing_left(tmp_path)
@@ -176,13 +176,13 @@ def test_a_blank_reason_is_none(publish: Publisher) -> None:
 def test_an_unknown_licence_is_refused_with_the_known_ones(publish: Publisher, name: str) -> None:
     with pytest.raises(RecipeProblem, match=f"{name!r} is not a licence profile") as refused:
         publish(license=name)
-    assert all(known in refused.value.next_step for known in PROFILES)
+    assert all(known in refused.value.next_step for known in LICENSE_PROFILES)
 
 
 def test_there_is_no_licence_by_default_and_the_description_names_all() -> None:
     field = Publish.model_fields["license"]
-    assert field.default not in PROFILES
-    assert all(known in str(field.description) for known in PROFILES)
+    assert field.default not in LICENSE_PROFILES
+    assert all(known in str(field.description) for known in LICENSE_PROFILES)
 
 
 @pytest.mark.parametrize("name", ["LICENSE.txt", "llama_license.txt"])
@@ -230,7 +230,7 @@ def test_free_licences_come_with_the_package(
         assert report.facts["licenses"] == ["LICENSE"]
 
 
-@pytest.mark.parametrize("name", PROFILES)
+@pytest.mark.parametrize("name", LICENSE_PROFILES)
 def test_the_notice_is_always_written(publish: Publisher, candidate: Path, name: str) -> None:
     (candidate / "NOTICE").write_text("What the original says.\n")
     out, _ = publish(license=name, name="Camel  {0}")
@@ -267,7 +267,7 @@ def test_a_secret_stops_the_release_and_is_not_repeated(
     judge()
     with pytest.raises(OutputProblem, match=rf"tokenizer\.json would publish {kind}") as refused:
         publish()
-    assert "(line 3)" in refused.value.what
+    assert "(line 3)" in refused.value.message
     assert "revoke it" in refused.value.next_step
     assert SECRET[kind] not in str(refused.value)
     require_nothing_left(tmp_path)
@@ -280,16 +280,16 @@ def test_additional_chat_templates_are_published_and_judged(
     folder.mkdir()
     (folder / "rag.jinja").write_text("{{ documents }}")
     (folder / "notes.txt").write_text("private")
-    with pytest.raises(ReleaseRefused, match="is not the model that"):
+    with pytest.raises(ReleaseRefusal, match="is not the model that"):
         publish()
     judge()
     out, report = publish()
     added = contents(out).keys() - RELEASED
     assert added == {"additional_chat_templates/rag.jinja"} <= report.outputs.keys()
     assert "additional_chat_templates" not in report.facts["left_out"]
-    assert verify(out).verdict is Verdict.PASS
+    assert verify_release(out).verdict is Verdict.PASS
     (out / "additional_chat_templates/rag.jinja").write_text("another")
-    assert verify(out).verdict is Verdict.FAIL
+    assert verify_release(out).verdict is Verdict.FAIL
 
 
 def test_a_chat_template_that_leads_elsewhere_is_refused(
@@ -364,7 +364,7 @@ def test_a_config_that_loaders_would_read_otherwise_is_not_published(
     judge()
     with pytest.raises(CheckpointProblem) as problem:
         publish()
-    assert f"{candidate / 'config.json'}: {change}" in problem.value.what
+    assert f"{candidate / 'config.json'}: {change}" in problem.value.message
     assert "validate it again" in problem.value.next_step
 
 
@@ -377,7 +377,7 @@ def test_a_layout_that_the_card_has_no_words_for_is_refused(
     judge()
     with pytest.raises(CheckpointProblem) as told:
         publish()
-    assert told.value.what == (
+    assert told.value.message == (
         f"{candidate} is packed by compressed-tensors, and the card is written for GPTQ"
     )
     assert "export it --to gptq" in told.value.next_step
@@ -397,11 +397,11 @@ def test_a_report_of_other_weights_is_refused(
     publish: Publisher, candidate: Path, tmp_path: Path
 ) -> None:
     path = candidate / "quantize-report.json"
-    report = Report.read(path)
+    report = Report.read_report(path)
     report.model_copy(update={"outputs": {"model.safetensors": "0" * 64}}).write(path)
     with pytest.raises(CheckpointProblem) as error:
         publish()
-    assert error.value.what == f"{path} lists other weights than those beside it"
+    assert error.value.message == f"{path} lists other weights than those beside it"
     assert error.value.next_step.startswith("remove that report")
     require_nothing_left(tmp_path)
     path.unlink()
@@ -412,10 +412,12 @@ def test_a_report_of_other_weights_is_refused(
 def test_a_report_of_these_weights_is_published(publish: Publisher, candidate: Path) -> None:
     path, weights = candidate / "quantize-report.json", "model.safetensors"
     outputs = {weights: sha256_file(candidate / weights)}
-    Report.read(path).model_copy(update={"outputs": outputs}).write(path)
+    Report.read_report(path).model_copy(update={"outputs": outputs}).write(path)
     out, report = publish()
     assert report.facts["caveats"] == []
-    assert Report.read(out / path.name).outputs == outputs == {weights: report.outputs[weights]}
+    assert (
+        Report.read_report(out / path.name).outputs == outputs == {weights: report.outputs[weights]}
+    )
 
 
 @pytest.mark.parametrize("out", ["candidate", "report", ".", "candidate/release"])
@@ -482,7 +484,7 @@ def test_a_release_can_be_published_again(
         "README.md", "SHA256SUMS", "bom.cdx.json", "logs", "provenance.json"
     ]  # fmt: skip
     assert (again / "NOTICE").read_text(encoding="utf-8").count("Allen Institute") == 1
-    assert verify(again).verdict is Verdict.PASS
+    assert verify_release(again).verdict is Verdict.PASS
 
 
 def test_a_missing_report_names_the_stage(publish: Publisher, tmp_path: Path) -> None:

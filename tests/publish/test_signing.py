@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from camelpress.core.errors import EngineProblem, RecipeProblem
-from camelpress.core.files.file_hashes import manifest, manifest_text
+from camelpress.core.errors import RecipeProblem, ToolProblem
+from camelpress.core.files.file_hashes import checksum_lines, file_manifest
 from camelpress.core.runtime import optional_packages
 from camelpress.publish.release import signing
-from camelpress.publish.verify_release import verify
+from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.stage_report import Report, Verdict
 from ec_key import write_key
 
@@ -28,14 +28,14 @@ def signed(publish: Publisher, tmp_path: Path) -> Path:
 
 
 def problems(folder: Path, key: Path | None = None) -> list[str]:
-    found: list[str] = verify(folder, public_key=key).facts["problems"]
+    found: list[str] = verify_release(folder, public_key=key).facts["problems"]
     return found
 
 
 def seal_again(folder: Path) -> None:
     """What somebody does who changes a file and its checksum."""
     paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "SHA256SUMS"]
-    (folder / "SHA256SUMS").write_text(manifest_text(manifest(paths, relative_to=folder)))
+    (folder / "SHA256SUMS").write_text(checksum_lines(file_manifest(paths, relative_to=folder)))
 
 
 def test_model_signings_own_command_takes_the_signature(signed: Path) -> None:
@@ -51,9 +51,9 @@ def test_model_signings_own_command_takes_the_signature(signed: Path) -> None:
 
 
 def test_a_signed_release_passes_and_says_by_whom(signed: Path, tmp_path: Path) -> None:
-    report = verify(signed)
+    report = verify_release(signed)
     assert (report.verdict, report.facts["signed"]) == (Verdict.PASS, "by the key model.pub")
-    assert verify(signed, public_key=signed / "model.pub").verdict is Verdict.PASS
+    assert verify_release(signed, public_key=signed / "model.pub").verdict is Verdict.PASS
     assert "key.pem" not in (signed / "provenance.json").read_text()
     assert b"PRIVATE" not in b"".join(p.read_bytes() for p in signed.rglob("*") if p.is_file())
 
@@ -121,5 +121,5 @@ def test_without_the_package_one_line_says_how_to_get_it(
     publish: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(optional_packages, "find_spec", lambda _name: None)
-    with pytest.raises(EngineProblem, match=r'pip install "camelpress\[sign\]"'):
+    with pytest.raises(ToolProblem, match=r'pip install "camelpress\[sign\]"'):
         publish(sign_with=str(tmp_path / "key.pem"))

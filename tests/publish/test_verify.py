@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.files.file_hashes import MANIFEST, manifest, manifest_text
-from camelpress.publish.verify_release import verify
+from camelpress.core.files.file_hashes import CHECKSUM_FILE, checksum_lines, file_manifest
+from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.stage_report import Report, Verdict
 
 Publisher = Callable[..., tuple[Path, Report]]
@@ -21,7 +21,7 @@ def release(publish: Publisher) -> Path:
 
 
 def problems(folder: Path) -> list[str]:
-    report = verify(folder)
+    report = verify_release(folder)
     found: list[str] = report.facts["problems"]
     assert (report.verdict is Verdict.FAIL) == bool(found)
     return found
@@ -29,17 +29,17 @@ def problems(folder: Path) -> list[str]:
 
 def seal_again(folder: Path) -> None:
     """What somebody does who changes a file and its checksum."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST]
-    (folder / MANIFEST).write_text(manifest_text(manifest(paths, relative_to=folder)))
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUM_FILE]
+    (folder / CHECKSUM_FILE).write_text(checksum_lines(file_manifest(paths, relative_to=folder)))
 
 
 def add_line(folder: Path, name: str) -> None:
-    path = folder / MANIFEST
+    path = folder / CHECKSUM_FILE
     path.write_text(path.read_text() + f"{'0' * 64}  {name}\n")
 
 
 def test_an_untouched_release_passes(release: Path) -> None:
-    report = verify(release)
+    report = verify_release(release)
     assert report.verdict is Verdict.PASS
     assert report.facts == {"files": 17, "signed": "no", "problems": []}
 
@@ -52,7 +52,9 @@ def test_a_changed_byte_in_any_file_is_found(release: Path) -> None:
             found = problems(release)
             name = path.relative_to(release).as_posix()
             assert found, name
-            assert path.name == MANIFEST or any(f"'{name}' has changed" in fault for fault in found)
+            assert path.name == CHECKSUM_FILE or any(
+                f"'{name}' has changed" in fault for fault in found
+            )
         path.write_bytes(before)
     assert not problems(release)
 
@@ -82,7 +84,7 @@ def test_missing_and_unlisted_files_are_named(release: Path) -> None:
 def test_a_manifest_does_not_lead_out(release: Path, name: str) -> None:
     (release.parent / "outside").write_text("")
     add_line(release, name)
-    assert problems(release) == [f"{MANIFEST} line 18 leads out of the folder: {name!r}"]
+    assert problems(release) == [f"{CHECKSUM_FILE} line 18 leads out of the folder: {name!r}"]
 
 
 def test_a_link_does_not_lead_out(release: Path, tmp_path: Path) -> None:
@@ -110,9 +112,9 @@ def test_a_folder_that_is_a_link_is_refused(release: Path, tmp_path: Path) -> No
 
 
 def test_a_manifest_that_is_a_link_is_refused(release: Path, tmp_path: Path) -> None:
-    (release / MANIFEST).rename(tmp_path / "sums")
-    (release / MANIFEST).symlink_to(tmp_path / "sums")
-    assert problems(release) == [f"{MANIFEST!r} is a link"]
+    (release / CHECKSUM_FILE).rename(tmp_path / "sums")
+    (release / CHECKSUM_FILE).symlink_to(tmp_path / "sums")
+    assert problems(release) == [f"{CHECKSUM_FILE!r} is a link"]
 
 
 def test_the_folder_itself_may_be_reached_by_a_link(release: Path, tmp_path: Path) -> None:
@@ -172,28 +174,28 @@ def test_a_pipe_is_not_waited_for(release: Path) -> None:
 
 
 def test_checksums_that_never_end_are_not_read(release: Path) -> None:
-    (release / MANIFEST).unlink()
-    (release / MANIFEST).symlink_to("/dev/zero")
+    (release / CHECKSUM_FILE).unlink()
+    (release / CHECKSUM_FILE).symlink_to("/dev/zero")
     with pytest.raises(CheckpointProblem, match="cannot be read"):
-        verify(release)
+        verify_release(release)
 
 
 @pytest.mark.parametrize("line", ["", "no hash", f"{'0' * 63}  x", f"{'0' * 64}  config.json"])
 def test_a_line_that_says_nothing_new_is_a_fault(release: Path, line: str) -> None:
-    path = release / MANIFEST
+    path = release / CHECKSUM_FILE
     path.write_text(path.read_text() + line + "\n")
-    assert problems(release) == [f"{MANIFEST} line 18 is not a hash and a new name"]
+    assert problems(release) == [f"{CHECKSUM_FILE} line 18 is not a hash and a new name"]
 
 
 def test_an_empty_manifest_is_no_pass(release: Path) -> None:
-    (release / MANIFEST).write_text("")
-    assert f"{MANIFEST} lists nothing" in problems(release)
+    (release / CHECKSUM_FILE).write_text("")
+    assert f"{CHECKSUM_FILE} lists nothing" in problems(release)
 
 
 def test_without_a_manifest_there_is_nothing_to_verify(release: Path) -> None:
-    (release / MANIFEST).unlink()
-    with pytest.raises(CheckpointProblem, match=f"{MANIFEST} cannot be read; give a folder"):
-        verify(release)
+    (release / CHECKSUM_FILE).unlink()
+    with pytest.raises(CheckpointProblem, match=f"{CHECKSUM_FILE} cannot be read; give a folder"):
+        verify_release(release)
 
 
 def test_a_card_that_contradicts_the_config_is_found(release: Path) -> None:

@@ -15,12 +15,12 @@ import pico
 from camelpress.core.documents.document_reader import encode_document, read_documents
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.files.file_hashes import sha256_file
-from camelpress.core.progress import listening
+from camelpress.core.progress import use_listener
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.core.text.tulu_format import Message, encode, encode_counted
-from camelpress.inference.model.token_batches import BATCH_TOKENS, Sequences
-from camelpress.quantize.calibration.calibration import Calibration, draw, shares
-from camelpress.quantize.settings import Mask, Source
+from camelpress.core.text.tulu_format import Message, encode_chat, encode_with_loss_mask
+from camelpress.inference.model.token_batches import MAX_BATCH_TOKENS, TokenBatches
+from camelpress.quantize.calibration.calibration import Calibration, divide_budget, draw_calibration
+from camelpress.quantize.settings import CalibrationMask, CalibrationSource
 from notes import Notes
 
 ROOT = Path(__file__).parents[2]
@@ -41,13 +41,15 @@ def drawn(
     *files: Path | tuple[Path, float],
     samples: int = ALL,
     length: int = LONG,
-    mask: Mask = "all",
+    mask: CalibrationMask = "all",
     seed: int = 0,
 ) -> Calibration:
     """Draw from files, each alone or with its weight."""
     weighted = [file if isinstance(file, tuple) else (file, 1.0) for file in files]
-    sources = [Source(source=path, weight=weight) for path, weight in weighted]
-    return draw(sources, tokenizer, samples=samples, sequence_length=length, mask=mask, seed=seed)
+    sources = [CalibrationSource(source=path, weight=weight) for path, weight in weighted]
+    return draw_calibration(
+        sources, tokenizer, samples=samples, sequence_length=length, mask=mask, seed=seed
+    )
 
 
 def answers(tokenizer: Tokenizer, ids: list[int], counted: list[bool]) -> list[str]:
@@ -98,18 +100,18 @@ def test_conversations_cut_before_their_answer_are_left_out(
     chat: Path, tokenizer: Tokenizer
 ) -> None:
     calibration = drawn(tokenizer, chat, length=60)
-    (pool,) = calibration.drawn
+    (pool,) = calibration.sources
     assert pool.documents == 12
     assert pool.unanswered + len(pool.samples) == 12
     assert 0 < pool.unanswered < 12
-    assert all(any(sample.counted) for sample in pool.samples)
+    assert all(any(sample.token_mask) for sample in pool.samples)
 
 
 def test_the_budget_of_tokens_is_met_exactly(chat: Path, tokenizer: Tokenizer) -> None:
     calibration = drawn(tokenizer, chat, samples=3, length=100)
     assert calibration.tokens == sum(map(len, calibration.sequences)) == 300
     assert max(map(len, calibration.sequences)) <= 100
-    assert len(calibration.counted) == 300
+    assert len(calibration.token_mask) == 300
 
 
 def test_the_same_seed_draws_the_same(chat: Path, prose: Path, tokenizer: Tokenizer) -> None:
@@ -159,7 +161,7 @@ def test_conversations_and_texts_are_drawn_together(
 
 def test_fewer_tokens_than_asked_for_are_noted(chat: Path, tokenizer: Tokenizer) -> None:
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         calibration = drawn(tokenizer, chat, samples=100, length=200)
     assert notes.heard == [
         f"calibration holds {calibration.tokens} tokens, fewer than the 100 x 200 asked for"
@@ -168,7 +170,7 @@ def test_fewer_tokens_than_asked_for_are_noted(chat: Path, tokenizer: Tokenizer)
 
 def test_enough_tokens_are_not_noted(chat: Path, tokenizer: Tokenizer) -> None:
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         drawn(tokenizer, chat, samples=2, length=90)
     assert notes.heard == []
 
@@ -201,7 +203,7 @@ def test_a_budget_is_divided_by_weights_as_far_as_there_is_text(
     sources: list[tuple[int, int]], budget: int
 ) -> None:
     weights, held = [float(weight) for weight, _ in sources], [tokens for _, tokens in sources]
-    given_ = shares(budget, weights, held)
+    given_ = divide_budget(budget, weights, held)
     assert sum(given_) == min(budget, sum(held))
     assert all(part <= most for part, most in zip(given_, held, strict=True))
     rates = [
@@ -238,7 +240,7 @@ def test_every_source_gives_its_share_to_the_token_and_the_same_again(
     files = list(zip(mixed, weights, strict=True))
     calibration = drawn(tokenizer, *files, samples=samples, length=128, seed=seed)
     assert calibration.tokens == samples * 128
-    for pool, weight in zip(calibration.drawn, weights, strict=True):
+    for pool, weight in zip(calibration.sources, weights, strict=True):
         assert abs(pool.tokens - calibration.tokens * weight / sum(weights)) < 1
         assert pool.samples
     assert drawn(tokenizer, *files, samples=samples, length=128, seed=seed) == calibration
@@ -248,7 +250,7 @@ def test_without_weights_sources_of_any_size_give_alike(
     chat: Path, mixed: tuple[Path, Path, Path], tokenizer: Tokenizer
 ) -> None:
     calibration = drawn(tokenizer, chat, mixed[2], samples=4, length=100)
-    assert [pool.tokens for pool in calibration.drawn] == [200, 200]
+    assert [pool.tokens for pool in calibration.sources] == [200, 200]
 
 
 def test_what_a_source_lacks_the_others_give(
@@ -256,7 +258,7 @@ def test_what_a_source_lacks_the_others_give(
 ) -> None:
     held = drawn(tokenizer, chat, length=100).tokens
     calibration = drawn(tokenizer, (chat, 100.0), mixed[0], mixed[1], samples=20, length=100)
-    assert [pool.tokens for pool in calibration.drawn] == [
+    assert [pool.tokens for pool in calibration.sources] == [
         held, (2000 - held + 1) // 2, (2000 - held) // 2
     ]  # fmt: skip
 
@@ -265,7 +267,7 @@ def test_what_is_drawn_from_a_source_does_not_depend_on_what_others_hold(
     mixed: tuple[Path, Path, Path], tokenizer: Tokenizer
 ) -> None:
     one, other = (drawn(tokenizer, mixed[0], file, samples=4, length=100) for file in mixed[1:])
-    assert one.drawn[0] == other.drawn[0]
+    assert one.sources[0] == other.sources[0]
 
 
 # --- what counts --------------------------------------------------------------------------------
@@ -283,23 +285,23 @@ TALK = st.lists(
 def test_answers_and_their_ends_count_and_nothing_else(
     tokenizer: Tokenizer, talk: list[Message]
 ) -> None:
-    ids, counted = encode_counted(talk, tokenizer)
+    ids, counted = encode_with_loss_mask(talk, tokenizer)
     assert answers(tokenizer, ids, counted) == [
         message.content.strip() + "</s>" for message in talk if message.role == "assistant"
     ]
-    assert ids == encode(talk, tokenizer)
+    assert ids == encode_chat(talk, tokenizer)
 
 
 def test_with_the_assistant_s_mask_only_answers_and_plain_texts_count(
     chat: Path, prose: Path, tokenizer: Tokenizer
 ) -> None:
     calibration = drawn(tokenizer, chat, prose, length=64, mask="assistant")
-    sequences = Sequences(calibration.sequences, limit=64)
-    assert calibration.counted.shape == sequences.tokens.shape
-    talk = calibration.drawn[0].tokens
-    assert 0 < int(calibration.counted[:talk].sum()) < talk / 2
-    assert bool(calibration.counted[talk:].all())
-    assert bool(drawn(tokenizer, chat, prose, length=64).counted.all())
+    sequences = TokenBatches(calibration.sequences, limit=64)
+    assert calibration.token_mask.shape == sequences.tokens.shape
+    talk = calibration.sources[0].tokens
+    assert 0 < int(calibration.token_mask[:talk].sum()) < talk / 2
+    assert bool(calibration.token_mask[talk:].all())
+    assert bool(drawn(tokenizer, chat, prose, length=64).token_mask.all())
 
 
 def test_the_mask_changes_what_counts_and_not_what_is_drawn(
@@ -311,10 +313,10 @@ def test_the_mask_changes_what_counts_and_not_what_is_drawn(
 
 def test_marks_follow_their_tokens_into_the_batches(chat: Path, tokenizer: Tokenizer) -> None:
     calibration = drawn(tokenizer, chat, mask="assistant")
-    sequences = Sequences(calibration.sequences, limit=LONG)
+    sequences = TokenBatches(calibration.sequences, limit=LONG)
     said = []
     for batch in sequences.batches:
-        parts = (each[batch.tokens] for each in (sequences.tokens, calibration.counted))
+        parts = (each[batch.tokens] for each in (sequences.tokens, calibration.token_mask))
         tokens, counted = (part.split(batch.lengths) for part in parts)
         for some, kept in zip(tokens, counted, strict=True):
             said.append(tokenizer.decode(some[kept].tolist()))
@@ -331,7 +333,7 @@ def test_marks_follow_their_tokens_into_the_batches(chat: Path, tokenizer: Token
 
 def test_the_account_adds_up(chat: Path, prose: Path, tokenizer: Tokenizer) -> None:
     calibration = drawn(tokenizer, (chat, 2.0), prose, samples=9, length=64, mask="assistant")
-    told = calibration.facts()
+    told = calibration.report_facts()
     talk, text = told["files"]
     assert (told["mask"], talk["weight"], text["weight"]) == ("assistant", 2.0, 1.0)
     assert told["tokens"] == calibration.tokens == 9 * 64
@@ -339,7 +341,7 @@ def test_the_account_adds_up(chat: Path, prose: Path, tokenizer: Tokenizer) -> N
     assert (talk["documents"], text["documents"], told["documents"]) == (12, 1, 13)
     for key in ("samples", "tokens", "counted_tokens", "truncated"):
         assert talk[key] + text[key] == told[key]
-    assert told["counted_tokens"] == int(calibration.counted.sum()) < told["tokens"]
+    assert told["counted_tokens"] == int(calibration.token_mask.sum()) < told["tokens"]
     lengths = sorted(map(len, calibration.sequences))
     assert told["lengths"] == {
         "min": lengths[0],
@@ -353,10 +355,10 @@ def test_the_account_adds_up(chat: Path, prose: Path, tokenizer: Tokenizer) -> N
 @given(st.lists(st.integers(1, 2048), min_size=1, max_size=300))
 @settings(deadline=None, max_examples=50)
 def test_batches_are_full_and_nothing_is_filled_up(lengths: list[int]) -> None:
-    sequences = Sequences([[7] * length for length in lengths], limit=2048)
+    sequences = TokenBatches([[7] * length for length in lengths], limit=2048)
     sizes = [sum(batch.lengths) for batch in sequences.batches]
     assert [length for batch in sequences.batches for length in batch.lengths] == lengths
-    assert all(one + other > BATCH_TOKENS for one, other in pairwise(sizes))
+    assert all(one + other > MAX_BATCH_TOKENS for one, other in pairwise(sizes))
 
 
 # --- real data ----------------------------------------------------------------------------------
@@ -369,6 +371,6 @@ def test_answers_of_real_conversations_count_under_llama_s_tokenizer() -> None:
     llama = Tokenizer.load(LLAMA)
     for document in read_documents(file)[:40]:
         assert not isinstance(document, str)
-        ids, counted = encode_counted(document, llama)
+        ids, counted = encode_with_loss_mask(document, llama)
         said = [turn.content.strip() + "</s>" for turn in document if turn.role == "assistant"]
         assert answers(llama, ids, counted) == said

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-from camelpress.quantize.kernels.numba_cache import compiled
+from camelpress.quantize.kernels.numba_cache import cached_njit
 
 
 def double(number: int) -> int:
@@ -24,8 +24,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_compiled_function_is_kept_and_found(folder: Path) -> None:
-    assert compiled()(double)(3) == 6
-    again = compiled()(double)
+    assert cached_njit()(double)(3) == 6
+    again = cached_njit()(double)
     assert again(4) == 8
     assert sum(again.stats.cache_hits.values()) == 1  # type: ignore[attr-defined]
     assert list(folder.rglob("*.nbc"))
@@ -36,7 +36,7 @@ def test_without_any_folder_it_compiles(monkeypatch: pytest.MonkeyPatch) -> None
         raise RuntimeError("cannot cache function: no locator available")
 
     monkeypatch.setattr(FunctionCache, "__init__", nowhere)
-    assert compiled()(double)(3) == 6
+    assert cached_njit()(double)(3) == 6
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
@@ -47,17 +47,17 @@ def test_a_disk_that_takes_no_more_is_no_obstacle(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(IndexDataCacheFile, "_save_data", refuse)
-    assert compiled()(double)(3) == 6
+    assert cached_njit()(double)(3) == 6
 
 
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
 @pytest.mark.parametrize("harm", ["half", "nothing", "no pickle"])
 def test_a_damaged_file_is_compiled_over(folder: Path, suffix: str, harm: str) -> None:
-    assert compiled()(double)(3) == 6
+    assert cached_njit()(double)(3) == 6
     (path,) = folder.rglob(f"*.{suffix}")
     content = path.read_bytes()
     path.write_bytes({"half": content[: len(content) // 2], "nothing": b""}.get(harm, b"\x00no"))
-    assert compiled()(double)(4) == 8
-    again = compiled()(double)
+    assert cached_njit()(double)(4) == 8
+    again = cached_njit()(double)
     assert again(5) == 10
     assert sum(again.stats.cache_hits.values()) == 1  # type: ignore[attr-defined]

@@ -14,12 +14,12 @@ import torch
 import elsewhere
 import gptq_reader
 import stages
-from camelpress.inference.streaming.process_group import Team
+from camelpress.inference.streaming.process_group import ProcessGroup
 from camelpress.quantize import block_quantizer, run
 from camelpress.quantize.kernels import reference_kernel
-from camelpress.quantize.settings import Quantize
+from camelpress.quantize.settings import QuantizeSettings
 from camelpress.quantize.solver import layer
-from camelpress.quantize.solver.hessian import Moments
+from camelpress.quantize.solver.hessian import HessianAccumulator
 
 GRIDS = [
     {"bits": 4, "group_size": 32, "sym": True},
@@ -115,10 +115,10 @@ def test_sixteen_bits(
     assert report.facts["dtype"] == "float16"
 
 
-class Alone(Team):
+class Alone(ProcessGroup):
     """A team of two of which only this one is there."""
 
-    def exchange(self, own: list[Any], count: int) -> list[Any]:
+    def all_gather(self, own: list[Any], count: int) -> list[Any]:
         """What is on the GPU of one process, another cannot read."""
         for each in filter(None, own):  # None: there was no problem
             assert each.solved.codes.device == each.error.device == elsewhere.CPU
@@ -130,12 +130,12 @@ def test_what_ranks_exchange_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> N
     inputs = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
     weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
     with elsewhere.pretended() as device:
-        moments = Moments(64, 0, device)
-        moments.add(inputs.to(device))
+        moments = HessianAccumulator(64, 0, device)
+        moments.add_batch(inputs.to(device))
         rounded, _ = layer.round_layer(
-            weight.to(device), moments.whole_hessian(), Alone(0, 2), Quantize(group_size=32)
+            weight.to(device), moments.full_hessian(), Alone(0, 2), QuantizeSettings(group_size=32)
         )
-        assert rounded.values(slice(0, 32)).device == rounded.error.device == device
+        assert rounded.dequantize_rows(slice(0, 32)).device == rounded.error.device == device
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_every_rank_has_a_gpu_of_its_own(
     monkeypatch: pytest.MonkeyPatch, named: str, expected: str
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert Team().place(torch.device(named)) == torch.device(expected)
+    assert ProcessGroup().device(torch.device(named)) == torch.device(expected)
 
 
 # --- the stage on a real one ----------------------------------------------------------------------

@@ -21,14 +21,14 @@ from safetensors.torch import load_file, save_file
 import gptq_reader
 import stages
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.errors import EngineProblem, OutputExists, RecipeProblem
+from camelpress.core.errors import OutputExists, RecipeProblem, ToolProblem
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.quantize.backends.backend import Ready
-from camelpress.quantize.backends.import_result import _raise_zeros, adopt
-from camelpress.quantize.calibration.calibration import draw
-from camelpress.quantize.output_layout import plan
+from camelpress.quantize.backends.backend import BackendEnv
+from camelpress.quantize.backends.import_result import _raise_zeros, import_result
+from camelpress.quantize.calibration.calibration import draw_calibration
+from camelpress.quantize.output_layout import plan_tensor_slots
 from camelpress.quantize.run import REPORT
-from camelpress.quantize.settings import Quantize, Source
+from camelpress.quantize.settings import CalibrationSource, QuantizeSettings
 from camelpress.reporting.stage_report import Report
 from refusal import refusal
 
@@ -156,8 +156,8 @@ def test_gptqmodel_is_given_our_ids_and_gives_our_output(
     options: dict[str, Any] = {"engine": "gptqmodel", "engine_python": environment("gptqmodel")}
     report = stages.quantize(base, out, chat, samples=3, damp_percent=0.2, **options)
     asked = json.loads((tmp_path / "asked.json").read_text())
-    drawn = draw(
-        [Source(source=chat)], Tokenizer.load(base), samples=3, sequence_length=64, mask="all",
+    drawn = draw_calibration(
+        [CalibrationSource(source=chat)], Tokenizer.load(base), samples=3, sequence_length=64, mask="all",
         seed=42,
     )  # fmt: skip
     assert [row["input_ids"] for row in asked["rows"]] == drawn.sequences
@@ -182,7 +182,7 @@ def test_gptqmodel_is_given_our_ids_and_gives_our_output(
     ]  # fmt: skip
     quantizers = gptq_reader.quantization(out)["meta"]["quantizer"]
     assert quantizers == ["gptqmodel:7.7.0", f"camelpress:{report.version}"]
-    assert report == Report.read(out / REPORT)
+    assert report == Report.read_report(out / REPORT)
     assert report.facts["engine"]["versions"]["gptqmodel"] == "7.7.0"
     assert report.facts["calibration"]["tokens"] == drawn.tokens
     assert len(report.facts["layers"]) == 14
@@ -224,7 +224,7 @@ def test_an_engine_that_is_not_there_is_named_with_what_to_install(
 ) -> None:
     python, out = environment("empty"), tmp_path / "out"
     with refusal(
-        EngineProblem,
+        ToolProblem,
         f"{python} does not have optimum and gptqmodel",
         next_step="install 'optimum>=2.1' and gptqmodel in an environment of its own and give "
         "--engine-python; tests/clients/make_env.sh gptqmodel makes one",
@@ -239,7 +239,7 @@ def test_an_engine_beside_another_transformers_is_refused(
     python, out = environment("auto-gptq"), tmp_path / "out"
     told = tmp_path / "auto-gptq" / "transformers-4.57.6.dist-info"
     shutil.rmtree(told)
-    with pytest.raises(EngineProblem, match=r"has transformers 5\S*, auto-gptq needs 4; install"):
+    with pytest.raises(ToolProblem, match=r"has transformers 5\S*, auto-gptq needs 4; install"):
         refuse(base, chat, out, python, "auto-gptq")
 
 
@@ -259,7 +259,7 @@ def test_what_is_no_interpreter_is_refused(
         python.write_text(script)
         python.chmod(0o755)
     with refusal(
-        EngineProblem,
+        ToolProblem,
         f"{python} does not run as a Python interpreter ({reason})",
         next_step="give --engine-python, such as ENVIRONMENT/bin/python",
         out=out,
@@ -282,12 +282,15 @@ def test_what_is_no_interpreter_is_refused(
 )
 def test_what_an_engine_cannot_do_is_refused(options: dict[str, Any], fault: str) -> None:
     with pytest.raises(RecipeProblem, match=fault):
-        Quantize.parse({"engine": "gptqmodel"} | options, source="quantize")
+        QuantizeSettings.parse({"engine": "gptqmodel"} | options, source="quantize")
 
 
 def test_what_an_engine_does_anyway_may_be_said() -> None:
     harmless = {"correction": 0.0, "modules": {}, "pad_ffn": 0, "method": "gptq", "sym": False}
-    assert Quantize.parse({"engine": "gptqmodel"} | harmless, source="quantize").correction == 0
+    assert (
+        QuantizeSettings.parse({"engine": "gptqmodel"} | harmless, source="quantize").correction
+        == 0
+    )
 
 
 def test_several_processes_are_refused(
@@ -321,10 +324,10 @@ def test_an_engine_that_fails_is_quoted_and_its_log_is_kept(
     logs: Path,
 ) -> None:
     python, out = environment("gptqmodel", loss="rtn fallback"), tmp_path / "out"
-    with pytest.raises(EngineProblem) as told:
+    with pytest.raises(ToolProblem) as told:
         refuse(base, chat, out, python, "gptqmodel")
     (log,) = logs.iterdir()
-    assert told.value.what == (
+    assert told.value.message == (
         "gptqmodel:7.7.0 ended with 1: GPTQModel did not solve 0.mlp.up_proj"
     )
     assert told.value.next_step == f"read {log}, or use --engine native"
@@ -386,13 +389,13 @@ def test_what_was_not_asked_for_is_not_taken(
     base: Path,
     tmp_path: Path,
 ) -> None:
-    settings = Quantize(engine="gptqmodel", group_size=32)
+    settings = QuantizeSettings(engine="gptqmodel", group_size=32)
     source = Checkpoint.open(base)
-    ready = Ready("gptqmodel", "python", {"gptqmodel": "7.7.0"})
+    ready = BackendEnv("gptqmodel", "python", {"gptqmodel": "7.7.0"})
     (tmp_path / "out").mkdir()
-    with pytest.raises(EngineProblem, match=f"^{fault}; use another version of it"):
-        adopt(
-            changed(config, **parts), source, 2, ready, settings, plan(source, 2, settings),
+    with pytest.raises(ToolProblem, match=f"^{fault}; use another version of it"):
+        import_result(
+            changed(config, **parts), source, 2, ready, settings, plan_tensor_slots(source, 2, settings),
             tmp_path / "out",
         )  # fmt: skip
 
@@ -409,10 +412,10 @@ def test_zero_points_of_0_become_1_and_the_weights_stay() -> None:
 
 
 def test_a_recipe_names_the_interpreter_from_its_own_folder(tmp_path: Path) -> None:
-    from camelpress.pipeline.recipe import read
+    from camelpress.pipeline.recipe import read_recipe
 
     (tmp_path / "recipe.yaml").write_text(
         "base: b\ndiff: d\nout: o\n"
         "quantize: {engine: gptqmodel, engine_python: venv/bin/python}\n"
     )
-    assert read(tmp_path / "recipe.yaml").quantize.engine_python == tmp_path / "venv/bin/python"
+    assert read_recipe(tmp_path / "recipe.yaml").quantize.engine_python == tmp_path / "venv/bin/python"

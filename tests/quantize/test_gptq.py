@@ -13,9 +13,14 @@ from torch import Tensor
 import solver_oracle
 from camelpress.core.errors import NotPositiveDefinite
 from camelpress.quantize.kernels import cpu_kernel, reference_kernel
-from camelpress.quantize.kernels.kernel import COLUMNS, Kernel
-from camelpress.quantize.solver.gptq import Solved, activation_order, factorize, solve
-from camelpress.quantize.solver.grid import nearest, search, values
+from camelpress.quantize.kernels.kernel import LAZY_BATCH_COLUMNS, Kernel
+from camelpress.quantize.solver.gptq import (
+    GptqSolution,
+    activation_order,
+    factorize_hessian,
+    solve_gptq,
+)
+from camelpress.quantize.solver.grid import dequantize_codes, round_to_nearest, search_grid
 
 DAMP = 0.01
 CLEAR = 1e-3  # of a step; a decision this far from a tie is beyond fp32's doubt
@@ -41,9 +46,9 @@ class Layer(NamedTuple):
     def damped(self) -> Tensor:
         return solver_oracle.damped(self.hessian, DAMP)
 
-    def solved(self) -> Solved:
-        factor = factorize(self.hessian, self.order, damp_percent=DAMP)
-        return solve(
+    def solved(self) -> GptqSolution:
+        factor = factorize_hessian(self.hessian, self.order, damp_percent=DAMP)
+        return solve_gptq(
             self.weight,
             factor,
             self.kernel,
@@ -62,9 +67,9 @@ class Layer(NamedTuple):
             sym=self.sym,
         )
 
-    def nearest(self, importance: Tensor) -> Solved:
+    def nearest(self, importance: Tensor) -> GptqSolution:
         """Rounded to nearest, each group on the grid that is best so."""
-        grid = search(
+        grid = search_grid(
             self.weight,
             self.kernel,
             importance=importance,
@@ -72,7 +77,7 @@ class Layer(NamedTuple):
             group_size=self.group_size,
             sym=self.sym,
         )
-        return Solved(nearest(self.weight, grid), grid)
+        return GptqSolution(round_to_nearest(self.weight, grid), grid)
 
 
 def random(rows: int, cols: int, seed: int = 0) -> Tensor:
@@ -83,7 +88,7 @@ def layer(inputs: Tensor, *, rows: int = 6, seed: int = 0) -> Layer:
     return Layer(random(rows, inputs.shape[1], seed), inputs.T @ inputs)
 
 
-def assert_same(solved: Solved, slow: solver_oracle.Answer, clear: Tensor) -> None:
+def assert_same(solved: GptqSolution, slow: solver_oracle.Answer, clear: Tensor) -> None:
     """Same codes and same grid in some rows."""
     assert torch.equal(solved.codes[clear], slow.codes[clear])
     assert torch.equal(solved.grid.scales[clear].double(), slow.scales[clear])
@@ -140,7 +145,9 @@ def test_almost_all_codes_of_a_run_are_the_oracles(sym: bool) -> None:
 
 @pytest.mark.parametrize("sym", [True, False])
 @pytest.mark.parametrize("group_size", [32, -1])
-@pytest.mark.parametrize("cols", [COLUMNS, COLUMNS + 32, 2 * COLUMNS + 32])
+@pytest.mark.parametrize(
+    "cols", [LAZY_BATCH_COLUMNS, LAZY_BATCH_COLUMNS + 32, 2 * LAZY_BATCH_COLUMNS + 32]
+)
 def test_errors_cross_from_one_run_of_columns_into_the_next(
     cols: int, group_size: int, sym: bool
 ) -> None:
@@ -162,7 +169,7 @@ def test_a_column_that_no_token_used_is_rounded_to_nearest(group_size: int) -> N
     inputs[:, dead] = 0
     drawn = layer(inputs)._replace(group_size=group_size)
     solved = drawn.solved()
-    assert torch.equal(solved.codes[:, dead], nearest(drawn.weight, solved.grid)[:, dead])
+    assert torch.equal(solved.codes[:, dead], round_to_nearest(drawn.weight, solved.grid)[:, dead])
     assert_as_the_oracle(drawn)
 
 
@@ -240,7 +247,7 @@ def test_the_output_error_is_below_that_of_rounding_to_nearest(
     solved, rounded = drawn.solved(), drawn.nearest(drawn.hessian.diagonal())
     errors = [
         float(solver_oracle.output_error(drawn.weight, stored, drawn.hessian).sum())
-        for stored in (values(each.codes, each.grid) for each in (solved, rounded))
+        for stored in (dequantize_codes(each.codes, each.grid) for each in (solved, rounded))
     ]
     assert errors[0] < errors[1]
 
@@ -255,7 +262,7 @@ def test_weights_on_a_grid_that_is_tried_stay_where_they_are(
     weight = (codes - zero) / 16
     hessian = layer(correlated(200, 32)).hessian
     solved = Layer(weight, hessian, bits, 16, sym, kernel).solved()
-    assert torch.equal(values(solved.codes, solved.grid), weight)
+    assert torch.equal(dequantize_codes(solved.codes, solved.grid), weight)
 
 
 def test_the_inputs_are_left_as_they_were() -> None:
@@ -267,16 +274,17 @@ def test_the_inputs_are_left_as_they_were() -> None:
 
 def test_a_factor_can_be_used_again() -> None:
     drawn = layer(correlated(100, 16))
-    factor = factorize(drawn.hessian, drawn.order, damp_percent=DAMP)
+    factor = factorize_hessian(drawn.hessian, drawn.order, damp_percent=DAMP)
     first, again = (
-        solve(drawn.weight, factor, cpu_kernel, bits=4, group_size=-1, sym=True) for _ in range(2)
+        solve_gptq(drawn.weight, factor, cpu_kernel, bits=4, group_size=-1, sym=True)
+        for _ in range(2)
     )
     assert torch.equal(first.codes, again.codes)
 
 
 def test_the_factor_is_upper_and_its_square_is_the_inverse() -> None:
     drawn = layer(correlated(200, 48))
-    factor = factorize(drawn.hessian, drawn.order, damp_percent=DAMP)
+    factor = factorize_hessian(drawn.hessian, drawn.order, damp_percent=DAMP)
     inverse = torch.linalg.inv(drawn.damped[drawn.order][:, drawn.order])
     upper = factor.upper.double()
     assert torch.equal(upper, upper.triu())
@@ -288,7 +296,7 @@ def test_the_factor_is_upper_and_its_square_is_the_inverse() -> None:
 
 def test_what_fp32_cannot_factorize_fp64_does_with_the_same_damping() -> None:
     hessian = torch.ones(16, 16)  # one direction only, and 1 + 1e-9 is 1 in fp32
-    factor = factorize(hessian, torch.arange(16), damp_percent=1e-9)
+    factor = factorize_hessian(hessian, torch.arange(16), damp_percent=1e-9)
     inverse = torch.linalg.inv(solver_oracle.damped(hessian, 1e-9))
     upper = factor.upper.double()
     assert (factor.damp_percent, factor.rescue) == (1e-9, "float64")
@@ -299,7 +307,7 @@ def test_what_fp32_cannot_factorize_fp64_does_with_the_same_damping() -> None:
 
 def test_an_indefinite_hessian_gets_more_damping_and_says_so() -> None:
     hessian = torch.tensor([[1.0, 1.15], [1.15, 1.0]])  # smallest eigenvalue -0.15
-    factor = factorize(hessian, torch.arange(2), damp_percent=DAMP)
+    factor = factorize_hessian(hessian, torch.arange(2), damp_percent=DAMP)
     assert factor.damp_percent == pytest.approx(0.2)
     assert factor.rescue == "damped"
     inverse = torch.linalg.inv(solver_oracle.damped(hessian, 0.2))
@@ -310,13 +318,13 @@ def test_an_indefinite_hessian_gets_more_damping_and_says_so() -> None:
 
 def test_damping_is_never_raised_above_the_mean() -> None:
     hessian = torch.tensor([[1.0, 1.9], [1.9, 1.0]])
-    factor = factorize(hessian, torch.arange(2), damp_percent=0.3)
+    factor = factorize_hessian(hessian, torch.arange(2), damp_percent=0.3)
     assert (factor.damp_percent, factor.rescue) == (1.0, "damped")
 
 
 @pytest.mark.parametrize("diagonal", [-1.0, float("nan"), float("inf")])
 def test_a_hopeless_hessian_is_refused(diagonal: float) -> None:
     with pytest.raises(NotPositiveDefinite, match="of 3 columns has no Cholesky factor") as told:
-        factorize(torch.eye(3) * diagonal, torch.arange(3), damp_percent=DAMP)
-    assert "even with damping 1.0" in told.value.what
+        factorize_hessian(torch.eye(3) * diagonal, torch.arange(3), damp_percent=DAMP)
+    assert "even with damping 1.0" in told.value.message
     assert told.value.next_step.startswith("check the calibration text")

@@ -13,8 +13,13 @@ from torch import Tensor
 import solver_oracle
 from camelpress.core.errors import NumericsProblem
 from camelpress.quantize.kernels import cpu_kernel, reference_kernel
-from camelpress.quantize.kernels.kernel import SMALLEST_SCALE, Kernel
-from camelpress.quantize.solver.grid import Grid, nearest, search, values
+from camelpress.quantize.kernels.kernel import MIN_SCALE, Kernel
+from camelpress.quantize.solver.grid import (
+    QuantGrid,
+    dequantize_codes,
+    round_to_nearest,
+    search_grid,
+)
 
 FEW = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 BITS = (2, 3, 4, 8)
@@ -33,8 +38,8 @@ def searched(
     sym: bool,
     importance: Tensor | None = None,
     kernel: Kernel = cpu_kernel,
-) -> Grid:
-    return search(
+) -> QuantGrid:
+    return search_grid(
         weight,
         kernel,
         importance=torch.ones_like(weight[0]) if importance is None else importance,
@@ -69,13 +74,13 @@ def test_grids_are_the_best_of_all_that_are_tried(
 @pytest.mark.parametrize("group_size", [-1, 4])
 def test_each_column_knows_its_group(group_size: int) -> None:
     grid = searched(random(2, 8), bits=4, group_size=group_size, sym=True)
-    assert grid.group_of().tolist() == ([0] * 8 if group_size == -1 else [0] * 4 + [1] * 4)
+    assert grid.column_groups().tolist() == ([0] * 8 if group_size == -1 else [0] * 4 + [1] * 4)
     assert grid.scales.shape == (2, 1 if group_size == -1 else 2)
 
 
 def test_rows_of_a_grid_are_the_grid_of_those_rows() -> None:
     weight = random(6, 16)
-    part = searched(weight, bits=3, group_size=4, sym=False).rows(slice(2, 5))
+    part = searched(weight, bits=3, group_size=4, sym=False).select_rows(slice(2, 5))
     alone = searched(weight[2:5], bits=3, group_size=4, sym=False)
     assert torch.equal(part.scales, alone.scales)
     assert torch.equal(part.zeros, alone.zeros)
@@ -93,10 +98,10 @@ def weights(draw: st.DrawFn) -> Tensor:
 @given(weights(), st.sampled_from(BITS), st.booleans())
 def test_nearest_is_nearer_than_every_other_code(weight: Tensor, bits: int, sym: bool) -> None:
     grid = searched(weight, bits=bits, group_size=8, sym=sym)
-    scales, zeros = (grid.of_columns(each).double() for each in (grid.scales, grid.zeros))
+    scales, zeros = (grid.expand_columns(each).double() for each in (grid.scales, grid.zeros))
     every = torch.arange(2**bits)[:, None, None]
     distance = ((every - zeros) * scales - weight.double()).abs()
-    chosen = distance.gather(0, nearest(weight, grid).long()[None])[0]
+    chosen = distance.gather(0, round_to_nearest(weight, grid).long()[None])[0]
     slack = 1e-6 * scales.abs()  # fp32 divides, and a tie is a tie
     assert bool((chosen <= distance.min(dim=0).values * (1 + 1e-5) + slack).all())
 
@@ -107,12 +112,17 @@ def test_the_search_costs_no_more_than_half_a_step_of_the_whole_span_everywhere(
     weight: Tensor, bits: int, sym: bool
 ) -> None:
     grid = searched(weight, bits=bits, group_size=16, sym=sym)
-    squared = (values(nearest(weight, grid), grid) - weight).double().square().sum(dim=1)
+    squared = (
+        (dequantize_codes(round_to_nearest(weight, grid), grid) - weight)
+        .double()
+        .square()
+        .sum(dim=1)
+    )
     high, low = weight.amax(dim=1).clamp(min=0), weight.amin(dim=1).clamp(max=0)
     span = 2 * high.maximum(-low) if sym else high - low
-    step = (span / (2**bits - 1)).clamp(min=SMALLEST_SCALE).double()
+    step = (span / (2**bits - 1)).clamp(min=MIN_SCALE).double()
     lost = 0.5 if sym else 1.0  # whole zero points begin up to half a step late, and not at 0
-    coarse = (SMALLEST_SCALE / 2 / step).clamp(min=2**-11)  # the scale is rounded to fp16
+    coarse = (MIN_SCALE / 2 / step).clamp(min=2**-11)  # the scale is rounded to fp16
     slack = 2**bits * coarse
     assert bool((squared <= 16 * (step * (lost + slack)).square()).all())
 
@@ -126,7 +136,7 @@ def test_no_scale_that_is_tried_would_cost_less(
     grid = searched(weight, bits=bits, group_size=-1, sym=sym, importance=importance)
     best = solver_oracle.best_grid(weight, importance, bits=bits, sym=sym)
     found, least = (
-        solver_oracle.loss(weight, importance, scale, zero, grid.top)
+        solver_oracle.loss(weight, importance, scale, zero, grid.max_code)
         for scale, zero in ((grid.scales[:, 0], grid.zeros[:, 0]), (best.scale, best.zero))
     )
     torch.testing.assert_close(found, least, rtol=1e-3, atol=0)
@@ -150,7 +160,9 @@ def test_columns_that_count_more_are_met_better() -> None:
     errors = []
     for importance in (first, first.flip(0)):
         grid = searched(weight, bits=3, group_size=16, sym=True, importance=importance)
-        errors.append((values(nearest(weight, grid), grid) - weight).square().sum(dim=0))
+        errors.append(
+            (dequantize_codes(round_to_nearest(weight, grid), grid) - weight).square().sum(dim=0)
+        )
     assert float(errors[0][:8].sum()) < float(errors[1][:8].sum())
     assert float(errors[1][8:].sum()) < float(errors[0][8:].sum())
 
@@ -167,12 +179,12 @@ def test_zero_points_survive_the_v1_format(weight: Tensor, bits: int) -> None:
 @given(weights(), st.sampled_from(BITS), st.booleans())
 def test_values_are_scale_times_code_minus_zero(weight: Tensor, bits: int, sym: bool) -> None:
     grid = searched(weight, bits=bits, group_size=8, sym=sym)
-    codes = nearest(weight, grid)
-    found = values(codes, grid)
+    codes = round_to_nearest(weight, grid)
+    found = dequantize_codes(codes, grid)
     for row, column in ((0, 0), (1, 7), (2, 15)):
         group = column // 8
         code, zero = int(codes[row, column]), int(grid.zeros[row, group])
-        assert 0 <= code <= grid.top
+        assert 0 <= code <= grid.max_code
         assert float(found[row, column]) == float(grid.scales[row, group]) * (code - zero)
 
 
@@ -184,9 +196,9 @@ def test_zero_rows_and_zero_groups_give_zeros(bits: int, sym: bool, kernel: Kern
     weight[1] = 0
     weight[2, 8:] = 0
     grid = searched(weight, bits=bits, group_size=8, sym=sym, kernel=kernel)
-    found = values(nearest(weight, grid), grid)
+    found = dequantize_codes(round_to_nearest(weight, grid), grid)
     assert bool(grid.scales.isfinite().all())
-    assert float(grid.scales.abs().min()) >= SMALLEST_SCALE
+    assert float(grid.scales.abs().min()) >= MIN_SCALE
     assert not bool(found[1].any())
     assert not bool(found[2, 8:].any())
 
@@ -197,7 +209,7 @@ def test_zero_rows_and_zero_groups_give_zeros(bits: int, sym: bool, kernel: Kern
 def test_a_constant_group_comes_back(bits: int, constant: float, sym: bool) -> None:
     weight = torch.full((1, 8), constant)
     grid = searched(weight, bits=bits, group_size=8, sym=sym)
-    off = abs(float(values(nearest(weight, grid), grid)[0, 0]) - constant)
+    off = abs(float(dequantize_codes(round_to_nearest(weight, grid), grid)[0, 0]) - constant)
     assert off <= 0.025 * abs(constant)  # half of how much shrunken spans differ, and fp16
 
 
@@ -208,7 +220,9 @@ def test_positive_weights_reach_the_top_though_no_zero_point_is_0(
 ) -> None:
     weight = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
     grid = searched(weight, bits=bits, group_size=4, sym=False, kernel=kernel)
-    assert float((values(nearest(weight, grid), grid) - weight).abs().max()) < 1e-3
+    assert (
+        float((dequantize_codes(round_to_nearest(weight, grid), grid) - weight).abs().max()) < 1e-3
+    )
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -236,5 +250,5 @@ def test_where_only_a_shrunken_scale_fits_16_bits_it_is_taken(sym: bool, kernel:
 def test_a_group_that_no_scale_fits_takes_the_smallest(sym: bool) -> None:
     weight = torch.full((1, 4), 1e-8)
     grid = searched(weight, bits=4, group_size=4, sym=sym)
-    assert abs(float(grid.scales[0, 0])) == SMALLEST_SCALE
-    assert math.isfinite(float(values(nearest(weight, grid), grid)[0, 0]))
+    assert abs(float(grid.scales[0, 0])) == MIN_SCALE
+    assert math.isfinite(float(dequantize_codes(round_to_nearest(weight, grid), grid)[0, 0]))

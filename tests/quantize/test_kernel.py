@@ -13,13 +13,20 @@ from torch import Tensor
 
 import solver_oracle
 from camelpress.quantize.kernels import cpu_kernel, reference_kernel
-from camelpress.quantize.kernels.kernel import SMALLEST_SCALE, Kernel, kernel
+from camelpress.quantize.kernels.kernel import MIN_SCALE, Kernel, pick_kernel
 
 FEW = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 MANY = settings(max_examples=1000, derandomize=True, deadline=None, database=None)
 BITS = (2, 3, 4, 8)
 CLEAR = 1e-3  # of a step
-HEIGHTS = (1, 3, cpu_kernel.ROWS - 1, cpu_kernel.ROWS, cpu_kernel.ROWS + 1, 2 * cpu_kernel.ROWS + 5)
+HEIGHTS = (
+    1,
+    3,
+    cpu_kernel.TASK_ROWS - 1,
+    cpu_kernel.TASK_ROWS,
+    cpu_kernel.TASK_ROWS + 1,
+    2 * cpu_kernel.TASK_ROWS + 5,
+)
 # fmt: off
 SHAPES = {  # of a group's values
     "normal":      lambda values: values,
@@ -51,7 +58,7 @@ class Group(NamedTuple):
         return 2**self.bits - 1
 
     def grid(self, kernel: Kernel) -> tuple[Tensor, Tensor]:
-        return kernel.search(self.columns, self.importance, bits=self.bits, sym=self.sym)
+        return kernel.search_group(self.columns, self.importance, bits=self.bits, sym=self.sym)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -80,7 +87,7 @@ def groups(draw: st.DrawFn) -> Group:
 
 
 def test_a_processor_runs_the_compiled_loops() -> None:
-    assert kernel(torch.device("cpu")) is cpu_kernel
+    assert pick_kernel(torch.device("cpu")) is cpu_kernel
 
 
 # --- the search ---------------------------------------------------------------------------------
@@ -118,7 +125,7 @@ def test_grids_are_fp16_numbers_and_zero_points_codes(drawn: Group) -> None:
     for each in (cpu_kernel, reference_kernel):
         scales, zeros = drawn.grid(each)
         assert torch.equal(scales.half().float(), scales)
-        assert bool((scales.abs() >= SMALLEST_SCALE).all())
+        assert bool((scales.abs() >= MIN_SCALE).all())
         assert bool((drawn.sym | (scales > 0)).all())
         assert torch.equal(zeros.round().clamp(1, drawn.top), zeros)
 
@@ -139,7 +146,7 @@ def test_a_search_changes_nothing(drawn: Group) -> None:
 def test_where_no_error_is_finite_there_is_no_scale(worst: float, sym: bool, each: Kernel) -> None:
     columns = torch.randn(4, 3, generator=generator(0))
     columns[2, 1] = worst
-    scales, _ = each.search(columns, torch.ones(4), bits=4, sym=sym)
+    scales, _ = each.search_group(columns, torch.ones(4), bits=4, sym=sym)
     assert scales.isfinite().tolist() == [True, False, True]
 
 
@@ -188,7 +195,9 @@ def test_both_round_alike_on_any_grid(drawn: Group, seed: int) -> None:
     rows = drawn.columns.shape[1]
     spread = drawn.columns.abs().amax().clamp(min=1e-3) / drawn.top
     scales = (spread * torch.randn(rows, generator=source).exp()).clamp(max=6e4)
-    scales = reference_kernel.fp16(scales * torch.randn(rows, generator=source).sign())
+    scales = reference_kernel.round_scales_to_fp16(
+        scales * torch.randn(rows, generator=source).sign()
+    )
     zeros = torch.randint(1, drawn.top + 1, (rows,), generator=source).float()
     assert_rounded_alike(drawn, scales, zeros)
 
@@ -214,10 +223,10 @@ def test_rows_do_not_depend_on_their_neighbours_nor_on_threads(
     threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    drawn = group(16, 2 * cpu_kernel.ROWS + 5, "normal", 4, False)
+    drawn = group(16, 2 * cpu_kernel.TASK_ROWS + 5, "normal", 4, False)
     scales, zeros = drawn.grid(cpu_kernel)
     codes, _ = cpu_kernel.round_columns(drawn.columns.clone(), drawn.upper, scales, zeros, top=15)
-    for row in (0, cpu_kernel.ROWS - 1, cpu_kernel.ROWS, 2 * cpu_kernel.ROWS + 4):
+    for row in (0, cpu_kernel.TASK_ROWS - 1, cpu_kernel.TASK_ROWS, 2 * cpu_kernel.TASK_ROWS + 4):
         alone = drawn._replace(columns=drawn.columns[:, row : row + 1].clone())
         scale, zero = alone.grid(cpu_kernel)
         code, _ = cpu_kernel.round_columns(alone.columns, drawn.upper, scale, zero, top=15)
@@ -233,9 +242,9 @@ def test_scales_are_rounded_as_the_struct_module_does(bits: int, sign: int) -> N
         half = abs(struct.unpack("<e", struct.pack("<e", value))[0])
     except OverflowError:
         half = float("inf")
-    expected = (-1 if value < 0 else 1) * max(half, SMALLEST_SCALE)
-    assert float(cpu_kernel._fp16(value)) == expected
-    assert float(reference_kernel.fp16(torch.tensor([value]))) == expected
+    expected = (-1 if value < 0 else 1) * max(half, MIN_SCALE)
+    assert float(cpu_kernel._round_to_fp16(value)) == expected
+    assert float(reference_kernel.round_scales_to_fp16(torch.tensor([value]))) == expected
 
 
 @pytest.mark.parametrize("exponent", range(-26, 17))
@@ -243,5 +252,5 @@ def test_scales_near_every_tie_are_rounded_as_torch_does(exponent: int) -> None:
     places = torch.tensor([0, 1, 2, 511, 512, 1022, 1023], dtype=torch.float64)
     ties = 2.0**exponent * (1 + (places + 0.5) / 1024)
     near = torch.cat([ties * (1 + off) for off in (0, 2**-23, -(2**-23))]).float()
-    expected = reference_kernel.fp16(near)
-    assert [float(cpu_kernel._fp16(value)) for value in near.numpy()] == expected.tolist()
+    expected = reference_kernel.round_scales_to_fp16(near)
+    assert [float(cpu_kernel._round_to_fp16(value)) for value in near.numpy()] == expected.tolist()

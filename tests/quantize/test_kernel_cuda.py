@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from camelpress.quantize.kernels import cpu_kernel, reference_kernel
-from camelpress.quantize.kernels.kernel import COLUMNS, kernel
+from camelpress.quantize.kernels.kernel import LAZY_BATCH_COLUMNS, pick_kernel
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
@@ -61,19 +61,21 @@ def test_the_compiler_accepts_it(
     source = ASTSource(
         function,
         {argument: kinds.get(argument, "*fp32") for argument in function.arg_names},
-        {"width": COLUMNS},
+        {"width": LAZY_BATCH_COLUMNS},
     )
-    found = compiled(source, target=GPUTarget("cuda", capability, 32), options=cuda_kernel.OPTIONS)
+    found = compiled(
+        source, target=GPUTarget("cuda", capability, 32), options=cuda_kernel.LAUNCH_OPTIONS
+    )
     told = found.asm["ptx"]
     assert "add.f32" in told and "0f4B400000" in told and "0fCB400000" in told  # still rounds
     assert "div.full" not in told and "div.approx" not in told
 
 
 def test_a_kernel_for_every_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kernel(torch.device("cpu")) is cpu_kernel
-    assert kernel(torch.device("meta")) is reference_kernel
+    assert pick_kernel(torch.device("cpu")) is cpu_kernel
+    assert pick_kernel(torch.device("meta")) is reference_kernel
     monkeypatch.setattr("camelpress.quantize.kernels.kernel.find_spec", lambda name: None)
-    assert kernel(torch.device("cuda")) is reference_kernel
+    assert pick_kernel(torch.device("cuda")) is reference_kernel
 
 
 # --- run on a GPU or in the interpreter -----------------------------------------------------------
@@ -105,18 +107,18 @@ GRIDS = [(2, False), (3, True), (4, True), (8, False)]
 
 
 def grid(columns: Tensor, bits: int, sym: bool) -> tuple[Tensor, Tensor]:
-    return reference_kernel.search(columns, torch.ones(len(columns)), bits=bits, sym=sym)
+    return reference_kernel.search_group(columns, torch.ones(len(columns)), bits=bits, sym=sym)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("bits", "sym"), GRIDS)
 @pytest.mark.parametrize("chunk", [40, 2**22])
 def test_search(monkeypatch: pytest.MonkeyPatch, bits: int, sym: bool, chunk: int) -> None:
-    monkeypatch.setattr(cuda_kernel, "CHUNK", chunk)
+    monkeypatch.setattr(cuda_kernel, "SEARCH_ELEMENTS", chunk)
     columns = torch.randn(32, 7, generator=seeded(bits))
     importance = torch.rand(32, generator=seeded(1))
-    expected = reference_kernel.search(columns, importance, bits=bits, sym=sym)
-    found = cuda_kernel.search(*on_device(columns, importance), bits=bits, sym=sym)
+    expected = reference_kernel.search_group(columns, importance, bits=bits, sym=sym)
+    found = cuda_kernel.search_group(*on_device(columns, importance), bits=bits, sym=sym)
     for one, other in zip(found, expected, strict=True):
         assert one.device.type == DEVICE.type
         torch.testing.assert_close(one.cpu(), other)
@@ -193,7 +195,7 @@ def test_a_part_of_a_larger_factor() -> None:
 
 @pytest.mark.gpu
 def test_what_is_too_wide_for_a_program_is_done_plainly() -> None:
-    cols = COLUMNS + 32
+    cols = LAZY_BATCH_COLUMNS + 32
     weight = torch.randn(3, cols, generator=seeded(0))
     _, upper = factor(cols, seed=0)
     scales, zeros = grid(weight.T.contiguous(), 4, True)

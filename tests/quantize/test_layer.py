@@ -10,14 +10,19 @@ from torch import Tensor
 
 import solver_oracle
 from camelpress.core.errors import NotPositiveDefinite
-from camelpress.core.packing.gptq_format import dequantize
-from camelpress.inference.streaming.process_group import Team
-from camelpress.quantize.kernels.kernel import kernel
-from camelpress.quantize.settings import Quantize
+from camelpress.core.packing.gptq_format import dequantize_gptq
+from camelpress.inference.streaming.process_group import ProcessGroup
+from camelpress.quantize.kernels.kernel import pick_kernel
+from camelpress.quantize.settings import QuantizeSettings
 from camelpress.quantize.solver import layer
-from camelpress.quantize.solver.gptq import FALLBACK, activation_order, factorize, solve
-from camelpress.quantize.solver.grid import nearest
-from camelpress.quantize.solver.layer import Rounded, round_layer
+from camelpress.quantize.solver.gptq import (
+    FALLBACK,
+    activation_order,
+    factorize_hessian,
+    solve_gptq,
+)
+from camelpress.quantize.solver.grid import round_to_nearest
+from camelpress.quantize.solver.layer import RoundedMatrix, round_layer
 
 CPU = torch.device("cpu")
 ROWS, COLS = 40, 32
@@ -30,20 +35,20 @@ def seen(rows: int = ROWS, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     return torch.randn(rows, COLS, generator=generator), inputs.T @ inputs
 
 
-def settings(**changes: Any) -> Quantize:
-    return Quantize(**({"group_size": 16, "damp_percent": 0.02} | changes))
+def settings(**changes: Any) -> QuantizeSettings:
+    return QuantizeSettings(**({"group_size": 16, "damp_percent": 0.02} | changes))
 
 
-def rounded(weight: Tensor, hessian: Tensor, wanted: Quantize) -> Rounded:
-    return round_layer(weight, hessian, Team(), wanted)[0]
+def rounded(weight: Tensor, hessian: Tensor, wanted: QuantizeSettings) -> RoundedMatrix:
+    return round_layer(weight, hessian, ProcessGroup(), wanted)[0]
 
 
 @pytest.mark.parametrize("sym", [True, False])
 def test_a_layer_is_solved_in_the_order_of_its_activations(sym: bool) -> None:
     weight, hessian = seen()
     order = activation_order(hessian.diagonal(), group_size=16)
-    factor = factorize(hessian, order, damp_percent=0.02)
-    expected = solve(weight, factor, kernel(CPU), bits=3, group_size=16, sym=sym)
+    factor = factorize_hessian(hessian, order, damp_percent=0.02)
+    expected = solve_gptq(weight, factor, pick_kernel(CPU), bits=3, group_size=16, sym=sym)
     found = rounded(weight, hessian, settings(sym=sym, bits=3)).solved
     assert torch.equal(found.codes, expected.codes)
     assert torch.equal(found.grid.scales, expected.grid.scales)
@@ -55,7 +60,7 @@ def test_the_height_of_a_block_makes_no_difference(
     height: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = rounded(*seen(), settings())
-    monkeypatch.setattr(layer, "ROWS", height)
+    monkeypatch.setattr(layer, "SOLVE_ROWS", height)
     parts = rounded(*seen(), settings())
     agree = (parts.solved.codes == whole.solved.codes).float().mean()
     assert float(agree) > 0.99  # matrix products of other heights may round apart
@@ -67,7 +72,7 @@ def test_the_error_is_measured_on_the_undamped_hessian() -> None:
     weight, hessian = seen()
     found = rounded(weight, hessian, settings())
     everything = slice(0, ROWS)
-    error = solver_oracle.output_error(weight, found.values(everything), hessian)
+    error = solver_oracle.output_error(weight, found.dequantize_rows(everything), hessian)
     energy = solver_oracle.output_error(weight, weight * 0, hessian)
     torch.testing.assert_close(found.error.double(), error, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(found.energy.double(), energy, rtol=1e-4, atol=1e-6)
@@ -82,8 +87,8 @@ def test_the_error_is_measured_on_the_undamped_hessian() -> None:
 def test_packed_rows_stand_for_the_values(bits: int, sym: bool) -> None:
     found = rounded(*seen(96), settings(bits=bits, sym=sym))
     for part in (slice(0, 32), slice(32, 96)):
-        plain = dequantize(found.packed(part), bits=bits, zero_offset=1)
-        assert torch.equal(plain, found.values(part))
+        plain = dequantize_gptq(found.pack_rows(part), bits=bits, zero_offset=1)
+        assert torch.equal(plain, found.dequantize_rows(part))
 
 
 def test_a_dead_layer_has_no_error() -> None:
@@ -103,9 +108,9 @@ def test_a_hopeless_hessian_is_refused() -> None:
 
 def test_a_hopeless_hessian_falls_back_to_rounding_to_nearest_where_that_is_allowed() -> None:
     weight, hessian = hopeless()
-    found, factor = round_layer(weight, hessian, Team(), settings(max_fallbacks=1))
+    found, factor = round_layer(weight, hessian, ProcessGroup(), settings(max_fallbacks=1))
     assert factor.rescue == FALLBACK
-    assert torch.equal(found.solved.codes, nearest(weight, found.solved.grid))
+    assert torch.equal(found.solved.codes, round_to_nearest(weight, found.solved.grid))
 
 
 def test_where_not_even_the_diagonal_makes_sense_there_is_no_way() -> None:

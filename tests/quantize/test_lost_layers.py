@@ -17,7 +17,7 @@ import pico
 import stages
 from camelpress.core.errors import NumericsProblem
 from camelpress.core.packing.row_loss import weight_loss
-from camelpress.quantize.solver.loss_limits import LIMITS, LayersLost, is_lost
+from camelpress.quantize.solver.loss_limits import LOSS_LIMITS, LayersLost, exceeds_loss_limit
 from camelpress.reporting.stage_report import Report
 from command import Run
 from refusal import refusal, starting
@@ -161,11 +161,11 @@ def test_few_bits_alone_are_no_failure(
     report = stages.quantize(
         plain, tmp_path / "out", method="rtn", bits=bits, group_size=group_size, sym=sym
     )
-    assert max(layer["loss"] for layer in report.facts["layers"]) < LIMITS[bits] / 2
+    assert max(layer["loss"] for layer in report.facts["layers"]) < LOSS_LIMITS[bits] / 2
 
 
 def test_a_loss_that_is_no_number_is_beyond_every_limit() -> None:
-    assert all(is_lost(float("nan"), bits) for bits in LIMITS)
+    assert all(exceeds_loss_limit(float("nan"), bits) for bits in LOSS_LIMITS)
 
 
 @pytest.mark.parametrize("name", ["model.norm.weight", "lm_head.weight"])

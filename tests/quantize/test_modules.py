@@ -15,11 +15,11 @@ import stages
 from camelpress.core import llama
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.packing.linear_layers import parameters
+from camelpress.core.packing.linear_layers import count_parameters
 from camelpress.inference.model.streamed_model import StreamedModel
-from camelpress.inference.model.token_batches import Sequences
-from camelpress.pipeline.recipe import read
-from camelpress.quantize.settings import Quantize
+from camelpress.inference.model.token_batches import TokenBatches
+from camelpress.pipeline.recipe import read_recipe
+from camelpress.quantize.settings import QuantizeSettings
 
 CPU = torch.device("cpu")
 MIXED = {
@@ -47,7 +47,7 @@ EXPECTED = {  # of the second block and some of the first: bits, group size, sym
 def weights(folder: Path, number: int) -> dict[str, torch.Tensor]:
     """The linear layers of a block, as our own reader has them."""
     model = StreamedModel(Checkpoint.open(folder), device=CPU, dtype=torch.float32)
-    block = model.block(number)
+    block = model.read_block(number)
     return {name: block.weight(name) for name, _ in llama.LINEARS}
 
 
@@ -60,15 +60,15 @@ def mixed(base: Path, chat: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_later_patterns_win_and_what_they_do_not_say_stays() -> None:
-    found = Quantize.parse({"group_size": 32, "modules": MIXED}, source="test")
+    found = QuantizeSettings.parse({"group_size": 32, "modules": MIXED}, source="test")
     for name, expected in EXPECTED.items():
-        own = found.of(name)
+        own = found.for_layer(name)
         assert (own and (own.bits, own.group_size, own.sym)) == expected
-    again = Quantize.parse(
+    again = QuantizeSettings.parse(
         {"modules": {"*": {"keep": True}, "*.q_proj": {"keep": False}}}, source="test"
     )
-    assert again.of("model.layers.0.mlp.up_proj") is None
-    assert again.of("model.layers.0.self_attn.q_proj") == again
+    assert again.for_layer("model.layers.0.mlp.up_proj") is None
+    assert again.for_layer("model.layers.0.self_attn.q_proj") == again
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -80,7 +80,9 @@ def test_both_readers_agree_and_every_layer_is_what_it_should_be(
     for linear, ours in weights(mixed, number).items():
         name = f"model.layers.{number}.{linear}"
         bits = gptq_reader.bits_of(config, name)
-        wanted = Quantize.parse({"group_size": 32, "modules": MIXED}, source="").of(name)
+        wanted = QuantizeSettings.parse({"group_size": 32, "modules": MIXED}, source="").for_layer(
+            name
+        )
         assert bits == (wanted and wanted.bits)
         if wanted is None:
             assert torch.equal(stored[f"{name}.weight"], source[f"{name}.weight"])
@@ -104,10 +106,10 @@ def test_the_whole_model_gives_the_logits_of_transformers(mixed: Path, tmp_path:
     ids = [[5, 9, 33, 200, 7, 4, 150]]
     plain = pico.load_model(gptq_reader.write_plain(mixed, tmp_path / "plain"))
     model = StreamedModel(Checkpoint.open(mixed), device=CPU, dtype=torch.float32)
-    sequences = Sequences(ids, limit=model.positions)
+    sequences = TokenBatches(ids, limit=model.max_positions)
     with torch.inference_mode():
         expected = plain(torch.tensor(ids)).logits[0]
-        found = model.head()(model.hidden(sequences, "test"))
+        found = model.read_head()(model.last_hidden_states(sequences, "test"))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -143,7 +145,7 @@ def test_without_them_nothing_is_said_of_them(base: Path, tmp_path: Path) -> Non
 
 
 def test_parameters_are_counted_as_what_they_stand_for(base: Path, mixed: Path) -> None:
-    assert parameters(Checkpoint.open(mixed)) == parameters(Checkpoint.open(base))
+    assert count_parameters(Checkpoint.open(mixed)) == count_parameters(Checkpoint.open(base))
 
 
 def test_layers_that_are_alike_do_not_feel_the_others(
@@ -171,14 +173,16 @@ def test_everything_may_stay_as_it_is(base: Path, chat: Path, tmp_path: Path) ->
 def test_a_recipe_says_it_in_yaml_and_an_override_too(tmp_path: Path) -> None:
     own = "modules: {'*.down_proj': {bits: 8}, 'model.layers.0.*': {sym: false}}"
     (tmp_path / "r.yaml").write_text(f"base: a\ndiff: b\nout: c\nquantize: {{{own}}}\n")
-    found = read(tmp_path / "r.yaml").quantize
+    found = read_recipe(tmp_path / "r.yaml").quantize
     assert list(found.modules) == ["*.down_proj", "model.layers.0.*"]
-    assert found.of("model.layers.0.mlp.down_proj") == found.model_copy(
+    assert found.for_layer("model.layers.0.mlp.down_proj") == found.model_copy(
         update={"bits": 8, "sym": False}
     )
-    found = read(tmp_path / "r.yaml", ['quantize.modules={"*.o_proj": {keep: true}}']).quantize
-    assert found.of("model.layers.0.self_attn.o_proj") is None
-    assert found.of("model.layers.0.mlp.down_proj") == found
+    found = read_recipe(
+        tmp_path / "r.yaml", ['quantize.modules={"*.o_proj": {keep: true}}']
+    ).quantize
+    assert found.for_layer("model.layers.0.self_attn.o_proj") is None
+    assert found.for_layer("model.layers.0.mlp.down_proj") == found
 
 
 @pytest.mark.parametrize("pattern", ["*.fused_proj", "lm_head", "model.layers.2.*", "down_proj"])
@@ -186,7 +190,7 @@ def test_a_pattern_without_a_layer_is_refused(base: Path, tmp_path: Path, patter
     with pytest.raises(RecipeProblem) as told:
         stages.quantize(base, tmp_path / "out", method="rtn", modules={pattern: {"bits": 8}})
     assert told.value.exit_code == 2
-    assert told.value.what == (
+    assert told.value.message == (
         f"no layer of 2 blocks matches the pattern {pattern!r} of quantize.modules"
     )
     assert "names such as model.layers.1.mlp.down_proj" in told.value.next_step
@@ -198,7 +202,7 @@ def test_a_pattern_without_a_layer_is_refused(base: Path, tmp_path: Path, patter
 )
 def test_settings_of_a_module_are_read_strictly(wrong: dict[str, Any]) -> None:
     with pytest.raises(RecipeProblem, match=r"modules\.\*\.down_proj\."):
-        Quantize.parse({"modules": {"*.down_proj": wrong}}, source="test")
+        QuantizeSettings.parse({"modules": {"*.down_proj": wrong}}, source="test")
 
 
 def test_a_group_size_that_does_not_divide_one_layer_names_it(base: Path, tmp_path: Path) -> None:
@@ -206,6 +210,6 @@ def test_a_group_size_that_does_not_divide_one_layer_names_it(base: Path, tmp_pa
         stages.quantize(
             base, tmp_path / "out", method="rtn", modules={"*.down_proj": {"group_size": 64}}
         )
-    assert told.value.what == (
+    assert told.value.message == (
         "group size 64 does not divide the 96 columns of model.layers.0.mlp.down_proj"
     )

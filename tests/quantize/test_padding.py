@@ -18,10 +18,10 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.checkpoint.shards import TensorInfo
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.inference.model.streamed_model import StreamedModel
-from camelpress.inference.model.token_batches import Sequences
-from camelpress.quantize.output_layout import AsStored
-from camelpress.quantize.padding import WIDTH, Padded
-from camelpress.quantize.settings import Quantize
+from camelpress.inference.model.token_batches import TokenBatches
+from camelpress.quantize.output_layout import Fp16View
+from camelpress.quantize.padding import WIDTH_KEY, PaddedCheckpoint
+from camelpress.quantize.settings import QuantizeSettings
 
 CPU = torch.device("cpu")
 NARROW, WIDE = pico.PICO.ffn, 128
@@ -32,7 +32,9 @@ GRIDS = [(4, 32, True), (4, 64, False), (3, -1, False), (8, 128, True)]
 def logits(checkpoint: Checkpoint) -> torch.Tensor:
     model = StreamedModel(checkpoint, device=CPU, dtype=torch.float32)
     with torch.inference_mode():
-        return model.head()(model.hidden(Sequences(IDS, limit=model.positions), "test"))
+        return model.read_head()(
+            model.last_hidden_states(TokenBatches(IDS, limit=model.max_positions), "test")
+        )
 
 
 def cut(folder: Path, out: Path) -> Path:
@@ -46,7 +48,7 @@ def cut(folder: Path, out: Path) -> Path:
             tensors[name] = tensor[:, :NARROW].clone()
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((out / "config.json").read_text())
-    (out / "config.json").write_text(json.dumps(config | {WIDTH: NARROW}))
+    (out / "config.json").write_text(json.dumps(config | {WIDTH_KEY: NARROW}))
     return out
 
 
@@ -58,37 +60,37 @@ def cut(folder: Path, out: Path) -> Path:
 )
 def test_it_is_widened_to_the_next_multiple(base: Path, multiple: int, width: int) -> None:
     source = Checkpoint.open(base)
-    padded = Padded(source, multiple)
-    assert padded.config[WIDTH] == width
-    assert source.config[WIDTH] == NARROW
+    padded = PaddedCheckpoint(source, multiple)
+    assert padded.config[WIDTH_KEY] == width
+    assert source.config[WIDTH_KEY] == NARROW
     for name, info in padded.tensors.items():
         assert padded.read(name).shape == info.shape
     block = "model.layers.1.mlp"
-    assert padded.info(f"{block}.up_proj.weight").shape == (width, 64)
-    assert padded.info(f"{block}.down_proj.weight").shape == (64, width)
+    assert padded.tensor_info(f"{block}.up_proj.weight").shape == (width, 64)
+    assert padded.tensor_info(f"{block}.down_proj.weight").shape == (64, width)
     assert padded.nbytes == source.nbytes + 2 * 3 * 64 * (width - NARROW) * 2
 
 
 def test_what_was_there_is_there_and_the_rest_is_zero(base: Path) -> None:
-    source, padded = Checkpoint.open(base), Padded(Checkpoint.open(base), WIDE)
+    source, padded = Checkpoint.open(base), PaddedCheckpoint(Checkpoint.open(base), WIDE)
     for name in source.tensors:
         old, new = source.read(name), padded.read(name)
         assert new.dtype == old.dtype
         assert torch.equal(new[tuple(slice(size) for size in old.shape)], old)
         assert int((new != 0).sum()) == int((old != 0).sum())
-        assert torch.equal(padded.rows(name, 1, 3), new[1:3])
+        assert torch.equal(padded.read_rows(name, 1, 3), new[1:3])
 
 
 def test_what_the_stage_reads_of_it(tuned: Path) -> None:
-    settings = Quantize.parse({"modules": {"*.up_proj": {"keep": True}}}, source="test")
-    source = Padded(Checkpoint.open(tuned), WIDE)
-    view = AsStored.of(source, settings)
+    settings = QuantizeSettings.parse({"modules": {"*.up_proj": {"keep": True}}}, source="test")
+    source = PaddedCheckpoint(Checkpoint.open(tuned), WIDE)
+    view = Fp16View.of(source, settings)
     for name in ("up", "gate"):
         weight = f"model.layers.0.mlp.{name}_proj.weight"
         kept = torch.float16 if name == "up" else torch.bfloat16
         assert torch.equal(view.read(weight), source.read(weight).to(kept))
-        assert torch.equal(view.rows(weight, 90, 99), view.read(weight)[90:99])
-        assert view.read(weight).dtype == view.rows(weight, 0, 2).dtype == kept
+        assert torch.equal(view.read_rows(weight, 90, 99), view.read(weight)[90:99])
+        assert view.read(weight).dtype == view.read_rows(weight, 0, 2).dtype == kept
 
 
 def test_biases_grow_with_their_layers(base: Path, tmp_path: Path) -> None:
@@ -97,7 +99,7 @@ def test_biases_grow_with_their_layers(base: Path, tmp_path: Path) -> None:
         tensors[f"model.layers.0.mlp.{linear}_proj.bias"] = torch.ones(rows, dtype=torch.float16)
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_text((base / "config.json").read_text())
-    padded = Padded(Checkpoint.open(tmp_path), WIDE)
+    padded = PaddedCheckpoint(Checkpoint.open(tmp_path), WIDE)
     found = [padded.read(f"model.layers.0.mlp.{name}_proj.bias") for name in ("gate", "up", "down")]
     assert [len(each) for each in found] == [128, 128, 64]
     assert [float(each.sum()) for each in found] == [96, 96, 64]
@@ -105,15 +107,17 @@ def test_biases_grow_with_their_layers(base: Path, tmp_path: Path) -> None:
 
 def test_the_function_is_the_same(base: Path) -> None:
     source = Checkpoint.open(base)
-    torch.testing.assert_close(logits(Padded(source, WIDE)), logits(source), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        logits(PaddedCheckpoint(source, WIDE)), logits(source), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_a_config_without_a_width_is_refused(base: Path) -> None:
     source = Checkpoint.open(base)
-    nameless = {key: value for key, value in source.config.items() if key != WIDTH}
+    nameless = {key: value for key, value in source.config.items() if key != WIDTH_KEY}
     with pytest.raises(CheckpointProblem) as told:
-        Padded(Checkpoint(base, nameless, source.tensors), WIDE)
-    assert told.value.what == f"{base / 'config.json'} has no {WIDTH} that could be raised"
+        PaddedCheckpoint(Checkpoint(base, nameless, source.tensors), WIDE)
+    assert told.value.message == f"{base / 'config.json'} has no {WIDTH_KEY} that could be raised"
     assert told.value.next_step == "write it there, or leave --pad-ffn out"
 
 
@@ -129,11 +133,11 @@ def test_what_was_added_is_zero_to_the_bit_and_the_outputs_are_those_without_it(
     report = stages.quantize(base, tmp_path / "out", chat, modules=wide, **options)
     assert report.facts["padded"] == {"from": NARROW, "to": WIDE}
     config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config[WIDTH] == WIDE
+    assert config[WIDTH_KEY] == WIDE
     found = Checkpoint.open(tmp_path / "out")
     model = StreamedModel(found, device=CPU, dtype=torch.float32)
-    for number in range(model.blocks):
-        block = model.block(number)
+    for number in range(model.block_count):
+        block = model.read_block(number)
         for name in ("mlp.gate_proj", "mlp.up_proj"):
             assert not bool(block.weight(name)[NARROW:].any())
             assert bool(block.weight(name)[NARROW - 1].any())
@@ -179,9 +183,9 @@ def test_it_makes_a_group_size_fit(base: Path, tmp_path: Path) -> None:
 def test_llama_65b_for_eight_devices(tmp_path: Path) -> None:
     name = "model.layers.0.mlp.down_proj.weight"
     info = TensorInfo(torch.float16, (8192, 22016), "model.safetensors", 0)
-    padded = Padded(Checkpoint(tmp_path, {WIDTH: 22016}, {name: info}), 1024)
-    assert padded.config[WIDTH] == 22528
-    assert padded.info(name).shape == (8192, 8 * 22 * 128)
+    padded = PaddedCheckpoint(Checkpoint(tmp_path, {WIDTH_KEY: 22016}, {name: info}), 1024)
+    assert padded.config[WIDTH_KEY] == 22528
+    assert padded.tensor_info(name).shape == (8192, 8 * 22 * 128)
 
 
 def test_nothing_is_said_where_nothing_is_added(base: Path, tmp_path: Path) -> None:

@@ -19,13 +19,13 @@ import pico
 import stages
 from camelpress.core.checkpoint.checkpoint_writer import CheckpointWriter
 from camelpress.core.errors import OutputExists, OutputProblem
-from camelpress.core.files.file_hashes import versions
-from camelpress.core.output.journal import JOURNAL, Journal
-from camelpress.inference.streaming.rounding_facts import thread_count
-from camelpress.inference.streaming.token_shards import LANES
+from camelpress.core.files.file_hashes import package_versions
+from camelpress.core.output.journal import JOURNAL_FILE, Journal
+from camelpress.inference.streaming.rounding_facts import torch_threads
+from camelpress.inference.streaming.token_shards import SHARDS_FOLDER
 from camelpress.quantize import block_quantization, run
 from camelpress.quantize.block_quantizer import BlockQuantizer
-from camelpress.quantize.calibration_shards import Lane
+from camelpress.quantize.calibration_shards import CalibrationShard
 from camelpress.quantize.run import REPORT
 from camelpress.reporting.stage_report import Report
 from processes import die, forked, interrupt, signalled
@@ -47,7 +47,7 @@ def _small() -> Iterator[None]:
     """Several shards and several lanes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "CheckpointWriter", partial(CheckpointWriter, shard_bytes=SHARD))
-        patch.setattr("camelpress.inference.streaming.token_shards.LANE_TOKENS", 100)
+        patch.setattr("camelpress.inference.streaming.token_shards.SHARD_TOKENS", 100)
         yield
 
 
@@ -88,7 +88,7 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def contents(folder: Path) -> Contents:
     """Every file, byte by byte; of the report, all but what the run cost."""
-    report = Report.read(folder / REPORT).model_dump(exclude={"cost"})
+    report = Report.read_report(folder / REPORT).model_dump(exclude={"cost"})
     return {path.name: path.read_bytes() for path in folder.iterdir()} | {REPORT: report}
 
 
@@ -105,8 +105,8 @@ def require_the_same(out: Path, expected: Contents) -> None:
 MOMENTS = [  # what is called in a run, and at which of its calls the run is killed
     (CheckpointWriter, "write",     [0, 12, 61, 92]),
     (CheckpointWriter, "_complete", [0, 1, 2]),
-    (Lane,             "write",     [0, 5, 15, 20, 28, 39]),
-    (Lane,             "digest",    [1, 4]),
+    (CalibrationShard,             "write",     [0, 5, 15, 20, 28, 39]),
+    (CalibrationShard,             "digest",    [1, 4]),
     (Journal,          "add",       [0, 1, 2]),
     (shutil,           "rmtree",    [0]),
     (shutil,           "copyfile",  [0]),
@@ -151,7 +151,7 @@ def test_killed_in_the_middle_of_a_tensor(
     model: Path, chat: Path, out: Path, expected: Contents, at: int
 ) -> None:
     def work() -> None:
-        write, calls = CheckpointWriter.write, iter(range(1000))
+        write, calls = CheckpointWriter.write_bytes, iter(range(1000))
 
         def half(writer: CheckpointWriter, name: str, offset: int, content: memoryview) -> None:
             here = next(calls) == at
@@ -159,7 +159,7 @@ def test_killed_in_the_middle_of_a_tensor(
             if here:
                 die()
 
-        pytest.MonkeyPatch().setattr(CheckpointWriter, "write", half)
+        pytest.MonkeyPatch().setattr(CheckpointWriter, "write_bytes", half)
         stages.quantize(model, out, chat, **OPTIONS)
 
     assert forked(work) == -signal.SIGKILL
@@ -172,15 +172,15 @@ def test_killed_in_the_middle_of_the_states(
     model: Path, chat: Path, out: Path, expected: Contents, at: int
 ) -> None:
     def work() -> None:
-        write, calls = Lane.write, iter(range(1000))
+        write, calls = CalibrationShard.write_states, iter(range(1000))
 
-        def half(lane: Lane, name: str, values: Any, *, after: bool = False) -> None:
+        def half(lane: CalibrationShard, name: str, values: Any, *, after: bool = False) -> None:
             here = next(calls) == at
             write(lane, name, values[: len(values) // 2] if here else values, after=after)
             if here:
                 die()
 
-        pytest.MonkeyPatch().setattr(Lane, "write", half)
+        pytest.MonkeyPatch().setattr(CalibrationShard, "write", half)
         stages.quantize(model, out, chat, **OPTIONS)
 
     assert forked(work) == -signal.SIGKILL
@@ -209,7 +209,7 @@ def flip(path: Path, at: int) -> None:
 
 
 def states(out: Path, name: str, version: int) -> Path:
-    return beside(out) / LANES / f"lane-0001.{name}.{version}"
+    return beside(out) / SHARDS_FOLDER / f"lane-0001.{name}.{version}"
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_without_any_states_everything_is_done_again(
     model: Path, chat: Path, out: Path, expected: Contents, walked: list[int]
 ) -> None:
     stop(lambda: stages.quantize(model, out, chat, **OPTIONS), out, after=2)
-    for path in (beside(out) / LANES).iterdir():
+    for path in (beside(out) / SHARDS_FOLDER).iterdir():
         path.unlink()
     walked.clear()
     stages.quantize(model, out, chat, **OPTIONS)
@@ -298,7 +298,7 @@ def test_a_journal_is_not_believed(
     model: Path, chat: Path, out: Path, expected: Contents, harm: Callable[[bytes], bytes]
 ) -> None:
     stop(lambda: stages.quantize(model, out, chat, **OPTIONS), out, after=2)
-    journal = beside(out) / JOURNAL
+    journal = beside(out) / JOURNAL_FILE
     journal.write_bytes(harm(journal.read_bytes()))
     stages.quantize(model, out, chat, **OPTIONS)
     require_the_same(out, expected)
@@ -336,13 +336,13 @@ def test_a_run_that_was_begun_otherwise_is_kept_until_a_restart(
     elif change == "calibration":
         text.write_bytes(text.read_bytes().replace(b"whale", b"shale"))
     elif change == "version":
-        monkeypatch.setattr(run, "versions", lambda: versions() | {"torch": "another"})
+        monkeypatch.setattr(run, "versions", lambda: package_versions() | {"torch": "another"})
     else:
         monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
     walked.clear()
     with pytest.raises(OutputProblem) as error:
         stages.quantize(own, out, text, **options)
-    assert told in error.value.what
+    assert told in error.value.message
     assert (
         error.value.next_step == "run it as it was begun to go on, or give --restart to begin again"
     )
@@ -368,7 +368,7 @@ def test_a_change_that_decides_no_byte_is_gone_on_with(
     elif change == "fallbacks":
         options["max_fallbacks"] = 1
     walked.clear()
-    with thread_count(2 if change == "threads" else 1):
+    with torch_threads(2 if change == "threads" else 1):
         stages.quantize(own, out, chat, **options)
         assert torch.get_num_threads() == (2 if change == "threads" else 1)
     assert walked == [2]
@@ -377,11 +377,11 @@ def test_a_change_that_decides_no_byte_is_gone_on_with(
 
 
 def test_a_folder_of_somebody_else_is_left_alone(model: Path, chat: Path, out: Path) -> None:
-    (beside(out) / LANES).mkdir(parents=True)
-    (beside(out) / LANES / "lane-0000.hidden.0").write_bytes(b"something")
+    (beside(out) / SHARDS_FOLDER).mkdir(parents=True)
+    (beside(out) / SHARDS_FOLDER / "lane-0000.hidden.0").write_bytes(b"something")
     with pytest.raises(OutputExists, match="is not an unfinished output of camelpress"):
         stages.quantize(model, out, chat, **OPTIONS)
-    assert (beside(out) / LANES / "lane-0000.hidden.0").read_bytes() == b"something"
+    assert (beside(out) / SHARDS_FOLDER / "lane-0000.hidden.0").read_bytes() == b"something"
 
 
 def test_a_file_that_is_put_into_an_unfinished_output_is_not_shipped(
@@ -429,7 +429,7 @@ def test_a_signal_finishes_the_block_and_the_same_command_goes_on(
 ) -> None:  # fmt: skip
     errors = tmp_path / "errors"
     command = arguments(model, chat, out)
-    assert forked(signalled(errors, command, [number], Lane, "write", at)) == 75
+    assert forked(signalled(errors, command, [number], CalibrationShard, "write", at)) == 75
     assert errors.read_text() == (
         f"error: stopped after block {done} of {BLOCKS}; run the same command again to go on\n"
     )
@@ -447,7 +447,7 @@ def test_a_second_signal_stops_at_once(
 ) -> None:  # fmt: skip
     errors = tmp_path / "errors"
     command = arguments(model, chat, out)
-    assert forked(signalled(errors, command, [number, number], Lane, "write", 25)) == 75
+    assert forked(signalled(errors, command, [number, number], CalibrationShard, "write", 25)) == 75
     assert errors.read_text() == "error: stopped before the end; run the same command again\n"
     assert finished(out) == 1
     stages.quantize(model, out, chat, **OPTIONS)
@@ -459,7 +459,12 @@ def test_a_signal_in_the_last_block_lets_the_run_end(
     model: Path, chat: Path, out: Path, expected: Contents, tmp_path: Path
 ) -> None:
     command = arguments(model, chat, out)
-    assert forked(signalled(tmp_path / "errors", command, [signal.SIGTERM], Lane, "write", 35)) == 0
+    assert (
+        forked(
+            signalled(tmp_path / "errors", command, [signal.SIGTERM], CalibrationShard, "write", 35)
+        )
+        == 0
+    )
     require_the_same(out, expected)
 
 

@@ -28,27 +28,27 @@ from camelpress.core.files.file_hashes import sha256_file
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.model import token_batches as laid_out
 from camelpress.inference.model.streamed_model import StreamedModel
-from camelpress.inference.model.token_batches import Sequences
-from camelpress.inference.streaming.process_group import Team
-from camelpress.inference.streaming.token_shards import LANES
+from camelpress.inference.model.token_batches import TokenBatches
+from camelpress.inference.streaming.process_group import ProcessGroup
+from camelpress.inference.streaming.token_shards import SHARDS_FOLDER
 from camelpress.quantize import block_quantizer as stage
 from camelpress.quantize import calibration_shards as in_lanes
 from camelpress.quantize import run as whole
 from camelpress.quantize.block_quantizer import BlockQuantizer
-from camelpress.quantize.calibration.calibration import Calibration, draw
-from camelpress.quantize.calibration_shards import Lane, lanes
-from camelpress.quantize.output_layout import AsStored
+from camelpress.quantize.calibration.calibration import Calibration, draw_calibration
+from camelpress.quantize.calibration_shards import CalibrationShard, calibration_shards
+from camelpress.quantize.output_layout import Fp16View
 from camelpress.quantize.run import REPORT, run
-from camelpress.quantize.settings import Quantize, Source
+from camelpress.quantize.settings import CalibrationSource, QuantizeSettings
 from camelpress.quantize.solver import layer as solver
-from camelpress.quantize.solver.correction import aim
-from camelpress.quantize.solver.gptq import FALLBACK, Factor
-from camelpress.quantize.solver.hessian import Moments
-from camelpress.quantize.solver.layer import Rounded, round_layer
+from camelpress.quantize.solver.correction import correct_weight
+from camelpress.quantize.solver.gptq import FALLBACK, HessianFactor
+from camelpress.quantize.solver.hessian import HessianAccumulator
+from camelpress.quantize.solver.layer import RoundedMatrix, round_layer
 from camelpress.reporting.stage_report import Report
 
 CPU = torch.device("cpu")
-SETTINGS = Quantize(
+SETTINGS = QuantizeSettings(
     group_size=32,
     samples=6,
     sequence_length=128,
@@ -61,8 +61,8 @@ SHALLOW = pico.Sizes(layers=1)
 EVERY_GRID = list(product([2, 3, 4, 8], [16, 32, -1], [True, False]))
 
 
-def settings(chat: Path, **changes: Any) -> Quantize:
-    return SETTINGS.model_copy(update={"calibration": (Source(source=chat),), **changes})
+def settings(chat: Path, **changes: Any) -> QuantizeSettings:
+    return SETTINGS.model_copy(update={"calibration": (CalibrationSource(source=chat),), **changes})
 
 
 def streamed(folder: Path) -> StreamedModel:
@@ -71,23 +71,23 @@ def streamed(folder: Path) -> StreamedModel:
 
 def as_in_the_run(folder: Path) -> StreamedModel:
     """The source as the stage runs it."""
-    checkpoint = AsStored.of(Checkpoint.open(folder))
+    checkpoint = Fp16View.of(Checkpoint.open(folder))
     return StreamedModel(checkpoint, device=CPU, dtype=torch.float32)
 
 
-def states(model: StreamedModel, sequences: Sequences) -> Iterator[Tensor]:
+def states(model: StreamedModel, sequences: TokenBatches) -> Iterator[Tensor]:
     """The hidden states that leave each block."""
-    hidden = model.embed(sequences)
-    for number in range(model.blocks):
+    hidden = model.embed_sequences(sequences)
+    for number in range(model.block_count):
         with torch.inference_mode():
-            model.run(sequences, hidden, model.block(number))
+            model.run_block(sequences, hidden, model.read_block(number))
         yield hidden.clone()
 
 
 def logits(model: StreamedModel, ids: list[list[int]]) -> Tensor:
-    *_, last = states(model, Sequences(ids, limit=model.positions))
+    *_, last = states(model, TokenBatches(ids, limit=model.max_positions))
     with torch.inference_mode():
-        return model.head()(last)
+        return model.read_head()(last)
 
 
 def plain_logits(folder: Path, out: Path, ids: list[list[int]]) -> Tensor:
@@ -104,8 +104,8 @@ def some_ids() -> list[list[int]]:
     ]
 
 
-def drawn(folder: Path, wanted: Quantize) -> Calibration:
-    return draw(
+def drawn(folder: Path, wanted: QuantizeSettings) -> Calibration:
+    return draw_calibration(
         wanted.calibration,
         Tokenizer.load(folder),
         samples=wanted.samples,
@@ -115,40 +115,48 @@ def drawn(folder: Path, wanted: Quantize) -> Calibration:
     )
 
 
-def embedded(model: StreamedModel, calibration: Calibration, folder: Path) -> list[Lane]:
+def embedded(
+    model: StreamedModel, calibration: Calibration, folder: Path
+) -> list[CalibrationShard]:
     """Lanes with the states that enter the first block."""
     folder.mkdir()
     made = in_pairs(calibration, folder, model)
     for lane in made:
         for name in names(lane):
-            lane.write(name, model.looked_up(lane.sequences.tokens, model.embedding()).float())
+            lane.write_states(
+                name, model.embed_ids(lane.sequences.tokens, model.read_embedding()).float()
+            )
     return made
 
 
-def in_pairs(calibration: Calibration, folder: Path, model: StreamedModel) -> list[Lane]:
+def in_pairs(
+    calibration: Calibration, folder: Path, model: StreamedModel
+) -> list[CalibrationShard]:
     """Lanes as a run cuts them."""
     widest = model.config.intermediate_size
-    return lanes(
+    return calibration_shards(
         calibration.sequences,
-        calibration.counted,
+        calibration.token_mask,
         folder,
-        limit=model.positions,
+        limit=model.max_positions,
         columns=widest,
     )
 
 
-def names(lane: Lane) -> tuple[str, ...]:
+def names(lane: CalibrationShard) -> tuple[str, ...]:
     """Of the states that it has."""
-    return ("hidden", "reference") if lane.paired else ("hidden",)
+    return ("hidden", "reference") if lane.has_reference else ("hidden",)
 
 
-def pass_through(model: StreamedModel, number: int, own: list[Lane], wanted: Quantize) -> None:
+def pass_through(
+    model: StreamedModel, number: int, own: list[CalibrationShard], wanted: QuantizeSettings
+) -> None:
     """Quantize one block, and turn to the states that leave it."""
     with torch.inference_mode():
-        weights = model.weights(number)
-        list(BlockQuantizer(model, number, weights, own, Team(), wanted).layers())
+        weights = model.read_block_weights(number)
+        list(BlockQuantizer(model, number, weights, own, ProcessGroup(), wanted).quantize_layers())
     for lane in own:
-        lane.at(number + 1)
+        lane.select_block(number + 1)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +206,7 @@ def test_every_grid_is_read_back_by_an_independent_reader(
 ) -> None:
     wanted = settings(chat, bits=bits, group_size=group_size, sym=sym, samples=4)
     run(Checkpoint.open(shallow), tmp_path / "out", wanted)
-    ours = streamed(tmp_path / "out").block(0)
+    ours = streamed(tmp_path / "out").read_block(0)
     stored = gptq_reader.tensors(tmp_path / "out")
     source = gptq_reader.tensors(shallow)
     for linear in llama.LINEARS:
@@ -218,25 +226,25 @@ def test_states_while_quantizing_are_those_of_the_stored_checkpoint_and_of_the_1
     chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     dtype: torch.dtype, sym: bool, pairs: int,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(in_lanes, "PAIRED", pairs)
-    monkeypatch.setattr(in_lanes, "LEAST_PAIRED", 0)
-    monkeypatch.setattr(laid_out, "BATCH_TOKENS", 300)  # several batches, some of them ragged
-    monkeypatch.setattr("camelpress.inference.streaming.token_shards.LANE_TOKENS", 400)
+    monkeypatch.setattr(in_lanes, "REFERENCE_TOKENS_PER_COLUMN", pairs)
+    monkeypatch.setattr(in_lanes, "MIN_REFERENCE_TOKENS", 0)
+    monkeypatch.setattr(laid_out, "MAX_BATCH_TOKENS", 300)  # several batches, some of them ragged
+    monkeypatch.setattr("camelpress.inference.streaming.token_shards.SHARD_TOKENS", 400)
     source = pico.write_model(tmp_path / "source", dtype=dtype)
     wanted = settings(chat, sym=sym)
     run(Checkpoint.open(source), tmp_path / "out", wanted)
     model = as_in_the_run(source)
     own = embedded(model, drawn(source, wanted), tmp_path / "lanes")
-    assert 0 < sum(lane.paired for lane in own) <= len(own) > 1
-    assert all(lane.paired for lane in own) is (pairs == 10)
+    assert 0 < sum(lane.has_reference for lane in own) <= len(own) > 1
+    assert all(lane.has_reference for lane in own) is (pairs == 10)
     stored = {"hidden": streamed(tmp_path / "out"), "reference": model}
     streams = [
         (lane, name, states(stored[name], lane.sequences)) for lane in own for name in names(lane)
     ]
-    for number in range(model.blocks):
+    for number in range(model.block_count):
         pass_through(model, number, own, wanted)
         for lane, name, expected in streams:
-            assert torch.equal(lane.read(name, 64, torch.float32), next(expected))
+            assert torch.equal(lane.read_states(name, 64, torch.float32), next(expected))
 
 
 @pytest.mark.parametrize("pairs", [10, 1])
@@ -244,21 +252,21 @@ def test_states_while_quantizing_are_those_of_the_stored_checkpoint_and_of_the_1
 def test_moments_are_sums_over_what_each_layer_of_the_finished_block_sees_and_should_see(
     base: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: str, pairs: int
 ) -> None:
-    monkeypatch.setattr(in_lanes, "PAIRED", pairs)
-    monkeypatch.setattr(in_lanes, "LEAST_PAIRED", 0)
-    monkeypatch.setattr(laid_out, "BATCH_TOKENS", 300)
-    monkeypatch.setattr("camelpress.inference.streaming.token_shards.LANE_TOKENS", 400)
+    monkeypatch.setattr(in_lanes, "REFERENCE_TOKENS_PER_COLUMN", pairs)
+    monkeypatch.setattr(in_lanes, "MIN_REFERENCE_TOKENS", 0)
+    monkeypatch.setattr(laid_out, "MAX_BATCH_TOKENS", 300)
+    monkeypatch.setattr("camelpress.inference.streaming.token_shards.SHARD_TOKENS", 400)
     wanted = settings(chat, calibration_mask=mask)
     aimed: list[tuple[Tensor, Tensor]] = []
     solved: list[Tensor] = []
 
-    def watched_aim(weight: Tensor, moments: Moments, **options: Any) -> None:
-        aim(weight, moments, **options)
-        aimed.append((moments.hessian.clone(), moments.cross.clone()))
+    def watched_aim(weight: Tensor, moments: HessianAccumulator, **options: Any) -> None:
+        correct_weight(weight, moments, **options)
+        aimed.append((moments.hessian.clone(), moments.cross_moment.clone()))
 
     def watched(
-        weight: Tensor, hessian: Tensor, team: Team, settings: Quantize
-    ) -> tuple[Rounded, Factor]:
+        weight: Tensor, hessian: Tensor, team: ProcessGroup, settings: QuantizeSettings
+    ) -> tuple[RoundedMatrix, HessianFactor]:
         solved.append(hessian.clone())
         return round_layer(weight, hessian, team, settings)
 
@@ -267,24 +275,24 @@ def test_moments_are_sums_over_what_each_layer_of_the_finished_block_sees_and_sh
     run(Checkpoint.open(base), tmp_path / "out", wanted)
     calibration = drawn(base, wanted)
     assert len({*map(len, calibration.sequences)}) > 3  # ragged: some batches are filled up
-    assert bool(calibration.counted.all()) is (mask == "all")
+    assert bool(calibration.token_mask.all()) is (mask == "all")
     plain = gptq_reader.write_plain(tmp_path / "out", tmp_path / "plain")
     ours, theirs = (seen(folder, calibration.sequences) for folder in (plain, base))
-    paired = calibration.counted & in_paired_lanes(
+    paired = calibration.token_mask & in_paired_lanes(
         calibration, in_pairs(calibration, tmp_path, streamed(base))
     )
-    assert torch.equal(paired, calibration.counted) is (pairs == 10)
+    assert torch.equal(paired, calibration.token_mask) is (pairs == 10)
     places = [place for number in range(2) for place in watched_places(number)]
     for number, (inputs, want, have) in enumerate(places):
         missing = theirs[want] - ours[have]
         assert_near(aimed[number][0], products(ours[inputs], ours[inputs], paired))
         assert_near(aimed[number][1], products(missing, ours[inputs], paired))
-        assert_near(solved[number], products(ours[inputs], ours[inputs], calibration.counted))
+        assert_near(solved[number], products(ours[inputs], ours[inputs], calibration.token_mask))
 
 
-def in_paired_lanes(calibration: Calibration, own: list[Lane]) -> Tensor:
+def in_paired_lanes(calibration: Calibration, own: list[CalibrationShard]) -> Tensor:
     """Which tokens are; the lanes are cut from the text one after the other."""
-    paired = {tuple(lane.sequences.tokens.tolist()): lane.paired for lane in own}
+    paired = {tuple(lane.sequences.tokens.tolist()): lane.has_reference for lane in own}
     assert len(paired) == len(own)
     left = [each for ids in calibration.sequences for each in ids]
     found: list[bool] = []
@@ -363,7 +371,9 @@ def test_two_runs_give_the_same_bytes(
     for name in names:
         if name != REPORT:
             assert sha256_file(quantized / name) == sha256_file(tmp_path / "again" / name), name
-    first, second = (Report.read(folder / REPORT) for folder in (quantized, tmp_path / "again"))
+    first, second = (
+        Report.read_report(folder / REPORT) for folder in (quantized, tmp_path / "again")
+    )
     assert first.model_dump(exclude={"cost"}) == second.model_dump(exclude={"cost"})
 
 
@@ -430,7 +440,7 @@ def test_the_tokenizer_comes_along(base: Path, quantized: Path) -> None:
 def test_the_report_tells_every_layer_and_the_calibration(
     base: Path, chat: Path, quantized: Path
 ) -> None:
-    report = Report.read(quantized / REPORT)
+    report = Report.read_report(quantized / REPORT)
     assert report.stage == "quantize"
     assert {*report.inputs} == {"source", f"calibration:{chat.name}"}
     assert [layer["name"] for layer in report.facts["layers"]] == layer_names()
@@ -448,7 +458,7 @@ def test_the_report_tells_every_layer_and_the_calibration(
 def test_the_report_tells_of_the_scales(quantized: Path) -> None:
     stored = gptq_reader.tensors(quantized)
     negative = []
-    for layer in Report.read(quantized / REPORT).facts["layers"]:
+    for layer in Report.read_report(quantized / REPORT).facts["layers"]:
         scales = stored[f"{layer['name']}.scales"].float()
         assert layer["scales"] == {
             "least": float(scales.abs().min()),
@@ -461,7 +471,7 @@ def test_the_report_tells_of_the_scales(quantized: Path) -> None:
 
 def test_nothing_of_the_work_is_left(quantized: Path) -> None:
     names = {path.name for path in quantized.iterdir()}
-    assert not names & {LANES, "journal.jsonl", "fingerprint"}
+    assert not names & {SHARDS_FOLDER, "journal.jsonl", "fingerprint"}
     assert [path.name for path in quantized.parent.iterdir()] == [quantized.name]
 
 
@@ -471,7 +481,7 @@ def test_gptq_loses_less_than_rounding_to_nearest(
     rounded = run(
         Checkpoint.open(base), tmp_path / "rtn", SETTINGS.model_copy(update={"method": "rtn"})
     )
-    sequences = Sequences(drawn(base, settings(chat)).sequences, limit=128)
+    sequences = TokenBatches(drawn(base, settings(chat)).sequences, limit=128)
     *_, true = states(streamed(base), sequences)
     *_, solved = states(streamed(quantized), sequences)
     *_, plain = states(streamed(tmp_path / "rtn"), sequences)
@@ -489,7 +499,7 @@ def test_rescues_are_counted(shallow: Path, tmp_path: Path) -> None:
     assert report.facts["fallbacks"] == 0
 
 
-def hopeless(hessian: Tensor, order: Tensor, *, damp_percent: float) -> Factor:
+def hopeless(hessian: Tensor, order: Tensor, *, damp_percent: float) -> HessianFactor:
     raise NotPositiveDefinite("hopeless", next_step="despair")
 
 
@@ -500,7 +510,7 @@ def test_a_hopeless_hessian_is_refused_by_the_names_of_its_layers(
     with pytest.raises(NotPositiveDefinite, match="hopeless") as told:
         run(Checkpoint.open(base), tmp_path / "out", settings(chat))
     for name in ("model.layers.0", "self_attn.q_proj, self_attn.k_proj, self_attn.v_proj"):
-        assert name in told.value.what
+        assert name in told.value.message
     assert told.value.exit_code == 3
     assert not list(tmp_path.iterdir())
 
@@ -531,7 +541,7 @@ def test_a_group_size_that_does_not_divide_is_refused_with_those_that_do(
 ) -> None:
     with pytest.raises(RecipeProblem, match=f"group size {group_size} does not") as told:
         run(Checkpoint.open(base), tmp_path / "out", settings(chat, group_size=group_size))
-    assert f"does not divide the {cols} columns of model.layers.0." in told.value.what
+    assert f"does not divide the {cols} columns of model.layers.0." in told.value.message
     assert told.value.next_step == f"use --group-size {fitting}"
     assert not list(tmp_path.iterdir())
 
@@ -588,5 +598,5 @@ def test_values_beyond_fp16_are_refused(chat: Path, tmp_path: Path, name: str) -
     save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(NumericsProblem, match="not finite in torch.float16") as told:
         run(Checkpoint.open(source), tmp_path / "out", settings(chat))
-    assert name in told.value.what
+    assert name in told.value.message
     assert not (tmp_path / "out").exists()

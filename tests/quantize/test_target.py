@@ -13,8 +13,8 @@ from torch import Tensor
 import solver_oracle
 from camelpress.core.errors import NotPositiveDefinite
 from camelpress.quantize.solver import correction
-from camelpress.quantize.solver.correction import aim
-from camelpress.quantize.solver.hessian import Moments
+from camelpress.quantize.solver.correction import correct_weight
+from camelpress.quantize.solver.hessian import HessianAccumulator
 
 DAMP = 0.01
 FEW = settings(max_examples=30, derandomize=True, deadline=None, database=None)
@@ -33,15 +33,17 @@ class Case(NamedTuple):
         return self.inputs.T @ self.inputs
 
     @property
-    def moments(self) -> Moments:
+    def moments(self) -> HessianAccumulator:
         missing = self.wanted if self.writes else self.wanted - self.inputs
-        moments = Moments(self.inputs.shape[1], missing.shape[1], torch.device("cpu"))
-        moments.add(self.inputs, missing)
+        moments = HessianAccumulator(self.inputs.shape[1], missing.shape[1], torch.device("cpu"))
+        moments.add_batch(self.inputs, missing)
         return moments
 
     def aimed(self, *, strength: float = 1.0) -> Tensor:
         weight = self.weight.clone()
-        aim(weight, self.moments, strength=strength, damp_percent=DAMP, writes=self.writes)
+        correct_weight(
+            weight, self.moments, strength=strength, damp_percent=DAMP, writes=self.writes
+        )
         return weight
 
     def slowly(self) -> Tensor:
@@ -112,7 +114,7 @@ def test_the_height_of_what_is_moved_at_a_time_makes_no_difference(
 ) -> None:
     drawn = case(writes, 5)
     expected = drawn.aimed(strength=0.3)
-    monkeypatch.setattr(correction, "ROWS", height)
+    monkeypatch.setattr(correction, "CORRECTION_ROWS", height)
     torch.testing.assert_close(drawn.aimed(strength=0.3), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -130,15 +132,15 @@ def test_the_strength_is_how_far_the_weight_moves(writes: bool) -> None:
 def test_sums_are_left_so_that_others_can_be_added(writes: bool) -> None:
     drawn = case(writes, 5)
     moments = drawn.moments
-    aim(drawn.weight.clone(), moments, strength=1.0, damp_percent=DAMP, writes=writes)
-    moments.forget_cross()
-    moments.add(drawn.inputs)
+    correct_weight(drawn.weight.clone(), moments, strength=1.0, damp_percent=DAMP, writes=writes)
+    moments.drop_cross_moment()
+    moments.add_batch(drawn.inputs)
     expected = 2 * drawn.hessian
-    torch.testing.assert_close(moments.whole_hessian(), expected, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(moments.full_hessian(), expected, rtol=1e-5, atol=1e-3)
 
 
 def test_a_hopeless_hessian_is_refused() -> None:
     moments = case(True, 7).moments
     moments.hessian.fill_(1000.0).fill_diagonal_(1.0)
     with pytest.raises(NotPositiveDefinite, match="of 16 columns has no Cholesky factor"):
-        aim(case(True, 7).weight, moments, strength=1.0, damp_percent=DAMP, writes=True)
+        correct_weight(case(True, 7).weight, moments, strength=1.0, damp_percent=DAMP, writes=True)

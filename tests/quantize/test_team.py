@@ -19,12 +19,12 @@ import pico
 import small_lanes
 import stages
 from camelpress.core.errors import NotPositiveDefinite, NumericsProblem
-from camelpress.inference.streaming.process_group import Team
+from camelpress.inference.streaming.process_group import ProcessGroup
 from camelpress.quantize import calibration_shards
-from camelpress.quantize.calibration_shards import Lane
+from camelpress.quantize.calibration_shards import CalibrationShard
 from camelpress.quantize.run import REPORT
 from camelpress.quantize.solver import layer
-from camelpress.quantize.solver.hessian import Moments
+from camelpress.quantize.solver.hessian import HessianAccumulator
 from camelpress.reporting.stage_report import Report
 from processes import together
 from unfinished import finished, terminated
@@ -43,9 +43,9 @@ def _small() -> Iterator[None]:
     """Several lanes, several blocks of rows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "camelpress.inference.streaming.token_shards.LANE_TOKENS", small_lanes.LANE_TOKENS
+            "camelpress.inference.streaming.token_shards.SHARD_TOKENS", small_lanes.LANE_TOKENS
         )
-        patch.setattr(layer, "ROWS", small_lanes.ROWS)
+        patch.setattr(layer, "SOLVE_ROWS", small_lanes.ROWS)
         yield
 
 
@@ -59,7 +59,7 @@ def expected(base: Path, chat: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def contents(folder: Path) -> Contents:
     """Every file, byte by byte; of the report, all but what the run cost."""
-    report = Report.read(folder / REPORT).model_dump(exclude={"cost"})
+    report = Report.read_report(folder / REPORT).model_dump(exclude={"cost"})
     return {path.name: path.read_bytes() for path in folder.iterdir()} | {REPORT: report}
 
 
@@ -85,7 +85,7 @@ def test_ranks_without_a_lane_do_no_harm(
     base: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: int
 ) -> None:
     monkeypatch.setattr(
-        "camelpress.inference.streaming.token_shards.LANE_TOKENS", tokens
+        "camelpress.inference.streaming.token_shards.SHARD_TOKENS", tokens
     )  # two lanes, or one
     stages.quantize(base, tmp_path / "alone", chat, **OPTIONS)
     out = tmp_path / "out"
@@ -132,27 +132,27 @@ def test_moments_are_summed_in_the_order_of_the_lanes_on_every_rank(tmp_path: Pa
     sizes = (1e8, 1.0, -1e8, 3.0, 1e-3)  # in fp32, other orders of these give other sums
     ids = [[1] * (number + 1) for number in range(len(sizes))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("camelpress.inference.streaming.token_shards.LANE_TOKENS", 1)
-        patch.setattr(calibration_shards, "PAIRED", 7)
-        patch.setattr(calibration_shards, "LEAST_PAIRED", 0)
-        own = calibration_shards.lanes(
+        patch.setattr("camelpress.inference.streaming.token_shards.SHARD_TOKENS", 1)
+        patch.setattr(calibration_shards, "REFERENCE_TOKENS_PER_COLUMN", 7)
+        patch.setattr(calibration_shards, "MIN_REFERENCE_TOKENS", 0)
+        own = calibration_shards.calibration_shards(
             ids, torch.ones(15, dtype=torch.bool), tmp_path, limit=5, columns=1
         )
 
-    def folded() -> Moments:
-        def collect(lane: Lane, moments: Moments) -> None:
-            moments.cross += sizes[len(lane.sequences.tokens) - 1]
+    def folded() -> HessianAccumulator:
+        def collect(lane: CalibrationShard, moments: HessianAccumulator) -> None:
+            moments.cross_moment += sizes[len(lane.sequences.tokens) - 1]
 
-        total, team = Moments(2, 3, torch.device("cpu")), Team.join()
-        team.fold(own[:3], collect, total)
-        team.fold(own[3:], collect, total)
+        total, team = HessianAccumulator(2, 3, torch.device("cpu")), ProcessGroup.join()
+        team.reduce_in_order(own[:3], collect, total)
+        team.reduce_in_order(own[3:], collect, total)
         return total
 
     def kept() -> None:
-        cross = folded().cross
+        cross = folded().cross_moment
         torch.save(cross, tmp_path / f"{os.environ['RANK']}.pt")
 
-    alone = folded().cross
+    alone = folded().cross_moment
     assert float(alone[0, 0]) == pytest.approx(4.001)
     for size in (2, 3):
         assert together(size, kept) == [0] * size
@@ -183,12 +183,12 @@ def test_problems_travel() -> None:
     problem = NotPositiveDefinite("hopeless", next_step="despair")
     again = pickle.loads(pickle.dumps(problem))  # noqa: S301
     assert type(again) is NotPositiveDefinite
-    assert (again.what, again.next_step, str(again)) == ("hopeless", "despair", str(problem))
+    assert (again.message, again.next_step, str(again)) == ("hopeless", "despair", str(problem))
 
 
 def test_without_torchrun_there_is_a_team_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    team = Team.join()
-    assert (team.rank, team.size, team.leads) == (0, 1, True)
-    assert team.own([1, 2, 3]) == team.exchange([1, 2, 3], 3) == [1, 2, 3]
-    assert team.share(lambda: "this") == "this"
+    team = ProcessGroup.join()
+    assert (team.rank, team.size, team.is_main) == (0, 1, True)
+    assert team.items_of_rank([1, 2, 3]) == team.all_gather([1, 2, 3], 3) == [1, 2, 3]
+    assert team.broadcast(lambda: "this") == "this"

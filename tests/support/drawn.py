@@ -101,7 +101,7 @@ def compressed(layer: Drawn, *, sym: bool) -> dict[str, Tensor]:
 
 def names() -> list[str]:
     """The linear layers of the pico model."""
-    return llama.linears(pico.PICO.layers)
+    return llama.linear_names(pico.PICO.layers)
 
 
 def write_model(

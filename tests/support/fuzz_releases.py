@@ -18,23 +18,23 @@ import recipes
 import stages
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.documents.document_reader import read_corpus
-from camelpress.core.errors import Interrupted, Problem
-from camelpress.core.files.file_hashes import MANIFEST, PROVENANCE
-from camelpress.core.output.journal import JOURNAL, Journal
-from camelpress.core.output.unfinished_output import FINGERPRINT, MadeFrom, begin
+from camelpress.core.errors import Interruption, Problem
+from camelpress.core.files.file_hashes import CHECKSUM_FILE, PROVENANCE_FILE
+from camelpress.core.output.journal import JOURNAL_FILE, Journal
+from camelpress.core.output.unfinished_output import MARK_FILE, ResumeKey, begin_output
 from camelpress.pipeline import recipe
 from camelpress.pipeline import run as pipeline
-from camelpress.pipeline.rebuild import rebuild
+from camelpress.pipeline.rebuild import rebuild_release
 from camelpress.publish.card import model_card
 from camelpress.publish.release import release_diff
 from camelpress.publish.run import run as publish
 from camelpress.publish.settings import Publish
-from camelpress.publish.verify_release import verify
+from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.plots import card_plots
 from camelpress.reporting.stage_report import Report
-from camelpress.validate.settings import Keep
-from camelpress.validate.store.build_store import run as keep
-from camelpress.validate.store.prediction_store import Store
+from camelpress.validate.settings import StoreSettings
+from camelpress.validate.store.build_store import build_store as keep
+from camelpress.validate.store.prediction_store import PredictionStore
 from fuzzing import target
 from mutations import Mutation, dump, either, mutate_bytes, mutate_header, mutate_json
 
@@ -50,7 +50,7 @@ ROWS: tuple[dict[str, Any], ...] = (
     {"message_id": "1", "parent_id": None, "text": "a", "role": "prompter"},
     {"message_id": "2", "parent_id": "1", "text": "b", "role": "assistant"},
 )
-MADE_FROM: MadeFrom = {"stage": "recover", "threads": 1, "inputs": {"base": "5e" * 32}}
+MADE_FROM: ResumeKey = {"stage": "recover", "threads": 1, "inputs": {"base": "5e" * 32}}
 MARK = {
     "camelpress": "an output that is being made",
     "made_from": MADE_FROM,
@@ -108,8 +108,10 @@ def _run() -> dict[str, bytes]:
     """Returns all files that a whole small run leaves, by their paths."""
     with TemporaryDirectory() as name, patch.object(card_plots, "draw", _draw):
         place = Path(name)
-        pipeline.run(recipe.read(recipes.write_recipe(place)))
-        settings = Keep.parse({"text": (place / "prose.txt",), "sequence_length": 64}, source="x")
+        pipeline.run(recipe.read_recipe(recipes.write_recipe(place)))
+        settings = StoreSettings.parse(
+            {"text": (place / "prose.txt",), "sequence_length": 64}, source="x"
+        )
         keep(Checkpoint.open(place / "out/recovered"), place / "out/store", settings)
         paths = [path for path in place.rglob("*") if path.is_file()]
         return {path.relative_to(place).as_posix(): path.read_bytes() for path in paths}
@@ -148,29 +150,29 @@ def _changed(content: bytes) -> tuple[str, bytes]:
 def _sealed(files: Files, name: str, content: bytes) -> dict[str, bytes]:
     """Returns a release with another file in it, whose hash stands wherever it is expected."""
     changed = {**files, name: content}
-    if name not in (PROVENANCE, MANIFEST):
-        provenance = json.loads(files[PROVENANCE])
+    if name not in (PROVENANCE_FILE, CHECKSUM_FILE):
+        provenance = json.loads(files[PROVENANCE_FILE])
         provenance["outputs"][name] = hashlib.sha256(content).hexdigest()
-        changed[PROVENANCE] = dump(provenance)
-    if name != MANIFEST:
+        changed[PROVENANCE_FILE] = dump(provenance)
+    if name != CHECKSUM_FILE:
         lines = (
             f"{hashlib.sha256(each).hexdigest()}  {path}\n"
             for path, each in changed.items()
-            if path != MANIFEST
+            if path != CHECKSUM_FILE
         )
-        changed[MANIFEST] = "".join(lines).encode()
+        changed[CHECKSUM_FILE] = "".join(lines).encode()
     return changed
 
 
 def _release_json(folder: Path) -> list[bytes]:
     _write(_part("out/release"), folder / "original")
     names = ("quantize-report.json", "recover-report.json", "validation/report.json")
-    return _named(_part("out/release"), PROVENANCE, "config.json", *names)
+    return _named(_part("out/release"), PROVENANCE_FILE, "config.json", *names)
 
 
 def _release_texts(folder: Path) -> list[bytes]:
     _write(_part("out/release"), folder / "original")
-    return _named(_part("out/release"), MANIFEST, "README.md", "recipe.yaml", "LICENSE")
+    return _named(_part("out/release"), CHECKSUM_FILE, "README.md", "recipe.yaml", "LICENSE")
 
 
 @target("release-json", seeds=_release_json, mutate=JSON_PART)
@@ -182,9 +184,9 @@ def check_release(content: bytes, folder: Path) -> None:
     """
     release = folder / "release"
     _write(_sealed(_part("out/release"), *_changed(content)), release)
-    _or_problem(lambda: verify(release))
-    _or_problem(lambda: model_card.check(release))
-    _or_problem(lambda: release_diff.compare(release, folder / "original"))
+    _or_problem(lambda: verify_release(release))
+    _or_problem(lambda: model_card.check_card(release))
+    _or_problem(lambda: release_diff.diff_releases(release, folder / "original"))
 
 
 def _inputs(folder: Path) -> None:
@@ -200,7 +202,9 @@ def _rebuilt_recipe(folder: Path) -> list[bytes]:
 
 def _rebuilt_reports(folder: Path) -> list[bytes]:
     _inputs(folder)
-    return _named(_part("out/release"), "quantize-report.json", "recover-report.json", PROVENANCE)
+    return _named(
+        _part("out/release"), "quantize-report.json", "recover-report.json", PROVENANCE_FILE
+    )
 
 
 @target("rebuild-json", seeds=_rebuilt_reports, mutate=JSON_PART)
@@ -210,11 +214,11 @@ def read_rebuilt(content: bytes, folder: Path) -> None:
     release = folder / "release"
     _write(_sealed(_part("out/release"), *_changed(content)), release)
     reports = {
-        name: Report.read(folder / "out" / place / f"{name}-report.json")
+        name: Report.read_report(folder / "out" / place / f"{name}-report.json")
         for name, place in (("recover", "recovered"), ("quantize", "quantized"))
     }
-    with patch.object(pipeline, "follow", lambda *_, **__: pipeline.Outcome(reports, ())):
-        rebuild(
+    with patch.object(pipeline, "follow", lambda *_, **__: pipeline.PipelineOutcome(reports, ())):
+        rebuild_release(
             release,
             folder / "out",
             base=folder / "base",
@@ -255,8 +259,8 @@ def _store(folder: Path) -> list[bytes]:
 def open_store(content: bytes, folder: Path) -> None:
     """Opens a store with a damaged report."""
     (folder / "store/store-report.json").write_bytes(content)
-    store = Store.open(folder / "store")
-    store.kept(0, 4)
+    store = PredictionStore.open(folder / "store")
+    store.read_top_k(0, 4)
 
 
 def _windows(folder: Path) -> list[bytes]:
@@ -273,8 +277,8 @@ def open_tensors(content: bytes, folder: Path) -> None:
     report["outputs"][name] = hashlib.sha256(changed).hexdigest()
     files = {**_part("out/store"), name: changed, "store-report.json": dump(report)}
     _write(files, folder / "store")
-    store = Store.open(folder / "store")
-    store.kept(0, 4)
+    store = PredictionStore.open(folder / "store")
+    store.read_top_k(0, 4)
 
 
 @target("mark", seeds=lambda _: [dump(MARK)], mutate=either(mutate_json, mutate_bytes))
@@ -283,9 +287,9 @@ def read_mark(content: bytes, folder: Path) -> None:
     partial_folder = folder / "out.partial"
     partial_folder.mkdir(exist_ok=True)
     for restart in (False, True):
-        (partial_folder / FINGERPRINT).write_bytes(content)
-        (partial_folder / JOURNAL).write_bytes(content)
-        again = partial(begin, partial_folder, folder / "out", MADE_FROM, ["*.json"])
+        (partial_folder / MARK_FILE).write_bytes(content)
+        (partial_folder / JOURNAL_FILE).write_bytes(content)
+        again = partial(begin_output, partial_folder, folder / "out", MADE_FROM, ["*.json"])
         _or_problem(partial(again, restart=restart))
     for aside in folder.glob("out.aside*"):
         shutil.rmtree(aside)
@@ -299,12 +303,12 @@ def _unfinished(folder: Path) -> list[bytes]:
     with patch.object(Journal, "__exit__", _stop):
         _or_problem(lambda: stages.recover(base, folder / "diff", folder / "out"))
     (folder / "out.partial").rename(folder / "kept")
-    return [(folder / "kept" / JOURNAL).read_bytes()]
+    return [(folder / "kept" / JOURNAL_FILE).read_bytes()]
 
 
 def _stop(journal: Journal, *_: object) -> None:
     journal._file.close()
-    raise Interrupted("stopped before the last step", next_step="run it again")
+    raise Interruption("stopped before the last step", next_step="run it again")
 
 
 def _mutate_lines(random: Random, seeds: Sequence[bytes]) -> bytes:
@@ -319,7 +323,7 @@ def _mutate_lines(random: Random, seeds: Sequence[bytes]) -> bytes:
 def go_on_recovering(content: bytes, folder: Path) -> None:
     """Goes on with a recovery whose journal is damaged."""
     shutil.copytree(folder / "kept", folder / "out.partial")
-    (folder / "out.partial" / JOURNAL).write_bytes(content)
+    (folder / "out.partial" / JOURNAL_FILE).write_bytes(content)
     try:
         stages.recover(folder / "base", folder / "diff", folder / "out", force=True)
     finally:

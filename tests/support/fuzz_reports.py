@@ -10,19 +10,23 @@ from typing import Any
 
 from camelpress.core.errors import Problem
 from camelpress.core.files.file_hashes import sha256_file
-from camelpress.pipeline.run import Lock
+from camelpress.pipeline.run import PipelineLock
 from camelpress.publish.card.card_markdown import read_front_matter
-from camelpress.publish.card.hub_access import gate, read_card
+from camelpress.publish.card.hub_access import merge_access_fields, read_source_card
 from camelpress.publish.release import checksums
 from camelpress.reporting.rendering import html_page
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.tables import validation_tables
 from camelpress.validate.benchmarks import samples
-from camelpress.validate.benchmarks.response_cache import FORMS, Answers
+from camelpress.validate.benchmarks.response_cache import RESPONSE_CHECKS, ResponseCache
 from camelpress.validate.gate import report_files
-from camelpress.validate.judge.annotations import Annotations
-from camelpress.validate.judge.chat_completion import read_error, read_reply, read_wait
-from camelpress.validate.settings import Gate, Reports
+from camelpress.validate.judge.annotations import AnnotationFile
+from camelpress.validate.judge.chat_completion import (
+    parse_completion,
+    parse_error,
+    parse_retry_after,
+)
+from camelpress.validate.settings import Gate, ReportSettings
 from camelpress.validate.tasks import task_data
 from fuzzing import target
 from mutations import dump, either, mutate_bytes, mutate_json
@@ -154,16 +158,16 @@ def _lines(row: object) -> bytes:
 @target("samples", seeds=lambda _: [_lines(SAMPLE)], mutate=JSON)
 def read_flips(content: bytes, folder: Path) -> None:
     """Lists the flips of a report whose samples are damaged."""
-    place = folder / samples.FOLDER / "gsm.jsonl"
+    place = folder / samples.SAMPLES_FOLDER / "gsm.jsonl"
     place.parent.mkdir(exist_ok=True)
     place.write_bytes(content)
     report = Report.model_validate(REPORT | {"verdict": None, "facts": FACTS}, strict=False)
-    outputs_of = {f"{samples.FOLDER}/gsm.jsonl": sha256_file(place)}
+    outputs_of = {f"{samples.SAMPLES_FOLDER}/gsm.jsonl": sha256_file(place)}
     report = report.model_copy(update={"outputs": outputs_of})
-    changed = [*samples.flips(report, folder)]
+    changed = [*samples.read_flips(report, folder)]
     for line in changed:
         validation_tables.flip_row(line)
-    html_page.flips(report, changed)
+    html_page.render_flips(report, changed)
 
 
 @target("report", seeds=lambda _: [dump(REPORT)], mutate=JSON)
@@ -171,9 +175,9 @@ def judge_report(content: bytes, folder: Path) -> None:
     """Judges a damaged report again and writes it in every form."""
     path = folder / "report.json"
     path.write_bytes(content)
-    report = report_files.judge_again(path, None)
-    report_files.write(report, folder, Reports())
-    report_files.judge_again(path, Gate.parse(GATE, source="gate"))
+    report = report_files.regate_report(path, None)
+    report_files.write_report_files(report, folder, ReportSettings())
+    report_files.regate_report(path, Gate.parse(GATE, source="gate"))
 
 
 @target("card", seeds=lambda _: [CARD])
@@ -181,7 +185,7 @@ def read_gated_card(content: bytes, folder: Path) -> None:
     """Reads the gate of a damaged card."""
     path = folder / "README.md"
     path.write_bytes(content)
-    gate([read_card(str(path))])
+    merge_access_fields([read_source_card(str(path))])
 
 
 @target("front-matter", seeds=lambda _: [CARD])
@@ -195,7 +199,7 @@ def read_checksums(content: bytes, folder: Path) -> None:
     """Reads a damaged manifest."""
     path = folder / "SHA256SUMS"
     path.write_bytes(content)
-    for name in checksums.read(path)[0]:
+    for name in checksums.read_checksums(path)[0]:
         if not (folder / name).resolve().is_relative_to(folder.resolve()):
             raise AssertionError(f"{name!r} leads out of the folder")
 
@@ -206,7 +210,7 @@ def read_lock(content: bytes, folder: Path) -> None:
     path = folder / "camelpress.lock"
     path.write_bytes(content)
     try:
-        Lock(path)
+        PipelineLock(path)
     except Problem as problem:
         raise AssertionError("a lock file stops a run") from problem
 
@@ -218,14 +222,14 @@ def _judge_seeds(_: Path) -> Sequence[bytes]:
 @target("judge", seeds=_judge_seeds, mutate=JSON)
 def read_answer_of_judge(content: bytes, _: Path) -> None:
     """Reads a damaged answer of a judge."""
-    read_reply(content)
-    read_error(content)
+    parse_completion(content)
+    parse_error(content)
 
 
 @target("retry-after", seeds=lambda _: [b"120", b"Fri, 31 Dec 1999 23:59:59 GMT"])
 def read_retry_after(content: bytes, _: Path) -> None:
     """Reads a damaged header of a judge."""
-    read_wait(content.decode("latin-1"))
+    parse_retry_after(content.decode("latin-1"))
 
 
 @target("annotations", seeds=lambda _: [_lines(ANNOTATION)], mutate=JSON)
@@ -233,20 +237,20 @@ def read_annotations(content: bytes, folder: Path) -> None:
     """Reads damaged verdicts, as JSON lines and as a list."""
     path = folder / "verdicts.jsonl"
     path.write_bytes(content)
-    Annotations(path, None)
+    AnnotationFile(path, None)
     path = folder / "verdicts.json"
     path.write_bytes(b"[" + content.strip() + b"]")
-    Annotations(path, None)
+    AnnotationFile(path, None)
 
 
 @target("answers", seeds=lambda _: [_lines({SHA: [-1.5, True]})], mutate=JSON)
 def read_answers(content: bytes, folder: Path) -> None:
     """Reads damaged answers, which are asked again."""
-    Answers({"model": SHA}, folder)
+    ResponseCache({"model": SHA}, folder)
     path = next(folder.glob("*.jsonl"))
     path.write_bytes(content)
-    answers = Answers({"model": SHA}, folder)
-    for form in FORMS:
+    answers = ResponseCache({"model": SHA}, folder)
+    for form in RESPONSE_CHECKS:
         if answers.has(SHA, form):
             json.dumps(answers[SHA])
 
@@ -265,5 +269,5 @@ def read_task_data(content: bytes, folder: Path) -> None:
 
 def _read_rows(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    for place, row in task_data.json_lines(path):
-        task_data.typed(row.get("question"), str, place)
+    for place, row in task_data.read_json_lines(path):
+        task_data.require_type(row.get("question"), str, place)

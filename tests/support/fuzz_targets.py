@@ -15,7 +15,7 @@ from safetensors.torch import save
 
 import pico
 import pieces
-from camelpress.compat.compatibility import ENGINES, check
+from camelpress.compat.compatibility import INFERENCE_ENGINES, check_compatibility
 from camelpress.convert.inputs import meta_checkpoint
 from camelpress.convert.tokenizer import tokenizer_plan
 from camelpress.core.checkpoint import pickles, shards
@@ -24,7 +24,7 @@ from camelpress.core.files.json_files import read_json
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.model.streamed_model import StreamedModel
 from camelpress.pipeline import plan, recipe
-from camelpress.reporting.checkpoint_summary import describe
+from camelpress.reporting.checkpoint_summary import describe_checkpoint
 from camelpress.validate.gate import gate_judge
 from fuzzing import target
 from mutations import dump, either, mutate_bytes, mutate_header, mutate_json
@@ -109,8 +109,8 @@ def read_config(content: bytes, folder: Path) -> None:
     """Opens, describes and prepares to run a model with a mutated config.json."""
     (folder / "model/config.json").write_bytes(content)
     checkpoint = Checkpoint.open(folder / "model")
-    describe(checkpoint)
-    StreamedModel(checkpoint, device=CPU, dtype=torch.float32).shapes(0)
+    describe_checkpoint(checkpoint)
+    StreamedModel(checkpoint, device=CPU, dtype=torch.float32).block_shapes(0)
 
 
 def _quantized(folder: Path) -> Sequence[bytes]:
@@ -131,7 +131,7 @@ def read_engines(content: bytes, folder: Path) -> None:
     """Holds a quantized model with a mutated config.json against every engine."""
     (folder / "model/config.json").write_bytes(content)
     (folder / "model/quantize_config.json").write_bytes(content)
-    check(Checkpoint.open(folder / "model"), list(ENGINES))
+    check_compatibility(Checkpoint.open(folder / "model"), list(INFERENCE_ENGINES))
 
 
 @target("params", seeds=lambda folder: [dump({"dim": 64, "n_layers": 2, "n_heads": 4})],
@@ -139,7 +139,7 @@ def read_engines(content: bytes, folder: Path) -> None:
 def read_params(content: bytes, folder: Path) -> None:
     """Reads the mutated params.json of Meta's layout."""
     (folder / "params.json").write_bytes(content)
-    meta_checkpoint._params(folder / "params.json")
+    meta_checkpoint._read_params(folder / "params.json")
 
 
 @target(
@@ -156,9 +156,9 @@ def read_any_json(content: bytes, folder: Path) -> None:
 def read_header(content: bytes, folder: Path) -> None:
     """Reads the header of a mutated safetensors file."""
     (folder / "x.safetensors").write_bytes(content)
-    for info in shards.header(folder / "x.safetensors").values():
+    for info in shards.read_shard_header(folder / "x.safetensors").values():
         info.nbytes  # noqa: B018 - a shape whose product overflows would raise here
-    shards.metadata(folder / "x.safetensors")
+    shards.read_metadata(folder / "x.safetensors")
 
 
 def _indexed(folder: Path) -> Sequence[bytes]:
@@ -172,7 +172,7 @@ def _indexed(folder: Path) -> Sequence[bytes]:
 @target("st_index", seeds=_indexed, mutate=either(mutate_json, mutate_bytes))
 def read_index(content: bytes, folder: Path) -> None:
     """Opens a sharded checkpoint with a mutated index."""
-    (folder / shards.INDEXES[0]).write_bytes(content)
+    (folder / shards.INDEX_NAMES[0]).write_bytes(content)
     Checkpoint.open(folder)
 
 
@@ -189,9 +189,9 @@ def read_pickle(content: bytes, folder: Path) -> None:
     """Reads every tensor of a mutated `.bin` shard."""
     path = folder / "x.bin"
     path.write_bytes(content)
-    pickles.read.cache_clear()
-    for name in shards.header(path):
-        pickles.read(path, name)
+    pickles.read_pickled_tensor.cache_clear()
+    for name in shards.read_shard_header(path):
+        pickles.read_pickled_tensor(path, name)
 
 
 def _recipes(_: Path) -> Sequence[bytes]:
@@ -202,7 +202,7 @@ def _recipes(_: Path) -> Sequence[bytes]:
 def read_recipe(content: bytes, folder: Path) -> None:
     """Reads and plans a mutated recipe."""
     (folder / "recipe.yaml").write_bytes(content)
-    plan.plan(recipe.read(folder / "recipe.yaml"))
+    plan.plan_run(recipe.read_recipe(folder / "recipe.yaml"))
 
 
 @target("recipe_values", seeds=lambda _: [dump(RECIPE)], mutate=mutate_json)
@@ -215,7 +215,7 @@ def read_recipe_values(content: bytes, folder: Path) -> None:
 def read_override(content: bytes, folder: Path) -> None:
     """Applies a mutated override to a recipe."""
     (folder / "recipe.yaml").write_bytes(dump(RECIPE))
-    recipe.read(folder / "recipe.yaml", [content.decode("utf-8", "surrogateescape")])
+    recipe.read_recipe(folder / "recipe.yaml", [content.decode("utf-8", "surrogateescape")])
 
 
 @target("gate_values", seeds=lambda _: [dump(GATE)], mutate=mutate_json)
@@ -223,7 +223,7 @@ def read_override(content: bytes, folder: Path) -> None:
 def read_gate(content: bytes, folder: Path) -> None:
     """Reads a mutated gate."""
     (folder / "gate.yaml").write_bytes(content)
-    gate_judge.read(folder / "gate.yaml")
+    gate_judge.read_gate(folder / "gate.yaml")
 
 
 def _tokenizer_files(folder: Path) -> list[bytes]:
@@ -257,16 +257,16 @@ def load_tokenizer(content: bytes, folder: Path) -> None:
     loaded = Tokenizer.load(_write_tokenizer(content, folder))
     ids = loaded.encode("the whale </s> \u00e9")
     loaded.decode(ids)
-    loaded.words(loaded.encode_document("sea"))
-    if loaded.template is not None:
-        loaded.encode_rendered(loaded.render(TURNS))
+    loaded.decode_text(loaded.encode_document("sea"))
+    if loaded.chat_template is not None:
+        loaded.encode_template_text(loaded.render_chat(TURNS))
 
 
 @target("tokenizer_plan", seeds=_tokenizer_files, mutate=mutate_json)
 def plan_tokenizer(content: bytes, folder: Path) -> None:
     """Plans the tokenizer of a recovered model from mutated files."""
     mutated = _write_tokenizer(content, folder)
-    tokenizer_plan.plan(
+    tokenizer_plan.plan_tokenizer(
         [mutated, folder / "base"], 272, 259, drop=False, config={"model_type": "llama"},
         template="auto",
     )  # fmt: skip
@@ -281,7 +281,7 @@ def _sentencepiece(folder: Path) -> Sequence[bytes]:
 def read_sentencepiece(content: bytes, folder: Path) -> None:
     """Plans the tokenizer of a recovered model from a mutated tokenizer.model."""
     (folder / "llama/tokenizer.model").write_bytes(content)
-    tokenizer_plan.plan(
+    tokenizer_plan.plan_tokenizer(
         [folder / "llama"], 2_000, 2_000, drop=False, config={"model_type": "llama"},
         template="auto",
     )  # fmt: skip

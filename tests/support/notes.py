@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from camelpress.core.progress import Silence
+from camelpress.core.progress import SilentListener
 
 
-class Notes(Silence):
+class Notes(SilentListener):
     """Hears notes, and shows no progress."""
 
     def __init__(self) -> None:

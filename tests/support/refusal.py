@@ -36,9 +36,9 @@ def refusal(
     problem = told.value
     assert type(problem) is kind
     if isinstance(what, str):
-        assert problem.what == what
+        assert problem.message == what
     else:
-        assert what.fullmatch(problem.what), problem.what
+        assert what.fullmatch(problem.message), problem.message
     assert problem.next_step == next_step
     assert problem.exit_code == exit_code
     assert len(str(problem).splitlines()) == 1

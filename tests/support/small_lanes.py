@@ -11,7 +11,7 @@ LANE_TOKENS, ROWS = 100, 32
 
 def shrink() -> None:
     """Make lanes and blocks of rows small."""
-    token_shards.LANE_TOKENS, layer.ROWS = LANE_TOKENS, ROWS
+    token_shards.SHARD_TOKENS, layer.SOLVE_ROWS = LANE_TOKENS, ROWS
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ import pico
 from camelpress.convert.inputs.meta_checkpoint import open_base
 from camelpress.convert.recover import make_diff as difference
 from camelpress.convert.recover import run as convert
-from camelpress.convert.settings import MakeDiff, Recover
+from camelpress.convert.settings import MakeDiffSettings, RecoverSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.quantize import run as quantization
-from camelpress.quantize.settings import Quantize
+from camelpress.quantize.settings import QuantizeSettings
 from camelpress.reporting.stage_report import Report
 from camelpress.validate import run as validation
 from camelpress.validate.settings import Validate
@@ -30,7 +30,7 @@ def recover(
     **options: Any,
 ) -> Report:
     """base + diff."""
-    settings = Recover.parse(options, source="test")
+    settings = RecoverSettings.parse(options, source="test")
     return convert.recover(
         open_base(base), Checkpoint.open(diff), out, settings, force=force, restart=restart
     )
@@ -38,7 +38,7 @@ def recover(
 
 def make_diff(base: Path, tuned: Path, out: Path, *, force: bool = False, **options: Any) -> Report:
     """tuned - base."""
-    settings = MakeDiff.parse(options, source="test")
+    settings = MakeDiffSettings.parse(options, source="test")
     return difference.make_diff(open_base(base), Checkpoint.open(tuned), out, settings, force=force)
 
 
@@ -52,7 +52,7 @@ def quantize(
 ) -> Report:
     """4 bits in groups of 32, calibrated on two sequences."""
     values = {"group_size": 32, "sequence_length": 64, "samples": 2, "calibration": calibration}
-    settings = Quantize.parse(values | options, source="test")
+    settings = QuantizeSettings.parse(values | options, source="test")
     return quantization.run(Checkpoint.open(model), out, settings, force=force, restart=restart)
 
 

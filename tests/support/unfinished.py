@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from camelpress.core.errors import Interrupted
-from camelpress.core.output.journal import JOURNAL, Journal
+from camelpress.core.errors import Interruption
+from camelpress.core.output.journal import JOURNAL_FILE, Journal
 from processes import interrupt
 
 
@@ -22,7 +22,7 @@ def beside(out: Path) -> Path:
 
 def finished(out: Path) -> int:
     """How many blocks its journal has."""
-    path = beside(out) / JOURNAL
+    path = beside(out) / JOURNAL_FILE
     lines = path.read_bytes().splitlines() if path.exists() else []
     return sum(line.startswith(b'{"block ') and line.endswith(b"}}") for line in lines)
 
@@ -34,11 +34,11 @@ def stop(work: Callable[[], object], out: Path, *, after: int) -> None:
     def add_and_stop(journal: Journal, name: str, facts: dict[str, Any]) -> None:
         add(journal, name, facts)
         if next(calls) == after:
-            raise Interrupted("stopped", next_step="go on")
+            raise Interruption("stopped", next_step="go on")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Journal, "add", add_and_stop)
-        with pytest.raises(Interrupted):
+        with pytest.raises(Interruption):
             work()
     assert finished(out) == after
 

@@ -18,14 +18,14 @@ import eval_data
 import pico
 import stages
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.progress import listening
-from camelpress.inference.generation.generator import Completer
+from camelpress.core.progress import use_listener
+from camelpress.inference.generation.generator import LocalGenerator
 from camelpress.reporting.facts import validation_facts
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.tables import preference_tables
 from camelpress.validate.benchmarks import samples, task_catalogue
-from camelpress.validate.judge.rate_limit import Pace
-from camelpress.validate.judge.service_access import KEY
+from camelpress.validate.judge.rate_limit import RateLimiter
+from camelpress.validate.judge.service_access import KEY_VARIABLE
 from camelpress.validate.run import run as work
 from camelpress.validate.settings import Validate
 from command import Ended, Run
@@ -86,9 +86,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def quickly_serving(patch: pytest.MonkeyPatch) -> Iterator[Service]:
     """A judge that nobody waits for."""
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", KEY):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", KEY_VARIABLE):
         patch.delenv(name, raising=False)
-    patch.setattr(Pace, "turn", lambda self, over: not over.is_set())
+    patch.setattr(RateLimiter, "acquire", lambda self, over: not over.is_set())
     with serving() as service:
         yield service
 
@@ -101,7 +101,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Completer, "complete", complete)
+    monkeypatch.setattr(LocalGenerator, "generate", complete)
 
 
 def complete(self: Any, wanted: Any) -> Iterator[tuple[int, str]]:
@@ -129,9 +129,9 @@ def judged(
     with (
         pytest.MonkeyPatch.context() as patch,
         quickly_serving(patch) as service,
-        listening(listener),
+        use_listener(listener),
     ):
-        patch.setattr(Completer, "complete", complete)
+        patch.setattr(LocalGenerator, "generate", complete)
         told = {"tasks": [FIXED], "data_dir": str(data), "judge": JUDGE | {"url": service.url}}
         settings = Validate.parse(told, source="test")
         report = work(Checkpoint.open(models[0]), Checkpoint.open(models[1]), out, settings)
@@ -144,7 +144,7 @@ def wins(own: int, other: int, *, first: bool) -> float:
 
 
 def test_marks_are_shares_of_verdicts(judged: Judged) -> None:
-    (task,) = validation_facts.read(judged.folder).facts["tasks"]
+    (task,) = validation_facts.read_validation(judged.folder).facts["tasks"]
     assert (task["n"], task["of"], task["benchmark"]) == (ITEMS, ITEMS, "AlpacaFarm")
     assert task["title"] == "AlpacaFarm vs Davinci-003, judged by judge-1"
     marks = {
@@ -197,10 +197,14 @@ def test_all_forms_tell_of_both_models_side_by_side(judged: Judged, run: Run) ->
 def test_of_two_tasks_each_row_says_which(judged: Judged) -> None:
     (task,) = judged.report.facts["tasks"]
     told = [
-        row["outputs"] for row in preference_tables.rows({"tasks": [task, task | {"name": TASK}]})
+        row["outputs"]
+        for row in preference_tables.preference_rows({"tasks": [task, task | {"name": TASK}]})
     ]
     assert [each.split(", ")[1] for each in told] == [FIXED] * 3 + [TASK] * 3
-    assert preference_tables.rows({"tasks": [task]})[2]["outputs"] == "candidate against reference"
+    assert (
+        preference_tables.preference_rows({"tasks": [task]})[2]["outputs"]
+        == "candidate against reference"
+    )
 
 
 def test_samples_have_the_verdicts_and_flips_show_them(judged: Judged, run: Run) -> None:
@@ -217,7 +221,7 @@ def test_samples_have_the_verdicts_and_flips_show_them(judged: Judged, run: Run)
             for each in told["verdicts"]:
                 first = each["shown_first"]
                 assert each["won"] == wins(lengths[number], TARGETS[number], first=first)
-    flips = [*samples.flips(judged.report, judged.folder)]
+    flips = [*samples.read_flips(judged.report, judged.folder)]
     assert flips
     shown = run("flips", judged.folder)
     assert shown.code == 0
@@ -249,7 +253,7 @@ def test_lm_eval_alone_runs_the_task_and_counts_letters(data: Path) -> None:
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(
-        include_path=str(task_catalogue.FOLDER),
+        include_path=str(task_catalogue.TASKS_FOLDER),
         include_defaults=False,
         metadata={"data_dir": str(data)},
     )
@@ -264,7 +268,7 @@ def test_models_really_answer(asked: Asker, tmp_path: Path) -> None:
     """No completion is made up; they end where the little models do."""
     ended = asked(*asked.judge, "--answers", tmp_path / "kept")
     assert ended.code == 4, ended.err
-    (task,) = validation_facts.read(tmp_path / "out").facts["tasks"]
+    (task,) = validation_facts.read_validation(tmp_path / "out").facts["tasks"]
     assert task["n"] == ITEMS
     kept = (tmp_path / KEPT).read_text(encoding="utf-8").splitlines()
     assert len(kept) == len(asked.service.asked) > 0
@@ -276,7 +280,7 @@ def test_models_really_answer(asked: Asker, tmp_path: Path) -> None:
     options = ("--answers", tmp_path / "kept", "--judge-annotations", tmp_path / KEPT)
     again = asked(*options, out="again")
     assert (again.code, len(asked.service.asked)) == (4, before)
-    assert validation_facts.read(tmp_path / "again").facts["tasks"] == [task]
+    assert validation_facts.read_validation(tmp_path / "again").facts["tasks"] == [task]
 
 
 @pytest.mark.parametrize(
@@ -294,7 +298,7 @@ def test_models_really_answer(asked: Asker, tmp_path: Path) -> None:
 def test_what_cannot_be_judged_is_refused_before_models_answer(
     asked: Asker, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], said: str
 ) -> None:
-    monkeypatch.setattr(Completer, "complete", never)
+    monkeypatch.setattr(LocalGenerator, "generate", never)
     ended = asked(*asked.judge, *options)
     assert ended.code in (2, 3)
     assert said in ended.err and "Traceback" not in ended.err
@@ -330,7 +334,7 @@ def test_without_a_judge_a_group_says_that_the_column_is_missing(
         "--out", tmp_path / "out",
     )  # fmt: skip
     assert ended.code == 4, ended.err
-    told = validation_facts.read(tmp_path / "out").facts
+    told = validation_facts.read_validation(tmp_path / "out").facts
     assert told["tasks_missing"][TASK] == (
         "a judge has to compare its completions with text-davinci-003's, and none is named"
     )
@@ -353,7 +357,7 @@ def test_a_judge_that_stays_away_ends_with_75_and_the_command_goes_on(
     kept = tmp_path / "out.verdicts.jsonl"
     assert len(kept.read_text().splitlines()) == 4 and not (tmp_path / "out").exists()
     asked.service.always, before = "", len(asked.service.asked)
-    monkeypatch.setattr(Completer, "complete", never)  # no model answers again
+    monkeypatch.setattr(LocalGenerator, "generate", never)  # no model answers again
     assert asked(*options).code == 4
     whole = len(kept.read_text().splitlines())
     assert len(asked.service.asked) - before == whole - 4
@@ -368,22 +372,22 @@ def test_faults_on_the_way_change_nothing(
     asked.service.faults = deque(["", "429", "500", "cut", "reset", "html", "other JSON", "503"])
     asked.service.after = "0.001"
     assert asked(*asked.judge, *PRICES, "--judge-attempts", "9", task=FIXED).code == 4
-    facts = validation_facts.read(judged.folder).facts
-    assert validation_facts.read(tmp_path / "out").facts == facts
+    facts = validation_facts.read_validation(judged.folder).facts
+    assert validation_facts.read_validation(tmp_path / "out").facts == facts
 
 
 @pytest.mark.parametrize(
     ("always", "told"),
     [
         ("nonsense", "answers what is no verdict, 1 times so far: 'I would rather not.'; let a"),
-        ("401", f"the judge at 127.0.0.1 wants a key; set {KEY}"),
+        ("401", f"the judge at 127.0.0.1 wants a key; set {KEY_VARIABLE}"),
     ],
 )
 def test_a_judge_that_is_none_is_one_line(
     asked: Asker, always: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It shows before the models answer."""
-    monkeypatch.setattr(Completer, "complete", never)
+    monkeypatch.setattr(LocalGenerator, "generate", never)
     asked.service.always = always
     ended = asked(*asked.judge, "--judge-parallel", "1")
     assert ended.code == 3
@@ -397,7 +401,7 @@ def test_a_column_that_cannot_be_judged_takes_no_other_along(
     both = eval_data.write_alpaca(eval_data.write_mmlu(tmp_path / "eval"), 2)
     roomy = pico.write_model(tmp_path / "roomy", pico.Sizes(positions=1024))
     wide = Checkpoint.open(stages.widened(roomy))
-    monkeypatch.setattr(Completer, "complete", lambda *_: enumerate(["a", "b"]))
+    monkeypatch.setattr(LocalGenerator, "generate", lambda *_: enumerate(["a", "b"]))
     service.faults, service.always = deque([""]), "401"
     told: dict[str, Any] = {"tasks": [MMLU, TASK], "data_dir": str(both)}
     told["judge"] = {"url": service.url, "model": "judge-1"}

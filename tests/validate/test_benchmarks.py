@@ -15,18 +15,18 @@ import pico
 import stages
 from benches import part
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.errors import CheckpointProblem, DataProblem, EngineProblem, RecipeProblem
+from camelpress.core.errors import CheckpointProblem, DataProblem, RecipeProblem, ToolProblem
 from camelpress.core.files.file_hashes import sha256_file
-from camelpress.core.progress import listening
+from camelpress.core.progress import use_listener
 from camelpress.core.runtime import optional_packages
-from camelpress.inference.generation.generator import Completer
-from camelpress.inference.generation.vllm_generator import VllmCompleter
+from camelpress.inference.generation.generator import LocalGenerator
+from camelpress.inference.generation.vllm_generator import VllmGenerator
 from camelpress.reporting.facts import validation_facts
 from camelpress.reporting.rendering import html_page
 from camelpress.reporting.stage_report import Report, Verdict
 from camelpress.validate.benchmarks import samples, task_catalogue
 from camelpress.validate.benchmarks.run_benchmarks import note_unread_data
-from camelpress.validate.gate.report_files import judge_again
+from camelpress.validate.gate.report_files import regate_report
 from camelpress.validate.run import run as work
 from camelpress.validate.settings import Gate, Validate
 from command import Run
@@ -77,7 +77,7 @@ def report(models: tuple[Path, Path], data: Path, tmp_path_factory: pytest.TempP
 
 
 def test_both_models_are_told_for_each_task(report: Path, models: tuple[Path, Path]) -> None:
-    told = validation_facts.read(report)
+    told = validation_facts.read_validation(report)
     mmlu, tydiqa = told.facts["tasks"]
     assert (mmlu["title"], mmlu["n"], mmlu["of"], mmlu["metric"]) == ("MMLU 0-shot", 12, 12, "acc")
     assert (tydiqa["title"], tydiqa["n"], tydiqa["parts"]) == ("TydiQA Closed-book", 18, 9)
@@ -99,7 +99,7 @@ def test_scores_are_those_of_the_harness_own_backend(
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(
-        include_path=str(task_catalogue.FOLDER),
+        include_path=str(task_catalogue.TASKS_FOLDER),
         include_defaults=False,
         metadata={"data_dir": str(data), "tokenizer": str(models[0])},
     )
@@ -110,7 +110,7 @@ def test_scores_are_those_of_the_harness_own_backend(
     results = lm_eval.simple_evaluate(
         model=backend, tasks=[MMLU, TYDIQA], task_manager=manager, bootstrap_iters=0
     )
-    for task in validation_facts.read(report).facts["tasks"]:
+    for task in validation_facts.read_validation(report).facts["tasks"]:
         expected = results["results"][task["name"]][f"{task['metric']},none"]
         assert task["candidate_accuracy"] == pytest.approx(expected, abs=1e-9)
 
@@ -120,7 +120,7 @@ def test_programs_are_written_by_models_and_run_in_the_sandbox(
     asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = ["    return x + x\n", *(["    return x\n"] * 19)]
-    monkeypatch.setattr(Completer, "complete", lambda *_: enumerate(written))
+    monkeypatch.setattr(LocalGenerator, "generate", lambda *_: enumerate(written))
     told = asked("tulu_codex_pass1", data_dir=str(eval_data.write_codex(tmp_path / "eval")))
     (task,) = told.facts["tasks"]
     assert (task["title"], task["n"], task["metric"]) == ("Codex-Eval Pass@1", 1, "pass@1")
@@ -128,7 +128,7 @@ def test_programs_are_written_by_models_and_run_in_the_sandbox(
 
 
 def test_a_benchmark_shows_the_columns(report: Path) -> None:
-    told = validation_facts.read(report).facts
+    told = validation_facts.read_validation(report).facts
     _, _, mmlu, tydiqa = part("columns").columns(told).splitlines()
     low, high = (100 * end for end in told["tasks"][0]["delta_interval"])
     assert mmlu.startswith("| MMLU 0-shot | 12 of 12 | ") and f"({low:+.1f} to {high:+.1f})" in mmlu
@@ -136,7 +136,7 @@ def test_a_benchmark_shows_the_columns(report: Path) -> None:
 
 
 def test_samples_are_kept_with_hashes(report: Path) -> None:
-    told = Report.read(report / "report.json")
+    told = Report.read_report(report / "report.json")
     assert set(told.outputs) == {f"samples/{name}.jsonl" for name in (MMLU, TYDIQA)}
     for name, digest in told.outputs.items():
         assert sha256_file(report / name) == digest
@@ -156,12 +156,12 @@ def test_samples_are_kept_with_hashes(report: Path) -> None:
 
 
 def test_flips_are_what_differs(report: Path, tmp_path: Path) -> None:
-    told = Report.read(report / "report.json")
+    told = Report.read_report(report / "report.json")
     for task in told.facts["tasks"]:
-        found = [*samples.flips(told, report, task["name"])]
+        found = [*samples.read_flips(told, report, task["name"])]
         kinds = [flip["flip"] for flip in found]
         assert (kinds.count("lost"), kinds.count("won")) == (task["lost"], task["won"])
-    assert len([*samples.flips(told, report)]) == sum(
+    assert len([*samples.read_flips(told, report)]) == sum(
         task["lost"] + task["won"] for task in told.facts["tasks"]
     )
     with refusal(
@@ -170,11 +170,11 @@ def test_flips_are_what_differs(report: Path, tmp_path: Path) -> None:
         next_step="give one that validate --tasks wrote, with its folder",
         out=None,
     ):
-        [*samples.flips(told, report, "tulu_gsm")]
+        [*samples.read_flips(told, report, "tulu_gsm")]
     (tmp_path / "samples").mkdir()
     (tmp_path / f"samples/{MMLU}.jsonl").write_text("{}\n")
     with pytest.raises(CheckpointProblem, match="is not the file that the report was made of"):
-        [*samples.flips(told, tmp_path, MMLU)]
+        [*samples.read_flips(told, tmp_path, MMLU)]
 
 
 def test_all_forms_tell_of_tasks(report: Path) -> None:
@@ -188,7 +188,7 @@ def test_all_forms_tell_of_tasks(report: Path) -> None:
 
 
 def test_what_models_say_is_escaped(report: Path) -> None:
-    told = Report.read(report / "report.json")
+    told = Report.read_report(report / "report.json")
     hostile = "<script>alert(1)</script> {{ 7 * 6 }}"
     line = {
         "task": TYDIQA,
@@ -199,14 +199,14 @@ def test_what_models_say_is_escaped(report: Path) -> None:
         "reference": {"score": 1.0, "responses": [hostile]},
         "candidate": {"score": 0.0, "responses": ["", hostile]},
     }
-    shown = html_page.flips(told, [line])
+    shown = html_page.render_flips(told, [line])
     assert "<script" not in shown and shown.count("&lt;script&gt;") == 6
     kept = (report / "flips.html").read_text(encoding="utf-8")
-    assert kept.count("<h3>") == len([*samples.flips(told, report)])
+    assert kept.count("<h3>") == len([*samples.read_flips(told, report)])
 
 
 def test_a_report_of_tasks_can_be_judged_again(report: Path) -> None:
-    strict = judge_again(
+    strict = regate_report(
         report, Gate.parse({**TEXTS_ASIDE, "tasks": {"*": {"margin": 0.5}}}, source="t")
     )
     by_name = {check.part: check for check in strict.checks}
@@ -214,7 +214,7 @@ def test_a_report_of_tasks_can_be_judged_again(report: Path) -> None:
     low, high = told[TYDIQA]["delta_interval"]
     assert by_name[TYDIQA].interval == (-high, -low)
     assert by_name[MMLU].estimate == -told[MMLU]["delta"]
-    text = judge_again(report, Gate())
+    text = regate_report(report, Gate())
     assert text.verdict is Verdict.ERROR  # no text was scored, and nothing passes by being absent
 
 
@@ -275,26 +275,28 @@ def test_a_data_folder_without_tasks_is_said_not_to_be_read(
     models: tuple[Path, Path], prose: Path, data: Path, tmp_path: Path
 ) -> None:
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         stages.validate(*models, tmp_path / "out", prose, data_dir=str(data))
     assert [line for line in notes.heard if line.startswith(f"{data} is not read: only tasks of")]
 
 
 def test_only_tasks_of_other_projects_leave_the_data_folder_unread(data: Path) -> None:
-    foreign = task_catalogue.Column("arc_easy", "acc")
+    foreign = task_catalogue.BenchmarkSpec("arc_easy", "acc")
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         note_unread_data(None, [foreign])
-        note_unread_data(data, [foreign, task_catalogue.Column(MMLU, "acc", benchmark="MMLU")])
+        note_unread_data(
+            data, [foreign, task_catalogue.BenchmarkSpec(MMLU, "acc", benchmark="MMLU")]
+        )
     assert notes.heard == []
-    with listening(notes):
+    with use_listener(notes):
         note_unread_data(data, [foreign])
     assert len(notes.heard) == 1
 
 
 def test_the_tasks_of_this_project_read_the_data_folder(asked: Asked) -> None:
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         asked(MMLU)
     assert not [line for line in notes.heard if "is not read" in line]
 
@@ -316,7 +318,7 @@ def test_without_the_harness_it_is_said_how_to_get_it(
 ) -> None:
     monkeypatch.setattr(optional_packages, "find_spec", lambda _: None)
     with refusal(
-        EngineProblem,
+        ToolProblem,
         "tasks need lm-evaluation-harness, which is not installed",
         next_step='pip install "camelpress[tasks]"',
         out=tmp_path / "out",
@@ -331,7 +333,7 @@ def test_without_vllm_it_is_said_before_anything_is_read(
         optional_packages, "find_spec", lambda name: None if name == "vllm" else True
     )
     with refusal(
-        EngineProblem,
+        ToolProblem,
         "completions by vLLM need vLLM, which is not installed",
         next_step='pip install "camelpress[vllm]"',
         out=tmp_path / "out",
@@ -344,7 +346,7 @@ def test_completions_may_come_from_elsewhere(
 ) -> None:
     monkeypatch.setattr(optional_packages, "find_spec", lambda _: True)
     monkeypatch.setattr(
-        VllmCompleter, "complete", lambda _, asked: ((n, "x") for n in range(len(asked)))
+        VllmGenerator, "generate", lambda _, asked: ((n, "x") for n in range(len(asked)))
     )
     asked(TYDIQA, completions="vllm")
     lines = (tmp_path / f"out/samples/{TYDIQA}.jsonl").read_text().splitlines()
@@ -385,7 +387,7 @@ def test_a_budget_asks_fewer_items(
         totals.append(total)
         return 7
 
-    monkeypatch.setattr(time_budget, "fitting", seven)
+    monkeypatch.setattr(time_budget, "answer_within_budget", seven)
     told = asked(MMLU, TYDIQA, budget="5m")
     assert totals == [18, 12]  # completions first: what these leave, likelihoods can use
     mmlu, tydiqa = told.facts["tasks"]
@@ -426,9 +428,9 @@ def test_a_column_that_cannot_be_scored_takes_no_other_along(
     from camelpress.validate.tasks import tydiqa
 
     def refuse(*_: Any) -> Any:
-        raise EngineProblem("there is no sandbox", next_step="install one")
+        raise ToolProblem("there is no sandbox", next_step="install one")
 
-    monkeypatch.setattr(tydiqa, "score", refuse)
+    monkeypatch.setattr(tydiqa, "score_tydiqa", refuse)
     told = asked(MMLU, TYDIQA)
     assert [task["name"] for task in told.facts["tasks"]] == [MMLU]
     assert told.facts["tasks_missing"] == {TYDIQA: "there is no sandbox"}
@@ -437,12 +439,12 @@ def test_a_column_that_cannot_be_scored_takes_no_other_along(
 def test_a_store_answers_no_tasks(
     models: tuple[Path, Path], prose: Path, data: Path, tmp_path: Path
 ) -> None:
-    from camelpress.validate.settings import Keep
+    from camelpress.validate.settings import StoreSettings
     from camelpress.validate.store import build_store
-    from camelpress.validate.store.prediction_store import Store
+    from camelpress.validate.store.prediction_store import PredictionStore
 
-    kept = Keep(text=(prose,), max_tokens=40, top_k=16)
-    build_store.run(Checkpoint.open(models[0]), tmp_path / "store", kept)
+    kept = StoreSettings(text=(prose,), max_tokens=40, top_k=16)
+    build_store.build_store(Checkpoint.open(models[0]), tmp_path / "store", kept)
     settings = Validate.parse({"tasks": [MMLU], "data_dir": str(data)}, source="test")
     with refusal(
         RecipeProblem,
@@ -451,12 +453,12 @@ def test_a_store_answers_no_tasks(
         out=tmp_path / "out",
         exit_code=2,
     ):
-        store = Store.open(tmp_path / "store")
+        store = PredictionStore.open(tmp_path / "store")
         work(store, Checkpoint.open(models[1]), tmp_path / "out", settings)
 
 
 def test_the_command_shows_flips(report: Path, run: Run) -> None:
-    flips = [*samples.flips(Report.read(report / "report.json"), report)]
+    flips = [*samples.read_flips(Report.read_report(report / "report.json"), report)]
     shown = run("flips", report)
     assert (shown.code, shown.out.count("right: ")) == (0, len(flips))
     assert json.loads(run("flips", report, "--json").out)["flips"] == flips

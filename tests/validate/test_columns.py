@@ -13,28 +13,28 @@ from hypothesis import strategies as st
 
 from camelpress.core.errors import NumericsProblem, RecipeProblem
 from camelpress.validate.benchmarks import time_budget
-from camelpress.validate.benchmarks.item_scores import Marks, facts
-from camelpress.validate.benchmarks.task_catalogue import Column
-from camelpress.validate.statistics.paired_tests import detectable_loss, loss_interval
+from camelpress.validate.benchmarks.item_scores import ItemScores, task_facts
+from camelpress.validate.benchmarks.task_catalogue import BenchmarkSpec
+from camelpress.validate.statistics.paired_tests import detectable_loss, tango_interval
 
-ITEMS = Column(name="task", metric="acc")
-PARTS = Column(name="task", metric="f1", by_part=True)
+ITEMS = BenchmarkSpec(name="task", metric="acc")
+PARTS = BenchmarkSpec(name="task", metric="f1", is_macro_average=True)
 
 
-def marks(*pairs: tuple[float, float], part: str = "") -> list[Marks]:
-    return [Marks(part, *pair) for pair in pairs]
+def marks(*pairs: tuple[float, float], part: str = "") -> list[ItemScores]:
+    return [ItemScores(part, *pair) for pair in pairs]
 
 
 BOTH, LOST, WON, NEITHER = (1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)
 
 
 def test_right_or_wrong_items_are_counted() -> None:
-    told = facts(ITEMS, marks(*[BOTH] * 60, *[LOST] * 9, *[WON] * 4, *[NEITHER] * 27), of=200)
+    told = task_facts(ITEMS, marks(*[BOTH] * 60, *[LOST] * 9, *[WON] * 4, *[NEITHER] * 27), of=200)
     assert (told["n"], told["of"], told["lost"], told["won"]) == (100, 200, 9, 4)
     assert told["reference_accuracy"] == pytest.approx(0.69)
     assert told["candidate_accuracy"] == pytest.approx(0.64)
     assert told["delta"] == pytest.approx(-0.05) and told["by_count"]
-    low, high = loss_interval(100, 9, 4, confidence=0.95)
+    low, high = tango_interval(100, 9, 4, confidence=0.95)
     assert told["delta_interval"] == (-high, -low)
     assert told["detectable_loss"] == detectable_loss(100, 0.13, alpha=0.05 + 1e-17)
     assert told["p_value"] == pytest.approx(0.13342, abs=1e-5)  # binomial, 9 of 13 or more
@@ -49,7 +49,7 @@ def test_right_or_wrong_items_are_counted() -> None:
 )
 def test_parts_count_alike_whatever_their_size(parts: dict[str, list[tuple[float, float]]]) -> None:
     found = [each for part, pairs in parts.items() for each in marks(*pairs, part=part)]
-    told = facts(PARTS, found, of=len(found))
+    told = task_facts(PARTS, found, of=len(found))
     for side, place in (("reference", 0), ("candidate", 1)):
         expected = fmean(fmean(pair[place] for pair in pairs) for pairs in parts.values())
         assert told[f"{side}_accuracy"] == pytest.approx(expected)
@@ -64,56 +64,58 @@ def test_the_interval_of_marks_in_between_holds_the_truth_as_often_as_it_says() 
     for _ in range(120):
         first = draw.random(60)
         second = np.clip(first - 0.02 + draw.normal(0, 0.1, 60), None, None)
-        told = facts(ITEMS, [Marks("", *pair) for pair in zip(first, second, strict=True)], of=60)
+        told = task_facts(
+            ITEMS, [ItemScores("", *pair) for pair in zip(first, second, strict=True)], of=60
+        )
         low, high = told["delta_interval"]
         held += low <= -0.02 <= high
     assert 107 <= held <= 120  # of 114 expected: beyond 2.9 standard errors
 
 
-def copied(count: int, reference: float, candidate: float, content: str) -> list[Marks]:
-    return [Marks("", reference, candidate, content)] * count
+def copied(count: int, reference: float, candidate: float, content: str) -> list[ItemScores]:
+    return [ItemScores("", reference, candidate, content)] * count
 
 
 def test_items_that_repeat_count_once_in_tests_and_intervals() -> None:
     """400 rows, of which 390 are one lost item: the score is that of the rows, the evidence not."""
-    others = [Marks("", 1.0, 1.0, f"other {number}") for number in range(10)]
-    told = facts(ITEMS, copied(390, 1.0, 0.0, "lost") + others, of=400)
+    others = [ItemScores("", 1.0, 1.0, f"other {number}") for number in range(10)]
+    told = task_facts(ITEMS, copied(390, 1.0, 0.0, "lost") + others, of=400)
     assert (told["n"], told["lost"], told["delta"]) == (400, 390, pytest.approx(-0.975))
     assert told["distinct"] == {"n": 11, "lost": 1, "won": 0}
     assert told["p_value"] == 0.5 and not told["by_count"]
     low, high = told["delta_interval"]
     assert low == -1 and high >= -0.3
-    alone = facts(ITEMS, others, of=10)
+    alone = task_facts(ITEMS, others, of=10)
     assert alone["distinct"] is None and alone["by_count"]
 
 
 def test_copies_of_one_item_have_no_interval() -> None:
-    assert facts(ITEMS, copied(300, 1.0, 1.0, "x"), of=300)["delta_interval"] is None
+    assert task_facts(ITEMS, copied(300, 1.0, 1.0, "x"), of=300)["delta_interval"] is None
 
 
 @pytest.mark.parametrize("column", [ITEMS, PARTS])
-def test_equal_marks_in_between_are_no_proof_of_no_loss(column: Column) -> None:
-    told = facts(column, marks(*[(0.5, 0.5)] * 30), of=30)
-    zero = loss_interval(30, 0, 0, confidence=0.95)[1]
+def test_equal_marks_in_between_are_no_proof_of_no_loss(column: BenchmarkSpec) -> None:
+    told = task_facts(column, marks(*[(0.5, 0.5)] * 30), of=30)
+    zero = tango_interval(30, 0, 0, confidence=0.95)[1]
     assert told["delta_interval"][0] <= -zero and zero <= told["delta_interval"][1]
 
 
 def test_no_marks_are_no_zero() -> None:
     with pytest.raises(NumericsProblem, match="no marks to compare"):
-        facts(ITEMS, [], of=10)
+        task_facts(ITEMS, [], of=10)
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"), [("10m", 600), ("90s", 90), ("1.5h", 5400), (" 2m ", 120)]
 )
 def test_a_budget_is_a_time(text: str, seconds: float) -> None:
-    assert time_budget.seconds(text) == seconds
+    assert time_budget.parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["10", "m", "0m", "-1m", "1d", "ten minutes", ""])
 def test_anything_else_is_none(text: str) -> None:
     with pytest.raises(RecipeProblem, match="is not a time"):
-        time_budget.seconds(text)
+        time_budget.parse_duration(text)
 
 
 class Clock:
@@ -124,12 +126,12 @@ class Clock:
         self.now = 0.0
         self.rounds: list[int] = []
 
-    def answer(self, items: int) -> time_budget.Round:
+    def answer(self, items: int) -> time_budget.RoundCost:
         new = max(0, items - self.known)
         self.now += (self.once + self.each * new) if new else 0.0
         self.known += new
         self.rounds.append(items)
-        return time_budget.Round(new, self.once if self.tells and new else 0.0)
+        return time_budget.RoundCost(new, self.once if self.tells and new else 0.0)
 
 
 # fmt: off
@@ -149,7 +151,7 @@ def test_as_many_items_fit_as_the_time_is_enough_for(
     each: float, once: float, tells: bool, share: float, known: int, rounds: list[int]
 ) -> None:
     model = Clock(each, once, tells=tells, known=known)
-    found = time_budget.fitting(500, share, model.answer, first=16, clock=lambda: model.now)
+    found = time_budget.answer_within_budget(500, share, model.answer, first=16, clock=lambda: model.now)
     assert (found, model.rounds) == (rounds[-1], rounds)
 
 
@@ -160,7 +162,7 @@ def test_more_is_asked_only_if_it_fits(
     each: float, once: float, share: float, total: int, unit: int
 ) -> None:
     model = Clock(each, once, tells=True, known=0)
-    found = time_budget.fitting(
+    found = time_budget.answer_within_budget(
         total, share, model.answer, first=16, unit=unit, clock=lambda: model.now
     )
     assert 1 <= found <= total and (found % unit == 0 or found == total)
@@ -172,8 +174,8 @@ def test_more_is_asked_only_if_it_fits(
 @given(st.integers(1, 40), st.integers(0, 20), st.booleans())
 def test_a_larger_subset_holds_the_smaller(count: int, more: int, by_part: bool) -> None:
     parts = [str(place % 3) for place in range(60)]
-    small = time_budget.subset(parts, count, by_part=by_part)
-    large = time_budget.subset(parts, count + more, by_part=by_part)
+    small = time_budget.sample_items(parts, count, by_part=by_part)
+    large = time_budget.sample_items(parts, count + more, by_part=by_part)
     assert {*small} <= {*large} and small == sorted({*small})
     assert len(small) == (max(3, count - count % 3) if by_part else count)
     if by_part:
@@ -183,7 +185,7 @@ def test_a_larger_subset_holds_the_smaller(count: int, more: int, by_part: bool)
 def test_a_subset_is_the_same_in_every_run() -> None:
     parts = [""] * 200
     random.seed(7)
-    first = time_budget.subset(parts, 5, by_part=False)
+    first = time_budget.sample_items(parts, 5, by_part=False)
     random.seed(8)
-    assert time_budget.subset(parts, 5, by_part=False) == first == sorted(first)
-    assert time_budget.subset(parts, 999, by_part=False) == [*range(200)]
+    assert time_budget.sample_items(parts, 5, by_part=False) == first == sorted(first)
+    assert time_budget.sample_items(parts, 999, by_part=False) == [*range(200)]

@@ -42,7 +42,7 @@ def test_facts_that_no_page_can_show_are_refused(tmp_path: Path, path: str) -> N
     place[key] = LOSSES[path]
     (tmp_path / "report.json").write_text(json.dumps(report))
     with pytest.raises(CheckpointProblem, match="report.json is damaged \\(facts: ") as refusal:
-        validation_facts.read(tmp_path)
+        validation_facts.read_validation(tmp_path)
     assert path.split(".")[0] in str(refusal.value)
 
 
@@ -53,13 +53,13 @@ def test_a_report_without_text_needs_no_bins(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(
         json.dumps(REPORT | {"facts": FACTS | empty | bins | {"kl_by_confidence": None}})
     )
-    assert validation_facts.read(tmp_path).facts["tokens"] == 0
+    assert validation_facts.read_validation(tmp_path).facts["tokens"] == 0
 
 
 def test_a_named_pipe_is_no_report(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "report.json")
     with pytest.raises(CheckpointProblem, match="cannot be read"):
-        validation_facts.read(tmp_path)
+        validation_facts.read_validation(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_a_damaged_sample_is_named_by_its_line(
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(CheckpointProblem) as refusal:
         list(read_samples(path))
-    assert refusal.value.what.startswith(f"{path}:2 is no sample (")
-    assert reason in refusal.value.what
+    assert refusal.value.message.startswith(f"{path}:2 is no sample (")
+    assert reason in refusal.value.message
 
 
 def test_samples_come_back_as_they_were_written(tmp_path: Path) -> None:
@@ -97,10 +97,10 @@ def test_benchmark_data_are_bounded_after_decompression(
     monkeypatch.setattr(task_data, "MAX_TASK_DATA_BYTES", 1000)
     path = tmp_path / ("a.jsonl.gz" if pack is gzip.compress else "a.jsonl")
     path.write_bytes(pack(b" " * 1000))
-    assert task_data.read(path) == " " * 1000
+    assert task_data.read_task_text(path) == " " * 1000
     path.write_bytes(pack(b" " * 1001))
     with pytest.raises(DataProblem, match="it holds more than 1,000 bytes"):
-        task_data.read(path)
+        task_data.read_task_text(path)
 
 
 def test_a_small_archive_of_much_data_takes_no_memory(tmp_path: Path) -> None:
@@ -108,4 +108,4 @@ def test_a_small_archive_of_much_data_takes_no_memory(tmp_path: Path) -> None:
     block = gzip.compress(b" " * 2**24)  # 16 MiB in 16 kB
     path.write_bytes(block * 20)  # 320 MiB in 320 kB
     with pytest.raises(DataProblem, match="it holds more than"):
-        task_data.read(path)
+        task_data.read_task_text(path)

@@ -13,13 +13,21 @@ import elsewhere
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.generation import generator, prefixes
-from camelpress.inference.generation.generator import Completer, Respondent, Wanted
-from camelpress.inference.generation.likelihood import Likelihood, Pair, likelihoods
-from camelpress.inference.generation.sampling import Decoding, Prompt
+from camelpress.inference.generation.generator import (
+    GenerationModel,
+    GenerationRequest,
+    LocalGenerator,
+)
+from camelpress.inference.generation.likelihood import (
+    ContextContinuation,
+    ContinuationScore,
+    continuation_likelihoods,
+)
+from camelpress.inference.generation.sampling import SamplingParams, TokenPrompt
 from camelpress.inference.model.streamed_model import StreamedModel
 
-GREEDY = Decoding(stops=(), most=6, temperature=0.0, top_p=1.0)
-DRAWN = Decoding(stops=(), most=6, temperature=1.0, top_p=0.9)
+GREEDY = SamplingParams(stop=(), max_tokens=6, temperature=0.0, top_p=1.0)
+DRAWN = SamplingParams(stop=(), max_tokens=6, temperature=1.0, top_p=0.9)
 PROMPTS = [[5, 6, 7], [*range(20, 60)], [*range(20, 59), 5], [9]]
 
 
@@ -31,19 +39,19 @@ def completions(folder: Path, device: torch.device) -> dict[int, str]:
     asked = model(folder, device)
     tokenizer = Tokenizer.load(folder)
     wanted = [
-        Wanted(Prompt(ids, str(number)), how, 128)
+        GenerationRequest(TokenPrompt(ids, str(number)), how, 128)
         for how in (GREEDY, DRAWN)
         for number, ids in enumerate(PROMPTS)
     ]
-    whole = Completer(Respondent("reference", asked.checkpoint, asked, tokenizer, [2]))
-    return dict(whole.complete(wanted))
+    whole = LocalGenerator(GenerationModel("reference", asked.checkpoint, asked, tokenizer, [2]))
+    return dict(whole.generate(wanted))
 
 
 @pytest.mark.parametrize("free", [None, 0], ids=["whole", "block by block"])
 def test_completions(base: Path, monkeypatch: pytest.MonkeyPatch, free: int | None) -> None:
     monkeypatch.setattr(generator, "available", lambda _: free)
-    monkeypatch.setattr(generator, "ROWS", 3)
-    monkeypatch.setattr(prefixes, "WORTH", 16)
+    monkeypatch.setattr(generator, "MAX_BATCH_ROWS", 3)
+    monkeypatch.setattr(prefixes, "MIN_PREFIX_TOKENS", 16)
     expected = completions(base, elsewhere.CPU)
     with elsewhere.pretended() as device:
         assert completions(base, device) == expected
@@ -52,12 +60,14 @@ def test_completions(base: Path, monkeypatch: pytest.MonkeyPatch, free: int | No
 def test_likelihoods(base: Path) -> None:
     draw = random.Random(1)
     asked = [
-        Pair([draw.randrange(3, 200) for _ in range(draw.randint(1, 20))], [5, 6][: 1 + place % 2])
+        ContextContinuation(
+            [draw.randrange(3, 200) for _ in range(draw.randint(1, 20))], [5, 6][: 1 + place % 2]
+        )
         for place in range(8)
     ]
 
-    def found(device: torch.device) -> dict[int, Likelihood]:
-        return dict(likelihoods("reference", model(base, device), asked))
+    def found(device: torch.device) -> dict[int, ContinuationScore]:
+        return dict(continuation_likelihoods("reference", model(base, device), asked))
 
     expected = found(elsewhere.CPU)
     with elsewhere.pretended() as device:
@@ -65,12 +75,12 @@ def test_likelihoods(base: Path) -> None:
 
 
 def test_a_tensor_left_on_the_cpu_is_found(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    turned = StreamedModel.turned
+    turned = StreamedModel.rotary
 
     def left(self: StreamedModel, positions: Any) -> Any:
         return tuple(each.cpu() for each in turned(self, positions))
 
-    monkeypatch.setattr(StreamedModel, "turned", left)
+    monkeypatch.setattr(StreamedModel, "rotary", left)
     monkeypatch.setattr(generator, "available", lambda _: None)
     with elsewhere.pretended() as device, pytest.raises(elsewhere.MixedDevices):
         completions(base, device)

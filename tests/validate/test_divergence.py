@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from camelpress.validate.scoring.divergence import (
-    Kept,
-    compare,
-    compare_kept,
-    divergences,
-    keep,
-    top,
+    TopKLogProbs,
+    compare_log_probs,
+    compare_with_top_k,
+    kl_divergences,
+    top_k_ids,
+    truncate_to_top_k,
 )
 
 VOCABULARY = 60
@@ -60,7 +60,7 @@ scales, noises = st.floats(0.1, 6), st.floats(1e-3, 4)
 def test_figures_are_those_of_sums_without_shortcuts(seed: int, scale: float, noise: float) -> None:
     reference, candidate = pair(seed, scale, noise)
     targets = torch.arange(len(reference))
-    told = compare(reference, candidate, targets)
+    told = compare_log_probs(reference, candidate, targets)
     torch.testing.assert_close(
         told.kl.tolist(), slow_kl(reference, candidate), rtol=1e-3, atol=1e-7
     )
@@ -69,8 +69,8 @@ def test_figures_are_those_of_sums_without_shortcuts(seed: int, scale: float, no
     )
     for row in range(len(reference)):
         first, second = ranked(reference[row]), ranked(candidate[row])
-        assert bool(told.same_top[row]) == (first[0] == second[0])
-        assert float(told.top5[row]) == pytest.approx(len({*first[:5]} & {*second[:5]}) / 5)
+        assert bool(told.same_top1[row]) == (first[0] == second[0])
+        assert float(told.top5_overlap[row]) == pytest.approx(len({*first[:5]} & {*second[:5]}) / 5)
         assert float(told.confidence[row]) == pytest.approx(float(reference[row].max().exp()))
         assert float(told.reference_nll[row]) == -float(reference[row, row])
         assert float(told.candidate_nll[row]) == -float(candidate[row, row])
@@ -81,26 +81,28 @@ def test_figures_are_those_of_sums_without_shortcuts(seed: int, scale: float, no
 def test_no_term_is_negative(seed: int, scale: float, noise: float) -> None:
     reference, candidate = (each.flatten()[:, None] for each in pair(seed, scale, noise))
     for some, other in ((reference, candidate), (candidate, reference)):
-        told, back = divergences(some, other)
+        told, back = kl_divergences(some, other)
         ratio = (other - some).double().squeeze(1)
         p, q = some.double().exp().squeeze(1), other.double().exp().squeeze(1)
         exact = q - p * (1 + ratio)
         assert float(told.min()) >= 0
         torch.testing.assert_close(told.double(), exact, rtol=1e-4, atol=1e-9)
-        assert torch.equal(back, divergences(other, some)[0])
+        assert torch.equal(back, kl_divergences(other, some)[0])
 
 
 @given(seeds, st.integers(1, 700), st.integers(1, 7))
 @settings(max_examples=30, deadline=None)
 def test_the_largest_are_found_in_groups(seed: int, width: int, count: int) -> None:
     values = torch.randn(3, max(width, count), generator=torch.Generator().manual_seed(seed))
-    assert torch.equal(top(values, count), values.topk(count).indices)
+    assert torch.equal(top_k_ids(values, count), values.topk(count).indices)
 
 
 def test_small_divergences_keep_their_digits() -> None:
     reference, candidate = pair(0, 3.0, 1e-4)
     wide = slow_kl(logits(0, 3.0), logits(0, 3.0).double() + 1e-4 * logits(1, 1.0).double())
-    told = compare(reference, candidate, torch.zeros(len(reference), dtype=torch.int64)).kl
+    told = compare_log_probs(
+        reference, candidate, torch.zeros(len(reference), dtype=torch.int64)
+    ).kl
     assert 0 < max(wide) < 1e-7
     torch.testing.assert_close(told.double(), torch.tensor(wide).double(), rtol=0.05, atol=0)
 
@@ -111,13 +113,13 @@ def test_figures_stay_numbers_beyond_any_scale(huge: float) -> None:
     candidate = torch.zeros(2, VOCABULARY)
     candidate[:, 3] = huge
     for some in ((reference, candidate.log_softmax(dim=-1)), (candidate.log_softmax(dim=-1),) * 2):
-        told = compare(*some, torch.zeros(2, dtype=torch.int64))
+        told = compare_log_probs(*some, torch.zeros(2, dtype=torch.int64))
         assert bool(told.kl.isfinite().all()) and bool(told.kl_reverse.isfinite().all())
 
 
-def kept(reference: Tensor, top_k: int, samples: int = 16, places: float = 0.3) -> Kept:
+def kept(reference: Tensor, top_k: int, samples: int = 16, places: float = 0.3) -> TopKLogProbs:
     rows = len(reference)
-    return keep(
+    return truncate_to_top_k(
         reference,
         torch.arange(rows),
         top_k=top_k,
@@ -131,12 +133,12 @@ def kept(reference: Tensor, top_k: int, samples: int = 16, places: float = 0.3) 
 def test_a_store_of_everything_loses_nothing(seed: int, scale: float, noise: float) -> None:
     reference, candidate = pair(seed, scale, noise)
     targets = torch.arange(len(reference))
-    told = compare_kept(kept(reference, VOCABULARY), candidate, targets)
-    exact = compare(reference, candidate, targets)
-    for name, found in told.compared._asdict().items():
+    told = compare_with_top_k(kept(reference, VOCABULARY), candidate, targets)
+    exact = compare_log_probs(reference, candidate, targets)
+    for name, found in told.metrics._asdict().items():
         torch.testing.assert_close(found, getattr(exact, name), rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(told.lower, exact.kl, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(told.upper, exact.kl, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(told.kl_lower, exact.kl, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(told.kl_upper, exact.kl, rtol=1e-4, atol=1e-6)
 
 
 @given(seeds, scales, noises, st.integers(5, VOCABULARY - 1))
@@ -145,21 +147,23 @@ def test_the_divergence_lies_within_the_bounds(
     seed: int, scale: float, noise: float, top_k: int
 ) -> None:
     reference, candidate = pair(seed, scale, noise)
-    told = compare_kept(kept(reference, top_k), candidate, torch.arange(len(reference)))
-    exact = compare(reference, candidate, torch.arange(len(reference))).kl
+    told = compare_with_top_k(kept(reference, top_k), candidate, torch.arange(len(reference)))
+    exact = compare_log_probs(reference, candidate, torch.arange(len(reference))).kl
     slack = 1e-4 * exact + 1e-6
-    assert bool((told.lower <= exact + slack).all())
-    assert bool((told.upper >= exact - slack).all())
-    assert bool((told.compared.kl >= -1e-6).all())
+    assert bool((told.kl_lower <= exact + slack).all())
+    assert bool((told.kl_upper >= exact - slack).all())
+    assert bool((told.metrics.kl >= -1e-6).all())
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.5])
 def test_the_estimate_is_right_on_average(noise: float) -> None:
     reference, candidate = pair(5, 2.0, noise)
-    exact = compare(reference, candidate, torch.arange(len(reference)))
+    exact = compare_log_probs(reference, candidate, torch.arange(len(reference)))
     draws = torch.linspace(0, 1, 201, dtype=torch.float64)[:-1].tolist()
     found = [
-        compare_kept(kept(reference, 8, 4, place), candidate, torch.arange(len(reference))).compared
+        compare_with_top_k(
+            kept(reference, 8, 4, place), candidate, torch.arange(len(reference))
+        ).metrics
         for place in draws
     ]
     for name in ("kl", "kl_reverse"):
@@ -187,8 +191,8 @@ def test_a_remainder_without_mass_costs_nothing() -> None:
     reference[:, :5] = 0.0
     reference = reference.log_softmax(dim=-1)
     candidate = logits(1, 1.0, 1).log_softmax(dim=-1)
-    told = compare_kept(kept(reference, 5), candidate, torch.tensor([0]))
-    exact = compare(reference, candidate, torch.tensor([0]))
-    torch.testing.assert_close(told.compared.kl, exact.kl)
-    assert float(told.compared.kl_reverse) > 100 * float(told.compared.kl)
+    told = compare_with_top_k(kept(reference, 5), candidate, torch.tensor([0]))
+    exact = compare_log_probs(reference, candidate, torch.tensor([0]))
+    torch.testing.assert_close(told.metrics.kl, exact.kl)
+    assert float(told.metrics.kl_reverse) > 100 * float(told.metrics.kl)
     assert bool(torch.stack(told[1:]).isfinite().all())

@@ -16,15 +16,19 @@ import pico
 import stages
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.validate.corpus.held_out_text import Text
-from camelpress.validate.corpus.protocols import Window
-from camelpress.validate.scoring.streamed_run import squared_error
-from camelpress.validate.scoring.token_scores import Scores
+from camelpress.validate.corpus.held_out_text import HeldOutText
+from camelpress.validate.corpus.protocols import TokenWindow
+from camelpress.validate.scoring.streamed_run import squared_relative_error
+from camelpress.validate.scoring.token_scores import TokenScores
 from camelpress.validate.statistics.clustered import bootstrap_mean
-from camelpress.validate.statistics.figures import blocks, estimates, figures
+from camelpress.validate.statistics.figures import (
+    aggregate_scores,
+    block_error_facts,
+    estimate_metrics,
+)
 
 
-def drawn(seed: int, count: int, windows: int) -> Scores:
+def drawn(seed: int, count: int, windows: int) -> TokenScores:
     """Figures of nothing in particular; the last windows may be in one cluster."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -32,13 +36,13 @@ def drawn(seed: int, count: int, windows: int) -> Scores:
         return torch.rand(count, generator=generator)
 
     window = torch.arange(count) * windows // count
-    return Scores(
+    return TokenScores(
         reference_nll=3 * some(),
         candidate_nll=3 * some(),
         kl=some() ** 4,
         kl_reverse=some() ** 4,
-        same_top=some() < 0.9,
-        top5=(5 * some()).floor() / 5,
+        same_top1=some() < 0.9,
+        top5_overlap=(5 * some()).floor() / 5,
         confidence=some(),
         position=torch.arange(count) % 200,
         sequence=window,
@@ -46,15 +50,17 @@ def drawn(seed: int, count: int, windows: int) -> Scores:
     )
 
 
-def text(windows: int) -> Text:
-    return Text("a", "", [Window([0, 0], [False, True], number) for number in range(windows)])
+def text(windows: int) -> HeldOutText:
+    return HeldOutText(
+        "a", "", [TokenWindow([0, 0], [False, True], number) for number in range(windows)]
+    )
 
 
 @given(st.integers(0, 999), st.integers(20, 300), st.integers(2, 9))
 @settings(max_examples=15, deadline=None)
 def test_figures_are_those_counted_by_hand(seed: int, count: int, windows: int) -> None:
     scores = drawn(seed, count, windows)
-    told = figures(scores, [text(windows)])
+    told = aggregate_scores(scores, [text(windows)])
     kl, confidence = scores.kl.tolist(), scores.confidence.tolist()
     for number, (low, high) in enumerate(
         ((0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 0.95), (0.95, 2))
@@ -68,7 +74,7 @@ def test_figures_are_those_counted_by_hand(seed: int, count: int, windows: int) 
     assert told["kl_percentiles"]["50"] == sorted(kl)[count // 2]
     assert told["kl_percentiles"]["max"] == max(kl)
     assert told["kl_reverse_mean"] == pytest.approx(sum(scores.kl_reverse.tolist()) / count)
-    assert told["top5_agreement"] == pytest.approx(sum(scores.top5.tolist()) / count)
+    assert told["top5_agreement"] == pytest.approx(sum(scores.top5_overlap.tolist()) / count)
     nlls = zip(scores.candidate_nll.tolist(), scores.reference_nll.tolist(), strict=True)
     change = [exp(-after) - exp(-before) for after, before in nlls]
     rms = (sum(each**2 for each in change) / count) ** 0.5
@@ -78,19 +84,19 @@ def test_figures_are_those_counted_by_hand(seed: int, count: int, windows: int) 
 
 def test_intervals_go_by_clusters_and_not_by_windows() -> None:
     scores = drawn(1, 200, 8)
-    found = estimates(scores)["kl_mean"]
+    found = estimate_metrics(scores)["kl_mean"]
     assert found.clusters == 7
     assert found == bootstrap_mean(scores.kl, scores.cluster)
     assert found != bootstrap_mean(scores.kl, scores.sequence)
 
 
 def test_the_worst_block_adds_most_to_the_squared_error() -> None:
-    told = blocks([0.01, 0.02, 0.2, 0.3, 0.31])
+    told = block_error_facts([0.01, 0.02, 0.2, 0.3, 0.31])
     assert told is not None  # and 0.09 - 0.04 is more than 0.04 - 0.0004
     assert [each["worst"] for each in told] == [False, False, False, True, False]
     assert told[0]["sqnr_db"] == pytest.approx(40)
-    assert blocks([0.0]) == [{"relative_error": 0.0, "sqnr_db": None, "worst": False}]
-    assert blocks([]) is None
+    assert block_error_facts([0.0]) == [{"relative_error": 0.0, "sqnr_db": None, "worst": False}]
+    assert block_error_facts([]) is None
 
 
 def test_the_error_of_hidden_states_is_taken_token_by_token() -> None:
@@ -102,7 +108,7 @@ def test_the_error_of_hidden_states_is_taken_token_by_token() -> None:
         sum((a - b) ** 2 for a, b in zip(left, right, strict=True)) / sum(a**2 for a in left)
         for left, right in zip(reference.tolist(), other.tolist(), strict=True)
     ]
-    assert squared_error(reference, other) == pytest.approx(sum(shares), rel=1e-4)
+    assert squared_relative_error(reference, other) == pytest.approx(sum(shares), rel=1e-4)
 
 
 SIX = pico.PICO._replace(layers=6)
@@ -126,7 +132,7 @@ def test_a_damaged_block_is_found(prose: Path, tmp_path: Path, guilty: int) -> N
         for folder in (base, damaged)
     ]
     first = [
-        (squared_error(left[0].detach(), right[0].detach()) / left.shape[1]) ** 0.5
+        (squared_relative_error(left[0].detach(), right[0].detach()) / left.shape[1]) ** 0.5
         for left, right in zip(hidden[0][1:-1], hidden[1][1:-1], strict=True)
     ]
     rise = [

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from camelpress.core.errors import RecipeProblem
-from camelpress.reporting.metrics import MEASURES
+from camelpress.reporting.metrics import METRICS
 from camelpress.reporting.stage_report import Check, Verdict
-from camelpress.validate.gate.gate_judge import judge, read
-from camelpress.validate.settings import AtLeast, AtMost, Bounds, Gate, TaskBound
+from camelpress.validate.gate.gate_judge import judge_facts, read_gate
+from camelpress.validate.settings import Gate, MaxLimit, MinLimit, TaskGate, TextGate
 
 SILENT: dict[str, Any] = dict.fromkeys(
     ("perplexity_ratio", "kl_mean", "top1_agreement", "non_finite")
@@ -45,7 +45,7 @@ def facts(**changes: Any) -> dict[str, Any]:
 
 
 def one(told: dict[str, Any], **asked: Any) -> Check:
-    (check,) = judge(told, Gate(**{**SILENT, **asked}))
+    (check,) = judge_facts(told, Gate(**{**SILENT, **asked}))
     return check
 
 
@@ -81,7 +81,7 @@ def top1(mean: float, reach: float) -> dict[str, Any]:
 def test_the_whole_interval_decides(
     mean: float, reach: float, limit: float, verdict: Verdict, reason: str
 ) -> None:
-    check = one(kl(mean, reach), kl_mean=AtMost(max=limit))
+    check = one(kl(mean, reach), kl_mean=MaxLimit(max=limit))
     assert (check.verdict, check.reason) == (verdict, reason)
 
 
@@ -108,14 +108,14 @@ def test_the_whole_interval_decides(
 def test_and_from_the_other_side(
     mean: float, reach: float, limit: float, verdict: Verdict, reason: str
 ) -> None:
-    check = one(top1(mean, reach), top1_agreement=AtLeast(min=limit))
+    check = one(top1(mean, reach), top1_agreement=MinLimit(min=limit))
     assert (check.verdict, check.reason) == (verdict, reason)
 
 
 @pytest.mark.parametrize("mean", [0.001, 0.9])
 def test_one_piece_of_text_decides_nothing(mean: float) -> None:
     told = facts(kl_mean=mean, kl_mean_interval=None, sequences=1)
-    check = one(told, kl_mean=AtMost(max=0.03))
+    check = one(told, kl_mean=MaxLimit(max=0.03))
     assert (check.verdict, check.interval) == (Verdict.INCONCLUSIVE, None)
     assert check.reason == (
         f"{mean:g}, from one piece of text and so without an interval, holds the threshold 0.03: "
@@ -125,7 +125,7 @@ def test_one_piece_of_text_decides_nothing(mean: float) -> None:
 
 @pytest.mark.parametrize("interval", [None, [0.1, math.inf], [None, 0.2]])
 def test_an_interval_without_an_end_decides_nothing(interval: Any) -> None:
-    check = one(facts(kl_mean_interval=interval), kl_mean=AtMost(max=0.03))
+    check = one(facts(kl_mean_interval=interval), kl_mean=MaxLimit(max=0.03))
     assert (check.verdict, check.interval) == (Verdict.INCONCLUSIVE, None)
     assert check.reason == (
         "0.02, of which the report has no bounded interval, holds the threshold 0.03: "
@@ -138,7 +138,7 @@ def test_an_interval_without_an_end_decides_nothing(interval: Any) -> None:
     [("kl_mean", -1.0), ("perplexity_ratio", -1.0), ("top1_agreement", 1.5)],
 )
 def test_a_figure_that_cannot_be_is_an_error(name: str, value: float) -> None:
-    asked = AtLeast(min=0.94) if name == "top1_agreement" else AtMost(max=1.5)
+    asked = MinLimit(min=0.94) if name == "top1_agreement" else MaxLimit(max=1.5)
     check = one(facts(**{name: value}), **{name: asked})
     assert (check.verdict, check.reason) == (Verdict.ERROR, f"{name} cannot be {value:g}")
 
@@ -147,7 +147,7 @@ def test_a_figure_that_cannot_be_is_an_error(name: str, value: float) -> None:
 def test_an_interval_without_width_asks_for_another_validation(ends: Any) -> None:
     """More text like it cannot decide a report that has no interval of the text it has."""
     told = facts(top1_agreement=1.0, top1_agreement_interval=ends)
-    check = one(told, top1_agreement=AtLeast(min=0.94))
+    check = one(told, top1_agreement=MinLimit(min=0.94))
     assert (check.verdict, check.interval) == (Verdict.INCONCLUSIVE, None)
     assert check.reason.endswith(
         "holds the threshold 0.94: validate again, for this report is of an earlier version, "
@@ -157,21 +157,21 @@ def test_an_interval_without_width_asks_for_another_validation(ends: Any) -> Non
 
 def test_pieces_that_are_hardly_enough_tell_what_they_count_as() -> None:
     told = facts(sequences=10, effective_sequences=9.97)
-    check = one(told, kl_mean=AtMost(max=0.03))
+    check = one(told, kl_mean=MaxLimit(max=0.03))
     assert check.verdict is Verdict.INCONCLUSIVE
     assert "comes from 10 pieces of text that count as 9.9 of equal size; no ch" in check.reason
 
 
 @pytest.mark.parametrize("tokens", [0, None])
 def test_no_tokens_are_an_error_and_never_a_pass(tokens: int | None) -> None:
-    check = one(facts(tokens=tokens), kl_mean=AtMost(max=0.03))
+    check = one(facts(tokens=tokens), kl_mean=MaxLimit(max=0.03))
     assert (check.verdict, check.reason) == (Verdict.ERROR, "no tokens were scored")
     assert (check.estimate, check.n) == (None, 0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_figure_that_is_not_finite_is_an_error(value: float) -> None:
-    check = one(facts(kl_mean=value), kl_mean=AtMost(max=0.03))
+    check = one(facts(kl_mean=value), kl_mean=MaxLimit(max=0.03))
     assert (check.verdict, check.reason) == (Verdict.ERROR, "kl_mean is not finite")
 
 
@@ -179,11 +179,11 @@ def test_a_figure_that_is_not_finite_is_an_error(value: float) -> None:
 @pytest.mark.parametrize(
     ("name", "bound", "missing"),
     [
-        ("kl_reverse_mean", AtMost(max=1.0),  "kl_reverse_mean"),
-        ("top5_agreement",  AtLeast(min=0.5), "top5_agreement"),
-        ("non_finite",      AtMost(max=0.0),  "non_finite.candidate"),
-        ("noise_floor",     AtMost(max=1.0),  "noise_floor.kl_mean"),
-        ("block_error",     AtMost(max=1.0),  "blocks.*.relative_error"),
+        ("kl_reverse_mean", MaxLimit(max=1.0),  "kl_reverse_mean"),
+        ("top5_agreement",  MinLimit(min=0.5), "top5_agreement"),
+        ("non_finite",      MaxLimit(max=0.0),  "non_finite.candidate"),
+        ("noise_floor",     MaxLimit(max=1.0),  "noise_floor.kl_mean"),
+        ("block_error",     MaxLimit(max=1.0),  "blocks.*.relative_error"),
     ],
 )
 # fmt: on
@@ -201,14 +201,14 @@ def test_a_figure_that_the_report_lacks_is_an_error(name: str, bound: Any, missi
     ],
 )
 def test_percentiles_are_asked_for_by_name(name: str, verdict: Verdict, estimate: float) -> None:
-    check = one(facts(), **{name: AtMost(max=0.2)})
+    check = one(facts(), **{name: MaxLimit(max=0.2)})
     assert (check.verdict, check.estimate) == (verdict, estimate)
 
 
 @pytest.mark.parametrize(("found", "verdict"), [(0, Verdict.PASS), (3, Verdict.FAIL)])
 def test_a_count_needs_no_interval(found: int, verdict: Verdict) -> None:
     check = one(
-        facts(non_finite={"reference": 0, "candidate": found}), non_finite=AtMost(max=0.0)
+        facts(non_finite={"reference": 0, "candidate": found}), non_finite=MaxLimit(max=0.0)
     )
     assert (check.verdict, check.estimate, check.interval) == (verdict, found, None)
     assert check.reason == f"{found} {'is' if found == 0 else 'should be'} at most 0"
@@ -217,27 +217,27 @@ def test_a_count_needs_no_interval(found: int, verdict: Verdict) -> None:
 def test_the_worst_block_counts() -> None:
     blocks = [{"relative_error": error} for error in (0.01, 0.2, None, 0.05)]
     told = facts(blocks=blocks, noise_floor={"kl_mean": 1e-5})
-    assert one(told, block_error=AtMost(max=0.1)).estimate == 0.2
-    assert one(told, noise_floor=AtMost(max=1e-4)).verdict is Verdict.PASS
+    assert one(told, block_error=MaxLimit(max=0.1)).estimate == 0.2
+    assert one(told, noise_floor=MaxLimit(max=1e-4)).verdict is Verdict.PASS
 
 
 def test_every_figure_of_the_table_can_be_asked_for_and_no_other() -> None:
-    assert list(Bounds.model_fields) == list(MEASURES)
-    every = {name: Bounds.model_fields[name].annotation for name in MEASURES}
+    assert list(TextGate.model_fields) == list(METRICS)
+    every = {name: TextGate.model_fields[name].annotation for name in METRICS}
     for name, kind in every.items():
-        bound = AtLeast(min=0.5) if "AtLeast" in str(kind) else AtMost(max=0.75)
+        bound = MinLimit(min=0.5) if "AtLeast" in str(kind) else MaxLimit(max=0.75)
         assert one(facts(), **{name: bound}).name == name
 
 
 def test_a_check_tells_what_it_held_against_what() -> None:
-    check = one(kl(0.5, 0.25), kl_mean=AtMost(max=0.1))
+    check = one(kl(0.5, 0.25), kl_mean=MaxLimit(max=0.1))
     assert (check.name, check.estimate, check.interval) == ("kl_mean", 0.5, (0.25, 0.75))
     assert (check.threshold, check.direction, check.n, check.clusters) == (0.1, "max", 1000, 20)
     assert check.part is None
 
 
 def test_the_default_gate_holds_four_checks() -> None:
-    checks = judge(facts(non_finite={"reference": 0, "candidate": 0}), Gate())
+    checks = judge_facts(facts(non_finite={"reference": 0, "candidate": 0}), Gate())
     assert [check.name for check in checks] == [
         *("perplexity_ratio", "kl_mean", "top1_agreement", "non_finite")
     ]
@@ -245,22 +245,22 @@ def test_the_default_gate_holds_four_checks() -> None:
 
 
 def test_the_beginnings_of_windows_have_limits_of_their_own() -> None:
-    check = one(facts(), early=Bounds(perplexity_ratio=AtMost(max=1.001)))
+    check = one(facts(), early=TextGate(perplexity_ratio=MaxLimit(max=1.001)))
     assert (check.part, check.estimate) == ("first 128 tokens", 1.04)
     assert check.verdict is Verdict.FAIL
     lost = facts()
     del lost["early"]
-    assert one(lost, early=Bounds(kl_mean=AtMost(max=1.0))).verdict is Verdict.ERROR
+    assert one(lost, early=TextGate(kl_mean=MaxLimit(max=1.0))).verdict is Verdict.ERROR
 
 
 def test_each_text_is_judged_by_what_fits_its_name() -> None:
     texts = {
-        "*": Bounds(kl_mean=AtMost(max=0.5), perplexity_ratio=AtMost(max=1.1)),
-        "code*": Bounds(kl_mean=AtMost(max=0.01), perplexity_ratio=None),
+        "*": TextGate(kl_mean=MaxLimit(max=0.5), perplexity_ratio=MaxLimit(max=1.1)),
+        "code*": TextGate(kl_mean=MaxLimit(max=0.01), perplexity_ratio=None),
     }
     told = [
         (check.part, check.name, check.threshold, check.verdict.value)
-        for check in judge(facts(), Gate(**SILENT, texts=texts))
+        for check in judge_facts(facts(), Gate(**SILENT, texts=texts))
     ]
     assert told == [
         ("wiki.txt", "perplexity_ratio", 1.1, "PASS"),
@@ -272,10 +272,10 @@ def test_each_text_is_judged_by_what_fits_its_name() -> None:
 def test_a_pattern_that_fits_no_text_or_task_is_an_error() -> None:
     gate = Gate(
         **SILENT,
-        texts={"cod.jsonl": Bounds(kl_mean=AtMost(max=0.5))},
-        tasks={"mmlu": TaskBound(margin=0.01, significance=0.05)},
+        texts={"cod.jsonl": TextGate(kl_mean=MaxLimit(max=0.5))},
+        tasks={"mmlu": TaskGate(margin=0.01, significance=0.05)},
     )
-    told = [(check.part, check.name, check.verdict, check.reason) for check in judge(facts(), gate)]
+    told = [(check.part, check.name, check.verdict, check.reason) for check in judge_facts(facts(), gate)]
     assert told == [
         ("cod.jsonl", "kl_mean", Verdict.ERROR, "the report has no text of this name"),
         ("mmlu", "accuracy_loss", Verdict.ERROR, "the report has no task of this name"),
@@ -310,7 +310,7 @@ def test_a_loss_of_accuracy_passes_if_it_is_surely_within_the_margin(
     counts: tuple[int, int, int], verdict: Verdict, reason: str
 ) -> None:
     told = facts(tasks=[task("mmlu", *counts)])
-    check = one(told, tasks={"mmlu": TaskBound(margin=0.01)})
+    check = one(told, tasks={"mmlu": TaskGate(margin=0.01)})
     assert (check.name, check.part, check.n) == ("accuracy_loss", "mmlu", counts[0])
     assert (check.verdict, check.reason) == (verdict, reason)
 
@@ -318,7 +318,7 @@ def test_a_loss_of_accuracy_passes_if_it_is_surely_within_the_margin(
 @pytest.mark.parametrize("told", [{"by_count": False}, {"distinct": dict(n=20, lost=0, won=0)}])
 def test_counts_of_repeated_or_weighed_items_are_no_interval(told: dict[str, Any]) -> None:
     told = task("mmlu", 400, 0, 0) | told
-    bound = {"mmlu": TaskBound(margin=0.02)}
+    bound = {"mmlu": TaskGate(margin=0.02)}
     bare = one(facts(tasks=[told]), tasks=bound)
     assert (bare.verdict, bare.reason) == (Verdict.ERROR, "the report has no delta")
     wide = told | {"delta": 0.0, "delta_interval": [-0.16, 0.16]}
@@ -327,7 +327,7 @@ def test_counts_of_repeated_or_weighed_items_are_no_interval(told: dict[str, Any
 
 def test_a_small_task_can_only_object() -> None:
     told = facts(tasks=[task("humaneval", 164, 5, 3), task("broken", 164, 30, 2)])
-    checks = judge(told, Gate(**SILENT, tasks={"*": TaskBound(significance=0.05)}))
+    checks = judge_facts(told, Gate(**SILENT, tasks={"*": TaskGate(significance=0.05)}))
     assert [(check.part, check.verdict) for check in checks] == [
         ("humaneval", Verdict.PASS),
         ("broken", Verdict.FAIL),
@@ -344,16 +344,16 @@ def test_a_small_task_can_only_object() -> None:
 
 def test_many_tasks_are_one_family() -> None:
     tasks = [task(f"task-{number}", 500, 18, 6) for number in range(20)]
-    alone = one(facts(tasks=tasks[:1]), tasks={"*": TaskBound(significance=0.05)})
+    alone = one(facts(tasks=tasks[:1]), tasks={"*": TaskGate(significance=0.05)})
     assert alone.verdict is Verdict.FAIL
     assert alone.estimate == pytest.approx(0.0113, rel=0.01)
-    gate = Gate(**SILENT, tasks={"*": TaskBound(significance=0.05)})
-    assert {check.verdict for check in judge(facts(tasks=tasks), gate)} == {Verdict.PASS}
+    gate = Gate(**SILENT, tasks={"*": TaskGate(significance=0.05)})
+    assert {check.verdict for check in judge_facts(facts(tasks=tasks), gate)} == {Verdict.PASS}
 
 
 def test_a_gate_without_checks_is_refused() -> None:
     with pytest.raises(RecipeProblem, match="the gate holds no check") as told:
-        judge(facts(), Gate(**SILENT))
+        judge_facts(facts(), Gate(**SILENT))
     assert told.value.next_step == "name at least one threshold"
 
 
@@ -364,7 +364,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_a_gate_file_changes_what_it_names(tmp_path: Path) -> None:
-    gate = read(
+    gate = read_gate(
         written(
             tmp_path,
             "kl_mean: {max: 0.5}\ntop1_agreement: null\nearly: {kl_p99: {max: 2}}\n"
@@ -372,11 +372,11 @@ def test_a_gate_file_changes_what_it_names(tmp_path: Path) -> None:
         )
     )
     assert gate == Gate(
-        kl_mean=AtMost(max=0.5),
+        kl_mean=MaxLimit(max=0.5),
         top1_agreement=None,
-        early=Bounds(kl_p99=AtMost(max=2.0)),
-        texts={"*.txt": Bounds(top5_agreement=AtLeast(min=0.5))},
-        tasks={"mmlu": TaskBound(margin=0.01)},
+        early=TextGate(kl_p99=MaxLimit(max=2.0)),
+        texts={"*.txt": TextGate(top5_agreement=MinLimit(min=0.5))},
+        tasks={"mmlu": TaskGate(margin=0.01)},
     )
     assert gate.perplexity_ratio == Gate().perplexity_ratio
 
@@ -385,13 +385,13 @@ def test_a_gate_that_went_through_a_report_asks_the_same() -> None:
     """A pattern that does not speak of a figure does not take back what another one asks."""
     gate = Gate(
         top1_agreement=None,
-        texts={"*": Bounds(kl_mean=AtMost(max=0.5)), "c*": Bounds(kl_p99=AtMost(max=1.0))},
-        tasks={"mmlu": TaskBound(margin=0.01), "*": TaskBound(significance=0.05)},
+        texts={"*": TextGate(kl_mean=MaxLimit(max=0.5)), "c*": TextGate(kl_p99=MaxLimit(max=1.0))},
+        tasks={"mmlu": TaskGate(margin=0.01), "*": TaskGate(significance=0.05)},
     )
     again = Gate.parse(gate.model_dump(mode="json"), source="test")
     told = facts(tasks=[task("mmlu", 1000, 5, 3)])
-    assert judge(told, again) == judge(told, gate)
-    assert len(judge(told, gate)) == 3 + 3 + 2
+    assert judge_facts(told, again) == judge_facts(told, gate)
+    assert len(judge_facts(told, gate)) == 3 + 3 + 2
     assert again == gate
     assert gate.model_dump(mode="json")["texts"] == {
         "*": {"kl_mean": {"max": 0.5}},
@@ -450,7 +450,7 @@ def test_an_impossible_gate_is_refused_by_the_name_of_the_entry(
 ) -> None:
     path = written(tmp_path, text)
     with pytest.raises(RecipeProblem) as told:
-        read(path)
+        read_gate(path)
     assert str(told.value).startswith(f"{path}: ")
     assert fault in str(told.value)
     assert told.value.next_step == "correct these entries"
@@ -468,11 +468,11 @@ def test_an_impossible_gate_is_refused_by_the_name_of_the_entry(
     ],
 )
 def test_the_worst_check_is_the_verdict(verdicts: list[Verdict], worst: Verdict) -> None:
-    assert Verdict.worst(verdicts) is worst
+    assert Verdict.combine(verdicts) is worst
 
 
 def test_a_limit_at_the_end_of_its_range_is_possible_where_a_value_decides() -> None:
-    assert Gate(non_finite=AtMost(max=0.0), block_error=AtMost(max=1.0)).block_error
+    assert Gate(non_finite=MaxLimit(max=0.0), block_error=MaxLimit(max=1.0)).block_error
 
 
 def test_the_schema_has_the_range_of_each_limit() -> None:
@@ -482,7 +482,7 @@ def test_the_schema_has_the_range_of_each_limit() -> None:
         "exclusiveMaximum": 1.0,
     }
     assert properties["kl_mean"]["properties"]["max"] == {"exclusiveMinimum": 0.0}
-    for name, measure in MEASURES.items():
+    for name, measure in METRICS.items():
         (key,) = ({"max", "min"} & {*properties[name]["properties"]}) - {
             "max" if name.startswith("top") else "min"
         }
@@ -494,9 +494,9 @@ def test_the_schema_has_the_range_of_each_limit() -> None:
 def test_nothing_is_decided_on_fewer_than_ten_pieces(
     pieces: int, verdict: Verdict, limit: float
 ) -> None:
-    check = one(facts(sequences=pieces), kl_mean=AtMost(max=limit))
+    check = one(facts(sequences=pieces), kl_mean=MaxLimit(max=limit))
     assert (check.verdict, check.clusters) == (verdict, pieces)
-    bad = one(facts(sequences=9), kl_mean=AtMost(max=0.001))
+    bad = one(facts(sequences=9), kl_mean=MaxLimit(max=0.001))
     assert bad.verdict is Verdict.INCONCLUSIVE
     assert bad.reason == (
         "0.02 (95 % interval 0.015 to 0.025) comes from 9 pieces of text; no check is decided on "
@@ -506,7 +506,7 @@ def test_nothing_is_decided_on_fewer_than_ten_pieces(
 
 def test_one_long_piece_beside_many_short_ones_is_hardly_more_than_one() -> None:
     told = facts(sequences=21, effective_sequences=1.14, repeats=299)
-    check = one(told, kl_mean=AtMost(max=0.03))
+    check = one(told, kl_mean=MaxLimit(max=0.03))
     assert check.verdict is Verdict.INCONCLUSIVE
     assert (
         "comes from 21 pieces of text (299 of 320 repeat another) that count as 1.1 of equal size"
@@ -517,34 +517,34 @@ def test_one_long_piece_beside_many_short_ones_is_hardly_more_than_one() -> None
 @pytest.mark.parametrize("ends", [[1.0, 1.0], [1.0, 1.0 + 1e-12], [1.0 + 1e-9, 1.0]])
 def test_an_interval_without_a_width_in_an_old_report_decides_nothing(ends: list[float]) -> None:
     told = facts(top1_agreement=1.0, top1_agreement_interval=ends)
-    check = one(told, top1_agreement=AtLeast(min=0.94))
+    check = one(told, top1_agreement=MinLimit(min=0.94))
     assert (check.verdict, check.interval) == (Verdict.INCONCLUSIVE, None)
 
 
 def test_an_interval_beyond_a_share_in_an_old_report_is_cut() -> None:
     told = facts(top1_agreement=0.9469, top1_agreement_interval=[-0.49, 1.98])
-    assert one(told, top1_agreement=AtLeast(min=0.5)).interval == (0.0, 1.0)
+    assert one(told, top1_agreement=MinLimit(min=0.5)).interval == (0.0, 1.0)
     told = facts(kl_mean_interval=[-0.01, 0.05])
-    assert one(told, kl_mean=AtMost(max=0.1)).interval == (0.0, 0.05)
+    assert one(told, kl_mean=MaxLimit(max=0.1)).interval == (0.0, 0.05)
 
 
 @pytest.mark.parametrize("place", [{"early": "first"}, {"texts": "wiki.txt"}])
 def test_parts_of_few_pieces_are_not_decided_either(place: dict[str, str]) -> None:
     first = {"context": 128, "first": part(sequences=3), "rest": None}
     told = facts(early=first, texts=[part(sequences=3, name="wiki.txt")])
-    bounds = Bounds(kl_mean=AtMost(max=0.5))
+    bounds = TextGate(kl_mean=MaxLimit(max=0.5))
     gate = {"early": bounds} if "early" in place else {"texts": {"*": bounds}}
     assert one(told, **gate).verdict is Verdict.INCONCLUSIVE
 
 
 def test_as_much_text_as_is_named_does_decide() -> None:
     """The interval that so many pieces would have ends before the threshold, and hardly sooner."""
-    check = one(facts(kl_mean=0.02, kl_mean_interval=[0.0, 0.04]), kl_mean=AtMost(max=0.03))
+    check = one(facts(kl_mean=0.02, kl_mean_interval=[0.0, 0.04]), kl_mean=MaxLimit(max=0.03))
     needed = int(check.reason.split("about ")[1].split(" ")[0])
     for pieces, verdict in ((needed, Verdict.PASS), (needed // 2, Verdict.INCONCLUSIVE)):
         reach = 0.02 / 2.093 * math.sqrt(20 / pieces) * 1.993  # Student's t, 19 and 73 degrees
         told = facts(kl_mean=0.02, kl_mean_interval=[0.02 - reach, 0.02 + reach], sequences=pieces)
-        assert one(told, kl_mean=AtMost(max=0.03)).verdict is verdict
+        assert one(told, kl_mean=MaxLimit(max=0.03)).verdict is verdict
 
 
 @pytest.mark.parametrize(
@@ -554,7 +554,7 @@ def test_as_much_text_as_is_named_does_decide() -> None:
 )  # fmt: skip
 def test_a_task_of_few_items_cannot_object(counts: tuple[int, int, int], verdict: Verdict) -> None:
     told = facts(tasks=[task("few", *counts)])
-    check = one(told, tasks={"*": TaskBound(significance=0.05)})
+    check = one(told, tasks={"*": TaskGate(significance=0.05)})
     assert check.verdict is verdict
     assert (verdict is not Verdict.INCONCLUSIVE) or "give 10 at least" in check.reason
 
@@ -562,7 +562,7 @@ def test_a_task_of_few_items_cannot_object(counts: tuple[int, int, int], verdict
 def test_a_loss_that_could_never_be_significant_is_no_pass() -> None:
     """Of 12 items, a loss of all has p = 0.00024, which is no accident by 0.05 but by 0.0001."""
     told = facts(tasks=[task("few", 12, 0, 0)])
-    check = one(told, tasks={"*": TaskBound(significance=0.0001)})
+    check = one(told, tasks={"*": TaskGate(significance=0.0001)})
     assert check.verdict is Verdict.INCONCLUSIVE and "give 14 at least" in check.reason
 
 
@@ -571,8 +571,8 @@ def test_items_that_repeat_are_judged_once() -> None:
         "by_count": False, "delta": -0.975, "delta_interval": [-1.0, -0.1],
         "distinct": {"n": 11, "lost": 1, "won": 0},
     }  # fmt: skip
-    gate = Gate(**SILENT, tasks={"*": TaskBound(margin=0.05, significance=0.05)})
-    checks = judge(facts(tasks=[copies]), gate)
+    gate = Gate(**SILENT, tasks={"*": TaskGate(margin=0.05, significance=0.05)})
+    checks = judge_facts(facts(tasks=[copies]), gate)
     assert [check.verdict for check in checks] == [Verdict.FAIL, Verdict.PASS]
     assert [(check.n, check.clusters) for check in checks] == [(400, 11)] * 2
     assert "1 items lost and 0 won, p = 0.5" in checks[1].reason

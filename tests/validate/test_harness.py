@@ -21,15 +21,23 @@ from camelpress.core.errors import NumericsProblem, RecipeProblem
 from camelpress.core.text import text_bound
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.generation import prefixes, sampling, token_chunks
-from camelpress.inference.generation.decoder import Speaker
-from camelpress.inference.generation.generator import ANY, Completer, Respondent
-from camelpress.inference.generation.likelihood import Pair, likelihoods
-from camelpress.inference.generation.prefixes import Text, begun_alike, shared
-from camelpress.inference.generation.sampling import Decoding, Prompt, complete
+from camelpress.inference.generation.decoder import StreamedDecoder
+from camelpress.inference.generation.generator import (
+    UNLIMITED_TOKENS,
+    GenerationModel,
+    LocalGenerator,
+)
+from camelpress.inference.generation.likelihood import ContextContinuation, continuation_likelihoods
+from camelpress.inference.generation.prefixes import (
+    PrefixedText,
+    common_prefix_length,
+    group_by_prefix,
+)
+from camelpress.inference.generation.sampling import SamplingParams, TokenPrompt, generate_batch
 from camelpress.inference.model import kv_cache
 from camelpress.inference.model.streamed_model import StreamedModel
-from camelpress.validate.benchmarks.response_cache import Answers
-from camelpress.validate.benchmarks.task_catalogue import Column
+from camelpress.validate.benchmarks.response_cache import ResponseCache
+from camelpress.validate.benchmarks.task_catalogue import BenchmarkSpec
 
 CPU = torch.device("cpu")
 WORDS = ("the whale", "a white ship", "go and see the old man", "sea")
@@ -39,9 +47,9 @@ lm_eval = pytest.importorskip("lm_eval", reason='tasks need: pip install "camelp
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beginnings and tiles are as short as the texts of these tests."""
-    monkeypatch.setattr(prefixes, "WORTH", 16)
-    monkeypatch.setattr(kv_cache, "TILE", 64)
-    monkeypatch.setattr(sampling, "LONG", 24)
+    monkeypatch.setattr(prefixes, "MIN_PREFIX_TOKENS", 16)
+    monkeypatch.setattr(kv_cache, "TILE_SCORES", 64)
+    monkeypatch.setattr(sampling, "LONG_PROMPT_TOKENS", 24)
 
 
 def streamed(folder: Path) -> StreamedModel:
@@ -49,13 +57,13 @@ def streamed(folder: Path) -> StreamedModel:
 
 
 def harness(folder: Path, bare: Sequence[str] = (), answers: Path | None = None) -> Any:
-    from camelpress.validate.benchmarks.lm_eval_adapter import Harness
+    from camelpress.validate.benchmarks.lm_eval_adapter import CamelpressLM
 
     checkpoint, tokenizer = Checkpoint.open(folder), Tokenizer.load(folder)
-    asked = Respondent("reference", checkpoint, streamed(folder), tokenizer, [2])
-    kept = Answers({"model": folder.name}, answers)
-    columns = {name: Column(name, "acc", bos=False) for name in bare}
-    return Harness(asked, kept, columns, Completer(asked))
+    asked = GenerationModel("reference", checkpoint, streamed(folder), tokenizer, [2])
+    kept = ResponseCache({"model": folder.name}, answers)
+    columns = {name: BenchmarkSpec(name, "acc", add_bos=False) for name in bare}
+    return CamelpressLM(asked, kept, columns, LocalGenerator(asked))
 
 
 def hf(folder: Path, **how: Any) -> Any:
@@ -108,52 +116,64 @@ def test_likelihoods_of_whole_texts_are_those_of_transformers(base: Path) -> Non
 def test_likelihoods_do_not_depend_on_the_walks(
     base: Path, monkeypatch: pytest.MonkeyPatch, tokens: int, piece: int
 ) -> None:
-    monkeypatch.setattr(token_chunks, "PIECE", piece)
-    monkeypatch.setattr(token_chunks, "WHOLE", piece + 2)
+    monkeypatch.setattr(token_chunks, "CHUNK_TOKENS", piece)
+    monkeypatch.setattr(token_chunks, "FULL_ATTENTION_TOKENS", piece + 2)
     draw = random.Random(1)
     asked = [
-        Pair([draw.randrange(3, 200) for _ in range(draw.randint(1, 20))], [5, 6][: 1 + place % 2])
+        ContextContinuation(
+            [draw.randrange(3, 200) for _ in range(draw.randint(1, 20))], [5, 6][: 1 + place % 2]
+        )
         for place in range(12)
     ]
     for length in (17, 40):  # those of a kind begin alike, and some go on alike
         begin = [draw.randrange(3, 200) for _ in range(length)]
-        asked += [Pair([*begin, *end], [7, 8]) for end in ([9], [9, 9], [4, 3, 2], [])]
-        asked.append(Pair(begin[:-1], [begin[-1], 5]))
-    found = dict(likelihoods("model", streamed(base), asked, tokens=tokens))
+        asked += [
+            ContextContinuation([*begin, *end], [7, 8]) for end in ([9], [9, 9], [4, 3, 2], [])
+        ]
+        asked.append(ContextContinuation(begin[:-1], [begin[-1], 5]))
+    found = dict(continuation_likelihoods("model", streamed(base), asked, tokens=tokens))
     model = pico.load_model(base)
     for place, pair in enumerate(asked):
         with torch.inference_mode():
             logits = model(torch.tensor([[*pair.context, *pair.continuation]])).logits[0]
         log = logits.log_softmax(dim=-1)[len(pair.context) - 1 : -1]
         expected = sum(float(log[at, token]) for at, token in enumerate(pair.continuation))
-        assert found[place].log == pytest.approx(expected, abs=1e-4)
-        assert found[place].greedy == (log.argmax(dim=-1).tolist() == pair.continuation)
+        assert found[place].log_prob == pytest.approx(expected, abs=1e-4)
+        assert found[place].is_greedy == (log.argmax(dim=-1).tolist() == pair.continuation)
 
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens each walk takes in from here on."""
     counts: list[int] = []
-    looked_up = StreamedModel.looked_up
+    looked_up = StreamedModel.embed_ids
 
     def counted(self: StreamedModel, ids: Any, table: Any) -> Any:
         counts.append(ids.numel())
         return looked_up(self, ids, table)
 
-    monkeypatch.setattr(StreamedModel, "looked_up", counted)
+    monkeypatch.setattr(StreamedModel, "embed_ids", counted)
     return counts
 
 
 def test_shared_contexts_are_read_once(base: Path, read: list[int]) -> None:
-    asked = [Pair([1, 5, 6], [token]) for token in (7, 8, 9)] + [Pair([1, 5], [6, 7])]
-    dict(likelihoods("model", streamed(base), asked))
+    asked = [ContextContinuation([1, 5, 6], [token]) for token in (7, 8, 9)] + [
+        ContextContinuation([1, 5], [6, 7])
+    ]
+    dict(continuation_likelihoods("model", streamed(base), asked))
     assert read == [3]
     examples = [*range(20, 60)]
-    dict(likelihoods("model", streamed(base), [Pair([*examples, each], [9]) for each in range(5)]))
+    dict(
+        continuation_likelihoods(
+            "model",
+            streamed(base),
+            [ContextContinuation([*examples, each], [9]) for each in range(5)],
+        )
+    )
     assert read == [3, 40, 5]  # then a token of each of five
 
 
-GREEDY = Decoding(stops=(), most=12, temperature=0.0, top_p=1.0)
+GREEDY = SamplingParams(stop=(), max_tokens=12, temperature=0.0, top_p=1.0)
 PROMPTS = [[1, 5, 6, 7], [9], [1, *range(20, 50)], [44, 45]]
 
 
@@ -174,19 +194,23 @@ def greedy(folder: Path, prompt: list[int], most: int) -> list[int]:
 
 
 def completed(
-    folder: Path, prompts: Sequence[Prompt], decoding: Decoding, engine: Any = None, **how: Any
+    folder: Path,
+    prompts: Sequence[TokenPrompt],
+    decoding: SamplingParams,
+    engine: Any = None,
+    **how: Any,
 ) -> list[str]:
     """The completions in the order of the prompts."""
-    engine = engine or Speaker(streamed(folder), "reference", whole=True)
+    engine = engine or StreamedDecoder(streamed(folder), "reference", whole=True)
     told: dict[str, Any] = {
         "ends": frozenset([2]),
         "positions": 128,
         "rows": 3,
-        "tokens": ANY,
+        "tokens": UNLIMITED_TOKENS,
     } | how
-    found = [*complete(engine, prompts, decoding, tokenizer(folder), **told)]
-    assert sorted(each.place for each in found) == [*range(len(prompts))]
-    texts = {each.place: each.text for each in found}
+    found = [*generate_batch(engine, prompts, decoding, tokenizer(folder), **told)]
+    assert sorted(each.prompt_index for each in found) == [*range(len(prompts))]
+    texts = {each.prompt_index: each.text for each in found}
     return [texts[place] for place in range(len(prompts))]
 
 
@@ -197,7 +221,7 @@ def tokenizer(folder: Path) -> Tokenizer:
 
 def text(folder: Path, prompt: list[int], tokens: Sequence[int]) -> str:
     """What follows on a prompt, its first blank included."""
-    words = tokenizer(folder).words
+    words = tokenizer(folder).decode_text
     said = words([*prompt[-1:], *(token for token in tokens if token != 2)])
     return said[len(words(prompt[-1:])) :]
 
@@ -208,8 +232,8 @@ def test_completions_are_those_of_transformers(base: Path, whole: bool, rows: in
     examples = ([1, *range(10, 40)], [1, *range(60, 80)])
     alike = [[*begin, *end] for end in ([5], [6, 7], [8]) for begin in examples]
     prompts = [*PROMPTS, *alike, alike[0]]
-    engine = Speaker(streamed(base), "reference", whole=whole)
-    asked = [Prompt(ids, "") for ids in prompts]
+    engine = StreamedDecoder(streamed(base), "reference", whole=whole)
+    asked = [TokenPrompt(ids, "") for ids in prompts]
     found = completed(base, asked, GREEDY, engine, rows=rows)
     assert found == [text(base, ids, greedy(base, ids, 12)) for ids in prompts]
 
@@ -219,21 +243,21 @@ def test_completions_of_other_families_are_those_of_transformers(
     tmp_path: Path, family: str
 ) -> None:
     folder = pico.write_model(tmp_path / family, family=family)
-    found = completed(folder, [Prompt(ids, "") for ids in PROMPTS], GREEDY)
+    found = completed(folder, [TokenPrompt(ids, "") for ids in PROMPTS], GREEDY)
     assert found == [text(folder, ids, greedy(folder, ids, 12)) for ids in PROMPTS]
 
 
 def test_long_texts_are_read_piece_by_piece(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_chunks, "PIECE", 7)
-    monkeypatch.setattr(token_chunks, "WHOLE", 9)
+    monkeypatch.setattr(token_chunks, "CHUNK_TOKENS", 7)
+    monkeypatch.setattr(token_chunks, "FULL_ATTENTION_TOKENS", 9)
     prompts = [[*range(20, 60)], [*range(20, 49)], [*range(100, 121)], [9, 8, 7]]
-    found = completed(base, [Prompt(ids, "") for ids in prompts], GREEDY)
+    found = completed(base, [TokenPrompt(ids, "") for ids in prompts], GREEDY)
     assert found == [text(base, ids, greedy(base, ids, 12)) for ids in prompts]
 
 
 def test_what_texts_begin_with_alike_is_read_once(base: Path, read: list[int]) -> None:
-    prompts = [Prompt([*range(20, 60), end], "") for end in (5, 6, 7, 8)]
-    completed(base, prompts, replace(GREEDY, most=2), ends=frozenset())
+    prompts = [TokenPrompt([*range(20, 60), end], "") for end in (5, 6, 7, 8)]
+    completed(base, prompts, replace(GREEDY, max_tokens=2), ends=frozenset())
     assert read == [40, 3, 3, 1, 1]  # the beginning, three rows and their second token, one more
 
 
@@ -242,11 +266,11 @@ TEXTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1
 
 @given(TEXTS)
 def test_families_hold_each_text_once(ids: list[list[int]]) -> None:
-    found = prefixes.families(ids)
+    found = prefixes.prefix_groups(ids)
     assert sorted(place for family in found for place in family) == [*range(len(ids))]
     for family in found:
         rows = [ids[place] for place in family]
-        same = shared(rows)
+        same = common_prefix_length(rows)
         assert all(row[:same] == rows[0][:same] and len(row) > same for row in rows)
         assert any(len(row) == same + 1 or row[same] != rows[0][same] for row in rows)
 
@@ -261,17 +285,17 @@ def test_families_are_those_that_share_examples(sizes: tuple[int, ...]) -> None:
     ]
     draw = random.Random(0)
     draw.shuffle(ids)
-    told = {len(text.beginning) for _, text in begun_alike(ids)}
+    told = {len(text.prefix) for _, text in group_by_prefix(ids)}
     assert told == ({42 if size > 1 else 0 for size in sizes})
-    for place, text in begun_alike(ids):
-        assert [*text.beginning, *text.rest] == ids[place]
+    for place, text in group_by_prefix(ids):
+        assert [*text.prefix, *text.suffix] == ids[place]
 
 
 def test_a_completion_ends_before_its_stop_and_at_the_last_position(base: Path) -> None:
     def told(**changes: Any) -> str:
         positions = changes.pop("positions", 128)
         decoding = replace(GREEDY, **changes)
-        return completed(base, [Prompt(PROMPTS[0], "")], decoding, positions=positions)[0]
+        return completed(base, [TokenPrompt(PROMPTS[0], "")], decoding, positions=positions)[0]
 
     whole = told()
     stop = whole[4:6]
@@ -286,16 +310,16 @@ class Fixed:
     def __init__(self, logits: torch.Tensor) -> None:
         self.logits = logits
 
-    def open(self, rows: int, room: int) -> None:
+    def reset(self, rows: int, room: int) -> None:
         pass
 
-    def add(self, texts: Sequence[Text]) -> torch.Tensor:
+    def prefill(self, texts: Sequence[PrefixedText]) -> torch.Tensor:
         return self.logits.expand(len(texts), -1).contiguous()
 
-    def go_on(self, tokens: Sequence[int]) -> torch.Tensor:
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
         raise AssertionError("one token is enough")
 
-    def drop(self, row: int) -> None:
+    def drop_row(self, row: int) -> None:
         pass
 
 
@@ -309,28 +333,28 @@ def test_a_completion_may_end_with_its_first_paragraph(base: Path) -> None:
             super().__init__(torch.empty(0))
             self.left = tokenizer.encode(said)
 
-        def go_on(self, tokens: Sequence[int]) -> torch.Tensor:
+        def step(self, tokens: Sequence[int]) -> torch.Tensor:
             logits = torch.zeros(len(tokens), pico.PICO.vocab)
             logits[:, self.left.pop(0)] = 1
             return logits
 
-        def add(self, texts: Sequence[Text]) -> torch.Tensor:
-            return self.go_on([0] * len(texts))
+        def prefill(self, texts: Sequence[PrefixedText]) -> torch.Tensor:
+            return self.step([0] * len(texts))
 
-    prompt = [Prompt(tokenizer.encode("x"), "")]
-    paragraph = Decoding((), len(tokenizer.encode(said)), 0.0, 1.0, paragraph=True)
+    prompt = [TokenPrompt(tokenizer.encode("x"), "")]
+    paragraph = SamplingParams((), len(tokenizer.encode(said)), 0.0, 1.0, stop_at_paragraph=True)
     (found,) = completed(base, prompt, paragraph, Said(), ends=frozenset())
     assert found == "\n\nsea\n\n"
-    whole = Decoding((), len(tokenizer.encode(said)), 0.0, 1.0)
+    whole = SamplingParams((), len(tokenizer.encode(said)), 0.0, 1.0)
     (found,) = completed(base, prompt, whole, Said(), ends=frozenset())
     assert found == said
 
 
 def test_draws_hang_on_their_seed_and_not_on_their_neighbours(base: Path) -> None:
-    decoding = Decoding(stops=(), most=10, temperature=1.0, top_p=0.95)
+    decoding = SamplingParams(stop=(), max_tokens=10, temperature=1.0, top_p=0.95)
 
     def drawn(*seeds: str) -> list[str]:
-        prompts = [Prompt(PROMPTS[0], seed) for seed in seeds]
+        prompts = [TokenPrompt(PROMPTS[0], seed) for seed in seeds]
         return completed(base, prompts, decoding, ends=frozenset())
 
     first, second, again = drawn("a", "b", "a")
@@ -344,8 +368,8 @@ def test_draws_come_as_often_as_they_are_probable(base: Path) -> None:
     ids = tokenizer.encode("wxyz")
     logits = torch.full((pico.PICO.vocab,), -1e4)
     logits[ids] = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
-    decoding = Decoding(stops=(), most=1, temperature=1.0, top_p=0.9)
-    prompts = [Prompt(ids[:1], str(seed)) for seed in range(4000)]
+    decoding = SamplingParams(stop=(), max_tokens=1, temperature=1.0, top_p=0.9)
+    prompts = [TokenPrompt(ids[:1], str(seed)) for seed in range(4000)]
     found = completed(base, prompts, decoding, Fixed(logits), rows=4000)
     for letter, share in (("w", 0.5 / 0.95), ("x", 0.3 / 0.95), ("y", 0.15 / 0.95), ("z", 0.0)):
         assert found.count(letter) / 4000 == pytest.approx(share, abs=0.025)
@@ -353,12 +377,12 @@ def test_draws_come_as_often_as_they_are_probable(base: Path) -> None:
 
 def test_what_is_not_done_is_refused() -> None:
     with pytest.raises(RecipeProblem, match="asks for completions with num_beams 4"):
-        Decoding.of({"until": ["x"], "num_beams": 4}, "some")
-    told = Decoding.of(
+        SamplingParams.of({"until": ["x"], "num_beams": 4}, "some")
+    told = SamplingParams.of(
         {"until": "x", "max_tokens": 7, "do_sample": False, "temperature": 1}, "some"
     )
-    assert told == Decoding(("x",), 7, 0.0, 1.0)
-    assert Decoding.of({}, "some").most == 256
+    assert told == SamplingParams(("x",), 7, 0.0, 1.0)
+    assert SamplingParams.of({}, "some").max_tokens == 256
 
 
 def test_answers_are_kept_by_model_task_and_request(
@@ -377,15 +401,15 @@ def test_answers_are_kept_by_model_task_and_request(
 
 
 def test_a_line_that_was_cut_short_costs_one_answer(tmp_path: Path) -> None:
-    answers = Answers({"model": "m"}, tmp_path)
+    answers = ResponseCache({"model": "m"}, tmp_path)
     answers.add("a", "first")
     (path,) = tmp_path.glob("*.jsonl")
     path.write_text(path.read_text() + '{"b": "sec', encoding="utf-8")
-    again = Answers({"model": "m"}, tmp_path)
+    again = ResponseCache({"model": "m"}, tmp_path)
     assert again["a"] == "first" and not again.has("b", "generate_until")
     again.add("c", "third")
-    assert Answers({"model": "m"}, tmp_path)["c"] == "third"
-    assert not Answers({"model": "other"}, tmp_path).has("a", "generate_until")
+    assert ResponseCache({"model": "m"}, tmp_path)["c"] == "third"
+    assert not ResponseCache({"model": "other"}, tmp_path).has("a", "generate_until")
 
 
 @pytest.mark.parametrize(
@@ -399,11 +423,11 @@ def test_a_line_that_was_cut_short_costs_one_answer(tmp_path: Path) -> None:
 def test_an_answer_of_another_form_is_asked_again(
     tmp_path: Path, request_type: str, good: object, bad: list[object]
 ) -> None:
-    answers = Answers({"model": "m"}, tmp_path)
+    answers = ResponseCache({"model": "m"}, tmp_path)
     answers.add("good", good)
     for number, answer in enumerate(bad):
         answers.add(str(number), answer)
-    again = Answers({"model": "m"}, tmp_path)
+    again = ResponseCache({"model": "m"}, tmp_path)
     assert again.has("good", request_type)
     assert not any(again.has(str(number), request_type) for number in range(len(bad)))
 
@@ -424,7 +448,7 @@ def test_a_prompt_without_room_is_refused(base: Path) -> None:
     asked = requests("generate_until", [(long, {"until": []})], task="long")
     with pytest.raises(RecipeProblem) as caught:
         harness(base).require_room(asked)
-    assert re_matches(caught.value.what)
+    assert re_matches(caught.value.message)
     harness(base).require_room(requests("loglikelihood", pairs()))
 
 
@@ -437,7 +461,7 @@ def test_an_item_longer_than_a_tokenizer_may_read_is_named(
     model = harness(base)
     with pytest.raises(RecipeProblem) as caught:
         model.require_room(requests(kind, [("the seas", *rest)], task="long"))
-    assert caught.value.what.startswith("the item 0 of the task long is a text of ")
+    assert caught.value.message.startswith("the item 0 of the task long is a text of ")
     assert caught.value.next_step == "leave that task out, or shorten its item"
     model.require_room(requests("loglikelihood", [("the", " sea")]))
 
@@ -447,7 +471,7 @@ def test_a_protocol_may_go_beyond_the_positions_that_it_was_made_for(base: Path)
     long = " ".join(WORDS * 9)
     asked = requests("generate_until", [(long, {"until": [], "max_gen_toks": 8})], task="long")
     model = harness(base)
-    model._columns = {"long": Column("long", "acc", context=128)}
+    model._columns = {"long": BenchmarkSpec("long", "acc", protocol_context=128)}
     model.require_room(asked)
     ids = Tokenizer.load(base).encode_document(long)
     assert len(ids) > 128
@@ -462,7 +486,7 @@ def test_a_protocol_may_go_beyond_the_positions_that_it_was_made_for(base: Path)
     at = logits.log_softmax(dim=-1)[len(pair.context) - 1 : -1]
     expected = sum(float(at[place, token]) for place, token in enumerate(pair.continuation))
     assert log == pytest.approx(expected, abs=1e-4)
-    model._columns = {"long": Column("long", "acc", context=256)}
+    model._columns = {"long": BenchmarkSpec("long", "acc", protocol_context=256)}
     with pytest.raises(RecipeProblem, match="has 128 positions"):
         model.require_room(asked)
 
@@ -475,11 +499,11 @@ def re_matches(text: str) -> bool:
 def test_logits_that_are_not_finite_are_refused(base: Path) -> None:
     broken = Fixed(torch.full((4,), float("nan")))
     with pytest.raises(NumericsProblem, match="logits that are not finite"):
-        completed(base, [Prompt([1], "")], GREEDY, broken)
+        completed(base, [TokenPrompt([1], "")], GREEDY, broken)
 
 
 def test_answers_are_plain_json(tmp_path: Path) -> None:
-    answers = Answers({"model": "m"}, tmp_path)
+    answers = ResponseCache({"model": "m"}, tmp_path)
     answers.add(answers.key("task", ["x", 1]), [-1.5, True])
     (path,) = tmp_path.glob("*.jsonl")
     (line,) = [line for line in path.read_text().splitlines() if line]

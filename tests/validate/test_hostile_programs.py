@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 
 from camelpress.validate.sandbox import isolation
-from camelpress.validate.sandbox.execution import find_box, run
-from camelpress.validate.sandbox.program_check import Verdict
-from camelpress.validate.sandbox.program_limits import Limits
+from camelpress.validate.sandbox.execution import find_sandbox, run_programs
+from camelpress.validate.sandbox.program_check import ProgramResult
+from camelpress.validate.sandbox.program_limits import ProgramLimits
 from hostile_programs import DEEDS, FORGERIES, HOSTILE, PROMPT, TEST, Hostile, program
 from sandboxes import needs_bubblewrap
 
-LIMITS = Limits(seconds=1, patience=4, memory=2**28)
+LIMITS = ProgramLimits(seconds=1, patience=4, memory=2**28)
 HONEST = "    return x * 2\n"
 BROKEN = re.compile("SyntaxError|IndentationError|NameError|ModuleNotFoundError|AttributeError")
 
@@ -39,7 +39,7 @@ pytestmark = needs_bubblewrap
 class Outcome:
     """What came of all hostile programs, run side by side with an honest one."""
 
-    verdicts: dict[str, Verdict]
+    verdicts: dict[str, ProgramResult]
     place: Path
     token: str
     name: str
@@ -54,7 +54,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
     secret = place / "secret"
     secret.write_text("secret", encoding="utf-8")
     inside = place / "inside"
-    shutil.copytree(isolation.INSIDE, inside)
+    shutil.copytree(isolation.GUEST_FOLDER, inside)
     token, name = f"T{secrets.token_hex(8)}", f"camelpress-{secrets.token_hex(8)}"
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -64,14 +64,16 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
         port = free.getsockname()[1]
         free.close()
         served.setblocking(False)
-        patch.setattr(isolation, "INSIDE", inside)  # tells this test's processes from all others
+        patch.setattr(
+            isolation, "GUEST_FOLDER", inside
+        )  # tells this test's processes from all others
         patch.setenv(token, token)
         told = {
             "PYTHON": os.path.realpath(sys.executable),
             "PLACE": str(place),
             "SECRET": str(secret),
             "HOME": str(Path.home()),
-            "CODE": isolation.THERE,
+            "CODE": isolation.GUEST_SCRIPTS,
             "TOKEN": token,
             "NAME": name,
             "PORT": str(port),
@@ -79,7 +81,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
         }
         ideas = {each.idea: program(each.completion, told) for each in HOSTILE}
         ideas["honest"] = program(HONEST)
-        verdicts = dict(zip(ideas, run([*ideas.values()], LIMITS), strict=True))
+        verdicts = dict(zip(ideas, run_programs([*ideas.values()], LIMITS), strict=True))
         yield Outcome(verdicts, place, token, name, port, inside, _accepted(served))
 
 
@@ -97,7 +99,7 @@ def test_there_are_many_ideas_each_once() -> None:
 
 
 def test_the_honest_program_passes_beside_them(outcome: Outcome) -> None:
-    assert outcome.verdicts["honest"] == Verdict(True)
+    assert outcome.verdicts["honest"] == ProgramResult(True)
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=_idea)
@@ -113,15 +115,15 @@ def test_it_scores_nothing(hostile: Hostile, outcome: Outcome) -> None:
 def test_it_fools_a_harness_of_one_process(hostile: Hostile) -> None:
     """The usual one: program and test in one process, which passes if that ends well."""
     together = f"{PROMPT}{hostile.completion}\n{TEST}\ncheck(double)\n"
-    done = subprocess.run([*find_box(LIMITS).command, "-c", together], capture_output=True)
+    done = subprocess.run([*find_sandbox(LIMITS).command, "-c", together], capture_output=True)
     assert done.returncode == 0
 
 
 def test_nothing_is_left_on_disk(outcome: Outcome) -> None:
     assert {path.name for path in outcome.place.iterdir()} == {"secret", "inside"}
     left = {path.name for path in outcome.inside.iterdir()} - {"__pycache__"}
-    assert left == {path.name for path in isolation.INSIDE.iterdir()} - {"__pycache__"}
-    for path in isolation.INSIDE.glob("*.py"):
+    assert left == {path.name for path in isolation.GUEST_FOLDER.iterdir()} - {"__pycache__"}
+    for path in isolation.GUEST_FOLDER.glob("*.py"):
         assert (outcome.inside / path.name).read_bytes() == path.read_bytes()
     for folder in ("/", "/tmp", "/dev/shm", "/var/tmp", Path.home(), Path.cwd()):
         assert not (Path(folder) / "camelpress-was-here").exists()

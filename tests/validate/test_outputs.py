@@ -13,21 +13,23 @@ import pytest
 
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.reporting.facts import validation_facts
-from camelpress.reporting.rendering.junit_xml import junit
-from camelpress.reporting.stage_report import SCHEMA, Check, Report, Verdict
-from camelpress.validate.gate.report_files import judge_again, save
-from camelpress.validate.settings import AtLeast, AtMost, Bounds, Gate, Reports
+from camelpress.reporting.rendering.junit_xml import render_junit
+from camelpress.reporting.stage_report import SCHEMA_VERSION, Check, Report, Verdict
+from camelpress.validate.gate.report_files import regate_report, save_report
+from camelpress.validate.settings import Gate, MaxLimit, MinLimit, ReportSettings, TextGate
 from refusal import refusal, starting
 
 LOOSE = Gate(
-    perplexity_ratio=AtMost(max=2.0), kl_mean=AtMost(max=2.0), top1_agreement=AtLeast(min=0.001)
+    perplexity_ratio=MaxLimit(max=2.0),
+    kl_mean=MaxLimit(max=2.0),
+    top1_agreement=MinLimit(min=0.001),
 )
 
 
 def test_another_gate_gives_another_verdict_from_the_same_figures(validation: Path) -> None:
-    before = judge_again(validation, LOOSE)
-    gate = Gate(texts={"*": Bounds(non_finite=AtMost(max=0.0))})
-    after = judge_again(validation, gate)
+    before = regate_report(validation, LOOSE)
+    gate = Gate(texts={"*": TextGate(non_finite=MaxLimit(max=0.0))})
+    after = regate_report(validation, gate)
     assert (before.verdict, after.verdict) == (Verdict.PASS, Verdict.ERROR)
     assert after.facts == before.facts and after.inputs == before.inputs
     assert Gate.parse(after.settings["gate"], source="test") == gate
@@ -35,21 +37,25 @@ def test_another_gate_gives_another_verdict_from_the_same_figures(validation: Pa
 
 
 def test_without_a_gate_the_reports_own_is_taken(validation: Path, tmp_path: Path) -> None:
-    again = judge_again(validation / "report.json", None)
-    assert again == Report.read(validation / "report.json")
-    save(
-        judge_again(validation, LOOSE), tmp_path / "new", Reports(), source=validation, force=False
+    again = regate_report(validation / "report.json", None)
+    assert again == Report.read_report(validation / "report.json")
+    save_report(
+        regate_report(validation, LOOSE),
+        tmp_path / "new",
+        ReportSettings(),
+        source=validation,
+        force=False,
     )
-    assert judge_again(tmp_path / "new", None).checks[0].threshold == 2.0
+    assert regate_report(tmp_path / "new", None).checks[0].threshold == 2.0
 
 
 def test_all_forms_are_written_anew(validation: Path, tmp_path: Path) -> None:
-    judged = judge_again(validation, LOOSE)
-    save(judged, tmp_path / "new", Reports(), source=validation, force=False)
+    judged = regate_report(validation, LOOSE)
+    save_report(judged, tmp_path / "new", ReportSettings(), source=validation, force=False)
     assert {path.name for path in (tmp_path / "new").iterdir()} == {
         *("report.json", "report.md", "report.html", "junit.xml")
     }
-    assert Report.read(tmp_path / "new" / "report.json") == judged
+    assert Report.read_report(tmp_path / "new" / "report.json") == judged
     assert "| ≤ 2 |" in (tmp_path / "new" / "report.md").read_text(encoding="utf-8")
 
 
@@ -61,19 +67,29 @@ def test_the_report_that_is_judged_is_not_replaced(validation: Path) -> None:
         exit_code=2,
         out=None,
     ):
-        save(judge_again(validation, LOOSE), validation, Reports(), source=validation, force=True)
+        save_report(
+            regate_report(validation, LOOSE),
+            validation,
+            ReportSettings(),
+            source=validation,
+            force=True,
+        )
 
 
 def test_what_validate_writes_is_what_the_schema_says(validation: Path) -> None:
     told = json.loads((validation / "report.json").read_text(encoding="utf-8"))
-    schema = validation_facts.schema()
-    assert told["schema_version"] == SCHEMA == schema["properties"]["schema_version"]["default"]
+    schema = validation_facts.validation_schema()
+    assert (
+        told["schema_version"]
+        == SCHEMA_VERSION
+        == schema["properties"]["schema_version"]["default"]
+    )
     assert set(told) == set(schema["properties"])
     described = schema["$defs"]["Facts"]["properties"]
     assert set(told["facts"]) - {"vocabulary", "overlap"} <= set(described)
     assert set(schema["$defs"]["Facts"]["required"]) <= set(told["facts"])
     assert schema["$defs"]["Facts"]["additionalProperties"] is True
-    validation_facts.read(validation)
+    validation_facts.read_validation(validation)
 
 
 def changed(folder: Path, validation: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
@@ -124,8 +140,8 @@ def test_a_report_of_another_kind_or_damaged_is_told_in_one_line(
 ) -> None:
     path = changed(tmp_path, validation, change)
     with pytest.raises(CheckpointProblem) as told:
-        judge_again(path, LOOSE)
-    assert told.value.what.startswith(what.format(path))
+        regate_report(path, LOOSE)
+    assert told.value.message.startswith(what.format(path))
     assert (told.value.exit_code, len(str(told.value).splitlines())) == (3, 1)
 
 
@@ -136,8 +152,8 @@ def test_what_is_no_report_is_told_in_one_line(tmp_path: Path, content: bytes) -
     path = tmp_path / "report.json"
     path.write_bytes(content)
     with pytest.raises(CheckpointProblem) as told:
-        judge_again(tmp_path, LOOSE)
-    assert str(path) in told.value.what
+        regate_report(tmp_path, LOOSE)
+    assert str(path) in told.value.message
     assert (told.value.exit_code, len(str(told.value).splitlines())) == (3, 1)
 
 
@@ -148,7 +164,7 @@ def test_a_missing_report_is_told(tmp_path: Path) -> None:
         next_step="run the stage that writes it",
         out=None,
     ):
-        judge_again(tmp_path / "report.json", LOOSE)
+        regate_report(tmp_path / "report.json", LOOSE)
 
 
 def test_a_report_without_a_gate_needs_one(validation: Path, tmp_path: Path) -> None:
@@ -156,7 +172,7 @@ def test_a_report_without_a_gate_needs_one(validation: Path, tmp_path: Path) -> 
     with refusal(
         RecipeProblem, f"{path} names no gate", next_step="give --gate FILE", exit_code=2, out=None
     ):
-        judge_again(path, None)
+        regate_report(path, None)
     path = changed(tmp_path, validation, lambda told: told["settings"].update(gate={"x": 1}))
     with refusal(
         RecipeProblem,
@@ -165,12 +181,12 @@ def test_a_report_without_a_gate_needs_one(validation: Path, tmp_path: Path) -> 
         exit_code=2,
         out=None,
     ):
-        judge_again(path, None)
+        regate_report(path, None)
 
 
 def test_older_reports_without_a_version_are_of_the_first(validation: Path, tmp_path: Path) -> None:
     path = changed(tmp_path, validation, lambda told: told.pop("schema_version"))
-    assert judge_again(path, LOOSE).verdict is Verdict.PASS
+    assert regate_report(path, LOOSE).verdict is Verdict.PASS
 
 
 def check(verdict: Verdict, **changes: Any) -> Check:
@@ -197,9 +213,9 @@ def told_by(
         settings={},
         facts={"candidate": {"path": name}, "reference": {"path": "reference"}},
         checks=checks,
-        verdict=Verdict.worst([each.verdict for each in checks]),
+        verdict=Verdict.combine([each.verdict for each in checks]),
     )
-    return ElementTree.fromstring(junit(report, inconclusive=inconclusive))
+    return ElementTree.fromstring(render_junit(report, inconclusive=inconclusive))
 
 
 def counts(root: ElementTree.Element) -> tuple[str | None, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import stages
-from camelpress.core.documents.ngram_overlap import FINGERPRINT
+from camelpress.core.documents.ngram_overlap import NGRAM_FILE
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.files.file_hashes import checkpoint_digest, sha256_file
 from refusal import refusal
@@ -58,7 +58,7 @@ def test_with_leave_it_is_scored_and_told(base: Path, candidate: Path, tmp_path:
     told = report.facts["overlap"]
     assert report.settings["allow_overlap"] is True
     assert told["checked"] is True
-    assert told["fingerprint"] == sha256_file(candidate / FINGERPRINT)
+    assert told["fingerprint"] == sha256_file(candidate / NGRAM_FILE)
     assert [(each["name"], each["sharing"], each["overlapping"]) for each in told["texts"]] == [
         ("clean.txt", 0, 0),
         ("held.txt", 1, 1),
@@ -81,17 +81,17 @@ def test_a_candidate_without_a_fingerprint_is_not_checked(
     base: Path, candidate: Path, tmp_path: Path
 ) -> None:
     bare = shutil.copytree(candidate, tmp_path / "bare")
-    (bare / FINGERPRINT).unlink()
+    (bare / NGRAM_FILE).unlink()
     report = stages.validate(base, bare, tmp_path / "out", text(tmp_path / "held.txt", SEEN))
     assert report.facts["overlap"] == {"checked": False, "fingerprint": None, "texts": []}
 
 
 def test_a_broken_fingerprint_is_refused(base: Path, candidate: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(candidate, tmp_path / "broken")
-    (broken / FINGERPRINT).write_bytes(b"no array")
+    (broken / NGRAM_FILE).write_bytes(b"no array")
     with refusal(
         CheckpointProblem,
-        f"{broken / FINGERPRINT} is not a fingerprint of a calibration (ValueError)",
+        f"{broken / NGRAM_FILE} is not a fingerprint of a calibration (ValueError)",
         next_step="quantize again, or remove it: then overlap is not checked",
         out=tmp_path / "out",
     ):
@@ -100,5 +100,5 @@ def test_a_broken_fingerprint_is_refused(base: Path, candidate: Path, tmp_path: 
 
 def test_the_fingerprint_is_no_part_of_what_the_model_is(candidate: Path, tmp_path: Path) -> None:
     bare = shutil.copytree(candidate, tmp_path / "bare")
-    (bare / FINGERPRINT).unlink()
+    (bare / NGRAM_FILE).unlink()
     assert checkpoint_digest(bare) == checkpoint_digest(candidate)

@@ -14,7 +14,7 @@ import pytest
 
 from camelpress.reporting import number_format, sentences
 from camelpress.reporting.plots import validation_plots
-from camelpress.reporting.plots.figure_style import label
+from camelpress.reporting.plots.figure_style import axis_label
 from camelpress.reporting.rendering import html_page
 from camelpress.reporting.stage_report import Check, Report, Verdict
 
@@ -113,7 +113,7 @@ def sample(verdict: Verdict | None = Verdict.PASS, **changes: Any) -> Report:
 
 @cache
 def sample_page() -> str:
-    return html_page.html(sample())
+    return html_page.render_html(sample())
 
 
 class Reader(HTMLParser):
@@ -148,13 +148,18 @@ class Reader(HTMLParser):
 @pytest.mark.parametrize("verdict", [*Verdict, None])
 def test_every_verdict_is_shown_in_words_first(verdict: Verdict | None) -> None:
     report = sample(verdict)
-    shown = Reader(html_page.html(report))
+    shown = Reader(html_page.render_html(report))
     assert not shown.open
     words = " ".join(shown.words.split())
     big = verdict.value if verdict else "NOT JUDGED"
-    assert words.index(f"{sentences.MARKS[verdict]} {big}") < words.index(sentences.summary(report))
-    assert words.index(sentences.summary(report)) < words.index("Checks")
-    assert f"{sentences.MARKS[verdict]} {big}" in html_page.markdown(report).splitlines()[0]
+    assert words.index(f"{sentences.VERDICT_SYMBOLS[verdict]} {big}") < words.index(
+        sentences.verdict_sentence(report)
+    )
+    assert words.index(sentences.verdict_sentence(report)) < words.index("Checks")
+    assert (
+        f"{sentences.VERDICT_SYMBOLS[verdict]} {big}"
+        in html_page.render_markdown(report).splitlines()[0]
+    )
 
 
 def test_page_and_markdown_tell_why() -> None:
@@ -162,17 +167,19 @@ def test_page_and_markdown_tell_why() -> None:
     words = Reader(sample_page()).words
     for one in report.checks:
         assert one.reason in words, one.name
-        assert one.reason in html_page.markdown(report)
+        assert one.reason in html_page.render_markdown(report)
 
 
 def test_the_beginning_of_a_window_is_told_apart() -> None:
-    shown = html_page.markdown(sample())
+    shown = html_page.render_markdown(sample())
     assert "| first 128 tokens | 17,000 | 7.100 | 7.407 | 1.043 |" in shown
     assert "| the rest | 17,000 |" in shown
     assert "1.043" in sample_page() and "first 128 tokens" in sample_page()
     short = facts(*TEXTS)
     short["early"]["rest"] = None
-    told = html_page.markdown(sample(facts=short)) + html_page.html(sample(facts=short))
+    told = html_page.render_markdown(sample(facts=short)) + html_page.render_html(
+        sample(facts=short)
+    )
     assert "first 128 tokens" in told
     assert "the rest" not in told
 
@@ -194,12 +201,14 @@ def test_words_from_outside_stay_words() -> None:
     report = sample(
         facts=content, checks=checks, inputs={HOSTILE: HOSTILE}, settings={HOSTILE: [HOSTILE]}
     )
-    shown = Reader(html_page.html(report))
+    shown = Reader(html_page.render_html(report))
     assert not any(tag in {"script", "a"} for tag, _ in shown.seen)
     assert "<script>alert(1)</script>$x$" in shown.words
     assert shown.words.count("{{ 7 * 6 }}") == shown.words.count("| `code` [a](b)") > 5
-    assert "<script>" not in html_page.markdown(report).replace("\\<script\\>", "")
-    table = [line for line in html_page.markdown(report).splitlines() if line.startswith("|")]
+    assert "<script>" not in html_page.render_markdown(report).replace("\\<script\\>", "")
+    table = [
+        line for line in html_page.render_markdown(report).splitlines() if line.startswith("|")
+    ]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {9}
 
 
@@ -236,14 +245,14 @@ def test_figures_take_their_colours_from_the_page() -> None:
 def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
     report = sample()
     report.write(tmp_path / "report.json")
-    again = Report.read(tmp_path / "report.json")
-    assert html_page.html(again) == sample_page()
-    assert html_page.markdown(report) == html_page.markdown(again)
+    again = Report.read_report(tmp_path / "report.json")
+    assert html_page.render_html(again) == sample_page()
+    assert html_page.render_markdown(report) == html_page.render_markdown(again)
 
 
 def test_markdown_is_short_however_many_texts_there_are() -> None:
     many = sample(facts=facts(*(text(f"text-{n}", 1.01, 0.002) for n in range(200))))
-    lines = html_page.markdown(many).splitlines()
+    lines = html_page.render_markdown(many).splitlines()
     assert len(lines) < 70
     assert "… and 181 more texts on the page." in lines
     assert lines[-1].startswith("Protocol: token-level")
@@ -253,7 +262,9 @@ def test_markdown_is_short_however_many_texts_there_are() -> None:
     "counts", [[0, 0, 5, 3, 0, 0], [9, 0, 0, 0, 0, 0], [1, 0, 5000, 4000, 0, 2], [0, 0, 0, 0, 0, 7]]
 )
 def test_the_histogram_loses_no_token(counts: list[int]) -> None:
-    edges, shares, _ = validation_plots._occupied([0.0, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0], counts)
+    edges, shares, _ = validation_plots._occupied_bins(
+        [0.0, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0], counts
+    )
     assert sum(shares) == pytest.approx(100)
     assert len(edges) == len(shares) + 1
     assert edges[0] > 0
@@ -275,7 +286,7 @@ def test_what_a_report_has_is_drawn_and_what_it_lacks_is_not() -> None:
     assert not any(title in sample_page() for title in titles)
     content = facts(*TEXTS)
     more_facts(content)
-    shown = html_page.html(sample(facts=content))
+    shown = html_page.render_html(sample(facts=content))
     assert all(title in shown for title in titles)
     assert shown.count("<svg") == 6
 
@@ -283,7 +294,7 @@ def test_what_a_report_has_is_drawn_and_what_it_lacks_is_not() -> None:
 def test_markdown_names_what_does_not_pass_first_and_stays_short() -> None:
     checks = [check(Verdict.PASS, part=f"text-{n}") for n in range(60)]
     checks.insert(40, check(Verdict.FAIL, part="bad.txt"))
-    lines = html_page.markdown(sample(Verdict.FAIL, checks=tuple(checks))).splitlines()
+    lines = html_page.render_markdown(sample(Verdict.FAIL, checks=tuple(checks))).splitlines()
     assert len(lines) < 70
     assert "… and 41 more checks on the page." in lines
     first = next(line for line in lines if line.startswith("| Perplexity ratio"))
@@ -292,7 +303,7 @@ def test_markdown_names_what_does_not_pass_first_and_stays_short() -> None:
 
 def test_many_failing_checks_are_still_one_sentence() -> None:
     checks = tuple(check(Verdict.FAIL, part=f"text-{n}") for n in range(50))
-    told = sentences.summary(sample(Verdict.FAIL, checks=(*checks, check(Verdict.PASS))))
+    told = sentences.verdict_sentence(sample(Verdict.FAIL, checks=(*checks, check(Verdict.PASS))))
     assert told.startswith("50 of 51 checks fail: perplexity ratio, text-0, ")
     assert told.endswith("perplexity ratio, text-5 and 44 more.")
 
@@ -350,13 +361,13 @@ def test_odd_reports_are_shown(change: Callable[[dict[str, Any]], None]) -> None
     content = facts(*({**one} for one in TEXTS))
     change(content)
     report = sample(facts=content)
-    assert not Reader(html_page.html(report)).open
-    assert len(html_page.markdown(report).splitlines()) < 70
+    assert not Reader(html_page.render_html(report)).open
+    assert len(html_page.render_markdown(report).splitlines()) < 70
 
 
 def test_a_check_that_could_not_be_evaluated_is_shown() -> None:
     checks = (check(Verdict.ERROR, estimate=None, interval=None, n=0, clusters=0),)
-    words = Reader(html_page.html(sample(Verdict.ERROR, checks=checks))).words
+    words = Reader(html_page.render_html(sample(Verdict.ERROR, checks=checks))).words
     assert "! ERRORPerplexity ratio––≤" in words
     assert "The only check, perplexity ratio, could not be evaluated" in words
 
@@ -374,28 +385,28 @@ def test_a_check_that_could_not_be_evaluated_is_shown() -> None:
 def test_the_verdict_as_a_sentence(verdicts: str, sentence: str) -> None:
     given = [Verdict(word) for word in verdicts.split()]
     checks = tuple(check(v, name) for v, name in zip(given, NAMES, strict=False))
-    assert sentences.summary(sample(Verdict.worst(given), checks=checks)) == sentence
+    assert sentences.verdict_sentence(sample(Verdict.combine(given), checks=checks)) == sentence
 
 
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
-        (number_format.size(999), "999 B"),
-        (number_format.size(999_600), "1 MB"),
-        (number_format.size(130.4e9), "130 GB"),
-        (number_format.significant(0.0), "0.000"),
-        (number_format.significant(12345.6), "12,346"),
-        (number_format.significant(3.2e-7), "3.200e-07"),
-        (number_format.fixed(3e-6, 4), "3.0e-06"),
-        (number_format.fixed(1e300, 4), "1.0e+300"),
-        (number_format.estimate("kl_mean", 0.0121, None)[0], "0.01210 nats"),
-        (number_format.estimate("non_finite", 0.0, None)[0], "0"),
-        (number_format.estimate("non_finite", 1234567.0, None)[0], "1,234,567"),
-        (number_format.estimate("tail_kl", 3.25, (3.0, 3.5))[1], "3.00 – 3.50"),
-        (sentences.quantization({"bits": 4, "group_size": -1, "sym": False}),
+        (number_format.format_bytes(999), "999 B"),
+        (number_format.format_bytes(999_600), "1 MB"),
+        (number_format.format_bytes(130.4e9), "130 GB"),
+        (number_format.format_significant(0.0), "0.000"),
+        (number_format.format_significant(12345.6), "12,346"),
+        (number_format.format_significant(3.2e-7), "3.200e-07"),
+        (number_format.format_fixed(3e-6, 4), "3.0e-06"),
+        (number_format.format_fixed(1e300, 4), "1.0e+300"),
+        (number_format.format_estimate("kl_mean", 0.0121, None)[0], "0.01210 nats"),
+        (number_format.format_estimate("non_finite", 0.0, None)[0], "0"),
+        (number_format.format_estimate("non_finite", 1234567.0, None)[0], "1,234,567"),
+        (number_format.format_estimate("tail_kl", 3.25, (3.0, 3.5))[1], "3.00 – 3.50"),
+        (sentences.quantization_phrase({"bits": 4, "group_size": -1, "sym": False}),
          "4 bits, one group per row, asymmetric"),
-        (label("a" * 20 + "-end.jsonl"), "aaaaaaaaaa…a-end.jsonl"),
-        (label("bell\x07"), "bell\ufffd"),
+        (axis_label("a" * 20 + "-end.jsonl"), "aaaaaaaaaa…a-end.jsonl"),
+        (axis_label("bell\x07"), "bell\ufffd"),
     ],
 )  # fmt: skip
 def test_how_things_are_written(shown: str, expected: str) -> None:

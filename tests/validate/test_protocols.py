@@ -20,9 +20,9 @@ from camelpress.core.errors import RecipeProblem
 from camelpress.core.text import text_bound
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.reporting.stage_report import Report
-from camelpress.validate.corpus.held_out_text import read_texts
-from camelpress.validate.corpus.protocols import PROTOCOLS, Window, _rolling
-from camelpress.validate.settings import Scoring, Validate
+from camelpress.validate.corpus.held_out_text import read_held_out_texts
+from camelpress.validate.corpus.protocols import PROTOCOLS, TokenWindow, _rolling_windows
+from camelpress.validate.settings import ScoringSettings, Validate
 from refusal import refusal
 
 
@@ -34,7 +34,7 @@ def facts(folder: Path, out: Path, *texts: Path, **options: Any) -> dict[str, An
 
 
 def test_every_choice_is_a_protocol() -> None:
-    assert tuple(PROTOCOLS) == get_args(Scoring.model_fields["protocol"].annotation)
+    assert tuple(PROTOCOLS) == get_args(ScoringSettings.model_fields["protocol"].annotation)
 
 
 def test_gptq_is_the_perplexity_of_the_papers_script(
@@ -110,7 +110,7 @@ def test_rolling_windows_are_those_of_lm_eval(count: int, length: int) -> None:
     """Every token once; full windows wherever there is enough before them."""
     ids = [-1, *range(count)]
     predicted: list[int] = []
-    for window, counted in _rolling(ids, length):
+    for window, counted in _rolling_windows(ids, length):
         assert not counted[0] and len(window) <= length + 1
         assert len(window) == length + 1 or window[0] == -1
         own = [each for each, flag in zip(window, counted, strict=True) if flag]
@@ -119,9 +119,9 @@ def test_rolling_windows_are_those_of_lm_eval(count: int, length: int) -> None:
     assert predicted == list(range(count))
 
 
-def cut(base: Path, *texts: Path, length: int = 64, **options: Any) -> list[list[Window]]:
+def cut(base: Path, *texts: Path, length: int = 64, **options: Any) -> list[list[TokenWindow]]:
     chosen = Validate.parse({"text": texts} | options, source="test")
-    return [text.windows for text in read_texts(chosen, Tokenizer.load(base), length)]
+    return [text.windows for text in read_held_out_texts(chosen, Tokenizer.load(base), length)]
 
 
 def test_assistant_only_scores_answers_and_their_ends(base: Path, chat: Path) -> None:
@@ -133,18 +133,18 @@ def test_assistant_only_scores_answers_and_their_ends(base: Path, chat: Path) ->
     rows = chat.read_text(encoding="utf-8").splitlines()
     for row, window, whole in zip(rows, windows, everything, strict=True):
         answer = json.loads(row)["messages"][1]["content"]
-        told = [token for token, flag in zip(window.ids, window.counted, strict=True) if flag]
+        told = [token for token, flag in zip(window.ids, window.score_mask, strict=True) if flag]
         expected = [*tokenizer.encode(answer), tokenizer.eos]
         assert told == expected[: len(told)]
         assert told == expected or len(window.ids) == 128
-        assert window.ids == whole.ids and sum(whole.counted) == len(whole.ids) - 1
+        assert window.ids == whole.ids and sum(whole.score_mask) == len(whole.ids) - 1
 
 
 def test_windows_without_an_answer_are_left_out(base: Path, chat: Path) -> None:
     (windows,) = cut(base, chat, length=70, assistant_only=True)
     (everything,) = cut(base, chat, length=70)
     assert 0 < len(windows) < len(everything)
-    assert all(any(window.counted) for window in windows)
+    assert all(any(window.score_mask) for window in windows)
 
 
 def test_errors_go_together_within_a_document(base: Path, prose: Path, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_errors_go_together_within_a_document(base: Path, prose: Path, tmp_path:
     texts = [prose.read_text(encoding="utf-8")[: 300 * size] for size in (1, 2)]
     rows.write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
 
-    def clusters(windows: Sequence[Window]) -> int:
+    def clusters(windows: Sequence[TokenWindow]) -> int:
         return len({window.cluster for window in windows})
 
     for protocol in ("documents", "lm-eval"):
@@ -169,13 +169,13 @@ def test_max_tokens_takes_whole_documents_for_lm_eval(base: Path, tmp_path: Path
     settings = Validate.parse(
         {"text": [text], "protocol": "lm-eval", "max_tokens": 300}, source="test"
     )
-    (told,) = read_texts(settings, Tokenizer.load(base), 128)
+    (told,) = read_held_out_texts(settings, Tokenizer.load(base), 128)
     rows = [json.loads(line)["text"] for line in text.read_text(encoding="utf-8").splitlines()]
     fitting = rows[:3]
     assert sum(len(row) + 1 for row in fitting) <= 300 < sum(len(row) + 1 for row in rows[:4])
-    assert told.words == sum(len(row.split()) for row in fitting)
-    assert told.bytes == sum(len(row) for row in fitting)
-    assert sum(sum(window.counted) for window in told.windows) == sum(map(len, fitting)) + 3
+    assert told.word_count == sum(len(row.split()) for row in fitting)
+    assert told.byte_count == sum(len(row) for row in fitting)
+    assert sum(sum(window.score_mask) for window in told.windows) == sum(map(len, fitting)) + 3
 
 
 def test_parts_of_texts_are_clusters_of_their_own(base: Path, chat: Path, tmp_path: Path) -> None:

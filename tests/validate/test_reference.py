@@ -16,15 +16,15 @@ from safetensors.torch import load_file, save_file
 import pico
 import stages
 from camelpress.convert.export.export_checkpoint import export
-from camelpress.convert.settings import Export
+from camelpress.convert.settings import ExportSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
-from camelpress.reporting.model_precision import caveat, precision
+from camelpress.reporting.model_precision import model_precision, quantized_reference_caveat
 from camelpress.reporting.stage_report import Report
 from camelpress.validate import run as validation
-from camelpress.validate.settings import Keep, Validate
+from camelpress.validate.settings import StoreSettings, Validate
 from camelpress.validate.store import build_store
-from camelpress.validate.store.prediction_store import REPORT, Store
+from camelpress.validate.store.prediction_store import STORE_REPORT, PredictionStore
 from command import Run
 
 ALLOWED = {"allow_quantized_reference": True}
@@ -46,7 +46,7 @@ def exported(packed: Path) -> Callable[..., Path]:
     def exported(to: str) -> Path:
         out = packed.parent / to
         if not out.exists():
-            export(Checkpoint.open(packed), out, Export.parse({"to": to}, source="test"))
+            export(Checkpoint.open(packed), out, ExportSettings.parse({"to": to}, source="test"))
         return out
 
     return exported
@@ -56,13 +56,17 @@ def held(reference: Path, candidate: Path, out: Path, text: Path, **options: Any
     """Validates without the help of `stages`, which never compares a model with itself."""
     values = {"text": [str(text)], "sequence_length": 64, "max_tokens": 200} | options
     settings = Validate.parse(values, source="test")
-    opened = Store.open(reference) if Store.is_at(reference) else Checkpoint.open(reference)
+    opened = (
+        PredictionStore.open(reference)
+        if PredictionStore.exists_at(reference)
+        else Checkpoint.open(reference)
+    )
     return validation.run(opened, Checkpoint.open(candidate), out, settings)
 
 
 def stored(model: Path, out: Path, text: Path, **options: Any) -> Path:
     values = {"text": [str(text)], "sequence_length": 64, "max_tokens": 200} | options
-    build_store.run(Checkpoint.open(model), out, Keep.parse(values, source="test"))
+    build_store.build_store(Checkpoint.open(model), out, StoreSettings.parse(values, source="test"))
     return out
 
 
@@ -216,10 +220,10 @@ def test_a_store_of_an_earlier_version_knows_the_same_files(
     base: Path, prose: Path, tmp_path: Path
 ) -> None:
     store = stored(base, tmp_path / "store", prose)
-    report = Report.read(store / REPORT)
+    report = Report.read_report(store / STORE_REPORT)
     old = {key: value for key, value in report.facts.items() if key not in ("headers", "weights")}
     old["reference"] = {k: v for k, v in old["reference"].items() if k != "dequantized"}
-    report.model_copy(update={"facts": old}).write(store / REPORT)
+    report.model_copy(update={"facts": old}).write(store / STORE_REPORT)
     with pytest.raises(RecipeProblem, match=SAME):
         held(store, copied(base, tmp_path / "copy"), tmp_path / "out", prose)
     wide = stages.widened(base)
@@ -268,7 +272,7 @@ def test_a_quantized_reference_of_any_layout_is_refused(
 ) -> None:
     with pytest.raises(RecipeProblem) as refused:
         held(exported(to), packed, tmp_path / "out", prose)
-    assert words in refused.value.what
+    assert words in refused.value.message
     assert "before it was quantized" in refused.value.next_step
 
 
@@ -279,7 +283,7 @@ def test_a_dense_model_of_another_tool_is_known_by_its_history(
     (dense / "export-report.json").unlink()
     with pytest.raises(RecipeProblem) as refused:
         held(dense, packed, tmp_path / "out", prose)
-    assert refused.value.what == (
+    assert refused.value.message == (
         "the reference may come from a quantized model: "
         f"{dense / 'quantize-report.json'} lists other weights than those beside it"
     )
@@ -292,7 +296,7 @@ def test_a_report_without_hashes_tells_the_history(
     dense = copied(exported("dense"), tmp_path / "dense")
     (dense / "export-report.json").unlink()
     path = dense / "quantize-report.json"
-    Report.read(path).model_copy(update={"outputs": {}}).write(path)
+    Report.read_report(path).model_copy(update={"outputs": {}}).write(path)
     with pytest.raises(RecipeProblem, match=r"a quantized model \(quantize-report\.json\)"):
         held(dense, packed, tmp_path / "out", prose)
 
@@ -328,7 +332,7 @@ def test_a_quantized_reference_that_was_asked_for_is_named_everywhere(
     assert suite.find(".//property[@name='caveat']") is not None
     for case in suite.iter("testcase"):
         assert sentence in "".join(case.itertext())
-    report = Report.read(out / "report.json")
+    report = Report.read_report(out / "report.json")
     assert report.settings["allow_quantized_reference"] is True
     assert report.facts["reference"]["bits"] == 4
     for path in out.iterdir():
@@ -355,5 +359,7 @@ def test_layouts_of_one_model_may_be_compared_when_asked(
     ],
 )
 def test_a_precision_is_that_of_the_facts(facts: Any, word: str) -> None:
-    assert precision(facts) == word
-    assert bool(caveat({"reference": facts})) == (word in ("3-bit", "dequantized"))
+    assert model_precision(facts) == word
+    assert bool(quantized_reference_caveat({"reference": facts})) == (
+        word in ("3-bit", "dequantized")
+    )

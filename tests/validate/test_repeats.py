@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camelpress.validate.corpus.duplicates import joined
-from camelpress.validate.corpus.protocols import Window
-from camelpress.validate.scoring.scored_positions import Places
+from camelpress.validate.corpus.duplicates import merge_duplicates
+from camelpress.validate.corpus.protocols import TokenWindow
+from camelpress.validate.scoring.scored_positions import ScoredPositions
 
 SEED = 3
 
@@ -21,14 +21,14 @@ def ids(seed: int, length: int = 100, words: int = 5000) -> list[int]:
     return [draw.randrange(words) for _ in range(length)]
 
 
-def window(tokens: list[int], piece: int, start: int = 1) -> Window:
-    return Window(tokens, [place >= start for place in range(len(tokens))], piece)
+def window(tokens: list[int], piece: int, start: int = 1) -> TokenWindow:
+    return TokenWindow(tokens, [place >= start for place in range(len(tokens))], piece)
 
 
 def pieces(*texts: list[int]) -> int:
     """How many independent pieces some documents are."""
     windows = [window(tokens, number) for number, tokens in enumerate(texts)]
-    return len({*joined(windows, range(len(windows)))})
+    return len({*merge_duplicates(windows, range(len(windows)))})
 
 
 def test_the_same_row_three_hundred_times_is_one_piece() -> None:
@@ -75,7 +75,7 @@ def test_the_same_rows_cut_elsewhere_are_one_piece() -> None:
         window(rows[start : start + 128], number)
         for number, start in enumerate(range(0, len(rows) - 128, 128))
     ]
-    assert len({*joined(windows, range(len(windows)))}) == 1
+    assert len({*merge_duplicates(windows, range(len(windows)))}) == 1
 
 
 def test_a_short_frame_around_other_words_joins_nothing() -> None:
@@ -87,7 +87,7 @@ def test_only_what_is_scored_is_compared() -> None:
     """A long prompt before answers of their own."""
     prompt = ids(1, 300)
     windows = [window(prompt + ids(seed, 40), seed, start=300) for seed in range(20)]
-    assert len({*joined(windows, range(20))}) == 20
+    assert len({*merge_duplicates(windows, range(20))}) == 20
 
 
 def test_short_pieces_are_compared_with_their_beginnings() -> None:
@@ -102,8 +102,11 @@ def test_documents_of_many_windows_are_compared_as_a_whole() -> None:
         for part in [*(ids(100 * number + 7 + place) for place in range(3)), ids(1)]:
             windows.append(window(part, number))
             numbers.append(number)
-    assert len({*joined(windows, numbers)}) == 8
-    assert len({*joined(windows + windows, [*numbers, *(each + 8 for each in numbers)])}) == 8
+    assert len({*merge_duplicates(windows, numbers)}) == 8
+    assert (
+        len({*merge_duplicates(windows + windows, [*numbers, *(each + 8 for each in numbers)])})
+        == 8
+    )
 
 
 def test_copies_of_what_resembles_others_are_joined() -> None:
@@ -129,7 +132,7 @@ def test_there_are_as_many_pieces_as_texts_that_differ(seeds: list[int]) -> None
 def test_places_have_the_joined_clusters_across_texts() -> None:
     first = [window(ids(seed), seed) for seed in range(3)]
     second = [window(ids(1), 0), window(ids(9), 1)]
-    places = Places.of([first, second])
+    places = ScoredPositions.from_windows([first, second])
     assert len(places.cluster.unique()) == 4
     by_window = {
         number: set(places.cluster[places.window == number].tolist())

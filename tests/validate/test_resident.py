@@ -10,21 +10,21 @@ from typing import Any
 import pytest
 
 import pico
-from camelpress.core.errors import CheckpointProblem, EngineProblem
+from camelpress.core.errors import CheckpointProblem, ToolProblem
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.inference.generation.generator import Completer
-from camelpress.validate.judge.judge_prompt import SYSTEM, Pair, both_orders
-from camelpress.validate.judge.judge_settings import Judging
-from camelpress.validate.judge.local_checkpoint import Resident
-from camelpress.validate.judge.local_judge import Local
-from camelpress.validate.judge.pairwise import compare
+from camelpress.inference.generation.generator import LocalGenerator
+from camelpress.validate.judge.judge_prompt import SYSTEM, OutputPair, prompts_in_both_orders
+from camelpress.validate.judge.judge_settings import JudgeSettings
+from camelpress.validate.judge.local_checkpoint import JudgeCheckpoint
+from camelpress.validate.judge.local_judge import InProcessJudge
+from camelpress.validate.judge.pairwise import judge_pairs
 from camelpress.validate.settings import Validate
 from refusal import refusal
 
-PAIR = Pair("1", "Say.", "x", "y")
+PAIR = OutputPair("1", "Say.", "x", "y")
 TURNS = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
-SETTINGS = Validate(judge=Judging(max_tokens=3))
+SETTINGS = Validate(judge=JudgeSettings(max_tokens=3))
 
 
 def model(folder: Path, template: str | None = TURNS, positions: int = 1600) -> Path:
@@ -38,11 +38,11 @@ def model(folder: Path, template: str | None = TURNS, positions: int = 1600) -> 
 
 def test_a_model_answers_in_this_process(tmp_path: Path) -> None:
     """A random one says nothing that could be read."""
-    resident = Resident(model(tmp_path / "judge"), SETTINGS)
-    texts = dict(resident([question.messages() for question in both_orders(PAIR)]))
+    resident = JudgeCheckpoint(model(tmp_path / "judge"), SETTINGS)
+    texts = dict(resident([question.messages() for question in prompts_in_both_orders(PAIR)]))
     assert {*texts} == {0, 1} and all(isinstance(text, str) for text in texts.values())
-    with pytest.raises(EngineProblem, match="^judge [0-9a-f]{8} [0-9a-f]{8} answers what is no"):
-        compare([PAIR], Local(resident.name, resident), Judging())
+    with pytest.raises(ToolProblem, match="^judge [0-9a-f]{8} [0-9a-f]{8} answers what is no"):
+        judge_pairs([PAIR], InProcessJudge(resident.name, resident), JudgeSettings())
 
 
 @pytest.mark.parametrize("template", [TURNS, NO_SYSTEM + TURNS])
@@ -58,23 +58,23 @@ def test_it_is_asked_by_its_own_template(
             assert (wanted[place].decoding.most, wanted[place].decoding.temperature) == (3, 0.0)
             yield place, "Output (b)"
 
-    monkeypatch.setattr(Completer, "complete", complete)
-    resident = Resident(folder, SETTINGS)
-    verdicts = compare([PAIR], Local(resident.name, resident), Judging())
-    assert all(each.won == (not each.question.candidate_first) for each in verdicts)
+    monkeypatch.setattr(LocalGenerator, "generate", complete)
+    resident = JudgeCheckpoint(folder, SETTINGS)
+    verdicts = judge_pairs([PAIR], InProcessJudge(resident.name, resident), JudgeSettings())
+    assert all(each.score == (not each.prompt.candidate_first) for each in verdicts)
     opening = f"[user]{SYSTEM}\n\n" if NO_SYSTEM in template else f"[system]{SYSTEM}[user]"
-    told = [question.messages()[1]["content"] for question in both_orders(PAIR)]
+    told = [question.messages()[1]["content"] for question in prompts_in_both_orders(PAIR)]
     assert asked == [opening + each for each in reversed(told)]
 
 
 def test_what_does_not_fit_has_no_answer(tmp_path: Path) -> None:
-    resident = Resident(model(tmp_path / "judge", positions=64), SETTINGS)
-    assert dict(resident([both_orders(PAIR)[0].messages()])) == {0: ""}
+    resident = JudgeCheckpoint(model(tmp_path / "judge", positions=64), SETTINGS)
+    assert dict(resident([prompts_in_both_orders(PAIR)[0].messages()])) == {0: ""}
 
 
 def test_another_length_of_answers_is_another_judge(tmp_path: Path) -> None:
     folder = model(tmp_path / "judge")
-    names = {Resident(folder, each).name for each in (SETTINGS, Validate(), Validate())}
+    names = {JudgeCheckpoint(folder, each).name for each in (SETTINGS, Validate(), Validate())}
     assert len(names) == 2
 
 
@@ -93,4 +93,4 @@ def test_a_model_that_cannot_be_asked_is_refused(
 ) -> None:
     folder = model(tmp_path / "judge", template)
     with refusal(CheckpointProblem, what.format(folder=folder), next_step=next_step, out=None):
-        Resident(folder, SETTINGS)
+        JudgeCheckpoint(folder, SETTINGS)

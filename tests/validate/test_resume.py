@@ -18,11 +18,11 @@ import stages
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import OutputProblem
 from camelpress.core.output.journal import Journal
-from camelpress.inference.streaming.token_shards import LANES, Lane
+from camelpress.inference.streaming.token_shards import SHARDS_FOLDER, TokenShard
 from camelpress.reporting.stage_report import Report
 from camelpress.validate.scoring import streamed_run
-from camelpress.validate.scoring.paired_heads import Heads
-from camelpress.validate.settings import Keep
+from camelpress.validate.scoring.paired_heads import PairedHeads
+from camelpress.validate.settings import StoreSettings
 from camelpress.validate.store import build_store
 from processes import die, forked, interrupt, signalled
 from unfinished import beside, finished, stop
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning
 def _small() -> Iterator[None]:
     """Several lanes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("camelpress.inference.streaming.token_shards.LANE_TOKENS", 200)
+        patch.setattr("camelpress.inference.streaming.token_shards.SHARD_TOKENS", 200)
         yield
 
 
@@ -69,19 +69,19 @@ def out(tmp_path: Path) -> Path:
 def walked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The blocks that are walked from here on."""
     numbers: list[int] = []
-    through = streamed_run._through
+    through = streamed_run._run_block
 
     def watched(runners: Any, number: int, *others: Any) -> dict[str, Any]:
         numbers.append(number)
         return through(runners, number, *others)
 
-    monkeypatch.setattr(streamed_run, "_through", watched)
+    monkeypatch.setattr(streamed_run, "_run_block", watched)
     return numbers
 
 
 def contents(folder: Path) -> Contents:
     """The names of all files, and the report but for what the run cost."""
-    report = Report.read(folder / "report.json").model_dump(exclude={"cost"})
+    report = Report.read_report(folder / "report.json").model_dump(exclude={"cost"})
     return {"files": sorted(path.name for path in folder.iterdir()), "report": report}
 
 
@@ -93,10 +93,10 @@ def require_the_same(out: Path, expected: Contents) -> None:
 
 # fmt: off
 MOMENTS = [  # what is called in a run, and at which of its calls the run is killed
-    (Lane,    "write",  [0, 9, 26]),
-    (Lane,    "digest", [13]),
+    (TokenShard,    "write",  [0, 9, 26]),
+    (TokenShard,    "digest", [13]),
     (Journal, "add",    [0, 1]),
-    (Heads,   "read",   [1]),
+    (PairedHeads,   "read",   [1]),
     (Report,  "write",  [0]),
     (shutil,  "rmtree", [0]),
 ]
@@ -135,7 +135,7 @@ def test_states_that_suffered_are_computed_again(
     walked: list[int], place: str, again: int,
 ) -> None:  # fmt: skip
     stop(lambda: stages.validate(*pair, out, chat, prose, **OPTIONS), out, after=2)
-    path = beside(out) / LANES / place
+    path = beside(out) / SHARDS_FOLDER / place
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
@@ -211,7 +211,7 @@ def test_a_signal_while_predictions_are_compared_stops_at_once(
     tmp_path: Path, walked: list[int],
 ) -> None:  # fmt: skip
     errors, given = tmp_path / "errors", command(pair, out, (chat, prose))
-    assert forked(signalled(errors, given, [signal.SIGTERM], Heads, "read", 1)) == 75
+    assert forked(signalled(errors, given, [signal.SIGTERM], PairedHeads, "read", 1)) == 75
     assert errors.read_text() == "error: stopped before the end; run the same command again\n"
     stages.validate(*pair, out, chat, prose, **OPTIONS)
     assert walked == []
@@ -222,11 +222,11 @@ def test_a_store_is_gone_on_with(
     pair: tuple[Path, Path], prose: Path, tmp_path: Path, walked: list[int]
 ) -> None:
     def work(out: Path) -> Report:
-        settings = Keep.parse({"text": [prose], "sequence_length": 64}, source="test")
-        return build_store.run(Checkpoint.open(pair[0]), out, settings)
+        settings = StoreSettings.parse({"text": [prose], "sequence_length": 64}, source="test")
+        return build_store.build_store(Checkpoint.open(pair[0]), out, settings)
 
     def killed() -> None:
-        interrupt(Heads, "read", 2, die, late=False)
+        interrupt(PairedHeads, "read", 2, die, late=False)
         work(tmp_path / "killed")
 
     assert forked(killed) == -signal.SIGKILL
@@ -240,8 +240,8 @@ def test_a_store_that_was_killed_leaves_no_file_of_the_killed_run(
     pair: tuple[Path, Path], prose: Path, tmp_path: Path
 ) -> None:
     def work(out: Path) -> Report:
-        settings = Keep.parse({"text": [prose], "sequence_length": 64}, source="test")
-        return build_store.run(Checkpoint.open(pair[0]), out, settings)
+        settings = StoreSettings.parse({"text": [prose], "sequence_length": 64}, source="test")
+        return build_store.build_store(Checkpoint.open(pair[0]), out, settings)
 
     def killed() -> None:
         interrupt(build_store, "write_windows", 0, die, late=True)

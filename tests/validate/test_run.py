@@ -21,12 +21,14 @@ from camelpress.core.files.file_hashes import checkpoint_digest, sha256_file
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.reporting.stage_report import Report, Verdict
 from camelpress.validate.run import REPORT, run
-from camelpress.validate.settings import AtLeast, AtMost, Gate, Keep, Validate
+from camelpress.validate.settings import Gate, MaxLimit, MinLimit, StoreSettings, Validate
 from camelpress.validate.store import build_store
-from camelpress.validate.store.prediction_store import Store
+from camelpress.validate.store.prediction_store import PredictionStore
 
 OPEN = Gate(
-    perplexity_ratio=AtMost(max=100.0), kl_mean=AtMost(max=100.0), top1_agreement=AtLeast(min=0.001)
+    perplexity_ratio=MaxLimit(max=100.0),
+    kl_mean=MaxLimit(max=100.0),
+    top1_agreement=MinLimit(min=0.001),
 )
 
 
@@ -73,7 +75,7 @@ def report(
 ) -> Report:
     out = tmp_path_factory.mktemp("report") / "out"
     validated(base, noisy, out, chat, prose)
-    return Report.read(out / REPORT)
+    return Report.read_report(out / REPORT)
 
 
 def test_perplexities_are_those_of_transformers(
@@ -193,7 +195,7 @@ def test_one_window_is_inconclusive(base: Path, prose: Path, tmp_path: Path) -> 
     assert told.verdict is Verdict.INCONCLUSIVE
     assert told.facts["sequences"] == 1
     assert told.facts["perplexity_ratio_interval"] is None
-    kept = Report.read(tmp_path / "out" / REPORT)
+    kept = Report.read_report(tmp_path / "out" / REPORT)
     assert kept.model_dump(mode="json", exclude={"files"}) == told.model_dump(
         mode="json", exclude={"files"}
     )
@@ -249,7 +251,7 @@ def test_figures_repeat_themselves(
     base: Path, noisy: Path, chat: Path, prose: Path, report: Report, tmp_path: Path
 ) -> None:
     validated(base, noisy, tmp_path / "out", chat, prose)
-    again = Report.read(tmp_path / "out" / REPORT)
+    again = Report.read_report(tmp_path / "out" / REPORT)
     assert again.model_dump(exclude={"cost"}) == report.model_dump(exclude={"cost"})
 
 
@@ -365,9 +367,11 @@ def test_one_row_three_hundred_times_is_one_piece_of_text(
     for name in ("report.md", "report.html"):
         page = (tmp_path / "out" / name).read_text(encoding="utf-8")
         assert "299 of 300 pieces of text repeat another" in page
-    kept = build_store.run(Checkpoint.open(base), tmp_path / "store", Keep(text=(copies,)))
+    kept = build_store.build_store(
+        Checkpoint.open(base), tmp_path / "store", StoreSettings(text=(copies,))
+    )
     assert (kept.facts["sequences"], kept.facts["repeats"]) == (1, 299)
-    store = Store.open(tmp_path / "store")
+    store = PredictionStore.open(tmp_path / "store")
     again = run(store, Checkpoint.open(noisy), tmp_path / "from-store", Validate(gate=OPEN))
     assert (again.facts["sequences"], again.facts["repeats"]) == (1, 299)
     assert again.verdict is Verdict.INCONCLUSIVE

@@ -18,15 +18,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from camelpress.core.errors import EngineProblem, RecipeProblem
+from camelpress.core.errors import RecipeProblem, ToolProblem
 from camelpress.validate.sandbox import execution as running
 from camelpress.validate.sandbox import isolation
-from camelpress.validate.sandbox.execution import run
+from camelpress.validate.sandbox.execution import run_programs
 from camelpress.validate.sandbox.guest import seccomp
-from camelpress.validate.sandbox.guest.plain_values import Stranger, decode, encode
+from camelpress.validate.sandbox.guest.plain_values import OpaqueValue, decode_value, encode_value
 from camelpress.validate.sandbox.pass_at_k import pass_at_k
-from camelpress.validate.sandbox.program_check import Program, Verdict
-from camelpress.validate.sandbox.program_limits import Limits
+from camelpress.validate.sandbox.program_check import Program, ProgramResult
+from camelpress.validate.sandbox.program_limits import ProgramLimits
 from hostile_programs import program
 from refusal import refusal
 from sandboxes import needs_bubblewrap
@@ -34,7 +34,7 @@ from sandboxes import needs_bubblewrap
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / os.environ.get("CAMELPRESS_DATA", "../shared/data")
 HUMANEVAL = DATA / "eval/codex_humaneval/HumanEval.jsonl.gz"
-LIMITS = Limits()
+LIMITS = ProgramLimits()
 CONTAINED = ("--network none", "--read-only", "--cap-drop ALL", "--user 65534", "--pids-limit")
 REFUSED = ("clone", "clone3", "execve", "socket", "prctl", "seccomp", "ptrace", "kill")
 
@@ -47,12 +47,14 @@ REFUSED = ("clone", "clone3", "execve", "socket", "prctl", "seccomp", "ptrace", 
 def test_all_canonical_solutions_pass_and_empty_ones_do_not() -> None:
     rows = [json.loads(line) for line in gzip.open(HUMANEVAL, "rt", encoding="utf-8")]
     assert len(rows) == 164
-    told = run([_canonical(row) for row in rows], LIMITS)
+    told = run_programs([_canonical(row) for row in rows], LIMITS)
     assert {row["task_id"]: each.reason for row, each in zip(rows, told, strict=True)} == {
         row["task_id"]: "" for row in rows
     }
     assert all(each.passed for each in told)
-    empty = run([_canonical({**row, "canonical_solution": ""}) for row in rows[::20]], LIMITS)
+    empty = run_programs(
+        [_canonical({**row, "canonical_solution": ""}) for row in rows[::20]], LIMITS
+    )
     assert not any(each.passed for each in empty)
 
 
@@ -64,24 +66,30 @@ def _canonical(row: dict[str, str]) -> Program:
 @needs_bubblewrap
 def test_why_a_program_failed_is_told() -> None:
     told = {
-        "    return x + x\n": Verdict(True),
-        "    return 5\n": Verdict(False, "AssertionError"),
-        "    return undefined\n": Verdict(
+        "    return x + x\n": ProgramResult(True),
+        "    return 5\n": ProgramResult(False, "AssertionError"),
+        "    return undefined\n": ProgramResult(
             False, "Raised: NameError: name 'undefined' is not defined"
         ),
-        "    return (\n": Verdict(
+        "    return (\n": ProgramResult(
             False, "Raised: SyntaxError: '(' was never closed (<completion>, line 3)"
         ),
-        "    raise ValueError('a\\x1b[2Jb\\nc')\n": Verdict(False, "Raised: ValueError: a␛[2Jb c"),
-        "    import sys; sys.exit(3)\n": Verdict(False, "ended without an answer (exit status 3)"),
-        "    while True: pass\n": Verdict(False, "computed for more than 1 s"),
-        "    return 'x' * 5000\n": Verdict(False, "answered with more than 4,096 bytes"),
-        "    return [0] * 2**28\n": Verdict(False, "Raised: MemoryError"),
+        "    raise ValueError('a\\x1b[2Jb\\nc')\n": ProgramResult(
+            False, "Raised: ValueError: a␛[2Jb c"
+        ),
+        "    import sys; sys.exit(3)\n": ProgramResult(
+            False, "ended without an answer (exit status 3)"
+        ),
+        "    while True: pass\n": ProgramResult(False, "computed for more than 1 s"),
+        "    return 'x' * 5000\n": ProgramResult(False, "answered with more than 4,096 bytes"),
+        "    return [0] * 2**28\n": ProgramResult(False, "Raised: MemoryError"),
     }
-    limits = Limits(seconds=1, patience=60, answer=4096)
-    assert run([program(each) for each in told], limits) == list(told.values())
+    limits = ProgramLimits(seconds=1, patience=60, answer=4096)
+    assert run_programs([program(each) for each in told], limits) == list(told.values())
     waiting = program("    import time; time.sleep(99)\n")
-    assert run([waiting], Limits(patience=2)) == [Verdict(False, "did not answer within 2 s")]
+    assert run_programs([waiting], ProgramLimits(patience=2)) == [
+        ProgramResult(False, "did not answer within 2 s")
+    ]
 
 
 @needs_bubblewrap
@@ -104,7 +112,7 @@ def test_values_cross_as_what_they_are() -> None:
         )
         for answer, expected in ((key, _spelt(value)) for key, value in answers.items())
     ]  # fmt: skip
-    assert run(tests, LIMITS) == [Verdict(True)] * len(tests)
+    assert run_programs(tests, LIMITS) == [ProgramResult(True)] * len(tests)
 
 
 class _Infinity(float):
@@ -125,7 +133,7 @@ def test_helpers_of_the_prompt_are_those_of_the_prompt() -> None:
     prompt = "def helper(x):\n    return x + 1\n\n\ndef f(x):\n    '''What helper undoes.'''\n"
     test = "def check(candidate):\n    assert candidate(helper(6)) == 6\n    assert f(1) == 0\n"
     right, forged = "    return x - 1\n", "    return x\n\n\ndef helper(x):\n    return x\n"
-    told = run([Program("f", prompt, each, "f", test) for each in (right, forged)], LIMITS)
+    told = run_programs([Program("f", prompt, each, "f", test) for each in (right, forged)], LIMITS)
     assert [each.passed for each in told] == [True, False]
 
 
@@ -137,7 +145,7 @@ def test_a_test_that_draws_draws_the_same_for_all() -> None:
     )
     raising = "    raise ValueError(x)\n"
     other = "    if x: raise ValueError(x)\n"
-    told = run([Program("f", "def f(x):\n    ''\n", each, "f", test) for each in (raising, other)],
+    told = run_programs([Program("f", "def f(x):\n    ''\n", each, "f", test) for each in (raising, other)],
                LIMITS)  # fmt: skip
     assert told[0].reason == told[1].reason and "0.8444" in told[0].reason
 
@@ -153,41 +161,41 @@ def test_a_test_that_does_not_run_is_no_score() -> None:
         out=None,
         exit_code=2,
     ):
-        run([broken], LIMITS)
+        run_programs([broken], LIMITS)
 
 
 def test_equal_programs_are_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def judged(program: Program, box: isolation.Box, limits: Limits) -> Verdict:
+    def judged(program: Program, box: isolation.Sandbox, limits: ProgramLimits) -> ProgramResult:
         seen.append(program.completion)
-        return Verdict(program.completion == "b")
+        return ProgramResult(program.completion == "b")
 
     monkeypatch.setattr(running, "referee", judged)
-    monkeypatch.setattr(running, "find_box", lambda limits: isolation.Box("none", ()))
-    told = run([program(each) for each in "abcabba"], LIMITS)
+    monkeypatch.setattr(running, "find_sandbox", lambda limits: isolation.Sandbox("none", ()))
+    told = run_programs([program(each) for each in "abcabba"], LIMITS)
     assert [each.passed for each in told] == [each == "b" for each in "abcabba"]
     assert sorted(seen) == ["a", "b", "c"]
 
 
 def test_no_program_is_no_work() -> None:
-    assert run([], LIMITS) == []
+    assert run_programs([], LIMITS) == []
 
 
 def test_without_a_sandbox_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with refusal(
-        EngineProblem,
+        ToolProblem,
         "programs of a model are run in a sandbox only, and there is none here "
         "(neither bubblewrap nor podman nor docker is installed)",
-        next_step=isolation.HELP,
+        next_step=isolation.INSTALL_ADVICE,
         out=None,
     ):
-        run([program("    return x * 2\n")], LIMITS)
+        run_programs([program("    return x * 2\n")], LIMITS)
     assert re.fullmatch(
         r"install bubblewrap \(Debian: apt install bubblewrap\), or pull "
         r"docker\.io/library/python:3\.\d+-slim with podman or docker",
-        isolation.HELP,
+        isolation.INSTALL_ADVICE,
     )
 
 
@@ -198,14 +206,14 @@ def test_sandboxes_that_do_not_start_are_named(
         _command(tmp_path / name, "import sys; sys.exit(7)")
     monkeypatch.setenv("PATH", str(tmp_path))
     with refusal(
-        EngineProblem,
+        ToolProblem,
         "programs of a model are run in a sandbox only, and there is none here "
         "(a bubblewrap sandbox did not start (exit status 7), "
         "a docker sandbox did not start (exit status 7))",
-        next_step=isolation.HELP,
+        next_step=isolation.INSTALL_ADVICE,
         out=None,
     ):
-        run([program("    return x * 2\n")], LIMITS)
+        run_programs([program("    return x * 2\n")], LIMITS)
 
 
 def test_a_container_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,13 +223,14 @@ def test_a_container_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         f"import json, os, sys\n"
         f"open({str(tmp_path / 'said')!r}, 'a').write(json.dumps(sys.argv[1:]) + chr(10))\n"
         f"at = sys.argv.index('python')\n"
-        f"code = sys.argv[-1].replace({isolation.THERE!r}, {str(isolation.INSIDE)!r})\n"
+        f"code = sys.argv[-1].replace({isolation.GUEST_SCRIPTS!r}, "
+        f"{str(isolation.GUEST_FOLDER)!r})\n"
         f"os.environ['PYTHONPATH'] = {str(ROOT / 'src')!r}\n"
         f"os.execv({sys.executable!r}, ['python', *sys.argv[at + 1:-1], code])",
     )
     monkeypatch.setenv("PATH", str(tmp_path))
-    told = run([program("    return x * 2\n"), program("    return x\n")], LIMITS)
-    assert told == [Verdict(True), Verdict(False, "AssertionError")]
+    told = run_programs([program("    return x * 2\n"), program("    return x\n")], LIMITS)
+    assert told == [ProgramResult(True), ProgramResult(False, "AssertionError")]
     lines = (tmp_path / "said").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 6  # the proof, and two programs, two sides each
     for line in lines:
@@ -250,7 +259,7 @@ HASHABLE = st.none() | st.booleans() | st.integers() | st.text() | st.tuples(st.
 @settings(max_examples=50, deadline=None)
 @given(PLAIN | st.sets(HASHABLE) | st.frozensets(HASHABLE) | st.dictionaries(HASHABLE, PLAIN))
 def test_plain_values_come_back(value: Any) -> None:
-    back = decode(json.loads(json.dumps(encode(value))))
+    back = decode_value(json.loads(json.dumps(encode_value(value))))
     assert back == value
     assert repr(back) == repr(value) or isinstance(value, set | frozenset)
 
@@ -264,11 +273,11 @@ def test_other_values_come_as_what_they_can_be_used_for() -> None:
             return 9
 
     def over(value: Any) -> Any:
-        return decode(json.loads(json.dumps(encode(value))))
+        return decode_value(json.loads(json.dumps(encode_value(value))))
 
     assert over(Equal([1])) == [1] and over(Equal([1])) != [2]
     assert list(over(each for each in "ab")) == ["a", "b"] and over(iter("ab")) != ["a", "b"]
-    assert type(over(Fraction(1, 2))) is Stranger and over(Fraction(1, 2)) != Fraction(1, 2)
+    assert type(over(Fraction(1, 2))) is OpaqueValue and over(Fraction(1, 2)) != Fraction(1, 2)
     assert over(nan) != over(nan)
 
 
@@ -277,7 +286,7 @@ def test_other_values_come_as_what_they_can_be_used_for() -> None:
                     lambda each: st.lists(each) | st.dictionaries(st.text(), each)))  # fmt: skip
 def test_anything_else_is_refused_or_plain(tree: Any) -> None:
     try:
-        decode(tree)
+        decode_value(tree)
     except (ValueError, TypeError, KeyError, AttributeError):
         pass
 
@@ -293,15 +302,15 @@ def test_the_numbers_of_system_calls_are_the_kernels() -> None:
         text = header.read_text(encoding="utf-8")
         known = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", text))
         known["newfstatat"] = known.get("newfstatat", known.get("fstatat", ""))
-        for row in seccomp.CALLS:
+        for row in seccomp.ALLOWED_SYSCALLS:
             if row[column] is not None:
                 assert known[str(row[0])] == str(row[column]), row
-    assert not {*REFUSED} & {row[0] for row in seccomp.CALLS}
+    assert not {*REFUSED} & {row[0] for row in seccomp.ALLOWED_SYSCALLS}
 
 
 def test_an_unknown_machine_is_not_confined() -> None:
     with pytest.raises(OSError, match="no system calls known of riscv64"):
-        seccomp.allowing("riscv64")
+        seccomp.build_filter("riscv64")
 
 
 def _counts(most: int) -> st.SearchStrategy[tuple[int, int, int]]:

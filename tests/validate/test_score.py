@@ -15,11 +15,11 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
 from camelpress.inference.model import output_head
 from camelpress.inference.model.streamed_model import StreamedModel
-from camelpress.inference.streaming.process_group import Team
-from camelpress.validate.scoring.scored_positions import Places
-from camelpress.validate.scoring.streamed_run import Runner
-from camelpress.validate.scoring.token_scores import Scored, Scores, score
-from camelpress.validate.scoring.workspace import Workplace
+from camelpress.inference.streaming.process_group import ProcessGroup
+from camelpress.validate.scoring.scored_positions import ScoredPositions
+from camelpress.validate.scoring.streamed_run import StreamedRun
+from camelpress.validate.scoring.token_scores import PairedScores, TokenScores, score_models
+from camelpress.validate.scoring.workspace import Workspace
 
 LENGTHS = (2, 5, 33, 33, 128, 17)
 
@@ -33,24 +33,26 @@ def some_ids() -> list[list[int]]:
     return [torch.randint(0, 272, (length,), generator=generator).tolist() for length in LENGTHS]
 
 
-def scored(reference: Path, candidate: Path) -> Scores:
+def scored(reference: Path, candidate: Path) -> TokenScores:
     return against(reference, candidate).scores[0]
 
 
-def against(reference: Path, candidate: Path) -> Scored:
-    places = Places.all_of(some_ids())
-    sequences = [lane.sequences(limit=128) for lane in places.lanes()]
+def against(reference: Path, candidate: Path) -> PairedScores:
+    places = ScoredPositions.from_sequences(some_ids())
+    sequences = [lane.batches(limit=128) for lane in places.shards()]
     pair = (("reference", reference), ("candidate", candidate))
     with tempfile.TemporaryDirectory() as folder:
-        work = Workplace(Team(), Path(folder))
-        runners = [Runner.of(name, streamed(model), sequences, work) for name, model in pair]
-        found = score(runners, places, work)
+        work = Workspace(ProcessGroup(), Path(folder))
+        runners = [
+            StreamedRun.start(name, streamed(model), sequences, work) for name, model in pair
+        ]
+        found = score_models(runners, places, work)
     return found._replace(scores=[in_order(each) for each in found.scores])
 
 
-def in_order(scores: Scores) -> Scores:
+def in_order(scores: TokenScores) -> TokenScores:
     """As the windows stand in the text, and not by length."""
-    return scores.where(scores.sequence.sort(stable=True).indices)
+    return scores.select(scores.sequence.sort(stable=True).indices)
 
 
 def slow(folder: Path) -> list[Tensor]:
@@ -70,11 +72,11 @@ def noisy(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def scores(base: Path, noisy: Path) -> Scores:
+def scores(base: Path, noisy: Path) -> TokenScores:
     return scored(base, noisy)
 
 
-def test_every_token_but_the_first_of_its_sequence_is_scored(scores: Scores) -> None:
+def test_every_token_but_the_first_of_its_sequence_is_scored(scores: TokenScores) -> None:
     expected = [
         (number, place) for number, length in enumerate(LENGTHS) for place in range(length - 1)
     ]
@@ -82,7 +84,7 @@ def test_every_token_but_the_first_of_its_sequence_is_scored(scores: Scores) -> 
     assert list(found) == expected
 
 
-def test_costs_are_those_of_transformers(base: Path, noisy: Path, scores: Scores) -> None:
+def test_costs_are_those_of_transformers(base: Path, noisy: Path, scores: TokenScores) -> None:
     for folder, found in ((base, scores.reference_nll), (noisy, scores.candidate_nll)):
         expected = [
             -float(told[place, ids[place + 1]])
@@ -92,7 +94,7 @@ def test_costs_are_those_of_transformers(base: Path, noisy: Path, scores: Scores
         torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-6, atol=2e-6)
 
 
-def test_divergence_is_that_of_transformers(base: Path, noisy: Path, scores: Scores) -> None:
+def test_divergence_is_that_of_transformers(base: Path, noisy: Path, scores: TokenScores) -> None:
     expected = divergence(base, noisy)
     assert float(expected.mean()) > 1e-5
     torch.testing.assert_close(scores.kl.double(), expected, rtol=1e-2, atol=1e-6)
@@ -117,7 +119,7 @@ def divergence(reference: Path, candidate: Path) -> Tensor:
     )
 
 
-def test_agreement_is_that_of_transformers(base: Path, noisy: Path, scores: Scores) -> None:
+def test_agreement_is_that_of_transformers(base: Path, noisy: Path, scores: TokenScores) -> None:
     expected = torch.cat(
         [
             (left.argmax(dim=-1) == right.argmax(dim=-1))[:-1]
@@ -125,24 +127,24 @@ def test_agreement_is_that_of_transformers(base: Path, noisy: Path, scores: Scor
         ]
     )
     assert 0 < int(expected.sum()) < len(expected)
-    assert torch.equal(scores.same_top, expected)
+    assert torch.equal(scores.same_top1, expected)
 
 
 def test_a_model_does_not_diverge_from_itself(base: Path) -> None:
     scores = scored(base, base)
     assert not bool(scores.kl.any())
-    assert bool(scores.same_top.all())
+    assert bool(scores.same_top1.all())
     assert torch.equal(scores.reference_nll, scores.candidate_nll)
 
 
-def test_divergence_is_never_negative(scores: Scores) -> None:
+def test_divergence_is_never_negative(scores: TokenScores) -> None:
     assert float(scores.kl.min()) >= 0
 
 
 def test_the_size_of_chunks_changes_nothing(
-    base: Path, noisy: Path, scores: Scores, monkeypatch: pytest.MonkeyPatch
+    base: Path, noisy: Path, scores: TokenScores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output_head, "LOGITS", 272 * 7)
+    monkeypatch.setattr(output_head, "MAX_LOGITS", 272 * 7)
     again = scored(base, noisy)
     torch.testing.assert_close(again.kl, scores.kl, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(again.candidate_nll, scores.candidate_nll)
@@ -158,8 +160,8 @@ def test_a_tied_model_is_scored_by_its_embedding(tmp_path: Path) -> None:
     assert not bool(scored(tied, untied).kl.any())
 
 
-def test_some_of_the_tokens_keep_their_figures(scores: Scores) -> None:
-    part = scores.where(scores.sequence == 2)
+def test_some_of_the_tokens_keep_their_figures(scores: TokenScores) -> None:
+    part = scores.select(scores.sequence == 2)
     assert len(part.kl) == 32
     assert part.position.tolist() == list(range(32))
     assert torch.equal(part.kl, scores.kl[5 : 5 + 32])

@@ -16,7 +16,7 @@ import benches
 from camelpress.validate.statistics.binomial import (
     binomial_interval,
     effective_trials,
-    unseen_share,
+    max_unseen_share,
 )
 from camelpress.validate.statistics.clustered import clustered_share, effective_clusters
 
@@ -42,7 +42,7 @@ def test_where_nothing_differs_a_cluster_is_one_trial() -> None:
     """Nothing tells then whether its tokens are independent."""
     cluster = torch.arange(20).repeat_interleave(500)
     estimate = clustered_share(torch.ones(10_000), cluster)
-    assert estimate.low == pytest.approx(1 - unseen_share(20))
+    assert estimate.low == pytest.approx(1 - max_unseen_share(20))
     assert estimate.low == pytest.approx(0.025 ** (1 / 20))
 
 
@@ -118,4 +118,4 @@ def test_the_usual_interval_would_promise_too_much() -> None:
 @pytest.mark.parametrize("clusters", [1, 10, 300])
 def test_what_none_of_so_many_shows_is_the_end_of_the_exact_interval(clusters: int) -> None:
     exact = binomtest(0, clusters).proportion_ci(0.95, method="exact").high
-    assert unseen_share(clusters) == pytest.approx(exact)
+    assert max_unseen_share(clusters) == pytest.approx(exact)

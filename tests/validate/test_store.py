@@ -17,12 +17,12 @@ import stages
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.files.file_hashes import checkpoint_digest
-from camelpress.core.progress import listening
+from camelpress.core.progress import use_listener
 from camelpress.reporting.stage_report import Report
 from camelpress.validate import run as validation
-from camelpress.validate.settings import Keep, Validate
+from camelpress.validate.settings import StoreSettings, Validate
 from camelpress.validate.store import build_store, store_writer
-from camelpress.validate.store.prediction_store import REPORT, Store
+from camelpress.validate.store.prediction_store import STORE_REPORT, PredictionStore
 from notes import Notes
 from refusal import refusal
 
@@ -30,14 +30,14 @@ EXACT = ("reference_perplexity", "candidate_perplexity", "top1_agreement", "top5
 
 
 def make(base: Path, out: Path, *texts: Path, **options: Any) -> Path:
-    settings = Keep.parse({"text": texts, "max_tokens": 300} | options, source="test")
-    build_store.run(Checkpoint.open(base), out, settings)
+    settings = StoreSettings.parse({"text": texts, "max_tokens": 300} | options, source="test")
+    build_store.build_store(Checkpoint.open(base), out, settings)
     return out
 
 
 def validated(store: Path, candidate: Path, out: Path, **options: Any) -> Report:
     settings = Validate.parse(options, source="test")
-    return validation.run(Store.open(store), Checkpoint.open(candidate), out, settings)
+    return validation.run(PredictionStore.open(store), Checkpoint.open(candidate), out, settings)
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +117,10 @@ def test_the_size_of_parts_changes_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(store_writer, "PART_BYTES", 1)
-    monkeypatch.setattr("camelpress.inference.model.output_head.LOGITS", 272 * 100)
+    monkeypatch.setattr(store_writer, "SHARD_BYTES", 1)
+    monkeypatch.setattr("camelpress.inference.model.output_head.MAX_LOGITS", 272 * 100)
     many = make(base, tmp_path / "many", chat, prose, top_k=40)
-    assert len(Store.open(many).parts) > 1 == len(Store.open(store).parts)
+    assert len(PredictionStore.open(many).shards) > 1 == len(PredictionStore.open(store).shards)
     once = validated(store, noisy, tmp_path / "once").facts
     again = validated(many, noisy, tmp_path / "again").facts
     assert again["kl_mean"] == pytest.approx(once["kl_mean"], rel=1e-4)
@@ -131,7 +131,10 @@ def test_the_same_store_has_the_same_bytes(
     base: Path, store: Path, chat: Path, prose: Path, tmp_path: Path
 ) -> None:
     again = make(base, tmp_path / "again", chat, prose, top_k=40)
-    assert Report.read(again / REPORT).outputs == Report.read(store / REPORT).outputs
+    assert (
+        Report.read_report(again / STORE_REPORT).outputs
+        == Report.read_report(store / STORE_REPORT).outputs
+    )
 
 
 def test_the_report_says_what_the_store_was_made_from(
@@ -258,7 +261,7 @@ def test_a_report_of_another_candidate_names_no_source(
     report = candidate / "quantize-report.json"
     shutil.copyfile(tmp_path / "other-4bit" / report.name, report)
     notes = Notes()
-    with listening(notes):
+    with use_listener(notes):
         validated(store, candidate, tmp_path / "out")
     sentence = f"{report} lists other weights than those beside it: the source that it names is"
     assert [line for line in notes.heard if line.startswith(sentence)]
@@ -296,11 +299,11 @@ def _long_name(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "harm", "what"),
     [
-        (REPORT, _long_name, f"{'x' * 300} cannot be read (OSError)"),
+        (STORE_REPORT, _long_name, f"{'x' * 300} cannot be read (OSError)"),
         (FIRST, Path.unlink, f"{FIRST} is missing"),
-        (FIRST, _cut, f"{FIRST} is not what {REPORT} says"),
-        ("windows.safetensors", _cut, f"windows.safetensors is not what {REPORT} says"),
-        (REPORT, _other_facts, f"{REPORT}: window: Field required"),
+        (FIRST, _cut, f"{FIRST} is not what {STORE_REPORT} says"),
+        ("windows.safetensors", _cut, f"windows.safetensors is not what {STORE_REPORT} says"),
+        (STORE_REPORT, _other_facts, f"{STORE_REPORT}: window: Field required"),
     ],
 )
 def test_a_damaged_store_is_refused(
@@ -315,7 +318,7 @@ def test_a_damaged_store_is_refused(
         next_step="make it again with camelpress store",
         out=None,
     ):
-        Store.open(broken)
+        PredictionStore.open(broken)
 
 
 def test_more_than_there_is_cannot_be_kept(base: Path, prose: Path, tmp_path: Path) -> None:

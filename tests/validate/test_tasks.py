@@ -72,12 +72,12 @@ def yaml(path: Path) -> dict[str, Any]:
 
 
 MAKERS: dict[str, Callable[..., Any]] = {
-    "mmlu": mmlu.dataset,
-    "gsm": gsm.dataset,
-    "bbh": bbh.dataset,
-    "tydiqa": tydiqa.dataset,
-    "codex": humaneval.dataset,
-    "alpaca": alpaca_farm.dataset,
+    "mmlu": mmlu.load_mmlu,
+    "gsm": gsm.load_gsm,
+    "bbh": bbh.load_bbh,
+    "tydiqa": tydiqa.load_tydiqa,
+    "codex": humaneval.load_humaneval,
+    "alpaca": alpaca_farm.load_alpaca_farm,
 }
 
 
@@ -101,7 +101,7 @@ TASKS = [
 @pytest.mark.parametrize("task", [name for name in GOLDEN if "mmlu" not in name])
 def test_prompts_are_the_twins_and_both_ends_are_golden(task: str) -> None:
     found = items(task, data_dir=str(DATA), tokenizer=str(LLAMA))
-    twin = tasks_golden.columns(DATA, llama().encode_rendered)[task]()
+    twin = tasks_golden.columns(DATA, llama().encode_template_text)[task]()
     assert [(each["id"], each["prompt"]) for each in found] == twin
     compare(task, found)
 
@@ -116,10 +116,10 @@ def test_examples_are_left_out_where_there_is_no_room(tmp_path: Path, shots: int
         (tmp_path / "mmlu" / part).mkdir(parents=True)
         for name in ("abstract_algebra", long, "world_religions"):
             place = f"mmlu/{part}/{name}_{part}.csv"
-            rows = [row for _, row in task_data.csv_rows(DATA / place, 6)]
+            rows = [row for _, row in task_data.read_csv_rows(DATA / place, 6)]
             with (tmp_path / place).open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows(rows[:most] + rows[most:][-1:])
-    twin = tasks_golden.mmlu(tmp_path, llama().encode_rendered, shots)
+    twin = tasks_golden.mmlu(tmp_path, llama().encode_template_text, shots)
     found = items(f"tulu_mmlu_{shots}shot", data_dir=str(tmp_path), tokenizer=str(LLAMA))
     assert [(each["id"], each["prompt"]) for each in found] == twin
     given = {text.count("\nAnswer:") - 1 for name, text in twin if name.startswith(long)}
@@ -129,7 +129,9 @@ def test_examples_are_left_out_where_there_is_no_room(tmp_path: Path, shots: int
 
 
 def compare(task: str, found: list[dict[str, Any]], *, count: bool = True) -> None:
-    encode = llama().encode_document if config(task)["metadata"]["bos"] else llama().encode_rendered
+    encode = (
+        llama().encode_document if config(task)["metadata"]["bos"] else llama().encode_template_text
+    )
     if count:
         assert len(found) == GOLDEN[task]["items"]
     for end, golden in zip((found[0], found[-1]), GOLDEN[task]["ends"], strict=True):
@@ -138,7 +140,7 @@ def compare(task: str, found: list[dict[str, Any]], *, count: bool = True) -> No
 
 @with_data
 def test_the_200_problems_are_those_that_were_drawn() -> None:
-    indices = gsm.indices(1319)
+    indices = gsm.sample_problem_indices(1319)
     random.seed(42)
     expected = random.sample(range(1319), 200)
     assert indices == expected
@@ -154,8 +156,8 @@ def test_choices_become_nan_where_pandas_makes_them_so() -> None:
     changed = asked = 0
     for path in sorted((DATA / "mmlu").glob("*/*.csv")):
         table = pandas.read_csv(path, header=None)
-        read = [*mmlu.questions(path, missing_is_nan=True)]
-        as_written = [*mmlu.questions(path, missing_is_nan=False)]
+        read = [*mmlu.read_mmlu_questions(path, missing_is_nan=True)]
+        as_written = [*mmlu.read_mmlu_questions(path, missing_is_nan=False)]
         told = [[str(cell) for cell in row] for row in table.itertuples(index=False)]
         assert [[each.text, *each.choices, each.letter] for each in read] == told, path
         changed += sum(one != other for one, other in zip(read, as_written, strict=True))
@@ -227,8 +229,8 @@ def test_a_group_has_every_column_of_its_kind(family: str) -> None:
 def test_numbers_count_as_letters_and_as_values(
     said: str, gold: str, letters: float, value: float
 ) -> None:
-    assert gsm.score({"target": gold}, [said]) == {"exact_match": letters}
-    assert gsm.score_value({"target": gold}, [said]) == {"exact_match": value}
+    assert gsm.score_gsm({"target": gold}, [said]) == {"exact_match": letters}
+    assert gsm.score_gsm_value({"target": gold}, [said]) == {"exact_match": value}
 
 
 # fmt: off
@@ -248,20 +250,20 @@ def test_numbers_count_as_letters_and_as_values(
 def test_answers_are_found_in_what_is_said(
     said: str, gold: str, loose: float, meant: float
 ) -> None:
-    assert bbh.score({"target": gold}, [said]) == {"exact_match": loose}
-    assert bbh.score_meant({"target": gold}, [said]) == {"exact_match": meant}
+    assert bbh.score_bbh({"target": gold}, [said]) == {"exact_match": loose}
+    assert bbh.score_bbh_strict({"target": gold}, [said]) == {"exact_match": meant}
 
 
 @given(st.lists(st.sampled_from(["the", "cat", "sat", "Cat.", "mat", "-", "a"])), st.data())
 def test_f1_counts_words_that_two_texts_share(words: list[str], data: st.DataObject) -> None:
     other = data.draw(st.permutations(words))
-    counted = answer_match.words(" ".join(words))
-    assert answer_match.f1(" ".join(words), [" ".join(other)]) == (1.0 if counted else 0.0)
-    assert answer_match.f1(" ".join(words), ["dog"]) == 0.0
+    counted = answer_match.normalized_words(" ".join(words))
+    assert answer_match.f1_score(" ".join(words), [" ".join(other)]) == (1.0 if counted else 0.0)
+    assert answer_match.f1_score(" ".join(words), ["dog"]) == 0.0
     if counted:
         precision, recall = 1 / len(counted), 1.0
         expected = 2 * precision * recall / (precision + recall)
-        assert answer_match.f1(" ".join(words), ["dog bird", counted[0]]) == pytest.approx(
+        assert answer_match.f1_score(" ".join(words), ["dog bird", counted[0]]) == pytest.approx(
             2 * counted.count(counted[0]) and expected
         )
 
@@ -276,7 +278,7 @@ def test_passages_are_cut_by_the_models_tokens(tmp_path: Path, family: str, begi
     assert languages == sorted(languages)
     drawn = random.Random(42).sample([*range(120)], 100)
     assert [each["id"] for each in found[:100]] == [f"arabic-dev-{number}" for number in drawn]
-    encode = llama().encode_document if begins else llama().encode_rendered
+    encode = llama().encode_document if begins else llama().encode_template_text
     cut = 0
     for each in [each for each in found if each["part"] == "english"]:
         passage = each["prompt"].split("Passage: ")[-1].split("\nQuestion:")[0]
@@ -299,8 +301,8 @@ def test_closed_book_prompts_are_written_as_they_were(tmp_path: Path) -> None:
         f"<|user|>\nVastaa seuraavaan kysymykseen.\n\nKysymys: what is {example}?\n"
         f"Vastaus: sea {example}\n\nKysymys: what is 1?\n<|assistant|>\nVastaus:"
     )
-    assert tydiqa.score(one, [" The Sea 1 "]) == {"f1": 1.0, "exact_match": 1.0}
-    assert tydiqa.score(one, ["sea"])["f1"] == pytest.approx(2 / 3)
+    assert tydiqa.score_tydiqa(one, [" The Sea 1 "]) == {"f1": 1.0, "exact_match": 1.0}
+    assert tydiqa.score_tydiqa(one, ["sea"])["f1"] == pytest.approx(2 / 3)
 
 
 def spoilt(tmp_path: Path, name: str, text: str) -> Path:
@@ -384,7 +386,7 @@ def test_a_fault_is_told_with_its_place(
     path = spoilt(tmp_path, name, text)
     with pytest.raises(DataProblem) as caught:
         items(f"tulu_{task}", data_dir=str(tmp_path))
-    assert caught.value.what.startswith(said.format(path=path, folder=path.parent))
+    assert caught.value.message.startswith(said.format(path=path, folder=path.parent))
 
 
 def test_a_missing_file_is_told_with_where_it_comes_from(tmp_path: Path) -> None:

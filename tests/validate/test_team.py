@@ -22,9 +22,9 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
 from camelpress.reporting.stage_report import Report
 from camelpress.validate import run as validation
-from camelpress.validate.settings import Keep, Validate
+from camelpress.validate.settings import StoreSettings, Validate
 from camelpress.validate.store import build_store
-from camelpress.validate.store.prediction_store import Store
+from camelpress.validate.store.prediction_store import PredictionStore
 from processes import together
 from unfinished import finished, terminated
 
@@ -40,7 +40,7 @@ def _small() -> Iterator[None]:
     """Several lanes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "camelpress.inference.streaming.token_shards.LANE_TOKENS", small_lanes.LANE_TOKENS
+            "camelpress.inference.streaming.token_shards.SHARD_TOKENS", small_lanes.LANE_TOKENS
         )
         yield
 
@@ -61,7 +61,7 @@ def expected(base: Path, noisy: Path, chat: Path, prose: Path, _small: None) -> 
 
 def contents(folder: Path) -> Contents:
     """Every file byte by byte but those that tell the cost, and the report without it."""
-    report = Report.read(folder / "report.json").model_dump_json(exclude={"cost"})
+    report = Report.read_report(folder / "report.json").model_dump_json(exclude={"cost"})
     return {"files": sorted(path.name for path in folder.iterdir()), "report": report}
 
 
@@ -94,7 +94,7 @@ def test_ranks_without_a_lane_do_no_harm(
     base: Path, noisy: Path, prose: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "camelpress.inference.streaming.token_shards.LANE_TOKENS", 10_000
+        "camelpress.inference.streaming.token_shards.SHARD_TOKENS", 10_000
     )  # one lane
     stages.validate(base, noisy, tmp_path / "alone", prose)
     out = tmp_path / "out"
@@ -123,11 +123,13 @@ def test_a_store_is_made_and_used_by_any_number_of_ranks(
     base: Path, noisy: Path, chat: Path, prose: Path, tmp_path: Path
 ) -> None:
     def make(out: Path) -> None:
-        settings = Keep.parse({"text": [chat, prose], "sequence_length": 64}, source="test")
-        build_store.run(Checkpoint.open(base), out, settings)
+        settings = StoreSettings.parse(
+            {"text": [chat, prose], "sequence_length": 64}, source="test"
+        )
+        build_store.build_store(Checkpoint.open(base), out, settings)
 
     def use(out: Path) -> None:
-        store, candidate = Store.open(tmp_path / "alone"), Checkpoint.open(noisy)
+        store, candidate = PredictionStore.open(tmp_path / "alone"), Checkpoint.open(noisy)
         validation.run(store, candidate, out, Validate())
 
     make(tmp_path / "alone")

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.errors import EngineProblem
+from camelpress.core.errors import ToolProblem
 from camelpress.core.runtime import optional_packages
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.generation import vllm_worker
-from camelpress.inference.generation.generator import Respondent, Wanted
-from camelpress.inference.generation.sampling import Decoding, Prompt
-from camelpress.inference.generation.vllm_generator import VllmCompleter, require_vllm
+from camelpress.inference.generation.generator import GenerationModel, GenerationRequest
+from camelpress.inference.generation.sampling import SamplingParams, TokenPrompt
+from camelpress.inference.generation.vllm_generator import VllmGenerator, require_vllm
 from camelpress.inference.model.streamed_model import StreamedModel
 from refusal import refusal
 
@@ -74,7 +74,7 @@ class LLM:
             found.append(RequestOutput([Output(ids)]))
         return found
 '''
-GREEDY = Decoding(stops=("\n",), most=12, temperature=0.0, top_p=1.0)
+GREEDY = SamplingParams(stop=("\n",), max_tokens=12, temperature=0.0, top_p=1.0)
 
 
 @pytest.fixture
@@ -85,27 +85,27 @@ def stand_in(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "vllm.py").write_text(f"ALPHABET = {letters!r}\n{STAND_IN}", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))
-    monkeypatch.setenv(vllm_worker.VISIBLE, "4,5")
+    monkeypatch.setenv(vllm_worker.VISIBLE_GPUS_VARIABLE, "4,5")
 
 
-def completer(folder: Path, gpus: int = 1) -> VllmCompleter:
+def completer(folder: Path, gpus: int = 1) -> VllmGenerator:
     model = StreamedModel(Checkpoint.open(folder), device=torch.device("cpu"), dtype=torch.float32)
-    asked = Respondent("reference", model.checkpoint, model, Tokenizer.load(folder), [2])
-    return VllmCompleter(asked, tokenizer=folder, gpus=gpus)
+    asked = GenerationModel("reference", model.checkpoint, model, Tokenizer.load(folder), [2])
+    return VllmGenerator(asked, tokenizer=folder, gpus=gpus)
 
 
-def wanted(length: int, positions: int = 128) -> Wanted:
-    return Wanted(Prompt([5] * length, "seed"), GREEDY, positions)
+def wanted(length: int, positions: int = 128) -> GenerationRequest:
+    return GenerationRequest(TokenPrompt([5] * length, "seed"), GREEDY, positions)
 
 
 @pytest.mark.usefixtures("stand_in")
 def test_each_copy_has_its_gpus_and_its_share_of_the_prompts(base: Path) -> None:
     model = completer(base)
-    found = dict(model.complete([wanted(length) for length in (3, 4, 5, 6)]))
+    found = dict(model.generate([wanted(length) for length in (3, 4, 5, 6)]))
     assert found == {
         place: f"{4 + place % 2} float32 1 128 12 0.0 {3 + place}" for place in range(4)
     }
-    again = dict(model.complete([wanted(20, positions=25)]))  # the same processes
+    again = dict(model.generate([wanted(20, positions=25)]))  # the same processes
     assert again == {0: "4 float32 1 128 5 0.0 20"}
     model.release()
 
@@ -114,30 +114,30 @@ def test_each_copy_has_its_gpus_and_its_share_of_the_prompts(base: Path) -> None
 def test_what_vllm_refuses_is_one_line(base: Path) -> None:
     model = completer(base, gpus=2)
     with refusal(
-        EngineProblem,
+        ToolProblem,
         "vLLM broke with the reference (max_tokens must be at least 1, got 0.)",
         next_step="see what it said above, or complete without it",
         out=None,
     ):
-        [*model.complete([wanted(128)])]
+        [*model.generate([wanted(128)])]
     model.release()
 
 
 @pytest.mark.usefixtures("stand_in")
 def test_too_few_gpus(base: Path) -> None:
     with refusal(
-        EngineProblem,
+        ToolProblem,
         "a copy of the reference in vLLM takes 3 GPUs, and 2 are here",
         next_step="complete without vLLM, or set --vllm-gpus",
         out=None,
     ):
-        [*completer(base, gpus=3).complete([wanted(3)])]
+        [*completer(base, gpus=3).generate([wanted(3)])]
 
 
 def test_without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optional_packages, "find_spec", lambda _: None)
     with refusal(
-        EngineProblem,
+        ToolProblem,
         "completions by vLLM need vLLM, which is not installed",
         next_step='pip install "camelpress[vllm]"',
         out=None,

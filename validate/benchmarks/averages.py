@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from scipy.special import stdtrit
 
-from camelpress.validate.statistics.binomial import TAIL
+from camelpress.validate.statistics.binomial import TAIL_PROBABILITY
 
-BENCHMARKS = {  # of the card's average, each with so many columns
+CARD_COLUMNS = {  # of the card's average, each with so many columns
     "MMLU": 2,
     "GSM": 2,
     "BBH": 2,
@@ -23,19 +23,21 @@ BENCHMARKS = {  # of the card's average, each with so many columns
     "Codex-Eval": 2,
     "AlpacaFarm": 1,
 }
-SIDES = ("reference", "candidate")
-Task = Mapping[str, Any]  # as a report tells it
-Pulls = Mapping[str, float]  # of the items of a column, by name: see `columns.pulls`
+MODEL_ROLES = ("reference", "candidate")
+TaskRecord = Mapping[str, Any]  # as a report tells it
+Influences = Mapping[str, float]  # of the items of a column, by name: see `columns.pulls`
 
 
-class Spread(NamedTuple):
+class DeltaVariance(NamedTuple):
     """The variance of an estimated difference, and the items that it is known from."""
 
     variance: float
     items: int
 
 
-def averages(tasks: Sequence[Task], pulls: Mapping[str, Pulls]) -> dict[str, Any] | None:
+def average_benchmarks(
+    tasks: Sequence[TaskRecord], pulls: Mapping[str, Influences]
+) -> dict[str, Any] | None:
     """The mean of the benchmarks' means, as the card has it.
 
     A benchmark counts if all its columns are there. The mean of fewer benchmarks than the card's
@@ -49,31 +51,34 @@ def averages(tasks: Sequence[Task], pulls: Mapping[str, Pulls]) -> dict[str, Any
         the cards of allenai/tulu-7b to tulu-65b: 46.3 of 65B is the mean of MMLU 60.15, GSM 34.5,
         BBH 50.8, TydiQA 32.55, Codex-Eval 37.4 and AlpacaFarm 62.7, and not of its 11 columns.
     """
-    whole = {name: found for name in BENCHMARKS if (found := _columns(name, tasks))}
+    whole = {name: found for name in CARD_COLUMNS if (found := _complete_columns(name, tasks))}
     if not whole:
         return None
     means = {
-        name: {side: fmean(task[f"{side}_accuracy"] for task in found) for side in SIDES}
+        name: {side: fmean(task[f"{side}_accuracy"] for task in found) for side in MODEL_ROLES}
         for name, found in whole.items()
     }
     spreads = {
-        name: spread([pulls[task["name"]] for task in found]) for name, found in whole.items()
+        name: delta_variance([pulls[task["name"]] for task in found])
+        for name, found in whole.items()
     }
-    complete = len(whole) == len(BENCHMARKS)
-    overall = {side: fmean(mean[side] for mean in means.values()) for side in SIDES}
+    complete = len(whole) == len(CARD_COLUMNS)
+    overall = {side: fmean(mean[side] for mean in means.values()) for side in MODEL_ROLES}
     return {
-        "name": "Average" if complete else f"Mean of {len(whole)} of {len(BENCHMARKS)} benchmarks",
+        "name": "Average"
+        if complete
+        else f"Mean of {len(whole)} of {len(CARD_COLUMNS)} benchmarks",
         "complete": complete,
-        "missing": [name for name in BENCHMARKS if name not in whole],
+        "missing": [name for name in CARD_COLUMNS if name not in whole],
         "benchmarks": {
-            name: mean | _difference(mean, [spreads[name]]) for name, mean in means.items()
+            name: mean | _delta_facts(mean, [spreads[name]]) for name, mean in means.items()
         },
         **overall,
-        **_difference(overall, spreads.values()),
+        **_delta_facts(overall, spreads.values()),
     }
 
 
-def spread(columns: Sequence[Pulls]) -> Spread:
+def delta_variance(columns: Sequence[Influences]) -> DeltaVariance:
     """What is known of the difference in a benchmark: the mean of its columns' differences.
 
     The variance is n/(n-1) times the sum over items of (mean over columns of the item's pull)²,
@@ -93,10 +98,12 @@ def spread(columns: Sequence[Pulls]) -> Spread:
             found[item] = found.get(item, 0.0) + pull / len(columns)
     n = len(found)
     squares = sum(pull**2 for pull in found.values()) + 1 / n**2
-    return Spread(squares * n / (n - 1) if n > 1 else float("inf"), n)
+    return DeltaVariance(squares * n / (n - 1) if n > 1 else float("inf"), n)
 
 
-def interval(delta: float, spreads: Sequence[Spread]) -> tuple[float, float] | None:
+def satterthwaite_interval(
+    delta: float, spreads: Sequence[DeltaVariance]
+) -> tuple[float, float] | None:
     """95 % around a mean of independent differences; None if one is known from a single item.
 
     Source:
@@ -106,17 +113,17 @@ def interval(delta: float, spreads: Sequence[Spread]) -> tuple[float, float] | N
         return None
     total = sum(each.variance for each in spreads)
     freedom = total**2 / sum(each.variance**2 / (each.items - 1) for each in spreads)
-    reach = float(stdtrit(freedom, 1 - TAIL)) * sqrt(total) / len(spreads)
+    reach = float(stdtrit(freedom, 1 - TAIL_PROBABILITY)) * sqrt(total) / len(spreads)
     return max(-1.0, delta - reach), min(1.0, delta + reach)
 
 
-def _columns(benchmark: str, tasks: Iterable[Task]) -> list[Task]:
+def _complete_columns(benchmark: str, tasks: Iterable[TaskRecord]) -> list[TaskRecord]:
     """All columns of a benchmark, or none: not one less, and none twice."""
     found = [task for task in tasks if task.get("benchmark") == benchmark]
     titles = {task["title"] for task in found}
-    return found if len(titles) == BENCHMARKS[benchmark] == len(found) else []
+    return found if len(titles) == CARD_COLUMNS[benchmark] == len(found) else []
 
 
-def _difference(means: Mapping[str, float], spreads: Iterable[Spread]) -> dict[str, Any]:
+def _delta_facts(means: Mapping[str, float], spreads: Iterable[DeltaVariance]) -> dict[str, Any]:
     delta = means["candidate"] - means["reference"]
-    return {"delta": delta, "delta_interval": interval(delta, [*spreads])}
+    return {"delta": delta, "delta_interval": satterthwaite_interval(delta, [*spreads])}

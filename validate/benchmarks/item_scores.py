@@ -15,14 +15,18 @@ from typing import Any
 import torch
 
 from camelpress.core.errors import NumericsProblem
-from camelpress.validate.benchmarks.task_catalogue import Column
+from camelpress.validate.benchmarks.task_catalogue import BenchmarkSpec
 from camelpress.validate.statistics.binomial import CONFIDENCE
 from camelpress.validate.statistics.clustered import bootstrap_mean, effective_clusters
-from camelpress.validate.statistics.paired_tests import detectable_loss, loss_interval, loss_p_value
+from camelpress.validate.statistics.paired_tests import (
+    detectable_loss,
+    mcnemar_p_value,
+    tango_interval,
+)
 
 
 @dataclass(frozen=True)
-class Marks:
+class ItemScores:
     """What both models got for one item, each in [0, 1] for most metrics."""
 
     part: str
@@ -33,15 +37,15 @@ class Marks:
     @property
     def flip(self) -> str:
         """The model that did better."""
-        return flip(self.candidate - self.reference)
+        return classify_flip(self.candidate - self.reference)
 
 
-def flip(delta: float) -> str:
+def classify_flip(delta: float) -> str:
     """The word for a difference, candidate minus reference."""
     return "same" if delta == 0 else "lost" if delta < 0 else "won"
 
 
-def facts(column: Column, marks: Sequence[Marks], *, of: int) -> dict[str, Any]:
+def task_facts(column: BenchmarkSpec, marks: Sequence[ItemScores], *, of: int) -> dict[str, Any]:
     """A task as a report tells it.
 
     Args:
@@ -55,16 +59,16 @@ def facts(column: Column, marks: Sequence[Marks], *, of: int) -> dict[str, Any]:
         raise NumericsProblem(
             f"the task {column.name} has no marks to compare", next_step="ask at least one item"
         )
-    weights = _weights(marks, by_part=column.by_part)
+    weights = _weights(marks, by_part=column.is_macro_average)
     flips = Counter(each.flip for each in marks)
-    n, item = len(marks), items(marks)
-    distinct = _distinct(marks, item)
+    n, item = len(marks), first_occurrences(marks)
+    distinct = _count_distinct(marks, item)
     return {
         "name": column.name,
         "title": column.title,
         "benchmark": column.benchmark,
         "metric": column.metric,
-        "by_count": _by_count(marks, weights),
+        "by_count": _is_count_interval(marks, weights),
         "distinct": distinct if distinct["n"] < n else None,
         "n": n,
         "of": of,
@@ -74,14 +78,16 @@ def facts(column: Column, marks: Sequence[Marks], *, of: int) -> dict[str, Any]:
         "reference_accuracy": _mean([each.reference for each in marks], weights),
         "candidate_accuracy": _mean([each.candidate for each in marks], weights),
         "delta": _mean([each.candidate - each.reference for each in marks], weights),
-        "delta_interval": _interval(marks, weights, flips),
-        "p_value": loss_p_value(distinct["lost"], distinct["won"]),
-        "detectable_loss": detectable_loss(distinct["n"], _spread(marks), alpha=1 - CONFIDENCE),
+        "delta_interval": _delta_interval(marks, weights, flips),
+        "p_value": mcnemar_p_value(distinct["lost"], distinct["won"]),
+        "detectable_loss": detectable_loss(
+            distinct["n"], _mean_squared_difference(marks), alpha=1 - CONFIDENCE
+        ),
         "quirks": dict(column.quirks),
     }
 
 
-def items(marks: Sequence[Marks]) -> list[int]:
+def first_occurrences(marks: Sequence[ItemScores]) -> list[int]:
     """The first item with the prompt and the target of each; itself, where these are not known."""
     first: dict[str, int] = {}
     return [
@@ -90,27 +96,27 @@ def items(marks: Sequence[Marks]) -> list[int]:
     ]
 
 
-def _distinct(marks: Sequence[Marks], item: Sequence[int]) -> dict[str, int]:
+def _count_distinct(marks: Sequence[ItemScores], item: Sequence[int]) -> dict[str, int]:
     """How many items there are without their copies, and how many of them are lost and won."""
     deltas: dict[int, float] = {}
     for each, first in zip(marks, item, strict=True):
         deltas[first] = deltas.get(first, 0.0) + each.candidate - each.reference
-    flips = Counter(map(flip, deltas.values()))
+    flips = Counter(map(classify_flip, deltas.values()))
     return {"n": len(deltas), "lost": flips["lost"], "won": flips["won"]}
 
 
-def pulls(column: Column, marks: Sequence[Marks]) -> list[float]:
+def item_influences(column: BenchmarkSpec, marks: Sequence[ItemScores]) -> list[float]:
     """How far each item pulls the column's difference away from what it is; in all, nowhere.
 
     An item's pull is its weight times what its own difference is more than the column's.
     """
-    weights = _weights(marks, by_part=column.by_part)
+    weights = _weights(marks, by_part=column.is_macro_average)
     found = [each.candidate - each.reference for each in marks]
     delta = _mean(found, weights)
     return [weight * (each - delta) for each, weight in zip(found, weights, strict=True)]
 
 
-def _weights(marks: Sequence[Marks], *, by_part: bool) -> list[float]:
+def _weights(marks: Sequence[ItemScores], *, by_part: bool) -> list[float]:
     """What each item counts; all together 1."""
     if not by_part:
         return [1 / len(marks)] * len(marks)
@@ -122,12 +128,12 @@ def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
     return sum(value * weight for value, weight in zip(values, weights, strict=True))
 
 
-def _spread(marks: Sequence[Marks]) -> float:
+def _mean_squared_difference(marks: Sequence[ItemScores]) -> float:
     """Mean squared difference; of items that are right or wrong the share that differs."""
     return fmean((each.candidate - each.reference) ** 2 for each in marks)
 
 
-def _by_count(marks: Sequence[Marks], weights: Sequence[float]) -> bool:
+def _is_count_interval(marks: Sequence[ItemScores], weights: Sequence[float]) -> bool:
     """Whether the interval of the difference follows from how many items are lost and won.
 
     They are right or wrong, count alike, and none is another one's copy.
@@ -136,19 +142,19 @@ def _by_count(marks: Sequence[Marks], weights: Sequence[float]) -> bool:
         mark in (0, 1) for each in marks for mark in (each.reference, each.candidate)
     )
     alike = max(weights) - min(weights) < 1e-12
-    return right_or_wrong and alike and len({*items(marks)}) == len(marks)
+    return right_or_wrong and alike and len({*first_occurrences(marks)}) == len(marks)
 
 
-def _interval(
-    marks: Sequence[Marks], weights: Sequence[float], flips: Mapping[str, int]
+def _delta_interval(
+    marks: Sequence[ItemScores], weights: Sequence[float], flips: Mapping[str, int]
 ) -> tuple[float, float] | None:
     """Of candidate minus reference: Tango's where counts make it, else one over distinct items.
 
     The latter is never narrower than Tango's of as many items among which none differs.
     """
-    n, item = len(marks), torch.tensor(items(marks))
-    if _by_count(marks, weights):
-        low, high = loss_interval(n, flips["lost"], flips["won"], confidence=CONFIDENCE)
+    n, item = len(marks), torch.tensor(first_occurrences(marks))
+    if _is_count_interval(marks, weights):
+        low, high = tango_interval(n, flips["lost"], flips["won"], confidence=CONFIDENCE)
         return -high, -low
     each = [
         n * weight * (mark.candidate - mark.reference)
@@ -159,6 +165,6 @@ def _interval(
         return None
     known = max(1, int(effective_clusters(item)))
     size = max(1.0, *(abs(mark.candidate) for mark in marks), *(abs(m.reference) for m in marks))
-    reach = size * loss_interval(known, 0, 0, confidence=CONFIDENCE)[1]
+    reach = size * tango_interval(known, 0, 0, confidence=CONFIDENCE)[1]
     low, high = estimate.mean - reach, estimate.mean + reach
     return max(-size, min(low, estimate.low)), min(size, max(high, estimate.high))

@@ -9,23 +9,23 @@ from pathlib import Path
 
 from camelpress.core.errors import OutputProblem, RecipeProblem
 from camelpress.core.progress import note
-from camelpress.validate.benchmarks.task_catalogue import Loaded
-from camelpress.validate.judge.annotations import Annotations
-from camelpress.validate.judge.endpoint_judge import Endpoint
-from camelpress.validate.judge.judge_cost import cost, require_affordable
-from camelpress.validate.judge.judge_prompt import Pair, questions
-from camelpress.validate.judge.judge_settings import Judging
-from camelpress.validate.judge.local_checkpoint import Resident
-from camelpress.validate.judge.local_judge import Local
-from camelpress.validate.judge.pairwise import Judge, Verdict, compare
+from camelpress.validate.benchmarks.task_catalogue import LoadedTasks
+from camelpress.validate.judge.annotations import AnnotationFile
+from camelpress.validate.judge.endpoint_judge import EndpointJudge
+from camelpress.validate.judge.judge_cost import estimate_judge_cost, require_affordable
+from camelpress.validate.judge.judge_prompt import OutputPair, judge_prompts
+from camelpress.validate.judge.judge_settings import JudgeSettings
+from camelpress.validate.judge.local_checkpoint import JudgeCheckpoint
+from camelpress.validate.judge.local_judge import InProcessJudge
+from camelpress.validate.judge.pairwise import Judge, Preference, judge_pairs
 from camelpress.validate.settings import Validate
 
-KEPT = "verdicts.jsonl"
-UNNAMED = "stored annotations"
+ANNOTATIONS_FILE = "verdicts.jsonl"
+UNKNOWN_JUDGE = "stored annotations"
 HASHES = re.compile(r"( [0-9a-f]{8,16})+$")  # at the end of a judge's name
 
 
-class Arena:
+class JudgeSession:
     """Whoever is to say which of two outputs is better.
 
     Args:
@@ -35,14 +35,14 @@ class Arena:
         known: how many there are already.
     """
 
-    def __init__(self, settings: Judging, judge: Judge | None, name: str, known: int) -> None:
+    def __init__(self, settings: JudgeSettings, judge: Judge | None, name: str, known: int) -> None:
         self._settings = settings
         self._judge = judge
         self._known = known
         self.name = name
 
     @classmethod
-    def open(cls, settings: Validate, out: Path) -> Arena | None:
+    def open(cls, settings: Validate, out: Path) -> JudgeSession | None:
         """The judge of the settings; None where they name none. Nobody is asked yet.
 
         Args:
@@ -61,10 +61,10 @@ class Arena:
             )
         if not (asked.url or asked.local or asked.annotations or asked.model):
             return None
-        path = asked.annotations or _beside(settings, out)
+        path = asked.annotations or _default_annotations_path(settings, out)
         asked = asked.model_copy(update={"annotations": path})
-        judge = _judge(settings, asked)
-        annotations = Annotations(path, None if judge is None else judge.name)
+        judge = _open_judge(settings, asked)
+        annotations = AnnotationFile(path, None if judge is None else judge.name)
         if judge is None and not len(annotations):
             raise RecipeProblem(
                 f"{path} holds no verdicts",
@@ -72,11 +72,11 @@ class Arena:
             )
         if judge is not None:
             if settings.judge.annotations is None:
-                _make(path.parent)
-            annotations.require_growing()
-        return cls(asked, judge, annotations.judge or UNNAMED, len(annotations))
+                _make_folder(path.parent)
+            annotations.require_appendable()
+        return cls(asked, judge, annotations.judge or UNKNOWN_JUDGE, len(annotations))
 
-    def forecast(self, loaded: Loaded, *, whole: bool) -> None:
+    def require_budget(self, loaded: LoadedTasks, *, whole: bool) -> None:
         """Say what the judge may be asked, before the models are: outputs of any length count.
 
         Args:
@@ -88,41 +88,45 @@ class Arena:
         """
         if self._judge is None:
             return
-        for column, task in loaded.judged():
+        for column, task in loaded.judge_tasks():
             against = [
                 each
                 for doc in task.eval_docs
-                for each in questions(
-                    Pair("", doc["instruction"], "", doc["target"], twice=column.twice)
+                for each in judge_prompts(
+                    OutputPair(
+                        "", doc["instruction"], "", doc["target"], both_orders=column.both_orders
+                    )
                 )
             ]
             direct = [
                 each
                 for doc in task.eval_docs
-                for each in questions(Pair("", doc["instruction"], "", ""))
+                for each in judge_prompts(OutputPair("", doc["instruction"], "", ""))
             ]
             outputs = 2 * len(against) + 2 * len(direct)
             longest = outputs * int(task.config.generation_kwargs["max_gen_toks"])
-            most = cost([*against, *against, *direct], self._settings, more=longest)
-            note(f"{column.name}: {called(self.name)} will be asked at most {most}")
+            most = estimate_judge_cost([*against, *against, *direct], self._settings, more=longest)
+            note(f"{column.name}: {strip_hashes(self.name)} will be asked at most {most}")
             certain = against if whole and not self._known else []
-            require_affordable(cost(certain, self._settings), self._settings)
+            require_affordable(estimate_judge_cost(certain, self._settings), self._settings)
 
-    def try_out(self, loaded: Loaded) -> None:
+    def probe_endpoint(self, loaded: LoadedTasks) -> None:
         """Ask a service one question: what is wrong with it shows before models have worked.
 
         Raises:
             EngineProblem: it refuses, or says what is no verdict.
             Interrupted: it cannot be reached.
         """
-        if not isinstance(self._judge, Endpoint):
+        if not isinstance(self._judge, EndpointJudge):
             return
-        docs = (doc for _, task in loaded.judged() for doc in task.eval_docs if doc["target"])
+        docs = (doc for _, task in loaded.judge_tasks() for doc in task.eval_docs if doc["target"])
         for doc in islice(docs, 1):
-            pair = Pair("the first", doc["instruction"], doc["target"], "", twice=False)
-            compare([pair], self._judge, self._settings)
+            pair = OutputPair("the first", doc["instruction"], doc["target"], "", both_orders=False)
+            judge_pairs([pair], self._judge, self._settings)
 
-    def compared(self, pairs: Sequence[Pair], direct: Sequence[Pair]) -> list[Verdict]:
+    def compare_pairs(
+        self, pairs: Sequence[OutputPair], direct: Sequence[OutputPair]
+    ) -> list[Preference]:
         """The verdicts on pairs, asked or looked up.
 
         Args:
@@ -133,25 +137,29 @@ class Arena:
             Problem: as `compare`.
         """
         if self._judge is not None:
-            return compare([*pairs, *direct], self._judge, self._settings)
-        found = compare(pairs, None, self._settings)
+            return judge_pairs([*pairs, *direct], self._judge, self._settings)
+        found = judge_pairs(pairs, None, self._settings)
         try:
-            return found + compare(direct, None, self._settings)
+            return found + judge_pairs(direct, None, self._settings)
         except RecipeProblem as problem:
-            note(f"the models are not compared with one another: {problem.what}")
+            note(f"the models are not compared with one another: {problem.message}")
             return found
 
 
-def called(name: str) -> str:
+def strip_hashes(name: str) -> str:
     """A judge's name without the hashes of how it is asked."""
     return HASHES.sub("", name)
 
 
-def _beside(settings: Validate, out: Path) -> Path:
-    return settings.answers / KEPT if settings.answers else Path(f"{out.absolute()}.{KEPT}")
+def _default_annotations_path(settings: Validate, out: Path) -> Path:
+    return (
+        settings.answers / ANNOTATIONS_FILE
+        if settings.answers
+        else Path(f"{out.absolute()}.{ANNOTATIONS_FILE}")
+    )
 
 
-def _make(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -160,8 +168,8 @@ def _make(folder: Path) -> None:
         ) from error
 
 
-def _judge(settings: Validate, asked: Judging) -> Judge | None:
+def _open_judge(settings: Validate, asked: JudgeSettings) -> Judge | None:
     if asked.local:
-        resident = Resident(asked.local, settings)
-        return Local(resident.name, resident)
-    return Endpoint(asked) if asked.url or asked.model else None
+        resident = JudgeCheckpoint(asked.local, settings)
+        return InProcessJudge(resident.name, resident)
+    return EndpointJudge(asked) if asked.url or asked.model else None

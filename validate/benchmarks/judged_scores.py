@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from camelpress.validate.benchmarks.judge_session import Arena, called
-from camelpress.validate.benchmarks.task_catalogue import Column
-from camelpress.validate.judge.judge_prompt import Pair
-from camelpress.validate.judge.pairwise import Verdict
+from camelpress.validate.benchmarks.judge_session import JudgeSession, strip_hashes
+from camelpress.validate.benchmarks.task_catalogue import BenchmarkSpec
+from camelpress.validate.judge.judge_prompt import OutputPair
+from camelpress.validate.judge.pairwise import Preference
 from camelpress.validate.judge.win_rate import WinRate, win_rate
 
 Logged = Sequence[Mapping[str, Any]]
-Verdicts = Mapping[str, list[Verdict]]  # by the id of the pair
+Verdicts = Mapping[str, list[Preference]]  # by the id of the pair
 SIDES = ("reference", "candidate")
 DIRECT = "direct"  # the candidate's outputs beside the reference's
 
 
 @dataclass(frozen=True)
-class Marked:
+class JudgeScores:
     """Items of a column with their marks, and what the verdicts come to."""
 
     reference: Logged
@@ -32,7 +32,9 @@ class Marked:
     facts: dict[str, Any]
 
 
-def mark(arena: Arena, column: Column, reference: Logged, candidate: Logged) -> Marked:
+def score_with_judge(
+    arena: JudgeSession, column: BenchmarkSpec, reference: Logged, candidate: Logged
+) -> JudgeScores:
     """Let outputs be compared: of each model with the third one's, and with one another.
 
     Args:
@@ -49,7 +51,7 @@ def mark(arena: Arena, column: Column, reference: Logged, candidate: Logged) -> 
     """
     items = [*zip(reference, candidate, strict=True)]
     pairs = [
-        _pair(side, number, row, str(row["target"]), twice=column.twice)
+        _pair(side, number, row, str(row["target"]), twice=column.both_orders)
         for number, item in enumerate(items)
         for side, row in zip(SIDES, item, strict=True)
     ]
@@ -57,26 +59,31 @@ def mark(arena: Arena, column: Column, reference: Logged, candidate: Logged) -> 
         _pair(DIRECT, number, second, _output(first), twice=True)
         for number, (first, second) in enumerate(items)
     ]
-    verdicts = _by_pair(arena.compared(pairs, direct))
+    verdicts = _group_by_pair(arena.compare_pairs(pairs, direct))
     marked: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     for number, item in enumerate(items):
         own = [verdicts[_id(side, number)] for side in SIDES]
-        if all(map(_read, own)):
+        if all(map(_valid_preferences, own)):
             both = {
                 "judge": arena.name,
-                DIRECT: _shown(verdicts.get(_id(DIRECT, number), [])),
+                DIRECT: _preference_lines(verdicts.get(_id(DIRECT, number), [])),
             }
             for side, row, found in zip(SIDES, item, own, strict=True):
-                told = {column.metric: fmean(_read(found)), "verdicts": _shown(found)}
+                told = {
+                    column.metric: fmean(_valid_preferences(found)),
+                    "verdicts": _preference_lines(found),
+                }
                 marked[side].append({**row, **both, **told})
-    title = f"{column.title}, judged by {called(arena.name)}"
-    judged = {"judge": arena.name, "against": column.against, **_duels(verdicts)}
+    title = f"{column.title}, judged by {strip_hashes(arena.name)}"
+    judged = {"judge": arena.name, "against": column.baseline, **_win_rates(verdicts)}
     first, second = (marked[side] for side in SIDES)
-    return Marked(first, second, {"title": title, "judged": judged})
+    return JudgeScores(first, second, {"title": title, "judged": judged})
 
 
-def _pair(side: str, number: int, row: Mapping[str, Any], other: str, *, twice: bool) -> Pair:
-    return Pair(_id(side, number), row["doc"]["instruction"], _output(row), other, twice=twice)
+def _pair(side: str, number: int, row: Mapping[str, Any], other: str, *, twice: bool) -> OutputPair:
+    return OutputPair(
+        _id(side, number), row["doc"]["instruction"], _output(row), other, both_orders=twice
+    )
 
 
 def _id(side: str, number: int) -> str:
@@ -87,40 +94,42 @@ def _output(row: Mapping[str, Any]) -> str:
     return str(row["filtered_resps"][0])
 
 
-def _by_pair(verdicts: Sequence[Verdict]) -> Verdicts:
-    found: dict[str, list[Verdict]] = {}
+def _group_by_pair(verdicts: Sequence[Preference]) -> Verdicts:
+    found: dict[str, list[Preference]] = {}
     for each in verdicts:
-        found.setdefault(each.question.pair.id, []).append(each)
+        found.setdefault(each.prompt.pair.id, []).append(each)
     return found
 
 
-def _read(verdicts: Sequence[Verdict]) -> list[float]:
-    return [each.won for each in verdicts if each.won is not None]
+def _valid_preferences(verdicts: Sequence[Preference]) -> list[float]:
+    return [each.score for each in verdicts if each.score is not None]
 
 
-def _shown(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    return [{"shown_first": each.question.candidate_first, "won": each.won} for each in verdicts]
+def _preference_lines(verdicts: Sequence[Preference]) -> list[dict[str, Any]]:
+    return [{"shown_first": each.prompt.candidate_first, "won": each.score} for each in verdicts]
 
 
-def _duels(verdicts: Verdicts) -> dict[str, dict[str, Any] | None]:
+def _win_rates(verdicts: Verdicts) -> dict[str, dict[str, Any] | None]:
     """What the verdicts on each kind of pair come to; None where there are none."""
-    kinds: dict[str, list[Verdict]] = {side: [] for side in (*SIDES, DIRECT)}
+    kinds: dict[str, list[Preference]] = {side: [] for side in (*SIDES, DIRECT)}
     for name, found in verdicts.items():
         kinds[name.split()[0]] += found
-    return {kind: _told(win_rate(found)) if found else None for kind, found in kinds.items()}
-
-
-def _told(found: WinRate) -> dict[str, Any]:
     return {
-        "pairs": found.won.clusters,
-        "verdicts": found.won.n,
-        "win_rate": found.won.mean,
-        "win_rate_interval": found.won.interval,
+        kind: _win_rate_facts(win_rate(found)) if found else None for kind, found in kinds.items()
+    }
+
+
+def _win_rate_facts(found: WinRate) -> dict[str, Any]:
+    return {
+        "pairs": found.win_rate.clusters,
+        "verdicts": found.win_rate.n,
+        "win_rate": found.win_rate.mean,
+        "win_rate_interval": found.win_rate.interval,
         "length_controlled": found.length_controlled.mean,
         "length_controlled_interval": found.length_controlled.interval,
         "characters": found.characters,
         "draws": found.draws,
         "first_shown": found.first_shown,
         "agreement": found.agreement,
-        "unread": found.unread,
+        "unread": found.invalid,
     }

@@ -19,34 +19,41 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.files.file_hashes import sha256_json
 from camelpress.core.text.text_bound import require_short_text
-from camelpress.inference.generation.generator import ANY, Completes, Respondent, Wanted
-from camelpress.inference.generation.likelihood import Pair, likelihoods
-from camelpress.inference.generation.sampling import Decoding, Prompt
-from camelpress.validate.benchmarks.response_cache import Answers
-from camelpress.validate.benchmarks.task_catalogue import Column
+from camelpress.inference.generation.generator import (
+    UNLIMITED_TOKENS,
+    GenerationModel,
+    GenerationRequest,
+    Generator,
+)
+from camelpress.inference.generation.likelihood import ContextContinuation, continuation_likelihoods
+from camelpress.inference.generation.sampling import SamplingParams, TokenPrompt
+from camelpress.validate.benchmarks.response_cache import ResponseCache
+from camelpress.validate.benchmarks.task_catalogue import BenchmarkSpec
 
-CHOICES = 32  # texts whose ids are remembered, for all choices of a question have one context
-SPARE = 4  # tokens that a text may have more than bytes: BOS, a first blank
+ENCODE_CACHE_SIZE = (
+    32  # texts whose ids are remembered, for all choices of a question have one context
+)
+MAX_EXTRA_TOKENS = 4  # tokens that a text may have more than bytes: BOS, a first blank
 
 
-class Asked(NamedTuple):
+class NumberedRequest(NamedTuple):
     """A request, and the how many-th of its kind it is."""
 
     request: Instance
-    time: int
+    repetition: int
 
 
-class Effort(NamedTuple):
+class AnswerCost(NamedTuple):
     """What it took to answer requests."""
 
-    share: float  # of them that were not known
-    overhead: float  # seconds that more requests beside would not have added to
+    uncached_share: float  # of them that were not known
+    fixed_seconds: float  # seconds that more requests beside would not have added to
 
 
-Work = Callable[[Sequence[Asked]], Iterator[tuple[int, Any]]]
+AnswerRequests = Callable[[Sequence[NumberedRequest]], Iterator[tuple[int, Any]]]
 
 
-class Harness(TemplateLM):
+class CamelpressLM(TemplateLM):
     """One model behind the interface.
 
     Args:
@@ -59,21 +66,21 @@ class Harness(TemplateLM):
 
     def __init__(
         self,
-        respondent: Respondent,
-        answers: Answers,
-        columns: Mapping[str, Column],
-        completer: Completes,
+        respondent: GenerationModel,
+        answers: ResponseCache,
+        columns: Mapping[str, BenchmarkSpec],
+        completer: Generator,
     ) -> None:
         super().__init__()
         self._label = respondent.label
-        self._origin = respondent.checkpoint.origin
+        self._origin = respondent.checkpoint.source_name
         self._streamed = respondent.model
         self._words = respondent.tokenizer
         self._completer = completer
         self._answers = answers
         self._columns = columns
         self._bos = True
-        self._encoded = lru_cache(CHOICES)(self._encode)
+        self._encoded = lru_cache(ENCODE_CACHE_SIZE)(self._encode)
         self._asked = 0  # requests that were not known
 
     @property
@@ -103,34 +110,34 @@ class Harness(TemplateLM):
         self, requests: Sequence[Instance], disable_tqdm: bool = True
     ) -> list[tuple[float, bool]]:
         """Log-probability of each continuation, and whether it is the likeliest, token by token."""
-        return [(log, greedy) for log, greedy in self._answered(requests, self._score)]
+        return [(log, greedy) for log, greedy in self._respond(requests, self._score)]
 
     def loglikelihood_rolling(
         self, requests: Sequence[Instance], disable_tqdm: bool = True
     ) -> list[float]:
         """Log-probability of each text, in disjoint windows."""
-        return self._answered(requests, self._roll)
+        return self._respond(requests, self._score_rolling)
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = True) -> list[str]:
         """A completion of each prompt."""
-        return self._answered(requests, self._complete)
+        return self._respond(requests, self._complete)
 
-    def answer(self, requests: Sequence[Instance]) -> Effort:
+    def fill_cache(self, requests: Sequence[Instance]) -> AnswerCost:
         """Answer requests of any kind, so that each is known when a task asks for it."""
-        before, overhead = self._asked, self._completer.overhead
+        before, overhead = self._asked, self._completer.fixed_seconds
         for kind in dict.fromkeys(request.request_type for request in requests):
             same = [request for request in requests if request.request_type == kind]
             repeated = [request for request in same for _ in range(request.repeats or 1)]
             getattr(self, kind)(repeated)
         asked = sum(each.repeats or 1 for each in requests)
         share = (self._asked - before) / max(1, asked)
-        return Effort(share, self._completer.overhead - overhead)
+        return AnswerCost(share, self._completer.fixed_seconds - overhead)
 
     def release(self) -> None:
         """Forget the model, if it is in memory as a whole."""
         self._completer.release()
 
-    def require_room(self, requests: Sequence[Instance]) -> None:
+    def require_positions(self, requests: Sequence[Instance]) -> None:
         """See that each prompt fits into the model's positions, and is to be answered as we do.
 
         Raises:
@@ -139,10 +146,11 @@ class Harness(TemplateLM):
         """
         for request in requests:
             self._require_short(request)
-            tokens = self._needed(request)
-            if tokens > self._limit(request):
+            tokens = self._required_positions(request)
+            if tokens > self._max_positions(request):
                 raise RecipeProblem(
-                    f"the {self._label} has {self._streamed.positions:,} positions, and the task "
+                    f"the {self._label} has {self._streamed.max_positions:,} positions, and "
+                    "the task "
                     f"{request.task_name} asks for {tokens:,} with its item {request.doc_id}",
                     next_step="leave that task out, or take models with a longer context",
                 )
@@ -153,19 +161,19 @@ class Harness(TemplateLM):
         item = f"the item {request.doc_id} of the task {request.task_name}"
         require_short_text(item, *texts, next_step="leave that task out, or shorten its item")
 
-    def _needed(self, request: Instance) -> int:
+    def _required_positions(self, request: Instance) -> int:
         """Positions that a request takes, or fewer than there are."""
         if request.request_type == "loglikelihood_rolling":
             return 0  # in windows
         if request.request_type == "generate_until":
-            Decoding.of(request.args[1], request.task_name)
+            SamplingParams.of(request.args[1], request.task_name)
         text = request.args[0] + (
             request.args[1] if request.request_type == "loglikelihood" else ""
         )
-        if len(text.encode()) + SPARE <= self._streamed.positions:
+        if len(text.encode()) + MAX_EXTRA_TOKENS <= self._streamed.max_positions:
             return 0  # no token is shorter than a byte
         if request.request_type == "loglikelihood":
-            return len(self._pair(request).read)
+            return len(self._encode_request(request).input_ids)
         return len(self._prompt(request)) + 1
 
     def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
@@ -173,11 +181,11 @@ class Harness(TemplateLM):
         raise NotImplementedError
 
     def _encode(self, text: str, bos: bool) -> list[int]:
-        return self._words.encode_document(text) if bos else self._words.encode_rendered(text)
+        return self._words.encode_document(text) if bos else self._words.encode_template_text(text)
 
-    def _answered(self, requests: Sequence[Instance], work: Work) -> list[Any]:
-        asked = self._numbered(requests)
-        keys = [self._answers.key(one.request.task_name, self._told(one)) for one in asked]
+    def _respond(self, requests: Sequence[Instance], work: AnswerRequests) -> list[Any]:
+        asked = self._number_repetitions(requests)
+        keys = [self._answers.key(one.request.task_name, self._cache_request(one)) for one in asked]
         kinds = [one.request.request_type for one in asked]
         places = [
             place
@@ -190,75 +198,89 @@ class Harness(TemplateLM):
                 self._answers.add(keys[places[number]], answer)
         return [self._answers[key] for key in keys]
 
-    def _numbered(self, requests: Sequence[Instance]) -> list[Asked]:
+    def _number_repetitions(self, requests: Sequence[Instance]) -> list[NumberedRequest]:
         """Where the same is asked several times, which time it is."""
         times: Counter[str] = Counter()
         asked = []
         for request in requests:
             same = sha256_json([request.task_name, request.request_type, *request.args])
             times[same] += 1
-            asked.append(Asked(request, times[same]))
+            asked.append(NumberedRequest(request, times[same]))
         return asked
 
-    def _told(self, asked: Asked) -> list[object]:
+    def _cache_request(self, asked: NumberedRequest) -> list[object]:
         """All that an answer depends on but the model."""
         request = asked.request
-        return [request.request_type, self._wants_bos(request), asked.time, *request.args]
+        return [request.request_type, self._add_bos(request), asked.repetition, *request.args]
 
-    def _wants_bos(self, request: Instance) -> bool:
+    def _add_bos(self, request: Instance) -> bool:
         column = self._columns.get(request.task_name or "")
-        return column is None or column.bos
+        return column is None or column.add_bos
 
-    def _limit(self, request: Instance) -> int:
+    def _max_positions(self, request: Instance) -> int:
         """Positions that a request may take: the model's, or any number where a protocol did so."""
         column = self._columns.get(request.task_name or "")
-        positions = self._streamed.positions
-        beyond = column is not None and column.context is not None and positions >= column.context
-        return ANY if beyond else positions
+        positions = self._streamed.max_positions
+        beyond = (
+            column is not None
+            and column.protocol_context is not None
+            and positions >= column.protocol_context
+        )
+        return UNLIMITED_TOKENS if beyond else positions
 
-    def _score(self, asked: Sequence[Asked]) -> Iterator[tuple[int, Any]]:
-        pairs = [self._pair(one.request) for one in asked]
-        for place, found in likelihoods(self._label, self._streamed, pairs):
-            yield place, [found.log, found.greedy]
+    def _score(self, asked: Sequence[NumberedRequest]) -> Iterator[tuple[int, Any]]:
+        pairs = [self._encode_request(one.request) for one in asked]
+        for place, found in continuation_likelihoods(self._label, self._streamed, pairs):
+            yield place, [found.log_prob, found.is_greedy]
 
-    def _roll(self, asked: Sequence[Asked]) -> Iterator[tuple[int, Any]]:
+    def _score_rolling(self, asked: Sequence[NumberedRequest]) -> Iterator[tuple[int, Any]]:
         pairs, owner = [], []
         for place, (request, _) in enumerate(asked):
-            self._bos = self._wants_bos(request)
+            self._bos = self._add_bos(request)
             windows = get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0]),
                 prefix_token=self.prefix_token_id,
-                max_seq_len=self._streamed.positions,
+                max_seq_len=self._streamed.max_positions,
                 context_len=1,
             )
             for context, continuation in map(make_disjoint_window, windows):
-                pairs.append(Pair(context, continuation))
+                pairs.append(ContextContinuation(context, continuation))
                 owner.append(place)
         total = [0.0] * len(asked)
-        for number, found in likelihoods(self._label, self._streamed, pairs):
-            total[owner[number]] += found.log
+        for number, found in continuation_likelihoods(self._label, self._streamed, pairs):
+            total[owner[number]] += found.log_prob
         yield from enumerate(total)
 
-    def _pair(self, request: Instance) -> Pair:
-        self._bos = self._wants_bos(request)
+    def _encode_request(self, request: Instance) -> ContextContinuation:
+        self._bos = self._add_bos(request)
         context, continuation = request.args
         if context:
-            return Pair(*self._encode_pair(context, continuation))
+            return ContextContinuation(*self._encode_pair(context, continuation))
         ids = self.tok_encode(continuation, add_special_tokens=False)
         begun = ids[0] == self.prefix_token_id
-        return Pair(ids[:1], ids[1:]) if begun else Pair([self.prefix_token_id], ids)
+        return (
+            ContextContinuation(ids[:1], ids[1:])
+            if begun
+            else ContextContinuation([self.prefix_token_id], ids)
+        )
 
     def _prompt(self, request: Instance) -> list[int]:
-        self._bos = self._wants_bos(request)
+        self._bos = self._add_bos(request)
         return self.tok_encode(request.args[0])
 
-    def _complete(self, asked: Sequence[Asked]) -> Iterator[tuple[int, str]]:
+    def _complete(self, asked: Sequence[NumberedRequest]) -> Iterator[tuple[int, str]]:
         wanted = []
         for one in asked:
             request = one.request
             column = self._columns.get(request.task_name or "")
-            paragraph = column is not None and column.paragraph
-            how = replace(Decoding.of(request.args[1], request.task_name), paragraph=paragraph)
-            seed = sha256_json(self._told(one))  # the same for all models
-            wanted.append(Wanted(Prompt(self._prompt(request), seed), how, self._limit(request)))
-        yield from self._completer.complete(wanted)
+            paragraph = column is not None and column.first_paragraph_only
+            how = replace(
+                SamplingParams.of(request.args[1], request.task_name), stop_at_paragraph=paragraph
+            )
+            seed = sha256_json(self._cache_request(one))  # the same for all models
+            wanted.append(
+                GenerationRequest(
+                    TokenPrompt(self._prompt(request), seed), how, self._max_positions(request)
+                )
+            )
+        yield from self._completer.generate(wanted)

@@ -21,7 +21,7 @@ def _is_number(answer: object) -> bool:
     return isinstance(answer, float | int) and not isinstance(answer, bool) and isfinite(answer)
 
 
-def _is_likelihood(answer: object) -> bool:
+def _is_loglikelihood(answer: object) -> bool:
     """Tells whether an answer is a log-probability and whether each token is the likeliest."""
     return (
         isinstance(answer, list)
@@ -31,14 +31,16 @@ def _is_likelihood(answer: object) -> bool:
     )
 
 
-FORMS: Mapping[str, Callable[[object], bool]] = {  # type of request: test of an answer's form
-    "loglikelihood": _is_likelihood,
+RESPONSE_CHECKS: Mapping[
+    str, Callable[[object], bool]
+] = {  # type of request: test of an answer's form
+    "loglikelihood": _is_loglikelihood,
     "loglikelihood_rolling": _is_number,
     "generate_until": lambda answer: isinstance(answer, str),
 }
 
 
-class Answers:
+class ResponseCache:
     """Answers of one model, in memory, and in a file that grows line by line where one is named.
 
     Args:
@@ -59,7 +61,7 @@ class Answers:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.touch()
             for line in self._path.read_bytes().splitlines():
-                self._found |= _parsed(line)
+                self._found |= _parse_cache_line(line)
             self._write("\n")  # ends a line that a kill cut short
         except OSError as error:
             raise OutputProblem(
@@ -76,7 +78,7 @@ class Answers:
 
         A file of answers can come from anywhere; what has another form is asked again.
         """
-        return key in self._found and FORMS[request_type](self._found[key])
+        return key in self._found and RESPONSE_CHECKS[request_type](self._found[key])
 
     def __getitem__(self, key: str) -> Any:
         return self._found[key]
@@ -93,7 +95,7 @@ class Answers:
                 file.write(line)
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
+def _parse_cache_line(line: bytes) -> dict[str, Any]:
     try:
         found = parse_json(line)
     except ValueError:

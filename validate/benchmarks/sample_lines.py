@@ -12,32 +12,32 @@ from camelpress.core.errors import CheckpointProblem
 from camelpress.core.files.json_files import parse_json
 from camelpress.core.files.regular_files import read_regular
 from camelpress.core.input_limits import MAX_SAMPLES_BYTES
-from camelpress.core.settings import faults
+from camelpress.core.settings import describe_validation_error
 
 
-class _Line(BaseModel):
+class _OpenModel(BaseModel):
     """Fields that a reader depends on; others are kept as they are."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 
-class JudgeVerdict(_Line):
+class PreferenceLine(_OpenModel):
     """The outcome of one comparison by a judge, seen from the first of two outputs."""
 
     shown_first: bool
     won: float | None = Field(description="1: it wins, 0: it loses, 0.5: a draw, null: no verdict")
 
 
-class SampleAnswer(_Line):
+class SampleAnswer(_OpenModel):
     """The answer of one model to an item."""
 
     score: float
     responses: Any = Field(description="completions, or log-likelihoods of the choices")
     chosen: str | None = Field(default=None, description="text of the likeliest choice")
-    verdicts: list[JudgeVerdict] | None = None
+    verdicts: list[PreferenceLine] | None = None
 
 
-class SampleLine(_Line):
+class SampleLine(_OpenModel):
     """One item of a benchmark as both models answered it."""
 
     task: str
@@ -48,7 +48,7 @@ class SampleLine(_Line):
     reference: SampleAnswer
     candidate: SampleAnswer
     judge: str | None = None
-    direct: list[JudgeVerdict] | None = None
+    direct: list[PreferenceLine] | None = None
 
     @model_validator(mode="after")
     def _require_verdicts(self) -> SampleLine:
@@ -71,19 +71,19 @@ def read_samples(path: Path) -> Iterator[dict[str, Any]]:
         ) from error
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line:
-            yield _parsed(line, f"{path}:{number}")
+            yield _parse_sample(line, f"{path}:{number}")
 
 
-def _parsed(line: bytes, place: str) -> dict[str, Any]:
+def _parse_sample(line: bytes, place: str) -> dict[str, Any]:
     try:
         sample: dict[str, Any] = parse_json(line)
         SampleLine.model_validate(sample)
     except ValidationError as error:
-        raise _damaged(place, faults(error)) from error
+        raise _invalid_sample(place, describe_validation_error(error)) from error
     except ValueError as error:
-        raise _damaged(place, str(error)) from error
+        raise _invalid_sample(place, str(error)) from error
     return sample
 
 
-def _damaged(place: str, reason: str) -> CheckpointProblem:
+def _invalid_sample(place: str, reason: str) -> CheckpointProblem:
     return CheckpointProblem(f"{place} is no sample ({reason})", next_step="validate again")

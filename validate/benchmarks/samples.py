@@ -12,28 +12,30 @@ from camelpress.core.errors import CheckpointProblem, NumericsProblem
 from camelpress.core.files.file_hashes import sha256_file, sha256_json
 from camelpress.reporting.stage_report import Report
 from camelpress.validate.benchmarks import item_scores
-from camelpress.validate.benchmarks.item_scores import Marks
+from camelpress.validate.benchmarks.item_scores import ItemScores
 from camelpress.validate.benchmarks.sample_lines import read_samples
-from camelpress.validate.benchmarks.task_catalogue import Column
+from camelpress.validate.benchmarks.task_catalogue import BenchmarkSpec
 
-FOLDER = "samples"
-SAME_MARK = "same"  # value of `flip` where both models did equally well
-SAME = ("doc_hash", "prompt_hash", "target_hash")
-CONTENT = ("prompt_hash", "target_hash")  # by which copies of an item are known
-JUDGED = ("judge", "direct")  # where a judge has compared: its name, and the models' duel
+SAMPLES_FOLDER = "samples"
+NO_FLIP = "same"  # value of `flip` where both models did equally well
+IDENTITY_HASHES = ("doc_hash", "prompt_hash", "target_hash")
+CONTENT_HASHES = ("prompt_hash", "target_hash")  # by which copies of an item are known
+JUDGE_FIELDS = ("judge", "direct")  # where a judge has compared: its name, and the models' duel
 
 
 @dataclass(frozen=True)
-class Sample:
+class ItemRecord:
     """One item with both answers, as a line has it."""
 
     line: Mapping[str, Any]
-    marks: Marks
+    marks: ItemScores
 
 
-def paired(
-    column: Column, reference: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[str, Any]]
-) -> list[Sample]:
+def pair_samples(
+    column: BenchmarkSpec,
+    reference: Sequence[Mapping[str, Any]],
+    candidate: Sequence[Mapping[str, Any]],
+) -> list[ItemRecord]:
     """What lm-evaluation-harness logged of two models, item by item.
 
     Raises:
@@ -41,32 +43,34 @@ def paired(
     """
     found = []
     for first, second in zip(_first_filter(reference), _first_filter(candidate), strict=True):
-        if any(first[key] != second[key] for key in SAME):
+        if any(first[key] != second[key] for key in IDENTITY_HASHES):
             raise NumericsProblem(
                 f"{column.name}, item {first['doc_id']}: the models were not asked the same",
                 next_step="report this as a fault of camelpress",
             )
         part = str(first["doc"].get("part", ""))
-        content = sha256_json([first[key] for key in CONTENT])
-        marks = Marks(part, _mark(column, first), _mark(column, second), content)
-        found.append(Sample(_line(column, first, second, marks), marks))
+        content = sha256_json([first[key] for key in CONTENT_HASHES])
+        marks = ItemScores(part, _read_score(column, first), _read_score(column, second), content)
+        found.append(ItemRecord(_sample_line(column, first, second, marks), marks))
     return found
 
 
-def pulls(column: Column, samples: Sequence[Sample]) -> dict[str, float]:
+def influences_by_item(column: BenchmarkSpec, samples: Sequence[ItemRecord]) -> dict[str, float]:
     """How far each item, by its name, pulls the column's difference: see `columns.pulls`.
 
     Copies of an item pull as one.
     """
     marks = [each.marks for each in samples]
-    names = [str(samples[first].line["item"]) for first in item_scores.items(marks)]
+    names = [str(samples[first].line["item"]) for first in item_scores.first_occurrences(marks)]
     total = dict.fromkeys(names, 0.0)
-    for name, pull in zip(names, item_scores.pulls(column, marks), strict=True):
+    for name, pull in zip(names, item_scores.item_influences(column, marks), strict=True):
         total[name] += pull
     return total
 
 
-def write(samples: Mapping[str, Sequence[Sample]], models: Mapping[str, str], folder: Path) -> None:
+def write_samples(
+    samples: Mapping[str, Sequence[ItemRecord]], models: Mapping[str, str], folder: Path
+) -> None:
     """A file a task; its lines are one item each.
 
     Args:
@@ -75,7 +79,7 @@ def write(samples: Mapping[str, Sequence[Sample]], models: Mapping[str, str], fo
         folder: of the report.
     """
     for task, found in samples.items():
-        path = folder / FOLDER / f"{task}.jsonl"
+        path = folder / SAMPLES_FOLDER / f"{task}.jsonl"
         path.parent.mkdir(exist_ok=True)
         lines = [
             json.dumps({"task": task, "models": dict(models), **sample.line}, ensure_ascii=False)
@@ -84,15 +88,15 @@ def write(samples: Mapping[str, Sequence[Sample]], models: Mapping[str, str], fo
         path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
 
 
-def hashes(folder: Path) -> dict[str, str]:
+def sample_hashes(folder: Path) -> dict[str, str]:
     """Name and hash of each file of samples in a report's folder."""
     return {
         path.relative_to(folder).as_posix(): sha256_file(path)
-        for path in sorted((folder / FOLDER).glob("*.jsonl"))
+        for path in sorted((folder / SAMPLES_FOLDER).glob("*.jsonl"))
     }
 
 
-def flips(report: Report, folder: Path, task: str | None = None) -> Iterator[dict[str, Any]]:
+def read_flips(report: Report, folder: Path, task: str | None = None) -> Iterator[dict[str, Any]]:
     """The items that one model did better than the other, task by task.
 
     Args:
@@ -103,9 +107,9 @@ def flips(report: Report, folder: Path, task: str | None = None) -> Iterator[dic
         CheckpointProblem: the report has no samples (of that task), or they are not those that it
             was made of.
     """
-    names = [name for name in report.outputs if name.startswith(f"{FOLDER}/")]
+    names = [name for name in report.outputs if name.startswith(f"{SAMPLES_FOLDER}/")]
     if task is not None:
-        names = [name for name in names if name == f"{FOLDER}/{task}.jsonl"]
+        names = [name for name in names if name == f"{SAMPLES_FOLDER}/{task}.jsonl"]
     if not names:
         told = f" of the task {task}" if task else ""
         raise CheckpointProblem(
@@ -120,28 +124,28 @@ def flips(report: Report, folder: Path, task: str | None = None) -> Iterator[dic
                 next_step="validate again, or give the report's own folder",
             )
         for sample in read_samples(path):
-            if sample["flip"] != SAME_MARK:
+            if sample["flip"] != NO_FLIP:
                 yield sample
 
 
-def _line(
-    column: Column, first: Mapping[str, Any], second: Mapping[str, Any], marks: Marks
+def _sample_line(
+    column: BenchmarkSpec, first: Mapping[str, Any], second: Mapping[str, Any], marks: ItemScores
 ) -> dict[str, Any]:
     return {
         "item": first["doc"].get("id", first["doc_id"]),
         "part": marks.part,
-        **{key: first[key] for key in SAME},
+        **{key: first[key] for key in IDENTITY_HASHES},
         "flip": marks.flip,
         "prompt": first["arguments"][0][0],
         "target": _target(first),
         "metric": column.metric,
-        "reference": _answer(first, marks.reference),
-        "candidate": _answer(second, marks.candidate),
-        **{key: second[key] for key in JUDGED if key in second},
+        "reference": _sample_answer(first, marks.reference),
+        "candidate": _sample_answer(second, marks.candidate),
+        **{key: second[key] for key in JUDGE_FIELDS if key in second},
     }
 
 
-def _answer(sample: Mapping[str, Any], mark: float) -> dict[str, Any]:
+def _sample_answer(sample: Mapping[str, Any], mark: float) -> dict[str, Any]:
     """Completions as they are; of choices, the log-likelihood of each and which is largest."""
     responses = sample["resps"]
     told: Any = [each[0] for each in responses] if len(responses) > 1 else responses[0]
@@ -165,7 +169,7 @@ def _first_filter(samples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
     return [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
 
 
-def _mark(column: Column, sample: Mapping[str, Any]) -> float:
+def _read_score(column: BenchmarkSpec, sample: Mapping[str, Any]) -> float:
     mark = sample.get(column.metric)
     if isinstance(mark, bool | int | float):
         return float(mark)

@@ -10,39 +10,39 @@ from typing import NamedTuple
 
 from camelpress.core.errors import RecipeProblem
 
-SEED = 20_261_126
-FIRST = 16  # requests that are made to see how long they take
-GROWTH = 8
-ANSWERING = 0.9  # of the time; the rest is for reading models and data, and for marking
-UNITS = {"s": 1, "m": 60, "h": 3600}
-FORM = re.compile(r"(\d+(?:\.\d+)?)([smh])")
+SHUFFLE_SEED = 20_261_126
+FIRST_ROUND_REQUESTS = 16  # requests that are made to see how long they take
+MAX_ROUND_GROWTH = 8
+ANSWERING_SHARE = 0.9  # of the time; the rest is for reading models and data, and for marking
+SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600}
+DURATION_PATTERN = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 
 
-def seconds(text: str) -> float:
+def parse_duration(text: str) -> float:
     """A time such as `10m`, `90s` or `1.5h`.
 
     Raises:
         RecipeProblem: it is none, or no time at all.
     """
-    found = FORM.fullmatch(text.strip())
+    found = DURATION_PATTERN.fullmatch(text.strip())
     if found is None or not float(found[1]):
         raise RecipeProblem(
             f"--budget {text!r} is not a time", next_step="give one such as 10m, 90s or 1.5h"
         )
-    return float(found[1]) * UNITS[found[2]]
+    return float(found[1]) * SECONDS_PER_UNIT[found[2]]
 
 
-class Round(NamedTuple):
+class RoundCost(NamedTuple):
     """What it took to answer some items more."""
 
-    items: float  # that were not known
-    overhead: float  # seconds that more items beside would not have added to
+    uncached_items: float  # that were not known
+    fixed_seconds: float  # seconds that more items beside would not have added to
 
 
-def fitting(
+def answer_within_budget(
     total: int,
     share: float,
-    answer: Callable[[int], Round],
+    answer: Callable[[int], RoundCost],
     *,
     first: int,
     unit: int = 1,
@@ -68,16 +68,20 @@ def fitting(
         begun = clock()
         asked = answer(done + more)
         took = clock() - begun
-        done, new, spent = done + more, new + asked.items, spent + took
-        speed = max(0.0, took - asked.overhead) / asked.items if asked.items else speed
-        left = share - spent - min(asked.overhead, took)
+        done, new, spent = done + more, new + asked.uncached_items, spent + took
+        speed = (
+            max(0.0, took - asked.fixed_seconds) / asked.uncached_items
+            if asked.uncached_items
+            else speed
+        )
+        left = share - spent - min(asked.fixed_seconds, took)
         fits = int(left / max(speed, 1e-9)) if left > 0 else 0
-        most = min(fits, GROWTH * max(first, int(new)))
+        most = min(fits, MAX_ROUND_GROWTH * max(first, int(new)))
         more = total - done if most >= total - done else most // unit * unit
     return done
 
 
-def subset(parts: Sequence[str], count: int, *, by_part: bool) -> list[int]:
+def sample_items(parts: Sequence[str], count: int, *, by_part: bool) -> list[int]:
     """Which items are asked, in order; more of them if the count is larger, never others.
 
     Args:
@@ -85,7 +89,7 @@ def subset(parts: Sequence[str], count: int, *, by_part: bool) -> list[int]:
         count: items that fit.
         by_part: the parts count alike, so each gets as many items, and one at least.
     """
-    order = random.Random(SEED).sample(range(len(parts)), len(parts))
+    order = random.Random(SHUFFLE_SEED).sample(range(len(parts)), len(parts))
     if not by_part:
         return sorted(order[:count])
     each = max(1, count // len(set(parts)))

@@ -12,16 +12,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from camelpress.core.documents.ngram_overlap import FINGERPRINT, LENGTH, Fingerprint, words
+from camelpress.core.documents.ngram_overlap import (
+    NGRAM_FILE,
+    NGRAM_WORDS,
+    NgramFingerprint,
+    split_words,
+)
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.files.file_hashes import sha256_file
 from camelpress.core.progress import note
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.validate.corpus.held_out_text import Text
+from camelpress.validate.corpus.held_out_text import HeldOutText
 
 
-def overlap(
-    texts: Sequence[Text], tokenizer: Tokenizer, candidate: Path, *, allowed: bool
+def check_calibration_overlap(
+    texts: Sequence[HeldOutText], tokenizer: Tokenizer, candidate: Path, *, allowed: bool
 ) -> dict[str, Any]:
     """Hold every sequence against the candidate's calibration.
 
@@ -37,11 +42,11 @@ def overlap(
         RecipeProblem: a sequence overlaps, and that is not allowed.
         CheckpointProblem: the fingerprint cannot be read.
     """
-    path = candidate / FINGERPRINT
+    path = candidate / NGRAM_FILE
     if not path.is_file():
-        note(f"{candidate} has no {FINGERPRINT}: overlap with its calibration is not checked")
+        note(f"{candidate} has no {NGRAM_FILE}: overlap with its calibration is not checked")
         return {"checked": False, "fingerprint": None, "texts": []}
-    fingerprint = Fingerprint.read(path)
+    fingerprint = NgramFingerprint.read(path)
     return {
         "checked": True,
         "fingerprint": sha256_file(path),
@@ -50,16 +55,20 @@ def overlap(
 
 
 def _text(
-    text: Text, tokenizer: Tokenizer, fingerprint: Fingerprint, *, allowed: bool
+    text: HeldOutText, tokenizer: Tokenizer, fingerprint: NgramFingerprint, *, allowed: bool
 ) -> dict[str, Any]:
-    found = [fingerprint.found(words(tokenizer.words(ids))) for ids in text.sequences]
-    over = [number for number, each in enumerate(found, start=1) if each.overlaps]
+    found = [
+        fingerprint.measure_overlap(split_words(tokenizer.decode_text(ids)))
+        for ids in text.sequences
+    ]
+    over = [number for number, each in enumerate(found, start=1) if each.is_overlap]
     if over:
         first = found[over[0] - 1]
         told = (
             f"{text.name} overlaps the calibration in {len(over)} of {len(found)} sequences; "
-            f"of sequence {over[0]} {first.share:.0%} of all runs of {LENGTH} words are in it, "
-            f'first "{first.first}"'
+            f"of sequence {over[0]} {first.share:.0%} of all runs of {NGRAM_WORDS} words "
+            "are in it, "
+            f'first "{first.first_ngram}"'
         )
         if not allowed:
             raise RecipeProblem(
@@ -71,7 +80,7 @@ def _text(
     return {
         "name": text.name,
         "sequences": len(found),
-        "long_enough": sum(bool(each.runs) for each in found),
-        "sharing": sum(bool(each.first) for each in found),
+        "long_enough": sum(bool(each.ngrams) for each in found),
+        "sharing": sum(bool(each.first_ngram) for each in found),
         "overlapping": len(over),
     }

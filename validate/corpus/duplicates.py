@@ -17,14 +17,14 @@ from jaxtyping import Int64, UInt64
 from numpy import ndarray
 from numpy.lib.stride_tricks import sliding_window_view
 
-from camelpress.validate.corpus.protocols import Window
+from camelpress.validate.corpus.protocols import TokenWindow
 
-CONTEXT = 16  # tokens before a prediction
-KNOWN = 0.75  # share of the predictions of a piece
-SEED = 1_965
+CONTEXT_TOKENS = 16  # tokens before a prediction
+DUPLICATE_SHARE = 0.75  # share of the predictions of a piece
+HASH_SEED = 1_965
 
 
-def joined(windows: Sequence[Window], pieces: Sequence[int]) -> list[int]:
+def merge_duplicates(windows: Sequence[TokenWindow], pieces: Sequence[int]) -> list[int]:
     """The piece of text that each window counts for, once repeated pieces are joined.
 
     Args:
@@ -33,10 +33,10 @@ def joined(windows: Sequence[Window], pieces: Sequence[int]) -> list[int]:
     Returns:
         numbers among `pieces`.
     """
-    keys = [_predictions(window) for window in windows]
-    starts = np.cumsum([0, *(len(window.ids) + CONTEXT for window in windows)])
+    keys = [_prediction_hashes(window) for window in windows]
+    starts = np.cumsum([0, *(len(window.ids) + CONTEXT_TOKENS for window in windows)])
     places = [
-        start + np.flatnonzero(window.counted)
+        start + np.flatnonzero(window.score_mask)
         for start, window in zip(starts, windows, strict=False)
     ]
     owner_of, key = np.unique(np.concatenate(keys), return_inverse=True)
@@ -50,13 +50,13 @@ def joined(windows: Sequence[Window], pieces: Sequence[int]) -> list[int]:
     root = np.arange(len(sizes))
     for number in np.argsort(-sizes, kind="stable"):
         own = members[number]
-        near = _original(_spread(owner[own], place[number]), int(number))
+        near = _find_original(_extend_to_context(owner[own], place[number]), int(number))
         root[number] = originals.setdefault(own.tobytes(), near)
         owner[own[owner[own] < 0]] = root[number]
     return [int(root[each]) for each in pieces]
 
 
-def _original(owners: Int64[ndarray, " predictions"], number: int) -> int:
+def _find_original(owners: Int64[ndarray, " predictions"], number: int) -> int:
     """The piece that this one repeats for the most part, or its own number.
 
     Args:
@@ -64,13 +64,13 @@ def _original(owners: Int64[ndarray, " predictions"], number: int) -> int:
         number: of this piece.
     """
     known = owners[owners >= 0]
-    if len(known) < KNOWN * len(owners):
+    if len(known) < DUPLICATE_SHARE * len(owners):
         return number
     names, counts = np.unique(known, return_counts=True)
     return int(names[counts.argmax()]) if counts.max() >= len(owners) / 2 else number
 
 
-def _spread(
+def _extend_to_context(
     owners: Int64[ndarray, " predictions"], places: Int64[ndarray, " predictions"]
 ) -> Int64[ndarray, " predictions"]:
     """The same owners, and those of the context of each known prediction.
@@ -82,13 +82,15 @@ def _spread(
     last = len(owners) - 1
     known = np.where(owners >= 0, np.arange(len(owners)), last)
     following = np.minimum.accumulate(known[::-1])[::-1]
-    is_context = (owners < 0) & (places[following] - places <= CONTEXT)
+    is_context = (owners < 0) & (places[following] - places <= CONTEXT_TOKENS)
     return np.where(is_context, owners[following], owners)
 
 
-def _predictions(window: Window) -> UInt64[ndarray, " predictions"]:
+def _prediction_hashes(window: TokenWindow) -> UInt64[ndarray, " predictions"]:
     """A hash of each prediction that counts: of its context and the token that came."""
-    ids = np.array([0] * CONTEXT + [token + 1 for token in window.ids], dtype=np.uint64)
-    weights = np.random.default_rng(SEED).integers(2**63, size=CONTEXT + 1, dtype=np.uint64)
-    hashes = (sliding_window_view(ids, CONTEXT + 1) * (2 * weights + 1)).sum(axis=1)
-    return hashes[np.array(window.counted)]
+    ids = np.array([0] * CONTEXT_TOKENS + [token + 1 for token in window.ids], dtype=np.uint64)
+    weights = np.random.default_rng(HASH_SEED).integers(
+        2**63, size=CONTEXT_TOKENS + 1, dtype=np.uint64
+    )
+    hashes = (sliding_window_view(ids, CONTEXT_TOKENS + 1) * (2 * weights + 1)).sum(axis=1)
+    return hashes[np.array(window.score_mask)]

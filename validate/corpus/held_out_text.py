@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from camelpress.core.documents.document_reader import read_corpus, require_own_names
-from camelpress.core.documents.omissions import Counts, describe_omissions, merge_counts
+from camelpress.core.documents.document_reader import read_corpus, require_unique_names
+from camelpress.core.documents.omissions import OmissionCounts, describe_omissions, merge_counts
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.progress import note
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.validate.corpus.protocols import BLANKS, PROTOCOLS, Request, Window
-from camelpress.validate.settings import Scoring
+from camelpress.validate.corpus.protocols import PROTOCOLS, WHITESPACE, TokenWindow, WindowRequest
+from camelpress.validate.settings import ScoringSettings
 
 
 @dataclass(frozen=True)
-class Text:
+class HeldOutText:
     """A text as its protocol cuts it.
 
     Args:
@@ -27,11 +27,11 @@ class Text:
 
     name: str
     sha256: str
-    windows: list[Window]
-    words: int = 0
-    bytes: int = 0
-    rows: int = 0
-    omissions: Counts = field(default_factory=dict)
+    windows: list[TokenWindow]
+    word_count: int = 0
+    byte_count: int = 0
+    row_count: int = 0
+    omissions: OmissionCounts = field(default_factory=dict)
 
     @property
     def sequences(self) -> list[list[int]]:
@@ -39,13 +39,15 @@ class Text:
         return [window.ids for window in self.windows]
 
 
-def window_length(settings: Scoring, positions: int) -> int:
+def window_length(settings: ScoringSettings, positions: int) -> int:
     """Tokens of a window: as asked, or as the protocol has it, and never more than positions."""
-    asked = settings.sequence_length or PROTOCOLS[settings.protocol].length or positions
+    asked = settings.sequence_length or PROTOCOLS[settings.protocol].window_length or positions
     return min(asked, positions)
 
 
-def read_texts(settings: Scoring, tokenizer: Tokenizer, length: int) -> list[Text]:
+def read_held_out_texts(
+    settings: ScoringSettings, tokenizer: Tokenizer, length: int
+) -> list[HeldOutText]:
     """Every text of the settings, in windows of at most `length` tokens.
 
     Raises:
@@ -54,37 +56,45 @@ def read_texts(settings: Scoring, tokenizer: Tokenizer, length: int) -> list[Tex
     """
     if not settings.text:
         raise RecipeProblem("there is no text to score", next_step="give --text FILE")
-    require_own_names([path.name for path in settings.text])
-    return [_text(path, settings, tokenizer, length) for path in settings.text]
+    require_unique_names([path.name for path in settings.text])
+    return [_read_held_out_text(path, settings, tokenizer, length) for path in settings.text]
 
 
-def _text(path: Path, settings: Scoring, tokenizer: Tokenizer, length: int) -> Text:
+def _read_held_out_text(
+    path: Path, settings: ScoringSettings, tokenizer: Tokenizer, length: int
+) -> HeldOutText:
     protocol = PROTOCOLS[settings.protocol]
     corpus = read_corpus(path)
     documents = corpus.documents
     plain = [document for document in documents if isinstance(document, str)]
-    if protocol.plain and len(plain) < len(documents):
+    if protocol.is_plain_text_only and len(plain) < len(documents):
         raise RecipeProblem(
             f"{path} holds conversations, which the protocol {settings.protocol} has no form for",
             next_step="use --protocol documents, or give a plain text",
         )
-    if settings.assistant_only and (protocol.plain or plain):
+    if settings.assistant_only and (protocol.is_plain_text_only or plain):
         raise RecipeProblem(
             f"{path} holds plain text, in which no assistant speaks",
             next_step="leave out --assistant-only, or give conversations and --protocol documents",
         )
     cut = protocol.cut(
-        Request(path, documents, tokenizer, length, settings.max_tokens, settings.assistant_only)
+        WindowRequest(
+            path, documents, tokenizer, length, settings.max_tokens, settings.assistant_only
+        )
     )
-    windows = [window for window in cut.windows if any(window.counted)]
+    windows = [window for window in cut.windows if any(window.score_mask)]
     if not windows:
-        raise RecipeProblem(_too_short(path, settings, length), next_step="give a longer text")
-    omissions = merge_counts([corpus.omissions, _unscored(path, len(cut.windows) - len(windows))])
-    sizes = _sizes(cut.scored)
-    return Text(path.name, corpus.sha256, windows, *sizes, corpus.rows, omissions)
+        raise RecipeProblem(
+            _explain_short_text(path, settings, length), next_step="give a longer text"
+        )
+    omissions = merge_counts(
+        [corpus.omissions, _note_unscored_windows(path, len(cut.windows) - len(windows))]
+    )
+    sizes = _count_words_and_bytes(cut.counted_text)
+    return HeldOutText(path.name, corpus.sha256, windows, *sizes, corpus.rows, omissions)
 
 
-def _unscored(path: Path, windows: int) -> Counts:
+def _note_unscored_windows(path: Path, windows: int) -> OmissionCounts:
     """Counts and notes the windows without a token to score."""
     if not windows:
         return {}
@@ -93,8 +103,8 @@ def _unscored(path: Path, windows: int) -> Counts:
     return counts
 
 
-def _too_short(path: Path, settings: Scoring, length: int) -> str:
-    least = PROTOCOLS[settings.protocol].windows
+def _explain_short_text(path: Path, settings: ScoringSettings, length: int) -> str:
+    least = PROTOCOLS[settings.protocol].min_windows
     if settings.assistant_only:
         return f"{path} has no answer within the first {length} tokens of a conversation"
     if least:
@@ -105,9 +115,9 @@ def _too_short(path: Path, settings: Scoring, length: int) -> str:
     return f"{path} has no two tokens in a row"
 
 
-def _sizes(scored: Sequence[str]) -> tuple[int, int]:
+def _count_words_and_bytes(scored: Sequence[str]) -> tuple[int, int]:
     """Words and bytes as lm-evaluation-harness counts them, pieces between blanks."""
     return (
-        sum(len(BLANKS.split(each)) for each in scored),
+        sum(len(WHITESPACE.split(each)) for each in scored),
         sum(len(each.encode("utf-8")) for each in scored),
     )

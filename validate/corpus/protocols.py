@@ -22,14 +22,14 @@ from camelpress.core.documents.document_reader import encode_document
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.core.text.text_bound import require_short_text
-from camelpress.core.text.tulu_format import encode_counted
+from camelpress.core.text.tulu_format import encode_with_loss_mask
 
-BLANKS = re.compile(r"\s+")
-JOINT = "\n\n"  # between documents, as the papers join the rows of WikiText-2
+WHITESPACE = re.compile(r"\s+")
+DOCUMENT_SEPARATOR = "\n\n"  # between documents, as the papers join the rows of WikiText-2
 FEWER_ROWS = "give fewer of its rows, or use --protocol documents"
 
 
-class Window(NamedTuple):
+class TokenWindow(NamedTuple):
     """Tokens that are seen together.
 
     `counted` marks the tokens whose predictions count, never the first. Errors go together within
@@ -37,29 +37,29 @@ class Window(NamedTuple):
     """
 
     ids: list[int]
-    counted: list[bool]
+    score_mask: list[bool]
     cluster: int
 
 
-class Request(NamedTuple):
+class WindowRequest(NamedTuple):
     """What is to be cut."""
 
     path: Path
     documents: Sequence[Document]
     tokenizer: Tokenizer
-    length: int  # tokens that a model sees at once
+    window_length: int  # tokens that a model sees at once
     max_tokens: int | None
     assistant_only: bool
 
 
-class Cut(NamedTuple):
+class WindowedText(NamedTuple):
     """The windows, and the text whose words and bytes count; none where they do not."""
 
-    windows: list[Window]
-    scored: Sequence[str] = ()
+    windows: list[TokenWindow]
+    counted_text: Sequence[str] = ()
 
 
-class Protocol(NamedTuple):
+class ScoringProtocol(NamedTuple):
     """One way to cut a text.
 
     Args:
@@ -70,46 +70,48 @@ class Protocol(NamedTuple):
         told: in words, with a place for the length.
     """
 
-    cut: Callable[[Request], Cut]
-    length: int | None
-    plain: bool
-    windows: int
-    told: str
+    cut: Callable[[WindowRequest], WindowedText]
+    window_length: int | None
+    is_plain_text_only: bool
+    min_windows: int
+    description: str
 
 
-def documents(request: Request) -> Cut:
+def cut_documents(request: WindowRequest) -> WindowedText:
     """Plain text in disjoint windows, each conversation a window of its own that is cut."""
     windows = []
     left = request.max_tokens if request.max_tokens is not None else 2**62
     for number, document in enumerate(request.documents):
-        ids, counted = _encoded(document, request)
-        for start in range(0, len(ids), request.length):
-            piece = slice(start, min(start + request.length, start + left))
+        ids, counted = _encode_with_mask(document, request)
+        for start in range(0, len(ids), request.window_length):
+            piece = slice(start, min(start + request.window_length, start + left))
             if len(ids[piece]) > 1:
                 cluster = number if len(request.documents) > 1 else start
-                windows.append(_window(ids[piece], counted[piece], cluster))
+                windows.append(_make_window(ids[piece], counted[piece], cluster))
                 left -= len(ids[piece])
-    return Cut(windows)
+    return WindowedText(windows)
 
 
-def gptq(request: Request) -> Cut:
+def cut_gptq(request: WindowRequest) -> WindowedText:
     """Disjoint windows of the joined text; what is left at its end is not scored.
 
     Source:
         IST-DASLab/gptq 4fe02addc, llama.py (llama_eval) and datautils.py.
     """
-    ids = _joined(request)
-    pieces = [ids[start:][: request.length] for start in range(0, len(ids), request.length)]
-    return Cut(
+    ids = _encode_joined(request)
+    pieces = [
+        ids[start:][: request.window_length] for start in range(0, len(ids), request.window_length)
+    ]
+    return WindowedText(
         [
-            _window(piece, [True] * len(piece), number)
+            _make_window(piece, [True] * len(piece), number)
             for number, piece in enumerate(pieces)
-            if len(piece) == request.length
+            if len(piece) == request.window_length
         ]
     )
 
 
-def llama_cpp(request: Request) -> Cut:
+def cut_llama_cpp(request: WindowRequest) -> WindowedText:
     """Windows of the joined text, of which the second half counts.
 
     The first token of each window gives way to BOS where the tokenizer sets one; a newline at the
@@ -120,23 +122,23 @@ def llama_cpp(request: Request) -> Cut:
         common/arg.cpp (--file).
     """
     *most, last = (str(document) for document in request.documents)
-    ids = _joined(request._replace(documents=[*most, last.removesuffix("\n")]))
-    length, tokenizer = request.length, request.tokenizer
+    ids = _encode_joined(request._replace(documents=[*most, last.removesuffix("\n")]))
+    length, tokenizer = request.window_length, request.tokenizer
     begun = tokenizer.encode_document("")[:1]
     bos = begun if begun == [tokenizer.bos] else []
     half = [place > length // 2 for place in range(length)]
     starts = range(0, len(ids) - length + 1, length)
     if len(ids) < 2 * length:
-        return Cut([])
-    return Cut(
+        return WindowedText([])
+    return WindowedText(
         [
-            Window([*bos, *ids[start + len(bos) : start + length]], half, number)
+            TokenWindow([*bos, *ids[start + len(bos) : start + length]], half, number)
             for number, start in enumerate(starts)
         ]
     )
 
 
-def lm_eval(request: Request) -> Cut:
+def cut_lm_eval(request: WindowRequest) -> WindowedText:
     """Rolling windows of each document: every token is predicted once, the first one from BOS.
 
     All windows but the last are disjoint; the last reaches back, so that it is full. Documents are
@@ -168,14 +170,16 @@ def lm_eval(request: Request) -> Cut:
             )
         texts, encoded = texts[:fitting], encoded[:fitting]
     windows = [
-        Window(ids, counted, number if len(texts) > 1 else place)
+        TokenWindow(ids, counted, number if len(texts) > 1 else place)
         for number, each in enumerate(encoded)
-        for place, (ids, counted) in enumerate(_rolling([prefix, *each], request.length))
+        for place, (ids, counted) in enumerate(
+            _rolling_windows([prefix, *each], request.window_length)
+        )
     ]
-    return Cut(windows, texts)
+    return WindowedText(windows, texts)
 
 
-def _rolling(ids: list[int], length: int) -> Iterator[tuple[list[int], list[bool]]]:
+def _rolling_windows(ids: list[int], length: int) -> Iterator[tuple[list[int], list[bool]]]:
     """Windows of one more than `length` ids, as the last is only predicted."""
     for done in range(1, len(ids), length):
         end = min(done + length, len(ids))
@@ -183,45 +187,45 @@ def _rolling(ids: list[int], length: int) -> Iterator[tuple[list[int], list[bool
         yield ids[start:end], [place >= done for place in range(start, end)]
 
 
-def _joined(request: Request) -> list[int]:
-    text = JOINT.join(str(document) for document in request.documents)
+def _encode_joined(request: WindowRequest) -> list[int]:
+    text = DOCUMENT_SEPARATOR.join(str(document) for document in request.documents)
     require_short_text(f"{request.path} with its rows joined", text, next_step=FEWER_ROWS)
     return request.tokenizer.encode_document(text)[: request.max_tokens]
 
 
-def _encoded(document: Document, request: Request) -> tuple[list[int], list[bool]]:
+def _encode_with_mask(document: Document, request: WindowRequest) -> tuple[list[int], list[bool]]:
     if isinstance(document, str):
         ids = encode_document(document, request.tokenizer)
         return ids, [True] * len(ids)
-    ids, answers = encode_counted(document, request.tokenizer)
+    ids, answers = encode_with_loss_mask(document, request.tokenizer)
     counted = answers if request.assistant_only else [True] * len(ids)
-    return ids[: request.length], counted[: request.length]
+    return ids[: request.window_length], counted[: request.window_length]
 
 
-def _window(ids: list[int], counted: list[bool], cluster: int) -> Window:
-    return Window(ids, [False, *counted[1:]], cluster)
+def _make_window(ids: list[int], counted: list[bool], cluster: int) -> TokenWindow:
+    return TokenWindow(ids, [False, *counted[1:]], cluster)
 
 
 # fmt: off
 PROTOCOLS = {
-    "documents": Protocol(
-        documents, 2048, False, 0,
+    "documents": ScoringProtocol(
+        cut_documents, 2048, False, 0,
         "plain text in disjoint windows of {length} tokens, each conversation a sequence of its "
         "own in the Tulu format cut at that length; every token after the first of a sequence is "
         "scored",
     ),
-    "gptq": Protocol(
-        gptq, 2048, True, 1,
+    "gptq": ScoringProtocol(
+        cut_gptq, 2048, True, 1,
         "as in the GPTQ papers: the text, joined with blank lines, in disjoint windows of {length} "
         "tokens; every token after the first of a window is scored",
     ),
-    "llama.cpp": Protocol(
-        llama_cpp, 512, True, 2,
+    "llama.cpp": ScoringProtocol(
+        cut_llama_cpp, 512, True, 2,
         "as llama-perplexity: the text in windows of {length} tokens, each begun by BOS where the "
         "tokenizer sets one; the second half of each is scored",
     ),
-    "lm-eval": Protocol(
-        lm_eval, None, True, 0,
+    "lm-eval": ScoringProtocol(
+        cut_lm_eval, None, True, 0,
         "as lm-evaluation-harness: rolling windows of {length} tokens over each document; every "
         "token is scored once, the first after BOS",
     ),

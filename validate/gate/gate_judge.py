@@ -14,18 +14,18 @@ from typing import Any, TypeVar
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.files.yaml_files import read_yaml
 from camelpress.reporting.limit_range import AGREEMENT
-from camelpress.reporting.metrics import COUNT, MEASURES, find
+from camelpress.reporting.metrics import COUNT_UNIT, METRICS, find_fact
 from camelpress.reporting.stage_report import Check
 from camelpress.validate.gate import benchmark_checks, sample_size
-from camelpress.validate.gate.pending_check import PendingCheck, bounded, is_collapsed
-from camelpress.validate.settings import AtLeast, AtMost, Bounds, Gate, TaskBound
+from camelpress.validate.gate.pending_check import PendingCheck, finite_interval, is_zero_width
+from camelpress.validate.settings import Gate, MaxLimit, MinLimit, TaskGate, TextGate
 
-AGAIN = "validate again, for this report is of an earlier version, or was changed"
-ROUNDING = 1e-4  # nats that a divergence may lie below 0
-Limits = TypeVar("Limits", Bounds, TaskBound)
+REVALIDATE_ADVICE = "validate again, for this report is of an earlier version, or was changed"
+KL_ROUNDING = 1e-4  # nats that a divergence may lie below 0
+LimitsT = TypeVar("LimitsT", TextGate, TaskGate)
 
 
-def read(path: Path) -> Gate:
+def read_gate(path: Path) -> Gate:
     """A gate from YAML; a check that is not named keeps its default.
 
     Raises:
@@ -34,7 +34,7 @@ def read(path: Path) -> Gate:
     return Gate.parse(read_yaml(path), source=str(path))
 
 
-def judge(facts: Mapping[str, Any], gate: Gate) -> tuple[Check, ...]:
+def judge_facts(facts: Mapping[str, Any], gate: Gate) -> tuple[Check, ...]:
     """Hold each figure that the gate asks for against its bound.
 
     PASS: the whole 95 % interval is within the bound. FAIL: the whole interval is beyond it.
@@ -50,76 +50,80 @@ def judge(facts: Mapping[str, Any], gate: Gate) -> tuple[Check, ...]:
     """
     early = facts.get("early") or {}
     checks = [
-        *_part(facts, gate, None),
-        *_part(early.get("first"), gate.early, f"first {early.get('context', '?')} tokens"),
-        *_texts(facts, gate),
-        *_tasks(facts, gate),
+        *_check_part(facts, gate, None),
+        *_check_part(early.get("first"), gate.early, f"first {early.get('context', '?')} tokens"),
+        *_check_texts(facts, gate),
+        *_check_tasks(facts, gate),
     ]
     if not checks:
         raise RecipeProblem("the gate holds no check", next_step="name at least one threshold")
     return tuple(checks)
 
 
-def _questions(bounds: Bounds, part: str | None) -> Iterator[PendingCheck]:
-    for name in MEASURES:
+def _pending_checks(bounds: TextGate, part: str | None) -> Iterator[PendingCheck]:
+    for name in METRICS:
         match getattr(bounds, name):
-            case AtMost(max=threshold):
+            case MaxLimit(max=threshold):
                 yield PendingCheck(name, part, threshold, "max")
-            case AtLeast(min=threshold):
+            case MinLimit(min=threshold):
                 yield PendingCheck(name, part, threshold, "min")
 
 
-def _part(facts: Any, bounds: Bounds, part: str | None) -> Iterator[Check]:
+def _check_part(facts: Any, bounds: TextGate, part: str | None) -> Iterator[Check]:
     """Checks one part of the facts: each figure with its interval and what it comes from."""
-    source = sample_size.of_part(facts or {})
-    for question in _questions(bounds, part):
-        measure = MEASURES[question.name]
-        value, ends = find(facts, measure.fact), find(facts, measure.interval)
+    source = sample_size.read_sample_size(facts or {})
+    for question in _pending_checks(bounds, part):
+        measure = METRICS[question.name]
+        value, ends = find_fact(facts, measure.path), find_fact(facts, measure.interval)
         if not source.n:
-            yield question.error("no tokens were scored")
+            yield question.to_error("no tokens were scored")
         elif value is None or not isfinite(value):
-            fact = measure.fact.replace("/", ".")
+            fact = measure.path.replace("/", ".")
             why = f"the report has no {fact}" if value is None else f"{fact} is not finite"
-            yield question.error(why, source)
-        elif not -ROUNDING <= value <= (most := 1.0 if measure.limits is AGREEMENT else inf):
-            yield question.error(f"{measure.fact.replace('/', '.')} cannot be {value:.5g}", source)
-        elif measure.sampled:
-            interval = bounded(ends, value, 0.0, most)
-            advice = source.advice(value, interval, question.threshold, measure.lossless)
-            advice = AGAIN if interval is None and is_collapsed(ends, value) else advice
-            yield question.decided(float(value), interval, source, advice)
+            yield question.to_error(why, source)
+        elif not -KL_ROUNDING <= value <= (most := 1.0 if measure.limits is AGREEMENT else inf):
+            yield question.to_error(
+                f"{measure.path.replace('/', '.')} cannot be {value:.5g}", source
+            )
+        elif measure.has_interval:
+            interval = finite_interval(ends, value, 0.0, most)
+            advice = source.advise_more(value, interval, question.threshold, measure.lossless_value)
+            advice = (
+                REVALIDATE_ADVICE if interval is None and is_zero_width(ends, value) else advice
+            )
+            yield question.by_interval(float(value), interval, source, advice)
         else:
-            number = f"{value:,.0f}" if measure.unit == COUNT else f"{value:.5g}"
-            yield question.exact(float(value), number, source)
+            number = f"{value:,.0f}" if measure.unit == COUNT_UNIT else f"{value:.5g}"
+            yield question.by_value(float(value), number, source)
 
 
-def _texts(facts: Mapping[str, Any], gate: Gate) -> Iterator[Check]:
+def _check_texts(facts: Mapping[str, Any], gate: Gate) -> Iterator[Check]:
     texts = {text["name"]: text for text in facts.get("texts") or []}
-    asked, idle = _fitting(gate.texts, list(texts))
+    asked, idle = _match_patterns(gate.texts, list(texts))
     for name, bounds in asked.items():
-        yield from _part(texts[name], bounds, name)
+        yield from _check_part(texts[name], bounds, name)
     for pattern in idle:
-        for question in _questions(gate.texts[pattern], pattern):
-            yield question.error("the report has no text of this name")
+        for question in _pending_checks(gate.texts[pattern], pattern):
+            yield question.to_error("the report has no text of this name")
 
 
-def _tasks(facts: Mapping[str, Any], gate: Gate) -> Iterator[Check]:
+def _check_tasks(facts: Mapping[str, Any], gate: Gate) -> Iterator[Check]:
     tasks = {task["name"]: task for task in facts.get("tasks") or []}
-    asked, idle = _fitting(gate.tasks, list(tasks))
-    yield from benchmark_checks.checks([(tasks[name], bound) for name, bound in asked.items()])
+    asked, idle = _match_patterns(gate.tasks, list(tasks))
+    yield from benchmark_checks.check_tasks([(tasks[name], bound) for name, bound in asked.items()])
     for pattern in idle:
-        for question in benchmark_checks.questions(pattern, gate.tasks[pattern]):
-            yield question.error("the report has no task of this name")
+        for question in benchmark_checks.pending_task_checks(pattern, gate.tasks[pattern]):
+            yield question.to_error("the report has no task of this name")
 
 
-def _fitting(
-    patterns: Mapping[str, Limits], names: Sequence[str]
-) -> tuple[dict[str, Limits], list[str]]:
+def _match_patterns(
+    patterns: Mapping[str, LimitsT], names: Sequence[str]
+) -> tuple[dict[str, LimitsT], list[str]]:
     """What is asked of each name, and the patterns that fit none.
 
     Of two patterns that fit one name and speak of the same figure, the later one wins.
     """
-    asked: dict[str, Limits] = {}
+    asked: dict[str, LimitsT] = {}
     for name in names:
         for pattern, limits in patterns.items():
             if fnmatchcase(name, pattern):

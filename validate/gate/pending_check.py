@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Literal
 
-from camelpress.reporting.stage_report import LEAST_PIECES, Check, Verdict
-from camelpress.validate.gate.sample_size import Evidence, Interval
+from camelpress.reporting.stage_report import MIN_PIECES, Check, Verdict
+from camelpress.validate.gate.sample_size import Interval, SampleSize
 
-NO_WIDTH = 1e-9  # share of the estimate; a narrower interval has collapsed
-NOTHING = Evidence(0, 0, 0.0, 0)
+ZERO_WIDTH_SHARE = 1e-9  # share of the estimate; a narrower interval has collapsed
+EMPTY_SAMPLE = SampleSize(0, 0, 0.0, 0)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ class PendingCheck:
             return Verdict.PASS
         return Verdict.FAIL if low > limit else Verdict.INCONCLUSIVE
 
-    def decided(self, value: float, interval: Interval, source: Evidence, advice: str) -> Check:
+    def by_interval(
+        self, value: float, interval: Interval, source: SampleSize, advice: str
+    ) -> Check:
         """The check by an interval, which decides nothing where it comes from too little.
 
         Args:
@@ -47,30 +49,30 @@ class PendingCheck:
             advice: how much would decide.
         """
         span = self._span(value, interval, source)
-        if interval and not source.enough:
-            fewest = f"no check is decided on fewer than {LEAST_PIECES}"
-            why = f"{span} comes from {source.words}; {fewest}: {advice}"
-            return self.answer(Verdict.INCONCLUSIVE, value, interval, source, why)
+        if interval and not source.is_sufficient:
+            fewest = f"no check is decided on fewer than {MIN_PIECES}"
+            why = f"{span} comes from {source.description}; {fewest}: {advice}"
+            return self.to_check(Verdict.INCONCLUSIVE, value, interval, source, why)
         verdict = self.verdict(*(interval or (-inf, inf)))
         why = {
             Verdict.PASS: f"{span} is {self.limit}",
             Verdict.FAIL: f"{span} should be {self.limit}",
             Verdict.INCONCLUSIVE: f"{span} holds the threshold {self.threshold:g}: {advice}",
         }[verdict]
-        return self.answer(verdict, value, interval, source, why)
+        return self.to_check(verdict, value, interval, source, why)
 
-    def exact(self, value: float, number: str, source: Evidence) -> Check:
+    def by_value(self, value: float, number: str, source: SampleSize) -> Check:
         """The check by the value alone, as of a count; `number` is how it is written."""
         verdict = self.verdict(value, value)
         shall = "is" if verdict is Verdict.PASS else "should be"
-        return self.answer(verdict, value, None, source, f"{number} {shall} {self.limit}")
+        return self.to_check(verdict, value, None, source, f"{number} {shall} {self.limit}")
 
-    def answer(
+    def to_check(
         self,
         verdict: Verdict,
         estimate: float | None,
         interval: Interval,
-        source: Evidence,
+        source: SampleSize,
         why: str,
     ) -> Check:
         """The check, decided."""
@@ -83,23 +85,23 @@ class PendingCheck:
             threshold=self.threshold,
             direction=self.direction,
             n=source.n,
-            clusters=source.pieces,
+            clusters=source.clusters,
             reason=why,
         )
 
-    def error(self, why: str, source: Evidence = NOTHING) -> Check:
+    def to_error(self, why: str, source: SampleSize = EMPTY_SAMPLE) -> Check:
         """The check where there is nothing to decide on."""
-        return self.answer(Verdict.ERROR, None, None, source, why)
+        return self.to_check(Verdict.ERROR, None, None, source, why)
 
-    def _span(self, value: float, interval: Interval, source: Evidence) -> str:
+    def _span(self, value: float, interval: Interval, source: SampleSize) -> str:
         if interval:
             return f"{value:.5g} (95 % interval {interval[0]:.5g} to {interval[1]:.5g})"
-        if source.pieces > 1:
+        if source.clusters > 1:
             return f"{value:.5g}, of which the report has no bounded interval,"
-        return f"{value:.5g}, from {source.words} and so without an interval,"
+        return f"{value:.5g}, from {source.description} and so without an interval,"
 
 
-def bounded(
+def finite_interval(
     ends: Sequence[float | None] | None, value: float, least: float, most: float
 ) -> Interval:
     """An interval as a report has it, within what the figure can be; None where nothing bounds it.
@@ -107,15 +109,15 @@ def bounded(
     Earlier versions wrote intervals beyond a share's ends, and some without a width, which say that
     the same was seen twice and not that it is certain.
     """
-    if ends is None or is_collapsed(ends, value):
+    if ends is None or is_zero_width(ends, value):
         return None
     low, high = (inf if end is None else float(end) for end in ends)
     return (max(least, low), min(most, high)) if isfinite(low) and isfinite(high) else None
 
 
-def is_collapsed(ends: Sequence[float | None] | None, value: float) -> bool:
+def is_zero_width(ends: Sequence[float | None] | None, value: float) -> bool:
     """Returns whether an interval has no width, as earlier versions wrote some."""
     match ends:
         case [float() | int() as low, float() | int() as high]:
-            return high - low <= NO_WIDTH * abs(value)
+            return high - low <= ZERO_WIDTH_SHARE * abs(value)
     return False

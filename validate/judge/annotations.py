@@ -17,11 +17,11 @@ from camelpress.core.files.json_files import parse_json
 from camelpress.core.files.regular_files import read_regular
 from camelpress.core.input_limits import MAX_JSON_BYTES
 
-Key = tuple[str, str, str]
-MEND = "mend or leave out that row"
+AnnotationKey = tuple[str, str, str]
+REPAIR_ADVICE = "mend or leave out that row"
 
 
-class Annotations:
+class AnnotationFile:
     """The preferences of one judge, by instruction and outputs in their order.
 
     Args:
@@ -34,7 +34,7 @@ class Annotations:
     def __init__(self, path: Path | None, judge: str | None) -> None:
         self.path = path
         self.judge = judge
-        self._found: dict[Key, float] = {}
+        self._found: dict[AnnotationKey, float] = {}
         self._cut: int | None = None
         if path is not None:
             self._read(path)
@@ -43,7 +43,7 @@ class Annotations:
         return len(self._found)
 
     def _read(self, path: Path) -> None:
-        judge, content = self.judge, _content(path)
+        judge, content = self.judge, _read_annotation_bytes(path)
         whole = len(content) if path.suffix == ".json" else content.rfind(b"\n") + 1
         self._cut = whole if whole < len(content) else None  # where a kill cut the last line short
         names = set()
@@ -60,11 +60,11 @@ class Annotations:
         if judge is None:
             self.judge = next(iter(names), None)
 
-    def preference(self, key: Key) -> float | None:
+    def preference(self, key: AnnotationKey) -> float | None:
         """1 if the first output is better, 2 if the second, 1.5 if neither; None if unknown."""
         return self._found.get(key)
 
-    def require_growing(self) -> None:
+    def require_appendable(self) -> None:
         """See that verdicts can be added, before they are paid for.
 
         Raises:
@@ -80,7 +80,7 @@ class Annotations:
                 f"{self.path.parent} is not a folder", next_step="make it, or name another file"
             )
 
-    def add(self, key: Key, preference: float, **more: Any) -> None:
+    def add(self, key: AnnotationKey, preference: float, **more: Any) -> None:
         """Keep a verdict.
 
         Raises:
@@ -105,7 +105,7 @@ class Annotations:
             ) from error
 
 
-def _content(path: Path) -> bytes:
+def _read_annotation_bytes(path: Path) -> bytes:
     try:
         return read_regular(path, MAX_JSON_BYTES)
     except FileNotFoundError:
@@ -120,28 +120,34 @@ def _rows(path: Path, content: bytes) -> Iterator[Mapping[str, Any]]:
     if not content:
         return
     if path.suffix == ".json":
-        rows = _parsed(str(path), content)
+        rows = _parse_annotation(str(path), content)
         if not isinstance(rows, list):
             raise RecipeProblem(f"{path} is not a JSON list", next_step="give a list of rows")
         for number, row in enumerate(rows):
-            yield _checked(f"{path}[{number}]", row)
+            yield _require_annotation(f"{path}[{number}]", row)
         return
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
-            yield _checked(f"{path}:{number}", _parsed(f"{path}:{number}", line))
+            yield _require_annotation(
+                f"{path}:{number}", _parse_annotation(f"{path}:{number}", line)
+            )
 
 
-def _parsed(place: str, content: bytes) -> Any:
+def _parse_annotation(place: str, content: bytes) -> Any:
     try:
         return parse_json(content)
     except (ValueError, RecursionError) as error:
-        raise RecipeProblem(f"{place} is not valid JSON ({error})", next_step=MEND) from error
+        raise RecipeProblem(
+            f"{place} is not valid JSON ({error})", next_step=REPAIR_ADVICE
+        ) from error
 
 
-def _checked(place: str, row: Any) -> Mapping[str, Any]:
+def _require_annotation(place: str, row: Any) -> Mapping[str, Any]:
     if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in
                                             ("instruction", "output_1", "output_2")):  # fmt: skip
-        raise RecipeProblem(f"{place} has no instruction, output_1 and output_2", next_step=MEND)
+        raise RecipeProblem(
+            f"{place} has no instruction, output_1 and output_2", next_step=REPAIR_ADVICE
+        )
     preference = row.get("preference")
     if preference == 0:
         preference = 1.5  # as AlpacaFarm writes a draw
@@ -149,10 +155,11 @@ def _checked(place: str, row: Any) -> Mapping[str, Any]:
     if is_one or (preference is None and "preference" in row):
         return {**row, "preference": preference}
     raise RecipeProblem(
-        f"{place} has the preference {preference!r}, which is none of 1 to 2", next_step=MEND
+        f"{place} has the preference {preference!r}, which is none of 1 to 2",
+        next_step=REPAIR_ADVICE,
     )
 
 
-def _key(row: Mapping[str, Any]) -> Key:
+def _key(row: Mapping[str, Any]) -> AnnotationKey:
     added = f"\n\n{row['input']}" if row.get("input") else ""
     return (row["instruction"] + added, row["output_1"], row["output_2"])

@@ -15,7 +15,7 @@ MAX_TOKENS = 2**32  # tokens that one answer can plausibly have taken
 
 
 @dataclass(frozen=True)
-class Reply:
+class JudgeReply:
     """What a judge said, and how many tokens that took, if it tells."""
 
     text: str
@@ -24,14 +24,14 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Fault:
+class EndpointFault:
     """Why there was no reply, and how many seconds the service asked for."""
 
     reason: str
-    after: float | None = None
+    retry_after: float | None = None
 
 
-def read_reply(body: bytes) -> Reply | Fault:
+def parse_completion(body: bytes) -> JudgeReply | EndpointFault:
     """The text of a chat completion and what it took."""
     try:
         told = parse_json(body)
@@ -39,19 +39,19 @@ def read_reply(body: bytes) -> Reply | Fault:
         took = told.get("usage") or {}
         counts = [took.get(name, 0) for name in ("prompt_tokens", "completion_tokens")]
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        return Fault("an answer that is no chat completion")
+        return EndpointFault("an answer that is no chat completion")
     if text is None:  # a refusal, or all tokens went into thinking
         text = ""
     if not isinstance(text, str) or not all(map(_is_count, counts)):
-        return Fault("an answer that is no chat completion")
-    return Reply(text, *counts)
+        return EndpointFault("an answer that is no chat completion")
+    return JudgeReply(text, *counts)
 
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_TOKENS
 
 
-def read_error(body: bytes) -> Mapping[str, Any]:
+def parse_error(body: bytes) -> Mapping[str, Any]:
     """What a service says of an error, if it does so in the usual form."""
     try:
         told = parse_json(body)
@@ -61,7 +61,7 @@ def read_error(body: bytes) -> Mapping[str, Any]:
     return error if isinstance(error, dict) else {"message": error or ""}
 
 
-def read_wait(said: str) -> float | None:
+def parse_retry_after(said: str) -> float | None:
     """The seconds of a Retry-After header: it gives them, or the time when to come again.
 
     Source: RFC 9110, section 10.2.3.

@@ -14,30 +14,32 @@ from threading import Event
 
 import httpx2
 
-from camelpress.core.errors import EngineProblem, Interrupted, RecipeProblem
+from camelpress.core.errors import Interruption, RecipeProblem, ToolProblem
 from camelpress.core.input_limits import MAX_JUDGE_ANSWER_BYTES
-from camelpress.core.runtime.terminal_text import printable
+from camelpress.core.runtime.terminal_text import escape_controls
 from camelpress.validate.judge.chat_completion import (
-    Fault,
-    Reply,
-    read_error,
-    read_reply,
-    read_wait,
+    EndpointFault,
+    JudgeReply,
+    parse_completion,
+    parse_error,
+    parse_retry_after,
 )
 from camelpress.validate.judge.deadline import Deadline, DeadlineExceeded
-from camelpress.validate.judge.judge_prompt import WORDING, Question
-from camelpress.validate.judge.judge_settings import Judging
-from camelpress.validate.judge.rate_limit import Pace, backoff
-from camelpress.validate.judge.service_access import KEY, completions_of, key_for
+from camelpress.validate.judge.judge_prompt import PROMPT_HASH, JudgePrompt
+from camelpress.validate.judge.judge_settings import JudgeSettings
+from camelpress.validate.judge.rate_limit import RateLimiter, backoff_seconds
+from camelpress.validate.judge.service_access import KEY_VARIABLE, completions_url, read_api_key
 
-AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # what another attempt may mend
-NO_CREDIT = "insufficient_quota"  # comes as 429, and waiting does not mend it
-DENIED = (401, 403)
-QUOTED = 200  # characters of what a service says
-RESUMES = "run the same command again: the verdicts so far are kept"
+RETRY_STATUSES = frozenset(
+    {408, 409, 425, 429, 500, 502, 503, 504, 529}
+)  # what another attempt may mend
+QUOTA_CODE = "insufficient_quota"  # comes as 429, and waiting does not mend it
+AUTH_STATUSES = (401, 403)
+MAX_QUOTED_CHARACTERS = 200  # characters of what a service says
+RESUME_ADVICE = "run the same command again: the verdicts so far are kept"
 
 
-class Endpoint:
+class EndpointJudge:
     """A model at a service.
 
     Args:
@@ -47,23 +49,23 @@ class Endpoint:
         RecipeProblem: no address or model, or a key that cannot be sent there safely.
     """
 
-    def __init__(self, settings: Judging, pace: Pace | None = None) -> None:
+    def __init__(self, settings: JudgeSettings, pace: RateLimiter | None = None) -> None:
         if settings.url is None or settings.model is None:
             raise RecipeProblem(
                 "a judge needs an address and a model", next_step="give both, or annotations"
             )
-        self._address = completions_of(settings.url)
-        self._key = key_for(self._address)
+        self._address = completions_url(settings.url)
+        self._key = read_api_key(self._address)
         self._settings = settings
-        self._pace = pace or Pace(settings.per_minute)
+        self._pace = pace or RateLimiter(settings.per_minute)
         fields = {"temperature": 0, "max_tokens": settings.max_tokens, **settings.extra}
         self._fields = {name: value for name, value in fields.items() if value is not None}
         made = json.dumps([settings.model, self._fields], sort_keys=True).encode()
-        self.name = f"{settings.model} {WORDING}{hashlib.sha256(made).hexdigest()[:8]}"
+        self.name = f"{settings.model} {PROMPT_HASH}{hashlib.sha256(made).hexdigest()[:8]}"
 
     def answers(
-        self, questions: Sequence[Question]
-    ) -> Generator[tuple[Question, Reply], None, None]:
+        self, questions: Sequence[JudgePrompt]
+    ) -> Generator[tuple[JudgePrompt, JudgeReply], None, None]:
         """Replies as they come; where one cannot be had, those under way still come before that.
 
         Raises:
@@ -71,7 +73,7 @@ class Endpoint:
             EngineProblem: it refuses what it is asked.
         """
         pool, over = ThreadPoolExecutor(self._settings.parallel), Event()
-        fault: EngineProblem | Interrupted | None = None
+        fault: ToolProblem | Interruption | None = None
         alone = httpx2.Limits(max_keepalive_connections=0)  # a deadline ends its own connection
         with httpx2.Client(
             headers=self._headers(), timeout=self._settings.timeout, limits=alone
@@ -81,7 +83,7 @@ class Endpoint:
                 for future in as_completed(asked):
                     try:
                         reply = future.result()
-                    except (EngineProblem, Interrupted) as error:
+                    except (ToolProblem, Interruption) as error:
                         fault = error
                         continue
                     if reply is not None:
@@ -92,56 +94,56 @@ class Endpoint:
         if fault is not None:
             raise fault
 
-    def _ask(self, client: httpx2.Client, question: Question, over: Event) -> Reply | None:
+    def _ask(self, client: httpx2.Client, question: JudgePrompt, over: Event) -> JudgeReply | None:
         """The reply, or None if all is over before it is asked; what cannot be mended ends all."""
         try:
             for failures in range(1, self._settings.attempts + 1):
-                if not self._pace.turn(over):
+                if not self._pace.acquire(over):
                     return None
-                reply = self._once(client, question)
-                if isinstance(reply, Reply):
+                reply = self._request(client, question)
+                if isinstance(reply, JudgeReply):
                     return reply
-                self._rest(reply, failures)
-        except (EngineProblem, Interrupted):
+                self._back_off(reply, failures)
+        except (ToolProblem, Interruption):
             over.set()
             raise
         return None
 
-    def _rest(self, fault: Fault, failures: int) -> None:
+    def _back_off(self, fault: EndpointFault, failures: int) -> None:
         """Let all wait, as long as the service asks or the failures demand.
 
         Raises:
             Interrupted: that is too long, or too many.
         """
-        wait = max(backoff(failures), fault.after or 0.0)
+        wait = max(backoff_seconds(failures), fault.retry_after or 0.0)
         if wait > self._settings.longest_wait:
-            raise Interrupted(
-                f"{self._host} asks to wait {wait:.0f} s ({fault.reason})", next_step=RESUMES
+            raise Interruption(
+                f"{self._host} asks to wait {wait:.0f} s ({fault.reason})", next_step=RESUME_ADVICE
             )
         if failures == self._settings.attempts:
-            raise Interrupted(
+            raise Interruption(
                 f"{self._host} failed {failures} times at one question, "
                 f"the last time with {fault.reason}",
-                next_step=RESUMES,
+                next_step=RESUME_ADVICE,
             )
-        self._pace.rest(wait)
+        self._pace.pause(wait)
 
-    def _once(self, client: httpx2.Client, question: Question) -> Reply | Fault:
+    def _request(self, client: httpx2.Client, question: JudgePrompt) -> JudgeReply | EndpointFault:
         try:
             status, after, body = self._post(client, question)
         except httpx2.RequestError as error:
-            return Fault(type(error).__name__)
+            return EndpointFault(type(error).__name__)
         except DeadlineExceeded:
-            return Fault(f"no whole answer in {self._settings.timeout:g} s")
+            return EndpointFault(f"no whole answer in {self._settings.timeout:g} s")
         if len(body) > MAX_JUDGE_ANSWER_BYTES:
-            return Fault(f"more than {MAX_JUDGE_ANSWER_BYTES} bytes")
-        if status in AGAIN and read_error(body).get("code") != NO_CREDIT:
-            return Fault(f"HTTP {status}", read_wait(after))
+            return EndpointFault(f"more than {MAX_JUDGE_ANSWER_BYTES} bytes")
+        if status in RETRY_STATUSES and parse_error(body).get("code") != QUOTA_CODE:
+            return EndpointFault(f"HTTP {status}", parse_retry_after(after))
         if status != 200:
-            raise self._refusal(status, str(read_error(body).get("message", "")))
-        return read_reply(body)
+            raise self._explain_status(status, str(parse_error(body).get("message", "")))
+        return parse_completion(body)
 
-    def _post(self, client: httpx2.Client, question: Question) -> tuple[int, str, bytes]:
+    def _post(self, client: httpx2.Client, question: JudgePrompt) -> tuple[int, str, bytes]:
         """Status, Retry-After, and the body up to its limit, from which the key is taken out."""
         asked = {"model": self._settings.model, "messages": question.messages(), **self._fields}
         body = b""
@@ -159,13 +161,15 @@ class Endpoint:
             body = body.replace(self._key.get_secret_value().encode(), b"***")
         return response.status_code, response.headers.get("Retry-After", ""), body
 
-    def _refusal(self, status: int, said: str) -> EngineProblem:
-        if status in DENIED and self._key:
-            return EngineProblem(f"{self._host} refuses the key in {KEY}", next_step="correct it")
-        if status in DENIED:
-            return EngineProblem(f"{self._host} wants a key", next_step=f"set {KEY}")
-        said = " ".join(printable(said).split())[:QUOTED]
-        return EngineProblem(
+    def _explain_status(self, status: int, said: str) -> ToolProblem:
+        if status in AUTH_STATUSES and self._key:
+            return ToolProblem(
+                f"{self._host} refuses the key in {KEY_VARIABLE}", next_step="correct it"
+            )
+        if status in AUTH_STATUSES:
+            return ToolProblem(f"{self._host} wants a key", next_step=f"set {KEY_VARIABLE}")
+        said = " ".join(escape_controls(said).split())[:MAX_QUOTED_CHARACTERS]
+        return ToolProblem(
             f"{self._host} answers HTTP {status}" + (f": {said}" if said else ""),
             next_step="correct the address, the model or the extra fields of the judge",
         )

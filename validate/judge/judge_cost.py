@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from camelpress.core.errors import RecipeProblem
-from camelpress.validate.judge.judge_prompt import Question
-from camelpress.validate.judge.judge_settings import Judging
+from camelpress.validate.judge.judge_prompt import JudgePrompt
+from camelpress.validate.judge.judge_settings import JudgeSettings
 
 BYTES_PER_TOKEN = 3  # of English some 4.5; an estimate should not be too low
 
 
 @dataclass(frozen=True)
-class Cost:
+class JudgeCost:
     """What is still to be asked, and what that takes at most, repetitions apart."""
 
     questions: int
@@ -29,7 +29,9 @@ class Cost:
         )
 
 
-def cost(asked: Sequence[Question], settings: Judging, *, more: int = 0) -> Cost:
+def estimate_judge_cost(
+    asked: Sequence[JudgePrompt], settings: JudgeSettings, *, more: int = 0
+) -> JudgeCost:
     """What it takes to ask these questions.
 
     Args:
@@ -47,10 +49,10 @@ def cost(asked: Sequence[Question], settings: Judging, *, more: int = 0) -> Cost
     dollars = None
     if settings.price_in is not None and settings.price_out is not None:
         dollars = (tokens_in * settings.price_in + tokens_out * settings.price_out) / 1e6
-    return Cost(len(asked), tokens_in, tokens_out, dollars)
+    return JudgeCost(len(asked), tokens_in, tokens_out, dollars)
 
 
-def require_affordable(found: Cost, settings: Judging) -> None:
+def require_affordable(found: JudgeCost, settings: JudgeSettings) -> None:
     """See that a budget, where there is one, suffices.
 
     Raises:

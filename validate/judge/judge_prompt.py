@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Message = dict[str, str]
+JudgeMessage = dict[str, str]
 
 # The words are ours, the labels AlpacaFarm's. The tag comes from the outputs themselves: neither of
 # them can hold it, and so none can pretend to end where it does not.
@@ -31,27 +31,27 @@ USER = """\
 </output (b) {tag}>
 
 Which is better? Answer with nothing but "Output (a)" or "Output (b)"."""
-WORDING = hashlib.sha256((SYSTEM + USER).encode()).hexdigest()[:8]
+PROMPT_HASH = hashlib.sha256((SYSTEM + USER).encode()).hexdigest()[:8]
 
-SAID = re.compile(r"\(([ab])\)|^\W*(?:output\W*)?([ab])\W*$", re.IGNORECASE)
+PREFERENCE_PATTERN = re.compile(r"\(([ab])\)|^\W*(?:output\W*)?([ab])\W*$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Pair:
+class OutputPair:
     """Two outputs for one instruction."""
 
     id: str
     instruction: str
     candidate: str
     reference: str
-    twice: bool = True  # with either output first; else once, as AlpacaFarm does
+    both_orders: bool = True  # with either output first; else once, as AlpacaFarm does
 
 
 @dataclass(frozen=True)
-class Question:
+class JudgePrompt:
     """A pair in the order in which it is shown."""
 
-    pair: Pair
+    pair: OutputPair
     candidate_first: bool
 
     @property
@@ -60,7 +60,7 @@ class Question:
         shown = (self.pair.candidate, self.pair.reference)
         return shown if self.candidate_first else shown[::-1]
 
-    def messages(self) -> list[Message]:
+    def messages(self) -> list[JudgeMessage]:
         """What the judge is told."""
         first, second = self.outputs
         content = "\0".join((self.pair.instruction, first, second))
@@ -71,26 +71,26 @@ class Question:
         return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
 
 
-def both_orders(pair: Pair) -> tuple[Question, Question]:
+def prompts_in_both_orders(pair: OutputPair) -> tuple[JudgePrompt, JudgePrompt]:
     """A pair with either output first, the order that is drawn from its instruction before."""
     told = pair.instruction.encode("utf-8", "surrogatepass")
     drawn = bool(hashlib.sha256(told).digest()[0] & 1)
-    return Question(pair, drawn), Question(pair, not drawn)
+    return JudgePrompt(pair, drawn), JudgePrompt(pair, not drawn)
 
 
-def questions(pair: Pair) -> tuple[Question, ...]:
+def judge_prompts(pair: OutputPair) -> tuple[JudgePrompt, ...]:
     """A pair as it is asked: in both orders, or in the one that is drawn."""
-    return both_orders(pair) if pair.twice else both_orders(pair)[:1]
+    return prompts_in_both_orders(pair) if pair.both_orders else prompts_in_both_orders(pair)[:1]
 
 
-def preferred(reply: str) -> Literal[1, 2] | None:
+def parse_preference(reply: str) -> Literal[1, 2] | None:
     """The output that a judge prefers, the first or the second one shown; None if it names none.
 
     Only the first line counts, and only if it names one of them: a reason may follow, in which
     both come.
     """
     line = next(iter(reply.strip().splitlines()), "")
-    named = {(bracketed or alone).lower() for bracketed, alone in SAID.findall(line)}
+    named = {(bracketed or alone).lower() for bracketed, alone in PREFERENCE_PATTERN.findall(line)}
     if len(named) != 1:
         return None
     return 1 if named == {"a"} else 2

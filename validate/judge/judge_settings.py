@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import Field
 
-from camelpress.core.settings import Section
+from camelpress.core.settings import SettingsSection
 
 
-class Judging(Section):
+class JudgeSettings(SettingsSection):
     """Which of two outputs is better, and who says so."""
 
     url: str | None = Field(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 
-from camelpress.validate.judge.chat_completion import Reply
-from camelpress.validate.judge.judge_prompt import WORDING, Message, Question
+from camelpress.validate.judge.chat_completion import JudgeReply
+from camelpress.validate.judge.judge_prompt import PROMPT_HASH, JudgeMessage, JudgePrompt
 
-Generate = Callable[[Sequence[list[Message]]], Iterable[tuple[int, str]]]
+GenerateReplies = Callable[[Sequence[list[JudgeMessage]]], Iterable[tuple[int, str]]]
 
 
-class Local:
+class InProcessJudge:
     """A judge that is called.
 
     Args:
@@ -19,13 +19,13 @@ class Local:
             order; it may yield them one by one.
     """
 
-    def __init__(self, name: str, generate: Generate) -> None:
-        self.name = f"{name} {WORDING}"
+    def __init__(self, name: str, generate: GenerateReplies) -> None:
+        self.name = f"{name} {PROMPT_HASH}"
         self._generate = generate
 
     def answers(
-        self, questions: Sequence[Question]
-    ) -> Generator[tuple[Question, Reply], None, None]:
+        self, questions: Sequence[JudgePrompt]
+    ) -> Generator[tuple[JudgePrompt, JudgeReply], None, None]:
         """Replies, each as soon as it is there."""
         for place, text in self._generate([question.messages() for question in questions]):
-            yield questions[place], Reply(text)
+            yield questions[place], JudgeReply(text)

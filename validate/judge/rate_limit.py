@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from threading import Event, Lock
 
-FIRST_WAIT, MOST = 1.0, 60.0  # s
+FIRST_WAIT, MAX_BACKOFF = 1.0, 60.0  # s
 
 
-class Pace:
+class RateLimiter:
     """Turns for all threads that ask the same service.
 
     Args:
@@ -30,7 +30,7 @@ class Pace:
         self._lock = Lock()
         self._next = clock()
 
-    def turn(self, over: Event) -> bool:
+    def acquire(self, over: Event) -> bool:
         """Wait for a turn; False if all is over before it comes."""
         with self._lock:
             start = max(self._next, self._clock())
@@ -38,13 +38,13 @@ class Pace:
             left = start - self._clock()
         return not self._wait(over, max(0.0, left))
 
-    def rest(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """Let no turn begin before so many seconds have passed."""
         with self._lock:
             self._next = max(self._next, self._clock() + seconds)
 
 
-def backoff(failures: int) -> float:
+def backoff_seconds(failures: int) -> float:
     """How long to wait after so many failures in a row, s: twice as long each time, and never the
     same for all who wait."""
-    return min(MOST, FIRST_WAIT * 2 ** (failures - 1)) * random.uniform(0.5, 1)
+    return min(MAX_BACKOFF, FIRST_WAIT * 2 ** (failures - 1)) * random.uniform(0.5, 1)

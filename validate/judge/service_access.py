@@ -14,10 +14,10 @@ from pydantic import SecretStr
 
 from camelpress.core.errors import RecipeProblem
 
-KEY = "CAMELPRESS_JUDGE_KEY"
+KEY_VARIABLE = "CAMELPRESS_JUDGE_KEY"
 
 
-def completions_of(url: str) -> httpx2.URL:
+def completions_url(url: str) -> httpx2.URL:
     """Where questions are posted, from the address of a service or of its completions.
 
     Raises:
@@ -30,7 +30,7 @@ def completions_of(url: str) -> httpx2.URL:
     if address.userinfo or address.query or address.fragment:
         raise RecipeProblem(
             "the judge's url holds more than an address",
-            next_step=f"give https://HOST/v1, and the key in {KEY}",
+            next_step=f"give https://HOST/v1, and the key in {KEY_VARIABLE}",
         )
     if address.scheme not in ("http", "https") or not address.host:
         raise RecipeProblem(
@@ -41,26 +41,28 @@ def completions_of(url: str) -> httpx2.URL:
     return address.copy_with(path=path + tail)
 
 
-def key_for(address: httpx2.URL) -> SecretStr | None:
+def read_api_key(address: httpx2.URL) -> SecretStr | None:
     """The key, if the environment has one.
 
     Raises:
         RecipeProblem: it cannot be one, or it would be sent where everyone can read it.
     """
-    key = os.environ.get(KEY, "").strip()
+    key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key:
         return None
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise RecipeProblem(f"{KEY} holds characters that no key has", next_step="correct it")
-    if address.scheme == "http" and not _is_here(address.host):
         raise RecipeProblem(
-            f"the key in {KEY} would go to {address.host} for everyone on the way to read",
-            next_step=f"give an https:// address, or unset {KEY}",
+            f"{KEY_VARIABLE} holds characters that no key has", next_step="correct it"
+        )
+    if address.scheme == "http" and not _is_loopback(address.host):
+        raise RecipeProblem(
+            f"the key in {KEY_VARIABLE} would go to {address.host} for everyone on the way to read",
+            next_step=f"give an https:// address, or unset {KEY_VARIABLE}",
         )
     return SecretStr(key)
 
 
-def _is_here(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

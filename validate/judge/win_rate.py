@@ -16,60 +16,60 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 from scipy.special import expit, log_expit, stdtrit
 
-from camelpress.core.errors import EngineProblem
-from camelpress.validate.judge.pairwise import Verdict
-from camelpress.validate.statistics.binomial import TAIL
+from camelpress.core.errors import ToolProblem
+from camelpress.validate.judge.pairwise import Preference
+from camelpress.validate.statistics.binomial import TAIL_PROBABILITY
 from camelpress.validate.statistics.clustered import Estimate, clustered_share
 
-PRIOR = 100.0  # standard deviation of a coefficient, in logits
-PRECISE = {"gtol": 1e-9}
+PRIOR_SD = 100.0  # standard deviation of a coefficient, in logits
+OPTIMIZER_OPTIONS = {"gtol": 1e-9}
 
 
 @dataclass(frozen=True)
 class WinRate:
     """What the verdicts of one judge say; shares of 1, with 95 % intervals over pairs."""
 
-    won: Estimate
+    win_rate: Estimate
     length_controlled: Estimate
     characters: float  # by which the candidate's outputs are longer, in the mean
     draws: int  # verdicts for neither, of outputs that are the same above all
     first_shown: float | None  # share of the others that went to the output shown first
     agreement: float | None  # share of pairs, of those judged in both orders, with one winner
-    unread: int  # replies that named neither output; they count nowhere else
+    invalid: int  # replies that named neither output; they count nowhere else
 
 
-def win_rate(verdicts: Sequence[Verdict]) -> WinRate:
+def win_rate(verdicts: Sequence[Preference]) -> WinRate:
     """The figures of verdicts on pairs, each judged in one order or in both.
 
     Raises:
         EngineProblem: there is no verdict among them.
     """
-    read = [each for each in verdicts if each.won is not None]
+    read = [each for each in verdicts if each.score is not None]
     if not read:
-        raise EngineProblem(
+        raise ToolProblem(
             "the judge gave no verdict that can be read", next_step="let another model judge"
         )
-    names = {name: at for at, name in enumerate(dict.fromkeys(v.question.pair.id for v in read))}
-    pair = np.array([names[each.question.pair.id] for each in read])
-    won = np.array([each.won for each in read], dtype=np.float64)
-    first = np.array([each.question.candidate_first for each in read], dtype=np.float64)
-    longer = np.array([_longer(each) for each in read], dtype=np.float64)
+    names = {name: at for at, name in enumerate(dict.fromkeys(v.prompt.pair.id for v in read))}
+    pair = np.array([names[each.prompt.pair.id] for each in read])
+    won = np.array([each.score for each in read], dtype=np.float64)
+    first = np.array([each.prompt.candidate_first for each in read], dtype=np.float64)
+    longer = np.array([_length_difference(each) for each in read], dtype=np.float64)
     decided = won != 0.5
     shown = np.where(first[decided] == 1, won[decided], 1 - won[decided])
     sides = [won[pair == each] for each in range(len(names))]
     twice = [side for side in sides if len(side) == 2]
     return WinRate(
-        won=clustered_share(torch.from_numpy(won), torch.from_numpy(pair)),
-        length_controlled=length_controlled(won, longer, first, pair),
+        win_rate=clustered_share(torch.from_numpy(won), torch.from_numpy(pair)),
+        length_controlled=length_controlled_win_rate(won, longer, first, pair),
         characters=float(longer.mean()),
         draws=int((~decided).sum()),
         first_shown=float(shown.mean()) if len(shown) else None,
         agreement=float(np.mean([a == b for a, b in twice])) if twice else None,
-        unread=len(verdicts) - len(read),
+        invalid=len(verdicts) - len(read),
     )
 
 
-def length_controlled(
+def length_controlled_win_rate(
     won: Float64[ndarray, " verdicts"],
     longer: Float64[ndarray, " verdicts"],
     first: Float64[ndarray, " verdicts"],
@@ -100,17 +100,21 @@ def length_controlled(
         columns.append(np.tanh(longer / spread))
     if 0 < first.mean() < 1:
         columns.append(first - 0.5)
-    coefficients, errors = logistic(np.stack(columns, axis=1), won, pair, prior=PRIOR)
+    coefficients, errors = fit_logistic(np.stack(columns, axis=1), won, pair, prior=PRIOR_SD)
     pairs = len(np.unique(pair))
     mean = float(expit(coefficients[0]))
-    if pairs < 2 or _all_equal(won) or _foretold(won, np.stack(columns, axis=1) @ coefficients):
+    if (
+        pairs < 2
+        or _is_constant(won)
+        or _is_separated(won, np.stack(columns, axis=1) @ coefficients)
+    ):
         return Estimate(mean, -inf, inf, len(won), pairs)
-    reach = float(stdtrit(pairs - 1, 1 - TAIL) * errors[0])
+    reach = float(stdtrit(pairs - 1, 1 - TAIL_PROBABILITY) * errors[0])
     low, high = (float(expit(coefficients[0] + side * reach)) for side in (-1, 1))
     return Estimate(mean, low, high, len(won), pairs)
 
 
-def logistic(
+def fit_logistic(
     design: Float64[ndarray, "verdicts terms"],
     won: Float64[ndarray, " verdicts"],
     cluster: Int64[ndarray, " verdicts"],
@@ -145,7 +149,7 @@ def logistic(
 
     start = np.zeros(design.shape[1])
     found = minimize(
-        loss, start, jac=slope, hess=curvature, method="trust-exact", options=PRECISE
+        loss, start, jac=slope, hess=curvature, method="trust-exact", options=OPTIMIZER_OPTIONS
     ).x
     _, member = np.unique(cluster, return_inverse=True)
     sums = np.zeros((member.max() + 1, len(found)))
@@ -155,7 +159,9 @@ def logistic(
     return found, np.sqrt(np.diag(bread @ meat @ bread))
 
 
-def _foretold(won: Float64[ndarray, " verdicts"], logits: Float64[ndarray, " verdicts"]) -> bool:
+def _is_separated(
+    won: Float64[ndarray, " verdicts"], logits: Float64[ndarray, " verdicts"]
+) -> bool:
     """Whether each verdict for one side is on the side of its logit: then none tells the error.
 
     Source:
@@ -164,9 +170,9 @@ def _foretold(won: Float64[ndarray, " verdicts"], logits: Float64[ndarray, " ver
     return bool(((won - 0.5) * logits > 0)[won != 0.5].all())
 
 
-def _all_equal(values: Float64[ndarray, " values"]) -> bool:
+def _is_constant(values: Float64[ndarray, " values"]) -> bool:
     return bool((values == values[0]).all())
 
 
-def _longer(verdict: Verdict) -> int:
-    return len(verdict.question.pair.candidate) - len(verdict.question.pair.reference)
+def _length_difference(verdict: Preference) -> int:
+    return len(verdict.prompt.pair.candidate) - len(verdict.prompt.pair.reference)

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from camelpress.core.errors import EngineProblem
+from camelpress.core.errors import ToolProblem
 from camelpress.core.progress import track
-from camelpress.validate.sandbox.isolation import HELP, Box, installed
-from camelpress.validate.sandbox.program_check import Program, Verdict, referee
-from camelpress.validate.sandbox.program_limits import Limits
+from camelpress.validate.sandbox.isolation import INSTALL_ADVICE, Sandbox, installed_sandboxes
+from camelpress.validate.sandbox.program_check import Program, ProgramResult, check_program
+from camelpress.validate.sandbox.program_limits import ProgramLimits
 
-PROOF = Program(
+SELF_TEST = Program(
     task_id="one",
     prompt='def one():\n    """1"""\n',
     completion="    return 1\n",
@@ -25,7 +25,7 @@ PROOF = Program(
 )
 
 
-def run(programs: Sequence[Program], limits: Limits) -> list[Verdict]:
+def run_programs(programs: Sequence[Program], limits: ProgramLimits) -> list[ProgramResult]:
     """Whether each program passes the test of its problem.
 
     Programs that are equal are run once. Only the standard library is there for them. The protocol
@@ -44,7 +44,7 @@ def run(programs: Sequence[Program], limits: Limits) -> list[Verdict]:
     distinct = list(dict.fromkeys(programs))
     if not distinct:
         return []
-    judge = partial(referee, box=find_box(limits), limits=limits)
+    judge = partial(check_program, box=find_sandbox(limits), limits=limits)
     pool = ThreadPoolExecutor(limits.workers or len(os.sched_getaffinity(0)))
     try:
         under_way = [pool.submit(judge, program) for program in distinct]
@@ -55,22 +55,22 @@ def run(programs: Sequence[Program], limits: Limits) -> list[Verdict]:
     return [found[program] for program in programs]
 
 
-def find_box(limits: Limits) -> Box:
+def find_sandbox(limits: ProgramLimits) -> Sandbox:
     """The best sandbox that works here, which it shows by running a program.
 
     Raises:
         EngineProblem: there is none.
     """
     faults = []
-    for box in installed(limits):
+    for box in installed_sandboxes(limits):
         try:
-            if referee(PROOF, box, limits).passed:
+            if check_program(SELF_TEST, box, limits).passed:
                 return box
             faults.append(f"{box.name} runs nothing")
-        except EngineProblem as error:
-            faults.append(error.what)
-    raise EngineProblem(
+        except ToolProblem as error:
+            faults.append(error.message)
+    raise ToolProblem(
         "programs of a model are run in a sandbox only, and there is none here "
         f"({', '.join(faults) or 'neither bubblewrap nor podman nor docker is installed'})",
-        next_step=HELP,
+        next_step=INSTALL_ADVICE,
     )

@@ -7,7 +7,7 @@ from pydantic import Field
 from camelpress.core.settings import Settings
 
 
-class Limits(Settings):
+class ProgramLimits(Settings):
     """Limits of one program; what goes beyond has failed its test."""
 
     seconds: int = Field(

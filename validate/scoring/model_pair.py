@@ -9,29 +9,29 @@ import torch
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.files.file_hashes import sha256_file, sha256_json
-from camelpress.core.llama import EMBEDDING
+from camelpress.core.llama import EMBEDDING_NAME
 from camelpress.core.progress import note
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.model.streamed_model import StreamedModel, compute_dtype, pick_device
-from camelpress.inference.streaming.process_group import Team
-from camelpress.validate.scoring.scored_positions import Places
-from camelpress.validate.settings import Scoring
+from camelpress.inference.streaming.process_group import ProcessGroup
+from camelpress.validate.scoring.scored_positions import ScoredPositions
+from camelpress.validate.settings import ScoringSettings
 
-ALONE = Team()
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+SINGLE_PROCESS = ProcessGroup()
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 
 
-def rows(checkpoint: Checkpoint) -> int:
+def embedding_rows(checkpoint: Checkpoint) -> int:
     """How many tokens a model embeds."""
-    return checkpoint.info(f"{EMBEDDING}.weight").shape[0]
+    return checkpoint.tensor_info(f"{EMBEDDING_NAME}.weight").shape[0]
 
 
-def open_model(
+def open_streamed_model(
     checkpoint: Checkpoint,
-    settings: Scoring,
+    settings: ScoringSettings,
     stored: torch.dtype | None = None,
     *,
-    team: Team = ALONE,
+    team: ProcessGroup = SINGLE_PROCESS,
 ) -> StreamedModel:
     """A model to be scored.
 
@@ -43,7 +43,7 @@ def open_model(
     Raises:
         RecipeProblem: no such device here, or fp16 on a CPU.
     """
-    device = team.place(pick_device(settings.device))
+    device = team.device(pick_device(settings.device))
     own = stored or checkpoint.dtype
     if settings.dtype == "auto":
         return StreamedModel(checkpoint, device=device, dtype=compute_dtype(device, own))
@@ -65,27 +65,29 @@ def require_same_tokenizer(origin: Path, candidate: Path) -> None:
     Raises:
         CheckpointProblem: it is another, or cannot be read.
     """
-    own, known = (_files(folder) for folder in (candidate, origin))
+    own, known = (_tokenizer_hashes(folder) for folder in (candidate, origin))
     if not own:
         note(f"{candidate} has no tokenizer: that of the reference is taken for its own")
-    elif own != known and _digest(candidate) != _digest(origin):
+    elif own != known and _vocabulary_digest(candidate) != _vocabulary_digest(origin):
         raise CheckpointProblem(
             f"{candidate} has another tokenizer than {origin}: the same id is another token",
             next_step="compare models with the same tokenizer",
         )
 
 
-def _files(folder: Path) -> dict[str, str]:
+def _tokenizer_hashes(folder: Path) -> dict[str, str]:
     """Hashes of the files that a tokenizer is read from."""
-    return {name: sha256_file(folder / name) for name in TOKENIZERS if (folder / name).is_file()}
+    return {
+        name: sha256_file(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()
+    }
 
 
-def _digest(folder: Path) -> str:
+def _vocabulary_digest(folder: Path) -> str:
     """One hash for which token has which id, added tokens aside; half a second."""
     return sha256_json(Tokenizer.load(folder).vocabulary)
 
 
-def shared_vocabulary(reference: int, candidate: int, places: Places, origin: Path) -> int:
+def shared_vocab_size(reference: int, candidate: int, places: ScoredPositions, origin: Path) -> int:
     """How many ids both models know; predictions are compared over these.
 
     Args:
@@ -96,7 +98,7 @@ def shared_vocabulary(reference: int, candidate: int, places: Places, origin: Pa
         CheckpointProblem: the text has others.
     """
     shared = min(reference, candidate)
-    largest = int(places.target.max())
+    largest = int(places.target_id.max())
     if largest >= shared:
         raise CheckpointProblem(
             f"the text has id {largest} by the tokenizer of {origin}, and both models share "

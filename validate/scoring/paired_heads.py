@@ -12,16 +12,16 @@ from torch import Tensor
 
 from camelpress.core.errors import NumericsProblem
 from camelpress.inference.model import output_head
-from camelpress.inference.streaming.process_group import Team
-from camelpress.validate.scoring.scored_positions import Places
-from camelpress.validate.scoring.streamed_run import Runner
+from camelpress.inference.streaming.process_group import ProcessGroup
+from camelpress.validate.scoring.scored_positions import ScoredPositions
+from camelpress.validate.scoring.streamed_run import StreamedRun
 
-ROWS = 64  # of logits in one product at least; fewer wait for the head's weights
-IN_CACHE = 2**17  # log-probabilities of a model that are compared in one go by a processor
-States = Sequence[Float[Tensor, "tokens hidden"]]  # of a lane, of each model
+MIN_LOGIT_ROWS = 64  # of logits in one product at least; fewer wait for the head's weights
+CACHED_LOG_PROBS = 2**17  # log-probabilities of a model that are compared in one go by a processor
+HiddenStates = Sequence[Float[Tensor, "tokens hidden"]]  # of a lane, of each model
 
 
-class Chunk(NamedTuple):
+class LogProbChunk(NamedTuple):
     """What the models predict at some of the places of a lane."""
 
     places: slice
@@ -29,7 +29,7 @@ class Chunk(NamedTuple):
     log_p: list[Float32[Tensor, "chunk vocabulary"]]  # of each model
 
 
-class Heads:
+class PairedHeads:
     """What makes log-probabilities of the models' last hidden states, and counts what is no number.
 
     A head that several models have, as quantizing leaves heads alone, stands in memory once, and
@@ -41,12 +41,14 @@ class Heads:
         threads: that read at once.
     """
 
-    def __init__(self, runners: Sequence[Runner], vocabulary: int | None, *, threads: int) -> None:
+    def __init__(
+        self, runners: Sequence[StreamedRun], vocabulary: int | None, *, threads: int
+    ) -> None:
         self._labels = [runner.label for runner in runners]
         self._norms, weights = list[torch.nn.Module](), list[Tensor]()
         self._owners = dict[int, list[int]]()  # of each head, by the first model that has it
         for number, runner in enumerate(runners):
-            norm, output = runner.model.head().children()
+            norm, output = runner.model.read_head().children()
             self._norms.append(norm)
             own = output.get_parameter("weight")
             first = next((n for n in self._owners if torch.equal(weights[n], own)), number)
@@ -55,35 +57,37 @@ class Heads:
         self._weights = weights
         self._vocabulary = vocabulary
         self._device = runners[0].model.device
-        self._rows = max(1, output_head.LOGITS // threads // len(weights[0]))
+        self._rows = max(1, output_head.MAX_LOGITS // threads // len(weights[0]))
         self._room = threading.local()  # for logits: the same each time, which is faster
         self._wrong: list[list[int]] = [[] for _ in runners]  # predictions of each, piece by piece
 
     @staticmethod
-    def most(vocabulary: int) -> int:
+    def max_threads(vocabulary: int) -> int:
         """How many threads may read at once."""
-        return output_head.LOGITS // ROWS // vocabulary
+        return output_head.MAX_LOGITS // MIN_LOGIT_ROWS // vocabulary
 
-    def read(self, places: Places, hidden: States) -> Iterator[Chunk]:
+    def log_probs(self, places: ScoredPositions, hidden: HiddenStates) -> Iterator[LogProbChunk]:
         """The predictions of a lane, some at a time."""
-        for rows in torch.arange(len(places.row)).split(self._rows):
-            logits = self._logits([states[places.row[rows]] for states in hidden])
-            targets = places.target[rows].to(self._device)
-            step = max(1, IN_CACHE // logits[0].shape[1]) if targets.is_cpu else len(rows)
+        for rows in torch.arange(len(places.input_index)).split(self._rows):
+            logits = self._logits([states[places.input_index[rows]] for states in hidden])
+            targets = places.target_id[rows].to(self._device)
+            step = max(1, CACHED_LOG_PROBS // logits[0].shape[1]) if targets.is_cpu else len(rows)
             for start in range(0, len(rows), step):
                 part = slice(start, min(start + step, len(rows)))
                 log_p = [self._log_p(number, each[part]) for number, each in enumerate(logits)]
                 first = int(rows[0])
-                yield Chunk(slice(first + part.start, first + part.stop), targets[part], log_p)
+                yield LogProbChunk(
+                    slice(first + part.start, first + part.stop), targets[part], log_p
+                )
 
-    def require_finite(self, team: Team) -> list[int]:
+    def require_finite(self, team: ProcessGroup) -> list[int]:
         """See that every logit on every rank was finite; how many were not, of each model.
 
         Raises:
             NumericsProblem: names the first model that gave any, and says how many.
         """
         own = [sum(each) for each in self._wrong]
-        wrong = [sum(each) for each in zip(*team.exchange([own], team.size), strict=True)]
+        wrong = [sum(each) for each in zip(*team.all_gather([own], team.size), strict=True)]
         for label, count in zip(self._labels, wrong, strict=True):
             if count:
                 raise NumericsProblem(

@@ -12,61 +12,72 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from camelpress.core.progress import track
-from camelpress.inference.streaming.thread_team import Crew
-from camelpress.validate.scoring.divergence import Compared, Kept, compare, compare_kept
-from camelpress.validate.scoring.paired_heads import Heads, States
-from camelpress.validate.scoring.scored_positions import Places
-from camelpress.validate.scoring.streamed_run import Runner, walk
-from camelpress.validate.scoring.workspace import Workplace
+from camelpress.inference.streaming.thread_team import ThreadTeam
+from camelpress.validate.scoring.divergence import (
+    TokenMetrics,
+    TopKLogProbs,
+    compare_log_probs,
+    compare_with_top_k,
+)
+from camelpress.validate.scoring.paired_heads import HiddenStates, PairedHeads
+from camelpress.validate.scoring.scored_positions import ScoredPositions
+from camelpress.validate.scoring.streamed_run import StreamedRun, run_blocks
+from camelpress.validate.scoring.workspace import Workspace
 
 Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
-class Scores:
+class TokenScores:
     """Figures of each prediction that counts."""
 
     reference_nll: Float32[Tensor, " scored"]  # -ln p(next token), nats
     candidate_nll: Float32[Tensor, " scored"]
     kl: Float32[Tensor, " scored"]  # KL(reference || candidate), nats
     kl_reverse: Float32[Tensor, " scored"]  # KL(candidate || reference), nats
-    same_top: Bool[Tensor, " scored"]
-    top5: Float32[Tensor, " scored"]  # share of the reference's five likeliest in the candidate's
+    same_top1: Bool[Tensor, " scored"]
+    top5_overlap: Float32[
+        Tensor, " scored"
+    ]  # share of the reference's five likeliest in the candidate's
     confidence: Float32[Tensor, " scored"]  # probability of the reference's likeliest token
     position: Int64[Tensor, " scored"]  # of the token that predicts, in its window, from 0
     sequence: Int64[Tensor, " scored"]  # the window
     cluster: Int64[Tensor, " scored"]  # of windows whose errors go together
 
     @classmethod
-    def joined(cls, parts: Sequence[Compared], places: Places) -> Scores:
+    def concat(cls, parts: Sequence[TokenMetrics], places: ScoredPositions) -> TokenScores:
         """The figures of all lanes, in order."""
         columns = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-        told = Compared(*columns)._asdict()
+        told = TokenMetrics(*columns)._asdict()
         return cls(**told, position=places.position, sequence=places.window, cluster=places.cluster)
 
-    def where(self, some: Bool[Tensor, " scored"] | Int64[Tensor, " some"]) -> Scores:
+    def select(self, some: Bool[Tensor, " scored"] | Int64[Tensor, " some"]) -> TokenScores:
         """The figures of some of the predictions, by a mask or their places."""
         return replace(self, **{each.name: getattr(self, each.name)[some] for each in fields(self)})
 
 
-class Scored(NamedTuple):
+class PairedScores(NamedTuple):
     """Candidates against a reference."""
 
-    scores: list[Scores]  # of each candidate
-    errors: list[list[float]]  # of each candidate: of hidden states, after each block
+    scores: list[TokenScores]  # of each candidate
+    block_errors: list[list[float]]  # of each candidate: of hidden states, after each block
     non_finite: list[int]  # of each model: predictions with a logit that is not finite
 
 
-class Bounds(NamedTuple):
+class DivergenceBounds(NamedTuple):
     """What the mean divergence is between, nats."""
 
     lower: float
     upper: float
 
 
-def score(
-    runners: Sequence[Runner], places: Places, work: Workplace, *, vocabulary: int | None = None
-) -> Scored:
+def score_models(
+    runners: Sequence[StreamedRun],
+    places: ScoredPositions,
+    work: Workspace,
+    *,
+    vocabulary: int | None = None,
+) -> PairedScores:
     """Run models side by side, then hold the predictions of each against those of the first.
 
     Args:
@@ -78,25 +89,25 @@ def score(
         Interrupted: somebody asked for the end.
         NumericsProblem: logits that are not finite.
     """
-    lanes = places.lanes()
-    rooms = [[Compared.room(len(lane.row)) for _ in runners[1:]] for lane in lanes]
+    lanes = places.shards()
+    rooms = [[TokenMetrics.allocate(len(lane.input_index)) for _ in runners[1:]] for lane in lanes]
 
-    def look(heads: Heads, lane: int, hidden: States) -> list[Compared]:
-        hold(heads, lanes[lane], hidden, rooms[lane])
+    def look(heads: PairedHeads, lane: int, hidden: HiddenStates) -> list[TokenMetrics]:
+        compare_shard(heads, lanes[lane], hidden, rooms[lane])
         return rooms[lane]
 
     with torch.inference_mode():
-        errors = walk(runners, work)
-        held, wrong = over_lanes(runners, work, "compare", look, vocabulary=vocabulary)
-    scores = [Scores.joined(parts, places) for parts in zip(*held, strict=True)]
-    return Scored(scores, errors, wrong)
+        errors = run_blocks(runners, work)
+        held, wrong = map_shards(runners, work, "compare", look, vocabulary=vocabulary)
+    scores = [TokenScores.concat(parts, places) for parts in zip(*held, strict=True)]
+    return PairedScores(scores, errors, wrong)
 
 
-def over_lanes(
-    runners: Sequence[Runner],
-    work: Workplace,
+def map_shards(
+    runners: Sequence[StreamedRun],
+    work: Workspace,
     label: str,
-    look: Callable[[Heads, int, States], Found],
+    look: Callable[[PairedHeads, int, HiddenStates], Found],
     *,
     vocabulary: int | None,
 ) -> tuple[list[Found], list[int]]:
@@ -113,21 +124,23 @@ def over_lanes(
     Raises:
         NumericsProblem: some are not.
     """
-    lanes = range(len(runners[0].lanes))
-    own = work.team.own(lanes)
+    lanes = range(len(runners[0].shards))
+    own = work.team.items_of_rank(lanes)
     model = runners[0].model
-    most = Heads.most(int(model.config.vocab_size))
-    with work.team.together(), Crew.gathered(most, model.device) as crew:
-        heads = Heads(runners, vocabulary, threads=crew.size)
+    most = PairedHeads.max_threads(int(model.config.vocab_size))
+    with work.team.raise_together(), ThreadTeam.start(most, model.device) as crew:
+        heads = PairedHeads(runners, vocabulary, threads=crew.size)
         found = crew.map(
-            lambda lane: look(heads, lane, [runner.states(lane) for runner in runners]), own
+            lambda lane: look(heads, lane, [runner.read_hidden(lane) for runner in runners]), own
         )
         told = [next(found) for _ in track(own, label)]
     wrong = heads.require_finite(work.team)
-    return work.team.exchange(told, len(lanes)), wrong
+    return work.team.all_gather(told, len(lanes)), wrong
 
 
-def hold(heads: Heads, places: Places, hidden: States, rooms: Sequence[Compared]) -> None:
+def compare_shard(
+    heads: PairedHeads, places: ScoredPositions, hidden: HiddenStates, rooms: Sequence[TokenMetrics]
+) -> None:
     """Hold the predictions in a lane of each model but the first against those of the first.
 
     Args:
@@ -136,20 +149,20 @@ def hold(heads: Heads, places: Places, hidden: States, rooms: Sequence[Compared]
         hidden: the states that left the last blocks.
         rooms: of each model but the first; get the figures.
     """
-    for chunk in heads.read(places, hidden):
+    for chunk in heads.log_probs(places, hidden):
         first, *rest = chunk.log_p
         for room, candidate in zip(rooms, rest, strict=True):
-            room.put(chunk.places, compare(first, candidate, chunk.target))
+            room.write(chunk.places, compare_log_probs(first, candidate, chunk.target))
 
 
-def score_kept(
-    kept: Callable[[int, int], Kept],
-    candidate: Runner,
-    places: Places,
-    work: Workplace,
+def score_against_store(
+    kept: Callable[[int, int], TopKLogProbs],
+    candidate: StreamedRun,
+    places: ScoredPositions,
+    work: Workspace,
     *,
     vocabulary: int,
-) -> tuple[Scored, Bounds]:
+) -> tuple[PairedScores, DivergenceBounds]:
     """Run a candidate and hold its predictions against those in a store.
 
     Args:
@@ -162,25 +175,27 @@ def score_kept(
         Interrupted: somebody asked for the end.
         NumericsProblem: logits that are not finite.
     """
-    lanes = places.lanes()
-    starts = [0, *accumulate(len(lane.row) for lane in lanes)]
-    rooms = [Compared.room(len(lane.row)) for lane in lanes]
+    lanes = places.shards()
+    starts = [0, *accumulate(len(lane.input_index) for lane in lanes)]
+    rooms = [TokenMetrics.allocate(len(lane.input_index)) for lane in lanes]
 
-    def look(heads: Heads, lane: int, hidden: States) -> tuple[Compared, float, float]:
+    def look(
+        heads: PairedHeads, lane: int, hidden: HiddenStates
+    ) -> tuple[TokenMetrics, float, float]:
         held, lower, upper = rooms[lane], 0.0, 0.0
-        for chunk in heads.read(lanes[lane], hidden):
+        for chunk in heads.log_probs(lanes[lane], hidden):
             (log_q,) = chunk.log_p
             some = kept(starts[lane] + chunk.places.start, starts[lane] + chunk.places.stop)
-            own = Kept(*(column.to(log_q.device) for column in some))
-            told = compare_kept(own, log_q, chunk.target)
-            held.put(chunk.places, told.compared)
-            lower += float(told.lower.double().sum())
-            upper += float(told.upper.double().sum())
+            own = TopKLogProbs(*(column.to(log_q.device) for column in some))
+            told = compare_with_top_k(own, log_q, chunk.target)
+            held.write(chunk.places, told.metrics)
+            lower += float(told.kl_lower.double().sum())
+            upper += float(told.kl_upper.double().sum())
         return held, lower, upper
 
     with torch.inference_mode():
-        errors = walk([candidate], work)
-        told, wrong = over_lanes([candidate], work, "compare", look, vocabulary=vocabulary)
+        errors = run_blocks([candidate], work)
+        told, wrong = map_shards([candidate], work, "compare", look, vocabulary=vocabulary)
     held, *sums = zip(*told, strict=True)
-    bounds = Bounds(*(sum(each) / len(places.row) for each in sums))
-    return Scored([Scores.joined(held, places)], errors, wrong), bounds
+    bounds = DivergenceBounds(*(sum(each) / len(places.input_index) for each in sums))
+    return PairedScores([TokenScores.concat(held, places)], errors, wrong), bounds

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from camelpress.core.files.file_hashes import sha256_file, versions
+from camelpress.core.files.file_hashes import package_versions, sha256_file
 from camelpress.core.output.journal import Journal
 from camelpress.inference.model.streamed_model import pick_device
-from camelpress.inference.streaming.process_group import Team
-from camelpress.inference.streaming.rounding_facts import rounding
-from camelpress.inference.streaming.token_shards import LANES
-from camelpress.validate.settings import Scoring
+from camelpress.inference.streaming.process_group import ProcessGroup
+from camelpress.inference.streaming.rounding_facts import rounding_facts
+from camelpress.inference.streaming.token_shards import SHARDS_FOLDER
+from camelpress.validate.settings import ScoringSettings
 
 
 @dataclass(frozen=True)
-class Workplace:
+class Workspace:
     """An output that is being made.
 
     Args:
@@ -28,7 +28,7 @@ class Workplace:
         journal: of the blocks that are finished; the first rank has it.
     """
 
-    team: Team
+    team: ProcessGroup
     folder: Path
     journal: Journal | None = None
 
@@ -42,7 +42,7 @@ class Workplace:
         force: bool,
         restart: bool,
         writes: Collection[str],
-    ) -> Iterator[Workplace]:
+    ) -> Iterator[Workspace]:
         """An output that gets its name if the block ends well.
 
         Args:
@@ -56,21 +56,23 @@ class Workplace:
             OutputExists: it is there.
             OutputProblem: it cannot be written.
         """
-        team = Team.join()
+        team = ProcessGroup.join()
         with (
-            team.threads_of(out, restart=restart),
+            team.restore_thread_count(out, restart=restart),
             team.staged(
                 out, force=force, made_from=made_from(), restart=restart, writes=writes
             ) as folder,
         ):
-            with Journal(folder) if team.leads else nullcontext() as journal:
+            with Journal(folder) if team.is_main else nullcontext() as journal:
                 yield cls(team, folder, journal)
-            if team.leads and (folder / LANES).exists():  # not where tasks alone were answered
-                shutil.rmtree(folder / LANES)
+            if (
+                team.is_main and (folder / SHARDS_FOLDER).exists()
+            ):  # not where tasks alone were answered
+                shutil.rmtree(folder / SHARDS_FOLDER)
 
 
-def fingerprint(
-    stage: str, settings: Scoring, hashes: Mapping[str, Mapping[str, str]]
+def resume_key(
+    stage: str, settings: ScoringSettings, hashes: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
     """Name to value of everything that decides the hidden states.
 
@@ -80,12 +82,12 @@ def fingerprint(
         hashes: role to the name and SHA-256 of each file of a model, or of a store.
     """
     texts = enumerate((path for path in settings.text if path.is_file()), start=1)
-    scoring = set(Scoring.model_fields) - {"text", "device"}
+    scoring = set(ScoringSettings.model_fields) - {"text", "device"}
     return {
         "stage": stage,
         **settings.model_dump(mode="json", include=scoring),
-        **rounding(pick_device(settings.device)),
-        **{f"version of {name}": number for name, number in versions().items()},
+        **rounding_facts(pick_device(settings.device)),
+        **{f"version of {name}": number for name, number in package_versions().items()},
         **{f"text {number}": sha256_file(path) for number, path in texts},
         **{
             f"{role}/{name}": digest

@@ -11,7 +11,7 @@ from numpy import ndarray
 from scipy.special import betaincinv, ndtri, stdtrit
 
 CONFIDENCE = 0.95  # coverage of every interval
-TAIL = (1 - CONFIDENCE) / 2  # probability beyond either end
+TAIL_PROBABILITY = (1 - CONFIDENCE) / 2  # probability beyond either end
 
 
 def binomial_interval(share: float, trials: float) -> tuple[float, float]:
@@ -21,8 +21,8 @@ def binomial_interval(share: float, trials: float) -> tuple[float, float]:
         Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404, by quantiles of beta distributions.
     """
     hits, misses = share * trials, (1 - share) * trials
-    low = float(betaincinv(hits, misses + 1, TAIL)) if hits > 0 else 0.0
-    high = float(betaincinv(hits + 1, misses, 1 - TAIL)) if misses > 0 else 1.0
+    low = float(betaincinv(hits, misses + 1, TAIL_PROBABILITY)) if hits > 0 else 0.0
+    high = float(betaincinv(hits + 1, misses, 1 - TAIL_PROBABILITY)) if misses > 0 else 1.0
     return min(low, share), max(high, share)
 
 
@@ -58,13 +58,15 @@ def effective_trials(
     behind = total**2 / float((squares**2).sum())
     freedom = max(1.0, min(least, behind) - 1)
     variance = clusters / (clusters - 1) * total / n**2
-    known = (float(ndtri(1 - TAIL)) / float(stdtrit(freedom, 1 - TAIL))) ** 2
+    known = (
+        float(ndtri(1 - TAIL_PROBABILITY)) / float(stdtrit(freedom, 1 - TAIL_PROBABILITY))
+    ) ** 2
     return min(n, max(least, spread / variance * known))
 
 
-def unseen_share(clusters: int) -> float:
+def max_unseen_share(clusters: int) -> float:
     """The largest share of clusters that differ if none of so many does, at 97.5 % confidence.
 
     It is the end of the exact interval of a share that is 0: about 3.7 in all clusters.
     """
-    return float(1 - TAIL ** (1 / clusters))
+    return float(1 - TAIL_PROBABILITY ** (1 / clusters))

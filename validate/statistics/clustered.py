@@ -19,16 +19,16 @@ from torch import Tensor
 
 from camelpress.validate.statistics import binomial
 from camelpress.validate.statistics.binomial import (
-    TAIL,
+    TAIL_PROBABILITY,
     binomial_interval,
     effective_trials,
-    unseen_share,
+    max_unseen_share,
 )
 
 CONFIDENCE = binomial.CONFIDENCE
 RESAMPLES = 1999
-AT_ONCE = 2**22  # weights held while clusters are drawn again
-SEED = 20_240_711
+MAX_RESAMPLE_WEIGHTS = 2**22  # weights held while clusters are drawn again
+BOOTSTRAP_SEED = 20_240_711
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def clustered_mean(values: Float[Tensor, " tokens"], cluster: Int64[Tensor, " to
     Source:
         Miller 2024, arXiv:2411.00640, section 2.2 (clustered standard errors).
     """
-    return _estimate(_by_cluster(values, cluster))
+    return _student_estimate(_sum_by_cluster(values, cluster))
 
 
 def bootstrap_mean(values: Float[Tensor, " tokens"], cluster: Int64[Tensor, " tokens"]) -> Estimate:
@@ -81,19 +81,21 @@ def bootstrap_mean(values: Float[Tensor, " tokens"], cluster: Int64[Tensor, " to
         Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 12.5 (bootstrap-t);
         of clusters as in Cameron, Gelbach and Miller 2008, doi:10.1162/rest.90.3.414.
     """
-    sample = _by_cluster(values, cluster)
-    estimate, error = _estimate(sample), sample.error
+    sample = _sum_by_cluster(values, cluster)
+    estimate, error = _student_estimate(sample), sample.error
     clusters = estimate.clusters
     if error == 0 or clusters < 2:
         return estimate
-    draw, chances = np.random.default_rng(SEED), np.full(clusters, 1 / clusters)
+    draw, chances = np.random.default_rng(BOOTSTRAP_SEED), np.full(clusters, 1 / clusters)
     ratios = []
-    for start in range(0, RESAMPLES, step := max(1, AT_ONCE // clusters)):
+    for start in range(0, RESAMPLES, step := max(1, MAX_RESAMPLE_WEIGHTS // clusters)):
         times = draw.multinomial(clusters, chances, size=min(step, RESAMPLES - start))
         means, errors = _mean_and_error(times.astype(float), sample)
         shown = errors > 1e-9 * error
         ratios.append((means[shown] - estimate.mean) / errors[shown])
-    below, above = np.quantile(np.concatenate([[0.0], *ratios]), [TAIL, 1 - TAIL])
+    below, above = np.quantile(
+        np.concatenate([[0.0], *ratios]), [TAIL_PROBABILITY, 1 - TAIL_PROBABILITY]
+    )
     return Estimate(
         estimate.mean,
         min(estimate.low, estimate.mean - float(above) * error),
@@ -115,7 +117,7 @@ def clustered_share(
         values: one per token, in [0, 1].
         cluster: the independent piece of text that each belongs to.
     """
-    sample = _by_cluster(values, cluster)
+    sample = _sum_by_cluster(values, cluster)
     low, high = -inf, inf
     if len(sample.sums) > 1:
         low, high = binomial_interval(sample.mean, effective_trials(sample.sums, sample.sizes))
@@ -162,7 +164,7 @@ def effective_clusters(cluster: Int64[Tensor, " tokens"]) -> float:
     return float(sizes.sum() ** 2 / sizes.square().sum())
 
 
-class _Sample(NamedTuple):
+class _ClusterSums(NamedTuple):
     """The values of each cluster, summed up."""
 
     mean: float  # of all values
@@ -178,7 +180,9 @@ class _Sample(NamedTuple):
         return float(_mean_and_error(np.ones((1, len(self.sums))), self)[1][0])
 
 
-def _by_cluster(values: Float[Tensor, " tokens"], cluster: Int64[Tensor, " tokens"]) -> _Sample:
+def _sum_by_cluster(
+    values: Float[Tensor, " tokens"], cluster: Int64[Tensor, " tokens"]
+) -> _ClusterSums:
     names, members = cluster.unique(return_inverse=True)
     double = values.double()
     equal = bool((double == double[0]).all())
@@ -188,25 +192,25 @@ def _by_cluster(values: Float[Tensor, " tokens"], cluster: Int64[Tensor, " token
         return torch.zeros(len(names), dtype=torch.float64).index_add_(0, members, some).numpy()
 
     sizes = torch.bincount(members).double().numpy()
-    return _Sample(mean, summed(double), sizes, summed((double - mean).square()))
+    return _ClusterSums(mean, summed(double), sizes, summed((double - mean).square()))
 
 
-def _estimate(sample: _Sample) -> Estimate:
+def _student_estimate(sample: _ClusterSums) -> Estimate:
     """The mean and Student's interval."""
     clusters, mean, reach = len(sample.sums), sample.mean, inf
     if clusters > 1:
         error = sample.error
-        reach = _student(clusters) * error if error else unseen_share(clusters)
+        reach = _student_quantile(clusters) * error if error else max_unseen_share(clusters)
     return Estimate(mean, mean - reach, mean + reach, int(sample.sizes.sum()), clusters)
 
 
-def _student(clusters: int) -> float:
+def _student_quantile(clusters: int) -> float:
     """How many standard errors the interval reaches to either side."""
-    return float(stdtrit(clusters - 1, 1 - TAIL))
+    return float(stdtrit(clusters - 1, 1 - TAIL_PROBABILITY))
 
 
 def _mean_and_error(
-    times: Float64[ndarray, "samples clusters"], sample: _Sample
+    times: Float64[ndarray, "samples clusters"], sample: _ClusterSums
 ) -> tuple[Float64[ndarray, " samples"], Float64[ndarray, " samples"]]:
     """Mean and standard error of samples that hold each cluster so many times.
 

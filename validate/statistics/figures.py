@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from camelpress.validate.corpus.held_out_text import Text
-from camelpress.validate.scoring.scored_positions import pieces
-from camelpress.validate.scoring.token_scores import Scores
+from camelpress.validate.corpus.held_out_text import HeldOutText
+from camelpress.validate.scoring.scored_positions import piece_numbers
+from camelpress.validate.scoring.token_scores import TokenScores
 from camelpress.validate.statistics.clustered import (
     Estimate,
     bootstrap_mean,
@@ -22,66 +22,70 @@ from camelpress.validate.statistics.clustered import (
     effective_clusters,
 )
 
-LARGEST_LOG = 700.0  # of a float
+MAX_LOG = 700.0  # of a float
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
-HISTOGRAM = tuple(10.0 ** (power / 4) for power in range(-28, 9))  # nats
-CONFIDENCES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)  # of the reference in its likeliest token
-EARLY = 128  # tokens at the beginning of a window, where damage to short contexts shows
-POSITIONS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+KL_BIN_EDGES = tuple(10.0 ** (power / 4) for power in range(-28, 9))  # nats
+CONFIDENCE_BIN_EDGES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)  # of the reference in its likeliest token
+WINDOW_START_TOKENS = (
+    128  # tokens at the beginning of a window, where damage to short contexts shows
+)
+POSITION_BIN_EDGES = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 
-def estimates(scores: Scores) -> dict[str, Estimate]:
+def estimate_metrics(scores: TokenScores) -> dict[str, Estimate]:
     """The gated figures; the ratio of perplexities is the exponential of a paired mean."""
     log_ratio = bootstrap_mean(scores.candidate_nll - scores.reference_nll, scores.cluster)
     return {
         "perplexity_ratio": Estimate(
-            _exp(log_ratio.mean),
-            _exp(log_ratio.low),
-            _exp(log_ratio.high),
+            _bounded_exp(log_ratio.mean),
+            _bounded_exp(log_ratio.low),
+            _bounded_exp(log_ratio.high),
             log_ratio.n,
             log_ratio.clusters,
         ),
-        "kl_mean": _divergence(scores.kl, scores.cluster),
-        "kl_reverse_mean": _divergence(scores.kl_reverse, scores.cluster),
-        "top1_agreement": clustered_share(scores.same_top.float(), scores.cluster),
-        "top5_agreement": clustered_share(scores.top5.float(), scores.cluster),
+        "kl_mean": _estimate_divergence(scores.kl, scores.cluster),
+        "kl_reverse_mean": _estimate_divergence(scores.kl_reverse, scores.cluster),
+        "top1_agreement": clustered_share(scores.same_top1.float(), scores.cluster),
+        "top5_agreement": clustered_share(scores.top5_overlap.float(), scores.cluster),
     }
 
 
-def _divergence(values: Float32[Tensor, " scored"], cluster: Int64[Tensor, " scored"]) -> Estimate:
+def _estimate_divergence(
+    values: Float32[Tensor, " scored"], cluster: Int64[Tensor, " scored"]
+) -> Estimate:
     """The mean of divergences, which is never below 0."""
     estimate = bootstrap_mean(values, cluster)
     return replace(estimate, low=max(0.0, estimate.low)) if estimate.interval else estimate
 
 
-def figures(scores: Scores, texts: Sequence[Text]) -> dict[str, Any]:
+def aggregate_scores(scores: TokenScores, texts: Sequence[HeldOutText]) -> dict[str, Any]:
     """All facts of a report that come from scores: overall, spread, by position and by text."""
-    piece = torch.tensor(pieces([text.windows for text in texts]))
+    piece = torch.tensor(piece_numbers([text.windows for text in texts]))
     return {
-        **_headline(scores),
-        **_repeats(scores, piece),
-        **_spread(scores),
+        **_mean_metrics(scores),
+        **_count_duplicates(scores, piece),
+        **_distribution(scores),
         "kl_percentiles_interval": _percentile_intervals(scores),
         "kl_histogram": _histogram(scores),
         "kl_by_confidence": _by_confidence(scores),
-        **_rolling(scores, texts),
+        **_word_and_byte_perplexity(scores, texts),
         "by_position": _by_position(scores),
-        "early": _early(scores),
+        "early": _by_window_start(scores),
         "texts": _by_text(scores, texts, piece),
     }
 
 
-def noise_floor(kind: str, scores: Scores) -> dict[str, Any]:
+def noise_floor_facts(kind: str, scores: TokenScores) -> dict[str, Any]:
     """What the reference differs from itself by: no candidate can be told to be closer.
 
     Args:
         kind: what was changed, as in the settings.
         scores: of the reference against itself.
     """
-    return {"kind": kind, **_headline(scores), **_spread(scores)}
+    return {"kind": kind, **_mean_metrics(scores), **_distribution(scores)}
 
 
-def blocks(errors: Sequence[float]) -> list[dict[str, Any]] | None:
+def block_error_facts(errors: Sequence[float]) -> list[dict[str, Any]] | None:
     """Where the hidden states of reference and candidate part; None where that is not known.
 
     Args:
@@ -104,7 +108,7 @@ def blocks(errors: Sequence[float]) -> list[dict[str, Any]] | None:
     ]
 
 
-def _spread(scores: Scores) -> dict[str, Any]:
+def _distribution(scores: TokenScores) -> dict[str, Any]:
     change = (-scores.candidate_nll.double()).exp() - (-scores.reference_nll.double()).exp()
     return {
         "kl_percentiles": _percentiles(scores),
@@ -115,31 +119,31 @@ def _spread(scores: Scores) -> dict[str, Any]:
     }
 
 
-def _headline(scores: Scores) -> dict[str, Any]:
+def _mean_metrics(scores: TokenScores) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "tokens": len(scores.kl),
         "sequences": len(scores.cluster.unique()),
         "effective_sequences": effective_clusters(scores.cluster),
-        "reference_perplexity": _exp(float(scores.reference_nll.double().mean())),
-        "candidate_perplexity": _exp(float(scores.candidate_nll.double().mean())),
+        "reference_perplexity": _bounded_exp(float(scores.reference_nll.double().mean())),
+        "candidate_perplexity": _bounded_exp(float(scores.candidate_nll.double().mean())),
     }
-    for name, estimate in estimates(scores).items():
+    for name, estimate in estimate_metrics(scores).items():
         facts[name] = estimate.mean
         facts[f"{name}_interval"] = estimate.interval
     return facts
 
 
-def _repeats(scores: Scores, piece: Int64[Tensor, " windows"]) -> dict[str, int]:
+def _count_duplicates(scores: TokenScores, piece: Int64[Tensor, " windows"]) -> dict[str, int]:
     """How many pieces of text count for another one that they repeat."""
     return {"repeats": len(piece[scores.sequence].unique()) - len(scores.cluster.unique())}
 
 
-def _exp(log: float) -> float:
+def _bounded_exp(log: float) -> float:
     """The exponential, of a broken model too."""
-    return exp(min(log, LARGEST_LOG))
+    return exp(min(log, MAX_LOG))
 
 
-def _percentiles(scores: Scores) -> dict[str, float]:
+def _percentiles(scores: TokenScores) -> dict[str, float]:
     ordered = scores.kl.sort().values
     told = {
         f"{percentile:g}": float(
@@ -150,61 +154,65 @@ def _percentiles(scores: Scores) -> dict[str, float]:
     return told | {"max": float(ordered[-1])}
 
 
-def _percentile_intervals(scores: Scores) -> dict[str, tuple[float, float] | None]:
+def _percentile_intervals(scores: TokenScores) -> dict[str, tuple[float, float] | None]:
     return {
         f"{percentile:g}": clustered_quantile(scores.kl, scores.cluster, percentile / 100).interval
         for percentile in PERCENTILES
     }
 
 
-def _histogram(scores: Scores) -> dict[str, list[float]]:
-    edges = torch.tensor(HISTOGRAM)
-    inside = scores.kl.clamp(HISTOGRAM[0], HISTOGRAM[-1] * (1 - 1e-6))
+def _histogram(scores: TokenScores) -> dict[str, list[float]]:
+    edges = torch.tensor(KL_BIN_EDGES)
+    inside = scores.kl.clamp(KL_BIN_EDGES[0], KL_BIN_EDGES[-1] * (1 - 1e-6))
     places = torch.bucketize(inside, edges, right=True) - 1
-    counts = torch.bincount(places, minlength=len(HISTOGRAM) - 1)
-    return {"edges": list(HISTOGRAM), "counts": counts.tolist()}
+    counts = torch.bincount(places, minlength=len(KL_BIN_EDGES) - 1)
+    return {"edges": list(KL_BIN_EDGES), "counts": counts.tolist()}
 
 
-def _by_confidence(scores: Scores) -> dict[str, Any]:
+def _by_confidence(scores: TokenScores) -> dict[str, Any]:
     """By the probability of the reference's likeliest token; a mean over none is null."""
-    inner = torch.tensor(CONFIDENCES[1:-1])
+    inner = torch.tensor(CONFIDENCE_BIN_EDGES[1:-1])
     bucket = torch.bucketize(scores.confidence, inner, right=True)
-    parts = [scores.kl[bucket == number].double() for number in range(len(CONFIDENCES) - 1)]
+    parts = [
+        scores.kl[bucket == number].double() for number in range(len(CONFIDENCE_BIN_EDGES) - 1)
+    ]
     return {
-        "edges": list(CONFIDENCES),
+        "edges": list(CONFIDENCE_BIN_EDGES),
         "kl_mean": [float(part.mean()) if len(part) else None for part in parts],
         "tokens": [len(part) for part in parts],
     }
 
 
-def _rolling(scores: Scores, texts: Sequence[Text]) -> dict[str, Any]:
+def _word_and_byte_perplexity(scores: TokenScores, texts: Sequence[HeldOutText]) -> dict[str, Any]:
     """Perplexities per word and per byte, where the protocol counts these.
 
     Source:
         EleutherAI/lm-evaluation-harness 0.4.13, api/metrics.py (weighted_perplexity).
     """
-    words, size = sum(text.words for text in texts), sum(text.bytes for text in texts)
+    words, size = sum(text.word_count for text in texts), sum(text.byte_count for text in texts)
     if not words:
         return {}
     told: dict[str, Any] = {"words": words, "bytes": size}
     for model, nll in (("reference", scores.reference_nll), ("candidate", scores.candidate_nll)):
         total = float(nll.double().sum())
-        told[f"{model}_word_perplexity"] = _exp(total / words)
-        told[f"{model}_byte_perplexity"] = _exp(total / size)
+        told[f"{model}_word_perplexity"] = _bounded_exp(total / words)
+        told[f"{model}_byte_perplexity"] = _bounded_exp(total / size)
         told[f"{model}_bits_per_byte"] = total / size / log(2)
     return told
 
 
-def _by_position(scores: Scores) -> dict[str, list[float]]:
+def _by_position(scores: TokenScores) -> dict[str, list[float]]:
     """In the parts of a window between `POSITIONS`; one without predictions joins the one before.
 
     Nothing before the first prediction that counts has a part.
     """
     last = int(scores.position.max())
-    places = torch.bucketize(scores.position, torch.tensor(POSITIONS[1:]), right=True).unique()
-    edges = [*(POSITIONS[place] for place in places.tolist()), last + 1]
+    places = torch.bucketize(
+        scores.position, torch.tensor(POSITION_BIN_EDGES[1:]), right=True
+    ).unique()
+    edges = [*(POSITION_BIN_EDGES[place] for place in places.tolist()), last + 1]
     parts = [
-        scores.where((scores.position >= low) & (scores.position < high))
+        scores.select((scores.position >= low) & (scores.position < high))
         for low, high in zip(edges, edges[1:], strict=False)
     ]
     return {
@@ -215,37 +223,41 @@ def _by_position(scores: Scores) -> dict[str, list[float]]:
     }
 
 
-def _early(scores: Scores) -> dict[str, Any]:
+def _by_window_start(scores: TokenScores) -> dict[str, Any]:
     """Predictions from the first tokens of a window, apart from all others.
 
     A mean over long windows hides what happens at their beginning: there a model leans on few
     tokens, and so does most of what a user asks.
     """
-    early = scores.position < EARLY
-    first, rest = (scores.where(mask) for mask in (early, ~early))
+    early = scores.position < WINDOW_START_TOKENS
+    first, rest = (scores.select(mask) for mask in (early, ~early))
     return {
-        "context": EARLY,
-        "first": _headline(first) if len(first.kl) else None,
-        "rest": _headline(rest) if len(rest.kl) else None,
+        "context": WINDOW_START_TOKENS,
+        "first": _mean_metrics(first) if len(first.kl) else None,
+        "rest": _mean_metrics(rest) if len(rest.kl) else None,
     }
 
 
 def _by_text(
-    scores: Scores, texts: Sequence[Text], piece: Int64[Tensor, " windows"]
+    scores: TokenScores, texts: Sequence[HeldOutText], piece: Int64[Tensor, " windows"]
 ) -> list[dict[str, Any]]:
     rows = []
     first = 0
     for text in texts:
         last = first + len(text.windows)
-        part = scores.where((scores.sequence >= first) & (scores.sequence < last))
-        own = _headline(part) | _repeats(part, piece) | _rolling(part, [text])
-        omissions = {"rows": text.rows, "omissions": text.omissions}
+        part = scores.select((scores.sequence >= first) & (scores.sequence < last))
+        own = (
+            _mean_metrics(part)
+            | _count_duplicates(part, piece)
+            | _word_and_byte_perplexity(part, [text])
+        )
+        omissions = {"rows": text.row_count, "omissions": text.omissions}
         rows.append({"name": text.name, **omissions, **own})
         first = last
     return rows
 
 
-def untold() -> dict[str, Any]:
+def empty_figures() -> dict[str, Any]:
     """The same facts where no text was scored: every figure is there, and none has a value."""
     quantities = ("perplexity_ratio", "kl_mean", "top1_agreement")
     return {

@@ -11,11 +11,11 @@ from math import sqrt
 
 from scipy.special import bdtrc, ndtri
 
-POWER = 0.8
-BARELY = 1e-12  # from where the score is no number
+TEST_POWER = 0.8
+SCORE_EPSILON = 1e-12  # from where the score is no number
 
 
-def loss_interval(n: int, lost: int, won: int, *, confidence: float) -> tuple[float, float]:
+def tango_interval(n: int, lost: int, won: int, *, confidence: float) -> tuple[float, float]:
     """The losses of accuracy that these counts do not contradict, as shares of all items.
 
     A candidate is non-inferior by a margin if the upper end is within it. That is a test whose
@@ -37,27 +37,27 @@ def loss_interval(n: int, lost: int, won: int, *, confidence: float) -> tuple[fl
     reach = float(ndtri(0.5 + confidence / 2))
 
     def above(loss: float) -> float:
-        return _score(n, lost, won, loss) + reach
+        return _score_statistic(n, lost, won, loss) + reach
 
     def below(loss: float) -> float:
-        return _score(n, lost, won, loss) - reach
+        return _score_statistic(n, lost, won, loss) - reach
 
-    high = 1.0 if lost == n else float(brentq(above, observed, 1 - BARELY))
-    low = -1.0 if won == n else float(brentq(below, BARELY - 1, observed))
+    high = 1.0 if lost == n else float(brentq(above, observed, 1 - SCORE_EPSILON))
+    low = -1.0 if won == n else float(brentq(below, SCORE_EPSILON - 1, observed))
     return low, high
 
 
-def _score(n: int, lost: int, won: int, loss: float) -> float:
+def _score_statistic(n: int, lost: int, won: int, loss: float) -> float:
     """How many standard errors, under the loss, the observed one lies above it."""
     linear = (2 * n - lost + won) * loss - (lost + won)
     constant = -won * loss * (1 - loss)
     root = sqrt(max(0.0, linear**2 - 8 * n * constant))
     winning = max(0.0, (root - linear) / (4 * n))  # the likeliest share of `won`, given the loss
-    variance = max((2 * winning + loss * (1 - loss)) / n, BARELY**2)
+    variance = max((2 * winning + loss * (1 - loss)) / n, SCORE_EPSILON**2)
     return ((lost - won) / n - loss) / sqrt(variance)
 
 
-def loss_p_value(lost: int, won: int) -> float:
+def mcnemar_p_value(lost: int, won: int) -> float:
     """How probable so many losses are, or more, if the models are equally good.
 
     The exact one-sided test of McNemar: of the items that differ, half are lost.
@@ -70,7 +70,7 @@ def loss_p_value(lost: int, won: int) -> float:
     return float(bdtrc(lost - 1, lost + won, 0.5))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm_adjust(p_values: Sequence[float]) -> list[float]:
     """Each p-value as it counts in the family of all of them.
 
     Source:
@@ -97,5 +97,5 @@ def detectable_loss(n: int, flips: float, *, alpha: float) -> float | None:
         arXiv:2605.28873: (z(1-alpha) + z(power)) * sqrt(flips / n). Ours says None where that
         would be more than can be lost.
     """
-    found = float(ndtri(1 - alpha) + ndtri(POWER)) * sqrt(flips / n)
+    found = float(ndtri(1 - alpha) + ndtri(TEST_POWER)) * sqrt(flips / n)
     return found if 0 < found <= flips else None

@@ -11,42 +11,59 @@ import torch
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.checkpoint.portable_config import dtype_name
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.files.file_hashes import checkpoint_hashes, sha256_file, sha256_json
-from camelpress.core.output.staged_output import keep_apart, output_files, require_free
+from camelpress.core.files.file_hashes import checkpoint_file_hashes, sha256_file, sha256_json
+from camelpress.core.output.staged_output import (
+    output_files,
+    require_free_output,
+    require_separate_output,
+)
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.model.model_identity import headers_digest, weights_digest
-from camelpress.inference.streaming.token_shards import LANE_TOKENS
-from camelpress.reporting.checkpoint_summary import summary
+from camelpress.inference.streaming.token_shards import SHARD_TOKENS
+from camelpress.reporting.checkpoint_summary import summarize_checkpoint
 from camelpress.reporting.stage_report import Report, Stopwatch
-from camelpress.validate.comparison.model_comparison import protocol, twin
-from camelpress.validate.comparison.reference_check import require_plain
-from camelpress.validate.corpus.held_out_text import Text, read_texts, window_length
-from camelpress.validate.scoring.divergence import Compared, compare, keep
-from camelpress.validate.scoring.model_pair import open_model, rows, shared_vocabulary
-from camelpress.validate.scoring.paired_heads import Heads, States
-from camelpress.validate.scoring.scored_positions import Places, pieces
-from camelpress.validate.scoring.streamed_run import Runner, walk
-from camelpress.validate.scoring.token_scores import Scores, over_lanes
-from camelpress.validate.scoring.workspace import Workplace, fingerprint
-from camelpress.validate.settings import Keep
+from camelpress.validate.comparison.model_comparison import describe_protocol, rerun_reference
+from camelpress.validate.comparison.reference_check import require_unquantized
+from camelpress.validate.corpus.held_out_text import HeldOutText, read_held_out_texts, window_length
+from camelpress.validate.scoring.divergence import (
+    TokenMetrics,
+    compare_log_probs,
+    truncate_to_top_k,
+)
+from camelpress.validate.scoring.model_pair import (
+    embedding_rows,
+    open_streamed_model,
+    shared_vocab_size,
+)
+from camelpress.validate.scoring.paired_heads import HiddenStates, PairedHeads
+from camelpress.validate.scoring.scored_positions import ScoredPositions, piece_numbers
+from camelpress.validate.scoring.streamed_run import StreamedRun, run_blocks
+from camelpress.validate.scoring.token_scores import TokenScores, map_shards
+from camelpress.validate.scoring.workspace import Workspace, resume_key
+from camelpress.validate.settings import StoreSettings
 from camelpress.validate.statistics import figures
-from camelpress.validate.store.prediction_store import REPORT, WINDOWS, Facts, KeptText
+from camelpress.validate.store.prediction_store import (
+    STORE_REPORT,
+    WINDOWS_FILE,
+    StoreHeader,
+    StoreText,
+)
 from camelpress.validate.store.store_writer import (
-    PARTS,
-    TOKENIZER,
-    Writer,
+    SHARD_PATTERN,
+    TOKENIZER_FILE_NAMES,
+    StoreWriter,
     copy_tokenizer,
-    places_for_drawing,
+    sampling_offsets,
     write_windows,
 )
 
-WRITES = (PARTS, WINDOWS, *TOKENIZER, REPORT)
+STORE_PATTERNS = (SHARD_PATTERN, WINDOWS_FILE, *TOKENIZER_FILE_NAMES, STORE_REPORT)
 
 
-def run(
+def build_store(
     reference: Checkpoint,
     out: Path,
-    settings: Keep,
+    settings: StoreSettings,
     *,
     force: bool = False,
     restart: bool = False,
@@ -66,66 +83,68 @@ def run(
         NumericsProblem: logits that are not finite.
     """
     watch = Stopwatch()
-    keep_apart(out, reference.folder)
-    require_free(out, force=force)
-    require_plain(reference, settings)
-    hashes = checkpoint_hashes(reference.folder)
-    with Workplace.staged(
+    require_separate_output(out, reference.folder)
+    require_free_output(out, force=force)
+    require_unquantized(reference, settings)
+    hashes = checkpoint_file_hashes(reference.folder)
+    with Workspace.staged(
         out,
-        lambda: fingerprint("store", settings, {"reference": hashes}),
+        lambda: resume_key("store", settings, {"reference": hashes}),
         force=force,
         restart=restart,
-        writes=WRITES,
+        writes=STORE_PATTERNS,
     ) as work:
-        model = open_model(reference, settings, team=work.team)
-        length = window_length(settings, model.positions)
-        texts = read_texts(settings, Tokenizer.load(reference.folder), length)
-        places = Places.of([text.windows for text in texts])
-        known = rows(reference)
-        shared = shared_vocabulary(known, settings.vocabulary or known, places, reference.folder)
+        model = open_streamed_model(reference, settings, team=work.team)
+        length = window_length(settings, model.max_positions)
+        texts = read_held_out_texts(settings, Tokenizer.load(reference.folder), length)
+        places = ScoredPositions.from_windows([text.windows for text in texts])
+        known = embedding_rows(reference)
+        shared = shared_vocab_size(known, settings.vocabulary or known, places, reference.folder)
         top_k = settings.top_k or shared
         if top_k > shared:
             raise RecipeProblem(
                 f"--top-k {top_k} is more than the {shared} tokens that there are",
                 next_step="use --top-k 0 to keep all",
             )
-        lanes = places.lanes(tokens=LANE_TOKENS)  # each is a file of the store
-        sequences = [lane.sequences(limit=length) for lane in lanes]
-        runner = Runner.of("reference", model, sequences, work)
-        runners = [runner, *twin(reference, runner, settings, lanes, work)]
+        lanes = places.shards(tokens=SHARD_TOKENS)  # each is a file of the store
+        sequences = [lane.batches(limit=length) for lane in lanes]
+        runner = StreamedRun.start("reference", model, sequences, work)
+        runners = [runner, *rerun_reference(reference, runner, settings, lanes, work)]
         wanted = settings.model_copy(update={"top_k": top_k, "vocabulary": shared})
-        remainder, again, wrong = _write(runners, places, lanes, wanted, work)
-        facts = Facts(
-            protocol=protocol(settings, length, model),
+        remainder, again, wrong = _write_predictions(runners, places, lanes, wanted, work)
+        facts = StoreHeader(
+            protocol=describe_protocol(settings, length, model),
             window=length,
             vocabulary=shared,
             known=known,
-            **_pieces(texts, places),
-            predictions=len(places.row),
+            **_count_clusters(texts, places),
+            predictions=len(places.input_index),
             non_finite=wrong,
             top_k=top_k,
             samples=settings.samples if top_k < shared else 0,
-            remainder_mass=remainder / len(places.row),
+            remainder_mass=remainder / len(places.input_index),
             dtype=dtype_name(model.dtype),
-            reference=summary(reference),
+            reference=summarize_checkpoint(reference),
             headers=headers_digest(reference),
-            weights=work.team.share(lambda: weights_digest(reference)),
-            texts=tuple(_kept(text) for text in texts),
-            noise_floor=figures.noise_floor(settings.noise_floor, again) if again else None,
+            weights=work.team.broadcast(lambda: weights_digest(reference)),
+            texts=tuple(_store_text(text) for text in texts),
+            noise_floor=figures.noise_floor_facts(settings.noise_floor, again) if again else None,
         )
-        report = work.team.share(
-            lambda: _complete(work.folder, reference, hashes, texts, settings, facts, watch)
+        report = work.team.broadcast(
+            lambda: _write_store_report(
+                work.folder, reference, hashes, texts, settings, facts, watch
+            )
         )
-    return work.team.share(lambda: report)
+    return work.team.broadcast(lambda: report)
 
 
-def _write(
-    runners: list[Runner],
-    places: Places,
-    lanes: Sequence[Places],
-    settings: Keep,
-    work: Workplace,
-) -> tuple[float, Scores | None, int]:
+def _write_predictions(
+    runners: list[StreamedRun],
+    places: ScoredPositions,
+    lanes: Sequence[ScoredPositions],
+    settings: StoreSettings,
+    work: Workspace,
+) -> tuple[float, TokenScores | None, int]:
     """Keep all predictions of the first model; hold those of a second against them.
 
     Returns:
@@ -133,41 +152,45 @@ def _write(
         one, and how many predictions of the first are not finite.
     """
     vocabulary = settings.vocabulary or 0
-    starts = [0, *accumulate(len(lane.row) for lane in lanes)]
-    begin = places_for_drawing(len(places.row))
-    rooms = [[Compared.room(len(lane.row)) for _ in runners[1:]] for lane in lanes]
+    starts = [0, *accumulate(len(lane.input_index) for lane in lanes)]
+    begin = sampling_offsets(len(places.input_index))
+    rooms = [[TokenMetrics.allocate(len(lane.input_index)) for _ in runners[1:]] for lane in lanes]
 
-    def look(heads: Heads, lane: int, hidden: States) -> tuple[float, list[Compared]]:
-        writer = Writer(work.folder, lane, vocabulary)
-        for chunk in heads.read(lanes[lane], hidden):
+    def look(
+        heads: PairedHeads, lane: int, hidden: HiddenStates
+    ) -> tuple[float, list[TokenMetrics]]:
+        writer = StoreWriter(work.folder, lane, vocabulary)
+        for chunk in heads.log_probs(lanes[lane], hidden):
             first, *rest = chunk.log_p
             drawn = begin[starts[lane] :][chunk.places].to(first.device)
             top_k, samples = settings.top_k, settings.samples
-            writer.add(keep(first, chunk.target, top_k=top_k, samples=samples, places=drawn))
+            writer.add(
+                truncate_to_top_k(first, chunk.target, top_k=top_k, samples=samples, places=drawn)
+            )
             for room, other in zip(rooms[lane], rest, strict=True):
-                room.put(chunk.places, compare(first, other, chunk.target))
+                room.write(chunk.places, compare_log_probs(first, other, chunk.target))
         writer.flush()
         return writer.remainder, rooms[lane]
 
     with torch.inference_mode():
-        walk(runners, work)
-        told, wrong = over_lanes(runners, work, "keep", look, vocabulary=vocabulary)
+        run_blocks(runners, work)
+        told, wrong = map_shards(runners, work, "keep", look, vocabulary=vocabulary)
     sums, held = zip(*told, strict=True)
-    again = [Scores.joined(found, places) for found in zip(*held, strict=True)]
+    again = [TokenScores.concat(found, places) for found in zip(*held, strict=True)]
     return sum(sums), again[0] if again else None, wrong[0]
 
 
-def _complete(
+def _write_store_report(
     folder: Path,
     reference: Checkpoint,
     hashes: Mapping[str, str],
-    texts: Sequence[Text],
-    settings: Keep,
-    facts: Facts,
+    texts: Sequence[HeldOutText],
+    settings: StoreSettings,
+    facts: StoreHeader,
     watch: Stopwatch,
 ) -> Report:
     """Windows, tokenizer and the report beside the predictions."""
-    write_windows(texts, folder / WINDOWS)
+    write_windows(texts, folder / WINDOWS_FILE)
     copy_tokenizer(reference.folder, folder)
     reference.require_unchanged(hashes)
     report = Report(
@@ -178,26 +201,26 @@ def _complete(
         settings=settings.model_dump(mode="json", exclude={"text", "device"}),
         facts=facts.model_dump(mode="json"),
         cost=watch.cost(),
-        files=output_files(folder, REPORT),
+        files=output_files(folder, STORE_REPORT),
     )
-    report.write(folder / REPORT)
+    report.write(folder / STORE_REPORT)
     return report
 
 
-def _pieces(texts: Sequence[Text], places: Places) -> dict[str, int]:
+def _count_clusters(texts: Sequence[HeldOutText], places: ScoredPositions) -> dict[str, int]:
     """How many independent pieces of text there are, and how many others repeat one of them."""
     sequences = len(places.cluster.unique())
-    every = len({*pieces([text.windows for text in texts])})
+    every = len({*piece_numbers([text.windows for text in texts])})
     return {"sequences": sequences, "repeats": every - sequences}
 
 
-def _kept(text: Text) -> KeptText:
-    return KeptText(
+def _store_text(text: HeldOutText) -> StoreText:
+    return StoreText(
         name=text.name,
         sha256=text.sha256,
         windows=len(text.windows),
-        words=text.words,
-        bytes=text.bytes,
-        rows=text.rows,
+        words=text.word_count,
+        bytes=text.byte_count,
+        rows=text.row_count,
         omissions={unit: {**reasons} for unit, reasons in text.omissions.items()},
     )

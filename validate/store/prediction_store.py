@@ -21,23 +21,28 @@ from safetensors.torch import load_file
 
 from camelpress.core.documents.text_file import read_text_file
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
-from camelpress.core.files.file_hashes import FileStates, file_states, require_states, sha256_file
+from camelpress.core.files.file_hashes import (
+    FileStates,
+    file_states,
+    require_file_states,
+    sha256_file,
+)
 from camelpress.core.progress import note
-from camelpress.core.settings import Settings, faults
+from camelpress.core.settings import Settings, describe_validation_error
 from camelpress.reporting.lineage import describes, foreign_report
 from camelpress.reporting.stage_report import Report
-from camelpress.validate.corpus.held_out_text import Text
-from camelpress.validate.corpus.protocols import Window
-from camelpress.validate.scoring.divergence import Kept
-from camelpress.validate.settings import Keep, Scoring
+from camelpress.validate.corpus.held_out_text import HeldOutText
+from camelpress.validate.corpus.protocols import TokenWindow
+from camelpress.validate.scoring.divergence import TopKLogProbs
+from camelpress.validate.settings import ScoringSettings, StoreSettings
 
-REPORT = "store-report.json"
-WINDOWS = "windows.safetensors"
-PARTS = "predictions-*.safetensors"
-KEY = ("protocol", "sequence_length", "max_tokens", "assistant_only")
+STORE_REPORT = "store-report.json"
+WINDOWS_FILE = "windows.safetensors"
+SHARD_PATTERN = "predictions-*.safetensors"
+MATCHED_SETTINGS = ("protocol", "sequence_length", "max_tokens", "assistant_only")
 
 
-class KeptText(Settings):
+class StoreText(Settings):
     """A text that a store was made from."""
 
     name: str
@@ -49,7 +54,7 @@ class KeptText(Settings):
     omissions: dict[str, dict[str, int]] = {}
 
 
-class Facts(Settings):
+class StoreHeader(Settings):
     """What a store is, as `facts` of its report."""
 
     protocol: str
@@ -71,45 +76,47 @@ class Facts(Settings):
         "earlier stores",
     )
     weights: str | None = Field(default=None, description="one hash over their bytes")
-    texts: tuple[KeptText, ...]
+    texts: tuple[StoreText, ...]
     noise_floor: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
-class Store:
+class PredictionStore:
     """A store that was opened: its report was read and every file has its hash."""
 
     folder: Path
     report: Report
-    facts: Facts
-    settings: Keep
-    texts: list[Text]
-    parts: dict[str, range]  # file to the places that it holds
+    header: StoreHeader
+    settings: StoreSettings
+    texts: list[HeldOutText]
+    shards: dict[str, range]  # file to the places that it holds
     file_states: FileStates  # before the first file was read
 
     @staticmethod
-    def is_at(folder: Path) -> bool:
+    def exists_at(folder: Path) -> bool:
         """Whether a folder is a store and not a model."""
-        return (folder / REPORT).is_file()
+        return (folder / STORE_REPORT).is_file()
 
     @classmethod
-    def open(cls, folder: Path) -> Store:
+    def open(cls, folder: Path) -> PredictionStore:
         """Read a store's report and windows.
 
         Raises:
             CheckpointProblem: it is no store, not complete, or damaged.
         """
         states = file_states(folder)
-        report = Report.read(folder / REPORT)
+        report = Report.read_report(folder / STORE_REPORT)
         try:
-            facts = Facts.model_validate_json(json.dumps(report.facts))
-            settings = Keep.model_validate_json(json.dumps(report.settings))
+            facts = StoreHeader.model_validate_json(json.dumps(report.facts))
+            settings = StoreSettings.model_validate_json(json.dumps(report.settings))
         except ValidationError as error:
-            raise _damaged(folder, f"{REPORT}: {faults(error)}") from error
+            raise _store_damaged(
+                folder, f"{STORE_REPORT}: {describe_validation_error(error)}"
+            ) from error
         for name, digest in report.outputs.items():
-            _require_whole(folder, name, digest)
-        texts = _texts(folder, facts)
-        parts = _parts(folder, report, facts)
+            _require_file_hash(folder, name, digest)
+        texts = _read_windows(folder, facts)
+        parts = _map_shards_to_positions(folder, report, facts)
         return cls(folder, report, facts, settings, texts, parts, states)
 
     def require_unchanged(self, hashes: Mapping[str, str]) -> None:
@@ -120,26 +127,28 @@ class Store:
         Raises:
             CheckpointProblem: names the first such file.
         """
-        require_states(self.folder, self.file_states, hashes)
+        require_file_states(self.folder, self.file_states, hashes)
 
     @property
-    def model(self) -> str:
+    def reference_hash(self) -> str:
         """The hash of the reference."""
         return self.report.inputs.get("reference", "")
 
-    def kept(self, begin: int, end: int) -> Kept:
+    def read_top_k(self, begin: int, end: int) -> TopKLogProbs:
         """The predictions at some places.
 
         Args:
             begin, end: places in the order of `Places`, end excluded.
         """
         found = []
-        for name, held in self.parts.items():
+        for name, held in self.shards.items():
             here = slice(max(0, begin - held.start), min(end, held.stop) - held.start)
             if here.start < here.stop:
                 with safe_open(self.folder / name, framework="pt") as file:
-                    found.append(Kept(*(file.get_slice(each)[here] for each in Kept._fields)))
-        kept = Kept(*(torch.cat(column) for column in zip(*found, strict=True)))
+                    found.append(
+                        TopKLogProbs(*(file.get_slice(each)[here] for each in TopKLogProbs._fields))
+                    )
+        kept = TopKLogProbs(*(torch.cat(column) for column in zip(*found, strict=True)))
         return kept._replace(ids=kept.ids.long(), drawn=kept.drawn.long())
 
     def require_vocabulary(self, candidate: int) -> None:
@@ -148,14 +157,14 @@ class Store:
         Raises:
             CheckpointProblem: it knows fewer.
         """
-        if candidate < self.facts.vocabulary:
+        if candidate < self.header.vocabulary:
             raise CheckpointProblem(
-                f"{self.folder} has predictions over {self.facts.vocabulary} tokens, the "
+                f"{self.folder} has predictions over {self.header.vocabulary} tokens, the "
                 f"candidate knows {candidate}",
                 next_step=f"make it with --vocabulary {candidate}",
             )
 
-    def require_made_from(self, settings: Scoring, candidate: Path) -> None:
+    def require_same_inputs(self, settings: ScoringSettings, candidate: Path) -> None:
         """See that the store is of these texts and this protocol, and of the candidate's source.
 
         What is not given is taken from the store. The source is what the candidate's report says
@@ -165,26 +174,27 @@ class Store:
             CheckpointProblem: it was made otherwise.
             RecipeProblem: a noise floor is asked for that the store does not have.
         """
-        for name in KEY:
+        for name in MATCHED_SETTINGS:
             asked, own = getattr(settings, name), getattr(self.settings, name)
-            same = (own, self.facts.window) if name == "sequence_length" else (own,)
+            same = (own, self.header.window) if name == "sequence_length" else (own,)
             if name in settings.model_fields_set and asked not in same:
-                raise _other(self.folder, f"{name} {own}, and {asked} is asked for")
+                raise _store_mismatch(self.folder, f"{name} {own}, and {asked} is asked for")
         if settings.text:
             hashes = {path: read_text_file(path).sha256 for path in settings.text}
-            known = {text.sha256 for text in self.facts.texts}
+            known = {text.sha256 for text in self.header.texts}
             for path in settings.text:
                 if hashes[path] not in known:
-                    raise _other(self.folder, f"other texts: {path} is none of them")
+                    raise _store_mismatch(self.folder, f"other texts: {path} is none of them")
             if len(set(hashes.values())) < len(known):
-                raise _other(self.folder, "more texts than are asked for")
-        source = _source(candidate)
-        if source not in (None, self.model):
-            raise _other(
+                raise _store_mismatch(self.folder, "more texts than are asked for")
+        source = _quantization_source(candidate)
+        if source not in (None, self.reference_hash):
+            raise _store_mismatch(
                 self.folder,
-                f"another model ({self.model[:12]}...) than {candidate} ({str(source)[:12]}...)",
+                f"another model ({self.reference_hash[:12]}...) than {candidate} "
+                f"({str(source)[:12]}...)",
             )
-        floor = (self.facts.noise_floor or {}).get("kind", "none")
+        floor = (self.header.noise_floor or {}).get("kind", "none")
         if settings.noise_floor not in ("none", floor):
             raise RecipeProblem(
                 f"{self.folder} has no noise floor by {settings.noise_floor}",
@@ -192,39 +202,39 @@ class Store:
             )
 
 
-def _require_whole(folder: Path, name: str, digest: str) -> None:
+def _require_file_hash(folder: Path, name: str, digest: str) -> None:
     """Checks that a file of a store has the hash that its report gives."""
     try:
         is_whole = sha256_file(folder / name) == digest
     except FileNotFoundError as error:
-        raise _damaged(folder, f"{name} is missing") from error
+        raise _store_damaged(folder, f"{name} is missing") from error
     except OSError as error:
-        raise _unreadable(folder, name, error) from error
+        raise _store_unreadable(folder, name, error) from error
     if not is_whole:
-        raise _damaged(folder, f"{name} is not what {REPORT} says")
+        raise _store_damaged(folder, f"{name} is not what {STORE_REPORT} says")
 
 
-def _parts(folder: Path, report: Report, facts: Facts) -> dict[str, range]:
+def _map_shards_to_positions(folder: Path, report: Report, facts: StoreHeader) -> dict[str, range]:
     """Which places each file holds, from the headers."""
     found, begin = {}, 0
-    for name in sorted(name for name in report.outputs if PurePath(name).match(PARTS)):
+    for name in sorted(name for name in report.outputs if PurePath(name).match(SHARD_PATTERN)):
         try:
             with safe_open(folder / name, framework="pt") as file:
-                if {*file.keys()} != {*Kept._fields}:
-                    raise _damaged(folder, f"{name} holds {', '.join(file.keys())}")
+                if {*file.keys()} != {*TopKLogProbs._fields}:
+                    raise _store_damaged(folder, f"{name} holds {', '.join(file.keys())}")
                 end = begin + file.get_slice("nll").get_shape()[0]
         except (SafetensorError, OSError) as error:
-            raise _unreadable(folder, name, error) from error
+            raise _store_unreadable(folder, name, error) from error
         found[name], begin = range(begin, end), end
     if begin != facts.predictions:
-        raise _damaged(folder, "predictions are missing")
+        raise _store_damaged(folder, "predictions are missing")
     return found
 
 
-def _source(candidate: Path) -> str | None:
+def _quantization_source(candidate: Path) -> str | None:
     """Returns the digest of the model that a candidate was quantized from, None if unknown."""
     path = candidate / "quantize-report.json"
-    report = Report.read(path) if path.is_file() else None
+    report = Report.read_report(path) if path.is_file() else None
     if report is None:
         return None
     if not describes(report, candidate):
@@ -233,45 +243,45 @@ def _source(candidate: Path) -> str | None:
     return report.inputs.get("source")
 
 
-def _texts(folder: Path, facts: Facts) -> list[Text]:
+def _read_windows(folder: Path, facts: StoreHeader) -> list[HeldOutText]:
     try:
-        columns = load_file(folder / WINDOWS)
+        columns = load_file(folder / WINDOWS_FILE)
         lengths = columns["lengths"].tolist()
         ids, counted = (
             columns["ids"].long().split(lengths),
             columns["counted"].bool().split(lengths),
         )
         windows = [
-            Window(each.tolist(), flags.tolist(), cluster)
+            TokenWindow(each.tolist(), flags.tolist(), cluster)
             for each, flags, cluster in zip(ids, counted, columns["clusters"].tolist(), strict=True)
         ]
     except (SafetensorError, OSError) as error:
-        raise _unreadable(folder, WINDOWS, error) from error
+        raise _store_unreadable(folder, WINDOWS_FILE, error) from error
     except (KeyError, ValueError, RuntimeError) as error:
-        raise _damaged(folder, f"{WINDOWS} is not what it should be") from error
+        raise _store_damaged(folder, f"{WINDOWS_FILE} is not what it should be") from error
     texts, first = [], 0
     for text in facts.texts:
         some = windows[first : first + text.windows]
         sizes = (text.words, text.bytes, text.rows)
-        texts.append(Text(text.name, text.sha256, some, *sizes, text.omissions))
+        texts.append(HeldOutText(text.name, text.sha256, some, *sizes, text.omissions))
         first += text.windows
-    predictions = sum(sum(window.counted) for window in windows)
+    predictions = sum(sum(window.score_mask) for window in windows)
     if first != len(windows) or predictions != facts.predictions:
-        raise _damaged(folder, f"{WINDOWS} is not what {REPORT} says")
+        raise _store_damaged(folder, f"{WINDOWS_FILE} is not what {STORE_REPORT} says")
     return texts
 
 
-def _damaged(folder: Path, what: str) -> CheckpointProblem:
+def _store_damaged(folder: Path, what: str) -> CheckpointProblem:
     return CheckpointProblem(
         f"{folder} is not a whole store ({what})", next_step="make it again with camelpress store"
     )
 
 
-def _unreadable(folder: Path, name: str, error: Exception) -> CheckpointProblem:
-    return _damaged(folder, f"{name} cannot be read ({type(error).__name__})")
+def _store_unreadable(folder: Path, name: str, error: Exception) -> CheckpointProblem:
+    return _store_damaged(folder, f"{name} cannot be read ({type(error).__name__})")
 
 
-def _other(folder: Path, what: str) -> CheckpointProblem:
+def _store_mismatch(folder: Path, what: str) -> CheckpointProblem:
     return CheckpointProblem(
         f"{folder} was made from {what}", next_step="make a store for this with camelpress store"
     )

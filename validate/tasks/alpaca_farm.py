@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from camelpress.validate.tasks import task_data
-from camelpress.validate.tasks.tulu_prompt import asked
+from camelpress.validate.tasks.tulu_prompt import format_tulu_prompt
 
 FILE = "alpaca_farm/davinci_003_outputs.json"
 
 
-def dataset(*, blank_lines: bool, data_dir: str | None = None, **_: Any) -> task_data.Splits:
+def load_alpaca_farm(
+    *, blank_lines: bool, data_dir: str | None = None, **_: Any
+) -> task_data.Splits:
     """All instructions in the order of the file; the target is what davinci-003 answered.
 
     An input is joined to its instruction by a blank line, and both are then stripped; an
@@ -30,9 +32,11 @@ def dataset(*, blank_lines: bool, data_dir: str | None = None, **_: Any) -> task
         DataProblem: the file is missing, or a row is not what it should be.
     """
     rows = []
-    for number, (place, row) in enumerate(task_data.json_list(task_data.find(FILE, data_dir))):
-        instruction = _joined(row, place)
-        output = task_data.entry(row, "output", str, place)
+    for number, (place, row) in enumerate(
+        task_data.read_json_list(task_data.find_data_file(FILE, data_dir))
+    ):
+        instruction = _join_input(row, place)
+        output = task_data.read_field(row, "output", str, place)
         if not blank_lines:
             instruction, output = instruction.strip(), output.strip()
         rows.append(
@@ -40,19 +44,19 @@ def dataset(*, blank_lines: bool, data_dir: str | None = None, **_: Any) -> task
                 "id": f"alpaca_farm/{number}",
                 "part": "",
                 "instruction": instruction,
-                "prompt": asked(instruction, ""),
+                "prompt": format_tulu_prompt(instruction, ""),
                 "target": output,
             }
         )
-    return task_data.table(rows, FILE)
+    return task_data.make_test_split(rows, FILE)
 
 
-def length(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+def count_characters(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Characters of the completion: all that can be told of it without a judge."""
     return {"characters": float(len(results[0]))}
 
 
-def _joined(row: task_data.Row, place: str) -> str:
-    instruction = task_data.entry(row, "instruction", str, place)
-    added = task_data.entry(row, "input", str, place) if "input" in row else ""
+def _join_input(row: task_data.TaskRow, place: str) -> str:
+    instruction = task_data.read_field(row, "instruction", str, place)
+    added = task_data.read_field(row, "input", str, place) if "input" in row else ""
     return f"{instruction.strip()}\n\n{added.strip()}" if added else instruction

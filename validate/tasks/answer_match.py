@@ -10,10 +10,10 @@ from collections.abc import Sequence
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 SIGN = re.compile(r"-(?=\d)")
-SIGNED = "minus"  # stands for the one mark that is part of a number
+MINUS_WORD = "minus"  # stands for the one mark that is part of a number
 
 
-def same(answer: str, gold: str) -> bool:
+def is_same_text(answer: str, gold: str) -> bool:
     """Whether two texts agree, case and ASCII punctuation aside.
 
     Source: exact_match of Hugging Face's evaluate with ignore_case and ignore_punctuation.
@@ -21,22 +21,22 @@ def same(answer: str, gold: str) -> bool:
     return answer.lower().translate(PUNCTUATION) == gold.lower().translate(PUNCTUATION)
 
 
-def same_meant(answer: str, gold: str) -> bool:
+def is_same_answer(answer: str, gold: str) -> bool:
     """The same, but a number keeps its sign, and punctuation counts where there is nothing else."""
     if not gold.translate(PUNCTUATION).strip():
         return answer.split() == gold.split()
-    return same(SIGN.sub(SIGNED, answer), SIGN.sub(SIGNED, gold))
+    return is_same_text(SIGN.sub(MINUS_WORD, answer), SIGN.sub(MINUS_WORD, gold))
 
 
-def f1(answer: str, golds: Sequence[str]) -> float:
+def f1_score(answer: str, golds: Sequence[str]) -> float:
     """The overlap of words with the nearest of several right answers, in [0, 1].
 
     Source: the evaluation script of SQuAD v1.1 (Rajpurkar et al., arXiv:1606.05250).
     """
-    return max(_overlap(words(answer), words(gold)) for gold in golds)
+    return max(_overlap(normalized_words(answer), normalized_words(gold)) for gold in golds)
 
 
-def words(text: str) -> list[str]:
+def normalized_words(text: str) -> list[str]:
     """What of a text counts: its words without case, ASCII punctuation and English articles."""
     return ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split()
 

@@ -15,18 +15,18 @@ from typing import Any
 
 from camelpress.core.errors import DataProblem
 from camelpress.validate.tasks import answer_match, task_data
-from camelpress.validate.tasks.tulu_prompt import asked
+from camelpress.validate.tasks.tulu_prompt import format_tulu_prompt
 
 LEAD_IN = "Answer:"
 SEED, ITEMS = 42, 200
 FILE = "gsm/test.jsonl"
-HUB = task_data.Hub("openai/gsm8k", "main", "test")
+HUB = task_data.HubDataset("openai/gsm8k", "main", "test")
 THOUSANDS = re.compile(r"(\d),(\d)")
 NUMBER = re.compile(r"[-+]?\d*\.\d+|\d+")  # a sign belongs to numbers with a point only
 SIGNED = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
 
 
-def dataset(
+def load_gsm(
     *, chain: bool, example_label: str, data_dir: str | None = None, **_: Any
 ) -> task_data.Splits:
     """The 200 problems, in the order they were drawn.
@@ -38,33 +38,38 @@ def dataset(
     Raises:
         DataProblem: the file is missing, has too few rows, or a row is not what it should be.
     """
-    problems = [_problem(place, row) for place, row in task_data.rows(FILE, data_dir, HUB)]
+    problems = [
+        _problem(place, row) for place, row in task_data.read_task_rows(FILE, data_dir, HUB)
+    ]
     if len(problems) < ITEMS:
         raise DataProblem(
             f"{FILE} has {len(problems)} rows, of which {ITEMS} are to be drawn",
             next_step="download it again",
         )
     opening = "Answer the following questions.\n\n" + "".join(
-        f"{example_label} {question}\nAnswer: {answer}\n\n" for question, answer in examples(chain)
+        f"{example_label} {question}\nAnswer: {answer}\n\n"
+        for question, answer in few_shot_examples(chain)
     )
     rows = [
         {
             "id": f"test/{number}",
             "part": "",
-            "prompt": asked(f"{opening}Question: {problems[number][0].strip()}", LEAD_IN),
+            "prompt": format_tulu_prompt(
+                f"{opening}Question: {problems[number][0].strip()}", LEAD_IN
+            ),
             "target": problems[number][1],
         }
-        for number in indices(len(problems))
+        for number in sample_problem_indices(len(problems))
     ]
-    return task_data.table(rows, FILE)
+    return task_data.make_test_split(rows, FILE)
 
 
-def indices(count: int) -> list[int]:
+def sample_problem_indices(count: int) -> list[int]:
     """Which rows of the file are asked."""
     return random.Random(SEED).sample(range(count), ITEMS)
 
 
-def examples(chain: bool) -> list[tuple[str, str]]:
+def few_shot_examples(chain: bool) -> list[tuple[str, str]]:
     """The eight solved problems."""
     text = resources.files(__package__).joinpath("gsm_examples.json").read_text(encoding="utf-8")
     return [
@@ -76,25 +81,27 @@ def examples(chain: bool) -> list[tuple[str, str]]:
     ]
 
 
-def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+def score_gsm(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Whether the last number is the right one, by the letters of both."""
     text = _without_commas(results[0])
     found = NUMBER.findall(text)
-    return {"exact_match": float(answer_match.same(found[-1] if found else text, doc["target"]))}
+    return {
+        "exact_match": float(answer_match.is_same_text(found[-1] if found else text, doc["target"]))
+    }
 
 
-def score_value(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+def score_gsm_value(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Whether the last number is the right one, by their values."""
     found = SIGNED.findall(_without_commas(results[0]))
     return {"exact_match": float(bool(found) and float(found[-1]) == float(doc["target"]))}
 
 
-def _problem(place: str, row: task_data.Row) -> tuple[str, str]:
-    question = task_data.entry(row, "question", str, place)
-    _, mark, answer = task_data.entry(row, "answer", str, place).partition("####")
+def _problem(place: str, row: task_data.TaskRow) -> tuple[str, str]:
+    question = task_data.read_field(row, "question", str, place)
+    _, mark, answer = task_data.read_field(row, "answer", str, place).partition("####")
     number = _without_commas(answer.strip())
     if not (mark and SIGNED.fullmatch(number)):
-        raise DataProblem(f"{place} has no number after ####", next_step=task_data.MEND)
+        raise DataProblem(f"{place} has no number after ####", next_step=task_data.REPAIR_STEP)
     return question, number
 
 

@@ -11,27 +11,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from camelpress.validate.sandbox.execution import find_box, run
+from camelpress.validate.sandbox.execution import find_sandbox, run_programs
 from camelpress.validate.sandbox.pass_at_k import pass_at_k
 from camelpress.validate.sandbox.program_check import Program
-from camelpress.validate.sandbox.program_limits import Limits
+from camelpress.validate.sandbox.program_limits import ProgramLimits
 from camelpress.validate.tasks import task_data
 
-LIMITS = Limits()
+LIMITS = ProgramLimits()
 FILE = "codex_humaneval/HumanEval.jsonl.gz"
-HUB = task_data.Hub("openai/openai_humaneval", "openai_humaneval", "test")
+HUB = task_data.HubDataset("openai/openai_humaneval", "openai_humaneval", "test")
 KEYS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 
 
-def dataset(*, data_dir: str | None = None, **_: Any) -> task_data.Splits:
+def load_humaneval(*, data_dir: str | None = None, **_: Any) -> task_data.Splits:
     """All problems in the order of the file; the prompt is the raw one, without a chat format.
 
     Raises:
         DataProblem: the file is missing, or a row is not what it should be.
     """
     rows = []
-    for place, row in task_data.rows(FILE, data_dir, HUB):
-        task, prompt, name, solution, test = (task_data.entry(row, key, str, place) for key in KEYS)
+    for place, row in task_data.read_task_rows(FILE, data_dir, HUB):
+        task, prompt, name, solution, test = (
+            task_data.read_field(row, key, str, place) for key in KEYS
+        )
         rows.append(
             {
                 "id": task,
@@ -42,7 +44,7 @@ def dataset(*, data_dir: str | None = None, **_: Any) -> task_data.Splits:
                 "test": test,
             }
         )
-    return task_data.table(rows, FILE)
+    return task_data.make_test_split(rows, FILE)
 
 
 def require_sandbox() -> None:
@@ -51,7 +53,7 @@ def require_sandbox() -> None:
     Raises:
         EngineProblem: there is no sandbox to run them in.
     """
-    find_box(LIMITS)
+    find_sandbox(LIMITS)
 
 
 def pass_at_1(doc: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -76,5 +78,5 @@ def _pass_at(k: int, doc: Mapping[str, Any], completions: Sequence[str]) -> floa
         Program(doc["id"], doc["prompt"], each, doc["entry_point"], doc["test"])
         for each in completions
     ]
-    passed = sum(verdict.passed for verdict in run(programs, LIMITS))
+    passed = sum(verdict.passed for verdict in run_programs(programs, LIMITS))
     return pass_at_k(len(programs), passed, k)

@@ -20,14 +20,14 @@ from camelpress.core.files.regular_files import open_regular
 from camelpress.core.input_limits import MAX_TASK_DATA_BYTES
 from camelpress.core.text.hf_tokenizer import Tokenizer
 
-Kind = TypeVar("Kind")
-Row = Mapping[str, Any]
+FieldT = TypeVar("FieldT")
+TaskRow = Mapping[str, Any]
 Splits = dict[str, Any]  # a `datasets.Dataset` by name, which need not be installed here
-DATA = "CAMELPRESS_DATA"  # the variable that names the folder above `eval`
-MEND = "download it again, or mend that row"
+DATA_VARIABLE = "CAMELPRESS_DATA"  # the variable that names the folder above `eval`
+REPAIR_STEP = "download it again, or mend that row"
 
 
-class Hub(NamedTuple):
+class HubDataset(NamedTuple):
     """A data set on the Hugging Face hub."""
 
     id: str
@@ -36,7 +36,7 @@ class Hub(NamedTuple):
 
 
 # fmt: off
-ORIGINS = {  # by the folder
+DATA_ORIGINS = {  # by the folder
     "mmlu":            "the archive data.tar of hendrycks/test (files dev/ and test/)",
     "gsm":             "grade_school_math/data of openai/grade-school-math on GitHub",
     "bbh":             "bbh/ and cot-prompts/ of suzgunmirac/BIG-Bench-Hard on GitHub",
@@ -47,15 +47,15 @@ ORIGINS = {  # by the folder
 # fmt: on
 
 
-def folder(data_dir: str | None) -> Path | None:
+def data_folder(data_dir: str | None) -> Path | None:
     """The folder of the data: as given, or `eval` in the one that CAMELPRESS_DATA names."""
     if data_dir is not None:
         return Path(data_dir)
-    named = os.environ.get(DATA)
+    named = os.environ.get(DATA_VARIABLE)
     return Path(named) / "eval" if named else None
 
 
-def find(name: str, data_dir: str | None) -> Path:
+def find_data_file(name: str, data_dir: str | None) -> Path:
     """A file or folder of the data.
 
     Args:
@@ -64,12 +64,12 @@ def find(name: str, data_dir: str | None) -> Path:
     Raises:
         DataProblem: it is not there; says where it comes from.
     """
-    below = folder(data_dir)
-    origin = ORIGINS[name.split("/")[0]]
+    below = data_folder(data_dir)
+    origin = DATA_ORIGINS[name.split("/")[0]]
     if below is None:
         raise DataProblem(
             f"no folder is named that {name} could lie in; it comes from {origin}",
-            next_step=f"give --data-dir, or set {DATA} to the folder above eval/",
+            next_step=f"give --data-dir, or set {DATA_VARIABLE} to the folder above eval/",
         )
     path = below / name
     if not path.exists():
@@ -80,19 +80,21 @@ def find(name: str, data_dir: str | None) -> Path:
     return path
 
 
-def rows(name: str, data_dir: str | None, hub: Hub) -> Iterator[tuple[str, Row]]:
+def read_task_rows(
+    name: str, data_dir: str | None, hub: HubDataset
+) -> Iterator[tuple[str, TaskRow]]:
     """The rows of a file of JSON lines, or of the data set on the hub where no folder is named.
 
     Raises:
         DataProblem: neither can be had, or a line is no JSON object.
     """
-    if folder(data_dir) is None:
-        yield from hub_rows(hub)
+    if data_folder(data_dir) is None:
+        yield from read_hub_rows(hub)
     else:
-        yield from json_lines(find(name, data_dir))
+        yield from read_json_lines(find_data_file(name, data_dir))
 
 
-def hub_rows(hub: Hub) -> Iterator[tuple[str, Row]]:
+def read_hub_rows(hub: HubDataset) -> Iterator[tuple[str, TaskRow]]:
     """The rows of a data set on the Hugging Face hub, each with its place.
 
     Raises:
@@ -109,13 +111,13 @@ def hub_rows(hub: Hub) -> Iterator[tuple[str, Row]]:
         raise DataProblem(
             f"no folder of data is named, and {hub.id} cannot be had from the hub "
             f"({type(error).__name__})",
-            next_step=f"give --data-dir, set {DATA} to the folder above eval/, or connect",
+            next_step=f"give --data-dir, set {DATA_VARIABLE} to the folder above eval/, or connect",
         ) from error
     for number, row in enumerate(found):
         yield f"{hub.id} {hub.config} {hub.split}[{number}]", row
 
 
-def read(path: Path) -> str:
+def read_task_text(path: Path) -> str:
     """Returns the text of a file, which may be compressed by gzip.
 
     Raises:
@@ -141,72 +143,76 @@ def _unreadable(path: Path, reason: str) -> DataProblem:
     return DataProblem(f"{path} cannot be read as text ({reason})", next_step="download it again")
 
 
-def json_lines(path: Path) -> Iterator[tuple[str, Row]]:
+def read_json_lines(path: Path) -> Iterator[tuple[str, TaskRow]]:
     """The rows of a file of JSON lines, each with its place.
 
     Raises:
         DataProblem: a line is no JSON object.
     """
-    for number, line in enumerate(read(path).split("\n"), start=1):
+    for number, line in enumerate(read_task_text(path).split("\n"), start=1):
         if line.strip():
             place = f"{path}:{number}"
-            yield place, typed(_parsed(line, place), dict, place)
+            yield place, require_type(_parsed(line, place), dict, place)
 
 
-def json_object(path: Path) -> Row:
+def read_json_object(path: Path) -> TaskRow:
     """A file that is one JSON object.
 
     Raises:
         DataProblem: it is none.
     """
-    return typed(_parsed(read(path), str(path)), dict, str(path))
+    return require_type(_parsed(read_task_text(path), str(path)), dict, str(path))
 
 
-def json_list(path: Path) -> Iterator[tuple[str, Row]]:
+def read_json_list(path: Path) -> Iterator[tuple[str, TaskRow]]:
     """The rows of a file that is one JSON list of objects, each with its place.
 
     Raises:
         DataProblem: it is none.
     """
-    for number, row in enumerate(typed(_parsed(read(path), str(path)), list, str(path))):
+    for number, row in enumerate(
+        require_type(_parsed(read_task_text(path), str(path)), list, str(path))
+    ):
         place = f"{path}[{number}]"
-        yield place, typed(row, dict, place)
+        yield place, require_type(row, dict, place)
 
 
-def csv_rows(path: Path, width: int) -> Iterator[tuple[str, list[str]]]:
+def read_csv_rows(path: Path, width: int) -> Iterator[tuple[str, list[str]]]:
     """The records of a CSV file without a header, each with the place where it ends.
 
     Raises:
         DataProblem: a record has another number of fields, or a quote is not closed.
     """
-    reader = csv.reader(io.StringIO(read(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_task_text(path), newline=""), strict=True)
     while True:
         try:
             record = next(reader, None)
         except csv.Error as error:
-            raise DataProblem(f"{path}:{reader.line_num}: {error}", next_step=MEND) from error
+            raise DataProblem(
+                f"{path}:{reader.line_num}: {error}", next_step=REPAIR_STEP
+            ) from error
         if record is None:
             return
         place = f"{path}:{reader.line_num}"
         if len(record) != width:
             raise DataProblem(
-                f"{place} has {len(record)} fields instead of {width}", next_step=MEND
+                f"{place} has {len(record)} fields instead of {width}", next_step=REPAIR_STEP
             )
         yield place, record
 
 
-def entry(row: Row, key: str, kind: type[Kind], place: str) -> Kind:
+def read_field(row: TaskRow, key: str, kind: type[FieldT], place: str) -> FieldT:
     """What stands under a key.
 
     Raises:
         DataProblem: nothing, or something of another kind.
     """
     if key not in row:
-        raise DataProblem(f"{place} has no {key!r}", next_step=MEND)
-    return typed(row[key], kind, f"{key!r} in {place}")
+        raise DataProblem(f"{place} has no {key!r}", next_step=REPAIR_STEP)
+    return require_type(row[key], kind, f"{key!r} in {place}")
 
 
-def typed(value: object, kind: type[Kind], place: str) -> Kind:
+def require_type(value: object, kind: type[FieldT], place: str) -> FieldT:
     """A value that must be of a kind.
 
     Raises:
@@ -214,12 +220,13 @@ def typed(value: object, kind: type[Kind], place: str) -> Kind:
     """
     if not isinstance(value, kind):
         raise DataProblem(
-            f"{place} is a {type(value).__name__} instead of a {kind.__name__}", next_step=MEND
+            f"{place} is a {type(value).__name__} instead of a {kind.__name__}",
+            next_step=REPAIR_STEP,
         )
     return value
 
 
-def table(rows: Sequence[Row], name: str) -> Splits:
+def make_test_split(rows: Sequence[TaskRow], name: str) -> Splits:
     """Items as lm-evaluation-harness takes them from a task.
 
     Raises:
@@ -232,7 +239,7 @@ def table(rows: Sequence[Row], name: str) -> Splits:
     return {"test": Dataset.from_list([dict(row) for row in rows])}
 
 
-def tokenizer(tokenizer: str | None, pretrained: str | None) -> Tokenizer:
+def load_task_tokenizer(tokenizer: str | None, pretrained: str | None) -> Tokenizer:
     """The tokenizer of the model that is asked, by which prompts are cut.
 
     Args:
@@ -253,4 +260,4 @@ def _parsed(text: str, place: str) -> object:
     try:
         return parse_json(text)
     except ValueError as error:
-        raise DataProblem(f"{place} is not valid JSON ({error})", next_step=MEND) from error
+        raise DataProblem(f"{place} is not valid JSON ({error})", next_step=REPAIR_STEP) from error

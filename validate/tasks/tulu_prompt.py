@@ -8,6 +8,6 @@ Source: allenai/open-instruct e44fcf588, eval/*/run_eval.py with --use_chat_form
 from __future__ import annotations
 
 
-def asked(question: str, lead_in: str) -> str:
+def format_tulu_prompt(question: str, lead_in: str) -> str:
     r"""`<|user|>\n{question}\n<|assistant|>\n{lead_in}`."""
     return f"<|user|>\n{question}\n<|assistant|>\n{lead_in}"

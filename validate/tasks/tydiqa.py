@@ -16,19 +16,19 @@ from typing import Any, NamedTuple
 from camelpress.core.errors import DataProblem
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.validate.tasks import answer_match, task_data
-from camelpress.validate.tasks.tulu_prompt import asked
+from camelpress.validate.tasks.tulu_prompt import format_tulu_prompt
 
-SEED, ITEMS = 42, 100  # of each language
-TOKENS = 512  # of a passage
+SEED, ITEMS_PER_LANGUAGE = 42, 100  # of each language
+MAX_PASSAGE_TOKENS = 512  # of a passage
 TEST, TRAIN = (f"tydiqa/tydiqa-goldp-v1.1-{part}.json" for part in ("dev", "train"))
 HUB = {
-    TEST: task_data.Hub("google-research-datasets/tydiqa", "secondary_task", "validation"),
-    TRAIN: task_data.Hub("google-research-datasets/tydiqa", "secondary_task", "train"),
+    TEST: task_data.HubDataset("google-research-datasets/tydiqa", "secondary_task", "validation"),
+    TRAIN: task_data.HubDataset("google-research-datasets/tydiqa", "secondary_task", "train"),
 }
-Words = Mapping[str, str]
+PromptWords = Mapping[str, str]
 
 
-class Question(NamedTuple):
+class TydiqaQuestion(NamedTuple):
     """A question, its passage and the answers that count."""
 
     id: str
@@ -38,7 +38,7 @@ class Question(NamedTuple):
     golds: list[str]
 
 
-def dataset(
+def load_tydiqa(
     *,
     passage: bool,
     bos_in_passage: bool,
@@ -57,16 +57,20 @@ def dataset(
     Raises:
         DataProblem: a file is missing, holds another language, or is not what it should be.
     """
-    words: dict[str, Words] = json.loads(
+    words: dict[str, PromptWords] = json.loads(
         resources.files(__package__).joinpath("tydiqa_words.json").read_text(encoding="utf-8")
     )
     asked_for, known = (_by_language(name, data_dir, words) for name in (TEST, TRAIN))
     cut = None
     if passage:
-        cut = _cutter(task_data.tokenizer(tokenizer, pretrained), bos=bos_in_passage)
+        cut = _passage_truncator(
+            task_data.load_task_tokenizer(tokenizer, pretrained), bos=bos_in_passage
+        )
     stream = random.Random(SEED)
     chosen = {
-        language: stream.sample(found, ITEMS) if len(found) > ITEMS else found
+        language: stream.sample(found, ITEMS_PER_LANGUAGE)
+        if len(found) > ITEMS_PER_LANGUAGE
+        else found
         for language, found in sorted(asked_for.items())
     }
     rows = []
@@ -77,53 +81,64 @@ def dataset(
             )
         (example,) = stream.sample(known[language], 1)
         said = words[language]
-        solved = f"{_shown(example, said, cut)}\n{said['answer']} {example.golds[0]}"
+        solved = f"{_format_question(example, said, cut)}\n{said['answer']} {example.golds[0]}"
         opening = f"{said['with_passage' if passage else 'closed_book']}\n\n{solved}\n\n"
         rows += [
             {
                 "id": question.id,
                 "part": language,
-                "prompt": asked((opening + _shown(question, said, cut)).strip(), said["answer"]),
+                "prompt": format_tulu_prompt(
+                    (opening + _format_question(question, said, cut)).strip(), said["answer"]
+                ),
                 "target": question.golds,
             }
             for question in questions
         ]
-    return task_data.table(rows, TEST)
+    return task_data.make_test_split(rows, TEST)
 
 
-def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+def score_tydiqa(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """The overlap with the nearest answer, and whether it is the same."""
     answer = results[0].strip()
     return {
-        "f1": answer_match.f1(answer, doc["target"]),
+        "f1": answer_match.f1_score(answer, doc["target"]),
         "exact_match": float(
-            answer_match.words(answer) in [answer_match.words(gold) for gold in doc["target"]]
+            answer_match.normalized_words(answer)
+            in [answer_match.normalized_words(gold) for gold in doc["target"]]
         ),
     }
 
 
-def _cutter(tokenizer: Tokenizer, *, bos: bool) -> Callable[[str], str]:
+def _passage_truncator(tokenizer: Tokenizer, *, bos: bool) -> Callable[[str], str]:
     """Passages of at most `TOKENS` tokens."""
-    encode = tokenizer.encode_document if bos else tokenizer.encode_rendered
+    encode = tokenizer.encode_document if bos else tokenizer.encode_template_text
 
     def cut(passage: str) -> str:
         ids = encode(passage)
-        return tokenizer.decode(ids[:TOKENS]) if len(ids) > TOKENS else passage
+        return (
+            tokenizer.decode(ids[:MAX_PASSAGE_TOKENS]) if len(ids) > MAX_PASSAGE_TOKENS else passage
+        )
 
     return cut
 
 
-def _shown(question: Question, said: Words, cut: Callable[[str], str] | None) -> str:
+def _format_question(
+    question: TydiqaQuestion, said: PromptWords, cut: Callable[[str], str] | None
+) -> str:
     line = f"{said['question']} {question.text}"
     return f"{said['passage']} {cut(question.passage)}\n{line}" if cut else line
 
 
 def _by_language(
-    name: str, data_dir: str | None, words: Mapping[str, Words]
-) -> dict[str, list[Question]]:
-    found: dict[str, list[Question]] = {}
-    online = task_data.folder(data_dir) is None
-    for question in _hub(HUB[name]) if online else _questions(task_data.find(name, data_dir)):
+    name: str, data_dir: str | None, words: Mapping[str, PromptWords]
+) -> dict[str, list[TydiqaQuestion]]:
+    found: dict[str, list[TydiqaQuestion]] = {}
+    online = task_data.data_folder(data_dir) is None
+    for question in (
+        _read_hub_questions(HUB[name])
+        if online
+        else _read_file_questions(task_data.find_data_file(name, data_dir))
+    ):
         if question.language not in words:
             raise DataProblem(
                 f"{name} has {question.id!r}, whose language is none of {', '.join(words)}",
@@ -133,42 +148,44 @@ def _by_language(
     return found
 
 
-def _hub(hub: task_data.Hub) -> list[Question]:
+def _read_hub_questions(hub: task_data.HubDataset) -> list[TydiqaQuestion]:
     """All questions of a split on the hub, where answers are lists of texts."""
     found = []
-    for place, row in task_data.hub_rows(hub):
+    for place, row in task_data.read_hub_rows(hub):
         name, context, text = (
-            task_data.entry(row, key, str, place) for key in ("id", "context", "question")
+            task_data.read_field(row, key, str, place) for key in ("id", "context", "question")
         )
-        answers = task_data.entry(row, "answers", dict, place)
-        golds = [str(each) for each in task_data.entry(answers, "text", list, place)]
-        found.append(Question(name, name.split("-")[0], context, text, golds))
+        answers = task_data.read_field(row, "answers", dict, place)
+        golds = [str(each) for each in task_data.read_field(answers, "text", list, place)]
+        found.append(TydiqaQuestion(name, name.split("-")[0], context, text, golds))
     return found
 
 
-def _questions(path: Path) -> list[Question]:
+def _read_file_questions(path: Path) -> list[TydiqaQuestion]:
     """All questions of a file that is shaped like SQuAD v1.1."""
     found = []
-    articles = task_data.entry(task_data.json_object(path), "data", list, str(path))
+    articles = task_data.read_field(task_data.read_json_object(path), "data", list, str(path))
     for number, article in enumerate(articles):
         place = f"{path}, article {number}"
-        for paragraph in task_data.entry(
-            task_data.typed(article, dict, place), "paragraphs", list, place
+        for paragraph in task_data.read_field(
+            task_data.require_type(article, dict, place), "paragraphs", list, place
         ):
-            context = task_data.entry(
-                task_data.typed(paragraph, dict, place), "context", str, place
+            context = task_data.read_field(
+                task_data.require_type(paragraph, dict, place), "context", str, place
             )
-            for each in task_data.entry(paragraph, "qas", list, place):
-                row = task_data.typed(each, dict, place)
-                name = task_data.entry(row, "id", str, place)
+            for each in task_data.read_field(paragraph, "qas", list, place):
+                row = task_data.require_type(each, dict, place)
+                name = task_data.read_field(row, "id", str, place)
                 here = f"{place}, {name}"
-                answers = task_data.entry(row, "answers", list, here)
+                answers = task_data.read_field(row, "answers", list, here)
                 golds = [
-                    task_data.entry(task_data.typed(answer, dict, here), "text", str, here)
+                    task_data.read_field(
+                        task_data.require_type(answer, dict, here), "text", str, here
+                    )
                     for answer in answers
                 ]
                 if not golds:
-                    raise DataProblem(f"{here} has no answer", next_step=task_data.MEND)
-                text = task_data.entry(row, "question", str, here)
-                found.append(Question(name, name.split("-")[0], context, text, golds))
+                    raise DataProblem(f"{here} has no answer", next_step=task_data.REPAIR_STEP)
+                text = task_data.read_field(row, "question", str, here)
+                found.append(TydiqaQuestion(name, name.split("-")[0], context, text, golds))
     return found

@@ -21,8 +21,8 @@ from camelpress.quantize.backends.drivers import backend_job
 
 def main() -> None:
     """Quantize."""
-    given = backend_job.read()
-    device = given.place(torch.cuda.is_available())
+    given = backend_job.read_job()
+    device = given.pick_device(torch.cuda.is_available())
     base.CUDA_0 = utils.CUDA_0 = torch.device(device)
     if not torch.cuda.is_available():
         torch.cuda.synchronize = lambda device=None: None
@@ -30,17 +30,17 @@ def main() -> None:
         given.model, torch_dtype=getattr(torch, given.dtype)
     )
     for layer in plain.model.layers:
-        layer.forward = as_tuple(layer.forward)
+        layer.forward = return_tuple(layer.forward)
     config = BaseQuantizeConfig(
-        **given.grid, desc_act=True, static_groups=True, model_file_base_name="model"
+        **given.grid_options, desc_act=True, static_groups=True, model_file_base_name="model"
     )
     model = GPTQ_CAUSAL_LM_MODEL_MAP[plain.config.model_type](plain.eval(), False, config)
-    model.quantize(given.rows, use_triton=False, cache_examples_on_gpu=False)
+    model.quantize(given.examples, use_triton=False, cache_examples_on_gpu=False)
     model.save_quantized(given.out)
-    given.tell(device=device, fallbacks=0)
+    given.write_facts(device=device, fallbacks=0)
 
 
-def as_tuple(forward: Any) -> Any:
+def return_tuple(forward: Any) -> Any:
     """A decoder layer's forward pass as AutoGPTQ takes it apart."""
 
     def forwarded(*inputs: Any, **options: Any) -> Any:

@@ -14,10 +14,10 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-WORKERS = os.environ.get("GPTQMODEL_CPU_WORKERS", str(max(2, len(os.sched_getaffinity(0)))))
+CPU_WORKERS = os.environ.get("GPTQMODEL_CPU_WORKERS", str(max(2, len(os.sched_getaffinity(0)))))
 
 
-class Job(NamedTuple):
+class BackendJob(NamedTuple):
     """One model to quantize."""
 
     model: str  # folder
@@ -29,38 +29,38 @@ class Job(NamedTuple):
     damp_percent: float | None  # None: the engine's own default
     dtype: str  # the one to load and to compute in
     device: str  # auto, cpu or cuda:N
-    told: Path | None  # file for what there is to tell
+    facts_path: Path | None  # file for what there is to tell
 
     @property
-    def length(self) -> int:
+    def max_length(self) -> int:
         """Tokens of the longest sequence."""
         return max(map(len, self.tokens))
 
     @property
-    def rows(self) -> list[dict[str, list[int]]]:
+    def examples(self) -> list[dict[str, list[int]]]:
         """The sequences as transformers' tokenizers return them."""
         return [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in self.tokens]
 
     @property
-    def grid(self) -> dict[str, Any]:
+    def grid_options(self) -> dict[str, Any]:
         """Settings that all engines call by the same names."""
         own = {} if self.damp_percent is None else {"damp_percent": self.damp_percent}
         return {"bits": self.bits, "group_size": self.group_size, "sym": self.sym, **own}
 
-    def place(self, has_cuda: bool) -> str:
+    def pick_device(self, has_cuda: bool) -> str:
         """The device, where it is `auto`."""
         if self.device != "auto":
             return self.device
         return "cuda:0" if has_cuda else "cpu"
 
-    def tell(self, **facts: Any) -> None:
+    def write_facts(self, **facts: Any) -> None:
         """Leave facts for whoever asked."""
-        if self.told is not None:
-            facts |= {"dtype": self.dtype, "peak_bytes": peak_bytes()}
-            self.told.write_text(json.dumps(facts), encoding="utf-8")
+        if self.facts_path is not None:
+            facts |= {"dtype": self.dtype, "peak_bytes": peak_resident_bytes()}
+            self.facts_path.write_text(json.dumps(facts), encoding="utf-8")
 
 
-def read() -> Job:
+def read_job() -> BackendJob:
     """The job on the command line."""
     parser = argparse.ArgumentParser(description="Quantize a model with another engine.")
     parser.add_argument("model", help="folder")
@@ -75,10 +75,10 @@ def read() -> Job:
     parser.add_argument("--told", type=Path, help="file for what there is to tell")
     given = vars(parser.parse_args())
     given["tokens"] = json.loads(given["tokens"].read_text(encoding="utf-8"))
-    return Job(**given)
+    return BackendJob(**given)
 
 
-def peak_bytes() -> int:
+def peak_resident_bytes() -> int:
     """The most resident memory this program ever had, as Linux tells it."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     (peak,) = (int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))

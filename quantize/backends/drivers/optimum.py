@@ -11,7 +11,7 @@ from typing import Any
 
 from camelpress.quantize.backends.drivers import backend_job
 
-os.environ["GPTQMODEL_CPU_WORKERS"] = backend_job.WORKERS  # or it asks for more than there are
+os.environ["GPTQMODEL_CPU_WORKERS"] = backend_job.CPU_WORKERS  # or it asks for more than there are
 
 import torch
 from optimum.gptq import GPTQQuantizer  # noqa: F401 - GPTQConfig imports it late
@@ -20,16 +20,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPTQConfig
 
 def main() -> None:
     """Quantize."""
-    given = backend_job.read()
-    device = given.place(torch.cuda.is_available())
+    given = backend_job.read_job()
+    device = given.pick_device(torch.cuda.is_available())
     data: Any = [
-        {name: torch.tensor([values]) for name, values in row.items()} for row in given.rows
+        {name: torch.tensor([values]) for name, values in row.items()} for row in given.examples
     ]
     config = GPTQConfig(
-        **given.grid,
+        **given.grid_options,
         dataset=data,
         tokenizer=AutoTokenizer.from_pretrained(given.model),
-        model_seqlen=given.length,
+        model_seqlen=given.max_length,
     )
     model: Any = AutoModelForCausalLM.from_pretrained(
         given.model, dtype=given.dtype, device_map=device, quantization_config=config
@@ -42,7 +42,7 @@ def main() -> None:
     ):
         place.dataset = place.tokenizer = None
     model.save_pretrained(given.out)
-    given.tell(device=device)
+    given.write_facts(device=device)
 
 
 if __name__ == "__main__":

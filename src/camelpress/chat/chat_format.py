@@ -12,16 +12,16 @@ from collections.abc import Sequence
 
 from camelpress.core.errors import CheckpointProblem, RecipeProblem, TemplateProblem
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.core.text.tulu_format import CHAT_TEMPLATE as TULU
-from camelpress.core.text.tulu_format import Message, encode
+from camelpress.core.text.tulu_format import TULU_CHAT_TEMPLATE as TULU
+from camelpress.core.text.tulu_format import Message, encode_chat
 
-PROBE = tuple(
+PROBE_MESSAGES = tuple(
     Message.model_validate({"role": role, "content": content})
     for role, content in (("user", "a"), ("assistant", "b"), ("user", "c"))
 )
 
 
-class Format:
+class ChatFormat:
     """How a conversation becomes ids.
 
     Args:
@@ -36,7 +36,7 @@ class Format:
         self._tokenizer = tokenizer
         self._source = source
         if template == "auto":
-            if tokenizer.template is None:
+            if tokenizer.chat_template is None:
                 raise RecipeProblem(
                     f"the tokenizer of {source} has no chat template",
                     next_step="give --template tulu for Tulu's format, or --template plain to let "
@@ -58,9 +58,9 @@ class Format:
             CheckpointProblem: the template cannot be rendered.
         """
         if self.name == "tulu":
-            return encode(messages, self._tokenizer, generation=True)
+            return encode_chat(messages, self._tokenizer, generation=True)
         if self.name == "own":
-            return self._tokenizer.encode_rendered(self._rendered(messages))
+            return self._tokenizer.encode_template_text(self._rendered(messages))
         if len(messages) != 1:
             raise RecipeProblem(
                 "plain text has no system message and no turns",
@@ -72,11 +72,13 @@ class Format:
         if self._tokenizer.eos is None:
             return False
         try:
-            return self._bare(self._rendered(PROBE)) == self._bare(self._rendered(PROBE, TULU))
+            return self._without_bos(self._rendered(PROBE_MESSAGES)) == self._without_bos(
+                self._rendered(PROBE_MESSAGES, TULU)
+            )
         except CheckpointProblem:  # said when it is used
             return False
 
-    def _bare(self, text: str) -> str:
+    def _without_bos(self, text: str) -> str:
         """Without what makes no difference to ids: the first BOS, a newline after EOS."""
         begin, end = (
             "" if each is None else self._tokenizer.decode([each])
@@ -87,7 +89,7 @@ class Format:
     def _rendered(self, messages: Sequence[Message], template: str | None = None) -> str:
         turns = [message.model_dump() for message in messages]
         try:
-            return self._tokenizer.render(turns, template)
+            return self._tokenizer.render_chat(turns, template)
         except TemplateProblem as error:
             raise CheckpointProblem(
                 f"the chat template of {self._source} cannot be rendered ({error.reason})",

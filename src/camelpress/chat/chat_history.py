@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from camelpress.chat.chat_model import Prepared
+from camelpress.chat.chat_model import ChatModel
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.text.tulu_format import Message
 
 
-class History:
+class ChatHistory:
     """A conversation that grows by whole exchanges, a message and its answer.
 
     Args:
@@ -16,8 +16,8 @@ class History:
         RecipeProblem: the format has no turns, or the model no room for what stands before them.
     """
 
-    def __init__(self, prepared: Prepared) -> None:
-        if not prepared.form.has_turns:
+    def __init__(self, prepared: ChatModel) -> None:
+        if not prepared.prompt_format.has_turns:
             raise RecipeProblem(
                 "plain text has no turns to chat in",
                 next_step="use camelpress generate, or give --template tulu",
@@ -28,7 +28,7 @@ class History:
     def __len__(self) -> int:
         return len(self._exchanges)
 
-    def asked(self, text: str) -> list[int]:
+    def prompt_ids(self, text: str) -> list[int]:
         """The ids that the answer to a message follows on; the message is not kept yet.
 
         Raises:
@@ -36,9 +36,9 @@ class History:
         """
         before = [message for exchange in self._exchanges for message in exchange]
         question = Message(role="user", content=text)
-        return self._prepared.encode([*self._prepared.opening, *before, question])
+        return self._prepared.encode([*self._prepared.system_messages, *before, question])
 
-    def answered(self, text: str, answer: str) -> None:
+    def add_exchange(self, text: str, answer: str) -> None:
         """Keep a message and its answer."""
         exchange = Message(role="user", content=text), Message(role="assistant", content=answer)
         self._exchanges.append(exchange)

@@ -9,20 +9,20 @@ from collections.abc import Sequence
 
 import torch
 
-from camelpress.chat.chat_format import Format
+from camelpress.chat.chat_format import ChatFormat
 from camelpress.chat.settings import Generate
-from camelpress.chat.transformers_decoder import Speaker
+from camelpress.chat.transformers_decoder import TransformersDecoder
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.core.text.tulu_format import Message
-from camelpress.inference.generation.stop_tokens import ends
-from camelpress.inference.model.memory_budget import choose_dtype
+from camelpress.inference.generation.stop_tokens import stop_token_ids
+from camelpress.inference.model.memory_budget import choose_load_dtype
 from camelpress.inference.model.streamed_model import StreamedModel, pick_device
-from camelpress.inference.model.transformers_model import load
+from camelpress.inference.model.transformers_model import load_transformers_model
 
 
-class Prepared:
+class ChatModel:
     """Tokenizer, format and limits of a model.
 
     Args:
@@ -37,15 +37,17 @@ class Prepared:
         self.checkpoint = checkpoint
         self.settings = settings
         self.tokenizer = Tokenizer.load(checkpoint.folder)
-        self.form = Format(self.tokenizer, settings.template, source=checkpoint.origin)
+        self.prompt_format = ChatFormat(
+            self.tokenizer, settings.template, source=checkpoint.source_name
+        )
         self.device = pick_device(settings.device)
         cpu = torch.device("cpu")
         self.config = StreamedModel(checkpoint, device=cpu, dtype=torch.float32).config
         self.positions = int(self.config.max_position_embeddings)
-        self.ends = ends(checkpoint, self.tokenizer)
+        self.stop_ids = stop_token_ids(checkpoint, self.tokenizer)
 
     @property
-    def opening(self) -> list[Message]:
+    def system_messages(self) -> list[Message]:
         """What stands before the first message."""
         system = self.settings.system
         return [] if system is None else [Message(role="system", content=system)]
@@ -60,7 +62,7 @@ class Prepared:
         """
         for message in messages:
             _require_text(message.content)
-        ids = self.form.encode(messages)
+        ids = self.prompt_format.encode(messages)
         if not ids:
             raise RecipeProblem("the prompt has no tokens", next_step="give a longer one")
         if len(ids) >= self.positions:
@@ -71,7 +73,7 @@ class Prepared:
             )
         return ids
 
-    def load(self, *, tokens: int) -> Speaker:
+    def load(self, *, tokens: int) -> TransformersDecoder:
         """Read the model.
 
         Args:
@@ -81,15 +83,15 @@ class Prepared:
             CheckpointProblem: weights that do not fit the config.
             NumericsProblem: a weight is not finite.
         """
-        dtype = choose_dtype(
+        dtype = choose_load_dtype(
             self.checkpoint,
             self.config,
             self.settings.dtype,
             self.device,
             tokens=min(tokens, self.positions),
         )
-        model = load(self.checkpoint, device=self.device, dtype=dtype)
-        return Speaker(model, self.tokenizer, self.ends, self.settings)
+        model = load_transformers_model(self.checkpoint, device=self.device, dtype=dtype)
+        return TransformersDecoder(model, self.tokenizer, self.stop_ids, self.settings)
 
 
 def _require_text(content: str) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from camelpress.chat.chat_model import Prepared
+from camelpress.chat.chat_model import ChatModel
 from camelpress.chat.settings import Generate
-from camelpress.chat.transformers_decoder import Stopped
+from camelpress.chat.transformers_decoder import StopReason
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.checkpoint.portable_config import dtype_name
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.text.tulu_format import Message
-from camelpress.reporting.checkpoint_summary import summary
+from camelpress.reporting.checkpoint_summary import summarize_checkpoint
 from camelpress.reporting.stage_report import Report, Stopwatch
 
 
@@ -34,23 +34,23 @@ def run(
     watch = Stopwatch()
     if not prompt.strip():
         raise RecipeProblem("the prompt is empty", next_step="give --prompt TEXT, or text on stdin")
-    prepared = Prepared(checkpoint, settings)
-    ids = prepared.encode([*prepared.opening, Message(role="user", content=prompt)])
+    prepared = ChatModel(checkpoint, settings)
+    ids = prepared.encode([*prepared.system_messages, Message(role="user", content=prompt)])
     speaker = prepared.load(tokens=len(ids) + settings.max_new_tokens)
     reply = speaker.reply(ids, say)
-    if reply.stopped is Stopped.INTERRUPTED:
+    if reply.finish_reason is StopReason.INTERRUPTED:
         raise KeyboardInterrupt
     return Report(
         stage="generate",
         inputs={},
         settings=settings.model_dump(mode="json"),
         facts={
-            "model": summary(checkpoint),
+            "model": summarize_checkpoint(checkpoint),
             "text": reply.text,
             "ids": reply.ids,
             "prompt_ids": ids,
-            "template": prepared.form.name,
-            "stopped": reply.stopped.value,
+            "template": prepared.prompt_format.name,
+            "stopped": reply.finish_reason.value,
             "device": speaker.model.device.type,
             "dtype": dtype_name(speaker.model.dtype),
         },

@@ -14,12 +14,12 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
-from camelpress.chat.detokenizer import Decoder
+from camelpress.chat.detokenizer import Detokenizer
 from camelpress.chat.settings import Generate
 from camelpress.core.text.hf_tokenizer import Tokenizer
 
 
-class Stopped(StrEnum):
+class StopReason(StrEnum):
     """Why a reply ended."""
 
     END = "end"  # the model ended it
@@ -29,7 +29,7 @@ class Stopped(StrEnum):
 
 
 @dataclass(frozen=True)
-class Reply:
+class ChatReply:
     """What the model said.
 
     `ids` are its tokens, with the one that ended it; `text` is without. `reused` tokens of the
@@ -38,9 +38,9 @@ class Reply:
 
     ids: list[int]
     text: str
-    stopped: Stopped
+    finish_reason: StopReason
     prompt_tokens: int
-    reused: int
+    cached_prompt_tokens: int
     seconds: float
 
     @property
@@ -49,7 +49,7 @@ class Reply:
         return len(self.ids) / max(self.seconds, 1e-9)
 
 
-class Speaker:
+class TransformersDecoder:
     """A whole model in memory, its tokenizer, and what it has computed of a conversation.
 
     Args:
@@ -74,7 +74,7 @@ class Speaker:
         self._cache = DynamicCache()
         self._cached: list[int] = []
 
-    def reply(self, prompt: Sequence[int], say: Callable[[str], None]) -> Reply:
+    def reply(self, prompt: Sequence[int], say: Callable[[str], None]) -> ChatReply:
         """Let the model answer; Ctrl-C ends the answer and not the program.
 
         Args:
@@ -84,8 +84,8 @@ class Speaker:
         begun = time.monotonic()
         limit = min(self._settings.max_new_tokens, self.positions - len(prompt))
         torch.manual_seed(self._settings.seed)
-        reused = self._rewind(prompt)
-        streamer = _Streamer(self.tokenizer, self._ends, say)
+        reused = self._crop_cache(prompt)
+        streamer = _TokenStreamer(self.tokenizer, self._ends, say)
         interrupted = False
         try:
             self._generate(prompt, limit, streamer)
@@ -93,16 +93,16 @@ class Speaker:
             interrupted = True
         streamer.flush()
         self._cached = [] if interrupted else [*prompt, *streamer.ids]  # layers may differ then
-        return Reply(
+        return ChatReply(
             streamer.ids,
             streamer.text,
-            self._why(streamer.ids, limit, interrupted=interrupted),
+            self._finish_reason(streamer.ids, limit, interrupted=interrupted),
             len(prompt),
             reused,
             time.monotonic() - begun,
         )
 
-    def _generate(self, prompt: Sequence[int], limit: int, streamer: _Streamer) -> None:
+    def _generate(self, prompt: Sequence[int], limit: int, streamer: _TokenStreamer) -> None:
         ids = torch.tensor([list(prompt)], device=self.model.device)
         draws = self._settings.temperature > 0
         drawing = {"temperature": self._settings.temperature, "top_p": self._settings.top_p}
@@ -123,7 +123,7 @@ class Speaker:
                 streamer=streamer,
             )
 
-    def _rewind(self, prompt: Sequence[int]) -> int:
+    def _crop_cache(self, prompt: Sequence[int]) -> int:
         """Keep the keys and values of what the prompt begins with; how many tokens that is."""
         stored = self._cache.get_seq_length()
         known = min(stored, len(self._cached), len(prompt) - 1)
@@ -134,15 +134,15 @@ class Speaker:
             self._cache.crop(same - stored)  # negative: so many tokens less
         return same
 
-    def _why(self, ids: list[int], limit: int, *, interrupted: bool) -> Stopped:
+    def _finish_reason(self, ids: list[int], limit: int, *, interrupted: bool) -> StopReason:
         if ids and ids[-1] in self._ends:
-            return Stopped.END
+            return StopReason.END
         if interrupted:
-            return Stopped.INTERRUPTED
-        return Stopped.LENGTH if limit == self._settings.max_new_tokens else Stopped.CONTEXT
+            return StopReason.INTERRUPTED
+        return StopReason.LENGTH if limit == self._settings.max_new_tokens else StopReason.CONTEXT
 
 
-class _Streamer(BaseStreamer):
+class _TokenStreamer(BaseStreamer):
     """Takes tokens from `generate`, the prompt first, and says them as text."""
 
     def __init__(
@@ -150,7 +150,7 @@ class _Streamer(BaseStreamer):
     ) -> None:
         self.ids: list[int] = []
         self.text = ""
-        self._decoder = Decoder(tokenizer)
+        self._decoder = Detokenizer(tokenizer)
         self._ends = ends
         self._say = say
         self._has_prompt = False
@@ -163,14 +163,14 @@ class _Streamer(BaseStreamer):
         for token in value.flatten().tolist():
             self.ids.append(token)
             if token not in self._ends:
-                self._tell(self._decoder.add(token))
+                self._tell(self._decoder.add_token(token))
 
     def end(self) -> None:
         """Nothing: what is left is said by `flush`, after an interruption, too."""
 
     def flush(self) -> None:
         """Say what is left."""
-        self._tell(self._decoder.end())
+        self._tell(self._decoder.finish())
 
     def _tell(self, text: str) -> None:
         if text:

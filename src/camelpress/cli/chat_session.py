@@ -9,34 +9,34 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 
-from camelpress.chat.chat_history import History
-from camelpress.chat.chat_model import Prepared
-from camelpress.chat.transformers_decoder import Reply, Speaker, Stopped
+from camelpress.chat.chat_history import ChatHistory
+from camelpress.chat.chat_model import ChatModel
+from camelpress.chat.transformers_decoder import ChatReply, StopReason, TransformersDecoder
 from camelpress.cli.console import Screen
 from camelpress.core.checkpoint.portable_config import dtype_name
 from camelpress.core.errors import RecipeProblem
-from camelpress.reporting.checkpoint_summary import summary
+from camelpress.reporting.checkpoint_summary import summarize_checkpoint
 
-GOES_ON = "\\"  # at the end of a line: the message has another one
-QUIT = "/quit"
-FORESEEN = 4096  # tokens of a chat that memory is asked for
-HELP = """\
+LINE_CONTINUATION = "\\"  # at the end of a line: the message has another one
+QUIT_COMMAND = "/quit"
+MAX_CHAT_TOKENS = 4096  # tokens of a chat that memory is asked for
+CHAT_HELP = """\
 /reset   forget the conversation
 /undo    take back the last message and its answer
 /quit    end the chat, as Ctrl-D does
 /help    this list
 A line that ends in \\ goes on in the next one. Write // for a message that begins with /."""
-PROMPT, MORE, REPLY = "you › ", "... › ", "model › "
-ENDED = {
-    Stopped.END: "",
-    Stopped.LENGTH: "; cut off at --max-new-tokens",
-    Stopped.CONTEXT: "; cut off where the model's positions end: /reset begins anew, /undo takes "
+USER_PROMPT, CONTINUATION_PROMPT, MODEL_PROMPT = "you › ", "... › ", "model › "
+FINISH_NOTES = {
+    StopReason.END: "",
+    StopReason.LENGTH: "; cut off at --max-new-tokens",
+    StopReason.CONTEXT: "; cut off where the model's positions end: /reset begins anew, /undo takes "
     "the last exchange back",
-    Stopped.INTERRUPTED: "; interrupted",
+    StopReason.INTERRUPTED: "; interrupted",
 }
 
 
-class Chat:
+class ChatSession:
     """One chat.
 
     Args:
@@ -47,20 +47,24 @@ class Chat:
     """
 
     def __init__(
-        self, screen: Screen, prepared: Prepared, history: History, speaker: Speaker
+        self,
+        screen: Screen,
+        prepared: ChatModel,
+        history: ChatHistory,
+        speaker: TransformersDecoder,
     ) -> None:
         self._screen = screen
         self._positions = prepared.positions
         self._history = history
         self._speaker = speaker
         self._commands: dict[str, Callable[[], str]] = {
-            "/help": lambda: HELP,
+            "/help": lambda: CHAT_HELP,
             "/reset": self._reset,
             "/undo": self._undo,
         }
 
     @classmethod
-    def open(cls, screen: Screen, prepared: Prepared) -> Chat:
+    def open(cls, screen: Screen, prepared: ChatModel) -> ChatSession:
         """Load the model and say what it is.
 
         Raises:
@@ -68,9 +72,9 @@ class Chat:
             OutOfMemory: it does not fit.
             CheckpointProblem: its weights do not fit its config.
         """
-        history = History(prepared)
-        speaker = prepared.load(tokens=FORESEEN)
-        model, draws = summary(prepared.checkpoint), prepared.settings.temperature > 0
+        history = ChatHistory(prepared)
+        speaker = prepared.load(tokens=MAX_CHAT_TOKENS)
+        model, draws = summarize_checkpoint(prepared.checkpoint), prepared.settings.temperature > 0
         stored = f"{model['bits']} bits" if model["bits"] else model["dtype"]
         screen.greet(
             model["path"],
@@ -91,14 +95,14 @@ class Chat:
         for text in self._messages():
             if not text.strip():
                 continue
-            if text.strip() == QUIT:
+            if text.strip() == QUIT_COMMAND:
                 return
             if text.startswith("/") and not text.startswith("//"):
-                self._screen.note(self._told(text.strip()), asked=True)
+                self._screen.note(self._run_slash_command(text.strip()), asked=True)
             else:
                 self._answer(text.removeprefix("/") if text.startswith("//") else text)
 
-    def _told(self, name: str) -> str:
+    def _run_slash_command(self, name: str) -> str:
         command = self._commands.get(name)
         return command() if command else f"there is no {name}; /help lists what there is"
 
@@ -111,34 +115,34 @@ class Chat:
 
     def _answer(self, text: str) -> None:
         try:
-            ids = self._history.asked(text)
+            ids = self._history.prompt_ids(text)
         except RecipeProblem as problem:
             left = "; /reset begins anew, /undo takes the last exchange back"
-            told = f"{problem.what}{left if len(self._history) else f'; {problem.next_step}'}"
+            told = f"{problem.message}{left if len(self._history) else f'; {problem.next_step}'}"
             self._screen.note(told, asked=True)
             return
-        self._screen.label(REPLY, "bold green")
-        reply = self._speaker.reply(ids, self._screen.say)
+        self._screen.label(MODEL_PROMPT, "bold green")
+        reply = self._speaker.reply(ids, self._screen.stream_text)
         self._screen.end_line()
         if reply.text.strip():
-            self._history.answered(text, reply.text)
+            self._history.add_exchange(text, reply.text)
         self._screen.note(self._footer(reply))
         if self._screen.interactive:
             self._screen.out.print()
 
-    def _footer(self, reply: Reply) -> str:
+    def _footer(self, reply: ChatReply) -> str:
         made, used = len(reply.ids), reply.prompt_tokens + len(reply.ids)
         return (
             f"{made} tokens, {reply.tokens_per_second:.1f} a second; {used:,} of "
-            f"{self._positions:,} positions{ENDED[reply.stopped]}"
+            f"{self._positions:,} positions{FINISH_NOTES[reply.finish_reason]}"
         )
 
     def _messages(self) -> Iterator[str]:
         """What is typed, joined where a line goes on."""
         lines: list[str] = []
-        while (line := self._line(MORE if lines else PROMPT)) is not None:
-            lines.append(line.removesuffix(GOES_ON))
-            if not line.endswith(GOES_ON):
+        while (line := self._line(CONTINUATION_PROMPT if lines else USER_PROMPT)) is not None:
+            lines.append(line.removesuffix(LINE_CONTINUATION))
+            if not line.endswith(LINE_CONTINUATION):
                 yield "\n".join(lines)
                 lines = []
         if lines:
@@ -157,7 +161,7 @@ class Chat:
                 self._screen.note("\nCtrl-D or /quit ends the chat", asked=True)
 
 
-def read_prompt() -> str:
+def read_stdin_prompt() -> str:
     """All of stdin.
 
     Raises:

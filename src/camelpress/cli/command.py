@@ -19,18 +19,18 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from camelpress.cli.console import Screen
-from camelpress.cli.options import given, parameters
-from camelpress.core.errors import EngineProblem, Interrupted, Problem
+from camelpress.cli.options import explicit_options, option_parameters
+from camelpress.core.errors import Interruption, Problem, ToolProblem
 from camelpress.core.exit_codes import ExitCode
-from camelpress.core.progress import listening
-from camelpress.core.runtime.cache_folders import provide_caches
-from camelpress.core.runtime.problem_translation import raising_problems
-from camelpress.core.runtime.secrets_redaction import redacted
+from camelpress.core.progress import use_listener
+from camelpress.core.runtime.cache_folders import provide_cache_folders
+from camelpress.core.runtime.problem_translation import translate_faults
+from camelpress.core.runtime.secrets_redaction import redact_secrets
 from camelpress.core.runtime.standard_streams import LostOutput
 from camelpress.core.settings import Settings
 
 PANELS = ("Stages", "The whole pipeline", "Try a model", "Look and check")
-STAGES, RUNS, TALKS, LOOKS = PANELS
+STAGE_PANEL, PIPELINE_PANEL, CHAT_PANEL, INSPECT_PANEL = PANELS
 
 
 class RedactedGroup(TyperGroup):
@@ -53,7 +53,7 @@ def _redacted_usage() -> Iterator[None]:
         yield
     except TyperException as error:
         if isinstance(message := getattr(error, "message", None), str):
-            vars(error)["message"] = redacted(message)
+            vars(error)["message"] = redact_secrets(message)
         raise
 
 
@@ -67,16 +67,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Folder = Annotated[Path, typer.Argument(show_default=False)]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+FolderArgument = Annotated[Path, typer.Argument(show_default=False)]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
-Restart = Annotated[
+RestartOption = Annotated[
     bool,
     typer.Option("--restart", help="Begin again where an earlier run left an unfinished output."),
 ]
 
 # fmt: off
-COMMON: dict[str, Any] = {
+COMMON_OPTIONS: dict[str, Any] = {
     "as_json": Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")],
     "quiet":   Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no notes.")],
     "verbose": Annotated[bool, typer.Option("-v", "--verbose", help="Warnings of libraries, too.")],
@@ -95,14 +95,16 @@ def command(
     """
 
     def register(work: Callable[..., ExitCode]) -> Callable[..., ExitCode]:
-        extra = parameters(settings) if settings else []
+        extra = option_parameters(settings) if settings else []
 
         @wraps(work)
         def run(**values: Any) -> None:
-            common = {key: values.pop(key) for key in COMMON}
+            common = {key: values.pop(key) for key in COMMON_OPTIONS}
             if settings:
-                values["options"] = given({each.name: values.pop(each.name) for each in extra})
-            raise typer.Exit(_guarded(work, values, **common))
+                values["options"] = explicit_options(
+                    {each.name: values.pop(each.name) for each in extra}
+                )
+            raise typer.Exit(_run_guarded(work, values, **common))
 
         own = [
             each
@@ -111,7 +113,7 @@ def command(
         ]
         common = [
             inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-            for key, kind in COMMON.items()
+            for key, kind in COMMON_OPTIONS.items()
         ]
         signature = inspect.Signature([*own, *extra, *common])
         run.__signature__ = signature  # type: ignore[attr-defined]
@@ -122,7 +124,7 @@ def command(
     return register
 
 
-def _guarded(
+def _run_guarded(
     work: Callable[..., ExitCode],
     values: dict[str, Any],
     *,
@@ -133,43 +135,41 @@ def _guarded(
 ) -> ExitCode:
     follows = os.environ.get("RANK", "0") != "0"  # torchrun says so
     screen = Screen(json=as_json, quiet=quiet, silent=follows)
-    signal.signal(signal.SIGTERM, _stop)
-    provide_caches()
+    signal.signal(signal.SIGTERM, _raise_interrupted)
+    provide_cache_folders()
     if not verbose:
         warnings.simplefilter("ignore")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if quiet:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        with listening(screen), raising_problems():
+        with use_listener(screen), translate_faults():
             code = work(screen=screen, **values)
-            return (
-                ExitCode.DONE if follows else code
-            )  # a verdict is told once; a failure would end the others
+            return ExitCode.DONE if follows else code  # a verdict here would end the other ranks
     except Problem as problem:
         if debug:
-            sys.stderr.write(redacted(traceback.format_exc()))
+            sys.stderr.write(redact_secrets(traceback.format_exc()))
         screen.problem(problem)
         return problem.exit_code
     except (KeyboardInterrupt, LostOutput):
         raise
     except SystemExit as end:
         if debug:
-            sys.stderr.write(redacted(traceback.format_exc()))
-        screen.problem(_ended_by_library(end))
+            sys.stderr.write(redact_secrets(traceback.format_exc()))
+        screen.problem(_library_exit_problem(end))
         return ExitCode.PROBLEM
     except BaseException:  # noqa: BLE001 - a panic of Rust is no Exception; typer would end with 1
-        sys.stderr.write(redacted(traceback.format_exc()))
+        sys.stderr.write(redact_secrets(traceback.format_exc()))
         return ExitCode.PROBLEM
 
 
-def _ended_by_library(end: SystemExit) -> Problem:
-    return EngineProblem(
+def _library_exit_problem(end: SystemExit) -> Problem:
+    return ToolProblem(
         f"a library ended the program ({end.code!r})",
         next_step="run the same command with --debug to see which",
     )
 
 
-def _stop(*_: object) -> None:
+def _raise_interrupted(*_: object) -> None:
     """What a scheduler's SIGTERM does: nothing half-done stays, finished stages of a run do."""
-    raise Interrupted("stopped before the end", next_step="run the same command again")
+    raise Interruption("stopped before the end", next_step="run the same command again")

@@ -21,7 +21,7 @@ __all__ = ["app"]
 app.registered_commands.sort(key=lambda each: PANELS.index(str(each.rich_help_panel)))
 
 
-def _version(wanted: bool) -> bool:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         sys.stdout.write(f"camelpress {__version__}\n")
         raise typer.Exit
@@ -29,10 +29,10 @@ def _version(wanted: bool) -> bool:
 
 
 @app.callback()
-def _top(
+def _global_options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     pass

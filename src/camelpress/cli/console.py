@@ -22,20 +22,20 @@ from rich.progress import (
 from rich.table import Table
 
 from camelpress.core.errors import Problem, RecipeProblem
-from camelpress.core.runtime.secrets_redaction import redacted
-from camelpress.core.runtime.terminal_text import printable
-from camelpress.reporting.rendering.terminal_summary import summary
+from camelpress.core.runtime.secrets_redaction import redact_secrets
+from camelpress.core.runtime.terminal_text import escape_controls
+from camelpress.reporting.rendering.terminal_summary import terminal_rows
 from camelpress.reporting.stage_report import Report, Verdict
 
 Item = TypeVar("Item")
-COLOURS = {
+VERDICT_COLOURS = {
     Verdict.PASS: "bold green",
     Verdict.FAIL: "bold red",
     Verdict.INCONCLUSIVE: "bold yellow",
     Verdict.ERROR: "bold red",
 }
 STATUS_COLOURS = {"PASS": "green", "NOTE": "yellow", "FAIL": "bold red"}
-EVERY = 10.0  # seconds between plain lines
+PROGRESS_INTERVAL = 10.0  # seconds between plain lines
 
 
 class Screen:
@@ -67,24 +67,24 @@ class Screen:
     def note(self, text: str, *, asked: bool = False) -> None:
         """One line about what was decided; also when quiet where somebody asked for it."""
         if asked or not self.quiet:
-            self.errors.print(escape(printable(redacted(text))), style="dim")
+            self.errors.print(escape(escape_controls(redact_secrets(text))), style="dim")
 
-    def say(self, text: str) -> None:
+    def stream_text(self, text: str) -> None:
         """Text that a model makes, as it comes; with `json` it stands in the result instead."""
         if text and not (self.json or self.silent):
             self._line_open = not text.endswith("\n")
             known = sys.stdout.encoding or "utf-8"
-            sys.stdout.write(printable(text).encode(known, "replace").decode(known))
+            sys.stdout.write(escape_controls(text).encode(known, "replace").decode(known))
             sys.stdout.flush()
 
     def line(self, text: str) -> None:
         """One line of a result, as it is but for secrets and what would act on a terminal."""
-        self.out.print(printable(redacted(text)), soft_wrap=True, markup=False)
+        self.out.print(escape_controls(redact_secrets(text)), soft_wrap=True, markup=False)
 
     def end_line(self) -> None:
         """A new line, unless what was said ends in one."""
         if self._line_open:
-            self.say("\n")
+            self.stream_text("\n")
 
     @property
     def interactive(self) -> bool:
@@ -100,8 +100,8 @@ class Screen:
     def greet(self, title: str, lines: Sequence[str]) -> None:
         """A box above a chat, for a person."""
         if self.interactive:
-            text = "\n".join(escape(printable(line)) for line in lines)
-            self.out.print(Panel(text, title=escape(printable(title)), title_align="left"))
+            text = "\n".join(escape(escape_controls(line)) for line in lines)
+            self.out.print(Panel(text, title=escape(escape_controls(title)), title_align="left"))
 
     def ask(self, prompt: str) -> str:
         """One line of what is typed, with the prompt where a person types it.
@@ -125,41 +125,46 @@ class Screen:
 
     def problem(self, problem: Problem) -> None:
         """One line: what is wrong, and what to do."""
-        self.errors.print(f"[bold red]error:[/] {escape(printable(redacted(str(problem))))}")
+        self.errors.print(
+            f"[bold red]error:[/] {escape(escape_controls(redact_secrets(str(problem))))}"
+        )
         if self.json:
-            told = {"what": redacted(problem.what), "next_step": redacted(problem.next_step)}
-            self.emit({"error": told, "exit_code": problem.exit_code})
+            told = {
+                "what": redact_secrets(problem.message),
+                "next_step": redact_secrets(problem.next_step),
+            }
+            self.print_json({"error": told, "exit_code": problem.exit_code})
 
-    def emit(self, content: Mapping[str, Any]) -> None:
+    def print_json(self, content: Mapping[str, Any]) -> None:
         """The one JSON object."""
         if not self.silent:
             unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
-            text = redacted(json.dumps(content, ensure_ascii=not unicode))
-            sys.stdout.write((text if printable(text) == text else _escaped(text)) + "\n")
+            text = redact_secrets(json.dumps(content, ensure_ascii=not unicode))
+            sys.stdout.write((text if escape_controls(text) == text else _escaped(text)) + "\n")
 
     def result(self, report: Report) -> None:
         """A report as a table, or as JSON."""
         if self.json:
-            self.emit(flat(report))
+            self.print_json(flatten_report(report))
             return
-        rows(self.out, report.stage, summary(report))
+        print_rows(self.out, report.stage, terminal_rows(report))
         self.verdict(report)
 
     def verdict(self, report: Report) -> None:
         """Each check, and the verdict over all."""
         for check in report.checks:
             self.out.print(
-                f"  [{COLOURS[check.verdict]}]{check.verdict:<12}[/] {check.name}: "
-                f"{escape(printable(redacted(check.reason)))}",
+                f"  [{VERDICT_COLOURS[check.verdict]}]{check.verdict:<12}[/] {check.name}: "
+                f"{escape(escape_controls(redact_secrets(check.reason)))}",
                 soft_wrap=True,
             )
         if report.verdict is not None:
-            self.out.print(f"[{COLOURS[report.verdict]}]{report.verdict}[/]")
+            self.out.print(f"[{VERDICT_COLOURS[report.verdict]}]{report.verdict}[/]")
 
     def plan(self, steps: Sequence[Mapping[str, Any]]) -> None:
         """What each stage of a run would do: its command, and what it would read and write."""
         if self.json:
-            self.emit({"steps": list(steps)})
+            self.print_json({"steps": list(steps)})
             return
         for step in steps:
             self.line(step["command"])
@@ -170,9 +175,12 @@ class Screen:
                 self.line(f"  {name} as in the recipe, which no option can say")
             for kind in ("reads", "writes"):
                 for each in step[kind]:
-                    self.line(f"  {kind:<7} {each['place']}{_bytes(each['size'], each['exact'])}")
+                    self.line(
+                        f"  {kind:<7} "
+                        f"{each['place']}{_format_file_size(each['size'], each['exact'])}"
+                    )
 
-    def engine(self, told: Mapping[str, Any]) -> None:
+    def engine_result(self, told: Mapping[str, Any]) -> None:
         """What an engine asks of a checkpoint: a line for each requirement, then the verdict."""
         self.out.print(f"[bold]{told['name']}[/]")
         self.out.print(f"needs {told['needs']}", style="dim")
@@ -187,26 +195,26 @@ class Screen:
             table.add_row(
                 f"  [{STATUS_COLOURS[row['status']]}]{row['status']}[/]",
                 row["name"],
-                escape(printable(row["reason"] + step)),
+                escape(escape_controls(row["reason"] + step)),
             )
         self.out.print(table)
         verdict = Verdict(told["verdict"])
-        self.out.print(f"[{COLOURS[verdict]}]{verdict}[/]\n")
+        self.out.print(f"[{VERDICT_COLOURS[verdict]}]{verdict}[/]\n")
 
     def flip(self, task: str, row: Mapping[str, Any]) -> None:
         """An item that the two models answered differently: the question, both answers."""
         told = (f"{row['target_is']}: {row['target']}", row["verdicts"])
         table = Table(
-            title=escape(printable(f"{task} {row['item']}: {row['flip']}")),
+            title=escape(escape_controls(f"{task} {row['item']}: {row['flip']}")),
             title_justify="left",
-            caption=escape(printable("\n".join(filter(None, told)))),
+            caption=escape(escape_controls("\n".join(filter(None, told)))),
             caption_justify="left",
             expand=True,
         )
         for side in ("reference", "candidate"):
             table.add_column(f"{side}, {row['scores'][side]}", overflow="fold", ratio=1)
-        table.add_row(*(escape(printable(row[side])) for side in ("reference", "candidate")))
-        self.out.print(escape(printable(row["prompt"])), style="dim")
+        table.add_row(*(escape(escape_controls(row[side])) for side in ("reference", "candidate")))
+        self.out.print(escape(escape_controls(row["prompt"])), style="dim")
         self.out.print(table)
 
     def _bar(self, items: Sequence[Item], label: str) -> Iterator[Item]:
@@ -226,34 +234,34 @@ class Screen:
         for number, item in enumerate(items):
             yield item
             now = time.monotonic()
-            if now - said >= EVERY or number + 1 == len(items):
+            if now - said >= PROGRESS_INTERVAL or number + 1 == len(items):
                 said = now
                 done, took = number + 1, now - start
                 left = f", {took * (len(items) / done - 1):.0f}s left" if done < len(items) else ""
                 self.errors.print(f"{label} {done}/{len(items)} {took:.0f}s{left}")
 
 
-def _bytes(size: int | None, exact: bool) -> str:
+def _format_file_size(size: int | None, exact: bool) -> str:
     return "" if size is None else f", {'' if exact else 'about '}{size:,} bytes"
 
 
 def _escaped(text: str) -> str:
     """JSON of the same value, with escapes for what a terminal would act on."""
     return "".join(
-        letter if printable(letter) == letter else json.dumps(letter)[1:-1] for letter in text
+        letter if escape_controls(letter) == letter else json.dumps(letter)[1:-1] for letter in text
     )
 
 
-def flat(report: Report) -> dict[str, Any]:
+def flatten_report(report: Report) -> dict[str, Any]:
     """A report with its facts at the top, as `--json` prints it."""
     content: dict[str, Any] = json.loads(report.model_dump_json())
     return content.pop("facts") | content
 
 
-def rows(out: Console, title: str, entries: Sequence[tuple[str, str]]) -> None:
+def print_rows(out: Console, title: str, entries: Sequence[tuple[str, str]]) -> None:
     """A table of two columns."""
     table = Table(
-        title=escape(printable(title)),
+        title=escape(escape_controls(title)),
         title_justify="left",
         show_header=False,
         box=None,
@@ -262,5 +270,5 @@ def rows(out: Console, title: str, entries: Sequence[tuple[str, str]]) -> None:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in entries:
-        table.add_row(name, escape(printable(redacted(value))))
+        table.add_row(name, escape(escape_controls(redact_secrets(value))))
     out.print(table)

@@ -6,10 +6,14 @@ import sys
 import traceback
 
 from camelpress.core.exit_codes import ExitCode
-from camelpress.core.runtime.secrets_redaction import redacted
-from camelpress.core.runtime.standard_streams import LostOutput, StandardStreams, watched_streams
+from camelpress.core.runtime.secrets_redaction import redact_secrets
+from camelpress.core.runtime.standard_streams import (
+    LostOutput,
+    StandardStreams,
+    watch_standard_streams,
+)
 
-COMPLETED = (  # codes of work that ended; lost output replaces them
+COMPLETED_CODES = (  # of work that ended; lost output replaces them
     ExitCode.DONE, ExitCode.GATE_FAILED, ExitCode.PROBLEM, ExitCode.INCONCLUSIVE,
 )  # fmt: skip
 
@@ -18,8 +22,8 @@ def main() -> None:
     """Runs the command line; a bug ends with a traceback and a code that no gate returns."""
     code = ExitCode.PROBLEM
     try:
-        with watched_streams() as streams:
-            code = _settled(_ended(), streams)
+        with watch_standard_streams() as streams:
+            code = _flush_exit_code(_run_to_exit_code(), streams)
     finally:  # an error may be raised even while another one is shown
         sys.exit(code)
 
@@ -31,23 +35,23 @@ def app() -> None:
     commands()
 
 
-def _ended() -> ExitCode:
+def _run_to_exit_code() -> ExitCode:
     """Runs the command line and returns an exit code whatever happens."""
     try:
         app()
     except SystemExit as end:
-        return _trusted(end.code)
+        return _trusted_exit_code(end.code)
     except KeyboardInterrupt:
         return ExitCode.CTRL_C
     except LostOutput:
-        return ExitCode.PROBLEM  # `_settled` says why
+        return ExitCode.PROBLEM  # `_flush_exit_code` says why
     except BaseException:  # noqa: BLE001 - Python's own code for a bug, 1, means "gate failed" here
-        sys.stderr.write(redacted(traceback.format_exc()))
+        sys.stderr.write(redact_secrets(traceback.format_exc()))
         return ExitCode.PROBLEM
     return ExitCode.DONE
 
 
-def _trusted(code: object) -> ExitCode:
+def _trusted_exit_code(code: object) -> ExitCode:
     """Returns the code of a command as it is; the 1 of a library is a failure and no verdict."""
     if isinstance(code, ExitCode):
         return code
@@ -57,7 +61,7 @@ def _trusted(code: object) -> ExitCode:
     return ExitCode(code) if isinstance(code, int) and code in trusted else ExitCode.PROBLEM
 
 
-def _settled(code: ExitCode, streams: StandardStreams) -> ExitCode:
+def _flush_exit_code(code: ExitCode, streams: StandardStreams) -> ExitCode:
     """Flushes both streams and returns the code of the run, unless they lost something."""
     try:
         streams.out.flush()
@@ -69,4 +73,4 @@ def _settled(code: ExitCode, streams: StandardStreams) -> ExitCode:
             )
     streams.err.flush()
     lost_code = streams.out.exit_code or streams.err.exit_code
-    return lost_code if lost_code and code in COMPLETED else code
+    return lost_code if lost_code and code in COMPLETED_CODES else code

@@ -8,16 +8,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from camelpress.cli.command import LOOKS, Folder, Force, command
-from camelpress.cli.console import Screen, rows
+from camelpress.cli.command import INSPECT_PANEL, FolderArgument, ForceOption, command
+from camelpress.cli.console import Screen, print_rows
 from camelpress.core.exit_codes import ExitCode
-from camelpress.validate.settings import Reports
+from camelpress.validate.settings import ReportSettings
 
 
-@command("inspect", LOOKS)
-def inspect_(
+@command("inspect", INSPECT_PANEL)
+def inspect_command(
     screen: Screen,
-    checkpoint: Folder,
+    checkpoint: FolderArgument,
     engines: Annotated[
         list[str] | None,
         typer.Option(
@@ -30,15 +30,15 @@ def inspect_(
 ) -> ExitCode:
     """What a checkpoint is: tensors, dtypes, sizes, quantization, tokenizer, template."""
     from camelpress.convert.inputs.meta_checkpoint import open_base
-    from camelpress.reporting.checkpoint_summary import describe
+    from camelpress.reporting.checkpoint_summary import describe_checkpoint
 
     if engines:
-        return _for_engines(screen, checkpoint, engines)
-    told = describe(open_base(checkpoint))
+        return _inspect_compatibility(screen, checkpoint, engines)
+    told = describe_checkpoint(open_base(checkpoint))
     if screen.json:
-        screen.emit(told)
+        screen.print_json(told)
     else:
-        rows(
+        print_rows(
             screen.out,
             str(checkpoint),
             [(name, json.dumps(value)) for name, value in told.items() if name != "tensors"],
@@ -48,25 +48,25 @@ def inspect_(
     return ExitCode.DONE
 
 
-def _for_engines(screen: Screen, folder: Path, names: list[str]) -> ExitCode:
-    from camelpress.compat.compatibility import check, chosen
+def _inspect_compatibility(screen: Screen, folder: Path, names: list[str]) -> ExitCode:
+    from camelpress.compat.compatibility import check_compatibility, parse_engine_names
     from camelpress.core.checkpoint.checkpoint import Checkpoint
-    from camelpress.reporting.checkpoint_summary import summary
+    from camelpress.reporting.checkpoint_summary import summarize_checkpoint
     from camelpress.reporting.stage_report import Verdict
 
-    wanted = chosen(names)
+    wanted = parse_engine_names(names)
     checkpoint = Checkpoint.open(folder)
-    told = check(checkpoint, wanted)
+    told = check_compatibility(checkpoint, wanted)
     if screen.json:
-        screen.emit(summary(checkpoint) | told)
+        screen.print_json(summarize_checkpoint(checkpoint) | told)
     else:
         for engine in told["engines"]:
-            screen.engine(engine)
+            screen.engine_result(engine)
     return Verdict(told["verdict"]).exit_code
 
 
-@command("gate", LOOKS, Reports)
-def gate(
+@command("gate", INSPECT_PANEL, ReportSettings)
+def gate_command(
     screen: Screen,
     report: Annotated[Path, typer.Argument(help="report.json, or its folder.")],
     options: dict[str, Any],
@@ -77,22 +77,22 @@ def gate(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the report with its new verdict.")
     ] = None,
-    force: Force = False,
+    force: ForceOption = False,
 ) -> ExitCode:
     """Judge a validation report again: other thresholds, the same figures, no models."""
-    from camelpress.validate.gate.gate_judge import read
-    from camelpress.validate.gate.report_files import judge_again, save
+    from camelpress.validate.gate.gate_judge import read_gate
+    from camelpress.validate.gate.report_files import regate_report, save_report
 
-    chosen = Reports.parse(options, source="gate")
-    judged = judge_again(report, None if thresholds is None else read(thresholds))
+    chosen = ReportSettings.parse(options, source="gate")
+    judged = regate_report(report, None if thresholds is None else read_gate(thresholds))
     if out is not None:
-        save(judged, out, chosen, source=report, force=force)
+        save_report(judged, out, chosen, source=report, force=force)
     screen.result(judged)
     return judged.exit_code
 
 
-@command("flips", LOOKS)
-def flips(
+@command("flips", INSPECT_PANEL)
+def flips_command(
     screen: Screen,
     report: Annotated[Path, typer.Argument(help="report.json, or its folder.")],
     task: Annotated[str | None, typer.Option("--task", help="Of this task only.")] = None,
@@ -100,47 +100,47 @@ def flips(
     """The items of benchmarks that one model answered better than the other, side by side."""
     from camelpress.reporting.facts import validation_facts
     from camelpress.reporting.tables.validation_tables import flip_row
-    from camelpress.validate.benchmarks.samples import flips as changed
+    from camelpress.validate.benchmarks.samples import read_flips as changed
 
     folder = report if report.is_dir() else report.parent
-    found = [*changed(validation_facts.read(report), folder, task)]
+    found = [*changed(validation_facts.read_validation(report), folder, task)]
     if screen.json:
-        screen.emit({"flips": found})
+        screen.print_json({"flips": found})
     for flip in () if screen.json else found:
         screen.flip(flip["task"], flip_row(flip))
     return ExitCode.DONE
 
 
-@command("verify", LOOKS)
-def verify(
+@command("verify", INSPECT_PANEL)
+def verify_command(
     screen: Screen,
-    release: Folder,
+    release: FolderArgument,
     key: Annotated[
         Path | None, typer.Option("--key", help="Public key that it has to be signed with.")
     ] = None,
 ) -> ExitCode:
     """Check a release again, here or at hf:org/name[@revision]: every checksum, no file more."""
-    from camelpress.publish.verify_release import verify_at as work
+    from camelpress.publish.verify_release import verify_release_at as work
 
     report = work(release, key)
     screen.result(report)
     return report.exit_code
 
 
-@command("diff", LOOKS)
-def diff(screen: Screen, one: Folder, other: Folder) -> ExitCode:
+@command("diff", INSPECT_PANEL)
+def diff_command(screen: Screen, one: FolderArgument, other: FolderArgument) -> ExitCode:
     """What differs between two releases or models: config, tensors, figures, files; 1 if any."""
-    from camelpress.publish.release.release_diff import compare
+    from camelpress.publish.release.release_diff import diff_releases
 
-    report = compare(one, other)
+    report = diff_releases(one, other)
     screen.result(report)
     return report.exit_code
 
 
-@command("card", LOOKS)
-def card(
+@command("card", INSPECT_PANEL)
+def card_command(
     screen: Screen,
-    folder: Folder,
+    folder: FolderArgument,
     check: Annotated[
         bool, typer.Option("--check", help="Exit with 1 where it is not what the files say.")
     ] = False,
@@ -149,19 +149,19 @@ def card(
     from camelpress.publish.card import model_card as cards
 
     if not check:
-        text = cards.read(folder)
+        text = cards.read_release_card(folder)
         if screen.json:
-            screen.emit({"card": text})
+            screen.print_json({"card": text})
         else:
             screen.line(text)
         return ExitCode.DONE
-    report = cards.check(folder)
+    report = cards.check_card(folder)
     screen.result(report)
     return report.exit_code
 
 
-@command("schema", LOOKS)
-def schema(
+@command("schema", INSPECT_PANEL)
+def schema_command(
     screen: Screen,
     of: Annotated[
         Literal["recipe", "gate", "report"], typer.Argument(help="Of what.", metavar="[OF]")
@@ -175,7 +175,7 @@ def schema(
     schemas = {
         "recipe": Recipe.model_json_schema,
         "gate": Gate.model_json_schema,
-        "report": validation_facts.schema,
+        "report": validation_facts.validation_schema,
     }
-    screen.emit(schemas[of]())
+    screen.print_json(schemas[of]())
     return ExitCode.DONE

@@ -11,14 +11,14 @@ import typer
 from pydantic.fields import FieldInfo
 from rich.markup import escape
 
-from camelpress.core.settings import Section, Settings
-from camelpress.pipeline.option_flags import FLAGS, Place, _flag, _is_section
+from camelpress.core.settings import Settings, SettingsSection
+from camelpress.pipeline.option_flags import BOOLEAN_FLAGS, FieldPath, _flag, _is_section
 
-PANEL = "Settings"
-WITHIN = "__"  # between a section and a field of it, in the name of a parameter
+SETTINGS_PANEL = "Settings"
+SECTION_SEPARATOR = "__"  # between a section and a field of it, in the name of a parameter
 
 
-def parameters(settings: type[Settings]) -> list[Parameter]:
+def option_parameters(settings: type[Settings]) -> list[Parameter]:
     """One keyword parameter per field, None until given; mappings and most sections have none.
 
     A field without a default is an option that has to be given. A `Section` has an option for each
@@ -27,26 +27,26 @@ def parameters(settings: type[Settings]) -> list[Parameter]:
     return [*_parameters(settings, ())]
 
 
-def _parameters(settings: type[Settings], above: Place) -> Iterator[Parameter]:
+def _parameters(settings: type[Settings], above: FieldPath) -> Iterator[Parameter]:
     for name, field in settings.model_fields.items():
         place = (*above, name)
         if _has_options(field.annotation):
             yield from _parameters(field.annotation, place)  # type: ignore[arg-type]
         elif not _is_section(field.annotation):
             yield Parameter(
-                WITHIN.join(place),
+                SECTION_SEPARATOR.join(place),
                 Parameter.KEYWORD_ONLY,
                 default=Parameter.empty if field.is_required() else None,
                 annotation=_annotation(place, field),
             )
 
 
-def given(options: Mapping[str, Any]) -> dict[str, Any]:
+def explicit_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that were really given: the others keep their default in the settings."""
     found: dict[str, Any] = {}
     for name, value in options.items():
         if value is not None and value != []:
-            *sections, last = name.split(WITHIN)
+            *sections, last = name.split(SECTION_SEPARATOR)
             place = found
             for each in sections:
                 place = place.setdefault(each, {})
@@ -54,11 +54,11 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _annotation(place: Place, field: FieldInfo) -> Any:
-    kind, name = _plain(field.annotation), place[-1]
+def _annotation(place: FieldPath, field: FieldInfo) -> Any:
+    kind, name = _option_type(field.annotation), place[-1]
     flag = _flag(place)
     if kind is bool:
-        flag = FLAGS.get(name, f"{flag}/--no-{flag[2:]}")
+        flag = BOOLEAN_FLAGS.get(name, f"{flag}/--no-{flag[2:]}")
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
     default = "" if field.is_required() else f" [default: {_default(name, field)}]"
     help_text = (field.description or "") + default
@@ -67,14 +67,14 @@ def _annotation(place: Place, field: FieldInfo) -> Any:
         help=escape(help_text),
         metavar="|".join(map(str, choices)) if choices and kind is not bool else None,
         show_default=False,
-        rich_help_panel=place[0].capitalize() if place[1:] else PANEL,
+        rich_help_panel=place[0].capitalize() if place[1:] else SETTINGS_PANEL,
     )
     return Annotated[kind if field.is_required() else kind | None, option]
 
 
 def _default(name: str, field: FieldInfo) -> str:
-    if isinstance(field.default, bool) and name in FLAGS:
-        on, off = FLAGS[name].split("/")
+    if isinstance(field.default, bool) and name in BOOLEAN_FLAGS:
+        on, off = BOOLEAN_FLAGS[name].split("/")
         return on.strip("-") if field.default else off.strip("-")
     if field.default in (None, ()):
         return "none"
@@ -83,18 +83,18 @@ def _default(name: str, field: FieldInfo) -> str:
     return str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
 
 
-def _plain(annotation: Any) -> Any:
+def _option_type(annotation: Any) -> Any:
     """The type a command line can read: `tuple[Path, ...]` is `list[Path]`, a choice its type."""
     if get_origin(annotation) is Literal:
         return type(get_args(annotation)[0])
     if get_origin(annotation) is tuple:
-        return list[_item(annotation)]  # type: ignore[misc]
+        return list[_item_type(annotation)]  # type: ignore[misc]
     if get_origin(annotation) in (Union, UnionType):
         return next(kind for kind in get_args(annotation) if kind is not NoneType)
     return annotation
 
 
-def _item(annotation: Any) -> Any:
+def _item_type(annotation: Any) -> Any:
     """The type of an item; settings are read from the one string that they can be written as."""
     item = get_args(annotation)[0]
     kind = get_args(item)[0] if get_origin(item) is Annotated else item
@@ -102,4 +102,4 @@ def _item(annotation: Any) -> Any:
 
 
 def _has_options(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Section)
+    return isinstance(annotation, type) and issubclass(annotation, SettingsSection)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from camelpress.compat.exllama import EXLLAMA
-from camelpress.compat.gptq_checkpoint import Subject
+from camelpress.compat.gptq_checkpoint import GptqCheckpoint
 from camelpress.compat.marlin import MARLIN
-from camelpress.compat.requirement import Engine, Row, Status
+from camelpress.compat.requirement import FindingStatus, InferenceEngine, Requirement
 from camelpress.compat.sglang import SGLANG
 from camelpress.compat.tgi import TGI
 from camelpress.compat.vllm import VLLM
@@ -16,12 +16,18 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
 from camelpress.reporting.stage_report import Verdict
 
-ENGINES = {"vllm": VLLM, "sglang": SGLANG, "tgi": TGI, "exllama": EXLLAMA, "marlin": MARLIN}
-ALL = "all"
-FIRST = ("config keys", "tensors")  # without them there is nothing to ask the others about
+INFERENCE_ENGINES = {
+    "vllm": VLLM,
+    "sglang": SGLANG,
+    "tgi": TGI,
+    "exllama": EXLLAMA,
+    "marlin": MARLIN,
+}
+ALL_ENGINES = "all"
+PRECONDITIONS = ("config keys", "tensors")  # without them there is nothing to ask the others about
 
 
-def chosen(names: Sequence[str]) -> list[str]:
+def parse_engine_names(names: Sequence[str]) -> list[str]:
     """Engines by name, each once; a name may be a list with commas, or `all`.
 
     Raises:
@@ -29,14 +35,15 @@ def chosen(names: Sequence[str]) -> list[str]:
     """
     wanted = [part.strip().lower() for name in names for part in name.split(",")]
     for name in wanted:
-        if name not in (*ENGINES, ALL):
+        if name not in (*INFERENCE_ENGINES, ALL_ENGINES):
             raise RecipeProblem(
-                f"there is no engine {name!r}", next_step=f"use {', '.join(ENGINES)} or {ALL}"
+                f"there is no engine {name!r}",
+                next_step=f"use {', '.join(INFERENCE_ENGINES)} or {ALL_ENGINES}",
             )
-    return list(ENGINES) if ALL in wanted else list(dict.fromkeys(wanted))
+    return list(INFERENCE_ENGINES) if ALL_ENGINES in wanted else list(dict.fromkeys(wanted))
 
 
-def check(checkpoint: Checkpoint, names: Sequence[str]) -> dict[str, Any]:
+def check_compatibility(checkpoint: Checkpoint, names: Sequence[str]) -> dict[str, Any]:
     """Hold a GPTQ checkpoint against engines.
 
     Args:
@@ -48,30 +55,30 @@ def check(checkpoint: Checkpoint, names: Sequence[str]) -> dict[str, Any]:
     Raises:
         CheckpointProblem: not a GPTQ checkpoint of the LLaMA family, or damaged.
     """
-    subject = Subject(checkpoint)
-    told = [_held(subject, ENGINES[name]) for name in names]
+    subject = GptqCheckpoint(checkpoint)
+    told = [_engine_result(subject, INFERENCE_ENGINES[name]) for name in names]
     verdicts = [Verdict(each["verdict"]) for each in told]
-    return {"verdict": Verdict.worst(verdicts).value, "engines": told}
+    return {"verdict": Verdict.combine(verdicts).value, "engines": told}
 
 
-def _held(subject: Subject, engine: Engine) -> dict[str, Any]:
+def _engine_result(subject: GptqCheckpoint, engine: InferenceEngine) -> dict[str, Any]:
     rows: list[dict[str, str]] = []
-    for row in sorted(engine.rows, key=lambda each: each.name not in FIRST):
-        rows.append(_answer(subject, row))
-        if row.name in FIRST and rows[-1]["status"] == Status.FAIL:
+    for row in sorted(engine.requirements, key=lambda each: each.name not in PRECONDITIONS):
+        rows.append(_requirement_result(subject, row))
+        if row.name in PRECONDITIONS and rows[-1]["status"] == FindingStatus.FAIL:
             break
-    fails = any(row["status"] == Status.FAIL for row in rows)
+    fails = any(row["status"] == FindingStatus.FAIL for row in rows)
     return {
         "name": engine.name,
         "verdict": (Verdict.FAIL if fails else Verdict.PASS).value,
         "source": engine.source,
-        "needs": engine.needs,
+        "needs": engine.hardware,
         "ran": False,
         "requirements": rows,
     }
 
 
-def _answer(subject: Subject, row: Row) -> dict[str, str]:
+def _requirement_result(subject: GptqCheckpoint, row: Requirement) -> dict[str, str]:
     found = row.check(subject)
     return {
         "name": row.name,

@@ -10,26 +10,26 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.checkpoint.portable_config import dtype_name
 from camelpress.core.packing.bitpacking import unpack_words
 
-SMALLEST = 1e-5  # below, a scale has few digits in fp16; auto-round clips there
+MIN_SCALE = 1e-5  # below, a scale has few digits in fp16; auto-round clips there
 
 
-class Values(NamedTuple):
+class LayerValues(NamedTuple):
     """Of one layer."""
 
     name: str
     dtype: str  # of the scales
     scales: int
     negative: int
-    small: int
-    broken: int  # not finite
-    unordered: bool  # its columns are not in the order of their groups
-    off_centre: bool  # a zero point elsewhere than in the middle
-    wrapped: bool  # a zero point of 0, which v1 stores as its largest number
+    tiny_scales: int
+    non_finite: int  # not finite
+    has_act_order: bool  # its columns are not in the order of their groups
+    has_off_centre_zeros: bool  # a zero point elsewhere than in the middle
+    has_wrapped_zeros: bool  # a zero point of 0, which v1 stores as its largest number
 
 
-def read_values(
+def read_layer_values(
     checkpoint: Checkpoint, name: str, *, bits: int, columns: int, zero_offset: int
-) -> Values:
+) -> LayerValues:
     """Look at scales, zero points and group indices of a layer.
 
     Args:
@@ -44,12 +44,12 @@ def read_values(
     )
     size = scales.float().abs()
     zero = (unpack_words(zeros.T.contiguous(), bits).to(torch.int64) + zero_offset) % 2**bits
-    return Values(
+    return LayerValues(
         name,
         dtype_name(scales.dtype),
         scales.numel(),
         int((scales < 0).sum()),
-        int(((size > 0) & (size < SMALLEST)).sum()),
+        int(((size > 0) & (size < MIN_SCALE)).sum()),
         int((~scales.isfinite()).sum()),
         not torch.equal(order.long(), torch.arange(len(order)) // columns),
         not bool((zero == 2 ** (bits - 1)).all()),

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from camelpress.compat.gptq_checkpoint import Subject
+from camelpress.compat.gptq_checkpoint import GptqCheckpoint
 
 
-class Status(StrEnum):
+class FindingStatus(StrEnum):
     """FAIL: the engine refuses the checkpoint, or computes with other weights than are meant.
 
     NOTE: it runs, but slower, with an option, or not in every version.
@@ -21,27 +21,27 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
-class Found:
+class Finding:
     """The answer to one requirement; what does not pass says what to do next."""
 
-    status: Status
+    status: FindingStatus
     reason: str
     next_step: str = ""
 
 
-Check = Callable[[Subject], Found]
+RequirementCheck = Callable[[GptqCheckpoint], Finding]
 
 
 @dataclass(frozen=True)
-class Row:
+class Requirement:
     """One requirement."""
 
     name: str
-    check: Check
+    check: RequirementCheck
 
 
 @dataclass(frozen=True)
-class Engine:
+class InferenceEngine:
     """An engine, and where its requirements were read.
 
     Args:
@@ -53,20 +53,20 @@ class Engine:
 
     name: str
     source: str
-    needs: str
-    rows: tuple[Row, ...]
+    hardware: str
+    requirements: tuple[Requirement, ...]
 
 
-def passed(reason: str) -> Found:
+def passes(reason: str) -> Finding:
     """All is as the engine wants it."""
-    return Found(Status.PASS, reason)
+    return Finding(FindingStatus.PASS, reason)
 
 
-def noted(reason: str, next_step: str) -> Found:
+def warns(reason: str, next_step: str) -> Finding:
     """It runs, with a restriction."""
-    return Found(Status.NOTE, reason, next_step)
+    return Finding(FindingStatus.NOTE, reason, next_step)
 
 
-def failed(reason: str, next_step: str) -> Found:
+def fails(reason: str, next_step: str) -> Finding:
     """It does not run, or not as meant."""
-    return Found(Status.FAIL, reason, next_step)
+    return Finding(FindingStatus.FAIL, reason, next_step)

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from camelpress.compat.gptq_checkpoint import Layer, Subject
-from camelpress.compat.requirement import Check, Found, failed, noted, passed
-from camelpress.core.packing.bitpacking import WORD
+from camelpress.compat.gptq_checkpoint import GptqCheckpoint, GptqLayer
+from camelpress.compat.requirement import Finding, RequirementCheck, fails, passes, warns
+from camelpress.core.packing.bitpacking import WORD_BITS
 
-DEVICES = (1, 2, 4, 8, 16)
-MARLIN = ((128, 64), (64, 128))  # inputs and outputs that a tile divides
-STRICT = ((128, 64),)
-PARALLEL_INPUT = ("self_attn.o_proj", "mlp.down_proj")
-FUSED = {
+TENSOR_PARALLEL_SIZES = (1, 2, 4, 8, 16)
+MARLIN_TILES = ((128, 64), (64, 128))  # inputs and outputs that a tile divides
+STRICT_TILES = ((128, 64),)
+ROW_PARALLEL = ("self_attn.o_proj", "mlp.down_proj")
+FUSED_NAMES = {
     "self_attn.q_proj": "qkv_proj",
     "self_attn.k_proj": "qkv_proj",
     "self_attn.v_proj": "qkv_proj",
@@ -27,7 +27,7 @@ FUSED = {
 }
 
 
-class Tile(NamedTuple):
+class KernelTile(NamedTuple):
     """A layer as a kernel sees it on one device."""
 
     name: str
@@ -35,7 +35,9 @@ class Tile(NamedTuple):
     outputs: int
 
 
-def tiles(families: tuple[tuple[int, int], ...], *, otherwise: str, refuses: bool) -> Check:
+def kernel_tiles(
+    families: tuple[tuple[int, int], ...], *, otherwise: str, refuses: bool
+) -> RequirementCheck:
     """Every layer has a size that the kernel can tile, on one device.
 
     Args:
@@ -44,52 +46,54 @@ def tiles(families: tuple[tuple[int, int], ...], *, otherwise: str, refuses: boo
         refuses: whether that is a failure.
     """
 
-    def check(subject: Subject) -> Found:
+    def check(subject: GptqCheckpoint) -> Finding:
         for tile in _tiles(subject, 1):
             if not _fits(tile, families):
                 told = f"{tile.name} is {tile.inputs} by {tile.outputs}, no multiple of " + (
                     " or ".join(f"{k} by {n}" for k, n in families)
                 )
                 step = "use an engine without Marlin, or pad (--pad-ffn) and quantize again"
-                return (failed if refuses else noted)(f"{told}; {otherwise}", step)
-        return passed(f"all are multiples of {' or '.join(f'{k} by {n}' for k, n in families)}")
+                return (fails if refuses else warns)(f"{told}; {otherwise}", step)
+        return passes(f"all are multiples of {' or '.join(f'{k} by {n}' for k, n in families)}")
 
     return check
 
 
-def divisible(inputs: int, outputs: int) -> Check:
+def size_multiples(inputs: int, outputs: int) -> RequirementCheck:
     """Every layer's sizes are multiples of these, for kernels that do not fuse."""
 
-    def check(subject: Subject) -> Found:
+    def check(subject: GptqCheckpoint) -> Finding:
         for layer in subject.layers:
             if layer.inputs % inputs or layer.outputs % outputs:
-                return failed(
+                return fails(
                     f"{layer.name} is {layer.inputs} by {layer.outputs}, no multiple of {inputs} "
                     f"by {outputs}",
                     "pad the model and quantize again, or use another engine",
                 )
-        return passed(f"all are multiples of {inputs} by {outputs}")
+        return passes(f"all are multiples of {inputs} by {outputs}")
 
     return check
 
 
-def whole_groups() -> Check:
+def whole_groups() -> RequirementCheck:
     """Groups divide the inputs: engines count scales by dividing."""
 
-    def check(subject: Subject) -> Found:
+    def check(subject: GptqCheckpoint) -> Finding:
         for layer in subject.layers:
             if layer.inputs % layer.columns:
-                return failed(
+                return fails(
                     f"{layer.name} has {layer.inputs} inputs, no multiple of its groups of "
                     f"{layer.columns}",
                     "quantize again with a --group-size that divides all widths",
                 )
-        return passed("groups divide all widths")
+        return passes("groups divide all widths")
 
     return check
 
 
-def parallel(*, repeats_kv: bool, families: tuple[tuple[int, int], ...] = ()) -> Check:
+def tensor_parallel(
+    *, repeats_kv: bool, families: tuple[tuple[int, int], ...] = ()
+) -> RequirementCheck:
     """Over how many devices the model can be split.
 
     Args:
@@ -97,26 +101,26 @@ def parallel(*, repeats_kv: bool, families: tuple[tuple[int, int], ...] = ()) ->
         families: of tiles that must fit on each device; none where other sizes are padded.
     """
 
-    def check(subject: Subject) -> Found:
+    def check(subject: GptqCheckpoint) -> Finding:
         reasons = {
-            count: _obstacle(subject, count, repeats_kv=repeats_kv, families=families)
-            for count in DEVICES
+            count: _split_obstacle(subject, count, repeats_kv=repeats_kv, families=families)
+            for count in TENSOR_PARALLEL_SIZES
         }
-        fit = [count for count in DEVICES if reasons[count] is None]
-        if len(fit) == len(DEVICES):
-            return passed(f"{_list(fit)} devices")
-        first = next(count for count in DEVICES if reasons[count] is not None)
+        fit = [count for count in TENSOR_PARALLEL_SIZES if reasons[count] is None]
+        if len(fit) == len(TENSOR_PARALLEL_SIZES):
+            return passes(f"{_list(fit)} devices")
+        first = next(count for count in TENSOR_PARALLEL_SIZES if reasons[count] is not None)
         step = "pad (--pad-ffn) or quantize with smaller groups to split it"
         if not fit:
-            return noted(f"not even 1 device: {reasons[first]}", "see tiles")
+            return warns(f"not even 1 device: {reasons[first]}", "see tiles")
         told = f"{_list(fit)} device{'s' * (len(fit) > 1)}, not {first}: {reasons[first]}"
-        return passed(told) if len(fit) > 1 else noted(told, step)
+        return passes(told) if len(fit) > 1 else warns(told, step)
 
     return check
 
 
-def _obstacle(
-    subject: Subject, count: int, *, repeats_kv: bool, families: tuple[tuple[int, int], ...]
+def _split_obstacle(
+    subject: GptqCheckpoint, count: int, *, repeats_kv: bool, families: tuple[tuple[int, int], ...]
 ) -> str | None:
     """Why a model cannot be split over so many devices."""
     if subject.heads % count:
@@ -124,7 +128,7 @@ def _obstacle(
     shared = subject.kv_heads
     if shared % count and not (repeats_kv and count % shared == 0):
         return f"{shared} key and value heads"
-    for layer in _distinct(subject):
+    for layer in _distinct_layers(subject):
         reason = _split(layer, count, repeats_kv=repeats_kv, kv_heads=shared)
         if reason:
             return reason
@@ -134,59 +138,61 @@ def _obstacle(
     return None
 
 
-def _split(layer: Layer, count: int, *, repeats_kv: bool, kv_heads: int) -> str | None:
+def _split(layer: GptqLayer, count: int, *, repeats_kv: bool, kv_heads: int) -> str | None:
     if count == 1:
         return None
-    per_word = WORD // layer.bits if WORD % layer.bits == 0 else WORD
-    if layer.short in PARALLEL_INPUT:
+    per_word = WORD_BITS // layer.bits if WORD_BITS % layer.bits == 0 else WORD_BITS
+    if layer.block_name in ROW_PARALLEL:
         if layer.inputs % count:
-            return f"{layer.short} has {layer.inputs} inputs"
+            return f"{layer.block_name} has {layer.inputs} inputs"
         share = layer.inputs // count
         if layer.group_size != -1 and share % layer.columns:
             return (
-                f"{layer.short} has {layer.inputs} inputs, {share / layer.columns:g} groups of "
+                f"{layer.block_name} has {layer.inputs} inputs, {share / layer.columns:g} "
+                "groups of "
                 f"{layer.columns} on each"
             )
-        return f"{layer.short} splits a word of codes" if share % per_word else None
-    pieces = _pieces(layer, count, repeats_kv=repeats_kv, kv_heads=kv_heads)
+        return f"{layer.block_name} splits a word of codes" if share % per_word else None
+    pieces = _output_shards(layer, count, repeats_kv=repeats_kv, kv_heads=kv_heads)
     if layer.outputs % pieces or layer.outputs // pieces % per_word:
-        return f"{layer.short} has {layer.outputs} outputs, which split a word of zero points"
+        return f"{layer.block_name} has {layer.outputs} outputs, which split a word of zero points"
     return None
 
 
-def _pieces(layer: Layer, count: int, *, repeats_kv: bool, kv_heads: int) -> int:
+def _output_shards(layer: GptqLayer, count: int, *, repeats_kv: bool, kv_heads: int) -> int:
     """Into how many different pieces a layer's outputs are cut."""
-    of_kv = layer.short in ("self_attn.k_proj", "self_attn.v_proj")
+    of_kv = layer.block_name in ("self_attn.k_proj", "self_attn.v_proj")
     return min(count, kv_heads) if of_kv and repeats_kv else count
 
 
-def _tiles(subject: Subject, count: int) -> Iterator[Tile]:
+def _tiles(subject: GptqCheckpoint, count: int) -> Iterator[KernelTile]:
     """What kernels get on each of so many devices, layers that are held as one added up."""
-    whole: dict[tuple[str, str], list[Layer]] = {}
-    for layer in _distinct(subject):
-        key = FUSED.get(layer.short, layer.short)
+    whole: dict[tuple[str, str], list[GptqLayer]] = {}
+    for layer in _distinct_layers(subject):
+        key = FUSED_NAMES.get(layer.block_name, layer.block_name)
         whole.setdefault((key, f"{layer.bits} {layer.group_size}"), []).append(layer)
     for (name, _), layers in whole.items():
-        if name in PARALLEL_INPUT:
-            yield Tile(name, layers[0].inputs // count, layers[0].outputs)
+        if name in ROW_PARALLEL:
+            yield KernelTile(name, layers[0].inputs // count, layers[0].outputs)
         else:
             outputs = sum(
-                each.outputs // _pieces(each, count, repeats_kv=True, kv_heads=subject.kv_heads)
+                each.outputs
+                // _output_shards(each, count, repeats_kv=True, kv_heads=subject.kv_heads)
                 for each in layers
             )
-            yield Tile(name, layers[0].inputs, outputs)
+            yield KernelTile(name, layers[0].inputs, outputs)
 
 
-def _distinct(subject: Subject) -> list[Layer]:
+def _distinct_layers(subject: GptqCheckpoint) -> list[GptqLayer]:
     """One layer of each kind: blocks are alike, unless they have settings of their own."""
-    found: dict[tuple[object, ...], Layer] = {}
+    found: dict[tuple[object, ...], GptqLayer] = {}
     for layer in subject.layers:
-        kind = (layer.short, layer.bits, layer.group_size, layer.inputs, layer.outputs)
+        kind = (layer.block_name, layer.bits, layer.group_size, layer.inputs, layer.outputs)
         found.setdefault(kind, layer)
     return list(found.values())
 
 
-def _fits(tile: Tile, families: tuple[tuple[int, int], ...]) -> bool:
+def _fits(tile: KernelTile, families: tuple[tuple[int, int], ...]) -> bool:
     return any(tile.inputs % k == 0 and tile.outputs % n == 0 for k, n in families)
 
 

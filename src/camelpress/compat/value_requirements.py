@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from camelpress.compat.gptq_checkpoint import Subject
-from camelpress.compat.layer_values import SMALLEST
-from camelpress.compat.requirement import Check, Found, failed, noted, passed
+from camelpress.compat.gptq_checkpoint import GptqCheckpoint
+from camelpress.compat.layer_values import MIN_SCALE
+from camelpress.compat.requirement import Finding, RequirementCheck, fails, passes, warns
 
 
-def scales(*, dtypes: tuple[str, ...] = ("float16",)) -> Check:
+def scale_values(*, dtypes: tuple[str, ...] = ("float16",)) -> RequirementCheck:
     """Scales are finite, of a type the engine takes, and large enough for fp16.
 
     Negative ones are no fault: kernels multiply by a scale and do not ask for its sign.
@@ -16,7 +16,7 @@ def scales(*, dtypes: tuple[str, ...] = ("float16",)) -> Check:
         dtypes: that are taken as they are.
     """
 
-    def check(subject: Subject) -> Found:
+    def check(subject: GptqCheckpoint) -> Finding:
         values = subject.values
         broken, small, negative, count = (
             sum(getattr(each, key) for each in values)
@@ -24,18 +24,18 @@ def scales(*, dtypes: tuple[str, ...] = ("float16",)) -> Check:
         )
         found = sorted({each.dtype for each in values})
         if broken:
-            return failed(f"{broken:,} scales are not finite", "download or quantize it again")
+            return fails(f"{broken:,} scales are not finite", "download or quantize it again")
         if any(each not in dtypes for each in found):
-            return noted(
+            return warns(
                 f"stored as {', '.join(found)}, computed with as float16: rounded",
                 "quantize again, which stores float16",
             )
         if small:
-            return noted(
-                f"{small:,} of {count:,} are below {SMALLEST:g}, where fp16 has few digits",
+            return warns(
+                f"{small:,} of {count:,} are below {MIN_SCALE:g}, where fp16 has few digits",
                 "see that the layers concerned hold what they should (camelpress validate)",
             )
-        return passed(
+        return passes(
             f"{', '.join(found)}, finite; {negative / max(1, count):.0%} are negative, which "
             "kernels take as any factor"
         )
@@ -43,22 +43,22 @@ def scales(*, dtypes: tuple[str, ...] = ("float16",)) -> Check:
     return check
 
 
-def zeros() -> Check:
+def zero_points() -> RequirementCheck:
     """Zero points of symmetric layers are in the middle: some kernels do not look at them."""
 
-    def check(subject: Subject) -> Found:
+    def check(subject: GptqCheckpoint) -> Finding:
         for layer, values in zip(subject.layers, subject.values, strict=True):
-            if layer.sym and values.off_centre:
-                return failed(
+            if layer.sym and values.has_off_centre_zeros:
+                return fails(
                     f"{layer.name} is symmetric by its config, and has other zero points",
                     "correct sym in config.json, or quantize again",
                 )
-            if values.wrapped:
-                return noted(
+            if values.has_wrapped_zeros:
+                return warns(
                     f"{layer.name} has a zero point of 0, which v1 stores as its largest number: "
                     "not every kernel undoes that",
                     "quantize again; camelpress keeps zero points from 1 up",
                 )
-        return passed("in the middle of symmetric layers")
+        return passes("in the middle of symmetric layers")
 
     return check

@@ -13,9 +13,9 @@
     ├── NumericsProblem      numbers that cannot be worked with
     │   └── NotPositiveDefinite
     ├── OutOfMemory          a device is too small for what was asked
-    ├── EngineProblem        another tool is not there, or failed
-    ├── ReleaseRefused       the gate said no (ExitCode.GATE_FAILED)
-    └── Interrupted          stopped half-way, a second run goes on (ExitCode.TRY_AGAIN)
+    ├── ToolProblem          another tool is not there, or failed
+    ├── ReleaseRefusal       the gate said no (ExitCode.GATE_FAILED)
+    └── Interruption         stopped half-way, a second run goes on (ExitCode.TRY_AGAIN)
 
 A verdict (PASS, FAIL, INCONCLUSIVE) is a value in a report and not one of these.
 """
@@ -38,21 +38,21 @@ class Problem(Exception):
     """
 
     exit_code = ExitCode.PROBLEM
-    keeps_work = False  # whether the next step goes on with what a stage finished before it
+    can_resume = False  # whether the next step goes on with what a stage finished before it
 
     def __init__(self, what: str, *, next_step: str) -> None:
         super().__init__(what)
-        self.what = what
+        self.message = what
         self.next_step = next_step
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(type(self), next_step=self.next_step), (self.what,)
+        return partial(type(self), next_step=self.next_step), (self.message,)
 
     def __str__(self) -> str:
-        return f"{_line(self.what)}; {_line(self.next_step)}"
+        return f"{_shorten_line(self.message)}; {_shorten_line(self.next_step)}"
 
 
-def _line(text: str) -> str:
+def _shorten_line(text: str) -> str:
     """Returns a text as one line, its middle cut out where it is too long to be read."""
     line = " ".join(text.split())
     half = MAX_MESSAGE_CHARACTERS // 2
@@ -119,19 +119,19 @@ class OutOfMemory(Problem):
     keeps_work = True
 
 
-class EngineProblem(Problem):
+class ToolProblem(Problem):
     """Another tool is not there, failed, or did something else than it was asked for."""
 
     keeps_work = True
 
 
-class ReleaseRefused(Problem):
+class ReleaseRefusal(Problem):
     """What was to be published has not passed its gate."""
 
     exit_code = ExitCode.GATE_FAILED
 
 
-class Interrupted(Problem):
+class Interruption(Problem):
     """Stopped before the end; the same command resumes."""
 
     exit_code = ExitCode.TRY_AGAIN

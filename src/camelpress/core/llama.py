@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from camelpress.core.errors import CheckpointProblem
 
-EMBEDDING = "model.embed_tokens"
-FINAL_NORM = "model.norm"
-HEAD = "lm_head"
-BLOCK = "model.layers.{}"
+EMBEDDING_NAME = "model.embed_tokens"
+FINAL_NORM_NAME = "model.norm"
+HEAD_NAME = "lm_head"
+BLOCK_NAME = "model.layers.{}"
 # Last part of the names of buffers that follow from the config, by who stored them.
-DERIVED = frozenset(
+DERIVED_BUFFERS = frozenset(
     {
         *("inv_freq", "original_inv_freq"),  # transformers before 4.32; scaled rotary embeddings
         *("cos_cached", "sin_cached", "_cos_cached", "_sin_cached"),  # ColossalAI, DeepSpeed
@@ -22,82 +22,88 @@ DERIVED = frozenset(
 )
 # The causal mask of GPT-2, GPT-J and GPT-NeoX; a linear layer has its bias one level deeper.
 CAUSAL_MASKS = ("attn.bias", "self_attn.bias", "attention.bias")
-TIED = "tie_word_embeddings"  # key of a config; no family ties where the key is absent
-TEXT = "text_config"  # key of a config that describes several models
+TIE_EMBEDDINGS_KEY = (
+    "tie_word_embeddings"  # key of a config; no family ties where the key is absent
+)
+TEXT_CONFIG_KEY = "text_config"  # key of a config that describes several models
 
 
-class Linear(NamedTuple):
+class LinearLayer(NamedTuple):
     """A linear layer of a block, and which of the block's activations is its input."""
 
     name: str
-    fed_by: str
+    input_name: str
 
 
 # fmt: off
 LINEARS = (
-    Linear("self_attn.q_proj", "attention_input"),
-    Linear("self_attn.k_proj", "attention_input"),
-    Linear("self_attn.v_proj", "attention_input"),
-    Linear("self_attn.o_proj", "attention_context"),
-    Linear("mlp.gate_proj",    "mlp_input"),
-    Linear("mlp.up_proj",      "mlp_input"),
-    Linear("mlp.down_proj",    "mlp_middle"),
+    LinearLayer("self_attn.q_proj", "attention_input"),
+    LinearLayer("self_attn.k_proj", "attention_input"),
+    LinearLayer("self_attn.v_proj", "attention_input"),
+    LinearLayer("self_attn.o_proj", "attention_context"),
+    LinearLayer("mlp.gate_proj",    "mlp_input"),
+    LinearLayer("mlp.up_proj",      "mlp_input"),
+    LinearLayer("mlp.down_proj",    "mlp_middle"),
 )
 # model_type: module of transformers, prefix of its classes
-FAMILY: Mapping[str, tuple[str, str]] = {
+MODEL_FAMILIES: Mapping[str, tuple[str, str]] = {
     "llama":   ("transformers.models.llama.modeling_llama",     "Llama"),
     "mistral": ("transformers.models.mistral.modeling_mistral", "Mistral"),
     "qwen2":   ("transformers.models.qwen2.modeling_qwen2",     "Qwen2"),
 }
 # fmt: on
-FUSED = {  # what some loaders make one layer of
+FUSED_LINEARS = {  # what some loaders make one layer of
     "self_attn.qkv_proj": "attention_input",
     "mlp.gate_up_proj": "mlp_input",
 }
-STAGES = tuple(dict.fromkeys(linear.fed_by for linear in LINEARS))  # 4 inputs a block, not 7
+LINEAR_INPUTS = tuple(
+    dict.fromkeys(linear.input_name for linear in LINEARS)
+)  # 4 inputs a block, not 7
 
 
 def is_derived_buffer(name: str) -> bool:
     """Tells whether a stored tensor is a buffer that follows from the config, and no weight."""
     parts = name.split(".")
-    return parts[-1] in DERIVED or ".".join(parts[-2:]) in CAUSAL_MASKS
+    return parts[-1] in DERIVED_BUFFERS or ".".join(parts[-2:]) in CAUSAL_MASKS
 
 
-def linears_fed_by(stage: str) -> tuple[str, ...]:
+def linears_with_input(stage: str) -> tuple[str, ...]:
     """The linear layers of a block that see one activation, in the order of the table."""
-    return tuple(linear.name for linear in LINEARS if linear.fed_by == stage)
+    return tuple(linear.name for linear in LINEARS if linear.input_name == stage)
 
 
-def linears(blocks: int) -> list[str]:
+def linear_names(blocks: int) -> list[str]:
     """The linear layers of so many blocks, by their full names."""
     return [
-        f"{BLOCK.format(number)}.{linear.name}" for number in range(blocks) for linear in LINEARS
+        f"{BLOCK_NAME.format(number)}.{linear.name}"
+        for number in range(blocks)
+        for linear in LINEARS
     ]
 
 
-def owns_head(tensors: Collection[str]) -> bool:
+def has_head(tensors: Collection[str]) -> bool:
     """Returns whether there is a head of its own, packed or plain, beside the embedding."""
     parts = ("weight", "qweight", "weight_packed")
-    return any(f"{HEAD}.{part}" in tensors for part in parts)
+    return any(f"{HEAD_NAME}.{part}" in tensors for part in parts)
 
 
 def is_tied(config: Mapping[str, Any]) -> bool:
     """Returns whether a config says that the embedding is the head, too."""
-    inner = config.get(TEXT)
-    text = inner if TIED not in config and isinstance(inner, Mapping) else config
-    return text.get(TIED) is True
+    inner = config.get(TEXT_CONFIG_KEY)
+    text = inner if TIE_EMBEDDINGS_KEY not in config and isinstance(inner, Mapping) else config
+    return text.get(TIE_EMBEDDINGS_KEY) is True
 
 
-def classes(config: Mapping[str, Any], source: object) -> tuple[str, str]:
+def model_classes(config: Mapping[str, Any], source: object) -> tuple[str, str]:
     """The transformers module and the class prefix for a model.
 
     Raises:
         CheckpointProblem: a model of another family.
     """
     kind = str(config.get("model_type"))
-    if kind not in FAMILY:
+    if kind not in MODEL_FAMILIES:
         raise CheckpointProblem(
             f"{source} is of the architecture {kind!r}",
-            next_step=f"use one that is supported: {', '.join(sorted(FAMILY))}",
+            next_step=f"use one that is supported: {', '.join(sorted(MODEL_FAMILIES))}",
         )
-    return FAMILY[kind]
+    return MODEL_FAMILIES[kind]

@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 
 @runtime_checkable
-class Listener(Protocol):
+class ProgressListener(Protocol):
     """Whoever shows progress."""
 
     def track(self, items: Sequence[Item], label: str) -> Iterator[Item]:
@@ -24,7 +24,7 @@ class Listener(Protocol):
         """Say one line about what was decided."""
 
 
-class Silence:
+class SilentListener:
     """The listener of a library user."""
 
     def track(self, items: Sequence[Item], label: str) -> Iterator[Item]:
@@ -35,7 +35,7 @@ class Silence:
         """Say nothing."""
 
 
-_listener: ContextVar[Listener] = ContextVar("listener", default=Silence())  # noqa: B039 - stateless
+_listener: ContextVar[ProgressListener] = ContextVar("listener", default=SilentListener())  # noqa: B039 - stateless
 
 
 def track(items: Sequence[Item], label: str) -> Iterator[Item]:
@@ -49,7 +49,7 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
+def use_listener(listener: ProgressListener) -> Iterator[None]:
     """Let `listener` hear of all progress inside the block."""
     token = _listener.set(listener)
     try:

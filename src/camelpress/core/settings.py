@@ -35,17 +35,18 @@ class Settings(BaseModel):
             return cls.model_validate_json(json.dumps(values, default=str))
         except ValidationError as error:
             raise RecipeProblem(
-                f"{source}: {faults(error, cls)}", next_step="correct these entries"
+                f"{source}: {describe_validation_error(error, cls)}",
+                next_step="correct these entries",
             ) from error
         except (ValueError, RecursionError) as error:  # YAML's aliases can make a value hold itself
             raise RecipeProblem(f"{source}: {error}", next_step="correct these entries") from error
 
 
-class Section(Settings):
+class SettingsSection(Settings):
     """Settings within others whose fields are options, too: `url` in `judge` is --judge-url."""
 
 
-def faults(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+def describe_validation_error(error: ValidationError, model: type[BaseModel] | None = None) -> str:
     """Returns the faults of a validation in one line, each with its dotted path.
 
     Args:
@@ -55,39 +56,39 @@ def faults(error: ValidationError, model: type[BaseModel] | None = None) -> str:
     rows = error.errors(include_url=False, include_context=False, include_input=False)
     lines = [
         f"{'.'.join(str(part) for part in row['loc']) or 'file'}: {row['msg']}"
-        + (_nearest(model, row["loc"]) if row["type"] == "extra_forbidden" else "")
+        + (_suggest_name(model, row["loc"]) if row["type"] == "extra_forbidden" else "")
         for row in rows[:MAX_FAULTS]
     ]
     return ", ".join(lines) + (f", and {len(rows) - MAX_FAULTS:,} more" * (len(rows) > MAX_FAULTS))
 
 
-def _nearest(model: type[BaseModel] | None, place: tuple[int | str, ...]) -> str:
+def _suggest_name(model: type[BaseModel] | None, place: tuple[int | str, ...]) -> str:
     """The name that was meant, perhaps; of those that could stand at this place."""
     kinds: list[Any] = [model]
     for part in place[:-1]:
-        kinds = [inner for kind in kinds for inner in _within(kind, part)]
+        kinds = [inner for kind in kinds for inner in _child_types(kind, part)]
     names = [
         field.alias or name
         for kind in kinds
-        if _is_model(kind)
+        if _is_model_class(kind)
         for name, field in kind.model_fields.items()
     ]
     close = get_close_matches(str(place[-1]), names, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def _within(kind: Any, part: int | str) -> list[Any]:
+def _child_types(kind: Any, part: int | str) -> list[Any]:
     """The types that can stand under a name or a place."""
-    if _is_model(kind):
+    if _is_model_class(kind):
         fields = {field.alias or name: field for name, field in kind.model_fields.items()}
-        return _choices(fields[str(part)].annotation) if str(part) in fields else []
-    return [choice for item in get_args(kind)[-1:] for choice in _choices(item)]
+        return _union_members(fields[str(part)].annotation) if str(part) in fields else []
+    return [choice for item in get_args(kind)[-1:] for choice in _union_members(item)]
 
 
-def _choices(annotation: Any) -> list[Any]:
+def _union_members(annotation: Any) -> list[Any]:
     is_union = get_origin(annotation) in (Union, UnionType)
     return [*get_args(annotation)] if is_union else [annotation]
 
 
-def _is_model(kind: Any) -> bool:
+def _is_model_class(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)

@@ -10,27 +10,27 @@ import torch
 
 from camelpress.core.output.durable_writes import disk_errors
 from camelpress.pipeline import run as pipeline
-from camelpress.pipeline.recipe import Recipe, read
+from camelpress.pipeline.recipe import Recipe, read_recipe
 from camelpress.reporting.stage_report import Report
 
-RECIPE = "data/demo/recipe.yaml"
+DEMO_RECIPE = "data/demo/recipe.yaml"
 
 
 @dataclass(frozen=True)
-class Demo:
+class DemoResult:
     """The outcome, and what plain rounding would have given."""
 
     recipe: Recipe
-    outcome: pipeline.Outcome
-    rounded: Report
+    outcome: pipeline.PipelineOutcome
+    round_to_nearest: Report
 
     @property
-    def page(self) -> Path:
+    def report_page(self) -> Path:
         """The report to look at."""
         return self.recipe.out / "validation" / "report.html"
 
 
-def run(out: Path, *, force: bool = False, restart: bool = False) -> Demo:
+def run_demo(out: Path, *, force: bool = False, restart: bool = False) -> DemoResult:
     """Recover, quantize, validate and publish the embedded model, into `out`.
 
     Args:
@@ -39,10 +39,10 @@ def run(out: Path, *, force: bool = False, restart: bool = False) -> Demo:
         restart: begin a stage again that is unfinished and was begun otherwise.
     """
     torch.set_num_threads(1)  # threads that meet at every tiny product cost more than they give
-    with as_file(files("camelpress") / RECIPE) as path:
-        recipe = read(path, [f"out={out.resolve()}"])
+    with as_file(files("camelpress") / DEMO_RECIPE) as path:
+        recipe = read_recipe(path, [f"out={out.resolve()}"])
         outcome = pipeline.run(recipe, force=force, restart=restart)
-        return Demo(recipe, outcome, _round_to_nearest(recipe, force=force, restart=restart))
+        return DemoResult(recipe, outcome, _round_to_nearest(recipe, force=force, restart=restart))
 
 
 def _round_to_nearest(recipe: Recipe, *, force: bool, restart: bool) -> Report:
@@ -57,6 +57,6 @@ def _round_to_nearest(recipe: Recipe, *, force: bool, restart: bool) -> Report:
         out,
         restart=restart,
     )
-    return pipeline.follow(work, pipeline.Lock(out / pipeline.LOCK), force=force).reports[
-        "validate"
-    ]
+    return pipeline.run_stages(
+        work, pipeline.PipelineLock(out / pipeline.LOCK_FILE), force=force
+    ).reports["validate"]

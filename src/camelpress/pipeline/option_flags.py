@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, get_origin
 
-from camelpress.core.settings import Section, Settings
+from camelpress.core.settings import Settings, SettingsSection
 
-FLAGS: Mapping[str, str] = {"sym": "--sym/--asym"}
-
-
-Place = tuple[str, ...]
+BOOLEAN_FLAGS: Mapping[str, str] = {"sym": "--sym/--asym"}
 
 
-def written(
-    settings: Settings, *, without: Sequence[str] = (), above: Place = ()
+FieldPath = tuple[str, ...]
+
+
+def settings_arguments(
+    settings: Settings, *, without: Sequence[str] = (), above: FieldPath = ()
 ) -> tuple[list[str], tuple[str, ...]]:
     """Settings as the options that give them, and the names of those that no option can give.
 
@@ -32,14 +32,14 @@ def written(
         if name in without or value == field.default:
             continue
         flag = _flag((*above, name))
-        if isinstance(value, Section):
-            inner, unwritten = written(value, above=(*above, name))
+        if isinstance(value, SettingsSection):
+            inner, unwritten = settings_arguments(value, above=(*above, name))
             options += inner
             others += unwritten
         elif _is_section(field.annotation) or isinstance(value, Settings | dict):
             others.append(".".join((*above, field.alias or name)))
         elif isinstance(value, bool):
-            on, _, off = FLAGS.get(name, f"{flag}/--no-{flag[2:]}").partition("/")
+            on, _, off = BOOLEAN_FLAGS.get(name, f"{flag}/--no-{flag[2:]}").partition("/")
             options.append(on if value else off)
         else:
             for each in value if isinstance(value, tuple) else [value]:
@@ -54,7 +54,7 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _flag(place: Place) -> str:
+def _flag(place: FieldPath) -> str:
     return "--" + "-".join(place).replace("_", "-")
 
 

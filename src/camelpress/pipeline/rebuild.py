@@ -11,26 +11,26 @@ import torch
 
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.files.file_hashes import (
-    PROVENANCE,
+    PROVENANCE_FILE,
     REPORT_SUFFIX,
-    checkpoint_hashes,
+    checkpoint_file_hashes,
+    package_versions,
     sha256_file,
-    versions,
 )
-from camelpress.core.hub.model_location import HUB, on_hub
+from camelpress.core.hub.model_location import HUB_PREFIX, is_hub_name
 from camelpress.core.output.durable_writes import disk_errors
 from camelpress.pipeline import run as pipeline
-from camelpress.pipeline.recipe import Recipe, read
-from camelpress.publish.release.rebuild_recipe import RECIPE
-from camelpress.publish.verify_release import verify
+from camelpress.pipeline.recipe import Recipe, read_recipe
+from camelpress.publish.release.rebuild_recipe import RECIPE_FILE
+from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.stage_report import Report, Stopwatch, Verdict
 
-MADE = ("recover", "quantize")
-MOST_THREADS = 1024  # that a release from anywhere may ask for
-ARITHMETIC = ("device", "cpu", "threads")  # what the order of sums, and so the bytes, depend on
+WEIGHT_STAGES = ("recover", "quantize")
+MAX_THREADS = 1024  # that a release from anywhere may ask for
+ROUNDING_FACTS = ("device", "cpu", "threads")  # what the order of sums, and so the bytes, depend on
 
 
-def rebuild(
+def rebuild_release(
     release: Path,
     out: Path,
     *,
@@ -57,28 +57,28 @@ def rebuild(
         Problem: as the stages.
     """
     watch = Stopwatch()
-    checked = verify(release)
+    checked = verify_release(release)
     if checked.verdict is not Verdict.PASS:
         raise RecipeProblem(
             f"{release} is not as it was published: {checked.facts['problems'][0]}",
             next_step="download it again",
         )
-    if not (release / RECIPE).is_file():
+    if not (release / RECIPE_FILE).is_file():
         raise RecipeProblem(
-            f"{release} has no {RECIPE}: its reports did not tell how it was made",
+            f"{release} has no {RECIPE_FILE}: its reports did not tell how it was made",
             next_step="ask its author for one that has",
         )
-    provenance = Report.read(release / PROVENANCE)
-    recipe = _with_inputs(release, provenance, out, base, diff, calibration)
-    lock = pipeline.Lock(recipe.out / pipeline.LOCK)
+    provenance = Report.read_report(release / PROVENANCE_FILE)
+    recipe = _local_recipe(release, provenance, out, base, diff, calibration)
+    lock = pipeline.PipelineLock(recipe.out / pipeline.LOCK_FILE)
     with disk_errors(recipe.out):
         recipe.out.mkdir(parents=True, exist_ok=True)
-    every = pipeline.stages(recipe, restart=restart)
-    stages = [stage for stage in every if stage.name in MADE]
-    then = Report.read(release / f"{MADE[-1]}{REPORT_SUFFIX}").facts
-    with _threads(then.get("threads")):
-        outcome = pipeline.follow(stages, lock, force=force)
-    reports = [outcome.reports[name] for name in MADE]
+    every = pipeline.recipe_stages(recipe, restart=restart)
+    stages = [stage for stage in every if stage.name in WEIGHT_STAGES]
+    then = Report.read_report(release / f"{WEIGHT_STAGES[-1]}{REPORT_SUFFIX}").facts
+    with _thread_count(then.get("threads")):
+        outcome = pipeline.run_stages(stages, lock, force=force)
+    reports = [outcome.reports[name] for name in WEIGHT_STAGES]
     problems = _differences(provenance, then, reports, stages[-1].output)
     return Report(
         stage="rebuild",
@@ -91,10 +91,10 @@ def rebuild(
 
 
 @contextmanager
-def _threads(count: Any) -> Iterator[None]:
+def _thread_count(count: Any) -> Iterator[None]:
     """As many threads as were at work then: sums come out in the same order."""
     before = torch.get_num_threads()
-    is_count = type(count) is int and 1 <= count <= MOST_THREADS
+    is_count = type(count) is int and 1 <= count <= MAX_THREADS
     torch.set_num_threads(count if is_count else before)
     try:
         yield
@@ -102,7 +102,7 @@ def _threads(count: Any) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _with_inputs(
+def _local_recipe(
     release: Path,
     provenance: Report,
     out: Path,
@@ -111,14 +111,14 @@ def _with_inputs(
     calibration: Sequence[Path],
 ) -> Recipe:
     """The recipe of a release with the inputs that lie here."""
-    told = read(release / RECIPE)
+    told = read_recipe(release / RECIPE_FILE)
     here = {sha256_file(path): path for path in calibration}
     texts = []
     for each in told.quantize.calibration:
-        wanted = provenance.inputs.get(f"calibration:{_name(each.source)}", "")
+        wanted = provenance.inputs.get(f"calibration:{_text_name(each.source)}", "")
         if wanted in here:
             each = each.model_copy(update={"source": here[wanted]})
-        elif not on_hub(each.source):
+        elif not is_hub_name(each.source):
             raise RecipeProblem(
                 f"{release} was calibrated with {each.source.name}, whose SHA-256 is {wanted}",
                 next_step="give that very file with --calibration",
@@ -126,8 +126,8 @@ def _with_inputs(
         texts.append(each)
     return told.model_copy(
         update={
-            "base": _model(release, "base", told.base, base),
-            "diff": _model(release, "diff", told.diff, diff),
+            "base": _local_model(release, "base", told.base, base),
+            "diff": _local_model(release, "diff", told.diff, diff),
             "out": out,
             # no other file or program that somebody else's recipe may name
             "recover": told.recover.model_copy(update={"verify": None}),
@@ -138,12 +138,12 @@ def _with_inputs(
     )
 
 
-def _name(source: Path) -> str:
-    return str(source).removeprefix(HUB) if on_hub(source) else source.name
+def _text_name(source: Path) -> str:
+    return str(source).removeprefix(HUB_PREFIX) if is_hub_name(source) else source.name
 
 
-def _model(release: Path, which: str, told: Path, given: Path | None) -> Path:
-    if given is None and not on_hub(told):
+def _local_model(release: Path, which: str, told: Path, given: Path | None) -> Path:
+    if given is None and not is_hub_name(told):
         raise RecipeProblem(
             f"{release} was made from a {which} called {told.name}, which is not named on the hub",
             next_step=f"give its folder with --{which}",
@@ -156,7 +156,7 @@ def _differences(
 ) -> list[str]:
     """What is not as in the release; first the causes, then the files."""
     expected: dict[str, str] = provenance.facts["model"]
-    found = checkpoint_hashes(model)
+    found = checkpoint_file_hashes(model)
     files = sorted(
         name for name in expected.keys() | found if expected.get(name) != found.get(name)
     )
@@ -168,7 +168,7 @@ def _differences(
         for name, digest in report.inputs.items()
         if name in ("base", "diff") and provenance.inputs.get(name) != digest
     ]
-    now, told = versions(), provenance.facts.get("versions")
+    now, told = package_versions(), provenance.facts.get("versions")
     causes += [
         f"made with {name} {then}, and this is {now.get(name)}"
         for name, then in (told.items() if isinstance(told, dict) else ())
@@ -176,7 +176,7 @@ def _differences(
     ]
     causes += [
         f"quantized with {key} {quantized[key]}, and now with {reports[-1].facts.get(key)}"
-        for key in ARITHMETIC
+        for key in ROUNDING_FACTS
         if key in quantized and quantized[key] != reports[-1].facts.get(key)
     ]
     return [*causes, *(f"{name!r} has other bytes" for name in files)]

@@ -9,19 +9,19 @@ from typing import Any
 
 from pydantic import Field
 
-from camelpress.convert.settings import Recover
+from camelpress.convert.settings import RecoverSettings
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.files.regular_files import is_path
 from camelpress.core.files.yaml_files import parse_yaml, read_yaml
-from camelpress.core.hub.model_location import HUB_ID, on_hub
+from camelpress.core.hub.model_location import REPO_ID_PATTERN, is_hub_name
 from camelpress.core.settings import Settings
 from camelpress.publish.settings import Publish
-from camelpress.quantize.settings import Quantize
+from camelpress.quantize.settings import QuantizeSettings
 from camelpress.validate.settings import Validate
 
-MODELS = (("base",), ("diff",))
-PATHS = (
-    *MODELS,
+MODEL_KEYS = (("base",), ("diff",))
+PATH_KEYS = (
+    *MODEL_KEYS,
     ("out",),
     ("recover", "verify"),
     ("quantize", "engine_python"),
@@ -44,13 +44,13 @@ class Recipe(Settings):
         description="the published weight diff: a folder, or org/name[@revision] on the hub"
     )
     out: Path = Field(description="folder for the outputs of all stages and the lock file")
-    recover: Recover = Field(default=Recover())
-    quantize: Quantize = Field(default=Quantize())
+    recover: RecoverSettings = Field(default=RecoverSettings())
+    quantize: QuantizeSettings = Field(default=QuantizeSettings())
     validation: Validate = Field(default=Validate(), alias="validate")
     publish: Publish = Field(default=Publish())
 
 
-def read(path: Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+def read_recipe(path: Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
     """A recipe from a file; relative paths in it start at the file's own folder.
 
     A model that is named `org/name` is sought on the hub if there is no such folder.
@@ -63,40 +63,40 @@ def read(path: Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recip
         RecipeProblem: every fault in one line, with dotted paths.
     """
     content = read_yaml(path)
-    for place in PATHS:
-        _anchor(content, place, path.resolve().parent)
+    for place in PATH_KEYS:
+        _resolve_paths(content, place, path.resolve().parent)
     for name, value in _override_values(overrides):
         _set_value(content, name, value)
-    for place in PATHS:
+    for place in PATH_KEYS:
         _require_paths(_value(content, place), ".".join(place))
     return Recipe.parse(content, source=str(path))
 
 
-def _anchor(content: dict[str, Any], place: tuple[str, ...], folder: Path) -> None:
+def _resolve_paths(content: dict[str, Any], place: tuple[str, ...], folder: Path) -> None:
     section: Any = content
     for key in place[:-1]:
         section = section.get(key)
         if not isinstance(section, dict):
             return
     value = section.get(place[-1])
-    if place in MODELS and isinstance(value, str) and _on_hub(value, folder):
+    if place in MODEL_KEYS and isinstance(value, str) and _on_hub(value, folder):
         section[place[-1]] = f"hf:{value.removeprefix('hf:')}"
     elif isinstance(value, list):
-        section[place[-1]] = [_anchored(item, folder) for item in value]
+        section[place[-1]] = [_resolve_path(item, folder) for item in value]
     elif place[-1] in section:
-        section[place[-1]] = _anchored(value, folder)
+        section[place[-1]] = _resolve_path(value, folder)
 
 
-def _anchored(value: Any, folder: Path) -> Any:
+def _resolve_path(value: Any, folder: Path) -> Any:
     """A path, or the `source` of a weighted one, starting at a folder."""
-    if isinstance(value, str) and not on_hub(Path(value)):
-        return str(folder / _expanded(value))
+    if isinstance(value, str) and not is_hub_name(Path(value)):
+        return str(folder / _expand_user(value))
     if isinstance(value, dict) and "source" in value:
-        return value | {"source": _anchored(value["source"], folder)}
+        return value | {"source": _resolve_path(value["source"], folder)}
     return value
 
 
-def _expanded(value: str) -> Path:
+def _expand_user(value: str) -> Path:
     try:
         return Path(value).expanduser()
     except RuntimeError as error:
@@ -125,7 +125,7 @@ def _require_paths(value: Any, name: str) -> None:
 
 def _on_hub(value: str, folder: Path) -> bool:
     return value.startswith("hf:") or bool(
-        HUB_ID.fullmatch(value) and is_path(value) and not (folder / value).exists()
+        REPO_ID_PATTERN.fullmatch(value) and is_path(value) and not (folder / value).exists()
     )
 
 

@@ -19,31 +19,37 @@ from camelpress import __version__
 from camelpress.convert.inputs.meta_checkpoint import open_base
 from camelpress.convert.recover import run as convert
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.errors import RecipeProblem, ReleaseRefused
+from camelpress.core.errors import RecipeProblem, ReleaseRefusal
 from camelpress.core.exit_codes import ExitCode
-from camelpress.core.files.file_hashes import Hashes, sha256_json
+from camelpress.core.files.file_hashes import FileHashCache, sha256_json
 from camelpress.core.files.regular_files import read_regular
-from camelpress.core.hub.model_location import CARD, HUB, Located, locate, locate_file
+from camelpress.core.hub.model_location import (
+    CARD_FILE,
+    HUB_PREFIX,
+    ModelLocation,
+    locate_file,
+    locate_model,
+)
 from camelpress.core.input_limits import MAX_JSON_BYTES
-from camelpress.core.output.durable_writes import disk_errors, write_durably
-from camelpress.core.output.output_contents import is_ours
-from camelpress.core.output.output_replacement import remove_output, settle
+from camelpress.core.output.durable_writes import disk_errors, write_synced
+from camelpress.core.output.output_contents import is_camelpress_output
+from camelpress.core.output.output_replacement import finish_replacement, remove_output
 from camelpress.core.progress import note
 from camelpress.core.settings import Settings
 from camelpress.pipeline.recipe import Recipe
 from camelpress.publish import run as publish
 from camelpress.publish import upload
-from camelpress.publish.destinations.destination import target
+from camelpress.publish.destinations.destination import parse_destination
 from camelpress.quantize import run as quantize
 from camelpress.reporting.stage_report import Report, Verdict
 from camelpress.validate import run as validate
 from camelpress.validate.settings import Validate
 
-LOCK = "camelpress.lock"
+LOCK_FILE = "camelpress.lock"
 
 
 @dataclass(frozen=True)
-class Stage:
+class PipelineStage:
     """One step of the pipeline."""
 
     name: str
@@ -51,11 +57,11 @@ class Stage:
     settings: Settings
     output: Path
     report: str
-    work: Callable[[], Report]
+    run_stage: Callable[[], Report]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PipelineOutcome:
     """What `run` ended with."""
 
     reports: Mapping[str, Report]
@@ -73,7 +79,7 @@ class Outcome:
         return ExitCode.DONE if "publish" in self.reports else self.verdict.exit_code
 
 
-def run(recipe: Recipe, *, force: bool = False, restart: bool = False) -> Outcome:
+def run(recipe: Recipe, *, force: bool = False, restart: bool = False) -> PipelineOutcome:
     """Recover, quantize, validate and, if the gate is passed, publish.
 
     Args:
@@ -88,40 +94,46 @@ def run(recipe: Recipe, *, force: bool = False, restart: bool = False) -> Outcom
     """
     with disk_errors(recipe.out):
         recipe.out.mkdir(parents=True, exist_ok=True)
-    lock = Lock(recipe.out / LOCK)
-    every = stages(recipe, force=force, restart=restart)
+    lock = PipelineLock(recipe.out / LOCK_FILE)
+    every = recipe_stages(recipe, force=force, restart=restart)
     judged = [stage.name for stage in every].index("publish")
-    outcome = follow(every[:judged], lock, force=force)
+    outcome = run_stages(every[:judged], lock, force=force)
     if outcome.verdict is not Verdict.PASS and not recipe.publish.allow_failed_gate:
-        _withdraw(every[judged], lock)
+        _remove_release(every[judged], lock)
         return outcome
     try:
-        published = follow(every[judged:], lock, force=force)
-    except ReleaseRefused:
-        _withdraw(every[judged], lock)
+        published = run_stages(every[judged:], lock, force=force)
+    except ReleaseRefusal:
+        _remove_release(every[judged], lock)
         raise
-    return Outcome({**outcome.reports, **published.reports}, (*outcome.skipped, *published.skipped))
+    return PipelineOutcome(
+        {**outcome.reports, **published.reports}, (*outcome.skipped, *published.skipped)
+    )
 
 
-def follow(work: Sequence[Stage], lock: Lock, *, force: bool = False) -> Outcome:
+def run_stages(
+    work: Sequence[PipelineStage], lock: PipelineLock, *, force: bool = False
+) -> PipelineOutcome:
     """Run stages one after another, skipping those that the lock still vouches for."""
     reports: dict[str, Report] = {}
     skipped = []
     for stage in work:
         entry = lock.entry(stage)
-        if not force and lock.holds(stage, entry):
+        if not force and lock.is_current(stage, entry):
             note(f"{stage.name}: unchanged, skipped")
             skipped.append(stage.name)
-            reports[stage.name] = Report.read(stage.output / stage.report)
+            reports[stage.name] = Report.read_report(stage.output / stage.report)
         else:
             note(f"{stage.name}: {stage.output}")
-            lock.forget(stage)
-            reports[stage.name] = stage.work()
-            lock.remember(stage, entry)
-    return Outcome(reports, tuple(skipped))
+            lock.remove(stage)
+            reports[stage.name] = stage.run_stage()
+            lock.record(stage, entry)
+    return PipelineOutcome(reports, tuple(skipped))
 
 
-def stages(recipe: Recipe, *, force: bool = False, restart: bool = False) -> list[Stage]:
+def recipe_stages(
+    recipe: Recipe, *, force: bool = False, restart: bool = False
+) -> list[PipelineStage]:
     """The stages of a recipe, each with its place under `out`.
 
     Args:
@@ -132,13 +144,13 @@ def stages(recipe: Recipe, *, force: bool = False, restart: bool = False) -> lis
         RecipeProblem: as `targets.target`; or `publish.to` is a folder.
     """
     recovered, release = recipe.out / "recovered", recipe.out / "release"
-    base, diff = locate(recipe.base), locate(recipe.diff)
+    base, diff = locate_model(recipe.base), locate_model(recipe.diff)
     found = [
         _recover(recipe, base, diff, recovered, restart=restart),
         *quantize_and_validate(recipe, recovered, recipe.out, restart=restart),
         _publish(recipe, (diff, base), release),
     ]
-    if target(recipe.publish, "", force=force) is not None:
+    if parse_destination(recipe.publish, "", force=force) is not None:
         return [*found, _upload(recipe, release, force=force)]
     if recipe.publish.to is not None:
         raise RecipeProblem(
@@ -148,7 +160,7 @@ def stages(recipe: Recipe, *, force: bool = False, restart: bool = False) -> lis
     return found
 
 
-def _data(settings: Validate) -> tuple[Path, ...]:
+def _validation_inputs(settings: Validate) -> tuple[Path, ...]:
     """What tasks are made from besides the models: data, a judge here, verdicts without a judge."""
     judge = settings.judge
     stored = None if judge.url or judge.local else judge.annotations
@@ -157,7 +169,7 @@ def _data(settings: Validate) -> tuple[Path, ...]:
 
 def quantize_and_validate(
     recipe: Recipe, recovered: Path, out: Path, *, restart: bool = False
-) -> list[Stage]:
+) -> list[PipelineStage]:
     """Returns the two stages between the recovered model and a verdict, with their places."""
     quantized, validation = out / "quantized", out / "validation"
     texts = [locate_file(each.source) for each in recipe.quantize.calibration]
@@ -170,7 +182,7 @@ def quantize_and_validate(
         }
     )
     return [
-        Stage(
+        PipelineStage(
             "quantize",
             (recovered, *(text.path for text in texts)),
             recipe.quantize,
@@ -180,9 +192,9 @@ def quantize_and_validate(
                 Checkpoint.open(recovered), quantized, pinned, force=True, restart=restart
             ),
         ),
-        Stage(
+        PipelineStage(
             "validate",
-            (recovered, quantized, *recipe.validation.text, *_data(recipe.validation)),
+            (recovered, quantized, *recipe.validation.text, *_validation_inputs(recipe.validation)),
             recipe.validation,
             validation,
             validate.REPORT,
@@ -199,9 +211,9 @@ def quantize_and_validate(
 
 
 def _recover(
-    recipe: Recipe, base: Located, diff: Located, recovered: Path, *, restart: bool
-) -> Stage:
-    return Stage(
+    recipe: Recipe, base: ModelLocation, diff: ModelLocation, recovered: Path, *, restart: bool
+) -> PipelineStage:
+    return PipelineStage(
         "recover",
         (base.folder, diff.folder, *filter(None, [recipe.recover.verify])),
         recipe.recover,
@@ -218,12 +230,12 @@ def _recover(
     )
 
 
-def _publish(recipe: Recipe, made_from: Sequence[Located], release: Path) -> Stage:
+def _publish(recipe: Recipe, made_from: Sequence[ModelLocation], release: Path) -> PipelineStage:
     quantized, validation = recipe.out / "quantized", recipe.out / "validation"
-    cards = recipe.publish.gated_like or tuple(_cards(made_from))
+    cards = recipe.publish.gated_like or tuple(_card_sources(made_from))
     settings = recipe.publish.model_copy(update={"gated_like": cards})
-    read = [Path(card) / CARD if Path(card).is_dir() else Path(card) for card in cards]
-    return Stage(
+    read = [Path(card) / CARD_FILE if Path(card).is_dir() else Path(card) for card in cards]
+    return PipelineStage(
         "publish",
         (quantized, validation, *read, *filter(None, [settings.sign_with])),
         settings,
@@ -233,23 +245,23 @@ def _publish(recipe: Recipe, made_from: Sequence[Located], release: Path) -> Sta
     )
 
 
-def _cards(models: Sequence[Located]) -> Iterator[str]:
+def _card_sources(models: Sequence[ModelLocation]) -> Iterator[str]:
     """The models whose cards are at hand, in the words that lead to them."""
     for place in models:
-        if (place.folder / CARD).is_file():
+        if (place.folder / CARD_FILE).is_file():
             on_hub = place.origin != str(place.folder)
-            yield f"{HUB}{place.origin}" if on_hub else place.origin
+            yield f"{HUB_PREFIX}{place.origin}" if on_hub else place.origin
 
 
-def _upload(recipe: Recipe, release: Path, *, force: bool) -> Stage:
+def _upload(recipe: Recipe, release: Path, *, force: bool) -> PipelineStage:
     uploaded = recipe.out / "uploaded"
-    return Stage(
+    return PipelineStage(
         "upload",
         (release,),
         Settings(),
         uploaded,
-        upload.REPORT,
-        lambda: upload.upload(release, uploaded, replace=force, force=True),
+        upload.UPLOAD_REPORT,
+        lambda: upload.upload_release(release, uploaded, replace=force, force=True),
     )
 
 
@@ -271,7 +283,7 @@ class LockFile(BaseModel):
     files: dict[str, list[int | str]] = {}
 
 
-class Lock:
+class PipelineLock:
     """What each stage was made from and gave, kept as JSON."""
 
     def __init__(self, path: Path) -> None:
@@ -284,55 +296,53 @@ class Lock:
                 note(f"{path} is no lock file that can be read: every stage runs again")
             else:
                 self._content |= lock.model_dump(mode="json")
-        self._hashes = Hashes(self._content["files"])
+        self._hashes = FileHashCache(self._content["files"])
 
-    def entry(self, stage: Stage) -> dict[str, Any]:
+    def entry(self, stage: PipelineStage) -> dict[str, Any]:
         """What the stage would be made from now."""
         return {
             "version": __version__,
             "settings": sha256_json(stage.settings.model_dump(mode="json")),
-            "inputs": {str(path): self._hashes.tree(path) for path in stage.inputs},
+            "inputs": {str(path): self._hashes.tree_digest(path) for path in stage.inputs},
         }
 
-    def knows(self, stage: Stage) -> bool:
+    def has_entry(self, stage: PipelineStage) -> bool:
         """Whether the stage ran to its end; what it was made from may have changed since."""
         return stage.name in self._content["stages"]
 
-    def holds(self, stage: Stage, entry: Mapping[str, Any]) -> bool:
+    def is_current(self, stage: PipelineStage, entry: Mapping[str, Any]) -> bool:
         """Whether the stage was made from this, and its output is as it was left."""
         kept = self._content["stages"].get(stage.name)
         return (
             kept is not None
             and kept["made_from"] == entry
             and stage.output.is_dir()
-            and kept["output"] == self._hashes.tree(stage.output)
+            and kept["output"] == self._hashes.tree_digest(stage.output)
         )
 
-    def forget(self, stage: Stage) -> None:
+    def remove(self, stage: PipelineStage) -> None:
         """Before a stage runs: its old entry is no longer true."""
         self._content["stages"].pop(stage.name, None)
         self._save()
 
-    def remember(self, stage: Stage, entry: Mapping[str, Any]) -> None:
+    def record(self, stage: PipelineStage, entry: Mapping[str, Any]) -> None:
         """After a stage ran."""
         self._content["stages"][stage.name] = {
             "made_from": entry,
-            "output": self._hashes.tree(stage.output),
+            "output": self._hashes.tree_digest(stage.output),
         }
         self._save()
 
     def _save(self) -> None:
         with disk_errors(self._path):
-            write_durably(
-                self._path, json.dumps(self._content, indent=2, ensure_ascii=False) + "\n"
-            )
+            write_synced(self._path, json.dumps(self._content, indent=2, ensure_ascii=False) + "\n")
 
 
-def _withdraw(stage: Stage, lock: Lock) -> None:
+def _remove_release(stage: PipelineStage, lock: PipelineLock) -> None:
     """A release that an earlier run made of something else must not pass for this one."""
-    lock.forget(stage)
+    lock.remove(stage)
     with disk_errors(stage.output):
-        settle(stage.output)
-        if is_ours(stage.output):
+        finish_replacement(stage.output)
+        if is_camelpress_output(stage.output):
             note(f"publish: {stage.output} was made before and is removed, the gate is not passed")
             remove_output(stage.output)

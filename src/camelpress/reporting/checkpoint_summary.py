@@ -5,23 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from camelpress.core.checkpoint.checkpoint import Checkpoint, companions
+from camelpress.core.checkpoint.checkpoint import Checkpoint, sidecar_files
 from camelpress.core.checkpoint.portable_config import dtype_name
-from camelpress.core.llama import EMBEDDING
-from camelpress.core.packing.linear_layers import parameters
-from camelpress.core.packing.quantization_schemes import overall
+from camelpress.core.llama import EMBEDDING_NAME
+from camelpress.core.packing.linear_layers import count_parameters
+from camelpress.core.packing.quantization_schemes import default_scheme
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.reporting.model_precision import dequantized_by
 
 
-def summary(checkpoint: Checkpoint) -> dict[str, Any]:
+def summarize_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """Architecture, size and quantization, from config and headers alone."""
-    scheme = overall(checkpoint)
-    embedding = checkpoint.tensors.get(f"{EMBEDDING}.weight")
+    scheme = default_scheme(checkpoint)
+    embedding = checkpoint.tensors.get(f"{EMBEDDING_NAME}.weight")
     told: dict[str, Any] = {
-        "path": Path(checkpoint.origin).name,
+        "path": Path(checkpoint.source_name).name,
         "architecture": (checkpoint.config.get("architectures") or ["unknown"])[0],
-        "parameters": parameters(checkpoint),
+        "parameters": count_parameters(checkpoint),
         "dtype": dtype_name(checkpoint.dtype) if embedding else "unknown",
         "bytes": checkpoint.nbytes,
         "bits": scheme and scheme.bits,
@@ -30,18 +30,18 @@ def summary(checkpoint: Checkpoint) -> dict[str, Any]:
         "bits_per_weight": None,
         "dequantized": scheme is None and dequantized_by(checkpoint.folder) is not None,
     }
-    if checkpoint.changes:
-        told["config_changes"] = list(checkpoint.changes)
+    if checkpoint.config_changes:
+        told["config_changes"] = list(checkpoint.config_changes)
     if scheme:
         told["bits_per_weight"] = round(8 * checkpoint.nbytes / told["parameters"], 3)
     return told
 
 
-def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """Everything there is to tell: the summary, tokenizer, chat template and every tensor."""
     return {
-        **summary(checkpoint),
-        "files": {path.name: path.stat().st_size for path in checkpoint.files()},
+        **summarize_checkpoint(checkpoint),
+        "files": {path.name: path.stat().st_size for path in checkpoint.weight_files()},
         "quantization": dict(checkpoint.quantization or {}) or None,
         "tokenizer": _tokenizer(checkpoint),
         "tensors": [
@@ -56,10 +56,10 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _tokenizer(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    if not any(name.startswith("tokenizer") for name in companions(checkpoint.folder)):
+    if not any(name.startswith("tokenizer") for name in sidecar_files(checkpoint.folder)):
         return None
     tokenizer = Tokenizer.load(checkpoint.folder)
-    template = tokenizer.template
+    template = tokenizer.chat_template
     kind = "none" if template is None else "Tulu" if "<|assistant|>" in template else "other"
     return {
         "size": len(tokenizer),

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.files.file_hashes import manifest, sha256_file, sha256_json
+from camelpress.core.files.file_hashes import file_manifest, sha256_file, sha256_json
 from camelpress.reporting.stage_report import Report
 
 EXPORT = "export-report.json"
@@ -24,7 +24,7 @@ FileHashes = Mapping[str, str] | None
 
 def written_weights(folder: Path) -> dict[str, str]:
     """Returns name to SHA-256 of the weight files that a stage wrote into a folder."""
-    return manifest(folder.glob(f"*{WRITTEN}"), relative_to=folder)
+    return file_manifest(folder.glob(f"*{WRITTEN}"), relative_to=folder)
 
 
 def sources(checkpoint: Checkpoint, hashes: Mapping[str, str]) -> list[str]:
@@ -34,7 +34,7 @@ def sources(checkpoint: Checkpoint, hashes: Mapping[str, str]) -> list[str]:
         checkpoint: the model.
         hashes: name to SHA-256 of its files.
     """
-    digest = sha256_json({path.name: hashes[path.name] for path in checkpoint.files()})
+    digest = sha256_json({path.name: hashes[path.name] for path in checkpoint.weight_files()})
     return [digest, *_exported_from(checkpoint.folder, hashes)]
 
 
@@ -66,7 +66,7 @@ def _exported_from(folder: Path, hashes: FileHashes) -> list[str]:
     if not (folder / EXPORT).is_file():
         return []
     try:
-        report = Report.read(folder / EXPORT)
+        report = Report.read_report(folder / EXPORT)
     except CheckpointProblem:
         return []
     listed, digests = _weights(report), report.facts.get(SOURCES)

@@ -13,17 +13,17 @@ from camelpress.reporting.limit_range import (
     AGREEMENT,
     BLOCK_ERROR,
     DIVERGENCE,
-    ITEMS,
-    NUMBER,
+    ITEM_SHARE,
+    NON_NEGATIVE,
     PROBABILITY,
     RATIO,
     LimitRange,
 )
 
-COUNT = "#"
+COUNT_UNIT = "#"
 
 
-class Measure(NamedTuple):
+class Metric(NamedTuple):
     """One measured quantity.
 
     The path to its value leads from the part of the facts that is judged - all of them, a text, the
@@ -34,44 +34,44 @@ class Measure(NamedTuple):
     title: str
     unit: str  # `COUNT` where it counts something
     scale: float  # to the unit
-    lossless: float | None  # the value of a candidate that is its reference
-    fact: str
-    sampled: bool  # from a sample of text: the interval decides; else the value alone does
-    limits: LimitRange = NUMBER  # that a gate may set
+    lossless_value: float | None  # the value of a candidate that is its reference
+    path: str
+    has_interval: bool  # from a sample of text: the interval decides; else the value alone does
+    limits: LimitRange = NON_NEGATIVE  # that a gate may set
 
     @property
     def interval(self) -> str:
         """The path to the interval."""
-        head, slash, rest = self.fact.partition("/")
+        head, slash, rest = self.path.partition("/")
         return f"{head}_interval{slash}{rest}"
 
 
 # fmt: off
-MEASURES = {  # in a gate          title                           unit    scale  lossless fact, by interval, limits
-    "perplexity_ratio": Measure("Perplexity ratio",                "",     1.0,   1.0, "perplexity_ratio", True, RATIO),
-    "kl_mean":          Measure("Mean KL divergence",              "nats", 1.0,   0.0, "kl_mean", True, DIVERGENCE),
-    "kl_reverse_mean":  Measure("Mean reverse KL divergence",      "nats", 1.0,   0.0, "kl_reverse_mean", True, DIVERGENCE),
-    "kl_p90":           Measure("KL divergence, 90th percentile",  "nats", 1.0,   0.0, "kl_percentiles/90", True, DIVERGENCE),
-    "kl_p99":           Measure("KL divergence, 99th percentile",  "nats", 1.0,   0.0, "kl_percentiles/99", True, DIVERGENCE),
-    "kl_p99_9":         Measure("KL divergence, 99.9th percentile", "nats", 1.0,  0.0, "kl_percentiles/99.9", True, DIVERGENCE),
-    "top1_agreement":   Measure("Top-1 agreement",                 "%",    100.0, 1.0, "top1_agreement", True, AGREEMENT),
-    "top5_agreement":   Measure("Top-5 agreement",                 "%",    100.0, 1.0, "top5_agreement", True, AGREEMENT),
-    "non_finite":       Measure("Predictions that are not finite", COUNT,  1.0,   0.0, "non_finite/candidate", False, NUMBER),
-    "noise_floor":      Measure("Mean KL divergence of rounding",  "nats", 1.0,   0.0, "noise_floor/kl_mean", False, NUMBER),
-    "block_error":      Measure("Largest error of a block",        "%",    100.0, 0.0, "blocks/*/relative_error", False, BLOCK_ERROR),
+METRICS = {  # in a gate          title                           unit    scale  lossless fact, by interval, limits
+    "perplexity_ratio": Metric("Perplexity ratio",                "",     1.0,   1.0, "perplexity_ratio", True, RATIO),
+    "kl_mean":          Metric("Mean KL divergence",              "nats", 1.0,   0.0, "kl_mean", True, DIVERGENCE),
+    "kl_reverse_mean":  Metric("Mean reverse KL divergence",      "nats", 1.0,   0.0, "kl_reverse_mean", True, DIVERGENCE),
+    "kl_p90":           Metric("KL divergence, 90th percentile",  "nats", 1.0,   0.0, "kl_percentiles/90", True, DIVERGENCE),
+    "kl_p99":           Metric("KL divergence, 99th percentile",  "nats", 1.0,   0.0, "kl_percentiles/99", True, DIVERGENCE),
+    "kl_p99_9":         Metric("KL divergence, 99.9th percentile", "nats", 1.0,  0.0, "kl_percentiles/99.9", True, DIVERGENCE),
+    "top1_agreement":   Metric("Top-1 agreement",                 "%",    100.0, 1.0, "top1_agreement", True, AGREEMENT),
+    "top5_agreement":   Metric("Top-5 agreement",                 "%",    100.0, 1.0, "top5_agreement", True, AGREEMENT),
+    "non_finite":       Metric("Predictions that are not finite", COUNT_UNIT,  1.0,   0.0, "non_finite/candidate", False, NON_NEGATIVE),
+    "noise_floor":      Metric("Mean KL divergence of rounding",  "nats", 1.0,   0.0, "noise_floor/kl_mean", False, NON_NEGATIVE),
+    "block_error":      Metric("Largest error of a block",        "%",    100.0, 0.0, "blocks/*/relative_error", False, BLOCK_ERROR),
 }
-TASKS = {  # by the name of the check
-    "accuracy_loss":    Measure("Loss of accuracy",                "%",    100.0, 0.0, "", True, ITEMS),
-    "significant_loss": Measure("p-value of no loss",              "",     1.0,  None, "", False, PROBABILITY),
+TASK_METRICS = {  # by the name of the check
+    "accuracy_loss":    Metric("Loss of accuracy",                "%",    100.0, 0.0, "", True, ITEM_SHARE),
+    "significant_loss": Metric("p-value of no loss",              "",     1.0,  None, "", False, PROBABILITY),
 }
 # fmt: on
 
 
-def find(facts: Any, path: str) -> Any:
+def find_fact(facts: Any, path: str) -> Any:
     """What stands at a path, or None; of the items of a list that have it, the largest."""
     head, _, rest = path.partition("/")
     if head == "*":
-        found = [find(item, rest) for item in facts] if isinstance(facts, list) else []
+        found = [find_fact(item, rest) for item in facts] if isinstance(facts, list) else []
         return max((value for value in found if value is not None), default=None)
     inner = facts.get(head) if isinstance(facts, Mapping) else None
-    return find(inner, rest) if rest else inner
+    return find_fact(inner, rest) if rest else inner

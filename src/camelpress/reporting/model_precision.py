@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PLAIN = {"bfloat16": "16-bit", "float16": "16-bit", "float32": "32-bit"}
-HISTORY = ("quantize-report.json", "export-report.json")  # written by stages that handle codes
+DTYPE_PRECISION = {"bfloat16": "16-bit", "float16": "16-bit", "float32": "32-bit"}
+CODE_REPORTS = ("quantize-report.json", "export-report.json")  # written by stages that handle codes
 
 
-def precision(model: Any) -> str:
+def model_precision(model: Any) -> str:
     """Returns "16-bit", "32-bit", "4-bit" or "dequantized" from a summary, "" if unknown."""
     facts = model if isinstance(model, Mapping) else {}
     if isinstance(facts.get("bits"), int):
         return f"{facts['bits']}-bit"
     if facts.get("dequantized") is True:
         return "dequantized"
-    return PLAIN.get(str(facts.get("dtype")), "")
+    return DTYPE_PRECISION.get(str(facts.get("dtype")), "")
 
 
 def is_quantized(model: Any) -> bool:
@@ -26,22 +26,22 @@ def is_quantized(model: Any) -> bool:
     return isinstance(facts.get("bits"), int) or facts.get("dequantized") is True
 
 
-def titled(model: Any, noun: str) -> str:
+def with_precision(model: Any, noun: str) -> str:
     """Returns the noun behind the precision of a model: "16-bit reference"."""
-    return f"{precision(model)} {noun}".lstrip()
+    return f"{model_precision(model)} {noun}".lstrip()
 
 
-def caveat(facts: Mapping[str, Any]) -> str:
+def quantized_reference_caveat(facts: Mapping[str, Any]) -> str:
     """Returns the sentence that must go with figures against a quantized reference, else ""."""
     reference = facts.get("reference")
     if not is_quantized(reference):
         return ""
     return (
-        f"The reference is itself quantized ({precision(reference)}): "
+        f"The reference is itself quantized ({model_precision(reference)}): "
         "these figures do not say what quantization cost."
     )
 
 
 def dequantized_by(folder: Path) -> str | None:
     """Returns the report in a folder of plain weights that says they come from codes, if any."""
-    return next((name for name in HISTORY if (folder / name).is_file()), None)
+    return next((name for name in CODE_REPORTS if (folder / name).is_file()), None)

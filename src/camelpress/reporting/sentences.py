@@ -6,64 +6,64 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from camelpress.core.documents.omissions import omission_rows
-from camelpress.reporting.number_format import NBSP, Number, significant, title
+from camelpress.reporting.number_format import NBSP, Number, check_title, format_significant
 from camelpress.reporting.stage_report import Check, Report, Verdict
 
 # fmt: off
-MARKS = {
+VERDICT_SYMBOLS = {
     Verdict.PASS: "✓", Verdict.FAIL: "✕", Verdict.INCONCLUSIVE: "?", Verdict.ERROR: "!", None: "○",
 }
-CLAUSES = {  #            one check                              several
+VERDICT_CLAUSES = {  #            one check                              several
     Verdict.PASS:         ("holds",                              "hold"),
     Verdict.FAIL:         ("fails",                              "fail"),
     Verdict.INCONCLUSIVE: ("cannot be decided on so little",) * 2,
     Verdict.ERROR:        ("could not be evaluated, which is not a pass",) * 2,
 }
 # fmt: on
-NAMED = 6  # checks in one sentence
-NOTHING_JUDGED = "No check was evaluated, which is not a pass."
+MAX_NAMED_CHECKS = 6  # checks in one sentence
+NO_CHECKS_SENTENCE = "No check was evaluated, which is not a pass."
 
 
-def listing(words: Sequence[str]) -> str:
+def enumerate_words(words: Sequence[str]) -> str:
     """Words as an enumeration: `a, b and c`."""
     return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
 
 
-def summary(report: Report) -> str:
+def verdict_sentence(report: Report) -> str:
     """The verdict as one sentence."""
     if report.verdict is None:
         return "Measured, not judged: no thresholds were given."
     if not report.checks:
-        return NOTHING_JUDGED
-    found = [_title(check) for check in report.checks if check.verdict is report.verdict]
+        return NO_CHECKS_SENTENCE
+    found = [_lowercase_title(check) for check in report.checks if check.verdict is report.verdict]
     every = len(report.checks)
-    more = len(found) - NAMED
-    named = [*found[:NAMED], f"{more} more"] if more > 1 else found
-    clause = CLAUSES[report.verdict][len(found) != 1]
+    more = len(found) - MAX_NAMED_CHECKS
+    named = [*found[:MAX_NAMED_CHECKS], f"{more} more"] if more > 1 else found
+    clause = VERDICT_CLAUSES[report.verdict][len(found) != 1]
     if every == 1:
-        return f"The only check, {_title(report.checks[0])}, {clause}."
+        return f"The only check, {_lowercase_title(report.checks[0])}, {clause}."
     if len(found) == every:
         return f"All {every} checks {clause}."
-    return f"{len(found)} of {every} checks {clause}: {listing(named)}."
+    return f"{len(found)} of {every} checks {clause}: {enumerate_words(named)}."
 
 
-def _title(check: Check) -> str:
-    told = title(check)
+def _lowercase_title(check: Check) -> str:
+    told = check_title(check)
     return told[0].lower() + told[1:]
 
 
-def percentiles(values: Mapping[str, Number | None]) -> str:
+def percentile_sentence(values: Mapping[str, Number | None]) -> str:
     """Within which divergence so many of the tokens lie; `max` is the largest."""
     told = [
-        f"{'half are' if name == '50' else f'{name}{NBSP}%'} within {significant(value, 2)}"
+        f"{'half are' if name == '50' else f'{name}{NBSP}%'} within {format_significant(value, 2)}"
         for name, value in values.items()
         if name != "max"
     ]
-    largest = f"; the largest is {significant(values['max'], 2)}" if "max" in values else ""
-    return f"Of the tokens, {listing(told)} nats{largest}."
+    largest = f"; the largest is {format_significant(values['max'], 2)}" if "max" in values else ""
+    return f"Of the tokens, {enumerate_words(told)} nats{largest}."
 
 
-def quantization(model: Mapping[str, Any]) -> str:
+def quantization_phrase(model: Mapping[str, Any]) -> str:
     """How a model's weights are stored, from its facts."""
     if not model.get("bits"):
         return "none any more: written out of codes" if model.get("dequantized") else "none"
@@ -74,14 +74,14 @@ def quantization(model: Mapping[str, Any]) -> str:
     return ", ".join(told)
 
 
-def repeats(part: Mapping[str, Any], noun: str) -> str:
+def repeats_sentence(part: Mapping[str, Any], noun: str) -> str:
     """How many pieces of text count for another that they repeat; nothing where none does."""
     count = part.get("repeats") or 0
     every = count + part["sequences"]
     return f"{count:,} of {every:,} {noun} repeat another, and count with it" if count else ""
 
 
-def copies(task: Mapping[str, Any]) -> str:
+def duplicate_items_sentence(task: Mapping[str, Any]) -> str:
     """How many items of a task repeat another; nothing where none does."""
     distinct = task.get("distinct")
     if not distinct:
@@ -90,11 +90,13 @@ def copies(task: Mapping[str, Any]) -> str:
     return f"{count:,} of {task['n']:,} items repeat another, and count with it"
 
 
-def lacking(facts: Mapping[str, Any]) -> str:
+def missing_benchmarks_sentence(facts: Mapping[str, Any]) -> str:
     """What the mean of the benchmarks is made without; nothing where it is the card's."""
     missing = (facts.get("averages") or {}).get("missing") or []
     columns = "a column of it is" if len(missing) == 1 else "columns of theirs are"
-    return f"The mean is without {listing(missing)}: {columns} not there." if missing else ""
+    return (
+        f"The mean is without {enumerate_words(missing)}: {columns} not there." if missing else ""
+    )
 
 
 def omission_sentences(facts: Mapping[str, Any]) -> list[str]:
@@ -103,7 +105,7 @@ def omission_sentences(facts: Mapping[str, Any]) -> list[str]:
     return [f"{label.capitalize()} of {text}." for label, text in rows]
 
 
-def answer(told: Mapping[str, Any]) -> str:
+def response_text(told: Mapping[str, Any]) -> str:
     """What a model answered to an item: the choice that it took, or its words."""
     if told.get("chosen") is not None:
         return str(told["chosen"]).strip()

@@ -16,13 +16,13 @@ from pydantic import Field, ValidationError
 from camelpress import __version__
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.exit_codes import ExitCode
-from camelpress.core.files.file_recognizer import unreadable
+from camelpress.core.files.file_recognizer import unreadable_file_problem
 from camelpress.core.files.regular_files import read_regular
 from camelpress.core.input_limits import MAX_JSON_BYTES
-from camelpress.core.settings import Settings, faults
+from camelpress.core.settings import Settings, describe_validation_error
 
-LEAST_PIECES = 10  # of text, equal in size, or items: fewer decide nothing (docs/numbers.md)
-SCHEMA = 1  # of the JSON; it rises when what is there changes its meaning or goes
+MIN_PIECES = 10  # of text, equal in size, or items: fewer decide nothing (docs/numbers.md)
+SCHEMA_VERSION = 1  # of the JSON; it rises when what is there changes its meaning or goes
 
 
 class Verdict(StrEnum):
@@ -39,7 +39,7 @@ class Verdict(StrEnum):
         return EXIT_CODES[self]
 
     @classmethod
-    def worst(cls, verdicts: list[Verdict]) -> Verdict:
+    def combine(cls, verdicts: list[Verdict]) -> Verdict:
         """The verdict over several checks; none at all is an error."""
         for verdict in (cls.ERROR, cls.FAIL, cls.INCONCLUSIVE):
             if verdict in verdicts or not verdicts:
@@ -79,7 +79,7 @@ class Check(Settings):
 class Report(Settings):
     """The account of one stage. `facts` repeat themselves run by run; `cost` does not."""
 
-    schema_version: int = Field(default=SCHEMA, description="of this JSON")
+    schema_version: int = Field(default=SCHEMA_VERSION, description="of this JSON")
     stage: str
     version: str = Field(default=__version__, description="of camelpress")
     inputs: dict[str, str] = Field(description="sha256 of each input")
@@ -103,7 +103,7 @@ class Report(Settings):
         path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def read(cls, path: Path) -> Report:
+    def read_report(cls, path: Path) -> Report:
         """Load what `write` saved.
 
         Raises:
@@ -118,13 +118,13 @@ class Report(Settings):
                 raise CheckpointProblem(
                     f"{path.parent} is a file", next_step="give the folder of the report"
                 ) from error
-            raise unreadable(
+            raise unreadable_file_problem(
                 path, f"{path} cannot be read", next_step="run the stage that writes it"
             ) from error
         except ValidationError as error:
-            raise unreadable(
+            raise unreadable_file_problem(
                 path,
-                f"{path} is not a report ({faults(error)})",
+                f"{path} is not a report ({describe_validation_error(error)})",
                 next_step="run the stage that writes it again",
             ) from error
 
@@ -135,11 +135,11 @@ def _require_version(text: str, path: Path) -> None:
         told = json.loads(text)
     except (ValueError, RecursionError):
         return  # the model names the fault
-    found = told.get("schema_version", SCHEMA) if isinstance(told, dict) else SCHEMA
-    if found != SCHEMA:
+    found = told.get("schema_version", SCHEMA_VERSION) if isinstance(told, dict) else SCHEMA_VERSION
+    if found != SCHEMA_VERSION:
         raise CheckpointProblem(
             f"{path} is a report of version {found!r}, and this is camelpress {__version__}, "
-            f"which reads version {SCHEMA}",
+            f"which reads version {SCHEMA_VERSION}",
             next_step="read it with the camelpress that wrote it, or run the stage again",
         )
 

@@ -8,26 +8,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from camelpress.validate.sandbox.guest.message_pipe import READY, Wire
-from camelpress.validate.sandbox.guest.plain_values import decode, encode
-from camelpress.validate.sandbox.guest.seccomp import confine
+from camelpress.validate.sandbox.guest.message_pipe import READY_MESSAGE, MessagePipe
+from camelpress.validate.sandbox.guest.plain_values import decode_value, encode_value
+from camelpress.validate.sandbox.guest.seccomp import confine_process
 
 
-def main() -> None:
+def run_candidate() -> None:
     """Define the function, then answer calls until nobody asks."""
-    wire = Wire()
+    wire = MessagePipe()
     job = wire.job
-    wire.tell_uncaught("broken")
-    confine(**job["limits"])
-    wire.send(READY)
-    wire.tell_uncaught("raised")
+    wire.report_uncaught("broken")
+    confine_process(**job["limits"])
+    wire.send(READY_MESSAGE)
+    wire.report_uncaught("raised")
     names: dict[str, Any] = {}
     exec(compile(job["program"], "<completion>", "exec"), names)  # noqa: S102 - what the box is for
     function = names[job["entry_point"]]
     while True:
-        arguments, keywords = decode(wire.receive()["call"])
-        wire.send({"value": encode(function(*arguments, **keywords))})
+        arguments, keywords = decode_value(wire.receive()["call"])
+        wire.send({"value": encode_value(function(*arguments, **keywords))})
 
 
 if __name__ == "__main__":
-    main()
+    run_candidate()

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-READY = "ready"
-SAID = 200  # characters of an exception's text
+READY_MESSAGE = "ready"
+MAX_ERROR_CHARACTERS = 200  # characters of an exception's text
 
 
-class Wire:
+class MessagePipe:
     """The lines to and from the other side; made once, before anything else is run."""
 
     def __init__(self) -> None:
@@ -44,12 +44,12 @@ class Wire:
         self._outgoing.write(json.dumps(message).encode() + b"\n")
         self._outgoing.flush()
 
-    def tell_uncaught(self, key: str) -> None:
+    def report_uncaught(self, key: str) -> None:
         """Send what is raised and not caught, under this key; the process then ends."""
 
         def tell(
             kind: type[BaseException], error: BaseException, _at: TracebackType | None
         ) -> None:
-            self.send({key: f"{kind.__name__}: {error}".rstrip(": ")[:SAID]})
+            self.send({key: f"{kind.__name__}: {error}".rstrip(": ")[:MAX_ERROR_CHARACTERS]})
 
         sys.excepthook = tell

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
-GROUPS: tuple[tuple[Any, str], ...] = (
+CONTAINER_TYPES: tuple[tuple[Any, str], ...] = (
     (list, ""),
     (tuple, "tuple"),
     (frozenset, "frozenset"),
@@ -19,11 +19,11 @@ GROUPS: tuple[tuple[Any, str], ...] = (
 )
 
 
-class Stranger:
+class OpaqueValue:
     """A value of a type that is not carried; it equals nothing but itself."""
 
 
-def encode(value: Any) -> Any:
+def encode_value(value: Any) -> Any:
     """What `json.dumps` can write of a value.
 
     Args:
@@ -33,42 +33,42 @@ def encode(value: Any) -> Any:
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    for kind, name in GROUPS:
+    for kind, name in CONTAINER_TYPES:
         if isinstance(value, kind):
-            content = [encode(each) for each in value]
+            content = [encode_value(each) for each in value]
             return {name: content} if name else content
     if isinstance(value, Mapping):
-        return {"dict": [[encode(key), encode(each)] for key, each in value.items()]}
+        return {"dict": [[encode_value(key), encode_value(each)] for key, each in value.items()]}
     if isinstance(value, bytes | bytearray):
         return {"bytes": value.hex()}
     if isinstance(value, complex):
         return {"complex": [value.real, value.imag]}
     if isinstance(value, Iterable):
-        return {"iterator": [encode(each) for each in value]}
+        return {"iterator": [encode_value(each) for each in value]}
     return {"stranger": type(value).__name__}
 
 
-def decode(tree: Any) -> Any:
+def decode_value(tree: Any) -> Any:
     """The value that `encode` was given, from what `json.loads` read.
 
     Raises:
         ValueError, TypeError, KeyError, AttributeError, RecursionError: `encode` never wrote that.
     """
     if isinstance(tree, list):
-        return [decode(each) for each in tree]
+        return [decode_value(each) for each in tree]
     if not isinstance(tree, dict):
         return tree
     ((kind, content),) = tree.items()
-    return BACK[kind](content)
+    return DECODERS[kind](content)
 
 
-BACK: dict[str, Callable[[Any], Any]] = {
-    "tuple": lambda content: tuple(decode(content)),
-    "frozenset": lambda content: frozenset(decode(content)),
-    "set": lambda content: set(decode(content)),
-    "dict": lambda content: dict(decode(content)),
+DECODERS: dict[str, Callable[[Any], Any]] = {
+    "tuple": lambda content: tuple(decode_value(content)),
+    "frozenset": lambda content: frozenset(decode_value(content)),
+    "set": lambda content: set(decode_value(content)),
+    "dict": lambda content: dict(decode_value(content)),
     "bytes": bytes.fromhex,
     "complex": lambda content: complex(*content),
-    "iterator": lambda content: iter(decode(content)),
-    "stranger": lambda content: Stranger(),
+    "iterator": lambda content: iter(decode_value(content)),
+    "stranger": lambda content: OpaqueValue(),
 }

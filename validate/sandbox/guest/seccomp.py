@@ -18,7 +18,7 @@ import resource
 import struct
 
 # fmt: off
-CALLS = (  # name             x86_64  aarch64  (None: that machine has no such call)
+ALLOWED_SYSCALLS = (  # name             x86_64  aarch64  (None: that machine has no such call)
     ("read",                       0,   63), ("write",              1,   64),
     ("open",                       2, None), ("close",              3,   57),
     ("stat",                       4, None), ("fstat",              5,   80),
@@ -44,17 +44,18 @@ CALLS = (  # name             x86_64  aarch64  (None: that machine has no such c
     ("faccessat",                269,   48), ("getrandom",        318,  278),
     ("statx",                    332,  291),
 )
-MACHINES = {"x86_64": (1, 0xC000003E), "aarch64": (2, 0xC00000B7)}  # column above, AUDIT_ARCH
+# column above, AUDIT_ARCH
+AUDIT_ARCHITECTURES = {"x86_64": (1, 0xC000003E), "aarch64": (2, 0xC00000B7)}
 # fmt: on
 
-STEP = 8  # bytes
+INSTRUCTION_BYTES = 8  # bytes
 LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06  # of the kernel's filter language, 32-bit words
-NUMBER, ARCHITECTURE = 0, 4  # where they stand in what the filter is given
+SYSCALL_OFFSET, ARCHITECTURE_OFFSET = 0, 4  # where they stand in what the filter is given
 ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050001, 0x80000000  # 1: EPERM, PermissionError
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 
 
-def confine(*, seconds: int, memory: int) -> None:
+def confine_process(*, seconds: int, memory: int) -> None:
     """Give up for good all that computing does not take.
 
     Args:
@@ -63,7 +64,7 @@ def confine(*, seconds: int, memory: int) -> None:
     Raises:
         OSError: the kernel would not do it; nothing untrusted may run then.
     """
-    program = allowing(os.uname().machine)
+    program = build_filter(os.uname().machine)
     for kind, soft, hard in (
         (resource.RLIMIT_CPU, seconds, seconds + 1),  # SIGXCPU, which tells what happened
         (resource.RLIMIT_AS, memory, memory),
@@ -74,27 +75,27 @@ def confine(*, seconds: int, memory: int) -> None:
     ):
         resource.setrlimit(kind, (soft, hard))
     steps = ctypes.create_string_buffer(program)
-    place = struct.pack("HP", len(program) // STEP, ctypes.addressof(steps))
+    place = struct.pack("HP", len(program) // INSTRUCTION_BYTES, ctypes.addressof(steps))
     held = ctypes.create_string_buffer(place)
-    _control(PR_SET_NO_NEW_PRIVS, 1)
-    _control(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(held))
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    _prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(held))
 
 
-def allowing(machine: str) -> bytes:
+def build_filter(machine: str) -> bytes:
     """The filter that lets the calls of the table through and refuses all others.
 
     Raises:
         OSError: the table has no numbers for this kind of machine.
     """
-    if machine not in MACHINES:
+    if machine not in AUDIT_ARCHITECTURES:
         raise OSError(f"no system calls known of {machine}")
-    column, architecture = MACHINES[machine]
-    numbers = [row[column] for row in CALLS if row[column] is not None]
+    column, architecture = AUDIT_ARCHITECTURES[machine]
+    numbers = [row[column] for row in ALLOWED_SYSCALLS if row[column] is not None]
     steps = [
-        (LOAD, 0, 0, ARCHITECTURE),
+        (LOAD, 0, 0, ARCHITECTURE_OFFSET),
         (JUMP_IF_EQUAL, 1, 0, architecture),
         (RETURN, 0, 0, KILL),
-        (LOAD, 0, 0, NUMBER),
+        (LOAD, 0, 0, SYSCALL_OFFSET),
         *((JUMP_IF_EQUAL, len(numbers) - at, 0, number) for at, number in enumerate(numbers)),
         (RETURN, 0, 0, REFUSE),
         (RETURN, 0, 0, ALLOW),
@@ -102,7 +103,7 @@ def allowing(machine: str) -> bytes:
     return b"".join(struct.pack("HBBI", *step) for step in steps)
 
 
-def _control(request: int, *arguments: int) -> None:
+def _prctl(request: int, *arguments: int) -> None:
     kernel = ctypes.CDLL(None, use_errno=True)
     words = [ctypes.c_ulong(each) for each in (*arguments, 0, 0, 0, 0)[:4]]
     if kernel.prctl(request, *words):

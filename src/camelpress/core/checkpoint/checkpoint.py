@@ -21,19 +21,19 @@ from torch import Tensor
 
 from camelpress.core import llama
 from camelpress.core.checkpoint import format_detection, pickles, shards
-from camelpress.core.checkpoint.config_check import require_every_layer, require_sane
-from camelpress.core.checkpoint.config_repair import QUANTIZATION, agreed
+from camelpress.core.checkpoint.config_check import require_layer_count, require_valid_config
+from camelpress.core.checkpoint.config_repair import QUANTIZATION_CONFIG, repair_config
 from camelpress.core.checkpoint.shards import TensorInfo
 from camelpress.core.checkpoint.tensor_names import canonical_names, recognize_names
 from camelpress.core.errors import CheckpointProblem, OutOfMemory, UnknownTensor
-from camelpress.core.files.file_hashes import FileStates, file_states, require_states
+from camelpress.core.files.file_hashes import FileStates, file_states, require_file_states
 from camelpress.core.files.file_recognizer import recognize_substitute
 from camelpress.core.files.json_files import read_json, write_json
-from camelpress.core.hub.model_location import COMPANIONS, locate
+from camelpress.core.hub.model_location import SIDECAR_PATTERNS, locate_model
 from camelpress.core.input_limits import MAX_CONFIG_BYTES
 from camelpress.core.progress import note
 
-SETTINGS = "quantize_config.json"  # where GPTQ tools keep a copy of the quantization_config
+QUANTIZE_CONFIG = "quantize_config.json"  # where GPTQ tools keep a copy of the quantization_config
 
 
 class Checkpoint:
@@ -63,9 +63,9 @@ class Checkpoint:
         self.folder = folder
         self.config = config
         self.tensors = tensors
-        self.origin = origin or str(folder)
-        self.stated = config if stated is None else stated
-        self.changes = changes
+        self.source_name = origin or str(folder)
+        self.file_config = config if stated is None else stated
+        self.config_changes = changes
         self.file_states = file_states(folder) if files is None else files
 
     @classmethod
@@ -79,20 +79,20 @@ class Checkpoint:
                 shard.
             UnsafeShard: the index names something other than a plain file of this folder.
         """
-        located = locate(place)
+        located = locate_model(place)
         folder = located.folder
         files = file_states(folder)
         config = read_json(folder / "config.json", MAX_CONFIG_BYTES)
-        require_sane(config, folder / "config.json")
+        require_valid_config(config, folder / "config.json")
         if "auto_map" in config:
             raise CheckpointProblem(
                 f"{folder / 'config.json'} asks to run code of its own (auto_map)",
                 next_step="use a checkpoint of an architecture that transformers ships",
             )
-        listed = shards.listed(folder)
+        listed = shards.index_shards(folder)
         tensors: dict[str, TensorInfo] = {}
-        for shard in sorted(set(listed.values())) or shards.unlisted(folder):
-            for name, info in shards.header(folder / shard).items():
+        for shard in sorted(set(listed.values())) or shards.find_shards(folder):
+            for name, info in shards.read_shard_header(folder / shard).items():
                 if listed and listed.get(name) != shard:
                     raise CheckpointProblem(
                         f"{folder / shard} holds {name!r}, which the index places "
@@ -106,8 +106,8 @@ class Checkpoint:
                     )
                 tensors[name] = info
         if llama.is_tied(config):
-            tensors = _tied(tensors)
-        missing = sorted(listed.keys() - tensors.keys() - _optional(config, tensors))
+            tensors = _name_shared_matrix(tensors)
+        missing = sorted(listed.keys() - tensors.keys() - _optional_names(config, tensors))
         if missing:
             raise UnknownTensor(
                 f"{folder / listed[missing[0]]} lacks {missing[0]!r}, which the index lists there",
@@ -116,8 +116,8 @@ class Checkpoint:
         recognition = recognize_names(folder, {name: each.shape for name, each in tensors.items()})
         if recognition is not None:
             raise recognition.problem()
-        tensors = _canonical(folder, tensors)
-        require_every_layer(config, tensors, folder / "config.json")
+        tensors = _rename_tensors(folder, tensors)
+        require_layer_count(config, tensors, folder / "config.json")
         stated = cls(
             folder,
             MappingProxyType(config),
@@ -125,21 +125,21 @@ class Checkpoint:
             origin=located.origin,
             files=files,
         )
-        return stated._agreed()
+        return stated._with_repaired_config()
 
-    def _agreed(self) -> Checkpoint:
+    def _with_repaired_config(self) -> Checkpoint:
         """Returns this checkpoint with a config that agrees with its tensors, and says what that
         changes.
         """
         path = self.folder / "config.json"
-        config, changes = agreed(self.config, self.tensors, self.rows, path)
+        config, changes = repair_config(self.config, self.tensors, self.read_rows, path)
         for change in changes:
             note(f"{path}: {change}")
         return Checkpoint(
             self.folder,
             MappingProxyType(config),
             self.tensors,
-            origin=self.origin,
+            origin=self.source_name,
             stated=self.config,
             changes=changes,
             files=self.file_states,
@@ -153,9 +153,9 @@ class Checkpoint:
         Raises:
             CheckpointProblem: names the first such file.
         """
-        require_states(self.folder, self.file_states, hashes)
+        require_file_states(self.folder, self.file_states, hashes)
 
-    def info(self, name: str) -> TensorInfo:
+    def tensor_info(self, name: str) -> TensorInfo:
         """What is known of one tensor.
 
         Raises:
@@ -177,23 +177,23 @@ class Checkpoint:
 
     def read(self, name: str) -> Tensor:
         """One whole tensor, in its own dtype, on the CPU, in memory of its own."""
-        return self._read(name, 0, None)
+        return self._read_rows(name, 0, None)
 
-    def rows(self, name: str, start: int, stop: int) -> Tensor:
+    def read_rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` of a tensor, without reading the others."""
-        return self._read(name, start, stop)
+        return self._read_rows(name, start, stop)
 
-    def _read(self, name: str, start: int, stop: int | None) -> Tensor:
-        info = self.info(name)
+    def _read_rows(self, name: str, start: int, stop: int | None) -> Tensor:
+        info = self.tensor_info(name)
         path = self.folder / info.shard
         if info.offset is None:
-            return pickles.read(path, info.stored_name or name)[start:stop].clone()
+            return pickles.read_pickled_tensor(path, info.stored_name or name)[start:stop].clone()
         if stop is None or not info.shape:
-            return _bytes(path, info.offset, info.nbytes).view(info.dtype).reshape(info.shape)
+            return _read_bytes(path, info.offset, info.nbytes).view(info.dtype).reshape(info.shape)
         start, stop, _ = slice(start, stop).indices(info.shape[0])
         rows = max(0, stop - start)
         width = info.nbytes // max(1, info.shape[0])
-        found = _bytes(path, info.offset + start * width, rows * width)
+        found = _read_bytes(path, info.offset + start * width, rows * width)
         return found.view(info.dtype).reshape(rows, *info.shape[1:])
 
     @cached_property
@@ -204,35 +204,38 @@ class Checkpoint:
             CheckpointProblem: there are packed weights, but nothing says how they are packed, or
                 they are packed in a way that is not read here.
         """
-        foreign = format_detection.foreign(self.tensors)
+        foreign = format_detection.find_foreign_format(self.tensors)
         if foreign is not None:
             raise CheckpointProblem(
                 f"{self.folder} holds weights packed as {foreign.format} ({foreign.tensor})",
-                next_step=f"give the 16-bit model, or one packed as {format_detection.KNOWN}",
+                next_step="give the 16-bit model, or one packed as "
+                f"{format_detection.READABLE_FORMATS}",
             )
-        stated = self.config.get(QUANTIZATION)
+        stated = self.config.get(QUANTIZATION_CONFIG)
         if stated is not None and not isinstance(stated, Mapping):
-            plain = format_detection.is_plain(self.tensors)
+            plain = format_detection.has_plain_linears(self.tensors)
             raise CheckpointProblem(
-                f"{self.folder / 'config.json'} has a {QUANTIZATION} that is a "
+                f"{self.folder / 'config.json'} has a {QUANTIZATION_CONFIG} that is a "
                 f"{type(stated).__name__}{', and its weights are plain' if plain else ''}",
-                next_step=f"delete {QUANTIZATION} from it" if plain else "download it again",
+                next_step=f"delete {QUANTIZATION_CONFIG} from it" if plain else "download it again",
             )
-        if stated is None and format_detection.is_packed(self.tensors):
+        if stated is None and format_detection.has_packed_weights(self.tensors):
             raise CheckpointProblem(
-                f"{self.folder} holds packed weights, but its config.json has no {QUANTIZATION}",
-                next_step=self._advice(),
+                f"{self.folder} holds packed weights, but its config.json has no "
+                f"{QUANTIZATION_CONFIG}",
+                next_step=self._missing_config_advice(),
             )
         return stated
 
-    def _advice(self) -> str:
+    def _missing_config_advice(self) -> str:
         """Returns what makes a packed model whole that lacks its quantization_config."""
-        if (self.folder / SETTINGS).is_file():
+        if (self.folder / QUANTIZE_CONFIG).is_file():
             return (
-                f"copy the object in {SETTINGS} into config.json as {QUANTIZATION}, with "
+                f"copy the object in {QUANTIZE_CONFIG} into config.json as "
+                f"{QUANTIZATION_CONFIG}, with "
                 '"quant_method": "gptq" if it has none'
             )
-        return f"add its {QUANTIZATION} to config.json: a loader would take the weights for missing"
+        return f"add its {QUANTIZATION_CONFIG} to config.json: a loader would take the weights for missing"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -249,17 +252,17 @@ class Checkpoint:
         """Bytes of all tensors."""
         return sum(info.nbytes for info in self.tensors.values())
 
-    def companions(self) -> dict[str, Path]:
+    def sidecar_files(self) -> dict[str, Path]:
         """What lies beside the weights and goes where they go: name to file."""
-        return companions(self.folder)
+        return sidecar_files(self.folder)
 
-    def files(self) -> Iterator[Path]:
+    def weight_files(self) -> Iterator[Path]:
         """The weight files, sorted by name."""
         for shard in sorted({info.shard for info in self.tensors.values()}):
             yield self.folder / shard
 
 
-def _canonical(folder: Path, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+def _rename_tensors(folder: Path, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     """The tensors under the names of a Hugging Face model, without those of a wrapper."""
     names, change = canonical_names(tensors)
     if change:
@@ -270,46 +273,46 @@ def _canonical(folder: Path, tensors: Mapping[str, TensorInfo]) -> dict[str, Ten
     }
 
 
-def _tied(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+def _name_shared_matrix(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
     """Gives the one matrix of a tied model the name of the embedding.
 
     Of two names for the same memory, safetensors' `save_model` keeps the first in the alphabet,
     which is the head's.
     """
-    embedding, head = f"{llama.EMBEDDING}.weight", f"{llama.HEAD}.weight"
+    embedding, head = f"{llama.EMBEDDING_NAME}.weight", f"{llama.HEAD_NAME}.weight"
     if embedding in tensors or head not in tensors or tensors[head].offset is None:
         return tensors
     return {embedding if name == head else name: info for name, info in tensors.items()}
 
 
-def _optional(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> set[str]:
+def _optional_names(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> set[str]:
     """Names the tensors that an index may list although no shard holds them.
 
     safetensors stores one of two tied matrices; an index from before the save lists both.
     """
-    names = {f"{llama.EMBEDDING}.weight", f"{llama.HEAD}.weight"}
-    return names if llama.is_tied(config) and f"{llama.EMBEDDING}.weight" in tensors else set()
+    names = {f"{llama.EMBEDDING_NAME}.weight", f"{llama.HEAD_NAME}.weight"}
+    return names if llama.is_tied(config) and f"{llama.EMBEDDING_NAME}.weight" in tensors else set()
 
 
-def mend_config(folder: Path) -> tuple[str, ...]:
+def repair_output_config(folder: Path) -> tuple[str, ...]:
     """Makes the config of an output agree with its tensors; returns a sentence for each change."""
     checkpoint = Checkpoint.open(folder)
-    if checkpoint.changes:
+    if checkpoint.config_changes:
         write_json(folder / "config.json", dict(checkpoint.config))
-    return checkpoint.changes
+    return checkpoint.config_changes
 
 
-def companions(folder: Path) -> dict[str, Path]:
+def sidecar_files(folder: Path) -> dict[str, Path]:
     """Maps names to files: tokenizer, generation config, licences and history of a checkpoint."""
     return {
         path.relative_to(folder).as_posix(): path
-        for pattern in COMPANIONS
+        for pattern in SIDECAR_PATTERNS
         for path in sorted(folder.glob(pattern))
         if path.is_file()
     }
 
 
-def require_companions(files: Mapping[str, Path]) -> None:
+def require_valid_sidecars(files: Mapping[str, Path]) -> None:
     """Checks that files which an output takes over are what their names promise.
 
     Raises:
@@ -321,14 +324,14 @@ def require_companions(files: Mapping[str, Path]) -> None:
             raise recognition.problem()
 
 
-def copy_companions(files: Mapping[str, Path], folder: Path) -> None:
+def copy_sidecars(files: Mapping[str, Path], folder: Path) -> None:
     """Copies files to their names in a folder."""
     for name, path in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(path, folder / name)
 
 
-def _bytes(path: Path, offset: int, count: int) -> UInt8[Tensor, " count"]:
+def _read_bytes(path: Path, offset: int, count: int) -> UInt8[Tensor, " count"]:
     """Some bytes of a file.
 
     They are read, not mapped: a mapped page stays in the process's memory as long as its file

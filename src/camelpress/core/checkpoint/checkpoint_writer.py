@@ -20,19 +20,23 @@ from types import MappingProxyType, TracebackType
 import torch
 from torch import Tensor
 
-from camelpress.core.checkpoint.shards import DTYPES, INDEXES, SINGLES
+from camelpress.core.checkpoint.shards import INDEX_NAMES, SAFETENSORS_DTYPES, SINGLE_FILE_NAMES
 from camelpress.core.errors import OutputProblem, ShapeMismatch, UnknownTensor
 from camelpress.core.files.json_files import write_json
 
 SHARD_BYTES = 4 * 10**9
-WEIGHTS = (SINGLES[0], "model-*-of-*.safetensors", INDEXES[0])  # all names that are written
-CHUNK = 2**17  # bytes that are hashed at a time
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
-RANKS = {dtype: rank for rank, dtype in enumerate(DTYPES.values())}
+WEIGHT_FILE_PATTERNS = (
+    SINGLE_FILE_NAMES[0],
+    "model-*-of-*.safetensors",
+    INDEX_NAMES[0],
+)  # all names that are written
+HASH_CHUNK_BYTES = 2**17  # bytes that are hashed at a time
+DTYPE_NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
+DTYPE_ORDER = {dtype: rank for rank, dtype in enumerate(SAFETENSORS_DTYPES.values())}
 
 
 @dataclass(frozen=True)
-class Slot:
+class TensorSpec:
     """A tensor that is going to be written."""
 
     dtype: torch.dtype
@@ -63,7 +67,7 @@ class CheckpointWriter:
     def __init__(
         self,
         folder: Path,
-        slots: Mapping[str, Slot],
+        slots: Mapping[str, TensorSpec],
         *,
         shard_bytes: int = SHARD_BYTES,
         metadata: Mapping[str, str] = MappingProxyType({}),
@@ -74,44 +78,44 @@ class CheckpointWriter:
         self._places: dict[str, tuple[str, int]] = {}
         self._missing: dict[str, set[str]] = {}
         self._files: dict[str, int] = {}
-        shards = _shards(slots, shard_bytes)
+        shards = _plan_shards(slots, shard_bytes)
         _require_space(folder, sum(slot.nbytes for slot in slots.values()))
-        (folder / INDEXES[0]).unlink(missing_ok=True)
-        _remove_others(folder, shards)
+        (folder / INDEX_NAMES[0]).unlink(missing_ok=True)
+        _remove_stale_shards(folder, shards)
         for shard, content in shards.items():
-            header, offsets = layout(content, metadata)
+            header, offsets = safetensors_layout(content, metadata)
             self._places |= {name: (shard, offset) for name, offset in offsets.items()}
             self._missing[shard] = set(content)
             size = len(header) + sum(slot.nbytes for slot in content.values())
-            _prepare(folder / shard, header, size)
+            _prepare_partial(folder / shard, header, size)
             if not content:
                 self._complete(shard)
 
-    def put(self, name: str, tensor: Tensor) -> None:
+    def write_tensor(self, name: str, tensor: Tensor) -> None:
         """Write one whole tensor to its place.
 
         Raises:
             UnknownTensor: it was not announced, or came before.
             ShapeMismatch: its shape or dtype is not the announced one.
         """
-        slot = self._expected(name)
+        slot = self._require_spec(name)
         if (tensor.dtype, tuple(tensor.shape)) != (slot.dtype, slot.shape):
             raise ShapeMismatch(
                 f"{name!r} is {tensor.dtype} {tuple(tensor.shape)}, announced was {slot.dtype} "
                 f"{slot.shape}",
                 next_step="announce what is written",
             )
-        self.write(name, 0, data(tensor))
-        self.done(name)
+        self.write_bytes(name, 0, tensor_bytes(tensor))
+        self.finish_tensor(name)
 
-    def write(self, name: str, offset: int, content: memoryview) -> None:
+    def write_bytes(self, name: str, offset: int, content: memoryview) -> None:
         """Write some bytes of a tensor, `offset` bytes after its first one.
 
         Raises:
             UnknownTensor: it was not announced, or is complete.
             ShapeMismatch: they do not fit between its first byte and its last.
         """
-        slot = self._expected(name)
+        slot = self._require_spec(name)
         if not 0 <= offset <= slot.nbytes - len(content):
             raise ShapeMismatch(
                 f"{name!r} has {slot.nbytes} bytes, to be written are {len(content)} from byte "
@@ -119,14 +123,14 @@ class CheckpointWriter:
                 next_step="announce what is written",
             )
         shard, begin = self._places[name]
-        file = self._opened(shard)
+        file = self._open_shard(shard)
         while len(content):
             written = os.pwrite(file, content, begin + offset)
             content, offset = content[written:], offset + written
 
-    def done(self, name: str) -> None:
+    def finish_tensor(self, name: str) -> None:
         """All of a tensor is in its place; the last one of a shard gives it its name."""
-        self._expected(name)
+        self._require_spec(name)
         shard = self._places[name][0]
         with self._lock:
             self._missing[shard].discard(name)
@@ -134,14 +138,16 @@ class CheckpointWriter:
         if complete:
             self._complete(shard)
 
-    def digest(self, name: str) -> str:
+    def tensor_digest(self, name: str) -> str:
         """The SHA-256 of what stands in a tensor's place now."""
-        slot = self._expected(name)
+        slot = self._require_spec(name)
         shard, begin = self._places[name]
-        file = self._opened(shard)
+        file = self._open_shard(shard)
         found = hashlib.sha256()
-        for offset in range(0, slot.nbytes, CHUNK):
-            found.update(os.pread(file, min(CHUNK, slot.nbytes - offset), begin + offset))
+        for offset in range(0, slot.nbytes, HASH_CHUNK_BYTES):
+            found.update(
+                os.pread(file, min(HASH_CHUNK_BYTES, slot.nbytes - offset), begin + offset)
+            )
         return found.hexdigest()
 
     def __enter__(self) -> CheckpointWriter:
@@ -170,17 +176,17 @@ class CheckpointWriter:
                 "metadata": {"total_size": sum(slot.nbytes for slot in self._slots.values())},
                 "weight_map": {name: place[0] for name, place in sorted(self._places.items())},
             }
-            write_json(self._folder / INDEXES[0], index)
+            write_json(self._folder / INDEX_NAMES[0], index)
 
     def _complete(self, shard: str) -> None:
-        file = self._opened(shard)
+        file = self._open_shard(shard)
         os.fsync(file)
         with self._lock:
             del self._files[shard]
         os.close(file)
-        _partial(self._folder / shard).rename(self._folder / shard)
+        _partial_path(self._folder / shard).rename(self._folder / shard)
 
-    def _expected(self, name: str) -> Slot:
+    def _require_spec(self, name: str) -> TensorSpec:
         if name not in self._slots or name not in self._missing[self._places[name][0]]:
             raise UnknownTensor(
                 f"{name!r} was {'already written' if name in self._slots else 'not announced'}",
@@ -188,21 +194,21 @@ class CheckpointWriter:
             )
         return self._slots[name]
 
-    def _opened(self, shard: str) -> int:
+    def _open_shard(self, shard: str) -> int:
         with self._lock:
             if shard not in self._files:
-                self._files[shard] = os.open(_partial(self._folder / shard), os.O_RDWR)
+                self._files[shard] = os.open(_partial_path(self._folder / shard), os.O_RDWR)
             return self._files[shard]
 
 
-def data(tensor: Tensor) -> memoryview:
+def tensor_bytes(tensor: Tensor) -> memoryview:
     """The bytes of a tensor as they stand in a file."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data
 
 
-def layout(
-    slots: Mapping[str, Slot], metadata: Mapping[str, str] = MappingProxyType({})
+def safetensors_layout(
+    slots: Mapping[str, TensorSpec], metadata: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[bytes, dict[str, int]]:
     """The header of a safetensors file, and where in the file each tensor begins.
 
@@ -211,7 +217,7 @@ def layout(
 
     Source: huggingface/safetensors 24b0b28, README.md (format) and safetensors/src/tensor.rs.
     """
-    names = sorted(slots, key=lambda name: (RANKS[slots[name].dtype], name))
+    names = sorted(slots, key=lambda name: (DTYPE_ORDER[slots[name].dtype], name))
     entries: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     begin = 0
     begins = {}
@@ -219,7 +225,7 @@ def layout(
         slot = slots[name]
         begins[name] = begin
         entries[name] = {
-            "dtype": NAMES[slot.dtype],
+            "dtype": DTYPE_NAMES[slot.dtype],
             "shape": list(slot.shape),
             "data_offsets": [begin, begin + slot.nbytes],
         }
@@ -230,8 +236,10 @@ def layout(
     return header, {name: len(header) + begin for name, begin in begins.items()}
 
 
-def _shards(slots: Mapping[str, Slot], shard_bytes: int) -> dict[str, dict[str, Slot]]:
-    groups: list[dict[str, Slot]] = [{}]
+def _plan_shards(
+    slots: Mapping[str, TensorSpec], shard_bytes: int
+) -> dict[str, dict[str, TensorSpec]]:
+    groups: list[dict[str, TensorSpec]] = [{}]
     filled = 0
     for name, slot in slots.items():
         if groups[-1] and filled + slot.nbytes > shard_bytes:
@@ -240,7 +248,7 @@ def _shards(slots: Mapping[str, Slot], shard_bytes: int) -> dict[str, dict[str, 
         groups[-1][name] = slot
         filled += slot.nbytes
     if len(groups) == 1:
-        return {SINGLES[0]: groups[0]}
+        return {SINGLE_FILE_NAMES[0]: groups[0]}
     count = len(groups)
     return {
         f"model-{number:05}-of-{count:05}.safetensors": group
@@ -258,16 +266,16 @@ def _require_space(folder: Path, needed: int) -> None:
         )
 
 
-def _remove_others(folder: Path, shards: Collection[str]) -> None:
+def _remove_stale_shards(folder: Path, shards: Collection[str]) -> None:
     """Delete shards of another layout, which loaders would take for a part of the model."""
     for path in folder.glob("model*.safetensors*"):
         if path.name.removesuffix(".partial") not in shards:
             path.unlink()
 
 
-def _prepare(shard: Path, header: bytes, size: int) -> None:
+def _prepare_partial(shard: Path, header: bytes, size: int) -> None:
     """A partial shard of the right size, with its header: what is there already, or a new one."""
-    partial = _partial(shard)
+    partial = _partial_path(shard)
     if shard.exists():
         shard.rename(partial)
     if partial.exists() and partial.stat().st_size == size:
@@ -279,5 +287,5 @@ def _prepare(shard: Path, header: bytes, size: int) -> None:
         file.truncate(size)
 
 
-def _partial(shard: Path) -> Path:
+def _partial_path(shard: Path) -> Path:
     return shard.with_name(shard.name + ".partial")

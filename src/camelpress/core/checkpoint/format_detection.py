@@ -8,12 +8,14 @@ from typing import NamedTuple
 from camelpress.core import llama
 from camelpress.core.checkpoint.shards import TensorInfo
 
-READABLE = (".qweight", ".weight_packed")  # codes of GPTQ and of compressed-tensors
-KNOWN = "GPTQ (gptq or gptq_v2), auto-round (auto_gptq) or compressed-tensors (pack-quantized)"
-LINEARS = tuple(f".{linear.name}.weight" for linear in llama.LINEARS)
+CODE_SUFFIXES = (".qweight", ".weight_packed")  # codes of GPTQ and of compressed-tensors
+READABLE_FORMATS = (
+    "GPTQ (gptq or gptq_v2), auto-round (auto_gptq) or compressed-tensors (pack-quantized)"
+)
+LINEAR_SUFFIXES = tuple(f".{linear.name}.weight" for linear in llama.LINEARS)
 AWQ_CODES = (4, 8)  # codes of one 32-bit word
 # fmt: off
-FOREIGN: Mapping[str, str] = {  # part of a tensor's name, with a dot after it: its format
+FOREIGN_FORMATS: Mapping[str, str] = {  # part of a tensor's name, with a dot after it: its format
     ".weight.quant_state.": "bitsandbytes in 4 bits",
     ".weight.absmax.":      "bitsandbytes in 4 bits",
     ".weight.quant_map.":   "bitsandbytes in 4 bits",
@@ -27,46 +29,51 @@ FOREIGN: Mapping[str, str] = {  # part of a tensor's name, with a dot after it: 
 # fmt: on
 
 
-class Packing(NamedTuple):
+class FormatEvidence(NamedTuple):
     """A format of packed weights, and a tensor that shows it."""
 
     format: str
     tensor: str
 
 
-def is_packed(tensors: Mapping[str, TensorInfo]) -> bool:
+def has_packed_weights(tensors: Mapping[str, TensorInfo]) -> bool:
     """Returns whether a tensor belongs to packed weights of any format."""
-    return any(name.endswith(READABLE) for name in tensors) or foreign(tensors) is not None
+    return (
+        any(name.endswith(CODE_SUFFIXES) for name in tensors)
+        or find_foreign_format(tensors) is not None
+    )
 
 
-def is_plain(tensors: Mapping[str, TensorInfo]) -> bool:
+def has_plain_linears(tensors: Mapping[str, TensorInfo]) -> bool:
     """Returns whether there are linear layers of decoder blocks, and none of them is packed."""
-    return any(name.endswith(LINEARS) for name in tensors) and not is_packed(tensors)
+    return any(name.endswith(LINEAR_SUFFIXES) for name in tensors) and not has_packed_weights(
+        tensors
+    )
 
 
-def foreign(tensors: Mapping[str, TensorInfo]) -> Packing | None:
+def find_foreign_format(tensors: Mapping[str, TensorInfo]) -> FormatEvidence | None:
     """Returns a sign of a format that is not read here, or None; names tell more than types."""
     unknown = None
     for name, info in tensors.items():
         if name.endswith(".weight"):
-            unknown = unknown or _by_type(name, info)
+            unknown = unknown or _format_by_dtype(name, info)
             continue
-        kind = _by_name(name) or _by_shape(name, info, tensors)
+        kind = _format_by_name(name) or _format_by_shape(name, info, tensors)
         if kind:
-            return Packing(kind, name)
+            return FormatEvidence(kind, name)
     return unknown
 
 
-def _by_name(name: str) -> str | None:
-    return next((kind for part, kind in FOREIGN.items() if part in f"{name}."), None)
+def _format_by_name(name: str) -> str | None:
+    return next((kind for part, kind in FOREIGN_FORMATS.items() if part in f"{name}."), None)
 
 
-def _by_type(name: str, info: TensorInfo) -> Packing | None:
-    narrow = info.dtype.itemsize == 1 and name.endswith(LINEARS)
-    return Packing("8-bit numbers", name) if narrow else None
+def _format_by_dtype(name: str, info: TensorInfo) -> FormatEvidence | None:
+    narrow = info.dtype.itemsize == 1 and name.endswith(LINEAR_SUFFIXES)
+    return FormatEvidence("8-bit numbers", name) if narrow else None
 
 
-def _by_shape(name: str, info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> str | None:
+def _format_by_shape(name: str, info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> str | None:
     """Returns AWQ for words of several outputs; a word of GPTQ belongs to one output."""
     if not name.endswith(".qweight"):
         return None

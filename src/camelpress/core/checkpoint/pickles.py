@@ -26,17 +26,19 @@ from torch import Tensor
 from torch._weights_only_unpickler import Unpickler
 
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.files.file_recognizer import unreadable
+from camelpress.core.files.file_recognizer import unreadable_file_problem
 from camelpress.core.files.regular_files import open_regular
 from camelpress.core.input_limits import MAX_DIRECTORY_BYTES, MAX_PICKLE_BYTES, MAX_PICKLE_OPCODES
 from camelpress.core.progress import note
 
 SAFE_TORCH = (2, 10)  # weights_only was broken before: CVE-2025-32434 (2.6), CVE-2026-24747 (2.10)
-LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # how torch before 1.6 began a file
-ARCHIVE = b"PK\x03\x04"  # and since; a zip archive that begins with something else is not for torch
-NESTED = ("state_dict", "model_state_dict", "model", "module")  # of training checkpoints
-LOCAL = struct.Struct("<26xHH")  # what stands before a record; it ends in two lengths
-REFUSALS = (  # what torch's unpickler ends in where the file is damaged or means harm
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # how torch before 1.6 began a file
+ZIP_MAGIC = (
+    b"PK\x03\x04"  # and since; a zip archive that begins with something else is not for torch
+)
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "module")  # of training checkpoints
+LOCAL_HEADER = struct.Struct("<26xHH")  # what stands before a record; it ends in two lengths
+UNPICKLING_ERRORS = (  # what torch's unpickler ends in where the file is damaged or means harm
     pickle.UnpicklingError,
     struct.error,
     zipfile.BadZipFile,
@@ -54,7 +56,7 @@ REFUSALS = (  # what torch's unpickler ends in where the file is damaged or mean
 
 
 # fmt: off
-GLOBALS = frozenset({  # names that a state dict needs, beside those of storages and dtypes
+ALLOWED_GLOBALS = frozenset({  # names that a state dict needs, beside those of storages and dtypes
     "collections OrderedDict",
     "torch Size",
     "torch Tensor",
@@ -75,14 +77,14 @@ GLOBALS = frozenset({  # names that a state dict needs, beside those of storages
 STORAGE_OR_DTYPE = re.compile(r"torch ([A-Z][A-Za-z0-9]{2,20}Storage|[a-z]+[a-z0-9_]{1,20})")
 
 
-class Record(NamedTuple):
+class ArchiveRecord(NamedTuple):
     """A part of an archive: where in the file it begins, and its size in bytes."""
 
     begin: int
     size: int
 
 
-def places(path: Path) -> dict[str, tuple[Tensor, int | None]]:
+def tensor_offsets(path: Path) -> dict[str, tuple[Tensor, int | None]]:
     """The tensors of one shard, without their values, and where in the file these begin.
 
     There is no place for a tensor that is not contiguous, such as a transposed view: `read` it.
@@ -93,36 +95,36 @@ def places(path: Path) -> dict[str, tuple[Tensor, int | None]]:
             have written in another way.
     """
     found: dict[str, tuple[Tensor, int | None]] = {}
-    for name, (tensor, record) in _tensors(path).items():
+    for name, (tensor, record) in _load_tensors(path).items():
         begin = record.begin + int(tensor.storage_offset()) * tensor.element_size()
         found[name] = (tensor, begin if tensor.is_contiguous() else None)
     return found
 
 
 @lru_cache(maxsize=2)
-def read(path: Path, name: str) -> Tensor:
+def read_pickled_tensor(path: Path, name: str) -> Tensor:
     """One tensor of a shard, in memory of its own, however it lies in the file.
 
     Raises:
         CheckpointProblem: as `places`.
     """
-    tensor, record = _tensors(path)[name]
+    tensor, record = _load_tensors(path)[name]
     if not tensor.numel():
         return torch.empty(tensor.shape, dtype=tensor.dtype)
     with open_regular(path) as file:
         file.seek(record.begin)
         content = bytearray(file.read(record.size))
-    with _suspected(path):
+    with _refuse_errors(path):
         values = torch.frombuffer(content, dtype=tensor.dtype)
         offset = int(tensor.storage_offset())
         values = values.as_strided(tensor.shape, tensor.stride(), offset).contiguous()
     return values
 
 
-class _Reader(Unpickler):
+class _MetaUnpickler(Unpickler):
     """Makes tensors of a device that has no memory; their storages know their record."""
 
-    def __init__(self, content: bytes, records: Mapping[str, Record]) -> None:
+    def __init__(self, content: bytes, records: Mapping[str, ArchiveRecord]) -> None:
         super().__init__(BytesIO(content), encoding="utf-8")
         self._records = records
 
@@ -138,31 +140,33 @@ class _Reader(Unpickler):
         return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
 
 
-def _tensors(path: Path) -> dict[str, tuple[Tensor, Record]]:
+def _load_tensors(path: Path) -> dict[str, tuple[Tensor, ArchiveRecord]]:
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < SAFE_TORCH:
         raise CheckpointProblem(
             f"{path} is a pickle, and torch {torch.__version__} does not read those safely",
             next_step="install torch >= 2.10, or convert the file to safetensors",
         )
-    with _suspected(path), open_regular(path) as file:
-        records = _records(path, file)
+    with _refuse_errors(path), open_regular(path) as file:
+        records = _read_directory(path, file)
         begin, size = records["data.pkl"]
         file.seek(begin)
         pickled = file.read(min(size, MAX_PICKLE_BYTES + 1))
         _require_harmless(pickled)
-        content = _Reader(pickled, records).load()
-        content = _unwrapped(path, content)
-        if _is_state(content):
-            return {name: (tensor.detach(), _record(tensor)) for name, tensor in content.items()}
+        content = _MetaUnpickler(pickled, records).load()
+        content = _find_state_dict(path, content)
+        if _is_state_dict(content):
+            return {
+                name: (tensor.detach(), _storage_record(tensor)) for name, tensor in content.items()
+            }
     raise CheckpointProblem(
         f"{path} is not a dictionary of tensors", next_step="give a model's state dict"
     )
 
 
-def _unwrapped(path: Path, content: object) -> object:
+def _find_state_dict(path: Path, content: object) -> object:
     """The state dict inside a training checkpoint; the content itself where it is none."""
-    if isinstance(content, dict) and not _is_state(content):
-        keys = [key for key in NESTED if content.get(key) and _is_state(content[key])]
+    if isinstance(content, dict) and not _is_state_dict(content):
+        keys = [key for key in STATE_DICT_KEYS if content.get(key) and _is_state_dict(content[key])]
         if len(keys) == 1:
             note(f"{path}: its {keys[0]!r} holds the weights; the rest of it is not read")
             return content[keys[0]]
@@ -180,11 +184,15 @@ def _require_harmless(pickled: bytes) -> None:
         if number > MAX_PICKLE_OPCODES:
             raise ValueError(f"its pickle has more than {MAX_PICKLE_OPCODES:,} opcodes")
         name = str(argument)
-        if opcode.name == "GLOBAL" and name not in GLOBALS and not STORAGE_OR_DTYPE.fullmatch(name):
+        if (
+            opcode.name == "GLOBAL"
+            and name not in ALLOWED_GLOBALS
+            and not STORAGE_OR_DTYPE.fullmatch(name)
+        ):
             raise ValueError(f"it refers to {name.replace(' ', '.')}")
 
 
-def _is_state(content: object) -> TypeGuard[dict[str, Tensor]]:
+def _is_state_dict(content: object) -> TypeGuard[dict[str, Tensor]]:
     return isinstance(content, dict) and all(
         isinstance(name, str) and isinstance(tensor, Tensor) and _is_plain(tensor)
         for name, tensor in content.items()
@@ -196,9 +204,9 @@ def _is_plain(tensor: Tensor) -> bool:
     return tensor.layout is torch.strided and not tensor.is_neg()
 
 
-def _record(tensor: Tensor) -> Record:
+def _storage_record(tensor: Tensor) -> ArchiveRecord:
     """Where a tensor's storage lies, which has room for all of it."""
-    record: Record = tensor.untyped_storage().record  # type: ignore[attr-defined]
+    record: ArchiveRecord = tensor.untyped_storage().record  # type: ignore[attr-defined]
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     last = int(tensor.storage_offset()) + sum((size - 1) * step for size, step in steps)
     if tensor.numel() and (last + 1) * tensor.element_size() > record.size:
@@ -206,35 +214,35 @@ def _record(tensor: Tensor) -> Record:
     return record
 
 
-def _records(path: Path, file: BinaryIO) -> dict[str, Record]:
+def _read_directory(path: Path, file: BinaryIO) -> dict[str, ArchiveRecord]:
     """The records of an archive by their names, without the folder and in small letters.
 
     Raises:
         CheckpointProblem: torch of today would have written it in another way.
     """
-    start = file.read(len(LEGACY))
-    if start == LEGACY:
-        raise _foreign(path, "it is from before torch 1.6")
-    if not start.startswith(ARCHIVE):
+    start = file.read(len(LEGACY_MAGIC))
+    if start == LEGACY_MAGIC:
+        raise _layout_problem(path, "it is from before torch 1.6")
+    if not start.startswith(ZIP_MAGIC):
         raise ValueError("it is not an archive of torch")
-    found: dict[str, Record] = {}
+    found: dict[str, ArchiveRecord] = {}
     end = os.fstat(file.fileno()).st_size
     with zipfile.ZipFile(_BoundedReads(file)) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED:
-                raise _foreign(path, "it is compressed")
+                raise _layout_problem(path, "it is compressed")
             name = entry.filename.partition("/")[2].lower()  # torch does not look at case
             if name in found:
                 raise ValueError(f"it has two records {name!r}")
             with archive.open(entry) as record:  # compares what the file says of it twice
                 if name == "byteorder" and record.read(6) != b"little":
-                    raise _foreign(path, "it is big-endian")
+                    raise _layout_problem(path, "it is big-endian")
             file.seek(entry.header_offset)
-            names = sum(LOCAL.unpack(file.read(LOCAL.size)))
-            begin = entry.header_offset + LOCAL.size + names
+            names = sum(LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size)))
+            begin = entry.header_offset + LOCAL_HEADER.size + names
             if begin + entry.file_size > end:
                 raise ValueError(f"its record {name!r} goes beyond the end of the file")
-            found[name] = Record(begin, entry.file_size)
+            found[name] = ArchiveRecord(begin, entry.file_size)
     return found
 
 
@@ -259,20 +267,20 @@ class _BoundedReads:
 
 
 @contextmanager
-def _suspected(path: Path) -> Iterator[None]:
+def _refuse_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except REFUSALS as error:
+    except UNPICKLING_ERRORS as error:
         found = re.search(r"WeightsUnpickler error: (.*?)(\. |$)", str(error), re.MULTILINE)
         reason = shorten(found[1] if found else str(error).strip().partition("\n")[0], 200)
-        raise unreadable(
+        raise unreadable_file_problem(
             path,
             f"{path} cannot be read as plain weights ({reason or type(error).__name__})",
             next_step="do not trust this file, or download it again",
         ) from error
 
 
-def _foreign(path: Path, reason: str) -> CheckpointProblem:
+def _layout_problem(path: Path, reason: str) -> CheckpointProblem:
     return CheckpointProblem(
         f"{path} is not laid out as torch does it now: {reason}",
         next_step="load it by torch.load(FILE, weights_only=True) and save that by torch.save",

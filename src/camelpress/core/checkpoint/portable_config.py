@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-LOCAL = ("_name_or_path", "transformers_version")  # of whoever wrote the source
+TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MACHINE_CONFIG_KEYS = ("_name_or_path", "transformers_version")  # of whoever wrote the source
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -16,7 +16,7 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def portable(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def portable_config(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     """A config with what both generations of transformers look for.
 
     Version 5 keeps the rotary base inside `rope_parameters` and the type in `dtype`; version 4
@@ -28,7 +28,7 @@ def portable(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
         dtype: of the weights beside it.
     """
     word = dtype_name(dtype)
-    told = {key: value for key, value in config.items() if key not in LOCAL}
+    told = {key: value for key, value in config.items() if key not in MACHINE_CONFIG_KEYS}
     told |= {"torch_dtype": word, "dtype": word}
     rope = told.get("rope_parameters")
     if isinstance(rope, Mapping):

@@ -26,7 +26,7 @@ from camelpress.core.input_limits import (
 
 METADATA = "__metadata__"
 # fmt: off
-BITS = {  # bits of one element of each type of the format
+DTYPE_BITS = {  # bits of one element of each type of the format
     "BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32,
     "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F8_E4M3": 8, "F8_E5M2": 8,
     "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
@@ -34,7 +34,7 @@ BITS = {  # bits of one element of each type of the format
 # fmt: on
 
 
-class Entry(NamedTuple):
+class TensorEntry(NamedTuple):
     """The type, shape and place of one tensor."""
 
     dtype: str
@@ -43,14 +43,14 @@ class Entry(NamedTuple):
     nbytes: int
 
 
-class Header(NamedTuple):
+class SafetensorsHeader(NamedTuple):
     """The tensors of a file in the order of the header, and the texts beside them."""
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
 
 
-def read_safetensors_header(path: Path) -> Header:
+def read_safetensors_header(path: Path) -> SafetensorsHeader:
     """Returns the header of a file, in which every byte belongs to one tensor.
 
     Raises:
@@ -70,34 +70,34 @@ def read_safetensors_header(path: Path) -> Header:
     content = parse_json(text)
     if not isinstance(content, dict):
         raise ValueError("the header is no JSON object")
-    metadata = _metadata(content.pop(METADATA, {}))
-    entries = {name: _entry(name, value, 8 + length) for name, value in content.items()}
+    metadata = _parse_metadata(content.pop(METADATA, {}))
+    entries = {name: _parse_entry(name, value, 8 + length) for name, value in content.items()}
     _require_no_gaps(entries, 8 + length, size)
-    return Header(entries, metadata)
+    return SafetensorsHeader(entries, metadata)
 
 
-def _metadata(value: object) -> dict[str, str]:
+def _parse_metadata(value: object) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
         raise ValueError(f"{METADATA} is no object of texts")
     return value
 
 
-def _entry(name: str, value: Any, begin: int) -> Entry:
+def _parse_entry(name: str, value: Any, begin: int) -> TensorEntry:
     if len(name) > MAX_TENSOR_NAME_CHARACTERS:
         raise ValueError(f"the name of a tensor has {len(name):,} characters")
     if not isinstance(value, dict):
         raise ValueError(f"{name!r} is no JSON object")
     dtype, shape, offsets = (value.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if not isinstance(dtype, str) or dtype not in BITS:
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise ValueError(f"{name!r} has the unknown type {dtype!r}")
     if not _is_sizes(shape) or len(shape) > MAX_DIMENSIONS or prod(shape) > MAX_ELEMENTS:
         raise ValueError(f"{name!r} has the shape {shape!r}")
     if not _is_sizes(offsets) or len(offsets) != 2:
         raise ValueError(f"{name!r} has the offsets {offsets!r}")
     nbytes = offsets[1] - offsets[0]
-    if 8 * nbytes != prod(shape) * BITS[dtype]:
+    if 8 * nbytes != prod(shape) * DTYPE_BITS[dtype]:
         raise ValueError(f"{name!r} has {nbytes:,} bytes, not those of {shape} in {dtype}")
-    return Entry(dtype, tuple(shape), begin + offsets[0], nbytes)
+    return TensorEntry(dtype, tuple(shape), begin + offsets[0], nbytes)
 
 
 def _is_sizes(value: Any) -> TypeGuard[list[int]]:
@@ -106,10 +106,10 @@ def _is_sizes(value: Any) -> TypeGuard[list[int]]:
     )
 
 
-def _require_no_gaps(entries: Mapping[str, Entry], begin: int, end: int) -> None:
+def _require_no_gaps(entries: Mapping[str, TensorEntry], begin: int, end: int) -> None:
     """Raises ValueError unless the tensors fill the file without a gap or an overlap."""
     place = begin
-    for name, entry in sorted(entries.items(), key=_by_place):
+    for name, entry in sorted(entries.items(), key=_entry_offset):
         if entry.offset != place:
             raise ValueError(f"{name!r} begins at byte {entry.offset:,}, not at {place:,}")
         place += entry.nbytes
@@ -117,5 +117,5 @@ def _require_no_gaps(entries: Mapping[str, Entry], begin: int, end: int) -> None
         raise ValueError(f"the tensors end at byte {place:,}, the file has {end:,}")
 
 
-def _by_place(item: tuple[str, Entry]) -> tuple[int, int]:
+def _entry_offset(item: tuple[str, TensorEntry]) -> tuple[int, int]:
     return item[1].offset, item[1].nbytes

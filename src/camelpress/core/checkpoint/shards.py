@@ -12,27 +12,30 @@ import torch
 
 from camelpress.core.checkpoint import pickles
 from camelpress.core.checkpoint.portable_config import dtype_name
-from camelpress.core.checkpoint.safetensors_header import Header, read_safetensors_header
+from camelpress.core.checkpoint.safetensors_header import SafetensorsHeader, read_safetensors_header
 from camelpress.core.errors import CheckpointProblem, UnsafeShard
-from camelpress.core.files.file_recognizer import unreadable
+from camelpress.core.files.file_recognizer import unreadable_file_problem
 from camelpress.core.files.folder_recognizer import recognize_folder
 from camelpress.core.files.json_files import read_json
 from camelpress.core.input_limits import MAX_TENSORS
 from camelpress.core.progress import note
 
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-SINGLES = ("model.safetensors", "pytorch_model.bin")
-KINDS = (".safetensors", ".bin")  # in the order of preference
-AUTOGPTQ = "gptq_model-*g.safetensors"  # its name for a single file, which has bits and group size
-NUMBERED = re.compile(  # one shard of a set, with the variant where either generation puts it
+INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLE_FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
+SHARD_SUFFIXES = (".safetensors", ".bin")  # in the order of preference
+AUTOGPTQ_PATTERN = (
+    "gptq_model-*g.safetensors"  # its name for a single file, which has bits and group size
+)
+NUMBERED_SHARD = re.compile(  # one shard of a set, with the variant where either generation puts it
     r"(?P<stem>(?:model|pytorch_model)(?:\.\w+)?)-(?P<number>\d{5})-of-(?P<count>\d{5})"
     r"(?P<variant>(?:\.\w+)?)\.(?P<kind>safetensors|bin)"
 )
-VARIANT = re.compile(r"(?:model|pytorch_model)\.\w+\.(?:safetensors|bin)")  # such as fp16
+VARIANT_NAME = re.compile(r"(?:model|pytorch_model)\.\w+\.(?:safetensors|bin)")  # such as fp16
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{,200}\.(safetensors|bin)")
 
 # fmt: off
-DTYPES: Mapping[str, torch.dtype] = MappingProxyType({  # in the order they have in a file
+# in the order they have in a file
+SAFETENSORS_DTYPES: Mapping[str, torch.dtype] = MappingProxyType({
     "I64": torch.int64,     "F64": torch.float64,  "F32": torch.float32,  "I32": torch.int32,
     "BF16": torch.bfloat16, "F16": torch.float16,  "I16": torch.int16,    "I8": torch.int8,
     "U8": torch.uint8,      "BOOL": torch.bool,
@@ -56,7 +59,7 @@ class TensorInfo:
         return self.dtype.itemsize * torch.Size(self.shape).numel()
 
 
-def listed(folder: Path) -> dict[str, str]:
+def index_shards(folder: Path) -> dict[str, str]:
     """Tensor name to shard name, as the index says; empty where there is no index.
 
     Pickles are read only where there are no safetensors. An index none of whose shards is there
@@ -66,14 +69,14 @@ def listed(folder: Path) -> dict[str, str]:
         CheckpointProblem: an index without content, a shard that is missing, or several models.
         UnsafeShard: the index names something other than a plain file of this folder.
     """
-    for index, single in _names(folder):
+    for index, single in _index_names(folder):
         if (folder / index).is_file():
             found = read_json(folder / index).get("weight_map")
             if not isinstance(found, dict) or not found:
                 raise CheckpointProblem(
                     f"{folder / index} has no weight_map", next_step="download it again"
                 )
-            if _left_over(folder, index, single, found.values()):
+            if _is_stale_index(folder, index, single, found.values()):
                 continue
             if len(found) > MAX_TENSORS:
                 raise CheckpointProblem(
@@ -81,14 +84,14 @@ def listed(folder: Path) -> dict[str, str]:
                     next_step="download it again",
                 )
             for shard in found.values():
-                _check_shard(folder, index, shard)
+                _require_shard(folder, index, shard)
             return found
         if (folder / single).is_file():
             break
     return {}
 
 
-def unlisted(folder: Path) -> list[str]:
+def find_shards(folder: Path) -> list[str]:
     """Names the weight files of a folder without an index.
 
     They are the one file with a standard name, or else a complete set of numbered shards, or else
@@ -97,14 +100,16 @@ def unlisted(folder: Path) -> list[str]:
     Raises:
         CheckpointProblem: there is none, a set lacks shards, or there are several models.
     """
-    for _, name in _names(folder):
+    for _, name in _index_names(folder):
         if (folder / name).is_file():
             return [name]
-    models = _numbered(folder) or [
-        [path.name] for path in sorted(folder.glob("*")) if VARIANT.fullmatch(path.name)
+    models = _complete_sets(folder) or [
+        [path.name] for path in sorted(folder.glob("*")) if VARIANT_NAME.fullmatch(path.name)
     ]
     kinds = {Path(files[0]).suffix for files in models}
-    preferred = [files for files in models if files[0].endswith(min(kinds, key=KINDS.index))]
+    preferred = [
+        files for files in models if files[0].endswith(min(kinds, key=SHARD_SUFFIXES.index))
+    ]
     if len(preferred) > 1:
         raise CheckpointProblem(
             f"{folder} holds several models: {', '.join(files[0] for files in preferred)}",
@@ -118,11 +123,12 @@ def unlisted(folder: Path) -> list[str]:
         raise recognition.problem()
     raise CheckpointProblem(
         f"{folder} holds no weights",
-        next_step=f"it needs {SINGLES[0]}, {SINGLES[1]} or shards with an index",
+        next_step=f"it needs {SINGLE_FILE_NAMES[0]}, {SINGLE_FILE_NAMES[1]} or shards with "
+        "an index",
     )
 
 
-def _numbered(folder: Path) -> list[list[str]]:
+def _complete_sets(folder: Path) -> list[list[str]]:
     """The complete sets of numbered shards of a folder.
 
     Raises:
@@ -130,7 +136,7 @@ def _numbered(folder: Path) -> list[list[str]]:
     """
     sets: dict[tuple[str, ...], list[str]] = {}
     for path in sorted(folder.glob("*-of-*")):
-        shard = NUMBERED.fullmatch(path.name)
+        shard = NUMBERED_SHARD.fullmatch(path.name)
         if shard:
             key = shard.group("stem", "count", "variant", "kind")
             sets.setdefault(key, []).append(path.name)
@@ -153,26 +159,30 @@ def _numbered(folder: Path) -> list[list[str]]:
     return complete
 
 
-def _left_over(folder: Path, index: str, single: str, shards: Iterable[object]) -> bool:
+def _is_stale_index(folder: Path, index: str, single: str, shards: Iterable[object]) -> bool:
     """Tells whether an index belongs to weights that are gone, while others are there."""
     if any((folder / str(shard)).exists() for shard in shards if SHARD_NAME.fullmatch(str(shard))):
         return False
-    others = [name for name in (*INDEXES, *SINGLES) if name != index and (folder / name).is_file()]
-    numbered = [path.name for path in folder.glob("*-of-*") if NUMBERED.fullmatch(path.name)]
+    others = [
+        name
+        for name in (*INDEX_NAMES, *SINGLE_FILE_NAMES)
+        if name != index and (folder / name).is_file()
+    ]
+    numbered = [path.name for path in folder.glob("*-of-*") if NUMBERED_SHARD.fullmatch(path.name)]
     if not others and not numbered:
         return False
     note(f"{folder / index} lists files that are not there: it is left over and not used")
     return True
 
 
-def _names(folder: Path) -> list[tuple[str, str]]:
+def _index_names(folder: Path) -> list[tuple[str, str]]:
     """What an index may be called, and a file that needs none, in the order of preference."""
-    standard = list(zip(INDEXES, SINGLES, strict=True))
-    if any((folder / name).is_file() for name in (*INDEXES, *SINGLES)):
+    standard = list(zip(INDEX_NAMES, SINGLE_FILE_NAMES, strict=True))
+    if any((folder / name).is_file() for name in (*INDEX_NAMES, *SINGLE_FILE_NAMES)):
         return standard
     ends = len(".index.json")
-    found = {path.name[:-ends] for path in folder.glob(f"{AUTOGPTQ}.index.json")}
-    found |= {path.name for path in folder.glob(AUTOGPTQ)}
+    found = {path.name[:-ends] for path in folder.glob(f"{AUTOGPTQ_PATTERN}.index.json")}
+    found |= {path.name for path in folder.glob(AUTOGPTQ_PATTERN)}
     if len(found) > 1:
         raise CheckpointProblem(
             f"{folder} holds several models: {', '.join(sorted(found))}",
@@ -181,7 +191,7 @@ def _names(folder: Path) -> list[tuple[str, str]]:
     return [*standard, *((f"{name}.index.json", name) for name in found)]
 
 
-def header(path: Path) -> dict[str, TensorInfo]:
+def read_shard_header(path: Path) -> dict[str, TensorInfo]:
     """What one weight file says it holds, in the order of the file.
 
     Raises:
@@ -189,50 +199,51 @@ def header(path: Path) -> dict[str, TensorInfo]:
             twice.
     """
     if path.suffix == ".safetensors":
-        return _safetensors(path)
+        return _safetensors_infos(path)
     found = {}
-    for name, (tensor, offset) in pickles.places(path).items():
-        if tensor.dtype not in DTYPES.values():
-            raise _unknown(path, name, dtype_name(tensor.dtype))
+    for name, (tensor, offset) in pickles.tensor_offsets(path).items():
+        if tensor.dtype not in SAFETENSORS_DTYPES.values():
+            raise _dtype_problem(path, name, dtype_name(tensor.dtype))
         found[name] = TensorInfo(tensor.dtype, tuple(tensor.shape), path.name, offset)
     return found
 
 
-def metadata(path: Path) -> dict[str, str]:
+def read_metadata(path: Path) -> dict[str, str]:
     """Returns the texts that a safetensors file says of itself; nothing for any other file."""
-    return dict(_header(path).metadata) if path.suffix == ".safetensors" else {}
+    return dict(_read_safetensors_header(path).metadata) if path.suffix == ".safetensors" else {}
 
 
-def _safetensors(path: Path) -> dict[str, TensorInfo]:
+def _safetensors_infos(path: Path) -> dict[str, TensorInfo]:
     tensors = {}
-    for name, entry in _header(path).entries.items():
-        dtype = DTYPES.get(entry.dtype)
+    for name, entry in _read_safetensors_header(path).entries.items():
+        dtype = SAFETENSORS_DTYPES.get(entry.dtype)
         if dtype is None:
-            raise _unknown(path, name, entry.dtype)
+            raise _dtype_problem(path, name, entry.dtype)
         tensors[name] = TensorInfo(dtype, entry.shape, path.name, entry.offset)
     return tensors
 
 
-def _header(path: Path) -> Header:
+def _read_safetensors_header(path: Path) -> SafetensorsHeader:
     try:
         return read_safetensors_header(path)
     except OSError as error:
-        raise _incomplete(path, error.strerror) from error
+        raise _incomplete_problem(path, error.strerror) from error
     except ValueError as error:
-        raise _incomplete(path, error) from error
+        raise _incomplete_problem(path, error) from error
 
 
-def _incomplete(path: Path, error: object) -> CheckpointProblem:
-    return unreadable(path, f"{path} is not a complete safetensors file ({error})")
+def _incomplete_problem(path: Path, error: object) -> CheckpointProblem:
+    return unreadable_file_problem(path, f"{path} is not a complete safetensors file ({error})")
 
 
-def _unknown(path: Path, name: str, dtype: str) -> CheckpointProblem:
+def _dtype_problem(path: Path, name: str, dtype: str) -> CheckpointProblem:
     return CheckpointProblem(
-        f"{path} holds {name!r} as {dtype}", next_step=f"convert it to one of {', '.join(DTYPES)}"
+        f"{path} holds {name!r} as {dtype}",
+        next_step=f"convert it to one of {', '.join(SAFETENSORS_DTYPES)}",
     )
 
 
-def _check_shard(folder: Path, index: str, shard: object) -> None:
+def _require_shard(folder: Path, index: str, shard: object) -> None:
     if not isinstance(shard, str) or not SHARD_NAME.fullmatch(shard):
         raise UnsafeShard(
             f"{folder / index} names the shard {shard!r}, which is not a plain file name",

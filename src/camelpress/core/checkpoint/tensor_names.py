@@ -13,14 +13,19 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from camelpress.core.files.file_recognizer import Recognition
-from camelpress.core.files.folder_recognizer import lora
-from camelpress.core.llama import EMBEDDING, HEAD
+from camelpress.core.files.folder_recognizer import lora_recognition
+from camelpress.core.llama import EMBEDDING_NAME, HEAD_NAME
 
-ANCHOR = f"{EMBEDDING}.weight"  # every model has it
-DECODER, BARE_ANCHOR = "model.", "embed_tokens.weight"
-BARE = ("embed_tokens.", "layers.", "norm.", f"{HEAD}.")  # names of a decoder saved by itself
-OUTER = re.compile(r"(?:module\.|_forward_module\.|base_model\.model\.|model\.)+")
-INNER = re.compile(
+EMBEDDING_WEIGHT = f"{EMBEDDING_NAME}.weight"  # every model has it
+DECODER_PREFIX, BARE_EMBEDDING_WEIGHT = "model.", "embed_tokens.weight"
+BARE_PREFIXES = (
+    "embed_tokens.",
+    "layers.",
+    "norm.",
+    f"{HEAD_NAME}.",
+)  # names of a decoder saved by itself
+WRAPPER_PREFIX = re.compile(r"(?:module\.|_forward_module\.|base_model\.model\.|model\.)+")
+WRAPPER_INFIX = re.compile(
     r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_fpw_module|_checkpoint_wrapped_module)\."
 )
 ADAPTER_PART = re.compile(r"\.(?:lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector)\b")
@@ -36,10 +41,10 @@ def canonical_names(names: Collection[str]) -> tuple[dict[str, str], str]:
         stored name to canonical name, and a sentence about the change; "" where nothing changed,
         also where a change would give two tensors one name.
     """
-    unwrapped = {name: INNER.sub("", name) for name in names}
-    prefix, added = _outer(unwrapped.values())
+    unwrapped = {name: WRAPPER_INFIX.sub("", name) for name in names}
+    prefix, added = _find_prefix(unwrapped.values())
     canonical = {
-        name: inner if added and inner.startswith(HEAD) else added + inner
+        name: inner if added and inner.startswith(HEAD_NAME) else added + inner
         for name, inner in ((name, inner.removeprefix(prefix)) for name, inner in unwrapped.items())
     }
     changed = [name for name in names if canonical[name] != name]
@@ -48,16 +53,16 @@ def canonical_names(names: Collection[str]) -> tuple[dict[str, str], str]:
     return canonical, f"{changed[0]!r} is read as {canonical[changed[0]]!r}, and others likewise"
 
 
-def _outer(names: Collection[str]) -> tuple[str, str]:
+def _find_prefix(names: Collection[str]) -> tuple[str, str]:
     """Finds the prefix that a wrapper put before all names, and the one that they lack."""
-    if ANCHOR in names:
+    if EMBEDDING_WEIGHT in names:
         return "", ""
-    for anchor, added in ((ANCHOR, ""), (BARE_ANCHOR, DECODER)):
+    for anchor, added in ((EMBEDDING_WEIGHT, ""), (BARE_EMBEDDING_WEIGHT, DECODER_PREFIX)):
         for name in names:
             prefix = name.removesuffix(anchor)
-            known = not prefix or OUTER.fullmatch(prefix)
+            known = not prefix or WRAPPER_PREFIX.fullmatch(prefix)
             if prefix != name and known and all(each.startswith(prefix) for each in names):
-                bare = all(each.removeprefix(prefix).startswith(BARE) for each in names)
+                bare = all(each.removeprefix(prefix).startswith(BARE_PREFIXES) for each in names)
                 if not added or bare:
                     return prefix, added
     return "", ""
@@ -71,7 +76,7 @@ def recognize_names(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> Reco
         shapes: of all tensors by name.
     """
     if any(ADAPTER_PART.search(name) for name in shapes):
-        return lora(str(folder))
+        return lora_recognition(str(folder))
     weights = [name for name in shapes if name.endswith(".weight")]
     empty = sorted(name for name in weights if 0 in shapes[name])
     if not empty:

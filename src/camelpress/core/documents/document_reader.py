@@ -12,26 +12,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from camelpress.core.documents.dataset_formats import LAYOUTS, Document, read_row, read_table
-from camelpress.core.documents.json_fields import Fields, kind_of
-from camelpress.core.documents.json_rows import is_json, json_rows, promises_json
+from camelpress.core.documents.dataset_formats import (
+    DATASET_FORMATS,
+    Document,
+    read_row,
+    read_table,
+)
+from camelpress.core.documents.json_fields import JsonFields, json_kind
+from camelpress.core.documents.json_rows import has_json_suffix, json_rows, looks_like_json
 from camelpress.core.documents.message_trees import is_message
 from camelpress.core.documents.omissions import (
-    Counts,
     Omission,
     OmissionCounter,
+    OmissionCounts,
     describe_omissions,
 )
 from camelpress.core.documents.text_file import TextFile, read_text_file
 from camelpress.core.documents.wrapped_json import require_bare_json
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.files.text_recognizer import require_prose, require_rows, without_text
+from camelpress.core.files.text_recognizer import empty_text_problem, require_prose, require_rows
 from camelpress.core.progress import note
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.core.text.text_bound import require_short_text
-from camelpress.core.text.tulu_format import encode
+from camelpress.core.text.tulu_format import encode_chat
 
-NAME_FIELDS = (
+ROW_ADVICE = (
     'write each row as an object: a conversation as {"messages": [...]}, a text as {"text": "..."}'
 )
 
@@ -50,7 +55,7 @@ class Corpus:
 
     documents: list[Document]
     rows: int
-    omissions: Counts
+    omissions: OmissionCounts
     sha256: str
     first_omission: tuple[str, Omission] | None = None
 
@@ -71,7 +76,7 @@ def read_corpus(path: Path) -> Corpus:
     """
     file = read_text_file(path)
     require_bare_json(path, file.text)
-    if promises_json(path) or is_json(file.text):
+    if has_json_suffix(path) or looks_like_json(file.text):
         corpus = _corpus_of_rows(path, file)
     else:
         require_short_text(str(path), file.text)
@@ -83,7 +88,7 @@ def read_corpus(path: Path) -> Corpus:
     return corpus
 
 
-def require_own_names(names: Sequence[str]) -> None:
+def require_unique_names(names: Sequence[str]) -> None:
     """See that reports can tell texts apart, which they name without their folders.
 
     Raises:
@@ -98,14 +103,14 @@ def encode_document(document: Document, tokenizer: Tokenizer) -> list[int]:
     """The ids of a conversation in the Tulu format, or of a text as the tokenizer encodes it."""
     if isinstance(document, str):
         return tokenizer.encode_document(document)
-    return encode(document, tokenizer)
+    return encode_chat(document, tokenizer)
 
 
 def _corpus_of_rows(path: Path, file: TextFile) -> Corpus:
     table = json_rows(path, file.text, _is_row)
     counter = OmissionCounter()
     documents: list[Document] = []
-    for place, part in [*_parts(path, table.rows), *_unread(path, table.envelope)]:
+    for place, part in [*_read_rows(path, table.rows), *_unread_fields(path, table.envelope)]:
         if isinstance(part, Omission):
             counter.add(place, part)
         else:
@@ -113,20 +118,20 @@ def _corpus_of_rows(path: Path, file: TextFile) -> Corpus:
             documents.append(part)
     if not documents and len(table.rows) == 1:
         require_rows(path, table.rows[0][1], _is_row)
-    _require_some(path, documents, counter)
+    _require_documents(path, documents, counter)
     return Corpus(documents, len(table.rows), counter.counts, file.sha256, counter.first_omission)
 
 
-def _parts(
+def _read_rows(
     path: Path, rows: Iterable[tuple[str, Any]]
 ) -> Iterator[tuple[str, Document | Omission]]:
     """Yields the documents and omissions of all rows; messages of a table are read together."""
     messages = []
     for place, value in rows:
         if not isinstance(value, Mapping):
-            reason = f"it is {kind_of(value)}, not an object with named fields"
-            yield place, Omission(reason, next_step=NAME_FIELDS)
-        elif is_message(row := Fields(value)):
+            reason = f"it is {json_kind(value)}, not an object with named fields"
+            yield place, Omission(reason, next_step=ROW_ADVICE)
+        elif is_message(row := JsonFields(value)):
             messages.append(row)
         else:
             yield from ((place, part) for part in read_row(row))
@@ -142,21 +147,23 @@ def _require_short(place: str, document: Document) -> None:
         require_short_text(place, *contents, next_step="shorten its messages, or leave it out")
 
 
-def _unread(path: Path, envelope: Mapping[str, Any]) -> Iterator[tuple[str, Omission]]:
+def _unread_fields(path: Path, envelope: Mapping[str, Any]) -> Iterator[tuple[str, Omission]]:
     """Yields an omission for each field beside the list of rows."""
-    yield from ((str(path), Omission(name, "fields")) for name in Fields(envelope).unread_fields())
+    yield from (
+        (str(path), Omission(name, "fields")) for name in JsonFields(envelope).unread_fields()
+    )
 
 
 def _is_row(value: Mapping[str, Any]) -> bool:
-    row = Fields(value)
-    return is_message(row) or any(layout.fits(row) for layout in LAYOUTS)
+    row = JsonFields(value)
+    return is_message(row) or any(layout.matches_row(row) for layout in DATASET_FORMATS)
 
 
-def _require_some(path: Path, documents: Sequence[Document], counter: OmissionCounter) -> None:
+def _require_documents(path: Path, documents: Sequence[Document], counter: OmissionCounter) -> None:
     if documents:
         return
     if counter.first_omission is None:
-        raise without_text(path)
+        raise empty_text_problem(path)
     place, omission = counter.first_omission
     raise RecipeProblem(
         f"{path} has no row that can be used: {place} is left out because {omission.reason}",

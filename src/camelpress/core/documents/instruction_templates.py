@@ -27,7 +27,7 @@ ALPACA_WITHOUT_INPUT = (
 )
 
 # fmt: off
-WITH_INPUT = (  # share in percent, text
+TEMPLATES_WITH_INPUT = (  # share in percent, text
     (20, "{instruction}\n\n{input}"),
     (20, "{instruction}\n{input}"),
     (5,  "{instruction}\n\nInput: {input}\n\nOutput:"),
@@ -42,7 +42,7 @@ WITH_INPUT = (  # share in percent, text
     (5,  "Instruction:{instruction}\n\nInput: {input}"),
     (10, ALPACA),
 )
-WITHOUT_INPUT = (
+TEMPLATES_WITHOUT_INPUT = (
     (40, "{instruction}"),
     (5,  "{instruction} Output:"),
     (5,  "{instruction}\nResponse:"),
@@ -59,14 +59,16 @@ WITHOUT_INPUT = (
 # fmt: on
 
 
-def written(instruction: str, given: str) -> str:
+def format_instruction(instruction: str, given: str) -> str:
     """The user's message for an instruction and its input, which counts as none where blank."""
     instruction, given = instruction.strip(), given.strip()
-    template = _drawn(WITH_INPUT if given else WITHOUT_INPUT, instruction, given)
+    template = _draw_template(
+        TEMPLATES_WITH_INPUT if given else TEMPLATES_WITHOUT_INPUT, instruction, given
+    )
     return template.format(instruction=instruction, input=given)
 
 
-def few_shot(instruction: str, examples: Sequence[Mapping[str, str]], given: str) -> str:
+def format_few_shot(instruction: str, examples: Sequence[Mapping[str, str]], given: str) -> str:
     """The same after examples, each an `input` and an `output`; there is one such template."""
     shown = [
         f"Input:\n{each['input'].strip()}\nOutput:\n{each['output'].strip()}" for each in examples
@@ -74,14 +76,14 @@ def few_shot(instruction: str, examples: Sequence[Mapping[str, str]], given: str
     return "\n\n".join([instruction.strip(), *shown, f"Input:\n{given.strip()}\nOutput:"])
 
 
-def number_of(*parts: str) -> int:
+def stable_seed(*parts: str) -> int:
     """A number below 2^64 that texts have for good, as evenly spread as a drawn one."""
     content = "\0".join(parts).encode("utf-8", errors="surrogatepass")
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
 
-def _drawn(templates: Sequence[tuple[int, str]], *parts: str) -> str:
-    draw = random.Random(number_of(*parts))  # noqa: S311 - a draw, not a secret
+def _draw_template(templates: Sequence[tuple[int, str]], *parts: str) -> str:
+    draw = random.Random(stable_seed(*parts))  # noqa: S311 - a draw, not a secret
     shares, texts = zip(*templates, strict=True)
     drawn: str = draw.choices(texts, shares)[0]
     return drawn

@@ -10,8 +10,8 @@ from typing import Any
 
 from camelpress.core.documents.omissions import Omission
 
-EMPTY: tuple[Any, ...] = ("", [], {})
-KINDS: dict[type, str] = {
+EMPTY_VALUES: tuple[Any, ...] = ("", [], {})
+JSON_KINDS: dict[type, str] = {
     type(None): "null",
     bool: "a truth value",
     int: "a number",
@@ -23,17 +23,17 @@ KINDS: dict[type, str] = {
 MAX_QUOTE = 40  # characters of a word that is quoted
 
 
-def quote(word: str) -> str:
+def quote_word(word: str) -> str:
     """Returns a word of a file in quotes, shortened and safe to print."""
     return repr(word if len(word) <= MAX_QUOTE else f"{word[:MAX_QUOTE]}...")
 
 
-def kind_of(value: Any) -> str:
+def json_kind(value: Any) -> str:
     """Returns the JSON kind of a value in words."""
-    return "null" if _is_null(value) else KINDS.get(type(value), "an object")
+    return "null" if _is_null(value) else JSON_KINDS.get(type(value), "an object")
 
 
-class Fields:
+class JsonFields:
     """Typed access to a JSON object; each read that fails is an `Omission` with the field's name.
 
     Args:
@@ -46,7 +46,7 @@ class Fields:
         self._values = {key: value for key, value in values.items() if not _is_null(value)}
         self._container = container
         self._reads: set[str] = set()
-        self._children: list[Fields] = []
+        self._children: list[JsonFields] = []
 
     def __contains__(self, key: str) -> bool:
         return key in self._object
@@ -54,7 +54,7 @@ class Fields:
     def __iter__(self) -> Iterator[str]:
         return iter(self._object)
 
-    def is_given(self, key: str) -> bool:
+    def has_value(self, key: str) -> bool:
         """Returns whether a field is there and not null."""
         return key in self._values
 
@@ -65,17 +65,17 @@ class Fields:
                 return key
         return next((key for key in keys if key in self._object), keys[0])
 
-    def mentions(self, key: str, mark: str) -> bool:
+    def contains_text(self, key: str, mark: str) -> bool:
         """Returns whether a field is a text with a mark in it."""
         value = self._values.get(key)
         return isinstance(value, str) and mark in value
 
-    def is_one_of(self, key: str, words: Container[str]) -> bool:
+    def is_any_of(self, key: str, words: Container[str]) -> bool:
         """Returns whether a field is one of some words, in any case."""
         value = self._values.get(key)
         return isinstance(value, str) and value.strip().casefold() in words
 
-    def holds(self, key: str) -> bool:
+    def is_truthy(self, key: str) -> bool:
         """Returns whether a field is neither missing nor null, false or empty."""
         self._reads.add(key)
         return bool(self._values.get(key))
@@ -99,12 +99,12 @@ class Fields:
         """
         value = self.value(key)
         if not isinstance(value, str):
-            raise Omission(f"{key} is {kind_of(value)}, not text")
+            raise Omission(f"{key} is {json_kind(value)}, not text")
         return value
 
     def optional_text(self, key: str) -> str:
         """Returns a text, or an empty one where the field is missing or null."""
-        return self.text(key) if self.is_given(key) else ""
+        return self.text(key) if self.has_value(key) else ""
 
     def texts(self, key: str) -> list[str]:
         """Returns a list of texts that is not empty; one text stands for a list of it."""
@@ -116,18 +116,18 @@ class Fields:
             raise Omission(f"{key} is empty")
         return items
 
-    def child(self, key: str) -> Fields:
+    def child(self, key: str) -> JsonFields:
         """Returns the object in a field."""
         value = self.value(key)
         if not isinstance(value, Mapping):
-            raise Omission(f"{key} is {kind_of(value)}, not an object")
+            raise Omission(f"{key} is {json_kind(value)}, not an object")
         return self._child(value, key)
 
-    def children(self, key: str) -> list[Fields]:
+    def children(self, key: str) -> list[JsonFields]:
         """Returns the objects of a list."""
         value = self.value(key)
         if not isinstance(value, list):
-            raise Omission(f"{key} is {kind_of(value)}, not a list")
+            raise Omission(f"{key} is {json_kind(value)}, not a list")
         if not all(isinstance(item, Mapping) for item in value):
             raise Omission(
                 f"{key} holds something else than objects",
@@ -144,19 +144,21 @@ class Fields:
         while stack:
             fields = stack.pop()
             for key, value in fields._values.items():
-                if key not in fields._reads and value not in EMPTY:
-                    yield f"{fields._container}{name_of(key)}"
+                if key not in fields._reads and value not in EMPTY_VALUES:
+                    yield f"{fields._container}{field_name(key)}"
             stack += reversed([child for child in fields._children if child._reads])
 
-    def _child(self, values: Mapping[str, Any], name: str) -> Fields:
-        child = Fields(values, f"{name}.")
+    def _child(self, values: Mapping[str, Any], name: str) -> JsonFields:
+        child = JsonFields(values, f"{name}.")
         self._children.append(child)
         return child
 
 
-def name_of(key: str) -> str:
+def field_name(key: str) -> str:
     """Returns the name of a field, in quotes where it is no plain word."""
-    return key if key.replace("-", "_").isidentifier() and len(key) <= MAX_QUOTE else quote(key)
+    return (
+        key if key.replace("-", "_").isidentifier() and len(key) <= MAX_QUOTE else quote_word(key)
+    )
 
 
 def _is_null(value: Any) -> bool:

@@ -12,13 +12,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from camelpress.core.documents.json_fields import name_of
+from camelpress.core.documents.json_fields import field_name
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.files.text_recognizer import content_suffix
 
-ENDINGS = (".json", ".jsonl", ".ndjson", ".jsonlines")
-MARK = "\ufeff"  # a byte order mark; each of several files put together may begin with one
-BLANKS = re.compile(rf"[ \t\r\n{MARK}]*")
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson", ".jsonlines")
+BYTE_ORDER_MARK = (
+    "\ufeff"  # a byte order mark; each of several files put together may begin with one
+)
+BLANKS = re.compile(rf"[ \t\r\n{BYTE_ORDER_MARK}]*")
 OBJECT = re.compile(r'\[?\s*\{\s*"(?:[^"\\\n]|\\.)*"\s*:')  # start of an object or a list of them
 LINE = re.compile(  # an object, or a list that begins with a text or an object
     r'\{\s*"(?:[^"\\]|\\.)*"\s*:.*\},?|\[\s*["{].*\],?'
@@ -34,12 +36,12 @@ class RowTable(NamedTuple):
     envelope: Mapping[str, Any] = MappingProxyType({})
 
 
-def promises_json(path: Path) -> bool:
+def has_json_suffix(path: Path) -> bool:
     """Returns whether a file's name ends as those of JSON and JSON lines do."""
-    return content_suffix(path) in ENDINGS
+    return content_suffix(path) in JSON_SUFFIXES
 
 
-def is_json(text: str) -> bool:
+def looks_like_json(text: str) -> bool:
     """Returns whether a text is plainly JSON, perhaps damaged, and not prose with a bracket first.
 
     A text is JSON if it is one list or object, if it begins with an object and no prose follows, or
@@ -68,20 +70,20 @@ def json_rows(path: Path, text: str, is_row: IsRow) -> RowTable:
         RecipeProblem: the text is not JSON, an object holds several lists of rows, or it is an
             answer of the dataset viewer.
     """
-    values = list(_values(path, text))
+    values = list(_decode_values(path, text))
     if len(values) != 1:
         return RowTable([(f"{path}:{line}", value) for line, value in values])
     line, value = values[0]
     if isinstance(value, list):
-        return _numbered(str(path), value)
+        return _number_rows(str(path), value)
     if isinstance(value, Mapping) and not is_row(value):
-        table = _unwrap(path, value, is_row)
+        table = _unwrap_envelope(path, value, is_row)
         if table:
             return table
     return RowTable([(f"{path}:{line}", value)])
 
 
-def _unwrap(path: Path, envelope: Mapping[str, Any], is_row: IsRow) -> RowTable | None:
+def _unwrap_envelope(path: Path, envelope: Mapping[str, Any], is_row: IsRow) -> RowTable | None:
     """Returns the only list of objects in an object, or the only one that begins with a row."""
     lists = {
         key: items
@@ -98,20 +100,20 @@ def _unwrap(path: Path, envelope: Mapping[str, Any], is_row: IsRow) -> RowTable 
         lists = {key: items for key, items in lists.items() if items and is_row(items[0])} or lists
     if len(lists) > 1:
         raise RecipeProblem(
-            f"{path} holds several lists of rows ({', '.join(map(name_of, lists))})",
+            f"{path} holds several lists of rows ({', '.join(map(field_name, lists))})",
             next_step="save one of them as a list of its own",
         )
     for key, items in lists.items():
         rest = {other: value for other, value in envelope.items() if other != key}
-        return _numbered(f"{path}:{name_of(key)}", items)._replace(envelope=rest)
+        return _number_rows(f"{path}:{field_name(key)}", items)._replace(envelope=rest)
     return None
 
 
-def _numbered(name: str, items: Sequence[Any]) -> RowTable:
+def _number_rows(name: str, items: Sequence[Any]) -> RowTable:
     return RowTable([(f"{name}[{number}]", item) for number, item in enumerate(items)])
 
 
-def _values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+def _decode_values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     """Yields JSON values one after another, each with the number of the line where it begins."""
     decoder = json.JSONDecoder(object_pairs_hook=_require_unique)
     line, counted = 1, 0
@@ -121,10 +123,10 @@ def _values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
         try:
             value, end = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
-            place = _last_written(text, at, error.pos)
-            raise _invalid(path, text, error.msg, place) from error
+            place = _fault_position(text, at, error.pos)
+            raise _json_problem(path, text, error.msg, place) from error
         except (ValueError, RecursionError) as error:
-            raise _invalid(path, text, str(error), at) from error
+            raise _json_problem(path, text, str(error), at) from error
         yield line, value
         at = _skip_blanks(text, end)
 
@@ -136,13 +138,13 @@ def _require_unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _last_written(text: str, begin: int, at: int) -> int:
+def _fault_position(text: str, begin: int, at: int) -> int:
     """Returns the place of a fault; one at the start of a line lies at the end of what precedes."""
     line = text.rfind("\n", 0, at) + 1
     return at if at == begin or text[line:at].strip() else len(text[:at].rstrip())
 
 
-def _invalid(path: Path, text: str, fault: str, at: int) -> RecipeProblem:
+def _json_problem(path: Path, text: str, fault: str, at: int) -> RecipeProblem:
     line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
     is_cut = fault.startswith("Unterminated string") or not text[at:].strip()
     return RecipeProblem(

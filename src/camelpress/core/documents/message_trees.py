@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from camelpress.core.documents.chat_turns import make_message
-from camelpress.core.documents.json_fields import Fields, kind_of
+from camelpress.core.documents.json_fields import JsonFields, json_kind
 from camelpress.core.documents.omissions import Omission
 from camelpress.core.text.tulu_format import Message
 
@@ -21,20 +21,20 @@ Key: TypeAlias = str | int | float
 MessagePath: TypeAlias = tuple[Message, ...]
 
 
-def is_message(row: Fields) -> bool:
+def is_message(row: JsonFields) -> bool:
     """Returns whether a row is one message of a table; a first prompt may lack `parent_id`."""
     return all(key in row for key in TABLE_KEYS if key != "parent_id")
 
 
-def tree_paths(root: Fields) -> Iterator[MessagePath | Omission]:
+def tree_paths(root: JsonFields) -> Iterator[MessagePath | Omission]:
     """Yields the conversations of a tree that is nested by `replies`.
 
     A message marked as deleted stays, as in Tulu 1.
     """
-    yield from _walk([root], _replies, _message)
+    yield from _walk_tree([root], _replies, _message)
 
 
-def table_paths(rows: Sequence[Fields]) -> Iterator[MessagePath | Omission]:
+def table_paths(rows: Sequence[JsonFields]) -> Iterator[MessagePath | Omission]:
     """Yields the conversations of a table of messages, each of which names its parent.
 
     A message marked as deleted is left out, with all replies to it.
@@ -45,7 +45,7 @@ def table_paths(rows: Sequence[Fields]) -> Iterator[MessagePath | Omission]:
             table.add(row)
         except Omission as omission:
             yield omission.with_unit("messages")
-    yield from _walk(table.roots, table.replies, _kept_message)
+    yield from _walk_tree(table.roots, table.replies, _table_message)
     if table.orphans:
         reason = "no path leads to it from a first prompt"
         yield Omission(reason, "messages", len(table.orphans))
@@ -57,44 +57,44 @@ class _MessageTable:
     def __init__(self) -> None:
         self.orphans: set[Key] = set()
         self._keys: set[Key] = set()
-        self._replies: dict[Key | None, list[Fields]] = {}
+        self._replies: dict[Key | None, list[JsonFields]] = {}
 
     @property
-    def roots(self) -> list[Fields]:
+    def roots(self) -> list[JsonFields]:
         """The messages without a parent."""
         return self._replies.get(None, [])
 
-    def add(self, row: Fields) -> None:
+    def add(self, row: JsonFields) -> None:
         """Adds a message whose key is new."""
         key = _key(row, "message_id")
-        parent = _key(row, "parent_id") if row.is_given("parent_id") else None
+        parent = _key(row, "parent_id") if row.has_value("parent_id") else None
         if key in self._keys:
             raise Omission("message_id stands there twice")
         self._keys.add(key)
         self.orphans.add(key)
         self._replies.setdefault(parent, []).append(row)
 
-    def replies(self, row: Fields) -> list[Fields]:
+    def replies(self, row: JsonFields) -> list[JsonFields]:
         """Returns the replies to a message, which is then no orphan."""
         key = _key(row, "message_id")
         self.orphans.discard(key)
         return self._replies.get(key, [])
 
 
-def _walk(
-    roots: Sequence[Fields],
-    replies: Callable[[Fields], list[Fields]],
-    read: Callable[[Fields], Message],
+def _walk_tree(
+    roots: Sequence[JsonFields],
+    replies: Callable[[JsonFields], list[JsonFields]],
+    read: Callable[[JsonFields], Message],
 ) -> Iterator[MessagePath | Omission]:
     """Yields a conversation for each answer, depth first, and an omission for what gives none."""
-    stack: list[tuple[Fields, MessagePath | None]] = [(root, ()) for root in reversed(roots)]
+    stack: list[tuple[JsonFields, MessagePath | None]] = [(root, ()) for root in reversed(roots)]
     while stack:
         node, before = stack.pop()
         path: MessagePath | None = None
-        answers: list[Fields] = []
+        answers: list[JsonFields] = []
         try:
             answers = replies(node)
-            path = _extend(before, node, read)
+            path = _extend_path(before, node, read)
             if path[-1].role == "assistant":
                 yield path
             elif not answers:
@@ -104,33 +104,33 @@ def _walk(
         stack += [(reply, path) for reply in reversed(answers)]
 
 
-def _extend(
-    before: MessagePath | None, node: Fields, read: Callable[[Fields], Message]
+def _extend_path(
+    before: MessagePath | None, node: JsonFields, read: Callable[[JsonFields], Message]
 ) -> MessagePath:
     if before is None:
         raise Omission("it replies to a message that is left out")
     return (*before, read(node))
 
 
-def _message(node: Fields) -> Message:
+def _message(node: JsonFields) -> Message:
     return make_message(node.text("role"), node.text("text"))
 
 
-def _kept_message(row: Fields) -> Message:
-    if row.holds("deleted"):
+def _table_message(row: JsonFields) -> Message:
+    if row.is_truthy("deleted"):
         raise Omission("it is marked as deleted")
     message = _message(row)
-    if message.role == "assistant" and not row.is_given("parent_id"):
+    if message.role == "assistant" and not row.has_value("parent_id"):
         raise Omission("it is an answer without a parent")
     return message
 
 
-def _replies(node: Fields) -> list[Fields]:
-    return node.children("replies") if node.is_given("replies") else []
+def _replies(node: JsonFields) -> list[JsonFields]:
+    return node.children("replies") if node.has_value("replies") else []
 
 
-def _key(row: Fields, name: str) -> Key:
+def _key(row: JsonFields, name: str) -> Key:
     value = row.value(name)
     if not isinstance(value, str | int | float):
-        raise Omission(f"{name} is {kind_of(value)}")
+        raise Omission(f"{name} is {json_kind(value)}")
     return value

@@ -36,36 +36,36 @@ from numpy.lib import format
 
 from camelpress.core.errors import CheckpointProblem
 
-FINGERPRINT = "calibration-ngrams.npy"
-LENGTH = 13  # words
-COMMON = 10  # sequences; a run in more of them is a template's
-LIMIT = 2**20  # hashes, 8 MiB
-SHARE, MANY = 0.2, 50  # of a text's runs; either is an overlap
-WORD = re.compile(r"[^\W_]+")
+NGRAM_FILE = "calibration-ngrams.npy"
+NGRAM_WORDS = 13  # words
+MAX_SEQUENCES = 10  # sequences; a run in more of them is a template's
+MAX_HASHES = 2**20  # hashes, 8 MiB
+MIN_OVERLAP_SHARE, MIN_OVERLAP_NGRAMS = 0.2, 50  # of a text's runs; either is an overlap
+WORD_PATTERN = re.compile(r"[^\W_]+")
 
-BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no word's bits are lost
-ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))  # of SplitMix64
+HASH_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no word's bits are lost
+HASH_ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))  # of SplitMix64
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """The words of a text, in lower case."""
-    return WORD.findall(text.casefold())
+    return WORD_PATTERN.findall(text.casefold())
 
 
-def runs(words: Sequence[str]) -> UInt64[np.ndarray, " runs"]:
+def hash_ngrams(words: Sequence[str]) -> UInt64[np.ndarray, " hash_ngrams"]:
     """The hash of every run of 13 words, in order; none for a text that is shorter."""
-    codes = np.array([_code(word) for word in words], dtype=np.uint64)
-    count = max(0, len(codes) - LENGTH + 1)
+    codes = np.array([_hash_word(word) for word in words], dtype=np.uint64)
+    count = max(0, len(codes) - NGRAM_WORDS + 1)
     found = np.zeros(count, dtype=np.uint64)
-    for place in range(LENGTH if count else 0):
-        found = found * BASE + codes[place : place + count]
-    for shift, factor in ROUNDS:
+    for place in range(NGRAM_WORDS if count else 0):
+        found = found * HASH_BASE + codes[place : place + count]
+    for shift, factor in HASH_ROUNDS:
         found = (found ^ (found >> np.uint64(shift))) * np.uint64(factor)
     return found ^ (found >> np.uint64(31))
 
 
 @dataclass(frozen=True)
-class Found:
+class NgramOverlap:
     """What of a text is in a calibration.
 
     Args:
@@ -74,18 +74,20 @@ class Found:
         first: the first such run, as words; empty where there is none.
     """
 
-    runs: int
+    ngrams: int
     share: float
-    first: str
+    first_ngram: str
 
     @property
-    def overlaps(self) -> bool:
+    def is_overlap(self) -> bool:
         """Whether that is too much to call the text held out."""
-        return bool(self.first) and (self.share >= SHARE or self.share * self.runs >= MANY)
+        return bool(self.first_ngram) and (
+            self.share >= MIN_OVERLAP_SHARE or self.share * self.ngrams >= MIN_OVERLAP_NGRAMS
+        )
 
 
 @dataclass(frozen=True)
-class Fingerprint:
+class NgramFingerprint:
     """The runs of a calibration.
 
     Args:
@@ -95,29 +97,29 @@ class Fingerprint:
     hashes: UInt64[np.ndarray, " hashes"]
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> Fingerprint:
+    def from_texts(cls, texts: Iterable[str]) -> NgramFingerprint:
         """The fingerprint of the texts of all sequences."""
-        each = [np.unique(runs(words(text))) for text in texts]
+        each = [np.unique(hash_ngrams(split_words(text))) for text in texts]
         found = np.concatenate([np.empty(0, dtype=np.uint64), *each])
         hashes, counts = np.unique(found, return_counts=True)
-        return cls(hashes[counts <= COMMON][:LIMIT])
+        return cls(hashes[counts <= MAX_SEQUENCES][:MAX_HASHES])
 
     @property
     def is_sample(self) -> bool:
         """Whether there were more runs than are kept."""
-        return len(self.hashes) == LIMIT
+        return len(self.hashes) == MAX_HASHES
 
-    def found(self, words: Sequence[str]) -> Found:
+    def measure_overlap(self, words: Sequence[str]) -> NgramOverlap:
         """How much of a text is in the calibration."""
-        own = runs(words)
+        own = hash_ngrams(words)
         judged = own <= self.hashes[-1] if self.is_sample else np.ones(len(own), dtype=bool)
         ends = np.searchsorted(self.hashes, own, side="right")
         held = ends > np.searchsorted(self.hashes, own)  # np.isin would sort all of them each time
         first = int(held.argmax()) if held.any() else None
-        return Found(
-            runs=len(own),
+        return NgramOverlap(
+            ngrams=len(own),
             share=float(held.sum()) / max(1, int(judged.sum())),
-            first=" ".join(words[first : first + LENGTH]) if first is not None else "",
+            first_ngram=" ".join(words[first : first + NGRAM_WORDS]) if first is not None else "",
         )
 
     def write(self, path: Path) -> None:
@@ -125,7 +127,7 @@ class Fingerprint:
         np.save(path, self.hashes.astype("<u8"), allow_pickle=False)
 
     @classmethod
-    def read(cls, path: Path) -> Fingerprint:
+    def read(cls, path: Path) -> NgramFingerprint:
         """Load what `write` saved.
 
         Raises:
@@ -136,19 +138,19 @@ class Fingerprint:
                 version = format.read_magic(file)
                 shape, _, dtype = format.read_array_header_1_0(file)
                 if version != (1, 0) or dtype != np.dtype("<u8") or len(shape) != 1:
-                    raise _unreadable(path, "it is no list of 64-bit numbers")
-                found = np.frombuffer(file.read(8 * LIMIT + 1), dtype="u1")
+                    raise _fingerprint_problem(path, "it is no list of 64-bit numbers")
+                found = np.frombuffer(file.read(8 * MAX_HASHES + 1), dtype="u1")
         except (OSError, ValueError) as error:
-            raise _unreadable(path, type(error).__name__) from error
+            raise _fingerprint_problem(path, type(error).__name__) from error
         if len(found) != 8 * shape[0]:
-            raise _unreadable(path, "it has another length than it says")
+            raise _fingerprint_problem(path, "it has another length than it says")
         hashes = found.view("<u8").astype(np.uint64)
         if not bool((hashes[:-1] < hashes[1:]).all()):
-            raise _unreadable(path, "it is not sorted")
+            raise _fingerprint_problem(path, "it is not sorted")
         return cls(hashes)
 
 
-def _unreadable(path: Path, reason: str) -> CheckpointProblem:
+def _fingerprint_problem(path: Path, reason: str) -> CheckpointProblem:
     return CheckpointProblem(
         f"{path} is not a fingerprint of a calibration ({reason})",
         next_step="quantize again, or remove it: then overlap is not checked",
@@ -156,6 +158,6 @@ def _unreadable(path: Path, reason: str) -> CheckpointProblem:
 
 
 @lru_cache(maxsize=2**16)
-def _code(word: str) -> int:
+def _hash_word(word: str) -> int:
     digest = hashlib.blake2b(word.encode("utf-8", errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")

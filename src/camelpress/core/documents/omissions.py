@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 MAX_REASONS = 20  # distinct reasons of one unit; more are counted together
-OTHER = "others"
+OTHER_REASONS = "others"
 
-Counts = Mapping[str, Mapping[str, int]]  # unit (rows, turns, ...), then reason, then count
+OmissionCounts = Mapping[str, Mapping[str, int]]  # unit (rows, turns, ...), then reason, then count
 
 
 class Omission(Exception):  # noqa: N818 - most are counted, not raised
@@ -51,13 +51,13 @@ class OmissionCounter:
         """Counts one omission; an unread field is never the first reason."""
         reasons = self.counts.setdefault(omission.unit, {})
         known = omission.reason in reasons or len(reasons) < MAX_REASONS
-        reason = omission.reason if known else OTHER
+        reason = omission.reason if known else OTHER_REASONS
         reasons[reason] = reasons.get(reason, 0) + omission.count
         if self.first_omission is None and omission.unit != "fields":
             self.first_omission = place, omission
 
 
-def describe_omissions(counts: Counts, rows: int) -> str:
+def describe_omissions(counts: OmissionCounts, rows: int) -> str:
     """Returns `2 of 9 rows (1 output is null, 1 text is blank), 3 turns (...)`, without fields."""
     units = {unit: reasons for unit, reasons in counts.items() if unit != "fields"}
     return ", ".join(_describe_unit(unit, reasons, rows) for unit, reasons in units.items())
@@ -83,7 +83,7 @@ def omission_rows(files: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return rows
 
 
-def merge_counts(parts: Iterable[Counts]) -> dict[str, dict[str, int]]:
+def merge_counts(parts: Iterable[OmissionCounts]) -> dict[str, dict[str, int]]:
     """Adds the counts of several files up."""
     total: dict[str, dict[str, int]] = {}
     for part in parts:
@@ -99,7 +99,7 @@ def _describe_unit(unit: str, reasons: Mapping[str, int], rows: int) -> str:
     named = unit.removesuffix("s") if total == 1 else unit
     amount = f"{total:,} of {rows:,} rows" if unit == "rows" else f"{total:,} {named}"
     causes = (
-        f"{count:,} {'for other reasons' if reason == OTHER else f'because {reason}'}"
+        f"{count:,} {'for other reasons' if reason == OTHER_REASONS else f'because {reason}'}"
         for reason, count in reasons.items()
     )
     return f"{amount} ({', '.join(causes)})"

@@ -15,10 +15,10 @@ from typing import NamedTuple
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.files.text_recognizer import require_text_bytes
 
-GZIP = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 MAX_BYTES = 2**32  # bytes of a file
-MAX_UNPACKED = 2**30  # bytes of a compressed text, unpacked
-ENCODINGS = (  # mark, codec; the longer marks first
+MAX_UNPACKED_BYTES = 2**30  # bytes of a compressed text, unpacked
+BYTE_ORDER_MARKS = (  # mark, codec; the longer marks first
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -43,7 +43,7 @@ def read_text_file(path: Path) -> TextFile:
     """
     content = _read(path)
     digest = hashlib.sha256(content).hexdigest()
-    if content.startswith(GZIP) or path.suffix.casefold() == ".gz":
+    if content.startswith(GZIP_MAGIC) or path.suffix.casefold() == ".gz":
         content = _unpack(path, content)
     require_text_bytes(path, content)
     return TextFile(_decode(path, content), digest)
@@ -84,22 +84,22 @@ def _require_regular(path: Path, status: os.stat_result) -> None:
 def _unpack(path: Path, content: bytes) -> bytes:
     try:
         with gzip.open(io.BytesIO(content)) as file:
-            unpacked = file.read(MAX_UNPACKED + 1)
+            unpacked = file.read(MAX_UNPACKED_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise RecipeProblem(
             f"{path} is no whole gzip file ({type(error).__name__})",
             next_step="download it again, or give it unpacked",
         ) from error
-    if len(unpacked) > MAX_UNPACKED:
+    if len(unpacked) > MAX_UNPACKED_BYTES:
         raise RecipeProblem(
-            f"{path} unpacks to more than {MAX_UNPACKED // 2**30} GiB",
+            f"{path} unpacks to more than {MAX_UNPACKED_BYTES // 2**30} GiB",
             next_step="unpack it and give a part of it",
         )
     return unpacked
 
 
 def _decode(path: Path, content: bytes) -> str:
-    codec = next((codec for mark, codec in ENCODINGS if content.startswith(mark)), "utf-8")
+    codec = next((codec for mark, codec in BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(codec)
     except UnicodeDecodeError as error:

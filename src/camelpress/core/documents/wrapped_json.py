@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from camelpress.core.documents.json_rows import is_json
+from camelpress.core.documents.json_rows import looks_like_json
 from camelpress.core.errors import RecipeProblem
 
 COMMENT = re.compile(r"^[ \t]*//.*$", re.MULTILINE)
@@ -18,11 +18,11 @@ def require_bare_json(path: Path, text: str) -> None:
     Raises:
         RecipeProblem: it is.
     """
-    if COMMENT.match(text.lstrip()) and is_json(COMMENT.sub("", text)):
+    if COMMENT.match(text.lstrip()) and looks_like_json(COMMENT.sub("", text)):
         raise RecipeProblem(
             f"{path} is JSON with // comments, and no text", next_step="remove the comment lines"
         )
-    if is_json(_fenced(text)):
+    if looks_like_json(_fenced(text)):
         raise RecipeProblem(
             f"{path} is JSON inside Markdown fences, and no text",
             next_step="remove the lines of the fences",

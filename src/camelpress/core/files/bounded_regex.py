@@ -35,7 +35,7 @@ class _Budget:
 
 
 @lru_cache(maxsize=2**18)
-def matches(pattern: str, text: str, *, anywhere: bool = False) -> bool:
+def match_regex(pattern: str, text: str, *, anywhere: bool = False) -> bool:
     """Returns whether a text begins with a regular expression, as Python's `re` understands it.
 
     Args:
@@ -45,7 +45,7 @@ def matches(pattern: str, text: str, *, anywhere: bool = False) -> bool:
     Raises:
         ValueError: the expression is not valid, or beyond a bound.
     """
-    compiled = _compiled(pattern)
+    compiled = _compile_pattern(pattern)
     begin = time.thread_time()
     try:
         match = compiled.search if anywhere else compiled.match
@@ -57,14 +57,14 @@ def matches(pattern: str, text: str, *, anywhere: bool = False) -> bool:
         _Budget.seconds -= spent if spent > SLOW_SECONDS else 0
 
 
-def require_few(patterns: Sized) -> None:
+def require_pattern_count(patterns: Sized) -> None:
     """Raises ValueError where a config has more expressions than can be matched in good time."""
     if len(patterns) > MAX_PATTERNS:
         raise ValueError(f"it has {len(patterns):,} entries, {MAX_PATTERNS:,} are the limit")
 
 
 @lru_cache(maxsize=4096)
-def _compiled(pattern: str) -> Any:
+def _compile_pattern(pattern: str) -> Any:
     if not isinstance(pattern, str) or len(pattern) > MAX_PATTERN_CHARACTERS:
         raise ValueError(f"{pattern!r} is longer than {MAX_PATTERN_CHARACTERS:,} characters")
     braces = BRACES.findall(pattern)

@@ -16,17 +16,25 @@ from typing import Any
 
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.files.regular_files import open_regular
-from camelpress.core.hub.model_location import TEMPLATES
+from camelpress.core.hub.model_location import CHAT_TEMPLATES_FOLDER
 
-MANIFEST = "SHA256SUMS"
-PROVENANCE = "provenance.json"
-BOM = "bom.cdx.json"
-WORDS = (PROVENANCE, BOM)  # of a release about itself
+CHECKSUM_FILE = "SHA256SUMS"
+PROVENANCE_FILE = "provenance.json"
+BOM_FILE = "bom.cdx.json"
+RELEASE_METADATA_FILES = (PROVENANCE_FILE, BOM_FILE)  # of a release about itself
 REPORT_SUFFIX = "-report.json"
 PACKAGES = ("camelpress", "numba", "numpy", "safetensors", "tokenizers", "torch", "transformers")
 FileStates = tuple[tuple[str, int, int, int, int], ...]
-TICK = 2 * 10**7  # ns; clocks of file systems are finer
-IDENTITY = ("*.safetensors", "*.bin", "*.pth", "*.json", "*.model", "*.jinja", "merges.txt")
+CLOCK_TICK_NS = 2 * 10**7  # ns; clocks of file systems are finer
+MODEL_FILE_PATTERNS = (
+    "*.safetensors",
+    "*.bin",
+    "*.pth",
+    "*.json",
+    "*.model",
+    "*.jinja",
+    "merges.txt",
+)
 
 
 def sha256_file(path: Path) -> str:
@@ -51,22 +59,22 @@ def sha256_json(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def manifest(paths: Iterable[Path], *, relative_to: Path) -> dict[str, str]:
+def file_manifest(paths: Iterable[Path], *, relative_to: Path) -> dict[str, str]:
     """Name to hash, in the order of names."""
     names = {path.relative_to(relative_to).as_posix(): path for path in paths}
     return {name: sha256_file(path) for name, path in sorted(names.items())}
 
 
-def is_identity(name: str) -> bool:
+def is_checkpoint_file(name: str) -> bool:
     """Whether a file of this name makes a model what it is: weights, configs, tokenizer."""
     return (
-        any(PurePath(name).match(pattern) for pattern in IDENTITY)
-        and name not in WORDS
+        any(PurePath(name).match(pattern) for pattern in MODEL_FILE_PATTERNS)
+        and name not in RELEASE_METADATA_FILES
         and not name.endswith(REPORT_SUFFIX)
     )
 
 
-def checkpoint_hashes(
+def checkpoint_file_hashes(
     folder: Path, known: Mapping[Path, str] = MappingProxyType({})
 ) -> dict[str, str]:
     """Name to hash of all that makes a model what it is; reports about it do not.
@@ -75,8 +83,10 @@ def checkpoint_hashes(
         folder: of the checkpoint.
         known: hashes of files that were read already.
     """
-    beside = sorted(path for path in folder.iterdir() if is_identity(path.name) and path.is_file())
-    files = [*beside, *sorted(folder.glob(f"{TEMPLATES}/*.jinja"))]
+    beside = sorted(
+        path for path in folder.iterdir() if is_checkpoint_file(path.name) and path.is_file()
+    )
+    files = [*beside, *sorted(folder.glob(f"{CHAT_TEMPLATES_FOLDER}/*.jinja"))]
     return {
         path.relative_to(folder).as_posix(): known.get(path) or sha256_file(path) for path in files
     }
@@ -84,10 +94,10 @@ def checkpoint_hashes(
 
 def checkpoint_digest(folder: Path) -> str:
     """One hash for a model."""
-    return sha256_json(checkpoint_hashes(folder))
+    return sha256_json(checkpoint_file_hashes(folder))
 
 
-def identity(path: Path) -> list[int]:
+def file_identity(path: Path) -> list[int]:
     """Size, times of change (ns) and inode of a file, without a look at its content.
 
     A program can set the modification time back, as `cp -p` and `touch -r` do, but then either the
@@ -102,7 +112,9 @@ def file_states(folder: Path) -> FileStates:
 
     The time of the last status change comes last: `chmod` and a hard link change it alone.
     """
-    files = sorted(path for path in folder.glob("*") if is_identity(path.name) and path.is_file())
+    files = sorted(
+        path for path in folder.glob("*") if is_checkpoint_file(path.name) and path.is_file()
+    )
     states = [(path.name, path.stat()) for path in files]
     return tuple(
         (name, state.st_size, state.st_mtime_ns, state.st_ino, state.st_ctime_ns)
@@ -110,7 +122,7 @@ def file_states(folder: Path) -> FileStates:
     )
 
 
-def require_states(folder: Path, states: FileStates, hashes: Mapping[str, str]) -> None:
+def require_file_states(folder: Path, states: FileStates, hashes: Mapping[str, str]) -> None:
     """Checks that the files of a model are still in the states that they were in.
 
     A file whose status alone has changed is read again, if its hash is known: a program that
@@ -139,13 +151,13 @@ def _content_states(states: FileStates) -> list[tuple[str, int, int, int]]:
     return [(name, size, time, inode) for name, size, time, inode, _ in states]
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """What this program runs on."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
 @cache
-def commit() -> str | None:
+def camelpress_commit() -> str | None:
     """The commit of camelpress itself, if it runs from a checkout or was installed from one.
 
     It ends in `-dirty` where a file of the checkout was changed since.
@@ -164,7 +176,7 @@ def commit() -> str | None:
     return ended.stdout.strip() if ended.returncode == 0 and source.get("dir_info") else None
 
 
-class Hashes:
+class FileHashCache:
     """File hashes that are remembered while the identity of a file stays the same.
 
     Args:
@@ -174,36 +186,40 @@ class Hashes:
     def __init__(self, known: dict[str, Any]) -> None:
         self._known = known
 
-    def file(self, path: Path) -> str:
+    def file_digest(self, path: Path) -> str:
         """The SHA-256 of a file, read only if it looks changed."""
         key = str(path.resolve())
         kept = self._known.get(key)
-        if isinstance(kept, list) and kept[:-1] == identity(path) and isinstance(kept[-1], str):
+        if (
+            isinstance(kept, list)
+            and kept[:-1] == file_identity(path)
+            and isinstance(kept[-1], str)
+        ):
             return kept[-1]
-        _let_tick_pass(path)
-        now, digest = identity(path), sha256_file(path)
+        _wait_clock_tick(path)
+        now, digest = file_identity(path), sha256_file(path)
         self._known[key] = [*now, digest]
         return digest
 
-    def tree(self, path: Path) -> str:
+    def tree_digest(self, path: Path) -> str:
         """One hash for a file, or for a folder with everything in it; "" where there is none."""
         if not path.exists():
             return ""
         if path.is_file():
-            return self.file(path)
+            return self.file_digest(path)
         inside = sorted(member for member in path.rglob("*") if member.is_file())
         return sha256_json(
-            {member.relative_to(path).as_posix(): self.file(member) for member in inside}
+            {member.relative_to(path).as_posix(): self.file_digest(member) for member in inside}
         )
 
 
-def _let_tick_pass(path: Path) -> None:
+def _wait_clock_tick(path: Path) -> None:
     """Wait until a later change of the file must have another time than the last one."""
     age = time.time_ns() - path.stat().st_ctime_ns
-    if 0 <= age < TICK:
-        time.sleep((TICK - age) / 1e9)
+    if 0 <= age < CLOCK_TICK_NS:
+        time.sleep((CLOCK_TICK_NS - age) / 1e9)
 
 
-def manifest_text(hashes: Mapping[str, str]) -> str:
+def checksum_lines(hashes: Mapping[str, str]) -> str:
     """The form that `sha256sum -c` checks."""
     return "".join(f"{digest}  {name}\n" for name, digest in hashes.items())

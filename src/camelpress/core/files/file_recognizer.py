@@ -25,24 +25,24 @@ LINK_BYTES = 512  # size limit of a symbolic link that became a text file
 SAMPLES = 16  # places in a file that are searched for a byte other than zero
 SAMPLE_BYTES = 4096  # read at each of these places
 
-POINTER = re.compile(rb"version https://(?:git-lfs\.github|hawser\.github)\.com/spec/")
+LFS_POINTER = re.compile(rb"version https://(?:git-lfs\.github|hawser\.github)\.com/spec/")
 POINTER_SIZE = re.compile(rb"^size (\d{1,19})\s*$", re.MULTILINE)
-RANKS = re.compile(rb"[A-Za-z0-9+/]+={0,2} 0\r?\n[A-Za-z0-9+/]+={0,2} 1\r?\n")
+TIKTOKEN_START = re.compile(rb"[A-Za-z0-9+/]+={0,2} 0\r?\n[A-Za-z0-9+/]+={0,2} 1\r?\n")
 TIKTOKEN = re.compile(rb"(?:[A-Za-z0-9+/]+={0,2} \d+\r?\n){2}")
-PAGE = re.compile(rb"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body|\?xml)\b", re.I | re.S)
-REFUSAL = re.compile(
+WEB_PAGE = re.compile(rb"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body|\?xml)\b", re.I | re.S)
+SERVER_REFUSAL = re.compile(
     rb"(?:Entry not found|Repository not found|Invalid (?:username or password|credentials)"
     rb"|Unauthorized|Not Found)[.\s]*\Z"
     rb'|Access to model \S{1,200} is restricted|\s*\{\s*"error"\s*:',
     re.IGNORECASE,
 )
 ROW = re.compile(rb'\s*\{\s*["}]')  # of JSON, which may have a field `error`
-LINK = re.compile(rb"(?:\.\./)+(?:[\w.-]+/)*[\w.-]+\s*")
-MARK = b"\xef\xbb\xbf"  # a byte order mark
+COPIED_LINK = re.compile(rb"(?:\.\./)+(?:[\w.-]+/)*[\w.-]+\s*")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # a byte order mark
 PICKLE = re.compile(rb"PK[\s\S]{28}[^/]{1,200}/data\.pkl")  # its first entry
 EXPORT = "export its weights as safetensors, or its texts as JSON lines"  # of HDF5
-TEXT = "give a text, JSON or JSON lines file"  # the next step for other files
-PAGES = (".html", ".htm")  # endings of files that may be web pages
+TEXT_ADVICE = "give a text, JSON or JSON lines file"  # the next step for other files
+PAGE_SUFFIXES = (".html", ".htm")  # endings of files that may be web pages
 GGUF = (b"GGUF", b"lmgg", b"fmgg", b"tjgg", b"algg")
 ZIP, SAFETENSORS = b"PK\x03\x04", re.compile(rb"[\s\S]{8}\{", re.ASCII)
 ARCHIVES = {  # first bytes: format, how to unpack it
@@ -59,18 +59,18 @@ ARCHIVES = {  # first bytes: format, how to unpack it
 class Recognition(NamedTuple):
     """An input that is something else than a checkpoint: one true sentence and a way on."""
 
-    what: str
+    message: str
     next_step: str
 
     def problem(self) -> CheckpointProblem:
         """Returns the error that says so."""
-        return CheckpointProblem(self.what, next_step=self.next_step)
+        return CheckpointProblem(self.message, next_step=self.next_step)
 
 
 Recognizer = Callable[[Path, bytes, int], Recognition | None]  # of path, first bytes, size
 
 
-def unreadable(
+def unreadable_file_problem(
     path: Path, reason: str, *, next_step: str = "download it again"
 ) -> CheckpointProblem:
     """Returns the problem of a file that a parser refuses.
@@ -88,12 +88,12 @@ def unreadable(
 
 def recognize_file(path: Path) -> Recognition | None:
     """Recognizes the content of one file; None where it is nothing known, or cannot be read."""
-    return _recognize(path, RECOGNIZERS)
+    return _recognize(path, FILE_RECOGNIZERS)
 
 
 def recognize_substitute(path: Path) -> Recognition | None:
     """Recognizes what a failed download or copy leaves in the place of any file."""
-    if path.suffix.casefold() in PAGES:
+    if path.suffix.casefold() in PAGE_SUFFIXES:
         return None
     return _recognize(path, SUBSTITUTES)
 
@@ -101,7 +101,7 @@ def recognize_substitute(path: Path) -> Recognition | None:
 def recognize_text(path: Path, content: bytes) -> Recognition | None:
     """Recognizes the content of a file that is read as a text, and is none."""
     head = content[:HEAD_BYTES]
-    if ROW.match(head.removeprefix(MARK)):
+    if ROW.match(head.removeprefix(BYTE_ORDER_MARK)):
         return None
     for recognize, next_step in TEXT_RECOGNIZERS:
         recognition = recognize(path, head, len(content))
@@ -116,10 +116,10 @@ def _recognize(path: Path, recognizers: Iterable[Recognizer]) -> Recognition | N
             head, size = file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
     except OSError:
         return None
-    return _first(path, head, size, recognizers)
+    return _first_recognition(path, head, size, recognizers)
 
 
-def _first(
+def _first_recognition(
     path: Path, head: bytes, size: int, recognizers: Iterable[Recognizer]
 ) -> Recognition | None:
     recognitions = (recognize(path, head, size) for recognize in recognizers)
@@ -133,7 +133,7 @@ def _empty(path: Path, head: bytes, size: int) -> Recognition | None:
 
 
 def _pointer(path: Path, head: bytes, size: int) -> Recognition | None:
-    if size > POINTER_BYTES or not POINTER.match(head):
+    if size > POINTER_BYTES or not LFS_POINTER.match(head):
         return None
     stated = POINTER_SIZE.search(head)
     stands_for = f" for {int(stated[1]):,} bytes" if stated else ""
@@ -144,22 +144,22 @@ def _pointer(path: Path, head: bytes, size: int) -> Recognition | None:
 
 
 def _page(path: Path, head: bytes, size: int) -> Recognition | None:
-    if not PAGE.match(head.removeprefix(MARK)):
+    if not WEB_PAGE.match(head.removeprefix(BYTE_ORDER_MARK)):
         return None
-    return Recognition(f"{path} is a web page, not the file itself", _download(path))
+    return Recognition(f"{path} is a web page, not the file itself", _download_advice(path))
 
 
 def _refusal(path: Path, head: bytes, size: int) -> Recognition | None:
-    text = head.removeprefix(MARK)
-    if size > SAMPLE_BYTES or not REFUSAL.match(text):
+    text = head.removeprefix(BYTE_ORDER_MARK)
+    if size > SAMPLE_BYTES or not SERVER_REFUSAL.match(text):
         return None
     answer = text.decode("utf-8", "replace").strip().partition("\n")[0][:80]
     return Recognition(
-        f"{path} is a server's refusal, not the file itself ({answer!r})", _download(path)
+        f"{path} is a server's refusal, not the file itself ({answer!r})", _download_advice(path)
     )
 
 
-def _download(path: Path) -> str:
+def _download_advice(path: Path) -> str:
     return (
         f"download {path.name} again with the hub's client, logged in with an account that may "
         "read the repository (hf auth login, then hf download ORG/NAME)"
@@ -187,9 +187,9 @@ def _tiktoken(path: Path, head: bytes, size: int) -> Recognition | None:
 
 def _tiktoken_from_zero(path: Path, head: bytes, size: int) -> Recognition | None:
     """Recognizes a whole tiktoken vocabulary, which no list of words and counts looks like."""
-    if not RANKS.match(head):
+    if not TIKTOKEN_START.match(head):
         return None
-    return Recognition(f"{path} is a tiktoken vocabulary (Llama 3), and no text", TEXT)
+    return Recognition(f"{path} is a tiktoken vocabulary (Llama 3), and no text", TEXT_ADVICE)
 
 
 def _weights(path: Path, head: bytes, size: int) -> Recognition | None:
@@ -199,12 +199,12 @@ def _weights(path: Path, head: bytes, size: int) -> Recognition | None:
         kind = "a file of torch.save"
     else:
         return None
-    return Recognition(f"{path} is {kind}, and no text", TEXT)
+    return Recognition(f"{path} is {kind}, and no text", TEXT_ADVICE)
 
 
 def _link(path: Path, head: bytes, size: int) -> Recognition | None:
     """Recognizes a symbolic link that an archive or a copy turned into a text file."""
-    if size > LINK_BYTES or not LINK.fullmatch(head):
+    if size > LINK_BYTES or not COPIED_LINK.fullmatch(head):
         return None
     target = head.decode().strip()
     return Recognition(
@@ -214,11 +214,11 @@ def _link(path: Path, head: bytes, size: int) -> Recognition | None:
 
 
 def _zeros(path: Path, head: bytes, size: int) -> Recognition | None:
-    if not _begins_alike(path, head):
+    if not _has_zero_start(path, head):
         return None
     if _has_content(path, head, size) or any(
         _has_content(file, file_head, file_size)
-        for file, file_head, file_size in _zero_led(path.parent)
+        for file, file_head, file_size in _files_with_zero_start(path.parent)
     ):
         return Recognition(
             f"{path} begins with zero bytes, as a file of an XOR diff does (OpenAssistant)",
@@ -231,7 +231,7 @@ def _zeros(path: Path, head: bytes, size: int) -> Recognition | None:
     )
 
 
-def _begins_alike(path: Path, head: bytes) -> bool:
+def _has_zero_start(path: Path, head: bytes) -> bool:
     """Tells whether a file XOR another of its format would begin so: with zero bytes.
 
     A safetensors file begins with the length of its header, which may differ.
@@ -241,14 +241,14 @@ def _begins_alike(path: Path, head: bytes) -> bool:
     return len(head) >= stop and not head[start:stop].strip(b"\0")
 
 
-def _zero_led(folder: Path) -> list[tuple[Path, bytes, int]]:
+def _files_with_zero_start(folder: Path) -> list[tuple[Path, bytes, int]]:
     """Lists the weight and tokenizer files of a folder that begin with zero bytes."""
     files = []
     for path in sorted(folder.glob("*")):
         if path.suffix in (".bin", ".safetensors", ".model") and path.is_file():
             with path.open("rb") as file:
                 head = file.read(HEAD_BYTES)
-            if _begins_alike(path, head):
+            if _has_zero_start(path, head):
                 files.append((path, head, path.stat().st_size))
     return files
 
@@ -265,7 +265,7 @@ def _has_content(path: Path, head: bytes, size: int) -> bool:
     return False
 
 
-def _misnamed(path: Path, head: bytes, size: int) -> Recognition | None:
+def _wrong_suffix(path: Path, head: bytes, size: int) -> Recognition | None:
     if path.suffix == ".safetensors" and head.startswith(ZIP):
         return Recognition(
             f"{path} is a file of torch.save under the name of a safetensors file",
@@ -297,7 +297,7 @@ def _archive(path: Path, head: bytes, size: int) -> Recognition | None:
 
 
 SUBSTITUTES: tuple[Recognizer, ...] = (_pointer, _page, _refusal, _link)
-RECOGNIZERS: tuple[Recognizer, ...] = (
+FILE_RECOGNIZERS: tuple[Recognizer, ...] = (
     _empty,
     _pointer,
     _page,
@@ -305,7 +305,7 @@ RECOGNIZERS: tuple[Recognizer, ...] = (
     _gguf,
     _tiktoken,
     _link,
-    _misnamed,
+    _wrong_suffix,
     _archive,
     _zeros,
 )
@@ -314,7 +314,7 @@ TEXT_RECOGNIZERS: tuple[tuple[Recognizer, str], ...] = (  # next step for a text
     (_page, "download the file itself, or save the text of the page"),
     (_weights, ""),
     (_refusal, ""),
-    (_gguf, TEXT),
+    (_gguf, TEXT_ADVICE),
     (_tiktoken_from_zero, ""),
     (_link, ""),
     (_archive, ""),

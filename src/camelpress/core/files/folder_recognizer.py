@@ -16,9 +16,9 @@ from camelpress.core.errors import CheckpointProblem
 from camelpress.core.files.file_recognizer import Recognition, recognize_file
 
 CONFIG, PARAMS = "config.json", "params.json"
-STORE = "store-report.json"
+STORE_REPORT = "store-report.json"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
-CACHED = re.compile(r"(?P<kind>model|dataset|space)s--(?P<repository>[\w.-]+(?:--[\w.-]+)?)")
+CACHE_FOLDER = re.compile(r"(?P<kind>model|dataset|space)s--(?P<repository>[\w.-]+(?:--[\w.-]+)?)")
 PAGE_ADDRESS = re.compile(
     r"(?:https?:/+)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?!datasets/|spaces/)"
     r"(?P<repository>[\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/(?P<revision>[\w.-]+))?(?:/.*)?"
@@ -30,11 +30,11 @@ OTHER_FORMATS = {  # file pattern: format of the weights
     "*.onnx": "ONNX",
     "ggml-*.bin": "GGML (llama.cpp)",
 }
-WEIGHTS = re.compile(r".*\.(?:safetensors|bin|pth|pt|gguf|index\.json)")
+WEIGHT_FILE = re.compile(r".*\.(?:safetensors|bin|pth|pt|gguf|index\.json)")
 SNIPPET_BYTES = 10**6  # size limit of a JSON file that is read for one field
 
 
-def missing_file(path: Path) -> CheckpointProblem:
+def missing_file_problem(path: Path) -> CheckpointProblem:
     """Returns the problem of a file that a checkpoint lacks, named for what its folder really is.
 
     Args:
@@ -46,7 +46,7 @@ def missing_file(path: Path) -> CheckpointProblem:
     return CheckpointProblem(f"{path} does not exist", next_step="complete the checkpoint folder")
 
 
-def not_a_folder(place: Path) -> CheckpointProblem:
+def not_a_folder_problem(place: Path) -> CheckpointProblem:
     """Returns the problem of a place that is no folder and names no repository on the hub."""
     recognition = recognize_place(place)
     if recognition is not None:
@@ -69,32 +69,32 @@ def recognize_place(place: Path) -> Recognition | None:
     content = recognize_file(place) if place.stat().st_size else None
     if content is not None:
         return content
-    if place.name in (CONFIG, PARAMS) or WEIGHTS.fullmatch(place.name):
+    if place.name in (CONFIG, PARAMS) or WEIGHT_FILE.fullmatch(place.name):
         return Recognition(f"{place} is a file of a checkpoint", f"give its folder {place.parent}")
-    if any((place.parent / name).is_file() for name in (CONFIG, ADAPTER[0], STORE)):
+    if any((place.parent / name).is_file() for name in (CONFIG, ADAPTER[0], STORE_REPORT)):
         return Recognition(f"{place} is a file, not a folder", f"give its folder {place.parent}")
     return None
 
 
 def recognize_folder(folder: Path) -> Recognition | None:
     """Recognizes a folder that is no complete checkpoint; None where it is nothing known."""
-    for recognize in RECOGNIZERS:
+    for recognize in FOLDER_RECOGNIZERS:
         recognition = recognize(folder)
         if recognition is not None:
             return recognition
     return None
 
 
-def adapter(folder: Path) -> Recognition | None:
+def recognize_adapter(folder: Path) -> Recognition | None:
     """Recognizes a LoRA adapter (PEFT) without the weights that it belongs to."""
     if not any((folder / name).is_file() for name in ADAPTER):
         return None
-    base = _field(folder / ADAPTER[0], "base_model_name_or_path")
+    base = _json_string(folder / ADAPTER[0], "base_model_name_or_path")
     of = f" of {base}" if base else ""
-    return lora(str(folder), of)
+    return lora_recognition(str(folder), of)
 
 
-def lora(place: str, of: str = "") -> Recognition:
+def lora_recognition(place: str, of: str = "") -> Recognition:
     """Describes a LoRA adapter and how to merge it."""
     return Recognition(
         f"{place} is a LoRA adapter{of}, not a model and not a weight diff",
@@ -106,20 +106,20 @@ def lora(place: str, of: str = "") -> Recognition:
 def _hub_cache(folder: Path) -> Recognition | None:
     resolved = folder.absolute()
     for path in (resolved, *resolved.parents[:2]):
-        cached = CACHED.fullmatch(path.name)
+        cached = CACHE_FOLDER.fullmatch(path.name)
         if cached and resolved.relative_to(path).parts in ((), ("snapshots",), ("blobs",)):
-            return _of_repository(folder, path, cached)
+            return _cache_of_repository(folder, path, cached)
     for inside in (folder, folder / "hub"):
         cached_folders = sorted(inside.glob("models--*")) if inside.is_dir() else []
         if cached_folders:
             return Recognition(
                 f"{folder} is the hub's cache of {len(cached_folders)} models",
-                _one_of_cache(cached_folders),
+                _cache_advice(cached_folders),
             )
     return None
 
 
-def _one_of_cache(roots: Iterable[Path]) -> str:
+def _cache_advice(roots: Iterable[Path]) -> str:
     snapshots = [(root, _snapshot(root)) for root in roots]
     complete = [snapshot for root, snapshot in snapshots if snapshot != root]
     if complete:
@@ -127,7 +127,7 @@ def _one_of_cache(roots: Iterable[Path]) -> str:
     return "give the name of the model on the hub, ORG/NAME, to fetch it again"
 
 
-def _of_repository(folder: Path, root: Path, cached: re.Match[str]) -> Recognition:
+def _cache_of_repository(folder: Path, root: Path, cached: re.Match[str]) -> Recognition:
     repository = cached["repository"].replace("--", "/")
     what = f"{folder} is the hub's cache of {repository}"
     if cached["kind"] != "model":
@@ -149,7 +149,7 @@ def _snapshot(root: Path) -> Path:
 
 
 def _store(folder: Path) -> Recognition | None:
-    if not (folder / STORE).is_file():
+    if not (folder / STORE_REPORT).is_file():
         return None
     return Recognition(
         f"{folder} is a store of a model's predictions, not a model",
@@ -157,7 +157,7 @@ def _store(folder: Path) -> Recognition | None:
     )
 
 
-def _own_output(folder: Path) -> Recognition | None:
+def _camelpress_output(folder: Path) -> Recognition | None:
     if folder.name.endswith(".partial"):
         return Recognition(
             f"{folder} is an unfinished output", "run the command that writes it again"
@@ -183,16 +183,16 @@ def _meta_parent(folder: Path) -> Recognition | None:
         return None
     return Recognition(
         f"{folder} holds models in Meta's layout, one folder each",
-        f"give one of them: {_listing(sizes)}",
+        f"give one of them: {_list_paths(sizes)}",
     )
 
 
-def _only_inside(folder: Path) -> Recognition | None:
+def _checkpoint_below(folder: Path) -> Recognition | None:
     inside = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
     if not inside:
         return None
     return Recognition(
-        f"{folder} has no {CONFIG}, but folders in it have one", f"give {_listing(inside)}"
+        f"{folder} has no {CONFIG}, but folders in it have one", f"give {_list_paths(inside)}"
     )
 
 
@@ -211,7 +211,7 @@ def _training(folder: Path) -> Recognition | None:
     return None
 
 
-def other_format(folder: Path) -> Recognition | None:
+def recognize_other_format(folder: Path) -> Recognition | None:
     """Recognizes weights of another library in a folder that has none that are read here."""
     for pattern, kind in OTHER_FORMATS.items():
         if any(folder.glob(pattern)):
@@ -225,7 +225,7 @@ def other_format(folder: Path) -> Recognition | None:
 def _pointers(folder: Path) -> Recognition | None:
     """Recognizes a checkout whose large files were never fetched, config.json included."""
     for path in sorted(folder.glob("*")):
-        if WEIGHTS.fullmatch(path.name):
+        if WEIGHT_FILE.fullmatch(path.name):
             recognition = recognize_file(path)
             if recognition is not None:
                 return recognition
@@ -235,7 +235,7 @@ def _pointers(folder: Path) -> Recognition | None:
 def _broken_links(folder: Path) -> Recognition | None:
     """Recognizes a snapshot of the hub's cache that was copied without the files it links to."""
     for path in sorted(folder.glob("*")):
-        named = path.name == CONFIG or WEIGHTS.fullmatch(path.name)
+        named = path.name == CONFIG or WEIGHT_FILE.fullmatch(path.name)
         if named and path.is_symlink() and not path.exists():
             return Recognition(
                 f"{path} is a link to {path.readlink()}, which does not exist",
@@ -244,7 +244,7 @@ def _broken_links(folder: Path) -> Recognition | None:
     return None
 
 
-def _field(path: Path, key: str) -> str:
+def _json_string(path: Path, key: str) -> str:
     """Reads one string of a JSON object that need not be well-formed."""
     try:
         if path.stat().st_size > SNIPPET_BYTES:
@@ -256,21 +256,21 @@ def _field(path: Path, key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _listing(paths: Iterable[Path]) -> str:
+def _list_paths(paths: Iterable[Path]) -> str:
     names = [str(path) for path in paths]
     return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
-RECOGNIZERS: tuple[Callable[[Path], Recognition | None], ...] = (
-    adapter,
+FOLDER_RECOGNIZERS: tuple[Callable[[Path], Recognition | None], ...] = (
+    recognize_adapter,
     _store,
-    _own_output,
+    _camelpress_output,
     _hub_cache,
     _meta,
     _meta_parent,
     _training,
-    _only_inside,
-    other_format,
+    _checkpoint_below,
+    recognize_other_format,
     _pointers,
     _broken_links,
 )

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.files.file_recognizer import unreadable
-from camelpress.core.files.folder_recognizer import missing_file
+from camelpress.core.files.file_recognizer import unreadable_file_problem
+from camelpress.core.files.folder_recognizer import missing_file_problem
 from camelpress.core.files.regular_files import read_regular
 from camelpress.core.input_limits import MAX_JSON_BYTES, MAX_JSON_DEPTH, MAX_JSON_VALUES
 
@@ -31,13 +31,13 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
             )
         content = parse_json(text)
     except FileNotFoundError as error:
-        raise missing_file(path) from error
+        raise missing_file_problem(path) from error
     except OSError as error:
         raise CheckpointProblem(
             f"{path} cannot be read ({error.strerror})", next_step="complete the checkpoint folder"
         ) from error
     except ValueError as error:
-        raise unreadable(path, f"{path} is not valid JSON ({error})") from error
+        raise unreadable_file_problem(path, f"{path} is not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise CheckpointProblem(f"{path} is not a JSON object", next_step="download it again")
     return content
@@ -58,7 +58,10 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError(f"it has more than {MAX_JSON_VALUES:,} values")
     try:
         content = json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite
+            text,
+            object_pairs_hook=_require_unique_keys,
+            parse_constant=_parse_finite,
+            parse_float=_parse_finite,
         )
     except RecursionError as error:
         raise ValueError(f"it is nested deeper than {MAX_JSON_DEPTH} levels") from error
@@ -75,7 +78,7 @@ def write_json(path: Path, content: object) -> None:
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _require_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         counts = Counter(key for key, _ in pairs)
@@ -84,7 +87,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"{text} is not a finite number")

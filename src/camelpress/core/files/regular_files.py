@@ -12,11 +12,11 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
-MAX_PATH = 4_096  # bytes of a path on Linux
-MAX_PATH_PART = 255  # bytes of a name in a path on Linux
+MAX_PATH_BYTES = 4_096  # bytes of a path on Linux
+MAX_NAME_BYTES = 255  # bytes of a name in a path on Linux
 
 # fmt: off
-KINDS = {  # kinds of files that are not read, by the type bits of their mode
+SPECIAL_FILE_KINDS = {  # kinds of files that are not read, by the type bits of their mode
     stat.S_IFIFO:  "a named pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR:  "a device",
@@ -32,7 +32,9 @@ def is_path(text: str) -> bool:
     except UnicodeEncodeError:  # half a surrogate pair
         return False
     longest = max(map(len, parts))
-    return b"\0" not in os.fsencode(text) and len(text) < MAX_PATH and longest <= MAX_PATH_PART
+    return (
+        b"\0" not in os.fsencode(text) and len(text) < MAX_PATH_BYTES and longest <= MAX_NAME_BYTES
+    )
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -53,7 +55,7 @@ def open_regular(path: Path) -> BufferedReader:
     os.close(number)
     if kind == stat.S_IFDIR:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    name = KINDS.get(kind, "a special file")
+    name = SPECIAL_FILE_KINDS.get(kind, "a special file")
     raise OSError(errno.EINVAL, f"it is {name}, not a regular file", str(path))
 
 

@@ -11,31 +11,31 @@ from camelpress.core.errors import RecipeProblem
 from camelpress.core.files.file_recognizer import recognize_text
 
 PANDAS = "pandas.read_{}.to_json('rows.jsonl', orient='records', lines=True)"
-TABLE = (
+TABLE_ADVICE = (
     "name its columns as a layout does (text; instruction, output; inputs, targets) and convert it "
     "to JSON lines: " + PANDAS
 )
-UNPACK = "unpack it and give a file in it"
-EXPORT = "save its text as UTF-8"
+UNPACK_ADVICE = "unpack it and give a file in it"
+EXPORT_ADVICE = "save its text as UTF-8"
 
 # fmt: off
-MAGIC: tuple[tuple[bytes, str, str], ...] = (  # first bytes, format, next step
-    (b"PAR1",                "a Parquet file",        TABLE.format("parquet(FILE)")),
-    (b"ARROW1",              "an Arrow file",         TABLE.format("feather(FILE)")),
+FILE_SIGNATURES: tuple[tuple[bytes, str, str], ...] = (  # first bytes, format, next step
+    (b"PAR1",                "a Parquet file",        TABLE_ADVICE.format("parquet(FILE)")),
+    (b"ARROW1",              "an Arrow file",         TABLE_ADVICE.format("feather(FILE)")),
     (b"\xff\xff\xff\xff",    "an Arrow stream",       "convert it to JSON lines: datasets.Dataset"
                                                       ".from_file(FILE).to_json('rows.jsonl')"),
-    (b"PK\x03\x04",          "a zip archive",         UNPACK),
-    (b"PK\x05\x06",          "a zip archive",         UNPACK),
-    (b"%PDF-",               "a PDF document",        EXPORT),
-    (b"{\\rtf",              "an RTF document",       EXPORT),
-    (b"\xd0\xcf\x11\xe0",    "an Office document",    EXPORT),
+    (b"PK\x03\x04",          "a zip archive",         UNPACK_ADVICE),
+    (b"PK\x05\x06",          "a zip archive",         UNPACK_ADVICE),
+    (b"%PDF-",               "a PDF document",        EXPORT_ADVICE),
+    (b"{\\rtf",              "an RTF document",       EXPORT_ADVICE),
+    (b"\xd0\xcf\x11\xe0",    "an Office document",    EXPORT_ADVICE),
     (b"SQLite format 3\x00", "an SQLite database",    "export its table as JSON lines"),
     (b"\x93NUMPY",           "a NumPy array",         "export its texts as JSON lines"),
 )
 # fmt: on
 XML = re.compile(rb"\s*<\?xml\b")
-PYTHON = re.compile(r"\s*\[?\s*\{\s*'[^'\n]*'\s*:")
-HEADER = frozenset(
+PYTHON_LITERAL = re.compile(r"\s*\[?\s*\{\s*'[^'\n]*'\s*:")
+COLUMN_NAMES = frozenset(
     "answer chosen completion content context conversation conversations input inputs instruction "
     "label messages output prompt question response role source target targets text title".split()
 )
@@ -55,13 +55,13 @@ def require_text_bytes(path: Path, content: bytes) -> None:
         RecipeProblem: they do.
     """
     if XML.match(content[:4096].removeprefix(UTF8_MARK)):
-        raise _foreign(path, "XML", "extract its text")
+        raise _format_problem(path, "XML", "extract its text")
     recognition = recognize_text(path, content)
     if recognition is not None:
-        raise RecipeProblem(recognition.what, next_step=recognition.next_step)
-    for magic, name, next_step in MAGIC:
+        raise RecipeProblem(recognition.message, next_step=recognition.next_step)
+    for magic, name, next_step in FILE_SIGNATURES:
         if content.startswith(magic):
-            raise _foreign(path, name, next_step)
+            raise _format_problem(path, name, next_step)
 
 
 def require_prose(path: Path, text: str) -> None:
@@ -71,12 +71,12 @@ def require_prose(path: Path, text: str) -> None:
         RecipeProblem: it is, or it is blank.
     """
     if not text.strip():
-        raise without_text(path)
-    if PYTHON.match(text):
-        raise _foreign(path, "a Python literal, not JSON", "write it with json.dumps")
+        raise empty_text_problem(path)
+    if PYTHON_LITERAL.match(text):
+        raise _format_problem(path, "a Python literal, not JSON", "write it with json.dumps")
     for separator, name, reader in SEPARATORS:
-        if _is_table(path, text, separator):
-            raise _foreign(path, f"{name}, a table", TABLE.format(reader))
+        if _looks_like_table(path, text, separator):
+            raise _format_problem(path, f"{name}, a table", TABLE_ADVICE.format(reader))
 
 
 def require_rows(path: Path, value: object, is_row: Callable[[Mapping[str, Any]], bool]) -> None:
@@ -99,13 +99,13 @@ def _orientation(table: Mapping[str, Any], is_row: Callable[[Mapping[str, Any]],
     if {"columns", "data"} <= table.keys():
         return "split"
     columns = list(table.values())
-    labels = {_labels(column) for column in columns}
+    labels = {_value_labels(column) for column in columns}
     if not all(labels) or len(labels) != 1 or not (is_row(table) or len(columns) > 1):
         return ""
     return "index" if all(key.isdecimal() for key in table) else "columns"
 
 
-def _labels(column: object) -> tuple[Any, ...]:
+def _value_labels(column: object) -> tuple[Any, ...]:
     """Returns the names of the values in a column; empty where it is no column.
 
     A list of objects is no column: it holds the turns of a conversation.
@@ -117,7 +117,7 @@ def _labels(column: object) -> tuple[Any, ...]:
     return tuple(range(len(column)))
 
 
-def _is_table(path: Path, text: str, separator: str) -> bool:
+def _looks_like_table(path: Path, text: str, separator: str) -> bool:
     """Returns whether name, header or tabs make a text a table."""
     if content_suffix(path) == {",": ".csv", "\t": ".tsv"}.get(separator):
         return True
@@ -132,7 +132,7 @@ def _is_header(line: str, separator: str) -> bool:
     """Returns whether a line names columns, one of them as data sets do."""
     names = [name.strip().strip('"').casefold() for name in line.split(separator)]
     plain = all(name.replace(" ", "_").isidentifier() and len(name) < 40 for name in names)
-    return plain and len(names) > 1 and not HEADER.isdisjoint(names)
+    return plain and len(names) > 1 and not COLUMN_NAMES.isdisjoint(names)
 
 
 def content_suffix(path: Path) -> str:
@@ -141,10 +141,10 @@ def content_suffix(path: Path) -> str:
     return (name.with_suffix("") if name.suffix == ".gz" else name).suffix
 
 
-def without_text(path: Path) -> RecipeProblem:
+def empty_text_problem(path: Path) -> RecipeProblem:
     """Returns the problem of a file in which nothing is written."""
     return RecipeProblem(f"{path} holds no text", next_step="give a file that does")
 
 
-def _foreign(path: Path, name: str, next_step: str) -> RecipeProblem:
+def _format_problem(path: Path, name: str, next_step: str) -> RecipeProblem:
     return RecipeProblem(f"{path} is {name}, and no text", next_step=next_step)

@@ -18,7 +18,7 @@ from camelpress.core.files.file_recognizer import recognize_file
 from camelpress.core.files.regular_files import read_regular
 from camelpress.core.input_limits import MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_NODES
 
-FAULTS = (  # PyYAML lets some through as they are: of tags, long numbers and deep nesting
+YAML_ERRORS = (  # PyYAML lets some through as they are: of tags, long numbers and deep nesting
     yaml.YAMLError,
     ArithmeticError,
     AttributeError,
@@ -64,11 +64,13 @@ class _Loader(yaml.SafeLoader):
         self._depth += 1
         anchor = event.anchor
         if anchor in self._open:
-            raise _beyond(event, "a value that holds itself")
+            raise _limit_error(event, "a value that holds itself")
         if self._values > MAX_YAML_NODES:
-            raise _beyond(event, f"more than {MAX_YAML_NODES:,} values, copies by alias included")
+            raise _limit_error(
+                event, f"more than {MAX_YAML_NODES:,} values, copies by alias included"
+            )
         if self._depth > MAX_YAML_DEPTH:
-            raise _beyond(event, f"more than {MAX_YAML_DEPTH} levels")
+            raise _limit_error(event, f"more than {MAX_YAML_DEPTH} levels")
         self._open |= {anchor} - {None}
         node = super().compose_node(parent, index)
         self._open.discard(anchor)
@@ -99,7 +101,7 @@ for _kind, _pattern, _first in SCALARS:
     _Loader.add_implicit_resolver(TAG + _kind, re.compile(f"(?:{_pattern})\\Z"), list(_first))
 
 
-def _beyond(event: Any, excess: str) -> yaml.YAMLError:
+def _limit_error(event: Any, excess: str) -> yaml.YAMLError:
     return yaml.composer.ComposerError(None, None, f"it has {excess}", event.start_mark)
 
 
@@ -119,7 +121,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise RecipeProblem(f"{path} is not UTF-8 text", next_step="give a YAML file") from error
     recognition = recognize_file(path)
     if recognition is not None:
-        raise RecipeProblem(recognition.what, next_step=recognition.next_step)
+        raise RecipeProblem(recognition.message, next_step=recognition.next_step)
     return parse_yaml(text, source=str(path))
 
 
@@ -135,7 +137,7 @@ def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
         )
     try:
         content = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except FAULTS as error:
+    except YAML_ERRORS as error:
         raise RecipeProblem(
             f"{source} is not valid YAML ({' '.join(str(error).split()) or type(error).__name__})",
             next_step="correct it",

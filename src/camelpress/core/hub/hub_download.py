@@ -28,22 +28,33 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from camelpress.core.errors import CheckpointProblem, DataProblem, Problem
 from camelpress.core.hub.bounded_answers import OversizedAnswer, bound_answers
-from camelpress.core.hub.model_location import CARD, COMPANIONS, HUB, HUB_ID, TEMPLATES
+from camelpress.core.hub.model_location import (
+    CARD_FILE,
+    CHAT_TEMPLATES_FOLDER,
+    HUB_PREFIX,
+    REPO_ID_PATTERN,
+    SIDECAR_PATTERNS,
+)
 
 SAFETENSORS, PICKLES = "model*.safetensors*", "pytorch_model*.bin*"  # weights and their index
 
-DENIED = (401, 403)
-MISREAD = (  # what the client raises at an answer of another shape
+DENIED_STATUS = (401, 403)
+RESPONSE_ERRORS = (  # what the client raises at an answer of another shape
     ValueError,
     LookupError,
     TypeError,
     AttributeError,
     AssertionError,
 )
-UNREADABLE = (OSError, httpx2.HTTPError, RuntimeError, *MISREAD)  # hf_xet raises RuntimeError alone
+DOWNLOAD_ERRORS = (
+    OSError,
+    httpx2.HTTPError,
+    RuntimeError,
+    *RESPONSE_ERRORS,
+)  # hf_xet raises RuntimeError alone
 
 # fmt: off
-FAULTS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, str], ...] = (
+ERROR_MESSAGES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, str], ...] = (
     # kinds of errors; the hub ...; the next step: the first row that fits
     (RevisionNotFoundError,   "has no revision {revision} of {repository}",
      "name a branch, a tag or a commit of that {kind}"),
@@ -57,7 +68,7 @@ FAULTS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, str], ..
      "log in again with `hf auth login`, or correct HF_TOKEN"),
     (LocalEntryNotFoundError, "is out of reach ({reason}) and {repository} is not all in its cache",
      "run the same command once with a connection and without HF_HUB_OFFLINE"),
-    (MISREAD,                 "answers otherwise than a hub does ({reason})",
+    (RESPONSE_ERRORS,                 "answers otherwise than a hub does ({reason})",
      "see whether HF_ENDPOINT names a hub and no proxy asks for a login"),
     (Exception,               "broke off in the middle of {repository} ({reason})",
      "run the same command again: it resumes with the files that are not complete"),
@@ -65,7 +76,7 @@ FAULTS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, str], ..
 # fmt: on
 
 
-def fetch(named: re.Match[str], place: Path) -> Path:
+def download_model(named: re.Match[str], place: Path) -> Path:
     """The snapshot of a model repository in the cache; its folder has the name of the commit.
 
     Args:
@@ -75,14 +86,14 @@ def fetch(named: re.Match[str], place: Path) -> Path:
         CheckpointProblem: as `origin.locate`.
     """
     try:
-        return _fetched(named["repository"], named["revision"])
-    except UNREADABLE as error:
+        return _download_snapshot(named["repository"], named["revision"])
+    except DOWNLOAD_ERRORS as error:
         told = {"kind": "model", **named.groupdict()}
         here = "" if named["prefix"] else f"{place} is not a folder here, and "
-        raise _problem(CheckpointProblem, here, place, told, error) from error
+        raise _download_problem(CheckpointProblem, here, place, told, error) from error
 
 
-def fetch_file(named: re.Match[str], file: str, place: Path) -> Path:
+def download_dataset_file(named: re.Match[str], file: str, place: Path) -> Path:
     """One file of a data set in the cache, below a folder that has the name of the commit.
 
     Args:
@@ -97,13 +108,13 @@ def fetch_file(named: re.Match[str], file: str, place: Path) -> Path:
         found = hf_hub_download(
             named["repository"], file, repo_type="dataset", revision=named["revision"]
         )
-    except UNREADABLE as error:
+    except DOWNLOAD_ERRORS as error:
         told = {"kind": "data set", "file": file, **named.groupdict()}
-        raise _problem(DataProblem, "", place, told, error) from error
+        raise _download_problem(DataProblem, "", place, told, error) from error
     return Path(found)
 
 
-def fetch_card(named: re.Match[str], place: Path) -> Path:
+def download_card(named: re.Match[str], place: Path) -> Path:
     """The card of a model repository in the cache, in a folder that has the name of the commit.
 
     Args:
@@ -114,13 +125,13 @@ def fetch_card(named: re.Match[str], place: Path) -> Path:
     """
     prepare_client()
     try:
-        return Path(hf_hub_download(named["repository"], CARD, revision=named["revision"]))
-    except UNREADABLE as error:
-        told = {"kind": "model", "file": CARD, **named.groupdict()}
-        raise _problem(CheckpointProblem, "", place, told, error) from error
+        return Path(hf_hub_download(named["repository"], CARD_FILE, revision=named["revision"]))
+    except DOWNLOAD_ERRORS as error:
+        told = {"kind": "model", "file": CARD_FILE, **named.groupdict()}
+        raise _download_problem(CheckpointProblem, "", place, told, error) from error
 
 
-def fetch_release(place: Path) -> tuple[Path, Path]:
+def download_release(place: Path) -> tuple[Path, Path]:
     """All files of a model repository, in a folder of the cache, and the cache.
 
     Args:
@@ -129,30 +140,32 @@ def fetch_release(place: Path) -> tuple[Path, Path]:
         CheckpointProblem: as `origin.locate`.
     """
     prepare_client()
-    named = HUB_ID.fullmatch(str(place))
+    named = REPO_ID_PATTERN.fullmatch(str(place))
     if named is None:
         raise CheckpointProblem(
-            f"{place} names no repository", next_step=f"write it as {HUB}org/name[@revision]"
+            f"{place} names no repository", next_step=f"write it as {HUB_PREFIX}org/name[@revision]"
         )
     try:
         found = snapshot_download(named["repository"], revision=named["revision"])
-    except UNREADABLE as error:
+    except DOWNLOAD_ERRORS as error:
         told = {"kind": "model", **named.groupdict()}
-        raise _problem(CheckpointProblem, "", place, told, error) from error
+        raise _download_problem(CheckpointProblem, "", place, told, error) from error
     return Path(found), Path(constants.HF_HUB_CACHE)
 
 
-def _fetched(repository: str, revision: str | None) -> Path:
+def _download_snapshot(repository: str, revision: str | None) -> Path:
     prepare_client()
-    fetch = partial(snapshot_download, repository, ignore_patterns=other_folders(TEMPLATES))
-    wanted = ["config.json", SAFETENSORS, CARD, *COMPANIONS]
+    fetch = partial(
+        snapshot_download, repository, ignore_patterns=exclude_other_folders(CHAT_TEMPLATES_FOLDER)
+    )
+    wanted = ["config.json", SAFETENSORS, CARD_FILE, *SIDECAR_PATTERNS]
     folder = Path(fetch(revision=revision, allow_patterns=wanted))
     if not any(folder.glob(SAFETENSORS)):
         fetch(revision=folder.name, allow_patterns=PICKLES)
     return folder
 
 
-def other_folders(name: str) -> list[str]:
+def exclude_other_folders(name: str) -> list[str]:
     """Returns the patterns that match what lies in any folder but the one of this name."""
     begins = [name[:length] for length in range(len(name))]
     differing = [f"{begin}[!{letter}/]*/*" for begin, letter in zip(begins, name, strict=True)]
@@ -174,7 +187,7 @@ def name_fault(error: BaseException) -> str:
     return str(error) if isinstance(error, OversizedAnswer) else type(error).__name__
 
 
-def _problem(
+def _download_problem(
     problem: type[Problem],
     here: str,
     place: Path,
@@ -188,9 +201,9 @@ def _problem(
             next_step="free some space, or let HF_HOME name a place that can be written",
         )
     status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
-    denied = status in DENIED and not isinstance(cause, RepositoryNotFoundError)
+    denied = status in DENIED_STATUS and not isinstance(cause, RepositoryNotFoundError)
     kind = PermissionError if denied else type(error)
-    said, next_step = next(row[1:] for row in FAULTS if issubclass(kind, row[0]))
+    said, next_step = next(row[1:] for row in ERROR_MESSAGES if issubclass(kind, row[0]))
     reason = f"HTTP {status}" if status else name_fault(cause)
     return problem(
         f"{here}the hub {said.format(**told, reason=reason)}", next_step=next_step.format(**told)

@@ -11,8 +11,8 @@ from pathlib import Path
 from camelpress.core.errors import OutputProblem
 
 # Errors of a disk that may be there again, with all that was written, in a minute.
-PASSING = frozenset({errno.EIO, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO, errno.ESTALE})
-DISK_ERRORS = PASSING | frozenset(
+TRANSIENT_ERRORS = frozenset({errno.EIO, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO, errno.ESTALE})
+DISK_ERRORS = TRANSIENT_ERRORS | frozenset(
     {
         errno.EACCES,
         errno.EBUSY,
@@ -47,10 +47,10 @@ def disk_errors(target: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        raise _problem(target, error) from error
+        raise _translate_disk_error(target, error) from error
 
 
-def write_durably(path: Path, text: str) -> None:
+def write_synced(path: Path, text: str) -> None:
     """Write a small file so that a kill or a power cut leaves the old content or the new."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -84,15 +84,15 @@ def sync_folder(folder: Path) -> None:
         os.close(opened)
 
 
-def _problem(target: Path, error: OSError) -> OutputProblem:
+def _translate_disk_error(target: Path, error: OSError) -> OutputProblem:
     reason, path = os.strerror(error.errno or 0), error.filename
-    if isinstance(path, str) and not _belongs(Path(path), target):
+    if isinstance(path, str) and not _is_output_path(Path(path), target):
         return OutputProblem(
             f"{path} cannot be read or written: {reason}",
             next_step="see that its disk works and that you may use it, then run the same "
             "command again",
         )
-    is_passing = error.errno in PASSING
+    is_passing = error.errno in TRANSIENT_ERRORS
     return OutputProblem(
         f"{target} cannot be written: {reason}" + (f" ({path})" if path else ""),
         next_step="see that its disk works, then run the same command again"
@@ -101,7 +101,7 @@ def _problem(target: Path, error: OSError) -> OutputProblem:
     )
 
 
-def _belongs(path: Path, target: Path) -> bool:
+def _is_output_path(path: Path, target: Path) -> bool:
     """Tells a path of the output, of its neighbours `OUT.*` or above it from any other path."""
     output = str(target.absolute())
     return str(path.absolute()).startswith(output) or output.startswith(str(path.absolute()))

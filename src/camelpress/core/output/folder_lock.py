@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network disks have none
+UNSUPPORTED_ERRORS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network disks have none
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[bool]:
+def hold_folder(folder: Path) -> Iterator[bool]:
     """Hold a folder; False where another process holds it, or has just renamed or removed it."""
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        yield _lock(opened) and _is_still(folder, opened)
+        yield _lock(opened) and _is_same_folder(folder, opened)
     finally:
         os.close(opened)
 
@@ -28,12 +28,12 @@ def _lock(opened: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in NO_LOCKS:
+        if error.errno not in UNSUPPORTED_ERRORS:
             raise
     return True
 
 
-def _is_still(folder: Path, opened: int) -> bool:
+def _is_same_folder(folder: Path, opened: int) -> bool:
     try:
         return os.path.samestat(os.fstat(opened), folder.lstat())
     except FileNotFoundError:

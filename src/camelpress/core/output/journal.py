@@ -16,8 +16,8 @@ from typing import Any
 
 from camelpress.core.files.file_hashes import sha256_json
 
-JOURNAL = "journal.jsonl"
-CHECK = "facts_sha256"  # the key of a hash over the facts of a line, which may be damaged
+JOURNAL_FILE = "journal.jsonl"
+DIGEST_KEY = "facts_sha256"  # the key of a hash over the facts of a line, which may be damaged
 
 
 class Journal:
@@ -28,9 +28,9 @@ class Journal:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / JOURNAL
+        self._path = folder / JOURNAL_FILE
         self._lock = Lock()
-        self._found = entries(folder)
+        self._found = read_journal(folder)
         self._file = self._path.open("a", encoding="utf-8")
         self._file.write("\n")  # ends a line that a kill cut short
 
@@ -57,16 +57,16 @@ class Journal:
             self._path.unlink()
 
 
-def entries(folder: Path) -> dict[str, dict[str, Any]]:
+def read_journal(folder: Path) -> dict[str, dict[str, Any]]:
     """Returns the facts by name that a journal in a folder holds; none where there is none."""
-    path = folder / JOURNAL
+    path = folder / JOURNAL_FILE
     lines = path.read_bytes().splitlines() if path.is_file() else []
-    return {name: facts for line in lines for name, facts in _parsed(line).items()}
+    return {name: facts for line in lines for name, facts in _parse_line(line).items()}
 
 
-def forget(folder: Path, names: Iterable[str]) -> None:
+def invalidate_entries(folder: Path, names: Iterable[str]) -> None:
     """Let nothing count as finished that has one of some names."""
-    with (folder / JOURNAL).open("a", encoding="utf-8") as file:
+    with (folder / JOURNAL_FILE).open("a", encoding="utf-8") as file:
         for name in sorted(names):
             file.write("\n" + _line(name, {"sha256": ""}))
         file.flush()
@@ -75,18 +75,18 @@ def forget(folder: Path, names: Iterable[str]) -> None:
 
 def _line(name: str, facts: dict[str, Any]) -> str:
     """Returns the line of some facts, with a hash over them."""
-    return json.dumps({name: {**facts, CHECK: sha256_json(facts)}}) + "\n"
+    return json.dumps({name: {**facts, DIGEST_KEY: sha256_json(facts)}}) + "\n"
 
 
-def _parsed(line: bytes) -> dict[str, dict[str, Any]]:
+def _parse_line(line: bytes) -> dict[str, dict[str, Any]]:
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
         return {}
     entries = found.items() if isinstance(found, dict) else ()
-    return {name: facts for name, facts in entries if _is_whole(facts)}
+    return {name: facts for name, facts in entries if _pop_valid_digest(facts)}
 
 
-def _is_whole(facts: Any) -> bool:
+def _pop_valid_digest(facts: Any) -> bool:
     """Takes the hash out of the facts of a line, and returns whether it is theirs."""
-    return isinstance(facts, dict) and facts.pop(CHECK, None) == sha256_json(facts)
+    return isinstance(facts, dict) and facts.pop(DIGEST_KEY, None) == sha256_json(facts)

@@ -9,49 +9,49 @@ from fnmatch import fnmatchcase
 from itertools import chain, count
 from pathlib import Path
 
-from camelpress.core.files.file_hashes import MANIFEST, REPORT_SUFFIX
+from camelpress.core.files.file_hashes import CHECKSUM_FILE, REPORT_SUFFIX
 from camelpress.core.files.regular_files import read_regular
 from camelpress.core.input_limits import MAX_JSON_BYTES
 from camelpress.core.progress import note
 
-REPORTS = (f"*{REPORT_SUFFIX}", "report.json")
-MARKS = (*REPORTS, MANIFEST)  # every output has one of them
+REPORT_PATTERNS = (f"*{REPORT_SUFFIX}", "report.json")
+OUTPUT_MARKERS = (*REPORT_PATTERNS, CHECKSUM_FILE)  # every output has one of them
 
 
-def is_ours(folder: Path) -> bool:
+def is_camelpress_output(folder: Path) -> bool:
     """Returns True if a folder is an earlier output."""
-    return any(path for mark in MARKS for path in folder.glob(mark))
+    return any(path for mark in OUTPUT_MARKERS for path in folder.glob(mark))
 
 
-def files_in(folder: Path) -> list[str]:
+def list_files(folder: Path) -> list[str]:
     """The names of all files and links below a folder, sorted."""
-    return sorted(path.relative_to(folder).as_posix() for path in _leaves(folder))
+    return sorted(path.relative_to(folder).as_posix() for path in _walk_files(folder))
 
 
-def listed_files(folder: Path) -> set[str]:
+def read_output_files(folder: Path) -> set[str]:
     """The files that an output says it consists of, the list itself included.
 
     A release lists them in `SHA256SUMS`, any other output in its report. An output may carry the
     reports of earlier stages: its own is the one that lists the others.
     """
-    if (folder / MANIFEST).is_file():
-        return {MANIFEST, *_checksum_names(folder / MANIFEST)}
-    reports = {path.name: path for mark in REPORTS for path in folder.glob(mark)}
+    if (folder / CHECKSUM_FILE).is_file():
+        return {CHECKSUM_FILE, *_checksum_names(folder / CHECKSUM_FILE)}
+    reports = {path.name: path for mark in REPORT_PATTERNS for path in folder.glob(mark)}
     lists = {name: {name, *_report_names(path)} for name, path in sorted(reports.items())}
     return max(lists.values(), key=lambda names: len(names & lists.keys()), default=set())
 
 
-def matches(name: str, patterns: Collection[str]) -> bool:
+def matches_file_name(name: str, patterns: Collection[str]) -> bool:
     """Returns True if a name is one of some names, or fits a pattern among them."""
     return name in patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def set_aside(folder: Path, target: Path, is_stranger: Callable[[str], bool]) -> None:
+def set_aside_foreign_files(folder: Path, target: Path, is_stranger: Callable[[str], bool]) -> None:
     """Move the files that no stage wrote out of a folder, to a new one beside `target`."""
-    strangers = [name for name in files_in(folder) if is_stranger(name)]
+    strangers = [name for name in list_files(folder) if is_stranger(name)]
     if not strangers:
         return
-    aside = _unused(Path(f"{target}.aside"))
+    aside = _unused_path(Path(f"{target}.aside"))
     for name in strangers:
         (aside / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).rename(aside / name)
@@ -59,9 +59,9 @@ def set_aside(folder: Path, target: Path, is_stranger: Callable[[str], bool]) ->
     note(f"{target.name}: {strangers[0]}{others} did not belong there, see {aside}")
 
 
-def remove_all(folder: Path, keep: Callable[[str], bool]) -> None:
+def remove_files(folder: Path, keep: Callable[[str], bool]) -> None:
     """Delete everything below a folder but some files, and the folders that become empty."""
-    for path in _leaves(folder):
+    for path in _walk_files(folder):
         if not keep(path.relative_to(folder).as_posix()):
             path.unlink()
     folders = [path for path in folder.rglob("*") if path.is_dir() and not path.is_symlink()]
@@ -70,22 +70,22 @@ def remove_all(folder: Path, keep: Callable[[str], bool]) -> None:
             path.rmdir()
 
 
-def _leaves(folder: Path) -> Iterator[Path]:
+def _walk_files(folder: Path) -> Iterator[Path]:
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
-            yield from _leaves(path)
+            yield from _walk_files(path)
         else:
             yield path
 
 
-def _unused(path: Path) -> Path:
+def _unused_path(path: Path) -> Path:
     """A path, or one with a number, at which there is nothing, or an empty folder."""
     numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
     return next(each for each in chain([path], numbered) if _is_unused(each))
 
 
 def _is_unused(path: Path) -> bool:
-    return not files_in(path) if path.is_dir() else not os.path.lexists(path)
+    return not list_files(path) if path.is_dir() else not os.path.lexists(path)
 
 
 def _checksum_names(path: Path) -> Iterator[str]:

@@ -9,34 +9,43 @@ from itertools import product
 from pathlib import Path
 from typing import TypedDict
 
-from camelpress.core.errors import Interrupted, OutputExists, OutputProblem, Problem, RecipeProblem
+from camelpress.core.errors import Interruption, OutputExists, OutputProblem, Problem, RecipeProblem
 from camelpress.core.output.durable_writes import disk_errors, sync_tree
-from camelpress.core.output.folder_lock import held
-from camelpress.core.output.output_contents import files_in, is_ours, matches, set_aside
-from camelpress.core.output.output_replacement import old_place, settle, take_place
+from camelpress.core.output.folder_lock import hold_folder
+from camelpress.core.output.output_contents import (
+    is_camelpress_output,
+    list_files,
+    matches_file_name,
+    set_aside_foreign_files,
+)
+from camelpress.core.output.output_replacement import (
+    backup_folder,
+    finish_replacement,
+    replace_output,
+)
 from camelpress.core.output.unfinished_output import (
-    FINGERPRINT,
-    PASSING_STATE,
-    MadeFrom,
-    Reconcile,
-    begin,
-    discard,
-    has_work,
+    MARK_FILE,
+    TEMPORARY_FILES,
+    ReconcileInputs,
+    ResumeKey,
+    begin_output,
+    discard_output,
+    has_finished_work,
 )
 from camelpress.core.progress import note
 
-STOPS = (Interrupted, KeyboardInterrupt)
-ANYTHING = ("*",)
+STOP_ERRORS = (Interruption, KeyboardInterrupt)
+ANY_FILE = ("*",)
 
 
-class Staging(TypedDict, total=False):
+class StagingOptions(TypedDict, total=False):
     """The options of `staged`."""
 
     force: bool
-    made_from: MadeFrom | None
+    made_from: ResumeKey | None
     restart: bool
     writes: Collection[str]
-    reconcile: Reconcile | None
+    reconcile: ReconcileInputs | None
 
 
 @contextmanager
@@ -44,10 +53,10 @@ def staged(
     target: Path,
     *,
     force: bool = False,
-    made_from: MadeFrom | None = None,
+    made_from: ResumeKey | None = None,
     restart: bool = False,
-    writes: Collection[str] = ANYTHING,
-    reconcile: Reconcile | None = None,
+    writes: Collection[str] = ANY_FILE,
+    reconcile: ReconcileInputs | None = None,
 ) -> Iterator[Path]:
     """Yield a folder beside `target` that takes its name only if the block ends well.
 
@@ -68,39 +77,41 @@ def staged(
         OutputProblem: no space, no right to write there, somebody else is writing there, or the
             unfinished output there was made from something else.
     """
-    require_free(target, force=force)
+    require_free_output(target, force=force)
     target = target.absolute()  # "." cannot be renamed
-    partial = partial_place(target)
+    partial = partial_folder(target)
     with disk_errors(target):
         partial.mkdir(parents=True, exist_ok=True)
-        with _alone(partial, target):
-            begin(partial, target, made_from, writes, restart=restart, reconcile=reconcile)
+        with _hold_output(partial, target):
+            begin_output(partial, target, made_from, writes, restart=restart, reconcile=reconcile)
             try:
                 yield partial
-                expected = (*writes, FINGERPRINT)
-                set_aside(partial, target, lambda name: not matches(name, expected))
+                expected = (*writes, MARK_FILE)
+                set_aside_foreign_files(
+                    partial, target, lambda name: not matches_file_name(name, expected)
+                )
                 sync_tree(partial)
-                require_free(target, force=force)
+                require_free_output(target, force=force)
             except BaseException as error:
-                if not (made_from and _may_go_on(error, partial)):
-                    discard(partial, target)
-                elif not isinstance(error, STOPS):
+                if not (made_from and _can_resume(error, partial)):
+                    discard_output(partial, target)
+                elif not isinstance(error, STOP_ERRORS):
                     note(f"{partial} keeps what is finished: the same command goes on with it")
                 raise
-            take_place(partial, target)
+            replace_output(partial, target)
 
 
-def keep_apart(out: Path, *inputs: Path) -> None:
+def require_separate_output(out: Path, *inputs: Path) -> None:
     """See that writing `out` cannot destroy what is read.
 
     Raises:
         RecipeProblem: `out`, or the folder it is prepared in, is, holds or lies in an input, or
             holds what a link in an input points to.
     """
-    for place, source in product((out, partial_place(out)), inputs):
+    for place, source in product((out, partial_folder(out)), inputs):
         inside = source.iterdir() if source.is_dir() else ()
-        if _resolved(place).is_relative_to(_resolved(source)) or any(
-            _resolved(path).is_relative_to(_resolved(place)) for path in (source, *inside)
+        if _real_path(place).is_relative_to(_real_path(source)) or any(
+            _real_path(path).is_relative_to(_real_path(place)) for path in (source, *inside)
         ):
             raise RecipeProblem(
                 f"the output {place} is, holds or lies in the input {source}",
@@ -108,7 +119,7 @@ def keep_apart(out: Path, *inputs: Path) -> None:
             )
 
 
-def require_free(target: Path, *, force: bool) -> None:
+def require_free_output(target: Path, *, force: bool) -> None:
     """See that `target` may be written; first end a replacement there that a kill cut short.
 
     Raises:
@@ -117,11 +128,11 @@ def require_free(target: Path, *, force: bool) -> None:
         OutputProblem: the disk does not let anybody look.
     """
     with disk_errors(target):
-        settle(target.absolute())
+        finish_replacement(target.absolute())
         _require_free(target, force=force)
 
 
-def partial_place(target: Path) -> Path:
+def partial_folder(target: Path) -> Path:
     """The folder in which an output is prepared."""
     return Path(f"{target.absolute()}.partial")
 
@@ -133,21 +144,21 @@ def output_files(folder: Path, *others: str) -> tuple[str, ...]:
         folder: of the output, in which everything else is written.
         others: the report, and files that are written after it.
     """
-    state = (FINGERPRINT, *PASSING_STATE)
-    names = {name for name in files_in(folder) if not matches(name, state)}
+    state = (MARK_FILE, *TEMPORARY_FILES)
+    names = {name for name in list_files(folder) if not matches_file_name(name, state)}
     return tuple(sorted({*names, *others}))
 
 
-def _may_go_on(error: BaseException, partial: Path) -> bool:
+def _can_resume(error: BaseException, partial: Path) -> bool:
     """Returns whether the next run may go on with what is finished.
 
     Only what is wrong with an input makes it worthless; anything else ends a run as a kill does.
     """
-    if isinstance(error, STOPS):
+    if isinstance(error, STOP_ERRORS):
         return True
     is_of_disk = isinstance(error.__cause__, OSError)  # which did not let an input be read
-    keeps_work = not isinstance(error, Problem) or error.keeps_work or is_of_disk
-    return keeps_work and has_work(partial)
+    keeps_work = not isinstance(error, Problem) or error.can_resume or is_of_disk
+    return keeps_work and has_finished_work(partial)
 
 
 def _require_free(target: Path, *, force: bool) -> None:
@@ -157,26 +168,27 @@ def _require_free(target: Path, *, force: bool) -> None:
         raise OutputExists(
             f"{target} exists", next_step="name another output, or give --force to replace it"
         )
-    if not target.is_dir() or (any(target.iterdir()) and not is_ours(target)):
+    if not target.is_dir() or (any(target.iterdir()) and not is_camelpress_output(target)):
         raise OutputExists(
             f"{target} is not an earlier output and is not replaced",
             next_step="name another output, or remove it yourself",
         )
-    if old_place(target).exists():
+    if backup_folder(target).exists():
         raise OutputExists(
-            f"{old_place(target)} exists, and {target} would be moved there while it is replaced",
+            f"{backup_folder(target)} exists, and {target} would be moved there while it is "
+            "replaced",
             next_step="remove it, or move it elsewhere",
         )
 
 
-def _resolved(path: Path) -> Path:
+def _real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))  # unlike Path.resolve, it does not mind a loop of links
 
 
 @contextmanager
-def _alone(partial: Path, target: Path) -> Iterator[None]:
+def _hold_output(partial: Path, target: Path) -> Iterator[None]:
     """Hold the folder of an output against other processes."""
-    with held(partial) as is_free:
+    with hold_folder(partial) as is_free:
         if not is_free:
             raise OutputProblem(
                 f"{target} is being written by another run",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from camelpress.core.errors import ShapeMismatch
 
-WORD = 32
+WORD_BITS = 32
 
 
 def pack_words(codes: UInt8[Tensor, "values rows"], bits: int) -> Int32[Tensor, "words rows"]:
@@ -25,8 +25,8 @@ def pack_words(codes: UInt8[Tensor, "values rows"], bits: int) -> Int32[Tensor, 
     Raises:
         ShapeMismatch: the codes of a row do not fill whole words.
     """
-    per_block = WORD // gcd(WORD, bits)
-    words_per_block = per_block * bits // WORD
+    per_block = WORD_BITS // gcd(WORD_BITS, bits)
+    words_per_block = per_block * bits // WORD_BITS
     values, rows = codes.shape
     if values % per_block:
         raise ShapeMismatch(
@@ -38,26 +38,26 @@ def pack_words(codes: UInt8[Tensor, "values rows"], bits: int) -> Int32[Tensor, 
         values // per_block, words_per_block, rows, dtype=torch.int64, device=codes.device
     )
     for place in range(per_block):
-        word, shift = divmod(place * bits, WORD)
+        word, shift = divmod(place * bits, WORD_BITS)
         value = blocks[:, place].to(torch.int64)
         words[:, word] |= (value << shift) & 0xFFFFFFFF
-        if shift + bits > WORD:
-            words[:, word + 1] |= value >> (WORD - shift)
+        if shift + bits > WORD_BITS:
+            words[:, word + 1] |= value >> (WORD_BITS - shift)
     words = torch.where(words >= 2**31, words - 2**32, words)
     return words.reshape(-1, rows).to(torch.int32)
 
 
 def unpack_words(words: Int32[Tensor, "words rows"], bits: int) -> UInt8[Tensor, "values rows"]:
     """The inverse of `pack_words`."""
-    per_block = WORD // gcd(WORD, bits)
-    words_per_block = per_block * bits // WORD
+    per_block = WORD_BITS // gcd(WORD_BITS, bits)
+    words_per_block = per_block * bits // WORD_BITS
     rows = words.shape[1]
     blocks = words.to(torch.int64).reshape(-1, words_per_block, rows) & 0xFFFFFFFF
     codes = torch.empty(blocks.shape[0], per_block, rows, dtype=torch.uint8, device=words.device)
     for place in range(per_block):
-        word, shift = divmod(place * bits, WORD)
+        word, shift = divmod(place * bits, WORD_BITS)
         value = blocks[:, word] >> shift
-        if shift + bits > WORD:
-            value = value | (blocks[:, word + 1] << (WORD - shift))
+        if shift + bits > WORD_BITS:
+            value = value | (blocks[:, word + 1] << (WORD_BITS - shift))
         codes[:, place] = (value & (2**bits - 1)).to(torch.uint8)
     return codes.reshape(-1, rows)

@@ -23,16 +23,31 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.checkpoint.checkpoint_writer import Slot
+from camelpress.core.checkpoint.checkpoint_writer import TensorSpec
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch
-from camelpress.core.packing.bitpacking import WORD, pack_words, unpack_words
-from camelpress.core.packing.packed_checks import AGAIN, read_order, require_types
-from camelpress.core.packing.quantization_schemes import Scheme
-from camelpress.core.packing.quantized_weight import Codes, Extent, Grid, neighbours
+from camelpress.core.packing.bitpacking import WORD_BITS, pack_words, unpack_words
+from camelpress.core.packing.packed_checks import (
+    REPLACEMENT_ADVICE,
+    read_group_index,
+    require_dtypes,
+)
+from camelpress.core.packing.quantization_schemes import QuantizationScheme
+from camelpress.core.packing.quantized_weight import (
+    PackedShape,
+    QuantizationParams,
+    QuantizedWeight,
+    contiguous_groups,
+)
 
-PARTS = ("weight_shape", "weight_packed", "weight_scale", "weight_zero_point", "weight_g_idx")
+COMPRESSED_TENSOR_NAMES = (
+    "weight_shape",
+    "weight_packed",
+    "weight_scale",
+    "weight_zero_point",
+    "weight_g_idx",
+)
 # fmt: off
-TYPES: Mapping[str, tuple[torch.dtype, ...]] = {
+COMPRESSED_DTYPES: Mapping[str, tuple[torch.dtype, ...]] = {
     "weight_packed":     (torch.int32,),
     "weight_scale":      (torch.float16, torch.bfloat16, torch.float32),
     "weight_shape":      (torch.int64, torch.int32),
@@ -42,7 +57,7 @@ TYPES: Mapping[str, tuple[torch.dtype, ...]] = {
 # fmt: on
 
 
-def slots(
+def compressed_specs(
     linear: str,
     rows: int,
     cols: int,
@@ -51,18 +66,20 @@ def slots(
     bits: int,
     scales: torch.dtype,
     sym: bool,
-) -> dict[str, Slot]:
+) -> dict[str, TensorSpec]:
     """Names, types and shapes of a packed layer on disk."""
-    zeros = {} if sym else {"zero_point": Slot(torch.int32, (_words(rows, bits), groups))}
+    zeros = (
+        {} if sym else {"zero_point": TensorSpec(torch.int32, (_word_count(rows, bits), groups))}
+    )
     parts = {
-        "packed": Slot(torch.int32, (rows, _words(cols, bits))),
-        "scale": Slot(scales, (rows, groups)),
-        "shape": Slot(torch.int64, (2,)),
+        "packed": TensorSpec(torch.int32, (rows, _word_count(cols, bits))),
+        "scale": TensorSpec(scales, (rows, groups)),
+        "shape": TensorSpec(torch.int64, (2,)),
     }
     return {f"{linear}.weight_{part}": slot for part, slot in (parts | zeros).items()}
 
 
-def pack(codes: Codes, *, sym: bool) -> dict[str, Tensor]:
+def pack_compressed(codes: QuantizedWeight, *, sym: bool) -> dict[str, Tensor]:
     """The parts of a layer, by name; of a symmetric one without zero points.
 
     Raises:
@@ -76,23 +93,27 @@ def pack(codes: Codes, *, sym: bool) -> dict[str, Tensor]:
     return parts if sym else parts | {"weight_zero_point": pack_words(codes.zeros, codes.bits)}
 
 
-def unpack(parts: Mapping[str, Tensor], group_of: Integer[Tensor, " cols"], *, bits: int) -> Codes:
+def unpack_compressed(
+    parts: Mapping[str, Tensor], group_of: Integer[Tensor, " cols"], *, bits: int
+) -> QuantizedWeight:
     """The inverse of `pack`."""
     rows, cols = (int(each) for each in parts["weight_shape"])
     scales = parts["weight_scale"]
     zeros = _zeros(parts.get("weight_zero_point"), rows, scales.shape[1], bits)
-    return Codes(_values(parts["weight_packed"].T, cols, bits).T, scales, zeros, group_of, bits)
+    return QuantizedWeight(
+        _unpack_codes(parts["weight_packed"].T, cols, bits).T, scales, zeros, group_of, bits
+    )
 
 
-def extent(checkpoint: Checkpoint, linear: str) -> Extent:
+def compressed_shape(checkpoint: Checkpoint, linear: str) -> PackedShape:
     """The size of a layer that was checked."""
     rows, cols = checkpoint.read(f"{linear}.weight_shape").tolist()
-    scales = checkpoint.info(f"{linear}.weight_scale")
-    return Extent(rows, cols, scales.shape[1], scales.dtype)
+    scales = checkpoint.tensor_info(f"{linear}.weight_scale")
+    return PackedShape(rows, cols, scales.shape[1], scales.dtype)
 
 
-def check(
-    checkpoint: Checkpoint, linear: str, scheme: Scheme
+def check_compressed(
+    checkpoint: Checkpoint, linear: str, scheme: QuantizationScheme
 ) -> tuple[UInt8[Tensor, "rows groups"], Integer[Tensor, " cols"]]:
     """Zero points and the group of each column, once all parts are seen to fit together.
 
@@ -100,56 +121,73 @@ def check(
         UnknownTensor: a part is missing.
         CheckpointProblem: parts contradict one another, or the config.
     """
-    group_of = _groups_of(checkpoint, linear, scheme)
+    group_of = _check_group_index(checkpoint, linear, scheme)
     stored = None if scheme.sym else checkpoint.read(f"{linear}.weight_zero_point")
-    rows, _, groups, _ = extent(checkpoint, linear)
+    rows, _, groups, _ = compressed_shape(checkpoint, linear)
     return _zeros(stored, rows, groups, scheme.bits), group_of
 
 
-def grid(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Grid:
+def read_compressed_params(
+    checkpoint: Checkpoint, linear: str, scheme: QuantizationScheme
+) -> QuantizationParams:
     """A packed layer without its codes; raises as `check`."""
-    zeros, group_of = check(checkpoint, linear, scheme)
-    return Grid(checkpoint.read(f"{linear}.weight_scale"), zeros, group_of)
+    zeros, group_of = check_compressed(checkpoint, linear, scheme)
+    return QuantizationParams(checkpoint.read(f"{linear}.weight_scale"), zeros, group_of)
 
 
-def read(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Codes:
+def read_compressed(
+    checkpoint: Checkpoint, linear: str, scheme: QuantizationScheme
+) -> QuantizedWeight:
     """A packed layer; raises as `check`."""
-    found = grid(checkpoint, linear, scheme)
+    found = read_compressed_params(checkpoint, linear, scheme)
     words = checkpoint.read(f"{linear}.weight_packed").T
-    return Codes(_values(words, len(found.group_of), scheme.bits).T, *found, scheme.bits)
+    return QuantizedWeight(
+        _unpack_codes(words, len(found.group_index), scheme.bits).T, *found, scheme.bits
+    )
 
 
-def _groups_of(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Integer[Tensor, " cols"]:
+def _check_group_index(
+    checkpoint: Checkpoint, linear: str, scheme: QuantizationScheme
+) -> Integer[Tensor, " cols"]:
     """The group of each column, once the parts are seen to fit together."""
-    there = {part for part in PARTS if f"{linear}.{part}" in checkpoint.tensors}
-    needed = {*PARTS[:3], *(() if scheme.sym else PARTS[3:4]), *(PARTS[4:] * scheme.desc_act)}
-    infos = {part: checkpoint.info(f"{linear}.{part}") for part in PARTS if part in needed | there}
-    require_types(checkpoint, linear, infos, TYPES)
+    there = {part for part in COMPRESSED_TENSOR_NAMES if f"{linear}.{part}" in checkpoint.tensors}
+    needed = {
+        *COMPRESSED_TENSOR_NAMES[:3],
+        *(() if scheme.sym else COMPRESSED_TENSOR_NAMES[3:4]),
+        *(COMPRESSED_TENSOR_NAMES[4:] * scheme.desc_act),
+    }
+    infos = {
+        part: checkpoint.tensor_info(f"{linear}.{part}")
+        for part in COMPRESSED_TENSOR_NAMES
+        if part in needed | there
+    }
+    require_dtypes(checkpoint, linear, infos, COMPRESSED_DTYPES)
     extra = sorted(there - needed)
     if extra:
         raise CheckpointProblem(
             f"{checkpoint.folder / infos[extra[0]].shard} holds '{linear}.{extra[0]}', its config "
-            f"says {'symmetric' if extra[0] == PARTS[3] else 'no activation order'}",
+            "says "
+            f"{'symmetric' if extra[0] == COMPRESSED_TENSOR_NAMES[3] else 'no activation order'}",
             next_step="use the config that belongs to these weights",
         )
     shape = checkpoint.read(f"{linear}.weight_shape").flatten().tolist()
     rows, cols = shape if len(shape) == 2 else (0, 0)
     scale = infos["weight_scale"].shape
     groups = scale[1] if len(scale) == 2 else 0
-    expected = slots(
+    expected = compressed_specs(
         linear, rows, cols, groups=groups, bits=scheme.bits, scales=torch.float16, sym=False
     )
     if infos.get("weight_zero_point", infos["weight_scale"]).dtype is torch.int8:
-        expected[f"{linear}.weight_zero_point"] = Slot(torch.int8, (rows, groups))
+        expected[f"{linear}.weight_zero_point"] = TensorSpec(torch.int8, (rows, groups))
     for part, info in infos.items():
-        asked = expected.get(f"{linear}.{part}", Slot(torch.int32, (cols,))).shape
+        asked = expected.get(f"{linear}.{part}", TensorSpec(torch.int32, (cols,))).shape
         if info.shape != asked:
             raise ShapeMismatch(
                 f"{checkpoint.folder} holds '{linear}.{part}' as {list(info.shape)}, its "
                 f"weight_shape and weight_scale ask for {list(asked)}",
-                next_step=AGAIN,
+                next_step=REPLACEMENT_ADVICE,
             )
-    even = neighbours(cols, groups, scheme.group_size)
+    even = contiguous_groups(cols, groups, scheme.group_size)
     if even is None:
         raise ShapeMismatch(
             f"{checkpoint.folder} holds '{linear}.weight_scale' for {groups} groups of {cols} "
@@ -158,7 +196,7 @@ def _groups_of(checkpoint: Checkpoint, linear: str, scheme: Scheme) -> Integer[T
         )
     if not scheme.desc_act:
         return even
-    return read_order(checkpoint, f"{linear}.weight_g_idx", groups)
+    return read_group_index(checkpoint, f"{linear}.weight_g_idx", groups)
 
 
 def _zeros(
@@ -169,15 +207,15 @@ def _zeros(
         return torch.full((rows, groups), middle, dtype=torch.uint8)
     if stored.dtype is torch.int8:
         return (stored.to(torch.int16) + middle).to(torch.uint8)
-    return _values(stored, rows, bits)
+    return _unpack_codes(stored, rows, bits)
 
 
-def _words(values: int, bits: int) -> int:
+def _word_count(values: int, bits: int) -> int:
     """How many words so many codes begin."""
-    return -(-values * bits // WORD)
+    return -(-values * bits // WORD_BITS)
 
 
-def _values(
+def _unpack_codes(
     words: Int32[Tensor, "words rows"], count: int, bits: int
 ) -> UInt8[Tensor, "count rows"]:
     """Codes of a stream whose last word need not be full."""

@@ -25,14 +25,14 @@ from typing import Any
 
 from camelpress.core import llama
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.files.bounded_regex import matches, require_few
+from camelpress.core.files.bounded_regex import match_regex, require_pattern_count
 
-PLAIN = "-:"
-OWN = "+:"
-Rules = dict[str, dict[str, Any]]
+SKIP_PREFIX = "-:"
+OVERRIDE_PREFIX = "+:"
+DynamicRules = dict[str, dict[str, Any]]
 
 
-def settings_of(quantization: Mapping[str, Any], layer: str) -> Mapping[str, Any] | None:
+def dynamic_settings(quantization: Mapping[str, Any], layer: str) -> Mapping[str, Any] | None:
     """The settings that hold for one layer, by its full name; None if it is plain.
 
     Raises:
@@ -40,10 +40,10 @@ def settings_of(quantization: Mapping[str, Any], layer: str) -> Mapping[str, Any
     """
     rules = quantization.get("dynamic") or {}
     try:
-        require_few(rules)
+        require_pattern_count(rules)
         for key, values in rules.items():
-            if matches(key.removeprefix(PLAIN).removeprefix(OWN), layer):
-                return None if key.startswith(PLAIN) else {**quantization, **values}
+            if match_regex(key.removeprefix(SKIP_PREFIX).removeprefix(OVERRIDE_PREFIX), layer):
+                return None if key.startswith(SKIP_PREFIX) else {**quantization, **values}
     except (AttributeError, TypeError, ValueError) as error:
         raise CheckpointProblem(
             f"the quantization_config has a dynamic that cannot be read ({error})",
@@ -52,9 +52,9 @@ def settings_of(quantization: Mapping[str, Any], layer: str) -> Mapping[str, Any
     return quantization
 
 
-def dynamic(
+def dynamic_rules(
     common: Mapping[str, Any], layers: Mapping[str, Mapping[str, Any] | None], blocks: int
-) -> Rules:
+) -> DynamicRules:
     """The `dynamic` of a checkpoint; empty where all layers are alike.
 
     Args:
@@ -64,25 +64,25 @@ def dynamic(
     """
     numbers: dict[tuple[str, str], list[int]] = defaultdict(list)
     for number in range(blocks):
-        block = llama.BLOCK.format(number)
+        block = llama.BLOCK_NAME.format(number)
         own = {linear.name: layers[f"{block}.{linear.name}"] for linear in llama.LINEARS}
-        for fused, stage in llama.FUSED.items():
-            first, *others = (own[name] for name in llama.linears_fed_by(stage))
+        for fused, stage in llama.FUSED_LINEARS.items():
+            first, *others = (own[name] for name in llama.linears_with_input(stage))
             if all(each == first for each in others):
                 own[fused] = first
         for name, values in own.items():
             if values != common:
                 numbers[name, json.dumps(values)].append(number)
-    found: Rules = {}
+    found: DynamicRules = {}
     for (name, told), of_blocks in numbers.items():
         values = json.loads(told)
-        key = pattern(name, of_blocks, blocks)
-        found[f"{PLAIN if values is None else OWN}{key}"] = values or {}
+        key = layer_pattern(name, of_blocks, blocks)
+        found[f"{SKIP_PREFIX if values is None else OVERRIDE_PREFIX}{key}"] = values or {}
     return found
 
 
-def pattern(name: str, of_blocks: Sequence[int], blocks: int) -> str:
+def layer_pattern(name: str, of_blocks: Sequence[int], blocks: int) -> str:
     """The regular expression for one layer in some of the blocks, and for nothing else."""
     which = r"\d+" if len(of_blocks) == blocks else f"(?:{'|'.join(map(str, of_blocks))})"
-    layer = re.escape(f"{llama.BLOCK}.{name}").replace(re.escape("{}"), which)
+    layer = re.escape(f"{llama.BLOCK_NAME}.{name}").replace(re.escape("{}"), which)
     return f"^{layer}$"

@@ -13,16 +13,16 @@ from camelpress.core.checkpoint.portable_config import dtype_name
 from camelpress.core.checkpoint.shards import TensorInfo
 from camelpress.core.errors import CheckpointProblem
 
-AGAIN = "download or quantize the checkpoint again"
+REPLACEMENT_ADVICE = "download or quantize the checkpoint again"
 
 
-def require_types(
+def require_dtypes(
     checkpoint: Checkpoint,
     linear: str,
     infos: Mapping[str, TensorInfo],
     types: Mapping[str, tuple[torch.dtype, ...]],
     *,
-    next_step: str = AGAIN,
+    next_step: str = REPLACEMENT_ADVICE,
 ) -> None:
     """See that each part is of a type that loaders take.
 
@@ -44,7 +44,7 @@ def require_types(
             )
 
 
-def read_order(checkpoint: Checkpoint, name: str, groups: int) -> Integer[Tensor, " cols"]:
+def read_group_index(checkpoint: Checkpoint, name: str, groups: int) -> Integer[Tensor, " cols"]:
     """The group of each column as a tensor says it.
 
     Raises:
@@ -54,6 +54,6 @@ def read_order(checkpoint: Checkpoint, name: str, groups: int) -> Integer[Tensor
     if not bool(((found >= 0) & (found < groups)).all()):
         raise CheckpointProblem(
             f"{checkpoint.folder} holds {name!r} with groups beyond the {groups} that have scales",
-            next_step=AGAIN,
+            next_step=REPLACEMENT_ADVICE,
         )
     return found

@@ -18,37 +18,37 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from camelpress.core.checkpoint import format_detection
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.files.bounded_regex import matches, require_few
+from camelpress.core.files.bounded_regex import match_regex, require_pattern_count
 from camelpress.core.input_limits import MAX_PATTERNS
-from camelpress.core.packing.dynamic_config import settings_of
-from camelpress.core.settings import faults
+from camelpress.core.packing.dynamic_config import dynamic_settings
+from camelpress.core.settings import describe_validation_error
 
-V1, V2, COMPRESSED = "gptq", "gptq_v2", "pack-quantized"
-METHOD = "compressed-tensors"
-BITS = (2, 3, 4, 8)
+GPTQ_V1, GPTQ_V2, PACK_QUANTIZED = "gptq", "gptq_v2", "pack-quantized"
+COMPRESSED_TENSORS = "compressed-tensors"
+SUPPORTED_BITS = (2, 3, 4, 8)
 PLAIN_BITS = 16  # auto-round's way of saying that a layer is not packed
 # fmt: off
-LAYOUTS: Mapping[str, Mapping[str, str]] = {  # quant_method: its names for layouts
-    "gptq":             {V1: V1, V2: V2},
-    "auto-round":       {"auto_round:auto_gptq": V1, "auto_round:gptqmodel": V2, "auto_round": V2},
-    METHOD:             {COMPRESSED: COMPRESSED},
+CHECKPOINT_FORMATS: Mapping[str, Mapping[str, str]] = {  # quant_method: its names for layouts
+    "gptq":             {GPTQ_V1: GPTQ_V1, GPTQ_V2: GPTQ_V2},
+    "auto-round":       {"auto_round:auto_gptq": GPTQ_V1, "auto_round:gptqmodel": GPTQ_V2, "auto_round": GPTQ_V2},
+    COMPRESSED_TENSORS:             {PACK_QUANTIZED: PACK_QUANTIZED},
 }
 # fmt: on
-REGEX = "re:"
-KNOWN = format_detection.KNOWN
+REGEX_PREFIX = "re:"
+KNOWN = format_detection.READABLE_FORMATS
 
 
-class Scheme(NamedTuple):
+class QuantizationScheme(NamedTuple):
     """How one linear layer is packed."""
 
-    layout: str
+    checkpoint_format: str
     bits: int
     group_size: int | None  # -1: one group a row; None: not said
     sym: bool | None  # None: not said
     desc_act: bool  # whether the groups may be of columns anywhere
 
 
-class _Weights(BaseModel):
+class _WeightArgs(BaseModel):
     """The part of compressed-tensors' QuantizationArgs that decides what codes mean."""
 
     model_config = ConfigDict(strict=True)
@@ -61,31 +61,31 @@ class _Weights(BaseModel):
     actorder: str | bool | None = None
 
 
-class _Group(BaseModel):
+class _ConfigGroup(BaseModel):
     """Layers that are packed alike; activations that are quantized too would change the model."""
 
     model_config = ConfigDict(strict=True)
 
     targets: list[str] = Field(max_length=MAX_PATTERNS)
-    weights: _Weights
+    weights: _WeightArgs
     layout: str | None = Field(default=None, alias="format")
     input_activations: None = None
     output_activations: None = None
 
 
-class _Groups(BaseModel):
+class _CompressedTensorsConfig(BaseModel):
     """A config of compressed-tensors; rotations and cache schemes would change the model, too."""
 
     model_config = ConfigDict(strict=True)
 
-    config_groups: dict[str, _Group] = Field(max_length=MAX_PATTERNS)
+    config_groups: dict[str, _ConfigGroup] = Field(max_length=MAX_PATTERNS)
     ignore: list[str] | None = Field(default=None, max_length=MAX_PATTERNS)
     kv_cache_scheme: None = None
     transform_config: dict[str, Any] | None = Field(default=None, max_length=0)
     sparsity_config: dict[str, Any] | None = Field(default=None, max_length=0)
 
 
-def scheme_of(checkpoint: Checkpoint, linear: str) -> Scheme | None:
+def layer_scheme(checkpoint: Checkpoint, linear: str) -> QuantizationScheme | None:
     """How a linear layer is packed, by its full name; None if it is plain.
 
     Raises:
@@ -94,14 +94,14 @@ def scheme_of(checkpoint: Checkpoint, linear: str) -> Scheme | None:
     config = checkpoint.quantization
     if config is None:
         return None
-    if config.get("quant_method") == METHOD:
-        return _of_groups(checkpoint, config, linear)
-    own = _own(config, linear)
+    if config.get("quant_method") == COMPRESSED_TENSORS:
+        return _scheme_from_groups(checkpoint, config, linear)
+    own = _layer_config(config, linear)
     where = f" of {linear}" if config.get("dynamic") or config.get("extra_config") else ""
-    return None if own is None else _of_settings(checkpoint, own, where)
+    return None if own is None else _scheme_from_config(checkpoint, own, where)
 
 
-def overall(checkpoint: Checkpoint) -> Scheme | None:
+def default_scheme(checkpoint: Checkpoint) -> QuantizationScheme | None:
     """How layers are packed that have no settings of their own; None if none is packed.
 
     Raises:
@@ -110,36 +110,38 @@ def overall(checkpoint: Checkpoint) -> Scheme | None:
     config = checkpoint.quantization
     if config is None:
         return None
-    if config.get("quant_method") == METHOD:
-        group = next(iter(_groups(checkpoint, config).config_groups.values()), None)
-        return None if group is None else _of_group(checkpoint, config, group, "")
-    return _of_settings(checkpoint, config, "")
+    if config.get("quant_method") == COMPRESSED_TENSORS:
+        group = next(iter(_parse_groups(checkpoint, config).config_groups.values()), None)
+        return None if group is None else _scheme_from_group(checkpoint, config, group, "")
+    return _scheme_from_config(checkpoint, config, "")
 
 
-def _of_settings(checkpoint: Checkpoint, own: Mapping[str, Any], where: str) -> Scheme:
-    layout, act_bits = _layout(checkpoint, own), own.get("act_bits")
+def _scheme_from_config(
+    checkpoint: Checkpoint, own: Mapping[str, Any], where: str
+) -> QuantizationScheme:
+    layout, act_bits = _parse_format(checkpoint, own), own.get("act_bits")
     if isinstance(act_bits, int) and act_bits < PLAIN_BITS:
         raise CheckpointProblem(
             f"{checkpoint.folder} quantizes activations, too (act_bits {act_bits})",
             next_step="give one whose weights alone are quantized",
         )
-    return Scheme(
+    return QuantizationScheme(
         layout,
-        _bits(checkpoint, own.get("bits"), where),
-        _typed(own.get("group_size"), int),
-        _typed(own.get("sym"), bool),
+        _parse_bits(checkpoint, own.get("bits"), where),
+        _value_of_type(own.get("group_size"), int),
+        _value_of_type(own.get("sym"), bool),
         bool(own.get("desc_act")),
     )
 
 
-def _own(config: Mapping[str, Any], linear: str) -> Mapping[str, Any] | None:
+def _layer_config(config: Mapping[str, Any], linear: str) -> Mapping[str, Any] | None:
     """The settings of one layer in a config of GPTQModel, AutoGPTQ or auto-round."""
     extra = config.get("extra_config")
     if not extra:
-        return settings_of(config, linear)
+        return dynamic_settings(config, linear)
     try:
-        require_few(extra)
-        patterns = (v for key, v in extra.items() if matches(key, linear, anywhere=True))
+        require_pattern_count(extra)
+        patterns = (v for key, v in extra.items() if match_regex(key, linear, anywhere=True))
         own = extra.get(linear) or next(patterns, None) or {}
         bits = own.get("bits")
     except (AttributeError, TypeError, ValueError) as error:
@@ -150,8 +152,10 @@ def _own(config: Mapping[str, Any], linear: str) -> Mapping[str, Any] | None:
     return None if isinstance(bits, int) and bits >= PLAIN_BITS else {**config, **own}
 
 
-def _of_groups(checkpoint: Checkpoint, config: Mapping[str, Any], linear: str) -> Scheme | None:
-    groups = _groups(checkpoint, config)
+def _scheme_from_groups(
+    checkpoint: Checkpoint, config: Mapping[str, Any], linear: str
+) -> QuantizationScheme | None:
+    groups = _parse_groups(checkpoint, config)
     if _first_match(linear, groups.ignore or ()):
         return None
     by_target = {
@@ -160,47 +164,47 @@ def _of_groups(checkpoint: Checkpoint, config: Mapping[str, Any], linear: str) -
     target = _first_match(linear, by_target)
     if target is None:
         return None
-    return _of_group(checkpoint, config, by_target[target], f" of {linear}")
+    return _scheme_from_group(checkpoint, config, by_target[target], f" of {linear}")
 
 
-def _of_group(
-    checkpoint: Checkpoint, config: Mapping[str, Any], group: _Group, where: str
-) -> Scheme:
+def _scheme_from_group(
+    checkpoint: Checkpoint, config: Mapping[str, Any], group: _ConfigGroup, where: str
+) -> QuantizationScheme:
     weights = group.weights
     layout = group.layout or config.get("format")
-    return Scheme(
-        _layout(checkpoint, {"quant_method": METHOD, "format": layout}),
-        _bits(checkpoint, weights.num_bits, where),
+    return QuantizationScheme(
+        _parse_format(checkpoint, {"quant_method": COMPRESSED_TENSORS, "format": layout}),
+        _parse_bits(checkpoint, weights.num_bits, where),
         -1 if weights.strategy == "channel" else weights.group_size,
         weights.symmetric,
         weights.actorder in (True, "group", "dynamic"),
     )
 
 
-def _groups(checkpoint: Checkpoint, config: Mapping[str, Any]) -> _Groups:
+def _parse_groups(checkpoint: Checkpoint, config: Mapping[str, Any]) -> _CompressedTensorsConfig:
     try:
-        return _Groups.model_validate(dict(config))
+        return _CompressedTensorsConfig.model_validate(dict(config))
     except ValidationError as error:
         raise CheckpointProblem(
             f"{checkpoint.folder / 'config.json'} has a quantization_config that is not read here "
-            f"({faults(error)})",
+            f"({describe_validation_error(error)})",
             next_step="give one whose weights alone are quantized, to integers, by group or row",
         ) from error
 
 
 def _first_match(linear: str, targets: Iterable[str]) -> str | None:
     """Of targets that mean a layer the first: names, then regular expressions, then its class."""
-    for target in sorted(targets, key=lambda each: (each.startswith(REGEX), each)):
+    for target in sorted(targets, key=lambda each: (each.startswith(REGEX_PREFIX), each)):
         if target == linear:
             return target
-        if target.startswith(REGEX) and _matches(target, linear):
+        if target.startswith(REGEX_PREFIX) and _matches(target, linear):
             return target
     return "Linear" if "Linear" in targets else None
 
 
 def _matches(target: str, linear: str) -> bool:
     try:
-        return matches(target.removeprefix(REGEX), linear)
+        return match_regex(target.removeprefix(REGEX_PREFIX), linear)
     except ValueError as error:
         raise CheckpointProblem(
             f"the quantization_config has a target {target!r} that cannot be read ({error})",
@@ -208,7 +212,7 @@ def _matches(target: str, linear: str) -> bool:
         ) from error
 
 
-def _layout(checkpoint: Checkpoint, config: Mapping[str, Any]) -> str:
+def _parse_format(checkpoint: Checkpoint, config: Mapping[str, Any]) -> str:
     method = config.get("quant_method")
     if method is None:
         raise CheckpointProblem(
@@ -220,7 +224,7 @@ def _layout(checkpoint: Checkpoint, config: Mapping[str, Any]) -> str:
     named = config.get("packing_format") or config.get("checkpoint_format") or config.get("format")
     if config.get("is_marlin_format"):
         named = "marlin"
-    layout = LAYOUTS.get(method, {}).get(V1 if named is None else str(named))
+    layout = CHECKPOINT_FORMATS.get(method, {}).get(GPTQ_V1 if named is None else str(named))
     if layout is None:
         raise CheckpointProblem(
             f"{checkpoint.folder} is quantized as {method}{f'/{named}' if named else ''}",
@@ -229,13 +233,14 @@ def _layout(checkpoint: Checkpoint, config: Mapping[str, Any]) -> str:
     return layout
 
 
-def _bits(checkpoint: Checkpoint, bits: object, where: str) -> int:
-    if not isinstance(bits, int) or bits not in BITS:
+def _parse_bits(checkpoint: Checkpoint, bits: object, where: str) -> int:
+    if not isinstance(bits, int) or bits not in SUPPORTED_BITS:
         raise CheckpointProblem(
-            f"{checkpoint.folder} has {bits} bits per weight{where}", next_step=f"use one of {BITS}"
+            f"{checkpoint.folder} has {bits} bits per weight{where}",
+            next_step=f"use one of {SUPPORTED_BITS}",
         )
     return bits
 
 
-def _typed(value: Any, kind: type) -> Any:
+def _value_of_type(value: Any, kind: type) -> Any:
     return value if isinstance(value, kind) else None

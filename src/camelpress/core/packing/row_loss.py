@@ -13,17 +13,17 @@ from torch import Tensor
 from camelpress.core.checkpoint.portable_config import dtype_name
 from camelpress.core.errors import NumericsProblem
 
-AT_A_TIME = 2**22  # weights that are compared in one go
-LIMIT = 0.01  # mean loss of a row in a 16-bit type; rounding alone costs less than 1e-5
+COMPARED_WEIGHTS = 2**22  # weights that are compared in one go
+MAX_ROW_LOSS = 0.01  # mean loss of a row in a 16-bit type; rounding alone costs less than 1e-5
 
 
-def require_kept(what: str, loss: float, dtype: torch.dtype) -> None:
+def require_row_loss(what: str, loss: float, dtype: torch.dtype) -> None:
     """Checks that a tensor does not vanish in a 16-bit type.
 
     Raises:
         NumericsProblem: it loses more than rounding does.
     """
-    if loss > LIMIT:
+    if loss > MAX_ROW_LOSS:
         raise NumericsProblem(
             f"{what} loses {loss:.0%} in {dtype_name(dtype)}, whose numbers are too coarse for it",
             next_step="multiply it in the checkpoint by a power of two, and what it feeds by the "
@@ -31,7 +31,7 @@ def require_kept(what: str, loss: float, dtype: torch.dtype) -> None:
         )
 
 
-def mean_loss(error: Float[Tensor, " rows"], energy: Float[Tensor, " rows"]) -> float:
+def mean_row_loss(error: Float[Tensor, " rows"], energy: Float[Tensor, " rows"]) -> float:
     """Returns the mean over rows of error over energy, each at most 1; 0 for a row of zeros."""
     shares = error / energy.where(energy > 0, torch.ones_like(energy))
     return float(shares.clamp(min=0, max=1).double().mean()) if len(shares) else 0.0
@@ -45,13 +45,13 @@ def weight_loss(exact: Tensor, stored: Tensor) -> float:
         stored: values that take its place.
     """
     exact, stored = torch.atleast_2d(exact), torch.atleast_2d(stored)
-    step = max(1, AT_A_TIME // max(1, exact.shape[-1]))
+    step = max(1, COMPARED_WEIGHTS // max(1, exact.shape[-1]))
     parts = zip(exact.split(step), stored.split(step), strict=True)
-    sums = [row_sums(one, other) for one, other in parts]
-    return mean_loss(*(torch.cat(each).flatten() for each in zip(*sums, strict=True)))
+    sums = [row_error_energy(one, other) for one, other in parts]
+    return mean_row_loss(*(torch.cat(each).flatten() for each in zip(*sums, strict=True)))
 
 
-def row_sums(exact: Tensor, stored: Tensor) -> tuple[Tensor, Tensor]:
+def row_error_energy(exact: Tensor, stored: Tensor) -> tuple[Tensor, Tensor]:
     """Returns squared error and squared weight of each row, in fp64."""
     error = stored.double() - exact.double()
     return error.square().sum(dim=-1), exact.double().square().sum(dim=-1)

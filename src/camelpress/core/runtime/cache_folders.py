@@ -8,16 +8,16 @@ import shutil
 import tempfile
 from pathlib import Path
 
-FOLDERS = ("MPLCONFIGDIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
+CACHE_VARIABLES = ("MPLCONFIGDIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
 
 
-def provide_caches() -> None:
+def provide_cache_folders() -> None:
     """Name a temporary folder, which goes with the process, for each cache without a place.
 
     A cache has none if its variable names a folder that cannot be written, too: matplotlib would
     say so in two lines of its own.
     """
-    named = {name: os.environ.get(name) for name in FOLDERS}
+    named = {name: os.environ.get(name) for name in CACHE_VARIABLES}
     missing = [name for name, place in named.items() if place and not _is_usable(place)]
     if not all(named.values()) and not _has_cache_folder():
         missing += [name for name, place in named.items() if not place]
@@ -41,12 +41,12 @@ def _has_cache_folder() -> bool:
 def _is_usable(name: str) -> bool:
     """Returns True if a folder of this name can be written or made."""
     try:
-        return _can_be_written(Path(name).expanduser())
+        return _is_writable(Path(name).expanduser())
     except (OSError, RuntimeError, ValueError):  # RuntimeError: nobody knows a home
         return False
 
 
-def _can_be_written(place: Path) -> bool:
+def _is_writable(place: Path) -> bool:
     while not place.exists() and place != place.parent:
         place = place.parent
     return place.is_dir() and os.access(place, os.W_OK | os.X_OK)

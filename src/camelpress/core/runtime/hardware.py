@@ -12,23 +12,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-CPU = Path("/proc/cpuinfo")
-GPUS = Path("/proc/driver/nvidia/gpus")  # a folder for each, with a file `information`
+CPUINFO = Path("/proc/cpuinfo")
+GPU_FOLDER = Path("/proc/driver/nvidia/gpus")  # a folder for each, with a file `information`
 
 
-def hardware() -> dict[str, Any]:
+def describe_hardware() -> dict[str, Any]:
     """Kind of machine, processor, its cores as the system counts them, and GPUs by name."""
     return {
         "machine": platform.machine(),
-        "processor": next(_named(CPU, "model name"), platform.processor()),
+        "processor": next(_values_of_key(CPUINFO, "model name"), platform.processor()),
         "cores": os.cpu_count(),
         "gpus": [
-            name for place in sorted(GPUS.glob("*/information")) for name in _named(place, "Model")
+            name
+            for place in sorted(GPU_FOLDER.glob("*/information"))
+            for name in _values_of_key(place, "Model")
         ],
     }
 
 
-def _named(path: Path, key: str) -> Iterator[str]:
+def _values_of_key(path: Path, key: str) -> Iterator[str]:
     """The values of a key in lines of `key: value`."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     for found in re.finditer(rf"^{key}[ \t]*:[ \t]*(.+)$", text, re.MULTILINE):

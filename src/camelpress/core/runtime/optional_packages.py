@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from camelpress.core.errors import EngineProblem
+from camelpress.core.errors import ToolProblem
 
 
-def is_there(module: str) -> bool:
+def is_installed(module: str) -> bool:
     """Whether it can be imported; it is not."""
     return find_spec(module) is not None
 
 
-def require(module: str, *, need: str, extra: str) -> None:
+def require_package(module: str, *, need: str, extra: str) -> None:
     """See that a module is there.
 
     Args:
@@ -22,7 +22,7 @@ def require(module: str, *, need: str, extra: str) -> None:
     Raises:
         EngineProblem: it is not.
     """
-    if not is_there(module):
-        raise EngineProblem(
+    if not is_installed(module):
+        raise ToolProblem(
             f"{need}, which is not installed", next_step=f'pip install "camelpress[{extra}]"'
         )

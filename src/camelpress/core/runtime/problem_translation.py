@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from camelpress.core.errors import OutOfMemory, Problem
-from camelpress.core.runtime.secrets_redaction import redacted
+from camelpress.core.runtime.secrets_redaction import redact_secrets
 
 
 @contextmanager
-def raising_problems() -> Iterator[None]:
+def translate_faults() -> Iterator[None]:
     """Raises a Problem without secrets in place of any fault that the machine reports.
 
     Raises:
@@ -20,8 +20,9 @@ def raising_problems() -> Iterator[None]:
     try:
         yield
     except Problem as problem:
-        problem.what, problem.next_step = redacted(problem.what), redacted(problem.next_step)
-        problem.args = (problem.what,)
+        problem.message = redact_secrets(problem.message)
+        problem.next_step = redact_secrets(problem.next_step)
+        problem.args = (problem.message,)
         raise
     except MemoryError as error:
         raise OutOfMemory(
@@ -35,6 +36,6 @@ def _disk_problem(error: OSError) -> Problem:
     """Returns the problem of a fault that a file system reports."""
     subject = f"{error.filename} cannot be used" if error.filename else "a file cannot be used"
     return Problem(
-        redacted(f"{subject} ({error.strerror or error})"),
+        redact_secrets(f"{subject} ({error.strerror or error})"),
         next_step="see that its disk is there, has space and is well, and run the command again",
     )

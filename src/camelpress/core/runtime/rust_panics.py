@@ -23,12 +23,12 @@ def is_panic(error: BaseException) -> bool:
 
 
 @contextmanager
-def without_panic_messages() -> Iterator[None]:
+def drop_panic_messages() -> Iterator[None]:
     """Drops the text of a panic in the block; any other text reaches stderr after the block."""
     with _LOCK, tempfile.TemporaryFile() as file:
         with suppress(OSError, ValueError):  # a full disk or a closed stdout is no fault of ours
             sys.stdout.flush()
-        copies = {stream: _redirected(stream, file.fileno()) for stream in (STDOUT, STDERR)}
+        copies = {stream: _redirect_stream(stream, file.fileno()) for stream in (STDOUT, STDERR)}
         panicked = False
         try:
             yield
@@ -38,12 +38,12 @@ def without_panic_messages() -> Iterator[None]:
         finally:
             with suppress(OSError):  # a full disk or a closed stderr is no fault of the block
                 for stream, copy in copies.items():
-                    _restore(stream, copy)
+                    _restore_stream(stream, copy)
                 file.seek(0)
                 os.write(STDERR, b"" if panicked else file.read())
 
 
-def _redirected(stream: int, target: int) -> int | None:
+def _redirect_stream(stream: int, target: int) -> int | None:
     """Points a stream elsewhere, and returns a copy of what it was; None where it is closed."""
     with suppress(OSError):
         copy = os.dup(stream)
@@ -52,7 +52,7 @@ def _redirected(stream: int, target: int) -> int | None:
     return None
 
 
-def _restore(stream: int, copy: int | None) -> None:
+def _restore_stream(stream: int, copy: int | None) -> None:
     if copy is not None:
         os.dup2(copy, stream)
         os.close(copy)

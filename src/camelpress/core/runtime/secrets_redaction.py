@@ -9,9 +9,9 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 
-SHORTEST = 8  # bytes: a credential; anything shorter would also be found where it is none
+MIN_SECRET_BYTES = 8  # bytes: a credential; anything shorter would also be found where it is none
 # fmt: off
-SECRETS: Mapping[str, re.Pattern[bytes]] = {
+SECRET_PATTERNS: Mapping[str, re.Pattern[bytes]] = {
     "a Hugging Face token":     re.compile(
         rb"(?<![A-Za-z0-9])((hf_|api_org_)[A-Za-z0-9]{30,}|hf_(oauth|jwt)_[\w.-]{30,})"
     ),
@@ -26,7 +26,7 @@ SECRETS: Mapping[str, re.Pattern[bytes]] = {
     ),
     "a private key":            re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
 }
-CREDENTIALS = (
+CREDENTIAL_VARIABLES = (
     "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN",
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
     "ORAS_PASS", "GITHUB_TOKEN", "GH_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
@@ -35,25 +35,25 @@ CREDENTIALS = (
 # fmt: on
 
 
-QUERY = re.compile(  # of an address: shown nowhere, but words of a release may explain it
+SECRET_QUERY = re.compile(  # of an address: shown nowhere, but words of a release may explain it
     rb"([?&](?:[\w-]*(?:token|signature|secret|password|api[_-]?key)|sig|key)=)[^&\s\"'<>]{6,}",
     re.IGNORECASE,
 )
 
 
-def patterns() -> Iterator[tuple[str, re.Pattern[bytes]]]:
+def secret_patterns() -> Iterator[tuple[str, re.Pattern[bytes]]]:
     """Each kind of secret with what finds it, the credentials of this process first."""
-    for name in CREDENTIALS:
+    for name in CREDENTIAL_VARIABLES:
         value = os.environ.get(name, "").strip().encode(errors="surrogatepass")
-        if len(value) >= SHORTEST:
+        if len(value) >= MIN_SECRET_BYTES:
             yield f"the value of {name}", re.compile(re.escape(value))
-    yield from SECRETS.items()
+    yield from SECRET_PATTERNS.items()
 
 
-def redacted(text: str) -> str:
+def redact_secrets(text: str) -> str:
     """The text with the name of its kind in the place of each secret."""
     content = text.encode(errors="surrogatepass")
-    for kind, pattern in patterns():
+    for kind, pattern in secret_patterns():
         content = pattern.sub(f"[{kind}]".encode(), content)
-    content = QUERY.sub(rb"\1[a secret]", content)
+    content = SECRET_QUERY.sub(rb"\1[a secret]", content)
     return content.decode(errors="surrogatepass")

@@ -77,7 +77,7 @@ class WatchedStream:
     def _discard(self) -> None:
         """Turns the descriptor to nowhere: the interpreter flushes it again when it ends."""
         with suppress(OSError):  # a stream of a test has no descriptor
-            _point(self._stream.fileno(), os.O_WRONLY)
+            _redirect_to_null(self._stream.fileno(), os.O_WRONLY)
 
 
 class StandardStreams(NamedTuple):
@@ -88,13 +88,13 @@ class StandardStreams(NamedTuple):
 
 
 @contextmanager
-def watched_streams() -> Iterator[StandardStreams]:
+def watch_standard_streams() -> Iterator[StandardStreams]:
     """Replaces the standard streams with watched ones while the block runs."""
     before = sys.stdout, sys.stderr
     _reserve_descriptors()
     streams = StandardStreams(
-        WatchedStream(_opened(sys.stdout, STDOUT), vital=True),
-        WatchedStream(_opened(sys.stderr, STDERR), vital=False),
+        WatchedStream(_open_stream(sys.stdout, STDOUT), vital=True),
+        WatchedStream(_open_stream(sys.stderr, STDERR), vital=False),
     )
     sys.stdout, sys.stderr = cast(TextIO, streams.out), cast(TextIO, streams.err)
     try:
@@ -113,17 +113,17 @@ def _reserve_descriptors() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            _point(descriptor, flags)
+            _redirect_to_null(descriptor, flags)
 
 
-def _point(descriptor: int, flags: int) -> None:
+def _redirect_to_null(descriptor: int, flags: int) -> None:
     nowhere = os.open(os.devnull, flags)
     if nowhere != descriptor:
         os.dup2(nowhere, descriptor)
         os.close(nowhere)
 
 
-def _opened(stream: Any, descriptor: int) -> Any:
+def _open_stream(stream: Any, descriptor: int) -> Any:
     """Returns the stream, or one on its descriptor where Python found it closed at the start."""
     if stream is not None:
         return stream

@@ -9,24 +9,30 @@ from __future__ import annotations
 
 import unicodedata
 
-KEPT = frozenset("\n\t\u200c\u200d")  # the latter two join letters and emoji
-PICTURES = 0x2400  # where Unicode has a picture of each control character
+SAFE_CHARACTERS = frozenset("\n\t\u200c\u200d")  # the latter two join letters and emoji
+CONTROL_PICTURES = 0x2400  # where Unicode has a picture of each control character
 DELETE, DELETE_PICTURE = 0x7F, "\u2421"
 REPLACEMENT = "\ufffd"
-ACTING = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format, surrogate, line and paragraph separator
+CONTROL_CATEGORIES = (
+    "Cc",
+    "Cf",
+    "Cs",
+    "Zl",
+    "Zp",
+)  # control, format, surrogate, line and paragraph separator
 
 
-def printable(text: str) -> str:
+def escape_controls(text: str) -> str:
     """The text with a visible sign for each character that would do something to a terminal."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(map(_shown, text))
+    return "".join(map(_visible_sign, text))
 
 
-def _shown(letter: str) -> str:
-    if letter in KEPT or unicodedata.category(letter) not in ACTING:
+def _visible_sign(letter: str) -> str:
+    if letter in SAFE_CHARACTERS or unicodedata.category(letter) not in CONTROL_CATEGORIES:
         return letter
     code = ord(letter)
     if code < 0x20:
-        return chr(PICTURES + code)
+        return chr(CONTROL_PICTURES + code)
     return DELETE_PICTURE if code == DELETE else REPLACEMENT

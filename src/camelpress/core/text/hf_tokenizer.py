@@ -11,11 +11,11 @@ from huggingface_hub.errors import StrictDataclassError
 
 from camelpress.core.errors import CheckpointProblem, TemplateProblem
 from camelpress.core.files.file_recognizer import recognize_file
-from camelpress.core.runtime.rust_panics import is_panic, without_panic_messages
+from camelpress.core.runtime.rust_panics import drop_panic_messages, is_panic
 from camelpress.core.text.template_renderer import render_template
 from camelpress.core.text.text_bound import require_short_text
 
-EXPECTED = (  # of transformers, where files are missing or broken
+TOKENIZER_ERRORS = (  # of transformers, where files are missing or broken
     ArithmeticError,
     AttributeError,
     ImportError,
@@ -27,7 +27,7 @@ EXPECTED = (  # of transformers, where files are missing or broken
     TypeError,
     ValueError,
 )
-PROBE = "The sea, </s> 1234\n\té"  # a text that brings most faults of a tokenizer to light
+PROBE_TEXT = "The sea, </s> 1234\n\té"  # a text that brings most faults of a tokenizer to light
 
 
 class Tokenizer:
@@ -48,7 +48,7 @@ class Tokenizer:
         """
         from transformers import AutoTokenizer  # half a second, and not every command has text
 
-        with without_panic_messages(), _readable(folder):
+        with drop_panic_messages(), _translate_errors(folder):
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
@@ -57,7 +57,7 @@ class Tokenizer:
             ):  # made up where files are missing
                 raise ValueError("it knows no words")
             _require_template(tokenizer.chat_template)
-            tokenizer(PROBE, verbose=False)
+            tokenizer(PROBE_TEXT, verbose=False)
             return cls(tokenizer)
 
     def __len__(self) -> int:
@@ -78,11 +78,11 @@ class Tokenizer:
         """The ids of a text as the model's tokenizer encodes it, its own BOS included."""
         return self._ids(text)
 
-    def encode_rendered(self, text: str) -> list[int]:
+    def encode_template_text(self, text: str) -> list[int]:
         """The ids of what a chat template made: special tokens in it count, none are added."""
         return self._ids(text, add_special_tokens=False)
 
-    def render(self, turns: list[dict[str, str]], template: str | None = None) -> str:
+    def render_chat(self, turns: list[dict[str, str]], template: str | None = None) -> str:
         """A conversation as its chat template writes it, ready for an answer.
 
         Args:
@@ -108,12 +108,12 @@ class Tokenizer:
         text: str = self._tokenizer.decode(ids)
         return text
 
-    def words(self, ids: list[int]) -> str:
+    def decode_text(self, ids: list[int]) -> str:
         """The text of ids without the special tokens that frame sequences."""
         return self.decode([each for each in ids if each not in (self.bos, self.eos, self.pad)])
 
     @property
-    def template(self) -> str | None:
+    def chat_template(self) -> str | None:
         """The chat template, if the tokenizer has one; of several the default one."""
         template: Any = self._tokenizer.chat_template
         chosen: str | None = template.get("default") if isinstance(template, dict) else template
@@ -124,7 +124,7 @@ class Tokenizer:
         try:
             ids: list[int] = self._tokenizer(text, verbose=False, **options)["input_ids"]
         except BaseException as error:
-            if not isinstance(error, EXPECTED) and not is_panic(error):
+            if not isinstance(error, TOKENIZER_ERRORS) and not is_panic(error):
                 raise
             raise CheckpointProblem(
                 f"the tokenizer cannot encode a text ({_reason(error)})",
@@ -135,13 +135,13 @@ class Tokenizer:
 
 
 @contextmanager
-def _readable(folder: Path) -> Iterator[None]:
+def _translate_errors(folder: Path) -> Iterator[None]:
     """Makes faults of the tokenizer's files, panics included, a problem of its folder."""
     try:
         yield
     except BaseException as error:
         known = (
-            isinstance(error, EXPECTED) or type(error) is Exception
+            isinstance(error, TOKENIZER_ERRORS) or type(error) is Exception
         )  # tokenizers raise the latter
         if not known and not is_panic(error):
             raise
@@ -151,10 +151,10 @@ def _readable(folder: Path) -> Iterator[None]:
                 f"({' '.join(str(error).split())})",
                 next_step="write a value of the right type there",
             ) from error
-        raise _unreadable(folder, _reason(error)) from error
+        raise _tokenizer_problem(folder, _reason(error)) from error
 
 
-def _unreadable(folder: Path, reason: str) -> CheckpointProblem:
+def _tokenizer_problem(folder: Path, reason: str) -> CheckpointProblem:
     """Returns the problem of a tokenizer, named for what one of its files really is."""
     for path in sorted(folder.glob("tokenizer*")):
         recognition = recognize_file(path)

@@ -21,8 +21,8 @@ from camelpress.core.input_limits import (
     MAX_TEMPLATE_SECONDS,
 )
 
-CHILD = "camelpress.core.text.template_worker"
-ENVIRONMENT = (
+WORKER_MODULE = "camelpress.core.text.template_worker"
+WORKER_ENVIRONMENT = (
     "PATH",
     "HOME",
     "LANG",
@@ -30,7 +30,7 @@ ENVIRONMENT = (
     "LD_LIBRARY_PATH",
     "TZ",
 )  # variables that the child inherits
-BEYOND = (
+LIMIT_MESSAGE = (
     f"it takes more than {MAX_TEMPLATE_SECONDS} seconds or "
     f"{MAX_TEMPLATE_MEMORY_BYTES // 2**20:,} MiB"
 )
@@ -51,15 +51,15 @@ def render_template(
     if len(template) > MAX_TEMPLATE_CHARACTERS:
         raise ValueError(f"it is longer than {MAX_TEMPLATE_CHARACTERS:,} characters")
     request = {"template": template, "turns": list(turns), "tokens": dict(tokens)}
-    answer = {} if template in _ENDLESS else _CHILD.ask(request)
+    answer = {} if template in _ENDLESS_TEMPLATES else _WORKER.ask(request)
     if not answer:
-        _ENDLESS.add(template)
+        _ENDLESS_TEMPLATES.add(template)
     if "text" not in answer:
-        raise ValueError(answer.get("fault", BEYOND))
+        raise ValueError(answer.get("fault", LIMIT_MESSAGE))
     return answer["text"]
 
 
-class _Child:
+class _TemplateWorker:
     """The process that renders; one for each process of ours, so that forks do not share it."""
 
     def __init__(self) -> None:
@@ -71,18 +71,18 @@ class _Child:
         """Returns the answer to a request; empty where the child ends before it gives one."""
         with self._lock:
             if self._process is None or self._owner != os.getpid():
-                self._process = self._started()
-            answer: dict[str, str] = json.loads(_exchanged(self._process, request) or "{}")
+                self._process = self._start()
+            answer: dict[str, str] = json.loads(_exchange_line(self._process, request) or "{}")
             if not answer:
                 self._end()
             return answer
 
-    def _started(self) -> subprocess.Popen[str]:
-        environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    def _start(self) -> subprocess.Popen[str]:
+        environment = {name: os.environ[name] for name in WORKER_ENVIRONMENT if name in os.environ}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         environment["HF_HUB_OFFLINE"] = "1"
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", CHILD],
+            [sys.executable, "-P", "-m", WORKER_MODULE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -102,7 +102,7 @@ class _Child:
             process.communicate()
 
 
-def _exchanged(process: subprocess.Popen[str], request: Mapping[str, Any]) -> str:
+def _exchange_line(process: subprocess.Popen[str], request: Mapping[str, Any]) -> str:
     """Returns the line that answers a request; empty where the process ends before."""
     if process.stdin is None or process.stdout is None:
         return ""
@@ -114,5 +114,7 @@ def _exchanged(process: subprocess.Popen[str], request: Mapping[str, Any]) -> st
     return process.stdout.readline()
 
 
-_CHILD = _Child()
-_ENDLESS: set[str] = set()  # templates that the kernel had to end; they are not tried again
+_WORKER = _TemplateWorker()
+_ENDLESS_TEMPLATES: set[str] = (
+    set()
+)  # templates that the kernel had to end; they are not tried again

@@ -22,7 +22,7 @@ from camelpress.core.input_limits import (
     MAX_TEMPLATE_SECONDS,
 )
 
-FAULTS = (  # errors of Python while a template runs
+TEMPLATE_ERRORS = (  # errors of Python while a template runs
     ArithmeticError,
     AttributeError,
     LookupError,
@@ -34,7 +34,7 @@ FAULTS = (  # errors of Python while a template runs
 )
 
 
-def main() -> None:
+def serve_requests() -> None:
     """Answers requests until stdin ends."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     limit = pages * resource.getpagesize() + MAX_TEMPLATE_MEMORY_BYTES
@@ -55,7 +55,7 @@ def _answer(request: dict[str, Any]) -> dict[str, str]:
         )
     except TemplateError as error:
         return {"fault": str(error) or type(error).__name__}
-    except FAULTS as error:
+    except TEMPLATE_ERRORS as error:
         return {"fault": f"{type(error).__name__}: {error}" if str(error) else type(error).__name__}
     text = rendered[0][0]
     if len(text) > MAX_RENDERED_CHARACTERS:
@@ -69,4 +69,4 @@ def _write(answer: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve_requests()

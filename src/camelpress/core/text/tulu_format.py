@@ -21,7 +21,7 @@ from camelpress.core.text.hf_tokenizer import Tokenizer
 
 # What transformers' chat machinery renders; the newline after <|assistant|> matters. After EOS
 # there is none, so that the ids are those of training with tokenizers of any year.
-CHAT_TEMPLATE = (
+TULU_CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>\\n' + message['content'] | trim }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}"
@@ -37,39 +37,39 @@ class Message(Settings):
     content: str
 
 
-class Encoded(NamedTuple):
+class ChatTokens(NamedTuple):
     """Token ids, each with whether training took a loss on it."""
 
     ids: list[int]
-    counted: list[bool]
+    loss_mask: list[bool]
 
 
-class Segment(NamedTuple):
+class ChatSegment(NamedTuple):
     """A text between two special tokens: what the model is given, then what it has to say.
 
     Where EOS follows, the text ends in an answer, which may be empty; elsewhere there is none.
     """
 
-    given: str
+    prompt: str
     answer: str
-    ends: bool
+    has_eos: bool
 
     @property
     def text(self) -> str:
         """All of it, as it is encoded."""
-        return self.given + self.answer
+        return self.prompt + self.answer
 
 
-def encode(
+def encode_chat(
     messages: Sequence[Message], tokenizer: Tokenizer, *, generation: bool = False
 ) -> list[int]:
     """The ids of one conversation: those of `encode_counted`."""
-    return encode_counted(messages, tokenizer, generation=generation).ids
+    return encode_with_loss_mask(messages, tokenizer, generation=generation).ids
 
 
-def encode_counted(
+def encode_with_loss_mask(
     messages: Sequence[Message], tokenizer: Tokenizer, *, generation: bool = False
-) -> Encoded:
+) -> ChatTokens:
     """The ids of one conversation, and which of them training took a loss on.
 
     Counted are the tokens of each answer and the EOS that ends it. Where an answer begins is found
@@ -96,29 +96,31 @@ def encode_counted(
         )
     ids = [] if tokenizer.bos is None else [tokenizer.bos]
     counted = [False] * len(ids)
-    for segment in segments(messages, generation=generation):
+    for segment in chat_segments(messages, generation=generation):
         found = tokenizer.encode(segment.text)
-        given = len(tokenizer.encode(segment.given)) if segment.answer else len(found)
+        given = len(tokenizer.encode(segment.prompt)) if segment.answer else len(found)
         ids += found
         counted += [place >= given for place in range(len(found))]
-        if segment.ends:
+        if segment.has_eos:
             ids.append(tokenizer.eos)
             counted.append(True)
-    return Encoded(ids, counted)
+    return ChatTokens(ids, counted)
 
 
-def segments(messages: Sequence[Message], *, generation: bool = False) -> Iterator[Segment]:
+def chat_segments(
+    messages: Sequence[Message], *, generation: bool = False
+) -> Iterator[ChatSegment]:
     """Texts between special tokens, each with whether EOS follows it."""
     given = ""
     for message in messages:
         given += f"<|{message.role}|>\n"
         content = message.content.strip()
         if message.role == "assistant":
-            yield Segment(given, content, True)
+            yield ChatSegment(given, content, True)
             given = ""
         else:
             given += f"{content}\n"
     if generation:
-        yield Segment(given + "<|assistant|>\n", "", False)
+        yield ChatSegment(given + "<|assistant|>\n", "", False)
     elif given:
-        yield Segment(given.rstrip("\n"), "", False)
+        yield ChatSegment(given.rstrip("\n"), "", False)

@@ -15,32 +15,37 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from camelpress.core.progress import track
-from camelpress.inference.generation.prefixes import Text
-from camelpress.inference.generation.token_chunks import Piece, Pieces, runs, walk
-from camelpress.inference.model.kv_cache import Cache
-from camelpress.inference.model.streamed_model import Block, StreamedModel
+from camelpress.inference.generation.prefixes import PrefixedText
+from camelpress.inference.generation.token_chunks import (
+    ChunkBuilder,
+    TokenChunk,
+    chunk_texts,
+    run_chunks,
+)
+from camelpress.inference.model.kv_cache import KeyValueCache
+from camelpress.inference.model.streamed_model import DecoderBlock, StreamedModel
 
 Logits = Float32[Tensor, "rows vocabulary"]
 
 
 @runtime_checkable
-class Engine(Protocol):
+class Decoder(Protocol):
     """Gives logits for the next token of each row; rows come and go."""
 
-    def open(self, rows: int, room: int) -> None:
+    def reset(self, rows: int, room: int) -> None:
         """Forget everything, and make room for so many rows with so many tokens of their own."""
 
-    def add(self, texts: Sequence[Text]) -> Logits:
+    def prefill(self, texts: Sequence[PrefixedText]) -> Logits:
         """Read texts, which become the last rows; logits for these."""
 
-    def go_on(self, tokens: Sequence[int]) -> Logits:
+    def step(self, tokens: Sequence[int]) -> Logits:
         """Add a token to each row."""
 
-    def drop(self, row: int) -> None:
+    def drop_row(self, row: int) -> None:
         """Forget a row; the last one takes its place."""
 
 
-class Speaker:
+class StreamedDecoder:
     """One model, as an engine.
 
     Args:
@@ -52,65 +57,67 @@ class Speaker:
     def __init__(self, model: StreamedModel, label: str, *, whole: bool) -> None:
         self._model = model
         self._label = label
-        self._held: list[Block] | None = None
+        self._held: list[DecoderBlock] | None = None
         if whole:
-            self._held = [model.block(number) for number in track(range(model.blocks), "load")]
-        self._table = model.embedding().to(model.device, model.dtype)
-        self._head = model.head()
-        self.walks = 0
-        self.open(1, 1)
+            self._held = [
+                model.read_block(number) for number in track(range(model.block_count), "load")
+            ]
+        self._table = model.read_embedding().to(model.device, model.dtype)
+        self._head = model.read_head()
+        self.passes = 0
+        self.reset(1, 1)
 
-    def open(self, rows: int, room: int) -> None:
+    def reset(self, rows: int, room: int) -> None:
         """Nothing is read yet."""
-        blocks = self._model.blocks
-        self._cache = Cache(self._model, rows=rows, room=room, blocks=blocks)
-        self._pieces = Pieces(self._model, blocks=blocks)
+        blocks = self._model.block_count
+        self._cache = KeyValueCache(self._model, rows=rows, room=room, blocks=blocks)
+        self._pieces = ChunkBuilder(self._model, blocks=blocks)
         self._begins: list[tuple[int, ...]] = []  # of each row
         self._own: list[int] = []  # tokens that each row has besides
 
-    def add(self, texts: Sequence[Text]) -> Logits:
+    def prefill(self, texts: Sequence[PrefixedText]) -> Logits:
         """Beginnings that are new are read in the same walk, before all else."""
-        read = [*self._pieces.beginnings(texts)]
+        read = [*self._pieces.prefix_chunks(texts)]
         ends: list[tuple[int, int, int]] = []  # piece in which a text ends, row and place in it
-        for run in runs(texts):
+        for run in chunk_texts(texts):
             rows = slice(len(self._own), len(self._own) + len(run))
             if len(run) == 1:
-                read += self._pieces.alone(run[0], self._cache, rows)
+                read += self._pieces.split_text(run[0], self._cache, rows)
                 ends.append((len(read) - 1, 0, read[-1].ids.shape[1] - 1))
             else:
-                read.append(self._pieces.together(run, self._cache, rows))
-                ends += [(len(read) - 1, row, len(each.rest) - 1) for row, each in enumerate(run)]
-            self._begins += [text.beginning for text in run]
-            self._own += [len(text.rest) for text in run]
-        hidden = self._walk(read)
+                read.append(self._pieces.pad_texts(run, self._cache, rows))
+                ends += [(len(read) - 1, row, len(each.suffix) - 1) for row, each in enumerate(run)]
+            self._begins += [text.prefix for text in run]
+            self._own += [len(text.suffix) for text in run]
+        hidden = self._forward(read)
         return self._logits(torch.stack([hidden[piece][row, at] for piece, row, at in ends]))
 
-    def go_on(self, tokens: Sequence[int]) -> Logits:
+    def step(self, tokens: Sequence[int]) -> Logits:
         """One step."""
         ids, rows = [[token] for token in tokens], slice(len(self._own))
-        piece = self._pieces.piece(ids, self._own, self._begins, self._cache, rows)
+        piece = self._pieces.make_chunk(ids, self._own, self._begins, self._cache, rows)
         self._own = [own + 1 for own in self._own]
-        return self._logits(self._walk([piece])[0][:, -1])
+        return self._logits(self._forward([piece])[0][:, -1])
 
-    def drop(self, row: int) -> None:
+    def drop_row(self, row: int) -> None:
         """Beginnings that no row has are forgotten, but for the one that was read last."""
         last = len(self._own) - 1
         if row != last:
-            self._cache.move(last, row, self._own[last])
+            self._cache.copy_row(last, row, self._own[last])
         self._own[row], self._begins[row] = self._own[last], self._begins[last]
         del self._own[last], self._begins[last]
-        self._pieces.forget(self._begins)
+        self._pieces.drop_prefixes(self._begins)
 
-    def _walk(self, pieces: Sequence[Piece]) -> list[Float[Tensor, "rows new hidden"]]:
-        self.walks += 1
-        return walk(self._model, pieces, self._blocks(), self._table, self._model.device)
+    def _forward(self, pieces: Sequence[TokenChunk]) -> list[Float[Tensor, "rows new hidden"]]:
+        self.passes += 1
+        return run_chunks(self._model, pieces, self._blocks(), self._table, self._model.device)
 
-    def _blocks(self) -> Iterator[Block]:
+    def _blocks(self) -> Iterator[DecoderBlock]:
         if self._held is not None:
             yield from self._held
             return
-        for number in track(range(self._model.blocks), f"a token of the {self._label}"):
-            yield self._model.block(number)
+        for number in track(range(self._model.block_count), f"a token of the {self._label}"):
+            yield self._model.read_block(number)
 
     def _logits(self, hidden: Float[Tensor, "rows hidden"]) -> Logits:
         with torch.inference_mode():

@@ -10,138 +10,145 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.progress import note, track
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.inference.generation.decoder import Speaker
-from camelpress.inference.generation.prefixes import Text
-from camelpress.inference.generation.sampling import Decoding, Prompt, complete
-from camelpress.inference.model.memory_budget import available, kept, needed
+from camelpress.inference.generation.decoder import StreamedDecoder
+from camelpress.inference.generation.prefixes import PrefixedText
+from camelpress.inference.generation.sampling import SamplingParams, TokenPrompt, generate_batch
+from camelpress.inference.model.memory_budget import free_bytes, kv_bytes_per_token, required_bytes
 from camelpress.inference.model.streamed_model import StreamedModel
 
-ROWS = 128  # completions side by side: with more, products take longer in proportion
-TRIED = 16  # rows, of which a step is timed
-STEPS = 3  # of which the fastest counts
-ROOM = 2  # one part in so many of what is free beside the model is for keys and values
-ANY = 2**31  # where there is no limit
+MAX_BATCH_ROWS = 128  # completions side by side: with more, products take longer in proportion
+TIMED_ROWS = 16  # rows, of which a step is timed
+TIMED_STEPS = 3  # of which the fastest counts
+CACHE_MEMORY_DIVISOR = (
+    2  # one part in so many of what is free beside the model is for keys and values
+)
+UNLIMITED_TOKENS = 2**31  # where there is no limit
 
 
 @dataclass(frozen=True)
-class Respondent:
+class GenerationModel:
     """A model as tasks ask it."""
 
     label: str  # what progress and errors call it
     checkpoint: Checkpoint  # 16-bit or packed
     model: StreamedModel  # the same, block by block
     tokenizer: Tokenizer  # of the reference, by which both models are asked
-    ends: Collection[int]  # ids that end a completion
+    eos_ids: Collection[int]  # ids that end a completion
 
 
-class Wanted(NamedTuple):
+class GenerationRequest(NamedTuple):
     """A completion that is asked for."""
 
-    prompt: Prompt
-    decoding: Decoding
-    positions: int  # where it ends at the latest
+    prompt: TokenPrompt
+    sampling: SamplingParams
+    max_positions: int  # where it ends at the latest
 
 
 @runtime_checkable
-class Completes(Protocol):
+class Generator(Protocol):
     """Completes prompts."""
 
-    overhead: float  # seconds so far that more completions beside would not have added to
+    fixed_seconds: float  # seconds so far that more completions beside would not have added to
 
-    def complete(self, wanted: Sequence[Wanted]) -> Iterator[tuple[int, str]]:
+    def generate(self, wanted: Sequence[GenerationRequest]) -> Iterator[tuple[int, str]]:
         """Place and completion of each, as they end."""
 
     def release(self) -> None:
         """Give back what the model takes."""
 
 
-class Completer:
+class LocalGenerator:
     """One model, read when the first completion is asked for.
 
     Args:
         respondent: the model.
     """
 
-    def __init__(self, respondent: Respondent) -> None:
+    def __init__(self, respondent: GenerationModel) -> None:
         self._of = respondent
-        self._speaker: Speaker | None = None
+        self._speaker: StreamedDecoder | None = None
         self._step = 0.0  # seconds, however few rows
-        self.overhead = 0.0
+        self.fixed_seconds = 0.0
 
-    def complete(self, wanted: Sequence[Wanted]) -> Iterator[tuple[int, str]]:
+    def generate(self, wanted: Sequence[GenerationRequest]) -> Iterator[tuple[int, str]]:
         """Place and completion of each, as they end.
 
         Raises:
             NumericsProblem: logits that are not finite.
         """
-        alike: dict[tuple[Decoding, int], list[int]] = {}
+        alike: dict[tuple[SamplingParams, int], list[int]] = {}
         for place, each in enumerate(wanted):
-            alike.setdefault((each.decoding, each.positions), []).append(place)
-        speaker = self._speaker = self._speaker or self._made(wanted)
+            alike.setdefault((each.sampling, each.max_positions), []).append(place)
+        speaker = self._speaker = self._speaker or self._load(wanted)
         for (decoding, positions), places in alike.items():
-            found = complete(
+            found = generate_batch(
                 speaker,
                 [wanted[place].prompt for place in places],
                 decoding,
                 self._of.tokenizer,
-                ends=frozenset(self._of.ends),
+                ends=frozenset(self._of.eos_ids),
                 positions=positions,
-                rows=ROWS,
-                tokens=self._room(),
+                rows=MAX_BATCH_ROWS,
+                tokens=self._cache_tokens(),
             )
-            clock, walks = time.monotonic(), speaker.walks
+            clock, walks = time.monotonic(), speaker.passes
             for _ in track(range(len(places)), f"complete {self._of.label}"):
                 done = next(found)
-                yield places[done.place], done.text
+                yield places[done.prompt_index], done.text
             took = time.monotonic() - clock
-            self.overhead += min(took, (speaker.walks - walks) * self._step)
-            speaker.open(1, 1)  # gives room back
+            self.fixed_seconds += min(took, (speaker.passes - walks) * self._step)
+            speaker.reset(1, 1)  # gives room back
 
     def release(self) -> None:
         """Forget the model, if it is in memory as a whole."""
         self._speaker = None
 
-    def _made(self, wanted: Sequence[Wanted]) -> Speaker:
+    def _load(self, wanted: Sequence[GenerationRequest]) -> StreamedDecoder:
         """The model, as a whole where it fits beside the longest completion."""
         model = self._of.model
-        longest = max(len(each.prompt.ids) + each.decoding.most for each in wanted)
-        free = available(model.device)
-        need = needed(self._of.checkpoint, model.config, model.dtype, tokens=longest)
+        longest = max(len(each.prompt.ids) + each.sampling.max_tokens for each in wanted)
+        free = free_bytes(model.device)
+        need = required_bytes(self._of.checkpoint, model.config, model.dtype, tokens=longest)
         whole = free is None or need <= free
-        speaker = Speaker(model, self._of.label, whole=whole)
+        speaker = StreamedDecoder(model, self._of.label, whole=whole)
         if whole:
-            self._step = _overhead(speaker)
+            self._step = _fixed_step_seconds(speaker)
             return speaker
         begun = time.monotonic()
-        speaker.add([Text((), [0])])
+        speaker.prefill([PrefixedText((), [0])])
         took = time.monotonic() - begun
-        most = max(each.decoding.most for each in wanted)
+        most = max(each.sampling.max_tokens for each in wanted)
         note(
             f"the {self._of.label} does not fit into memory as a whole: a token of all completions "
-            f"side by side takes {took:.1f} s and more, so that {ROWS} or fewer of up to {most:,} "
+            f"side by side takes {took:.1f} s and more, so that {MAX_BATCH_ROWS} or fewer "
+            f"of up to {most:,} "
             f"tokens take up to {took * most / 3600:.1f} hours"
         )
-        self._step = ANY
+        self._step = UNLIMITED_TOKENS
         return speaker
 
-    def _room(self) -> int:
+    def _cache_tokens(self) -> int:
         """Tokens whose keys and values have room."""
         model = self._of.model
-        free = available(model.device)
-        return ANY if free is None else free // ROOM // kept(model.config, model.dtype)
+        free = free_bytes(model.device)
+        return (
+            UNLIMITED_TOKENS
+            if free is None
+            else free // CACHE_MEMORY_DIVISOR // kv_bytes_per_token(model.config, model.dtype)
+        )
 
 
-def _overhead(speaker: Speaker) -> float:
+def _fixed_step_seconds(speaker: StreamedDecoder) -> float:
     """Seconds that a step takes, however few rows it has; by two that differ in that."""
     took = []
-    for rows in (1, TRIED):
-        speaker.open(rows, STEPS + 1)
-        speaker.add([Text((), [0])] * rows)
+    for rows in (1, TIMED_ROWS):
+        speaker.reset(rows, TIMED_STEPS + 1)
+        speaker.prefill([PrefixedText((), [0])] * rows)
         times = []
-        for _ in range(STEPS):
+        for _ in range(TIMED_STEPS):
             begun = time.monotonic()
-            speaker.go_on([0] * rows)
+            speaker.step([0] * rows)
             times.append(time.monotonic() - begun)
         took.append(min(times))
     one, some = took
-    return max(0.0, (TRIED * one - some) / (TRIED - 1))
+    return max(0.0, (TIMED_ROWS * one - some) / (TIMED_ROWS - 1))

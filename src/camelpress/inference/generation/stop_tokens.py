@@ -7,17 +7,17 @@ from camelpress.core.errors import CheckpointProblem
 from camelpress.core.files.json_files import read_json
 from camelpress.core.text.hf_tokenizer import Tokenizer
 
-DEFAULTS = "generation_config.json"
+GENERATION_CONFIG = "generation_config.json"
 
 
-def ends(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[int]:
+def stop_token_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[int]:
     """The ids that end a reply: the tokenizer's EOS, and those that the model's configs name.
 
     Raises:
         CheckpointProblem: a config names something else than ids.
     """
     found = set() if tokenizer.eos is None else {tokenizer.eos}
-    path = checkpoint.folder / DEFAULTS
+    path = checkpoint.folder / GENERATION_CONFIG
     for content in (checkpoint.config, read_json(path) if path.is_file() else {}):
         named = content.get("eos_token_id")
         listed = named if isinstance(named, list) else [] if named is None else [named]

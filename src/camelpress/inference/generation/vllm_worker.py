@@ -11,17 +11,19 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-BEYOND = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"  # a protocol of 2023 went beyond a model's positions
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+LONG_CONTEXT_VARIABLE = (
+    "VLLM_ALLOW_LONG_MAX_MODEL_LEN"  # a protocol of 2023 went beyond a model's positions
+)
+VISIBLE_GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
-class Request(NamedTuple):
+class WorkerRequest(NamedTuple):
     """A prompt for vLLM."""
 
     ids: list[int]
-    stops: list[str]
-    ends: list[int]
-    most: int  # tokens
+    stop: list[str]
+    stop_token_ids: list[int]
+    max_tokens: int  # tokens
     temperature: float
     top_p: float
     seed: int
@@ -30,7 +32,7 @@ class Request(NamedTuple):
 _llm: Any = None
 
 
-def start(gpus: Sequence[str], model: Mapping[str, Any]) -> None:
+def start_worker(gpus: Sequence[str], model: Mapping[str, Any]) -> None:
     """Read the model, once in a process.
 
     Args:
@@ -38,13 +40,13 @@ def start(gpus: Sequence[str], model: Mapping[str, Any]) -> None:
         model: arguments of `vllm.LLM`.
     """
     global _llm
-    os.environ |= {VISIBLE: ",".join(gpus), BEYOND: "1"}
+    os.environ |= {VISIBLE_GPUS_VARIABLE: ",".join(gpus), LONG_CONTEXT_VARIABLE: "1"}
     from vllm import LLM
 
     _llm = LLM(**model)
 
 
-def answer(requests: Sequence[Request]) -> list[list[int]]:
+def answer_requests(requests: Sequence[WorkerRequest]) -> list[list[int]]:
     """The tokens that each prompt is completed with, up to the first stop and some beyond."""
     from vllm import SamplingParams, TokensPrompt
 
@@ -53,9 +55,9 @@ def answer(requests: Sequence[Request]) -> list[list[int]]:
             temperature=each.temperature,
             top_p=each.top_p,
             seed=each.seed,
-            max_tokens=each.most,
-            stop=each.stops or None,
-            stop_token_ids=each.ends,
+            max_tokens=each.max_tokens,
+            stop=each.stop or None,
+            stop_token_ids=each.stop_token_ids,
             skip_special_tokens=False,
         )
         for each in requests

@@ -11,18 +11,18 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-NAME = "end_to_end"
+IMPLEMENTATION = "end_to_end"
 
 
-def register() -> str:
+def register_attention() -> str:
     """Make transformers know it; the name by which a config asks for it."""
     from transformers import AttentionInterface  # two seconds, and not every command runs a model
 
-    AttentionInterface.register(NAME, attend)
-    return NAME
+    AttentionInterface.register(IMPLEMENTATION, attend_packed)
+    return IMPLEMENTATION
 
 
-def attend(
+def attend_packed(
     module: object,
     query: Float[Tensor, "1 heads tokens width"],
     key: Float[Tensor, "1 shared tokens width"],

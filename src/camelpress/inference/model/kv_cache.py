@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from camelpress.inference.model.streamed_model import StreamedModel
 
-TILE = 2**18  # scores of a head at once, so that they stay in a processor's cache
+TILE_SCORES = 2**18  # scores of a head at once, so that they stay in a processor's cache
 
 
-class Cache:
+class KeyValueCache:
     """Keys and values of rows of tokens, in room that is laid out at once.
 
     Args:
@@ -66,7 +66,7 @@ class Cache:
         keys, values = self._of(block)
         return keys[rows, :, :tokens], values[rows, :, :tokens]
 
-    def move(self, source: int, target: int, tokens: int) -> None:
+    def copy_row(self, source: int, target: int, tokens: int) -> None:
         """Put the first tokens of one row in another's place."""
         for kept in (each for block in self._kept for each in block):
             kept[target, :, :tokens] = kept[source, :, :tokens]
@@ -75,7 +75,7 @@ class Cache:
         return self._kept[block % len(self._kept)]
 
 
-class Beginning(NamedTuple):
+class SharedPrefix(NamedTuple):
     """What some rows begin with alike."""
 
     rows: Int64[Tensor, " some"]
@@ -83,20 +83,20 @@ class Beginning(NamedTuple):
     values: Float[Tensor, "kv tokens d"]
 
 
-class _Part(NamedTuple):
+class _PartialSoftmax(NamedTuple):
     """Attention to some keys: of each query the largest score, and sums relative to it."""
 
-    top: Float32[Tensor, "*rows queries 1"]
-    mass: Float32[Tensor, "*rows queries 1"]
-    value: Float32[Tensor, "*rows queries d"]
+    max_score: Float32[Tensor, "*rows queries 1"]
+    exp_sum: Float32[Tensor, "*rows queries 1"]
+    weighted_values: Float32[Tensor, "*rows queries d"]
 
 
-def attended(
+def attend_prefixed(
     query: Float[Tensor, "rows heads new d"],
     keys: Float[Tensor, "rows kv tokens d"],
     values: Float[Tensor, "rows kv tokens d"],
     begun: Int64[Tensor, " rows"],
-    beginnings: Sequence[Beginning],
+    beginnings: Sequence[SharedPrefix],
     *,
     scaling: float,
 ) -> Float[Tensor, "rows new context"]:
@@ -121,35 +121,37 @@ def attended(
     last = begun[:, None] + torch.arange(new, device=begun.device)
     later = torch.arange(keys.shape[2], device=begun.device) > last[:, :, None]
     scores = scores.masked_fill_(later[:, None, None], float("-inf")).flatten(2, 3)
-    found = _part(scores, values)
+    found = _partial_attention(scores, values)
     for beginning in beginnings:
         some = query[beginning.rows].transpose(0, 1).flatten(1, 2)  # one matrix for each key head
         tiles = [
-            _part((tile @ beginning.keys.mT).float(), beginning.values)
-            for tile in some.split(max(1, TILE // beginning.keys.shape[1]), dim=1)
+            _partial_attention((tile @ beginning.keys.mT).float(), beginning.values)
+            for tile in some.split(max(1, TILE_SCORES // beginning.keys.shape[1]), dim=1)
         ]
         apart = (len(beginning.rows), query.shape[2])
         part = (torch.cat(each, dim=1).unflatten(1, apart) for each in zip(*tiles, strict=True))
-        _add(found, beginning.rows, _Part(*part))
-    mixed = (found.value / found.mass).to(values.dtype)
+        _merge_partial(found, beginning.rows, _PartialSoftmax(*part))
+    mixed = (found.weighted_values / found.exp_sum).to(values.dtype)
     return mixed.view(rows, heads, new, width).transpose(1, 2).flatten(2)
 
 
-def _part(
+def _partial_attention(
     scores: Float32[Tensor, "*rows queries tokens"], values: Float[Tensor, "*rows tokens d"]
-) -> _Part:
+) -> _PartialSoftmax:
     top = scores.amax(dim=-1, keepdim=True)
     weights = (scores - top).exp_()
     value = (weights.to(values.dtype) @ values).float()
-    return _Part(top, weights.sum(dim=-1, keepdim=True), value)
+    return _PartialSoftmax(top, weights.sum(dim=-1, keepdim=True), value)
 
 
-def _add(found: _Part, rows: Int64[Tensor, " some"], part: _Part) -> None:
+def _merge_partial(
+    found: _PartialSoftmax, rows: Int64[Tensor, " some"], part: _PartialSoftmax
+) -> None:
     """Take more keys into the attention of some rows, in place; `part` has key heads first."""
-    part = _Part(*(each.transpose(0, 1) for each in part))
-    own = _Part(*(each[rows] for each in found))
-    top = own.top.maximum(part.top)
-    before, after = (own.top - top).exp(), (part.top - top).exp()
-    found.top[rows] = top
-    found.mass[rows] = own.mass * before + part.mass * after
-    found.value[rows] = own.value * before + part.value * after
+    part = _PartialSoftmax(*(each.transpose(0, 1) for each in part))
+    own = _PartialSoftmax(*(each[rows] for each in found))
+    top = own.max_score.maximum(part.max_score)
+    before, after = (own.max_score - top).exp(), (part.max_score - top).exp()
+    found.max_score[rows] = top
+    found.exp_sum[rows] = own.exp_sum * before + part.exp_sum * after
+    found.weighted_values[rows] = own.weighted_values * before + part.weighted_values * after

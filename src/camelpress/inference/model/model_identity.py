@@ -15,12 +15,13 @@ from transformers import CONFIG_MAPPING
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.checkpoint.portable_config import dtype_name
 from camelpress.core.files.file_hashes import sha256_json
-from camelpress.core.llama import EMBEDDING, FAMILY, HEAD, is_derived_buffer
-from camelpress.core.packing.linear_layers import CODES
-from camelpress.core.packing.quantization_schemes import Scheme, scheme_of
-from camelpress.inference.model.streamed_model import REFUSALS
+from camelpress.core.llama import EMBEDDING_NAME, HEAD_NAME, MODEL_FAMILIES, is_derived_buffer
+from camelpress.core.packing.linear_layers import CODE_TENSOR_NAMES
+from camelpress.core.packing.quantization_schemes import QuantizationScheme, layer_scheme
+from camelpress.inference.model.streamed_model import CONFIG_ERRORS
 
-COMPUTED = (  # attributes of a transformers config that change what the same tensors compute
+# attributes of a transformers config that change what the same tensors compute
+COMPUTATION_KEYS = (
     "model_type",
     "hidden_act",
     "rms_norm_eps",
@@ -39,24 +40,29 @@ def is_same_model(one: Checkpoint, other: Checkpoint) -> bool:
 
     Tensors are read only where names, types and shapes agree, and only up to the first difference.
     """
-    if _headers(one) != _headers(other) or _packing(one) != _packing(other):
+    if _tensor_headers(one) != _tensor_headers(other) or _layer_schemes(one) != _layer_schemes(
+        other
+    ):
         return False
-    if not computes_alike(one.config, other.config):
+    if not is_same_computation(one.config, other.config):
         return False
     here, there = _stored_names(one), _stored_names(other)
     by_size = sorted(here, key=lambda name: one.tensors[here[name]].nbytes)
     return all(_is_same_tensor(one, here[name], other, there[name]) for name in by_size)
 
 
-def computes_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def is_same_computation(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Returns whether two configs make the same computation of the same tensors."""
-    return one == other or _computation(one) == _computation(other)
+    return one == other or _computation_keys(one) == _computation_keys(other)
 
 
 def headers_digest(checkpoint: Checkpoint) -> str:
     """Returns one hash over the names, types and shapes of all tensors; none is read."""
     return sha256_json(
-        {name: [dtype_name(dtype), shape] for name, (dtype, shape) in _headers(checkpoint).items()}
+        {
+            name: [dtype_name(dtype), shape]
+            for name, (dtype, shape) in _tensor_headers(checkpoint).items()
+        }
     )
 
 
@@ -72,32 +78,36 @@ def _stored_names(checkpoint: Checkpoint) -> dict[str, str]:
     Buffers that are computed from the config are no part of a model.
     """
     names = {name: name for name in checkpoint.tensors if not is_derived_buffer(name)}
-    head, embedding = f"{HEAD}.weight", f"{EMBEDDING}.weight"
-    if embedding in names and not any(name.startswith(f"{HEAD}.") for name in names):
+    head, embedding = f"{HEAD_NAME}.weight", f"{EMBEDDING_NAME}.weight"
+    if embedding in names and not any(name.startswith(f"{HEAD_NAME}.") for name in names):
         names[head] = embedding
     return names
 
 
-def _headers(checkpoint: Checkpoint) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+def _tensor_headers(checkpoint: Checkpoint) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     infos = {name: checkpoint.tensors[at] for name, at in _stored_names(checkpoint).items()}
     return {name: (info.dtype, info.shape) for name, info in infos.items()}
 
 
-def _packing(checkpoint: Checkpoint) -> dict[str, Scheme | None]:
+def _layer_schemes(checkpoint: Checkpoint) -> dict[str, QuantizationScheme | None]:
     split = (name.rpartition(".") for name in checkpoint.tensors)
-    return {linear: scheme_of(checkpoint, linear) for linear, _, part in split if part in CODES}
+    return {
+        linear: layer_scheme(checkpoint, linear)
+        for linear, _, part in split
+        if part in CODE_TENSOR_NAMES
+    }
 
 
-def _computation(config: Mapping[str, Any]) -> dict[str, Any]:
+def _computation_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """Reads a config as transformers does, which knows the defaults and both ways to write RoPE."""
     kind = config.get("model_type")
-    if kind not in FAMILY:
+    if kind not in MODEL_FAMILIES:
         return dict(config)
     try:
         read = CONFIG_MAPPING[str(kind)].from_dict(dict(config))
-    except REFUSALS:
+    except CONFIG_ERRORS:
         return dict(config)  # no model can be made of it, which the stage reports
-    return {name: getattr(read, name, None) for name in COMPUTED}
+    return {name: getattr(read, name, None) for name in COMPUTATION_KEYS}
 
 
 def _is_same_tensor(one: Checkpoint, name: str, other: Checkpoint, other_name: str) -> bool:

@@ -8,10 +8,10 @@ from torch import Tensor
 from camelpress.core.errors import NumericsProblem
 from camelpress.inference.model.streamed_model import StreamedModel
 
-LOGITS = 2**24  # in memory at once, per model
+MAX_LOGITS = 2**24  # in memory at once, per model
 
 
-class Predictions:
+class OutputHead:
     """What makes predictions of the hidden states that leave a model's last block.
 
     Args:
@@ -21,13 +21,13 @@ class Predictions:
 
     def __init__(self, label: str, model: StreamedModel) -> None:
         self._label = label
-        self._head = model.head()
+        self._head = model.read_head()
         self._device = model.device
         self._vocabulary = int(model.config.vocab_size)
 
-    def chunks(self, rows: Int64[Tensor, " rows"]) -> tuple[Int64[Tensor, " chunk"], ...]:
+    def split_rows(self, rows: Int64[Tensor, " rows"]) -> tuple[Int64[Tensor, " chunk"], ...]:
         """The rows in pieces of at most `LOGITS` logits, of one row at least."""
-        return rows.split(max(1, LOGITS // self._vocabulary))
+        return rows.split(max(1, MAX_LOGITS // self._vocabulary))
 
     def log_probabilities(
         self, hidden: Float[Tensor, "chunk hidden"]

@@ -27,13 +27,13 @@ from transformers import CONFIG_MAPPING
 from camelpress.core import llama
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipeProblem
-from camelpress.core.packing.linear_layers import head_of, packed_linears, read_linear
+from camelpress.core.packing.linear_layers import check_packed_linears, head_name, read_linear
 from camelpress.core.progress import track
 from camelpress.inference.model import attention
-from camelpress.inference.model.token_batches import Batch, Sequences, put, take
+from camelpress.inference.model.token_batches import TokenBatch, TokenBatches, put_batch, take_batch
 
-ROWS = 1024  # of a tensor that are looked at in one go
-REFUSALS = (  # of transformers, for a config that makes no model
+FINITE_CHECK_ROWS = 1024  # of a tensor that are looked at in one go
+CONFIG_ERRORS = (  # of transformers, for a config that makes no model
     ArithmeticError,
     AttributeError,
     LookupError,
@@ -45,7 +45,7 @@ REFUSALS = (  # of transformers, for a config that makes no model
 _LINEAR_NAMES = tuple(linear.name for linear in llama.LINEARS)
 
 
-class Rope(NamedTuple):
+class RotaryPositions(NamedTuple):
     """Where the tokens of a batch stand in their sequences: what rotates keys and queries."""
 
     cosine: Float[Tensor, "1 batch width"]
@@ -53,7 +53,7 @@ class Rope(NamedTuple):
     lengths: list[int]  # of the sequences
 
 
-class Block:
+class DecoderBlock:
     """One decoder block with its weights, taken apart at the inputs of its linear layers.
 
     Hidden states keep their own dtype, which may be wider than that of weights and products: what
@@ -74,7 +74,7 @@ class Block:
         """The weight of one linear layer."""
         return self._linears[linear].get_parameter("weight")
 
-    def replace(self, linear: str, weight: Float[Tensor, "rows cols"]) -> None:
+    def replace_weight(self, linear: str, weight: Float[Tensor, "rows cols"]) -> None:
         """Give one linear layer another weight; blocks made of the same tensors keep theirs."""
         self._linears[linear].weight = nn.Parameter(weight.to(self._dtype), requires_grad=False)
 
@@ -87,19 +87,21 @@ class Block:
         """What attention multiplies the products of queries and keys by."""
         return float(self._attention.scaling)
 
-    def heads(
+    def qkv(
         self, attention_input: Float[Tensor, "b s h"], turned: tuple[Tensor, Tensor]
     ) -> tuple[Float[Tensor, "b q s d"], Float[Tensor, "b kv s d"], Float[Tensor, "b kv s d"]]:
         """Queries, keys and values by head, turned to their positions: what `context` mixes."""
         shape = (*attention_input.shape[:2], -1, self._attention.head_dim)
         query, key, value = (
-            self._product(f"self_attn.{name}_proj", attention_input).view(shape).transpose(1, 2)
+            self._apply_linear(f"self_attn.{name}_proj", attention_input)
+            .view(shape)
+            .transpose(1, 2)
             for name in "qkv"
         )
         return *self._rotate(query, key, *turned), value
 
     def context(
-        self, attention_input: Float[Tensor, "b s h"], rope: Rope
+        self, attention_input: Float[Tensor, "b s h"], rope: RotaryPositions
     ) -> Float[Tensor, "b s c"]:
         """What o sees: the values, mixed by causal attention within each sequence."""
         return self._attention(
@@ -111,7 +113,7 @@ class Block:
 
     def attention_output(self, context: Float[Tensor, "b s c"]) -> Float[Tensor, "b s h"]:
         """What attention adds to the residual stream."""
-        return self._product("self_attn.o_proj", context)
+        return self._apply_linear("self_attn.o_proj", context)
 
     def mlp_input(self, hidden: Float[Tensor, "b s h"]) -> Float[Tensor, "b s h"]:
         """What gate and up see."""
@@ -119,26 +121,30 @@ class Block:
 
     def mlp_middle(self, mlp_input: Float[Tensor, "b s h"]) -> Float[Tensor, "b s f"]:
         """What down sees: the gated activations, multiplied where they stand."""
-        middle: Tensor = self._activation(self._product("mlp.gate_proj", mlp_input))
-        return middle.mul_(self._product("mlp.up_proj", mlp_input))
+        middle: Tensor = self._activation(self._apply_linear("mlp.gate_proj", mlp_input))
+        return middle.mul_(self._apply_linear("mlp.up_proj", mlp_input))
 
     def mlp_output(self, middle: Float[Tensor, "b s f"]) -> Float[Tensor, "b s h"]:
         """What the MLP adds to the residual stream."""
-        return self._product("mlp.down_proj", middle)
+        return self._apply_linear("mlp.down_proj", middle)
 
-    def attend(self, hidden: Float[Tensor, "b s h"], rope: Rope) -> Float[Tensor, "b s h"]:
+    def add_attention(
+        self, hidden: Float[Tensor, "b s h"], rope: RotaryPositions
+    ) -> Float[Tensor, "b s h"]:
         """The first half of the block."""
         return hidden + self.attention_output(self.context(self.attention_input(hidden), rope))
 
-    def feed_forward(self, hidden: Float[Tensor, "b s h"]) -> Float[Tensor, "b s h"]:
+    def add_mlp(self, hidden: Float[Tensor, "b s h"]) -> Float[Tensor, "b s h"]:
         """The second half of the block."""
         return hidden + self.mlp_output(self.mlp_middle(self.mlp_input(hidden)))
 
-    def __call__(self, hidden: Float[Tensor, "b s h"], rope: Rope) -> Float[Tensor, "b s h"]:
+    def __call__(
+        self, hidden: Float[Tensor, "b s h"], rope: RotaryPositions
+    ) -> Float[Tensor, "b s h"]:
         """The whole block."""
-        return self.feed_forward(self.attend(hidden, rope))
+        return self.add_mlp(self.add_attention(hidden, rope))
 
-    def _product(
+    def _apply_linear(
         self, linear: str, entering: Float[Tensor, "b s cols"]
     ) -> Float[Tensor, "b s rows"]:
         found: Tensor = self._linears[linear](entering)
@@ -158,7 +164,7 @@ class StreamedModel:
     """
 
     def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> None:
-        module, self._prefix = llama.classes(checkpoint.config, checkpoint.folder)
+        module, self._prefix = llama.model_classes(checkpoint.config, checkpoint.folder)
         self._modules = importlib.import_module(module)
         self.checkpoint = checkpoint
         self.device = device
@@ -167,43 +173,43 @@ class StreamedModel:
             self.config = CONFIG_MAPPING[checkpoint.config["model_type"]].from_dict(
                 dict(checkpoint.config)
             )
-            self.config._attn_implementation = attention.register()
+            self.config._attn_implementation = attention.register_attention()
             self._rotary = self._class("RotaryEmbedding")(config=self.config).to(device)
             self._empty_layer(0)
-        except REFUSALS as error:
+        except CONFIG_ERRORS as error:
             raise CheckpointProblem(
                 f"{checkpoint.folder / 'config.json'} is not usable ({error})",
                 next_step="compare it with the config of the original model",
             ) from error
-        self.blocks = int(self.config.num_hidden_layers)
-        self.positions = int(self.config.max_position_embeddings)
+        self.block_count = int(self.config.num_hidden_layers)
+        self.max_positions = int(self.config.max_position_embeddings)
         window = getattr(self.config, "sliding_window", None)
         if window is not None and getattr(self.config, "use_sliding_window", True):
-            self.positions = min(self.positions, int(window))
-        packed_linears(checkpoint)
+            self.max_positions = min(self.max_positions, int(window))
+        check_packed_linears(checkpoint)
         self._require_head()
-        self._require_no_other_bias()
+        self._require_known_biases()
 
-    def embed(self, sequences: Sequences) -> Float[Tensor, "tokens hidden"]:
+    def embed_sequences(self, sequences: TokenBatches) -> Float[Tensor, "tokens hidden"]:
         """The first hidden states of all tokens, on the CPU.
 
         Raises:
             CheckpointProblem: the text has ids that the model does not know.
             NumericsProblem: an embedding is not finite.
         """
-        return self.looked_up(sequences.tokens, self.embedding()).to(self.dtype)
+        return self.embed_ids(sequences.tokens, self.read_embedding()).to(self.dtype)
 
-    def embedding(self) -> Float[Tensor, "vocabulary hidden"]:
+    def read_embedding(self) -> Float[Tensor, "vocabulary hidden"]:
         """The table of embeddings as it is stored.
 
         Raises:
             NumericsProblem: an embedding is not finite.
         """
-        table = self.checkpoint.read(f"{llama.EMBEDDING}.weight")
-        self._require_finite(f"{llama.EMBEDDING}.weight", table)
+        table = self.checkpoint.read(f"{llama.EMBEDDING_NAME}.weight")
+        self._require_finite(f"{llama.EMBEDDING_NAME}.weight", table)
         return table
 
-    def looked_up(
+    def embed_ids(
         self, ids: Int64[Tensor, "*places"], table: Float[Tensor, "vocabulary hidden"]
     ) -> Float[Tensor, "*places hidden"]:
         """The rows of the table of embeddings for all tokens.
@@ -219,13 +225,13 @@ class StreamedModel:
             )
         return table[ids]
 
-    def rope(self, batch: Batch) -> Rope:
+    def batch_rotary(self, batch: TokenBatch) -> RotaryPositions:
         """Cosines and sines of the positions of a batch."""
         own = [torch.arange(length) for length in batch.lengths]
-        positions = torch.cat(own)[None] + batch.first
-        return Rope(*self.turned(positions.to(self.device)), batch.lengths)
+        positions = torch.cat(own)[None] + batch.first_position
+        return RotaryPositions(*self.rotary(positions.to(self.device)), batch.lengths)
 
-    def turned(
+    def rotary(
         self, positions: Int64[Tensor, "rows new"]
     ) -> tuple[Float[Tensor, "rows new width"], Float[Tensor, "rows new width"]]:
         """Cosines and sines of positions, which are on the device."""
@@ -233,78 +239,84 @@ class StreamedModel:
         cosine, sine = self._rotary(like, positions)
         return cosine, sine
 
-    def block(self, number: int) -> Block:
+    def read_block(self, number: int) -> DecoderBlock:
         """Read one decoder block, dequantizing packed weights.
 
         Raises:
             UnknownTensor: a weight is missing.
             NumericsProblem: a weight is not finite.
         """
-        return self.assemble(number, self.weights(number))
+        return self.build_block(number, self.read_block_weights(number))
 
-    def weights(self, number: int) -> dict[str, Tensor]:
+    def read_block_weights(self, number: int) -> dict[str, Tensor]:
         """The weights of one decoder block as they are stored, on the CPU, by name in the block.
 
         Raises:
             UnknownTensor: a weight is missing.
             NumericsProblem: a weight is not finite.
         """
-        prefix = llama.BLOCK.format(number)
+        prefix = llama.BLOCK_NAME.format(number)
         return {
             key: self._read(f"{prefix}.{key}", torch.Size(shape))
-            for key, shape in self.shapes(number).items()
+            for key, shape in self.block_shapes(number).items()
         }
 
-    def shapes(self, number: int) -> dict[str, tuple[int, ...]]:
+    def block_shapes(self, number: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the weights of one decoder block, by name in the block."""
         places = self._empty_layer(number).state_dict()
         return {key: tuple(place.shape) for key, place in places.items()}
 
-    def placed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def to_device(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weights on the device and in the dtype that they are computed in."""
-        return {key: self._placed(each) for key, each in weights.items()}
+        return {key: self._tensor_to_device(each) for key, each in weights.items()}
 
-    def assemble(self, number: int, weights: Mapping[str, Tensor]) -> Block:
+    def build_block(self, number: int, weights: Mapping[str, Tensor]) -> DecoderBlock:
         """A decoder block of these weights, on the device."""
         layer = self._empty_layer(number)
-        layer.load_state_dict(self.placed(weights), assign=True)
-        return Block(layer.eval().requires_grad_(False))
+        layer.load_state_dict(self.to_device(weights), assign=True)
+        return DecoderBlock(layer.eval().requires_grad_(False))
 
-    def hidden(self, sequences: Sequences, label: str) -> Float[Tensor, "tokens hidden"]:
+    def last_hidden_states(
+        self, sequences: TokenBatches, label: str
+    ) -> Float[Tensor, "tokens hidden"]:
         """The last hidden states of all tokens, after a walk through every block.
 
         Args:
             sequences: the tokens.
             label: of the progress shown.
         """
-        hidden = self.embed(sequences)
-        for number in track(range(self.blocks), label):
-            self.run(sequences, hidden, self.block(number))
+        hidden = self.embed_sequences(sequences)
+        for number in track(range(self.block_count), label):
+            self.run_block(sequences, hidden, self.read_block(number))
         return hidden
 
-    def run(
-        self, sequences: Sequences, hidden: Float[Tensor, "tokens hidden"], block: Block
+    def run_block(
+        self, sequences: TokenBatches, hidden: Float[Tensor, "tokens hidden"], block: DecoderBlock
     ) -> None:
         """Push all hidden states through one block, in place."""
         for batch in sequences.batches:
-            put(hidden, batch, block(take(hidden, batch, self.device), self.rope(batch)))
+            put_batch(
+                hidden,
+                batch,
+                block(take_batch(hidden, batch, self.device), self.batch_rotary(batch)),
+            )
 
-    def head(self) -> nn.Module:
+    def read_head(self) -> nn.Module:
         """Final norm and output projection: hidden states to logits, in the model's dtype."""
         with torch.device("meta"):
             norm = self._class("RMSNorm")(self.config.hidden_size, eps=self.config.rms_norm_eps)
             output = nn.Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
-        name = f"{head_of(self.checkpoint)}.weight"
+        name = f"{head_name(self.checkpoint)}.weight"
         norm.load_state_dict(
             {
-                "weight": self._placed(
-                    self._read(f"{llama.FINAL_NORM}.weight", norm.state_dict()["weight"].shape)
+                "weight": self._tensor_to_device(
+                    self._read(f"{llama.FINAL_NORM_NAME}.weight", norm.state_dict()["weight"].shape)
                 )
             },
             assign=True,
         )
         output.load_state_dict(
-            {"weight": self._placed(self._read(name, output.weight.shape))}, assign=True
+            {"weight": self._tensor_to_device(self._read(name, output.weight.shape))}, assign=True
         )
         return nn.Sequential(norm, output).eval().requires_grad_(False)
 
@@ -318,17 +330,17 @@ class StreamedModel:
 
     def _require_head(self) -> None:
         """Sees that there is a head, and that it has the size of the config if it is plain."""
-        name = f"{head_of(self.checkpoint)}.weight"
+        name = f"{head_name(self.checkpoint)}.weight"
         info = self.checkpoint.tensors.get(name)
         if info is not None:
             self._require_shape(name, info.shape, (self.config.vocab_size, self.config.hidden_size))
 
-    def _require_no_other_bias(self) -> None:
+    def _require_known_biases(self) -> None:
         """See that biases which the model has no place for, as AutoGPTQ writes them, are zero."""
-        own = self.shapes(0)
+        own = self.block_shapes(0)
         for name in self.checkpoint.tensors:
-            inside = name if name == f"{llama.HEAD}.bias" else name.split(".", 3)[-1]
-            linears = (*_LINEAR_NAMES, llama.HEAD)
+            inside = name if name == f"{llama.HEAD_NAME}.bias" else name.split(".", 3)[-1]
+            linears = (*_LINEAR_NAMES, llama.HEAD_NAME)
             if inside.removesuffix(".bias") in linears and inside not in own:
                 if bool(self.checkpoint.read(name).any()):
                     raise CheckpointProblem(
@@ -339,7 +351,7 @@ class StreamedModel:
 
     def _read(self, name: str, shape: torch.Size) -> Tensor:
         linear = name.removesuffix(".weight")
-        is_linear = linear.split(".", 3)[-1] in (*_LINEAR_NAMES, llama.HEAD)
+        is_linear = linear.split(".", 3)[-1] in (*_LINEAR_NAMES, llama.HEAD_NAME)
         tensor = read_linear(self.checkpoint, linear) if is_linear else self.checkpoint.read(name)
         self._require_shape(name, tensor.shape, shape)
         self._require_finite(name, tensor)
@@ -353,12 +365,12 @@ class StreamedModel:
                 next_step="use the config that belongs to these weights",
             )
 
-    def _placed(self, tensor: Tensor) -> Tensor:
+    def _tensor_to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(device=self.device, dtype=self.dtype)
 
     def _require_finite(self, name: str, tensor: Tensor) -> None:
         wrong = 0
-        for part in tensor.split(ROWS):
+        for part in tensor.split(FINITE_CHECK_ROWS):
             wrong += int((~part.isfinite()).sum())
         if wrong:
             raise NumericsProblem(
@@ -372,7 +384,7 @@ def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else dtype
 
 
-def has_bfloat16() -> bool:
+def has_fast_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 matrices faster than fp32 ones.
 
     Told from what it is, not by a clock, so that it is the same in every run. With AMX it does, and

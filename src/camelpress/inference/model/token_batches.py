@@ -12,10 +12,10 @@ from torch import Tensor
 
 from camelpress.core.errors import RecipeProblem
 
-BATCH_TOKENS = 1024
+MAX_BATCH_TOKENS = 1024
 
 
-class Batch(NamedTuple):
+class TokenBatch(NamedTuple):
     """Neighbouring sequences end to end: nothing is filled up.
 
     A block does most of its work token by token; attention is told where sequences end.
@@ -23,10 +23,10 @@ class Batch(NamedTuple):
 
     tokens: slice  # among those of all sequences
     lengths: list[int]
-    first: int  # position of each first token
+    first_position: int  # position of each first token
 
 
-class Sequences:
+class TokenBatches:
     """Token sequences of any lengths, laid end to end, and the batches that they run in.
 
     Args:
@@ -63,30 +63,32 @@ class Sequences:
             [token for sequence in sequences for token in sequence], dtype=torch.int64
         )
         self.starts = [0, *accumulate(lengths[:-1])]
-        self.batches = list(self._batches(batch_tokens or BATCH_TOKENS, first))
+        self.batches = list(self._batches(batch_tokens or MAX_BATCH_TOKENS, first))
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def _batches(self, most: int, first: int) -> Iterator[Batch]:
+    def _batches(self, most: int, first: int) -> Iterator[TokenBatch]:
         start, held = 0, list[int]()
         for length in self.lengths:
             if held and sum(held) + length > most:
-                yield Batch(slice(start, start + sum(held)), held, first)
+                yield TokenBatch(slice(start, start + sum(held)), held, first)
                 start, held = start + sum(held), []
             held.append(length)
-        yield Batch(slice(start, start + sum(held)), held, first)
+        yield TokenBatch(slice(start, start + sum(held)), held, first)
 
 
-def take(
-    hidden: Float[Tensor, "tokens hidden"], batch: Batch, device: torch.device
+def take_batch(
+    hidden: Float[Tensor, "tokens hidden"], batch: TokenBatch, device: torch.device
 ) -> Float[Tensor, "1 batch hidden"]:
     """The hidden states of one batch, on the device; not to be changed."""
     return hidden[batch.tokens][None].to(device)
 
 
-def put(
-    hidden: Float[Tensor, "tokens hidden"], batch: Batch, values: Float[Tensor, "1 batch hidden"]
+def put_batch(
+    hidden: Float[Tensor, "tokens hidden"],
+    batch: TokenBatch,
+    values: Float[Tensor, "1 batch hidden"],
 ) -> None:
     """Store what came out for one batch."""
     hidden[batch.tokens] = values[0].to(hidden.device)

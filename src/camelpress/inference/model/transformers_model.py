@@ -13,12 +13,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from camelpress.core import llama
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.packing.linear_layers import head_of
+from camelpress.core.packing.linear_layers import head_name
 from camelpress.core.progress import track
 from camelpress.inference.model.streamed_model import StreamedModel
 
 
-def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+def load_transformers_model(
+    checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype
+) -> PreTrainedModel:
     """A model that `generate` of transformers takes.
 
     Args:
@@ -35,21 +37,24 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
         del config.quantization_config
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
-    for number in track(range(source.blocks), "load"):
-        _fill(
-            model.get_submodule(llama.BLOCK.format(number)),
-            {key: each.to(device, dtype) for key, each in source.weights(number).items()},
+    for number in track(range(source.block_count), "load"):
+        _load_weights(
+            model.get_submodule(llama.BLOCK_NAME.format(number)),
+            {
+                key: each.to(device, dtype)
+                for key, each in source.read_block_weights(number).items()
+            },
         )
-    norm, output = source.head().children()
-    _fill(model.get_submodule(llama.FINAL_NORM), norm.state_dict())
-    _fill(model.get_submodule(llama.HEAD), output.state_dict())
-    tied = head_of(checkpoint) == llama.EMBEDDING
-    table = output.get_parameter("weight") if tied else source.embedding().to(device, dtype)
-    _fill(model.get_submodule(llama.EMBEDDING), {"weight": table})
+    norm, output = source.read_head().children()
+    _load_weights(model.get_submodule(llama.FINAL_NORM_NAME), norm.state_dict())
+    _load_weights(model.get_submodule(llama.HEAD_NAME), output.state_dict())
+    tied = head_name(checkpoint) == llama.EMBEDDING_NAME
+    table = output.get_parameter("weight") if tied else source.read_embedding().to(device, dtype)
+    _load_weights(model.get_submodule(llama.EMBEDDING_NAME), {"weight": table})
     rotary = model.model.rotary_emb
     model.model.rotary_emb = type(rotary)(config=config).to(device)  # computed, never stored
     return model.eval().requires_grad_(False)
 
 
-def _fill(module: nn.Module, weights: dict[str, Tensor]) -> None:
+def _load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
     module.load_state_dict(weights, assign=True)

@@ -12,20 +12,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from camelpress.core.errors import Interrupted
+from camelpress.core.errors import Interruption
 from camelpress.core.files.file_hashes import sha256_json
 from camelpress.core.output.journal import Journal
 from camelpress.core.progress import track
 from camelpress.core.runtime.stop_signals import stop_signals
-from camelpress.inference.streaming.process_group import Team
+from camelpress.inference.streaming.process_group import ProcessGroup
 
-Facts = dict[str, Any]
-Read = TypeVar("Read")
+BlockRecord = dict[str, Any]
+Weights = TypeVar("Weights")
 
 
-def blocks(
-    numbers: range, read: Callable[[int], Read], team: Team, label: str
-) -> Iterator[tuple[int, Read]]:
+def stream_blocks(
+    numbers: range, read: Callable[[int], Weights], team: ProcessGroup, label: str
+) -> Iterator[tuple[int, Weights]]:
     """Block after block, with what `read` gives of it; that of the next is read meanwhile.
 
     Args:
@@ -39,19 +39,19 @@ def blocks(
     if not numbers:
         return
     with stop_signals() as stop:
-        coming = ahead(read, numbers)
+        coming = prefetch(read, numbers)
         for number in track(numbers, label):
             yield number, next(coming)
-            if team.share(lambda: stop.asked) and number + 1 < numbers.stop:
-                raise Interrupted(
+            if team.broadcast(lambda: stop.is_requested) and number + 1 < numbers.stop:
+                raise Interruption(
                     f"stopped after block {number + 1} of {numbers.stop}",
                     next_step="run the same command again to go on",
                 )
 
 
-def ahead(read: Callable[[int], Read], numbers: range) -> Iterator[Read]:
+def prefetch(read: Callable[[int], Weights], numbers: range) -> Iterator[Weights]:
     """What `read` gives for each number, of which nothing is held here; one is read ahead."""
-    coming: deque[Future[Read]] = deque()
+    coming: deque[Future[Weights]] = deque()
     with ThreadPoolExecutor(1) as thread:
         for number in numbers:
             coming.append(thread.submit(read, number))
@@ -61,7 +61,7 @@ def ahead(read: Callable[[int], Read], numbers: range) -> Iterator[Read]:
             yield coming.popleft().result()
 
 
-def remember(journal: Journal, number: int, facts: Facts) -> None:
+def record_block(journal: Journal, number: int, facts: BlockRecord) -> None:
     """Write down that a block is finished.
 
     Args:
@@ -72,12 +72,12 @@ def remember(journal: Journal, number: int, facts: Facts) -> None:
     journal.add(_key(number), {"sha256": sha256_json(facts), **facts})
 
 
-def finished(
+def finished_blocks(
     journal: Journal,
     count: int,
     states: Callable[[int], list[Any]],
-    whole: Callable[[Facts], bool] = lambda _: True,
-) -> list[Facts]:
+    whole: Callable[[BlockRecord], bool] = lambda _: True,
+) -> list[BlockRecord]:
     """What an earlier run wrote down of the first blocks, as far as it can be believed.
 
     Args:
@@ -86,7 +86,7 @@ def finished(
         states: hashes of the states that enter a block, as they are there now.
         whole: whether what a block made is still there.
     """
-    done: list[Facts] = []
+    done: list[BlockRecord] = []
     for number in range(count):
         facts = dict(journal[_key(number)] or {})
         if facts.pop("sha256", None) != sha256_json(facts) or not whole(facts):

@@ -19,43 +19,43 @@ import torch.distributed as dist
 from torch import Tensor
 
 from camelpress.core.errors import Problem
-from camelpress.core.output.staged_output import Staging, partial_place, staged
-from camelpress.core.output.unfinished_output import earlier
+from camelpress.core.output.staged_output import StagingOptions, partial_folder, staged
+from camelpress.core.output.unfinished_output import read_resume_key
 from camelpress.core.progress import note
-from camelpress.inference.streaming.rounding_facts import thread_count
-from camelpress.inference.streaming.token_shards import Lane
+from camelpress.inference.streaming.rounding_facts import torch_threads
+from camelpress.inference.streaming.token_shards import TokenShard
 
-Shared = TypeVar("Shared")
-Some = TypeVar("Some", bound=Lane)
-Sums = TypeVar("Sums", bound="Summed")
+Value = TypeVar("Value")
+Shard = TypeVar("Shard", bound=TokenShard)
+Sums = TypeVar("Sums", bound="TokenSums")
 BACKEND = "cpu:gloo,cuda:nccl"
-MOST_THREADS = 1024  # of an operation; a mark that says more is damaged
+MAX_THREADS = 1024  # of an operation; a mark that says more is damaged
 
 
 @runtime_checkable
-class Summed(Protocol):
+class TokenSums(Protocol):
     """Sums over tokens."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All of them."""
 
-    def fresh(self: Sums) -> Sums:
+    def zeros_like(self: Sums) -> Sums:
         """Sums of nothing, of the same shapes."""
 
-    def include(self: Sums, other: Sums) -> None:
+    def merge(self: Sums, other: Sums) -> None:
         """Add other sums to these."""
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """Who takes part, and who this process is."""
 
     rank: int = 0
     size: int = 1
 
     @classmethod
-    def join(cls) -> Team:
+    def join(cls) -> ProcessGroup:
         """The team that `torchrun` has started this process for; a team of one otherwise."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
@@ -65,30 +65,30 @@ class Team:
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process does what cannot be shared, and writes."""
         return self.rank == 0
 
-    def place(self, device: torch.device) -> torch.device:
+    def device(self, device: torch.device) -> torch.device:
         """Where this process computes: a GPU of its own, if `device` is any GPU."""
         if device.type != "cuda" or device.index is not None:
             return device
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
-    def owner(self, lane: Lane) -> int:
+    def shard_rank(self, lane: TokenShard) -> int:
         """The rank that a lane belongs to."""
         return lane.number % self.size
 
-    def lanes(self, lanes: Sequence[Some]) -> list[Some]:
+    def shards_of_rank(self, lanes: Sequence[Shard]) -> list[Shard]:
         """Those of many lanes that belong to this process."""
-        return [lane for lane in lanes if self.owner(lane) == self.rank]
+        return [lane for lane in lanes if self.shard_rank(lane) == self.rank]
 
-    def own(self, items: Sequence[Shared]) -> list[Shared]:
+    def items_of_rank(self, items: Sequence[Value]) -> list[Value]:
         """Those of many things that this process takes."""
         return list(items[self.rank :: self.size])
 
-    def fold(
-        self, lanes: Sequence[Some], collect: Callable[[Some, Sums], None], total: Sums
+    def reduce_in_order(
+        self, lanes: Sequence[Shard], collect: Callable[[Shard, Sums], None], total: Sums
     ) -> None:
         """Add the sums of some lanes to a total, in the order of the lanes, on every rank.
 
@@ -99,34 +99,34 @@ class Team:
         """
         for first in range(0, len(lanes), self.size):
             turn = lanes[first : first + self.size]
-            part = total.fresh()
-            for lane in self.lanes(turn):
+            part = total.zeros_like()
+            for lane in self.shards_of_rank(turn):
                 collect(lane, part)
             for lane in turn:
-                owner = self.owner(lane)
-                if owner == self.rank and not self.leads:
+                owner = self.shard_rank(lane)
+                if owner == self.rank and not self.is_main:
                     for tensor in part.tensors:
                         dist.send(tensor, dst=0)
-                elif self.leads:
-                    total.include(self._received(total.fresh(), owner) if owner else part)
+                elif self.is_main:
+                    total.merge(self._receive_sums(total.zeros_like(), owner) if owner else part)
         for tensor in total.tensors if self.size > 1 else ():
             dist.broadcast(tensor, src=0)
 
-    def _received(self, sums: Sums, owner: int) -> Sums:
+    def _receive_sums(self, sums: Sums, owner: int) -> Sums:
         for tensor in sums.tensors:
             dist.recv(tensor, src=owner)
         return sums
 
-    def share(self, make: Callable[[], Shared]) -> Shared:
+    def broadcast(self, make: Callable[[], Value]) -> Value:
         """What the first rank makes, small and plain, on every rank."""
         if self.size == 1:
             return make()
-        box: list[Any] = [make() if self.leads else None]
+        box: list[Any] = [make() if self.is_main else None]
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def raise_together(self) -> Iterator[None]:
         """A block whose work the ranks share: what stops one of them stops all.
 
         Raises:
@@ -137,11 +137,11 @@ class Team:
             yield
         except Problem as problem:
             own = problem
-        for each in self.exchange([own], self.size):
+        for each in self.all_gather([own], self.size):
             if each is not None:
                 raise each
 
-    def exchange(self, own: list[Shared], count: int) -> list[Shared]:
+    def all_gather(self, own: list[Value], count: int) -> list[Value]:
         """What each rank made of `own(items)`, in the order of the items, on every rank.
 
         Args:
@@ -155,16 +155,16 @@ class Team:
         return [gathered[place % self.size][place // self.size] for place in range(count)]
 
     @contextmanager
-    def staged(self, target: Path, **options: Unpack[Staging]) -> Iterator[Path]:
+    def staged(self, target: Path, **options: Unpack[StagingOptions]) -> Iterator[Path]:
         """An output while it has no name yet, as `output.staged`; the first rank names it."""
-        if self.leads:
+        if self.is_main:
             with staged(target, **options) as folder:
-                yield self.share(lambda: folder)
+                yield self.broadcast(lambda: folder)
         else:
-            yield self.share(lambda: target)
+            yield self.broadcast(lambda: target)
 
     @contextmanager
-    def threads_of(self, target: Path, *, restart: bool) -> Iterator[None]:
+    def restore_thread_count(self, target: Path, *, restart: bool) -> Iterator[None]:
         """Give the block as many threads as an unfinished output there was begun with.
 
         The last bits of sums depend on their number, so that another would waste what is done.
@@ -174,16 +174,16 @@ class Team:
             restart: nothing is gone on with, and the number stays as it is.
         """
         now = torch.get_num_threads()
-        count = now if restart else self.share(lambda: _threads_of(target, now))
+        count = now if restart else self.broadcast(lambda: _threads_of(target, now))
         if count == now:
             yield
             return
         note(f"threads: {now} -> {count}, as {target} was begun; --restart begins again")
-        with thread_count(count):
+        with torch_threads(count):
             yield
 
 
 def _threads_of(target: Path, now: int) -> int:
     """The number of threads that an unfinished output was begun with; `now` where none is told."""
-    count = earlier(partial_place(target)).get("threads")
-    return count if isinstance(count, int) and 1 <= count <= MOST_THREADS else now
+    count = read_resume_key(partial_folder(target)).get("threads")
+    return count if isinstance(count, int) and 1 <= count <= MAX_THREADS else now

@@ -13,7 +13,7 @@ from camelpress.inference.model import token_batches
 from camelpress.inference.streaming import token_shards
 
 
-def computing() -> dict[str, Any]:
+def cpu_facts() -> dict[str, Any]:
     """Threads of an operation, and the instructions that torch chose for this processor."""
     return {
         "threads": torch.get_num_threads(),
@@ -21,15 +21,18 @@ def computing() -> dict[str, Any]:
     }
 
 
-def rounding(device: torch.device) -> dict[str, Any]:
+def rounding_facts(device: torch.device) -> dict[str, Any]:
     """Everything that decides how results are rounded on a device, without the device's index."""
-    sizes = {"batch tokens": token_batches.BATCH_TOKENS, "lane tokens": token_shards.LANE_TOKENS}
+    sizes = {
+        "batch tokens": token_batches.MAX_BATCH_TOKENS,
+        "lane tokens": token_shards.SHARD_TOKENS,
+    }
     facts = {"device": device.type, "fp32 products": torch.get_float32_matmul_precision(), **sizes}
-    return facts | (_of_gpu(device) if device.type == "cuda" else computing())
+    return facts | (_gpu_facts(device) if device.type == "cuda" else cpu_facts())
 
 
 @contextmanager
-def thread_count(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
     """Let operations of torch have so many threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -39,7 +42,7 @@ def thread_count(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _of_gpu(device: torch.device) -> dict[str, Any]:
+def _gpu_facts(device: torch.device) -> dict[str, Any]:
     products = torch.backends.cuda.matmul
     try:
         triton = version("triton")

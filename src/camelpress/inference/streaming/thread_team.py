@@ -14,13 +14,13 @@ from typing import TypeVar
 
 import torch
 
-from camelpress.inference.model.memory_budget import freed_memory_kept
+from camelpress.inference.model.memory_budget import keep_freed_memory
 
 Item = TypeVar("Item")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
-class Crew:
+class ThreadTeam:
     """Who computes.
 
     Args:
@@ -34,7 +34,7 @@ class Crew:
 
     @classmethod
     @contextmanager
-    def gathered(cls, most: int, device: torch.device) -> Iterator[Crew]:
+    def start(cls, most: int, device: torch.device) -> Iterator[ThreadTeam]:
         """The threads that torch computes with, shared out over pieces.
 
         Inside the block an operation has the threads of one piece; what is not a piece waits.
@@ -45,7 +45,7 @@ class Crew:
         """
         threads = torch.get_num_threads()
         size = max(1, min(threads, most)) if device.type == "cpu" else 1
-        with freed_memory_kept():
+        with keep_freed_memory():
             if size == 1:
                 yield cls()
                 return
@@ -58,7 +58,7 @@ class Crew:
                 pool.shutdown(cancel_futures=True)
                 torch.set_num_threads(threads)
 
-    def map(self, work: Callable[[Item], Found], pieces: Sequence[Item]) -> Iterator[Found]:
+    def map(self, work: Callable[[Item], Result], pieces: Sequence[Item]) -> Iterator[Result]:
         """What comes of each piece, in order; autograd sees nothing of it."""
         work = torch.inference_mode()(work)
         return map(work, pieces) if self._pool is None else self._pool.map(work, pieces)

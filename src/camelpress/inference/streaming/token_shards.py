@@ -17,14 +17,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from camelpress.core.checkpoint.checkpoint_writer import data
-from camelpress.inference.model.token_batches import Sequences
+from camelpress.core.checkpoint.checkpoint_writer import tensor_bytes
+from camelpress.inference.model.token_batches import TokenBatches
 
-LANES = "lanes"  # a folder in an output that is being made
-LANE_TOKENS = 4096
+SHARDS_FOLDER = "lanes"  # a folder in an output that is being made
+SHARD_TOKENS = 4096
 
 
-class Lane:
+class TokenShard:
     """Some whole sequences, and the files that hold what is known of their tokens.
 
     States have two versions: a block reads one and writes the other, so that the first is whole
@@ -38,7 +38,7 @@ class Lane:
     """
 
     def __init__(
-        self, number: int, sequences: Sequences, folder: Path, *, states: tuple[str, ...]
+        self, number: int, sequences: TokenBatches, folder: Path, *, states: tuple[str, ...]
     ) -> None:
         self.number = number
         self.sequences = sequences
@@ -46,28 +46,28 @@ class Lane:
         self._stem = folder / f"lane-{number:04}"
         self._version = 0
 
-    def at(self, block: int) -> None:
+    def select_block(self, block: int) -> None:
         """Turn to a block: to the states that enter it, and to those that leave it."""
         self._version = block % 2
 
-    def read(
+    def read_states(
         self, name: str, width: int, dtype: torch.dtype, *, after: bool = False
     ) -> Float[Tensor, "tokens width"]:
         """What was written under a name; `after` tells a state that leaves from one that enters."""
         found = torch.empty(len(self.sequences.tokens), width, dtype=dtype)
         with self._path(name, after=after).open("rb") as file:
-            file.readinto(data(found))
+            file.readinto(tensor_bytes(found))
         return found
 
-    def write(
+    def write_states(
         self, name: str, values: Float[Tensor, "tokens width"], *, after: bool = False
     ) -> None:
         """Keep something for the length of a block, or a state for the next one."""
         path = self._path(name, after=after)
         with path.open("r+b" if path.exists() else "wb") as file:  # pages that are there, stay
-            file.write(data(values))
+            file.write(tensor_bytes(values))
 
-    def digest(self) -> str:
+    def states_digest(self) -> str:
         """A hash of the states that enter the block; "" where there are none."""
         paths = [self._path(name, after=False) for name in self._states]
         if not all(path.is_file() for path in paths):
@@ -84,13 +84,13 @@ class Lane:
         return self._stem.with_name(f"{self._stem.name}.{name}.{version}")
 
 
-def digests(lanes: Sequence[Lane]) -> list[str]:
+def shard_digests(lanes: Sequence[TokenShard]) -> list[str]:
     """The hash of each, while the disk and all cores are busy."""
     with ThreadPoolExecutor() as threads:
         return list(threads.map(lambda lane: lane.digest(), lanes))
 
 
-def cut(lengths: Sequence[int], *, tokens: int = 2**62) -> list[slice]:
+def cut_shards(lengths: Sequence[int], *, tokens: int = 2**62) -> list[slice]:
     """Neighbouring sequences in lanes of `LANE_TOKENS` or little more.
 
     Args:
@@ -100,7 +100,7 @@ def cut(lengths: Sequence[int], *, tokens: int = 2**62) -> list[slice]:
     cuts, begin, held = [], 0, 0
     for end, length in enumerate(lengths, start=1):
         held += length
-        if held >= min(LANE_TOKENS, tokens) or end == len(lengths):
+        if held >= min(SHARD_TOKENS, tokens) or end == len(lengths):
             cuts.append(slice(begin, end))
             begin, held = end, 0
     return cuts

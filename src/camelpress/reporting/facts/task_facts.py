@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-MAX_FIGURE = 1e15  # magnitude beyond which a figure of a report is damaged
+MAX_NUMBER = 1e15  # magnitude beyond which a figure of a report is damaged
 
 
 def _require_ordered(ends: tuple[float, float]) -> tuple[float, float]:
@@ -15,18 +15,18 @@ def _require_ordered(ends: tuple[float, float]) -> tuple[float, float]:
     return ends
 
 
-Number = Annotated[float, Field(ge=-MAX_FIGURE, le=MAX_FIGURE)]
-Figure = Number | None  # null where it is not finite
+Number = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
+OptionalNumber = Number | None  # null where it is not finite
 Interval = Annotated[tuple[Number, Number], AfterValidator(_require_ordered)] | None
 
 
-class Told(BaseModel):
+class ReportModel(BaseModel):
     """Facts: what is not known here is kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
 
-class Duel(Told):
+class PreferenceFacts(ReportModel):
     """How one model's outputs fare beside another's, by the verdicts of a judge."""
 
     pairs: int = Field(ge=0, description="of outputs")
@@ -37,27 +37,27 @@ class Duel(Told):
     length_controlled_interval: Interval
     characters: Number = Field(description="by which its outputs are longer, in the mean")
     draws: int = Field(ge=0, description="of outputs that are the same above all")
-    first_shown: Figure = Field(description="share of wins of the output shown first")
-    agreement: Figure = Field(
+    first_shown: OptionalNumber = Field(description="share of wins of the output shown first")
+    agreement: OptionalNumber = Field(
         description="share of pairs with one winner, of those judged in both orders"
     )
     unread: int = Field(ge=0, description="answers that are no verdict, and count nowhere")
 
 
-class Judged(Told):
+class JudgementFacts(ReportModel):
     """What a judge said of a task's outputs."""
 
     judge: str = Field(description="with hashes of how it is asked")
     against: str = Field(description="whose outputs both models' are held against")
-    reference: Duel | None = Field(description="its outputs beside those")
-    candidate: Duel | None = Field(description="its outputs beside those")
-    direct: Duel | None = Field(
+    reference: PreferenceFacts | None = Field(description="its outputs beside those")
+    candidate: PreferenceFacts | None = Field(description="its outputs beside those")
+    direct: PreferenceFacts | None = Field(
         description="the candidate's outputs beside the reference's; null where stored verdicts "
         "have none"
     )
 
 
-class Distinct(Told):
+class DistinctCounts(ReportModel):
     """Counts of items in which those with one prompt and one target are a single item."""
 
     n: int = Field(ge=0)
@@ -65,7 +65,7 @@ class Distinct(Told):
     won: int = Field(ge=0)
 
 
-class Task(Told):
+class TaskFacts(ReportModel):
     """One benchmark, item by item the same for both models."""
 
     name: str
@@ -82,20 +82,26 @@ class Task(Told):
     by_count: bool = Field(
         default=True, description="the interval of the difference follows from n, lost and won"
     )
-    distinct: Distinct | None = Field(
+    distinct: DistinctCounts | None = Field(
         default=None, description="where items repeat others: the counts that tests are made of"
     )
-    delta: Figure = Field(default=None, description="candidate minus reference, item by item")
+    delta: OptionalNumber = Field(
+        default=None, description="candidate minus reference, item by item"
+    )
     delta_interval: Interval = None
-    p_value: Figure = Field(default=None, description="of no loss (McNemar), for this task alone")
-    detectable_loss: Figure = Field(
+    p_value: OptionalNumber = Field(
+        default=None, description="of no loss (McNemar), for this task alone"
+    )
+    detectable_loss: OptionalNumber = Field(
         default=None, description="found four times in five; null: not even a loss of all"
     )
     quirks: dict[str, str] = Field(default={}, description="of the protocol")
-    judged: Judged | None = Field(default=None, description="where a judge compared outputs")
+    judged: JudgementFacts | None = Field(
+        default=None, description="where a judge compared outputs"
+    )
 
     @model_validator(mode="after")
-    def _require_counts(self) -> Task:
+    def _require_counts(self) -> TaskFacts:
         distinct = self.distinct
         if distinct is not None and not min(1, self.n) <= distinct.n <= self.n:
             raise ValueError("distinct.n is not among the items")
@@ -104,18 +110,18 @@ class Task(Told):
         return self
 
 
-class Means(Told):
+class BenchmarkMean(ReportModel):
     """Both models' mean over the columns of a benchmark, or over benchmarks."""
 
     reference: Number
     candidate: Number
-    delta: Figure = Field(default=None, description="candidate minus reference")
+    delta: OptionalNumber = Field(default=None, description="candidate minus reference")
     delta_interval: Interval = None
 
 
-class Averages(Means):
+class AverageFacts(BenchmarkMean):
     """The mean of benchmarks' means."""
 
     name: str = Field(description="Average only where all benchmarks of the card are there")
     complete: bool
-    benchmarks: dict[str, Means]
+    benchmarks: dict[str, BenchmarkMean]

@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from camelpress.reporting.model_precision import titled
-from camelpress.reporting.quoted_values import dig, texts
+from camelpress.reporting.model_precision import with_precision
+from camelpress.reporting.quoted_values import text_facts, value_at
 
-PLOTS = "plots.png"
-PANEL, DPI = (4.2, 2.8), 150  # inches of one panel, dots an inch
+PLOTS_FILE = "plots.png"
+PANEL_INCHES, DPI = (4.2, 2.8), 150  # inches of one panel, dots an inch
 COLOUR = "#3b6ea5"
 
 
-def has_any(facts: Mapping[str, Any]) -> bool:
+def has_card_plots(facts: Mapping[str, Any]) -> bool:
     """Whether a validation has something to draw."""
     return bool(_percentiles(facts) or _ratios(facts))
 
 
-def draw(facts: Mapping[str, Any], path: Path) -> None:
+def draw_card_plots(facts: Mapping[str, Any], path: Path) -> None:
     """Write the PNG; the same facts give the same bytes with the same matplotlib."""
     from matplotlib import style
     from matplotlib.figure import Figure
@@ -28,7 +28,9 @@ def draw(facts: Mapping[str, Any], path: Path) -> None:
     percentiles, ratios = _percentiles(facts), _ratios(facts)
     panels = [each for each in (percentiles, ratios) if each]
     with style.context("default"):
-        figure = Figure(figsize=(PANEL[0] * len(panels), PANEL[1]), dpi=DPI, layout="constrained")
+        figure = Figure(
+            figsize=(PANEL_INCHES[0] * len(panels), PANEL_INCHES[1]), dpi=DPI, layout="constrained"
+        )
         axes = iter(figure.subplots(1, len(panels), squeeze=False)[0])
         if percentiles:
             plot = next(axes)
@@ -43,7 +45,7 @@ def draw(facts: Mapping[str, Any], path: Path) -> None:
             )
             plot.axvline(1, color="grey", linewidth=0.8)
             plot.margins(y=0.3)
-            reference = titled(facts.get("reference"), "reference")
+            reference = with_precision(facts.get("reference"), "reference")
             plot.set(xlabel=f"perplexity over the {reference}'s, 95 %")
         figure.savefig(path, format="png", metadata={"Software": None})
 
@@ -52,7 +54,7 @@ def _percentiles(facts: Mapping[str, Any]) -> dict[str, float]:
     """Percentile to divergence, where there is one that a logarithm has."""
     told = facts.get("kl_percentiles")
     return {
-        _plain(name): value
+        _plot_label(name): value
         for name, value in (told.items() if isinstance(told, Mapping) else ())
         if _is_number(value) and value > 0
     }
@@ -61,13 +63,20 @@ def _percentiles(facts: Mapping[str, Any]) -> dict[str, float]:
 def _ratios(facts: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
     """Text to ratio and both ends of its interval, the last text first."""
     found = {}
-    for text in reversed(texts(facts)):
-        ratio, ends = dig(text, "perplexity_ratio"), dig(text, "perplexity_ratio_interval")
+    for text in reversed(text_facts(facts)):
+        ratio, ends = (
+            value_at(text, "perplexity_ratio"),
+            value_at(text, "perplexity_ratio_interval"),
+        )
         is_pair = isinstance(ends, list | tuple) and len(ends) == 2
         numbers = [ratio, *(ends if is_pair else (ratio, ratio))]
         if all(_is_number(each) for each in numbers):
             value, low, high = numbers
-            found[_plain(str(dig(text, "name")))] = (value, min(low, value), max(high, value))
+            found[_plot_label(str(value_at(text, "name")))] = (
+                value,
+                min(low, value),
+                max(high, value),
+            )
     return found
 
 
@@ -75,7 +84,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _plain(text: str) -> str:
+def _plot_label(text: str) -> str:
     """Text of a few letters that matplotlib does not read as mathematics."""
     shown = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in text)
     return shown.replace("$", "?")[:24]

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 INK, MUTED, RULE, ACCENT, LIMIT = "#0000a1", "#0000a2", "#0000a3", "#0000a4", "#0000a5"
 VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", ACCENT: "accent", LIMIT: "fail"}
 WIDTH, HEIGHT = 430, 290  # CSS px
-LOOK = {
+RC_PARAMS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "camelpress",
     "text.parse_math": False,  # a name with two dollar signs is a name
@@ -47,7 +47,7 @@ NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 NAMESPACE, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 
 
-class Drawing(NamedTuple):
+class SvgFigure(NamedTuple):
     """One figure with the words around it."""
 
     title: str
@@ -56,28 +56,28 @@ class Drawing(NamedTuple):
 
 
 @contextmanager
-def look() -> Iterator[None]:
+def figure_style() -> Iterator[None]:
     """Draw in the project's style, whatever a matplotlibrc says.
 
     The browser draws the letters with its own fonts, so a glyph that matplotlib lacks is no loss.
     """
-    with style.context(["default", LOOK]), warnings.catch_warnings():
+    with style.context(["default", RC_PARAMS]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         yield
 
 
-def canvas(height: int) -> tuple[Figure, Axes]:
+def new_figure(height: int) -> tuple[Figure, Axes]:
     """An empty figure of the page's width and `height` CSS px."""
     figure = Figure(figsize=(WIDTH / 72, height / 72))
     return figure, figure.add_subplot()
 
 
-def drawing(figure: Figure, name: str, title: str, caption: str) -> Drawing:
+def finish_drawing(figure: Figure, name: str, title: str, caption: str) -> SvgFigure:
     """The finished figure; title and caption are also what a screen reader says of it."""
-    return Drawing(title, inline(figure, name, f"{title}. {caption}"), caption)
+    return SvgFigure(title, to_inline_svg(figure, name, f"{title}. {caption}"), caption)
 
 
-def inline(figure: Figure, name: str, described: str) -> Markup:
+def to_inline_svg(figure: Figure, name: str, described: str) -> Markup:
     """The figure as an `<svg>` element; `name` keeps its ids apart from those of its neighbours.
 
     Args:
@@ -111,7 +111,7 @@ def _attribute(key: str, value: str, name: str) -> str:
     return value.replace("url(#", f"url(#{name}-")
 
 
-def label(name: str, *, longest: int = 22) -> str:
+def axis_label(name: str, *, longest: int = 22) -> str:
     """A name from outside, fit for an axis: printable, and shortened in its middle."""
     shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
     if len(shown) <= longest:

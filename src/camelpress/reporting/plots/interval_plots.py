@@ -8,48 +8,48 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from camelpress.reporting.metrics import find
-from camelpress.reporting.number_format import limit
+from camelpress.reporting.metrics import find_fact
+from camelpress.reporting.number_format import format_threshold
 from camelpress.reporting.plots.figure_style import (
     ACCENT,
     HEIGHT,
     LIMIT,
     MUTED,
-    Drawing,
-    canvas,
-    drawing,
-    label,
+    SvgFigure,
+    axis_label,
+    finish_drawing,
+    new_figure,
 )
 from camelpress.reporting.stage_report import Check
 
-ROW = 30  # CSS px
-REACH = 4  # how many times its own spread the axis may grow to show long intervals
+ROW_HEIGHT = 30  # CSS px
+MAX_AXIS_GROWTH = 4  # how many times its own spread the axis may grow to show long intervals
 
 
-def forest(facts: Mapping[str, Any], judged: Check | None) -> Drawing:
+def plot_perplexity_ratios(facts: Mapping[str, Any], judged: Check | None) -> SvgFigure:
     """One row a text, and one for all of them; `judged` is the check that sets the limit."""
     overall = {**facts, "name": "all texts"}
     rows = facts["texts"] if len(facts["texts"]) == 1 else [overall, *facts["texts"]]
-    figure, axes = canvas(max(HEIGHT, 100 + ROW * len(rows)))
+    figure, axes = new_figure(max(HEIGHT, 100 + ROW_HEIGHT * len(rows)))
     for place, row in enumerate(rows):
         marker, points = ("D", 9.0) if row is overall else ("o", 7.5)
         if row["perplexity_ratio"] is not None:
             axes.plot(row["perplexity_ratio"], place, marker, markersize=points, color=ACCENT)
         if row["perplexity_ratio_interval"]:
             axes.hlines(place, *row["perplexity_ratio_interval"], color=ACCENT, linewidth=2.5)
-    axes.set_yticks(range(len(rows)), [label(row["name"]) for row in rows])
+    axes.set_yticks(range(len(rows)), [axis_label(row["name"]) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    floor = find(facts, "noise_floor/perplexity_ratio_interval")
+    floor = find_fact(facts, "noise_floor/perplexity_ratio_interval")
     if floor:
         axes.axvspan(*floor, color=MUTED, alpha=0.25, linewidth=0)
     whole = _ratio_axis(axes, rows, judged)
     told = ["Bars are 95 % intervals; 1, the solid line, is no change."]
-    told += [f"The dashed line is the limit, {limit(judged)}."] if judged else []
+    told += [f"The dashed line is the limit, {format_threshold(judged)}."] if judged else []
     told += ["The grey band is what rounding alone does to the reference."] if floor else []
     told += [] if whole else ["A bar that meets the edge goes on beyond it."]
-    return drawing(figure, "forest", "Perplexity ratio by text", " ".join(told))
+    return finish_drawing(figure, "forest", "Perplexity ratio by text", " ".join(told))
 
 
 def _ratio_axis(axes: Axes, rows: Sequence[Mapping[str, Any]], judged: Check | None) -> bool:
@@ -61,8 +61,8 @@ def _ratio_axis(axes: Axes, rows: Sequence[Mapping[str, Any]], judged: Check | N
     ]
     ends = [end for row in rows for end in row["perplexity_ratio_interval"] or ()]
     spread = max(core) - min(core) or 0.01
-    low = max(min(core + ends), min(core) - REACH * spread)
-    high = min(max(core + ends), max(core) + REACH * spread)
+    low = max(min(core + ends), min(core) - MAX_AXIS_GROWTH * spread)
+    high = min(max(core + ends), max(core) + MAX_AXIS_GROWTH * spread)
     whole = all(low <= end <= high for end in ends)
     margin = 0.08 * (high - low) or 0.01
     low, high = low - margin * whole, high + margin * whole
@@ -77,13 +77,13 @@ def _ratio_axis(axes: Axes, rows: Sequence[Mapping[str, Any]], judged: Check | N
     return whole
 
 
-def deltas(facts: Mapping[str, Any], checks: Sequence[Check]) -> Drawing:
+def plot_benchmark_deltas(facts: Mapping[str, Any], checks: Sequence[Check]) -> SvgFigure:
     """The difference of each benchmark and of their mean, with intervals and tolerated losses."""
     tasks = [*facts["tasks"], *filter(None, [facts.get("averages")])]
     margins = {
         check.part: -100 * check.threshold for check in checks if check.name == "accuracy_loss"
     }
-    figure, axes = canvas(max(HEIGHT, 100 + ROW * len(tasks)))
+    figure, axes = new_figure(max(HEIGHT, 100 + ROW_HEIGHT * len(tasks)))
     for place, task in enumerate(tasks):
         marker, points = ("D", 9.0) if task is facts.get("averages") else ("o", 7.5)
         axes.plot(100 * _delta(task), place, marker, markersize=points, color=ACCENT)
@@ -92,7 +92,9 @@ def deltas(facts: Mapping[str, Any], checks: Sequence[Check]) -> Drawing:
             axes.hlines(place, *ends, color=ACCENT, linewidth=2.5)
         if task["name"] in margins:
             axes.plot(margins[task["name"]], place, "|", markersize=18, color=LIMIT)
-    axes.set_yticks(range(len(tasks)), [label(task.get("title") or task["name"]) for task in tasks])
+    axes.set_yticks(
+        range(len(tasks)), [axis_label(task.get("title") or task["name"]) for task in tasks]
+    )
     axes.set_ylim(len(tasks) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
@@ -102,7 +104,9 @@ def deltas(facts: Mapping[str, Any], checks: Sequence[Check]) -> Drawing:
     told = ["Bars are 95 % intervals; 0, the solid line, is no change."]
     told += ["The diamond is the mean of benchmarks."] if facts.get("averages") else []
     told += ["An upright stroke is the largest loss that is tolerated."] if margins else []
-    return drawing(figure, "deltas", "Benchmarks, both models on the same items", " ".join(told))
+    return finish_drawing(
+        figure, "deltas", "Benchmarks, both models on the same items", " ".join(told)
+    )
 
 
 def _delta(task: Mapping[str, Any]) -> float:

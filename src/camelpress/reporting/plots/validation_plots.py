@@ -11,26 +11,26 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from camelpress.reporting import sentences
-from camelpress.reporting.metrics import find
+from camelpress.reporting.metrics import find_fact
 from camelpress.reporting.number_format import Number
 from camelpress.reporting.plots.figure_style import (
     ACCENT,
     HEIGHT,
     MUTED,
-    Drawing,
-    canvas,
-    drawing,
-    look,
+    SvgFigure,
+    figure_style,
+    finish_drawing,
+    new_figure,
 )
-from camelpress.reporting.plots.interval_plots import deltas, forest
+from camelpress.reporting.plots.interval_plots import plot_benchmark_deltas, plot_perplexity_ratios
 from camelpress.reporting.stage_report import Check, Report
 
-LETTER = 0.023  # width of a letter above the histogram, as a share of the axis
-MARKED = {"50": "median", "max": "largest", "floor": "rounding alone"}
-PADDING = 1  # empty bins shown on either side of the histogram
+LETTER_WIDTH = 0.023  # width of a letter above the histogram, as a share of the axis
+MARKED_PERCENTILES = {"50": "median", "max": "largest", "floor": "rounding alone"}
+PADDING_BINS = 1  # empty bins shown on either side of the histogram
 
 
-class Stretch(NamedTuple):
+class BinnedMeanPlot(NamedTuple):
     """A mean over stretches of something, each drawn equally wide."""
 
     fact: str
@@ -42,45 +42,45 @@ class Stretch(NamedTuple):
 
 
 # fmt: off
-STRETCHES = (
-    Stretch("by_position", "kl_mean", "KL divergence by position",
+STEP_PLOTS = (
+    BinnedMeanPlot("by_position", "kl_mean", "KL divergence by position",
             "position in the window (tokens)", "mean KL (nats per token)",
             "Each step is the mean over the tokens at these positions."),
-    Stretch("by_position", "log_ratio", "Log perplexity ratio by position",
+    BinnedMeanPlot("by_position", "log_ratio", "Log perplexity ratio by position",
             "position in the window (tokens)", "mean log ratio (nats per token)",
             "Above 0 the candidate predicts worse than the reference, below 0 better."),
-    Stretch("kl_by_confidence", "kl_mean", "KL divergence by confidence",
+    BinnedMeanPlot("kl_by_confidence", "kl_mean", "KL divergence by confidence",
             "probability of the reference's first choice", "mean KL (nats per token)",
             "Each step is the mean over the tokens where the reference was so sure."),
 )
 # fmt: on
 
 
-def drawings(report: Report) -> list[Drawing]:
+def validation_drawings(report: Report) -> list[SvgFigure]:
     """All figures that the facts allow, in the order of the page."""
     facts = report.facts
-    with look():
+    with figure_style():
         return [
-            *([deltas(facts, report.checks)] if facts.get("tasks") else []),
-            *(_of_tokens(facts, report.checks) if facts["tokens"] else []),
+            *([plot_benchmark_deltas(facts, report.checks)] if facts.get("tasks") else []),
+            *(_token_figures(facts, report.checks) if facts["tokens"] else []),
         ]
 
 
-def _of_tokens(facts: Mapping[str, Any], checks: Sequence[Check]) -> list[Drawing]:
+def _token_figures(facts: Mapping[str, Any], checks: Sequence[Check]) -> list[SvgFigure]:
     ratios = [check for check in checks if check.name == "perplexity_ratio"]
     judged = next((check for check in ratios if check.part is None), None)
     return [
-        forest(facts, judged),
-        histogram(facts),
-        *(steps(facts[each.fact], each) for each in STRETCHES if facts.get(each.fact)),
-        *([blocks(facts["blocks"])] if facts.get("blocks") else []),
+        plot_perplexity_ratios(facts, judged),
+        plot_kl_histogram(facts),
+        *(binned_mean_plot(facts[each.fact], each) for each in STEP_PLOTS if facts.get(each.fact)),
+        *([block_error_plot(facts["blocks"])] if facts.get("blocks") else []),
     ]
 
 
-def histogram(facts: Mapping[str, Any]) -> Drawing:
+def plot_kl_histogram(facts: Mapping[str, Any]) -> SvgFigure:
     """How the KL divergence spreads over tokens, on a logarithmic axis."""
-    figure, axes = canvas(HEIGHT)
-    edges, shares, folded = _occupied(**facts["kl_histogram"])
+    figure, axes = new_figure(HEIGHT)
+    edges, shares, folded = _occupied_bins(**facts["kl_histogram"])
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(numticks=6))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
@@ -88,7 +88,7 @@ def histogram(facts: Mapping[str, Any]) -> Drawing:
     axes.set_xlabel("KL divergence of a token (nats)")
     axes.set_ylabel("tokens (%)")
     axes.set_xlim(edges[0], edges[-1])
-    floor = find(facts, "noise_floor/kl_mean")
+    floor = find_fact(facts, "noise_floor/kl_mean")
     if any(shares):
         axes.stairs(shares, edges, fill=True, color=ACCENT, alpha=0.3, linewidth=0)
         axes.stairs(shares, edges, color=ACCENT, linewidth=1.6)
@@ -97,17 +97,17 @@ def histogram(facts: Mapping[str, Any]) -> Drawing:
     else:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no tokens counted", transform=axes.transAxes, ha="center")
-    told = sentences.percentiles(facts["kl_percentiles"])
+    told = sentences.percentile_sentence(facts["kl_percentiles"])
     told += (
         " Rounding alone, without a quantized model, gives the mean that is marked."
         if floor
         else ""
     )
     told += " The outermost steps also hold what lies beyond them." if folded else ""
-    return drawing(figure, "histogram", "KL divergence per token", told)
+    return finish_drawing(figure, "histogram", "KL divergence per token", told)
 
 
-def _occupied(
+def _occupied_bins(
     edges: Sequence[Number], counts: Sequence[int]
 ) -> tuple[list[Number], list[float], bool]:
     """The bins worth showing, the share of tokens in each in per cent, and if others were added.
@@ -118,7 +118,7 @@ def _occupied(
     total, summed = sum(counts) or 1, [*accumulate(counts)]
     first = sum(below < total / 1000 for below in summed) if any(counts) else 0
     last = max((place for place, count in enumerate(counts) if count), default=len(counts))
-    start, stop = max(0, first - PADDING), last + 1 + PADDING
+    start, stop = max(0, first - PADDING_BINS), last + 1 + PADDING_BINS
     shown = [0] * (first - start) + [summed[first], *counts[first + 1 : stop]]
     folded = summed[first] > counts[first] or first == 0 or last + 1 == len(counts)
     return [*edges[start : stop + 1]], [100 * count / total for count in shown], folded
@@ -134,8 +134,8 @@ def _percentile_marks(
         if value is None or not edges[0] < value <= edges[-1]:
             continue
         axes.axvline(value, color=MUTED, linewidth=1.2, linestyle=(0, (1, 2)))
-        told = MARKED.get(name, f"{name} %")
-        centre, half = math.log10(value / edges[0]) / decades, LETTER * len(told) / 2
+        told = MARKED_PERCENTILES.get(name, f"{name} %")
+        centre, half = math.log10(value / edges[0]) / decades, LETTER_WIDTH * len(told) / 2
         row = next((row for row, end in enumerate(rows) if end < centre - half), len(rows))
         rows[row : row + 1] = [centre + half]
         axes.annotate(
@@ -149,13 +149,13 @@ def _percentile_marks(
         )
 
 
-def steps(stretches: Mapping[str, Any], told: Stretch) -> Drawing:
+def binned_mean_plot(stretches: Mapping[str, Any], told: BinnedMeanPlot) -> SvgFigure:
     """A mean per token over stretches; one without tokens is a gap."""
     means = [
         math.nan if mean is None or not count else mean
         for mean, count in zip(stretches[told.quantity], stretches["tokens"], strict=True)
     ]
-    figure, axes = canvas(HEIGHT)
+    figure, axes = new_figure(HEIGHT)
     axes.stairs(means, fill=True, color=ACCENT, alpha=0.3, linewidth=0)
     axes.stairs(means, color=ACCENT, linewidth=1.6)
     axes.axhline(0, color=MUTED, linewidth=1.2)
@@ -166,13 +166,13 @@ def steps(stretches: Mapping[str, Any], told: Stretch) -> Drawing:
     axes.grid(visible=False, axis="x")
     axes.set_xlabel(told.along)
     axes.set_ylabel(told.axis)
-    return drawing(figure, f"{told.fact}-{told.quantity}", told.title, told.caption)
+    return finish_drawing(figure, f"{told.fact}-{told.quantity}", told.title, told.caption)
 
 
-def blocks(told: Sequence[Mapping[str, Any]]) -> Drawing:
+def block_error_plot(told: Sequence[Mapping[str, Any]]) -> SvgFigure:
     """How far the hidden states have come apart behind each block."""
     errors = [block["relative_error"] for block in told]
-    figure, axes = canvas(HEIGHT)
+    figure, axes = new_figure(HEIGHT)
     shown = [math.nan if error is None else 100 * error for error in errors]
     axes.plot(range(len(shown)), shown, "o-", color=ACCENT, linewidth=1.6, markersize=4)
     axes.set_ylim(bottom=0)
@@ -181,7 +181,7 @@ def blocks(told: Sequence[Mapping[str, Any]]) -> Drawing:
     axes.set_xlabel("decoder block")
     axes.set_ylabel("relative error (%)")
     caption = "Relative difference of the hidden states that leave a block, token by token."
-    return drawing(figure, "blocks", "Error by block", caption)
+    return finish_drawing(figure, "blocks", "Error by block", caption)
 
 
 def _power(value: float) -> str:

@@ -16,15 +16,15 @@ from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
 from camelpress.reporting import sentences
-from camelpress.reporting.model_precision import caveat
+from camelpress.reporting.model_precision import quantized_reference_caveat
 from camelpress.reporting.plots import validation_plots
 from camelpress.reporting.stage_report import Report, Verdict
 from camelpress.reporting.tables import preference_tables, validation_tables
 
-FLIPS = 50  # items of a task that are shown
-LISTED = 20  # rows of a table in Markdown; the page shows all
+MAX_FLIPS = 50  # items of a task that are shown
+MAX_MARKDOWN_ROWS = 20  # rows of a table in Markdown; the page shows all
 
-SEVERITY = (Verdict.ERROR, Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
+VERDICT_ORDER = (Verdict.ERROR, Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
 
 # fmt: off
 CHECK_COLUMNS = {
@@ -76,29 +76,29 @@ DUEL_COLUMNS = {
 # fmt: on
 
 
-def html(report: Report) -> str:
+def render_html(report: Report) -> str:
     """The whole page; the same findings give the same bytes, whatever they cost."""
     facts = report.facts
     settings = report.model_dump(mode="json", include={"settings"})["settings"]
     return _template("page.html.jinja").render(
-        _opening(report),
+        _page_header(report),
         css=Markup(_resource("page.css")),
         tokens=f"{facts['tokens']:,}",
         sequences=f"{facts['sequences']:,}",
-        checks=[validation_tables.check_row(check) for check in report.checks],
-        headline=validation_tables.headline(facts),
-        drawings=validation_plots.drawings(report),
-        texts=validation_tables.text_rows(facts),
+        checks=[validation_tables.gate_check_row(check) for check in report.checks],
+        headline=validation_tables.headline_tiles(facts),
+        drawings=validation_plots.validation_drawings(report),
+        texts=validation_tables.text_metric_rows(facts),
         omissions=sentences.omission_sentences(facts),
-        early=validation_tables.early_rows(facts),
-        repeated=validation_tables.repeated(facts),
-        tasks=validation_tables.task_rows(facts),
+        early=validation_tables.window_start_rows(facts),
+        repeated=validation_tables.duplicate_sentences(facts),
+        tasks=validation_tables.benchmark_rows(facts),
         missing=facts.get("tasks_missing") or {},
-        lacking=sentences.lacking(facts),
-        duels=preference_tables.rows(facts),
-        judges=preference_tables.judges(facts),
-        quirks=validation_tables.quirks(facts),
-        models=validation_tables.models(facts),
+        lacking=sentences.missing_benchmarks_sentence(facts),
+        duels=preference_tables.preference_rows(facts),
+        judges=preference_tables.judge_sentences(facts),
+        quirks=validation_tables.quirk_rows(facts),
+        models=validation_tables.model_rows(facts),
         protocol=facts["protocol"],
         version=report.version,
         settings=yaml.safe_dump({report.stage: settings}, sort_keys=False, allow_unicode=True),
@@ -106,28 +106,28 @@ def html(report: Report) -> str:
     )
 
 
-def markdown(report: Report) -> str:
+def render_markdown(report: Report) -> str:
     """Verdict, checks and texts in fewer than 70 lines; those that do not pass come first."""
-    opening = {key: _plain(text) for key, text in _opening(report).items()}
-    judged = sorted(report.checks, key=lambda check: SEVERITY.index(check.verdict))
-    checks = [validation_tables.check_row(check) for check in judged]
-    texts = validation_tables.text_rows(report.facts)
+    opening = {key: _escape_markdown(text) for key, text in _page_header(report).items()}
+    judged = sorted(report.checks, key=lambda check: VERDICT_ORDER.index(check.verdict))
+    checks = [validation_tables.gate_check_row(check) for check in judged]
+    texts = validation_tables.text_metric_rows(report.facts)
     parts = [
         "## {mark} {verdict}: {candidate} against {reference}".format_map(opening),
         opening["summary"],
-        *map(_plain, validation_tables.repeated(report.facts)),
+        *map(_escape_markdown, validation_tables.duplicate_sentences(report.facts)),
         opening["caveat"],
-        *(_listed(CHECK_COLUMNS, checks, "checks") if checks else ()),
-        *(_listed(TEXT_COLUMNS, texts, "texts") if texts else ()),
-        *map(_plain, sentences.omission_sentences(report.facts)),
-        *_early(validation_tables.early_rows(report.facts)),
+        *(_limited_table(CHECK_COLUMNS, checks, "checks") if checks else ()),
+        *(_limited_table(TEXT_COLUMNS, texts, "texts") if texts else ()),
+        *map(_escape_markdown, sentences.omission_sentences(report.facts)),
+        *_early(validation_tables.window_start_rows(report.facts)),
         *_tasks(report.facts),
-        f"Protocol: {_plain(report.facts['protocol'])}",
+        f"Protocol: {_escape_markdown(report.facts['protocol'])}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def flips(report: Report, changed: Iterable[Mapping[str, Any]]) -> str:
+def render_flips(report: Report, changed: Iterable[Mapping[str, Any]]) -> str:
     """A page of the items that one model answered better, `FLIPS` of each task at most.
 
     Args:
@@ -142,13 +142,13 @@ def flips(report: Report, changed: Iterable[Mapping[str, Any]]) -> str:
             "name": task.get("title") or task["name"],
             "lost": task["lost"],
             "won": task["won"],
-            "flips": by_task.get(task["name"], [])[:FLIPS],
+            "flips": by_task.get(task["name"], [])[:MAX_FLIPS],
         }
         for task in report.facts["tasks"]
     ]
     return _template("flips.html.jinja").render(
-        candidate=validation_tables.model_name(report.facts["candidate"]),
-        reference=validation_tables.model_name(report.facts["reference"]),
+        candidate=validation_tables.model_folder_name(report.facts["candidate"]),
+        reference=validation_tables.model_folder_name(report.facts["reference"]),
         css=Markup(_resource("page.css")),
         tasks=told,
         version=report.version,
@@ -160,46 +160,49 @@ def _early(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _tasks(facts: Mapping[str, Any]) -> list[str]:
-    rows = validation_tables.task_rows(facts)
+    rows = validation_tables.benchmark_rows(facts)
     missing = facts.get("tasks_missing") or {}
-    fought = preference_tables.rows(facts)
+    fought = preference_tables.preference_rows(facts)
     return [
-        *(_listed(TASK_COLUMNS, rows, "benchmarks") if rows else ()),
-        _plain(sentences.lacking(facts)),
-        *(_listed(DUEL_COLUMNS, fought, "pairs of models") if fought else ()),
-        *map(_plain, preference_tables.judges(facts)),
-        *(f"Not run: {_plain(name)}: {_plain(why)}" for name, why in missing.items()),
+        *(_limited_table(TASK_COLUMNS, rows, "benchmarks") if rows else ()),
+        _escape_markdown(sentences.missing_benchmarks_sentence(facts)),
+        *(_limited_table(DUEL_COLUMNS, fought, "pairs of models") if fought else ()),
+        *map(_escape_markdown, preference_tables.judge_sentences(facts)),
+        *(
+            f"Not run: {_escape_markdown(name)}: {_escape_markdown(why)}"
+            for name, why in missing.items()
+        ),
     ]
 
 
-def _opening(report: Report) -> dict[str, str]:
+def _page_header(report: Report) -> dict[str, str]:
     verdict = report.verdict.value if report.verdict else "NOT JUDGED"
     return {
         "verdict": verdict,
         "tone": report.verdict.lower() if report.verdict else "none",
-        "mark": sentences.MARKS[report.verdict],
-        "summary": sentences.summary(report),
-        "caveat": caveat(report.facts),
-        "candidate": validation_tables.model_name(report.facts["candidate"]),
-        "reference": validation_tables.model_name(report.facts["reference"]),
+        "mark": sentences.VERDICT_SYMBOLS[report.verdict],
+        "summary": sentences.verdict_sentence(report),
+        "caveat": quantized_reference_caveat(report.facts),
+        "candidate": validation_tables.model_folder_name(report.facts["candidate"]),
+        "reference": validation_tables.model_folder_name(report.facts["reference"]),
     }
 
 
-def _listed(
+def _limited_table(
     columns: Mapping[str, tuple[str, str]], rows: list[dict[str, Any]], what: str
 ) -> list[str]:
-    unlisted = len(rows) - LISTED
+    unlisted = len(rows) - MAX_MARKDOWN_ROWS
     more = [f"… and {unlisted} more {what} on the page."] if unlisted > 0 else []
-    return [_table(columns, rows[:LISTED]), *more]
+    return [_table(columns, rows[:MAX_MARKDOWN_ROWS]), *more]
 
 
 def _table(columns: Mapping[str, tuple[str, str]], rows: list[dict[str, Any]]) -> str:
     lines = [columns, (alignment for _, alignment in columns.values())]
-    lines += [[_plain(row[key]) for key, _ in columns.values()] for row in rows]
+    lines += [[_escape_markdown(row[key]) for key, _ in columns.values()] for row in rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _plain(text: str) -> str:
+def _escape_markdown(text: str) -> str:
     """One line in which nothing is Markdown or HTML."""
     return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", " ".join(text.split()))
 

@@ -8,15 +8,15 @@ from typing import Any
 
 from camelpress.core.documents.omissions import omission_rows
 from camelpress.reporting import sentences
-from camelpress.reporting.model_precision import caveat, titled
-from camelpress.reporting.number_format import span
+from camelpress.reporting.model_precision import quantized_reference_caveat, with_precision
+from camelpress.reporting.number_format import format_points_interval
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.tables import preference_tables
 
 
-def summary(report: Report) -> list[tuple[str, str]]:
+def terminal_rows(report: Report) -> list[tuple[str, str]]:
     """The rows of a report; none of one that is all verdict."""
-    return ROWS[report.stage](report) if report.stage in ROWS else []
+    return SUMMARIES[report.stage](report) if report.stage in SUMMARIES else []
 
 
 def _cost(report: Report) -> list[tuple[str, str]]:
@@ -75,12 +75,12 @@ def _make_diff(report: Report) -> list[tuple[str, str]]:
     facts = report.facts
     return [
         ("tensors", f"{len(facts['tensors'])}, {facts['dtype']}"),
-        ("lost", _lost(facts)),
+        ("lost", _loss_note(facts)),
         *_cost(report),
     ]
 
 
-def _lost(facts: Mapping[str, Any]) -> str:
+def _loss_note(facts: Mapping[str, Any]) -> str:
     if facts["inexact"]:
         return f"{facts['inexact']:,} values by up to {facts['largest_error']:.1e}"
     if facts.get("zero_signs"):
@@ -88,7 +88,7 @@ def _lost(facts: Mapping[str, Any]) -> str:
     return "nothing: every bit comes back"
 
 
-def _rescued(facts: dict[str, Any]) -> str:
+def _rescue_note(facts: dict[str, Any]) -> str:
     count, lost = facts["rescues"], facts.get("lost")
     return ("" if count is None else f", {count} needed a rescue") + (
         f", {lost} lost: their error is beyond the limit" if lost else ""
@@ -104,7 +104,7 @@ def _quantize(report: Report) -> list[tuple[str, str]]:
             f"{settings['bits']} bit, group {settings['group_size']}, "
             f"{'sym' if settings['sym'] else 'asym'}, {settings['method']}",
         ),
-        ("layers", f"{len(facts['layers'])}{_rescued(facts)}"),
+        ("layers", f"{len(facts['layers'])}{_rescue_note(facts)}"),
     ]
     versions = facts.get("engine", {}).get("versions")
     if versions:
@@ -125,26 +125,26 @@ def _quantize(report: Report) -> list[tuple[str, str]]:
 
 def _validate(report: Report) -> list[tuple[str, str]]:
     facts = report.facts
-    scored = _scored(facts) if facts["tokens"] else []
+    scored = _metric_rows(facts) if facts["tokens"] else []
     return [*_caveat(facts), *scored, *_tasks(facts), *_cost(report)]
 
 
 def _caveat(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    return [("caveat", sentence) for sentence in [caveat(facts)] if sentence]
+    return [("caveat", sentence) for sentence in [quantized_reference_caveat(facts)] if sentence]
 
 
-def _scored(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    reference = titled(facts["reference"], "reference")
+def _metric_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    reference = with_precision(facts["reference"], "reference")
     return [
         ("perplexity", f"{facts['reference_perplexity']:.4f} {reference}"),
         ("", f"{facts['candidate_perplexity']:.4f} candidate"),
         ("ratio", f"{facts['perplexity_ratio']:.5f}{_span(facts['perplexity_ratio_interval'])}"),
-        *_early(facts.get("early")),
+        *_early_row(facts.get("early")),
         ("KL divergence", f"{facts['kl_mean']:.5f} nats{_span(facts['kl_mean_interval'])}"),
         ("top-1 agreement", f"{facts['top1_agreement']:.2%}"),
         ("tokens", f"{facts['tokens']:,} in {facts['sequences']} sequences"),
         *omission_rows(facts["texts"]),
-        *([("", sentences.repeats(facts, "sequences"))] if facts.get("repeats") else []),
+        *([("", sentences.repeats_sentence(facts, "sequences"))] if facts.get("repeats") else []),
     ]
 
 
@@ -155,14 +155,14 @@ def _tasks(facts: dict[str, Any]) -> list[tuple[str, str]]:
         scores = f"{task['reference_accuracy']:.2%} to {task['candidate_accuracy']:.2%}"
         flips = f"{task['lost']} lost, {task['won']} won of {task['n']:,}"
         told.append((task.get("title") or task["name"], f"{scores}, {flips}{_detectable(task)}"))
-        told += [("", each) for each in [sentences.copies(task)] if each]
-        told += [("", sentence) for sentence in preference_tables.direct(task)]
+        told += [("", each) for each in [sentences.duplicate_items_sentence(task)] if each]
+        told += [("", sentence) for sentence in preference_tables.direct_preference_sentences(task)]
     averages = facts.get("averages")
     if averages:
         scores = f"{averages['reference']:.2%} to {averages['candidate']:.2%}"
-        known = f", difference {span(averages.get('delta_interval'), sign=True)} points"
+        known = f", difference {format_points_interval(averages.get('delta_interval'), sign=True)} points"
         told.append((averages["name"], f"{scores}{known if 'delta_interval' in averages else ''}"))
-        told += [("", each) for each in [sentences.lacking(facts)] if each]
+        told += [("", each) for each in [sentences.missing_benchmarks_sentence(facts)] if each]
     return told + [
         (name, f"not run: {why}") for name, why in (facts.get("tasks_missing") or {}).items()
     ]
@@ -183,14 +183,18 @@ def _store(report: Report) -> list[tuple[str, str]]:
         ("predictions", f"{facts['predictions']:,} over {facts['vocabulary']:,} tokens"),
         ("kept of each", f"{facts['top_k']} likeliest, {facts['samples']} of the others"),
         ("remainder", f"{facts['remainder_mass']:.3%} of the probability"),
-        *([("repeats", sentences.repeats(facts, "sequences"))] if facts.get("repeats") else []),
+        *(
+            [("repeats", sentences.repeats_sentence(facts, "sequences"))]
+            if facts.get("repeats")
+            else []
+        ),
         ("protocol", facts["protocol"]),
         *omission_rows(facts["texts"]),
         *_cost(report),
     ]
 
 
-def _early(early: dict[str, Any] | None) -> list[tuple[str, str]]:
+def _early_row(early: dict[str, Any] | None) -> list[tuple[str, str]]:
     """The ratio at the beginning of windows; reports of earlier versions do not tell it."""
     if early is None or not (early["first"] and early["rest"]):
         return []
@@ -211,17 +215,17 @@ def _export(report: Report) -> list[tuple[str, str]]:
 
 def _publish(report: Report) -> list[tuple[str, str]]:
     delivered = report.facts.get("delivered")
-    place = _place(delivered) if delivered else []
+    place = _destination_rows(delivered) if delivered else []
     files = f"{len(report.outputs)}, sealed by provenance.json and SHA256SUMS"
     sentences = [("caveat", each) for each in report.facts.get("caveats", [])]
     return [*sentences, *place, ("files", files), *_cost(report)]
 
 
 def _upload(report: Report) -> list[tuple[str, str]]:
-    return [*_place(report.facts), *_cost(report)]
+    return [*_destination_rows(report.facts), *_cost(report)]
 
 
-def _place(told: dict[str, Any]) -> list[tuple[str, str]]:
+def _destination_rows(told: dict[str, Any]) -> list[tuple[str, str]]:
     """Where a release is now, and who can see it."""
     seen = {True: ", private", False: ", public", None: ""}[told.get("private")]
     gate = ", gated" if told.get("gated") else ""
@@ -245,7 +249,7 @@ def _span(interval: Sequence[float] | None) -> str:
     return f"  ({interval[0]:.5f} to {interval[1]:.5f})" if interval else ""
 
 
-ROWS = {
+SUMMARIES = {
     "recover": _recover,
     "make-diff": _make_diff,
     "quantize": _quantize,

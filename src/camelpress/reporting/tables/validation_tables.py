@@ -9,43 +9,43 @@ from typing import Any
 from camelpress.reporting import sentences
 from camelpress.reporting.number_format import (
     NBSP,
-    NOTHING,
+    NO_VALUE,
     allowance_used,
-    estimate,
-    kind,
-    limit,
-    points,
-    significant,
-    size,
-    span,
-    title,
+    check_title,
+    format_bytes,
+    format_estimate,
+    format_points,
+    format_points_interval,
+    format_significant,
+    format_threshold,
+    metric_of,
 )
 from camelpress.reporting.stage_report import Check
 from camelpress.reporting.tables import preference_tables
 
 Row = dict[str, Any]
-QUOTED = 600  # letters of a prompt, its end
+MAX_PROMPT_CHARACTERS = 600  # letters of a prompt, its end
 
 
-def model_name(model: Mapping[str, Any]) -> str:
+def model_folder_name(model: Mapping[str, Any]) -> str:
     """The last part of a model's path."""
     return PurePath(model["path"]).name or model["path"]
 
 
-def check_row(check: Check) -> Row:
+def gate_check_row(check: Check) -> Row:
     """One check: its quantity, what was found, and what was asked."""
-    value, interval = estimate(check.name, check.estimate, check.interval)
+    value, interval = format_estimate(check.name, check.estimate, check.interval)
     used = allowance_used(check)
     return {
-        "title": title(check),
-        "quantity": kind(check.name).title,
+        "title": check_title(check),
+        "quantity": metric_of(check.name).title,
         "part": check.part,
         "verdict": check.verdict.value,
-        "mark": sentences.MARKS[check.verdict],
+        "mark": sentences.VERDICT_SYMBOLS[check.verdict],
         "estimate": value,
         "interval": interval,
-        "limit": limit(check),
-        "used": NOTHING if used is None else f"{100 * used:.0f}{NBSP}%",
+        "limit": format_threshold(check),
+        "used": NO_VALUE if used is None else f"{100 * used:.0f}{NBSP}%",
         "bar": None if used is None else round(100 * min(1, max(0, used))),
         "tokens": f"{check.n:,}",
         "clusters": f"{check.clusters:,}",
@@ -53,7 +53,7 @@ def check_row(check: Check) -> Row:
     }
 
 
-def text_rows(facts: Mapping[str, Any]) -> list[Row]:
+def text_metric_rows(facts: Mapping[str, Any]) -> list[Row]:
     """Each text and, if there are several, all together."""
     texts = [_text_row(text, text["name"]) for text in facts["texts"]]
     if not texts:
@@ -62,7 +62,7 @@ def text_rows(facts: Mapping[str, Any]) -> list[Row]:
     return texts if len(texts) == 1 else [overall, *texts]
 
 
-def early_rows(facts: Mapping[str, Any]) -> list[Row]:
+def window_start_rows(facts: Mapping[str, Any]) -> list[Row]:
     """The beginnings of all windows, and the rest of them where there is one."""
     early = facts["early"]
     if early is None:
@@ -77,36 +77,38 @@ def _text_row(facts: Mapping[str, Any], name: str) -> Row:
         "total": False,
         "sequences": f"{facts['sequences']:,}",
         "tokens": f"{facts['tokens']:,}",
-        "reference_perplexity": significant(facts["reference_perplexity"]),
-        "candidate_perplexity": significant(facts["candidate_perplexity"]),
+        "reference_perplexity": format_significant(facts["reference_perplexity"]),
+        "candidate_perplexity": format_significant(facts["candidate_perplexity"]),
     }
     for quantity in ("perplexity_ratio", "kl_mean", "top1_agreement"):
-        value, interval = estimate(quantity, facts[quantity], facts.get(f"{quantity}_interval"))
+        value, interval = format_estimate(
+            quantity, facts[quantity], facts.get(f"{quantity}_interval")
+        )
         row |= {quantity: value, f"{quantity}_interval": interval}
     return row
 
 
-def headline(facts: Mapping[str, Any]) -> list[Row]:
+def headline_tiles(facts: Mapping[str, Any]) -> list[Row]:
     """The numbers one would quote, and the size they were bought for."""
     if not facts["tokens"]:
         return [_size_tile(facts["reference"], facts["candidate"])]
     before, after = facts["reference_perplexity"], facts["candidate_perplexity"]
-    tail = significant(facts["kl_percentiles"]["99"], 3)
+    tail = format_significant(facts["kl_percentiles"]["99"], 3)
     notes = {
-        "perplexity_ratio": f"perplexity {significant(before)} → {significant(after)}",
+        "perplexity_ratio": f"perplexity {format_significant(before)} → {format_significant(after)}",
         "kl_mean": f"99{NBSP}% of tokens within {tail}{NBSP}nats",
         "top1_agreement": "both models put the same token first",
     }
     tiles = []
     for name, note in notes.items():
-        value, interval = estimate(name, facts[name], facts[f"{name}_interval"])
+        value, interval = format_estimate(name, facts[name], facts[f"{name}_interval"])
         tiles.append(
-            {"title": kind(name).title, "value": value, "interval": interval, "notes": [note]}
+            {"title": metric_of(name).title, "value": value, "interval": interval, "notes": [note]}
         )
     return [*tiles, _size_tile(facts["reference"], facts["candidate"])]
 
 
-def task_rows(facts: Mapping[str, Any]) -> list[Row]:
+def benchmark_rows(facts: Mapping[str, Any]) -> list[Row]:
     """Each benchmark and, where there are whole ones, their mean; scores in per cent."""
     rows = [_task_row(task) for task in facts.get("tasks") or []]
     averages = facts.get("averages")
@@ -121,26 +123,26 @@ def _task_row(task: Mapping[str, Any]) -> Row:
         "name": task.get("title") or task["name"],
         "total": False,
         "n": f"{task['n']:,}" + (f" of {of:,}" if of > task["n"] else ""),
-        "reference": points(task["reference_accuracy"]),
-        "candidate": points(task["candidate_accuracy"]),
-        "delta": points(delta, sign=True),
-        "interval": span(task.get("delta_interval"), sign=True),
+        "reference": format_points(task["reference_accuracy"]),
+        "candidate": format_points(task["candidate_accuracy"]),
+        "delta": format_points(delta, sign=True),
+        "interval": format_points_interval(task.get("delta_interval"), sign=True),
         "lost": f"{task['lost']:,}",
         "won": f"{task['won']:,}",
-        "p_value": NOTHING if p_value is None else f"{p_value:.2g}",
-        "detectable": "none" if found is None else points(found),
+        "p_value": NO_VALUE if p_value is None else f"{p_value:.2g}",
+        "detectable": "none" if found is None else format_points(found),
     }
 
 
 def _average_row(averages: Mapping[str, Any]) -> Row:
-    nothing = dict.fromkeys(("n", "lost", "won", "p_value", "detectable"), NOTHING)
+    nothing = dict.fromkeys(("n", "lost", "won", "p_value", "detectable"), NO_VALUE)
     return nothing | {
         "name": averages["name"],
         "total": True,
-        "reference": points(averages["reference"]),
-        "candidate": points(averages["candidate"]),
-        "delta": points(averages["candidate"] - averages["reference"], sign=True),
-        "interval": span(averages.get("delta_interval"), sign=True),
+        "reference": format_points(averages["reference"]),
+        "candidate": format_points(averages["candidate"]),
+        "delta": format_points(averages["candidate"] - averages["reference"], sign=True),
+        "interval": format_points_interval(averages.get("delta_interval"), sign=True),
     }
 
 
@@ -150,16 +152,18 @@ def flip_row(line: Mapping[str, Any]) -> Row:
     return {
         "item": str(line["item"]),
         "flip": line["flip"],
-        "prompt": f"… {prompt[-QUOTED:]}" if len(prompt) > QUOTED else prompt,
+        "prompt": f"… {prompt[-MAX_PROMPT_CHARACTERS:]}"
+        if len(prompt) > MAX_PROMPT_CHARACTERS
+        else prompt,
         "target": str(line["target"]),
         "target_is": "compared with" if line.get("judge") else "right",
-        "verdicts": preference_tables.verdicts(line),
+        "verdicts": preference_tables.verdicts_phrase(line),
         "scores": {side: f"{line[side]['score']:g}" for side in ("reference", "candidate")},
-        **{side: sentences.answer(line[side]) for side in ("reference", "candidate")},
+        **{side: sentences.response_text(line[side]) for side in ("reference", "candidate")},
     }
 
 
-def quirks(facts: Mapping[str, Any]) -> list[Row]:
+def quirk_rows(facts: Mapping[str, Any]) -> list[Row]:
     """What each benchmark's protocol has that one would not expect."""
     return [
         {"name": task.get("title") or task["name"], "told": list(task["quirks"].values())}
@@ -174,15 +178,15 @@ def _size_tile(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> Ro
     stored = f"{bits:.2f} bits per weight" if bits else f"weights as {candidate['dtype']}"
     return {
         "title": "Size",
-        "value": size(candidate["bytes"]),
+        "value": format_bytes(candidate["bytes"]),
         "interval": None,
-        "notes": [f"{share} of the reference's {size(reference['bytes'])}", stored],
+        "notes": [f"{share} of the reference's {format_bytes(reference['bytes'])}", stored],
     }
 
 
 def _bits(model: Mapping[str, Any]) -> str:
     bits = model.get("bits_per_weight")
-    return f"{bits:.2f}" if bits else NOTHING
+    return f"{bits:.2f}" if bits else NO_VALUE
 
 
 # fmt: off
@@ -191,23 +195,23 @@ MODEL_ROWS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "Architecture":    lambda model: model["architecture"],
     "Parameters":      lambda model: f"{model['parameters']:,}",
     "Number format":   lambda model: model["dtype"],
-    "Quantization":    sentences.quantization,
+    "Quantization":    sentences.quantization_phrase,
     "Bits per weight": _bits,
-    "Size of weights": lambda model: f"{size(model['bytes'])} ({model['bytes']:,} bytes)",
+    "Size of weights": lambda model: f"{format_bytes(model['bytes'])} ({model['bytes']:,} bytes)",
 }
 # fmt: on
 
 
-def repeated(facts: Mapping[str, Any]) -> list[str]:
+def duplicate_sentences(facts: Mapping[str, Any]) -> list[str]:
     """Sentences on what repeats itself, in all texts together and in each benchmark."""
-    told = [sentences.repeats(facts, "pieces of text")]
+    told = [sentences.repeats_sentence(facts, "pieces of text")]
     for task in facts.get("tasks") or []:
-        copies = sentences.copies(task)
+        copies = sentences.duplicate_items_sentence(task)
         told.append(f"{task.get('title') or task['name']}: {copies}" if copies else "")
     return [f"{each}." for each in told if each]
 
 
-def models(facts: Mapping[str, Any]) -> list[Row]:
+def model_rows(facts: Mapping[str, Any]) -> list[Row]:
     """Reference and candidate side by side, one property a row."""
     sides = ("reference", "candidate")
     return [
