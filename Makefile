@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Both need Python 3.11 or later, and nothing else.
+# Three commands: `make demo`, `make check` and `make test`. All need Python 3.11 or later, and nothing else.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -8,19 +8,27 @@ LLAMA_TOKENIZER := .models/llama-tokenizer
 TRANSFORMERS_4 := .models/transformers-4
 REGISTRY := .models/docker-registry
 
-.PHONY: demo test check fuzz test-clients test-s3 faults bench-recover bench-quantize bench-growth bench-validate bench-tasks clean
+.PHONY: demo check lint quick test wheel fuzz test-clients test-s3 faults bench-recover bench-quantize bench-growth bench-validate bench-tasks clean
 
 demo: .venv/installed ## the whole pipeline on the embedded model
 	$(BIN)/camelpress demo
 
-test: check $(SMOLLM2) $(LLAMA_TOKENIZER) $(TRANSFORMERS_4) $(REGISTRY) ## everything: format, lint, types, imports, tests
-	$(BIN)/pytest --numprocesses auto --dist loadscope --cov --cov-report term:skip-covered
+check: lint quick ## before every commit: format, lint, types, import contracts, the quick tests
 
-check: .venv/installed-test
+lint: .venv/installed-test ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+quick: .venv/installed-test ## the tests of tests/quick.txt: under a minute on two cores
+	$(BIN)/pytest --numprocesses 2 --dist loadscope @tests/quick.txt
+
+test: lint $(SMOLLM2) $(LLAMA_TOKENIZER) $(TRANSFORMERS_4) $(REGISTRY) ## everything: format, lint, types, imports, all tests
+	$(BIN)/pytest --numprocesses auto --dist loadscope --cov --cov-report term:skip-covered
+
+wheel: .venv/installed-test ## sdist and wheel, in dist/
+	$(BIN)/python -m build --outdir dist .
 
 fuzz: .venv/installed-test ## 1,000,000 mutated inputs of every parser; what they broke is kept in fuzz-faults
 	$(BIN)/python -m tests.fuzz --inputs 1000000

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import camelpress
+from camelpress.core.exit_codes import ExitCode
 from camelpress.reporting.stage_report import Check, Report, Verdict
 from redirected import CLOSED, FULL, GONE, ends_of
 
@@ -219,3 +223,45 @@ def test_a_shell_that_cannot_be_completed_is_no_verdict() -> None:
         env=os.environ | {"_CAMELPRESS_COMPLETE": "complete_nosuchshell"},
     )
     assert ended.returncode != 1
+
+
+def test_the_codes_that_scripts_rely_on() -> None:
+    assert {code.name: int(code) for code in ExitCode} == {
+        "DONE": 0, "GATE_FAILED": 1, "USAGE": 2, "PROBLEM": 3, "INCONCLUSIVE": 4,
+        "TRY_AGAIN": 75, "CTRL_C": 130, "SIGPIPE": 141,
+    }  # fmt: skip
+    assert {verdict: verdict.exit_code for verdict in Verdict} == {
+        Verdict.PASS: ExitCode.DONE, Verdict.FAIL: ExitCode.GATE_FAILED,
+        Verdict.INCONCLUSIVE: ExitCode.INCONCLUSIVE, Verdict.ERROR: ExitCode.PROBLEM,
+    }  # fmt: skip
+
+
+def typed_codes(path: Path) -> Iterator[int]:
+    """Yields the lines of a module that end a process, or name its end, with a number."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(attr="exit" | "_exit" | "Exit") | ast.Name(id="SystemExit"),
+                args=[ast.Constant(value=int())],
+            ):
+                yield node.lineno
+            case (
+                ast.Assign(targets=[ast.Name(id="exit_code")], value=ast.Constant(value=int()))
+                | ast.keyword(arg="exit_code", value=ast.Constant(value=int()))
+            ):
+                yield node.lineno
+
+
+def test_no_module_types_the_number_of_an_exit_code(tmp_path: Path) -> None:
+    typed = "import sys\nexit_code = 3\nsys.exit(1)\nproblem(exit_code=2)\n"
+    (tmp_path / "module.py").write_text(typed, encoding="utf-8")
+    assert [*typed_codes(tmp_path / "module.py")] == [2, 3, 4]
+    modules = [path for folder in camelpress.__path__ for path in source_files(Path(folder))]
+    assert len(modules) > 100
+    assert not [f"{path}:{line}" for path in modules for line in typed_codes(path)]
+
+
+def source_files(package: Path) -> Iterator[Path]:
+    """Yields the modules of a package, those behind its links too; guests of a sandbox aside."""
+    for folder in (package, *(link.resolve() for link in package.iterdir() if link.is_symlink())):
+        yield from (path for path in folder.rglob("*.py") if "guest" not in path.parts)

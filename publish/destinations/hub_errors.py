@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import httpx2
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -18,7 +19,6 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     OIDCError,
 )
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined] # httpx is public
 
 from camelpress.core.errors import OutputProblem
 from camelpress.core.hub.hub_download import RESPONSE_ERRORS, name_fault
@@ -86,7 +86,7 @@ HUB_ERROR_RULES = (  # the hub ...; the first that fits
     HubErrorRule(_has_status(429), "asks for a pause: too many requests",
           "wait for some minutes, then " + RETRY_STEP),
     HubErrorRule(_is_instance(HfHubHTTPError), "failed in the middle of {repository} ({reason})", RETRY_STEP),
-    HubErrorRule(_is_instance(httpx.HTTPError, *NETWORK_ERRORS), "cannot be reached, or broke off ({reason})", RETRY_STEP),
+    HubErrorRule(_is_instance(httpx2.HTTPError, *NETWORK_ERRORS), "cannot be reached, or broke off ({reason})", RETRY_STEP),
     HubErrorRule(_is_instance(*RESPONSE_ERRORS), "answers otherwise than a hub does ({reason})",
           "see whether HF_ENDPOINT names a hub and no proxy asks for a login, then " + RETRY_STEP),
     HubErrorRule(_is_instance(Exception), "does not take {repository} ({reason})", RETRY_STEP),
@@ -103,7 +103,7 @@ def hub_errors(repository: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, httpx.HTTPError, OIDCError, RuntimeError, *RESPONSE_ERRORS) as error:
+    except (OSError, httpx2.HTTPError, OIDCError, RuntimeError, *RESPONSE_ERRORS) as error:
         cause = _cause(error)
         if isinstance(cause, OSError) and cause.errno and not isinstance(cause, NETWORK_ERRORS):
             raise OutputProblem(

@@ -43,7 +43,7 @@ NAME = "correct the name; for a private model, log in with `hf auth login` or se
 
 COMMANDS = """
 import contextlib, io, json, resource, sys
-from camelpress import cli
+from camelpress.cli import entry_point
 
 _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), most))
@@ -53,7 +53,7 @@ for arguments in json.load(sys.stdin):
     sys.argv = ["camelpress", *arguments]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            cli.main()
+            entry_point.main()
         except SystemExit as end:
             code = end.code
     ended.append((code, out.getvalue(), err.getvalue()))

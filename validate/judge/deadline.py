@@ -9,7 +9,7 @@ from threading import Lock, Timer
 from types import TracebackType
 from typing import Any
 
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined] # httpx is public
+import httpx2
 
 CONNECTED = ("connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete")
 
@@ -55,7 +55,7 @@ class Deadline:
             DeadlineExceeded: in place of the error that the cut has caused.
         """
         self._timer.cancel()
-        if self._is_over and (error is None or isinstance(error, httpx.RequestError)):
+        if self._is_over and (error is None or isinstance(error, httpx2.RequestError)):
             raise DeadlineExceeded from error
 
     def _trace(self, name: str, details: Mapping[str, Any]) -> None:

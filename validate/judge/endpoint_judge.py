@@ -12,7 +12,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Event
 
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined] # httpx is public
+import httpx2
 
 from camelpress.core.errors import Interruption, RecipeProblem, ToolProblem
 from camelpress.core.input_limits import MAX_JUDGE_ANSWER_BYTES
@@ -74,8 +74,8 @@ class EndpointJudge:
         """
         pool, over = ThreadPoolExecutor(self._settings.parallel), Event()
         fault: ToolProblem | Interruption | None = None
-        alone = httpx.Limits(max_keepalive_connections=0)  # a deadline ends its own connection
-        with httpx.Client(
+        alone = httpx2.Limits(max_keepalive_connections=0)  # a deadline ends its own connection
+        with httpx2.Client(
             headers=self._headers(), timeout=self._settings.timeout, limits=alone
         ) as client:
             try:
@@ -94,7 +94,7 @@ class EndpointJudge:
         if fault is not None:
             raise fault
 
-    def _ask(self, client: httpx.Client, question: JudgePrompt, over: Event) -> JudgeReply | None:
+    def _ask(self, client: httpx2.Client, question: JudgePrompt, over: Event) -> JudgeReply | None:
         """The reply, or None if all is over before it is asked; what cannot be mended ends all."""
         try:
             for failures in range(1, self._settings.attempts + 1):
@@ -128,10 +128,10 @@ class EndpointJudge:
             )
         self._pace.pause(wait)
 
-    def _request(self, client: httpx.Client, question: JudgePrompt) -> JudgeReply | EndpointFault:
+    def _request(self, client: httpx2.Client, question: JudgePrompt) -> JudgeReply | EndpointFault:
         try:
             status, after, body = self._post(client, question)
-        except httpx.RequestError as error:
+        except httpx2.RequestError as error:
             return EndpointFault(type(error).__name__)
         except DeadlineExceeded:
             return EndpointFault(f"no whole answer in {self._settings.timeout:g} s")
@@ -143,7 +143,7 @@ class EndpointJudge:
             raise self._explain_status(status, str(parse_error(body).get("message", "")))
         return parse_completion(body)
 
-    def _post(self, client: httpx.Client, question: JudgePrompt) -> tuple[int, str, bytes]:
+    def _post(self, client: httpx2.Client, question: JudgePrompt) -> tuple[int, str, bytes]:
         """Status, Retry-After, and the body up to its limit, from which the key is taken out."""
         asked = {"model": self._settings.model, "messages": question.messages(), **self._fields}
         body = b""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined] # httpx is public
+import httpx2
 from pydantic import SecretStr
 
 from camelpress.core.errors import RecipeProblem
@@ -17,15 +17,15 @@ from camelpress.core.errors import RecipeProblem
 KEY_VARIABLE = "CAMELPRESS_JUDGE_KEY"
 
 
-def completions_url(url: str) -> httpx.URL:
+def completions_url(url: str) -> httpx2.URL:
     """Where questions are posted, from the address of a service or of its completions.
 
     Raises:
         RecipeProblem: it is no address of the web, or it holds a password.
     """
     try:
-        address = httpx.URL(url)
-    except httpx.InvalidURL as error:
+        address = httpx2.URL(url)
+    except httpx2.InvalidURL as error:
         raise RecipeProblem("the judge's url is none", next_step="give https://HOST/v1") from error
     if address.userinfo or address.query or address.fragment:
         raise RecipeProblem(
@@ -41,7 +41,7 @@ def completions_url(url: str) -> httpx.URL:
     return address.copy_with(path=path + tail)
 
 
-def read_api_key(address: httpx.URL) -> SecretStr | None:
+def read_api_key(address: httpx2.URL) -> SecretStr | None:
     """The key, if the environment has one.
 
     Raises:

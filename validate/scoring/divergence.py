@@ -49,7 +49,7 @@ class TokenMetrics(NamedTuple):
             column[places] = some.cpu()
 
 
-_TYPES = {"same_top": torch.bool}  # all else is fp32
+_TYPES = {"same_top1": torch.bool}  # all else is fp32
 
 
 class TopKLogProbs(NamedTuple):

@@ -9,6 +9,7 @@ import typer
 from camelpress.chat.settings import Generate
 from camelpress.cli.command import CHAT_PANEL, FolderArgument, command
 from camelpress.cli.console import Screen, flatten_report
+from camelpress.core.exit_codes import ExitCode
 
 
 @command("generate", CHAT_PANEL, Generate)
@@ -19,7 +20,7 @@ def generate_command(
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", help="The message; without it, stdin.")
     ] = None,
-) -> int:
+) -> ExitCode:
     """One reply of a plain or quantized model, in its own chat format, as it comes."""
     from camelpress.chat.run import run as work
     from camelpress.cli.chat_session import read_stdin_prompt
@@ -43,11 +44,11 @@ def generate_command(
             f"{len(report.facts['ids'])} tokens, {report.cost['tokens_per_second']:.1f} a second, "
             f"stopped by {report.facts['stopped']}"
         )
-    return 0
+    return ExitCode.DONE
 
 
 @command("chat", CHAT_PANEL, Generate)
-def chat_command(screen: Screen, model: FolderArgument, options: dict[str, Any]) -> int:
+def chat_command(screen: Screen, model: FolderArgument, options: dict[str, Any]) -> ExitCode:
     """A conversation with a plain or quantized model; /help lists what can be done in it."""
     from camelpress.chat.chat_model import ChatModel
     from camelpress.cli.chat_session import ChatSession
@@ -55,4 +56,4 @@ def chat_command(screen: Screen, model: FolderArgument, options: dict[str, Any])
 
     chosen = Generate.parse(options, source="chat")
     ChatSession.open(screen, ChatModel(Checkpoint.open(model), chosen)).run()
-    return 0
+    return ExitCode.DONE

@@ -20,11 +20,13 @@ from typer.exceptions import TyperException
 
 from camelpress.cli.console import Screen
 from camelpress.cli.options import explicit_options, option_parameters
-from camelpress.core.errors import Interruption, OutOfMemory, Problem, ToolProblem
+from camelpress.core.errors import Interruption, Problem, ToolProblem
+from camelpress.core.exit_codes import ExitCode
 from camelpress.core.progress import use_listener
 from camelpress.core.runtime.cache_folders import provide_cache_folders
+from camelpress.core.runtime.problem_translation import translate_faults
 from camelpress.core.runtime.secrets_redaction import redact_secrets
-from camelpress.core.runtime.standard_streams import FAILED, ExitCode, LostOutput
+from camelpress.core.runtime.standard_streams import LostOutput
 from camelpress.core.settings import Settings
 
 PANELS = ("Stages", "The whole pipeline", "Try a model", "Look and check")
@@ -85,14 +87,14 @@ COMMON_OPTIONS: dict[str, Any] = {
 
 def command(
     name: str, panel: str, settings: type[Settings] | None = None
-) -> Callable[[Callable[..., int]], Callable[..., int]]:
+) -> Callable[[Callable[..., ExitCode]], Callable[..., ExitCode]]:
     """Register a function as a command, with the common options and those of its settings.
 
     The function gets a `screen`, its own parameters and, where there are settings, the options
     that were given as `options`; it returns the exit code.
     """
 
-    def register(work: Callable[..., int]) -> Callable[..., int]:
+    def register(work: Callable[..., ExitCode]) -> Callable[..., ExitCode]:
         extra = option_parameters(settings) if settings else []
 
         @wraps(work)
@@ -102,7 +104,7 @@ def command(
                 values["options"] = explicit_options(
                     {each.name: values.pop(each.name) for each in extra}
                 )
-            raise typer.Exit(ExitCode(_run_guarded(work, values, **common)))
+            raise typer.Exit(_run_guarded(work, values, **common))
 
         own = [
             each
@@ -123,14 +125,14 @@ def command(
 
 
 def _run_guarded(
-    work: Callable[..., int],
+    work: Callable[..., ExitCode],
     values: dict[str, Any],
     *,
     as_json: bool,
     quiet: bool,
     verbose: bool,
     debug: bool,
-) -> int:
+) -> ExitCode:
     follows = os.environ.get("RANK", "0") != "0"  # torchrun says so
     screen = Screen(json=as_json, quiet=quiet, silent=follows)
     signal.signal(signal.SIGTERM, _raise_interrupted)
@@ -141,9 +143,9 @@ def _run_guarded(
     if quiet:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        with use_listener(screen):
+        with use_listener(screen), translate_faults():
             code = work(screen=screen, **values)
-            return 0 if follows else code  # a verdict is told once; a failure would end the others
+            return ExitCode.DONE if follows else code  # a verdict here would end the other ranks
     except Problem as problem:
         if debug:
             sys.stderr.write(redact_secrets(traceback.format_exc()))
@@ -151,37 +153,20 @@ def _run_guarded(
         return problem.exit_code
     except (KeyboardInterrupt, LostOutput):
         raise
-    except MemoryError:
-        screen.problem(OutOfMemory("memory is not enough", next_step="use a machine with more"))
-        return OutOfMemory.exit_code
-    except OSError as error:
-        if debug:
-            sys.stderr.write(redact_secrets(traceback.format_exc()))
-        screen.problem(_disk_problem(error))
-        return FAILED
     except SystemExit as end:
         if debug:
             sys.stderr.write(redact_secrets(traceback.format_exc()))
         screen.problem(_library_exit_problem(end))
-        return FAILED
+        return ExitCode.PROBLEM
     except BaseException:  # noqa: BLE001 - a panic of Rust is no Exception; typer would end with 1
         sys.stderr.write(redact_secrets(traceback.format_exc()))
-        return FAILED
+        return ExitCode.PROBLEM
 
 
 def _library_exit_problem(end: SystemExit) -> Problem:
     return ToolProblem(
         f"a library ended the program ({end.code!r})",
         next_step="run the same command with --debug to see which",
-    )
-
-
-def _disk_problem(error: OSError) -> Problem:
-    """Returns the problem of a fault that a file system reports, whatever was being done."""
-    place = f"{error.filename} cannot be used" if error.filename else "a file cannot be used"
-    return Problem(
-        f"{place} ({error.strerror or error})",
-        next_step="see that its disk is there, has space and is well, and run the command again",
     )
 
 

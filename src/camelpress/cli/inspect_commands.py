@@ -10,6 +10,7 @@ import typer
 
 from camelpress.cli.command import INSPECT_PANEL, FolderArgument, ForceOption, command
 from camelpress.cli.console import Screen, print_rows
+from camelpress.core.exit_codes import ExitCode
 from camelpress.validate.settings import ReportSettings
 
 
@@ -26,7 +27,7 @@ def inspect_command(
             "list with commas.",
         ),
     ] = None,
-) -> int:
+) -> ExitCode:
     """What a checkpoint is: tensors, dtypes, sizes, quantization, tokenizer, template."""
     from camelpress.convert.inputs.meta_checkpoint import open_base
     from camelpress.reporting.checkpoint_summary import describe_checkpoint
@@ -44,10 +45,10 @@ def inspect_command(
         )
         for tensor in told["tensors"]:
             screen.line(f"  {tensor['name']}  {tensor['dtype']} {tensor['shape']}")
-    return 0
+    return ExitCode.DONE
 
 
-def _inspect_compatibility(screen: Screen, folder: Path, names: list[str]) -> int:
+def _inspect_compatibility(screen: Screen, folder: Path, names: list[str]) -> ExitCode:
     from camelpress.compat.compatibility import check_compatibility, parse_engine_names
     from camelpress.core.checkpoint.checkpoint import Checkpoint
     from camelpress.reporting.checkpoint_summary import summarize_checkpoint
@@ -77,7 +78,7 @@ def gate_command(
         Path | None, typer.Option("--out", help="Folder for the report with its new verdict.")
     ] = None,
     force: ForceOption = False,
-) -> int:
+) -> ExitCode:
     """Judge a validation report again: other thresholds, the same figures, no models."""
     from camelpress.validate.gate.gate_judge import read_gate
     from camelpress.validate.gate.report_files import regate_report, save_report
@@ -87,7 +88,7 @@ def gate_command(
     if out is not None:
         save_report(judged, out, chosen, source=report, force=force)
     screen.result(judged)
-    return judged.verdict.exit_code if judged.verdict else 3
+    return judged.exit_code
 
 
 @command("flips", INSPECT_PANEL)
@@ -95,7 +96,7 @@ def flips_command(
     screen: Screen,
     report: Annotated[Path, typer.Argument(help="report.json, or its folder.")],
     task: Annotated[str | None, typer.Option("--task", help="Of this task only.")] = None,
-) -> int:
+) -> ExitCode:
     """The items of benchmarks that one model answered better than the other, side by side."""
     from camelpress.reporting.facts import validation_facts
     from camelpress.reporting.tables.validation_tables import flip_row
@@ -107,7 +108,7 @@ def flips_command(
         screen.print_json({"flips": found})
     for flip in () if screen.json else found:
         screen.flip(flip["task"], flip_row(flip))
-    return 0
+    return ExitCode.DONE
 
 
 @command("verify", INSPECT_PANEL)
@@ -117,23 +118,23 @@ def verify_command(
     key: Annotated[
         Path | None, typer.Option("--key", help="Public key that it has to be signed with.")
     ] = None,
-) -> int:
+) -> ExitCode:
     """Check a release again, here or at hf:org/name[@revision]: every checksum, no file more."""
     from camelpress.publish.verify_release import verify_release_at as work
 
     report = work(release, key)
     screen.result(report)
-    return report.verdict.exit_code if report.verdict else 3
+    return report.exit_code
 
 
 @command("diff", INSPECT_PANEL)
-def diff_command(screen: Screen, one: FolderArgument, other: FolderArgument) -> int:
+def diff_command(screen: Screen, one: FolderArgument, other: FolderArgument) -> ExitCode:
     """What differs between two releases or models: config, tensors, figures, files; 1 if any."""
     from camelpress.publish.release.release_diff import diff_releases
 
     report = diff_releases(one, other)
     screen.result(report)
-    return report.verdict.exit_code if report.verdict else 3
+    return report.exit_code
 
 
 @command("card", INSPECT_PANEL)
@@ -143,7 +144,7 @@ def card_command(
     check: Annotated[
         bool, typer.Option("--check", help="Exit with 1 where it is not what the files say.")
     ] = False,
-) -> int:
+) -> ExitCode:
     """The card of a release; with --check, held line by line against config and reports."""
     from camelpress.publish.card import model_card as cards
 
@@ -153,10 +154,10 @@ def card_command(
             screen.print_json({"card": text})
         else:
             screen.line(text)
-        return 0
+        return ExitCode.DONE
     report = cards.check_card(folder)
     screen.result(report)
-    return report.verdict.exit_code if report.verdict else 3
+    return report.exit_code
 
 
 @command("schema", INSPECT_PANEL)
@@ -165,7 +166,7 @@ def schema_command(
     of: Annotated[
         Literal["recipe", "gate", "report"], typer.Argument(help="Of what.", metavar="[OF]")
     ] = "recipe",
-) -> int:
+) -> ExitCode:
     """The JSON Schema of a recipe or a gate, for editors, or of a validation report."""
     from camelpress.pipeline.recipe import Recipe
     from camelpress.reporting.facts import validation_facts
@@ -177,4 +178,4 @@ def schema_command(
         "report": validation_facts.validation_schema,
     }
     screen.print_json(schemas[of]())
-    return 0
+    return ExitCode.DONE

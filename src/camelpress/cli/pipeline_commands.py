@@ -10,6 +10,7 @@ import typer
 
 from camelpress.cli.command import PIPELINE_PANEL, FolderArgument, RestartOption, command
 from camelpress.cli.console import Screen, flatten_report, print_rows
+from camelpress.core.exit_codes import ExitCode
 from camelpress.reporting.model_precision import with_precision
 from camelpress.reporting.stage_report import Report
 
@@ -27,7 +28,7 @@ def run_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show commands, files and bytes; do nothing.")
     ] = False,
-) -> int:
+) -> ExitCode:
     """All stages of a recipe in order; finished ones are skipped while nothing changed."""
     from camelpress.pipeline import run as pipeline
     from camelpress.pipeline.recipe import read_recipe
@@ -36,7 +37,7 @@ def run_command(
         from camelpress.pipeline.plan import plan_run
 
         screen.plan([asdict(step) for step in plan_run(read_recipe(recipe, override or ()))])
-        return 0
+        return ExitCode.DONE
     outcome = pipeline.run(read_recipe(recipe, override or ()), force=force, restart=restart)
     if screen.json:
         screen.print_json(
@@ -67,7 +68,7 @@ def rebuild_command(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished stages again.")] = False,
     restart: RestartOption = False,
-) -> int:
+) -> ExitCode:
     """The weights of a release, made again from base and diff and compared byte for byte."""
     from camelpress.pipeline.rebuild import rebuild_release as work
 
@@ -81,7 +82,7 @@ def rebuild_command(
         restart=restart,
     )
     screen.result(report)
-    return report.verdict.exit_code if report.verdict else 3
+    return report.exit_code
 
 
 @command("demo", PIPELINE_PANEL)
@@ -90,7 +91,7 @@ def demo_command(
     out: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path("camelpress-demo"),
     force: Annotated[bool, typer.Option("--force", help="Run finished stages again.")] = False,
     restart: RestartOption = False,
-) -> int:
+) -> ExitCode:
     """The whole pipeline on an embedded tiny model, in less than a minute."""
     from camelpress.pipeline.demo import run_demo as work
 

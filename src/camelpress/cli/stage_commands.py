@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from camelpress import api
 from camelpress.cli.command import STAGE_PANEL, FolderArgument, ForceOption, RestartOption, command
 from camelpress.cli.console import Screen
 from camelpress.convert.settings import ExportSettings, MakeDiffSettings, RecoverSettings
+from camelpress.core.exit_codes import ExitCode
 from camelpress.publish.settings import Publish
 from camelpress.quantize.settings import QuantizeSettings
 from camelpress.validate.settings import StoreSettings, Validate
@@ -24,17 +26,10 @@ def recover_command(
     options: dict[str, Any],
     force: ForceOption = False,
     restart: RestartOption = False,
-) -> int:
+) -> ExitCode:
     """Recovers the tuned model from base + diff, streamed tensor by tensor."""
-    from camelpress.convert.inputs.meta_checkpoint import open_base
-    from camelpress.convert.recover.run import recover as work
-    from camelpress.core.checkpoint.checkpoint import Checkpoint
-
-    chosen = RecoverSettings.parse(options, source="recover")
-    screen.result(
-        work(open_base(raw), Checkpoint.open(diff), out, chosen, force=force, restart=restart)
-    )
-    return 0
+    screen.result(api.recover(raw, diff, out=out, force=force, restart=restart, **options))
+    return ExitCode.DONE
 
 
 @command("make-diff", STAGE_PANEL, MakeDiffSettings)
@@ -46,7 +41,7 @@ def make_diff_command(
     options: dict[str, Any],
     force: ForceOption = False,
     restart: RestartOption = False,
-) -> int:
+) -> ExitCode:
     """The inverse of recover: tuned - base, proved to come back bit for bit."""
     from camelpress.convert.inputs.meta_checkpoint import open_base
     from camelpress.convert.recover.make_diff import make_diff as work
@@ -56,7 +51,7 @@ def make_diff_command(
     screen.result(
         work(open_base(raw), Checkpoint.open(tuned), out, chosen, force=force, restart=restart)
     )
-    return 0
+    return ExitCode.DONE
 
 
 @command("quantize", STAGE_PANEL, QuantizeSettings)
@@ -67,14 +62,10 @@ def quantize_command(
     options: dict[str, Any],
     force: ForceOption = False,
     restart: RestartOption = False,
-) -> int:
+) -> ExitCode:
     """4-bit GPTQ checkpoint, calibrated block by block."""
-    from camelpress.core.checkpoint.checkpoint import Checkpoint
-    from camelpress.quantize.run import run as work
-
-    chosen = QuantizeSettings.parse(options, source="quantize")
-    screen.result(work(Checkpoint.open(model), out, chosen, force=force, restart=restart))
-    return 0
+    screen.result(api.quantize(model, out=out, force=force, restart=restart, **options))
+    return ExitCode.DONE
 
 
 @command("validate", STAGE_PANEL, Validate)
@@ -91,29 +82,18 @@ def validate_command(
     ] = None,
     force: ForceOption = False,
     restart: RestartOption = False,
-) -> int:
+) -> ExitCode:
     """Perplexity, KL divergence and agreement against the model before quantization, and a gate.
 
     REFERENCE is that model, or a store of its predictions.
     """
-    from camelpress.core.checkpoint.checkpoint import Checkpoint
-    from camelpress.validate.gate.gate_judge import read_gate
-    from camelpress.validate.run import run as work
-    from camelpress.validate.store.prediction_store import PredictionStore
-
-    if gate is not None:
-        options["gate"] = read_gate(gate).model_dump()
-    chosen = Validate.parse(options, source="validate")
-    source = (
-        PredictionStore.open(reference)
-        if PredictionStore.exists_at(reference)
-        else Checkpoint.open(reference)
+    report = api.validate(
+        reference, candidate, out=out, gate=gate, force=force, restart=restart, **options
     )
-    report = work(source, Checkpoint.open(candidate), out, chosen, force=force, restart=restart)
     screen.result(report)
     if not screen.json:
         screen.line(f"report: {out / 'report.html'}")
-    return report.verdict.exit_code if report.verdict else 3
+    return report.exit_code
 
 
 @command("store", STAGE_PANEL, StoreSettings)
@@ -124,14 +104,14 @@ def store_command(
     options: dict[str, Any],
     force: ForceOption = False,
     restart: RestartOption = False,
-) -> int:
+) -> ExitCode:
     """A reference's predictions, computed once: validate takes them in its place."""
     from camelpress.core.checkpoint.checkpoint import Checkpoint
     from camelpress.validate.store.build_store import build_store as work
 
     chosen = StoreSettings.parse(options, source="store")
     screen.result(work(Checkpoint.open(reference), out, chosen, force=force, restart=restart))
-    return 0
+    return ExitCode.DONE
 
 
 @command("publish", STAGE_PANEL, Publish)
@@ -141,13 +121,10 @@ def publish_command(
     options: dict[str, Any],
     report: Annotated[Path, typer.Option("--report", help="Folder that validate wrote.")],
     force: ForceOption = False,
-) -> int:
+) -> ExitCode:
     """A candidate that passed its gate, with card, checksums and licences, here or on the hub."""
-    from camelpress.publish.upload import publish_release as work
-
-    chosen = Publish.parse(options, source="publish")
-    screen.result(work(candidate, report, chosen, force=force))
-    return 0
+    screen.result(api.publish(candidate, report, force=force, **options))
+    return ExitCode.DONE
 
 
 @command("export", STAGE_PANEL, ExportSettings)
@@ -157,11 +134,11 @@ def export_command(
     out: FolderArgument,
     options: dict[str, Any],
     force: ForceOption = False,
-) -> int:
+) -> ExitCode:
     """A packed checkpoint in another layout: the same codes and scales, proved layer by layer."""
     from camelpress.convert.export.export_checkpoint import export as work
     from camelpress.core.checkpoint.checkpoint import Checkpoint
 
     chosen = ExportSettings.parse(options, source="export")
     screen.result(work(Checkpoint.open(checkpoint), out, chosen, force=force))
-    return 0
+    return ExitCode.DONE

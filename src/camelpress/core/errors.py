@@ -1,21 +1,21 @@
 """Everything that can go wrong on purpose, as one tree.
 
-    Problem                     3   could not run
-    ├── RecipeProblem           2   usage or recipe error
-    ├── CheckpointProblem       3   a folder of weights is not what it should be
+    Problem                  could not run
+    ├── RecipeProblem        usage or recipe error (ExitCode.USAGE)
+    ├── CheckpointProblem    a folder of weights is not what it should be
     │   ├── UnknownTensor
     │   ├── ShapeMismatch
     │   ├── TemplateProblem
     │   └── UnsafeShard
-    ├── DataProblem             3   a data set on the hub cannot be had
-    ├── OutputProblem           3   the result cannot be written
+    ├── DataProblem          a data set on the hub cannot be had
+    ├── OutputProblem        the result cannot be written
     │   └── OutputExists
-    ├── NumericsProblem         3   numbers that cannot be worked with
+    ├── NumericsProblem      numbers that cannot be worked with
     │   └── NotPositiveDefinite
-    ├── OutOfMemory             3   a device is too small for what was asked
-    ├── EngineProblem           3   another tool is not there, or failed
-    ├── ReleaseRefused          1   the gate said no
-    └── Interrupted            75   stopped half-way, a second run goes on
+    ├── OutOfMemory          a device is too small for what was asked
+    ├── ToolProblem          another tool is not there, or failed
+    ├── ReleaseRefusal       the gate said no (ExitCode.GATE_FAILED)
+    └── Interruption         stopped half-way, a second run goes on (ExitCode.TRY_AGAIN)
 
 A verdict (PASS, FAIL, INCONCLUSIVE) is a value in a report and not one of these.
 """
@@ -25,6 +25,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from camelpress.core.exit_codes import ExitCode
 from camelpress.core.input_limits import MAX_MESSAGE_CHARACTERS
 
 
@@ -36,7 +37,7 @@ class Problem(Exception):
         next_step: an imperative the reader can follow.
     """
 
-    exit_code = 3
+    exit_code = ExitCode.PROBLEM
     can_resume = False  # whether the next step goes on with what a stage finished before it
 
     def __init__(self, what: str, *, next_step: str) -> None:
@@ -61,7 +62,7 @@ def _shorten_line(text: str) -> str:
 class RecipeProblem(Problem):
     """An option, a recipe or a gate file says something that cannot be done."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
 
 class CheckpointProblem(Problem):
@@ -127,11 +128,11 @@ class ToolProblem(Problem):
 class ReleaseRefusal(Problem):
     """What was to be published has not passed its gate."""
 
-    exit_code = 1
+    exit_code = ExitCode.GATE_FAILED
 
 
 class Interruption(Problem):
     """Stopped before the end; the same command resumes."""
 
-    exit_code = 75
+    exit_code = ExitCode.TRY_AGAIN
     can_resume = True

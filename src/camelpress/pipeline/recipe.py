@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +50,23 @@ class Recipe(Settings):
     publish: Publish = Field(default=Publish())
 
 
-def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def read_recipe(path: Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
     """A recipe from a file; relative paths in it start at the file's own folder.
 
     A model that is named `org/name` is sought on the hub if there is no such folder.
 
     Args:
         path: YAML.
-        overrides: `section.key=value`, where the value is YAML; paths in them start here.
+        overrides: texts such as `section.key=value`, where the value is YAML, or a mapping of
+            `section.key` to a value; paths in them start at the working folder.
     Raises:
         RecipeProblem: every fault in one line, with dotted paths.
     """
     content = read_yaml(path)
     for place in PATH_KEYS:
         _resolve_paths(content, place, path.resolve().parent)
-    for override in overrides:
-        _apply_override(content, override)
+    for name, value in _override_values(overrides):
+        _set_value(content, name, value)
     for place in PATH_KEYS:
         _require_paths(_value(content, place), ".".join(place))
     return Recipe.parse(content, source=str(path))
@@ -127,13 +129,25 @@ def _on_hub(value: str, folder: Path) -> bool:
     )
 
 
-def _apply_override(content: dict[str, Any], override: str) -> None:
+def _override_values(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Returns dotted names and their values as JSON has them: a path as its text."""
+    if isinstance(overrides, Mapping):
+        values: dict[str, Any] = json.loads(json.dumps(dict(overrides), default=str))
+        return [*values.items()]
+    return [_parse_override(override) for override in overrides]
+
+
+def _parse_override(override: str) -> tuple[str, Any]:
     name, equals, text = override.partition("=")
     if not equals or not name:
         raise RecipeProblem(
             f"the override {override!r} has no name or no value",
             next_step="write it as quantize.group_size=64",
         )
+    return name, parse_yaml(f"value: {text}", source=f"the override {override!r}")["value"]
+
+
+def _set_value(content: dict[str, Any], name: str, value: Any) -> None:
     *sections, key = name.split(".")
     section = content
     for part in sections:
@@ -144,4 +158,4 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
                 next_step="see `camelpress schema` for the names",
             )
         section = inner
-    section[key] = parse_yaml(f"value: {text}", source=f"the override {override!r}")["value"]
+    section[key] = value

@@ -20,6 +20,7 @@ from camelpress.convert.inputs.meta_checkpoint import open_base
 from camelpress.convert.recover import run as convert
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem, ReleaseRefusal
+from camelpress.core.exit_codes import ExitCode
 from camelpress.core.files.file_hashes import FileHashCache, sha256_json
 from camelpress.core.files.regular_files import read_regular
 from camelpress.core.hub.model_location import (
@@ -73,9 +74,9 @@ class PipelineOutcome:
         return judged.verdict or Verdict.ERROR if judged else Verdict.ERROR
 
     @property
-    def exit_code(self) -> int:
-        """0 where a release was made, otherwise what the verdict says."""
-        return 0 if "publish" in self.reports else self.verdict.exit_code
+    def exit_code(self) -> ExitCode:
+        """DONE if there is a release, otherwise the code of the verdict."""
+        return ExitCode.DONE if "publish" in self.reports else self.verdict.exit_code
 
 
 def run(recipe: Recipe, *, force: bool = False, restart: bool = False) -> PipelineOutcome:

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from camelpress import __version__
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.exit_codes import ExitCode
 from camelpress.core.files.file_recognizer import unreadable_file_problem
 from camelpress.core.files.regular_files import read_regular
 from camelpress.core.input_limits import MAX_JSON_BYTES
@@ -33,9 +34,9 @@ class Verdict(StrEnum):
     ERROR = "ERROR"
 
     @property
-    def exit_code(self) -> int:
-        """What a process that ends with this verdict returns."""
-        return {"PASS": 0, "FAIL": 1, "ERROR": 3, "INCONCLUSIVE": 4}[self.value]
+    def exit_code(self) -> ExitCode:
+        """Exit code of a process that ends with this verdict."""
+        return EXIT_CODES[self]
 
     @classmethod
     def combine(cls, verdicts: list[Verdict]) -> Verdict:
@@ -44,6 +45,14 @@ class Verdict(StrEnum):
             if verdict in verdicts or not verdicts:
                 return verdict
         return cls.PASS
+
+
+EXIT_CODES = {
+    Verdict.PASS: ExitCode.DONE,
+    Verdict.FAIL: ExitCode.GATE_FAILED,
+    Verdict.INCONCLUSIVE: ExitCode.INCONCLUSIVE,
+    Verdict.ERROR: ExitCode.PROBLEM,
+}
 
 
 class Check(Settings):
@@ -83,6 +92,11 @@ class Report(Settings):
     checks: tuple[Check, ...] = ()
     verdict: Verdict | None = None
     cost: dict[str, float] = Field(default={}, description="seconds, peak_bytes")
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Exit code of a command that ends with this report's verdict; PROBLEM without one."""
+        return self.verdict.exit_code if self.verdict else ExitCode.PROBLEM
 
     def write(self, path: Path) -> None:
         """Save as JSON."""

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from huggingface_hub.utils import httpx, set_client_factory  # type: ignore[attr-defined]
+import httpx2
+from huggingface_hub import set_client_factory
 from huggingface_hub.utils._http import default_client_factory
 
 from camelpress.core.input_limits import MAX_ANSWER_BYTES, MAX_LISTING_PAGES, MAX_UNSIZED_FILE_BYTES
@@ -25,7 +26,7 @@ class OversizedAnswer(ValueError):
     """A server sends more than an answer may hold, or than it stated."""
 
 
-class BoundedResponse(httpx.Response):
+class BoundedResponse(httpx2.Response):
     """A response that ends in an error where it goes beyond its bound."""
 
     max_bytes: int | None = None  # of its content; None where HTTP itself ends it

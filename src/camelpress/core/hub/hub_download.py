@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import httpx2
 from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -22,7 +23,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import httpx, logging  # type: ignore[attr-defined] # httpx is public
+from huggingface_hub.utils import logging
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from camelpress.core.errors import CheckpointProblem, DataProblem, Problem
@@ -47,7 +48,7 @@ RESPONSE_ERRORS = (  # what the client raises at an answer of another shape
 )
 DOWNLOAD_ERRORS = (
     OSError,
-    httpx.HTTPError,
+    httpx2.HTTPError,
     RuntimeError,
     *RESPONSE_ERRORS,
 )  # hf_xet raises RuntimeError alone

@@ -9,12 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TextIO, cast
 
-FAILED, SIGPIPE = 3, 141  # exit codes: could not run; the reader of a pipe left
+from camelpress.core.exit_codes import ExitCode
+
 STDOUT, STDERR = 1, 2  # file descriptors
-
-
-class ExitCode(int):
-    """An exit code that a command chose; any other may be that of a library."""
 
 
 class LostOutput(Exception):
@@ -61,11 +58,11 @@ class WatchedStream:
         self._attempt(self._stream.flush)
 
     @property
-    def exit_code(self) -> int:
-        """0 while nothing is lost, 141 after the reader left, 3 after any other failure."""
+    def exit_code(self) -> ExitCode:
+        """DONE while nothing is lost, SIGPIPE after the reader left, PROBLEM after other faults."""
         if self.error is None:
-            return 0
-        return SIGPIPE if self.error.errno == errno.EPIPE else FAILED
+            return ExitCode.DONE
+        return ExitCode.SIGPIPE if self.error.errno == errno.EPIPE else ExitCode.PROBLEM
 
     def _attempt(self, work: Callable[[], object]) -> None:
         if self.error is None:

@@ -87,7 +87,7 @@ class TokenShard:
 def shard_digests(lanes: Sequence[TokenShard]) -> list[str]:
     """The hash of each, while the disk and all cores are busy."""
     with ThreadPoolExecutor() as threads:
-        return list(threads.map(lambda lane: lane.digest(), lanes))
+        return list(threads.map(lambda lane: lane.states_digest(), lanes))
 
 
 def cut_shards(lengths: Sequence[int], *, tokens: int = 2**62) -> list[slice]:
