@@ -36,8 +36,8 @@ COLUMNS = 92  # characters of a terminal line
 MAX_PICTURE_BYTES = 200_000
 CARD_SECTION = "Validation"
 THEMES = {"light": 1, "dark": 0}  # chromium's preferredColorScheme
-SIZES = {"report": (1240, 1500), "card": (1000, 2400)}  # CSS pixels, width and height
-SCALE = 1.5  # pixels of a picture to a CSS pixel
+SIZES = {"report": (1120, 985), "card": (820, 2400)}  # CSS pixels, width and height
+SCALE = 1.4  # pixels of a picture to a CSS pixel
 COLOURS = 128  # of a picture's palette
 
 MASKS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
