@@ -103,7 +103,9 @@ def _default(value: Mapping[str, Any]) -> str:
     if "default" not in value:
         return "required"
     default = value["default"]
-    return "" if default in (None, [], {}) else f"`{json.dumps(default)}`"
+    if default in (None, [], {}):
+        return ""
+    return f"`{default if isinstance(default, str) else json.dumps(default)}`"
 
 
 def _type(value: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
