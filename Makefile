@@ -8,7 +8,7 @@ LLAMA_TOKENIZER := .models/llama-tokenizer
 TRANSFORMERS_4 := .models/transformers-4
 REGISTRY := .models/docker-registry
 
-.PHONY: demo test check docs pictures fuzz test-clients test-s3 faults bench-recover bench-quantize bench-growth bench-validate bench-tasks clean
+.PHONY: demo test check fuzz test-clients test-s3 faults bench-recover bench-quantize bench-growth bench-validate bench-tasks clean
 
 demo: .venv/installed ## the whole pipeline on the embedded model
 	$(BIN)/camelpress demo
@@ -21,12 +21,6 @@ check: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-
-docs: .venv/installed-docs ## the site, in site/; a dead link or a missing anchor fails
-	$(BIN)/mkdocs build --strict
-
-pictures: .venv/installed ## docs/pictures, from a run of the demo; needs chromium
-	$(BIN)/python docs/make/pictures.py
 
 fuzz: .venv/installed-test ## 1,000,000 mutated inputs of every parser; what they broke is kept in fuzz-faults
 	$(BIN)/python -m tests.fuzz --inputs 1000000
@@ -59,6 +53,13 @@ bench-validate: .venv/installed $(SMOLLM2) $(LLAMA_TOKENIZER) ## validate agains
 
 bench-tasks: .venv/installed $(SMOLLM2) ## the card's columns on a model and its 4-bit candidate, within 30 minutes (CAMELPRESS_DATA)
 	$(BIN)/python -m benchmarks.columns $(SMOLLM2)
+
+.PHONY: docs pictures
+docs: .venv/installed-docs ## the site, in site/; a dead link or a missing anchor fails
+	$(BIN)/mkdocs build --strict
+
+pictures: .venv/installed ## docs/pictures, from a run of the demo; needs chromium
+	$(BIN)/python docs/make/pictures.py
 
 .venv/installed: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from camelpress.cli.commands import app
-from camelpress.convert.settings import Recover
 from camelpress.core.files.yaml_files import parse_yaml
 from camelpress.pipeline.recipe import Recipe, read
-from camelpress.publish.settings import Publish
-from camelpress.quantize.settings import Quantize
 from camelpress.reporting.facts import validation_facts
-from camelpress.validate.settings import Gate, Validate
+from camelpress.validate.settings import Gate
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -86,50 +80,6 @@ def test_modules_that_documents_name_are_there(document: Path) -> None:
         assert any((folder / name).exists() for folder in SOURCES), f"{document.name}: {name}"
 
 
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    built = build_site(ROOT / "mkdocs.yml", tmp_path)
-    assert built.returncode == 0, built.stderr
-
-
-@pytest.mark.parametrize("link", ["absent.md", "index.md#absent", "#absent"])
-def test_a_dead_link_or_anchor_fails_the_site(tmp_path: Path, link: str) -> None:
-    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    start = config.index("\nnav:")
-    (tmp_path / "mkdocs.yml").write_text(
-        re.sub(r"(?m)^(hooks|extra_css): .*\n", "", config[:start]) + "\nnav: [index.md]\n"
-    )
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs/index.md").write_text(f"# Home\n\n[dead]({link})\n")
-    built = build_site(tmp_path / "mkdocs.yml", tmp_path / "site")
-    assert built.returncode != 0 and "absent" in built.stderr
-
-
-def build_site(config: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    command = ["mkdocs", "build", "--strict", "--config-file", config, "--site-dir", out]
-    return subprocess.run(
-        [sys.executable, "-m", *map(str, command)],
-        cwd=ROOT,
-        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_the_reference_lists_every_command_option_and_key() -> None:
-    reference = script("reference")
-    pages = [DOCS / f"reference/{name}.md" for name in ("commands", "recipe")]
-    commands, recipe = (
-        reference.on_page_markdown(page.read_text(encoding="utf-8")) for page in pages
-    )
-    assert "generated:" not in commands + recipe
-    assert set(re.findall(r"^## ([a-z-]+)$", commands, re.MULTILINE)) == COMMANDS
-    for settings in (Recover, Quantize, Validate, Publish, Gate):
-        for name, field in settings.model_fields.items():
-            assert f"| `{field.alias or name}` |" in recipe, name
-    assert "| `--extra-rows` | `published`, `zero`, `mean`, `drop` |" in commands
-
-
 def test_the_glossary_has_each_term_once_and_every_home_exists() -> None:
     text = (DOCS / "glossary.md").read_text(encoding="utf-8")
     rows = [
@@ -140,47 +90,6 @@ def test_the_glossary_has_each_term_once_and_every_home_exists() -> None:
     for term, meaning, *_, home in rows:
         assert meaning.endswith("."), term
         assert any((folder / home.strip("`")).exists() for folder in SOURCES), f"{term}: {home}"
-
-
-def test_pictures_are_small_and_those_of_the_demo() -> None:
-    for picture in (DOCS / "pictures").iterdir():
-        assert picture.stat().st_size < 200_000, picture.name
-    done = subprocess.run(
-        [sys.executable, str(DOCS / "make/pictures.py"), "--check"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_changed_word_makes_pictures_stale_and_a_changed_figure_does_not() -> None:
-    pictures = script("pictures")
-    page = '<h2>Checks</h2><p>ratio 1.0270, {}</p><svg><text x="{}">all texts</text></svg>'
-
-    def digests(word: str, place: str) -> dict[str, str]:
-        page_now = page.format(word, place)
-        return dict(pictures.DemoOutput(page_now, "card", "text").digests())
-
-    assert digests("0.5 s", "1.5") == digests("12.75 s", "3")
-    assert digests("0.5 s", "1.5") != digests("0.5 seconds", "1.5")
-
-
-def test_both_pictures_of_the_pipeline_differ_in_colours_only() -> None:
-    light, dark = (
-        (DOCS / f"{name}.svg").read_text(encoding="utf-8") for name in ("pipeline", "pipeline-dark")
-    )
-    assert light != dark
-    assert re.sub(r"#[0-9a-f]{6}", "", light) == re.sub(r"#[0-9a-f]{6}", "", dark)
-
-
-def script(name: str) -> ModuleType:
-    """A script of the documents, imported from its file."""
-    spec = importlib.util.spec_from_file_location(name, DOCS / f"make/{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_no_stage_imports_another() -> None:

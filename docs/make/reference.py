@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import typer.main
 
-from camelpress.cli.command import COMMON
 from camelpress.cli.commands import app
 from camelpress.pipeline.recipe import Recipe
 from camelpress.validate.settings import Gate
 
 MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
-GIVEN_ALWAYS = {*COMMON, "help"}  # options that every command has
 MAX_NAMES = 6  # keys of a mapping that a cell lists
 NAMES = {"Path": "path", "int": "number", "float": "number", "list": "texts"}
 SECTIONS = ("recover", "quantize", "validate", "publish")
@@ -31,9 +29,12 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def commands() -> str:
-    """Returns a section for each command: its arguments, and a table of its options."""
+    """Returns a section for each command, with the options that not every command has."""
     group: Any = typer.main.get_command(app)
-    return "\n\n".join(_command(name, group.commands[name]) for name in group.commands)
+    shared = set.intersection(
+        *({each.name for each in group.commands[name].params} for name in group.commands)
+    )
+    return "\n\n".join(_command(name, group.commands[name], shared) for name in group.commands)
 
 
 def recipe() -> str:
@@ -54,11 +55,9 @@ def gate() -> str:
     return _keys(schema["properties"], schema["$defs"])
 
 
-def _command(name: str, command: Any) -> str:
+def _command(name: str, command: Any, shared: Set[str]) -> str:
     arguments = [each for each in command.params if not _is_option(each)]
-    options = [
-        each for each in command.params if _is_option(each) and each.name not in GIVEN_ALWAYS
-    ]
+    options = [each for each in command.params if _is_option(each) and each.name not in shared]
     usage = " ".join(["camelpress", name, *map(_argument, arguments), "[OPTIONS]"])
     rows = [(f"`{_flags(option)}`", _values(option), _plain(option.help)) for option in options]
     table = [_table(("option", "values", "meaning"), rows)] if rows else []
