@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import re
 import subprocess
@@ -90,6 +92,19 @@ def test_the_glossary_has_each_term_once_and_every_home_exists() -> None:
     for term, meaning, *_, home in rows:
         assert meaning.endswith("."), term
         assert any((folder / home.strip("`")).exists() for folder in SOURCES), f"{term}: {home}"
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/guides/python.md"])
+def test_calls_of_python_in_documents_fit_the_signatures(name: str) -> None:
+    api = pytest.importorskip("camelpress.api")
+    text = (ROOT / name).read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert blocks
+    for node in ast.walk(ast.parse("\n".join(blocks))):
+        function = getattr(api, getattr(getattr(node, "func", None), "id", ""), None)
+        if isinstance(node, ast.Call) and function is not None:
+            keywords = {str(keyword.arg): None for keyword in node.keywords}
+            inspect.signature(function).bind(*node.args, **keywords)
 
 
 def test_no_stage_imports_another() -> None:
