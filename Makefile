@@ -62,6 +62,13 @@ bench-validate: .venv/installed $(SMOLLM2) $(LLAMA_TOKENIZER) ## validate agains
 bench-tasks: .venv/installed $(SMOLLM2) ## the card's columns on a model and its 4-bit candidate, within 30 minutes (CAMELPRESS_DATA)
 	$(BIN)/python -m benchmarks.columns $(SMOLLM2)
 
+.PHONY: docs pictures
+docs: .venv/installed-docs ## the site, in site/; a dead link or a missing anchor fails
+	$(BIN)/mkdocs build --strict
+
+pictures: .venv/installed ## docs/pictures, from a run of the demo; needs chromium
+	$(BIN)/python docs/make/pictures.py
+
 .venv/installed: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(PIP) --editable .
@@ -69,6 +76,10 @@ bench-tasks: .venv/installed $(SMOLLM2) ## the card's columns on a model and its
 
 .venv/installed-test: .venv/installed
 	$(PIP) --editable '.[test]'
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(PIP) --editable '.[docs]'
 	touch $@
 
 $(SMOLLM2): .venv/installed-test
@@ -86,4 +97,4 @@ $(REGISTRY):
 	command -v docker-registry || tests/models/docker_registry.sh $@ || true
 
 clean:
-	rm -rf .venv .models camelpress-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .models camelpress-demo site .mypy_cache .ruff_cache .pytest_cache .hypothesis

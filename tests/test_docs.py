@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import re
 import subprocess
@@ -19,6 +21,10 @@ from camelpress.reporting.facts import validation_facts
 from camelpress.validate.settings import Gate
 
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+DOCUMENTS = [ROOT / "README.md", ROOT / "demo/README.md", *sorted(DOCS.rglob("*.md"))]
+SOURCES = (ROOT, ROOT / "src/camelpress")  # a document names a module from either
+MAX_README_LINES = 150
 COMMANDS = {command.name for command in app.registered_commands}
 
 
@@ -55,11 +61,50 @@ def test_the_readme_names_no_command_that_is_not_there() -> None:
     assert set(re.findall(r"^camelpress ([a-z-]+)", shell, re.MULTILINE)) <= COMMANDS
 
 
-def test_links_in_documents_lead_somewhere() -> None:
-    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        text = document.read_text(encoding="utf-8")
-        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+def test_the_readme_is_short() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= MAX_README_LINES
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_and_images_in_documents_lead_somewhere(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", text)
+    images = re.findall(r"\bsrc(?:set)?=\"([^\"]+)\"", text)
+    for target in links + images:
+        assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_that_documents_name_are_there(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for name in re.findall(r"`([\w/]+/[\w/]*(?:\.py|\.sh|/))`", text):
+        assert any((folder / name).exists() for folder in SOURCES), f"{document.name}: {name}"
+
+
+def test_the_glossary_has_each_term_once_and_every_home_exists() -> None:
+    text = (DOCS / "glossary.md").read_text(encoding="utf-8")
+    rows = [
+        re.split(r" (?<!\\)\| ", line.strip("| ")) for line in text.splitlines() if "` |" in line
+    ]
+    terms = [row[0].lower() for row in rows]
+    assert len(terms) > 100 and terms == sorted(set(terms))
+    for term, meaning, *_, home in rows:
+        assert meaning.endswith("."), term
+        assert any((folder / home.strip("`")).exists() for folder in SOURCES), f"{term}: {home}"
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/guides/python.md"])
+def test_calls_of_python_in_documents_fit_the_signatures(name: str) -> None:
+    api = pytest.importorskip("camelpress.api")
+    text = (ROOT / name).read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert blocks
+    for node in ast.walk(ast.parse("\n".join(blocks))):
+        function = getattr(api, getattr(getattr(node, "func", None), "id", ""), None)
+        if isinstance(node, ast.Call) and function is not None:
+            keywords = {str(keyword.arg): None for keyword in node.keywords}
+            inspect.signature(function).bind(*node.args, **keywords)
 
 
 def test_no_stage_imports_another() -> None:
@@ -74,7 +119,7 @@ def test_no_stage_imports_another() -> None:
 
 
 def test_gates_in_documents_can_be_read() -> None:
-    for name in ("README.md", "docs/formats.md"):
+    for name in ("docs/guides/validate.md", "docs/formats.md"):
         text = (ROOT / name).read_text(encoding="utf-8")
         shown = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
         gates = [block for block in shown if re.search(r"^kl_mean:", block, re.MULTILINE)]

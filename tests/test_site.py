@@ -1,0 +1,68 @@
+"""The site of the documents builds, refuses dead links, and lists what the code has."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from camelpress.cli.commands import app
+from camelpress.pipeline.recipe import Recipe
+from camelpress.validate.settings import Gate
+from scripts import script
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+COMMANDS = {command.name for command in app.registered_commands}
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    built = build_site(ROOT / "mkdocs.yml", tmp_path)
+    assert built.returncode == 0, built.stderr
+
+
+@pytest.mark.parametrize("link", ["absent.md", "index.md#absent", "#absent"])
+def test_a_dead_link_or_anchor_fails_the_site(tmp_path: Path, link: str) -> None:
+    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    start = config.index("\nnav:")
+    (tmp_path / "mkdocs.yml").write_text(
+        re.sub(r"(?m)^(hooks|extra_css): .*\n", "", config[:start]) + "\nnav: [index.md]\n"
+    )
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/index.md").write_text(f"# Home\n\n[dead]({link})\n")
+    built = build_site(tmp_path / "mkdocs.yml", tmp_path / "site")
+    assert built.returncode != 0 and "absent" in built.stderr
+
+
+def build_site(config: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    command = ["mkdocs", "build", "--strict", "--config-file", config, "--site-dir", out]
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, command)],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_reference_lists_every_command_option_and_key() -> None:
+    reference = script(DOCS / "make/reference.py")
+    pages = [DOCS / f"reference/{name}.md" for name in ("commands", "recipe")]
+    commands, recipe = (
+        reference.on_page_markdown(page.read_text(encoding="utf-8")) for page in pages
+    )
+    assert "generated:" not in commands + recipe
+    assert set(re.findall(r"^## ([a-z-]+)$", commands, re.MULTILINE)) == COMMANDS
+    schema = Recipe.model_json_schema()
+    models = [
+        key["$ref"].rpartition("/")[2] for key in schema["properties"].values() if "$ref" in key
+    ]
+    keys = [name for model in models for name in schema["$defs"][model]["properties"]]
+    assert len(models) == 4 and all(f"| `{key}` |" in recipe for key in keys)
+    assert all(f"| `{key}` |" in recipe for key in Gate.model_json_schema()["properties"])
+    assert "| `--extra-rows` | `published`, `zero`, `mean`, `drop` |" in commands
