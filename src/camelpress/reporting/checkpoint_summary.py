@@ -1,4 +1,4 @@
-"""What a checkpoint is, in a few figures."""
+"""Summarizes a checkpoint in a few figures."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from camelpress.reporting.model_precision import dequantized_by
 
 
 def summarize_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Architecture, size and quantization, from config and headers alone."""
+    """Summarizes architecture, size and quantization from config and headers alone."""
     scheme = default_scheme(checkpoint)
     embedding = checkpoint.tensors.get(f"{EMBEDDING_NAME}.weight")
-    told: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "path": Path(checkpoint.source_name).name,
         "architecture": (checkpoint.config.get("architectures") or ["unknown"])[0],
         "parameters": count_parameters(checkpoint),
@@ -31,14 +31,14 @@ def summarize_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "dequantized": scheme is None and dequantized_by(checkpoint.folder) is not None,
     }
     if checkpoint.config_changes:
-        told["config_changes"] = list(checkpoint.config_changes)
+        facts["config_changes"] = list(checkpoint.config_changes)
     if scheme:
-        told["bits_per_weight"] = round(8 * checkpoint.nbytes / told["parameters"], 3)
-    return told
+        facts["bits_per_weight"] = round(8 * checkpoint.nbytes / facts["parameters"], 3)
+    return facts
 
 
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Everything there is to tell: the summary, tokenizer, chat template and every tensor."""
+    """Describes a checkpoint in full: summary, files, tokenizer, chat template, tensors."""
     return {
         **summarize_checkpoint(checkpoint),
         "files": {path.name: path.stat().st_size for path in checkpoint.weight_files()},

@@ -1,7 +1,7 @@
-"""The limits that a gate may set: those that some candidates meet and others miss.
+"""Ranges of the limits in a gate: some candidates meet a limit in its range, others miss it.
 
-The end of an interval decides, so a limit at the very end of a figure's range is never met: the
-interval of an agreement never reaches 1, that of a divergence never 0.
+The end of an interval decides. A limit at the very end of a figure's range is never met, because
+the interval of an agreement never reaches 1 and the interval of a divergence never reaches 0.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from typing import NamedTuple
 
 
 class LimitRange(NamedTuple):
-    """The possible limits of a figure."""
+    """Range of the possible limits of a figure."""
 
     low: float
     high: float
     noun: str
-    is_closed: bool = False  # the ends themselves are possible
-    percent_from: float = inf  # from here on a limit is plainly given in per cent
-    excess_below: float = 0.0  # below this one it is plainly given as what it exceeds 1 by
+    is_closed: bool = False  # True if the ends are possible limits
+    percent_from: float = inf  # smallest limit read as a percentage
+    excess_below: float = 0.0  # largest limit read as an excess over 1
 
     def contains(self, limit: float) -> bool:
         """Returns True if a figure can lie on either side of the limit."""
         return self.low < limit < self.high or (self.is_closed and limit in (self.low, self.high))
 
     def message(self, limit: float) -> str:
-        """Says what a limit should be, for one that is not possible."""
-        meant = self._suggest(limit)
-        advice = f"; write {meant:.6g}" if self.contains(meant) else ""
+        """Describes the possible limits and suggests a correction of an impossible limit."""
+        suggestion = self._suggest(limit)
+        advice = f"; write {suggestion:.6g}" if self.contains(suggestion) else ""
         return f"Input should be {self.noun} {self._span}{advice}"
 
     @property
@@ -44,9 +44,10 @@ class LimitRange(NamedTuple):
 
     @property
     def schema(self) -> dict[str, float]:
-        """The range in keywords of JSON Schema."""
-        least, most = ("minimum", "maximum") if self.is_closed else EXCLUSIVE_KEYWORDS
-        return {key: end for key, end in ((least, self.low), (most, self.high)) if isfinite(end)}
+        """Range in the keywords of JSON Schema."""
+        keywords = ("minimum", "maximum") if self.is_closed else EXCLUSIVE_KEYWORDS
+        ends = zip(keywords, (self.low, self.high), strict=True)
+        return {keyword: end for keyword, end in ends if isfinite(end)}
 
 
 EXCLUSIVE_KEYWORDS = ("exclusiveMinimum", "exclusiveMaximum")

@@ -1,4 +1,4 @@
-"""Decides whether a report describes the weights beside it: a copy in another folder does not.
+"""Checks that a report describes the weights beside it, which a copied report does not.
 
 A report of `quantize` or `export` lists the SHA-256 of the weight files that the stage wrote. An
 export carries the report of `quantize` along, so its own report lists the weights that it and the
@@ -16,9 +16,9 @@ from camelpress.core.files.file_hashes import file_manifest, sha256_file, sha256
 from camelpress.reporting.stage_report import Report
 
 EXPORT = "export-report.json"
-SOURCES = "exported_from"  # key of the facts of an export: digests of the weights before it
-WRITTEN = ".safetensors"  # suffix of the weight files that a stage writes
-STORED = (WRITTEN, ".bin", ".pth")  # suffixes of all weight files that are read
+SOURCES = "exported_from"  # key of an export's facts with the digests of earlier weights
+WRITTEN = ".safetensors"  # suffix of weight files on output
+STORED = (WRITTEN, ".bin", ".pth")  # suffixes of weight files on input
 FileHashes = Mapping[str, str] | None
 
 
@@ -28,7 +28,7 @@ def written_weights(folder: Path) -> dict[str, str]:
 
 
 def sources(checkpoint: Checkpoint, hashes: Mapping[str, str]) -> list[str]:
-    """Returns the digests of the weights of a model and of those that it was exported from.
+    """Returns the digests of a model's weights and of the weights it was exported from.
 
     Args:
         checkpoint: the model.
@@ -39,14 +39,14 @@ def sources(checkpoint: Checkpoint, hashes: Mapping[str, str]) -> list[str]:
 
 
 def describes(report: Report, folder: Path, hashes: FileHashes = None) -> bool:
-    """Returns False if a report lists weights and those beside it do not come from them.
+    """Returns False if the weights beside a report do not come from the weights it lists.
 
-    A report of an earlier version lists none, and a release may have no weights to compare.
+    A report of an earlier version lists no weights. A release may hold no weights to compare.
 
     Args:
-        report: lies in the folder.
-        folder: of a model or a release.
-        hashes: name to SHA-256 of its files; None reads the files that the report lists.
+        report: report in the folder.
+        folder: folder of a model or a release.
+        hashes: name to SHA-256 of the files; None reads the listed files.
     """
     listed = _weights(report)
     names = [path.name for path in folder.iterdir()] if hashes is None else hashes
@@ -62,7 +62,7 @@ def foreign_report(path: Path) -> str:
 
 
 def _exported_from(folder: Path, hashes: FileHashes) -> list[str]:
-    """Returns the sources that an export lists, if it wrote the weights in a folder."""
+    """Returns the source digests of an export, or [] if the export wrote other weights."""
     if not (folder / EXPORT).is_file():
         return []
     try:
@@ -76,7 +76,7 @@ def _exported_from(folder: Path, hashes: FileHashes) -> list[str]:
 
 
 def _are_beside(listed: Mapping[str, str], folder: Path, hashes: FileHashes) -> bool:
-    """Returns whether files of a folder have the hashes of a list; small files are read first."""
+    """Returns True if files of a folder have the listed hashes; reads small files first."""
     if hashes is not None:
         return listed.items() <= hashes.items()
     files = {folder / name: digest for name, digest in listed.items()}

@@ -1,7 +1,7 @@
 # ruff: noqa: E501 - a table
-"""Every figure that a gate can ask for: its place in a report, its unit, its possible limits.
+"""Table of the metrics that a gate can limit: title, unit, place in a report, possible limits.
 
-A figure that a report gains becomes a check by a row here and a field of `settings.Bounds`.
+A new figure of a report becomes a check with a row here and a field of `settings.TextGate`.
 """
 
 from __future__ import annotations
@@ -26,22 +26,21 @@ COUNT_UNIT = "#"
 class Metric(NamedTuple):
     """One measured quantity.
 
-    The path to its value leads from the part of the facts that is judged - all of them, a text, the
-    beginnings of windows - through keys; `*` stands for the largest in a list. If it is `a/b`, its
-    interval stands at `a_interval/b`.
+    The path leads through the keys of the judged facts: all facts, one text, or the beginnings of
+    windows. `*` stands for the largest item of a list. The interval of `a/b` is at `a_interval/b`.
     """
 
     title: str
-    unit: str  # `COUNT` where it counts something
-    scale: float  # to the unit
-    lossless_value: float | None  # the value of a candidate that is its reference
+    unit: str  # `COUNT_UNIT` for a count
+    scale: float  # factor from the report's value to the unit
+    lossless_value: float | None  # value of a candidate equal to its reference
     path: str
-    has_interval: bool  # from a sample of text: the interval decides; else the value alone does
-    limits: LimitRange = NON_NEGATIVE  # that a gate may set
+    has_interval: bool  # True if the interval decides, False if the value alone decides
+    limits: LimitRange = NON_NEGATIVE  # possible limits in a gate
 
     @property
     def interval(self) -> str:
-        """The path to the interval."""
+        """Path to the interval."""
         head, slash, rest = self.path.partition("/")
         return f"{head}_interval{slash}{rest}"
 
@@ -68,10 +67,10 @@ TASK_METRICS = {  # by the name of the check
 
 
 def find_fact(facts: Any, path: str) -> Any:
-    """What stands at a path, or None; of the items of a list that have it, the largest."""
+    """Returns the value at a path, the largest one for a `*`, or None."""
     head, _, rest = path.partition("/")
     if head == "*":
-        found = [find_fact(item, rest) for item in facts] if isinstance(facts, list) else []
-        return max((value for value in found if value is not None), default=None)
+        values = [find_fact(item, rest) for item in facts] if isinstance(facts, list) else []
+        return max((value for value in values if value is not None), default=None)
     inner = facts.get(head) if isinstance(facts, Mapping) else None
     return find_fact(inner, rest) if rest else inner

@@ -1,4 +1,4 @@
-"""Names the precision of a model from its facts: no text calls a reference what it is not."""
+"""Names the precision of a model from its facts, for every text about a reference."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 DTYPE_PRECISION = {"bfloat16": "16-bit", "float16": "16-bit", "float32": "32-bit"}
-CODE_REPORTS = ("quantize-report.json", "export-report.json")  # written by stages that handle codes
+CODE_REPORTS = (
+    "quantize-report.json",
+    "export-report.json",
+)  # reports of stages with codes
 
 
 def model_precision(model: Any) -> str:
@@ -21,18 +24,18 @@ def model_precision(model: Any) -> str:
 
 
 def is_quantized(model: Any) -> bool:
-    """Returns whether a model's weights are codes, or were codes before they were written out."""
+    """Returns True if a model's weights are packed codes or were dequantized from codes."""
     facts = model if isinstance(model, Mapping) else {}
     return isinstance(facts.get("bits"), int) or facts.get("dequantized") is True
 
 
 def with_precision(model: Any, noun: str) -> str:
-    """Returns the noun behind the precision of a model: "16-bit reference"."""
+    """Returns the noun after the precision of a model, such as "16-bit reference"."""
     return f"{model_precision(model)} {noun}".lstrip()
 
 
 def quantized_reference_caveat(facts: Mapping[str, Any]) -> str:
-    """Returns the sentence that must go with figures against a quantized reference, else ""."""
+    """Returns the caveat about figures against a quantized reference, else ""."""
     reference = facts.get("reference")
     if not is_quantized(reference):
         return ""
@@ -43,5 +46,5 @@ def quantized_reference_caveat(facts: Mapping[str, Any]) -> str:
 
 
 def dequantized_by(folder: Path) -> str | None:
-    """Returns the report in a folder of plain weights that says they come from codes, if any."""
+    """Returns the name of the report that shows plain weights were dequantized, or None."""
     return next((name for name in CODE_REPORTS if (folder / name).is_file()), None)

@@ -1,4 +1,4 @@
-"""How a validation's quantities are written: units, digits, intervals."""
+"""Formats the quantities of a validation: units, digits, intervals."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from camelpress.reporting.stage_report import Check
 
 NBSP = "\u00a0"
 NO_VALUE = "–"
-Number = int | float  # facts come from JSON, where 1 is as good as 1.0
+Number = int | float  # JSON writes 1.0 as 1
 Interval = Sequence[Number] | None
 
 
 def metric_of(name: str) -> Metric:
-    """The row of a quantity; an unknown one keeps the report's name and has no unit."""
+    """Returns the metric of a check; an unknown check keeps its name and has no unit."""
     unknown = Metric(name.replace("_", " ").capitalize(), "", 1.0, None, "", True)
     return METRICS.get(name) or TASK_METRICS.get(name) or unknown
 
 
 def check_title(check: Check) -> str:
-    """What a check is called, with the text or task that it is about."""
+    """Returns the title of a check, followed by its text or task."""
     return (
         f"{metric_of(check.name).title}, {check.part}"
         if check.part
@@ -30,7 +30,7 @@ def check_title(check: Check) -> str:
 
 
 def format_fixed(value: Number | None, decimals: int) -> str:
-    """A number with so many decimals, unless it is too small or too large for that."""
+    """Formats a number with fixed decimals, or in scientific notation if they would not do."""
     if value is None or not math.isfinite(value):
         return "not finite"
     if (value and abs(value) < 0.5 * 10.0**-decimals) or abs(value) >= 1e9:
@@ -39,7 +39,7 @@ def format_fixed(value: Number | None, decimals: int) -> str:
 
 
 def format_significant(value: Number | None, digits: int = 4) -> str:
-    """A number with so many significant digits."""
+    """Formats a number with significant digits."""
     if not value or not math.isfinite(value):
         return format_fixed(value, digits - 1)
     leading = math.floor(math.log10(abs(value)))
@@ -51,15 +51,15 @@ def format_significant(value: Number | None, digits: int = 4) -> str:
 
 
 def add_unit(number: str, unit: str) -> str:
-    """The unit behind a space that does not break; a count has none."""
+    """Appends a unit after a no-break space; a count has no unit."""
     return number if unit in ("", COUNT_UNIT) else f"{number}{NBSP}{unit}"
 
 
 def format_estimate(name: str, value: Number | None, interval: Interval) -> tuple[str, str]:
-    """A value and its interval, down to the second digit of the interval's half-width.
+    """Formats a value and its interval to the second digit of the interval's half-width.
 
-    A per cent has two decimals at least, a count has none. Without an interval, all else has four
-    digits.
+    A percentage has at least two decimals, a count has none. Other values without an interval have
+    four significant digits.
     """
     unit, scale = metric_of(name).unit, metric_of(name).scale
     if value is None:
@@ -73,34 +73,34 @@ def format_estimate(name: str, value: Number | None, interval: Interval) -> tupl
         return add_unit(number, unit), NO_VALUE
     low, high = (scale * end for end in interval)
     half = abs(high - low) / 2
-    least, decimals = (2, 2) if unit == "%" else (1, 4)
+    min_decimals, decimals = (2, 2) if unit == "%" else (1, 4)
     if 0 < half < math.inf:
-        decimals = min(7, max(least, 1 - math.floor(math.log10(half))))
+        decimals = min(7, max(min_decimals, 1 - math.floor(math.log10(half))))
     ends = f"{format_fixed(low, decimals)}{NBSP}–{NBSP}{format_fixed(high, decimals)}"
     return add_unit(format_fixed(scale * value, decimals), unit), ends
 
 
 def format_points(share: Number, *, sign: bool = False) -> str:
-    """A score or a difference of scores, in per cent with two decimals."""
+    """Formats a score, or a difference of scores, as a percentage with two decimals."""
     return f"{100 * share:{'+' if sign else ''}.2f}"
 
 
 def format_points_interval(interval: Interval, *, sign: bool = False) -> str:
-    """Both ends of an interval of scores, in per cent; a dash where nothing bounds it."""
+    """Formats an interval of scores as percentages; an unbounded interval is a dash."""
     if not interval:
         return NO_VALUE
     return f"{format_points(interval[0], sign=sign)} to {format_points(interval[1], sign=sign)}"
 
 
 def format_threshold(check: Check) -> str:
-    """The threshold with its direction: at most, at least."""
+    """Formats a threshold after its direction, at most or at least."""
     unit, scale = metric_of(check.name).unit, metric_of(check.name).scale
     sign = "≥" if check.direction == "min" else "≤"
     return add_unit(f"{sign}{NBSP}{scale * check.threshold:.6g}", unit)
 
 
 def allowance_used(check: Check) -> float | None:
-    """How far the estimate lies on the way from no loss (0) to the threshold (1)."""
+    """Returns the position of the estimate between no loss (0) and the threshold (1)."""
     lossless = metric_of(check.name).lossless_value
     if lossless is None or check.threshold == lossless or check.estimate is None:
         return None
@@ -108,7 +108,7 @@ def allowance_used(check: Check) -> float | None:
 
 
 def format_bytes(count: Number) -> str:
-    """Bytes in decimal units."""
+    """Formats a number of bytes in decimal units."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 999.5:
             return add_unit(f"{count:.3g}", unit)

@@ -1,4 +1,4 @@
-"""Values of reports and configs as people read them: digits, yes and no, never a blank."""
+"""Formats values quoted from reports and configs; a missing value reads "not recorded"."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ NOT_RECORDED = "not recorded"
 
 
 def value_at(source: Any, path: str) -> Any:
-    """The value at a dotted path in nested plain data, or None."""
+    """Returns the value at a dotted path in nested plain data, or None."""
     for part in path.split("."):
         source = source.get(part) if isinstance(source, Mapping) else None
     return source
 
 
 def format_quoted(value: Any) -> str:
-    """A value for people: six digits, yes and no, and never a blank."""
+    """Formats a value with six digits, yes or no; None is "not recorded"."""
     if value is None:
         return NOT_RECORDED
     if isinstance(value, bool):
@@ -27,13 +27,13 @@ def format_quoted(value: Any) -> str:
 
 
 def format_quoted_interval(value: Any) -> str:
-    """Both ends of an interval."""
+    """Formats both ends of an interval."""
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
         return f"{format_quoted(value[0])} to {format_quoted(value[1])}"
     return NOT_RECORDED
 
 
 def text_facts(facts: Mapping[str, Any]) -> list[Any]:
-    """The texts of a validation, in its order."""
-    found = facts.get("texts")
-    return found if isinstance(found, list) else []
+    """Returns the facts of the texts of a validation, in the order of its report."""
+    texts = facts.get("texts")
+    return texts if isinstance(texts, list) else []

@@ -1,4 +1,4 @@
-"""What a stage did and found: one JSON file beside its output, the next stage's only source."""
+"""Report of a stage: one JSON file beside the output, and the next stage's only source."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from camelpress.core.files.regular_files import read_regular
 from camelpress.core.input_limits import MAX_JSON_BYTES
 from camelpress.core.settings import Settings, describe_validation_error
 
-MIN_PIECES = 10  # of text, equal in size, or items: fewer decide nothing (docs/numbers.md)
-SCHEMA_VERSION = 1  # of the JSON; it rises when what is there changes its meaning or goes
+MIN_PIECES = 10  # pieces of text of equal size, or items, below which no check is decided
+SCHEMA_VERSION = 1  # version of the JSON; it rises when a key changes its meaning or disappears
 
 
 class Verdict(StrEnum):
-    """What a check says; ERROR is "could not be evaluated" and never a pass."""
+    """Verdict of a check; ERROR means that it could not be evaluated and never passes."""
 
     PASS = "PASS"
     FAIL = "FAIL"
@@ -40,7 +40,7 @@ class Verdict(StrEnum):
 
     @classmethod
     def combine(cls, verdicts: list[Verdict]) -> Verdict:
-        """The verdict over several checks; none at all is an error."""
+        """Combines the verdicts of several checks; no checks are an error."""
         for verdict in (cls.ERROR, cls.FAIL, cls.INCONCLUSIVE):
             if verdict in verdicts or not verdicts:
                 return verdict
@@ -60,16 +60,16 @@ class Check(Settings):
 
     name: str
     part: str | None = Field(
-        default=None, description="the text, task or stretch that is judged; null: all there is"
+        default=None, description="judged text, task or stretch; null: everything"
     )
     verdict: Verdict
-    estimate: float | None = Field(description="null where there is none, which is an ERROR")
+    estimate: float | None = Field(description="null if there is no estimate, which is an ERROR")
     interval: tuple[float, float] | None = Field(
-        description="95 %; null where nothing bounds it, and where the estimate alone decides"
+        description="95 % interval; null if it is unbounded or if the estimate alone decides"
     )
     threshold: float
     direction: Literal["max", "min"] = Field(
-        description="max: the estimate must not exceed it; min: not fall below"
+        description="max: the estimate must not exceed the threshold; min: it must not fall below"
     )
     n: int = Field(description="tokens, or items of a task")
     clusters: int = Field(description="independent pieces of text, or items of a task")
@@ -77,21 +77,21 @@ class Check(Settings):
 
 
 class Report(Settings):
-    """The account of one stage. `facts` repeat themselves run by run; `cost` does not."""
+    """Report of one stage. `facts` are equal from run to run, `cost` is not."""
 
-    schema_version: int = Field(default=SCHEMA_VERSION, description="of this JSON")
+    schema_version: int = Field(default=SCHEMA_VERSION, description="version of this JSON")
     stage: str
-    version: str = Field(default=__version__, description="of camelpress")
+    version: str = Field(default=__version__, description="version of camelpress")
     inputs: dict[str, str] = Field(description="sha256 of each input")
     outputs: dict[str, str] = Field(default={}, description="sha256 of each output")
     files: tuple[str, ...] = Field(
-        default=(), description="names of all files of the output, which --force may delete"
+        default=(), description="names of all files of the output; --force may delete them"
     )
     settings: dict[str, Any]
     facts: dict[str, Any]
     checks: tuple[Check, ...] = ()
     verdict: Verdict | None = None
-    cost: dict[str, float] = Field(default={}, description="seconds, peak_bytes")
+    cost: dict[str, float] = Field(default={}, description="seconds and peak_bytes")
 
     @property
     def exit_code(self) -> ExitCode:
@@ -99,15 +99,15 @@ class Report(Settings):
         return self.verdict.exit_code if self.verdict else ExitCode.PROBLEM
 
     def write(self, path: Path) -> None:
-        """Save as JSON."""
+        """Writes the report as JSON."""
         path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def read_report(cls, path: Path) -> Report:
-        """Load what `write` saved.
+        """Reads a report that `write` wrote.
 
         Raises:
-            CheckpointProblem: missing, not a report, or one of another version.
+            CheckpointProblem: The file is missing, is no report, or has another version.
         """
         try:
             text = read_regular(path, MAX_JSON_BYTES).decode("utf-8")
@@ -130,28 +130,30 @@ class Report(Settings):
 
 
 def _require_version(text: str, path: Path) -> None:
-    """A report of another version may differ in everything, so its version is what is told."""
+    """Raises CheckpointProblem for a report of another schema version."""
     try:
-        told = json.loads(text)
+        record = json.loads(text)
     except (ValueError, RecursionError):
         return  # the model names the fault
-    found = told.get("schema_version", SCHEMA_VERSION) if isinstance(told, dict) else SCHEMA_VERSION
-    if found != SCHEMA_VERSION:
+    version = SCHEMA_VERSION
+    if isinstance(record, dict):
+        version = record.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
         raise CheckpointProblem(
-            f"{path} is a report of version {found!r}, and this is camelpress {__version__}, "
+            f"{path} is a report of version {version!r}, and this is camelpress {__version__}, "
             f"which reads version {SCHEMA_VERSION}",
             next_step="read it with the camelpress that wrote it, or run the stage again",
         )
 
 
 class Stopwatch:
-    """Seconds since it was made, and the most memory this process ever had."""
+    """Measures the seconds since its creation and the peak memory of this process."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
 
     def cost(self) -> dict[str, float]:
-        """Seconds (s) and peak resident memory (bytes)."""
+        """Returns the seconds and the peak resident memory in bytes."""
         return {
             "seconds": round(time.monotonic() - self._start, 3),
             "peak_bytes": peak_bytes(),
@@ -159,27 +161,27 @@ class Stopwatch:
 
 
 def peak_bytes() -> int:
-    """The most resident memory this program ever had.
+    """Returns the peak resident memory of this program, in bytes.
 
-    Linux tells it per program; `getrusage` would start from what the parent process had.
+    Linux counts it per program. The count of `getrusage` starts from the parent's memory.
     """
-    told = _status("VmHWM")
-    if told is not None:
-        return told
+    peak = _status("VmHWM")
+    if peak is not None:
+        return peak
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def resident_bytes() -> int:
-    """The resident memory of this program now, or where the system does not tell, its peak."""
-    told = _status("VmRSS")
-    return peak_bytes() if told is None else told
+    """Returns the resident memory of this program in bytes, or its peak outside Linux."""
+    resident = _status("VmRSS")
+    return peak_bytes() if resident is None else resident
 
 
 def _status(key: str) -> int | None:
     status = Path("/proc/self/status")
     if status.is_file():
-        found = re.search(rf"^{key}:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.MULTILINE)
-        if found:
-            return int(found[1]) * 1024
+        text = status.read_text(encoding="utf-8")
+        if match := re.search(rf"^{key}:\s+(\d+) kB$", text, re.MULTILINE):
+            return int(match[1]) * 1024
     return None

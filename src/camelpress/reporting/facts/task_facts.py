@@ -1,4 +1,4 @@
-"""What a validation report says of benchmarks, as types."""
+"""Typed facts of the benchmarks in a validation report."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ def _require_ordered(ends: tuple[float, float]) -> tuple[float, float]:
 
 
 Number = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
-OptionalNumber = Number | None  # null where it is not finite
+OptionalNumber = Number | None  # null if the value is not finite
 Interval = Annotated[tuple[Number, Number], AfterValidator(_require_ordered)] | None
 
 
 class ReportModel(BaseModel):
-    """Facts: what is not known here is kept."""
+    """Base of all facts; keeps keys without a field."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
 
 class PreferenceFacts(ReportModel):
-    """How one model's outputs fare beside another's, by the verdicts of a judge."""
+    """Results of one model's outputs against another's, by the verdicts of a judge."""
 
-    pairs: int = Field(ge=0, description="of outputs")
-    verdicts: int = Field(ge=0, description="on them that could be read")
-    win_rate: Number = Field(description="share of the verdicts, a draw counting as half of one")
+    pairs: int = Field(ge=0, description="pairs of outputs")
+    verdicts: int = Field(ge=0, description="readable verdicts on the pairs")
+    win_rate: Number = Field(description="share of wins among the verdicts; a draw counts half")
     win_rate_interval: Interval
-    length_controlled: Number = Field(description="the same, were the outputs equally long")
+    length_controlled: Number = Field(description="win rate at equal length of the outputs")
     length_controlled_interval: Interval
-    characters: Number = Field(description="by which its outputs are longer, in the mean")
-    draws: int = Field(ge=0, description="of outputs that are the same above all")
-    first_shown: OptionalNumber = Field(description="share of wins of the output shown first")
+    characters: Number = Field(description="mean excess length of its outputs, in characters")
+    draws: int = Field(ge=0, description="draws, mostly of identical outputs")
+    first_shown: OptionalNumber = Field(description="share of wins of the output in first place")
     agreement: OptionalNumber = Field(
-        description="share of pairs with one winner, of those judged in both orders"
+        description="share of pairs with the same winner in both orders"
     )
-    unread: int = Field(ge=0, description="answers that are no verdict, and count nowhere")
+    unread: int = Field(ge=0, description="answers without a verdict; they count nowhere")
 
 
 class JudgementFacts(ReportModel):
-    """What a judge said of a task's outputs."""
+    """Verdicts of a judge on a task's outputs."""
 
-    judge: str = Field(description="with hashes of how it is asked")
-    against: str = Field(description="whose outputs both models' are held against")
-    reference: PreferenceFacts | None = Field(description="its outputs beside those")
-    candidate: PreferenceFacts | None = Field(description="its outputs beside those")
+    judge: str = Field(description="judge model, with hashes of its prompts")
+    against: str = Field(description="owner of the outputs that both models compete with")
+    reference: PreferenceFacts | None = Field(description="the reference's outputs against them")
+    candidate: PreferenceFacts | None = Field(description="the candidate's outputs against them")
     direct: PreferenceFacts | None = Field(
-        description="the candidate's outputs beside the reference's; null where stored verdicts "
-        "have none"
+        description="the candidate's outputs against the reference's; null if no verdicts are "
+        "stored"
     )
 
 
 class DistinctCounts(ReportModel):
-    """Counts of items in which those with one prompt and one target are a single item."""
+    """Counts of distinct items; items with equal prompt and target count once."""
 
     n: int = Field(ge=0)
     lost: int = Field(ge=0)
@@ -66,38 +66,39 @@ class DistinctCounts(ReportModel):
 
 
 class TaskFacts(ReportModel):
-    """One benchmark, item by item the same for both models."""
+    """One benchmark on the same items for both models."""
 
     name: str
-    n: int = Field(ge=0, description="items")
-    lost: int = Field(ge=0, description="right by the reference only")
-    won: int = Field(ge=0, description="right by the candidate only")
+    n: int = Field(ge=0, description="number of items")
+    lost: int = Field(ge=0, description="items that only the reference answers right")
+    won: int = Field(ge=0, description="items that only the candidate answers right")
     reference_accuracy: Number = Field(description="score, in [0, 1] for most metrics")
     candidate_accuracy: Number
-    title: str | None = Field(default=None, description="of the column, on a card")
-    benchmark: str | None = Field(default=None, description="whose mean this is part of")
+    title: str | None = Field(default=None, description="title of the card's column")
+    benchmark: str | None = Field(default=None, description="benchmark with this task in its mean")
     metric: str | None = None
-    of: int | None = Field(default=None, description="items that the task has")
-    parts: int | None = Field(default=None, description="whose means count alike")
+    of: int | None = Field(default=None, description="items of the whole task")
+    parts: int | None = Field(default=None, description="parts of equal weight in the mean")
     by_count: bool = Field(
-        default=True, description="the interval of the difference follows from n, lost and won"
+        default=True,
+        description="true if n, lost and won give the interval of the difference",
     )
     distinct: DistinctCounts | None = Field(
-        default=None, description="where items repeat others: the counts that tests are made of"
+        default=None, description="counts of distinct items for the tests, if items repeat"
     )
     delta: OptionalNumber = Field(
-        default=None, description="candidate minus reference, item by item"
+        default=None, description="mean of candidate minus reference over items"
     )
     delta_interval: Interval = None
     p_value: OptionalNumber = Field(
-        default=None, description="of no loss (McNemar), for this task alone"
+        default=None, description="p-value of no loss (McNemar) for this task alone"
     )
     detectable_loss: OptionalNumber = Field(
-        default=None, description="found four times in five; null: not even a loss of all"
+        default=None, description="loss found four times in five; null: not even a total loss"
     )
-    quirks: dict[str, str] = Field(default={}, description="of the protocol")
+    quirks: dict[str, str] = Field(default={}, description="quirks of the protocol")
     judged: JudgementFacts | None = Field(
-        default=None, description="where a judge compared outputs"
+        default=None, description="verdicts of a judge, if one compared outputs"
     )
 
     @model_validator(mode="after")
@@ -105,13 +106,13 @@ class TaskFacts(ReportModel):
         distinct = self.distinct
         if distinct is not None and not min(1, self.n) <= distinct.n <= self.n:
             raise ValueError("distinct.n is not among the items")
-        if any(each and each.lost + each.won > each.n for each in (self, distinct)):
+        if any(counts and counts.lost + counts.won > counts.n for counts in (self, distinct)):
             raise ValueError("more items are lost and won than there are")
         return self
 
 
 class BenchmarkMean(ReportModel):
-    """Both models' mean over the columns of a benchmark, or over benchmarks."""
+    """Mean of both models over the columns of a benchmark, or over benchmarks."""
 
     reference: Number
     candidate: Number
@@ -120,8 +121,8 @@ class BenchmarkMean(ReportModel):
 
 
 class AverageFacts(BenchmarkMean):
-    """The mean of benchmarks' means."""
+    """Mean over the means of benchmarks."""
 
-    name: str = Field(description="Average only where all benchmarks of the card are there")
+    name: str = Field(description="Average, if all benchmarks of the card are present")
     complete: bool
     benchmarks: dict[str, BenchmarkMean]

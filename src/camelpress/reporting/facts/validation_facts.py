@@ -1,6 +1,6 @@
-"""What a validation report says, as types: its JSON Schema is made of them, and it is read by them.
+"""Typed facts of a validation report, its reader and its JSON Schema.
 
-Facts may be added without a new version. Where one changes its meaning or goes, `SCHEMA` rises.
+A new fact needs no new version. `SCHEMA_VERSION` rises if a fact changes its meaning or disappears.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ STAGE = "validate"
 
 
 class TextFigures(ReportModel):
-    """Figures over some of the tokens; intervals are of 95 %, null where nothing bounds them."""
+    """Figures over a set of tokens, with 95 % intervals; null is an unbounded interval."""
 
-    tokens: int = Field(ge=0, description="that were scored")
+    tokens: int = Field(ge=0, description="scored tokens")
     sequences: int = Field(
         ge=0,
-        description="independent pieces of text: documents, or windows of a text that is one; "
-        "pieces that repeat another count with it",
+        description="independent pieces of text: documents, or windows of a single document; "
+        "a repeated piece counts once",
     )
     effective_sequences: OptionalNumber = Field(
-        default=None, ge=0, description="pieces of equal size that tell as much"
+        default=None, ge=0, description="number of equally large pieces with the same information"
     )
-    repeats: int = Field(default=0, ge=0, description="pieces that repeat another")
+    repeats: int = Field(default=0, ge=0, description="repeated pieces")
     reference_perplexity: OptionalNumber
     candidate_perplexity: OptionalNumber
     perplexity_ratio: OptionalNumber = Field(description="candidate over reference, paired")
     perplexity_ratio_interval: Interval
-    kl_mean: OptionalNumber = Field(description="KL(reference || candidate) of a token, nats")
+    kl_mean: OptionalNumber = Field(description="mean KL(reference || candidate) of a token, nats")
     kl_mean_interval: Interval
     top1_agreement: OptionalNumber = Field(
-        description="share of tokens with the same likeliest next one"
+        description="share of tokens with the same likeliest next token"
     )
     top1_agreement_interval: Interval
     kl_reverse_mean: OptionalNumber = Field(
-        default=None, description="KL(candidate || reference), nats"
+        default=None, description="mean KL(candidate || reference) of a token, nats"
     )
     kl_reverse_mean_interval: Interval = None
     top5_agreement: OptionalNumber = None
@@ -60,42 +60,44 @@ class TextFigures(ReportModel):
 
 
 class TextFacts(TextFigures):
-    """The same of one text."""
+    """Figures of one text."""
 
     name: str
-    rows: int = Field(default=0, ge=0, description="of the file; 1 where it is prose")
+    rows: int = Field(default=0, ge=0, description="rows of the file; 1 for prose")
     omissions: dict[str, dict[str, int]] = Field(
-        default={}, description="what is left out of the file: unit, then reason, then count"
+        default={}, description="omitted parts of the file: unit, then reason, then count"
     )
 
 
 class WindowStartFacts(ReportModel):
-    """The same of the beginnings of all windows, and of the rest."""
+    """Figures of the beginnings of all windows and of their remainders."""
 
-    context: int = Field(description="tokens of a beginning")
+    context: int = Field(description="length of a beginning in tokens")
     first: TextFigures
     rest: TextFigures | None
 
 
 class ModelFacts(ReportModel):
-    """One of the two models."""
+    """Facts of one model."""
 
     path: str
     architecture: str
     parameters: int = Field(ge=0)
     dtype: str
     bytes: int = Field(ge=0)
-    bits: int | None = Field(default=None, description="of a packed weight; null: none is packed")
-    group_size: int | None = Field(default=None, description="columns of a group; -1: all of them")
+    bits: int | None = Field(
+        default=None, description="bits of a packed weight; null: no packed weights"
+    )
+    group_size: int | None = Field(default=None, description="columns of a group; -1: all columns")
     sym: bool | None = None
     bits_per_weight: OptionalNumber = None
     dequantized: bool = Field(
-        default=False, description="plain weights that were written out of a quantized model"
+        default=False, description="true for plain weights dequantized from a quantized model"
     )
 
 
 def _require_edges(edges: Sequence[float], bins: int) -> None:
-    """Raises ValueError unless edges rise and enclose so many bins, or both are absent."""
+    """Raises ValueError unless the edges rise and enclose the bins, or both are absent."""
     if not edges and not bins:
         return
     if len(edges) != bins + 1 or any(left >= right for left, right in pairwise(edges)):
@@ -103,7 +105,7 @@ def _require_edges(edges: Sequence[float], bins: int) -> None:
 
 
 class DivergenceHistogram(ReportModel):
-    """How many tokens diverge so much; there is one more edge than there are counts."""
+    """Histogram of the divergence of tokens, with one edge more than counts."""
 
     edges: list[Number]
     counts: list[Annotated[int, Field(ge=0)]]
@@ -117,7 +119,7 @@ class DivergenceHistogram(ReportModel):
 
 
 class BinnedMeans(ReportModel):
-    """Means over stretches; there is one more edge than there are stretches."""
+    """Means over stretches, with one edge more than stretches."""
 
     edges: list[Number]
     kl_mean: list[OptionalNumber]
@@ -131,7 +133,7 @@ class BinnedMeans(ReportModel):
 
 
 class PositionMeans(BinnedMeans):
-    """By the place in the window of the token that predicts."""
+    """Means by the position of the predicting token in its window."""
 
     log_ratio: list[OptionalNumber] = Field(description="mean of ln p(reference) - ln p(candidate)")
 
@@ -142,49 +144,51 @@ class PositionMeans(BinnedMeans):
 
 
 class BlockError(ReportModel):
-    """What leaves one decoder block."""
+    """Error of the hidden states behind one decoder block."""
 
     relative_error: OptionalNumber = Field(
-        description="of hidden states, token by token: root of the mean squared share"
+        description="root mean square over tokens of the relative error of hidden states"
     )
-    sqnr_db: OptionalNumber = Field(default=None, description="the same as signal to noise, dB")
+    sqnr_db: OptionalNumber = Field(
+        default=None, description="signal-to-quantization-noise ratio, dB"
+    )
     worst: bool = Field(default=False, description="adds most to the squared error")
 
 
 class NonFiniteCounts(ReportModel):
-    """Predictions with a logit that is not finite; more than none are refused."""
+    """Counts of predictions with a logit that is not finite; any count above 0 is refused."""
 
     reference: int = Field(ge=0)
     candidate: int = Field(ge=0)
 
 
 class NoiseFloor(ReportModel):
-    """The reference against itself, computed otherwise: what no candidate could be blamed for."""
+    """Figures of the reference against itself, computed in another way."""
 
     kl_mean: OptionalNumber
     perplexity_ratio_interval: Interval = None
 
 
 class ProbabilityChange(ReportModel):
-    """Of the probability of the token that came, candidate minus reference."""
+    """Change of the probability of the actual token, candidate minus reference."""
 
     mean: OptionalNumber
     rms: OptionalNumber
 
 
 class StoreReference(ReportModel):
-    """The store that stood for the reference."""
+    """Store in the place of the reference."""
 
-    top_k: int = Field(description="likeliest tokens that it keeps; 0: all")
-    samples: int = Field(description="tokens drawn from all others")
-    remainder_mass: OptionalNumber = Field(description="mean probability of all others")
+    top_k: int = Field(description="stored likeliest tokens; 0: all")
+    samples: int = Field(description="tokens drawn from the remainder")
+    remainder_mass: OptionalNumber = Field(description="mean probability of the remainder")
     kl_bounds: tuple[OptionalNumber, OptionalNumber] = Field(
-        description="that need no estimate, nats"
+        description="bounds without an estimate, nats"
     )
 
 
 class ValidateFacts(TextFigures):
-    """Everything that was found."""
+    """Facts of a validation."""
 
     protocol: str
     reference: ModelFacts
@@ -193,25 +197,27 @@ class ValidateFacts(TextFigures):
     kl_percentiles_interval: dict[str, Interval] = {}
     kl_histogram: DivergenceHistogram
     by_position: PositionMeans
-    early: WindowStartFacts | None = Field(description="null where no text was scored")
+    early: WindowStartFacts | None = Field(description="null without a scored text")
     texts: list[TextFacts]
     kl_by_confidence: BinnedMeans | None = Field(
-        default=None, description="by the probability of the reference's likeliest next token"
+        default=None, description="means by the probability of the reference's likeliest next token"
     )
     blocks: list[BlockError] | None = None
     non_finite: NonFiniteCounts | None = None
     noise_floor: NoiseFloor | None = None
     tasks: list[TaskFacts] = []
-    tasks_missing: dict[str, str] = Field(default={}, description="and why; none counts as 0")
+    tasks_missing: dict[str, str] = Field(
+        default={}, description="benchmark to the reason it is missing; none counts as 0"
+    )
     averages: AverageFacts | None = None
     probability_change: ProbabilityChange | None = None
     vocabularies: dict[str, int] | None = Field(default=None, description="ids of each model")
     store: StoreReference | None = None
 
     @model_validator(mode="after")
-    def _require_own_names(self) -> ValidateFacts:
-        for each in (self.texts, self.tasks):
-            if len({one.name for one in each}) < len(each):
+    def _require_unique_names(self) -> ValidateFacts:
+        for parts in (self.texts, self.tasks):
+            if len({part.name for part in parts}) < len(parts):
                 raise ValueError("two texts or two tasks have one name")
         return self
 
@@ -227,12 +233,12 @@ class ValidateFacts(TextFigures):
 
 
 def read_validation(path: Path) -> Report:
-    """A validation report that is whole.
+    """Reads and checks a validation report.
 
     Args:
-        path: the file, or the folder that it lies in.
+        path: report file, or its folder.
     Raises:
-        CheckpointProblem: missing, of another stage or version, or damaged.
+        CheckpointProblem: The report is missing, damaged, or of another stage or version.
     """
     file = path / "report.json" if path.is_dir() else path
     report = Report.read_report(file)
@@ -251,12 +257,12 @@ def read_validation(path: Path) -> Report:
 
 
 def validation_schema() -> dict[str, Any]:
-    """The JSON Schema of report.json."""
+    """Returns the JSON Schema of report.json."""
     model = create_model(
         "ValidationReport",
         __base__=Report,
         __doc__=f"report.json of camelpress, version {SCHEMA_VERSION}.",
         facts=(ValidateFacts, ...),
     )
-    told = model.model_json_schema(mode="validation")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **told}
+    schema = model.model_json_schema(mode="validation")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,4 +1,4 @@
-"""The plots of a card, as one PNG: how far tokens diverge, and how each text fares."""
+"""Draws the plots of a card as one PNG: divergence percentiles and perplexity ratios."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from camelpress.reporting.model_precision import with_precision
 from camelpress.reporting.quoted_values import text_facts, value_at
 
 PLOTS_FILE = "plots.png"
-PANEL_INCHES, DPI = (4.2, 2.8), 150  # inches of one panel, dots an inch
+PANEL_INCHES, DPI = (4.2, 2.8), 150  # size of one panel in inches, dots per inch
 COLOUR = "#3b6ea5"
 
 
 def has_card_plots(facts: Mapping[str, Any]) -> bool:
-    """Whether a validation has something to draw."""
+    """Returns True if a validation has values to draw."""
     return bool(_percentiles(facts) or _ratios(facts))
 
 
 def draw_card_plots(facts: Mapping[str, Any], path: Path) -> None:
-    """Write the PNG; the same facts give the same bytes with the same matplotlib."""
+    """Writes the PNG; equal facts give equal bytes with the same matplotlib."""
     from matplotlib import style
     from matplotlib.figure import Figure
 
     percentiles, ratios = _percentiles(facts), _ratios(facts)
-    panels = [each for each in (percentiles, ratios) if each]
+    panels = [panel for panel in (percentiles, ratios) if panel]
     with style.context("default"):
         figure = Figure(
             figsize=(PANEL_INCHES[0] * len(panels), PANEL_INCHES[1]), dpi=DPI, layout="constrained"
@@ -51,18 +51,18 @@ def draw_card_plots(facts: Mapping[str, Any], path: Path) -> None:
 
 
 def _percentiles(facts: Mapping[str, Any]) -> dict[str, float]:
-    """Percentile to divergence, where there is one that a logarithm has."""
-    told = facts.get("kl_percentiles")
+    """Returns percentile to divergence for the values that a logarithmic axis can show."""
+    percentiles = facts.get("kl_percentiles")
     return {
         _plot_label(name): value
-        for name, value in (told.items() if isinstance(told, Mapping) else ())
+        for name, value in (percentiles.items() if isinstance(percentiles, Mapping) else ())
         if _is_number(value) and value > 0
     }
 
 
 def _ratios(facts: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
-    """Text to ratio and both ends of its interval, the last text first."""
-    found = {}
+    """Returns text to ratio and both ends of its interval, last text first."""
+    ratios = {}
     for text in reversed(text_facts(facts)):
         ratio, ends = (
             value_at(text, "perplexity_ratio"),
@@ -70,14 +70,14 @@ def _ratios(facts: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
         )
         is_pair = isinstance(ends, list | tuple) and len(ends) == 2
         numbers = [ratio, *(ends if is_pair else (ratio, ratio))]
-        if all(_is_number(each) for each in numbers):
+        if all(map(_is_number, numbers)):
             value, low, high = numbers
-            found[_plot_label(str(value_at(text, "name")))] = (
+            ratios[_plot_label(str(value_at(text, "name")))] = (
                 value,
                 min(low, value),
                 max(high, value),
             )
-    return found
+    return ratios
 
 
 def _is_number(value: Any) -> bool:
@@ -85,6 +85,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _plot_label(text: str) -> str:
-    """Text of a few letters that matplotlib does not read as mathematics."""
+    """Shortens a text and removes the signs of matplotlib's mathematics."""
     shown = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in text)
     return shown.replace("$", "?")[:24]

@@ -1,7 +1,7 @@
-"""From a matplotlib figure to inline SVG that takes its colours and fonts from the page.
+"""Turns a matplotlib figure into inline SVG with the colours and fonts of the page.
 
-Matplotlib draws in stand-in colours, which become CSS variables of the page: one drawing serves
-light, dark and print. The same figure gives the same bytes.
+Matplotlib draws in placeholder colours, and CSS variables of the page replace them. One drawing
+serves light, dark and print. Equal figures give equal bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WIDTH, HEIGHT = 430, 290  # CSS px
 RC_PARAMS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "camelpress",
-    "text.parse_math": False,  # a name with two dollar signs is a name
+    "text.parse_math": False,  # keep dollar signs in names
     "text.color": INK,
     "font.size": 13,
     "axes.edgecolor": MUTED,
@@ -48,7 +48,7 @@ NAMESPACE, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlin
 
 
 class SvgFigure(NamedTuple):
-    """One figure with the words around it."""
+    """Figure with its title and caption."""
 
     title: str
     svg: Markup
@@ -57,9 +57,9 @@ class SvgFigure(NamedTuple):
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """Draw in the project's style, whatever a matplotlibrc says.
+    """Applies the project's style instead of any matplotlibrc.
 
-    The browser draws the letters with its own fonts, so a glyph that matplotlib lacks is no loss.
+    The browser draws the letters with its own fonts, so a glyph missing in matplotlib does no harm.
     """
     with style.context(["default", RC_PARAMS]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
@@ -67,7 +67,7 @@ def figure_style() -> Iterator[None]:
 
 
 def new_figure(height: int) -> tuple[Figure, Axes]:
-    """An empty figure of the page's width and `height` CSS px."""
+    """Creates an empty figure of the page's width and `height` CSS pixels."""
     figure = Figure(figsize=(WIDTH / 72, height / 72))
     return figure, figure.add_subplot()
 
@@ -112,7 +112,7 @@ def _attribute(key: str, value: str, name: str) -> str:
 
 
 def axis_label(name: str, *, longest: int = 22) -> str:
-    """A name from outside, fit for an axis: printable, and shortened in its middle."""
+    """Makes a name printable and shortens its middle for an axis."""
     shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
     if len(shown) <= longest:
         return shown

@@ -1,4 +1,4 @@
-"""The perplexity ratio of each text with its interval, held against the limit."""
+"""Draws values with their intervals: perplexity ratios by text, benchmark differences."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from camelpress.reporting.plots.figure_style import (
 from camelpress.reporting.stage_report import Check
 
 ROW_HEIGHT = 30  # CSS px
-MAX_AXIS_GROWTH = 4  # how many times its own spread the axis may grow to show long intervals
+MAX_AXIS_GROWTH = 4  # largest growth of the axis for long intervals, in spreads of the values
 
 
-def plot_perplexity_ratios(facts: Mapping[str, Any], judged: Check | None) -> SvgFigure:
-    """One row a text, and one for all of them; `judged` is the check that sets the limit."""
+def plot_perplexity_ratios(facts: Mapping[str, Any], check: Check | None) -> SvgFigure:
+    """Draws a row per text and one for all texts; the check gives the limit."""
     overall = {**facts, "name": "all texts"}
     rows = facts["texts"] if len(facts["texts"]) == 1 else [overall, *facts["texts"]]
     figure, axes = new_figure(max(HEIGHT, 100 + ROW_HEIGHT * len(rows)))
-    for place, row in enumerate(rows):
+    for height, row in enumerate(rows):
         marker, points = ("D", 9.0) if row is overall else ("o", 7.5)
         if row["perplexity_ratio"] is not None:
-            axes.plot(row["perplexity_ratio"], place, marker, markersize=points, color=ACCENT)
+            axes.plot(row["perplexity_ratio"], height, marker, markersize=points, color=ACCENT)
         if row["perplexity_ratio_interval"]:
-            axes.hlines(place, *row["perplexity_ratio_interval"], color=ACCENT, linewidth=2.5)
+            axes.hlines(height, *row["perplexity_ratio_interval"], color=ACCENT, linewidth=2.5)
     axes.set_yticks(range(len(rows)), [axis_label(row["name"]) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -44,20 +44,20 @@ def plot_perplexity_ratios(facts: Mapping[str, Any], judged: Check | None) -> Sv
     floor = find_fact(facts, "noise_floor/perplexity_ratio_interval")
     if floor:
         axes.axvspan(*floor, color=MUTED, alpha=0.25, linewidth=0)
-    whole = _ratio_axis(axes, rows, judged)
-    told = ["Bars are 95 % intervals; 1, the solid line, is no change."]
-    told += [f"The dashed line is the limit, {format_threshold(judged)}."] if judged else []
-    told += ["The grey band is what rounding alone does to the reference."] if floor else []
-    told += [] if whole else ["A bar that meets the edge goes on beyond it."]
-    return finish_drawing(figure, "forest", "Perplexity ratio by text", " ".join(told))
+    whole = _ratio_axis(axes, rows, check)
+    caption = ["Bars are 95 % intervals; 1, the solid line, is no change."]
+    caption += [f"The dashed line is the limit, {format_threshold(check)}."] if check else []
+    caption += ["The grey band is what rounding alone does to the reference."] if floor else []
+    caption += [] if whole else ["A bar that meets the edge goes on beyond it."]
+    return finish_drawing(figure, "forest", "Perplexity ratio by text", " ".join(caption))
 
 
-def _ratio_axis(axes: Axes, rows: Sequence[Mapping[str, Any]], judged: Check | None) -> bool:
-    """Set up the axis; False if an interval does not fit on it."""
+def _ratio_axis(axes: Axes, rows: Sequence[Mapping[str, Any]], check: Check | None) -> bool:
+    """Sets up the axis; returns False if an interval exceeds it."""
     core = [
         1.0,
         *(row["perplexity_ratio"] for row in rows if row["perplexity_ratio"] is not None),
-        *([judged.threshold] if judged else []),
+        *([check.threshold] if check else []),
     ]
     ends = [end for row in rows for end in row["perplexity_ratio_interval"] or ()]
     spread = max(core) - min(core) or 0.01
@@ -70,15 +70,15 @@ def _ratio_axis(axes: Axes, rows: Sequence[Mapping[str, Any]], judged: Check | N
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("perplexity, candidate / reference")
     axes.axvline(1, color=MUTED, linewidth=1.2)
-    if judged:
-        beyond = (low, judged.threshold) if judged.direction == "min" else (judged.threshold, high)
+    if check:
+        beyond = (low, check.threshold) if check.direction == "min" else (check.threshold, high)
         axes.axvspan(*beyond, color=LIMIT, alpha=0.1, linewidth=0)
-        axes.axvline(judged.threshold, color=LIMIT, linewidth=1.6, linestyle=(0, (4, 3)))
+        axes.axvline(check.threshold, color=LIMIT, linewidth=1.6, linestyle=(0, (4, 3)))
     return whole
 
 
 def plot_benchmark_deltas(facts: Mapping[str, Any], checks: Sequence[Check]) -> SvgFigure:
-    """The difference of each benchmark and of their mean, with intervals and tolerated losses."""
+    """Draws the difference of each benchmark and of their mean, with tolerated losses."""
     tasks = [*facts["tasks"], *filter(None, [facts.get("averages")])]
     margins = {
         check.part: -100 * check.threshold for check in checks if check.name == "accuracy_loss"
@@ -101,16 +101,16 @@ def plot_benchmark_deltas(facts: Mapping[str, Any], checks: Sequence[Check]) -> 
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.axvline(0, color=MUTED, linewidth=1.2)
     axes.set_xlabel("score, candidate - reference (points)")
-    told = ["Bars are 95 % intervals; 0, the solid line, is no change."]
-    told += ["The diamond is the mean of benchmarks."] if facts.get("averages") else []
-    told += ["An upright stroke is the largest loss that is tolerated."] if margins else []
+    caption = ["Bars are 95 % intervals; 0, the solid line, is no change."]
+    caption += ["The diamond is the mean of benchmarks."] if facts.get("averages") else []
+    caption += ["An upright stroke is the largest loss that is tolerated."] if margins else []
     return finish_drawing(
-        figure, "deltas", "Benchmarks, both models on the same items", " ".join(told)
+        figure, "deltas", "Benchmarks, both models on the same items", " ".join(caption)
     )
 
 
 def _delta(task: Mapping[str, Any]) -> float:
-    """Of a task, or of the mean of benchmarks."""
+    """Returns the difference of a task or of the mean of benchmarks."""
     before, after = (
         task.get(f"{side}_accuracy", task.get(side)) for side in ("reference", "candidate")
     )

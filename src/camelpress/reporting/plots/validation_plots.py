@@ -1,4 +1,4 @@
-"""The figures of a validation page: where the candidate's losses lie."""
+"""Draws the figures of a validation page."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from camelpress.reporting.plots.figure_style import (
 from camelpress.reporting.plots.interval_plots import plot_benchmark_deltas, plot_perplexity_ratios
 from camelpress.reporting.stage_report import Check, Report
 
-LETTER_WIDTH = 0.023  # width of a letter above the histogram, as a share of the axis
+LETTER_WIDTH = 0.023  # width of a letter above the histogram, as a fraction of the axis
 MARKED_PERCENTILES = {"50": "median", "max": "largest", "floor": "rounding alone"}
-PADDING_BINS = 1  # empty bins shown on either side of the histogram
+PADDING_BINS = 1  # empty bins on either side of the histogram
 
 
 class BinnedMeanPlot(NamedTuple):
-    """A mean over stretches of something, each drawn equally wide."""
+    """Plot of a mean over stretches of equal width."""
 
     fact: str
     quantity: str
@@ -57,7 +57,7 @@ STEP_PLOTS = (
 
 
 def validation_drawings(report: Report) -> list[SvgFigure]:
-    """All figures that the facts allow, in the order of the page."""
+    """Draws all figures that the facts allow, in the order of the page."""
     facts = report.facts
     with figure_style():
         return [
@@ -68,17 +68,17 @@ def validation_drawings(report: Report) -> list[SvgFigure]:
 
 def _token_figures(facts: Mapping[str, Any], checks: Sequence[Check]) -> list[SvgFigure]:
     ratios = [check for check in checks if check.name == "perplexity_ratio"]
-    judged = next((check for check in ratios if check.part is None), None)
+    overall = next((check for check in ratios if check.part is None), None)
     return [
-        plot_perplexity_ratios(facts, judged),
+        plot_perplexity_ratios(facts, overall),
         plot_kl_histogram(facts),
-        *(binned_mean_plot(facts[each.fact], each) for each in STEP_PLOTS if facts.get(each.fact)),
+        *(binned_mean_plot(facts[plot.fact], plot) for plot in STEP_PLOTS if facts.get(plot.fact)),
         *([block_error_plot(facts["blocks"])] if facts.get("blocks") else []),
     ]
 
 
 def plot_kl_histogram(facts: Mapping[str, Any]) -> SvgFigure:
-    """How the KL divergence spreads over tokens, on a logarithmic axis."""
+    """Draws the distribution of the KL divergence over tokens on a logarithmic axis."""
     figure, axes = new_figure(HEIGHT)
     edges, shares, folded = _occupied_bins(**facts["kl_histogram"])
     axes.set_xscale("log")
@@ -97,22 +97,22 @@ def plot_kl_histogram(facts: Mapping[str, Any]) -> SvgFigure:
     else:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no tokens counted", transform=axes.transAxes, ha="center")
-    told = sentences.percentile_sentence(facts["kl_percentiles"])
-    told += (
+    caption = sentences.percentile_sentence(facts["kl_percentiles"])
+    caption += (
         " Rounding alone, without a quantized model, gives the mean that is marked."
         if floor
         else ""
     )
-    told += " The outermost steps also hold what lies beyond them." if folded else ""
-    return finish_drawing(figure, "histogram", "KL divergence per token", told)
+    caption += " The outermost steps also hold what lies beyond them." if folded else ""
+    return finish_drawing(figure, "histogram", "KL divergence per token", caption)
 
 
 def _occupied_bins(
     edges: Sequence[Number], counts: Sequence[int]
 ) -> tuple[list[Number], list[float], bool]:
-    """The bins worth showing, the share of tokens in each in per cent, and if others were added.
+    """Returns the edges of occupied bins, their percentage of tokens, and whether bins were folded.
 
-    The axis begins where the first tokens in a thousand lie; those below join its first bin.
+    The axis begins at the lowest thousandth of the tokens; its first bin takes the tokens below.
     """
     edges = [edges[0] or edges[1] ** 2 / edges[2], *edges[1:]]  # 0 stands for "below"
     total, summed = sum(counts) or 1, [*accumulate(counts)]
@@ -127,19 +127,19 @@ def _occupied_bins(
 def _percentile_marks(
     axes: Axes, percentiles: Mapping[str, Number | None], edges: list[Number]
 ) -> None:
-    """A line for each percentile, its name in the lowest row above the axes that is free there."""
-    rows: list[float] = []  # where the last name in each row ends, as a share of the axis
+    """Draws a line per percentile and its name in the lowest free row above the axes."""
+    rows: list[float] = []  # end of the last name in each row, as a fraction of the axis
     decades = math.log10(edges[-1] / edges[0])
     for name, value in sorted(percentiles.items(), key=lambda mark: mark[1] or 0):
         if value is None or not edges[0] < value <= edges[-1]:
             continue
         axes.axvline(value, color=MUTED, linewidth=1.2, linestyle=(0, (1, 2)))
-        told = MARKED_PERCENTILES.get(name, f"{name} %")
-        centre, half = math.log10(value / edges[0]) / decades, LETTER_WIDTH * len(told) / 2
+        label = MARKED_PERCENTILES.get(name, f"{name} %")
+        centre, half = math.log10(value / edges[0]) / decades, LETTER_WIDTH * len(label) / 2
         row = next((row for row, end in enumerate(rows) if end < centre - half), len(rows))
         rows[row : row + 1] = [centre + half]
         axes.annotate(
-            told,
+            label,
             (value, 1),
             xycoords=axes.get_xaxis_transform(),
             xytext=(0, 4 + 15 * row),
@@ -149,11 +149,11 @@ def _percentile_marks(
         )
 
 
-def binned_mean_plot(stretches: Mapping[str, Any], told: BinnedMeanPlot) -> SvgFigure:
-    """A mean per token over stretches; one without tokens is a gap."""
+def binned_mean_plot(stretches: Mapping[str, Any], plot: BinnedMeanPlot) -> SvgFigure:
+    """Draws a mean per token over stretches; a stretch without tokens is a gap."""
     means = [
         math.nan if mean is None or not count else mean
-        for mean, count in zip(stretches[told.quantity], stretches["tokens"], strict=True)
+        for mean, count in zip(stretches[plot.quantity], stretches["tokens"], strict=True)
     ]
     figure, axes = new_figure(HEIGHT)
     axes.stairs(means, fill=True, color=ACCENT, alpha=0.3, linewidth=0)
@@ -164,14 +164,14 @@ def binned_mean_plot(stretches: Mapping[str, Any], told: BinnedMeanPlot) -> SvgF
     axes.set_xticks(range(0, len(edges), every), edges[::every])
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.grid(visible=False, axis="x")
-    axes.set_xlabel(told.along)
-    axes.set_ylabel(told.axis)
-    return finish_drawing(figure, f"{told.fact}-{told.quantity}", told.title, told.caption)
+    axes.set_xlabel(plot.along)
+    axes.set_ylabel(plot.axis)
+    return finish_drawing(figure, f"{plot.fact}-{plot.quantity}", plot.title, plot.caption)
 
 
-def block_error_plot(told: Sequence[Mapping[str, Any]]) -> SvgFigure:
-    """How far the hidden states have come apart behind each block."""
-    errors = [block["relative_error"] for block in told]
+def block_error_plot(blocks: Sequence[Mapping[str, Any]]) -> SvgFigure:
+    """Draws the relative error of the hidden states behind each block."""
+    errors = [block["relative_error"] for block in blocks]
     figure, axes = new_figure(HEIGHT)
     shown = [math.nan if error is None else 100 * error for error in errors]
     axes.plot(range(len(shown)), shown, "o-", color=ACCENT, linewidth=1.6, markersize=4)

@@ -1,6 +1,6 @@
-"""A validation report for people: one HTML file that loads nothing, or Markdown for a job summary.
+"""Renders a validation report as one self-contained HTML file, or as Markdown for a job summary.
 
-What comes from outside (paths, names of texts, reasons) is escaped; the page needs no script.
+Paths, names of texts and reasons are escaped. The page needs no script.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from camelpress.reporting.plots import validation_plots
 from camelpress.reporting.stage_report import Report, Verdict
 from camelpress.reporting.tables import preference_tables, validation_tables
 
-MAX_FLIPS = 50  # items of a task that are shown
-MAX_MARKDOWN_ROWS = 20  # rows of a table in Markdown; the page shows all
+MAX_FLIPS = 50  # items shown per task
+MAX_MARKDOWN_ROWS = 20  # rows of a Markdown table; the page shows all rows
 
 VERDICT_ORDER = (Verdict.ERROR, Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
 
@@ -77,7 +77,7 @@ DUEL_COLUMNS = {
 
 
 def render_html(report: Report) -> str:
-    """The whole page; the same findings give the same bytes, whatever they cost."""
+    """Renders the whole page; equal facts give equal bytes, whatever the cost."""
     facts = report.facts
     settings = report.model_dump(mode="json", include={"settings"})["settings"]
     return _template("page.html.jinja").render(
@@ -107,10 +107,10 @@ def render_html(report: Report) -> str:
 
 
 def render_markdown(report: Report) -> str:
-    """Verdict, checks and texts in fewer than 70 lines; those that do not pass come first."""
+    """Renders verdict, checks and texts in fewer than 70 lines, failed checks first."""
     opening = {key: _escape_markdown(text) for key, text in _page_header(report).items()}
-    judged = sorted(report.checks, key=lambda check: VERDICT_ORDER.index(check.verdict))
-    checks = [validation_tables.gate_check_row(check) for check in judged]
+    ranked = sorted(report.checks, key=lambda check: VERDICT_ORDER.index(check.verdict))
+    checks = [validation_tables.gate_check_row(check) for check in ranked]
     texts = validation_tables.text_metric_rows(report.facts)
     parts = [
         "## {mark} {verdict}: {candidate} against {reference}".format_map(opening),
@@ -128,16 +128,16 @@ def render_markdown(report: Report) -> str:
 
 
 def render_flips(report: Report, changed: Iterable[Mapping[str, Any]]) -> str:
-    """A page of the items that one model answered better, `FLIPS` of each task at most.
+    """Renders a page of flipped items, at most `MAX_FLIPS` per task.
 
     Args:
-        report: of a validation with tasks.
-        changed: their lines, as `samples.flips` gives them; all text of models is escaped.
+        report: report of a validation with tasks.
+        changed: sample lines of the flipped items; all text of models is escaped.
     """
     by_task: dict[str, list[dict[str, Any]]] = {}
     for line in changed:
         by_task.setdefault(line["task"], []).append(validation_tables.flip_row(line))
-    told = [
+    tasks = [
         {
             "name": task.get("title") or task["name"],
             "lost": task["lost"],
@@ -150,7 +150,7 @@ def render_flips(report: Report, changed: Iterable[Mapping[str, Any]]) -> str:
         candidate=validation_tables.model_folder_name(report.facts["candidate"]),
         reference=validation_tables.model_folder_name(report.facts["reference"]),
         css=Markup(_resource("page.css")),
-        tasks=told,
+        tasks=tasks,
         version=report.version,
     )
 
@@ -162,11 +162,11 @@ def _early(rows: list[dict[str, Any]]) -> list[str]:
 def _tasks(facts: Mapping[str, Any]) -> list[str]:
     rows = validation_tables.benchmark_rows(facts)
     missing = facts.get("tasks_missing") or {}
-    fought = preference_tables.preference_rows(facts)
+    preferences = preference_tables.preference_rows(facts)
     return [
         *(_limited_table(TASK_COLUMNS, rows, "benchmarks") if rows else ()),
         _escape_markdown(sentences.missing_benchmarks_sentence(facts)),
-        *(_limited_table(DUEL_COLUMNS, fought, "pairs of models") if fought else ()),
+        *(_limited_table(DUEL_COLUMNS, preferences, "pairs of models") if preferences else ()),
         *map(_escape_markdown, preference_tables.judge_sentences(facts)),
         *(
             f"Not run: {_escape_markdown(name)}: {_escape_markdown(why)}"
@@ -189,10 +189,10 @@ def _page_header(report: Report) -> dict[str, str]:
 
 
 def _limited_table(
-    columns: Mapping[str, tuple[str, str]], rows: list[dict[str, Any]], what: str
+    columns: Mapping[str, tuple[str, str]], rows: list[dict[str, Any]], noun: str
 ) -> list[str]:
     unlisted = len(rows) - MAX_MARKDOWN_ROWS
-    more = [f"… and {unlisted} more {what} on the page."] if unlisted > 0 else []
+    more = [f"… and {unlisted} more {noun} on the page."] if unlisted > 0 else []
     return [_table(columns, rows[:MAX_MARKDOWN_ROWS]), *more]
 
 
@@ -203,7 +203,7 @@ def _table(columns: Mapping[str, tuple[str, str]], rows: list[dict[str, Any]]) -
 
 
 def _escape_markdown(text: str) -> str:
-    """One line in which nothing is Markdown or HTML."""
+    """Escapes Markdown and HTML and joins the lines."""
     return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", " ".join(text.split()))
 
 

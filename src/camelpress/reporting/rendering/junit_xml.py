@@ -1,4 +1,4 @@
-"""A validation as JUnit XML, which every CI system shows: one test case a check."""
+"""Renders a validation as JUnit XML for CI systems, one test case per check."""
 
 from __future__ import annotations
 
@@ -15,29 +15,28 @@ from camelpress.reporting.tables import preference_tables, validation_tables
 
 ILLEGAL_XML = re.compile(
     "[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
-)  # not even escaped
+)  # characters that XML cannot hold, escaped or not
 VERDICT_ELEMENTS = {Verdict.FAIL: "failure", Verdict.ERROR: "error"}
 
 
 def render_junit(report: Report, *, inconclusive: str) -> str:
-    """The whole file; the same report gives the same bytes.
+    """Renders the whole file; equal reports give equal bytes.
 
     Args:
-        report: of a validation.
-        inconclusive: the element for a check that could not be decided: failure, error, skipped.
+        report: report of a validation.
+        inconclusive: element of an INCONCLUSIVE check: failure, error or skipped.
     Source:
-        The elements that Jenkins, GitLab and GitHub's actions read in common; XML 1.0, section 2.2,
-        has the characters that a document can hold.
+        Elements common to Jenkins, GitLab and GitHub's actions; characters of XML 1.0, section 2.2.
     """
-    about = quantized_reference_caveat(report.facts)
-    cases = [_test_case(check, inconclusive, about) for check in report.checks] or [_empty_case()]
+    caveat = quantized_reference_caveat(report.facts)
+    cases = [_test_case(check, inconclusive, caveat) for check in report.checks] or [_empty_case()]
     suite = ElementTree.Element("testsuite", name=_name(report), tests=str(len(cases)))
     for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(attribute, str(sum(case.find(tag) is not None for case in cases)))
     properties = ElementTree.SubElement(suite, "properties")
-    told = {"verdict": report.verdict or "NOT JUDGED", "camelpress": report.version}
-    told |= {"caveat": about} if about else {}
-    for name, value in (told | _benchmarks(report.facts) | report.inputs).items():
+    summary = {"verdict": report.verdict or "NOT JUDGED", "camelpress": report.version}
+    summary |= {"caveat": caveat} if caveat else {}
+    for name, value in (summary | _benchmarks(report.facts) | report.inputs).items():
         ElementTree.SubElement(
             properties, "property", name=_legal_xml(name), value=_legal_xml(value)
         )
@@ -48,10 +47,12 @@ def render_junit(report: Report, *, inconclusive: str) -> str:
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _test_case(check: Check, inconclusive: str, about: str) -> ElementTree.Element:
-    where = f"camelpress.validate.{check.part}" if check.part else "camelpress.validate"
-    case = ElementTree.Element("testcase", classname=_legal_xml(where), name=check.name, time="0")
-    reason = _legal_xml(f"{check_title(check)}: {check.reason}" + (f". {about}" if about else ""))
+def _test_case(check: Check, inconclusive: str, caveat: str) -> ElementTree.Element:
+    classname = f"camelpress.validate.{check.part}" if check.part else "camelpress.validate"
+    case = ElementTree.Element(
+        "testcase", classname=_legal_xml(classname), name=check.name, time="0"
+    )
+    reason = _legal_xml(f"{check_title(check)}: {check.reason}" + (f". {caveat}" if caveat else ""))
     if check.verdict is Verdict.PASS:
         ElementTree.SubElement(case, "system-out").text = reason
     else:
@@ -61,15 +62,15 @@ def _test_case(check: Check, inconclusive: str, about: str) -> ElementTree.Eleme
 
 
 def _empty_case() -> ElementTree.Element:
-    """A suite without a case counts as green."""
+    """Returns an error, because a suite without a case counts as green."""
     case = ElementTree.Element("testcase", classname="camelpress.validate", name="gate", time="0")
     ElementTree.SubElement(case, "error", type="error", message=sentences.NO_CHECKS_SENTENCE)
     return case
 
 
 def _benchmarks(facts: Mapping[str, Any]) -> dict[str, str]:
-    """What no check is made of: the mean of benchmarks, and both models' outputs side by side."""
-    found = {
+    """Returns properties outside all checks: the mean of benchmarks, direct preferences."""
+    properties = {
         f"{task['name']}, direct": sentence
         for task in facts.get("tasks") or []
         for sentence in preference_tables.direct_preference_sentences(task)
@@ -78,8 +79,8 @@ def _benchmarks(facts: Mapping[str, Any]) -> dict[str, str]:
     if mean:
         ends = format_points_interval(mean.get("delta_interval"), sign=True)
         scores = f"{format_points(mean['reference'])} to {format_points(mean['candidate'])} %"
-        found[mean["name"]] = f"{scores}, difference {ends} points"
-    return found
+        properties[mean["name"]] = f"{scores}, difference {ends} points"
+    return properties
 
 
 def _name(report: Report) -> str:

@@ -1,4 +1,4 @@
-"""What a person reads of each report, as rows of a name and a value."""
+"""Summarizes each report for the terminal as rows of a name and a value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from camelpress.reporting.tables import preference_tables
 
 
 def terminal_rows(report: Report) -> list[tuple[str, str]]:
-    """The rows of a report; none of one that is all verdict."""
+    """Returns the rows of a report, or [] for a stage without a summary."""
     return SUMMARIES[report.stage](report) if report.stage in SUMMARIES else []
 
 
@@ -51,12 +51,12 @@ def _rules(tensors: Sequence[dict[str, Any]]) -> str:
     return ", ".join(f"{rule} {count}" for rule, count in counts.most_common())
 
 
-def _tokenizer(told: dict[str, Any]) -> str:
-    if told["from"] is None:
+def _tokenizer(facts: dict[str, Any]) -> str:
+    if facts["from"] is None:
         return "none: neither base nor diff has one"
-    template = told["chat_template"] or "no"
-    origin = "the base's, " if told.get("source") == "base" else ""
-    return f"{origin}{told['tokens']:,} tokens, pad is {told['pad']}, {template} chat template"
+    template = facts["chat_template"] or "no"
+    origin = "the base's, " if facts.get("source") == "base" else ""
+    return f"{origin}{facts['tokens']:,} tokens, pad is {facts['pad']}, {template} chat template"
 
 
 def _golden(golden: dict[str, Any] | None) -> list[tuple[str, str]]:
@@ -98,7 +98,7 @@ def _rescue_note(facts: dict[str, Any]) -> str:
 def _quantize(report: Report) -> list[tuple[str, str]]:
     facts, settings = report.facts, report.settings
     calibration = facts["calibration"]
-    told = [
+    rows = [
         (
             "grid",
             f"{settings['bits']} bit, group {settings['group_size']}, "
@@ -108,19 +108,20 @@ def _quantize(report: Report) -> list[tuple[str, str]]:
     ]
     versions = facts.get("engine", {}).get("versions")
     if versions:
-        told.insert(0, ("engine", ", ".join(f"{name} {each}" for name, each in versions.items())))
+        named = ", ".join(f"{name} {version}" for name, version in versions.items())
+        rows.insert(0, ("engine", named))
     if facts["padded"]:
         padded = facts["padded"]
-        told.append(("padded", f"feed-forward {padded['from']:,} to {padded['to']:,} wide"))
+        rows.append(("padded", f"feed-forward {padded['from']:,} to {padded['to']:,} wide"))
     if calibration:
-        told.append(
+        rows.append(
             (
                 "calibration",
                 f"{calibration['tokens']:,} tokens in {calibration['samples']} sequences",
             )
         )
-        told += omission_rows(calibration["files"])
-    return told + _cost(report)
+        rows += omission_rows(calibration["files"])
+    return rows + _cost(report)
 
 
 def _validate(report: Report) -> list[tuple[str, str]]:
@@ -149,31 +150,36 @@ def _metric_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _tasks(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """Both scores of each benchmark; what did not run, and why."""
-    told = []
+    """Returns both scores of each benchmark and the reason of each missing benchmark."""
+    rows = []
     for task in facts.get("tasks") or []:
         scores = f"{task['reference_accuracy']:.2%} to {task['candidate_accuracy']:.2%}"
         flips = f"{task['lost']} lost, {task['won']} won of {task['n']:,}"
-        told.append((task.get("title") or task["name"], f"{scores}, {flips}{_detectable(task)}"))
-        told += [("", each) for each in [sentences.duplicate_items_sentence(task)] if each]
-        told += [("", sentence) for sentence in preference_tables.direct_preference_sentences(task)]
+        rows.append((task.get("title") or task["name"], f"{scores}, {flips}{_detectable(task)}"))
+        rows += _unlabelled(sentences.duplicate_items_sentence(task))
+        rows += [("", sentence) for sentence in preference_tables.direct_preference_sentences(task)]
     averages = facts.get("averages")
     if averages:
         scores = f"{averages['reference']:.2%} to {averages['candidate']:.2%}"
-        known = f", difference {format_points_interval(averages.get('delta_interval'), sign=True)} points"
-        told.append((averages["name"], f"{scores}{known if 'delta_interval' in averages else ''}"))
-        told += [("", each) for each in [sentences.missing_benchmarks_sentence(facts)] if each]
-    return told + [
+        interval = format_points_interval(averages.get("delta_interval"), sign=True)
+        known = f", difference {interval} points" if "delta_interval" in averages else ""
+        rows.append((averages["name"], f"{scores}{known}"))
+        rows += _unlabelled(sentences.missing_benchmarks_sentence(facts))
+    return rows + [
         (name, f"not run: {why}") for name, why in (facts.get("tasks_missing") or {}).items()
     ]
 
 
+def _unlabelled(sentence: str) -> list[tuple[str, str]]:
+    return [("", sentence)] if sentence else []
+
+
 def _detectable(task: dict[str, Any]) -> str:
-    """What so many items are enough for; reports of earlier versions do not tell it."""
+    """States the detectable loss of a task; reports of earlier versions lack it."""
     if "detectable_loss" not in task:
         return ""
-    found = task["detectable_loss"]
-    return f"; a loss of {found:.1%} would be found" if found else "; no loss would be found"
+    loss = task["detectable_loss"]
+    return f"; a loss of {loss:.1%} would be found" if loss else "; no loss would be found"
 
 
 def _store(report: Report) -> list[tuple[str, str]]:
@@ -195,7 +201,7 @@ def _store(report: Report) -> list[tuple[str, str]]:
 
 
 def _early_row(early: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """The ratio at the beginning of windows; reports of earlier versions do not tell it."""
+    """Returns the ratio at the beginning of windows; reports of earlier versions lack it."""
     if early is None or not (early["first"] and early["rest"]):
         return []
     ratio, rest = (early[part]["perplexity_ratio"] for part in ("first", "rest"))
@@ -217,19 +223,19 @@ def _publish(report: Report) -> list[tuple[str, str]]:
     delivered = report.facts.get("delivered")
     place = _destination_rows(delivered) if delivered else []
     files = f"{len(report.outputs)}, sealed by provenance.json and SHA256SUMS"
-    sentences = [("caveat", each) for each in report.facts.get("caveats", [])]
-    return [*sentences, *place, ("files", files), *_cost(report)]
+    caveats = [("caveat", sentence) for sentence in report.facts.get("caveats", [])]
+    return [*caveats, *place, ("files", files), *_cost(report)]
 
 
 def _upload(report: Report) -> list[tuple[str, str]]:
     return [*_destination_rows(report.facts), *_cost(report)]
 
 
-def _destination_rows(told: dict[str, Any]) -> list[tuple[str, str]]:
-    """Where a release is now, and who can see it."""
-    seen = {True: ", private", False: ", public", None: ""}[told.get("private")]
-    gate = ", gated" if told.get("gated") else ""
-    return [("published", f"{told['to']}{seen}{gate}"), ("commit", told["commit"])]
+def _destination_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Returns the address, visibility and commit of a release."""
+    visibility = {True: ", private", False: ", public", None: ""}[facts.get("private")]
+    gate = ", gated" if facts.get("gated") else ""
+    return [("published", f"{facts['to']}{visibility}{gate}"), ("commit", facts["commit"])]
 
 
 def _verify(report: Report) -> list[tuple[str, str]]:
@@ -240,8 +246,8 @@ def _verify(report: Report) -> list[tuple[str, str]]:
 def _diff(report: Report) -> list[tuple[str, str]]:
     return [
         (kind, difference)
-        for kind, found in report.facts["differences"].items()
-        for difference in found
+        for kind, differences in report.facts["differences"].items()
+        for difference in differences
     ]
 
 

@@ -1,4 +1,4 @@
-"""The card's benchmarks: a column each, both models and their difference below one another."""
+"""Builds the benchmark table of a card: a column per benchmark, a row per figure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from camelpress.reporting.model_precision import with_precision
 from camelpress.reporting.quoted_values import NOT_RECORDED, format_quoted, value_at
 
-BENCHMARK_METRICS = (  # figure      fact
+BENCHMARK_METRICS = (  # label, fact
     ("{reference}",         "reference_accuracy"),
     ("this model",          "candidate_accuracy"),
     ("items",               "n"),
@@ -18,19 +18,16 @@ BENCHMARK_METRICS = (  # figure      fact
 
 
 def benchmark_facts(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The benchmarks of a validation, in its order."""
-    found = facts.get("tasks")
-    return [
-        task
-        for task in (found if isinstance(found, list) else [])
-        if isinstance(task, Mapping) and task.get("name")
-    ]
+    """Returns the benchmarks of a validation, in the order of its report."""
+    tasks = facts.get("tasks")
+    rows = tasks if isinstance(tasks, list) else []
+    return [task for task in rows if isinstance(task, Mapping) and task.get("name")]
 
 
 def card_benchmark_rows(facts: Mapping[str, Any]) -> list[list[str]]:
-    """Benchmarks as columns, both models and their difference as rows; none without benchmarks."""
-    told = benchmark_facts(facts)
-    if not told:
+    """Builds the rows of the table: header, both models, difference; [] without benchmarks."""
+    tasks = benchmark_facts(facts)
+    if not tasks:
         return []
     average = facts.get("averages")
     ends = [value_at(average, side) for side in ("reference", "candidate")]
@@ -38,17 +35,17 @@ def card_benchmark_rows(facts: Mapping[str, Any]) -> list[list[str]]:
     last.append([_percent(_difference(*ends), sign="+")])
     last.append([_percent_interval(value_at(average, "delta_interval"))])
     rows = [
-        ["", *(format_quoted(value_at(task, "title") or value_at(task, "name")) for task in told)],
+        ["", *(format_quoted(value_at(task, "title") or value_at(task, "name")) for task in tasks)],
         [
             with_precision(facts.get("reference"), "reference"),
-            *(_percent(value_at(task, "reference_accuracy")) for task in told),
+            *(_percent(value_at(task, "reference_accuracy")) for task in tasks),
         ],
-        ["this model", *(_percent(value_at(task, "candidate_accuracy")) for task in told)],
-        ["difference", *(_percent(_delta(task), sign="+") for task in told)],
-        ["95 %", *(_percent_interval(value_at(task, "delta_interval")) for task in told)],
-        ["items", *(format_quoted(value_at(task, "n")) for task in told)],
-        ["better in the reference", *(format_quoted(value_at(task, "lost")) for task in told)],
-        ["better in this model", *(format_quoted(value_at(task, "won")) for task in told)],
+        ["this model", *(_percent(value_at(task, "candidate_accuracy")) for task in tasks)],
+        ["difference", *(_percent(_delta(task), sign="+") for task in tasks)],
+        ["95 %", *(_percent_interval(value_at(task, "delta_interval")) for task in tasks)],
+        ["items", *(format_quoted(value_at(task, "n")) for task in tasks)],
+        ["better in the reference", *(format_quoted(value_at(task, "lost")) for task in tasks)],
+        ["better in this model", *(format_quoted(value_at(task, "won")) for task in tasks)],
     ]
     if isinstance(average, Mapping):
         for number, row in enumerate(rows):
@@ -57,25 +54,23 @@ def card_benchmark_rows(facts: Mapping[str, Any]) -> list[list[str]]:
 
 
 def skipped_benchmarks(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Benchmarks that did not run, and why."""
-    found = facts.get("tasks_missing")
-    return (
-        {name: format_quoted(why) for name, why in found.items()}
-        if isinstance(found, Mapping)
-        else {}
-    )
+    """Returns the benchmarks that did not run, with the reason."""
+    missing = facts.get("tasks_missing")
+    if not isinstance(missing, Mapping):
+        return {}
+    return {name: format_quoted(reason) for name, reason in missing.items()}
 
 
 def benchmarks_outside_mean(facts: Mapping[str, Any]) -> str:
-    """The benchmarks that are not in the mean, though the Tulu card's Average has them."""
-    found = value_at(facts, "averages.missing")
-    return ", ".join(map(format_quoted, found)) if isinstance(found, list) else ""
+    """Lists the benchmarks of the Tulu card's Average missing from the mean."""
+    missing = value_at(facts, "averages.missing")
+    return ", ".join(map(format_quoted, missing)) if isinstance(missing, list) else ""
 
 
 def _delta(task: Any) -> float | None:
-    told = value_at(task, "delta")
-    ends = value_at(task, "reference_accuracy"), value_at(task, "candidate_accuracy")
-    return told if isinstance(told, float) else _difference(*ends)
+    delta = value_at(task, "delta")
+    scores = value_at(task, "reference_accuracy"), value_at(task, "candidate_accuracy")
+    return delta if isinstance(delta, float) else _difference(*scores)
 
 
 def _difference(reference: Any, candidate: Any) -> float | None:

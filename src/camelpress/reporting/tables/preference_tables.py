@@ -1,4 +1,4 @@
-"""What a judge said of two models' outputs, as rows of a table and as sentences."""
+"""Renders the verdicts of a judge as rows of a table and as sentences."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ OUTCOME_WORDS = {1.0: "wins", 0.0: "loses", 0.5: "draws", None: "has no verdict"
 
 
 def preference_rows(facts: Facts) -> list[Row]:
-    """A row for each two whose outputs were compared, task by task; shares in per cent."""
-    several = len(_tasks(facts)) > 1
+    """Builds a row per pair of compared outputs, task by task; shares are percentages."""
+    has_tasks = len(_tasks(facts)) > 1
     return [
         {
-            "outputs": f"{first} against {second}" + (f", {task['name']}" if several else ""),
+            "outputs": f"{first} against {second}" + (f", {task['name']}" if has_tasks else ""),
             "win_rate": format_points(duel["win_rate"]),
             "win_rate_interval": format_points_interval(duel["win_rate_interval"]),
             "controlled": format_points(duel["length_controlled"]),
@@ -36,7 +36,7 @@ def preference_rows(facts: Facts) -> list[Row]:
 
 
 def judge_sentences(facts: Facts) -> list[str]:
-    """Who judged each task, with what tells one way of asking from another."""
+    """States the judge of each task, with the hashes of its prompts."""
     return [
         f"{task.get('title') or task['name']}: verdicts of {task['judged']['judge']}"
         for task in _tasks(facts)
@@ -44,7 +44,7 @@ def judge_sentences(facts: Facts) -> list[str]:
 
 
 def direct_preference_sentences(task: Facts) -> Iterator[str]:
-    """How the candidate's outputs fare beside the reference's own, where a judge compared them."""
+    """States the candidate's win rate against the reference, if a judge compared them."""
     duel = (task.get("judged") or {}).get("direct")
     if duel:
         yield (
@@ -56,16 +56,16 @@ def direct_preference_sentences(task: Facts) -> Iterator[str]:
 
 
 def verdicts_phrase(line: Facts) -> str:
-    """What a judge said of an item of the samples; nothing where none was asked."""
+    """Describes the verdicts on one item, or returns "" without a judge."""
     if line.get("judge") is None:
         return ""
-    told = [
+    sides = [
         f"{side} {_describe_outcomes(line[side]['verdicts'])}"
         for side in ("reference", "candidate")
     ]
     direct = line.get("direct")
     beside = f"; candidate against reference {_describe_outcomes(direct)}" if direct else ""
-    return f"{line['judge']}: {', '.join(told)}{beside}"
+    return f"{line['judge']}: {', '.join(sides)}{beside}"
 
 
 def _tasks(facts: Facts) -> list[Facts]:
@@ -84,9 +84,10 @@ def _share(value: float | None) -> str:
     return NO_VALUE if value is None else format_points(value)
 
 
-def _describe_outcomes(found: Sequence[Facts]) -> str:
-    """Verdicts in a few words: `wins shown first, loses shown second`."""
+def _describe_outcomes(verdicts: Sequence[Facts]) -> str:
+    """Joins verdicts into a phrase: `wins shown first and loses shown second`."""
     return " and ".join(
-        f"{OUTCOME_WORDS.get(each['won'], each['won'])} shown {ORDER_WORDS[each['shown_first']]}"
-        for each in found
+        f"{OUTCOME_WORDS.get(verdict['won'], verdict['won'])} "
+        f"shown {ORDER_WORDS[verdict['shown_first']]}"
+        for verdict in verdicts
     )

@@ -1,4 +1,4 @@
-"""The rows of a validation page: a report's numbers as words, ready to be printed."""
+"""Builds the rows of a validation page from the numbers of a report."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from camelpress.reporting.stage_report import Check
 from camelpress.reporting.tables import preference_tables
 
 Row = dict[str, Any]
-MAX_PROMPT_CHARACTERS = 600  # letters of a prompt, its end
+MAX_PROMPT_CHARACTERS = 600  # characters shown from the end of a prompt
 
 
 def model_folder_name(model: Mapping[str, Any]) -> str:
-    """The last part of a model's path."""
+    """Returns the last part of a model's path."""
     return PurePath(model["path"]).name or model["path"]
 
 
 def gate_check_row(check: Check) -> Row:
-    """One check: its quantity, what was found, and what was asked."""
+    """Builds the row of one check: quantity, estimate and threshold."""
     value, interval = format_estimate(check.name, check.estimate, check.interval)
     used = allowance_used(check)
     return {
@@ -54,7 +54,7 @@ def gate_check_row(check: Check) -> Row:
 
 
 def text_metric_rows(facts: Mapping[str, Any]) -> list[Row]:
-    """Each text and, if there are several, all together."""
+    """Builds a row per text, with a row of totals first for several texts."""
     texts = [_text_row(text, text["name"]) for text in facts["texts"]]
     if not texts:
         return []
@@ -63,7 +63,7 @@ def text_metric_rows(facts: Mapping[str, Any]) -> list[Row]:
 
 
 def window_start_rows(facts: Mapping[str, Any]) -> list[Row]:
-    """The beginnings of all windows, and the rest of them where there is one."""
+    """Builds the rows of the beginnings of windows and of their remainders."""
     early = facts["early"]
     if early is None:
         return []
@@ -89,13 +89,15 @@ def _text_row(facts: Mapping[str, Any], name: str) -> Row:
 
 
 def headline_tiles(facts: Mapping[str, Any]) -> list[Row]:
-    """The numbers one would quote, and the size they were bought for."""
+    """Builds the headline tiles: three metrics and the size of the weights."""
     if not facts["tokens"]:
         return [_size_tile(facts["reference"], facts["candidate"])]
     before, after = facts["reference_perplexity"], facts["candidate_perplexity"]
     tail = format_significant(facts["kl_percentiles"]["99"], 3)
     notes = {
-        "perplexity_ratio": f"perplexity {format_significant(before)} → {format_significant(after)}",
+        "perplexity_ratio": " → ".join(
+            [f"perplexity {format_significant(before)}", format_significant(after)]
+        ),
         "kl_mean": f"99{NBSP}% of tokens within {tail}{NBSP}nats",
         "top1_agreement": "both models put the same token first",
     }
@@ -109,7 +111,7 @@ def headline_tiles(facts: Mapping[str, Any]) -> list[Row]:
 
 
 def benchmark_rows(facts: Mapping[str, Any]) -> list[Row]:
-    """Each benchmark and, where there are whole ones, their mean; scores in per cent."""
+    """Builds a row per benchmark and a row for their mean; scores are percentages."""
     rows = [_task_row(task) for task in facts.get("tasks") or []]
     averages = facts.get("averages")
     return [*rows, _average_row(averages)] if averages else rows
@@ -117,7 +119,7 @@ def benchmark_rows(facts: Mapping[str, Any]) -> list[Row]:
 
 def _task_row(task: Mapping[str, Any]) -> Row:
     delta = task.get("delta", task["candidate_accuracy"] - task["reference_accuracy"])
-    found, of = task.get("detectable_loss"), task.get("of") or task["n"]
+    loss, of = task.get("detectable_loss"), task.get("of") or task["n"]
     p_value = task.get("p_value")
     return {
         "name": task.get("title") or task["name"],
@@ -130,13 +132,13 @@ def _task_row(task: Mapping[str, Any]) -> Row:
         "lost": f"{task['lost']:,}",
         "won": f"{task['won']:,}",
         "p_value": NO_VALUE if p_value is None else f"{p_value:.2g}",
-        "detectable": "none" if found is None else format_points(found),
+        "detectable": "none" if loss is None else format_points(loss),
     }
 
 
 def _average_row(averages: Mapping[str, Any]) -> Row:
-    nothing = dict.fromkeys(("n", "lost", "won", "p_value", "detectable"), NO_VALUE)
-    return nothing | {
+    empty = dict.fromkeys(("n", "lost", "won", "p_value", "detectable"), NO_VALUE)
+    return empty | {
         "name": averages["name"],
         "total": True,
         "reference": format_points(averages["reference"]),
@@ -147,7 +149,7 @@ def _average_row(averages: Mapping[str, Any]) -> Row:
 
 
 def flip_row(line: Mapping[str, Any]) -> Row:
-    """An item that the models answered differently: the end of the question, both answers."""
+    """Builds the row of a flipped item: the end of its prompt and both answers."""
     prompt = line["prompt"]
     return {
         "item": str(line["item"]),
@@ -164,7 +166,7 @@ def flip_row(line: Mapping[str, Any]) -> Row:
 
 
 def quirk_rows(facts: Mapping[str, Any]) -> list[Row]:
-    """What each benchmark's protocol has that one would not expect."""
+    """Builds a row per benchmark with the quirks of its protocol."""
     return [
         {"name": task.get("title") or task["name"], "told": list(task["quirks"].values())}
         for task in facts.get("tasks") or []
@@ -203,18 +205,18 @@ MODEL_ROWS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def duplicate_sentences(facts: Mapping[str, Any]) -> list[str]:
-    """Sentences on what repeats itself, in all texts together and in each benchmark."""
-    told = [sentences.repeats_sentence(facts, "pieces of text")]
+    """States the repeated pieces of all texts and the repeated items of each benchmark."""
+    clauses = [sentences.repeats_sentence(facts, "pieces of text")]
     for task in facts.get("tasks") or []:
         copies = sentences.duplicate_items_sentence(task)
-        told.append(f"{task.get('title') or task['name']}: {copies}" if copies else "")
-    return [f"{each}." for each in told if each]
+        clauses.append(f"{task.get('title') or task['name']}: {copies}" if copies else "")
+    return [f"{clause}." for clause in clauses if clause]
 
 
 def model_rows(facts: Mapping[str, Any]) -> list[Row]:
-    """Reference and candidate side by side, one property a row."""
+    """Builds a row per property of reference and candidate."""
     sides = ("reference", "candidate")
     return [
-        {"title": title} | {side: tell(facts[side]) for side in sides}
-        for title, tell in MODEL_ROWS.items()
+        {"title": title} | {side: describe(facts[side]) for side in sides}
+        for title, describe in MODEL_ROWS.items()
     ]
