@@ -106,7 +106,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def complete(self: Any, wanted: Any) -> Iterator[tuple[int, str]]:
     """Both models answer so many letters, and not what they would."""
-    assert [each.decoding.most for each in wanted] == [2048] * ITEMS
+    assert [each.sampling.max_tokens for each in wanted] == [2048] * ITEMS
     yield from enumerate("x" * count for count in LENGTHS[self._of.label])
 
 

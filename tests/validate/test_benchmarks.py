@@ -415,8 +415,8 @@ def test_answers_that_are_kept_are_not_asked_again(
     from camelpress.validate.benchmarks import lm_eval_adapter
 
     first = asked(MMLU, TYDIQA, answers=str(tmp_path / "kept"))
-    monkeypatch.setattr(lm_eval_adapter, "likelihoods", None)
-    monkeypatch.setattr(generator, "complete", None)
+    monkeypatch.setattr(lm_eval_adapter, "continuation_likelihoods", None)
+    monkeypatch.setattr(generator, "generate_batch", None)
     again = asked(MMLU, TYDIQA, answers=str(tmp_path / "kept"), out="again")
     assert again.facts == first.facts
     assert len([*(tmp_path / "kept").glob("*.jsonl")]) == 2  # a file for each model

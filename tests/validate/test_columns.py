@@ -151,7 +151,9 @@ def test_as_many_items_fit_as_the_time_is_enough_for(
     each: float, once: float, tells: bool, share: float, known: int, rounds: list[int]
 ) -> None:
     model = Clock(each, once, tells=tells, known=known)
-    found = time_budget.answer_within_budget(500, share, model.answer, first=16, clock=lambda: model.now)
+    found = time_budget.answer_within_budget(
+        500, share, model.answer, first=16, clock=lambda: model.now
+    )
     assert (found, model.rounds) == (rounds[-1], rounds)
 
 

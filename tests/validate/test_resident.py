@@ -55,7 +55,10 @@ def test_it_is_asked_by_its_own_template(
         for place in (1, 0):
             ids = wanted[place].prompt.ids
             asked.append(Tokenizer.load(folder).decode(ids))
-            assert (wanted[place].decoding.most, wanted[place].decoding.temperature) == (3, 0.0)
+            assert (wanted[place].sampling.max_tokens, wanted[place].sampling.temperature) == (
+                3,
+                0.0,
+            )
             yield place, "Output (b)"
 
     monkeypatch.setattr(LocalGenerator, "generate", complete)

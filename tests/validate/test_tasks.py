@@ -76,8 +76,8 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "gsm": gsm.load_gsm,
     "bbh": bbh.load_bbh,
     "tydiqa": tydiqa.load_tydiqa,
-    "codex": humaneval.load_humaneval,
-    "alpaca": alpaca_farm.load_alpaca_farm,
+    "humaneval": humaneval.load_humaneval,
+    "alpaca_farm": alpaca_farm.load_alpaca_farm,
 }
 
 
@@ -197,7 +197,9 @@ def test_every_quirk_is_named(task: str) -> None:
     assert ("order_of_files" in quirks) == asked.get("one_stream", False)
     assert ("one_order" in quirks) == (told["metadata"].get("orders") == "one")
     assert ("blank_lines" in quirks) == asked.get("blank_lines", False)
-    assert ("points_stripped" in quirks) == (told.get("process_results", "")[-9:] == "gsm.score")
+    assert ("points_stripped" in quirks) == (
+        told.get("process_results", "").endswith("gsm.score_gsm")
+    )
 
 
 @pytest.mark.parametrize("family", ["tulu", "tulu_fixed"])

@@ -246,9 +246,9 @@ def _answer_round(
     """Answer the first items of the shuffle."""
     chosen = time_budget.sample_items(parts, count, by_part=by_part)
     _build_requests(task, chosen)
-    harness.require_room(task.instances)
-    effort = harness.answer(task.instances)
-    return time_budget.RoundCost(effort.share * len(chosen), effort.overhead)
+    harness.require_positions(task.instances)
+    effort = harness.fill_cache(task.instances)
+    return time_budget.RoundCost(effort.uncached_share * len(chosen), effort.fixed_seconds)
 
 
 def _build_all_requests(
@@ -264,7 +264,7 @@ def _build_all_requests(
         with _record_failure(name, failed, alone=len(loaded.tasks) == 1):
             _build_requests(task, chosen.get(name))
             for harness in harnesses:
-                harness.require_room(task.instances)
+                harness.require_positions(task.instances)
 
 
 def _log_samples(
@@ -276,7 +276,7 @@ def _log_samples(
     """What the harness logs of each task; a task that cannot be marked goes to `failed`."""
     from lm_eval.evaluator import evaluate
 
-    harness.answer([request for task in tasks.values() for request in task.instances])
+    harness.fill_cache([request for task in tasks.values() for request in task.instances])
     harness.release()
     logged: dict[str, LoggedSamples] = {}
     for name, task in tasks.items():
