@@ -105,7 +105,7 @@ class JudgeSession:
             ]
             outputs = 2 * len(against) + 2 * len(direct)
             longest = outputs * int(task.config.generation_kwargs["max_gen_toks"])
-            most = estimate_judge_cost([*against, *against, *direct], self._settings, more=longest)
+            most = estimate_judge_cost([*against, *against, *direct], self._settings, extra_tokens=longest)
             note(f"{column.name}: {strip_hashes(self.name)} will be asked at most {most}")
             certain = against if whole and not self._known else []
             require_affordable(estimate_judge_cost(certain, self._settings), self._settings)
