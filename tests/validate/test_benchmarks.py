@@ -239,7 +239,7 @@ def test_columns_without_data_are_left_out_of_a_group_and_told(
     assert [task["title"] for task in told.facts["tasks"]] == ["MMLU 0-shot", "MMLU 5-shot"]
     missing = told.facts["tasks_missing"]
     assert len(missing) == 9
-    assert "gsm/test.jsonl is not there; it comes from" in missing["tulu_gsm_cot"].replace(
+    assert "gsm/test.jsonl does not exist; it comes from" in missing["tulu_gsm_cot"].replace(
         "; ", "; "
     )
     averages = told.facts["averages"]
@@ -253,9 +253,9 @@ def test_columns_without_data_are_left_out_of_a_group_and_told(
 def test_a_task_that_is_named_must_have_its_data(asked: Asked, tmp_path: Path) -> None:
     with refusal(
         DataProblem,
-        f"{tmp_path / 'gsm/test.jsonl'} is not there; it comes from grade_school_math/data of "
+        f"{tmp_path / 'gsm/test.jsonl'} does not exist; it comes from grade_school_math/data of "
         "openai/grade-school-math on GitHub",
-        next_step="put it there, or name another folder with --data-dir",
+        next_step="put it there, or give another folder with --data-dir",
         out=tmp_path / "out",
     ):
         asked("tulu_gsm_cot", data_dir=str(tmp_path))

@@ -394,9 +394,9 @@ def test_a_fault_is_told_with_its_place(
 def test_a_missing_file_is_told_with_where_it_comes_from(tmp_path: Path) -> None:
     with refusal(
         DataProblem,
-        f"{tmp_path / 'gsm/test.jsonl'} is not there; it comes from grade_school_math/data of "
+        f"{tmp_path / 'gsm/test.jsonl'} does not exist; it comes from grade_school_math/data of "
         "openai/grade-school-math on GitHub",
-        next_step="put it there, or name another folder with --data-dir",
+        next_step="put it there, or give another folder with --data-dir",
         out=None,
     ):
         items("tulu_gsm_cot", data_dir=str(tmp_path))
@@ -405,7 +405,7 @@ def test_a_missing_file_is_told_with_where_it_comes_from(tmp_path: Path) -> None
 def test_without_a_folder_the_hub_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.delenv("CAMELPRESS_DATA", raising=False)
-    with pytest.raises(DataProblem, match="no folder is named that bbh/bbh could lie in"):
+    with pytest.raises(DataProblem, match="no data folder is set for bbh/bbh; it comes from"):
         items("tulu_bbh_cot")  # its prompts are on no hub
 
     def refuse(*_: Any, **__: Any) -> Any:
@@ -414,7 +414,7 @@ def test_without_a_folder_the_hub_is_asked(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with refusal(
         DataProblem,
-        "no folder of data is named, and openai/gsm8k cannot be had from the hub (ConnectionError)",
+        "no data folder is set, and openai/gsm8k cannot be loaded from the Hub (ConnectionError)",
         next_step="give --data-dir, set CAMELPRESS_DATA to the folder above eval/, or connect",
         out=None,
     ):
