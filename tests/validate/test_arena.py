@@ -289,7 +289,7 @@ def test_models_really_answer(asked: Asker, tmp_path: Path) -> None:
         (("--judge-budget", "1"), "a budget needs prices; give both prices of the judge"),
         (("--judge-budget", "0.0001", "--judge-price-in", "10", "--judge-price-out", "10"),
          "and the budget is $0.00; raise the budget"),
-        (("--judge-local", "nowhere"), "a judge at a service and one here are both named"),
+        (("--judge-local", "nowhere"), "both a judge at a service and a local judge are set"),
         (("--judge-annotations", "no/a.jsonl"), "no is not a folder; make it"),
         (("--judge-annotations", "a.json"), "a.json is a JSON list, to which nothing can be added"),
         (("--judge-parallel", "0"), "judge.parallel: Input should be greater than 0"),

@@ -167,13 +167,13 @@ def test_flips_are_what_differs(report: Path, tmp_path: Path) -> None:
     with refusal(
         CheckpointProblem,
         f"the report in {report} has no samples of the task tulu_gsm",
-        next_step="give one that validate --tasks wrote, with its folder",
+        next_step="give a report of validate --tasks, with its folder",
         out=None,
     ):
         [*samples.read_flips(told, report, "tulu_gsm")]
     (tmp_path / "samples").mkdir()
     (tmp_path / f"samples/{MMLU}.jsonl").write_text("{}\n")
-    with pytest.raises(CheckpointProblem, match="is not the file that the report was made of"):
+    with pytest.raises(CheckpointProblem, match="is not the file recorded in the report"):
         [*samples.read_flips(told, tmp_path, MMLU)]
 
 
@@ -265,7 +265,7 @@ def test_a_data_folder_that_is_not_there_is_never_passed_over(asked: Asked, tmp_
     with refusal(
         DataProblem,
         f"{tmp_path / 'none'} is not a folder",
-        next_step="name the folder of the data with --data-dir",
+        next_step="give the data folder with --data-dir",
         out=tmp_path / "out",
     ):
         asked("tulu", data_dir=str(tmp_path / "none"))

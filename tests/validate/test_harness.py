@@ -473,7 +473,7 @@ def test_a_protocol_may_go_beyond_the_positions_that_it_was_made_for(base: Path)
     long = " ".join(WORDS * 9)
     asked = requests("generate_until", [(long, {"until": [], "max_gen_toks": 8})], task="long")
     model = harness(base)
-    model._columns = {"long": BenchmarkSpec("long", "acc", protocol_context=128)}
+    model._specs = {"long": BenchmarkSpec("long", "acc", protocol_context=128)}
     model.require_positions(asked)
     ids = Tokenizer.load(base).encode_document(long)
     assert len(ids) > 128
@@ -488,7 +488,7 @@ def test_a_protocol_may_go_beyond_the_positions_that_it_was_made_for(base: Path)
     at = logits.log_softmax(dim=-1)[len(pair.context) - 1 : -1]
     expected = sum(float(at[place, token]) for place, token in enumerate(pair.continuation))
     assert log == pytest.approx(expected, abs=1e-4)
-    model._columns = {"long": BenchmarkSpec("long", "acc", protocol_context=256)}
+    model._specs = {"long": BenchmarkSpec("long", "acc", protocol_context=256)}
     with pytest.raises(RecipeProblem, match="has 128 positions"):
         model.require_positions(asked)
 

@@ -362,7 +362,7 @@ def test_programs_pass_at_one_or_ten_tries_as_their_tests_say() -> None:
         ("gsm_cot", "gsm/test.jsonl", ROW + '{"question": "?"}', "{path}:2 has no 'answer'"),
         ("gsm_cot", "gsm/test.jsonl", '{"question": "?", "answer": "one"}',
          "{path}:1 has no number after ####"),
-        ("gsm_cot", "gsm/test.jsonl", ROW, "gsm/test.jsonl has 1 rows, of which 200"),
+        ("gsm_cot", "gsm/test.jsonl", ROW, "gsm/test.jsonl has 1 rows, fewer than the 200"),
         ("mmlu_0shot", "mmlu/test/anatomy_test.csv", 'q,1,2,3,4,A\nq,1,2,3,A\n',
          "{path}:2 has 5 fields instead of 6"),
         ("mmlu_0shot", "mmlu/test/anatomy_test.csv", 'q,1,2,3,4,E\n', "{path}:1 answers 'E'"),
