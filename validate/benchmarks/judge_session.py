@@ -84,11 +84,11 @@ class JudgeSession:
             annotations.require_appendable()
         return cls(judge_settings, judge, annotations.judge or UNKNOWN_JUDGE, len(annotations))
 
-    def require_budget(self, loaded: LoadedTasks, *, all_items: bool) -> None:
+    def require_budget(self, task_set: LoadedTasks, *, all_items: bool) -> None:
         """Logs the maximum cost of judging, before any model answers, and checks the budget.
 
         Args:
-            loaded: the tasks.
+            task_set: the tasks.
             all_items: True if every item is answered.
         Raises:
             RecipeProblem: There is a budget without prices, or it is too low even for empty
@@ -96,7 +96,7 @@ class JudgeSession:
         """
         if self._judge is None:
             return
-        for spec, task in loaded.judge_tasks():
+        for spec, task in task_set.judge_tasks():
             baseline_prompts = [
                 prompt
                 for doc in task.eval_docs
@@ -122,7 +122,7 @@ class JudgeSession:
             certain_prompts = baseline_prompts if all_items and not self._n_stored else []
             require_affordable(estimate_judge_cost(certain_prompts, self._settings), self._settings)
 
-    def probe_endpoint(self, loaded: LoadedTasks) -> None:
+    def probe_endpoint(self, task_set: LoadedTasks) -> None:
         """Sends one question to a judge service, so faults show before any model answers.
 
         Raises:
@@ -131,7 +131,9 @@ class JudgeSession:
         """
         if not isinstance(self._judge, EndpointJudge):
             return
-        docs = (doc for _, task in loaded.judge_tasks() for doc in task.eval_docs if doc["target"])
+        docs = (
+            doc for _, task in task_set.judge_tasks() for doc in task.eval_docs if doc["target"]
+        )
         for doc in islice(docs, 1):
             pair = OutputPair("the first", doc["instruction"], doc["target"], "", both_orders=False)
             judge_pairs([pair], self._judge, self._settings)

@@ -127,8 +127,10 @@ class CamelpressLM(TemplateLM):
             typed_requests = [
                 request for request in requests if request.request_type == request_type
             ]
-            repeated = [request for request in typed_requests for _ in range(request.repeats or 1)]
-            getattr(self, request_type)(repeated)
+            repeated_requests = [
+                request for request in typed_requests for _ in range(request.repeats or 1)
+            ]
+            getattr(self, request_type)(repeated_requests)
         n_requests = sum(request.repeats or 1 for request in requests)
         share = (self._n_uncached - uncached_before) / max(1, n_requests)
         return AnswerCost(share, self._generator.fixed_seconds - fixed_before)
@@ -188,36 +190,44 @@ class CamelpressLM(TemplateLM):
         )
 
     def _respond(self, requests: Sequence[Instance], answer_requests: AnswerRequests) -> list[Any]:
-        numbered = self._number_repetitions(requests)
+        numbered_requests = self._number_repetitions(requests)
         keys = [
-            self._cache.key(item.request.task_name, self._cache_request(item)) for item in numbered
+            self._cache.key(item.request.task_name, self._cache_request(item))
+            for item in numbered_requests
         ]
-        types = [item.request.request_type for item in numbered]
-        missing = [
+        types = [item.request.request_type for item in numbered_requests]
+        missing_indices = [
             index
             for index, (key, request_type) in enumerate(zip(keys, types, strict=True))
             if not self._cache.has(key, request_type)
         ]
-        self._n_uncached += len(missing)
-        if missing:
-            for number, answer in answer_requests([numbered[index] for index in missing]):
-                self._cache.add(keys[missing[number]], answer)
+        self._n_uncached += len(missing_indices)
+        if missing_indices:
+            for number, answer in answer_requests(
+                [numbered_requests[index] for index in missing_indices]
+            ):
+                self._cache.add(keys[missing_indices[number]], answer)
         return [self._cache[key] for key in keys]
 
     def _number_repetitions(self, requests: Sequence[Instance]) -> list[NumberedRequest]:
         """Numbers equal requests by repetition, from 1."""
         counts: Counter[str] = Counter()
-        numbered = []
+        numbered_requests = []
         for request in requests:
             digest = sha256_json([request.task_name, request.request_type, *request.args])
             counts[digest] += 1
-            numbered.append(NumberedRequest(request, counts[digest]))
-        return numbered
+            numbered_requests.append(NumberedRequest(request, counts[digest]))
+        return numbered_requests
 
-    def _cache_request(self, numbered: NumberedRequest) -> list[object]:
+    def _cache_request(self, numbered_request: NumberedRequest) -> list[object]:
         """Returns the inputs of an answer except the model, as a cache key."""
-        request = numbered.request
-        return [request.request_type, self._add_bos(request), numbered.repetition, *request.args]
+        request = numbered_request.request
+        return [
+            request.request_type,
+            self._add_bos(request),
+            numbered_request.repetition,
+            *request.args,
+        ]
 
     def _add_bos(self, request: Instance) -> bool:
         spec = self._specs.get(request.task_name or "")
@@ -234,14 +244,14 @@ class CamelpressLM(TemplateLM):
         )
         return UNLIMITED_TOKENS if is_unlimited else positions
 
-    def _score(self, numbered: Sequence[NumberedRequest]) -> Iterator[tuple[int, Any]]:
-        pairs = [self._encode_request(item.request) for item in numbered]
+    def _score(self, requests: Sequence[NumberedRequest]) -> Iterator[tuple[int, Any]]:
+        pairs = [self._encode_request(item.request) for item in requests]
         for index, likelihood in continuation_likelihoods(self._label, self._streamed_model, pairs):
             yield index, [likelihood.log_prob, likelihood.is_greedy]
 
-    def _score_rolling(self, numbered: Sequence[NumberedRequest]) -> Iterator[tuple[int, Any]]:
+    def _score_rolling(self, requests: Sequence[NumberedRequest]) -> Iterator[tuple[int, Any]]:
         pairs, request_indices = [], []
-        for index, (request, _) in enumerate(numbered):
+        for index, (request, _) in enumerate(requests):
             self._bos = self._add_bos(request)
             windows = get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0]),
@@ -252,7 +262,7 @@ class CamelpressLM(TemplateLM):
             for context, continuation in map(make_disjoint_window, windows):
                 pairs.append(ContextContinuation(context, continuation))
                 request_indices.append(index)
-        totals = [0.0] * len(numbered)
+        totals = [0.0] * len(requests)
         for number, likelihood in continuation_likelihoods(
             self._label, self._streamed_model, pairs
         ):
@@ -276,9 +286,9 @@ class CamelpressLM(TemplateLM):
         self._bos = self._add_bos(request)
         return self.tok_encode(request.args[0])
 
-    def _complete(self, numbered: Sequence[NumberedRequest]) -> Iterator[tuple[int, str]]:
+    def _complete(self, numbered_requests: Sequence[NumberedRequest]) -> Iterator[tuple[int, str]]:
         generation_requests = []
-        for item in numbered:
+        for item in numbered_requests:
             request = item.request
             spec = self._specs.get(request.task_name or "")
             stop_at_paragraph = spec is not None and spec.first_paragraph_only

@@ -95,17 +95,17 @@ def prepare_tasks(
         time_budget.parse_duration(settings.budget)
     require_same_tokenizer(reference.folder, candidate.folder)
     session = JudgeSession.open(settings, out)
-    loaded = task_catalogue.load_tasks(
+    task_set = task_catalogue.load_tasks(
         settings.tasks,
         data_dir=settings.data_dir,
         tokenizer=reference.folder,
         judged=session is not None,
     )
-    note_unread_data(settings.data_dir, loaded.specs.values())
+    note_unread_data(settings.data_dir, task_set.specs.values())
     if session is not None:
-        session.require_budget(loaded, all_items=settings.budget is None)
-        session.probe_endpoint(loaded)
-    return PreparedTasks(loaded, session)
+        session.require_budget(task_set, all_items=settings.budget is None)
+        session.probe_endpoint(task_set)
+    return PreparedTasks(task_set, session)
 
 
 def note_unread_data(folder: Path | None, specs: Iterable[BenchmarkSpec]) -> None:
@@ -127,43 +127,49 @@ def run_tasks(
         NumericsProblem: Logits are not finite.
         Interruption: The judge cannot be reached.
     """
-    loaded = tasks.tasks
+    task_set = tasks.tasks
     checkpoints = {"reference": reference, "candidate": candidate}
     models = {
         role: checkpoint_digest(checkpoint.folder) for role, checkpoint in checkpoints.items()
     }
     reference_adapter, candidate_adapter = (
-        _open_model_adapter(role, checkpoint, models[role], reference, settings, loaded.specs)
+        _open_model_adapter(role, checkpoint, models[role], reference, settings, task_set.specs)
         for role, checkpoint in checkpoints.items()
     )
-    failed: dict[str, str] = {}
-    selected = _select_items(loaded, settings, candidate_adapter, failed)
-    _build_all_requests(loaded, selected, [reference_adapter, candidate_adapter], failed)
-    remaining = {name: task for name, task in loaded.tasks.items() if name not in failed}
-    logged = [
-        _log_samples(adapter, remaining, selected, failed)
+    failures: dict[str, str] = {}
+    selection = _select_items(task_set, settings, candidate_adapter, failures)
+    _build_all_requests(task_set, selection, [reference_adapter, candidate_adapter], failures)
+    active_tasks = {name: task for name, task in task_set.tasks.items() if name not in failures}
+    sample_logs = [
+        _log_samples(adapter, active_tasks, selection, failures)
         for adapter in (reference_adapter, candidate_adapter)
     ]
-    judge_facts = _judge_outputs(tasks, logged, failed)
+    judge_facts = _judge_outputs(tasks, sample_logs, failures)
     samples = {
-        name: pair_samples(loaded.specs[name], *(side_samples[name] for side_samples in logged))
-        for name in remaining
-        if name not in failed
+        name: pair_samples(
+            task_set.specs[name], *(samples_by_task[name] for samples_by_task in sample_logs)
+        )
+        for name in active_tasks
+        if name not in failures
     }
     task_records = [
         item_scores.task_facts(
-            loaded.specs[name],
+            task_set.specs[name],
             [record.scores for record in records],
-            total_items=len(remaining[name].eval_docs),
+            total_items=len(active_tasks[name].eval_docs),
         )
         | judge_facts.get(name, {})
         for name, records in samples.items()
     ]
     averages = average_benchmarks(
         task_records,
-        {name: influences_by_item(loaded.specs[name], samples[name]) for name in samples},
+        {name: influences_by_item(task_set.specs[name], samples[name]) for name in samples},
     )
-    facts = {"tasks": task_records, "tasks_missing": loaded.missing | failed, "averages": averages}
+    facts = {
+        "tasks": task_records,
+        "tasks_missing": task_set.missing | failures,
+        "averages": averages,
+    }
     return BenchmarkResults(facts, samples, models)
 
 
@@ -195,7 +201,7 @@ def _open_model_adapter(
 
 
 def _select_items(
-    loaded: LoadedTasks, settings: Validate, adapter: LMAdapter, failed: dict[str, str]
+    task_set: LoadedTasks, settings: Validate, adapter: LMAdapter, failures: dict[str, str]
 ) -> dict[str, list[int]]:
     """Selects the items of each task within the time budget; omits complete tasks.
 
@@ -206,47 +212,47 @@ def _select_items(
     if settings.budget is None:
         return {}
     time_limit = time_budget.ANSWERING_SHARE * time_budget.parse_duration(settings.budget) / 2
-    start, selected = time.monotonic(), {}
+    start, selection = time.monotonic(), {}
     for number, name in enumerate(
-        sorted(loaded.tasks, key=partial(_max_completion_tokens, loaded), reverse=True)
+        sorted(task_set.tasks, key=partial(_max_completion_tokens, task_set), reverse=True)
     ):
-        task = loaded.tasks[name]
+        task = task_set.tasks[name]
         parts = [str(doc.get("part", "")) for doc in task.eval_docs]
-        by_part = loaded.specs[name].is_macro_average
+        by_part = task_set.specs[name].is_macro_average
         task_start = time.monotonic()
-        with _record_failure(name, failed, is_only_task=len(loaded.tasks) == 1):
+        with _record_failure(name, failures, is_only_task=len(task_set.tasks) == 1):
             count = time_budget.answer_within_budget(
                 len(parts),
-                (time_limit - (task_start - start)) / (len(loaded.tasks) - number),
+                (time_limit - (task_start - start)) / (len(task_set.tasks) - number),
                 partial(_answer_round, adapter, task, parts, by_part),
                 first=max(1, time_budget.FIRST_ROUND_REQUESTS // (task.config.repeats or 1)),
                 unit=len(set(parts)) if by_part else 1,
             )
             if count < len(parts):
-                selected[name] = time_budget.sample_items(parts, count, by_part=by_part)
+                selection[name] = time_budget.sample_items(parts, count, by_part=by_part)
             elapsed = time.monotonic() - task_start
             note(f"{name}: {count:,} of {len(parts):,} items, {elapsed:.0f} s per model")
     adapter.release()
     note(f"the other model answers the same items, in about {time.monotonic() - start:.0f} s")
-    return selected
+    return selection
 
 
-def _max_completion_tokens(loaded: LoadedTasks, name: str) -> int:
+def _max_completion_tokens(task_set: LoadedTasks, name: str) -> int:
     """Returns the maximum tokens of a completion, 0 for likelihood tasks."""
-    config = loaded.tasks[name].config
-    completes = config.output_type == "generate_until"
-    return max_new_tokens(config.generation_kwargs or {}) if completes else 0
+    config = task_set.tasks[name].config
+    is_generation = config.output_type == "generate_until"
+    return max_new_tokens(config.generation_kwargs or {}) if is_generation else 0
 
 
 @contextmanager
-def _record_failure(name: str, failed: dict[str, str], *, is_only_task: bool) -> Iterator[None]:
+def _record_failure(name: str, failures: dict[str, str], *, is_only_task: bool) -> Iterator[None]:
     """Records the failure of a task and continues; re-raises the problem of an only task."""
     try:
         yield
     except (RecipeProblem, DataProblem, ToolProblem) as problem:
         if is_only_task:
             raise
-        failed[name] = problem.message
+        failures[name] = problem.message
         note(f"{name} is left out: {problem.message}")
 
 
@@ -254,25 +260,25 @@ def _answer_round(
     adapter: LMAdapter, task: Task, parts: Sequence[str], by_part: bool, count: int
 ) -> time_budget.RoundCost:
     """Answers the first `count` items of the shuffle."""
-    selected = time_budget.sample_items(parts, count, by_part=by_part)
-    _build_requests(task, selected)
+    indices = time_budget.sample_items(parts, count, by_part=by_part)
+    _build_requests(task, indices)
     adapter.require_positions(task.instances)
     cost = adapter.fill_cache(task.instances)
-    return time_budget.RoundCost(cost.uncached_share * len(selected), cost.fixed_seconds)
+    return time_budget.RoundCost(cost.uncached_share * len(indices), cost.fixed_seconds)
 
 
 def _build_all_requests(
-    loaded: LoadedTasks,
-    selected: Mapping[str, list[int]],
+    task_set: LoadedTasks,
+    selection: Mapping[str, list[int]],
     adapters: Sequence[LMAdapter],
-    failed: dict[str, str],
+    failures: dict[str, str],
 ) -> None:
     """Builds the requests of all tasks and checks that both models have enough positions."""
-    for name, task in loaded.tasks.items():
-        if name in failed:
+    for name, task in task_set.tasks.items():
+        if name in failures:
             continue
-        with _record_failure(name, failed, is_only_task=len(loaded.tasks) == 1):
-            _build_requests(task, selected.get(name))
+        with _record_failure(name, failures, is_only_task=len(task_set.tasks) == 1):
+            _build_requests(task, selection.get(name))
             for adapter in adapters:
                 adapter.require_positions(task.instances)
 
@@ -280,51 +286,56 @@ def _build_all_requests(
 def _log_samples(
     adapter: LMAdapter,
     tasks: Mapping[str, Task],
-    selected: Mapping[str, list[int]],
-    failed: dict[str, str],
+    selection: Mapping[str, list[int]],
+    failures: dict[str, str],
 ) -> dict[str, LoggedSamples]:
-    """Scores each task with lm-evaluation-harness; adds failed tasks to `failed`."""
+    """Scores each task with lm-evaluation-harness; adds failed tasks to `failures`."""
     from lm_eval.evaluator import evaluate
 
     adapter.fill_cache([request for task in tasks.values() for request in task.instances])
     adapter.release()
-    logged: dict[str, LoggedSamples] = {}
+    samples_by_task: dict[str, LoggedSamples] = {}
     for name, task in tasks.items():
-        if name in failed:
+        if name in failures:
             continue
-        with _record_failure(name, failed, is_only_task=len(tasks) == 1), silence_lm_eval():
+        with _record_failure(name, failures, is_only_task=len(tasks) == 1), silence_lm_eval():
             results = evaluate(
                 lm=adapter,
                 task_dict={"tasks": {name: task}},
-                samples={name: selected[name]} if name in selected else None,
+                samples={name: selection[name]} if name in selection else None,
                 bootstrap_iters=0,
             )
-            logged[name] = results["samples"][name]
-    return logged
+            samples_by_task[name] = results["samples"][name]
+    return samples_by_task
 
 
 def _judge_outputs(
-    tasks: PreparedTasks, logged: Sequence[dict[str, LoggedSamples]], failed: dict[str, str]
+    tasks: PreparedTasks, sample_logs: Sequence[dict[str, LoggedSamples]], failures: dict[str, str]
 ) -> dict[str, dict[str, Any]]:
-    """Scores the judged tasks in `logged`; returns their facts by task name."""
+    """Scores the judged tasks in `sample_logs`; returns their facts by task name."""
     facts: dict[str, dict[str, Any]] = {}
     for spec, _ in tasks.tasks.judge_tasks():
         name = spec.name
-        if tasks.judge_session is None or name in failed:
+        if tasks.judge_session is None or name in failures:
             continue
-        with _record_failure(name, failed, is_only_task=len(tasks.tasks.tasks) == 1):
+        with _record_failure(name, failures, is_only_task=len(tasks.tasks.tasks) == 1):
             judge_scores = score_with_judge(
-                tasks.judge_session, spec, *(side_samples[name] for side_samples in logged)
+                tasks.judge_session,
+                spec,
+                *(samples_by_task[name] for samples_by_task in sample_logs),
             )
-            logged[0][name], logged[1][name] = judge_scores.reference, judge_scores.candidate
+            sample_logs[0][name], sample_logs[1][name] = (
+                judge_scores.reference,
+                judge_scores.candidate,
+            )
             facts[name] = judge_scores.facts
     return facts
 
 
-def _build_requests(task: Task, selected: list[int] | None) -> None:
+def _build_requests(task: Task, indices: list[int] | None) -> None:
     """Builds the requests of a task like `lm_eval.evaluator.evaluate`."""
     if task.config.num_fewshot is None:
         task.set_config("num_fewshot", 0)
     task.set_fewshot_seed(1234)
     with silence_lm_eval():
-        task.build_all_requests(samples=selected)
+        task.build_all_requests(samples=indices)

@@ -145,16 +145,16 @@ def _task_manager(names: Sequence[str], metadata: dict[str, Any]) -> TaskManager
     own_manager = harness.TaskManager(
         include_path=str(TASKS_FOLDER), include_defaults=False, metadata=metadata
     )
-    unknown = [name for name in names if name not in own_manager.all_tasks]
-    if not unknown:
+    unknown_names = [name for name in names if name not in own_manager.all_tasks]
+    if not unknown_names:
         return own_manager
     manager = own_manager
-    if not any(name.startswith(OWN_PREFIX) for name in unknown):
+    if not any(name.startswith(OWN_PREFIX) for name in unknown_names):
         manager = harness.TaskManager(include_path=str(TASKS_FOLDER), metadata=metadata)
-    for name in unknown:
+    for name in unknown_names:
         if name not in manager.all_tasks:
-            close = get_close_matches(name, manager.all_tasks, n=1)
-            suggestion = f", did you mean {close[0]}?" if close else ""
+            matches = get_close_matches(name, manager.all_tasks, n=1)
+            suggestion = f", did you mean {matches[0]}?" if matches else ""
             raise RecipeProblem(
                 f"there is no task {name!r}{suggestion}",
                 next_step="name tulu, tulu-fixed, one of their columns, or a task that "
@@ -174,9 +174,9 @@ def _group_members(manager: TaskManager, name: str) -> list[str]:
     return [task_name for member in member_names for task_name in _group_members(manager, member)]
 
 
-def _require_dependencies(loaded: Iterable[Task], *, judged: bool) -> None:
+def _require_dependencies(tasks_to_check: Iterable[Task], *, judged: bool) -> None:
     """Checks the requirements of tasks other than data: sandbox and judge."""
-    for task in loaded:
+    for task in tasks_to_check:
         metadata = task.config.metadata or {}
         if metadata.get("needs") == "sandbox":
             humaneval.require_sandbox()

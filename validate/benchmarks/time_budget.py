@@ -62,23 +62,27 @@ def answer_within_budget(
         clock: monotonic clock, s.
     """
     first = -(-first // unit) * unit
-    done, batch, uncached, used, seconds_per_item = 0, first, 0.0, 0.0, 0.0
+    n_done, batch, n_uncached, seconds_used, seconds_per_item = 0, first, 0.0, 0.0, 0.0
     while batch > 0:
-        batch = min(batch, total - done)
+        batch = min(batch, total - n_done)
         start = clock()
-        cost = answer(done + batch)
+        cost = answer(n_done + batch)
         elapsed = clock() - start
-        done, uncached, used = done + batch, uncached + cost.uncached_items, used + elapsed
+        n_done, n_uncached, seconds_used = (
+            n_done + batch,
+            n_uncached + cost.uncached_items,
+            seconds_used + elapsed,
+        )
         seconds_per_item = (
             max(0.0, elapsed - cost.fixed_seconds) / cost.uncached_items
             if cost.uncached_items
             else seconds_per_item
         )
-        remaining = seconds - used - min(cost.fixed_seconds, elapsed)
-        affordable = int(remaining / max(seconds_per_item, 1e-9)) if remaining > 0 else 0
-        max_batch = min(affordable, MAX_ROUND_GROWTH * max(first, int(uncached)))
-        batch = total - done if max_batch >= total - done else max_batch // unit * unit
-    return done
+        seconds_left = seconds - seconds_used - min(cost.fixed_seconds, elapsed)
+        max_items = int(seconds_left / max(seconds_per_item, 1e-9)) if seconds_left > 0 else 0
+        max_batch = min(max_items, MAX_ROUND_GROWTH * max(first, int(n_uncached)))
+        batch = total - n_done if max_batch >= total - n_done else max_batch // unit * unit
+    return n_done
 
 
 def sample_items(parts: Sequence[str], count: int, *, by_part: bool) -> list[int]:

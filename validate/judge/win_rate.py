@@ -44,29 +44,33 @@ def win_rate(verdicts: Sequence[Preference]) -> WinRate:
     Raises:
         ToolProblem: There is no readable verdict.
     """
-    readable = [verdict for verdict in verdicts if verdict.score is not None]
-    if not readable:
+    valid_verdicts = [verdict for verdict in verdicts if verdict.score is not None]
+    if not valid_verdicts:
         raise ToolProblem("the judge gave no readable verdict", next_step="use another judge model")
     pair_indices = {
         name: index
-        for index, name in enumerate(dict.fromkeys(verdict.prompt.pair.id for verdict in readable))
+        for index, name in enumerate(
+            dict.fromkeys(verdict.prompt.pair.id for verdict in valid_verdicts)
+        )
     }
-    pair = np.array([pair_indices[verdict.prompt.pair.id] for verdict in readable])
-    won = np.array([verdict.score for verdict in readable], dtype=np.float64)
-    first = np.array([verdict.prompt.candidate_first for verdict in readable], dtype=np.float64)
-    longer = np.array([_length_difference(verdict) for verdict in readable], dtype=np.float64)
-    decided = won != 0.5
-    first_shown_won = np.where(first[decided] == 1, won[decided], 1 - won[decided])
+    pair = np.array([pair_indices[verdict.prompt.pair.id] for verdict in valid_verdicts])
+    won = np.array([verdict.score for verdict in valid_verdicts], dtype=np.float64)
+    first = np.array(
+        [verdict.prompt.candidate_first for verdict in valid_verdicts], dtype=np.float64
+    )
+    longer = np.array([_length_difference(verdict) for verdict in valid_verdicts], dtype=np.float64)
+    is_decided = won != 0.5
+    first_shown_won = np.where(first[is_decided] == 1, won[is_decided], 1 - won[is_decided])
     scores_by_pair = [won[pair == index] for index in range(len(pair_indices))]
     both_orders = [scores for scores in scores_by_pair if len(scores) == 2]
     return WinRate(
         win_rate=clustered_share(torch.from_numpy(won), torch.from_numpy(pair)),
         length_controlled=length_controlled_win_rate(won, longer, first, pair),
         characters=float(longer.mean()),
-        draws=int((~decided).sum()),
+        draws=int((~is_decided).sum()),
         first_shown=float(first_shown_won.mean()) if len(first_shown_won) else None,
         agreement=float(np.mean([a == b for a, b in both_orders])) if both_orders else None,
-        invalid=len(verdicts) - len(readable),
+        invalid=len(verdicts) - len(valid_verdicts),
     )
 
 

@@ -52,7 +52,7 @@ def check_program(program: Program, sandbox: Sandbox, limits: ProgramLimits) -> 
         ToolProblem: The sandbox did not start, so the program has no result.
         RecipeProblem: The test itself does not run.
     """
-    common_fields = {
+    shared_fields = {
         "entry_point": program.entry_point,
         "limits": {"seconds": limits.seconds, "memory": limits.memory},
     }
@@ -61,14 +61,14 @@ def check_program(program: Program, sandbox: Sandbox, limits: ProgramLimits) -> 
             _open_sandbox(
                 sandbox,
                 "candidate",
-                {"program": program.prompt + program.completion, **common_fields},
+                {"program": program.prompt + program.completion, **shared_fields},
             )
         )
         checker = stack.enter_context(
             _open_sandbox(
                 sandbox,
                 "checker",
-                {"prompt": program.prompt, "test": program.test, **common_fields},
+                {"prompt": program.prompt, "test": program.test, **shared_fields},
             )
         )
         timed_out = stack.enter_context(_kill_after(limits.patience, candidate, checker))

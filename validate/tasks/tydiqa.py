@@ -71,14 +71,14 @@ def load_tydiqa(
             task_data.load_task_tokenizer(tokenizer, pretrained), bos=bos_in_passage
         )
     rng = random.Random(SEED)
-    sampled = {
+    sample_by_language = {
         language: rng.sample(questions, ITEMS_PER_LANGUAGE)
         if len(questions) > ITEMS_PER_LANGUAGE
         else questions
         for language, questions in sorted(test_questions.items())
     }
     rows = []
-    for language, questions in sampled.items():
+    for language, questions in sample_by_language.items():
         if not train_questions.get(language):
             raise DataProblem(
                 f"{TRAIN} has no example in {language}", next_step="download it again"
