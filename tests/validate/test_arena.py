@@ -106,7 +106,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def complete(self: Any, wanted: Any) -> Iterator[tuple[int, str]]:
     """Both models answer so many letters, and not what they would."""
-    assert [each.decoding.most for each in wanted] == [2048] * ITEMS
+    assert [each.sampling.max_tokens for each in wanted] == [2048] * ITEMS
     yield from enumerate("x" * count for count in LENGTHS[self._of.label])
 
 
@@ -289,9 +289,9 @@ def test_models_really_answer(asked: Asker, tmp_path: Path) -> None:
         (("--judge-budget", "1"), "a budget needs prices; give both prices of the judge"),
         (("--judge-budget", "0.0001", "--judge-price-in", "10", "--judge-price-out", "10"),
          "and the budget is $0.00; raise the budget"),
-        (("--judge-local", "nowhere"), "a judge at a service and one here are both named"),
+        (("--judge-local", "nowhere"), "both a judge at a service and a local judge are set"),
         (("--judge-annotations", "no/a.jsonl"), "no is not a folder; make it"),
-        (("--judge-annotations", "a.json"), "a.json is a list, to which nothing can be added"),
+        (("--judge-annotations", "a.json"), "a.json is a JSON list, to which nothing can be added"),
         (("--judge-parallel", "0"), "judge.parallel: Input should be greater than 0"),
     ],
 )  # fmt: skip
@@ -379,8 +379,8 @@ def test_faults_on_the_way_change_nothing(
 @pytest.mark.parametrize(
     ("always", "told"),
     [
-        ("nonsense", "answers what is no verdict, 1 times so far: 'I would rather not.'; let a"),
-        ("401", f"the judge at 127.0.0.1 wants a key; set {KEY_VARIABLE}"),
+        ("nonsense", "gave no verdict, 1 times so far: 'I would rather not.'; use a"),
+        ("401", f"the judge at 127.0.0.1 requires a key; set {KEY_VARIABLE}"),
     ],
 )
 def test_a_judge_that_is_none_is_one_line(
@@ -408,5 +408,5 @@ def test_a_column_that_cannot_be_judged_takes_no_other_along(
     settings = Validate.parse(told, source="test")
     report = work(Checkpoint.open(roomy), wide, tmp_path / "out", settings)
     assert [task["name"] for task in report.facts["tasks"]] == [MMLU]
-    assert report.facts["tasks_missing"] == {TASK: "the judge at 127.0.0.1 wants a key"}
+    assert report.facts["tasks_missing"] == {TASK: "the judge at 127.0.0.1 requires a key"}
     assert service.url not in report.model_dump_json()

@@ -133,10 +133,12 @@ def test_pulls_are_what_moves_the_difference(
     rows: list[tuple[str, float, float]], column: BenchmarkSpec
 ) -> None:
     marks = [ItemScores(*row) for row in rows]
-    told = task_facts(column, marks, of=len(marks))
+    told = task_facts(column, marks, total_items=len(marks))
     found = item_influences(column, marks)
     assert sum(found) == pytest.approx(0, abs=1e-12)
-    without = task_facts(column, [ItemScores(part, 0.0, 0.0) for part, _, _ in rows], of=len(marks))
+    without = task_facts(
+        column, [ItemScores(part, 0.0, 0.0) for part, _, _ in rows], total_items=len(marks)
+    )
     sizes = {part: sum(row[0] == part for row in rows) for part, _, _ in rows}
     for mark, pull in zip(marks, found, strict=True):
         weight = 1 / (len(sizes) * sizes[mark.part]) if column.is_macro_average else 1 / len(marks)

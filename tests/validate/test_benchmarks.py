@@ -167,13 +167,13 @@ def test_flips_are_what_differs(report: Path, tmp_path: Path) -> None:
     with refusal(
         CheckpointProblem,
         f"the report in {report} has no samples of the task tulu_gsm",
-        next_step="give one that validate --tasks wrote, with its folder",
+        next_step="give a report of validate --tasks, with its folder",
         out=None,
     ):
         [*samples.read_flips(told, report, "tulu_gsm")]
     (tmp_path / "samples").mkdir()
     (tmp_path / f"samples/{MMLU}.jsonl").write_text("{}\n")
-    with pytest.raises(CheckpointProblem, match="is not the file that the report was made of"):
+    with pytest.raises(CheckpointProblem, match="is not the file recorded in the report"):
         [*samples.read_flips(told, tmp_path, MMLU)]
 
 
@@ -239,7 +239,7 @@ def test_columns_without_data_are_left_out_of_a_group_and_told(
     assert [task["title"] for task in told.facts["tasks"]] == ["MMLU 0-shot", "MMLU 5-shot"]
     missing = told.facts["tasks_missing"]
     assert len(missing) == 9
-    assert "gsm/test.jsonl is not there; it comes from" in missing["tulu_gsm_cot"].replace(
+    assert "gsm/test.jsonl does not exist; it comes from" in missing["tulu_gsm_cot"].replace(
         "; ", "; "
     )
     averages = told.facts["averages"]
@@ -253,9 +253,9 @@ def test_columns_without_data_are_left_out_of_a_group_and_told(
 def test_a_task_that_is_named_must_have_its_data(asked: Asked, tmp_path: Path) -> None:
     with refusal(
         DataProblem,
-        f"{tmp_path / 'gsm/test.jsonl'} is not there; it comes from grade_school_math/data of "
+        f"{tmp_path / 'gsm/test.jsonl'} does not exist; it comes from grade_school_math/data of "
         "openai/grade-school-math on GitHub",
-        next_step="put it there, or name another folder with --data-dir",
+        next_step="put it there, or give another folder with --data-dir",
         out=tmp_path / "out",
     ):
         asked("tulu_gsm_cot", data_dir=str(tmp_path))
@@ -265,7 +265,7 @@ def test_a_data_folder_that_is_not_there_is_never_passed_over(asked: Asked, tmp_
     with refusal(
         DataProblem,
         f"{tmp_path / 'none'} is not a folder",
-        next_step="name the folder of the data with --data-dir",
+        next_step="give the data folder with --data-dir",
         out=tmp_path / "out",
     ):
         asked("tulu", data_dir=str(tmp_path / "none"))
@@ -415,8 +415,8 @@ def test_answers_that_are_kept_are_not_asked_again(
     from camelpress.validate.benchmarks import lm_eval_adapter
 
     first = asked(MMLU, TYDIQA, answers=str(tmp_path / "kept"))
-    monkeypatch.setattr(lm_eval_adapter, "likelihoods", None)
-    monkeypatch.setattr(generator, "complete", None)
+    monkeypatch.setattr(lm_eval_adapter, "continuation_likelihoods", None)
+    monkeypatch.setattr(generator, "generate_batch", None)
     again = asked(MMLU, TYDIQA, answers=str(tmp_path / "kept"), out="again")
     assert again.facts == first.facts
     assert len([*(tmp_path / "kept").glob("*.jsonl")]) == 2  # a file for each model

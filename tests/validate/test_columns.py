@@ -29,7 +29,9 @@ BOTH, LOST, WON, NEITHER = (1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)
 
 
 def test_right_or_wrong_items_are_counted() -> None:
-    told = task_facts(ITEMS, marks(*[BOTH] * 60, *[LOST] * 9, *[WON] * 4, *[NEITHER] * 27), of=200)
+    told = task_facts(
+        ITEMS, marks(*[BOTH] * 60, *[LOST] * 9, *[WON] * 4, *[NEITHER] * 27), total_items=200
+    )
     assert (told["n"], told["of"], told["lost"], told["won"]) == (100, 200, 9, 4)
     assert told["reference_accuracy"] == pytest.approx(0.69)
     assert told["candidate_accuracy"] == pytest.approx(0.64)
@@ -49,7 +51,7 @@ def test_right_or_wrong_items_are_counted() -> None:
 )
 def test_parts_count_alike_whatever_their_size(parts: dict[str, list[tuple[float, float]]]) -> None:
     found = [each for part, pairs in parts.items() for each in marks(*pairs, part=part)]
-    told = task_facts(PARTS, found, of=len(found))
+    told = task_facts(PARTS, found, total_items=len(found))
     for side, place in (("reference", 0), ("candidate", 1)):
         expected = fmean(fmean(pair[place] for pair in pairs) for pairs in parts.values())
         assert told[f"{side}_accuracy"] == pytest.approx(expected)
@@ -65,7 +67,9 @@ def test_the_interval_of_marks_in_between_holds_the_truth_as_often_as_it_says() 
         first = draw.random(60)
         second = np.clip(first - 0.02 + draw.normal(0, 0.1, 60), None, None)
         told = task_facts(
-            ITEMS, [ItemScores("", *pair) for pair in zip(first, second, strict=True)], of=60
+            ITEMS,
+            [ItemScores("", *pair) for pair in zip(first, second, strict=True)],
+            total_items=60,
         )
         low, high = told["delta_interval"]
         held += low <= -0.02 <= high
@@ -79,30 +83,30 @@ def copied(count: int, reference: float, candidate: float, content: str) -> list
 def test_items_that_repeat_count_once_in_tests_and_intervals() -> None:
     """400 rows, of which 390 are one lost item: the score is that of the rows, the evidence not."""
     others = [ItemScores("", 1.0, 1.0, f"other {number}") for number in range(10)]
-    told = task_facts(ITEMS, copied(390, 1.0, 0.0, "lost") + others, of=400)
+    told = task_facts(ITEMS, copied(390, 1.0, 0.0, "lost") + others, total_items=400)
     assert (told["n"], told["lost"], told["delta"]) == (400, 390, pytest.approx(-0.975))
     assert told["distinct"] == {"n": 11, "lost": 1, "won": 0}
     assert told["p_value"] == 0.5 and not told["by_count"]
     low, high = told["delta_interval"]
     assert low == -1 and high >= -0.3
-    alone = task_facts(ITEMS, others, of=10)
+    alone = task_facts(ITEMS, others, total_items=10)
     assert alone["distinct"] is None and alone["by_count"]
 
 
 def test_copies_of_one_item_have_no_interval() -> None:
-    assert task_facts(ITEMS, copied(300, 1.0, 1.0, "x"), of=300)["delta_interval"] is None
+    assert task_facts(ITEMS, copied(300, 1.0, 1.0, "x"), total_items=300)["delta_interval"] is None
 
 
 @pytest.mark.parametrize("column", [ITEMS, PARTS])
 def test_equal_marks_in_between_are_no_proof_of_no_loss(column: BenchmarkSpec) -> None:
-    told = task_facts(column, marks(*[(0.5, 0.5)] * 30), of=30)
+    told = task_facts(column, marks(*[(0.5, 0.5)] * 30), total_items=30)
     zero = tango_interval(30, 0, 0, confidence=0.95)[1]
     assert told["delta_interval"][0] <= -zero and zero <= told["delta_interval"][1]
 
 
 def test_no_marks_are_no_zero() -> None:
-    with pytest.raises(NumericsProblem, match="no marks to compare"):
-        task_facts(ITEMS, [], of=10)
+    with pytest.raises(NumericsProblem, match="no scores to compare"):
+        task_facts(ITEMS, [], total_items=10)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +155,9 @@ def test_as_many_items_fit_as_the_time_is_enough_for(
     each: float, once: float, tells: bool, share: float, known: int, rounds: list[int]
 ) -> None:
     model = Clock(each, once, tells=tells, known=known)
-    found = time_budget.answer_within_budget(500, share, model.answer, first=16, clock=lambda: model.now)
+    found = time_budget.answer_within_budget(
+        500, share, model.answer, first=16, clock=lambda: model.now
+    )
     assert (found, model.rounds) == (rounds[-1], rounds)
 
 

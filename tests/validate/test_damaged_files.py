@@ -80,7 +80,7 @@ def test_a_damaged_sample_is_named_by_its_line(
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(CheckpointProblem) as refusal:
         list(read_samples(path))
-    assert refusal.value.message.startswith(f"{path}:2 is no sample (")
+    assert refusal.value.message.startswith(f"{path}:2 is not a sample (")
     assert reason in refusal.value.message
 
 

@@ -275,7 +275,8 @@ def test_a_pattern_that_fits_no_text_or_task_is_an_error() -> None:
         texts={"cod.jsonl": TextGate(kl_mean=MaxLimit(max=0.5))},
         tasks={"mmlu": TaskGate(margin=0.01, significance=0.05)},
     )
-    told = [(check.part, check.name, check.verdict, check.reason) for check in judge_facts(facts(), gate)]
+    checks = judge_facts(facts(), gate)
+    told = [(check.part, check.name, check.verdict, check.reason) for check in checks]
     assert told == [
         ("cod.jsonl", "kl_mean", Verdict.ERROR, "the report has no text of this name"),
         ("mmlu", "accuracy_loss", Verdict.ERROR, "the report has no task of this name"),

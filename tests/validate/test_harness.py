@@ -299,9 +299,9 @@ def test_a_completion_ends_before_its_stop_and_at_the_last_position(base: Path) 
 
     whole = told()
     stop = whole[4:6]
-    assert told(stops=(stop, "never")) == whole[: whole.index(stop)]
-    assert whole.startswith(told(most=3)) and told(most=3) != whole
-    assert told(positions=7) == told(most=3)
+    assert told(stop=(stop, "never")) == whole[: whole.index(stop)]
+    assert whole.startswith(told(max_tokens=3)) and told(max_tokens=3) != whole
+    assert told(positions=7) == told(max_tokens=3)
 
 
 class Fixed:
@@ -393,7 +393,9 @@ def test_answers_are_kept_by_model_task_and_request(
     asked = requests("loglikelihood", pairs()[:3], task="one")
     first = harness(base, answers=tmp_path).loglikelihood(asked)
     assert harness(tuned, answers=tmp_path).loglikelihood(asked) != first
-    monkeypatch.setattr(module, "likelihoods", None)  # what is known is not asked again
+    monkeypatch.setattr(
+        module, "continuation_likelihoods", None
+    )  # what is known is not asked again
     again = harness(base, answers=tmp_path)
     assert again.loglikelihood(asked) == first
     with pytest.raises(TypeError):
@@ -447,9 +449,9 @@ def test_a_prompt_without_room_is_refused(base: Path) -> None:
     long = " ".join(WORDS * 9)
     asked = requests("generate_until", [(long, {"until": []})], task="long")
     with pytest.raises(RecipeProblem) as caught:
-        harness(base).require_room(asked)
+        harness(base).require_positions(asked)
     assert re_matches(caught.value.message)
-    harness(base).require_room(requests("loglikelihood", pairs()))
+    harness(base).require_positions(requests("loglikelihood", pairs()))
 
 
 @pytest.mark.parametrize("kind", ["generate_until", "loglikelihood", "loglikelihood_rolling"])
@@ -460,10 +462,10 @@ def test_an_item_longer_than_a_tokenizer_may_read_is_named(
     rest = {"generate_until": ({"until": []},), "loglikelihood": ("s",)}.get(kind, ("",))
     model = harness(base)
     with pytest.raises(RecipeProblem) as caught:
-        model.require_room(requests(kind, [("the seas", *rest)], task="long"))
+        model.require_positions(requests(kind, [("the seas", *rest)], task="long"))
     assert caught.value.message.startswith("the item 0 of the task long is a text of ")
     assert caught.value.next_step == "leave that task out, or shorten its item"
-    model.require_room(requests("loglikelihood", [("the", " sea")]))
+    model.require_positions(requests("loglikelihood", [("the", " sea")]))
 
 
 def test_a_protocol_may_go_beyond_the_positions_that_it_was_made_for(base: Path) -> None:
@@ -471,14 +473,14 @@ def test_a_protocol_may_go_beyond_the_positions_that_it_was_made_for(base: Path)
     long = " ".join(WORDS * 9)
     asked = requests("generate_until", [(long, {"until": [], "max_gen_toks": 8})], task="long")
     model = harness(base)
-    model._columns = {"long": BenchmarkSpec("long", "acc", protocol_context=128)}
-    model.require_room(asked)
+    model._specs = {"long": BenchmarkSpec("long", "acc", protocol_context=128)}
+    model.require_positions(asked)
     ids = Tokenizer.load(base).encode_document(long)
     assert len(ids) > 128
     assert model.generate_until(asked) == [text(base, ids, greedy(base, ids, 8))]
     scored = requests("loglikelihood", [(long, " sea")], task="long")
     ((log, _),) = model.loglikelihood(scored)
-    pair = model._pair(scored[0])
+    pair = model._encode_request(scored[0])
     with torch.inference_mode():
         logits = pico.load_model(base)(torch.tensor([[*pair.context, *pair.continuation]])).logits[
             0
@@ -486,9 +488,9 @@ def test_a_protocol_may_go_beyond_the_positions_that_it_was_made_for(base: Path)
     at = logits.log_softmax(dim=-1)[len(pair.context) - 1 : -1]
     expected = sum(float(at[place, token]) for place, token in enumerate(pair.continuation))
     assert log == pytest.approx(expected, abs=1e-4)
-    model._columns = {"long": BenchmarkSpec("long", "acc", protocol_context=256)}
+    model._specs = {"long": BenchmarkSpec("long", "acc", protocol_context=256)}
     with pytest.raises(RecipeProblem, match="has 128 positions"):
-        model.require_room(asked)
+        model.require_positions(asked)
 
 
 def re_matches(text: str) -> bool:

@@ -246,7 +246,7 @@ def test_another_judge_is_asked_anew(service: Service, tmp_path: Path) -> None:
     with refusal(
         RecipeProblem,
         re.compile(f"{re.escape(str(settings.annotations))} holds the verdicts of 2 judges .*"),
-        next_step="give a file with those of one",
+        next_step="give a file with the verdicts of one judge",
         out=None,
         exit_code=2,
     ):
@@ -258,7 +258,7 @@ def test_a_judge_that_answers_nonsense_is_stopped_early(service: Service, tmp_pa
     with refusal(
         ToolProblem,
         starting("judge-1 "),
-        next_step="let a model judge that answers 'Output (a)' or 'Output (b)'",
+        next_step="use a judge model that answers 'Output (a)' or 'Output (b)'",
         out=None,
     ) as _:
         _compare(_judging(service, tmp_path, parallel=1))
@@ -279,7 +279,7 @@ def test_a_little_nonsense_is_borne_and_told_and_asked_again(
 
 def test_a_refusal_of_the_model_is_nonsense_and_no_fault(service: Service, tmp_path: Path) -> None:
     service.says = lambda first, second: None
-    with pytest.raises(ToolProblem, match="answers what is no verdict, 2 times so far: ''"):
+    with pytest.raises(ToolProblem, match="gave no verdict, 2 times so far: ''"):
         _compare(_judging(service, tmp_path, parallel=1))
 
 
@@ -312,7 +312,7 @@ def test_a_key_is_asked_for(
 ) -> None:
     monkeypatch.delenv(KEY_VARIABLE)
     service.always = "401"
-    with pytest.raises(ToolProblem, match=f"wants a key; set {KEY_VARIABLE}"):
+    with pytest.raises(ToolProblem, match=f"requires a key; set {KEY_VARIABLE}"):
         _compare(_judging(service, tmp_path))
     assert {each.key for each in service.asked} == {None}
 
@@ -349,15 +349,16 @@ def test_the_key_is_seen_by_the_service_alone(
     ("url", "what", "next_step"),
     [
         ("http://elsewhere.example/v1",
-         f"the key in {KEY_VARIABLE} would go to elsewhere.example for everyone on the way to read",
+         f"the key in {KEY_VARIABLE} would go to elsewhere.example unencrypted",
          f"give an https:// address, or unset {KEY_VARIABLE}"),
         ("https://me:word@host/v1", "the judge's url holds more than an address",
          f"give https://HOST/v1, and the key in {KEY_VARIABLE}"),
         ("https://host/v1?key=word", "the judge's url holds more than an address",
          f"give https://HOST/v1, and the key in {KEY_VARIABLE}"),
-        ("file:///etc/passwd", "the judge's url 'file:///etc/passwd' is no address of a service",
+        ("file:///etc/passwd",
+         "the judge's url 'file:///etc/passwd' is not the address of a service",
          "give https://HOST/v1"),
-        ("https://host:port", "the judge's url is none", "give https://HOST/v1"),
+        ("https://host:port", "the judge's url is not a valid URL", "give https://HOST/v1"),
     ],
 )  # fmt: skip
 def test_an_address_that_is_no_place_for_a_key(
@@ -373,7 +374,7 @@ def test_a_key_that_is_none_is_not_quoted(monkeypatch: pytest.MonkeyPatch, key: 
     monkeypatch.setenv(KEY_VARIABLE, key)
     with refusal(
         RecipeProblem,
-        f"{KEY_VARIABLE} holds characters that no key has",
+        f"{KEY_VARIABLE} holds characters that are invalid in a key",
         next_step="correct it",
         out=None,
         exit_code=2,
@@ -459,7 +460,7 @@ def test_alpaca_evals_annotations_are_read(tmp_path: Path) -> None:
         exit_code=2,
     ):
         judge_pairs([OutputPair("d", "Do.", "x", "y")], None, JudgeSettings(annotations=path))
-    with pytest.raises(OutputProblem, match="is a list, to which nothing can be added"):
+    with pytest.raises(OutputProblem, match="is a JSON list, to which nothing can be added"):
         AnnotationFile(path, "").require_appendable()
     with pytest.raises(OutputProblem, match="is not a folder; make it, or name another file"):
         AnnotationFile(tmp_path / "no" / "a.jsonl", "").require_appendable()
@@ -478,7 +479,7 @@ def test_verdicts_need_not_be_kept(service: Service, tmp_path: Path) -> None:
         (
             "a.jsonl",
             b'{"instruction": "", "output_1": "", "output_2": ""}\n',
-            ":1 has the preference None, which is none of 1 to 2",
+            ":1 has the preference None, which is not between 1 and 2",
         ),
         ("a.jsonl", b"[]\n", ":1 has no instruction, output_1 and output_2"),
         ("a.jsonl", b"{]\n", ":1 is not valid JSON"),
@@ -487,10 +488,10 @@ def test_verdicts_need_not_be_kept(service: Service, tmp_path: Path) -> None:
         ("a.json", b"[" * 100_000, " is not valid JSON"),
         ("a.json",
          b'[{"instruction": "", "output_1": "", "output_2": "", "preference": 3}]',
-         "[0] has the preference 3, which is none of 1 to 2"),
+         "[0] has the preference 3, which is not between 1 and 2"),
         ("a.json",
          b'[{"instruction": "", "output_1": "", "output_2": "", "preference": "a"}]',
-         "[0] has the preference 'a', which is none of 1 to 2"),
+         "[0] has the preference 'a', which is not between 1 and 2"),
     ],
 )  # fmt: skip
 def test_a_malformed_row_is_named(tmp_path: Path, name: str, content: bytes, what: str) -> None:

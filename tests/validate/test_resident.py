@@ -41,7 +41,7 @@ def test_a_model_answers_in_this_process(tmp_path: Path) -> None:
     resident = JudgeCheckpoint(model(tmp_path / "judge"), SETTINGS)
     texts = dict(resident([question.messages() for question in prompts_in_both_orders(PAIR)]))
     assert {*texts} == {0, 1} and all(isinstance(text, str) for text in texts.values())
-    with pytest.raises(ToolProblem, match="^judge [0-9a-f]{8} [0-9a-f]{8} answers what is no"):
+    with pytest.raises(ToolProblem, match="^judge [0-9a-f]{8} [0-9a-f]{8} gave no verdict"):
         judge_pairs([PAIR], InProcessJudge(resident.name, resident), JudgeSettings())
 
 
@@ -55,7 +55,10 @@ def test_it_is_asked_by_its_own_template(
         for place in (1, 0):
             ids = wanted[place].prompt.ids
             asked.append(Tokenizer.load(folder).decode(ids))
-            assert (wanted[place].decoding.most, wanted[place].decoding.temperature) == (3, 0.0)
+            assert (wanted[place].sampling.max_tokens, wanted[place].sampling.temperature) == (
+                3,
+                0.0,
+            )
             yield place, "Output (b)"
 
     monkeypatch.setattr(LocalGenerator, "generate", complete)
@@ -82,10 +85,10 @@ def test_another_length_of_answers_is_another_judge(tmp_path: Path) -> None:
     ("template", "what", "next_step"),
     [
         (None, "the judge in {folder} has no chat template",
-         "let a model judge that was trained for conversations"),
+         "use a judge model trained for conversations"),
         ("{{ raise_exception('never') }}",
          "the chat template of the judge in {folder} cannot be rendered (never)",
-         "mend it, or let another model judge"),
+         "correct it, or use another judge model"),
     ],
 )  # fmt: skip
 def test_a_model_that_cannot_be_asked_is_refused(

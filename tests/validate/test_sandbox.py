@@ -69,20 +69,20 @@ def test_why_a_program_failed_is_told() -> None:
         "    return x + x\n": ProgramResult(True),
         "    return 5\n": ProgramResult(False, "AssertionError"),
         "    return undefined\n": ProgramResult(
-            False, "Raised: NameError: name 'undefined' is not defined"
+            False, "CandidateError: NameError: name 'undefined' is not defined"
         ),
         "    return (\n": ProgramResult(
-            False, "Raised: SyntaxError: '(' was never closed (<completion>, line 3)"
+            False, "CandidateError: SyntaxError: '(' was never closed (<completion>, line 3)"
         ),
         "    raise ValueError('a\\x1b[2Jb\\nc')\n": ProgramResult(
-            False, "Raised: ValueError: a␛[2Jb c"
+            False, "CandidateError: ValueError: a␛[2Jb c"
         ),
         "    import sys; sys.exit(3)\n": ProgramResult(
             False, "ended without an answer (exit status 3)"
         ),
         "    while True: pass\n": ProgramResult(False, "computed for more than 1 s"),
         "    return 'x' * 5000\n": ProgramResult(False, "answered with more than 4,096 bytes"),
-        "    return [0] * 2**28\n": ProgramResult(False, "Raised: MemoryError"),
+        "    return [0] * 2**28\n": ProgramResult(False, "CandidateError: MemoryError"),
     }
     limits = ProgramLimits(seconds=1, patience=60, answer=4096)
     assert run_programs([program(each) for each in told], limits) == list(told.values())
@@ -145,8 +145,8 @@ def test_a_test_that_draws_draws_the_same_for_all() -> None:
     )
     raising = "    raise ValueError(x)\n"
     other = "    if x: raise ValueError(x)\n"
-    told = run_programs([Program("f", "def f(x):\n    ''\n", each, "f", test) for each in (raising, other)],
-               LIMITS)  # fmt: skip
+    programs = [Program("f", "def f(x):\n    ''\n", body, "f", test) for body in (raising, other)]
+    told = run_programs(programs, LIMITS)
     assert told[0].reason == told[1].reason and "0.8444" in told[0].reason
 
 
@@ -157,7 +157,7 @@ def test_a_test_that_does_not_run_is_no_score() -> None:
         RecipeProblem,
         "the test of HumanEval/1000 does not run: SyntaxError: '(' was never closed "
         "(<test>, line 1)",
-        next_step="mend or leave out that problem",
+        next_step="correct or remove that problem",
         out=None,
         exit_code=2,
     ):
@@ -167,11 +167,13 @@ def test_a_test_that_does_not_run_is_no_score() -> None:
 def test_equal_programs_are_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def judged(program: Program, box: isolation.Sandbox, limits: ProgramLimits) -> ProgramResult:
+    def judged(
+        program: Program, sandbox: isolation.Sandbox, limits: ProgramLimits
+    ) -> ProgramResult:
         seen.append(program.completion)
         return ProgramResult(program.completion == "b")
 
-    monkeypatch.setattr(running, "referee", judged)
+    monkeypatch.setattr(running, "check_program", judged)
     monkeypatch.setattr(running, "find_sandbox", lambda limits: isolation.Sandbox("none", ()))
     told = run_programs([program(each) for each in "abcabba"], LIMITS)
     assert [each.passed for each in told] == [each == "b" for each in "abcabba"]
@@ -186,7 +188,7 @@ def test_without_a_sandbox_nothing_runs(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", str(tmp_path))
     with refusal(
         ToolProblem,
-        "programs of a model are run in a sandbox only, and there is none here "
+        "model-written programs run in a sandbox only, and none works on this machine "
         "(neither bubblewrap nor podman nor docker is installed)",
         next_step=isolation.INSTALL_ADVICE,
         out=None,
@@ -207,7 +209,7 @@ def test_sandboxes_that_do_not_start_are_named(
     monkeypatch.setenv("PATH", str(tmp_path))
     with refusal(
         ToolProblem,
-        "programs of a model are run in a sandbox only, and there is none here "
+        "model-written programs run in a sandbox only, and none works on this machine "
         "(a bubblewrap sandbox did not start (exit status 7), "
         "a docker sandbox did not start (exit status 7))",
         next_step=isolation.INSTALL_ADVICE,
@@ -309,7 +311,7 @@ def test_the_numbers_of_system_calls_are_the_kernels() -> None:
 
 
 def test_an_unknown_machine_is_not_confined() -> None:
-    with pytest.raises(OSError, match="no system calls known of riscv64"):
+    with pytest.raises(OSError, match="the table has no system call numbers for riscv64"):
         seccomp.build_filter("riscv64")
 
 
@@ -339,7 +341,7 @@ def test_pass_at_k_is_the_formula_in_whole_numbers(numbers: tuple[int, int, int]
 def test_pass_at_k_needs_k_completions(k: int) -> None:
     with refusal(
         RecipeProblem,
-        f"pass@{k} cannot be told from 20 completions of a problem",
+        f"pass@{k} cannot be estimated from 20 completions of a problem",
         next_step="give a k from 1 to 20, or sample more completions",
         out=None,
         exit_code=2,

@@ -76,8 +76,8 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "gsm": gsm.load_gsm,
     "bbh": bbh.load_bbh,
     "tydiqa": tydiqa.load_tydiqa,
-    "codex": humaneval.load_humaneval,
-    "alpaca": alpaca_farm.load_alpaca_farm,
+    "humaneval": humaneval.load_humaneval,
+    "alpaca_farm": alpaca_farm.load_alpaca_farm,
 }
 
 
@@ -197,7 +197,9 @@ def test_every_quirk_is_named(task: str) -> None:
     assert ("order_of_files" in quirks) == asked.get("one_stream", False)
     assert ("one_order" in quirks) == (told["metadata"].get("orders") == "one")
     assert ("blank_lines" in quirks) == asked.get("blank_lines", False)
-    assert ("points_stripped" in quirks) == (told.get("process_results", "")[-9:] == "gsm.score")
+    assert ("points_stripped" in quirks) == (
+        told.get("process_results", "").endswith("gsm.score_gsm")
+    )
 
 
 @pytest.mark.parametrize("family", ["tulu", "tulu_fixed"])
@@ -360,7 +362,7 @@ def test_programs_pass_at_one_or_ten_tries_as_their_tests_say() -> None:
         ("gsm_cot", "gsm/test.jsonl", ROW + '{"question": "?"}', "{path}:2 has no 'answer'"),
         ("gsm_cot", "gsm/test.jsonl", '{"question": "?", "answer": "one"}',
          "{path}:1 has no number after ####"),
-        ("gsm_cot", "gsm/test.jsonl", ROW, "gsm/test.jsonl has 1 rows, of which 200"),
+        ("gsm_cot", "gsm/test.jsonl", ROW, "gsm/test.jsonl has 1 rows, fewer than the 200"),
         ("mmlu_0shot", "mmlu/test/anatomy_test.csv", 'q,1,2,3,4,A\nq,1,2,3,A\n',
          "{path}:2 has 5 fields instead of 6"),
         ("mmlu_0shot", "mmlu/test/anatomy_test.csv", 'q,1,2,3,4,E\n', "{path}:1 answers 'E'"),
@@ -392,9 +394,9 @@ def test_a_fault_is_told_with_its_place(
 def test_a_missing_file_is_told_with_where_it_comes_from(tmp_path: Path) -> None:
     with refusal(
         DataProblem,
-        f"{tmp_path / 'gsm/test.jsonl'} is not there; it comes from grade_school_math/data of "
+        f"{tmp_path / 'gsm/test.jsonl'} does not exist; it comes from grade_school_math/data of "
         "openai/grade-school-math on GitHub",
-        next_step="put it there, or name another folder with --data-dir",
+        next_step="put it there, or give another folder with --data-dir",
         out=None,
     ):
         items("tulu_gsm_cot", data_dir=str(tmp_path))
@@ -403,7 +405,7 @@ def test_a_missing_file_is_told_with_where_it_comes_from(tmp_path: Path) -> None
 def test_without_a_folder_the_hub_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.delenv("CAMELPRESS_DATA", raising=False)
-    with pytest.raises(DataProblem, match="no folder is named that bbh/bbh could lie in"):
+    with pytest.raises(DataProblem, match="no data folder is set for bbh/bbh; it comes from"):
         items("tulu_bbh_cot")  # its prompts are on no hub
 
     def refuse(*_: Any, **__: Any) -> Any:
@@ -412,7 +414,7 @@ def test_without_a_folder_the_hub_is_asked(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with refusal(
         DataProblem,
-        "no folder of data is named, and openai/gsm8k cannot be had from the hub (ConnectionError)",
+        "no data folder is set, and openai/gsm8k cannot be loaded from the Hub (ConnectionError)",
         next_step="give --data-dir, set CAMELPRESS_DATA to the folder above eval/, or connect",
         out=None,
     ):

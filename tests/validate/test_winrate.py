@@ -75,8 +75,8 @@ def test_one_verdict_is_a_figure_without_an_interval() -> None:
 def test_no_verdict_is_no_figure() -> None:
     with refusal(
         ToolProblem,
-        "the judge gave no verdict that can be read",
-        next_step="let another model judge",
+        "the judge gave no readable verdict",
+        next_step="use another judge model",
         out=None,
     ):
         win_rate([_verdict(1, 5, 3, first=True, won=None)])

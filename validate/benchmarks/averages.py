@@ -1,7 +1,7 @@
-"""The card's Average of both models, and how well their difference in it is known.
+"""Computes the model card's Average for both models, with an interval for the difference.
 
-It is the mean of the benchmarks' means, not of the columns. Two columns of a benchmark mostly ask
-the same items, so an item's pulls on both go together; benchmarks have no items in common.
+The Average is the mean of benchmark means, not of columns. Two columns of a benchmark mostly share
+their items, so the influences of an item on both are combined; benchmarks share no items.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scipy.special import stdtrit
 
 from camelpress.validate.statistics.binomial import TAIL_PROBABILITY
 
-CARD_COLUMNS = {  # of the card's average, each with so many columns
+CARD_COLUMNS = {  # benchmarks of the card's Average: number of columns
     "MMLU": 2,
     "GSM": 2,
     "BBH": 2,
@@ -24,106 +24,111 @@ CARD_COLUMNS = {  # of the card's average, each with so many columns
     "AlpacaFarm": 1,
 }
 MODEL_ROLES = ("reference", "candidate")
-TaskRecord = Mapping[str, Any]  # as a report tells it
-Influences = Mapping[str, float]  # of the items of a column, by name: see `columns.pulls`
+TaskRecord = Mapping[str, Any]  # a task in the facts of a report
+Influences = Mapping[str, float]  # by item name, see `item_scores.item_influences`
 
 
 class DeltaVariance(NamedTuple):
-    """The variance of an estimated difference, and the items that it is known from."""
+    """The variance of an estimated difference, and its number of items."""
 
     variance: float
     items: int
 
 
 def average_benchmarks(
-    tasks: Sequence[TaskRecord], pulls: Mapping[str, Influences]
+    tasks: Sequence[TaskRecord], influences: Mapping[str, Influences]
 ) -> dict[str, Any] | None:
-    """The mean of the benchmarks' means, as the card has it.
+    """Computes the mean of benchmark means, as on the model card.
 
-    A benchmark counts if all its columns are there. The mean of fewer benchmarks than the card's
-    is not the card's Average and does not get its name; what is not there is never a 0. None where
-    no benchmark is whole.
+    A benchmark counts only with all its columns. The mean of fewer benchmarks is not named
+    Average, and a missing benchmark never counts as 0.
 
     Args:
-        tasks: of a report.
-        pulls: of the items of each, by the name of the task.
+        tasks: tasks of a report.
+        influences: item influences by task name.
+    Returns:
+        Facts for the report; None without a complete benchmark.
     Source:
-        the cards of allenai/tulu-7b to tulu-65b: 46.3 of 65B is the mean of MMLU 60.15, GSM 34.5,
-        BBH 50.8, TydiQA 32.55, Codex-Eval 37.4 and AlpacaFarm 62.7, and not of its 11 columns.
+        Model cards of allenai/tulu-7b to tulu-65b: 46.3 of 65B is the mean of MMLU 60.15, GSM
+        34.5, BBH 50.8, TydiQA 32.55, Codex-Eval 37.4 and AlpacaFarm 62.7, not of its 11 columns.
     """
-    whole = {name: found for name in CARD_COLUMNS if (found := _complete_columns(name, tasks))}
-    if not whole:
+    complete_benchmarks = {
+        name: columns for name in CARD_COLUMNS if (columns := _complete_columns(name, tasks))
+    }
+    if not complete_benchmarks:
         return None
     means = {
-        name: {side: fmean(task[f"{side}_accuracy"] for task in found) for side in MODEL_ROLES}
-        for name, found in whole.items()
+        name: {role: fmean(task[f"{role}_accuracy"] for task in columns) for role in MODEL_ROLES}
+        for name, columns in complete_benchmarks.items()
     }
-    spreads = {
-        name: delta_variance([pulls[task["name"]] for task in found])
-        for name, found in whole.items()
+    variances = {
+        name: delta_variance([influences[task["name"]] for task in columns])
+        for name, columns in complete_benchmarks.items()
     }
-    complete = len(whole) == len(CARD_COLUMNS)
-    overall = {side: fmean(mean[side] for mean in means.values()) for side in MODEL_ROLES}
+    is_complete = len(complete_benchmarks) == len(CARD_COLUMNS)
+    overall = {role: fmean(mean[role] for mean in means.values()) for role in MODEL_ROLES}
     return {
         "name": "Average"
-        if complete
-        else f"Mean of {len(whole)} of {len(CARD_COLUMNS)} benchmarks",
-        "complete": complete,
-        "missing": [name for name in CARD_COLUMNS if name not in whole],
+        if is_complete
+        else f"Mean of {len(complete_benchmarks)} of {len(CARD_COLUMNS)} benchmarks",
+        "complete": is_complete,
+        "missing": [name for name in CARD_COLUMNS if name not in complete_benchmarks],
         "benchmarks": {
-            name: mean | _delta_facts(mean, [spreads[name]]) for name, mean in means.items()
+            name: mean | _delta_facts(mean, [variances[name]]) for name, mean in means.items()
         },
         **overall,
-        **_delta_facts(overall, spreads.values()),
+        **_delta_facts(overall, variances.values()),
     }
 
 
 def delta_variance(columns: Sequence[Influences]) -> DeltaVariance:
-    """What is known of the difference in a benchmark: the mean of its columns' differences.
+    """Estimates the variance of a benchmark's difference, the mean of its column differences.
 
-    The variance is n/(n-1) times the sum over items of (mean over columns of the item's pull)²,
-    as of clusters. The square of one item that all columns lose is added: where no item differs,
-    that is no proof that none ever would.
+    The variance is n/(n-1) times the sum over items of (mean influence over the columns)², as for
+    clusters. It includes one extra item lost in all columns, because zero observed differences do
+    not prove a zero difference.
 
     Args:
-        columns: pulls of each, at least one.
+        columns: item influences of each column, at least one column.
     Source:
-        Miller 2024, arXiv:2411.00640, section 2.2 (clustered standard errors); one item more, as
-        Agresti and Min 2005, doi:10.1002/sim.1781, add to matched pairs half a loss and half a
-        win. Ours adds to the variance alone and leaves the difference where it is.
+        Miller 2024, arXiv:2411.00640, section 2.2 (clustered standard errors). The extra item
+        follows Agresti and Min 2005, doi:10.1002/sim.1781, who add half a loss and half a win to
+        matched pairs. Ours changes the variance only, not the difference.
     """
-    found: dict[str, float] = {}
-    for pulls in columns:
-        for item, pull in pulls.items():
-            found[item] = found.get(item, 0.0) + pull / len(columns)
-    n = len(found)
-    squares = sum(pull**2 for pull in found.values()) + 1 / n**2
+    mean_influences: dict[str, float] = {}
+    for influences in columns:
+        for item, influence in influences.items():
+            mean_influences[item] = mean_influences.get(item, 0.0) + influence / len(columns)
+    n = len(mean_influences)
+    squares = sum(influence**2 for influence in mean_influences.values()) + 1 / n**2
     return DeltaVariance(squares * n / (n - 1) if n > 1 else float("inf"), n)
 
 
 def satterthwaite_interval(
-    delta: float, spreads: Sequence[DeltaVariance]
+    delta: float, variances: Sequence[DeltaVariance]
 ) -> tuple[float, float] | None:
-    """95 % around a mean of independent differences; None if one is known from a single item.
+    """Returns the 95 % interval of a mean of independent differences, None below two items.
 
     Source:
         Satterthwaite 1946, doi:10.2307/3002019, for the degrees of freedom of Student's t.
     """
-    if any(each.items < 2 for each in spreads):
+    if any(term.items < 2 for term in variances):
         return None
-    total = sum(each.variance for each in spreads)
-    freedom = total**2 / sum(each.variance**2 / (each.items - 1) for each in spreads)
-    reach = float(stdtrit(freedom, 1 - TAIL_PROBABILITY)) * sqrt(total) / len(spreads)
-    return max(-1.0, delta - reach), min(1.0, delta + reach)
+    total = sum(term.variance for term in variances)
+    degrees_of_freedom = total**2 / sum(term.variance**2 / (term.items - 1) for term in variances)
+    half_width = (
+        float(stdtrit(degrees_of_freedom, 1 - TAIL_PROBABILITY)) * sqrt(total) / len(variances)
+    )
+    return max(-1.0, delta - half_width), min(1.0, delta + half_width)
 
 
 def _complete_columns(benchmark: str, tasks: Iterable[TaskRecord]) -> list[TaskRecord]:
-    """All columns of a benchmark, or none: not one less, and none twice."""
-    found = [task for task in tasks if task.get("benchmark") == benchmark]
-    titles = {task["title"] for task in found}
-    return found if len(titles) == CARD_COLUMNS[benchmark] == len(found) else []
+    """Returns the tasks of a benchmark if each column occurs exactly once, else an empty list."""
+    columns = [task for task in tasks if task.get("benchmark") == benchmark]
+    titles = {task["title"] for task in columns}
+    return columns if len(titles) == CARD_COLUMNS[benchmark] == len(columns) else []
 
 
-def _delta_facts(means: Mapping[str, float], spreads: Iterable[DeltaVariance]) -> dict[str, Any]:
+def _delta_facts(means: Mapping[str, float], variances: Iterable[DeltaVariance]) -> dict[str, Any]:
     delta = means["candidate"] - means["reference"]
-    return {"delta": delta, "delta_interval": satterthwaite_interval(delta, [*spreads])}
+    return {"delta": delta, "delta_interval": satterthwaite_interval(delta, [*variances])}

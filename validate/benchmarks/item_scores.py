@@ -1,7 +1,7 @@
-"""Two models' marks on the items of a task: both scores, the difference, and what would be seen.
+"""Compares the item scores of two models on a task: means, paired difference and power.
 
-A column of the card is the mean over items, or the mean of the means of its parts (the tasks of
-BBH, the languages of TyDiQA). Its difference is paired: item by item.
+A column of the card is the mean over items, or the macro average over its parts (the tasks of BBH,
+the languages of TyDiQA). The difference is paired by item.
 """
 
 from __future__ import annotations
@@ -27,144 +27,153 @@ from camelpress.validate.statistics.paired_tests import (
 
 @dataclass(frozen=True)
 class ItemScores:
-    """What both models got for one item, each in [0, 1] for most metrics."""
+    """The scores of both models on one item, in [0, 1] for most metrics."""
 
     part: str
     reference: float
     candidate: float
-    content: str = ""  # a hash of prompt and target, by which copies are known
+    content: str = ""  # hash of prompt and target, equal for copies; "" if unknown
 
     @property
     def flip(self) -> str:
-        """The model that did better."""
+        """Returns the outcome for the candidate: same, lost or won."""
         return classify_flip(self.candidate - self.reference)
 
 
 def classify_flip(delta: float) -> str:
-    """The word for a difference, candidate minus reference."""
+    """Returns the word for a score difference, candidate minus reference."""
     return "same" if delta == 0 else "lost" if delta < 0 else "won"
 
 
-def task_facts(column: BenchmarkSpec, marks: Sequence[ItemScores], *, of: int) -> dict[str, Any]:
-    """A task as a report tells it.
+def task_facts(
+    spec: BenchmarkSpec, scores: Sequence[ItemScores], *, total_items: int
+) -> dict[str, Any]:
+    """Computes the facts of a task for the report.
 
     Args:
-        column: what the task says of itself.
-        marks: of the items that were asked, at least one.
-        of: items that the task has.
+        spec: specification of the task.
+        scores: scores of the answered items, at least one.
+        total_items: number of items of the task.
     Raises:
-        NumericsProblem: there are no marks.
+        NumericsProblem: There are no scores.
     """
-    if not marks:
+    if not scores:
         raise NumericsProblem(
-            f"the task {column.name} has no marks to compare", next_step="ask at least one item"
+            f"the task {spec.name} has no scores to compare", next_step="answer at least one item"
         )
-    weights = _weights(marks, by_part=column.is_macro_average)
-    flips = Counter(each.flip for each in marks)
-    n, item = len(marks), first_occurrences(marks)
-    distinct = _count_distinct(marks, item)
+    weights = _weights(scores, by_part=spec.is_macro_average)
+    flips = Counter(score.flip for score in scores)
+    n, first_indices = len(scores), first_occurrences(scores)
+    distinct = _count_distinct(scores, first_indices)
     return {
-        "name": column.name,
-        "title": column.title,
-        "benchmark": column.benchmark,
-        "metric": column.metric,
-        "by_count": _is_count_interval(marks, weights),
+        "name": spec.name,
+        "title": spec.title,
+        "benchmark": spec.benchmark,
+        "metric": spec.metric,
+        "by_count": _is_count_interval(scores, weights),
         "distinct": distinct if distinct["n"] < n else None,
         "n": n,
-        "of": of,
-        "parts": len({each.part for each in marks}),
+        "of": total_items,
+        "parts": len({score.part for score in scores}),
         "lost": flips["lost"],
         "won": flips["won"],
-        "reference_accuracy": _mean([each.reference for each in marks], weights),
-        "candidate_accuracy": _mean([each.candidate for each in marks], weights),
-        "delta": _mean([each.candidate - each.reference for each in marks], weights),
-        "delta_interval": _delta_interval(marks, weights, flips),
+        "reference_accuracy": _mean([score.reference for score in scores], weights),
+        "candidate_accuracy": _mean([score.candidate for score in scores], weights),
+        "delta": _mean([score.candidate - score.reference for score in scores], weights),
+        "delta_interval": _delta_interval(scores, weights, flips),
         "p_value": mcnemar_p_value(distinct["lost"], distinct["won"]),
         "detectable_loss": detectable_loss(
-            distinct["n"], _mean_squared_difference(marks), alpha=1 - CONFIDENCE
+            distinct["n"], _mean_squared_difference(scores), alpha=1 - CONFIDENCE
         ),
-        "quirks": dict(column.quirks),
+        "quirks": dict(spec.quirks),
     }
 
 
-def first_occurrences(marks: Sequence[ItemScores]) -> list[int]:
-    """The first item with the prompt and the target of each; itself, where these are not known."""
-    first: dict[str, int] = {}
+def first_occurrences(scores: Sequence[ItemScores]) -> list[int]:
+    """Returns the index of the first copy of each item; unhashed items have no copies."""
+    first_by_content: dict[str, int] = {}
     return [
-        first.setdefault(each.content, place) if each.content else place
-        for place, each in enumerate(marks)
+        first_by_content.setdefault(score.content, index) if score.content else index
+        for index, score in enumerate(scores)
     ]
 
 
-def _count_distinct(marks: Sequence[ItemScores], item: Sequence[int]) -> dict[str, int]:
-    """How many items there are without their copies, and how many of them are lost and won."""
+def _count_distinct(scores: Sequence[ItemScores], first_indices: Sequence[int]) -> dict[str, int]:
+    """Counts distinct items, and the lost and won ones among them."""
     deltas: dict[int, float] = {}
-    for each, first in zip(marks, item, strict=True):
-        deltas[first] = deltas.get(first, 0.0) + each.candidate - each.reference
+    for score, first in zip(scores, first_indices, strict=True):
+        deltas[first] = deltas.get(first, 0.0) + score.candidate - score.reference
     flips = Counter(map(classify_flip, deltas.values()))
     return {"n": len(deltas), "lost": flips["lost"], "won": flips["won"]}
 
 
-def item_influences(column: BenchmarkSpec, marks: Sequence[ItemScores]) -> list[float]:
-    """How far each item pulls the column's difference away from what it is; in all, nowhere.
+def item_influences(spec: BenchmarkSpec, scores: Sequence[ItemScores]) -> list[float]:
+    """Returns the influence of each item on the column's difference; influences sum to 0.
 
-    An item's pull is its weight times what its own difference is more than the column's.
+    The influence of an item is its weight times the excess of its difference over the column's.
     """
-    weights = _weights(marks, by_part=column.is_macro_average)
-    found = [each.candidate - each.reference for each in marks]
-    delta = _mean(found, weights)
-    return [weight * (each - delta) for each, weight in zip(found, weights, strict=True)]
+    weights = _weights(scores, by_part=spec.is_macro_average)
+    deltas = [score.candidate - score.reference for score in scores]
+    delta = _mean(deltas, weights)
+    return [
+        weight * (item_delta - delta) for item_delta, weight in zip(deltas, weights, strict=True)
+    ]
 
 
-def _weights(marks: Sequence[ItemScores], *, by_part: bool) -> list[float]:
-    """What each item counts; all together 1."""
+def _weights(scores: Sequence[ItemScores], *, by_part: bool) -> list[float]:
+    """Returns the item weights, with sum 1."""
     if not by_part:
-        return [1 / len(marks)] * len(marks)
-    sizes = Counter(each.part for each in marks)
-    return [1 / (len(sizes) * sizes[each.part]) for each in marks]
+        return [1 / len(scores)] * len(scores)
+    sizes = Counter(score.part for score in scores)
+    return [1 / (len(sizes) * sizes[score.part]) for score in scores]
 
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
     return sum(value * weight for value, weight in zip(values, weights, strict=True))
 
 
-def _mean_squared_difference(marks: Sequence[ItemScores]) -> float:
-    """Mean squared difference; of items that are right or wrong the share that differs."""
-    return fmean((each.candidate - each.reference) ** 2 for each in marks)
+def _mean_squared_difference(scores: Sequence[ItemScores]) -> float:
+    """Returns the mean squared difference; for binary scores, the share of flips."""
+    return fmean((score.candidate - score.reference) ** 2 for score in scores)
 
 
-def _is_count_interval(marks: Sequence[ItemScores], weights: Sequence[float]) -> bool:
-    """Whether the interval of the difference follows from how many items are lost and won.
+def _is_count_interval(scores: Sequence[ItemScores], weights: Sequence[float]) -> bool:
+    """Returns True if the counts of lost and won items determine the interval.
 
-    They are right or wrong, count alike, and none is another one's copy.
+    All scores are binary, all weights are equal, and there are no copies.
     """
-    right_or_wrong = all(
-        mark in (0, 1) for each in marks for mark in (each.reference, each.candidate)
+    is_binary = all(
+        value in (0, 1) for score in scores for value in (score.reference, score.candidate)
     )
-    alike = max(weights) - min(weights) < 1e-12
-    return right_or_wrong and alike and len({*first_occurrences(marks)}) == len(marks)
+    is_uniform = max(weights) - min(weights) < 1e-12
+    return is_binary and is_uniform and len({*first_occurrences(scores)}) == len(scores)
 
 
 def _delta_interval(
-    marks: Sequence[ItemScores], weights: Sequence[float], flips: Mapping[str, int]
+    scores: Sequence[ItemScores], weights: Sequence[float], flips: Mapping[str, int]
 ) -> tuple[float, float] | None:
-    """Of candidate minus reference: Tango's where counts make it, else one over distinct items.
+    """Returns the interval of the difference, candidate minus reference.
 
-    The latter is never narrower than Tango's of as many items among which none differs.
+    Uses Tango's interval if counts determine it, else a bootstrap over distinct items, at least
+    as wide as Tango's interval for equally many items without a flip.
     """
-    n, item = len(marks), torch.tensor(first_occurrences(marks))
-    if _is_count_interval(marks, weights):
+    n, first_indices = len(scores), torch.tensor(first_occurrences(scores))
+    if _is_count_interval(scores, weights):
         low, high = tango_interval(n, flips["lost"], flips["won"], confidence=CONFIDENCE)
         return -high, -low
-    each = [
-        n * weight * (mark.candidate - mark.reference)
-        for mark, weight in zip(marks, weights, strict=True)
+    weighted_deltas = [
+        n * weight * (score.candidate - score.reference)
+        for score, weight in zip(scores, weights, strict=True)
     ]
-    estimate = bootstrap_mean(torch.tensor(each, dtype=torch.float64), item)
+    estimate = bootstrap_mean(torch.tensor(weighted_deltas, dtype=torch.float64), first_indices)
     if estimate.interval is None:
         return None
-    known = max(1, int(effective_clusters(item)))
-    size = max(1.0, *(abs(mark.candidate) for mark in marks), *(abs(m.reference) for m in marks))
-    reach = size * tango_interval(known, 0, 0, confidence=CONFIDENCE)[1]
-    low, high = estimate.mean - reach, estimate.mean + reach
-    return max(-size, min(low, estimate.low)), min(size, max(high, estimate.high))
+    n_effective = max(1, int(effective_clusters(first_indices)))
+    max_score = max(
+        1.0,
+        *(abs(score.candidate) for score in scores),
+        *(abs(score.reference) for score in scores),
+    )
+    half_width = max_score * tango_interval(n_effective, 0, 0, confidence=CONFIDENCE)[1]
+    low, high = estimate.mean - half_width, estimate.mean + half_width
+    return max(-max_score, min(low, estimate.low)), min(max_score, max(high, estimate.high))

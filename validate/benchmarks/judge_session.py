@@ -1,4 +1,4 @@
-"""Who is to say which of two outputs is better, where verdicts are kept, and what they may cost."""
+"""Opens the judge of the settings, with its stored verdicts and its budget."""
 
 from __future__ import annotations
 
@@ -22,48 +22,56 @@ from camelpress.validate.settings import Validate
 
 ANNOTATIONS_FILE = "verdicts.jsonl"
 UNKNOWN_JUDGE = "stored annotations"
-HASHES = re.compile(r"( [0-9a-f]{8,16})+$")  # at the end of a judge's name
+HASHES = re.compile(r"( [0-9a-f]{8,16})+$")  # suffix of a judge's name
 
 
 class JudgeSession:
-    """Whoever is to say which of two outputs is better.
+    """A judge with its stored verdicts.
 
     Args:
-        settings: with the file of verdicts.
-        judge: None if that file holds everything.
-        name: of who gave, or gives, the verdicts.
-        known: how many there are already.
+        settings: settings with the file of verdicts.
+        judge: the judge; None uses stored verdicts only.
+        name: name of the judge.
+        n_stored: number of stored verdicts.
     """
 
-    def __init__(self, settings: JudgeSettings, judge: Judge | None, name: str, known: int) -> None:
+    def __init__(
+        self, settings: JudgeSettings, judge: Judge | None, name: str, n_stored: int
+    ) -> None:
         self._settings = settings
         self._judge = judge
-        self._known = known
+        self._n_stored = n_stored
         self.name = name
 
     @classmethod
     def open(cls, settings: Validate, out: Path) -> JudgeSession | None:
-        """The judge of the settings; None where they name none. Nobody is asked yet.
+        """Opens the judge of the settings without any request; None if there is no judge.
 
         Args:
-            settings: the judge, and the folder of answers, beside which verdicts are kept.
-            out: of the report, beside which they are kept where there is no such folder.
+            settings: the judge, and the folder of answers, the default place of the verdicts.
+            out: folder of the report; verdicts go beside it without a folder of answers.
         Raises:
-            RecipeProblem: two judges, half of one, or annotations that are malformed or empty.
-            OutputProblem: nothing can be added to the annotations.
-            CheckpointProblem: a judge that is to answer here has no chat template, or is none.
+            RecipeProblem: The settings have two judges or an incomplete one, or the annotations
+                are malformed or empty.
+            OutputProblem: The annotations are not appendable.
+            CheckpointProblem: The local judge is no checkpoint, or has no chat template.
         """
-        asked = settings.judge
-        if asked.url and asked.local:
+        judge_settings = settings.judge
+        if judge_settings.url and judge_settings.local:
             raise RecipeProblem(
-                "a judge at a service and one here are both named",
+                "both a judge at a service and a local judge are set",
                 next_step="give either its url or its folder",
             )
-        if not (asked.url or asked.local or asked.annotations or asked.model):
+        if not (
+            judge_settings.url
+            or judge_settings.local
+            or judge_settings.annotations
+            or judge_settings.model
+        ):
             return None
-        path = asked.annotations or _default_annotations_path(settings, out)
-        asked = asked.model_copy(update={"annotations": path})
-        judge = _open_judge(settings, asked)
+        path = judge_settings.annotations or _default_annotations_path(settings, out)
+        judge_settings = judge_settings.model_copy(update={"annotations": path})
+        judge = _open_judge(settings, judge_settings)
         annotations = AnnotationFile(path, None if judge is None else judge.name)
         if judge is None and not len(annotations):
             raise RecipeProblem(
@@ -74,52 +82,58 @@ class JudgeSession:
             if settings.judge.annotations is None:
                 _make_folder(path.parent)
             annotations.require_appendable()
-        return cls(asked, judge, annotations.judge or UNKNOWN_JUDGE, len(annotations))
+        return cls(judge_settings, judge, annotations.judge or UNKNOWN_JUDGE, len(annotations))
 
-    def require_budget(self, loaded: LoadedTasks, *, whole: bool) -> None:
-        """Say what the judge may be asked, before the models are: outputs of any length count.
+    def require_budget(self, task_set: LoadedTasks, *, all_items: bool) -> None:
+        """Logs the maximum cost of judging, before any model answers, and checks the budget.
 
         Args:
-            loaded: the tasks.
-            whole: all their items are asked.
+            task_set: the tasks.
+            all_items: True if every item is answered.
         Raises:
-            RecipeProblem: there is a budget but no price, or it does not even suffice for outputs
-                that are empty.
+            RecipeProblem: There is a budget without prices, or it is too low even for empty
+                outputs.
         """
         if self._judge is None:
             return
-        for column, task in loaded.judge_tasks():
-            against = [
-                each
+        for spec, task in task_set.judge_tasks():
+            baseline_prompts = [
+                prompt
                 for doc in task.eval_docs
-                for each in judge_prompts(
+                for prompt in judge_prompts(
                     OutputPair(
-                        "", doc["instruction"], "", doc["target"], both_orders=column.both_orders
+                        "", doc["instruction"], "", doc["target"], both_orders=spec.both_orders
                     )
                 )
             ]
-            direct = [
-                each
+            direct_prompts = [
+                prompt
                 for doc in task.eval_docs
-                for each in judge_prompts(OutputPair("", doc["instruction"], "", ""))
+                for prompt in judge_prompts(OutputPair("", doc["instruction"], "", ""))
             ]
-            outputs = 2 * len(against) + 2 * len(direct)
-            longest = outputs * int(task.config.generation_kwargs["max_gen_toks"])
-            most = estimate_judge_cost([*against, *against, *direct], self._settings, more=longest)
-            note(f"{column.name}: {strip_hashes(self.name)} will be asked at most {most}")
-            certain = against if whole and not self._known else []
-            require_affordable(estimate_judge_cost(certain, self._settings), self._settings)
+            n_outputs = 2 * len(baseline_prompts) + 2 * len(direct_prompts)
+            max_output_tokens = n_outputs * int(task.config.generation_kwargs["max_gen_toks"])
+            max_cost = estimate_judge_cost(
+                [*baseline_prompts, *baseline_prompts, *direct_prompts],
+                self._settings,
+                extra_tokens=max_output_tokens,
+            )
+            note(f"{spec.name}: {strip_hashes(self.name)} will be asked at most {max_cost}")
+            certain_prompts = baseline_prompts if all_items and not self._n_stored else []
+            require_affordable(estimate_judge_cost(certain_prompts, self._settings), self._settings)
 
-    def probe_endpoint(self, loaded: LoadedTasks) -> None:
-        """Ask a service one question: what is wrong with it shows before models have worked.
+    def probe_endpoint(self, task_set: LoadedTasks) -> None:
+        """Sends one question to a judge service, so faults show before any model answers.
 
         Raises:
-            EngineProblem: it refuses, or says what is no verdict.
-            Interrupted: it cannot be reached.
+            ToolProblem: The service rejects the request, or gives no verdict.
+            Interruption: The service cannot be reached.
         """
         if not isinstance(self._judge, EndpointJudge):
             return
-        docs = (doc for _, task in loaded.judge_tasks() for doc in task.eval_docs if doc["target"])
+        docs = (
+            doc for _, task in task_set.judge_tasks() for doc in task.eval_docs if doc["target"]
+        )
         for doc in islice(docs, 1):
             pair = OutputPair("the first", doc["instruction"], doc["target"], "", both_orders=False)
             judge_pairs([pair], self._judge, self._settings)
@@ -127,27 +141,26 @@ class JudgeSession:
     def compare_pairs(
         self, pairs: Sequence[OutputPair], direct: Sequence[OutputPair]
     ) -> list[Preference]:
-        """The verdicts on pairs, asked or looked up.
+        """Returns the verdicts on pairs, stored or requested.
 
         Args:
-            pairs: of the models' outputs with a third one's.
-            direct: of the models' outputs; where all verdicts are stored ones, these may be
-                missing.
+            pairs: pairs of a model's output and the baseline's.
+            direct: pairs of both models' outputs; optional if only stored verdicts are used.
         Raises:
-            Problem: as `compare`.
+            Problem: The same problems as `judge_pairs`.
         """
         if self._judge is not None:
             return judge_pairs([*pairs, *direct], self._judge, self._settings)
-        found = judge_pairs(pairs, None, self._settings)
+        verdicts = judge_pairs(pairs, None, self._settings)
         try:
-            return found + judge_pairs(direct, None, self._settings)
+            return verdicts + judge_pairs(direct, None, self._settings)
         except RecipeProblem as problem:
-            note(f"the models are not compared with one another: {problem.message}")
-            return found
+            note(f"no direct comparison of the two models: {problem.message}")
+            return verdicts
 
 
 def strip_hashes(name: str) -> str:
-    """A judge's name without the hashes of how it is asked."""
+    """Returns a judge's name without its identity hashes."""
     return HASHES.sub("", name)
 
 
@@ -164,12 +177,12 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputProblem(
-            f"{folder} cannot be made ({error.strerror})", next_step="name another place"
+            f"{folder} cannot be created ({error.strerror})", next_step="give another folder"
         ) from error
 
 
-def _open_judge(settings: Validate, asked: JudgeSettings) -> Judge | None:
-    if asked.local:
-        resident = JudgeCheckpoint(asked.local, settings)
-        return InProcessJudge(resident.name, resident)
-    return EndpointJudge(asked) if asked.url or asked.model else None
+def _open_judge(settings: Validate, judge_settings: JudgeSettings) -> Judge | None:
+    if judge_settings.local:
+        checkpoint = JudgeCheckpoint(judge_settings.local, settings)
+        return InProcessJudge(checkpoint.name, checkpoint)
+    return EndpointJudge(judge_settings) if judge_settings.url or judge_settings.model else None

@@ -1,7 +1,7 @@
-"""Items that a judge marks: both models' outputs beside a third's, and beside one another.
+"""Scores items with a judge: both models' outputs against a baseline, and against each other.
 
-A mark is the share of an item's verdicts that go to the model's output and not to the third one, so
-that such a column has scores, a paired difference and flips as all others have.
+The score of an item is the share of its verdicts for the model's output over the baseline's. Judged
+columns thus have scores, a paired difference and flips like all others.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from camelpress.validate.judge.pairwise import Preference
 from camelpress.validate.judge.win_rate import WinRate, win_rate
 
 Logged = Sequence[Mapping[str, Any]]
-Verdicts = Mapping[str, list[Preference]]  # by the id of the pair
+Verdicts = Mapping[str, list[Preference]]  # by pair id
 SIDES = ("reference", "candidate")
-DIRECT = "direct"  # the candidate's outputs beside the reference's
+DIRECT = "direct"  # candidate's outputs against the reference's
 
 
 @dataclass(frozen=True)
 class JudgeScores:
-    """Items of a column with their marks, and what the verdicts come to."""
+    """Judged items of both models with their scores, and the win rates."""
 
     reference: Logged
     candidate: Logged
@@ -33,56 +33,61 @@ class JudgeScores:
 
 
 def score_with_judge(
-    arena: JudgeSession, column: BenchmarkSpec, reference: Logged, candidate: Logged
+    session: JudgeSession, spec: BenchmarkSpec, reference: Logged, candidate: Logged
 ) -> JudgeScores:
-    """Let outputs be compared: of each model with the third one's, and with one another.
+    """Judges the outputs of each model against the baseline, and against each other.
 
     Args:
-        arena: of the judge.
-        column: of which the items are.
-        reference, candidate: what lm-evaluation-harness logged of each model, item by item.
+        session: session of the judge.
+        spec: specification of the task.
+        reference, candidate: samples of each model, logged by lm-evaluation-harness.
     Returns:
-        the items that have a mark on both sides.
+        The items with a score for both models.
     Raises:
-        RecipeProblem: the annotations lack verdicts and there is no judge, or the budget does not
-            suffice.
-        EngineProblem: the judge refuses, or says too often what is no verdict.
-        Interrupted: it cannot be reached; what it has answered is kept.
+        RecipeProblem: Verdicts are missing without a judge, or the budget is too low.
+        ToolProblem: The judge rejects requests, or gives too many answers without a verdict.
+        Interruption: The judge cannot be reached; its verdicts so far are stored.
     """
     items = [*zip(reference, candidate, strict=True)]
     pairs = [
-        _pair(side, number, row, str(row["target"]), twice=column.both_orders)
+        _pair(side, number, row, str(row["target"]), both_orders=spec.both_orders)
         for number, item in enumerate(items)
         for side, row in zip(SIDES, item, strict=True)
     ]
     direct = [
-        _pair(DIRECT, number, second, _output(first), twice=True)
+        _pair(DIRECT, number, second, _output(first), both_orders=True)
         for number, (first, second) in enumerate(items)
     ]
-    verdicts = _group_by_pair(arena.compare_pairs(pairs, direct))
-    marked: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    verdicts = _group_by_pair(session.compare_pairs(pairs, direct))
+    scored_rows: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     for number, item in enumerate(items):
-        own = [verdicts[_id(side, number)] for side in SIDES]
-        if all(map(_valid_preferences, own)):
-            both = {
-                "judge": arena.name,
+        item_verdicts = [verdicts[_id(side, number)] for side in SIDES]
+        if all(map(_valid_preferences, item_verdicts)):
+            shared_fields = {
+                "judge": session.name,
                 DIRECT: _preference_lines(verdicts.get(_id(DIRECT, number), [])),
             }
-            for side, row, found in zip(SIDES, item, own, strict=True):
-                told = {
-                    column.metric: fmean(_valid_preferences(found)),
-                    "verdicts": _preference_lines(found),
+            for side, row, row_verdicts in zip(SIDES, item, item_verdicts, strict=True):
+                score_fields = {
+                    spec.metric: fmean(_valid_preferences(row_verdicts)),
+                    "verdicts": _preference_lines(row_verdicts),
                 }
-                marked[side].append({**row, **both, **told})
-    title = f"{column.title}, judged by {strip_hashes(arena.name)}"
-    judged = {"judge": arena.name, "against": column.baseline, **_win_rates(verdicts)}
-    first, second = (marked[side] for side in SIDES)
-    return JudgeScores(first, second, {"title": title, "judged": judged})
+                scored_rows[side].append({**row, **shared_fields, **score_fields})
+    title = f"{spec.title}, judged by {strip_hashes(session.name)}"
+    judge_facts = {"judge": session.name, "against": spec.baseline, **_win_rates(verdicts)}
+    first, second = (scored_rows[side] for side in SIDES)
+    return JudgeScores(first, second, {"title": title, "judged": judge_facts})
 
 
-def _pair(side: str, number: int, row: Mapping[str, Any], other: str, *, twice: bool) -> OutputPair:
+def _pair(
+    side: str, number: int, row: Mapping[str, Any], baseline_output: str, *, both_orders: bool
+) -> OutputPair:
     return OutputPair(
-        _id(side, number), row["doc"]["instruction"], _output(row), other, both_orders=twice
+        _id(side, number),
+        row["doc"]["instruction"],
+        _output(row),
+        baseline_output,
+        both_orders=both_orders,
     )
 
 
@@ -95,41 +100,45 @@ def _output(row: Mapping[str, Any]) -> str:
 
 
 def _group_by_pair(verdicts: Sequence[Preference]) -> Verdicts:
-    found: dict[str, list[Preference]] = {}
-    for each in verdicts:
-        found.setdefault(each.prompt.pair.id, []).append(each)
-    return found
+    groups: dict[str, list[Preference]] = {}
+    for verdict in verdicts:
+        groups.setdefault(verdict.prompt.pair.id, []).append(verdict)
+    return groups
 
 
 def _valid_preferences(verdicts: Sequence[Preference]) -> list[float]:
-    return [each.score for each in verdicts if each.score is not None]
+    return [verdict.score for verdict in verdicts if verdict.score is not None]
 
 
 def _preference_lines(verdicts: Sequence[Preference]) -> list[dict[str, Any]]:
-    return [{"shown_first": each.prompt.candidate_first, "won": each.score} for each in verdicts]
+    return [
+        {"shown_first": verdict.prompt.candidate_first, "won": verdict.score}
+        for verdict in verdicts
+    ]
 
 
 def _win_rates(verdicts: Verdicts) -> dict[str, dict[str, Any] | None]:
-    """What the verdicts on each kind of pair come to; None where there are none."""
+    """Computes the win rates of each kind of pair; None for a kind without verdicts."""
     kinds: dict[str, list[Preference]] = {side: [] for side in (*SIDES, DIRECT)}
-    for name, found in verdicts.items():
-        kinds[name.split()[0]] += found
+    for name, pair_verdicts in verdicts.items():
+        kinds[name.split()[0]] += pair_verdicts
     return {
-        kind: _win_rate_facts(win_rate(found)) if found else None for kind, found in kinds.items()
+        kind: _win_rate_facts(win_rate(pair_verdicts)) if pair_verdicts else None
+        for kind, pair_verdicts in kinds.items()
     }
 
 
-def _win_rate_facts(found: WinRate) -> dict[str, Any]:
+def _win_rate_facts(rates: WinRate) -> dict[str, Any]:
     return {
-        "pairs": found.win_rate.clusters,
-        "verdicts": found.win_rate.n,
-        "win_rate": found.win_rate.mean,
-        "win_rate_interval": found.win_rate.interval,
-        "length_controlled": found.length_controlled.mean,
-        "length_controlled_interval": found.length_controlled.interval,
-        "characters": found.characters,
-        "draws": found.draws,
-        "first_shown": found.first_shown,
-        "agreement": found.agreement,
-        "unread": found.invalid,
+        "pairs": rates.win_rate.clusters,
+        "verdicts": rates.win_rate.n,
+        "win_rate": rates.win_rate.mean,
+        "win_rate_interval": rates.win_rate.interval,
+        "length_controlled": rates.length_controlled.mean,
+        "length_controlled_interval": rates.length_controlled.interval,
+        "characters": rates.characters,
+        "draws": rates.draws,
+        "first_shown": rates.first_shown,
+        "agreement": rates.agreement,
+        "unread": rates.invalid,
     }

@@ -1,7 +1,7 @@
-"""A checkpoint as lm-evaluation-harness asks a model: likelihoods and completions.
+"""Adapts a checkpoint to lm-evaluation-harness: likelihoods and completions.
 
-Likelihoods walk through the blocks with all requests at once, so the model need not fit anywhere.
-Completions take a whole model with keys and values where it fits, else the same walk.
+Likelihoods stream through the decoder blocks with all requests at once, so the model need not fit
+into memory. Completions use a resident model with a KV cache if it fits, else the same stream.
 """
 
 from __future__ import annotations
@@ -30,226 +30,244 @@ from camelpress.inference.generation.sampling import SamplingParams, TokenPrompt
 from camelpress.validate.benchmarks.response_cache import ResponseCache
 from camelpress.validate.benchmarks.task_catalogue import BenchmarkSpec
 
-ENCODE_CACHE_SIZE = (
-    32  # texts whose ids are remembered, for all choices of a question have one context
-)
-MAX_EXTRA_TOKENS = 4  # tokens that a text may have more than bytes: BOS, a first blank
+ENCODE_CACHE_SIZE = 32  # cached encodings; all choices of a question share one context
+MAX_EXTRA_TOKENS = 4  # maximum excess of tokens over bytes: BOS, a leading blank
 
 
 class NumberedRequest(NamedTuple):
-    """A request, and the how many-th of its kind it is."""
+    """A request with its repetition number, from 1."""
 
     request: Instance
     repetition: int
 
 
 class AnswerCost(NamedTuple):
-    """What it took to answer requests."""
+    """The cost of answering a batch of requests."""
 
-    uncached_share: float  # of them that were not known
-    fixed_seconds: float  # seconds that more requests beside would not have added to
+    uncached_share: float  # share of requests without a stored answer
+    fixed_seconds: float  # batch-size-independent part of the time, s
 
 
 AnswerRequests = Callable[[Sequence[NumberedRequest]], Iterator[tuple[int, Any]]]
 
 
 class CamelpressLM(TemplateLM):
-    """One model behind the interface.
+    """One model behind the interface of lm-evaluation-harness.
 
     Args:
-        respondent: the model.
-        answers: of this model.
-        columns: what tasks say of themselves: if their prompts get a BOS, and if they may be longer
-            than the model's positions; of others the usual is taken.
-        completer: of prompts.
+        model: the model with its tokenizer.
+        cache: stored answers of this model.
+        specs: task specifications by name, for BOS and prompts beyond the model's positions;
+            other tasks use the defaults.
+        generator: generator of completions.
     """
 
     def __init__(
         self,
-        respondent: GenerationModel,
-        answers: ResponseCache,
-        columns: Mapping[str, BenchmarkSpec],
-        completer: Generator,
+        model: GenerationModel,
+        cache: ResponseCache,
+        specs: Mapping[str, BenchmarkSpec],
+        generator: Generator,
     ) -> None:
         super().__init__()
-        self._label = respondent.label
-        self._origin = respondent.checkpoint.source_name
-        self._streamed = respondent.model
-        self._words = respondent.tokenizer
-        self._completer = completer
-        self._answers = answers
-        self._columns = columns
+        self._label = model.label
+        self._source_name = model.checkpoint.source_name
+        self._streamed_model = model.model
+        self._tokenizer = model.tokenizer
+        self._generator = generator
+        self._cache = cache
+        self._specs = specs
         self._bos = True
-        self._encoded = lru_cache(ENCODE_CACHE_SIZE)(self._encode)
-        self._asked = 0  # requests that were not known
+        self._cached_encode = lru_cache(ENCODE_CACHE_SIZE)(self._encode)
+        self._n_uncached = 0  # requests without a stored answer
 
     @property
     def eot_token_id(self) -> int:
-        """EOS, where the tokenizer has one."""
-        return 0 if self._words.eos is None else self._words.eos
+        """Returns the EOS id, or 0 without an EOS token."""
+        return 0 if self._tokenizer.eos is None else self._tokenizer.eos
 
     @property
     def prefix_token_id(self) -> int:
-        """What an empty context is taken for."""
-        return self.eot_token_id if self._words.bos is None else self._words.bos
+        """Returns the id used as empty context: BOS, else EOS."""
+        return self.eot_token_id if self._tokenizer.bos is None else self._tokenizer.bos
 
     @property
     def tokenizer_name(self) -> str:
-        """Of no use: requests are not kept by lm-evaluation-harness."""
-        return self._origin
+        """Returns the checkpoint source; lm-evaluation-harness requires a tokenizer name."""
+        return self._source_name
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
-        """Ids of a prompt: special tokens in it count; with the tokenizer's BOS or without."""
-        begins = string.startswith(self._words.decode([self.prefix_token_id]))
-        bos = (self._bos and not begins) if add_special_tokens is None else add_special_tokens
-        return [*self._encoded(string, bos)]
+        """Encodes a prompt, special tokens included, with or without BOS."""
+        has_bos = string.startswith(self._tokenizer.decode([self.prefix_token_id]))
+        bos = (self._bos and not has_bos) if add_special_tokens is None else add_special_tokens
+        return [*self._cached_encode(string, bos)]
 
     def loglikelihood(
         self, requests: Sequence[Instance], disable_tqdm: bool = True
     ) -> list[tuple[float, bool]]:
-        """Log-probability of each continuation, and whether it is the likeliest, token by token."""
+        """Returns log-probability and greedy match of each continuation."""
         return [(log, greedy) for log, greedy in self._respond(requests, self._score)]
 
     def loglikelihood_rolling(
         self, requests: Sequence[Instance], disable_tqdm: bool = True
     ) -> list[float]:
-        """Log-probability of each text, in disjoint windows."""
+        """Returns the log-probability of each text, in disjoint windows."""
         return self._respond(requests, self._score_rolling)
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = True) -> list[str]:
-        """A completion of each prompt."""
+        """Returns a completion of each prompt."""
         return self._respond(requests, self._complete)
 
     def fill_cache(self, requests: Sequence[Instance]) -> AnswerCost:
-        """Answer requests of any kind, so that each is known when a task asks for it."""
-        before, overhead = self._asked, self._completer.fixed_seconds
-        for kind in dict.fromkeys(request.request_type for request in requests):
-            same = [request for request in requests if request.request_type == kind]
-            repeated = [request for request in same for _ in range(request.repeats or 1)]
-            getattr(self, kind)(repeated)
-        asked = sum(each.repeats or 1 for each in requests)
-        share = (self._asked - before) / max(1, asked)
-        return AnswerCost(share, self._completer.fixed_seconds - overhead)
+        """Answers requests of any type and stores the answers for the tasks."""
+        uncached_before, fixed_before = self._n_uncached, self._generator.fixed_seconds
+        for request_type in dict.fromkeys(request.request_type for request in requests):
+            typed_requests = [
+                request for request in requests if request.request_type == request_type
+            ]
+            repeated_requests = [
+                request for request in typed_requests for _ in range(request.repeats or 1)
+            ]
+            getattr(self, request_type)(repeated_requests)
+        n_requests = sum(request.repeats or 1 for request in requests)
+        share = (self._n_uncached - uncached_before) / max(1, n_requests)
+        return AnswerCost(share, self._generator.fixed_seconds - fixed_before)
 
     def release(self) -> None:
-        """Forget the model, if it is in memory as a whole."""
-        self._completer.release()
+        """Releases a resident model."""
+        self._generator.release()
 
     def require_positions(self, requests: Sequence[Instance]) -> None:
-        """See that each prompt fits into the model's positions, and is to be answered as we do.
+        """Checks the length and the sampling parameters of each request.
 
         Raises:
-            RecipeProblem: one does not, and how many tokens it has; it is longer than a tokenizer
-                may read at once; or beams are asked for.
+            RecipeProblem: A prompt exceeds the model's positions or the tokenizer's input limit,
+                or a request needs beam search.
         """
         for request in requests:
             self._require_short(request)
             tokens = self._required_positions(request)
             if tokens > self._max_positions(request):
                 raise RecipeProblem(
-                    f"the {self._label} has {self._streamed.max_positions:,} positions, and "
+                    f"the {self._label} has {self._streamed_model.max_positions:,} positions, and "
                     "the task "
                     f"{request.task_name} asks for {tokens:,} with its item {request.doc_id}",
-                    next_step="leave that task out, or take models with a longer context",
+                    next_step="leave that task out, or use models with a longer context",
                 )
 
     def _require_short(self, request: Instance) -> None:
-        """Checks that a tokenizer may read a request at once."""
+        """Checks a request against the input limit of the tokenizer."""
         texts = [part for part in request.args if isinstance(part, str)]
         item = f"the item {request.doc_id} of the task {request.task_name}"
         require_short_text(item, *texts, next_step="leave that task out, or shorten its item")
 
     def _required_positions(self, request: Instance) -> int:
-        """Positions that a request takes, or fewer than there are."""
+        """Returns the positions of a request; 0 for a request certain to fit."""
         if request.request_type == "loglikelihood_rolling":
-            return 0  # in windows
+            return 0  # scored in windows
         if request.request_type == "generate_until":
             SamplingParams.of(request.args[1], request.task_name)
         text = request.args[0] + (
             request.args[1] if request.request_type == "loglikelihood" else ""
         )
-        if len(text.encode()) + MAX_EXTRA_TOKENS <= self._streamed.max_positions:
+        if len(text.encode()) + MAX_EXTRA_TOKENS <= self._streamed_model.max_positions:
             return 0  # no token is shorter than a byte
         if request.request_type == "loglikelihood":
             return len(self._encode_request(request).input_ids)
         return len(self._prompt(request)) + 1
 
     def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
-        """Nothing asks for this: `loglikelihood` encodes by task."""
+        """Is never called: `loglikelihood` encodes by task."""
         raise NotImplementedError
 
     def _encode(self, text: str, bos: bool) -> list[int]:
-        return self._words.encode_document(text) if bos else self._words.encode_template_text(text)
+        return (
+            self._tokenizer.encode_document(text)
+            if bos
+            else self._tokenizer.encode_template_text(text)
+        )
 
-    def _respond(self, requests: Sequence[Instance], work: AnswerRequests) -> list[Any]:
-        asked = self._number_repetitions(requests)
-        keys = [self._answers.key(one.request.task_name, self._cache_request(one)) for one in asked]
-        kinds = [one.request.request_type for one in asked]
-        places = [
-            place
-            for place, (key, kind) in enumerate(zip(keys, kinds, strict=True))
-            if not self._answers.has(key, kind)
+    def _respond(self, requests: Sequence[Instance], answer_requests: AnswerRequests) -> list[Any]:
+        numbered_requests = self._number_repetitions(requests)
+        keys = [
+            self._cache.key(item.request.task_name, self._cache_request(item))
+            for item in numbered_requests
         ]
-        self._asked += len(places)
-        if places:
-            for number, answer in work([asked[place] for place in places]):
-                self._answers.add(keys[places[number]], answer)
-        return [self._answers[key] for key in keys]
+        types = [item.request.request_type for item in numbered_requests]
+        missing_indices = [
+            index
+            for index, (key, request_type) in enumerate(zip(keys, types, strict=True))
+            if not self._cache.has(key, request_type)
+        ]
+        self._n_uncached += len(missing_indices)
+        if missing_indices:
+            for number, answer in answer_requests(
+                [numbered_requests[index] for index in missing_indices]
+            ):
+                self._cache.add(keys[missing_indices[number]], answer)
+        return [self._cache[key] for key in keys]
 
     def _number_repetitions(self, requests: Sequence[Instance]) -> list[NumberedRequest]:
-        """Where the same is asked several times, which time it is."""
-        times: Counter[str] = Counter()
-        asked = []
+        """Numbers equal requests by repetition, from 1."""
+        counts: Counter[str] = Counter()
+        numbered_requests = []
         for request in requests:
-            same = sha256_json([request.task_name, request.request_type, *request.args])
-            times[same] += 1
-            asked.append(NumberedRequest(request, times[same]))
-        return asked
+            digest = sha256_json([request.task_name, request.request_type, *request.args])
+            counts[digest] += 1
+            numbered_requests.append(NumberedRequest(request, counts[digest]))
+        return numbered_requests
 
-    def _cache_request(self, asked: NumberedRequest) -> list[object]:
-        """All that an answer depends on but the model."""
-        request = asked.request
-        return [request.request_type, self._add_bos(request), asked.repetition, *request.args]
+    def _cache_request(self, numbered_request: NumberedRequest) -> list[object]:
+        """Returns the inputs of an answer except the model, as a cache key."""
+        request = numbered_request.request
+        return [
+            request.request_type,
+            self._add_bos(request),
+            numbered_request.repetition,
+            *request.args,
+        ]
 
     def _add_bos(self, request: Instance) -> bool:
-        column = self._columns.get(request.task_name or "")
-        return column is None or column.add_bos
+        spec = self._specs.get(request.task_name or "")
+        return spec is None or spec.add_bos
 
     def _max_positions(self, request: Instance) -> int:
-        """Positions that a request may take: the model's, or any number where a protocol did so."""
-        column = self._columns.get(request.task_name or "")
-        positions = self._streamed.max_positions
-        beyond = (
-            column is not None
-            and column.protocol_context is not None
-            and positions >= column.protocol_context
+        """Returns the position limit of a request; some protocols exceed the model's limit."""
+        spec = self._specs.get(request.task_name or "")
+        positions = self._streamed_model.max_positions
+        is_unlimited = (
+            spec is not None
+            and spec.protocol_context is not None
+            and positions >= spec.protocol_context
         )
-        return UNLIMITED_TOKENS if beyond else positions
+        return UNLIMITED_TOKENS if is_unlimited else positions
 
-    def _score(self, asked: Sequence[NumberedRequest]) -> Iterator[tuple[int, Any]]:
-        pairs = [self._encode_request(one.request) for one in asked]
-        for place, found in continuation_likelihoods(self._label, self._streamed, pairs):
-            yield place, [found.log_prob, found.is_greedy]
+    def _score(self, requests: Sequence[NumberedRequest]) -> Iterator[tuple[int, Any]]:
+        pairs = [self._encode_request(item.request) for item in requests]
+        for index, likelihood in continuation_likelihoods(self._label, self._streamed_model, pairs):
+            yield index, [likelihood.log_prob, likelihood.is_greedy]
 
-    def _score_rolling(self, asked: Sequence[NumberedRequest]) -> Iterator[tuple[int, Any]]:
-        pairs, owner = [], []
-        for place, (request, _) in enumerate(asked):
+    def _score_rolling(self, requests: Sequence[NumberedRequest]) -> Iterator[tuple[int, Any]]:
+        pairs, request_indices = [], []
+        for index, (request, _) in enumerate(requests):
             self._bos = self._add_bos(request)
             windows = get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0]),
                 prefix_token=self.prefix_token_id,
-                max_seq_len=self._streamed.max_positions,
+                max_seq_len=self._streamed_model.max_positions,
                 context_len=1,
             )
             for context, continuation in map(make_disjoint_window, windows):
                 pairs.append(ContextContinuation(context, continuation))
-                owner.append(place)
-        total = [0.0] * len(asked)
-        for number, found in continuation_likelihoods(self._label, self._streamed, pairs):
-            total[owner[number]] += found.log_prob
-        yield from enumerate(total)
+                request_indices.append(index)
+        totals = [0.0] * len(requests)
+        for number, likelihood in continuation_likelihoods(
+            self._label, self._streamed_model, pairs
+        ):
+            totals[request_indices[number]] += likelihood.log_prob
+        yield from enumerate(totals)
 
     def _encode_request(self, request: Instance) -> ContextContinuation:
         self._bos = self._add_bos(request)
@@ -257,10 +275,10 @@ class CamelpressLM(TemplateLM):
         if context:
             return ContextContinuation(*self._encode_pair(context, continuation))
         ids = self.tok_encode(continuation, add_special_tokens=False)
-        begun = ids[0] == self.prefix_token_id
+        has_prefix = ids[0] == self.prefix_token_id
         return (
             ContextContinuation(ids[:1], ids[1:])
-            if begun
+            if has_prefix
             else ContextContinuation([self.prefix_token_id], ids)
         )
 
@@ -268,19 +286,20 @@ class CamelpressLM(TemplateLM):
         self._bos = self._add_bos(request)
         return self.tok_encode(request.args[0])
 
-    def _complete(self, asked: Sequence[NumberedRequest]) -> Iterator[tuple[int, str]]:
-        wanted = []
-        for one in asked:
-            request = one.request
-            column = self._columns.get(request.task_name or "")
-            paragraph = column is not None and column.first_paragraph_only
-            how = replace(
-                SamplingParams.of(request.args[1], request.task_name), stop_at_paragraph=paragraph
+    def _complete(self, numbered_requests: Sequence[NumberedRequest]) -> Iterator[tuple[int, str]]:
+        generation_requests = []
+        for item in numbered_requests:
+            request = item.request
+            spec = self._specs.get(request.task_name or "")
+            stop_at_paragraph = spec is not None and spec.first_paragraph_only
+            sampling = replace(
+                SamplingParams.of(request.args[1], request.task_name),
+                stop_at_paragraph=stop_at_paragraph,
             )
-            seed = sha256_json(self._cache_request(one))  # the same for all models
-            wanted.append(
+            seed = sha256_json(self._cache_request(item))  # equal for all models
+            generation_requests.append(
                 GenerationRequest(
-                    TokenPrompt(self._prompt(request), seed), how, self._max_positions(request)
+                    TokenPrompt(self._prompt(request), seed), sampling, self._max_positions(request)
                 )
             )
-        yield from self._completer.generate(wanted)
+        yield from self._generator.generate(generation_requests)

@@ -1,7 +1,7 @@
-"""What a model has answered, so that it is not asked again: by model, task and request.
+"""Stores the answers of a model by model, task and request.
 
-lm-evaluation-harness has such a store of its own, whose keys do not name the model: there a second
-model gets the answers of the first. It is never used here.
+The cache of lm-evaluation-harness is not used: its keys omit the model, so a second model would
+get the answers of the first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _is_number(answer: object) -> bool:
 
 
 def _is_loglikelihood(answer: object) -> bool:
-    """Tells whether an answer is a log-probability and whether each token is the likeliest."""
+    """Returns True for a pair of log-probability and greedy match."""
     return (
         isinstance(answer, list)
         and len(answer) == 2
@@ -31,9 +31,8 @@ def _is_loglikelihood(answer: object) -> bool:
     )
 
 
-RESPONSE_CHECKS: Mapping[
-    str, Callable[[object], bool]
-] = {  # type of request: test of an answer's form
+# request type: validity test of an answer
+RESPONSE_CHECKS: Mapping[str, Callable[[object], bool]] = {
     "loglikelihood": _is_loglikelihood,
     "loglikelihood_rolling": _is_number,
     "generate_until": lambda answer: isinstance(answer, str),
@@ -41,18 +40,17 @@ RESPONSE_CHECKS: Mapping[
 
 
 class ResponseCache:
-    """Answers of one model, in memory, and in a file that grows line by line where one is named.
+    """The answers of one model, in memory and optionally in a file of JSON lines.
 
     Args:
-        model: what the answers depend on besides the request: hash of the model, type and place
-            of the computation.
-        folder: of the files, one for each model; None to keep nothing.
+        model: identity of the answers: model hash, dtype and device.
+        folder: folder with one file per model; None keeps answers in memory only.
     Raises:
-        OutputProblem: the file cannot be written.
+        OutputProblem: The file cannot be written.
     """
 
     def __init__(self, model: Mapping[str, str], folder: Path | None) -> None:
-        self._found: dict[str, Any] = {}
+        self._answers: dict[str, Any] = {}
         self._model = sha256_json(dict(model))
         self._path = None if folder is None else folder / f"{self._model}.jsonl"
         if self._path is None:
@@ -61,31 +59,31 @@ class ResponseCache:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.touch()
             for line in self._path.read_bytes().splitlines():
-                self._found |= _parse_cache_line(line)
-            self._write("\n")  # ends a line that a kill cut short
+                self._answers |= _parse_cache_line(line)
+            self._write("\n")  # ends a line cut short by a kill
         except OSError as error:
             raise OutputProblem(
                 f"{self._path} cannot be written ({error.strerror})",
-                next_step="name another folder with --answers",
+                next_step="give another folder with --answers",
             ) from error
 
     def key(self, task: str | None, request: object) -> str:
-        """What a request is known by."""
+        """Returns the cache key of a request."""
         return sha256_json([self._model, task, request])
 
     def has(self, key: str, request_type: str) -> bool:
-        """Tells whether an answer is kept that has the form of this type of request.
+        """Returns True for a stored answer in the form of the request type.
 
-        A file of answers can come from anywhere; what has another form is asked again.
+        A file of answers can come from anywhere; an answer in another form is requested again.
         """
-        return key in self._found and RESPONSE_CHECKS[request_type](self._found[key])
+        return key in self._answers and RESPONSE_CHECKS[request_type](self._answers[key])
 
     def __getitem__(self, key: str) -> Any:
-        return self._found[key]
+        return self._answers[key]
 
     def add(self, key: str, answer: Any) -> None:
-        """Keep an answer of plain data."""
-        self._found[key] = answer
+        """Stores an answer of plain data."""
+        self._answers[key] = answer
         if self._path:
             self._write(json.dumps({key: answer}) + "\n")
 
@@ -97,7 +95,7 @@ class ResponseCache:
 
 def _parse_cache_line(line: bytes) -> dict[str, Any]:
     try:
-        found = parse_json(line)
+        answers = parse_json(line)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return answers if isinstance(answers, dict) else {}

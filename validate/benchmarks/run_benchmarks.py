@@ -1,8 +1,8 @@
-"""The tasks, answered by both models: lm-evaluation-harness builds, filters and scores.
+"""Runs benchmarks on both models; lm-evaluation-harness builds, filters and scores.
 
-All requests of all tasks go to a model at once, so that one that does not fit into memory is read
-once for all of them. Then the harness scores each task by itself, with every answer at hand: a task
-that cannot be scored is told as such, and takes no other along.
+A model receives the requests of all tasks at once, so a streamed model is read once for all of
+them. The harness then scores each task separately from stored answers: a failed task is reported
+and does not affect the others.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from camelpress.validate.scoring.model_pair import open_streamed_model, require_
 from camelpress.validate.settings import Validate
 
 LoggedSamples = Sequence[Mapping[str, Any]]
-LMAdapter = Any  # `harness.Harness`, which needs lm-evaluation-harness
+LMAdapter = Any  # `CamelpressLM`, importable only with lm-evaluation-harness
 
 
 @dataclass(frozen=True)
 class PreparedTasks:
-    """What is asked, and who judges where a judge is needed; None where none is named."""
+    """Loaded tasks, and the session of the judge if one is set."""
 
     tasks: LoadedTasks
     judge_session: JudgeSession | None
@@ -55,7 +55,7 @@ class PreparedTasks:
 
 @dataclass(frozen=True)
 class BenchmarkResults:
-    """What a report tells of tasks, and the items behind it."""
+    """Task facts for the report, the item records and the model hashes."""
 
     facts: dict[str, Any]
     samples: dict[str, list[ItemRecord]]
@@ -63,10 +63,10 @@ class BenchmarkResults:
 
     @property
     def inputs(self) -> dict[str, str]:
-        """Hashes of both models, and of the items of each task."""
+        """Returns hashes of both models and of the items of each task."""
         items = {
-            f"task:{name}": sha256_json([sample.line["doc_hash"] for sample in found])
-            for name, found in self.samples.items()
+            f"task:{name}": sha256_json([sample.line["doc_hash"] for sample in records])
+            for name, records in self.samples.items()
         }
         return self.models | items
 
@@ -74,19 +74,19 @@ class BenchmarkResults:
 def prepare_tasks(
     reference: Checkpoint, candidate: Checkpoint, settings: Validate, out: Path
 ) -> PreparedTasks:
-    """The tasks of the settings with their items, before anything is asked.
+    """Loads tasks and judge, and checks their requirements before any model answers.
 
     Args:
-        reference: the model before it was quantized, whose tokenizer asks both.
-        candidate: plain or packed.
+        reference: the 16-bit model; its tokenizer is used for both models.
+        candidate: a plain or packed checkpoint.
         settings: tasks, data and judge.
-        out: of the report.
+        out: folder of the report.
     Raises:
-        EngineProblem: lm-evaluation-harness is not installed, or vLLM where it is asked for.
-        RecipeProblem: no such task, a budget that is no time, or a judge that cannot be asked.
-        DataProblem: the data of a task are not there, or not what they should be.
-        CheckpointProblem: the models have different tokenizers.
-        Interrupted: the judge cannot be reached.
+        ToolProblem: lm-evaluation-harness is missing, or vLLM if selected.
+        RecipeProblem: A task is unknown, the budget is not a time, or the judge is unusable.
+        DataProblem: The data of a task are missing or malformed.
+        CheckpointProblem: The models have different tokenizers.
+        Interruption: The judge cannot be reached.
     """
     require_lm_eval()
     if settings.completions == "vllm":
@@ -94,68 +94,82 @@ def prepare_tasks(
     if settings.budget is not None:
         time_budget.parse_duration(settings.budget)
     require_same_tokenizer(reference.folder, candidate.folder)
-    arena = JudgeSession.open(settings, out)
-    loaded = task_catalogue.load_tasks(
+    session = JudgeSession.open(settings, out)
+    task_set = task_catalogue.load_tasks(
         settings.tasks,
         data_dir=settings.data_dir,
         tokenizer=reference.folder,
-        judged=arena is not None,
+        judged=session is not None,
     )
-    note_unread_data(settings.data_dir, loaded.specs.values())
-    if arena is not None:
-        arena.require_budget(loaded, whole=settings.budget is None)
-        arena.probe_endpoint(loaded)
-    return PreparedTasks(loaded, arena)
+    note_unread_data(settings.data_dir, task_set.specs.values())
+    if session is not None:
+        session.require_budget(task_set, all_items=settings.budget is None)
+        session.probe_endpoint(task_set)
+    return PreparedTasks(task_set, session)
 
 
-def note_unread_data(folder: Path | None, chosen: Iterable[BenchmarkSpec]) -> None:
-    """Notes that no task takes its data from the folder of `--data-dir`."""
-    if folder is not None and not any(column.benchmark for column in chosen):
+def note_unread_data(folder: Path | None, specs: Iterable[BenchmarkSpec]) -> None:
+    """Logs a note if no task reads the folder of `--data-dir`."""
+    if folder is not None and not any(spec.benchmark for spec in specs):
         note(f"{folder} is not read: only tasks of tulu and tulu-fixed take data from --data-dir")
 
 
 def run_tasks(
     tasks: PreparedTasks, reference: Checkpoint, candidate: Checkpoint, settings: Validate
 ) -> BenchmarkResults:
-    """Let both models answer, and a judge compare where that is what a task asks for.
+    """Runs the tasks on both models and judges the completions of judged tasks.
 
     Args:
-        tasks: what is asked, and who judges.
-        reference, candidate, settings: as for `ready`.
+        tasks: loaded tasks and the judge.
+        reference, candidate, settings: the arguments of `prepare_tasks`.
     Raises:
-        RecipeProblem: a model has too few positions for the one task that there is.
-        NumericsProblem: logits that are not finite.
-        Interrupted: the judge cannot be reached.
+        RecipeProblem: A model has too few positions for the only task.
+        NumericsProblem: Logits are not finite.
+        Interruption: The judge cannot be reached.
     """
-    loaded = tasks.tasks
-    sides = {"reference": reference, "candidate": candidate}
-    models = {side: checkpoint_digest(checkpoint.folder) for side, checkpoint in sides.items()}
-    first, second = (
-        _open_model_adapter(side, checkpoint, models[side], reference, settings, loaded.specs)
-        for side, checkpoint in sides.items()
-    )
-    failed: dict[str, str] = {}
-    chosen = _select_items(loaded, settings, second, failed)
-    _build_all_requests(loaded, chosen, [first, second], failed)
-    left = {name: task for name, task in loaded.tasks.items() if name not in failed}
-    logged = [_log_samples(harness, left, chosen, failed) for harness in (first, second)]
-    judged = _judge_outputs(tasks, logged, failed)
-    samples = {
-        name: pair_samples(loaded.specs[name], *(each[name] for each in logged))
-        for name in left
-        if name not in failed
+    task_set = tasks.tasks
+    checkpoints = {"reference": reference, "candidate": candidate}
+    models = {
+        role: checkpoint_digest(checkpoint.folder) for role, checkpoint in checkpoints.items()
     }
-    told = [
-        item_scores.task_facts(
-            loaded.specs[name], [each.marks for each in found], of=len(left[name].eval_docs)
-        )
-        | judged.get(name, {})
-        for name, found in samples.items()
-    ]
-    mean = average_benchmarks(
-        told, {name: influences_by_item(loaded.specs[name], samples[name]) for name in samples}
+    reference_adapter, candidate_adapter = (
+        _open_model_adapter(role, checkpoint, models[role], reference, settings, task_set.specs)
+        for role, checkpoint in checkpoints.items()
     )
-    facts = {"tasks": told, "tasks_missing": loaded.missing | failed, "averages": mean}
+    failures: dict[str, str] = {}
+    selection = _select_items(task_set, settings, candidate_adapter, failures)
+    _build_all_requests(task_set, selection, [reference_adapter, candidate_adapter], failures)
+    active_tasks = {name: task for name, task in task_set.tasks.items() if name not in failures}
+    sample_logs = [
+        _log_samples(adapter, active_tasks, selection, failures)
+        for adapter in (reference_adapter, candidate_adapter)
+    ]
+    judge_facts = _judge_outputs(tasks, sample_logs, failures)
+    samples = {
+        name: pair_samples(
+            task_set.specs[name], *(samples_by_task[name] for samples_by_task in sample_logs)
+        )
+        for name in active_tasks
+        if name not in failures
+    }
+    task_records = [
+        item_scores.task_facts(
+            task_set.specs[name],
+            [record.scores for record in records],
+            total_items=len(active_tasks[name].eval_docs),
+        )
+        | judge_facts.get(name, {})
+        for name, records in samples.items()
+    ]
+    averages = average_benchmarks(
+        task_records,
+        {name: influences_by_item(task_set.specs[name], samples[name]) for name in samples},
+    )
+    facts = {
+        "tasks": task_records,
+        "tasks_missing": task_set.missing | failures,
+        "averages": averages,
+    }
     return BenchmarkResults(facts, samples, models)
 
 
@@ -165,154 +179,163 @@ def _open_model_adapter(
     digest: str,
     reference: Checkpoint,
     settings: Validate,
-    columns: Mapping[str, BenchmarkSpec],
+    specs: Mapping[str, BenchmarkSpec],
 ) -> LMAdapter:
-    from camelpress.validate.benchmarks.lm_eval_adapter import CamelpressLM as Asked
+    from camelpress.validate.benchmarks.lm_eval_adapter import CamelpressLM
 
     model = open_streamed_model(checkpoint, settings)
     tokenizer = Tokenizer.load(reference.folder)
-    told = {"model": digest, "dtype": dtype_name(model.dtype), "device": model.device.type}
-    asked = GenerationModel(
+    identity = {"model": digest, "dtype": dtype_name(model.dtype), "device": model.device.type}
+    generation_model = GenerationModel(
         label, checkpoint, model, tokenizer, stop_token_ids(reference, tokenizer)
     )
-    completer: Generator = LocalGenerator(asked)
+    generator: Generator = LocalGenerator(generation_model)
     if settings.completions == "vllm":
-        completer = VllmGenerator(asked, tokenizer=reference.folder, gpus=settings.vllm_gpus)
-        told |= {"completions": "vllm"}
-    return Asked(asked, ResponseCache(told, settings.answers), columns, completer)
+        generator = VllmGenerator(
+            generation_model, tokenizer=reference.folder, gpus=settings.vllm_gpus
+        )
+        identity |= {"completions": "vllm"}
+    return CamelpressLM(
+        generation_model, ResponseCache(identity, settings.answers), specs, generator
+    )
 
 
 def _select_items(
-    loaded: LoadedTasks, settings: Validate, harness: LMAdapter, failed: dict[str, str]
+    task_set: LoadedTasks, settings: Validate, adapter: LMAdapter, failures: dict[str, str]
 ) -> dict[str, list[int]]:
-    """Which items are asked of a task, where not all are.
+    """Selects the items of each task within the time budget; omits complete tasks.
 
-    One model answers them all for that, and not again afterwards; the other will take about as
-    long. What a task leaves of its share of the time, or takes beyond it, goes to those after it:
-    so tasks come first of which a few items may take long, and likelihoods last.
+    One model answers items until its time is up, and keeps these answers; the other model will
+    take about as long. Unused or excess time of a task carries over to the next one, so tasks with
+    long completions come first and likelihoods last.
     """
     if settings.budget is None:
         return {}
-    most = time_budget.ANSWERING_SHARE * time_budget.parse_duration(settings.budget) / 2
-    begun, chosen = time.monotonic(), {}
+    time_limit = time_budget.ANSWERING_SHARE * time_budget.parse_duration(settings.budget) / 2
+    start, selection = time.monotonic(), {}
     for number, name in enumerate(
-        sorted(loaded.tasks, key=partial(_max_completion_tokens, loaded), reverse=True)
+        sorted(task_set.tasks, key=partial(_max_completion_tokens, task_set), reverse=True)
     ):
-        task = loaded.tasks[name]
+        task = task_set.tasks[name]
         parts = [str(doc.get("part", "")) for doc in task.eval_docs]
-        by_part = loaded.specs[name].is_macro_average
-        clock = time.monotonic()
-        with _record_failure(name, failed, alone=len(loaded.tasks) == 1):
+        by_part = task_set.specs[name].is_macro_average
+        task_start = time.monotonic()
+        with _record_failure(name, failures, is_only_task=len(task_set.tasks) == 1):
             count = time_budget.answer_within_budget(
                 len(parts),
-                (most - (clock - begun)) / (len(loaded.tasks) - number),
-                partial(_answer_round, harness, task, parts, by_part),
+                (time_limit - (task_start - start)) / (len(task_set.tasks) - number),
+                partial(_answer_round, adapter, task, parts, by_part),
                 first=max(1, time_budget.FIRST_ROUND_REQUESTS // (task.config.repeats or 1)),
                 unit=len(set(parts)) if by_part else 1,
             )
             if count < len(parts):
-                chosen[name] = time_budget.sample_items(parts, count, by_part=by_part)
-            took = time.monotonic() - clock
-            note(f"{name}: {count:,} of {len(parts):,} items, {took:.0f} s a model")
-    harness.release()
-    note(
-        f"the other model is asked the same, which will take about {time.monotonic() - begun:.0f} s"
-    )
-    return chosen
+                selection[name] = time_budget.sample_items(parts, count, by_part=by_part)
+            elapsed = time.monotonic() - task_start
+            note(f"{name}: {count:,} of {len(parts):,} items, {elapsed:.0f} s per model")
+    adapter.release()
+    note(f"the other model answers the same items, in about {time.monotonic() - start:.0f} s")
+    return selection
 
 
-def _max_completion_tokens(loaded: LoadedTasks, name: str) -> int:
-    """Tokens that a completion of a task may have."""
-    config = loaded.tasks[name].config
-    completes = config.output_type == "generate_until"
-    return max_new_tokens(config.generation_kwargs or {}) if completes else 0
+def _max_completion_tokens(task_set: LoadedTasks, name: str) -> int:
+    """Returns the maximum tokens of a completion, 0 for likelihood tasks."""
+    config = task_set.tasks[name].config
+    is_generation = config.output_type == "generate_until"
+    return max_new_tokens(config.generation_kwargs or {}) if is_generation else 0
 
 
 @contextmanager
-def _record_failure(name: str, failed: dict[str, str], *, alone: bool) -> Iterator[None]:
-    """A task that cannot be asked or marked is told as such; with one task alone it is an error."""
+def _record_failure(name: str, failures: dict[str, str], *, is_only_task: bool) -> Iterator[None]:
+    """Records the failure of a task and continues; re-raises the problem of an only task."""
     try:
         yield
     except (RecipeProblem, DataProblem, ToolProblem) as problem:
-        if alone:
+        if is_only_task:
             raise
-        failed[name] = problem.message
+        failures[name] = problem.message
         note(f"{name} is left out: {problem.message}")
 
 
 def _answer_round(
-    harness: LMAdapter, task: Task, parts: Sequence[str], by_part: bool, count: int
+    adapter: LMAdapter, task: Task, parts: Sequence[str], by_part: bool, count: int
 ) -> time_budget.RoundCost:
-    """Answer the first items of the shuffle."""
-    chosen = time_budget.sample_items(parts, count, by_part=by_part)
-    _build_requests(task, chosen)
-    harness.require_room(task.instances)
-    effort = harness.answer(task.instances)
-    return time_budget.RoundCost(effort.share * len(chosen), effort.overhead)
+    """Answers the first `count` items of the shuffle."""
+    indices = time_budget.sample_items(parts, count, by_part=by_part)
+    _build_requests(task, indices)
+    adapter.require_positions(task.instances)
+    cost = adapter.fill_cache(task.instances)
+    return time_budget.RoundCost(cost.uncached_share * len(indices), cost.fixed_seconds)
 
 
 def _build_all_requests(
-    loaded: LoadedTasks,
-    chosen: Mapping[str, list[int]],
-    harnesses: Sequence[LMAdapter],
-    failed: dict[str, str],
+    task_set: LoadedTasks,
+    selection: Mapping[str, list[int]],
+    adapters: Sequence[LMAdapter],
+    failures: dict[str, str],
 ) -> None:
-    """The requests of all tasks that have room in both models."""
-    for name, task in loaded.tasks.items():
-        if name in failed:
+    """Builds the requests of all tasks and checks that both models have enough positions."""
+    for name, task in task_set.tasks.items():
+        if name in failures:
             continue
-        with _record_failure(name, failed, alone=len(loaded.tasks) == 1):
-            _build_requests(task, chosen.get(name))
-            for harness in harnesses:
-                harness.require_room(task.instances)
+        with _record_failure(name, failures, is_only_task=len(task_set.tasks) == 1):
+            _build_requests(task, selection.get(name))
+            for adapter in adapters:
+                adapter.require_positions(task.instances)
 
 
 def _log_samples(
-    harness: LMAdapter,
+    adapter: LMAdapter,
     tasks: Mapping[str, Task],
-    chosen: Mapping[str, list[int]],
-    failed: dict[str, str],
+    selection: Mapping[str, list[int]],
+    failures: dict[str, str],
 ) -> dict[str, LoggedSamples]:
-    """What the harness logs of each task; a task that cannot be marked goes to `failed`."""
+    """Scores each task with lm-evaluation-harness; adds failed tasks to `failures`."""
     from lm_eval.evaluator import evaluate
 
-    harness.answer([request for task in tasks.values() for request in task.instances])
-    harness.release()
-    logged: dict[str, LoggedSamples] = {}
+    adapter.fill_cache([request for task in tasks.values() for request in task.instances])
+    adapter.release()
+    samples_by_task: dict[str, LoggedSamples] = {}
     for name, task in tasks.items():
-        if name in failed:
+        if name in failures:
             continue
-        with _record_failure(name, failed, alone=len(tasks) == 1), silence_lm_eval():
+        with _record_failure(name, failures, is_only_task=len(tasks) == 1), silence_lm_eval():
             results = evaluate(
-                lm=harness,
+                lm=adapter,
                 task_dict={"tasks": {name: task}},
-                samples={name: chosen[name]} if name in chosen else None,
+                samples={name: selection[name]} if name in selection else None,
                 bootstrap_iters=0,
             )
-            logged[name] = results["samples"][name]
-    return logged
+            samples_by_task[name] = results["samples"][name]
+    return samples_by_task
 
 
 def _judge_outputs(
-    tasks: PreparedTasks, logged: Sequence[dict[str, LoggedSamples]], failed: dict[str, str]
+    tasks: PreparedTasks, sample_logs: Sequence[dict[str, LoggedSamples]], failures: dict[str, str]
 ) -> dict[str, dict[str, Any]]:
-    """Give the items that a judge compares their marks; what a report tells of that, by task."""
-    found: dict[str, dict[str, Any]] = {}
-    for column, _ in tasks.tasks.judge_tasks():
-        name = column.name
-        if tasks.judge_session is None or name in failed:
+    """Scores the judged tasks in `sample_logs`; returns their facts by task name."""
+    facts: dict[str, dict[str, Any]] = {}
+    for spec, _ in tasks.tasks.judge_tasks():
+        name = spec.name
+        if tasks.judge_session is None or name in failures:
             continue
-        with _record_failure(name, failed, alone=len(tasks.tasks.tasks) == 1):
-            marked = score_with_judge(tasks.judge_session, column, *(each[name] for each in logged))
-            logged[0][name], logged[1][name] = marked.reference, marked.candidate
-            found[name] = marked.facts
-    return found
+        with _record_failure(name, failures, is_only_task=len(tasks.tasks.tasks) == 1):
+            judge_scores = score_with_judge(
+                tasks.judge_session,
+                spec,
+                *(samples_by_task[name] for samples_by_task in sample_logs),
+            )
+            sample_logs[0][name], sample_logs[1][name] = (
+                judge_scores.reference,
+                judge_scores.candidate,
+            )
+            facts[name] = judge_scores.facts
+    return facts
 
 
-def _build_requests(task: Task, chosen: list[int] | None) -> None:
-    """The requests of a task, as `evaluate` builds them."""
+def _build_requests(task: Task, indices: list[int] | None) -> None:
+    """Builds the requests of a task like `lm_eval.evaluator.evaluate`."""
     if task.config.num_fewshot is None:
         task.set_config("num_fewshot", 0)
     task.set_fewshot_seed(1234)
     with silence_lm_eval():
-        task.build_all_requests(samples=chosen)
+        task.build_all_requests(samples=indices)

@@ -1,4 +1,4 @@
-"""Reads the samples of a report: JSON lines, one benchmark item with both answers a line."""
+"""Reads the samples of a report: JSON lines, one benchmark item with both answers per line."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from camelpress.core.settings import describe_validation_error
 
 
 class _OpenModel(BaseModel):
-    """Fields that a reader depends on; others are kept as they are."""
+    """A model of required fields; extra fields stay unchanged."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 
 class PreferenceLine(_OpenModel):
-    """The outcome of one comparison by a judge, seen from the first of two outputs."""
+    """The verdict of a judge on one comparison, from the view of the first output."""
 
     shown_first: bool
-    won: float | None = Field(description="1: it wins, 0: it loses, 0.5: a draw, null: no verdict")
+    won: float | None = Field(description="1: win, 0: loss, 0.5: draw, null: no verdict")
 
 
 class SampleAnswer(_OpenModel):
@@ -33,12 +33,12 @@ class SampleAnswer(_OpenModel):
 
     score: float
     responses: Any = Field(description="completions, or log-likelihoods of the choices")
-    chosen: str | None = Field(default=None, description="text of the likeliest choice")
+    chosen: str | None = Field(default=None, description="text of the most likely choice")
     verdicts: list[PreferenceLine] | None = None
 
 
 class SampleLine(_OpenModel):
-    """One item of a benchmark as both models answered it."""
+    """One benchmark item with the answers of both models."""
 
     task: str
     item: str | int
@@ -58,10 +58,10 @@ class SampleLine(_OpenModel):
 
 
 def read_samples(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the lines of a file of samples as plain data.
+    """Yields the samples of a file as plain data.
 
     Raises:
-        CheckpointProblem: the file cannot be read, or a line is no sample.
+        CheckpointProblem: The file cannot be read, or a line is not a sample.
     """
     try:
         content = read_regular(path, MAX_SAMPLES_BYTES)
@@ -86,4 +86,4 @@ def _parse_sample(line: bytes, place: str) -> dict[str, Any]:
 
 
 def _invalid_sample(place: str, reason: str) -> CheckpointProblem:
-    return CheckpointProblem(f"{place} is no sample ({reason})", next_step="validate again")
+    return CheckpointProblem(f"{place} is not a sample ({reason})", next_step="validate again")

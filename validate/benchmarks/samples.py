@@ -1,4 +1,4 @@
-"""Every item as both models answered it, kept in JSON lines; and what changed between the two."""
+"""Pairs the samples of both models, stores them as JSON lines and reads the flips."""
 
 from __future__ import annotations
 
@@ -17,79 +17,82 @@ from camelpress.validate.benchmarks.sample_lines import read_samples
 from camelpress.validate.benchmarks.task_catalogue import BenchmarkSpec
 
 SAMPLES_FOLDER = "samples"
-NO_FLIP = "same"  # value of `flip` where both models did equally well
+NO_FLIP = "same"  # value of `flip` for equal scores
 IDENTITY_HASHES = ("doc_hash", "prompt_hash", "target_hash")
-CONTENT_HASHES = ("prompt_hash", "target_hash")  # by which copies of an item are known
-JUDGE_FIELDS = ("judge", "direct")  # where a judge has compared: its name, and the models' duel
+CONTENT_HASHES = ("prompt_hash", "target_hash")  # equal for copies of an item
+JUDGE_FIELDS = ("judge", "direct")  # judged tasks: judge name, direct verdicts on both models
 
 
 @dataclass(frozen=True)
 class ItemRecord:
-    """One item with both answers, as a line has it."""
+    """One sample line with the scores of both models."""
 
     line: Mapping[str, Any]
-    marks: ItemScores
+    scores: ItemScores
 
 
 def pair_samples(
-    column: BenchmarkSpec,
+    spec: BenchmarkSpec,
     reference: Sequence[Mapping[str, Any]],
     candidate: Sequence[Mapping[str, Any]],
 ) -> list[ItemRecord]:
-    """What lm-evaluation-harness logged of two models, item by item.
+    """Pairs the logged samples of two models by item.
 
+    Args:
+        spec: specification of the task.
+        reference, candidate: samples of each model, logged by lm-evaluation-harness.
     Raises:
-        NumericsProblem: the models were not asked the same, or a mark is no number.
+        NumericsProblem: The models answered different items, or a score is not a number.
     """
-    found = []
+    records = []
     for first, second in zip(_first_filter(reference), _first_filter(candidate), strict=True):
         if any(first[key] != second[key] for key in IDENTITY_HASHES):
             raise NumericsProblem(
-                f"{column.name}, item {first['doc_id']}: the models were not asked the same",
-                next_step="report this as a fault of camelpress",
+                f"{spec.name}, item {first['doc_id']}: the models answered different items",
+                next_step="report this as a bug of camelpress",
             )
         part = str(first["doc"].get("part", ""))
         content = sha256_json([first[key] for key in CONTENT_HASHES])
-        marks = ItemScores(part, _read_score(column, first), _read_score(column, second), content)
-        found.append(ItemRecord(_sample_line(column, first, second, marks), marks))
-    return found
+        scores = ItemScores(part, _read_score(spec, first), _read_score(spec, second), content)
+        records.append(ItemRecord(_sample_line(spec, first, second, scores), scores))
+    return records
 
 
-def influences_by_item(column: BenchmarkSpec, samples: Sequence[ItemRecord]) -> dict[str, float]:
-    """How far each item, by its name, pulls the column's difference: see `columns.pulls`.
+def influences_by_item(spec: BenchmarkSpec, samples: Sequence[ItemRecord]) -> dict[str, float]:
+    """Returns item influences by item name, see `item_scores.item_influences`.
 
-    Copies of an item pull as one.
+    Copies of an item are summed.
     """
-    marks = [each.marks for each in samples]
-    names = [str(samples[first].line["item"]) for first in item_scores.first_occurrences(marks)]
-    total = dict.fromkeys(names, 0.0)
-    for name, pull in zip(names, item_scores.item_influences(column, marks), strict=True):
-        total[name] += pull
-    return total
+    scores = [record.scores for record in samples]
+    names = [str(samples[first].line["item"]) for first in item_scores.first_occurrences(scores)]
+    totals = dict.fromkeys(names, 0.0)
+    for name, influence in zip(names, item_scores.item_influences(spec, scores), strict=True):
+        totals[name] += influence
+    return totals
 
 
 def write_samples(
     samples: Mapping[str, Sequence[ItemRecord]], models: Mapping[str, str], folder: Path
 ) -> None:
-    """A file a task; its lines are one item each.
+    """Writes one file of JSON lines per task.
 
     Args:
-        samples: by task.
-        models: hash of reference and candidate.
-        folder: of the report.
+        samples: item records by task name.
+        models: hashes of reference and candidate.
+        folder: folder of the report.
     """
-    for task, found in samples.items():
+    for task, records in samples.items():
         path = folder / SAMPLES_FOLDER / f"{task}.jsonl"
         path.parent.mkdir(exist_ok=True)
         lines = [
-            json.dumps({"task": task, "models": dict(models), **sample.line}, ensure_ascii=False)
-            for sample in found
+            json.dumps({"task": task, "models": dict(models), **record.line}, ensure_ascii=False)
+            for record in records
         ]
         path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def sample_hashes(folder: Path) -> dict[str, str]:
-    """Name and hash of each file of samples in a report's folder."""
+    """Returns name and SHA-256 of each file of samples in a report's folder."""
     return {
         path.relative_to(folder).as_posix(): sha256_file(path)
         for path in sorted((folder / SAMPLES_FOLDER).glob("*.jsonl"))
@@ -97,31 +100,31 @@ def sample_hashes(folder: Path) -> dict[str, str]:
 
 
 def read_flips(report: Report, folder: Path, task: str | None = None) -> Iterator[dict[str, Any]]:
-    """The items that one model did better than the other, task by task.
+    """Yields the items with different scores, task by task.
 
     Args:
-        report: of a validation.
-        folder: that it lies in.
-        task: only this one's.
+        report: report of a validation.
+        folder: folder of the report.
+        task: name of a single task; None for all tasks.
     Raises:
-        CheckpointProblem: the report has no samples (of that task), or they are not those that it
-            was made of.
+        CheckpointProblem: The report has no samples (of that task), or a file of samples differs
+            from its recorded hash.
     """
     names = [name for name in report.outputs if name.startswith(f"{SAMPLES_FOLDER}/")]
     if task is not None:
         names = [name for name in names if name == f"{SAMPLES_FOLDER}/{task}.jsonl"]
     if not names:
-        told = f" of the task {task}" if task else ""
+        suffix = f" of the task {task}" if task else ""
         raise CheckpointProblem(
-            f"the report in {folder} has no samples{told}",
-            next_step="give one that validate --tasks wrote, with its folder",
+            f"the report in {folder} has no samples{suffix}",
+            next_step="give a report of validate --tasks, with its folder",
         )
     for name in names:
         path = folder / name
         if not path.is_file() or sha256_file(path) != report.outputs[name]:
             raise CheckpointProblem(
-                f"{path} is not the file that the report was made of",
-                next_step="validate again, or give the report's own folder",
+                f"{path} is not the file recorded in the report",
+                next_step="validate again, or give the folder of that report",
             )
         for sample in read_samples(path):
             if sample["flip"] != NO_FLIP:
@@ -129,51 +132,55 @@ def read_flips(report: Report, folder: Path, task: str | None = None) -> Iterato
 
 
 def _sample_line(
-    column: BenchmarkSpec, first: Mapping[str, Any], second: Mapping[str, Any], marks: ItemScores
+    spec: BenchmarkSpec, first: Mapping[str, Any], second: Mapping[str, Any], scores: ItemScores
 ) -> dict[str, Any]:
     return {
         "item": first["doc"].get("id", first["doc_id"]),
-        "part": marks.part,
+        "part": scores.part,
         **{key: first[key] for key in IDENTITY_HASHES},
-        "flip": marks.flip,
+        "flip": scores.flip,
         "prompt": first["arguments"][0][0],
         "target": _target(first),
-        "metric": column.metric,
-        "reference": _sample_answer(first, marks.reference),
-        "candidate": _sample_answer(second, marks.candidate),
+        "metric": spec.metric,
+        "reference": _sample_answer(first, scores.reference),
+        "candidate": _sample_answer(second, scores.candidate),
         **{key: second[key] for key in JUDGE_FIELDS if key in second},
     }
 
 
-def _sample_answer(sample: Mapping[str, Any], mark: float) -> dict[str, Any]:
-    """Completions as they are; of choices, the log-likelihood of each and which is largest."""
-    responses = sample["resps"]
-    told: Any = [each[0] for each in responses] if len(responses) > 1 else responses[0]
-    answer = {"score": mark, "responses": told, "sha256": sha256_json(told)}
+def _sample_answer(sample: Mapping[str, Any], score: float) -> dict[str, Any]:
+    """Returns score and responses, with the most likely choice for multiple choice."""
+    raw_responses = sample["resps"]
+    responses: Any = (
+        [response[0] for response in raw_responses] if len(raw_responses) > 1 else raw_responses[0]
+    )
+    answer = {"score": score, "responses": responses, "sha256": sha256_json(responses)}
     if "verdicts" in sample:
         answer["verdicts"] = sample["verdicts"]
-    if len(responses) > 1 and all(isinstance(each, (list, tuple)) for each in told):
-        logs = [each[0] for each in told]
-        answer["chosen"] = sample["arguments"][logs.index(max(logs))][1]
+    if len(raw_responses) > 1 and all(
+        isinstance(response, (list, tuple)) for response in responses
+    ):
+        log_likelihoods = [response[0] for response in responses]
+        answer["chosen"] = sample["arguments"][log_likelihoods.index(max(log_likelihoods))][1]
     return answer
 
 
 def _target(sample: Mapping[str, Any]) -> Any:
-    """What is right; of choices the choice itself and not its number."""
+    """Returns the right answer, for multiple choice as text instead of index."""
     target, choices = sample["target"], sample["arguments"]
-    numbered = isinstance(target, int) and 0 <= target < len(choices) and len(choices) > 1
-    return choices[target][1].strip() if numbered else target
+    is_index = isinstance(target, int) and 0 <= target < len(choices) and len(choices) > 1
+    return choices[target][1].strip() if is_index else target
 
 
 def _first_filter(samples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
 
 
-def _read_score(column: BenchmarkSpec, sample: Mapping[str, Any]) -> float:
-    mark = sample.get(column.metric)
-    if isinstance(mark, bool | int | float):
-        return float(mark)
+def _read_score(spec: BenchmarkSpec, sample: Mapping[str, Any]) -> float:
+    score = sample.get(spec.metric)
+    if isinstance(score, bool | int | float):
+        return float(score)
     raise NumericsProblem(
-        f"{column.name} has no number for item {sample['doc_id']} under {column.metric!r}",
-        next_step="leave it out: items cannot be compared one by one",
+        f"{spec.name} has no number for item {sample['doc_id']} under {spec.metric!r}",
+        next_step="leave that task out: its items cannot be compared one by one",
     )

@@ -1,4 +1,4 @@
-"""The tasks that can be named: this project's own, and all that lm-evaluation-harness has."""
+"""Loads tasks by name: this project's own, and those of lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from camelpress.validate import tasks
 from camelpress.validate.tasks import humaneval, task_data
 
 TASKS_FOLDER = Path(tasks.__file__).parent
-OWN_PREFIX = "tulu"  # our own names begin so
-Task = Any  # of lm-evaluation-harness, which need not be installed
+OWN_PREFIX = "tulu"  # prefix of this project's task names
+Task = Any  # a task of lm-evaluation-harness, an optional package
 TaskManager = Any
-TASK_LOAD_ERRORS = (  # of other people's tasks, whose data are elsewhere
+TASK_LOAD_ERRORS = (  # errors from loading third-party tasks and their data
     OSError,
     ValueError,
     LookupError,
@@ -34,41 +34,41 @@ TASK_LOAD_ERRORS = (  # of other people's tasks, whose data are elsewhere
 
 @dataclass(frozen=True)
 class BenchmarkSpec:
-    """What a task says of itself."""
+    """The specification of a task, from its metadata."""
 
     name: str
     metric: str
-    benchmark: str | None = None  # whose mean it is part of, where it is a column of a card
+    benchmark: str | None = None  # benchmark of the card for this column
     title: str | None = None
-    is_macro_average: bool = False  # the mean of the parts' means, not of the items
+    is_macro_average: bool = False  # mean of part means instead of item mean
     add_bos: bool = True
-    first_paragraph_only: bool = False  # only the first of a completion is marked
-    protocol_context: int | None = None  # positions that the protocol was made for, and went beyond
-    baseline: str | None = None  # whose outputs a judge holds the completions against
-    both_orders: bool = True  # in both orders
+    first_paragraph_only: bool = False  # score the first paragraph of a completion only
+    protocol_context: int | None = None  # context of the original models, exceeded by the protocol
+    baseline: str | None = None  # name of the baseline outputs for the judge
+    both_orders: bool = True  # judge each pair in both orders
     quirks: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class LoadedTasks:
-    """Tasks with their items, and why others have none."""
+    """Loaded tasks, and the reasons for missing ones."""
 
     tasks: dict[str, Task]
     specs: dict[str, BenchmarkSpec]
     missing: dict[str, str]
 
     def judge_tasks(self) -> Iterator[tuple[BenchmarkSpec, Task]]:
-        """Those whose completions a judge compares."""
+        """Yields the tasks with completions for a judge."""
         for name, task in self.tasks.items():
             if self.specs[name].baseline is not None:
                 yield self.specs[name], task
 
 
 def require_lm_eval() -> None:
-    """See that lm-evaluation-harness is there.
+    """Checks for lm-evaluation-harness.
 
     Raises:
-        EngineProblem: it is not installed.
+        ToolProblem: lm-evaluation-harness is not installed.
     """
     optional_packages.require_package(
         "lm_eval", need="tasks need lm-evaluation-harness", extra="tasks"
@@ -78,53 +78,56 @@ def require_lm_eval() -> None:
 def load_tasks(
     names: Sequence[str], *, data_dir: Path | None, tokenizer: Path, judged: bool
 ) -> LoadedTasks:
-    """The tasks of these names; a group stands for its members.
+    """Loads the tasks of the given names; a group expands to its members.
+
+    A group member with missing requirements is skipped with a note.
 
     Args:
-        names: of tasks and groups, or lists of them with commas.
-        data_dir: folder of the data of this project's own tasks; None for the usual one.
-        tokenizer: folder of the tokenizer by which prompts are cut.
-        judged: there is a judge.
+        names: names of tasks and groups, or comma-separated lists.
+        data_dir: data folder of this project's own tasks; None for the default folder.
+        tokenizer: folder of the tokenizer for truncating prompts.
+        judged: True if a judge is set.
     Raises:
-        RecipeProblem: no such name, or a task that was named needs a judge.
-        DataProblem: the data of a task that was named, or the folder, are not there.
-        EngineProblem: nor what it needs besides. A member of a group is left out then, and the
-            reason is told.
+        RecipeProblem: A name is unknown, or a named task needs a judge.
+        DataProblem: The folder or the data of a named task are missing.
+        ToolProblem: Another requirement of a named task is missing.
     """
     if data_dir is not None and not data_dir.is_dir():
         raise DataProblem(
-            f"{data_dir} is not a folder", next_step="name the folder of the data with --data-dir"
+            f"{data_dir} is not a folder", next_step="give the data folder with --data-dir"
         )
-    names = [name.strip() for each in names for name in each.split(",")]
+    names = [name.strip() for entry in names for name in entry.split(",")]
     metadata = {"tokenizer": str(tokenizer)}
     metadata |= {} if data_dir is None else {"data_dir": str(data_dir)}
     manager = _task_manager(names, metadata)
-    below = task_data.data_folder(metadata.get("data_dir"))
-    found: dict[str, Task] = {}
+    folder = task_data.data_folder(metadata.get("data_dir"))
+    loaded_tasks: dict[str, Task] = {}
     missing: dict[str, str] = {}
     for name in dict.fromkeys(names):
         members = _group_members(manager, name)
         for member in members:
             try:
-                loaded = _load(manager, member)
-                _require_dependencies(loaded.values(), judged=judged)
-                found |= loaded
+                member_tasks = _load(manager, member)
+                _require_dependencies(member_tasks.values(), judged=judged)
+                loaded_tasks |= member_tasks
             except (DataProblem, ToolProblem, RecipeProblem) as problem:
                 if members == [name]:
                     raise
-                missing[member] = problem.message.removeprefix(f"{below}/")
+                missing[member] = problem.message.removeprefix(f"{folder}/")
                 note(f"{member} is left out: {problem.message}")
-    if not found:
+    if not loaded_tasks:
         reason = next(iter(missing.values()))
-        raise DataProblem(f"no task of {', '.join(names)} has data: {reason}", next_step="add them")
+        raise DataProblem(
+            f"no task of {', '.join(names)} has data: {reason}", next_step="add the data"
+        )
     return LoadedTasks(
-        found, {name: _read_spec(name, task) for name, task in found.items()}, missing
+        loaded_tasks, {name: _read_spec(name, task) for name, task in loaded_tasks.items()}, missing
     )
 
 
 @contextlib.contextmanager
 def silence_lm_eval() -> Iterator[None]:
-    """Keep lm-evaluation-harness' bars and remarks to itself."""
+    """Silences the progress bars and log lines of lm-evaluation-harness."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -136,48 +139,50 @@ def silence_lm_eval() -> Iterator[None]:
 
 
 def _task_manager(names: Sequence[str], metadata: dict[str, Any]) -> TaskManager:
-    """Ours alone where that is enough: there are thousands of others to look through."""
+    """Indexes this project's tasks, and thousands of third-party tasks only if needed."""
     from lm_eval import tasks as harness
 
-    own = harness.TaskManager(
+    own_manager = harness.TaskManager(
         include_path=str(TASKS_FOLDER), include_defaults=False, metadata=metadata
     )
-    unknown = [name for name in names if name not in own.all_tasks]
-    if not unknown:
-        return own
-    every = own
-    if not any(name.startswith(OWN_PREFIX) for name in unknown):
-        every = harness.TaskManager(include_path=str(TASKS_FOLDER), metadata=metadata)
-    for name in unknown:
-        if name not in every.all_tasks:
-            close = get_close_matches(name, every.all_tasks, n=1)
-            meant = f", did you mean {close[0]}?" if close else ""
+    unknown_names = [name for name in names if name not in own_manager.all_tasks]
+    if not unknown_names:
+        return own_manager
+    manager = own_manager
+    if not any(name.startswith(OWN_PREFIX) for name in unknown_names):
+        manager = harness.TaskManager(include_path=str(TASKS_FOLDER), metadata=metadata)
+    for name in unknown_names:
+        if name not in manager.all_tasks:
+            matches = get_close_matches(name, manager.all_tasks, n=1)
+            suggestion = f", did you mean {matches[0]}?" if matches else ""
             raise RecipeProblem(
-                f"there is no task {name!r}{meant}",
+                f"there is no task {name!r}{suggestion}",
                 next_step="name tulu, tulu-fixed, one of their columns, or a task that "
                 "`lm_eval ls tasks` lists",
             )
-    return every
+    return manager
 
 
 def _group_members(manager: TaskManager, name: str) -> list[str]:
-    """The tasks of one of our groups; any other name stands for itself."""
+    """Returns the task names of a group of this project; other names stay unchanged."""
     entry = manager.task_index[name]
-    inside = (entry.cfg or {}).get("task")
-    if not isinstance(inside, list) or not all(isinstance(member, str) for member in inside):
+    member_names = (entry.cfg or {}).get("task")
+    if not isinstance(member_names, list) or not all(
+        isinstance(member, str) for member in member_names
+    ):
         return [name]
-    return [each for member in inside for each in _group_members(manager, member)]
+    return [task_name for member in member_names for task_name in _group_members(manager, member)]
 
 
-def _require_dependencies(loaded: Iterable[Task], *, judged: bool) -> None:
-    """See that what a task needs besides data is there."""
-    for task in loaded:
-        told = task.config.metadata or {}
-        if told.get("needs") == "sandbox":
+def _require_dependencies(tasks_to_check: Iterable[Task], *, judged: bool) -> None:
+    """Checks the requirements of tasks other than data: sandbox and judge."""
+    for task in tasks_to_check:
+        metadata = task.config.metadata or {}
+        if metadata.get("needs") == "sandbox":
             humaneval.require_sandbox()
-        if told.get("against") and not judged:
+        if metadata.get("against") and not judged:
             raise RecipeProblem(
-                f"a judge has to compare its completions with {told['against']}'s, and none is "
+                f"a judge has to compare its completions with {metadata['against']}'s, and none is "
                 "named",
                 next_step="give --judge-url and --judge-model, --judge-local or "
                 "--judge-annotations",
@@ -194,23 +199,23 @@ def _load(manager: TaskManager, name: str) -> dict[str, Task]:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataProblem(
             f"the task {name} of lm-evaluation-harness cannot be loaded ({reason})",
-            next_step="see what it needs with `lm_eval run --tasks` of that name",
+            next_step="see its requirements with `lm_eval run --tasks` of that name",
         ) from error
 
 
 def _read_spec(name: str, task: Task) -> BenchmarkSpec:
-    told = task.config.metadata or {}
-    metric = told.get("metric") or next(iter(task.aggregation()))
+    metadata = task.config.metadata or {}
+    metric = metadata.get("metric") or next(iter(task.aggregation()))
     return BenchmarkSpec(
         name=name,
         metric=metric,
-        benchmark=told.get("benchmark"),
-        title=told.get("column"),
-        is_macro_average=told.get("mean") == "parts",
-        add_bos=told.get("bos", True),
-        first_paragraph_only=told.get("marked") == "paragraph",
-        protocol_context=told.get("context"),
-        baseline=told.get("against"),
-        both_orders=told.get("orders") != "one",
-        quirks=tuple((told.get("quirks") or {}).items()),
+        benchmark=metadata.get("benchmark"),
+        title=metadata.get("column"),
+        is_macro_average=metadata.get("mean") == "parts",
+        add_bos=metadata.get("bos", True),
+        first_paragraph_only=metadata.get("marked") == "paragraph",
+        protocol_context=metadata.get("context"),
+        baseline=metadata.get("against"),
+        both_orders=metadata.get("orders") != "one",
+        quirks=tuple((metadata.get("quirks") or {}).items()),
     )

@@ -1,7 +1,7 @@
-"""Verdicts on disk: each is kept when it comes, and nobody is asked for it again.
+"""Stores a judge's verdicts on disk, so a verdict is never requested twice.
 
-A file of JSON lines, or AlpacaEval's JSON list; the fields have AlpacaEval's names:
-instruction, output_1, output_2, preference (1, 2, or 1.5 for neither; null: no verdict), annotator.
+The file has JSON lines, or is AlpacaEval's JSON list. The fields have AlpacaEval's names:
+instruction, output_1, output_2, preference (1, 2, or 1.5 for a tie; null: no verdict), annotator.
 """
 
 from __future__ import annotations
@@ -18,61 +18,63 @@ from camelpress.core.files.regular_files import read_regular
 from camelpress.core.input_limits import MAX_JSON_BYTES
 
 AnnotationKey = tuple[str, str, str]
-REPAIR_ADVICE = "mend or leave out that row"
+REPAIR_ADVICE = "correct or remove that row"
 
 
 class AnnotationFile:
-    """The preferences of one judge, by instruction and outputs in their order.
+    """The preferences of one judge, keyed by instruction and ordered outputs.
 
     Args:
-        path: may be missing; only a file of JSON lines can grow. None to keep nothing.
-        judge: whose verdicts count; None: those of anyone, if they are one judge's.
+        path: the file, which may not exist yet; only JSON lines are appendable. None keeps the
+            verdicts in memory only.
+        judge: name of the judge. None accepts the verdicts of any single judge.
     Raises:
-        RecipeProblem: the file cannot be read, a row is malformed, or there are several judges.
+        RecipeProblem: The file cannot be read, a row is malformed, or there are several judges.
     """
 
     def __init__(self, path: Path | None, judge: str | None) -> None:
         self.path = path
         self.judge = judge
-        self._found: dict[AnnotationKey, float] = {}
-        self._cut: int | None = None
+        self._preferences: dict[AnnotationKey, float] = {}
+        self._truncate_at: int | None = None
         if path is not None:
             self._read(path)
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._preferences)
 
     def _read(self, path: Path) -> None:
         judge, content = self.judge, _read_annotation_bytes(path)
-        whole = len(content) if path.suffix == ".json" else content.rfind(b"\n") + 1
-        self._cut = whole if whole < len(content) else None  # where a kill cut the last line short
+        complete_bytes = len(content) if path.suffix == ".json" else content.rfind(b"\n") + 1
+        # start of a line cut short by a kill
+        self._truncate_at = complete_bytes if complete_bytes < len(content) else None
         names = set()
-        for row in _rows(path, content[:whole]):
+        for row in _rows(path, content[:complete_bytes]):
             name = str(row.get("annotator", ""))
             if judge in (None, name) and row["preference"] is not None:
                 names.add(name)
-                self._found[_key(row)] = float(row["preference"])
+                self._preferences[_key(row)] = float(row["preference"])
         if len(names) > 1:
             raise RecipeProblem(
                 f"{path} holds the verdicts of {len(names)} judges ({', '.join(sorted(names))})",
-                next_step="give a file with those of one",
+                next_step="give a file with the verdicts of one judge",
             )
         if judge is None:
             self.judge = next(iter(names), None)
 
     def preference(self, key: AnnotationKey) -> float | None:
-        """1 if the first output is better, 2 if the second, 1.5 if neither; None if unknown."""
-        return self._found.get(key)
+        """Returns 1 or 2 for the better output, 1.5 for a tie, None for an unknown pair."""
+        return self._preferences.get(key)
 
     def require_appendable(self) -> None:
-        """See that verdicts can be added, before they are paid for.
+        """Checks that the file accepts new verdicts, before they cost anything.
 
         Raises:
-            OutputProblem: they cannot.
+            OutputProblem: The file is a JSON list, or its folder does not exist.
         """
         if self.path is not None and self.path.suffix == ".json":
             raise OutputProblem(
-                f"{self.path} is a list, to which nothing can be added",
+                f"{self.path} is a JSON list, to which nothing can be added",
                 next_step="name a file that ends in .jsonl for the annotations",
             )
         if self.path is not None and not self.path.parent.is_dir():
@@ -80,24 +82,28 @@ class AnnotationFile:
                 f"{self.path.parent} is not a folder", next_step="make it, or name another file"
             )
 
-    def add(self, key: AnnotationKey, preference: float, **more: Any) -> None:
-        """Keep a verdict.
+    def add(self, key: AnnotationKey, preference: float, **fields: Any) -> None:
+        """Stores a verdict in memory and in the file.
 
+        Args:
+            key: instruction and both outputs, in the order shown.
+            preference: 1, 2 or 1.5.
+            **fields: further fields of the row, such as token counts.
         Raises:
-            OutputProblem: the file cannot be written.
+            OutputProblem: The file cannot be written.
         """
-        self._found[key] = preference
+        self._preferences[key] = preference
         if self.path is None:
             return
         names = ("instruction", "output_1", "output_2")
         row = dict(zip(names, key, strict=True))
-        line = json.dumps({**row, "preference": preference, "annotator": self.judge, **more})
+        line = json.dumps({**row, "preference": preference, "annotator": self.judge, **fields})
         try:
             with self.path.open("ab") as file:
-                if self._cut is not None:
-                    file.truncate(self._cut)
+                if self._truncate_at is not None:
+                    file.truncate(self._truncate_at)
                 file.write(line.encode() + b"\n")
-            self._cut = None
+            self._truncate_at = None
         except OSError as error:
             raise OutputProblem(
                 f"{self.path} cannot be written: {os.strerror(error.errno or 0)}",
@@ -112,7 +118,8 @@ def _read_annotation_bytes(path: Path) -> bytes:
         return b""
     except OSError as error:
         raise RecipeProblem(
-            f"{path} cannot be read ({error.strerror})", next_step="name a file of annotations"
+            f"{path} cannot be read ({error.strerror})",
+            next_step="give a readable file of annotations",
         ) from error
 
 
@@ -150,16 +157,16 @@ def _require_annotation(place: str, row: Any) -> Mapping[str, Any]:
         )
     preference = row.get("preference")
     if preference == 0:
-        preference = 1.5  # as AlpacaFarm writes a draw
-    is_one = isinstance(preference, int | float) and 1 <= preference <= 2
-    if is_one or (preference is None and "preference" in row):
+        preference = 1.5  # AlpacaFarm writes a draw as 0
+    is_preference = isinstance(preference, int | float) and 1 <= preference <= 2
+    if is_preference or (preference is None and "preference" in row):
         return {**row, "preference": preference}
     raise RecipeProblem(
-        f"{place} has the preference {preference!r}, which is none of 1 to 2",
+        f"{place} has the preference {preference!r}, which is not between 1 and 2",
         next_step=REPAIR_ADVICE,
     )
 
 
 def _key(row: Mapping[str, Any]) -> AnnotationKey:
-    added = f"\n\n{row['input']}" if row.get("input") else ""
-    return (row["instruction"] + added, row["output_1"], row["output_2"])
+    input_text = f"\n\n{row['input']}" if row.get("input") else ""
+    return (row["instruction"] + input_text, row["output_1"], row["output_2"])

@@ -1,4 +1,4 @@
-"""What a service says, read as far as it is understood; anything may come."""
+"""Parses replies of a chat completion service, defensively."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 from camelpress.core.files.json_files import parse_json
 
-MAX_TOKENS = 2**32  # tokens that one answer can plausibly have taken
+MAX_TOKENS = 2**32  # plausible upper bound of the tokens of one answer
 
 
 @dataclass(frozen=True)
 class JudgeReply:
-    """What a judge said, and how many tokens that took, if it tells."""
+    """The text of a judge's reply with token counts, 0 if not reported."""
 
     text: str
     tokens_in: int = 0
@@ -25,25 +25,25 @@ class JudgeReply:
 
 @dataclass(frozen=True)
 class EndpointFault:
-    """Why there was no reply, and how many seconds the service asked for."""
+    """The reason for a missing reply; `retry_after` is the requested wait, s."""
 
     reason: str
     retry_after: float | None = None
 
 
 def parse_completion(body: bytes) -> JudgeReply | EndpointFault:
-    """The text of a chat completion and what it took."""
+    """Parses a chat completion into its text and token counts."""
     try:
-        told = parse_json(body)
-        text = told["choices"][0]["message"]["content"]
-        took = told.get("usage") or {}
-        counts = [took.get(name, 0) for name in ("prompt_tokens", "completion_tokens")]
+        document = parse_json(body)
+        text = document["choices"][0]["message"]["content"]
+        usage = document.get("usage") or {}
+        counts = [usage.get(name, 0) for name in ("prompt_tokens", "completion_tokens")]
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        return EndpointFault("an answer that is no chat completion")
-    if text is None:  # a refusal, or all tokens went into thinking
+        return EndpointFault("an answer in no chat completion format")
+    if text is None:  # a refusal, or reasoning used all tokens
         text = ""
     if not isinstance(text, str) or not all(map(_is_count, counts)):
-        return EndpointFault("an answer that is no chat completion")
+        return EndpointFault("an answer in no chat completion format")
     return JudgeReply(text, *counts)
 
 
@@ -52,25 +52,25 @@ def _is_count(value: object) -> bool:
 
 
 def parse_error(body: bytes) -> Mapping[str, Any]:
-    """What a service says of an error, if it does so in the usual form."""
+    """Parses the `error` object of a response body; empty for another form."""
     try:
-        told = parse_json(body)
+        document = parse_json(body)
     except (ValueError, RecursionError):
         return {}
-    error = told.get("error") if isinstance(told, dict) else None
+    error = document.get("error") if isinstance(document, dict) else None
     return error if isinstance(error, dict) else {"message": error or ""}
 
 
-def parse_retry_after(said: str) -> float | None:
-    """The seconds of a Retry-After header: it gives them, or the time when to come again.
+def parse_retry_after(header: str) -> float | None:
+    """Parses a Retry-After header, given in seconds or as a date, into a positive wait, s.
 
     Source: RFC 9110, section 10.2.3.
     """
     try:
-        wait = float(said)
+        seconds = float(header)
     except ValueError:
         try:
-            wait = email.utils.parsedate_to_datetime(said).timestamp() - time.time()
-        except (ValueError, OverflowError, TypeError):  # a year or an offset beyond all calendars
+            seconds = email.utils.parsedate_to_datetime(header).timestamp() - time.time()
+        except (ValueError, OverflowError, TypeError):  # a year or an offset out of range
             return None
-    return wait if math.isfinite(wait) and wait > 0 else None
+    return seconds if math.isfinite(seconds) and seconds > 0 else None

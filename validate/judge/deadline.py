@@ -1,4 +1,4 @@
-"""Bounds a whole exchange with a service; a timeout of the client bounds a single read."""
+"""Bounds the duration of a whole HTTP exchange; a client timeout bounds a single read."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ CONNECTED = ("connect_tcp.complete", "connect_unix_socket.complete", "start_tls.
 
 
 class DeadlineExceeded(Exception):
-    """An exchange took longer than it may."""
+    """An exchange exceeded its deadline."""
 
 
 class Deadline:
-    """A block in which a connection is cut off after so many seconds, whatever it is doing.
+    """A context that shuts down the connection of a request after a timeout.
 
-    The client tells through its trace extension which connection the request takes.
+    The trace extension of the client reports the connection of the request.
 
     Args:
-        seconds: from the beginning of the block.
+        seconds: timeout from the beginning of the block, s.
     """
 
     def __init__(self, seconds: float) -> None:
-        self._timer = Timer(seconds, self._cut)
+        self._timer = Timer(seconds, self._expire)
         self._timer.daemon = True
         self._lock = Lock()
         self._socket: socket.socket | None = None
@@ -36,7 +36,7 @@ class Deadline:
 
     @property
     def extensions(self) -> dict[str, Any]:
-        """Returns the extensions to send with a request."""
+        """Returns the request extensions for the client."""
         return {"trace": self._trace}
 
     def __enter__(self) -> Deadline:
@@ -49,10 +49,10 @@ class Deadline:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Ends the block.
+        """Stops the timer.
 
         Raises:
-            DeadlineExceeded: in place of the error that the cut has caused.
+            DeadlineExceeded: Replaces the connection error after a shutdown.
         """
         self._timer.cancel()
         if self._is_over and (error is None or isinstance(error, httpx2.RequestError)):
@@ -63,14 +63,14 @@ class Deadline:
             with self._lock:
                 self._socket = details["return_value"].get_extra_info("socket")
                 if self._is_over:
-                    self._shut()
+                    self._shut_down()
 
-    def _cut(self) -> None:
+    def _expire(self) -> None:
         with self._lock:
             self._is_over = True
-            self._shut()
+            self._shut_down()
 
-    def _shut(self) -> None:
-        with suppress(OSError):  # the connection is gone already
+    def _shut_down(self) -> None:
+        with suppress(OSError):  # the connection is closed already
             if self._socket is not None:
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # of TLS, too
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # also under TLS

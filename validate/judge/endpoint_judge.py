@@ -1,7 +1,7 @@
-"""A judge behind an OpenAI-compatible service, asked until it answers.
+"""Requests verdicts from an OpenAI-compatible service, with retries.
 
-The key is read from the environment into the header of each request, and is nowhere else: no error
-quotes a header, what a service says is shown without it, and redirections are not followed.
+The API key goes from the environment into the header of each request only: errors never quote
+headers, quoted responses have the key removed, and redirects are not followed.
 """
 
 from __future__ import annotations
@@ -30,26 +30,24 @@ from camelpress.validate.judge.judge_settings import JudgeSettings
 from camelpress.validate.judge.rate_limit import RateLimiter, backoff_seconds
 from camelpress.validate.judge.service_access import KEY_VARIABLE, completions_url, read_api_key
 
-RETRY_STATUSES = frozenset(
-    {408, 409, 425, 429, 500, 502, 503, 504, 529}
-)  # what another attempt may mend
-QUOTA_CODE = "insufficient_quota"  # comes as 429, and waiting does not mend it
+RETRY_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # transient statuses
+QUOTA_CODE = "insufficient_quota"  # error code of a permanent 429
 AUTH_STATUSES = (401, 403)
-MAX_QUOTED_CHARACTERS = 200  # characters of what a service says
+MAX_QUOTED_CHARACTERS = 200  # characters of a quoted service message
 RESUME_ADVICE = "run the same command again: the verdicts so far are kept"
 
 
 class EndpointJudge:
-    """A model at a service.
+    """A judge model behind an OpenAI-compatible service.
 
     Args:
-        settings: with `url` and `model`.
-        pace: the turns of all that ask this service.
+        settings: settings with `url` and `model`.
+        rate_limiter: rate limiter shared by all requests to this service.
     Raises:
-        RecipeProblem: no address or model, or a key that cannot be sent there safely.
+        RecipeProblem: The address or the model is missing, or the key cannot be sent safely.
     """
 
-    def __init__(self, settings: JudgeSettings, pace: RateLimiter | None = None) -> None:
+    def __init__(self, settings: JudgeSettings, rate_limiter: RateLimiter | None = None) -> None:
         if settings.url is None or settings.model is None:
             raise RecipeProblem(
                 "a judge needs an address and a model", next_step="give both, or annotations"
@@ -57,63 +55,66 @@ class EndpointJudge:
         self._address = completions_url(settings.url)
         self._key = read_api_key(self._address)
         self._settings = settings
-        self._pace = pace or RateLimiter(settings.per_minute)
+        self._rate_limiter = rate_limiter or RateLimiter(settings.per_minute)
         fields = {"temperature": 0, "max_tokens": settings.max_tokens, **settings.extra}
         self._fields = {name: value for name, value in fields.items() if value is not None}
-        made = json.dumps([settings.model, self._fields], sort_keys=True).encode()
-        self.name = f"{settings.model} {PROMPT_HASH}{hashlib.sha256(made).hexdigest()[:8]}"
+        identity = json.dumps([settings.model, self._fields], sort_keys=True).encode()
+        self.name = f"{settings.model} {PROMPT_HASH}{hashlib.sha256(identity).hexdigest()[:8]}"
 
     def answers(
         self, questions: Sequence[JudgePrompt]
     ) -> Generator[tuple[JudgePrompt, JudgeReply], None, None]:
-        """Replies as they come; where one cannot be had, those under way still come before that.
+        """Yields replies in order of arrival; requests in flight still finish after a failure.
 
         Raises:
-            Interrupted: the service fails again and again, or wants a long rest.
-            EngineProblem: it refuses what it is asked.
+            Interruption: The service fails repeatedly, or demands too long a wait.
+            ToolProblem: The service rejects a request.
         """
-        pool, over = ThreadPoolExecutor(self._settings.parallel), Event()
+        pool, stop = ThreadPoolExecutor(self._settings.parallel), Event()
         fault: ToolProblem | Interruption | None = None
-        alone = httpx2.Limits(max_keepalive_connections=0)  # a deadline ends its own connection
+        limits = httpx2.Limits(max_keepalive_connections=0)  # a deadline shuts down one request only
         with httpx2.Client(
-            headers=self._headers(), timeout=self._settings.timeout, limits=alone
+            headers=self._headers(), timeout=self._settings.timeout, limits=limits
         ) as client:
             try:
-                asked = {pool.submit(self._ask, client, each, over): each for each in questions}
-                for future in as_completed(asked):
+                futures = {
+                    pool.submit(self._ask, client, question, stop): question
+                    for question in questions
+                }
+                for future in as_completed(futures):
                     try:
                         reply = future.result()
                     except (ToolProblem, Interruption) as error:
                         fault = error
                         continue
                     if reply is not None:
-                        yield asked[future], reply
+                        yield futures[future], reply
             finally:
-                over.set()
+                stop.set()
                 pool.shutdown(cancel_futures=True)
         if fault is not None:
             raise fault
 
-    def _ask(self, client: httpx2.Client, question: JudgePrompt, over: Event) -> JudgeReply | None:
-        """The reply, or None if all is over before it is asked; what cannot be mended ends all."""
+    def _ask(self, client: httpx2.Client, question: JudgePrompt, stop: Event) -> JudgeReply | None:
+        """Requests one reply with retries; returns None after a stop. A fatal error stops all."""
         try:
-            for failures in range(1, self._settings.attempts + 1):
-                if not self._pace.acquire(over):
+            for attempt in range(1, self._settings.attempts + 1):
+                if not self._rate_limiter.acquire(stop):
                     return None
                 reply = self._request(client, question)
                 if isinstance(reply, JudgeReply):
                     return reply
-                self._back_off(reply, failures)
+                self._back_off(reply, attempt)
         except (ToolProblem, Interruption):
-            over.set()
+            stop.set()
             raise
         return None
 
     def _back_off(self, fault: EndpointFault, failures: int) -> None:
-        """Let all wait, as long as the service asks or the failures demand.
+        """Pauses all requests for the demanded wait or the exponential backoff.
 
         Raises:
-            Interrupted: that is too long, or too many.
+            Interruption: The wait is too long, or the attempts are exhausted.
         """
         wait = max(backoff_seconds(failures), fault.retry_after or 0.0)
         if wait > self._settings.longest_wait:
@@ -126,11 +127,11 @@ class EndpointJudge:
                 f"the last time with {fault.reason}",
                 next_step=RESUME_ADVICE,
             )
-        self._pace.pause(wait)
+        self._rate_limiter.pause(wait)
 
     def _request(self, client: httpx2.Client, question: JudgePrompt) -> JudgeReply | EndpointFault:
         try:
-            status, after, body = self._post(client, question)
+            status, retry_after, body = self._post(client, question)
         except httpx2.RequestError as error:
             return EndpointFault(type(error).__name__)
         except DeadlineExceeded:
@@ -138,39 +139,39 @@ class EndpointJudge:
         if len(body) > MAX_JUDGE_ANSWER_BYTES:
             return EndpointFault(f"more than {MAX_JUDGE_ANSWER_BYTES} bytes")
         if status in RETRY_STATUSES and parse_error(body).get("code") != QUOTA_CODE:
-            return EndpointFault(f"HTTP {status}", parse_retry_after(after))
+            return EndpointFault(f"HTTP {status}", parse_retry_after(retry_after))
         if status != 200:
             raise self._explain_status(status, str(parse_error(body).get("message", "")))
         return parse_completion(body)
 
     def _post(self, client: httpx2.Client, question: JudgePrompt) -> tuple[int, str, bytes]:
-        """Status, Retry-After, and the body up to its limit, from which the key is taken out."""
-        asked = {"model": self._settings.model, "messages": question.messages(), **self._fields}
+        """Returns status, Retry-After header and body; cuts the body and removes the key."""
+        request = {"model": self._settings.model, "messages": question.messages(), **self._fields}
         body = b""
         with (
             Deadline(self._settings.timeout) as deadline,
             client.stream(
-                "POST", self._address, content=json.dumps(asked), extensions=deadline.extensions
+                "POST", self._address, content=json.dumps(request), extensions=deadline.extensions
             ) as response,
         ):
-            for piece in response.iter_bytes():
-                body += piece
+            for chunk in response.iter_bytes():
+                body += chunk
                 if len(body) > MAX_JUDGE_ANSWER_BYTES:
                     break
         if self._key:
             body = body.replace(self._key.get_secret_value().encode(), b"***")
         return response.status_code, response.headers.get("Retry-After", ""), body
 
-    def _explain_status(self, status: int, said: str) -> ToolProblem:
+    def _explain_status(self, status: int, message: str) -> ToolProblem:
         if status in AUTH_STATUSES and self._key:
             return ToolProblem(
                 f"{self._host} refuses the key in {KEY_VARIABLE}", next_step="correct it"
             )
         if status in AUTH_STATUSES:
-            return ToolProblem(f"{self._host} wants a key", next_step=f"set {KEY_VARIABLE}")
-        said = " ".join(escape_controls(said).split())[:MAX_QUOTED_CHARACTERS]
+            return ToolProblem(f"{self._host} requires a key", next_step=f"set {KEY_VARIABLE}")
+        message = " ".join(escape_controls(message).split())[:MAX_QUOTED_CHARACTERS]
         return ToolProblem(
-            f"{self._host} answers HTTP {status}" + (f": {said}" if said else ""),
+            f"{self._host} answers HTTP {status}" + (f": {message}" if message else ""),
             next_step="correct the address, the model or the extra fields of the judge",
         )
 

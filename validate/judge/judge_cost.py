@@ -1,4 +1,4 @@
-"""What asking a judge takes, told before anybody is asked."""
+"""Estimates the tokens and the price of judging before any request."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from camelpress.core.errors import RecipeProblem
 from camelpress.validate.judge.judge_prompt import JudgePrompt
 from camelpress.validate.judge.judge_settings import JudgeSettings
 
-BYTES_PER_TOKEN = 3  # of English some 4.5; an estimate should not be too low
+BYTES_PER_TOKEN = 3  # conservative; English text has about 4.5 bytes per token
 
 
 @dataclass(frozen=True)
 class JudgeCost:
-    """What is still to be asked, and what that takes at most, repetitions apart."""
+    """The open questions with their maximum tokens and price in USD, retries excluded."""
 
     questions: int
     tokens_in: int
@@ -30,40 +30,42 @@ class JudgeCost:
 
 
 def estimate_judge_cost(
-    asked: Sequence[JudgePrompt], settings: JudgeSettings, *, more: int = 0
+    prompts: Sequence[JudgePrompt], settings: JudgeSettings, *, extra_tokens: int = 0
 ) -> JudgeCost:
-    """What it takes to ask these questions.
+    """Estimates the cost of questions.
 
     Args:
-        asked: the questions.
-        settings: prices and length of an answer.
-        more: tokens to read that are not in the questions yet.
+        prompts: the questions.
+        settings: prices and maximum answer length.
+        extra_tokens: input tokens beyond the text of the questions.
+    Returns:
+        Token counts, and the price in USD if both prices are set.
     """
-    size = sum(
+    prompt_bytes = sum(
         len(message["content"].encode("utf-8", "replace"))
-        for question in asked
+        for question in prompts
         for message in question.messages()
     )
-    tokens_in = -(-size // BYTES_PER_TOKEN) + more
-    tokens_out = len(asked) * settings.max_tokens
+    tokens_in = -(-prompt_bytes // BYTES_PER_TOKEN) + extra_tokens
+    tokens_out = len(prompts) * settings.max_tokens
     dollars = None
     if settings.price_in is not None and settings.price_out is not None:
         dollars = (tokens_in * settings.price_in + tokens_out * settings.price_out) / 1e6
-    return JudgeCost(len(asked), tokens_in, tokens_out, dollars)
+    return JudgeCost(len(prompts), tokens_in, tokens_out, dollars)
 
 
-def require_affordable(found: JudgeCost, settings: JudgeSettings) -> None:
-    """See that a budget, where there is one, suffices.
+def require_affordable(cost: JudgeCost, settings: JudgeSettings) -> None:
+    """Checks an estimate against the budget, if there is one.
 
     Raises:
-        RecipeProblem: it does not, or there are no prices.
+        RecipeProblem: The estimate exceeds the budget, or a price is missing.
     """
     if settings.budget is None:
         return
-    if found.dollars is None:
+    if cost.dollars is None:
         raise RecipeProblem("a budget needs prices", next_step="give both prices of the judge")
-    if found.dollars > settings.budget:
+    if cost.dollars > settings.budget:
         raise RecipeProblem(
-            f"the judge would be asked {found}, and the budget is ${settings.budget:,.2f}",
+            f"the judge would be asked {cost}, and the budget is ${settings.budget:,.2f}",
             next_step="raise the budget, judge fewer items, or let another model judge",
         )

@@ -1,4 +1,4 @@
-"""Two outputs side by side: what a judge is asked, and what its answer says."""
+"""Builds the prompt for comparing two outputs and parses the judge's answer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Literal
 
 JudgeMessage = dict[str, str]
 
-# The words are ours, the labels AlpacaFarm's. The tag comes from the outputs themselves: neither of
-# them can hold it, and so none can pretend to end where it does not.
+# The wording is camelpress' own, the labels are AlpacaFarm's. The tag is a hash of the outputs, so
+# no output can contain it and fake its own end.
 SYSTEM = (
     "You compare two outputs that were written for the same instruction and say which is better: "
     "the one that does more correctly and helpfully what the instruction asks. Being longer is no "
@@ -44,24 +44,24 @@ class OutputPair:
     instruction: str
     candidate: str
     reference: str
-    both_orders: bool = True  # with either output first; else once, as AlpacaFarm does
+    both_orders: bool = True  # False: judged in one order, as in AlpacaFarm
 
 
 @dataclass(frozen=True)
 class JudgePrompt:
-    """A pair in the order in which it is shown."""
+    """A pair of outputs in display order."""
 
     pair: OutputPair
     candidate_first: bool
 
     @property
     def outputs(self) -> tuple[str, str]:
-        """What is shown as (a) and as (b)."""
+        """Returns the outputs shown as (a) and as (b)."""
         shown = (self.pair.candidate, self.pair.reference)
         return shown if self.candidate_first else shown[::-1]
 
     def messages(self) -> list[JudgeMessage]:
-        """What the judge is told."""
+        """Returns the chat messages of the question."""
         first, second = self.outputs
         content = "\0".join((self.pair.instruction, first, second))
         tag = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:12]
@@ -72,25 +72,27 @@ class JudgePrompt:
 
 
 def prompts_in_both_orders(pair: OutputPair) -> tuple[JudgePrompt, JudgePrompt]:
-    """A pair with either output first, the order that is drawn from its instruction before."""
-    told = pair.instruction.encode("utf-8", "surrogatepass")
-    drawn = bool(hashlib.sha256(told).digest()[0] & 1)
-    return JudgePrompt(pair, drawn), JudgePrompt(pair, not drawn)
+    """Returns the prompts of both orders; a hash of the instruction picks the first one."""
+    instruction = pair.instruction.encode("utf-8", "surrogatepass")
+    candidate_first = bool(hashlib.sha256(instruction).digest()[0] & 1)
+    return JudgePrompt(pair, candidate_first), JudgePrompt(pair, not candidate_first)
 
 
 def judge_prompts(pair: OutputPair) -> tuple[JudgePrompt, ...]:
-    """A pair as it is asked: in both orders, or in the one that is drawn."""
+    """Returns the prompts of a pair: both orders, or only the drawn order."""
     return prompts_in_both_orders(pair) if pair.both_orders else prompts_in_both_orders(pair)[:1]
 
 
 def parse_preference(reply: str) -> Literal[1, 2] | None:
-    """The output that a judge prefers, the first or the second one shown; None if it names none.
+    """Parses the preferred output of a reply: 1 for (a), 2 for (b), None without a verdict.
 
-    Only the first line counts, and only if it names one of them: a reason may follow, in which
-    both come.
+    Only the first line counts, and only if it names exactly one output; later lines may discuss
+    both.
     """
     line = next(iter(reply.strip().splitlines()), "")
-    named = {(bracketed or alone).lower() for bracketed, alone in PREFERENCE_PATTERN.findall(line)}
-    if len(named) != 1:
+    labels = {
+        (in_brackets or bare).lower() for in_brackets, bare in PREFERENCE_PATTERN.findall(line)
+    }
+    if len(labels) != 1:
         return None
-    return 1 if named == {"a"} else 2
+    return 1 if labels == {"a"} else 2

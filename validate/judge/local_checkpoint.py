@@ -1,4 +1,4 @@
-"""A checkpoint that answers conversations by its own chat template, with the likeliest tokens."""
+"""Runs a local checkpoint as a judge, with its chat template and greedy decoding."""
 
 from __future__ import annotations
 
@@ -25,68 +25,71 @@ PROBE_CONVERSATION: list[JudgeMessage] = [{"role": "user", "content": "?"}]
 
 
 class JudgeCheckpoint:
-    """A model that is read when it is asked, and forgotten afterwards.
+    """A local judge model, loaded for each batch of questions and released afterwards.
 
     Args:
-        folder: of a 16-bit or packed checkpoint.
-        settings: device, type, and the length of an answer.
+        folder: folder of a 16-bit or packed checkpoint.
+        settings: device, dtype and maximum answer length.
     Raises:
-        CheckpointProblem: no such checkpoint, or no chat template that it could be asked by.
+        CheckpointProblem: The checkpoint or a usable chat template is missing.
     """
 
     def __init__(self, folder: Path, settings: Validate) -> None:
         self._checkpoint = Checkpoint.open(folder)
         self._settings = settings
         self._tokenizer = Tokenizer.load(self._checkpoint.folder)
-        self._most = settings.judge.max_tokens
+        self._max_tokens = settings.judge.max_tokens
         self._render(PROBE_CONVERSATION)
         digest = checkpoint_digest(self._checkpoint.folder)
-        how = sha256_json([digest, settings.dtype, self._most])
-        self.name = f"{self._checkpoint.folder.name} {how[:8]}"
+        identity_hash = sha256_json([digest, settings.dtype, self._max_tokens])
+        self.name = f"{self._checkpoint.folder.name} {identity_hash[:8]}"
 
     def __call__(self, conversations: Sequence[list[JudgeMessage]]) -> Iterator[tuple[int, str]]:
-        """Place and text of each answer; none is said to what does not fit into the model."""
+        """Yields index and text of each answer; too long conversations get an empty text."""
         model = open_streamed_model(self._checkpoint, self._settings)
         prompts = [
-            self._tokenizer.encode_template_text(self._render(each)) for each in conversations
+            self._tokenizer.encode_template_text(self._render(conversation))
+            for conversation in conversations
         ]
-        fitting = [place for place, ids in enumerate(prompts) if len(ids) < model.max_positions]
-        if len(fitting) < len(prompts):
+        fitting_indices = [
+            index for index, ids in enumerate(prompts) if len(ids) < model.max_positions
+        ]
+        if len(fitting_indices) < len(prompts):
             note(
                 f"the judge has {model.max_positions:,} positions, too few for "
-                f"{len(prompts) - len(fitting):,} of {len(prompts):,} questions"
+                f"{len(prompts) - len(fitting_indices):,} of {len(prompts):,} questions"
             )
-            yield from ((place, "") for place in {*range(len(prompts))} - {*fitting})
-        if not fitting:
+            yield from ((index, "") for index in {*range(len(prompts))} - {*fitting_indices})
+        if not fitting_indices:
             return
-        finals = stop_token_ids(self._checkpoint, self._tokenizer)
-        judge = GenerationModel("judge", self._checkpoint, model, self._tokenizer, finals)
-        completer = LocalGenerator(judge)
-        how = SamplingParams(stop=(), max_tokens=self._most, temperature=0.0, top_p=1.0)
-        wanted = [
-            GenerationRequest(TokenPrompt(prompts[place], ""), how, model.max_positions)
-            for place in fitting
+        stop_ids = stop_token_ids(self._checkpoint, self._tokenizer)
+        judge = GenerationModel("judge", self._checkpoint, model, self._tokenizer, stop_ids)
+        generator = LocalGenerator(judge)
+        sampling = SamplingParams(stop=(), max_tokens=self._max_tokens, temperature=0.0, top_p=1.0)
+        requests = [
+            GenerationRequest(TokenPrompt(prompts[index], ""), sampling, model.max_positions)
+            for index in fitting_indices
         ]
-        for number, text in completer.generate(wanted):
-            yield fitting[number], text
-        completer.release()
+        for number, text in generator.generate(requests):
+            yield fitting_indices[number], text
+        generator.release()
 
     def _render(self, turns: list[JudgeMessage]) -> str:
-        """A conversation by the template; where it knows no system message, in one of the user."""
+        """Renders a conversation, as one user message if the template has no system role."""
         if self._tokenizer.chat_template is None:
             raise CheckpointProblem(
                 f"the judge in {self._checkpoint.folder} has no chat template",
-                next_step="let a model judge that was trained for conversations",
+                next_step="use a judge model trained for conversations",
             )
-        whole = "\n\n".join(turn["content"] for turn in turns)
+        joined_text = "\n\n".join(turn["content"] for turn in turns)
         try:
             return self._tokenizer.render_chat(turns)
         except TemplateProblem:
             try:
-                return self._tokenizer.render_chat([{"role": "user", "content": whole}])
+                return self._tokenizer.render_chat([{"role": "user", "content": joined_text}])
             except TemplateProblem as error:
                 raise CheckpointProblem(
                     f"the chat template of the judge in {self._checkpoint.folder} cannot be "
                     f"rendered ({error.reason})",
-                    next_step="mend it, or let another model judge",
+                    next_step="correct it, or use another judge model",
                 ) from error

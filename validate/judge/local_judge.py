@@ -1,4 +1,4 @@
-"""A model in this process as a judge, or anything else that answers conversations."""
+"""Adapts a Python callable, such as a local model, to the judge interface."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ GenerateReplies = Callable[[Sequence[list[JudgeMessage]]], Iterable[tuple[int, s
 
 
 class InProcessJudge:
-    """A judge that is called.
+    """A judge behind a Python callable.
 
     Args:
-        name: tells the model and how it decodes; verdicts are kept under it.
-        generate: the assistant's text for each conversation, with its place among them, in any
-            order; it may yield them one by one.
+        name: identifies the model and its decoding; verdicts are stored under it.
+        generate: returns pairs of conversation index and reply text, in any order; it may yield
+            them one by one.
     """
 
     def __init__(self, name: str, generate: GenerateReplies) -> None:
@@ -26,6 +26,6 @@ class InProcessJudge:
     def answers(
         self, questions: Sequence[JudgePrompt]
     ) -> Generator[tuple[JudgePrompt, JudgeReply], None, None]:
-        """Replies, each as soon as it is there."""
-        for place, text in self._generate([question.messages() for question in questions]):
-            yield questions[place], JudgeReply(text)
+        """Yields replies in order of arrival."""
+        for index, text in self._generate([question.messages() for question in questions]):
+            yield questions[index], JudgeReply(text)

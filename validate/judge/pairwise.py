@@ -1,6 +1,6 @@
-"""Which of two outputs is better, for many pairs: asked, or looked up, and kept.
+"""Judges pairs of outputs with stored verdicts and new requests.
 
-Two outputs that are the same are a draw, and nobody is asked. That is AlpacaEval's rule, too.
+Two equal outputs are a draw without a request, as in AlpacaEval.
 """
 
 from __future__ import annotations
@@ -25,126 +25,132 @@ from camelpress.validate.judge.judge_prompt import (
 )
 from camelpress.validate.judge.judge_settings import JudgeSettings
 
-TIE = 1.5
+TIE = 1.5  # preference of a draw
 
 
 @runtime_checkable
 class Judge(Protocol):
-    """Whoever answers: a service, or a model in this process."""
+    """A judge model: a service, or a model in this process."""
 
     @property
     def name(self) -> str:
-        """What tells its verdicts from those of others: model, wording, way of decoding."""
+        """Returns the identity of the verdicts: model, prompt hash and decoding."""
 
     def answers(
         self, questions: Sequence[JudgePrompt]
     ) -> Generator[tuple[JudgePrompt, JudgeReply], None, None]:
-        """A reply to each question, in any order, as soon as it is there."""
+        """Yields a reply to each question, in order of arrival."""
 
 
 @dataclass(frozen=True)
 class Preference:
-    """What came of a question."""
+    """The verdict on one question."""
 
     prompt: JudgePrompt
-    score: float | None  # by the candidate: 1, 0, or between; None: the reply named neither output
+    score: float | None  # 1: candidate wins, 0: it loses, 0.5: draw; None: no verdict
 
 
 def judge_pairs(
     pairs: Sequence[OutputPair], judge: Judge | None, settings: JudgeSettings
 ) -> list[Preference]:
-    """The verdict on each pair, in one order or in both, from the annotations and the judge.
+    """Returns the verdicts on pairs, in one or both orders, from the annotations and the judge.
 
-    A second run asks only what the first one has no verdict of. The same question is asked once,
-    in however many pairs it comes.
+    A second run requests only the missing verdicts. Equal questions of several pairs are one
+    request.
 
     Args:
-        pairs: whose ids are their own.
-        judge: None if the annotations hold everything.
+        pairs: pairs with unique ids.
+        judge: the judge; None uses stored verdicts only.
+        settings: annotations, prices, budget and the tolerated share of unreadable answers.
     Returns:
-        pair by pair, as `questions` orders them; stored verdicts alone may be of either order.
+        The verdicts pair by pair, in the order of `judge_prompts`; stored verdicts without a
+        judge may have either order.
     Raises:
-        RecipeProblem: the annotations are malformed, or lack pairs and there is no judge, or the
-            budget does not suffice.
-        OutputProblem: nothing can be added to the annotations.
-        EngineProblem: the judge refuses, or says too often what is no verdict.
-        Interrupted: it cannot be reached; what it has answered is kept.
+        RecipeProblem: The annotations are malformed, or incomplete without a judge, or the budget
+            is too low.
+        OutputProblem: The annotations are not appendable.
+        ToolProblem: The judge rejects requests, or gives too many answers without a verdict.
+        Interruption: The judge cannot be reached; its verdicts so far are stored.
     """
-    _require_own_ids(pairs)
+    _require_unique_ids(pairs)
     annotations = AnnotationFile(settings.annotations, None if judge is None else judge.name)
     if judge is None:
         return _read_annotated(pairs, annotations)
-    wanted = [question for pair in pairs for question in judge_prompts(pair)]
-    unknown = [question for question in wanted if _candidate_score(question, annotations) is None]
-    asked = [*{_key(question): question for question in unknown}.values()]
-    if asked:
-        found = estimate_judge_cost(asked, settings)
-        note(f"asking {judge.name}: {found}")
-        require_affordable(found, settings)
+    prompts = [prompt for pair in pairs for prompt in judge_prompts(pair)]
+    open_prompts = [prompt for prompt in prompts if _candidate_score(prompt, annotations) is None]
+    requests = [*{_key(prompt): prompt for prompt in open_prompts}.values()]
+    if requests:
+        cost = estimate_judge_cost(requests, settings)
+        note(f"asking {judge.name}: {cost}")
+        require_affordable(cost, settings)
         annotations.require_appendable()
-        _ask_judge(judge, asked, annotations, borne=settings.unread * len(wanted))
-    return [Preference(question, _candidate_score(question, annotations)) for question in wanted]
+        _ask_judge(judge, requests, annotations, max_unread=settings.unread * len(prompts))
+    return [Preference(prompt, _candidate_score(prompt, annotations)) for prompt in prompts]
 
 
 def _ask_judge(
-    judge: Judge, asked: Sequence[JudgePrompt], annotations: AnnotationFile, *, borne: float
+    judge: Judge, prompts: Sequence[JudgePrompt], annotations: AnnotationFile, *, max_unread: float
 ) -> None:
-    """Put the questions, and keep each verdict as it comes."""
+    """Requests the verdicts and stores each on arrival."""
     unread = 0
-    with closing(judge.answers(asked)) as answers:
-        for _ in track(asked, "pairs judged"):
-            question, reply = next(answers)
+    with closing(judge.answers(prompts)) as answers:
+        for _ in track(prompts, "pairs judged"):
+            prompt, reply = next(answers)
             if (preference := parse_preference(reply.text)) is not None:
-                took = {"tokens_in": reply.tokens_in, "tokens_out": reply.tokens_out}
+                token_counts = {"tokens_in": reply.tokens_in, "tokens_out": reply.tokens_out}
                 annotations.add(
-                    _key(question), float(preference), raw_completion=reply.text, **took
+                    _key(prompt), float(preference), raw_completion=reply.text, **token_counts
                 )
                 continue
             unread += 1
-            if unread > borne:
+            if unread > max_unread:
                 raise ToolProblem(
-                    f"{judge.name} answers what is no verdict, {unread} times so far: "
+                    f"{judge.name} gave no verdict, {unread} times so far: "
                     f"{escape_controls(reply.text[:80])!r}",
-                    next_step="let a model judge that answers 'Output (a)' or 'Output (b)'",
+                    next_step="use a judge model that answers 'Output (a)' or 'Output (b)'",
                 )
 
 
 def _read_annotated(pairs: Sequence[OutputPair], annotations: AnnotationFile) -> list[Preference]:
-    """What the annotations hold, in whichever orders they do."""
-    found = []
-    missing = []
+    """Reads the stored verdicts of all pairs, in any order of outputs."""
+    verdicts = []
+    missing_ids = []
     for pair in pairs:
-        told = [
-            Preference(question, won)
-            for question in prompts_in_both_orders(pair)
-            if (won := _candidate_score(question, annotations)) is not None
+        pair_verdicts = [
+            Preference(prompt, score)
+            for prompt in prompts_in_both_orders(pair)
+            if (score := _candidate_score(prompt, annotations)) is not None
         ]
-        found += told if pair.both_orders and pair.candidate != pair.reference else told[:1]
-        missing += [] if told else [pair.id]
-    if missing:
+        verdicts += (
+            pair_verdicts
+            if pair.both_orders and pair.candidate != pair.reference
+            else pair_verdicts[:1]
+        )
+        missing_ids += [] if pair_verdicts else [pair.id]
+    if missing_ids:
         raise RecipeProblem(
-            f"{annotations.path} has no verdict on {len(missing)} of {len(pairs)} pairs "
-            f"(the first is {missing[0]})",
+            f"{annotations.path} has no verdict on {len(missing_ids)} of {len(pairs)} pairs "
+            f"(the first is {missing_ids[0]})",
             next_step="give annotations of these outputs, or the url and the model of a judge",
         )
-    return found
+    return verdicts
 
 
-def _candidate_score(question: JudgePrompt, annotations: AnnotationFile) -> float | None:
-    if question.pair.candidate == question.pair.reference:
+def _candidate_score(prompt: JudgePrompt, annotations: AnnotationFile) -> float | None:
+    if prompt.pair.candidate == prompt.pair.reference:
         preference: float | None = TIE
     else:
-        preference = annotations.preference(_key(question))
+        preference = annotations.preference(_key(prompt))
     if preference is None:
         return None
-    return 2 - preference if question.candidate_first else preference - 1
+    return 2 - preference if prompt.candidate_first else preference - 1
 
 
-def _key(question: JudgePrompt) -> AnnotationKey:
-    return (question.pair.instruction, *question.outputs)
+def _key(prompt: JudgePrompt) -> AnnotationKey:
+    return (prompt.pair.instruction, *prompt.outputs)
 
 
-def _require_own_ids(pairs: Sequence[OutputPair]) -> None:
+def _require_unique_ids(pairs: Sequence[OutputPair]) -> None:
     ids = {pair.id for pair in pairs}
     if len(ids) < len(pairs):
-        raise RecipeProblem("two pairs have the same id", next_step="give each its own")
+        raise RecipeProblem("two pairs have the same id", next_step="give each pair a unique id")

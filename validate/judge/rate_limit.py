@@ -1,4 +1,4 @@
-"""When the next question may be put: so many a minute, and not before the service wants one."""
+"""Limits the request rate to a service and pauses it on demand."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable
 from threading import Event, Lock
 
-FIRST_WAIT, MAX_BACKOFF = 1.0, 60.0  # s
+FIRST_WAIT, MAX_BACKOFF = 1.0, 60.0  # bounds of the backoff, s
 
 
 class RateLimiter:
-    """Turns for all threads that ask the same service.
+    """A rate limiter shared by all threads with requests to one service.
 
     Args:
-        per_minute: turns.
-        wait: for an event, so many seconds at most; tells whether it came.
-        clock: seconds, from anywhere.
+        per_minute: maximum number of requests per minute.
+        wait: waits for an event with a timeout in seconds; returns True if the event was set.
+        clock: monotonic clock, s.
     """
 
     def __init__(
@@ -30,21 +30,20 @@ class RateLimiter:
         self._lock = Lock()
         self._next = clock()
 
-    def acquire(self, over: Event) -> bool:
-        """Wait for a turn; False if all is over before it comes."""
+    def acquire(self, stop: Event) -> bool:
+        """Waits for the next free slot; returns False if `stop` is set first."""
         with self._lock:
             start = max(self._next, self._clock())
             self._next = start + self._interval
-            left = start - self._clock()
-        return not self._wait(over, max(0.0, left))
+            delay = start - self._clock()
+        return not self._wait(stop, max(0.0, delay))
 
     def pause(self, seconds: float) -> None:
-        """Let no turn begin before so many seconds have passed."""
+        """Blocks all new requests for the given time, s."""
         with self._lock:
             self._next = max(self._next, self._clock() + seconds)
 
 
 def backoff_seconds(failures: int) -> float:
-    """How long to wait after so many failures in a row, s: twice as long each time, and never the
-    same for all who wait."""
+    """Returns the wait after consecutive failures, s: exponential backoff with random jitter."""
     return min(MAX_BACKOFF, FIRST_WAIT * 2 ** (failures - 1)) * random.uniform(0.5, 1)

@@ -1,7 +1,7 @@
-"""Where a judge is asked, and the key that it wants: from the environment, and only to be sent.
+"""Reads the address and the API key of a judge service.
 
-A key is never an argument, which other users of the machine could read, and is held so that nothing
-shows it by accident.
+The key comes from the environment, because other users of the machine can read arguments. It is a
+`SecretStr`, so logs and errors never show it by accident.
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ KEY_VARIABLE = "CAMELPRESS_JUDGE_KEY"
 
 
 def completions_url(url: str) -> httpx2.URL:
-    """Where questions are posted, from the address of a service or of its completions.
+    """Returns the URL for chat completions of a service.
 
+    Args:
+        url: base URL of the service, or its chat completions URL.
     Raises:
-        RecipeProblem: it is no address of the web, or it holds a password.
+        RecipeProblem: The URL is not http or https, or holds a password, query or fragment.
     """
     try:
         address = httpx2.URL(url)
     except httpx2.InvalidURL as error:
-        raise RecipeProblem("the judge's url is none", next_step="give https://HOST/v1") from error
+        raise RecipeProblem(
+            "the judge's url is not a valid URL", next_step="give https://HOST/v1"
+        ) from error
     if address.userinfo or address.query or address.fragment:
         raise RecipeProblem(
             "the judge's url holds more than an address",
@@ -34,7 +38,8 @@ def completions_url(url: str) -> httpx2.URL:
         )
     if address.scheme not in ("http", "https") or not address.host:
         raise RecipeProblem(
-            f"the judge's url {url!r} is no address of a service", next_step="give https://HOST/v1"
+            f"the judge's url {url!r} is not the address of a service",
+            next_step="give https://HOST/v1",
         )
     path = address.path.rstrip("/")
     tail = "" if path.endswith("/chat/completions") else "/chat/completions"
@@ -42,21 +47,21 @@ def completions_url(url: str) -> httpx2.URL:
 
 
 def read_api_key(address: httpx2.URL) -> SecretStr | None:
-    """The key, if the environment has one.
+    """Returns the API key from the environment, or None.
 
     Raises:
-        RecipeProblem: it cannot be one, or it would be sent where everyone can read it.
+        RecipeProblem: The key has invalid characters, or would travel unencrypted.
     """
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key:
         return None
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise RecipeProblem(
-            f"{KEY_VARIABLE} holds characters that no key has", next_step="correct it"
+            f"{KEY_VARIABLE} holds characters that are invalid in a key", next_step="correct it"
         )
     if address.scheme == "http" and not _is_loopback(address.host):
         raise RecipeProblem(
-            f"the key in {KEY_VARIABLE} would go to {address.host} for everyone on the way to read",
+            f"the key in {KEY_VARIABLE} would go to {address.host} unencrypted",
             next_step=f"give an https:// address, or unset {KEY_VARIABLE}",
         )
     return SecretStr(key)

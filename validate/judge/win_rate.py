@@ -1,7 +1,7 @@
-"""How often a candidate is preferred, and how often it would be if its outputs were as long.
+"""Computes the win rate of a candidate, raw and controlled for output length.
 
-Judges like length, whatever else they like. The length-controlled figure is what a logistic
-regression of the verdicts says of two outputs of equal length.
+Judges prefer long outputs. The length-controlled win rate is the prediction of a logistic
+regression of the verdicts for two outputs of equal length.
 """
 
 from __future__ import annotations
@@ -27,45 +27,50 @@ OPTIMIZER_OPTIONS = {"gtol": 1e-9}
 
 @dataclass(frozen=True)
 class WinRate:
-    """What the verdicts of one judge say; shares of 1, with 95 % intervals over pairs."""
+    """Win rates from the verdicts of one judge; shares in [0, 1] with 95 % intervals over pairs."""
 
     win_rate: Estimate
     length_controlled: Estimate
-    characters: float  # by which the candidate's outputs are longer, in the mean
-    draws: int  # verdicts for neither, of outputs that are the same above all
-    first_shown: float | None  # share of the others that went to the output shown first
-    agreement: float | None  # share of pairs, of those judged in both orders, with one winner
-    invalid: int  # replies that named neither output; they count nowhere else
+    characters: float  # mean excess length of the candidate's outputs
+    draws: int  # number of ties, mostly between equal outputs
+    first_shown: float | None  # share of the other verdicts for the output shown first
+    agreement: float | None  # share of pairs with one winner among those judged in both orders
+    invalid: int  # replies without a verdict; excluded from all other fields
 
 
 def win_rate(verdicts: Sequence[Preference]) -> WinRate:
-    """The figures of verdicts on pairs, each judged in one order or in both.
+    """Computes the win rates of verdicts on pairs, judged in one or both orders.
 
     Raises:
-        EngineProblem: there is no verdict among them.
+        ToolProblem: There is no readable verdict.
     """
-    read = [each for each in verdicts if each.score is not None]
-    if not read:
-        raise ToolProblem(
-            "the judge gave no verdict that can be read", next_step="let another model judge"
+    valid_verdicts = [verdict for verdict in verdicts if verdict.score is not None]
+    if not valid_verdicts:
+        raise ToolProblem("the judge gave no readable verdict", next_step="use another judge model")
+    pair_indices = {
+        name: index
+        for index, name in enumerate(
+            dict.fromkeys(verdict.prompt.pair.id for verdict in valid_verdicts)
         )
-    names = {name: at for at, name in enumerate(dict.fromkeys(v.prompt.pair.id for v in read))}
-    pair = np.array([names[each.prompt.pair.id] for each in read])
-    won = np.array([each.score for each in read], dtype=np.float64)
-    first = np.array([each.prompt.candidate_first for each in read], dtype=np.float64)
-    longer = np.array([_length_difference(each) for each in read], dtype=np.float64)
-    decided = won != 0.5
-    shown = np.where(first[decided] == 1, won[decided], 1 - won[decided])
-    sides = [won[pair == each] for each in range(len(names))]
-    twice = [side for side in sides if len(side) == 2]
+    }
+    pair = np.array([pair_indices[verdict.prompt.pair.id] for verdict in valid_verdicts])
+    won = np.array([verdict.score for verdict in valid_verdicts], dtype=np.float64)
+    first = np.array(
+        [verdict.prompt.candidate_first for verdict in valid_verdicts], dtype=np.float64
+    )
+    longer = np.array([_length_difference(verdict) for verdict in valid_verdicts], dtype=np.float64)
+    is_decided = won != 0.5
+    first_shown_won = np.where(first[is_decided] == 1, won[is_decided], 1 - won[is_decided])
+    scores_by_pair = [won[pair == index] for index in range(len(pair_indices))]
+    both_orders = [scores for scores in scores_by_pair if len(scores) == 2]
     return WinRate(
         win_rate=clustered_share(torch.from_numpy(won), torch.from_numpy(pair)),
         length_controlled=length_controlled_win_rate(won, longer, first, pair),
         characters=float(longer.mean()),
-        draws=int((~decided).sum()),
-        first_shown=float(shown.mean()) if len(shown) else None,
-        agreement=float(np.mean([a == b for a, b in twice])) if twice else None,
-        invalid=len(verdicts) - len(read),
+        draws=int((~is_decided).sum()),
+        first_shown=float(first_shown_won.mean()) if len(first_shown_won) else None,
+        agreement=float(np.mean([a == b for a, b in both_orders])) if both_orders else None,
+        invalid=len(verdicts) - len(valid_verdicts),
     )
 
 
@@ -75,24 +80,26 @@ def length_controlled_win_rate(
     first: Float64[ndarray, " verdicts"],
     pair: Int64[ndarray, " verdicts"],
 ) -> Estimate:
-    """The win rate that the verdicts would show between outputs of the same length.
+    """Estimates the win rate between outputs of equal length.
 
-    logit P(won) = a + b tanh(longer / sd(longer)) + c (first - 1/2), fitted by maximum likelihood;
-    the figure is P at b's and c's terms 0, which is 1 / (1 + exp(-a)). Its interval is that of a,
-    from the spread between pairs. A prior of N(0, 100²) on each coefficient keeps them finite where
-    a candidate always wins, or lengths alone decide; elsewhere it changes the fifth digit. Where
-    the fit foretells every verdict that is no draw, there is no spread to make an interval of.
+    Fits logit P(won) = a + b tanh(longer / sd(longer)) + c (first - 1/2) by maximum likelihood.
+    The win rate is P with the terms of b and c at 0, 1 / (1 + exp(-a)). Its interval is the
+    interval of a, clustered by pair. A prior of N(0, 100²) on each coefficient keeps them finite
+    if the candidate always wins or lengths alone decide; otherwise it changes the fifth digit. A
+    fit that predicts every decided verdict leaves no spread, so the interval is infinite.
 
     Args:
-        won: by the candidate: 1, 0, or between.
-        longer: characters by which its output is the longer one.
-        first: 1 where it was shown first, else 0.
-        pair: which pair each verdict is on.
+        won: candidate's result per verdict: 1, 0 or a value between.
+        longer: excess length of the candidate's output, characters.
+        first: 1 for a candidate shown first, else 0.
+        pair: index of the pair of each verdict.
+    Returns:
+        The estimate with its 95 % interval, a share in [0, 1].
     Source:
         Dubois et al. 2024, arXiv:2404.04475, section 3; tatsu-lab/alpaca_eval 1020da2,
-        metrics/glm_winrate.py. Ours has no term for how hard an instruction is: it comes from
-        many models' verdicts of one judge. Theirs has none for the order, and shrinks b by
-        cross-validation and by verdicts on outputs that were made longer.
+        metrics/glm_winrate.py. Ours omits the term for instruction difficulty, which needs many
+        models' verdicts of one judge. Theirs omits the order term, and shrinks b by
+        cross-validation and by verdicts on artificially lengthened outputs.
     """
     spread = float(longer.std(ddof=1)) if len(longer) > 1 else 0.0
     columns = [np.ones_like(won)]
@@ -109,8 +116,8 @@ def length_controlled_win_rate(
         or _is_separated(won, np.stack(columns, axis=1) @ coefficients)
     ):
         return Estimate(mean, -inf, inf, len(won), pairs)
-    reach = float(stdtrit(pairs - 1, 1 - TAIL_PROBABILITY) * errors[0])
-    low, high = (float(expit(coefficients[0] + side * reach)) for side in (-1, 1))
+    half_width = float(stdtrit(pairs - 1, 1 - TAIL_PROBABILITY) * errors[0])
+    low, high = (float(expit(coefficients[0] + sign * half_width)) for sign in (-1, 1))
     return Estimate(mean, low, high, len(won), pairs)
 
 
@@ -121,17 +128,21 @@ def fit_logistic(
     *,
     prior: float,
 ) -> tuple[Float64[ndarray, " terms"], Float64[ndarray, " terms"]]:
-    """Coefficients of a logistic regression, and their standard errors over clusters.
+    """Fits a logistic regression; returns coefficients and clustered standard errors.
 
     Args:
-        won: 0 to 1; between, it counts as so much of a win and the rest of a loss.
-        cluster: verdicts of one go together.
-        prior: standard deviation of each coefficient; infinite for plain maximum likelihood.
+        design: design matrix, one row per verdict.
+        won: result in [0, 1]; a fraction counts partly as a win and partly as a loss.
+        cluster: cluster index of each verdict.
+        prior: prior standard deviation of each coefficient, logits; infinite for plain maximum
+            likelihood.
+    Returns:
+        Coefficients and their standard errors, in logits.
     Source:
         McCullagh and Nelder 1989, Generalized Linear Models, section 4.4; clustered errors as in
         Liang and Zeger 1986, doi:10.1093/biomet/73.1.13, times clusters / (clusters - 1).
     """
-    from scipy.optimize import minimize  # a quarter of a second, which a text does not need
+    from scipy.optimize import minimize  # imports in 0.25 s; only judged tasks need it
 
     weight = 1 / prior**2
 
@@ -140,29 +151,29 @@ def fit_logistic(
         likelihood = won * log_expit(logits) + (1 - won) * log_expit(-logits)
         return float(weight / 2 * terms @ terms - likelihood.sum())
 
-    def slope(terms: Float64[ndarray, " terms"]) -> Float64[ndarray, " terms"]:
+    def gradient(terms: Float64[ndarray, " terms"]) -> Float64[ndarray, " terms"]:
         return weight * terms - design.T @ (won - expit(design @ terms))
 
-    def curvature(terms: Float64[ndarray, " terms"]) -> Float64[ndarray, "terms terms"]:
-        chance = expit(design @ terms)
-        return weight * np.eye(len(terms)) + (design.T * (chance * (1 - chance))) @ design
+    def hessian(terms: Float64[ndarray, " terms"]) -> Float64[ndarray, "terms terms"]:
+        probability = expit(design @ terms)
+        return weight * np.eye(len(terms)) + (design.T * (probability * (1 - probability))) @ design
 
     start = np.zeros(design.shape[1])
-    found = minimize(
-        loss, start, jac=slope, hess=curvature, method="trust-exact", options=OPTIMIZER_OPTIONS
+    coefficients = minimize(
+        loss, start, jac=gradient, hess=hessian, method="trust-exact", options=OPTIMIZER_OPTIONS
     ).x
     _, member = np.unique(cluster, return_inverse=True)
-    sums = np.zeros((member.max() + 1, len(found)))
-    np.add.at(sums, member, design * (won - expit(design @ found))[:, None])
-    bread = np.linalg.inv(curvature(found))
+    sums = np.zeros((member.max() + 1, len(coefficients)))
+    np.add.at(sums, member, design * (won - expit(design @ coefficients))[:, None])
+    bread = np.linalg.inv(hessian(coefficients))
     meat = sums.T @ sums * len(sums) / max(len(sums) - 1, 1)
-    return found, np.sqrt(np.diag(bread @ meat @ bread))
+    return coefficients, np.sqrt(np.diag(bread @ meat @ bread))
 
 
 def _is_separated(
     won: Float64[ndarray, " verdicts"], logits: Float64[ndarray, " verdicts"]
 ) -> bool:
-    """Whether each verdict for one side is on the side of its logit: then none tells the error.
+    """Returns True for complete separation: the fit predicts every decided verdict.
 
     Source:
         Albert and Anderson 1984, doi:10.1093/biomet/71.1.1: complete separation.

@@ -1,6 +1,6 @@
-"""Programs that a model wrote, each run against its test where it can do no harm.
+"""Runs model-written programs against their tests inside a sandbox.
 
-No sandbox, no verdict: without bubblewrap or a container nothing is run.
+Without bubblewrap or a container no program runs and no result exists.
 """
 
 from __future__ import annotations
@@ -26,51 +26,54 @@ SELF_TEST = Program(
 
 
 def run_programs(programs: Sequence[Program], limits: ProgramLimits) -> list[ProgramResult]:
-    """Whether each program passes the test of its problem.
+    """Runs each program against the test of its problem.
 
-    Programs that are equal are run once. Only the standard library is there for them. The protocol
-    is that of the published evaluation with these differences: the limit is processor time and not
-    time on the clock; the test sees plain values, and helpers as the prompt has them; tests that
-    draw random inputs draw the same ones for all programs, and sets have one order.
+    Equal programs run once. Programs can import the standard library only. The protocol is that of
+    the published evaluation, with four differences: the time limit counts CPU time instead of
+    wall-clock time; the test sees plain values and the helpers of the prompt; tests with random
+    inputs draw the same inputs for all programs; sets have one iteration order.
 
+    Args:
+        programs: completions with their problems.
+        limits: limits of each program, and the number of parallel programs.
     Returns:
-        one verdict per program, in their order.
+        One result per program, in input order.
     Raises:
-        EngineProblem: there is no sandbox here, or it broke; no program has then a verdict.
-        RecipeProblem: a test does not run.
+        ToolProblem: No sandbox works on this machine, or it broke; no program has a result then.
+        RecipeProblem: A test does not run.
     Source:
         Chen et al. 2021, arXiv:2107.03374, section 2.2; openai/human-eval 6d43fb9 (execution.py).
     """
     distinct = list(dict.fromkeys(programs))
     if not distinct:
         return []
-    judge = partial(check_program, box=find_sandbox(limits), limits=limits)
+    check = partial(check_program, sandbox=find_sandbox(limits), limits=limits)
     pool = ThreadPoolExecutor(limits.workers or len(os.sched_getaffinity(0)))
     try:
-        under_way = [pool.submit(judge, program) for program in distinct]
-        verdicts = [each.result() for each in track(under_way, "programs run")]
+        futures = [pool.submit(check, program) for program in distinct]
+        distinct_results = [future.result() for future in track(futures, "programs run")]
     finally:
         pool.shutdown(cancel_futures=True)
-    found = dict(zip(distinct, verdicts, strict=True))
-    return [found[program] for program in programs]
+    results = dict(zip(distinct, distinct_results, strict=True))
+    return [results[program] for program in programs]
 
 
 def find_sandbox(limits: ProgramLimits) -> Sandbox:
-    """The best sandbox that works here, which it shows by running a program.
+    """Returns the first sandbox that runs the self-test program successfully.
 
     Raises:
-        EngineProblem: there is none.
+        ToolProblem: No sandbox works on this machine.
     """
     faults = []
-    for box in installed_sandboxes(limits):
+    for sandbox in installed_sandboxes(limits):
         try:
-            if check_program(SELF_TEST, box, limits).passed:
-                return box
-            faults.append(f"{box.name} runs nothing")
+            if check_program(SELF_TEST, sandbox, limits).passed:
+                return sandbox
+            faults.append(f"{sandbox.name} failed the self-test")
         except ToolProblem as error:
             faults.append(error.message)
     raise ToolProblem(
-        "programs of a model are run in a sandbox only, and there is none here "
+        "model-written programs run in a sandbox only, and none works on this machine "
         f"({', '.join(faults) or 'neither bubblewrap nor podman nor docker is installed'})",
         next_step=INSTALL_ADVICE,
     )

@@ -1,11 +1,10 @@
-"""What keeps a process away from this machine: bubblewrap, or a container, or nothing is run.
+"""Builds the commands that isolate a process: bubblewrap, podman or docker.
 
-A box is the beginning of a command. What follows runs without a network, with no files but those
-of the interpreter and of `inside/`, without the environment of this process, with nowhere to write
-and no sight of other processes. What it may ask of the kernel it gives up by itself
-(`inside/lockdown.py`). A container differs in what it has of its own: the files of its image, its
-own `/proc`, and places for empty files that go with it. It takes a second to start, bubblewrap less
-than a tenth of one.
+A sandbox is a command prefix. The script after it runs without network, environment, writable
+files or a view of other processes, and sees only the files of the interpreter and of `guest/`.
+The process drops its system calls itself (`guest/seccomp.py`). A container also has the files of
+its image, its own `/proc` and room for temporary empty files. A container takes about 1 s to
+start, bubblewrap less than 0.1 s.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ GUEST_SCRIPTS = f"{GUEST_ROOT}/{guest.__name__.replace('.', '/')}"
 NOBODY_ID = "65534"
 ENVIRONMENT = {
     "PYTHONPATH": GUEST_ROOT,
-    "PYTHONHASHSEED": "0",
-}  # the order in a set is the same each time
-PYTHON_FLAGS = ("-s", "-S", "-B", "-P")  # the standard library, and nothing written
+    "PYTHONHASHSEED": "0",  # sets iterate in the same order in every run
+}
+PYTHON_FLAGS = ("-s", "-S", "-B", "-P")  # standard library only, no bytecode files
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
 IMAGE = f"docker.io/library/python:{sys.version_info.major}.{sys.version_info.minor}-slim"
 INSTALL_ADVICE = (
@@ -37,14 +36,18 @@ INSTALL_ADVICE = (
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A kind of sandbox: `command`, with a script of `THERE` after it."""
+    """A sandbox: its name, and the command prefix for a script in `GUEST_SCRIPTS`."""
 
     name: str
     command: tuple[str, ...]
 
 
 def installed_sandboxes(limits: ProgramLimits) -> Iterator[Sandbox]:
-    """The boxes whose program is installed here, the best first; perhaps none of them works."""
+    """Yields the installed sandboxes, preferred first; some may fail to start.
+
+    Args:
+        limits: memory and wall-clock limits for containers.
+    """
     if path := shutil.which("bwrap"):
         yield Sandbox("bubblewrap", tuple(_bubblewrap_command(path)))
     for name in ("podman", "docker"):
@@ -53,22 +56,25 @@ def installed_sandboxes(limits: ProgramLimits) -> Iterator[Sandbox]:
 
 
 def _bubblewrap_command(path: str) -> Iterator[str]:
-    """Source: bwrap(1) of bubblewrap 0.8."""
+    """Yields the bubblewrap command line.
+
+    Source: bwrap(1) of bubblewrap 0.8.
+    """
     python = Path(sys.executable).resolve()
     yield from (path, "--unshare-all", "--unshare-user", "--uid", NOBODY_ID, "--gid", NOBODY_ID)
     yield from ("--hostname", "sandbox")
     yield from ("--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv")
     for name, value in ENVIRONMENT.items():
         yield from ("--setenv", name, value)
-    own = (str(python), f"{sys.base_prefix}/lib", f"{sys.base_prefix}/lib64")
-    for place in (*LIBRARIES, *own):
-        yield from ("--ro-bind-try", place, place)
+    python_paths = (str(python), f"{sys.base_prefix}/lib", f"{sys.base_prefix}/lib64")
+    for mount in (*LIBRARIES, *python_paths):
+        yield from ("--ro-bind-try", mount, mount)
     yield from ("--ro-bind", str(GUEST_FOLDER), GUEST_SCRIPTS)
     yield from ("--remount-ro", "/", "--chdir", "/", "--", str(python), *PYTHON_FLAGS)
 
 
 def _container_command(path: str, limits: ProgramLimits) -> Iterator[str]:
-    """`timeout` ends what would go on after its client is gone.
+    """Yields the container command line; `timeout` ends a container without a client.
 
     Source: docker-run(1), podman-run(1).
     """

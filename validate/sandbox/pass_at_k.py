@@ -1,4 +1,4 @@
-"""pass@k: how often at least one of k completions passes, estimated from n of them."""
+"""Estimates pass@k, the probability of a correct program among k completions."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from camelpress.core.errors import RecipeProblem
 
 
 def pass_at_k(n: int, passed: int, k: int) -> float:
-    """The share of all choices of k out of n completions that hold one which passed.
+    """Returns the unbiased estimate of pass@k from n completions of one problem.
 
-    1 - C(n - passed, k) / C(n, k), as a product, in which nothing overflows. Over the draw of the
-    completions its mean is the chance itself; that of 1 - (1 - passed / n)^k is less.
+    Computes 1 - C(n - passed, k) / C(n, k) as a product, so nothing overflows. The plug-in
+    estimate 1 - (1 - passed / n)^k is biased low.
 
     Args:
-        n: completions of the problem, k or more.
-        passed: of them.
-        k: how many one would look at.
+        n: number of completions of the problem, at least k.
+        passed: number of completions that pass the test.
+        k: number of completions drawn without replacement.
+    Returns:
+        A probability in [0, 1].
     Raises:
-        RecipeProblem: there are fewer than k completions.
+        RecipeProblem: There are fewer than k completions.
     Source:
         Chen et al. 2021, arXiv:2107.03374, equation 1.
     """
     if not 1 <= k <= n:
         raise RecipeProblem(
-            f"pass@{k} cannot be told from {n} completions of a problem",
+            f"pass@{k} cannot be estimated from {n} completions of a problem",
             next_step=f"give a k from 1 to {n}, or sample more completions",
         )
-    return 1.0 - prod(1.0 - k / each for each in range(n - passed + 1, n + 1))
+    return 1.0 - prod(1.0 - k / divisor for divisor in range(n - passed + 1, n + 1))

@@ -1,9 +1,9 @@
-"""One program and its problem's test, in two boxes, and the lines between them.
+"""Runs one program and the test of its problem in two sandboxes and relays their messages.
 
-The program is asked through one pipe and answers through another. What it writes there is handed
-on unread, at most so many bytes of it. The verdict comes from the other box, on a pipe that the
-program does not have: `sys.exit(0)`, a patched module or a forged report end or change its own
-process and nothing else.
+The program receives calls through one pipe and answers through another. The relay forwards its
+answers unparsed, up to a byte limit. The result comes from the second sandbox, through a pipe out
+of the program's reach: `sys.exit(0)`, a patched module or a forged report affects only the
+program's own process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CPU_LIMIT_STATUS = 128 + signal.SIGXCPU
 
 @dataclass(frozen=True)
 class Program:
-    """A completion with the problem it completes, as a row of HumanEval has them."""
+    """A completion with the fields of its HumanEval problem."""
 
     task_id: str
     prompt: str
@@ -39,92 +39,102 @@ class Program:
 
 @dataclass(frozen=True)
 class ProgramResult:
-    """Whether a program passed its test; if not, why, in one line that is safe to show."""
+    """The outcome of a test; `reason` is one printable line, empty for a passed test."""
 
     passed: bool
     reason: str = ""
 
 
-def check_program(program: Program, box: Sandbox, limits: ProgramLimits) -> ProgramResult:
-    """Run a program against its test.
+def check_program(program: Program, sandbox: Sandbox, limits: ProgramLimits) -> ProgramResult:
+    """Runs a program against its test.
 
     Raises:
-        EngineProblem: the box did not come up; that says nothing of the program.
-        RecipeProblem: the test itself does not run.
+        ToolProblem: The sandbox did not start, so the program has no result.
+        RecipeProblem: The test itself does not run.
     """
-    shared = {
+    shared_fields = {
         "entry_point": program.entry_point,
         "limits": {"seconds": limits.seconds, "memory": limits.memory},
     }
-    with ExitStack() as opened:
-        candidate = opened.enter_context(
+    with ExitStack() as stack:
+        candidate = stack.enter_context(
             _open_sandbox(
-                box, "candidate", {"program": program.prompt + program.completion, **shared}
+                sandbox,
+                "candidate",
+                {"program": program.prompt + program.completion, **shared_fields},
             )
         )
-        checker = opened.enter_context(
+        checker = stack.enter_context(
             _open_sandbox(
-                box, "checker", {"prompt": program.prompt, "test": program.test, **shared}
+                sandbox,
+                "checker",
+                {"prompt": program.prompt, "test": program.test, **shared_fields},
             )
         )
-        late = opened.enter_context(_kill_after(limits.patience, candidate, checker))
+        timed_out = stack.enter_context(_kill_after(limits.patience, candidate, checker))
         for process in (candidate, checker):
-            _require_ready(process, box, limits)
-        said = _relay_calls(candidate, checker, late, limits)
-    if isinstance(said, ProgramResult):
-        return said
-    if "broken" in said:
+            _require_ready(process, sandbox, limits)
+        outcome = _relay_calls(candidate, checker, timed_out, limits)
+    if isinstance(outcome, ProgramResult):
+        return outcome
+    if "broken" in outcome:
         raise RecipeProblem(
-            f"the test of {program.task_id} does not run: {_one_line(said['broken'])}",
-            next_step="mend or leave out that problem",
+            f"the test of {program.task_id} does not run: {_one_line(outcome['broken'])}",
+            next_step="correct or remove that problem",
         )
-    return ProgramResult(said.get("passed") is True, _one_line(said.get("failed", "")))
+    return ProgramResult(outcome.get("passed") is True, _one_line(outcome.get("failed", "")))
 
 
 def _relay_calls(
     candidate: subprocess.Popen[bytes],
     checker: subprocess.Popen[bytes],
-    late: Event,
+    timed_out: Event,
     limits: ProgramLimits,
 ) -> dict[str, Any] | ProgramResult:
-    """Carry questions and answers until the checker says how it went, or one of them ends."""
+    """Relays calls and answers until the checker reports the outcome or a process ends."""
     while True:
-        said = _receive(checker, limits)
-        if not said.endswith(b"\n"):
+        line = _receive(checker, limits)
+        if not line.endswith(b"\n"):
             return ProgramResult(
-                False, f"the check of it {_explain_exit(checker, said, late, limits)}"
+                False, f"the check of it {_explain_exit(checker, line, timed_out, limits)}"
             )
-        message = json.loads(said)
+        message = json.loads(line)
         if "call" not in message:
             return message
-        _send(candidate, said)
+        _send(candidate, line)
         answer = _receive(candidate, limits)
         if not answer.endswith(b"\n"):
-            return ProgramResult(False, _explain_exit(candidate, answer, late, limits))
+            return ProgramResult(False, _explain_exit(candidate, answer, timed_out, limits))
         _send(checker, answer)
 
 
-def _require_ready(process: subprocess.Popen[bytes], box: Sandbox, limits: ProgramLimits) -> None:
-    """The process is confined; nothing untrusted has run, so what it says is true."""
-    said = _receive(process, limits)
-    if said == READY_LINE:
+def _require_ready(
+    process: subprocess.Popen[bytes], sandbox: Sandbox, limits: ProgramLimits
+) -> None:
+    """Waits for the ready message; no untrusted code has run yet, so the message is trusted.
+
+    Raises:
+        ToolProblem: The process sent another message or ended.
+    """
+    line = _receive(process, limits)
+    if line == READY_LINE:
         return
     process.kill()
     status = process.wait()
-    told = said.startswith(b'{"broken"') and said.endswith(b"\n")
-    why = _one_line(json.loads(said)["broken"]) if told else f"exit status {status}"
+    is_error = line.startswith(b'{"broken"') and line.endswith(b"\n")
+    reason = _one_line(json.loads(line)["broken"]) if is_error else f"exit status {status}"
     raise ToolProblem(
-        f"a {box.name} sandbox did not start ({why})",
-        next_step="run the same command again; with less running beside it if that recurs",
+        f"a {sandbox.name} sandbox did not start ({reason})",
+        next_step="run the same command again; if it recurs, with fewer other processes",
     )
 
 
 @contextmanager
 def _open_sandbox(
-    box: Sandbox, role: str, job: Mapping[str, Any]
+    sandbox: Sandbox, role: str, job: Mapping[str, Any]
 ) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        [*box.command, f"{GUEST_SCRIPTS}/{role}.py"],
+        [*sandbox.command, f"{GUEST_SCRIPTS}/{role}.py"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -136,30 +146,30 @@ def _open_sandbox(
         process.kill()  # bubblewrap's processes die with it
         process.wait()
         for pipe in (process.stdin, process.stdout):
-            with suppress(BrokenPipeError):  # what it did not read
+            with suppress(BrokenPipeError):  # unread input of the process
                 _require_pipe(pipe).close()
 
 
 @contextmanager
 def _kill_after(seconds: int, *processes: subprocess.Popen[bytes]) -> Iterator[Event]:
-    """Kill them when the time is over, and tell so; their pipes then end for whoever reads."""
-    late = Event()
+    """Kills the processes after a timeout and sets the event; their pipes then reach EOF."""
+    timed_out = Event()
 
-    def end() -> None:
-        late.set()
+    def kill_all() -> None:
+        timed_out.set()
         for process in processes:
             process.kill()
 
-    timer = Timer(seconds, end)
+    timer = Timer(seconds, kill_all)
     timer.start()
     try:
-        yield late
+        yield timed_out
     finally:
         timer.cancel()
 
 
 def _send(process: subprocess.Popen[bytes], line: bytes) -> None:
-    """Write a line; whoever has ended does not read it, which shows when its answer is read."""
+    """Writes a line; a process that has ended shows when its answer is read."""
     pipe = _require_pipe(process.stdin)
     with suppress(BrokenPipeError):
         pipe.write(line)
@@ -167,18 +177,18 @@ def _send(process: subprocess.Popen[bytes], line: bytes) -> None:
 
 
 def _receive(process: subprocess.Popen[bytes], limits: ProgramLimits) -> bytes:
-    """A line, or as much of one as there is before its limit or the end."""
+    """Reads a line; returns it without a newline if it is cut by the size limit or by EOF."""
     return _require_pipe(process.stdout).readline(limits.answer + 1)
 
 
 def _explain_exit(
-    process: subprocess.Popen[bytes], said: bytes, late: Event, limits: ProgramLimits
+    process: subprocess.Popen[bytes], line: bytes, timed_out: Event, limits: ProgramLimits
 ) -> str:
-    """Why there was no whole line."""
-    if len(said) > limits.answer:
+    """Explains a missing or incomplete answer."""
+    if len(line) > limits.answer:
         return f"answered with more than {limits.answer:,} bytes"
     status = process.wait()
-    if late.is_set():
+    if timed_out.is_set():
         return f"did not answer within {limits.patience} s"
     if status == CPU_LIMIT_STATUS:
         return f"computed for more than {limits.seconds} s"
@@ -186,7 +196,7 @@ def _explain_exit(
 
 
 def _one_line(text: str) -> str:
-    """What a program made an exception say, as one line for a terminal or a report."""
+    """Returns an untrusted message as one line without control characters."""
     return " ".join(escape_controls(text).split())
 
 

@@ -1,4 +1,4 @@
-"""What a model's program may use, each of them."""
+"""Defines the resource limits of one model-written program."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from camelpress.core.settings import Settings
 
 
 class ProgramLimits(Settings):
-    """Limits of one program; what goes beyond has failed its test."""
+    """Limits of one program; a program beyond them fails its test."""
 
     seconds: int = Field(
         default=3,
         gt=0,
-        description="of processor time, s; on a busy machine that is no more than on an idle one",
+        description="CPU time limit, s; independent of the load of the machine",
     )
     patience: int = Field(
-        default=15, gt=0, description="time on the clock, s, for programs that wait for something"
+        default=15, gt=0, description="wall-clock limit, s, for programs that wait"
     )
-    memory: int = Field(default=2**30, ge=2**27, description="address space, bytes")
-    answer: int = Field(default=2**20, ge=2**10, description="length of a returned value, bytes")
+    memory: int = Field(default=2**30, ge=2**27, description="address space limit, bytes")
+    answer: int = Field(
+        default=2**20, ge=2**10, description="length limit of a returned value, bytes"
+    )
     workers: int | None = Field(
-        default=None, gt=0, description="programs at the same time; without it one per core"
+        default=None, gt=0, description="number of parallel programs; one per CPU core by default"
     )

@@ -1,8 +1,8 @@
-"""AlpacaFarm's 805 instructions, and what text-davinci-003 answered: a judge compares.
+"""Loads AlpacaFarm: 805 instructions with the outputs of text-davinci-003, for a judge.
 
 Source: Dubois et al., arXiv:2305.14387; prompts as in allenai/open-instruct e44fcf588,
-eval/alpaca_farm_eval.py; the outputs are those of the fork that it used, hamishivi/alpaca_farm
-a1475b3bf (greedy, up to 2,048 tokens; CC BY-NC 4.0).
+eval/alpaca_farm_eval.py; outputs from its fork hamishivi/alpaca_farm a1475b3bf (greedy, up to
+2,048 tokens; CC BY-NC 4.0).
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ FILE = "alpaca_farm/davinci_003_outputs.json"
 def load_alpaca_farm(
     *, blank_lines: bool, data_dir: str | None = None, **_: Any
 ) -> task_data.Splits:
-    """All instructions in the order of the file; the target is what davinci-003 answered.
+    """Loads all instructions in file order; the target is the output of text-davinci-003.
 
-    An input is joined to its instruction by a blank line, and both are then stripped; an
-    instruction without one is taken as it is.
+    An input is stripped and joined to its stripped instruction by a blank line. An instruction
+    without input stays unstripped.
 
     Args:
-        blank_lines: leave them before and after an instruction without input, and around outputs:
-            706 of the 805 begin with two line ends.
+        blank_lines: keep blank lines around instructions without input and around outputs; 706 of
+            the 805 outputs begin with two line ends.
         data_dir: folder of the data.
+    Returns:
+        The split `test`, one row per instruction.
     Raises:
-        DataProblem: the file is missing, or a row is not what it should be.
+        DataProblem: The file is missing, or a row is malformed.
     """
     rows = []
     for number, (place, row) in enumerate(
@@ -52,11 +54,11 @@ def load_alpaca_farm(
 
 
 def count_characters(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Characters of the completion: all that can be told of it without a judge."""
+    """Returns the length of the completion in characters, the only score without a judge."""
     return {"characters": float(len(results[0]))}
 
 
 def _join_input(row: task_data.TaskRow, place: str) -> str:
     instruction = task_data.read_field(row, "instruction", str, place)
-    added = task_data.read_field(row, "input", str, place) if "input" in row else ""
-    return f"{instruction.strip()}\n\n{added.strip()}" if added else instruction
+    input_text = task_data.read_field(row, "input", str, place) if "input" in row else ""
+    return f"{instruction.strip()}\n\n{input_text.strip()}" if input_text else instruction

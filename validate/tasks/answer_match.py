@@ -1,4 +1,4 @@
-"""When an answer counts as right."""
+"""Compares answers with the right answers of benchmarks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 SIGN = re.compile(r"-(?=\d)")
-MINUS_WORD = "minus"  # stands for the one mark that is part of a number
+MINUS_WORD = "minus"  # replaces the sign of a number before punctuation is removed
 
 
 def is_same_text(answer: str, gold: str) -> bool:
-    """Whether two texts agree, case and ASCII punctuation aside.
+    """Returns True for texts equal up to case and ASCII punctuation.
 
     Source: exact_match of Hugging Face's evaluate with ignore_case and ignore_punctuation.
     """
@@ -22,14 +22,14 @@ def is_same_text(answer: str, gold: str) -> bool:
 
 
 def is_same_answer(answer: str, gold: str) -> bool:
-    """The same, but a number keeps its sign, and punctuation counts where there is nothing else."""
+    """Compares like `is_same_text`, but keeps signs of numbers and punctuation-only answers."""
     if not gold.translate(PUNCTUATION).strip():
         return answer.split() == gold.split()
     return is_same_text(SIGN.sub(MINUS_WORD, answer), SIGN.sub(MINUS_WORD, gold))
 
 
 def f1_score(answer: str, golds: Sequence[str]) -> float:
-    """The overlap of words with the nearest of several right answers, in [0, 1].
+    """Returns the best word-overlap F1 with any right answer, in [0, 1].
 
     Source: the evaluation script of SQuAD v1.1 (Rajpurkar et al., arXiv:1606.05250).
     """
@@ -37,7 +37,7 @@ def f1_score(answer: str, golds: Sequence[str]) -> float:
 
 
 def normalized_words(text: str) -> list[str]:
-    """What of a text counts: its words without case, ASCII punctuation and English articles."""
+    """Returns the lower-case words of a text without ASCII punctuation and English articles."""
     return ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split()
 
 

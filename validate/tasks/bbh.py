@@ -1,4 +1,4 @@
-"""BIG-Bench-Hard: 27 tasks, 40 items of each, with three examples.
+"""Loads and scores BIG-Bench-Hard: 27 tasks, 40 items per task, three examples.
 
 Source: Suzgun et al., arXiv:2210.09261; prompts and scoring as in allenai/open-instruct e44fcf588,
 eval/bbh/run_eval.py.
@@ -17,8 +17,8 @@ from camelpress.validate.tasks import answer_match, task_data
 from camelpress.validate.tasks.tulu_prompt import format_tulu_prompt
 
 LEAD_IN = "A:"
-SEED, ITEMS_PER_TASK = 42, 40  # of each task
-PREAMBLE = 2  # lines before the prompt: a warning not to train on this, and dashes
+SEED, ITEMS_PER_TASK = 42, 40  # items drawn per task
+PREAMBLE = 2  # lines before the prompt: a canary warning and dashes
 CONCLUSION = "So the answer is"
 ANSWER = re.compile(r"So the answer is (.*?)\.")
 
@@ -26,38 +26,40 @@ ANSWER = re.compile(r"So the answer is (.*?)\.")
 def load_bbh(
     *, chain: bool, one_stream: bool, data_dir: str | None = None, **_: Any
 ) -> task_data.Splits:
-    """40 items of each task, tasks by name, items in the order they were drawn.
+    """Loads 40 items of each task, sorted by task name, items in draw order.
 
     Args:
-        chain: examples with a chain of thought.
-        one_stream: one stream of random numbers serves all tasks, so that which items a task has
-            depends on the tasks before it; else each has its own.
+        chain: few-shot examples have a chain of thought.
+        one_stream: all tasks share one random stream, so the items of a task depend on the tasks
+            before it; otherwise each task has a separate stream.
         data_dir: folder of the data.
+    Returns:
+        The split `test`, one row per item.
     Raises:
-        DataProblem: a file is missing, has too few items, or is not what it should be.
+        DataProblem: A file is missing, malformed, or has too few items.
     """
     folder = task_data.find_data_file("bbh/bbh", data_dir)
-    stream = random.Random(SEED)
+    shared_rng = random.Random(SEED)
     rows = []
     for path in sorted(folder.glob("*.json")):
         task = path.stem
-        opening = _few_shot_prompt(
+        few_shot = _few_shot_prompt(
             task_data.find_data_file(f"bbh/cot-prompts/{task}.txt", data_dir), chain
         )
         items = _items(path)
         if len(items) < ITEMS_PER_TASK:
             raise DataProblem(
-                f"{path} has {len(items)} items, of which {ITEMS_PER_TASK} are to be drawn",
+                f"{path} has {len(items)} items, fewer than the {ITEMS_PER_TASK} to draw",
                 next_step="download it again",
             )
-        draw = stream if one_stream else random.Random(f"{SEED} {task}")
-        for number in draw.sample(range(len(items)), ITEMS_PER_TASK):
+        rng = shared_rng if one_stream else random.Random(f"{SEED} {task}")
+        for number in rng.sample(range(len(items)), ITEMS_PER_TASK):
             question, target = items[number]
             rows.append(
                 {
                     "id": f"{task}/{number}",
                     "part": task,
-                    "prompt": format_tulu_prompt(f"{opening}\n\nQ: {question}", LEAD_IN),
+                    "prompt": format_tulu_prompt(f"{few_shot}\n\nQ: {question}", LEAD_IN),
                     "target": target,
                 }
             )
@@ -65,32 +67,32 @@ def load_bbh(
 
 
 def extract_answer(completion: str) -> str:
-    """What a completion says: after the first conclusion of its first paragraph, else all of it."""
+    """Extracts the answer after "So the answer is"; else returns the whole first paragraph."""
     paragraph = completion.strip().split("\n\n")[0].strip()
-    found = ANSWER.search(paragraph)
-    return found[1].strip() if found else paragraph
+    match = ANSWER.search(paragraph)
+    return match[1].strip() if match else paragraph
 
 
 def score_bbh(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Whether the answer is the right one, case and punctuation aside."""
+    """Scores 1 for the right answer up to case and punctuation, else 0."""
     return {
         "exact_match": float(answer_match.is_same_text(extract_answer(results[0]), doc["target"]))
     }
 
 
 def score_bbh_strict(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """The same, but signs of numbers count, and brackets where the answer is made of them."""
+    """Scores like `score_bbh`, but counts signs of numbers and punctuation-only answers."""
     return {
         "exact_match": float(answer_match.is_same_answer(extract_answer(results[0]), doc["target"]))
     }
 
 
 def _items(path: Path) -> list[tuple[str, str]]:
-    found = task_data.read_field(task_data.read_json_object(path), "examples", list, str(path))
-    places = (f"{path}, example {number}" for number in range(len(found)))
+    examples = task_data.read_field(task_data.read_json_object(path), "examples", list, str(path))
+    places = (f"{path}, example {number}" for number in range(len(examples)))
     rows = [
         (task_data.require_type(row, dict, place), place)
-        for row, place in zip(found, places, strict=True)
+        for row, place in zip(examples, places, strict=True)
     ]
     return [
         (
@@ -102,7 +104,7 @@ def _items(path: Path) -> list[tuple[str, str]]:
 
 
 def _few_shot_prompt(path: Path, chain: bool) -> str:
-    """Description of the task and examples."""
+    """Reads the task description and the examples."""
     text = "\n".join(task_data.read_task_text(path).split("\n")[PREAMBLE:])
     fields = text.strip().split("\n\n")
     return "\n\n".join(
@@ -111,7 +113,7 @@ def _few_shot_prompt(path: Path, chain: bool) -> str:
 
 
 def _drop_chain_of_thought(field: str, path: Path) -> str:
-    """An example without its chain of thought."""
+    """Removes the chain of thought of an example, keeping the final answer."""
     if not field.startswith("Q:"):
         return field
     question, mark, chain = field.partition("\nA:")

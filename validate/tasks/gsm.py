@@ -1,6 +1,6 @@
-"""GSM8K: 200 word problems, answered with the number alone or after a chain of thought.
+"""Loads and scores GSM8K: 200 word problems, with or without a chain of thought.
 
-Source: Cobbe et al., arXiv:2110.14168; the examples are table 20 of Wei et al., arXiv:2201.11903;
+Source: Cobbe et al., arXiv:2110.14168; examples from table 20 of Wei et al., arXiv:2201.11903;
 prompts and scoring as in allenai/open-instruct e44fcf588, eval/gsm/run_eval.py.
 """
 
@@ -22,31 +22,33 @@ SEED, ITEMS = 42, 200
 FILE = "gsm/test.jsonl"
 HUB = task_data.HubDataset("openai/gsm8k", "main", "test")
 THOUSANDS = re.compile(r"(\d),(\d)")
-NUMBER = re.compile(r"[-+]?\d*\.\d+|\d+")  # a sign belongs to numbers with a point only
+NUMBER = re.compile(r"[-+]?\d*\.\d+|\d+")  # matches signs of decimal numbers only
 SIGNED = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
 
 
 def load_gsm(
     *, chain: bool, example_label: str, data_dir: str | None = None, **_: Any
 ) -> task_data.Splits:
-    """The 200 problems, in the order they were drawn.
+    """Loads the 200 problems in draw order.
 
     Args:
-        chain: examples with a chain of thought.
-        example_label: what stands before the question of an example.
+        chain: few-shot examples have a chain of thought.
+        example_label: label before the question of an example.
         data_dir: folder of the data.
+    Returns:
+        The split `test`, one row per problem.
     Raises:
-        DataProblem: the file is missing, has too few rows, or a row is not what it should be.
+        DataProblem: The file is missing or has too few rows, or a row is malformed.
     """
     problems = [
         _problem(place, row) for place, row in task_data.read_task_rows(FILE, data_dir, HUB)
     ]
     if len(problems) < ITEMS:
         raise DataProblem(
-            f"{FILE} has {len(problems)} rows, of which {ITEMS} are to be drawn",
+            f"{FILE} has {len(problems)} rows, fewer than the {ITEMS} to draw",
             next_step="download it again",
         )
-    opening = "Answer the following questions.\n\n" + "".join(
+    few_shot = "Answer the following questions.\n\n" + "".join(
         f"{example_label} {question}\nAnswer: {answer}\n\n"
         for question, answer in few_shot_examples(chain)
     )
@@ -55,7 +57,7 @@ def load_gsm(
             "id": f"test/{number}",
             "part": "",
             "prompt": format_tulu_prompt(
-                f"{opening}Question: {problems[number][0].strip()}", LEAD_IN
+                f"{few_shot}Question: {problems[number][0].strip()}", LEAD_IN
             ),
             "target": problems[number][1],
         }
@@ -65,35 +67,39 @@ def load_gsm(
 
 
 def sample_problem_indices(count: int) -> list[int]:
-    """Which rows of the file are asked."""
+    """Draws the row indices of the 200 problems, with a fixed seed."""
     return random.Random(SEED).sample(range(count), ITEMS)
 
 
 def few_shot_examples(chain: bool) -> list[tuple[str, str]]:
-    """The eight solved problems."""
+    """Returns the eight few-shot examples as pairs of question and answer."""
     text = resources.files(__package__).joinpath("gsm_examples.json").read_text(encoding="utf-8")
     return [
         (
-            each["question"],
-            f"{each['chain']} So the answer is {each['answer']}." if chain else each["answer"],
+            example["question"],
+            f"{example['chain']} So the answer is {example['answer']}."
+            if chain
+            else example["answer"],
         )
-        for each in json.loads(text)
+        for example in json.loads(text)
     ]
 
 
 def score_gsm(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Whether the last number is the right one, by the letters of both."""
+    """Scores 1 if the last number equals the target as text, else 0."""
     text = _without_commas(results[0])
-    found = NUMBER.findall(text)
+    numbers = NUMBER.findall(text)
     return {
-        "exact_match": float(answer_match.is_same_text(found[-1] if found else text, doc["target"]))
+        "exact_match": float(
+            answer_match.is_same_text(numbers[-1] if numbers else text, doc["target"])
+        )
     }
 
 
 def score_gsm_value(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Whether the last number is the right one, by their values."""
-    found = SIGNED.findall(_without_commas(results[0]))
-    return {"exact_match": float(bool(found) and float(found[-1]) == float(doc["target"]))}
+    """Scores 1 if the last number equals the target in value, else 0."""
+    numbers = SIGNED.findall(_without_commas(results[0]))
+    return {"exact_match": float(bool(numbers) and float(numbers[-1]) == float(doc["target"]))}
 
 
 def _problem(place: str, row: task_data.TaskRow) -> tuple[str, str]:

@@ -1,6 +1,6 @@
-"""HumanEval, which OpenAI's Codex was made known with: 164 functions to complete, 20 tries each.
+"""Loads and scores HumanEval: 164 functions to complete, 20 completions per function.
 
-What is generated runs in a sandbox, or not at all.
+Completions run in a sandbox only.
 
 Source: Chen et al., arXiv:2107.03374; prompts as in allenai/open-instruct e44fcf588,
 eval/codex_humaneval/run_eval.py.
@@ -24,10 +24,12 @@ KEYS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 
 
 def load_humaneval(*, data_dir: str | None = None, **_: Any) -> task_data.Splits:
-    """All problems in the order of the file; the prompt is the raw one, without a chat format.
+    """Loads all problems in file order; prompts stay raw, without a chat format.
 
+    Returns:
+        The split `test`, one row per problem.
     Raises:
-        DataProblem: the file is missing, or a row is not what it should be.
+        DataProblem: The file is missing, or a row is malformed.
     """
     rows = []
     for place, row in task_data.read_task_rows(FILE, data_dir, HUB):
@@ -48,35 +50,35 @@ def load_humaneval(*, data_dir: str | None = None, **_: Any) -> task_data.Splits
 
 
 def require_sandbox() -> None:
-    """See that programs can be run, before any is written.
+    """Checks for a working sandbox before any model answers.
 
     Raises:
-        EngineProblem: there is no sandbox to run them in.
+        ToolProblem: No sandbox works on this machine.
     """
     find_sandbox(LIMITS)
 
 
 def pass_at_1(doc: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, float]:
-    """The share of the completions that pass the problem's test.
+    """Returns the share of completions with a passed test.
 
     Args:
-        doc: a row of `dataset`.
-        results: the completions, as the only entry.
+        doc: a row of `load_humaneval`.
+        results: a list with one entry, the completions of the problem.
     Raises:
-        EngineProblem: there is no sandbox to run the programs in.
+        ToolProblem: No sandbox works on this machine.
     """
     return {"pass@1": _pass_at(1, doc, *results)}
 
 
 def pass_at_10(doc: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, float]:
-    """The chance that one of ten completions passes, as `pass_at_1`."""
+    """Estimates the probability of a passed test among ten completions, like `pass_at_1`."""
     return {"pass@10": _pass_at(10, doc, *results)}
 
 
 def _pass_at(k: int, doc: Mapping[str, Any], completions: Sequence[str]) -> float:
     programs = [
-        Program(doc["id"], doc["prompt"], each, doc["entry_point"], doc["test"])
-        for each in completions
+        Program(doc["id"], doc["prompt"], completion, doc["entry_point"], doc["test"])
+        for completion in completions
     ]
-    passed = sum(verdict.passed for verdict in run_programs(programs, LIMITS))
+    passed = sum(result.passed for result in run_programs(programs, LIMITS))
     return pass_at_k(len(programs), passed, k)

@@ -1,4 +1,4 @@
-"""MMLU: 57 subjects, four choices, answered by the likeliest letter.
+"""Loads MMLU: 57 subjects, four choices per question, scored by the likeliest letter.
 
 Source: Hendrycks et al., arXiv:2009.03300; prompts as in allenai/open-instruct e44fcf588,
 eval/mmlu/run_eval.py.
@@ -18,11 +18,9 @@ from camelpress.validate.tasks.tulu_prompt import format_tulu_prompt
 LETTERS = "ABCD"
 LEAD_IN = "The answer is:"
 CSV_FIELDS = 6  # question, four choices, letter
-MAX_PROMPT_TOKENS = 2048  # tokens that a prompt may have before examples are left out
-TOKEN_COUNT_MARGIN = (
-    64  # from where on tokens are counted in the whole prompt and no longer piece by piece
-)
-# What pandas of version 2 reads as a missing value, which then was printed as "nan".
+MAX_PROMPT_TOKENS = 2048  # token limit of a prompt; longer prompts drop examples
+TOKEN_COUNT_MARGIN = 64  # tokens below the limit; longer prompts are counted as a whole
+# Strings read as missing values by pandas 2 and printed as "nan".
 PANDAS_MISSING = frozenset(
     "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan"
     "|null|".split("|")
@@ -30,7 +28,7 @@ PANDAS_MISSING = frozenset(
 
 
 class MmluQuestion(NamedTuple):
-    """One record."""
+    """One question with its four choices and the right letter."""
 
     text: str
     choices: list[str]
@@ -44,7 +42,7 @@ class MmluQuestion(NamedTuple):
 
     @property
     def as_example(self) -> str:
-        """The question with its answer, as an example."""
+        """Returns the question with its answer as a few-shot example."""
         return f"{self} {self.letter}\n\n"
 
 
@@ -58,35 +56,39 @@ def load_mmlu(
     pretrained: str | None = None,
     **_: Any,
 ) -> task_data.Splits:
-    """All questions of all subjects, in the order of the subjects' names.
+    """Loads all questions, sorted by subject name.
 
     Args:
-        shots: solved examples before each question.
-        missing_is_nan: choices such as "None" become "nan".
-        count_chat_format: the chat format counts among the tokens that a prompt may have.
+        shots: number of examples before each question.
+        missing_is_nan: replace choices such as "None" by "nan".
+        count_chat_format: count the tokens of the chat format in the prompt length limit.
         data_dir: folder of the data.
-        tokenizer, pretrained: folder of the model's tokenizer; needed where there are examples.
+        tokenizer, pretrained: folder of the model's tokenizer; required if `shots` > 0.
+    Returns:
+        The split `test`, one row per question.
     Raises:
-        DataProblem: a file is missing, or a record is not what it should be.
+        DataProblem: A file is missing, or a record is malformed.
     """
-    counter = task_data.load_task_tokenizer(tokenizer, pretrained) if shots else None
-    asked_for = _by_subject("test", data_dir, missing_is_nan)
-    solved = _by_subject("dev", data_dir, missing_is_nan) if shots else {}
+    token_counter = task_data.load_task_tokenizer(tokenizer, pretrained) if shots else None
+    test_questions = _by_subject("test", data_dir, missing_is_nan)
+    examples_by_subject = _by_subject("dev", data_dir, missing_is_nan) if shots else {}
     rows = []
-    for subject, found in asked_for.items():
-        if shots and len(solved.get(subject, [])) < shots:
+    for subject, questions in test_questions.items():
+        if shots and len(examples_by_subject.get(subject, [])) < shots:
             raise DataProblem(
                 f"mmlu/dev has fewer than {shots} examples of {subject}",
                 next_step=task_data.REPAIR_STEP,
             )
-        examples = solved.get(subject, [])[:shots]
-        opening = _FewShotPrompt(subject, examples, counter, count_chat_format=count_chat_format)
-        for number, question in enumerate(found):
+        examples = examples_by_subject.get(subject, [])[:shots]
+        few_shot = _FewShotPrompt(
+            subject, examples, token_counter, count_chat_format=count_chat_format
+        )
+        for number, question in enumerate(questions):
             rows.append(
                 {
                     "id": f"{subject}/{number}",
                     "part": subject,
-                    "prompt": format_tulu_prompt(opening.build(question), LEAD_IN),
+                    "prompt": format_tulu_prompt(few_shot.build(question), LEAD_IN),
                     "answer": LETTERS.index(question.letter),
                 }
             )
@@ -96,27 +98,32 @@ def load_mmlu(
 def _by_subject(
     split: str, data_dir: str | None, missing_is_nan: bool
 ) -> dict[str, list[MmluQuestion]]:
-    """The questions of a split, subjects by name."""
-    found: dict[str, list[MmluQuestion]] = {}
+    """Reads the questions of a split, grouped and sorted by subject."""
+    questions: dict[str, list[MmluQuestion]] = {}
     if task_data.data_folder(data_dir) is None:
         for place, row in task_data.read_hub_rows(task_data.HubDataset("cais/mmlu", "all", split)):
             record = [task_data.read_field(row, "question", str, place)]
-            record += [str(each) for each in task_data.read_field(row, "choices", list, place)]
+            record += [str(choice) for choice in task_data.read_field(row, "choices", list, place)]
             record += LETTERS[task_data.read_field(row, "answer", int, place)]
             question = _question(place, record, missing_is_nan=missing_is_nan)
-            found.setdefault(task_data.read_field(row, "subject", str, place), []).append(question)
-        return dict(sorted(found.items()))
+            questions.setdefault(task_data.read_field(row, "subject", str, place), []).append(
+                question
+            )
+        return dict(sorted(questions.items()))
     for path in sorted(task_data.find_data_file(f"mmlu/{split}", data_dir).glob(f"*_{split}.csv")):
         subject = path.name.removesuffix(f"_{split}.csv")
-        found[subject] = [*read_mmlu_questions(path, missing_is_nan=missing_is_nan)]
-    return found
+        questions[subject] = [*read_mmlu_questions(path, missing_is_nan=missing_is_nan)]
+    return questions
 
 
 def read_mmlu_questions(path: Path, *, missing_is_nan: bool) -> Iterator[MmluQuestion]:
-    """The records of a file.
+    """Yields the questions of a CSV file.
 
+    Args:
+        path: file of one subject.
+        missing_is_nan: replace choices such as "None" by "nan".
     Raises:
-        DataProblem: a record has too few fields, or its answer is no letter from A to D.
+        DataProblem: A record has another number of fields, or an answer outside A to D.
     """
     for place, record in task_data.read_csv_rows(path, CSV_FIELDS):
         yield _question(place, record, missing_is_nan=missing_is_nan)
@@ -127,47 +134,46 @@ def _question(place: str, record: list[str], *, missing_is_nan: bool) -> MmluQue
     if letter not in LETTERS or len(letter) != 1:
         raise DataProblem(f"{place} answers {letter!r}", next_step=task_data.REPAIR_STEP)
     if missing_is_nan:
-        text, *choices = ("nan" if each in PANDAS_MISSING else each for each in (text, *choices))
+        text, *choices = ("nan" if field in PANDAS_MISSING else field for field in (text, *choices))
     return MmluQuestion(text, choices, letter)
 
 
 class _FewShotPrompt:
-    """What stands before a question: the subject, and as many examples as there is room for."""
+    """The text before a question: the subject and as many examples as fit."""
 
     def __init__(
         self,
         subject: str,
         examples: Sequence[MmluQuestion],
-        counter: Tokenizer | None,
+        tokenizer: Tokenizer | None,
         *,
         count_chat_format: bool,
     ) -> None:
-        words = subject.replace("_", " ")
+        title = subject.replace("_", " ")
         self._header = (
-            f"The following are multiple choice questions (with answers) about  {words}.\n\n"
+            f"The following are multiple choice questions (with answers) about  {title}.\n\n"
         )
-        self._solved = [example.as_example for example in examples]
-        self._counter = counter
-        self._whole = count_chat_format
-        self._tokens = self._count(self._with(len(examples), ""))
+        self._examples = [example.as_example for example in examples]
+        self._tokenizer = tokenizer
+        self._count_chat_format = count_chat_format
+        self._tokens = self._count(self._join(len(examples), ""))
 
     def build(self, question: MmluQuestion) -> str:
-        """The whole prompt, without the chat format."""
-        asked_for = str(question)
-        shots = len(self._solved)
-        if self._tokens + self._count(asked_for) > MAX_PROMPT_TOKENS - TOKEN_COUNT_MARGIN:
+        """Returns the whole prompt without the chat format."""
+        text = str(question)
+        shots = len(self._examples)
+        if self._tokens + self._count(text) > MAX_PROMPT_TOKENS - TOKEN_COUNT_MARGIN:
             while (
-                shots
-                and self._count(self._counted(self._with(shots, asked_for))) > MAX_PROMPT_TOKENS
+                shots and self._count(self._countable(self._join(shots, text))) > MAX_PROMPT_TOKENS
             ):
                 shots -= 1
-        return self._with(shots, asked_for).strip()
+        return self._join(shots, text).strip()
 
-    def _with(self, shots: int, question: str) -> str:
-        return self._header + "".join(self._solved[:shots]) + question
+    def _join(self, shots: int, question: str) -> str:
+        return self._header + "".join(self._examples[:shots]) + question
 
-    def _counted(self, prompt: str) -> str:
-        return format_tulu_prompt(prompt.strip(), LEAD_IN) if self._whole else prompt
+    def _countable(self, prompt: str) -> str:
+        return format_tulu_prompt(prompt.strip(), LEAD_IN) if self._count_chat_format else prompt
 
     def _count(self, text: str) -> int:
-        return len(self._counter.encode_template_text(text)) if self._counter else 0
+        return len(self._tokenizer.encode_template_text(text)) if self._tokenizer else 0

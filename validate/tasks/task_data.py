@@ -1,6 +1,6 @@
-"""Where the items of a benchmark lie, and each fault of a file told with its place in it.
+"""Reads the data of benchmarks, and reports faults with file and line.
 
-The folders are those that the evaluation of allenai/open-instruct e44fcf588 read (`data/eval`).
+The folder layout is that of the evaluation of allenai/open-instruct e44fcf588 (`data/eval`).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from camelpress.core.text.hf_tokenizer import Tokenizer
 
 FieldT = TypeVar("FieldT")
 TaskRow = Mapping[str, Any]
-Splits = dict[str, Any]  # a `datasets.Dataset` by name, which need not be installed here
-DATA_VARIABLE = "CAMELPRESS_DATA"  # the variable that names the folder above `eval`
-REPAIR_STEP = "download it again, or mend that row"
+Splits = dict[str, Any]  # `datasets.Dataset` by name; an optional package
+DATA_VARIABLE = "CAMELPRESS_DATA"  # environment variable for the folder above `eval`
+REPAIR_STEP = "download it again, or correct that row"
 
 
 class HubDataset(NamedTuple):
-    """A data set on the Hugging Face hub."""
+    """A data set on the Hugging Face Hub."""
 
     id: str
     config: str
@@ -36,7 +36,7 @@ class HubDataset(NamedTuple):
 
 
 # fmt: off
-DATA_ORIGINS = {  # by the folder
+DATA_ORIGINS = {  # source of each folder
     "mmlu":            "the archive data.tar of hendrycks/test (files dev/ and test/)",
     "gsm":             "grade_school_math/data of openai/grade-school-math on GitHub",
     "bbh":             "bbh/ and cot-prompts/ of suzgunmirac/BIG-Bench-Hard on GitHub",
@@ -48,34 +48,34 @@ DATA_ORIGINS = {  # by the folder
 
 
 def data_folder(data_dir: str | None) -> Path | None:
-    """The folder of the data: as given, or `eval` in the one that CAMELPRESS_DATA names."""
+    """Returns `data_dir`, or the folder `eval` in CAMELPRESS_DATA, or None."""
     if data_dir is not None:
         return Path(data_dir)
-    named = os.environ.get(DATA_VARIABLE)
-    return Path(named) / "eval" if named else None
+    parent = os.environ.get(DATA_VARIABLE)
+    return Path(parent) / "eval" if parent else None
 
 
 def find_data_file(name: str, data_dir: str | None) -> Path:
-    """A file or folder of the data.
+    """Returns the path of a file or folder of the data.
 
     Args:
-        name: below the data folder, such as `gsm/test.jsonl`.
-        data_dir: as for `folder`.
+        name: path below the data folder, such as `gsm/test.jsonl`.
+        data_dir: folder of the data; None for the folder from CAMELPRESS_DATA.
     Raises:
-        DataProblem: it is not there; says where it comes from.
+        DataProblem: The path does not exist; the message names its source.
     """
-    below = data_folder(data_dir)
+    folder = data_folder(data_dir)
     origin = DATA_ORIGINS[name.split("/")[0]]
-    if below is None:
+    if folder is None:
         raise DataProblem(
-            f"no folder is named that {name} could lie in; it comes from {origin}",
+            f"no data folder is set for {name}; it comes from {origin}",
             next_step=f"give --data-dir, or set {DATA_VARIABLE} to the folder above eval/",
         )
-    path = below / name
+    path = folder / name
     if not path.exists():
         raise DataProblem(
-            f"{path} is not there; it comes from {origin}",
-            next_step="put it there, or name another folder with --data-dir",
+            f"{path} does not exist; it comes from {origin}",
+            next_step="put it there, or give another folder with --data-dir",
         )
     return path
 
@@ -83,10 +83,10 @@ def find_data_file(name: str, data_dir: str | None) -> Path:
 def read_task_rows(
     name: str, data_dir: str | None, hub: HubDataset
 ) -> Iterator[tuple[str, TaskRow]]:
-    """The rows of a file of JSON lines, or of the data set on the hub where no folder is named.
+    """Yields place and row from a file of JSON lines, or from the Hub without a data folder.
 
     Raises:
-        DataProblem: neither can be had, or a line is no JSON object.
+        DataProblem: The data cannot be read, or a line is not a JSON object.
     """
     if data_folder(data_dir) is None:
         yield from read_hub_rows(hub)
@@ -95,10 +95,10 @@ def read_task_rows(
 
 
 def read_hub_rows(hub: HubDataset) -> Iterator[tuple[str, TaskRow]]:
-    """The rows of a data set on the Hugging Face hub, each with its place.
+    """Yields place and row of a data set on the Hugging Face Hub.
 
     Raises:
-        DataProblem: it cannot be had.
+        DataProblem: The data set cannot be loaded.
     """
     from datasets import load_dataset
 
@@ -106,82 +106,85 @@ def read_hub_rows(hub: HubDataset) -> Iterator[tuple[str, TaskRow]]:
 
     prepare_client()
     try:
-        found = load_dataset(hub.id, hub.config, split=hub.split)
+        rows = load_dataset(hub.id, hub.config, split=hub.split)
     except (OSError, ValueError, LookupError) as error:
         raise DataProblem(
-            f"no folder of data is named, and {hub.id} cannot be had from the hub "
+            f"no data folder is set, and {hub.id} cannot be loaded from the Hub "
             f"({type(error).__name__})",
             next_step=f"give --data-dir, set {DATA_VARIABLE} to the folder above eval/, or connect",
         ) from error
-    for number, row in enumerate(found):
+    for number, row in enumerate(rows):
         yield f"{hub.id} {hub.config} {hub.split}[{number}]", row
 
 
 def read_task_text(path: Path) -> str:
-    """Returns the text of a file, which may be compressed by gzip.
+    """Reads a text file, plain or gzip-compressed.
 
     Raises:
-        DataProblem: the file cannot be read, is not UTF-8, or is larger than
-            `MAX_TASK_DATA_BYTES`, which counts after decompression.
+        DataProblem: The file cannot be read, is not UTF-8, or is larger than
+            `MAX_TASK_DATA_BYTES` after decompression.
     """
     try:
         with open_regular(path) as file:
-            unpacked = gzip.open(file) if path.suffix == ".gz" else file
-            content = unpacked.read(MAX_TASK_DATA_BYTES + 1)
+            stream = gzip.open(file) if path.suffix == ".gz" else file
+            content = stream.read(MAX_TASK_DATA_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise _unreadable(path, reason) from error
+        raise _unreadable_text(path, reason) from error
     if len(content) > MAX_TASK_DATA_BYTES:
-        raise _unreadable(path, f"it holds more than {MAX_TASK_DATA_BYTES:,} bytes")
+        raise _unreadable_text(path, f"it holds more than {MAX_TASK_DATA_BYTES:,} bytes")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _unreadable(path, "it is not UTF-8") from error
+        raise _unreadable_text(path, "it is not UTF-8") from error
 
 
-def _unreadable(path: Path, reason: str) -> DataProblem:
+def _unreadable_text(path: Path, reason: str) -> DataProblem:
     return DataProblem(f"{path} cannot be read as text ({reason})", next_step="download it again")
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, TaskRow]]:
-    """The rows of a file of JSON lines, each with its place.
+    """Yields place and row of a file of JSON lines.
 
     Raises:
-        DataProblem: a line is no JSON object.
+        DataProblem: A line is not a JSON object.
     """
     for number, line in enumerate(read_task_text(path).split("\n"), start=1):
         if line.strip():
             place = f"{path}:{number}"
-            yield place, require_type(_parsed(line, place), dict, place)
+            yield place, require_type(_parse_json_at(line, place), dict, place)
 
 
 def read_json_object(path: Path) -> TaskRow:
-    """A file that is one JSON object.
+    """Reads a file with one JSON object.
 
     Raises:
-        DataProblem: it is none.
+        DataProblem: The content is not a JSON object.
     """
-    return require_type(_parsed(read_task_text(path), str(path)), dict, str(path))
+    return require_type(_parse_json_at(read_task_text(path), str(path)), dict, str(path))
 
 
 def read_json_list(path: Path) -> Iterator[tuple[str, TaskRow]]:
-    """The rows of a file that is one JSON list of objects, each with its place.
+    """Yields place and row of a file with one JSON list of objects.
 
     Raises:
-        DataProblem: it is none.
+        DataProblem: The content is not a list of objects.
     """
     for number, row in enumerate(
-        require_type(_parsed(read_task_text(path), str(path)), list, str(path))
+        require_type(_parse_json_at(read_task_text(path), str(path)), list, str(path))
     ):
         place = f"{path}[{number}]"
         yield place, require_type(row, dict, place)
 
 
 def read_csv_rows(path: Path, width: int) -> Iterator[tuple[str, list[str]]]:
-    """The records of a CSV file without a header, each with the place where it ends.
+    """Yields records of a CSV file without a header, each with the place of its last line.
 
+    Args:
+        path: the CSV file.
+        width: number of fields of a record.
     Raises:
-        DataProblem: a record has another number of fields, or a quote is not closed.
+        DataProblem: A record has another number of fields, or an unclosed quote.
     """
     reader = csv.reader(io.StringIO(read_task_text(path), newline=""), strict=True)
     while True:
@@ -202,10 +205,15 @@ def read_csv_rows(path: Path, width: int) -> Iterator[tuple[str, list[str]]]:
 
 
 def read_field(row: TaskRow, key: str, kind: type[FieldT], place: str) -> FieldT:
-    """What stands under a key.
+    """Returns the value of a key after a type check.
 
+    Args:
+        row: a row of the data.
+        key: name of the field.
+        kind: expected type.
+        place: file and line for error messages.
     Raises:
-        DataProblem: nothing, or something of another kind.
+        DataProblem: The key is missing, or its value has another type.
     """
     if key not in row:
         raise DataProblem(f"{place} has no {key!r}", next_step=REPAIR_STEP)
@@ -213,10 +221,10 @@ def read_field(row: TaskRow, key: str, kind: type[FieldT], place: str) -> FieldT
 
 
 def require_type(value: object, kind: type[FieldT], place: str) -> FieldT:
-    """A value that must be of a kind.
+    """Returns a value after a type check.
 
     Raises:
-        DataProblem: it is not.
+        DataProblem: The value has another type.
     """
     if not isinstance(value, kind):
         raise DataProblem(
@@ -227,10 +235,10 @@ def require_type(value: object, kind: type[FieldT], place: str) -> FieldT:
 
 
 def make_test_split(rows: Sequence[TaskRow], name: str) -> Splits:
-    """Items as lm-evaluation-harness takes them from a task.
+    """Converts rows to the split `test` for lm-evaluation-harness.
 
     Raises:
-        DataProblem: there are none.
+        DataProblem: There are no rows.
     """
     from datasets import Dataset
 
@@ -240,23 +248,24 @@ def make_test_split(rows: Sequence[TaskRow], name: str) -> Splits:
 
 
 def load_task_tokenizer(tokenizer: str | None, pretrained: str | None) -> Tokenizer:
-    """The tokenizer of the model that is asked, by which prompts are cut.
+    """Loads the model's tokenizer for truncating prompts.
 
     Args:
-        tokenizer, pretrained: what lm-evaluation-harness tells a task of the model; a folder.
+        tokenizer, pretrained: folder of the tokenizer, from the metadata of
+            lm-evaluation-harness; `tokenizer` takes precedence.
     Raises:
-        DataProblem: neither is given.
+        DataProblem: Both are None.
     """
     folder = tokenizer or pretrained
     if folder is None:
         raise DataProblem(
-            "this task cuts its prompts by the model's tokenizer, and none is named",
+            "this task truncates prompts with the model's tokenizer, and none is set",
             next_step='give lm_eval --metadata \'{"tokenizer": "FOLDER"}\'',
         )
     return Tokenizer.load(Path(folder))
 
 
-def _parsed(text: str, place: str) -> object:
+def _parse_json_at(text: str, place: str) -> object:
     try:
         return parse_json(text)
     except ValueError as error:

@@ -1,6 +1,6 @@
-r"""A question in Tulu's format, with the beginning of the answer put into the model's mouth.
+r"""Formats a question in Tulu's chat format, with a lead-in as the start of the answer.
 
-Text, not ids: lm-evaluation-harness encodes it, without BOS, as the evaluation of mid-2023 did.
+The result is text; lm-evaluation-harness encodes it without BOS, like the evaluation of mid-2023.
 
 Source: allenai/open-instruct e44fcf588, eval/*/run_eval.py with --use_chat_format.
 """
@@ -9,5 +9,5 @@ from __future__ import annotations
 
 
 def format_tulu_prompt(question: str, lead_in: str) -> str:
-    r"""`<|user|>\n{question}\n<|assistant|>\n{lead_in}`."""
+    r"""Returns `<|user|>\n{question}\n<|assistant|>\n{lead_in}`."""
     return f"<|user|>\n{question}\n<|assistant|>\n{lead_in}"

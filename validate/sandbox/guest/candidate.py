@@ -1,7 +1,7 @@
-"""Where a model's program runs: its function is called from outside, and answers in plain values.
+"""Runs a model-written program and answers calls of its function with plain values.
 
-Nothing here can be trusted once the program has begun. All that leaves this process is lines, and
-all that they can do is to be right or wrong answers: what they are compared with is not here.
+Nothing in this process is trusted once the program has started. Its only output is answers, right
+or wrong; the expected values are in another process.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from camelpress.validate.sandbox.guest.seccomp import confine_process
 
 
 def run_candidate() -> None:
-    """Define the function, then answer calls until nobody asks."""
-    wire = MessagePipe()
-    job = wire.job
-    wire.report_uncaught("broken")
+    """Defines the function, then answers calls until the input ends."""
+    pipe = MessagePipe()
+    job = pipe.job
+    pipe.report_uncaught("broken")
     confine_process(**job["limits"])
-    wire.send(READY_MESSAGE)
-    wire.report_uncaught("raised")
-    names: dict[str, Any] = {}
-    exec(compile(job["program"], "<completion>", "exec"), names)  # noqa: S102 - what the box is for
-    function = names[job["entry_point"]]
+    pipe.send(READY_MESSAGE)
+    pipe.report_uncaught("raised")
+    namespace: dict[str, Any] = {}
+    exec(compile(job["program"], "<completion>", "exec"), namespace)  # noqa: S102 - sandboxed
+    function = namespace[job["entry_point"]]
     while True:
-        arguments, keywords = decode_value(wire.receive()["call"])
-        wire.send({"value": encode_value(function(*arguments, **keywords))})
+        arguments, keywords = decode_value(pipe.receive()["call"])
+        pipe.send({"value": encode_value(function(*arguments, **keywords))})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Where a problem's own test runs: `check(candidate)`, with a candidate that lives elsewhere.
+"""Runs the test of a problem, `check(candidate)`, against a candidate in another process.
 
-The test comes with the benchmark. It sees the candidate's answers as plain values only, and what it
-finds goes to a line that the candidate has no way to write. Another process and box than the
-candidate's, and yet a box: an answer may be made to keep a comparison busy for ever.
+The test comes with the benchmark. It sees the candidate's answers as plain values only and reports
+its outcome through a pipe out of the candidate's reach. The checker runs in its own sandbox,
+because an answer could keep a comparison busy forever.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ class CandidateError(Exception):
 
 
 def run_checker() -> None:
-    """Define the test, run it, and say how it went."""
-    wire = MessagePipe()
-    job = wire.job
-    wire.report_uncaught("broken")
+    """Defines the test, runs it and reports the outcome."""
+    pipe = MessagePipe()
+    job = pipe.job
+    pipe.report_uncaught("broken")
     confine_process(**job["limits"])
-    wire.send(READY_MESSAGE)
+    pipe.send(READY_MESSAGE)
 
     def candidate(*arguments: Any, **keywords: Any) -> Any:
-        wire.send({"call": encode_value([arguments, keywords])})
-        answer = wire.receive()
+        pipe.send({"call": encode_value([arguments, keywords])})
+        answer = pipe.receive()
         if "raised" in answer:
             raise CandidateError(answer["raised"])
         return decode_value(answer["value"])
 
-    names: dict[str, Any] = {}
-    exec(compile(job["prompt"], "<prompt>", "exec"), names)  # noqa: S102 - helpers the test calls
-    names[job["entry_point"]] = candidate
-    exec(compile(job["test"], "<test>", "exec"), names)  # noqa: S102 - of the benchmark
-    check = names["check"]
-    wire.report_uncaught("failed")
-    random.seed(0)  # tests that draw their inputs: the same for all completions
+    namespace: dict[str, Any] = {}
+    exec(compile(job["prompt"], "<prompt>", "exec"), namespace)  # noqa: S102 - helpers for the test
+    namespace[job["entry_point"]] = candidate
+    exec(compile(job["test"], "<test>", "exec"), namespace)  # noqa: S102 - part of the benchmark
+    check = namespace["check"]
+    pipe.report_uncaught("failed")
+    random.seed(0)  # tests with random inputs draw the same ones for all completions
     check(candidate)
-    wire.send({"passed": True})
+    pipe.send({"passed": True})
 
 
 if __name__ == "__main__":

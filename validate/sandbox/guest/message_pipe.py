@@ -1,8 +1,7 @@
-"""Lines of JSON in and out of a sandboxed process, kept from the code that runs there.
+"""Exchanges lines of JSON with a sandboxed process, out of reach of the code it runs.
 
-The first line in is the job, the first line out says that the process is ready. Standard input,
-output and error are then nothing to read and nowhere to write, so what a program prints is not
-mistaken for what it answers.
+The first input line is the job; the first output line reports readiness. Standard input, output
+and error are then redirected to /dev/null, so printed text never mixes with answers.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from types import TracebackType
 from typing import Any
 
 READY_MESSAGE = "ready"
-MAX_ERROR_CHARACTERS = 200  # characters of an exception's text
+MAX_ERROR_CHARACTERS = 200  # characters of an exception message
 
 
 class MessagePipe:
-    """The lines to and from the other side; made once, before anything else is run."""
+    """The message channel to the parent process; created once, before any other code runs."""
 
     def __init__(self) -> None:
         self._incoming = os.fdopen(os.dup(0), "rb")
@@ -29,27 +28,30 @@ class MessagePipe:
         self.job: Mapping[str, Any] = self.receive()
 
     def receive(self) -> Any:
-        """The next message.
+        """Reads the next message.
 
         Raises:
-            EOFError: there is none.
+            EOFError: The parent process closed the pipe.
         """
         line = self._incoming.readline()
         if not line:
-            raise EOFError("nobody asks any more")
+            raise EOFError("the parent process closed the pipe")
         return json.loads(line)
 
     def send(self, message: Any) -> None:
-        """Write one message."""
+        """Writes one message."""
         self._outgoing.write(json.dumps(message).encode() + b"\n")
         self._outgoing.flush()
 
     def report_uncaught(self, key: str) -> None:
-        """Send what is raised and not caught, under this key; the process then ends."""
+        """Sends an uncaught exception under this key before the process ends."""
 
-        def tell(
-            kind: type[BaseException], error: BaseException, _at: TracebackType | None
+        def send_exception(
+            exception_type: type[BaseException],
+            error: BaseException,
+            _traceback: TracebackType | None,
         ) -> None:
-            self.send({key: f"{kind.__name__}: {error}".rstrip(": ")[:MAX_ERROR_CHARACTERS]})
+            message = f"{exception_type.__name__}: {error}".rstrip(": ")
+            self.send({key: message[:MAX_ERROR_CHARACTERS]})
 
-        sys.excepthook = tell
+        sys.excepthook = send_exception

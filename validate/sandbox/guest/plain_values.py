@@ -1,9 +1,9 @@
-"""Plain Python values as JSON that names their types, and nothing that could act when it is read.
+"""Encodes plain Python values as typed JSON, without any behaviour of the originals.
 
-What JSON has itself stays as it is: None, bool, int, float, str, list. Everything else is an object
-with one key, its kind. What is no plain value crosses as what it can be used for at most: something
-that yields values, or something that equals nothing. So a class with an `__eq__` of its own, or a
-list that is longer than it says, arrives as a mere list of what it holds.
+JSON's own types stay unchanged: None, bool, int, float, str, list. Every other value becomes an
+object with one key, its kind. Other iterables arrive as iterators over their items, all remaining
+objects as opaque values. A class with a custom `__eq__`, or a list with a false
+length, therefore arrives as a plain list of its items.
 """
 
 from __future__ import annotations
@@ -20,42 +20,43 @@ CONTAINER_TYPES: tuple[tuple[Any, str], ...] = (
 
 
 class OpaqueValue:
-    """A value of a type that is not carried; it equals nothing but itself."""
+    """A value of an unsupported type; it equals only itself."""
 
 
 def encode_value(value: Any) -> Any:
-    """What `json.dumps` can write of a value.
+    """Encodes a value for `json.dumps`.
 
     Args:
-        value: of any type; an iterable must end.
+        value: a value of any type; an iterable must be finite.
     Raises:
-        RecursionError: it holds itself, or is too deep.
+        RecursionError: The value contains itself or is nested too deeply.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     for kind, name in CONTAINER_TYPES:
         if isinstance(value, kind):
-            content = [encode_value(each) for each in value]
+            content = [encode_value(item) for item in value]
             return {name: content} if name else content
     if isinstance(value, Mapping):
-        return {"dict": [[encode_value(key), encode_value(each)] for key, each in value.items()]}
+        return {"dict": [[encode_value(key), encode_value(item)] for key, item in value.items()]}
     if isinstance(value, bytes | bytearray):
         return {"bytes": value.hex()}
     if isinstance(value, complex):
         return {"complex": [value.real, value.imag]}
     if isinstance(value, Iterable):
-        return {"iterator": [encode_value(each) for each in value]}
+        return {"iterator": [encode_value(item) for item in value]}
     return {"stranger": type(value).__name__}
 
 
 def decode_value(tree: Any) -> Any:
-    """The value that `encode` was given, from what `json.loads` read.
+    """Decodes the result of `encode_value` after `json.loads`.
 
     Raises:
-        ValueError, TypeError, KeyError, AttributeError, RecursionError: `encode` never wrote that.
+        ValueError, TypeError, KeyError, AttributeError, RecursionError: The input is no output of
+            `encode_value`.
     """
     if isinstance(tree, list):
-        return [decode_value(each) for each in tree]
+        return [decode_value(item) for item in tree]
     if not isinstance(tree, dict):
         return tree
     ((kind, content),) = tree.items()

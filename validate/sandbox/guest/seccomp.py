@@ -1,9 +1,9 @@
-"""What a process gives up before it runs what a model wrote: it can compute, read, and answer.
+"""Limits the system calls and resources of a process before it runs model-written code.
 
-Namespaces (the box around this process) hide files, network and other processes. The kernel itself
-is still there, some 400 calls wide. Here all but those that computing takes are refused: no process
-or thread is begun, no program started, no socket opened, no memory had beyond the limit, no signal
-handled. There is no way back: `prctl`, which installs the filter, is not among what is left.
+Namespaces (the sandbox around this process) hide files, network and other processes, but leave
+some 400 system calls. The seccomp filter allows only the calls for computing, reading and
+answering: no new process, thread, program or socket, no memory beyond the limit, no signal
+handler. The filter is permanent: it refuses `prctl`, the call that installed it.
 
 Source: linux include/uapi/linux/{seccomp,filter,prctl,audit}.h and Documentation/userspace-api/
 seccomp_filter.rst; the numbers are those of asm/unistd_64.h (x86_64) and asm-generic/unistd.h
@@ -18,7 +18,7 @@ import resource
 import struct
 
 # fmt: off
-ALLOWED_SYSCALLS = (  # name             x86_64  aarch64  (None: that machine has no such call)
+ALLOWED_SYSCALLS = (  # name             x86_64  aarch64  (None: no such call on that machine)
     ("read",                       0,   63), ("write",              1,   64),
     ("open",                       2, None), ("close",              3,   57),
     ("stat",                       4, None), ("fstat",              5,   80),
@@ -44,67 +44,71 @@ ALLOWED_SYSCALLS = (  # name             x86_64  aarch64  (None: that machine ha
     ("faccessat",                269,   48), ("getrandom",        318,  278),
     ("statx",                    332,  291),
 )
-# column above, AUDIT_ARCH
+# column of the table above, AUDIT_ARCH constant
 AUDIT_ARCHITECTURES = {"x86_64": (1, 0xC000003E), "aarch64": (2, 0xC00000B7)}
 # fmt: on
 
-INSTRUCTION_BYTES = 8  # bytes
-LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06  # of the kernel's filter language, 32-bit words
-SYSCALL_OFFSET, ARCHITECTURE_OFFSET = 0, 4  # where they stand in what the filter is given
-ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050001, 0x80000000  # 1: EPERM, PermissionError
+INSTRUCTION_BYTES = 8  # bytes per filter instruction
+LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06  # BPF instruction codes for 32-bit words
+SYSCALL_OFFSET, ARCHITECTURE_OFFSET = 0, 4  # byte offsets in struct seccomp_data
+ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050001, 0x80000000  # REFUSE: errno 1 (PermissionError)
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 
 
 def confine_process(*, seconds: int, memory: int) -> None:
-    """Give up for good all that computing does not take.
+    """Sets the resource limits and installs the filter, irreversibly.
 
     Args:
-        seconds: of processor time from the start of this process.
-        memory: bytes of address space.
+        seconds: CPU time limit from the start of this process, s.
+        memory: address space limit, bytes.
     Raises:
-        OSError: the kernel would not do it; nothing untrusted may run then.
+        OSError: The kernel refused; no untrusted code may run then.
     """
     program = build_filter(os.uname().machine)
-    for kind, soft, hard in (
-        (resource.RLIMIT_CPU, seconds, seconds + 1),  # SIGXCPU, which tells what happened
+    for resource_id, soft_limit, hard_limit in (
+        (resource.RLIMIT_CPU, seconds, seconds + 1),  # SIGXCPU identifies this limit
         (resource.RLIMIT_AS, memory, memory),
         (resource.RLIMIT_FSIZE, 0, 0),
         (resource.RLIMIT_CORE, 0, 0),
         (resource.RLIMIT_NOFILE, 32, 32),
         (resource.RLIMIT_MEMLOCK, 0, 0),
     ):
-        resource.setrlimit(kind, (soft, hard))
-    steps = ctypes.create_string_buffer(program)
-    place = struct.pack("HP", len(program) // INSTRUCTION_BYTES, ctypes.addressof(steps))
-    held = ctypes.create_string_buffer(place)
+        resource.setrlimit(resource_id, (soft_limit, hard_limit))
+    instructions = ctypes.create_string_buffer(program)
+    header = struct.pack("HP", len(program) // INSTRUCTION_BYTES, ctypes.addressof(instructions))
+    header_buffer = ctypes.create_string_buffer(header)
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(held))
+    _prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(header_buffer))
 
 
 def build_filter(machine: str) -> bytes:
-    """The filter that lets the calls of the table through and refuses all others.
+    """Builds a filter that allows the system calls of the table and refuses all others.
 
+    Args:
+        machine: `os.uname().machine`, such as x86_64.
+    Returns:
+        BPF instructions, 8 bytes each.
     Raises:
-        OSError: the table has no numbers for this kind of machine.
+        OSError: The table has no system call numbers for this machine.
     """
     if machine not in AUDIT_ARCHITECTURES:
-        raise OSError(f"no system calls known of {machine}")
+        raise OSError(f"the table has no system call numbers for {machine}")
     column, architecture = AUDIT_ARCHITECTURES[machine]
     numbers = [row[column] for row in ALLOWED_SYSCALLS if row[column] is not None]
-    steps = [
+    instructions = [
         (LOAD, 0, 0, ARCHITECTURE_OFFSET),
         (JUMP_IF_EQUAL, 1, 0, architecture),
         (RETURN, 0, 0, KILL),
         (LOAD, 0, 0, SYSCALL_OFFSET),
-        *((JUMP_IF_EQUAL, len(numbers) - at, 0, number) for at, number in enumerate(numbers)),
+        *((JUMP_IF_EQUAL, len(numbers) - index, 0, number) for index, number in enumerate(numbers)),
         (RETURN, 0, 0, REFUSE),
         (RETURN, 0, 0, ALLOW),
     ]
-    return b"".join(struct.pack("HBBI", *step) for step in steps)
+    return b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
 
 
 def _prctl(request: int, *arguments: int) -> None:
     kernel = ctypes.CDLL(None, use_errno=True)
-    words = [ctypes.c_ulong(each) for each in (*arguments, 0, 0, 0, 0)[:4]]
+    words = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:4]]
     if kernel.prctl(request, *words):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
