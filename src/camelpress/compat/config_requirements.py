@@ -23,7 +23,7 @@ MARLIN_GROUPS = (-1, 32, 64, 128)
 
 
 def config_keys(*required: str, fast: tuple[str, ...] = ()) -> RequirementCheck:
-    """Checks the keys of quantization_config.
+    """Requires keys of quantization_config.
 
     Args:
         required: keys the engine does not load without.
@@ -49,7 +49,7 @@ def config_keys(*required: str, fast: tuple[str, ...] = ()) -> RequirementCheck:
 
 
 def config_copy() -> RequirementCheck:
-    """Checks that quantize_config.json, read by some loaders, agrees with config.json."""
+    """Requires quantize_config.json, read by some loaders, to agree with config.json."""
 
     def check(subject: GptqCheckpoint) -> Finding:
         path = subject.checkpoint.folder / CONFIG_COPY
@@ -74,7 +74,7 @@ def config_copy() -> RequirementCheck:
 
 
 def layer_tensors() -> RequirementCheck:
-    """Checks that every linear layer has all tensors; some engines never report a missing one."""
+    """Requires all tensors of every linear layer; some engines never report a missing one."""
 
     def check(subject: GptqCheckpoint) -> Finding:
         if not subject.layers:
@@ -97,7 +97,7 @@ def layer_tensors() -> RequirementCheck:
 def bit_widths(
     *, sym: Collection[int], asym: Collection[int], fast: Collection[int] = ()
 ) -> RequirementCheck:
-    """Checks that the engine has a kernel for the bits of each layer.
+    """Requires bits with a kernel in the engine.
 
     Args:
         sym: bits of symmetric layers with a kernel.
@@ -130,7 +130,7 @@ def bit_widths(
 
 
 def group_sizes(allowed: Collection[int], *, slower: bool = False) -> RequirementCheck:
-    """Checks that Marlin supports the group size of each layer.
+    """Requires group sizes supported by Marlin.
 
     Args:
         allowed: group sizes of Marlin, in columns; -1 for one group a row.
@@ -154,7 +154,7 @@ def group_sizes(allowed: Collection[int], *, slower: bool = False) -> Requiremen
 
 
 def power_of_two_groups() -> RequirementCheck:
-    """Checks that the engine infers the group size, by doubling it until it covers all columns."""
+    """Requires the group size found by doubling until the groups cover all columns."""
 
     def check(subject: GptqCheckpoint) -> Finding:
         for layer in subject.layers:
@@ -173,7 +173,7 @@ def power_of_two_groups() -> RequirementCheck:
 
 
 def column_order(*, reads: bool, needs_flag: bool = True) -> RequirementCheck:
-    """Checks that the columns of a group are neighbours, or that the engine reads their order.
+    """Requires neighbouring columns in each group, unless the engine reads their order.
 
     Args:
         reads: true if the engine reads g_idx.
@@ -208,7 +208,7 @@ def column_order(*, reads: bool, needs_flag: bool = True) -> RequirementCheck:
 def checkpoint_format(
     *, reads_v2: bool, reads_zeros: bool, marlin: Collection[int] = ()
 ) -> RequirementCheck:
-    """Checks the stored zero points: reduced by one (gptq, v1) or unchanged (gptq_v2).
+    """Requires zero points stored as the engine reads them: minus one (gptq, v1) or as is (v2).
 
     Args:
         reads_v2: true if the engine distinguishes the two formats.
@@ -240,7 +240,7 @@ def checkpoint_format(
 def layer_overrides(
     *, reads: bool, scans: bool = False, sizes_from_tensors: bool = False
 ) -> RequirementCheck:
-    """Checks layers with their own settings (`dynamic`).
+    """Requires the engine to support layers with their own settings (`dynamic`).
 
     Args:
         reads: true if the engine reads `dynamic` and fuses q, k and v, and gate and up.
@@ -279,7 +279,7 @@ def layer_overrides(
 
 
 def output_head(*, packs: bool) -> RequirementCheck:
-    """Checks that the output projection is packed or plain as `lm_head` of the config states.
+    """Requires an output projection, packed or plain as `lm_head` of the config states.
 
     Args:
         packs: true if the engine loads a packed output projection.
@@ -318,7 +318,7 @@ def vocabulary_padding(handling: str) -> RequirementCheck:
 
 
 def activation_dtype(*, marlin: Collection[int], option: str) -> RequirementCheck:
-    """Checks for fp16 activations, the only dtype of kernels other than Marlin.
+    """Requires fp16 activations, the only dtype of kernels other than Marlin.
 
     Args:
         marlin: bits of symmetric layers that Marlin computes.
@@ -336,7 +336,7 @@ def activation_dtype(*, marlin: Collection[int], option: str) -> RequirementChec
 
 
 def _fused_layer_difference(subject: GptqCheckpoint) -> str | None:
-    """Describes the first fused layer whose parts or rule have different settings, if any."""
+    """Describes the first fused layer with different settings in its parts or rule, if any."""
     for number in range(subject.blocks):
         block = llama.BLOCK_NAME.format(number)
         for fused, stage in llama.FUSED_LINEARS.items():

@@ -39,7 +39,7 @@ class DeviceLayer(NamedTuple):
 
 
 def kernel_tiles(tiles: Tiles, *, consequence: str, refuses: bool) -> RequirementCheck:
-    """Checks that the kernel can tile every layer on one device.
+    """Requires sizes the kernel can tile on one device.
 
     Args:
         tiles: divisors of inputs and outputs; one pair must fit.
@@ -62,7 +62,7 @@ def kernel_tiles(tiles: Tiles, *, consequence: str, refuses: bool) -> Requiremen
 
 
 def size_multiples(inputs: int, outputs: int) -> RequirementCheck:
-    """Checks that sizes of layers are multiples of `inputs` and `outputs`, without fusion."""
+    """Requires layers with multiples of `inputs` and `outputs`, without fusion."""
 
     def check(subject: GptqCheckpoint) -> Finding:
         for layer in subject.layers:
@@ -78,7 +78,7 @@ def size_multiples(inputs: int, outputs: int) -> RequirementCheck:
 
 
 def whole_groups() -> RequirementCheck:
-    """Checks that the group size divides the inputs, because engines count scales by dividing."""
+    """Requires a group size that divides the inputs: engines count scales by dividing."""
 
     def check(subject: GptqCheckpoint) -> Finding:
         for layer in subject.layers:
@@ -94,7 +94,7 @@ def whole_groups() -> RequirementCheck:
 
 
 def tensor_parallel(*, repeats_kv: bool, tiles: Tiles = ()) -> RequirementCheck:
-    """Checks over how many devices the model can be split.
+    """Requires heads, groups and tiles to split evenly over several devices.
 
     Args:
         repeats_kv: true if key and value heads are copied when there are more devices than heads.

@@ -8,7 +8,7 @@ from camelpress.compat.requirement import Finding, RequirementCheck, fails, pass
 
 
 def scale_values(*, dtypes: tuple[str, ...] = ("float16",)) -> RequirementCheck:
-    """Checks that scales are finite, of a supported dtype, and large enough for fp16.
+    """Requires finite scales of a supported dtype, large enough for fp16.
 
     Negative scales pass: kernels multiply by a scale whatever its sign.
 
@@ -42,7 +42,7 @@ def scale_values(*, dtypes: tuple[str, ...] = ("float16",)) -> RequirementCheck:
 
 
 def zero_points() -> RequirementCheck:
-    """Checks that zero points of symmetric layers are in the middle; some kernels ignore them."""
+    """Requires zero points of symmetric layers in the middle; some kernels ignore them."""
 
     def check(subject: GptqCheckpoint) -> Finding:
         for layer, values in zip(subject.layers, subject.values, strict=True):
