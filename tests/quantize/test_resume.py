@@ -180,7 +180,7 @@ def test_killed_in_the_middle_of_the_states(
             if here:
                 die()
 
-        pytest.MonkeyPatch().setattr(CalibrationShard, "write", half)
+        pytest.MonkeyPatch().setattr(CalibrationShard, "write_states", half)
         stages.quantize(model, out, chat, **OPTIONS)
 
     assert forked(work) == -signal.SIGKILL
@@ -336,7 +336,8 @@ def test_a_run_that_was_begun_otherwise_is_kept_until_a_restart(
     elif change == "calibration":
         text.write_bytes(text.read_bytes().replace(b"whale", b"shale"))
     elif change == "version":
-        monkeypatch.setattr(run, "versions", lambda: package_versions() | {"torch": "another"})
+        changed = package_versions() | {"torch": "another"}
+        monkeypatch.setattr(run, "package_versions", lambda: changed)
     else:
         monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
     walked.clear()
