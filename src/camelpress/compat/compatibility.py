@@ -24,7 +24,7 @@ INFERENCE_ENGINES = {
     "marlin": MARLIN,
 }
 ALL_ENGINES = "all"
-PRECONDITIONS = ("config keys", "tensors")  # rows without which the others cannot be checked
+PRECONDITIONS = ("config keys", "tensors")  # rows required by all other rows
 
 
 def parse_engine_names(names: Sequence[str]) -> list[str]:
