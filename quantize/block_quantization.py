@@ -144,14 +144,12 @@ class QuantizationRun:
                 shard.select_block(number)
             return shard_digests(self.shards)
 
-        finished = block_pipeline.finished_blocks(
-            journal, self.model.block_count, states, is_intact
-        )
-        for entry in finished:
+        entries = block_pipeline.finished_blocks(journal, self.model.block_count, states, is_intact)
+        for entry in entries:
             layer_facts += entry["layers"]
             for name in entry["tensors"]:
                 writer.finish_tensor(name)
-        return len(finished)
+        return len(entries)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -35,15 +35,15 @@ def forecast_memory(model: StreamedModel, shards: list[CalibrationShard]) -> dic
     pick_kernel(model.device)  # loads a compiler, part of the program's memory
     shapes = model.block_shapes(0)
     block = sum(torch.Size(shape).numel() for shape in shapes.values())
-    stored = model.checkpoint.tensor_info(
+    stored_dtype = model.checkpoint.tensor_info(
         f"{llama.BLOCK_NAME.format(0)}.input_layernorm.weight"
     ).dtype
     linear = {name: shapes[f"{name}.weight"] for name, _ in llama.LINEARS}
     blocks = min(2, model.block_count)  # blocks read at a time
-    copies = 1 if stored == model.dtype else 2  # the 16-bit tensors and their replacements
+    copies = 1 if stored_dtype == model.dtype else 2  # the 16-bit tensors and their replacements
     return {
         "program": resident_bytes() + PROGRAM_BYTES,
-        "weights": blocks * block * stored.itemsize + copies * block * model.dtype.itemsize,
+        "weights": blocks * block * stored_dtype.itemsize + copies * block * model.dtype.itemsize,
         "layer": max(_layer_bytes(model, linear, stage, shards) for stage in llama.LINEAR_INPUTS),
     }
 
@@ -58,24 +58,24 @@ def _layer_bytes(
     names = llama.linears_with_input(stage)
     rows, cols = sum(linear[name][0] for name in names), linear[names[0]][1]
     hidden = int(model.config.hidden_size)
-    widest = max(width for shape in linear.values() for width in shape)
+    max_width = max(width for shape in linear.values() for width in shape)
     tokens = max((len(shard.sequences.tokens) for shard in shards), default=0)
     batches = (batch for shard in shards for batch in shard.sequences.batches)
     batch_tokens = max((sum(batch.lengths) for batch in batches), default=0)
     cross = FP32_BYTES * cols * hidden * any(shard.has_reference for shard in shards)
     hessian, weight = FP32_BYTES * cols**2, FP32_BYTES * rows * cols
-    collecting = (
+    collect_bytes = (
         2 * (hessian + cross)
         + tokens * (2 * FP32_BYTES * hidden + model.dtype.itemsize * cols)
-        + ACTIVATION_COPIES * batch_tokens * widest * FP32_BYTES
+        + ACTIVATION_COPIES * batch_tokens * max_width * FP32_BYTES
     )
-    correcting = (
+    correct_bytes = (
         (1 + FACTOR_MATRICES) * hessian + (1 + CORRECTION_MATRICES) * cross + weight if cross else 0
     )
-    solving = (
+    solve_bytes = (
         (1 + FACTOR_MATRICES) * hessian
         + 2 * weight  # the weight and its dequantized codes
         + rows * cols  # codes
         + FP32_BYTES * SOLVER_MATRICES * min(rows, SOLVE_ROWS) * cols
     )
-    return max(collecting, correcting, solving)
+    return max(collect_bytes, correct_bytes, solve_bytes)

@@ -94,8 +94,8 @@ def plan_tensor_slots(
     Raises:
         RecipeProblem: a pattern matches no layer, or a group size does not divide a width.
     """
-    planned: dict[str, TensorSpec] = {}
-    packed = set()
+    specs: dict[str, TensorSpec] = {}
+    packed_names = set()
     layers = layer_settings(blocks, settings)
     shapes = {name: source.tensor_info(f"{name}.weight").shape for name in layers}
     common = gcd(*(cols for _, cols in shapes.values()))
@@ -105,12 +105,12 @@ def plan_tensor_slots(
             continue
         _require_packable(name, rows, cols, common, scheme)
         groups = 1 if scheme.group_size == -1 else cols // scheme.group_size
-        planned |= gptq_specs(name, rows, cols, groups=groups, bits=scheme.bits)
-        packed.add(f"{name}.weight")
+        specs |= gptq_specs(name, rows, cols, groups=groups, bits=scheme.bits)
+        packed_names.add(f"{name}.weight")
     for name, info in source.tensors.items():
-        if name not in packed and not llama.is_derived_buffer(name):
-            planned[name] = TensorSpec(OUTPUT_DTYPE, info.shape)
-    return dict(sorted(planned.items()))
+        if name not in packed_names and not llama.is_derived_buffer(name):
+            specs[name] = TensorSpec(OUTPUT_DTYPE, info.shape)
+    return dict(sorted(specs.items()))
 
 
 def _require_packable(

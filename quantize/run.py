@@ -120,9 +120,9 @@ def _run_native(
     model = StreamedModel(
         Fp16View.of(source, settings), device=device, dtype=_dtype(settings, device, source)
     )
-    planned = plan_tensor_slots(model.checkpoint, model.block_count, settings)
+    specs = plan_tensor_slots(model.checkpoint, model.block_count, settings)
     calibration = _calibration(model, settings)
-    computed = _compute_facts(model)
+    compute_facts = _compute_facts(model)
     hashes = checkpoint_file_hashes(source.folder)
     made_from = _resume_key(hashes, settings, calibration, model)
     with (
@@ -138,16 +138,16 @@ def _run_native(
             processes,
             settings,
         )
-        expected = sum(forecast_memory(model, block_run.shards).values())
-        note(f"memory: at most {expected / 1e9:.2f} GB expected")
+        forecast_bytes = sum(forecast_memory(model, block_run.shards).values())
+        note(f"memory: at most {forecast_bytes / 1e9:.2f} GB expected")
         if not processes.is_main:
             block_run.run_follower()
             return processes.broadcast(
                 lambda: Report(stage="quantize", inputs={}, settings={}, facts={})
             )
         with Journal(folder) as journal:
-            with CheckpointWriter(folder, planned) as writer:
-                for name in sorted(planned.keys() & source.tensors.keys()):
+            with CheckpointWriter(folder, specs) as writer:
+                for name in sorted(specs.keys() & source.tensors.keys()):
                     writer.write_tensor(name, read_fp16(source, name))
                 layers = block_run.run_leader(writer, journal)
             write_quantization_config(folder, source, model.block_count, settings)
@@ -159,14 +159,14 @@ def _run_native(
                 calibration,
                 facts={
                     "engine": {"name": NATIVE},
-                    **computed,
+                    **compute_facts,
                     "padded": source.width_change if isinstance(source, PaddedCheckpoint) else None,
                     "rescues": sum(bool(layer["rescue"]) for layer in layers),
                     "fallbacks": sum(layer["rescue"] == FALLBACK for layer in layers),
                     "lost": sum(bool(layer.get("lost")) for layer in layers),
                     "layers": layers,
                 },
-                cost=watch.cost() | {"expected_peak_bytes": expected},
+                cost=watch.cost() | {"expected_peak_bytes": forecast_bytes},
             )
         shutil.rmtree(folder / SHARDS_FOLDER)
     return processes.broadcast(lambda: report)
@@ -185,7 +185,7 @@ def _run_backend(
     model = StreamedModel(
         Fp16View.of(source, settings), device=torch.device("cpu"), dtype=torch.float32
     )
-    planned = plan_tensor_slots(model.checkpoint, model.block_count, settings)
+    specs = plan_tensor_slots(model.checkpoint, model.block_count, settings)
     calibration = _calibration(model, settings)
     hashes = checkpoint_file_hashes(source.folder)
     with staged(out, force=force, writes=_output_names(source)) as folder, torch.inference_mode():
@@ -195,10 +195,10 @@ def _run_backend(
             env, source, calibration.sequences if calibration else [], work, settings
         )
         layers, method = import_result(
-            result, source, model.block_count, env, settings, planned, folder
+            result, source, model.block_count, env, settings, specs, folder
         )
         shutil.rmtree(work)
-        spent = watch.cost()
+        cost = watch.cost()
         meta = {"meta": {"quantizer": [*env.quantizers, QUANTIZER]}}
         write_quantization_config(folder, source, model.block_count, settings, method | meta)
         return _finish_output(
@@ -218,8 +218,8 @@ def _run_backend(
                 "layers": layers,
             },
             cost={
-                "seconds": spent["seconds"],
-                "peak_bytes": spent["peak_bytes"] + driver_facts["peak_bytes"],
+                "seconds": cost["seconds"],
+                "peak_bytes": cost["peak_bytes"] + driver_facts["peak_bytes"],
                 "engine_seconds": driver_facts["seconds"],
                 "engine_peak_bytes": driver_facts["peak_bytes"],
             },
@@ -240,16 +240,16 @@ def _finish_output(
     copy_sidecars(sidecar_files(source.folder), folder)
     if calibration:
         calibration.fingerprint.write(folder / NGRAM_FILE)
-    omitted = {"calibration", "device", "engine_python"}
+    omitted_settings = {"calibration", "device", "engine_python"}
     if settings.engine != NATIVE:
-        omitted |= BACKEND_LIMITS.keys() - {"method", "calibration_mask"}
-        omitted |= {"damp_percent"} - settings.model_fields_set  # each backend has its own
+        omitted_settings |= BACKEND_LIMITS.keys() - {"method", "calibration_mask"}
+        omitted_settings |= {"damp_percent"} - settings.model_fields_set  # each backend has its own
     source.require_unchanged(hashes)
     report = Report(
         stage="quantize",
         inputs={"source": sha256_json(hashes)} | _calibration_inputs(calibration),
         outputs=written_weights(folder),
-        settings=settings.model_dump(mode="json", exclude=omitted),
+        settings=settings.model_dump(mode="json", exclude=omitted_settings),
         facts={
             "method": settings.method,
             "calibration": _calibration_facts(settings, calibration, folder),
@@ -275,13 +275,13 @@ def _shards(
 ) -> list[CalibrationShard]:
     if calibration is None:
         return []
-    widest = max(shape[-1] for shape in model.block_shapes(0).values())
+    max_width = max(shape[-1] for shape in model.block_shapes(0).values())
     return calibration_shards(
         calibration.sequences,
         calibration.token_mask,
         folder,
         limit=model.max_positions,
-        columns=widest if settings.correction else 0,
+        columns=max_width if settings.correction else 0,
     )
 
 

@@ -94,13 +94,15 @@ def find_backend(settings: QuantizeSettings) -> BackendEnv:
     spec = BACKENDS[settings.engine]
     python = str((settings.engine_python or Path(sys.executable)).absolute())
     versions = _versions(python, (*spec.packages, "torch", "transformers"))
-    missing = [name for name, version in versions.items() if version is None]
+    missing_packages = [name for name, version in versions.items() if version is None]
     next_step = (
         f"install {spec.install} in its own environment and give --engine-python; "
         f"tests/clients/make_env.sh {spec.environment} creates one"
     )
-    if missing:
-        raise ToolProblem(f"{python} does not have {' and '.join(missing)}", next_step=next_step)
+    if missing_packages:
+        raise ToolProblem(
+            f"{python} does not have {' and '.join(missing_packages)}", next_step=next_step
+        )
     transformers = str(versions["transformers"])
     if int(transformers.split(".")[0]) != spec.transformers:
         raise ToolProblem(
@@ -215,9 +217,9 @@ def _probe_failure(error: Exception) -> str:
 
 def _environment() -> dict[str, str]:
     """Returns an environment without this process's Python variables, and offline."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     options = {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    return inherited | options
+    return variables | options
 
 
 def _link_portable_source(source: Checkpoint, folder: Path) -> Path:

@@ -42,7 +42,7 @@ def import_result(
     blocks: int,
     env: BackendEnv,
     settings: QuantizeSettings,
-    planned: dict[str, TensorSpec],
+    specs: dict[str, TensorSpec],
     out: Path,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Writes the tensors of the output.
@@ -53,7 +53,7 @@ def import_result(
         blocks: number of decoder blocks.
         env: environment of the backend.
         settings: settings of the stage.
-        planned: dtype and shape of each output tensor.
+        specs: dtype and shape of each output tensor.
         out: output folder.
     Returns:
         facts of every layer, and settings of the backend from its config.
@@ -67,8 +67,8 @@ def import_result(
     desc_act = bool(config.get("desc_act"))
     scheme = QuantizationScheme(layout, settings.bits, settings.group_size, None, desc_act)
     layers = []
-    with CheckpointWriter(out, planned) as writer:
-        for name in sorted(planned.keys() & source.tensors.keys()):
+    with CheckpointWriter(out, specs) as writer:
+        for name in sorted(specs.keys() & source.tensors.keys()):
             writer.write_tensor(name, read_fp16(source, name))
         for name in layer_settings(blocks, settings):
             quantized = read_quantized_weight(result, name, scheme)
@@ -87,10 +87,12 @@ def _require_requested_grid(
 ) -> None:
     expected = {"quant_method": "gptq"}
     expected |= settings.model_dump(include={"bits", "group_size", "sym"})
-    wrong = {key: config.get(key) for key, value in expected.items() if config.get(key) != value}
-    if wrong or config.get("checkpoint_format", GPTQ_V1) not in ZERO_OFFSET:
+    differences = {
+        key: config.get(key) for key, value in expected.items() if config.get(key) != value
+    }
+    if differences or config.get("checkpoint_format", GPTQ_V1) not in ZERO_OFFSET:
         raise ToolProblem(
-            f"{', '.join(env.quantizers)} wrote a checkpoint with {wrong or config}, "
+            f"{', '.join(env.quantizers)} wrote a checkpoint with {differences or config}, "
             f"not {expected}",
             next_step="use another version of it",
         )
@@ -111,8 +113,8 @@ def _to_gptq_v1(
     scales = quantized.scales.to(OUTPUT_DTYPE)
     if not bool(scales.isfinite().all()):
         raise _unusable_layer(name, env, f"has scales that are not finite in {OUTPUT_DTYPE}")
-    raised, clipped = _raise_zeros(codes, zeros, column_groups, top=2**bits - 1)
-    facts = {"raised_zeros": raised, "clipped_codes": clipped} if raised else {}
+    raised_count, clipped_count = _raise_zeros(codes, zeros, column_groups, top=2**bits - 1)
+    facts = {"raised_zeros": raised_count, "clipped_codes": clipped_count} if raised_count else {}
     return pack_gptq(codes, scales, zeros, column_groups, bits=bits), facts
 
 
@@ -129,14 +131,14 @@ def _raise_zeros(
     point of 0 in v1 and on its neighbours.
 
     Returns:
-        number of raised zero points, and number of codes that could not be raised.
+        number of raised zero points, and number of codes at the limit.
     """
     is_zero = zeros == 0
-    affected = is_zero[:, column_groups.long()]
-    clipped = affected & (codes == top)
-    codes += (affected & ~clipped).to(torch.uint8)
+    has_zero = is_zero[:, column_groups.long()]
+    is_clipped = has_zero & (codes == top)
+    codes += (has_zero & ~is_clipped).to(torch.uint8)
     zeros += is_zero.to(torch.uint8)
-    return int(is_zero.sum()), int(clipped.sum())
+    return int(is_zero.sum()), int(is_clipped.sum())
 
 
 def _relative_error(

@@ -221,15 +221,17 @@ def divide_budget(budget: int, weights: Sequence[float], limits: Sequence[int]) 
     The sum of the shares is the budget, or the sum of the limits if that is smaller.
     """
     shares = dict.fromkeys(range(len(limits)), 0)
-    unlimited = set(shares)
-    while unlimited:
-        fixed = sum(shares[index] for index in shares.keys() - unlimited)
-        rest = min(budget, sum(limits)) - fixed
-        shares |= _largest_remainder(rest, {index: weights[index] for index in sorted(unlimited)})
-        full = {index for index in unlimited if shares[index] >= limits[index]}
-        shares |= {index: limits[index] for index in full}
-        unlimited -= full
-        if not full:
+    open_indices = set(shares)
+    while open_indices:
+        fixed_tokens = sum(shares[index] for index in shares.keys() - open_indices)
+        rest = min(budget, sum(limits)) - fixed_tokens
+        shares |= _largest_remainder(
+            rest, {index: weights[index] for index in sorted(open_indices)}
+        )
+        full_indices = {index for index in open_indices if shares[index] >= limits[index]}
+        shares |= {index: limits[index] for index in full_indices}
+        open_indices -= full_indices
+        if not full_indices:
             break
     return [shares[index] for index in sorted(shares)]
 
@@ -257,9 +259,9 @@ def _cut_to_quota(pool: SequenceSource, quota: int) -> list[CalibrationSequence]
 
 
 def _length_quantiles(lengths: Sequence[int]) -> dict[str, int]:
-    ordered = sorted(lengths)
+    sorted_lengths = sorted(lengths)
     quantiles = {"min": 0.0, "median": 0.5, "p90": 0.9, "max": 1.0}
     return {
-        name: ordered[max(0, ceil(fraction * len(ordered)) - 1)]
+        name: sorted_lengths[max(0, ceil(fraction * len(sorted_lengths)) - 1)]
         for name, fraction in quantiles.items()
     }

@@ -72,7 +72,7 @@ def invert_lower(lower: Float[Tensor, "n n"]) -> None:
         lower.copy_(torch.linalg.solve_triangular(lower, identity, upper=False))
         return
     half = size // 2
-    first, last, below = lower[:half, :half], lower[half:, half:], lower[half:, :half]
-    invert_lower(first)
-    invert_lower(last)
-    below.copy_(last @ (below @ first).neg_())
+    first_half, last_half, below = lower[:half, :half], lower[half:, half:], lower[half:, :half]
+    invert_lower(first_half)
+    invert_lower(last_half)
+    below.copy_(last_half @ (below @ first_half).neg_())

@@ -53,9 +53,9 @@ def activation_order(
         1 if group_size == -1 else -1, len(diagonal) if group_size == -1 else group_size
     )
     columns = groups.argsort(dim=1, descending=True, stable=True)
-    first = torch.arange(0, len(diagonal), groups.shape[1], device=diagonal.device)
+    starts = torch.arange(0, len(diagonal), groups.shape[1], device=diagonal.device)
     group_order = groups.amax(dim=1).argsort(descending=True, stable=True)
-    return (columns + first[:, None])[group_order].flatten()
+    return (columns + starts[:, None])[group_order].flatten()
 
 
 def factorize_hessian(

@@ -44,13 +44,13 @@ class QuantGrid:
         Raises:
             NumericsProblem: a scale is not finite in fp16.
         """
-        stored = scales.to(torch.float16)
-        if not bool(stored.isfinite().all()):
+        fp16_scales = scales.to(torch.float16)
+        if not bool(fp16_scales.isfinite().all()):
             raise NumericsProblem(
-                f"{int((~stored.isfinite()).sum())} scales of a layer do not fit float16",
+                f"{int((~fp16_scales.isfinite()).sum())} scales of a layer do not fit float16",
                 next_step="check the checkpoint: its weights are too large",
             )
-        return cls(stored, zeros.to(torch.uint8), bits, group_size)
+        return cls(fp16_scales, zeros.to(torch.uint8), bits, group_size)
 
     @property
     def max_code(self) -> int:

@@ -29,19 +29,19 @@ def exceeds_loss_limit(loss: float, bits: int) -> bool:
     return not loss <= LOSS_LIMITS[bits]
 
 
-def require_failures_within(layers: Sequence[Mapping[str, Any]], allowed: int) -> None:
+def require_failures_within(layers: Sequence[Mapping[str, Any]], limit: int) -> None:
     """Limits the number of failed layers: rounded to nearest for lack of a factor, or lost.
 
     Args:
         layers: facts of the layers so far.
-        allowed: maximum number of failed layers.
+        limit: maximum number of failed layers.
     Raises:
         NotPositiveDefinite: too many layers were rounded to nearest, and none is lost.
         LayersLost: too many layers failed, and at least one is lost.
     """
     lost = [layer for layer in layers if layer.get("lost")]
     nearest = [layer["name"] for layer in layers if layer["rescue"] == FALLBACK]
-    if len({*nearest, *(layer["name"] for layer in lost)}) <= allowed:
+    if len({*nearest, *(layer["name"] for layer in lost)}) <= limit:
         return
     if not lost:
         raise NotPositiveDefinite(

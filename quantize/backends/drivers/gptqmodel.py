@@ -36,9 +36,9 @@ def main() -> None:
     device = job.pick_device(torch.cuda.is_available())
     model = GPTQModel.load(job.model, config, device=device, dtype=getattr(torch, job.dtype))
     log = model.quantize(job.examples, calibration_data_min_length=0)
-    unsolved = [name for name, loss in layer_losses(log) if not is_solved_loss(loss)]
-    if unsolved:
-        raise SystemExit(f"GPTQModel did not solve {', '.join(unsolved)}")
+    failures = [name for name, loss in layer_losses(log) if not is_solved_loss(loss)]
+    if failures:
+        raise SystemExit(f"GPTQModel did not solve {', '.join(failures)}")
     model.save(job.out)
     job.write_facts(device=device, fallbacks=0)
 

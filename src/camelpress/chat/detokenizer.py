@@ -40,5 +40,5 @@ class Detokenizer:
         return text
 
     def _pending_text(self) -> str:
-        known = self._tokenizer.decode(self._ids[self._start : self._emitted])
-        return self._tokenizer.decode(self._ids[self._start :])[len(known) :]
+        prefix = self._tokenizer.decode(self._ids[self._start : self._emitted])
+        return self._tokenizer.decode(self._ids[self._start :])[len(prefix) :]

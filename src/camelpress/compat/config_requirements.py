@@ -31,16 +31,16 @@ def config_keys(*required: str, fast: tuple[str, ...] = ()) -> RequirementCheck:
     """
 
     def check(subject: GptqCheckpoint) -> Finding:
-        missing = [key for key in required if key not in subject.quantization]
-        if missing:
+        missing_keys = [key for key in required if key not in subject.quantization]
+        if missing_keys:
             return fails(
-                f"quantization_config lacks {', '.join(missing)}",
+                f"quantization_config lacks {', '.join(missing_keys)}",
                 "add the settings of the quantization to config.json",
             )
-        slow = [key for key in fast if key not in subject.quantization]
-        if slow:
+        slow_keys = [key for key in fast if key not in subject.quantization]
+        if slow_keys:
             return warns(
-                f"quantization_config lacks {', '.join(slow)}, read as false: no Marlin",
+                f"quantization_config lacks {', '.join(slow_keys)}, read as false: no Marlin",
                 "add it to config.json",
             )
         return passes(f"{', '.join(required + fast) or 'none needed'}")
@@ -59,10 +59,10 @@ def config_copy() -> RequirementCheck:
                 "copy quantization_config of config.json into it",
             )
         try:
-            same = read_json(path) == dict(subject.quantization)
+            is_equal = read_json(path) == dict(subject.quantization)
         except CheckpointProblem as problem:
             return fails(problem.message, problem.next_step)
-        if not same:
+        if not is_equal:
             return fails(
                 f"{CONFIG_COPY} differs from quantization_config in config.json, and "
                 "loaders read either",
@@ -79,10 +79,11 @@ def layer_tensors() -> RequirementCheck:
     def check(subject: GptqCheckpoint) -> Finding:
         if not subject.layers:
             return fails("there is no packed layer", "give the quantized checkpoint")
-        missing = subject.missing_tensors
-        if missing:
+        names = subject.missing_tensors
+        if names:
             return fails(
-                f"{len(missing)} tensors are missing, first {missing[0]!r}", REPLACEMENT_ADVICE
+                f"{len(names)} tensors are missing, first {names[0]!r}",
+                REPLACEMENT_ADVICE,
             )
         if subject.mismatched_tensors:
             return fails(
@@ -108,20 +109,20 @@ def bit_widths(
     def check(subject: GptqCheckpoint) -> Finding:
         for layer in subject.layers:
             if layer.bits not in (sym if layer.sym else asym):
-                known = [f"{bits} sym" for bits in sorted(sym)]
-                known += [f"{bits} asym" for bits in sorted(asym)]
+                kernels = [f"{bits} sym" for bits in sorted(sym)]
+                kernels += [f"{bits} asym" for bits in sorted(asym)]
                 return fails(
-                    f"{_describe_layer(layer)}; the engine supports {', '.join(known)}",
+                    f"{_describe_layer(layer)}; the engine supports {', '.join(kernels)}",
                     f"{QUANTIZE_AGAIN} --bits 4 --sym"
                     if 4 in sym
                     else f"{QUANTIZE_AGAIN} --bits {min(sym)}",
                 )
-        slow = [
+        slow_layers = [
             layer for layer in subject.layers if fast and not (layer.sym and layer.bits in fast)
         ]
-        if slow:
+        if slow_layers:
             return warns(
-                f"{_describe_layer(slow[0])}: computed without Marlin, slower",
+                f"{_describe_layer(slow_layers[0])}: computed without Marlin, slower",
                 f"{QUANTIZE_AGAIN} --bits 4 --sym for speed",
             )
         return passes(_describe_layer(subject.layers[0], "all" if subject.is_uniform else "first"))
@@ -224,10 +225,10 @@ def checkpoint_format(
             )
         if name == "gptq" or reads_v2:
             return passes(name)
-        ignored = not reads_zeros or all(
+        is_ignored = not reads_zeros or all(
             layer.sym and layer.bits in marlin for layer in subject.layers
         )
-        if ignored:
+        if is_ignored:
             return passes(f"{name}; zero points of symmetric layers are not read")
         return fails(
             f"{name} is read as gptq, so every zero point is off by one",
@@ -259,12 +260,12 @@ def layer_overrides(
                 f"{culprit}: the engine reads no settings of single layers",
                 f"{QUANTIZE_AGAIN} one setting for all, without quantize.modules",
             )
-        unlisted = [
+        unlisted_names = [
             name for name in subject.plain_linears if dynamic_settings(subject.quantization, name)
         ]
-        if unlisted and not scans:
+        if unlisted_names and not scans:
             return fails(
-                f"{unlisted[0]} is plain, and the config has no rule for it",
+                f"{unlisted_names[0]} is plain, and the config has no rule for it",
                 "add a rule with the prefix -: to dynamic",
             )
         difference = _fused_layer_difference(subject)
@@ -289,8 +290,8 @@ def output_head(*, packs: bool) -> RequirementCheck:
         has_head = llama.has_head(subject.checkpoint.tensors)
         if not has_head and not llama.is_tied(subject.config):
             return fails("lm_head is missing, and would be filled with noise", REPLACEMENT_ADVICE)
-        file_tied = llama.is_tied(subject.checkpoint.file_config)
-        if has_head and file_tied > llama.is_tied(subject.config):
+        is_file_tied = llama.is_tied(subject.checkpoint.file_config)
+        if has_head and is_file_tied > llama.is_tied(subject.config):
             return fails(
                 f"lm_head is no copy of the embedding, and {llama.TIE_EMBEDDINGS_KEY} is true: "
                 "the embedding may be used",

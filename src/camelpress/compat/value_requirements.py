@@ -18,24 +18,26 @@ def scale_values(*, dtypes: tuple[str, ...] = ("float16",)) -> RequirementCheck:
 
     def check(subject: GptqCheckpoint) -> Finding:
         layers = subject.values
-        stored = sorted({layer.dtype for layer in layers})
+        stored_dtypes = sorted({layer.dtype for layer in layers})
         count = sum(layer.scales for layer in layers)
-        if non_finite := sum(layer.non_finite for layer in layers):
-            return fails(f"{non_finite:,} scales are not finite", "download or quantize it again")
-        if any(dtype not in dtypes for dtype in stored):
+        if non_finite_count := sum(layer.non_finite for layer in layers):
+            return fails(
+                f"{non_finite_count:,} scales are not finite", "download or quantize it again"
+            )
+        if any(dtype not in dtypes for dtype in stored_dtypes):
             return warns(
-                f"stored as {', '.join(stored)}, computed as float16: rounded",
+                f"stored as {', '.join(stored_dtypes)}, computed as float16: rounded",
                 "quantize again, which stores float16",
             )
-        if tiny := sum(layer.tiny_scales for layer in layers):
+        if tiny_count := sum(layer.tiny_scales for layer in layers):
             return warns(
-                f"{tiny:,} of {count:,} are below {MIN_SCALE:g}, where fp16 has few digits",
+                f"{tiny_count:,} of {count:,} are below {MIN_SCALE:g}, where fp16 has few digits",
                 "check the affected layers (camelpress validate)",
             )
-        negative = sum(layer.negative for layer in layers)
+        negative_count = sum(layer.negative for layer in layers)
         return passes(
-            f"{', '.join(stored)}, finite; {negative / max(1, count):.0%} are negative, which "
-            "kernels support"
+            f"{', '.join(stored_dtypes)}, finite; {negative_count / max(1, count):.0%} are "
+            "negative, which kernels support"
         )
 
     return check
