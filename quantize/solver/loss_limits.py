@@ -21,7 +21,7 @@ LOSS_LIMITS: Mapping[int, float] = {  # mean row loss by bits, 3 to 50 times tha
 class LayersLost(NumericsProblem):
     """Layers lost more than their bits explain."""
 
-    keeps_work = True  # a higher --max-fallbacks changes no finished layer
+    can_resume = True  # a higher --max-fallbacks changes no finished layer
 
 
 def exceeds_loss_limit(loss: float, bits: int) -> bool:
