@@ -39,7 +39,7 @@ def spanning(columns: Tensor, importance: Tensor, *, bits: int, sym: bool) -> tu
 def unsigned(columns: Tensor, importance: Tensor, *, bits: int, sym: bool) -> tuple[Tensor, Tensor]:
     """The best grid with a positive step: of a weight and its mirror image, the better half."""
     grids = list(reference_kernel._grid_candidates(columns, 2**bits - 1, sym))[:: 2 if sym else 1]
-    with patch.object(reference_kernel, "_grids", lambda *_: iter(grids)):
+    with patch.object(reference_kernel, "_grid_candidates", lambda *_: iter(grids)):
         return reference_kernel.search_group(columns, importance, bits=bits, sym=sym)
 
 
@@ -47,10 +47,10 @@ def unsigned(columns: Tensor, importance: Tensor, *, bits: int, sym: bool) -> tu
 def searching(search: Callable[..., tuple[Tensor, Tensor]]) -> Iterator[None]:
     """With another search, and everything else as it is."""
     other = SimpleNamespace(
-        search=search,
+        search_group=search,
         round_columns=cpu_kernel.round_columns,
     )
-    with patch(f"{LAYER}.kernel", lambda _: other):
+    with patch(f"{LAYER}.pick_kernel", lambda _: other):
         yield
 
 

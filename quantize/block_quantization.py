@@ -1,4 +1,4 @@
-"""All blocks of a model: quantized, written, and remembered, so that a second run goes on."""
+"""Quantizes all blocks of a model and journals each one, so a second run resumes."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ from camelpress.quantize.solver.loss_limits import require_failures_within
 
 @dataclass(frozen=True)
 class QuantizationRun:
-    """What all blocks have in common.
+    """One quantization run: the inputs shared by all blocks.
 
     Args:
         model: the 16-bit model.
-        lanes: the calibration tokens; none to round to nearest.
-        team: who takes part.
-        settings: of the stage.
+        shards: calibration tokens; none to round to nearest.
+        processes: process group.
+        settings: settings of the stage.
     """
 
     model: StreamedModel
-    lanes: list[CalibrationShard]
-    team: ProcessGroup
+    shards: list[CalibrationShard]
+    processes: ProcessGroup
     settings: QuantizeSettings
 
     def run_leader(self, writer: CheckpointWriter, journal: Journal) -> list[BlockRecord]:
-        """Quantize all blocks that are not there yet; the facts of every layer, old and new.
+        """Quantizes all unfinished blocks as the first rank; returns the facts of every layer.
 
         Raises:
-            Interrupted: somebody asked for the end, and the block under way is finished.
+            Interrupted: the user asked for a stop, and the current block is finished.
         """
-        told: list[BlockRecord] = []
-        first = self.team.broadcast(lambda: self._restore_blocks(writer, journal, told))
-        require_failures_within(told, self.settings.max_fallbacks)
+        layer_facts: list[BlockRecord] = []
+        first = self.processes.broadcast(lambda: self._restore_blocks(writer, journal, layer_facts))
+        require_failures_within(layer_facts, self.settings.max_fallbacks)
         for number, layers, states in self._blocks(first):
             tensors = {
                 f"{layer.name}.{part}": getattr(layer.packed, part)
@@ -64,37 +64,34 @@ class QuantizationRun:
             for name, tensor in tensors.items():
                 writer.write_tensor(name, tensor)
             facts = [_layer_facts(layer) for layer in layers]
-            told += facts
+            layer_facts += facts
             hashes = {name: _sha256(tensor) for name, tensor in tensors.items()}
             entry = {"tensors": hashes, "states": states, "layers": facts}
             block_pipeline.record_block(journal, number, entry)
-            require_failures_within(told, self.settings.max_fallbacks)
-        return told
+            require_failures_within(layer_facts, self.settings.max_fallbacks)
+        return layer_facts
 
     def run_follower(self) -> None:
-        """Take part as another rank than the first."""
-        for _ in self._blocks(self.team.broadcast(lambda: 0)):
+        """Quantizes the blocks as any other rank."""
+        for _ in self._blocks(self.processes.broadcast(lambda: 0)):
             pass
 
     def _blocks(self, first: int) -> Iterator[tuple[int, list[QuantizedLayer], list[str]]]:
-        """Block after block: its number, its layers by their full names, hashes of its states."""
+        """Yields for each block its number, layers with full names, and digests of its states."""
         if first == 0:
             self._write_embeddings()
         numbers = range(first, self.model.block_count)
         for number, weights in block_pipeline.stream_blocks(
-            numbers, self._read_weights, self.team, "quantize"
+            numbers, self._read_weights, self.processes, "quantize"
         ):
-            yield (
-                number,
-                list(self._quantize_block(number, weights)),
-                self._state_digests(number + 1),
-            )
+            layers = list(self._quantize_block(number, weights))
+            yield number, layers, self._state_digests(number + 1)
 
     def _quantize_block(self, number: int, weights: dict[str, Tensor]) -> Iterator[QuantizedLayer]:
         prefix = llama.BLOCK_NAME.format(number)
-        if self.lanes:
+        if self.shards:
             block = BlockQuantizer(
-                self.model, number, weights, self.lanes, self.team, self.settings
+                self.model, number, weights, self.shards, self.processes, self.settings
             )
             layers = block.quantize_layers()
         else:
@@ -117,48 +114,48 @@ class QuantizationRun:
             return self.model.read_block_weights(number)
 
     def _write_embeddings(self) -> None:
-        own = self.team.shards_of_rank(self.lanes)
-        table = self.model.read_embedding() if own else torch.empty(0)
-        for lane in own:
-            lane.select_block(0)
-            hidden = self.model.embed_ids(lane.sequences.tokens, table).to(STATE_DTYPE)
-            lane.write_states("hidden", hidden)
-            if lane.has_reference:
-                lane.write_states("reference", hidden)
+        shards = self.processes.shards_of_rank(self.shards)
+        table = self.model.read_embedding() if shards else torch.empty(0)
+        for shard in shards:
+            shard.select_block(0)
+            hidden = self.model.embed_ids(shard.sequences.tokens, table).to(STATE_DTYPE)
+            shard.write_states("hidden", hidden)
+            if shard.has_reference:
+                shard.write_states("reference", hidden)
 
     def _state_digests(self, number: int) -> list[str]:
-        """Hashes of the states that enter a block, lane by lane."""
-        for lane in self.lanes:
-            lane.select_block(number)
-        own = shard_digests(self.team.shards_of_rank(self.lanes))
-        return self.team.all_gather(own, len(self.lanes))
+        """Returns the digests of the states at the input of a block, shard by shard."""
+        for shard in self.shards:
+            shard.select_block(number)
+        digests = shard_digests(self.processes.shards_of_rank(self.shards))
+        return self.processes.all_gather(digests, len(self.shards))
 
     def _restore_blocks(
-        self, writer: CheckpointWriter, journal: Journal, told: list[BlockRecord]
+        self, writer: CheckpointWriter, journal: Journal, layer_facts: list[BlockRecord]
     ) -> int:
-        """How many blocks an earlier run finished; tells the writer and adds their facts."""
+        """Restores the blocks of an earlier run; returns their number and adds their facts."""
 
-        def whole(entry: BlockRecord) -> bool:
+        def is_intact(entry: BlockRecord) -> bool:
             hashes = entry["tensors"]
             return all(writer.tensor_digest(name) == expected for name, expected in hashes.items())
 
         def states(number: int) -> list[str]:
-            for lane in self.lanes:
-                lane.select_block(number)
-            return shard_digests(self.lanes)
+            for shard in self.shards:
+                shard.select_block(number)
+            return shard_digests(self.shards)
 
-        done = block_pipeline.finished_blocks(journal, self.model.block_count, states, whole)
-        for entry in done:
-            told += entry["layers"]
+        entries = block_pipeline.finished_blocks(journal, self.model.block_count, states, is_intact)
+        for entry in entries:
+            layer_facts += entry["layers"]
             for name in entry["tensors"]:
                 writer.finish_tensor(name)
-        return len(done)
+        return len(entries)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether an error is about memory; torch's own of a CPU has no type that says so."""
-    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return known or "can't allocate memory" in str(error)
+    """Returns true for a lack of memory; torch has no error type for it on a CPU."""
+    has_type = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return has_type or "can't allocate memory" in str(error)
 
 
 def _sha256(tensor: Tensor) -> str:

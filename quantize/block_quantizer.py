@@ -1,9 +1,8 @@
-"""One decoder block, quantized input by input in a single pass over the calibration tokens.
+"""Quantizes one decoder block, input by input, in a single pass over the calibration tokens.
 
-Each of the block's four inputs is looked at only after everything before it is quantized, so that
-every layer is fitted to what it will really see. Two streams of hidden states go through side by
-side: those of the quantized model, which leave the block exactly as the stored weights make them,
-and those of the 16-bit model, which say what each layer should have given.
+Each of the block's four inputs is computed after everything before it is quantized, so every layer
+is fitted to its real inputs. Two streams of hidden states pass through the block: those of the
+quantized model, computed with the stored weights, and those of the 16-bit model, the target.
 """
 
 from __future__ import annotations
@@ -38,9 +37,8 @@ from camelpress.quantize.solver.hessian import HessianAccumulator
 from camelpress.quantize.solver.layer import round_layer
 from camelpress.quantize.solver.loss_limits import exceeds_loss_limit
 
-BatchInputs = Iterator[
-    tuple[TokenBatch, BatchValues, BatchValues | None]
-]  # inputs, and what the 16-bit model has more
+# batch, inputs in the quantized model, deviations of the 16-bit model (none without a reference)
+BatchInputs = Iterator[tuple[TokenBatch, BatchValues, BatchValues | None]]
 
 
 @dataclass(frozen=True)
@@ -50,35 +48,34 @@ class QuantizedLayer:
     name: str
     packed: GptqTensors
     relative_error: float | None  # squared output error / squared output, on calibration
-    loss: float  # the same, as a mean over rows; without calibration of the weights
-    exceeds_limit: bool  # beyond the limit of loss
-    damp_percent: float | None
-    rescue: str
+    loss: float  # mean over rows of that ratio; of the weights for round-to-nearest
+    exceeds_limit: bool  # true if the loss exceeds its limit
+    damp_percent: float | None  # fraction of mean(diag H); none for round-to-nearest
+    rescue: str  # rescue of the factorization, empty if none was needed
 
 
 def round_block_to_nearest(
     number: int, weights: Mapping[str, Tensor], settings: QuantizeSettings
 ) -> Iterator[QuantizedLayer]:
-    """Round every layer of a block to nearest, without calibration."""
+    """Rounds every layer of a block to nearest, without calibration."""
     for linear in llama.LINEARS:
-        own = settings.for_layer(f"{llama.BLOCK_NAME.format(number)}.{linear.name}")
-        if own is None:
+        layer_settings = settings.for_layer(f"{llama.BLOCK_NAME.format(number)}.{linear.name}")
+        if layer_settings is None:
             continue
         weight = weights[f"{linear.name}.weight"].to(torch.float32)
         grid = search_grid(
             weight,
             pick_kernel(weight.device),
             importance=torch.ones_like(weight[0]),
-            bits=own.bits,
-            group_size=own.group_size,
-            sym=own.sym,
+            bits=layer_settings.bits,
+            group_size=layer_settings.group_size,
+            sym=layer_settings.sym,
         )
         codes = round_to_nearest(weight, grid)
         packed = pack_gptq(codes, grid.scales, grid.zeros, grid.column_groups(), bits=grid.bits)
         loss = weight_loss(weight, dequantize_codes(codes, grid))
-        yield QuantizedLayer(
-            linear.name, packed, None, loss, exceeds_loss_limit(loss, own.bits), None, ""
-        )
+        exceeds_limit = exceeds_loss_limit(loss, layer_settings.bits)
+        yield QuantizedLayer(linear.name, packed, None, loss, exceeds_limit, None, "")
 
 
 class BlockQuantizer:
@@ -86,11 +83,11 @@ class BlockQuantizer:
 
     Args:
         model: the 16-bit model.
-        number: of the block.
-        weights: of the block, as stored.
-        lanes: the calibration tokens.
-        team: who takes part.
-        settings: of the stage.
+        number: index of the block.
+        weights: stored weights of the block.
+        shards: calibration tokens.
+        processes: process group.
+        settings: settings of the stage.
     """
 
     def __init__(
@@ -98,19 +95,18 @@ class BlockQuantizer:
         model: StreamedModel,
         number: int,
         weights: Mapping[str, Tensor],
-        lanes: list[CalibrationShard],
-        team: ProcessGroup,
+        shards: list[CalibrationShard],
+        processes: ProcessGroup,
         settings: QuantizeSettings,
     ) -> None:
         self._model = model
         self._weights = weights
-        placed = model.to_device(weights)
-        self._reference = model.build_block(number, placed)
-        self._block = model.build_block(
-            number, placed
-        )  # of the same tensors, until they are replaced
-        self._lanes = lanes
-        self._team = team
+        device_weights = model.to_device(weights)
+        self._reference = model.build_block(number, device_weights)
+        # Both blocks share their tensors until `replace_weight`.
+        self._block = model.build_block(number, device_weights)
+        self._shards = shards
+        self._processes = processes
         self._settings = {
             linear.name: settings.for_layer(f"{llama.BLOCK_NAME.format(number)}.{linear.name}")
             for linear in llama.LINEARS
@@ -120,124 +116,122 @@ class BlockQuantizer:
             name: weights[f"{name}.weight"].shape[1]
             for name in ("self_attn.o_proj", "mlp.down_proj")
         }
-        for lane in lanes:
-            lane.select_block(number)
+        for shard in shards:
+            shard.select_block(number)
 
     def quantize_layers(self) -> Iterator[QuantizedLayer]:
-        """The layers, as soon as each is solved."""
-        for stage, seen in (
+        """Yields each layer as soon as it is solved."""
+        for stage, input_batches in (
             ("attention_input", self._attention_input),
             ("attention_context", self._attention_context),
             ("mlp_input", self._mlp_input),
             ("mlp_middle", self._mlp_middle),
         ):
-            yield from self._quantize_stage(stage, seen)
-        for lane in self._team.shards_of_rank(self._lanes):
-            hidden = self._read(lane, "hidden", after=True)
-            middle = self._read_inner(lane, "mlp.down_proj")
-            for batch in lane.sequences.batches:
-                added = self._block.mlp_output(self._take(middle, batch))
-                put_batch(hidden, batch, self._take(hidden, batch) + added)
-            lane.write_states("hidden", hidden, after=True)
+            yield from self._quantize_stage(stage, input_batches)
+        for shard in self._processes.shards_of_rank(self._shards):
+            hidden = self._read(shard, "hidden", after=True)
+            middle = self._read_inner(shard, "mlp.down_proj")
+            for batch in shard.sequences.batches:
+                output = self._block.mlp_output(self._take(middle, batch))
+                put_batch(hidden, batch, self._take(hidden, batch) + output)
+            shard.write_states("hidden", hidden, after=True)
 
-    def _attention_input(self, lane: CalibrationShard) -> BatchInputs:
-        hidden, reference = self._read(lane, "hidden"), self._reference_states(lane)
-        for batch in lane.sequences.batches:
+    def _attention_input(self, shard: CalibrationShard) -> BatchInputs:
+        hidden, reference = self._read(shard, "hidden"), self._reference_states(shard)
+        for batch in shard.sequences.batches:
             inputs = self._block.attention_input(self._take(hidden, batch))
             yield batch, inputs, reference.deviation(batch, inputs, self._reference.attention_input)
 
-    def _attention_context(self, lane: CalibrationShard) -> BatchInputs:
-        hidden, reference = self._read(lane, "hidden"), self._reference_states(lane)
-        context = self._empty_inner(lane, "self_attn.o_proj")
-        for batch in lane.sequences.batches:
+    def _attention_context(self, shard: CalibrationShard) -> BatchInputs:
+        hidden, reference = self._read(shard, "hidden"), self._reference_states(shard)
+        context = self._empty_inner(shard, "self_attn.o_proj")
+        for batch in shard.sequences.batches:
             rope = self._model.batch_rotary(batch)
             attend = partial(self._reference.add_attention, rope=rope)
-            before = self._take(hidden, batch)
-            inputs = self._block.context(self._block.attention_input(before), rope)
+            states = self._take(hidden, batch)
+            inputs = self._block.context(self._block.attention_input(states), rope)
             put_batch(context, batch, inputs)
-            yield batch, inputs, reference.deviation(batch, before, attend, keep=True)
-        lane.write_states("self_attn.o_proj", context)
+            yield batch, inputs, reference.deviation(batch, states, attend, keep=True)
+        shard.write_states("self_attn.o_proj", context)
         reference.write()
 
-    def _mlp_input(self, lane: CalibrationShard) -> BatchInputs:
-        hidden, reference = self._read(lane, "hidden"), self._reference_states(lane, after=True)
-        context = self._read_inner(lane, "self_attn.o_proj")
-        for batch in lane.sequences.batches:
-            added = self._block.attention_output(self._take(context, batch))
-            after = self._take(hidden, batch) + added
-            put_batch(hidden, batch, after)
-            inputs = self._block.mlp_input(after)
+    def _mlp_input(self, shard: CalibrationShard) -> BatchInputs:
+        hidden, reference = self._read(shard, "hidden"), self._reference_states(shard, after=True)
+        context = self._read_inner(shard, "self_attn.o_proj")
+        for batch in shard.sequences.batches:
+            output = self._block.attention_output(self._take(context, batch))
+            states = self._take(hidden, batch) + output
+            put_batch(hidden, batch, states)
+            inputs = self._block.mlp_input(states)
             yield batch, inputs, reference.deviation(batch, inputs, self._reference.mlp_input)
-        lane.write_states("hidden", hidden, after=True)
+        shard.write_states("hidden", hidden, after=True)
 
-    def _mlp_middle(self, lane: CalibrationShard) -> BatchInputs:
-        hidden, reference = (
-            self._read(lane, "hidden", after=True),
-            self._reference_states(lane, after=True),
-        )
-        middle = self._empty_inner(lane, "mlp.down_proj")
-        for batch in lane.sequences.batches:
-            before = self._take(hidden, batch)
-            inputs = self._block.mlp_middle(self._block.mlp_input(before))
+    def _mlp_middle(self, shard: CalibrationShard) -> BatchInputs:
+        hidden = self._read(shard, "hidden", after=True)
+        reference = self._reference_states(shard, after=True)
+        middle = self._empty_inner(shard, "mlp.down_proj")
+        for batch in shard.sequences.batches:
+            states = self._take(hidden, batch)
+            inputs = self._block.mlp_middle(self._block.mlp_input(states))
             put_batch(middle, batch, inputs)
-            yield (
-                batch,
-                inputs,
-                reference.deviation(batch, before, self._reference.add_mlp, keep=True),
-            )
-        lane.write_states("mlp.down_proj", middle)
+            deviations = reference.deviation(batch, states, self._reference.add_mlp, keep=True)
+            yield batch, inputs, deviations
+        shard.write_states("mlp.down_proj", middle)
         reference.write()
 
     def _quantize_stage(
-        self, stage: str, seen: Callable[[CalibrationShard], BatchInputs]
+        self, stage: str, input_batches: Callable[[CalibrationShard], BatchInputs]
     ) -> Iterator[QuantizedLayer]:
-        """Collect the moments of one input, and solve the layers that share it.
+        """Accumulates the moments of one input and solves the layers that share it.
 
-        The paired lanes go first: what they tell is enough to aim, and then only the Hessian grows.
+        Shards with reference states go first: they suffice for the correction. The others add to
+        the Hessian only.
         """
         names = llama.linears_with_input(stage)
-        paired, alone = self._split_by_reference()
+        with_reference, without_reference = self._split_by_reference()
         cols = self._weights[f"{names[0]}.weight"].shape[1]
-        moments = HessianAccumulator(cols, self._hidden if paired else 0, self._model.device)
+        moments = HessianAccumulator(
+            cols, self._hidden if with_reference else 0, self._model.device
+        )
 
-        def collect(lane: CalibrationShard, part: HessianAccumulator) -> None:
-            for batch, inputs, more in seen(lane):
-                part.add_batch(
-                    lane.select_tokens(batch, inputs),
-                    None if more is None else lane.select_tokens(batch, more),
+        def collect(shard: CalibrationShard, sums: HessianAccumulator) -> None:
+            for batch, inputs, deviations in input_batches(shard):
+                sums.add_batch(
+                    shard.select_tokens(batch, inputs),
+                    None if deviations is None else shard.select_tokens(batch, deviations),
                 )
 
-        self._team.reduce_in_order(paired, collect, moments)
+        self._processes.reduce_in_order(with_reference, collect, moments)
         targets = [
-            (settings, together, self._corrected_weight(together, moments, settings))
-            for settings, together in self._group_by_settings(names)
+            (settings, layers, self._corrected_weight(layers, moments, settings))
+            for settings, layers in self._group_by_settings(names)
         ]
         moments.drop_cross_moment()
-        self._team.reduce_in_order(alone, collect, moments)
+        self._processes.reduce_in_order(without_reference, collect, moments)
         hessian = moments.full_hessian()
-        for settings, together, weight in targets:
-            yield from self._round_layers(together, weight, hessian, settings)
+        for settings, layers, weight in targets:
+            yield from self._round_layers(layers, weight, hessian, settings)
 
     def _split_by_reference(self) -> tuple[list[CalibrationShard], list[CalibrationShard]]:
-        count = sum(lane.has_reference for lane in self._lanes)  # they go first
-        return self._lanes[:count], self._lanes[count:]
+        count = sum(shard.has_reference for shard in self._shards)  # these go first
+        return self._shards[:count], self._shards[count:]
 
     def _group_by_settings(self, names: Sequence[str]) -> list[tuple[QuantizeSettings, list[str]]]:
-        """Layers by their settings, without those that stay in 16 bits."""
-        found: list[tuple[QuantizeSettings, list[str]]] = []
+        """Groups layers by their settings, without those kept in 16 bits."""
+        groups: list[tuple[QuantizeSettings, list[str]]] = []
         for name in names:
-            wanted = self._settings[name]
-            fitting = [together for settings, together in found if settings == wanted]
-            if fitting:
-                fitting[0].append(name)
-            elif wanted is not None:
-                found.append((wanted, [name]))
-        return found
+            layer_settings = self._settings[name]
+            matches = [layers for settings, layers in groups if settings == layer_settings]
+            if matches:
+                matches[0].append(name)
+            elif layer_settings is not None:
+                groups.append((layer_settings, [name]))
+        return groups
 
     def _corrected_weight(
         self, names: list[str], moments: HessianAccumulator, settings: QuantizeSettings
     ) -> Float32[Tensor, "rows cols"]:
-        """What the layers are rounded towards, one below the other."""
+        """Returns the corrected weights of layers, stacked by rows."""
         weight = torch.cat(
             [self._weights[f"{name}.weight"].to(torch.float32) for name in names]
         ).to(self._model.device)
@@ -260,17 +254,17 @@ class BlockQuantizer:
         settings: QuantizeSettings,
     ) -> Iterator[QuantizedLayer]:
         with _name_layers(names):
-            rounded, factor = round_layer(weight, hessian, self._team, settings)
+            rounded, factor = round_layer(weight, hessian, self._processes, settings)
         start = 0
         for name in names:
-            part = slice(start, start + len(self._weights[f"{name}.weight"]))
-            start = part.stop
-            self._block.replace_weight(name, rounded.dequantize_rows(part))
-            loss = rounded.loss(part)
+            rows = slice(start, start + len(self._weights[f"{name}.weight"]))
+            start = rows.stop
+            self._block.replace_weight(name, rounded.dequantize_rows(rows))
+            loss = rounded.loss(rows)
             yield QuantizedLayer(
                 name,
-                rounded.pack_rows(part),
-                rounded.relative_error(part),
+                rounded.pack_rows(rows),
+                rounded.relative_error(rows),
                 loss,
                 exceeds_loss_limit(loss, settings.bits),
                 factor.damp_percent,
@@ -280,24 +274,26 @@ class BlockQuantizer:
     def _take(self, states: Float[Tensor, "tokens width"], batch: TokenBatch) -> BatchValues:
         return take_batch(states, batch, self._model.device)
 
-    def _reference_states(self, lane: CalibrationShard, *, after: bool = False) -> ReferenceStates:
-        return ReferenceStates(lane, self._hidden, self._model.device, after=after)
+    def _reference_states(self, shard: CalibrationShard, *, after: bool = False) -> ReferenceStates:
+        return ReferenceStates(shard, self._hidden, self._model.device, after=after)
 
     def _read(
-        self, lane: CalibrationShard, name: str, *, after: bool = False
+        self, shard: CalibrationShard, name: str, *, after: bool = False
     ) -> Float32[Tensor, "t h"]:
-        return lane.read_states(name, self._hidden, STATE_DTYPE, after=after)
+        return shard.read_states(name, self._hidden, STATE_DTYPE, after=after)
 
-    def _read_inner(self, lane: CalibrationShard, linear: str) -> Float[Tensor, "tokens cols"]:
-        return lane.read_states(linear, self._inner[linear], self._model.dtype)
+    def _read_inner(self, shard: CalibrationShard, linear: str) -> Float[Tensor, "tokens cols"]:
+        return shard.read_states(linear, self._inner[linear], self._model.dtype)
 
-    def _empty_inner(self, lane: CalibrationShard, linear: str) -> Float[Tensor, "tokens cols"]:
-        return torch.empty(len(lane.sequences.tokens), self._inner[linear], dtype=self._model.dtype)
+    def _empty_inner(self, shard: CalibrationShard, linear: str) -> Float[Tensor, "tokens cols"]:
+        return torch.empty(
+            len(shard.sequences.tokens), self._inner[linear], dtype=self._model.dtype
+        )
 
 
 @contextmanager
 def _name_layers(names: list[str]) -> Iterator[None]:
-    """Say of a problem which layers have it."""
+    """Prefixes numerics problems with the names of their layers."""
     try:
         yield
     except NumericsProblem as error:

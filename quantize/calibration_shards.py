@@ -1,4 +1,4 @@
-"""Calibration tokens in lanes: which of them count, and which are seen by the 16-bit model, too."""
+"""Calibration shards: parts of the tokens with a mask, some with states of the 16-bit model."""
 
 from __future__ import annotations
 
@@ -12,78 +12,80 @@ from torch import Tensor
 from camelpress.inference.model.token_batches import TokenBatch, TokenBatches
 from camelpress.inference.streaming import token_shards as core
 
-MIN_REFERENCE_TOKENS = 16_384  # tokens, and `PAIRED` for each column of the widest layer; more cost
-REFERENCE_TOKENS_PER_COLUMN = (
-    10  # as much again as the quantized model's, and hardly change what a layer aims at
-)
-STATE_NAMES = ("hidden", "reference")  # of the quantized and of the 16-bit model
+# Reference states double the cost of a token, and more tokens hardly change the correction.
+MIN_REFERENCE_TOKENS = 16_384  # minimum of counted tokens with reference states
+REFERENCE_TOKENS_PER_COLUMN = 10  # counted tokens with reference states, by column
+STATE_NAMES = ("hidden", "reference")  # states of the quantized and of the 16-bit model
 
 
 class CalibrationShard(core.TokenShard):
-    """Some whole sequences of the calibration.
+    """A shard of whole calibration sequences.
 
     Args:
-        number: of the lane.
-        sequences: its tokens.
-        counted: which of them enter a Hessian.
-        folder: for its files.
-        paired: whether the 16-bit model's states of these tokens are kept beside the quantized
-            one's.
+        number: index of the shard.
+        sequences: tokens of the shard.
+        token_mask: true for tokens that count in a Hessian.
+        folder: folder for its files of hidden states.
+        has_reference: true to keep the hidden states of the 16-bit model, too.
     """
 
     def __init__(
         self,
         number: int,
         sequences: TokenBatches,
-        counted: Bool[Tensor, " tokens"],
+        token_mask: Bool[Tensor, " tokens"],
         folder: Path,
         *,
-        paired: bool,
+        has_reference: bool,
     ) -> None:
-        super().__init__(number, sequences, folder, states=STATE_NAMES[: 1 + paired])
-        self.has_reference = paired
-        self._counted = counted
-        self._all_counted = bool(counted.all())
+        super().__init__(number, sequences, folder, states=STATE_NAMES[: 1 + has_reference])
+        self.has_reference = has_reference
+        self._token_mask = token_mask
+        self._all_counted = bool(token_mask.all())
 
     def select_tokens(
         self, batch: TokenBatch, values: Float[Tensor, "1 batch width"]
     ) -> Float[Tensor, "counted width"]:
-        """What belongs to the tokens of a batch that enter a Hessian."""
+        """Selects the values of a batch's tokens that count in a Hessian."""
         if self._all_counted:
             return values[0]
-        return values[0, self._counted[batch.tokens].to(values.device)]
+        return values[0, self._token_mask[batch.tokens].to(values.device)]
 
 
 def calibration_shards(
     sequences: Sequence[Sequence[int]],
-    counted: Bool[Tensor, " tokens"],
+    token_mask: Bool[Tensor, " tokens"],
     folder: Path,
     *,
     limit: int,
     columns: int,
 ) -> list[CalibrationShard]:
-    """Cut the sequences into lanes, the paired ones first.
+    """Cuts the sequences into shards, those with reference states first.
+
+    Shards with reference states are spread evenly, because the sequences are sorted by source.
+    Together they hold about `REFERENCE_TOKENS_PER_COLUMN` counted tokens for each column of the
+    widest layer, and at least `MIN_REFERENCE_TOKENS`.
 
     Args:
-        sequences: ids.
-        counted: of all tokens end to end, those that enter a Hessian.
-        folder: for the lanes' files.
-        limit: positions the model has.
-        columns: of the widest layer: for each, about `PAIRED` counted tokens are in paired lanes,
-            and `LEAST_PAIRED` in all. These lanes are spread evenly, because sequences stand
-            source by source. 0: none is paired.
+        sequences: token ids of each sequence.
+        token_mask: true for tokens that count in a Hessian, over all sequences end to end.
+        folder: folder for the files of hidden states.
+        limit: number of positions of the model.
+        columns: columns of the widest layer; 0 for no reference states.
     """
-    cuts = [
+    batches = [
         TokenBatches(sequences[part], limit=limit)
         for part in core.cut_shards([*map(len, sequences)])
     ]
-    marks = counted.split([len(each.tokens) for each in cuts])
-    total = int(counted.sum())
-    paired = max(MIN_REFERENCE_TOKENS, REFERENCE_TOKENS_PER_COLUMN * columns) if columns else 0
-    wanted = min(len(cuts), ceil(paired * len(cuts) / total))
-    chosen = {(2 * turn + 1) * len(cuts) // (2 * wanted) for turn in range(wanted)}
-    places = sorted(range(len(cuts)), key=lambda place: place not in chosen)
+    masks = token_mask.split([len(shard.tokens) for shard in batches])
+    tokens = int(token_mask.sum())
+    budget = max(MIN_REFERENCE_TOKENS, REFERENCE_TOKENS_PER_COLUMN * columns) if columns else 0
+    count = min(len(batches), ceil(budget * len(batches) / tokens))
+    references = {(2 * step + 1) * len(batches) // (2 * count) for step in range(count)}
+    order = sorted(range(len(batches)), key=lambda index: index not in references)
     return [
-        CalibrationShard(number, cuts[place], marks[place], folder, paired=place in chosen)
-        for number, place in enumerate(places)
+        CalibrationShard(
+            number, batches[index], masks[index], folder, has_reference=index in references
+        )
+        for number, index in enumerate(order)
     ]

@@ -1,7 +1,7 @@
-"""How much memory a run will need at most, told before it starts.
+"""Forecast of a run's peak memory, printed before it starts.
 
-Nothing here depends on the number of blocks or of samples: in memory are a block twice (the one
-under way and the next), one lane of calibration tokens, and what one input's Hessian takes.
+The peak is independent of the number of blocks and samples: memory holds two blocks (the current
+and the next one), one shard of calibration tokens, and the matrices of one input's Hessian.
 """
 
 from __future__ import annotations
@@ -17,36 +17,34 @@ from camelpress.quantize.kernels.kernel import pick_kernel
 from camelpress.quantize.solver.layer import SOLVE_ROWS
 from camelpress.reporting.stage_report import resident_bytes
 
-FP32_BYTES = torch.float32.itemsize
-PROGRAM_BYTES = (
-    80_000_000  # bytes: code that is compiled or loaded later, and what malloc does not reuse
-)
-FACTOR_MATRICES = 2  # matrices as large as the Hessian, at most, beside it while it is factorized
-CORRECTION_MATRICES = 3  # matrices as large as the cross moments, beside them
-SOLVER_MATRICES = 7  # matrices as large as a block of rows, while one is solved
-ACTIVATION_COPIES = 6  # activations as wide as the widest, for each token of a batch
+FP32_BYTES = torch.float32.itemsize  # bytes of an fp32 number
+PROGRAM_BYTES = 80_000_000  # bytes of code loaded later, and of free blocks kept by malloc
+FACTOR_MATRICES = 2  # additional matrices of the Hessian's size during its factorization
+CORRECTION_MATRICES = 3  # additional matrices of the cross moment's size during the correction
+SOLVER_MATRICES = 7  # matrices of a block of rows while it is solved
+ACTIVATION_COPIES = 6  # activations of the largest width for each token of a batch
 
 
-def forecast_memory(model: StreamedModel, lanes: list[CalibrationShard]) -> dict[str, int]:
-    """Peak bytes by what they hold; the sum is the forecast.
+def forecast_memory(model: StreamedModel, shards: list[CalibrationShard]) -> dict[str, int]:
+    """Forecasts the peak bytes of program, weights and layer; their sum is the total.
 
     Args:
-        model: that will be quantized.
-        lanes: of its calibration.
+        model: model to quantize.
+        shards: calibration tokens.
     """
-    pick_kernel(model.device)  # loads a compiler, which is part of the program
+    pick_kernel(model.device)  # loads a compiler, part of the program's memory
     shapes = model.block_shapes(0)
     block = sum(torch.Size(shape).numel() for shape in shapes.values())
-    stored = model.checkpoint.tensor_info(
+    stored_dtype = model.checkpoint.tensor_info(
         f"{llama.BLOCK_NAME.format(0)}.input_layernorm.weight"
     ).dtype
     linear = {name: shapes[f"{name}.weight"] for name, _ in llama.LINEARS}
-    ahead = min(2, model.block_count)  # blocks that are read
-    copies = 1 if stored == model.dtype else 2  # the 16-bit ones, and those that replace them
+    blocks = min(2, model.block_count)  # blocks read at a time
+    copies = 1 if stored_dtype == model.dtype else 2  # the 16-bit tensors and their replacements
     return {
         "program": resident_bytes() + PROGRAM_BYTES,
-        "weights": ahead * block * stored.itemsize + copies * block * model.dtype.itemsize,
-        "layer": max(_layer_bytes(model, linear, stage, lanes) for stage in llama.LINEAR_INPUTS),
+        "weights": blocks * block * stored_dtype.itemsize + copies * block * model.dtype.itemsize,
+        "layer": max(_layer_bytes(model, linear, stage, shards) for stage in llama.LINEAR_INPUTS),
     }
 
 
@@ -54,30 +52,30 @@ def _layer_bytes(
     model: StreamedModel,
     linear: Mapping[str, tuple[int, ...]],
     stage: str,
-    lanes: list[CalibrationShard],
+    shards: list[CalibrationShard],
 ) -> int:
-    """What the layers of one input take, whatever is most: collecting, aiming or solving."""
+    """Returns the peak bytes of one input's layers: to collect, correct or solve."""
     names = llama.linears_with_input(stage)
     rows, cols = sum(linear[name][0] for name in names), linear[names[0]][1]
     hidden = int(model.config.hidden_size)
-    widest = max(width for shape in linear.values() for width in shape)
-    tokens = max((len(lane.sequences.tokens) for lane in lanes), default=0)
-    batches = (each for lane in lanes for each in lane.sequences.batches)
-    batch = max((sum(each.lengths) for each in batches), default=0)
-    cross = FP32_BYTES * cols * hidden * any(lane.has_reference for lane in lanes)
+    max_width = max(width for shape in linear.values() for width in shape)
+    tokens = max((len(shard.sequences.tokens) for shard in shards), default=0)
+    batches = (batch for shard in shards for batch in shard.sequences.batches)
+    batch_tokens = max((sum(batch.lengths) for batch in batches), default=0)
+    cross = FP32_BYTES * cols * hidden * any(shard.has_reference for shard in shards)
     hessian, weight = FP32_BYTES * cols**2, FP32_BYTES * rows * cols
-    collecting = (
+    collect_bytes = (
         2 * (hessian + cross)
         + tokens * (2 * FP32_BYTES * hidden + model.dtype.itemsize * cols)
-        + ACTIVATION_COPIES * batch * widest * FP32_BYTES
+        + ACTIVATION_COPIES * batch_tokens * max_width * FP32_BYTES
     )
-    aiming = (
+    correct_bytes = (
         (1 + FACTOR_MATRICES) * hessian + (1 + CORRECTION_MATRICES) * cross + weight if cross else 0
     )
-    solving = (
+    solve_bytes = (
         (1 + FACTOR_MATRICES) * hessian
-        + 2 * weight  # before, and what its codes stand for
+        + 2 * weight  # the weight and its dequantized codes
         + rows * cols  # codes
         + FP32_BYTES * SOLVER_MATRICES * min(rows, SOLVE_ROWS) * cols
     )
-    return max(collecting, aiming, solving)
+    return max(collect_bytes, correct_bytes, solve_bytes)

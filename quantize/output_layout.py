@@ -1,4 +1,4 @@
-"""What the output folder holds, before a single code is known: tensors, types, config."""
+"""Layout of the output folder, known before quantization: tensors, dtypes and config."""
 
 from __future__ import annotations
 
@@ -23,11 +23,9 @@ from camelpress.core.packing.gptq_format import gptq_specs
 from camelpress.core.packing.row_loss import require_row_loss, weight_loss
 from camelpress.quantize.settings import QuantizeSettings
 
-OUTPUT_DTYPE = (
-    torch.float16
-)  # of scales and of everything that is not quantized: what kernels expect
+OUTPUT_DTYPE = torch.float16  # dtype of scales and unquantized tensors, required by kernels
 LINEAR_WEIGHTS = tuple(f".{linear.name}.weight" for linear in llama.LINEARS)
-LAYER_KEYS = {"bits", "group_size", "sym"}  # what a loader must know of each layer
+LAYER_KEYS = {"bits", "group_size", "sym"}  # settings a loader needs for each layer
 QUANTIZER = f"camelpress:{__version__}"
 NATIVE_CONFIG: Mapping[str, Any] = MappingProxyType(
     {"static_groups": True, "true_sequential": True, "meta": {"quantizer": [QUANTIZER]}}
@@ -35,9 +33,9 @@ NATIVE_CONFIG: Mapping[str, Any] = MappingProxyType(
 
 
 class Fp16View(Checkpoint):
-    """A source whose tensors that are not quantized read as the output will hold them, in fp16.
+    """View of a source with unquantized tensors rounded to fp16, as in the output.
 
-    Calibration runs on it, so that the hidden states are those of the stored model.
+    Calibration reads this view, so its hidden states equal those of the stored model.
     """
 
     def __init__(self, source: Checkpoint, settings: QuantizeSettings) -> None:
@@ -55,15 +53,15 @@ class Fp16View(Checkpoint):
 
     @classmethod
     def of(cls, source: Checkpoint, settings: QuantizeSettings | None = None) -> Fp16View:
-        """The same checkpoint, read that way; without settings, all linear layers are quantized."""
+        """Returns the view of a source; without settings, all linear layers count as quantized."""
         return cls(source, settings or QuantizeSettings())
 
     def read(self, name: str) -> torch.Tensor:
-        """One whole tensor."""
+        """Reads one tensor."""
         return self._as_stored(name, self._source.read(name))
 
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows `start` to `stop` of a tensor."""
+        """Reads rows `start` to `stop` of a tensor."""
         return self._as_stored(name, self._source.read_rows(name, start, stop))
 
     def _as_stored(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -73,10 +71,10 @@ class Fp16View(Checkpoint):
 
 
 def layer_settings(blocks: int, settings: QuantizeSettings) -> dict[str, QuantizeSettings | None]:
-    """What holds for each linear layer, by its full name; None if it stays in 16 bits.
+    """Returns the settings of each linear layer by its full name, none for one kept in 16 bits.
 
     Raises:
-        RecipeProblem: a pattern that no layer has.
+        RecipeProblem: a pattern matches no layer.
     """
     names = llama.linear_names(blocks)
     for pattern in settings.modules:
@@ -91,38 +89,38 @@ def layer_settings(blocks: int, settings: QuantizeSettings) -> dict[str, Quantiz
 def plan_tensor_slots(
     source: Checkpoint, blocks: int, settings: QuantizeSettings
 ) -> dict[str, TensorSpec]:
-    """Every tensor of the output: packed layers, and the rest in 16 bits.
+    """Returns dtype and shape of every output tensor: packed layers, and the rest in 16 bits.
 
     Raises:
-        RecipeProblem: a pattern that no layer has, or a group size that does not divide a width.
+        RecipeProblem: a pattern matches no layer, or a group size does not divide a width.
     """
-    planned: dict[str, TensorSpec] = {}
-    packed = set()
-    own = layer_settings(blocks, settings)
-    shapes = {name: source.tensor_info(f"{name}.weight").shape for name in own}
+    specs: dict[str, TensorSpec] = {}
+    packed_names = set()
+    layers = layer_settings(blocks, settings)
+    shapes = {name: source.tensor_info(f"{name}.weight").shape for name in layers}
     common = gcd(*(cols for _, cols in shapes.values()))
     for name, (rows, cols) in shapes.items():
-        scheme = own[name]
+        scheme = layers[name]
         if scheme is None:
             continue
         _require_packable(name, rows, cols, common, scheme)
         groups = 1 if scheme.group_size == -1 else cols // scheme.group_size
-        planned |= gptq_specs(name, rows, cols, groups=groups, bits=scheme.bits)
-        packed.add(f"{name}.weight")
+        specs |= gptq_specs(name, rows, cols, groups=groups, bits=scheme.bits)
+        packed_names.add(f"{name}.weight")
     for name, info in source.tensors.items():
-        if name not in packed and not llama.is_derived_buffer(name):
-            planned[name] = TensorSpec(OUTPUT_DTYPE, info.shape)
-    return dict(sorted(planned.items()))
+        if name not in packed_names and not llama.is_derived_buffer(name):
+            specs[name] = TensorSpec(OUTPUT_DTYPE, info.shape)
+    return dict(sorted(specs.items()))
 
 
 def _require_packable(
     name: str, rows: int, cols: int, common: int, settings: QuantizeSettings
 ) -> None:
     if settings.group_size != -1 and cols % settings.group_size:
-        fitting = [size for size in (128, 64, 32, 16) if common % size == 0]
+        sizes = [size for size in (128, 64, 32, 16) if common % size == 0]
         raise RecipeProblem(
             f"group size {settings.group_size} does not divide the {cols} columns of {name}",
-            next_step=f"use --group-size {' or '.join(map(str, [*fitting, -1]))}",
+            next_step=f"use --group-size {' or '.join(map(str, [*sizes, -1]))}",
         )
     if rows % 32 or cols % 32:
         raise RecipeProblem(
@@ -132,10 +130,10 @@ def _require_packable(
 
 
 def read_fp16(source: Checkpoint, name: str) -> torch.Tensor:
-    """A tensor that is not quantized, as it is written.
+    """Reads an unquantized tensor and rounds it to the output's fp16.
 
     Raises:
-        NumericsProblem: it does not fit fp16, or vanishes in it.
+        NumericsProblem: the tensor overflows or vanishes in fp16.
     """
     exact = source.read(name)
     tensor = exact.to(OUTPUT_DTYPE)
@@ -154,22 +152,23 @@ def write_quantization_config(
     source: Checkpoint,
     blocks: int,
     settings: QuantizeSettings,
-    made: Mapping[str, Any] = NATIVE_CONFIG,
+    method: Mapping[str, Any] = NATIVE_CONFIG,
 ) -> None:
-    """Both files in which loaders look for how the weights are packed.
+    """Writes config.json and quantize_config.json with the packing of the weights for loaders.
 
     Args:
-        folder: of the output.
-        source: of everything else in the config.
-        blocks: of the model.
-        settings: of the stage.
-        made: how the codes were found, which no loader asks for, and in `meta` by whom.
+        folder: output folder.
+        source: checkpoint with the rest of the config.
+        blocks: number of decoder blocks.
+        settings: settings of the stage.
+        method: entries about the quantization method, ignored by loaders, with the quantizer in
+            `meta`.
     """
     layers = {
         name: scheme.model_dump(include=LAYER_KEYS) if scheme else None
         for name, scheme in layer_settings(blocks, settings).items()
     }
-    own = dynamic_rules(settings.model_dump(include=LAYER_KEYS), layers, blocks)
+    rules = dynamic_rules(settings.model_dump(include=LAYER_KEYS), layers, blocks)
     quantization = {
         "quant_method": "gptq",
         "bits": settings.bits,
@@ -180,8 +179,8 @@ def write_quantization_config(
         "checkpoint_format": "gptq",
         "pack_dtype": "int32",
         "damp_percent": settings.damp_percent,
-        **made,
-    } | ({"dynamic": own} if own else {})
+        **method,
+    } | ({"dynamic": rules} if rules else {})
     config = portable_config(source.config, OUTPUT_DTYPE) | {"quantization_config": quantization}
     write_json(folder / "config.json", config)
     write_json(folder / "quantize_config.json", quantization)

@@ -1,8 +1,8 @@
-"""A model whose feed-forward layers are widened with zeros: the same function, in other shapes.
+"""Padded checkpoint: feed-forward layers widened with zeros, with unchanged outputs.
 
-Tensor parallel loaders deal the columns of `down_proj` out in whole groups. LLaMA-65B has 22016 of
-them, 172 groups of 128, which 8 devices cannot share; 22528 are 176. Rows of gate and up that are
-zero give activations that are zero, and columns of down that are zero take no notice of them.
+Tensor-parallel loaders split the columns of `down_proj` by whole groups. LLaMA-65B has 22016
+columns, 172 groups of 128, not divisible among 8 devices; 22528 columns are 176 groups. Zero rows
+of gate and up give zero activations, and zero columns of down ignore them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
 
 WIDTH_KEY = "intermediate_size"
-PADDED_AXES = {  # by name: rows, columns
+PADDED_AXES = {  # padded axes by tensor: rows, columns
     "mlp.gate_proj.weight": (True, False),
     "mlp.up_proj.weight": (True, False),
     "mlp.gate_proj.bias": (True,),
@@ -26,28 +26,28 @@ PADDED_AXES = {  # by name: rows, columns
 
 
 class PaddedCheckpoint(Checkpoint):
-    """A source as it would be with a larger `intermediate_size`.
+    """View of a checkpoint with a larger `intermediate_size`.
 
     Args:
-        source: with a plain `intermediate_size`.
-        multiple: the size is raised to the next one.
+        source: checkpoint with an `intermediate_size` in its config.
+        multiple: the size is raised to a multiple of this number.
     Raises:
-        CheckpointProblem: the config does not say how wide the feed-forward layers are.
+        CheckpointProblem: the config has no `intermediate_size`.
     """
 
     def __init__(self, source: Checkpoint, multiple: int) -> None:
         width = source.config.get(WIDTH_KEY)
         if not isinstance(width, int):
             raise CheckpointProblem(
-                f"{source.folder / 'config.json'} has no {WIDTH_KEY} that could be raised",
+                f"{source.folder / 'config.json'} has no {WIDTH_KEY} to raise",
                 next_step="write it there, or leave --pad-ffn out",
             )
         self._source = source
-        self._added = -width % multiple
-        self.width_change = {"from": width, "to": width + self._added}
+        self._extra = -width % multiple
+        self.width_change = {"from": width, "to": width + self._extra}
         super().__init__(
             source.folder,
-            {**source.config, WIDTH_KEY: width + self._added},
+            {**source.config, WIDTH_KEY: width + self._extra},
             {
                 name: replace(info, shape=self._padded_shape(name, info.shape))
                 for name, info in source.tensors.items()
@@ -59,22 +59,20 @@ class PaddedCheckpoint(Checkpoint):
         )
 
     def read(self, name: str) -> Tensor:
-        """One whole tensor, with its zeros."""
+        """Reads one tensor with its padding."""
         tensor = self._source.read(name)
-        missing = [
-            (0, wide - narrow)
-            for narrow, wide in zip(
-                tensor.shape, self._padded_shape(name, tensor.shape), strict=True
-            )
-        ]
-        return pad(tensor, [side for each in reversed(missing) for side in each])
+        shape = self._padded_shape(name, tensor.shape)
+        margins = [(0, padded - size) for size, padded in zip(tensor.shape, shape, strict=True)]
+        return pad(tensor, [margin for axis in reversed(margins) for margin in axis])
 
     def read_rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` of a tensor, with its zeros."""
+        """Reads rows `start` to `stop` of a tensor with its padding."""
         return self.read(name)[start:stop].clone()
 
     def _padded_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        wider = PADDED_AXES.get(".".join(name.rsplit(".", 3)[1:]), ())
-        if len(wider) != len(shape):
+        axes = PADDED_AXES.get(".".join(name.rsplit(".", 3)[1:]), ())
+        if len(axes) != len(shape):
             return shape
-        return tuple(size + self._added * grows for size, grows in zip(shape, wider, strict=True))
+        return tuple(
+            size + self._extra * is_padded for size, is_padded in zip(shape, axes, strict=True)
+        )

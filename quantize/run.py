@@ -1,4 +1,4 @@
-"""The stage: a 16-bit checkpoint in, a packed one out, one decoder block in memory at a time."""
+"""Quantize stage: packs a 16-bit checkpoint, with one decoder block in memory at a time."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ from camelpress.reporting.lineage import written_weights
 from camelpress.reporting.stage_report import Report, Stopwatch
 
 REPORT = "quantize-report.json"
-IRRELEVANT_SETTINGS = {
+IRRELEVANT_SETTINGS = {  # settings without effect on the bytes of the output
     "calibration",
     "device",
     "engine_python",
     "max_fallbacks",
-}  # do not change a byte
-BACKEND_FOLDER = "engine"
+}
+BACKEND_FOLDER = "engine"  # folder in the unfinished output for files of a backend
 
 
 def run(
@@ -79,17 +79,18 @@ def run(
     force: bool = False,
     restart: bool = False,
 ) -> Report:
-    """Quantize the linear layers of all decoder blocks; embeddings, norms and head stay 16-bit.
+    """Quantizes the linear layers of all decoder blocks; embeddings, norms and head stay 16-bit.
 
     Args:
-        source: 16-bit or fp32, of the LLaMA family.
-        out: a folder that does not exist.
-        settings: bits, grid, calibration.
-        force: replace `out`.
-        restart: begin again, whatever an unfinished run left.
+        source: 16-bit or fp32 checkpoint of the LLaMA family.
+        out: output folder, which does not exist.
+        settings: bits, grid and calibration.
+        force: true to replace `out`.
+        restart: true to discard the work of an unfinished run.
     Raises:
-        CheckpointProblem: already quantized, incomplete, or of another family.
-        RecipeProblem: a group size that does not divide a width, no or too long calibration.
+        CheckpointProblem: the source is quantized, incomplete or of another family.
+        RecipeProblem: a group size does not divide a width, or the calibration is missing or too
+            long for the model.
         NumericsProblem: a weight is not finite, or a Hessian has no Cholesky factor.
     """
     watch = Stopwatch()
@@ -97,9 +98,9 @@ def run(
     require_valid_sidecars(source.sidecar_files())
     if settings.engine != NATIVE:
         return _run_backend(source, out, settings, watch, force=force)
-    team = ProcessGroup.join()
-    with team.restore_thread_count(out, restart=restart):
-        return _run_native(source, out, settings, watch, team, force=force, restart=restart)
+    processes = ProcessGroup.join()
+    with processes.restore_thread_count(out, restart=restart):
+        return _run_native(source, out, settings, watch, processes, force=force, restart=restart)
 
 
 def _run_native(
@@ -107,45 +108,48 @@ def _run_native(
     out: Path,
     settings: QuantizeSettings,
     watch: Stopwatch,
-    team: ProcessGroup,
+    processes: ProcessGroup,
     *,
     force: bool,
     restart: bool,
 ) -> Report:
-    """The stage with the engine of this package, block by block."""
-    device = team.device(pick_device(settings.device))
+    """Quantizes with this package, block by block."""
+    device = processes.device(pick_device(settings.device))
     if settings.pad_ffn:
         source = PaddedCheckpoint(source, settings.pad_ffn)
     model = StreamedModel(
         Fp16View.of(source, settings), device=device, dtype=_dtype(settings, device, source)
     )
-    planned = plan_tensor_slots(model.checkpoint, model.block_count, settings)
+    specs = plan_tensor_slots(model.checkpoint, model.block_count, settings)
     calibration = _calibration(model, settings)
-    computed = _compute_facts(model)
+    compute_facts = _compute_facts(model)
     hashes = checkpoint_file_hashes(source.folder)
     made_from = _resume_key(hashes, settings, calibration, model)
     with (
-        team.staged(
+        processes.staged(
             out, force=force, made_from=made_from, restart=restart, writes=_output_names(source)
         ) as folder,
         torch.inference_mode(),
     ):
         (folder / SHARDS_FOLDER).mkdir(exist_ok=True)
-        journey = QuantizationRun(
-            model, _shards(calibration, folder / SHARDS_FOLDER, model, settings), team, settings
+        block_run = QuantizationRun(
+            model,
+            _shards(calibration, folder / SHARDS_FOLDER, model, settings),
+            processes,
+            settings,
         )
-        expected = sum(forecast_memory(model, journey.lanes).values())
-        note(f"memory: at most {expected / 1e9:.2f} GB expected")
-        if not team.is_main:
-            journey.run_follower()
-            return team.broadcast(
+        forecast_bytes = sum(forecast_memory(model, block_run.shards).values())
+        note(f"memory: at most {forecast_bytes / 1e9:.2f} GB expected")
+        if not processes.is_main:
+            block_run.run_follower()
+            return processes.broadcast(
                 lambda: Report(stage="quantize", inputs={}, settings={}, facts={})
             )
         with Journal(folder) as journal:
-            with CheckpointWriter(folder, planned) as writer:
-                for name in sorted(planned.keys() & source.tensors.keys()):
+            with CheckpointWriter(folder, specs) as writer:
+                for name in sorted(specs.keys() & source.tensors.keys()):
                     writer.write_tensor(name, read_fp16(source, name))
-                layers = journey.run_leader(writer, journal)
+                layers = block_run.run_leader(writer, journal)
             write_quantization_config(folder, source, model.block_count, settings)
             report = _finish_output(
                 folder,
@@ -155,48 +159,48 @@ def _run_native(
                 calibration,
                 facts={
                     "engine": {"name": NATIVE},
-                    **computed,
+                    **compute_facts,
                     "padded": source.width_change if isinstance(source, PaddedCheckpoint) else None,
                     "rescues": sum(bool(layer["rescue"]) for layer in layers),
                     "fallbacks": sum(layer["rescue"] == FALLBACK for layer in layers),
                     "lost": sum(bool(layer.get("lost")) for layer in layers),
                     "layers": layers,
                 },
-                cost=watch.cost() | {"expected_peak_bytes": expected},
+                cost=watch.cost() | {"expected_peak_bytes": forecast_bytes},
             )
         shutil.rmtree(folder / SHARDS_FOLDER)
-    return team.broadcast(lambda: report)
+    return processes.broadcast(lambda: report)
 
 
 def _run_backend(
     source: Checkpoint, out: Path, settings: QuantizeSettings, watch: Stopwatch, *, force: bool
 ) -> Report:
-    """The stage with another engine: the same calibration, output and report."""
+    """Quantizes with a backend, with the same calibration, output and report."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RecipeProblem(
             f"engine {settings.engine} is one process", next_step="start it without torchrun"
         )
-    ready = backend.find_backend(settings)
+    env = backend.find_backend(settings)
     require_free_output(out, force=force)
     model = StreamedModel(
         Fp16View.of(source, settings), device=torch.device("cpu"), dtype=torch.float32
     )
-    planned = plan_tensor_slots(model.checkpoint, model.block_count, settings)
+    specs = plan_tensor_slots(model.checkpoint, model.block_count, settings)
     calibration = _calibration(model, settings)
     hashes = checkpoint_file_hashes(source.folder)
     with staged(out, force=force, writes=_output_names(source)) as folder, torch.inference_mode():
         work = folder / BACKEND_FOLDER
         work.mkdir()
-        made, told = backend.run_backend(
-            ready, source, calibration.sequences if calibration else [], work, settings
+        result, driver_facts = backend.run_backend(
+            env, source, calibration.sequences if calibration else [], work, settings
         )
-        layers, said = import_result(
-            made, source, model.block_count, ready, settings, planned, folder
+        layers, method = import_result(
+            result, source, model.block_count, env, settings, specs, folder
         )
         shutil.rmtree(work)
-        spent = watch.cost()
-        by = {"meta": {"quantizer": [*ready.quantizers, QUANTIZER]}}
-        write_quantization_config(folder, source, model.block_count, settings, said | by)
+        cost = watch.cost()
+        meta = {"meta": {"quantizer": [*env.quantizers, QUANTIZER]}}
+        write_quantization_config(folder, source, model.block_count, settings, method | meta)
         return _finish_output(
             folder,
             source,
@@ -204,20 +208,20 @@ def _run_backend(
             settings,
             calibration,
             facts={
-                "engine": {"name": ready.name, "versions": ready.versions, **said},
-                "device": told["device"],
-                "dtype": told["dtype"],
+                "engine": {"name": env.name, "versions": env.versions, **method},
+                "device": driver_facts["device"],
+                "dtype": driver_facts["dtype"],
                 "padded": None,
                 "rescues": None,
-                "fallbacks": told.get("fallbacks"),
+                "fallbacks": driver_facts.get("fallbacks"),
                 "lost": 0,
                 "layers": layers,
             },
             cost={
-                "seconds": spent["seconds"],
-                "peak_bytes": spent["peak_bytes"] + told["peak_bytes"],
-                "engine_seconds": told["seconds"],
-                "engine_peak_bytes": told["peak_bytes"],
+                "seconds": cost["seconds"],
+                "peak_bytes": cost["peak_bytes"] + driver_facts["peak_bytes"],
+                "engine_seconds": driver_facts["seconds"],
+                "engine_peak_bytes": driver_facts["peak_bytes"],
             },
         )
 
@@ -232,20 +236,20 @@ def _finish_output(
     facts: dict[str, Any],
     cost: dict[str, float],
 ) -> Report:
-    """What stands beside the weights and their config, and the report of it all."""
+    """Writes the files beside weights and config, and the report."""
     copy_sidecars(sidecar_files(source.folder), folder)
     if calibration:
         calibration.fingerprint.write(folder / NGRAM_FILE)
-    unsaid = {"calibration", "device", "engine_python"}
+    omitted_settings = {"calibration", "device", "engine_python"}
     if settings.engine != NATIVE:
-        unsaid |= BACKEND_LIMITS.keys() - {"method", "calibration_mask"}
-        unsaid |= {"damp_percent"} - settings.model_fields_set  # each engine has its own
+        omitted_settings |= BACKEND_LIMITS.keys() - {"method", "calibration_mask"}
+        omitted_settings |= {"damp_percent"} - settings.model_fields_set  # each backend has its own
     source.require_unchanged(hashes)
     report = Report(
         stage="quantize",
         inputs={"source": sha256_json(hashes)} | _calibration_inputs(calibration),
         outputs=written_weights(folder),
-        settings=settings.model_dump(mode="json", exclude=unsaid),
+        settings=settings.model_dump(mode="json", exclude=omitted_settings),
         facts={
             "method": settings.method,
             "calibration": _calibration_facts(settings, calibration, folder),
@@ -261,7 +265,7 @@ def _finish_output(
 
 
 def _output_names(source: Checkpoint) -> tuple[str, ...]:
-    """The names of all files that the output may have."""
+    """Returns the names and patterns of all output files."""
     configs = ("config.json", QUANTIZE_CONFIG, NGRAM_FILE, REPORT)
     return (*WEIGHT_FILE_PATTERNS, *sidecar_files(source.folder), *configs)
 
@@ -271,18 +275,18 @@ def _shards(
 ) -> list[CalibrationShard]:
     if calibration is None:
         return []
-    widest = max(shape[-1] for shape in model.block_shapes(0).values())
+    max_width = max(shape[-1] for shape in model.block_shapes(0).values())
     return calibration_shards(
         calibration.sequences,
         calibration.token_mask,
         folder,
         limit=model.max_positions,
-        columns=widest if settings.correction else 0,
+        columns=max_width if settings.correction else 0,
     )
 
 
 def _compute_facts(model: StreamedModel) -> dict[str, Any]:
-    """Where, how and in which type sums come about."""
+    """Returns the facts of the computation: device, CPU and dtype."""
     return {
         "device": str(model.device),
         **cpu_facts(),
@@ -296,7 +300,7 @@ def _resume_key(
     calibration: Calibration | None,
     model: StreamedModel,
 ) -> dict[str, Any]:
-    """Name to value of everything that decides the bytes of the output."""
+    """Returns every input of the output's bytes by name; a resumed run must match it."""
     return {
         "stage": "quantize",
         **settings.model_dump(mode="json", exclude=IRRELEVANT_SETTINGS),
@@ -306,7 +310,7 @@ def _resume_key(
         **{f"version of {name}": number for name, number in package_versions().items()},
         **{f"source/{name}": digest for name, digest in hashes.items()},
         **_calibration_inputs(calibration),
-        "weights of the texts": [each.weight for each in settings.calibration],
+        "weights of the texts": [source.weight for source in settings.calibration],
     }
 
 
@@ -316,8 +320,7 @@ def _calibration(model: StreamedModel, settings: QuantizeSettings) -> Calibratio
     if settings.sequence_length > model.max_positions:
         raise RecipeProblem(
             f"sequence_length {settings.sequence_length} exceeds the {model.max_positions} "
-            "positions "
-            f"of {model.checkpoint.folder}",
+            f"positions of {model.checkpoint.folder}",
             next_step=f"use --sequence-length {model.max_positions} or less",
         )
     return draw_calibration(
@@ -339,7 +342,7 @@ def _require_unquantized(source: Checkpoint, out: Path) -> None:
 
 
 def _dtype(settings: QuantizeSettings, device: torch.device, source: Checkpoint) -> torch.dtype:
-    """Of the forward pass: 16 bits wherever they are faster, but never fp16 on a CPU."""
+    """Picks the dtype of the forward pass: 16 bits where faster, but never fp16 on a CPU."""
     if settings.dtype != "auto":
         return TORCH_DTYPES[settings.dtype]
     if device.type == "cpu":
@@ -348,8 +351,8 @@ def _dtype(settings: QuantizeSettings, device: torch.device, source: Checkpoint)
 
 
 def _calibration_inputs(calibration: Calibration | None) -> dict[str, str]:
-    drawn = calibration.sources if calibration else ()
-    return {f"calibration:{each.name}": each.sha256 for each in drawn}
+    sources = calibration.sources if calibration else ()
+    return {f"calibration:{source.name}": source.sha256 for source in sources}
 
 
 def _calibration_facts(

@@ -84,7 +84,9 @@ def test_a_model_that_does_not_fit_is_said_to_at_once(
     run: Run, model: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setattr(memory_budget, "free_bytes", lambda _: 100_000)
-    monkeypatch.setattr("camelpress.chat.chat_model.load", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(
+        "camelpress.chat.chat_model.load_transformers_model", lambda *_, **__: 1 / 0
+    )
     ended = run(command, model, typed="a")
     assert ended.code == 3
     assert ended.out == ""

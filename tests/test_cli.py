@@ -167,7 +167,7 @@ def test_ctrl_c_ends_with_130(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("camelpress.quantize.run.plan", interrupt)
+    monkeypatch.setattr("camelpress.quantize.run.plan_tensor_slots", interrupt)
     assert run("quantize", base, tmp_path / "q", "--method", "rtn").code == 130
     assert not (tmp_path / "q").exists()
 
@@ -175,7 +175,7 @@ def test_ctrl_c_ends_with_130(
 def test_sigterm_ends_with_75_and_leaves_nothing_half_done(base: Path, tmp_path: Path) -> None:
     code = (
         "import os, signal\nfrom camelpress.quantize import run\n"
-        "run.plan = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "run.plan_tensor_slots = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
         "from camelpress.cli.entry_point import main\nmain()"
     )
     ended = fresh("-c", code, "quantize", str(base), str(tmp_path / "q"), "--method", "rtn",
@@ -188,7 +188,7 @@ def test_sigterm_ends_with_75_and_leaves_nothing_half_done(base: Path, tmp_path:
 def test_a_bug_ends_with_3_and_a_traceback(
     run: Run, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("camelpress.quantize.run.plan", lambda *_: 1 / 0)
+    monkeypatch.setattr("camelpress.quantize.run.plan_tensor_slots", lambda *_: 1 / 0)
     ended = run("quantize", base, tmp_path / "q", "--method", "rtn")
     assert ended.code == 3
     assert "ZeroDivisionError" in ended.err

@@ -175,7 +175,7 @@ def test_a_stage_that_dies_is_not_taken_for_done(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("camelpress.quantize.solver.layer.pack", lambda *_, **__: 1 / 0)
+        patched.setattr("camelpress.quantize.solver.layer.pack_gptq", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             pipeline.run(read_recipe(recipe))
     lock = json.loads((recipe.parent / "out" / pipeline.LOCK_FILE).read_text())

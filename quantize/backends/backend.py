@@ -1,8 +1,8 @@
-"""Other tools that quantize: which there are, whether one is there, and how it is run.
+"""Quantization backends: finds and runs other tools for quantization.
 
-An engine runs as a process of its own, with an interpreter that has it: these packages pin other
-versions of torch and transformers than ours. It is given the model and the ids to calibrate on, and
-leaves a folder in the GPTQ layout, which `adopt` makes an output of this stage from.
+A backend runs in its own process and Python environment, because these packages pin other versions
+of torch and transformers. It gets the model and the token ids for calibration, and writes a folder
+in the GPTQ format, which `import_result` converts to an output of this stage.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from camelpress.core.runtime.terminal_text import escape_controls
 from camelpress.quantize.settings import NATIVE, QuantizeSettings
 
 DRIVER_FOLDER = Path(__file__).parent / "drivers"
-MAX_LOG_CHARACTERS = 300  # letters of a log that a message quotes
+MAX_LOG_CHARACTERS = 300  # characters of a log quoted in an error message
 VERSION_PROBE = """
 import json, platform, sys
 from importlib.metadata import PackageNotFoundError, version
-found = {"python": platform.python_version()}
+versions = {"python": platform.python_version()}
 for name in sys.argv[1:]:
     try:
-        found[name] = version(name)
+        versions[name] = version(name)
     except PackageNotFoundError:
-        found[name] = None
-print(json.dumps(found))
+        versions[name] = None
+print(json.dumps(versions))
 """
 
 
 class BackendSpec(NamedTuple):
-    """What it takes to run one."""
+    """Requirements of a backend."""
 
-    driver: str  # its file in drivers/
-    environment: str  # as tests/clients/make_env.sh calls it
-    packages: tuple[str, ...]
-    transformers: int  # the major version that they work with
-    install: str
+    driver: str  # module in drivers/
+    environment: str  # name of its environment in tests/clients/make_env.sh
+    packages: tuple[str, ...]  # names of its packages
+    transformers: int  # supported major version of transformers
+    install: str  # arguments of pip install
 
 
 # fmt: off
@@ -67,12 +67,12 @@ BACKENDS = {
 
 @dataclass(frozen=True)
 class BackendEnv:
-    """An engine that is there.
+    """Environment of an installed backend.
 
     Args:
-        name: as in the settings.
-        python: the interpreter that has it.
-        versions: of that, of its packages, and of torch and transformers there.
+        name: name of the backend in the settings.
+        python: path of its Python interpreter.
+        versions: versions of Python, its packages, torch and transformers, by name.
     """
 
     name: str
@@ -81,88 +81,92 @@ class BackendEnv:
 
     @property
     def quantizers(self) -> list[str]:
-        """Who quantizes, as `meta.quantizer` of a config names them."""
+        """Names and versions of the backend's packages, as in `meta.quantizer` of a config."""
         return [f"{name}:{self.versions[name]}" for name in BACKENDS[self.name].packages]
 
 
 def find_backend(settings: QuantizeSettings) -> BackendEnv:
-    """The engine of some settings, seen to be there.
+    """Finds the backend of the settings and checks its versions.
 
     Raises:
-        EngineProblem: there is no such interpreter, or it lacks a package.
+        ToolProblem: the interpreter does not run, lacks a package or has another transformers.
     """
-    engine = BACKENDS[settings.engine]
+    spec = BACKENDS[settings.engine]
     python = str((settings.engine_python or Path(sys.executable)).absolute())
-    versions = _versions(python, (*engine.packages, "torch", "transformers"))
-    lacking = [name for name, version in versions.items() if version is None]
-    elsewhere = (
-        f"install {engine.install} in an environment of its own and give --engine-python; "
-        f"tests/clients/make_env.sh {engine.environment} makes one"
+    versions = _versions(python, (*spec.packages, "torch", "transformers"))
+    missing_packages = [name for name, version in versions.items() if version is None]
+    next_step = (
+        f"install {spec.install} in its own environment and give --engine-python; "
+        f"tests/clients/make_env.sh {spec.environment} creates one"
     )
-    if lacking:
-        raise ToolProblem(f"{python} does not have {' and '.join(lacking)}", next_step=elsewhere)
-    found = str(versions["transformers"])
-    if int(found.split(".")[0]) != engine.transformers:
+    if missing_packages:
         raise ToolProblem(
-            f"{python} has transformers {found}, {settings.engine} needs {engine.transformers}",
-            next_step=elsewhere,
+            f"{python} does not have {' and '.join(missing_packages)}", next_step=next_step
         )
-    return BackendEnv(settings.engine, python, {name: str(each) for name, each in versions.items()})
+    transformers = str(versions["transformers"])
+    if int(transformers.split(".")[0]) != spec.transformers:
+        raise ToolProblem(
+            f"{python} has transformers {transformers}, "
+            f"{settings.engine} needs {spec.transformers}",
+            next_step=next_step,
+        )
+    known_versions = {name: str(version) for name, version in versions.items()}
+    return BackendEnv(settings.engine, python, known_versions)
 
 
 def run_backend(
-    ready: BackendEnv,
+    env: BackendEnv,
     source: Checkpoint,
     tokens: Sequence[Sequence[int]],
     work: Path,
     settings: QuantizeSettings,
 ) -> tuple[Path, dict[str, Any]]:
-    """Run an engine: the folder that it wrote, and what it tells of itself.
+    """Runs a backend.
 
     Args:
-        ready: the engine.
+        env: environment of the backend.
         source: the 16-bit model.
-        tokens: ids of each calibration sequence.
-        work: an empty folder for everything that it writes.
-        settings: of the stage.
+        tokens: token ids of each calibration sequence.
+        work: empty folder for all files of the backend.
+        settings: settings of the stage.
+    Returns:
+        the folder of the quantized model, and the facts reported by the driver.
     Raises:
-        EngineProblem: it failed.
+        ToolProblem: the backend failed.
     """
-    driver = BACKENDS[ready.name].driver
-    package = (
-        work / "camelpress" / "quantize" / "backends"
-    )  # the driver sees this, and nothing else of ours
+    driver = BACKENDS[env.name].driver
+    package = work / "camelpress" / "quantize" / "backends"  # all of camelpress the driver sees
     package.mkdir(parents=True)
     for folder in (package, package.parent, package.parent.parent):
         (folder / "__init__.py").touch()
     (package / DRIVER_FOLDER.name).symlink_to(DRIVER_FOLDER.resolve())
-    out, told, ids = work / "out", work / "told.json", work / "tokens.json"
-    ids.write_text(json.dumps(tokens), encoding="utf-8")
+    out, facts_path, ids_path = work / "out", work / "facts.json", work / "tokens.json"
+    ids_path.write_text(json.dumps(tokens), encoding="utf-8")
     options: dict[str, Any] = {
         "bits": settings.bits,
         "group-size": settings.group_size,
         "device": settings.device,
-        "told": told,
+        "facts-path": facts_path,
     }
     if settings.dtype != "auto":
         options["dtype"] = settings.dtype
     if "damp_percent" in settings.model_fields_set:
         options["damp-percent"] = settings.damp_percent
-    command = [ready.python, "-m", f"camelpress.quantize.backends.drivers.{driver}"]
-    command += [str(_link_portable_source(source, work / "model")), str(ids), str(out)]
+    command = [env.python, "-m", f"camelpress.quantize.backends.drivers.{driver}"]
+    command += [str(_link_portable_source(source, work / "model")), str(ids_path), str(out)]
     command += [f"--{name}={value}" for name, value in options.items()]
-    note(f"{', '.join(ready.quantizers)}: quantizing with {ready.python}")
+    note(f"{', '.join(env.quantizers)}: quantizing with {env.python}")
     start = time.monotonic()
-    _run_driver(ready, command + ([] if settings.sym else ["--asym"]), work)
-    facts: dict[str, Any] = json.loads(told.read_text(encoding="utf-8"))
+    _run_driver(env, command + ([] if settings.sym else ["--asym"]), work)
+    facts: dict[str, Any] = json.loads(facts_path.read_text(encoding="utf-8"))
     return out, facts | {"seconds": round(time.monotonic() - start, 3)}
 
 
-def _run_driver(ready: BackendEnv, command: list[str], work: Path) -> None:
-    """Run a driver; what it says outlives `work` where it fails."""
+def _run_driver(env: BackendEnv, command: list[str], work: Path) -> None:
+    """Runs a driver; after a failure, copies its log out of `work`."""
     log = work / "log"
     with log.open("wb") as file:
-        ended = subprocess.run(
+        process = subprocess.run(
             command,
             cwd=work,
             env=_environment(),
@@ -171,36 +175,36 @@ def _run_driver(ready: BackendEnv, command: list[str], work: Path) -> None:
             stderr=subprocess.STDOUT,
             check=False,
         )
-    if ended.returncode:
-        said = log.read_text(encoding="utf-8", errors="replace")
-        last = next((line.strip() for line in said.split("\n")[::-1] if line.strip()), "")
-        code = ended.returncode
-        how = f"ended with {code}" if code > 0 else f"was ended by signal {-code}"
-        number, kept = tempfile.mkstemp(prefix=f"camelpress-{ready.name}-", suffix=".log")
-        os.close(number)
+    if process.returncode:
+        text = log.read_text(encoding="utf-8", errors="replace")
+        line = next((line.strip() for line in text.split("\n")[::-1] if line.strip()), "")
+        code = process.returncode
+        outcome = f"ended with {code}" if code > 0 else f"was stopped by signal {-code}"
+        descriptor, log_copy = tempfile.mkstemp(prefix=f"camelpress-{env.name}-", suffix=".log")
+        os.close(descriptor)
         raise ToolProblem(
-            f"{', '.join(ready.quantizers)} {how}: "
-            f"{escape_controls(last)[:MAX_LOG_CHARACTERS] or 'without a word'}",
-            next_step=f"read {shutil.copyfile(log, kept)}, or use --engine {NATIVE}",
+            f"{', '.join(env.quantizers)} {outcome}: "
+            f"{escape_controls(line)[:MAX_LOG_CHARACTERS] or 'without output'}",
+            next_step=f"read {shutil.copyfile(log, log_copy)}, or use --engine {NATIVE}",
         )
 
 
 def _versions(python: str, packages: Sequence[str]) -> dict[str, str | None]:
     try:
-        ended = subprocess.run(
+        process = subprocess.run(
             [python, "-c", VERSION_PROBE, *packages],
             env=_environment(),
             capture_output=True,
             text=True,
             check=True,
         )
-        found: dict[str, str | None] = json.loads(ended.stdout)
+        versions: dict[str, str | None] = json.loads(process.stdout)
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         raise ToolProblem(
             f"{python} does not run as a Python interpreter ({_probe_failure(error)})",
             next_step="give --engine-python, such as ENVIRONMENT/bin/python",
         ) from error
-    return found
+    return versions
 
 
 def _probe_failure(error: Exception) -> str:
@@ -208,23 +212,23 @@ def _probe_failure(error: Exception) -> str:
         return str(error.strerror)
     if isinstance(error, subprocess.CalledProcessError):
         return f"exit code {error.returncode}"
-    return "it printed something else than was asked for"
+    return "its output is not JSON"
 
 
 def _environment() -> dict[str, str]:
-    """Nothing of this process's Python reaches the other, and neither asks the hub."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    own = {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    return kept | own
+    """Returns an environment without this process's Python variables, and offline."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    options = {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return variables | options
 
 
 def _link_portable_source(source: Checkpoint, folder: Path) -> Path:
-    """The source with a config that transformers of any age reads right, by links."""
+    """Links the source's files beside a config for transformers 4 and 5."""
     folder.mkdir()
     files = {path.name: path for path in source.weight_files()} | source.sidecar_files()
-    of = {path.suffix for path in source.weight_files()}
+    suffixes = {path.suffix for path in source.weight_files()}
     for index in INDEX_NAMES:
-        if (source.folder / index).is_file() and Path(index.split(".index")[0]).suffix in of:
+        if (source.folder / index).is_file() and Path(index.split(".index")[0]).suffix in suffixes:
             files[index] = source.folder / index
     for name, path in files.items():
         (folder / name).parent.mkdir(exist_ok=True)

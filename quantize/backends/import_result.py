@@ -1,8 +1,7 @@
-"""What another engine wrote, held against what was asked for, and laid out as this stage does it.
+"""Imports the result of a backend: checks it against the settings and writes it in GPTQ v1.
 
-The codes, zero points and scales are the engine's. Everything that is not quantized comes from the
-source, so that nothing hangs on the type that an engine loads a model in; the layout is v1, the
-zero points are 1 at least, and the config says who quantized.
+Codes, zero points and scales are the backend's. All other tensors come from the source, so they do
+not depend on the backend's dtype. Zero points are at least 1, and the config names the quantizer.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from camelpress.quantize.output_layout import OUTPUT_DTYPE, layer_settings, read
 from camelpress.quantize.settings import NATIVE, QuantizeSettings
 from camelpress.quantize.solver.loss_limits import exceeds_loss_limit
 
-MIN_COSINE = 0.5  # cosine of a weight and what it was rounded to; of another layout it is near 0
+MIN_COSINE = 0.5  # cosine of a weight and its rounded weight; near 0 for a misread format
 REPORTED_KEYS = ("damp_percent", "static_groups", "true_sequential", "act_group_aware")
 
 
@@ -41,123 +40,135 @@ def import_result(
     folder: Path,
     source: Checkpoint,
     blocks: int,
-    ready: BackendEnv,
+    env: BackendEnv,
     settings: QuantizeSettings,
-    planned: dict[str, TensorSpec],
+    specs: dict[str, TensorSpec],
     out: Path,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Write the output's tensors: the facts of every layer, and what the engine's config says.
+    """Writes the tensors of the output.
 
+    Args:
+        folder: folder of the backend's result.
+        source: the 16-bit model.
+        blocks: number of decoder blocks.
+        env: environment of the backend.
+        settings: settings of the stage.
+        specs: dtype and shape of each output tensor.
+        out: output folder.
+    Returns:
+        facts of every layer, and settings of the backend from its config.
     Raises:
-        EngineProblem: it is not what was asked for.
+        ToolProblem: the result does not match the settings or the source.
     """
-    made = Checkpoint.open(folder)
-    config = dict(made.quantization or {})
-    _require_requested_grid(config, ready, settings)
+    result = Checkpoint.open(folder)
+    config = dict(result.quantization or {})
+    _require_requested_grid(config, env, settings)
     layout = config.get("checkpoint_format", GPTQ_V1)
     desc_act = bool(config.get("desc_act"))
-    scheme = QuantizationScheme(
-        layout, settings.bits, settings.group_size, None, desc_act
-    )  # see _as_stored
-    told = []
-    with CheckpointWriter(out, planned) as writer:
-        for name in sorted(planned.keys() & source.tensors.keys()):
+    scheme = QuantizationScheme(layout, settings.bits, settings.group_size, None, desc_act)
+    layers = []
+    with CheckpointWriter(out, specs) as writer:
+        for name in sorted(specs.keys() & source.tensors.keys()):
             writer.write_tensor(name, read_fp16(source, name))
         for name in layer_settings(blocks, settings):
-            given = read_quantized_weight(made, name, scheme)
-            packed, facts = _to_gptq_v1(name, given, ready, settings)
+            quantized = read_quantized_weight(result, name, scheme)
+            packed, facts = _to_gptq_v1(name, quantized, env, settings)
             weight = source.read(f"{name}.weight").to(torch.float32)
-            error = _relative_error(name, weight, packed, ready, settings)
+            error = _relative_error(name, weight, packed, env, settings)
             for part in GPTQ_TENSORS:
                 writer.write_tensor(f"{name}.{part}", getattr(packed, part))
-            told.append({"name": name, "relative_weight_error": error, **facts})
-    said = config.get("meta", {}) | config
-    return told, {key: said[key] for key in REPORTED_KEYS if key in said}
+            layers.append({"name": name, "relative_weight_error": error, **facts})
+    entries = config.get("meta", {}) | config
+    return layers, {key: entries[key] for key in REPORTED_KEYS if key in entries}
 
 
 def _require_requested_grid(
-    config: dict[str, Any], ready: BackendEnv, settings: QuantizeSettings
+    config: dict[str, Any], env: BackendEnv, settings: QuantizeSettings
 ) -> None:
-    asked = {"quant_method": "gptq"} | settings.model_dump(include={"bits", "group_size", "sym"})
-    wrong = {key: config.get(key) for key, value in asked.items() if config.get(key) != value}
-    if wrong or config.get("checkpoint_format", GPTQ_V1) not in ZERO_OFFSET:
+    expected = {"quant_method": "gptq"}
+    expected |= settings.model_dump(include={"bits", "group_size", "sym"})
+    differences = {
+        key: config.get(key) for key, value in expected.items() if config.get(key) != value
+    }
+    if differences or config.get("checkpoint_format", GPTQ_V1) not in ZERO_OFFSET:
         raise ToolProblem(
-            f"{', '.join(ready.quantizers)} wrote a checkpoint with {wrong or config}, not {asked}",
+            f"{', '.join(env.quantizers)} wrote a checkpoint with {differences or config}, "
+            f"not {expected}",
             next_step="use another version of it",
         )
 
 
 def _to_gptq_v1(
-    name: str, given: QuantizedWeight, ready: BackendEnv, settings: QuantizeSettings
+    name: str, quantized: QuantizedWeight, env: BackendEnv, settings: QuantizeSettings
 ) -> tuple[GptqTensors, dict[str, Any]]:
-    """A layer in v1 with trivial groups and zero points of 1 at least."""
+    """Packs a layer in v1 with contiguous groups and zero points of at least 1."""
     bits = settings.bits
-    codes, zeros = given.codes.clone(), given.zeros.clone()
+    codes, zeros = quantized.codes.clone(), quantized.zeros.clone()
     cols, groups = codes.shape[1], zeros.shape[1]
-    group_of = (torch.arange(cols) // (cols // groups)).to(torch.int32)
-    if not torch.equal(given.group_index, group_of):
-        raise _unusable_layer(name, ready, "has groups that are not neighbours (desc_act)")
+    column_groups = (torch.arange(cols) // (cols // groups)).to(torch.int32)
+    if not torch.equal(quantized.group_index, column_groups):
+        raise _unusable_layer(name, env, "has groups of columns that are not neighbours (desc_act)")
     if settings.sym and not bool((zeros == 2 ** (bits - 1)).all()):
-        raise _unusable_layer(name, ready, "is symmetric, but has zero points beside the middle")
-    scales = given.scales.to(OUTPUT_DTYPE)
+        raise _unusable_layer(name, env, "is symmetric, but has zero points outside the middle")
+    scales = quantized.scales.to(OUTPUT_DTYPE)
     if not bool(scales.isfinite().all()):
-        raise _unusable_layer(name, ready, f"has scales that are not finite in {OUTPUT_DTYPE}")
-    raised, clipped = _raise_zeros(codes, zeros, group_of, top=2**bits - 1)
-    facts = {"raised_zeros": raised, "clipped_codes": clipped} if raised else {}
-    return pack_gptq(codes, scales, zeros, group_of, bits=bits), facts
+        raise _unusable_layer(name, env, f"has scales that are not finite in {OUTPUT_DTYPE}")
+    raised_count, clipped_count = _raise_zeros(codes, zeros, column_groups, top=2**bits - 1)
+    facts = {"raised_zeros": raised_count, "clipped_codes": clipped_count} if raised_count else {}
+    return pack_gptq(codes, scales, zeros, column_groups, bits=bits), facts
 
 
 def _raise_zeros(
     codes: UInt8[Tensor, "rows cols"],
     zeros: UInt8[Tensor, "rows groups"],
-    group_of: Int32[Tensor, " cols"],
+    column_groups: Int32[Tensor, " cols"],
     *,
     top: int,
 ) -> tuple[int, int]:
-    """Make zero points of 0 those of 1, in place, with codes one more: the same weights.
+    """Raises zero points of 0 to 1 in place, and their codes by one: the weights stay equal.
 
-    Only a code that was the largest stays, and its weight is a step less. Loaders disagree on a
-    zero point of 0 in v1, and on those beside it.
+    The largest code cannot be raised, so its weight loses one step. Loaders disagree on a zero
+    point of 0 in v1 and on its neighbours.
 
     Returns:
-        how many zero points were raised, and how many codes could not be.
+        number of raised zero points, and number of codes at the limit.
     """
-    none = zeros == 0
-    here = none[:, group_of.long()]
-    clipped = here & (codes == top)
-    codes += (here & ~clipped).to(torch.uint8)
-    zeros += none.to(torch.uint8)
-    return int(none.sum()), int(clipped.sum())
+    is_zero = zeros == 0
+    has_zero = is_zero[:, column_groups.long()]
+    is_clipped = has_zero & (codes == top)
+    codes += (has_zero & ~is_clipped).to(torch.uint8)
+    zeros += is_zero.to(torch.uint8)
+    return int(is_zero.sum()), int(is_clipped.sum())
 
 
 def _relative_error(
     name: str,
     weight: Float32[Tensor, "rows cols"],
     packed: GptqTensors,
-    ready: BackendEnv,
+    env: BackendEnv,
     settings: QuantizeSettings,
 ) -> float:
-    """How far the rounded weight is from the source's, over the length of the latter.
+    """Returns the norm of the rounding error over the norm of the source's weight.
 
     Raises:
-        EngineProblem: it points elsewhere, as codes do that were read in the wrong order, or too
-            little of it is left.
+        ToolProblem: the rounded weight has another direction, as with codes in the wrong order,
+            or loses too much of the weight.
     """
-    exact = weight.double()  # squares of the smallest weights are no fp32 numbers
+    exact = weight.double()  # fp32 underflows for squares of the smallest weights
     rounded = dequantize_gptq(packed, bits=settings.bits, zero_offset=ZERO_OFFSET[GPTQ_V1]).double()
-    error, length = float((rounded - exact).norm()), float(exact.norm())
+    error, norm = float((rounded - exact).norm()), float(exact.norm())
     if not error:
         return 0.0
-    if float((rounded * exact).sum()) < MIN_COSINE * length * float(rounded.norm()):
-        raise _unusable_layer(name, ready, "does not resemble the layer of the source")
+    if float((rounded * exact).sum()) < MIN_COSINE * norm * float(rounded.norm()):
+        raise _unusable_layer(name, env, "does not resemble the layer of the source")
     loss = weight_loss(exact, rounded)
     if exceeds_loss_limit(loss, settings.bits):
-        raise _unusable_layer(name, ready, f"loses {loss:.0%} of the layer of the source")
-    return error / length
+        raise _unusable_layer(name, env, f"loses {loss:.0%} of the layer of the source")
+    return error / norm
 
 
-def _unusable_layer(name: str, ready: BackendEnv, what: str) -> ToolProblem:
+def _unusable_layer(name: str, env: BackendEnv, fault: str) -> ToolProblem:
     return ToolProblem(
-        f"{name} as {', '.join(ready.quantizers)} wrote it {what}",
+        f"{name} as {', '.join(env.quantizers)} wrote it {fault}",
         next_step=f"use another version of it, or --engine {NATIVE}",
     )

@@ -1,7 +1,7 @@
-"""Calibration: sequences drawn by seed from weighted sources, up to a budget of tokens.
+"""Calibration: draws sequences by seed from weighted sources, up to a budget of tokens.
 
-Each source gives its share of the tokens; where one has fewer, the others give more. The last
-sequence of a source is cut where its share ends, so the budget is met to the token.
+Each source contributes its share of the tokens; if one has fewer, the others contribute more. The
+last sequence of a source is cut at the end of its share, so the budget is met exactly.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from camelpress.quantize.settings import CalibrationMask, CalibrationSource
 
 @dataclass(frozen=True)
 class SourceUsage:
-    """What one source gave.
+    """Calibration sequences from one source, with facts about its file.
 
     Args:
-        name: of the source in reports.
-        sha256: of its file.
-        weight: as asked for.
-        rows: number of rows in the file; 1 where it is prose.
-        omissions: what is left out of the file, counted by unit and reason.
-        documents: in the file.
-        unanswered: conversations left out, of those that were looked at.
-        samples: the sequences.
+        name: name of the source in reports.
+        sha256: SHA-256 of its file.
+        weight: requested share of the tokens, as a ratio.
+        rows: number of rows in the file; 1 for prose.
+        omissions: number of omitted items of the file by unit and reason.
+        documents: number of documents in the file.
+        unanswered: number of conversations read but left out, without an answer in their length.
+        samples: sequences drawn from the source.
     """
 
     name: str
@@ -55,18 +55,18 @@ class SourceUsage:
 
     @property
     def tokens(self) -> int:
-        """Tokens of all sequences."""
+        """Number of tokens of all sequences."""
         return sum(len(sample.ids) for sample in self.samples)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was drawn.
+    """Calibration sequences of all sources.
 
     Args:
-        drawn: from each source.
-        mask: which tokens count; the others pass through the blocks all the same.
-        fingerprint: of the words of all sequences.
+        sources: sequences from each source.
+        mask: `all` tokens count, or those of the `assistant`; all pass through the blocks.
+        fingerprint: n-grams of the words of all sequences.
     """
 
     sources: tuple[SourceUsage, ...]
@@ -75,42 +75,43 @@ class Calibration:
 
     @cached_property
     def samples(self) -> list[CalibrationSequence]:
-        """The sequences of all sources."""
-        return [sample for each in self.sources for sample in each.samples]
+        """Sequences of all sources."""
+        return [sample for source in self.sources for sample in source.samples]
 
     @property
     def sequences(self) -> list[list[int]]:
-        """The ids of each sequence."""
+        """Token ids of each sequence."""
         return [sample.ids for sample in self.samples]
 
     @cached_property
     def token_mask(self) -> Bool[Tensor, " tokens"]:
-        """Which tokens belong in a Hessian, in the order of `Sequences.tokens`."""
-        return torch.tensor(list(chain.from_iterable(self._mask_of(each) for each in self.samples)))
+        """Mask of the tokens that count in a Hessian, in the order of the sequences."""
+        masks = (self._sample_mask(sample) for sample in self.samples)
+        return torch.tensor(list(chain.from_iterable(masks)))
 
     @property
     def tokens(self) -> int:
-        """Tokens of all sequences."""
-        return sum(each.tokens for each in self.sources)
+        """Number of tokens of all sequences."""
+        return sum(source.tokens for source in self.sources)
 
     @property
     def truncated(self) -> int:
-        """Conversations that go on after their sequence ends."""
+        """Number of conversations cut at the end of their sequence."""
         return sum(sample.truncated for sample in self.samples)
 
     def report_facts(self) -> dict[str, Any]:
-        """What a report says of it: in all, and source by source in `files`."""
+        """Facts for the report: totals, and each source in `files`."""
         files = [
-            {"name": each.name, "sha256": each.sha256, "weight": each.weight}
-            | {"rows": each.rows, "omissions": each.omissions}
-            | {"documents": each.documents, "unanswered": each.unanswered}
-            | self._sequence_facts(each.samples)
-            for each in self.sources
+            {"name": source.name, "sha256": source.sha256, "weight": source.weight}
+            | {"rows": source.rows, "omissions": source.omissions}
+            | {"documents": source.documents, "unanswered": source.unanswered}
+            | self._sequence_facts(source.samples)
+            for source in self.sources
         ]
         return (
-            {"mask": self.mask, "rows": sum(each.rows for each in self.sources)}
-            | {"omissions": merge_counts(each.omissions for each in self.sources)}
-            | {"documents": sum(each.documents for each in self.sources)}
+            {"mask": self.mask, "rows": sum(source.rows for source in self.sources)}
+            | {"omissions": merge_counts(source.omissions for source in self.sources)}
+            | {"documents": sum(source.documents for source in self.sources)}
             | self._sequence_facts(self.samples)
             | {"files": files}
         )
@@ -119,12 +120,12 @@ class Calibration:
         return {
             "samples": len(samples),
             "tokens": sum(len(sample.ids) for sample in samples),
-            "counted_tokens": sum(sum(self._mask_of(sample)) for sample in samples),
+            "counted_tokens": sum(sum(self._sample_mask(sample)) for sample in samples),
             "truncated": sum(sample.truncated for sample in samples),
             "lengths": _length_quantiles([len(sample.ids) for sample in samples]),
         }
 
-    def _mask_of(self, sample: CalibrationSequence) -> list[bool]:
+    def _sample_mask(self, sample: CalibrationSequence) -> list[bool]:
         return sample.token_mask if self.mask == "assistant" else [True] * len(sample.ids)
 
 
@@ -137,19 +138,19 @@ def draw_calibration(
     mask: CalibrationMask,
     seed: int,
 ) -> Calibration:
-    """Draw sequences until `samples * sequence_length` tokens are there.
+    """Draws sequences up to a budget of `samples * sequence_length` tokens.
 
     Args:
         sources: files or data sets on the hub, with weights.
-        tokenizer: of the model to quantize.
-        samples: number of full sequences' worth of tokens.
-        sequence_length: tokens; at most the positions of the model.
-        mask: which tokens count: all, or answers and plain texts.
-        seed: the same seed draws the same sequences, whatever the other sources hold.
+        tokenizer: tokenizer of the model to quantize.
+        samples: budget in full sequences.
+        sequence_length: tokens of a sequence, at most the positions of the model.
+        mask: `all` tokens count, or only answers and plain texts (`assistant`).
+        seed: seed of each source's order, independent of the other sources.
     Raises:
-        RecipeProblem: there is no source, one is empty or has too small a weight to give a token,
-            all of them hold less than one full sequence, or no token counts.
-        DataProblem: a data set on the hub cannot be had.
+        RecipeProblem: there is no source, a source is empty or its weight too small for a token,
+            all sources together hold less than one full sequence, or no token counts.
+        DataProblem: a data set on the hub is unavailable.
     """
     if not sources:
         raise RecipeProblem(
@@ -158,8 +159,8 @@ def draw_calibration(
     files = [locate_file(source.source) for source in sources]
     require_unique_names([file.name for file in files])
     pools = [
-        SequenceSource(file, tokenizer, sequence_length, f"{seed}/{place}")
-        for place, file in enumerate(files)
+        SequenceSource(file, tokenizer, sequence_length, f"{seed}/{index}")
+        for index, file in enumerate(files)
     ]
     weights = [source.weight for source in sources]
     quotas = _fill_sources(pools, weights, samples * sequence_length)
@@ -170,11 +171,8 @@ def draw_calibration(
             next_step="give more text, or a shorter --sequence-length",
         )
     if sum(quotas) < samples * sequence_length:
-        note(
-            f"calibration holds {sum(quotas)} tokens, fewer than the {samples} x "
-            f"{sequence_length} asked for"
-        )
-    drawn = tuple(
+        note(f"calibration holds {sum(quotas)} tokens, fewer than {samples} x {sequence_length}")
+    usages = tuple(
         SourceUsage(
             name=pool.file.name,
             sha256=pool.corpus.sha256,
@@ -187,8 +185,8 @@ def draw_calibration(
         )
         for pool, weight, quota in zip(pools, weights, quotas, strict=True)
     )
-    texts = (tokenizer.decode_text(sample.ids) for each in drawn for sample in each.samples)
-    calibration = Calibration(drawn, mask, NgramFingerprint.from_texts(texts))
+    texts = (tokenizer.decode_text(sample.ids) for usage in usages for sample in usage.samples)
+    calibration = Calibration(usages, mask, NgramFingerprint.from_texts(texts))
     if not calibration.token_mask.any():
         raise RecipeProblem(
             f"none of the {calibration.tokens} tokens drawn counts: every answer is cut off",
@@ -200,11 +198,11 @@ def draw_calibration(
 def _fill_sources(
     pools: Sequence[SequenceSource], weights: Sequence[float], budget: int
 ) -> list[int]:
-    """Fill every pool to its share; where one runs dry, the others' shares grow."""
+    """Reads each source up to its share; an exhausted source increases the shares of the others."""
     while True:
-        dry = [pool.exhausted for pool in pools]
-        held = [pool.tokens if pool.exhausted else budget for pool in pools]
-        quotas = divide_budget(budget, weights, held)
+        exhausted = [pool.exhausted for pool in pools]
+        limits = [pool.tokens if pool.exhausted else budget for pool in pools]
+        quotas = divide_budget(budget, weights, limits)
         for pool, quota in zip(pools, quotas, strict=True):
             if not quota:
                 raise RecipeProblem(
@@ -212,51 +210,58 @@ def _fill_sources(
                     next_step="give it a larger weight, or more --samples",
                 )
             pool.read_tokens(quota)
-        if [pool.exhausted for pool in pools] == dry:
+        if [pool.exhausted for pool in pools] == exhausted:
             return quotas
 
 
-def divide_budget(budget: int, weights: Sequence[float], held: Sequence[int]) -> list[int]:
-    """A budget divided by weights, where nobody gives more than it holds.
+def divide_budget(budget: int, weights: Sequence[float], limits: Sequence[int]) -> list[int]:
+    """Divides a budget by weights, with a limit for each share.
 
-    What one lacks the others give, by their weights. The sum is the budget, or all there is.
+    Shares above their limit are cut, and the rest is divided among the others by their weights.
+    The sum of the shares is the budget, or the sum of the limits if that is smaller.
     """
-    given = dict.fromkeys(range(len(held)), 0)
-    able = set(given)
-    while able:
-        left = min(budget, sum(held)) - sum(given[place] for place in given.keys() - able)
-        given |= _largest_remainder(left, {place: weights[place] for place in sorted(able)})
-        short = {place for place in able if given[place] >= held[place]}
-        given |= {place: held[place] for place in short}
-        able -= short
-        if not short:
+    shares = dict.fromkeys(range(len(limits)), 0)
+    open_indices = set(shares)
+    while open_indices:
+        fixed_tokens = sum(shares[index] for index in shares.keys() - open_indices)
+        rest = min(budget, sum(limits)) - fixed_tokens
+        shares |= _largest_remainder(
+            rest, {index: weights[index] for index in sorted(open_indices)}
+        )
+        full_indices = {index for index in open_indices if shares[index] >= limits[index]}
+        shares |= {index: limits[index] for index in full_indices}
+        open_indices -= full_indices
+        if not full_indices:
             break
-    return [given[place] for place in sorted(given)]
+    return [shares[index] for index in sorted(shares)]
 
 
 def _largest_remainder(total: int, weights: dict[int, float]) -> dict[int, int]:
-    """Whole numbers in the ratio of weights that add up: the largest remainders are rounded up."""
-    whole = sum(map(Fraction, weights.values()))
-    exact = {place: total * Fraction(weight) / whole for place, weight in weights.items()}
-    given = {place: int(part) for place, part in exact.items()}
-    rest = total - sum(given.values())
-    for place in sorted(exact, key=lambda place: given[place] - exact[place])[:rest]:
-        given[place] += 1
-    return given
+    """Divides a total by weights into whole numbers; the largest remainders are rounded up."""
+    weight_sum = sum(map(Fraction, weights.values()))
+    exact = {index: total * Fraction(weight) / weight_sum for index, weight in weights.items()}
+    shares = {index: int(share) for index, share in exact.items()}
+    rest = total - sum(shares.values())
+    for index in sorted(exact, key=lambda index: shares[index] - exact[index])[:rest]:
+        shares[index] += 1
+    return shares
 
 
 def _cut_to_quota(pool: SequenceSource, quota: int) -> list[CalibrationSequence]:
-    """The first sequences of a pool, so many tokens in all."""
-    cut = []
+    """Returns the first sequences of a source, with `quota` tokens in total."""
+    samples = []
     for sample in pool.sequences:
         if quota <= 0:
             break
-        cut.append(sample.truncate(quota))
-        quota -= len(cut[-1].ids)
-    return cut
+        samples.append(sample.truncate(quota))
+        quota -= len(samples[-1].ids)
+    return samples
 
 
 def _length_quantiles(lengths: Sequence[int]) -> dict[str, int]:
-    ordered = sorted(lengths)
-    at = {"min": 0.0, "median": 0.5, "p90": 0.9, "max": 1.0}
-    return {name: ordered[max(0, ceil(part * len(ordered)) - 1)] for name, part in at.items()}
+    sorted_lengths = sorted(lengths)
+    quantiles = {"min": 0.0, "median": 0.5, "p90": 0.9, "max": 1.0}
+    return {
+        name: sorted_lengths[max(0, ceil(fraction * len(sorted_lengths)) - 1)]
+        for name, fraction in quantiles.items()
+    }

@@ -1,4 +1,4 @@
-"""The 16-bit model's hidden states of a lane, beside those of the quantized model."""
+"""Reference states: hidden states of a shard in the 16-bit model."""
 
 from __future__ import annotations
 
@@ -11,57 +11,55 @@ from torch import Tensor
 from camelpress.inference.model.token_batches import TokenBatch, put_batch, take_batch
 from camelpress.quantize.calibration_shards import CalibrationShard
 
-STATE_DTYPE = (
-    torch.float32
-)  # of hidden states: what a block adds is small beside what passes through
+STATE_DTYPE = torch.float32  # dtype of hidden states, because a block adds little to them
 BatchValues = Float[Tensor, "1 batch width"]
 
 
 class ReferenceStates:
-    """What the 16-bit model makes of a lane's tokens; nothing, if the lane is not paired.
+    """Hidden states of a shard in the 16-bit model, empty if the shard keeps none.
 
     Args:
-        lane: whose tokens they are.
-        hidden: width of a state.
-        device: where they are computed with.
-        after: start from the states as this block has changed them already.
+        shard: calibration shard.
+        hidden: width of a hidden state.
+        device: device of the computation.
+        after: true to start from the states already updated by this block.
     """
 
     def __init__(
-        self, lane: CalibrationShard, hidden: int, device: torch.device, *, after: bool = False
+        self, shard: CalibrationShard, hidden: int, device: torch.device, *, after: bool = False
     ) -> None:
-        self._lane = lane
+        self._shard = shard
         self._device = device
         self._states = (
-            lane.read_states("reference", hidden, STATE_DTYPE, after=after)
-            if lane.has_reference
+            shard.read_states("reference", hidden, STATE_DTYPE, after=after)
+            if shard.has_reference
             else None
         )
 
     def deviation(
         self,
         batch: TokenBatch,
-        ours: BatchValues,
+        values: BatchValues,
         step: Callable[[BatchValues], BatchValues],
         *,
         keep: bool = False,
     ) -> BatchValues | None:
-        """What the 16-bit model has more than the quantized one, of one batch.
+        """Returns the values of the 16-bit model minus those of the quantized model.
 
         Args:
-            batch: of the lane.
-            ours: of the quantized model.
-            step: gives the same of the 16-bit model, from its states.
-            keep: these are its next states.
+            batch: batch of the shard.
+            values: values in the quantized model.
+            step: function from hidden states to the same values in the 16-bit model.
+            keep: true if the values are the next hidden states.
         """
         if self._states is None:
             return None
-        theirs = step(take_batch(self._states, batch, self._device))
+        reference = step(take_batch(self._states, batch, self._device))
         if keep:
-            put_batch(self._states, batch, theirs)
-        return theirs - ours
+            put_batch(self._states, batch, reference)
+        return reference - values
 
     def write(self) -> None:
-        """Keep the states that this block has changed."""
+        """Writes the states updated by this block."""
         if self._states is not None:
-            self._lane.write_states("reference", self._states, after=True)
+            self._shard.write_states("reference", self._states, after=True)

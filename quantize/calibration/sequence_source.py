@@ -1,9 +1,9 @@
-"""What one source of calibration text offers: its sequences, each token with whether it counts.
+"""Sequence source: encodes the sequences of one calibration text, with a mask of counted tokens.
 
-A conversation is a sequence of its own, as in Tulu's training: BOS, turns, EOS, cut on the right.
-One that is cut before its first answer is left out, as training left out examples without a loss.
-Plain texts are joined and cut into disjoint windows of full length; what is shorter than a window
-in all is one short sequence. Nothing is padded, and no two conversations share a sequence.
+Each conversation is one sequence, as in Tulu's training: BOS, turns, EOS, cut on the right. A
+conversation cut before its first answer is left out, as training left out examples without a loss.
+Plain texts are joined and cut into disjoint windows of full length; a total shorter than one window
+is one short sequence. Nothing is padded, and no two conversations share a sequence.
 
 Source: allenai/open-instruct e44fcf588, open_instruct/finetune.py.
 """
@@ -25,12 +25,12 @@ from camelpress.core.text.tulu_format import encode_with_loss_mask
 
 @dataclass(frozen=True)
 class CalibrationSequence:
-    """One sequence.
+    """One calibration sequence.
 
     Args:
-        ids: at least one.
-        counted: for each, whether it is part of a plain text, or of an answer or its EOS.
-        truncated: whether its text goes on where it was cut.
+        ids: token ids, at least one.
+        token_mask: true for tokens of plain text, of an answer or of its EOS.
+        truncated: true if the text was cut.
     """
 
     ids: list[int]
@@ -38,7 +38,7 @@ class CalibrationSequence:
     truncated: bool = False
 
     def truncate(self, length: int) -> CalibrationSequence:
-        """The same, at most so many tokens long."""
+        """Returns the sequence cut to at most `length` tokens."""
         if len(self.ids) <= length:
             return self
         return replace(
@@ -47,13 +47,13 @@ class CalibrationSequence:
 
 
 class SequenceSource:
-    """The sequences of a source, in an order that a seed decides, encoded as they are asked for.
+    """Sequences of a source in the order of a seed, encoded on demand.
 
     Args:
-        file: in any layout of `core.layouts`.
-        tokenizer: of the model to quantize.
-        length: tokens of a sequence at most.
-        seed: of the order.
+        file: file in any format of `core.documents.dataset_formats`.
+        tokenizer: tokenizer of the model to quantize.
+        length: maximum tokens of a sequence.
+        seed: seed of the order.
     Raises:
         RecipeProblem: the file holds no text.
     """
@@ -69,10 +69,10 @@ class SequenceSource:
         self._stream = self._shuffle_sequences(self.corpus.documents, tokenizer, seed)
 
     def read_tokens(self, tokens: int) -> None:
-        """Take sequences until there are so many tokens, or no sequence is left.
+        """Encodes sequences up to a number of tokens, or to the end of the source.
 
         Raises:
-            RecipeProblem: not one sequence was left, as no conversation is answered in its length.
+            RecipeProblem: no conversation has an answer in its first `length` tokens.
         """
         while self.tokens < tokens and not self.exhausted:
             sample = next(self._stream, None)
@@ -94,18 +94,18 @@ class SequenceSource:
         windows, texts = [], [text for text in documents if isinstance(text, str)]
         if texts:
             stream = list(chain.from_iterable(map(tokenizer.encode_document, texts)))
-            last = max(1, len(stream) - self._length + 1)
-            windows = [stream[at : at + self._length] for at in range(0, last, self._length)]
-        talks = [talk for talk in documents if not isinstance(talk, str)]
-        pool: list[Conversation | list[int]] = [*talks, *windows]
-        random.Random(seed).shuffle(pool)  # noqa: S311 - a draw, not a secret
-        for each in pool:
-            if isinstance(each, list):
-                yield CalibrationSequence(each, [True] * len(each))
+            stop = max(1, len(stream) - self._length + 1)
+            starts = range(0, stop, self._length)
+            windows = [stream[start : start + self._length] for start in starts]
+        conversations = [document for document in documents if not isinstance(document, str)]
+        items: list[Conversation | list[int]] = [*conversations, *windows]
+        random.Random(seed).shuffle(items)  # noqa: S311 - a draw, not a secret
+        for item in items:
+            if isinstance(item, list):
+                yield CalibrationSequence(item, [True] * len(item))
                 continue
-            sample = CalibrationSequence(*encode_with_loss_mask(each, tokenizer)).truncate(
-                self._length
-            )
+            sample = CalibrationSequence(*encode_with_loss_mask(item, tokenizer))
+            sample = sample.truncate(self._length)
             if any(sample.token_mask):
                 yield sample
             else:

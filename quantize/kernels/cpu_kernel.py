@@ -1,6 +1,6 @@
-"""The solver's inner loops, compiled: rows are shared out over threads, and vectors run along them.
+"""CPU kernel: the solver's inner loops in numba, parallel over rows and vectorized along them.
 
-Arguments of compiled functions have no types: numba finds them, and a checker must not wrap them.
+Compiled functions have no type annotations: numba infers the types, and no checker may wrap them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor
 from camelpress.quantize.kernels.kernel import MIN_SCALE, SHRINK_FACTORS
 from camelpress.quantize.kernels.numba_cache import cached_njit
 
-TASK_ROWS = 64  # of one task: 128 columns of them stay in a core's first cache
-# A cached compilation keeps the values that globals had, until this file changes: what stands
-# elsewhere is an argument. These three belong to fp16 and do not change.
+TASK_ROWS = 64  # rows of one task; 128 columns of them fit in a core's L1 cache
+# A cached compilation freezes globals until this file changes, so values of other modules are
+# arguments. These three are properties of fp16 and never change.
 _SMALLEST, _NORMAL = np.float32(MIN_SCALE), np.float32(torch.finfo(torch.float16).tiny)
 _LARGEST = np.float32(torch.finfo(torch.float16).max)
 _njit = cached_njit()
@@ -35,11 +35,11 @@ def search_group(
     bits: int,
     sym: bool,
 ) -> tuple[Float32[Tensor, " rows"], Float32[Tensor, " rows"]]:
-    """As `Kernel.search`."""
+    """Implements `Kernel.search_group`."""
     scales = torch.full_like(columns[0], torch.inf)
     zeros = torch.zeros_like(scales)
     search_grid = _search_sym if sym else _search_asym
-    arrays = [each.numpy() for each in (columns, importance, scales, zeros)]
+    arrays = [tensor.numpy() for tensor in (columns, importance, scales, zeros)]
     _run_tasks(
         search_grid, columns.shape[1], *arrays, np.array(SHRINK_FACTORS), np.float32(2**bits - 1)
     )
@@ -54,9 +54,10 @@ def round_columns(
     *,
     top: int,
 ) -> tuple[UInt8[Tensor, "cols rows"], Float32[Tensor, "cols rows"]]:
-    """As `Kernel.round_columns`."""
+    """Implements `Kernel.round_columns`."""
     codes, errors = torch.empty_like(columns, dtype=torch.uint8), torch.empty_like(columns)
-    arrays = [each.numpy() for each in (columns, upper.contiguous(), scales, zeros, codes, errors)]
+    tensors = (columns, upper.contiguous(), scales, zeros, codes, errors)
+    arrays = [tensor.numpy() for tensor in tensors]
     _run_tasks(_round_columns, columns.shape[1], *arrays, np.float32(top))
     return codes, errors
 
@@ -82,7 +83,7 @@ os.register_at_fork(after_in_child=_thread_pool.cache_clear)  # threads do not s
 @_njit
 @no_type_check
 def _round_to_fp16(scale):
-    """Returns the nearest fp16 number, ties to even, but not 0; infinity beyond the largest."""
+    """Rounds to the nearest nonzero fp16 number, ties to even; overflows to infinity."""
     if abs(scale) < _NORMAL:
         steps = max(np.rint(abs(scale) / _SMALLEST), np.float32(1))
         return -steps * _SMALLEST if scale < 0 else steps * _SMALLEST
@@ -91,8 +92,8 @@ def _round_to_fp16(scale):
     return rounded if abs(rounded) <= _LARGEST else rounded * np.float32(np.inf)
 
 
-# Vectors need loops of a fixed length over arrays that nobody else has: `ROWS` rows in a copy, of
-# which those beyond the last are zeros on a scale of 1.
+# Vectorization needs loops of a fixed length over private arrays: each task copies `TASK_ROWS`
+# rows, padded with zeros on a scale of 1.
 
 
 @_njit_fastmath
@@ -109,12 +110,12 @@ def _copy_tile(columns, start, stop):
 @no_type_check
 def _search_sym(columns, importance, scales, zeros, shrinks, top, start, stop):
     tile = _copy_tile(columns, start, stop)
-    span, best = np.zeros((2, TASK_ROWS), dtype=np.float32)
-    scale, inverse, loss, least = np.empty((4, TASK_ROWS), dtype=np.float32)
+    span, best_scale = np.zeros((2, TASK_ROWS), dtype=np.float32)
+    scale, inverse, loss, best_loss = np.empty((4, TASK_ROWS), dtype=np.float32)
     for column in range(len(tile)):
         for row in range(TASK_ROWS):
             span[row] = max(span[row], abs(tile[column, row]))
-    best[:], least[:] = np.inf, np.inf
+    best_scale[:], best_loss[:] = np.inf, np.inf
     zero = np.float32((top + 1) // 2)
     for number in range(len(shrinks)):
         shrink = np.float32(shrinks[number])
@@ -131,10 +132,10 @@ def _search_sym(columns, importance, scales, zeros, shrinks, top, start, stop):
                     error = (code - zero) * scale[row] - value
                     loss[row] += weight * error * error
             for row in range(TASK_ROWS):
-                if loss[row] < least[row]:
-                    least[row], best[row] = loss[row], scale[row]
+                if loss[row] < best_loss[row]:
+                    best_loss[row], best_scale[row] = loss[row], scale[row]
     for row in range(stop - start):
-        scales[start + row], zeros[start + row] = best[row], zero
+        scales[start + row], zeros[start + row] = best_scale[row], zero
 
 
 @_njit_fastmath
@@ -142,14 +143,14 @@ def _search_sym(columns, importance, scales, zeros, shrinks, top, start, stop):
 def _search_asym(columns, importance, scales, zeros, shrinks, top, start, stop):
     tile = _copy_tile(columns, start, stop)
     low, high, best_zero = np.zeros((3, TASK_ROWS), dtype=np.float32)
-    best_scale, scale, inverse, zero, loss, least = np.empty((6, TASK_ROWS), dtype=np.float32)
+    best_scale, scale, inverse, zero, loss, best_loss = np.empty((6, TASK_ROWS), dtype=np.float32)
     for column in range(len(tile)):
         for row in range(TASK_ROWS):
             low[row] = min(low[row], tile[column, row])
             high[row] = max(high[row], tile[column, row])
     for row in range(TASK_ROWS):
         low[row] = min(low[row], -high[row] / (top - np.float32(1)))
-    best_scale[:], least[:] = np.inf, np.inf
+    best_scale[:], best_loss[:] = np.inf, np.inf
     for number in range(len(shrinks)):
         shrink, step = np.float32(shrinks[number]), np.float32(shrinks[number] / top)
         for offset in (np.float32(0), np.float32(-1), np.float32(1)):
@@ -168,8 +169,12 @@ def _search_asym(columns, importance, scales, zeros, shrinks, top, start, stop):
                     error = (code - zero[row]) * scale[row] - value
                     loss[row] += weight * error * error
             for row in range(TASK_ROWS):
-                if loss[row] < least[row]:
-                    least[row], best_scale[row], best_zero[row] = loss[row], scale[row], zero[row]
+                if loss[row] < best_loss[row]:
+                    best_loss[row], best_scale[row], best_zero[row] = (
+                        loss[row],
+                        scale[row],
+                        zero[row],
+                    )
     for row in range(stop - start):
         scales[start + row], zeros[start + row] = best_scale[row], best_zero[row]
 

@@ -1,12 +1,11 @@
-"""The solver's inner loops for a GPU, in Triton: a program takes some rows, and its tile of them
-stays in registers while column after column is rounded.
+"""CUDA kernel: the solver's inner loops in Triton; a program keeps its tile of rows in registers.
 
-None of this has ever run on a GPU. The tests run it in Triton's own interpreter, which executes the
-same functions on tensors of the CPU if TRITON_INTERPRET=1 was set before triton was imported
-(otherwise Triton refuses such tensors), and compile it for real devices. So the meaning is checked;
-what the compiler made of it, and its speed, are not.
+This kernel has never run on a GPU. The tests run it in Triton's interpreter, which executes the
+same functions on CPU tensors if TRITON_INTERPRET=1 was set before the import of triton (otherwise
+Triton refuses such tensors), and compile it for real devices. So the semantics are tested, but
+neither the compiled code nor its speed.
 
-Compiled functions have no types: Triton finds them, and a checker must not wrap them.
+Compiled functions have no type annotations: Triton infers the types, and no checker may wrap them.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from torch import Tensor
 from camelpress.quantize.kernels import reference_kernel
 from camelpress.quantize.kernels.kernel import LAZY_BATCH_COLUMNS, MIN_SCALE
 
-SEARCH_ELEMENTS = 2**22  # elements of one temporary of `search`: 16 MB
-LAUNCH_OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}  # 4 warps have too few registers
-_ROWS = tl.constexpr(16)  # of one program
+SEARCH_ELEMENTS = 2**22  # elements of one temporary of `search_group`, 16 MB
+LAUNCH_OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}  # 8 warps: 4 have too few registers
+_ROWS = tl.constexpr(16)  # rows of one program
 _SMALLEST = tl.constexpr(MIN_SCALE)
-_ROUNDING_OFFSET = tl.constexpr(1.5 * 2**23)  # fp32 has no fractions up here: adding it rounds
-_CODE_BOUND = tl.constexpr(1024.0)  # beyond any code, and exact below `_HALF_EVEN`
+_ROUNDING_OFFSET = tl.constexpr(1.5 * 2**23)  # fp32 has no fractions here: adding it rounds
+_CODE_BOUND = tl.constexpr(1024.0)  # bound beyond any code, exact below the offset
 
 
 def search_group(
@@ -37,12 +36,12 @@ def search_group(
     bits: int,
     sym: bool,
 ) -> tuple[Float32[Tensor, " rows"], Float32[Tensor, " rows"]]:
-    """As `Kernel.search`: in torch, some rows at a time."""
-    found = [
+    """Implements `Kernel.search_group` in torch, a chunk of rows at a time."""
+    grids = [
         reference_kernel.search_group(part, importance, bits=bits, sym=sym)
         for part in columns.split(max(1, SEARCH_ELEMENTS // len(columns)), dim=1)
     ]
-    scales, zeros = (torch.cat(each) for each in zip(*found, strict=True))
+    scales, zeros = (torch.cat(parts) for parts in zip(*grids, strict=True))
     return scales, zeros
 
 
@@ -54,7 +53,7 @@ def round_columns(
     *,
     top: int,
 ) -> tuple[UInt8[Tensor, "cols rows"], Float32[Tensor, "cols rows"]]:
-    """As `Kernel.round_columns`, for at most `COLUMNS` of them; more go to `kernel_plain`."""
+    """Implements `Kernel.round_columns`; long groups go to the reference kernel."""
     if len(columns) > LAZY_BATCH_COLUMNS:
         return reference_kernel.round_columns(columns, upper, scales, zeros, top=top)
     cols, rows = columns.shape
@@ -80,7 +79,7 @@ def round_columns(
 @triton.jit
 @no_type_check
 def _round_half_even(value):
-    """The nearest whole number, ties to even; what is further out than any code stays so."""
+    """Rounds to the nearest whole number, ties to even, within the bound beyond any code."""
     return (
         tl.minimum(tl.maximum(value, -_CODE_BOUND), _CODE_BOUND)
         + _ROUNDING_OFFSET
@@ -105,9 +104,9 @@ def _round_columns(
         code = tl.minimum(tl.maximum(code, 0.0), top)
         diagonal = tl.load(upper + column * cols + column)
         error = tl.div_rn(value - (code - zero) * scale, diagonal + tl.zeros_like(value))
-        place = column * rows + row
-        tl.store(codes + place, code.to(tl.int32).to(tl.uint8), mask=row < rows)
-        tl.store(errors + place, error, mask=row < rows)
+        offset = column * rows + row
+        tl.store(codes + offset, code.to(tl.int32).to(tl.uint8), mask=row < rows)
+        tl.store(errors + offset, error, mask=row < rows)
         later = (col > column) & (col < cols)
         share = tl.load(upper + column * cols + col, mask=later, other=0.0)
         tile -= share[:, None] * error[None, :]

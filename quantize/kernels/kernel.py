@@ -1,8 +1,8 @@
-"""The two inner loops of the solver, which no chain of tensor operations runs fast.
+"""Kernel protocol: the two inner loops of the solver, too slow as chains of tensor operations.
 
-Each has the same meaning on every device: `kernel_plain` says it in torch and is the oracle,
-`kernel_cpu` compiles it for a processor, `kernel_cuda` for a GPU. Rows never meet in any of them,
-so that a result does not depend on how rows are shared out.
+Every implementation computes the same result: `reference_kernel` in torch is the oracle,
+`cpu_kernel` is compiled for CPUs, and `cuda_kernel` for GPUs. Rows are independent in all of them,
+so results do not depend on the division of rows among threads.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-MIN_SCALE = 2.0**-24  # smallest fp16 number, subnormal: loaders multiply by it like any other
-SHRINK_FACTORS = tuple(1 - step / 40 for step in range(21))  # of a group's span, tried as its grid
-LAZY_BATCH_COLUMNS = 128  # rounded before their error is spread over the rest in one product
+MIN_SCALE = 2.0**-24  # smallest positive fp16 number, a subnormal that loaders support
+SHRINK_FACTORS = tuple(1 - step / 40 for step in range(21))  # candidate fractions of a span
+LAZY_BATCH_COLUMNS = 128  # columns rounded before one product spreads their errors
 
 
 @runtime_checkable
 class Kernel(Protocol):
-    """What a device must be able to do."""
+    """Inner loops of the solver for one kind of device."""
 
     def search_group(
         self,
@@ -31,22 +31,22 @@ class Kernel(Protocol):
         bits: int,
         sym: bool,
     ) -> tuple[Float32[Tensor, " rows"], Float32[Tensor, " rows"]]:
-        """The grid of one group that rounds its columns with the least weighted squared error.
+        """Searches the grid of one group with the smallest weighted squared error.
 
-        Tried is each of `SHRINK` times the step that spans the group: if symmetric, 2 max|w| /
-        (2**bits - 1) with either sign, because the codes reach one step further on one side; if
-        not, the step from the least to the largest value, with three zero points; as none of them
-        may be 0, the span begins at least one step below zero.
+        The candidates are `SHRINK_FACTORS` times the step that spans the group. A symmetric grid
+        has the step 2 max|w| / (2**bits - 1) with either sign, because the codes reach one step
+        further on one side. An asymmetric grid spans the smallest to the largest value with three
+        candidate zero points; none may be 0, so its span begins at least one step below zero.
 
         Args:
-            columns: a group's columns as rows.
+            columns: columns of one group, stored as rows, fp32.
             importance: weight of each column's squared error.
             bits: 2, 3, 4 or 8.
-            sym: the zero point is 2**(bits-1).
+            sym: true for a zero point of 2**(bits-1).
         Returns:
-            scales: fp16 numbers of at least `SMALLEST_SCALE`, perhaps negative; unit: weight.
-                Infinity where no grid has a finite error.
-            zeros: codes that mean zero, 1 to 2**bits - 1.
+            scales: fp16 numbers of magnitude `MIN_SCALE` or more, positive or negative, in units
+                of the weight; infinity if no grid has a finite error.
+            zeros: zero points, from 1 to 2**bits - 1.
         """
 
     def round_columns(
@@ -58,21 +58,21 @@ class Kernel(Protocol):
         *,
         top: int,
     ) -> tuple[UInt8[Tensor, "cols rows"], Float32[Tensor, "cols rows"]]:
-        """Round column by column, moving each one's error to those after it.
+        """Rounds column by column, moving the error of each column to the later ones.
 
         Args:
-            columns: of one group, in the order of solving; used up.
-            upper: their part of the upper Cholesky factor of the inverse Hessian.
-            scales: per row.
-            zeros: per row.
+            columns: columns of one group in the order of solving, fp32; may be overwritten.
+            upper: block of these columns in the upper Cholesky factor of the inverse Hessian.
+            scales: scale of each row.
+            zeros: zero point of each row.
             top: the largest code.
         Returns:
-            codes, and each column's error over its diagonal element of `upper`.
+            codes, and the error of each column divided by its diagonal element of `upper`.
         """
 
 
 def pick_kernel(device: torch.device) -> Kernel:
-    """The kernel for a device; the plain one where nothing faster is at hand."""
+    """Returns the fastest kernel for a device."""
     if device.type == "cpu":
         from camelpress.quantize.kernels import cpu_kernel
 

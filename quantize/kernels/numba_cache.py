@@ -1,7 +1,7 @@
-"""Compiled functions whose cache on the disk saves time and can never be an obstacle.
+"""Numba compilation with an optional disk cache.
 
-Numba refuses to compile where it finds no folder for a cache, and fails where the disk under the
-cache is full or a file in it is damaged. Here each of these costs a compilation, of some seconds.
+Numba refuses to compile without a folder for its cache, and fails on a full disk or a damaged cache
+file. Here, each of these faults costs only a new compilation of a few seconds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numba
 from numba.core.caching import FunctionCache
 
 CompiledFunction = TypeVar("CompiledFunction", bound=Callable[..., Any])
-CACHE_ERRORS = (  # raised by pickle on bytes that are no pickle, besides an OSError of the disk
+CACHE_ERRORS = (  # disk errors, and errors of pickle on damaged files
     OSError,
     pickle.UnpicklingError,
     EOFError,
@@ -29,10 +29,10 @@ CACHE_ERRORS = (  # raised by pickle on bytes that are no pickle, besides an OSE
 
 
 class LenientCache(FunctionCache):
-    """A cache that is left out where it cannot be read or written."""
+    """Numba cache that ignores read and write errors."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """The compiled function for a signature; None where none can be had from the disk."""
+        """Returns the cached function for a signature, or none after a miss or an error."""
         try:
             return super().load_overload(sig, target_context)
         except CACHE_ERRORS:
@@ -41,17 +41,17 @@ class LenientCache(FunctionCache):
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep a compiled function on the disk, if it has room."""
+        """Writes a compiled function to the cache, ignoring errors."""
         with suppress(*CACHE_ERRORS):
             super().save_overload(sig, data)
 
 
 def cached_njit(**options: Any) -> Callable[[CompiledFunction], CompiledFunction]:
-    """A decorator that compiles a function for threads, with options of `numba.njit`."""
+    """Returns a decorator that compiles without the GIL, with options of `numba.njit`."""
 
     def compile_function(function: CompiledFunction) -> CompiledFunction:
         dispatcher: Any = numba.njit(nogil=True, **options)(function)
-        with suppress(RuntimeError):  # no folder can be written, or nobody has a home
+        with suppress(RuntimeError):  # no writable folder, or no home folder
             dispatcher._cache = LenientCache(function)
         result: CompiledFunction = dispatcher
         return result

@@ -1,4 +1,4 @@
-"""The solver's inner loops in torch: slow, on any device, and what the fast ones are held to."""
+"""Reference kernel in torch: slow, for any device, the oracle of the fast kernels."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ def search_group(
     bits: int,
     sym: bool,
 ) -> tuple[Float32[Tensor, " rows"], Float32[Tensor, " rows"]]:
-    """As `Kernel.search`; of equals the first wins."""
+    """Implements `Kernel.search_group`; the first of equal candidates wins."""
     top = 2**bits - 1
-    least = torch.full_like(columns[0], torch.inf)
-    best_scale, best_zero = least, torch.zeros_like(least)
+    best_loss = torch.full_like(columns[0], torch.inf)
+    best_scale, best_zero = best_loss, torch.zeros_like(best_loss)
     for scale, zero in _grid_candidates(columns, top, sym):
         codes = (columns * scale.reciprocal()).round_().add_(zero).clamp_(0, top)
         error = codes.sub_(zero).mul_(scale).sub_(columns)
         loss = (error.square_() * importance[:, None]).sum(dim=0)
-        better = loss < least
-        least = torch.where(better, loss, least)
+        better = loss < best_loss
+        best_loss = torch.where(better, loss, best_loss)
         best_scale = torch.where(better, scale, best_scale)
         best_zero = torch.where(better, zero, best_zero)
     return best_scale, best_zero
 
 
 def _grid_candidates(columns: Float32[Tensor, "cols rows"], top: int, sym: bool) -> GridCandidates:
-    """Every grid that is tried."""
+    """Yields the scale and zero point of each candidate grid."""
     if sym:
         span = columns.abs().amax(dim=0) * (2 / top)
         middle = torch.full_like(span, (top + 1) // 2)
@@ -62,7 +62,7 @@ def round_columns(
     *,
     top: int,
 ) -> tuple[UInt8[Tensor, "cols rows"], Float32[Tensor, "cols rows"]]:
-    """As `Kernel.round_columns`."""
+    """Implements `Kernel.round_columns`."""
     codes = torch.empty_like(columns, dtype=torch.uint8)
     errors = torch.empty_like(columns)
     for column in range(len(columns)):
@@ -74,6 +74,6 @@ def round_columns(
 
 
 def round_scales_to_fp16(scales: Float32[Tensor, " rows"]) -> Float32[Tensor, " rows"]:
-    """Returns the nearest fp16 numbers of the same sign, but not 0."""
+    """Rounds scales to the nearest nonzero fp16 numbers of the same sign."""
     sign = torch.where(scales < 0, -1.0, 1.0)
     return sign * scales.abs().clamp(min=MIN_SCALE).to(torch.float16).to(torch.float32)

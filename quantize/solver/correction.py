@@ -1,17 +1,17 @@
-"""What a layer is rounded towards: not its own weight, but the outputs of the 16-bit model.
+"""Corrects a weight before rounding, towards the outputs of the 16-bit model.
 
-By the time a layer is reached, its inputs x are no longer the x16 of the 16-bit model. The weight
-that comes nearest to the 16-bit outputs on the inputs as they are is a least-squares solution away,
-and rounding that one makes up, layer by layer, for what all before it did.
+Quantizing the earlier layers changes a layer's inputs from x16 of the 16-bit model to x. The weight
+V with outputs nearest to the 16-bit ones on inputs x is the solution of a least-squares problem.
+Rounding V, or a weight on the way to it, compensates layer by layer for the earlier errors.
 
     W* = W + strength (V - W)
 
-    V = W + W sum (x16 - x) xᵀ H⁻¹             of a layer that reads the residual stream
-    V = (sum (r16 - r) xᵀ + W damping) H⁻¹     of one that writes to it: r16 is the 16-bit model's
-                                               stream after the layer, r the quantized one before
+    V = W + W sum (x16 - x) xᵀ H⁻¹             for a layer that reads the residual stream
+    V = (sum (r16 - r) xᵀ + W damping) H⁻¹     for a layer that writes to it: r16 is the stream
+                                               after it in the 16-bit model, r the stream before
+                                               it in the quantized model
 
-with H = sum x xᵀ + damping and all sums over the same tokens. Where there is no evidence, V stays
-at W.
+with H = sum x xᵀ + damping, and all sums over the same tokens. For unused inputs, V equals W.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from camelpress.quantize.solver.damping import DampedCholesky, damped_cholesky
 from camelpress.quantize.solver.hessian import HessianAccumulator
 
-CORRECTION_ROWS = 1024  # of the weight that are moved at a time
+CORRECTION_ROWS = 1024  # rows of the weight corrected at a time
 
 
 def correct_weight(
@@ -34,35 +34,36 @@ def correct_weight(
     damp_percent: float,
     writes: bool,
 ) -> None:
-    """Move a weight, in place, towards the one that gives what the 16-bit model gives.
+    """Moves a weight in place towards the least-squares weight for the 16-bit outputs.
 
     Args:
-        weight: of all layers that share the input.
-        moments: of that input and of what the 16-bit model has more than the quantized one.
-        strength: 0 stays at W, 1 goes all the way to V.
+        weight: weight of all layers that share the input, fp32.
+        moments: Hessian of that input and its cross moment with the deviations.
+        strength: distance to move; 0 stays at W, 1 reaches V.
         damp_percent: fraction of mean(diag H) added to the diagonal.
-        writes: whether the layer's output is added to the residual stream.
+        writes: true if the layer's output is added to the residual stream.
     Raises:
-        NotPositiveDefinite: the Hessian has no Cholesky factor however much it is damped.
+        NotPositiveDefinite: the Hessian has no Cholesky factor at any damping tried.
     Source:
-        Asymmetric calibration: Li et al., arXiv:2504.02692 (GPTAQ). Ours differs: the correction
-        is made before solving and in closed form, and a layer that writes is aimed at the residual
-        stream, with all that it lost before.
+        Asymmetric calibration: Li et al., arXiv:2504.02692 (GPTAQ). Differences: the correction
+        precedes the solver and has a closed form, and a layer that writes is fitted to the residual
+        stream with all errors accumulated in it.
     """
     hessian = moments.full_hessian()
-    natural = torch.arange(len(hessian), device=hessian.device)
-    damped = damped_cholesky(hessian, natural, damp_percent=damp_percent)
+    order = torch.arange(len(hessian), device=hessian.device)
+    damped = damped_cholesky(hessian, order, damp_percent=damp_percent)
     if writes:
-        wanted = _over_hessian(moments.cross_moment + weight * damped.damping, damped)
-        weight.lerp_(wanted, strength)
+        solution = _times_inverse(moments.cross_moment + weight * damped.damping, damped)
+        weight.lerp_(solution, strength)
         return
-    step = _over_hessian(moments.cross_moment, damped)
+    step = _times_inverse(moments.cross_moment, damped)
     for rows in weight.split(CORRECTION_ROWS):
         rows += strength * (rows @ step)
 
 
-def _over_hessian(
+def _times_inverse(
     matrix: Float32[Tensor, "rows cols"], damped: DampedCholesky
 ) -> Float32[Tensor, "rows cols"]:
+    """Returns a matrix times the inverse of the damped Hessian."""
     solution = torch.cholesky_solve(matrix.T.to(damped.lower.dtype), damped.lower)
     return solution.T.to(torch.float32)

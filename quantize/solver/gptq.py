@@ -1,6 +1,6 @@
-"""The GPTQ solver: round column by column, and let the columns still free make up for the error.
+"""GPTQ solver: rounds column by column and compensates each error in the remaining columns.
 
-Pure: weight and Hessian in, codes and grid out. It knows no model and no file.
+The solver is pure: weight and Hessian in, codes and grid out, without model or files.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ FALLBACK = "nearest"
 
 @dataclass(frozen=True)
 class HessianFactor:
-    """What the solver asks of a Hessian, and what it took to get there."""
+    """Factor of the inverse Hessian for the solver, with the damping it needed."""
 
-    order: Int64[Tensor, " cols"]  # of solving
+    order: Int64[Tensor, " cols"]  # order in which the columns are solved
     upper: Float32[Tensor, "cols cols"]  # Cholesky factor of the inverse, in that order
-    damp_percent: float
+    damp_percent: float  # fraction of mean(diag H)
     rescue: str  # "" | "float64" | "damped" | FALLBACK
 
 
 @dataclass(frozen=True)
 class GptqSolution:
-    """Codes, natural order, and the grid that they are on."""
+    """Codes in natural column order, and their grid."""
 
     codes: UInt8[Tensor, "rows cols"]
     grid: QuantGrid
@@ -39,41 +39,41 @@ class GptqSolution:
 def activation_order(
     diagonal: Float32[Tensor, " cols"], *, group_size: int
 ) -> Int64[Tensor, " cols"]:
-    """Columns by falling mean square of their input, whole groups at a time.
+    """Returns the columns by falling mean square of their input, with groups kept together.
 
-    The costliest are rounded first, while most others are still free to make up for them. Groups
-    are ordered by their costliest column, columns within their group; so a group is solved in one
-    go, and its grid can be chosen when it is reached, for the columns as they are by then.
+    The costliest columns are rounded first, while most others can still compensate their errors.
+    Groups are ordered by their costliest column, and columns within their group. So a group is
+    solved in one go, and its grid can be fitted to the updated columns.
 
     Args:
-        diagonal: of the Hessian.
-        group_size: columns that share a scale; -1 for all of a row.
+        diagonal: diagonal of the Hessian.
+        group_size: columns that share a scale; -1 for the whole row.
     """
     groups = diagonal.reshape(
         1 if group_size == -1 else -1, len(diagonal) if group_size == -1 else group_size
     )
-    within = groups.argsort(dim=1, descending=True, stable=True)
-    first = torch.arange(0, len(diagonal), groups.shape[1], device=diagonal.device)
-    by_group = groups.amax(dim=1).argsort(descending=True, stable=True)
-    return (within + first[:, None])[by_group].flatten()
+    columns = groups.argsort(dim=1, descending=True, stable=True)
+    starts = torch.arange(0, len(diagonal), groups.shape[1], device=diagonal.device)
+    group_order = groups.amax(dim=1).argsort(descending=True, stable=True)
+    return (columns + starts[:, None])[group_order].flatten()
 
 
 def factorize_hessian(
     hessian: Float32[Tensor, "cols cols"], order: Int64[Tensor, " cols"], *, damp_percent: float
 ) -> HessianFactor:
-    """Damp and invert a Hessian.
+    """Damps a Hessian and factorizes its inverse.
 
-    The factor of the inverse is the inverse of the factor that begins at the other end, so that
-    the inverse itself is never made.
+    The factor of the inverse is the inverse of the factor in reverse order, so the inverse itself
+    is never computed.
 
     Args:
         hessian: sum of x xᵀ, undamped; unit: activation squared.
-        order: columns as they will be solved.
+        order: order in which the columns are solved.
         damp_percent: fraction of mean(diag H) added to the diagonal.
     Returns:
-        U with Uᵀ U = H⁻¹, upper triangular.
+        upper triangular U with Uᵀ U = H⁻¹.
     Raises:
-        NotPositiveDefinite: not even 100 times the damping helps.
+        NotPositiveDefinite: the factorization fails even with 100 times the damping.
     Source:
         Frantar et al., arXiv:2210.17323, section 3.3 (Cholesky reformulation).
     """
@@ -86,10 +86,10 @@ def factorize_hessian(
 def factorize_diagonal(
     hessian: Float32[Tensor, "cols cols"], order: Int64[Tensor, " cols"], *, damp_percent: float
 ) -> HessianFactor:
-    """What is left when `factorize` gives up: every weight is rounded to nearest.
+    """Factorizes the diagonal only, as a fallback: every weight is rounded to nearest.
 
     Raises:
-        NotPositiveDefinite: not even the diagonal makes sense.
+        NotPositiveDefinite: the diagonal has no Cholesky factor either.
     """
     diagonal = torch.diag(hessian.diagonal())
     return replace(factorize_hessian(diagonal, order, damp_percent=damp_percent), rescue=FALLBACK)
@@ -104,25 +104,25 @@ def solve_gptq(
     group_size: int,
     sym: bool,
 ) -> GptqSolution:
-    """Round one linear layer, moving each column's error to the columns not yet rounded.
+    """Rounds one linear layer, moving each column's error to the columns not yet rounded.
 
-    The grid of a group is searched for when the solver gets there. Each column counts by what an
-    error in it costs after all later columns have made up for it, which is 1 / U_jj².
+    The grid of a group is searched when the solver reaches it. A column is weighted by the cost of
+    an error in it after compensation by all later columns, 1 / U_jj².
 
     Args:
-        weight: rows are outputs, columns are inputs, in their natural order.
-        factor: of the Hessian; its order keeps the columns of a group together.
-        kernel: of the weight's device.
+        weight: fp32 weight; rows are outputs, columns are inputs in natural order.
+        factor: factor of the Hessian; its order keeps the columns of a group together.
+        kernel: kernel of the weight's device.
         bits: 2, 3, 4 or 8.
-        group_size: neighbouring columns that share a scale, in the natural order: the order of
-            solving stays inside, and no loader has to know it; -1 for all of a row.
-        sym: zero stands at 2**(bits-1).
+        group_size: neighbouring columns, in natural order, that share a scale; -1 for the whole
+            row. No loader needs the order of solving.
+        sym: true for zero points at 2**(bits-1).
     Raises:
-        NumericsProblem: weights so large that a scale is not finite in fp16.
+        NumericsProblem: a weight is so large that a scale is not finite in fp16.
     Source:
-        Frantar et al., arXiv:2210.17323, algorithm 1; IST-DASLab/gptq 2d65066, gptq.py. Ours
-        differs: the grid is in fp16 already and searched for with either sign, the order keeps
-        groups together, and the columns lie in memory as rows.
+        Frantar et al., arXiv:2210.17323, algorithm 1; IST-DASLab/gptq 2d65066, gptq.py.
+        Differences: the grid is fp16 from the start and searched with either sign, the order keeps
+        groups together, and the columns are stored as rows.
     """
     size = weight.shape[1] if group_size == -1 else group_size
     columns = weight.T[factor.order].contiguous()
@@ -133,8 +133,8 @@ def solve_gptq(
         scale, zero = kernel.search_group(
             columns[group : group + size], importance[group : group + size], bits=bits, sym=sym
         )
-        place = int(factor.order[group]) // size
-        scales[:, place], zeros[:, place] = scale, zero
+        index = int(factor.order[group]) // size
+        scales[:, index], zeros[:, index] = scale, zero
         for start in range(group, group + size, LAZY_BATCH_COLUMNS):
             stop = min(start + LAZY_BATCH_COLUMNS, group + size)
             codes[start:stop], errors = kernel.round_columns(
@@ -145,8 +145,9 @@ def solve_gptq(
                 top=2**bits - 1,
             )
             columns[stop:].addmm_(factor.upper[start:stop, stop:].T, errors, alpha=-1)
-    natural = torch.empty_like(codes)
-    natural[factor.order] = codes
+    natural_codes = torch.empty_like(codes)
+    natural_codes[factor.order] = codes
     return GptqSolution(
-        natural.T.contiguous(), QuantGrid.from_float32(scales, zeros, bits=bits, group_size=size)
+        natural_codes.T.contiguous(),
+        QuantGrid.from_float32(scales, zeros, bits=bits, group_size=size),
     )

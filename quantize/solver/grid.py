@@ -1,8 +1,7 @@
-"""The grid a weight is rounded to: scale and zero point per row and group.
+"""Quantization grid: one scale and zero point per row and group.
 
-Scales are fp16 numbers from the start, because that is what is stored and computed with. A scale
-may be negative: the codes of a symmetric grid reach one step further on one side, and the sign says
-on which.
+Scales are fp16 numbers from the start, as stored and as used by loaders. A scale may be negative:
+the codes of a symmetric grid reach one step further on one side, and the sign selects the side.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from camelpress.quantize.kernels.kernel import Kernel
 
 @dataclass(frozen=True)
 class QuantGrid:
-    """weight = scales * (code - zeros), code in 0 ... 2**bits - 1."""
+    """Grid of a weight matrix: weight = scales * (code - zeros), with code in 0 ... 2**bits - 1."""
 
     scales: Float16[Tensor, "rows groups"]
     zeros: UInt8[Tensor, "rows groups"]
@@ -35,18 +34,23 @@ class QuantGrid:
         bits: int,
         group_size: int,
     ) -> QuantGrid:
-        """From fp16 numbers and whole ones that were computed in fp32.
+        """Converts scales and zero points computed in fp32 to their stored dtypes.
 
+        Args:
+            scales: numbers with an exact fp16 value.
+            zeros: whole numbers from 0 to 255.
+            bits: 2, 3, 4 or 8.
+            group_size: neighbouring columns that share a scale.
         Raises:
-            NumericsProblem: a scale is beyond fp16.
+            NumericsProblem: a scale is not finite in fp16.
         """
-        stored = scales.to(torch.float16)
-        if not bool(stored.isfinite().all()):
+        fp16_scales = scales.to(torch.float16)
+        if not bool(fp16_scales.isfinite().all()):
             raise NumericsProblem(
-                f"{int((~stored.isfinite()).sum())} scales of a layer do not fit float16",
+                f"{int((~fp16_scales.isfinite()).sum())} scales of a layer do not fit float16",
                 next_step="check the checkpoint: its weights are too large",
             )
-        return cls(stored, zeros.to(torch.uint8), bits, group_size)
+        return cls(fp16_scales, zeros.to(torch.uint8), bits, group_size)
 
     @property
     def max_code(self) -> int:
@@ -54,17 +58,17 @@ class QuantGrid:
         return 2**self.bits - 1
 
     def expand_columns(self, values: Tensor) -> Float32[Tensor, "rows cols"]:
-        """Scales or zero points, once for each column."""
+        """Repeats scales or zero points for each column of their group, in fp32."""
         return values.to(torch.float32).repeat_interleave(self.group_size, dim=1)
 
     def column_groups(self) -> Int32[Tensor, " cols"]:
-        """The group of each column."""
+        """Returns the group index of each column."""
         groups = torch.arange(self.scales.shape[1], dtype=torch.int32, device=self.scales.device)
         return groups.repeat_interleave(self.group_size)
 
-    def select_rows(self, part: slice) -> QuantGrid:
-        """The grid of some rows."""
-        return QuantGrid(self.scales[part], self.zeros[part], self.bits, self.group_size)
+    def select_rows(self, rows: slice) -> QuantGrid:
+        """Returns the grid of a range of rows."""
+        return QuantGrid(self.scales[rows], self.zeros[rows], self.bits, self.group_size)
 
 
 def search_grid(
@@ -76,34 +80,34 @@ def search_grid(
     group_size: int,
     sym: bool,
 ) -> QuantGrid:
-    """The grid that rounds each group to nearest with the least weighted squared error.
+    """Searches the grid with the smallest weighted squared error of rounding to nearest.
 
     Args:
-        weight: rows are outputs; cols is a multiple of the group size.
-        kernel: of the weight's device.
+        weight: fp32 weight; rows are outputs, and cols is a multiple of the group size.
+        kernel: kernel of the weight's device.
         importance: weight of each column's squared error.
         bits: 2, 3, 4 or 8.
-        group_size: columns that share a scale; -1 for all of a row.
-        sym: zero stands at 2**(bits-1); otherwise it is a code of at least 1 (a zero point of 0
-            does not survive the v1 format in every loader).
+        group_size: columns that share a scale; -1 for the whole row.
+        sym: true for zero points at 2**(bits-1), false for zero points of at least 1 (some loaders
+            misread a zero point of 0 in the v1 format).
     Raises:
-        NumericsProblem: weights so large that a scale is not finite in fp16.
+        NumericsProblem: a weight is so large that a scale is not finite in fp16.
     """
     size = weight.shape[1] if group_size == -1 else group_size
-    found = [
+    grids = [
         kernel.search_group(columns, weights, bits=bits, sym=sym)
         for columns, weights in zip(
             weight.T.contiguous().split(size), importance.split(size), strict=True
         )
     ]
-    scales, zeros = (torch.stack(each, dim=1) for each in zip(*found, strict=True))
+    scales, zeros = (torch.stack(parts, dim=1) for parts in zip(*grids, strict=True))
     return QuantGrid.from_float32(scales, zeros, bits=bits, group_size=size)
 
 
 def round_to_nearest(
     weight: Float32[Tensor, "rows cols"], grid: QuantGrid
 ) -> UInt8[Tensor, "rows cols"]:
-    """Round every weight to its nearest code: the baseline that GPTQ has to beat."""
+    """Rounds every weight to its nearest code, the baseline for GPTQ."""
     codes = (weight / grid.expand_columns(grid.scales)).round() + grid.expand_columns(grid.zeros)
     return codes.clamp(0, grid.max_code).to(torch.uint8)
 
@@ -111,5 +115,5 @@ def round_to_nearest(
 def dequantize_codes(
     codes: UInt8[Tensor, "rows cols"], grid: QuantGrid
 ) -> Float32[Tensor, "rows cols"]:
-    """What the codes stand for: exactly what a loader computes with."""
+    """Returns the fp32 weights of codes, exactly as a loader computes them."""
     return (codes.float() - grid.expand_columns(grid.zeros)) * grid.expand_columns(grid.scales)

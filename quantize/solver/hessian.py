@@ -1,9 +1,9 @@
-"""What calibration tells of a layer: second moments of its inputs, summed over all tokens.
+"""Hessian and cross moment of a layer's inputs, summed over the calibration tokens.
 
-    hessian = sum x xᵀ        of the squared output error, x as the quantized model makes it
-    cross   = sum d xᵀ        d is what the 16-bit model has more than the quantized one
+    hessian      = sum x xᵀ   x: input in the quantized model
+    cross_moment = sum d xᵀ   d: deviation, 16-bit model minus quantized model
 
-where d is the difference of the layer's inputs, or of the residual stream that it writes to.
+The deviation is of the layer's inputs, or of the residual stream for a layer that writes to it.
 """
 
 from __future__ import annotations
@@ -12,59 +12,66 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-PANEL_COLUMNS = 512  # columns; the part of a panel beyond the diagonal is computed for nothing
+PANEL_COLUMNS = 512  # columns of one product; half of the diagonal block is wasted work
 
 
 class HessianAccumulator:
-    """Collects both sums in fp32, in the order the batches come, so that they repeat themselves.
+    """Accumulates the Hessian and the cross moment of one layer input in fp32.
 
-    The factor 2/n of the papers is left out: it cancels in the solver. Of the Hessian, which is
-    symmetric, only panels up to the diagonal are computed.
+    Batches are added in order, for reproducible sums. The factor 2/n of the papers is left out: it
+    cancels in the solver. The Hessian is symmetric, so only panels up to the diagonal are computed.
 
     Args:
-        cols: inputs of the layers that share them.
-        wanted: width of d; 0 where nobody asks for it.
-        device: where they are summed.
+        cols: number of input features.
+        deviation_width: width of a deviation; 0 for no cross moment.
+        device: device of the sums.
     """
 
-    def __init__(self, cols: int, wanted: int, device: torch.device) -> None:
+    def __init__(self, cols: int, deviation_width: int, device: torch.device) -> None:
         self.hessian: Float32[Tensor, "cols cols"] = torch.zeros(cols, cols, device=device)
-        self.cross_moment: Float32[Tensor, "wanted cols"] = torch.zeros(wanted, cols, device=device)
+        self.cross_moment: Float32[Tensor, "width cols"] = torch.zeros(
+            deviation_width, cols, device=device
+        )
 
     def zeros_like(self) -> HessianAccumulator:
-        """Sums of nothing, of the same shapes."""
+        """Returns an empty accumulator of the same shape."""
         return HessianAccumulator(len(self.hessian), len(self.cross_moment), self.hessian.device)
 
     def drop_cross_moment(self) -> None:
-        """Go on without d."""
+        """Drops the cross moment; later batches add to the Hessian only."""
         self.cross_moment = self.cross_moment[:0].clone()
 
     def add_batch(
         self,
         inputs: Float[Tensor, "tokens cols"],
-        wanted: Float[Tensor, "tokens wanted"] | None = None,
+        deviations: Float[Tensor, "tokens width"] | None = None,
     ) -> None:
-        """Take in some tokens; give real tokens only, no padding."""
+        """Adds a batch of tokens without padding.
+
+        Args:
+            inputs: inputs in the quantized model, one row a token.
+            deviations: deviations of the same tokens; none to add to the Hessian only.
+        """
         inputs = inputs.to(torch.float32)
         for start in range(0, inputs.shape[1], PANEL_COLUMNS):
             stop = min(start + PANEL_COLUMNS, inputs.shape[1])
             panel = self.hessian[start:stop, :stop]
             panel.addmm_(inputs[:, start:stop].T, inputs[:, :stop])
-        if wanted is not None:
-            self.cross_moment.addmm_(wanted.to(torch.float32).T, inputs)
+        if deviations is not None:
+            self.cross_moment.addmm_(deviations.to(torch.float32).T, inputs)
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """Both sums."""
+        """Hessian and cross moment."""
         return self.hessian, self.cross_moment
 
     def merge(self, other: HessianAccumulator) -> None:
-        """Add other sums to these."""
+        """Adds the sums of another accumulator."""
         self.hessian += other.hessian
         self.cross_moment += other.cross_moment
 
     def full_hessian(self) -> Float32[Tensor, "cols cols"]:
-        """The Hessian with both its triangles, the upper one made in place."""
+        """Returns the Hessian with both triangles; fills the upper one in place."""
         for start in range(0, len(self.hessian), PANEL_COLUMNS):
             stop = min(start + PANEL_COLUMNS, len(self.hessian))
             self.hessian[start:stop, stop:] = self.hessian[stop:, start:stop].T

@@ -1,7 +1,7 @@
-"""One weight matrix from what calibration told of it to codes, row by row.
+"""Quantizes one weight matrix with its Hessian, in blocks of rows.
 
-Rows never meet once the Hessian is factorized. So they are solved in blocks of a fixed height,
-which bounds the memory, and which several processes share out without changing a bit.
+Rows are independent once the Hessian is factorized. Blocks of a fixed height bound the memory, and
+several processes can share them without changing a bit of the result.
 """
 
 from __future__ import annotations
@@ -28,83 +28,83 @@ from camelpress.quantize.solver.gptq import (
 )
 from camelpress.quantize.solver.grid import QuantGrid, dequantize_codes
 
-SOLVE_ROWS = 1024  # of a block
+SOLVE_ROWS = 1024  # rows of a block
 
 
 @dataclass(frozen=True)
 class RoundedMatrix:
-    """A matrix, or some rows of one, as it is stored."""
+    """Quantized matrix, or a range of its rows, with the error of each row."""
 
-    solved: GptqSolution
-    error: Float64[Tensor, " rows"]  # squared, of the output, summed over the tokens
+    solution: GptqSolution
+    error: Float64[Tensor, " rows"]  # squared output error, summed over the tokens
     energy: Float64[Tensor, " rows"]  # squared output, summed over the tokens
 
     @classmethod
     def concatenate(cls, parts: list[RoundedMatrix]) -> RoundedMatrix:
-        """One below the other."""
-        grids = [part.solved.grid for part in parts]
+        """Concatenates ranges of rows."""
+        grids = [part.solution.grid for part in parts]
         grid = QuantGrid(
-            torch.cat([each.scales for each in grids]),
-            torch.cat([each.zeros for each in grids]),
+            torch.cat([grid.scales for grid in grids]),
+            torch.cat([grid.zeros for grid in grids]),
             grids[0].bits,
             grids[0].group_size,
         )
         return cls(
-            GptqSolution(torch.cat([part.solved.codes for part in parts]), grid),
+            GptqSolution(torch.cat([part.solution.codes for part in parts]), grid),
             torch.cat([part.error for part in parts]),
             torch.cat([part.energy for part in parts]),
         )
 
     def to(self, device: torch.device) -> RoundedMatrix:
-        """The same elsewhere."""
-        grid = self.solved.grid
+        """Returns a copy on another device."""
+        grid = self.solution.grid
         grid = replace(grid, scales=grid.scales.to(device), zeros=grid.zeros.to(device))
         return RoundedMatrix(
-            GptqSolution(self.solved.codes.to(device), grid),
+            GptqSolution(self.solution.codes.to(device), grid),
             self.error.to(device),
             self.energy.to(device),
         )
 
-    def dequantize_rows(self, part: slice) -> Float32[Tensor, "rows cols"]:
-        """What the codes of some rows stand for."""
-        return dequantize_codes(self.solved.codes[part], self.solved.grid.select_rows(part))
+    def dequantize_rows(self, rows: slice) -> Float32[Tensor, "rows cols"]:
+        """Returns the dequantized weights of a range of rows."""
+        return dequantize_codes(self.solution.codes[rows], self.solution.grid.select_rows(rows))
 
-    def pack_rows(self, part: slice) -> GptqTensors:
-        """Some rows as they lie on disk."""
-        grid = self.solved.grid.select_rows(part)
+    def pack_rows(self, rows: slice) -> GptqTensors:
+        """Packs a range of rows in the GPTQ format."""
+        grid = self.solution.grid.select_rows(rows)
         return pack_gptq(
-            self.solved.codes[part], grid.scales, grid.zeros, grid.column_groups(), bits=grid.bits
+            self.solution.codes[rows], grid.scales, grid.zeros, grid.column_groups(), bits=grid.bits
         )
 
-    def relative_error(self, part: slice) -> float:
-        """Squared output error over squared output, both of some rows."""
-        energy = float(self.energy[part].sum())
-        return float(self.error[part].sum()) / energy if energy else 0.0
+    def relative_error(self, rows: slice) -> float:
+        """Returns the squared output error over the squared output, both summed over rows."""
+        energy = float(self.energy[rows].sum())
+        return float(self.error[rows].sum()) / energy if energy else 0.0
 
-    def loss(self, part: slice) -> float:
-        """Returns the mean over some rows of squared output error over squared output."""
-        return mean_row_loss(self.error[part], self.energy[part])
+    def loss(self, rows: slice) -> float:
+        """Returns the mean over rows of squared output error over squared output."""
+        return mean_row_loss(self.error[rows], self.energy[rows])
 
 
 def round_layer(
     weight: Float32[Tensor, "rows cols"],
     hessian: Float32[Tensor, "cols cols"],
-    team: ProcessGroup,
+    processes: ProcessGroup,
     settings: QuantizeSettings,
 ) -> tuple[RoundedMatrix, HessianFactor]:
-    """Quantize a matrix.
+    """Quantizes a matrix.
 
     Args:
-        weight: of all layers that share the input.
-        hessian: of that input, the same on all ranks.
-        team: who takes part; all get the whole result.
-        settings: of the layers.
+        weight: fp32 weight of all layers that share the input.
+        hessian: Hessian of that input, equal on all ranks.
+        processes: process group; every rank gets the whole result.
+        settings: settings of the layers.
     Returns:
-        the matrix, and what it took to factorize its Hessian.
+        the quantized matrix, and the factor of its Hessian.
     Raises:
-        NotPositiveDefinite: the Hessian has no Cholesky factor however much it is damped, and
-            no fallback is allowed.
-        NumericsProblem: weights so large that a scale is not finite in fp16.
+        NotPositiveDefinite: the Hessian has no Cholesky factor at any damping tried, and no
+            fallback is allowed.
+        NumericsProblem: a weight is so large that a scale is not finite in fp16.
     """
     order = activation_order(hessian.diagonal(), group_size=settings.group_size)
     try:
@@ -114,16 +114,17 @@ def round_layer(
             raise
         factor = factorize_diagonal(hessian, order, damp_percent=settings.damp_percent)
 
-    parts = [slice(start, start + SOLVE_ROWS) for start in range(0, len(weight), SOLVE_ROWS)]
-    with team.raise_together():
-        own = [
-            _round_rows(weight[part], hessian, factor, settings)
-            for part in team.items_of_rank(parts)
+    blocks = [slice(start, start + SOLVE_ROWS) for start in range(0, len(weight), SOLVE_ROWS)]
+    with processes.raise_together():
+        parts = [
+            _round_rows(weight[rows], hessian, factor, settings)
+            for rows in processes.items_of_rank(blocks)
         ]
-    if team.size > 1:  # they travel by way of the CPU: no process sees the others' GPUs
-        exchanged = team.all_gather([part.to(torch.device("cpu")) for part in own], len(parts))
-        own = [part.to(weight.device) for part in exchanged]
-    return RoundedMatrix.concatenate(own), factor
+    if processes.size > 1:  # exchange on the CPU: no process sees the GPUs of the others
+        cpu = torch.device("cpu")
+        gathered = processes.all_gather([part.to(cpu) for part in parts], len(blocks))
+        parts = [part.to(weight.device) for part in gathered]
+    return RoundedMatrix.concatenate(parts), factor
 
 
 def _round_rows(
@@ -132,7 +133,7 @@ def _round_rows(
     factor: HessianFactor,
     settings: QuantizeSettings,
 ) -> RoundedMatrix:
-    solved = solve_gptq(
+    solution = solve_gptq(
         weight,
         factor,
         pick_kernel(weight.device),
@@ -140,16 +141,16 @@ def _round_rows(
         group_size=settings.group_size,
         sym=settings.sym,
     )
-    error = dequantize_codes(solved.codes, solved.grid) - weight
-    return RoundedMatrix(solved, _output_energy(error, hessian), _output_energy(weight, hessian))
+    error = dequantize_codes(solution.codes, solution.grid) - weight
+    return RoundedMatrix(solution, _output_energy(error, hessian), _output_energy(weight, hessian))
 
 
 def _output_energy(
     weight: Float32[Tensor, "rows cols"], hessian: Float32[Tensor, "cols cols"]
 ) -> Float64[Tensor, " rows"]:
-    """Returns the squared output of each row, in fp64: that of tiny weights is no fp32 number.
+    """Returns the squared output of each row in fp64, because fp32 underflows for tiny weights.
 
-    Rows are divided by a power of two, which changes no digit of them.
+    Rows are divided by a power of two, which is exact.
     """
     exponents = torch.frexp(weight.abs().amax(dim=1)).exponent
     units = torch.ldexp(torch.ones_like(weight[:, 0]), exponents)

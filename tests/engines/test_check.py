@@ -283,8 +283,8 @@ class TestLayersOfTheirOwn:
 def test_a_dense_model_is_no_question_for_engines(wide: Path) -> None:
     with refusal(
         CheckpointProblem,
-        f"{wide} is quantized as nothing, and engines are asked about GPTQ",
-        next_step="give a GPTQ checkpoint, such as camelpress quantize writes",
+        f"{wide} is quantized as nothing; engines are checked for GPTQ only",
+        next_step="give a GPTQ checkpoint, such as one from camelpress quantize",
         out=None,
     ):
         check_compatibility(Checkpoint.open(wide), ["vllm"])

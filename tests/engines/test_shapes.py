@@ -53,9 +53,7 @@ def subject(
 
 
 PADS = shape_requirements.tensor_parallel(repeats_kv=True)
-STRICT = shape_requirements.tensor_parallel(
-    repeats_kv=True, families=shape_requirements.STRICT_TILES
-)
+STRICT = shape_requirements.tensor_parallel(repeats_kv=True, tiles=shape_requirements.STRICT_TILES)
 
 
 def test_llama_65b_shares_its_groups_among_four() -> None:
@@ -101,14 +99,14 @@ def test_odd_heads_leave_one_device() -> None:
 
 def test_tiles_are_those_of_layers_that_are_held_as_one() -> None:
     found = shape_requirements.kernel_tiles(
-        shape_requirements.STRICT_TILES, otherwise="no", refuses=True
+        shape_requirements.STRICT_TILES, consequence="no", refuses=True
     )
     assert found(subject(hidden=256, ffn=512, heads=4, kv_heads=2)).status == "PASS"
     refused = found(subject(hidden=576, ffn=1536, heads=9, kv_heads=3, group=64))
     assert refused.status == "FAIL"
     assert refused.reason.startswith("gate_up_proj is 576 by 3072, no multiple of 128 by 64; no")
     either = shape_requirements.kernel_tiles(
-        shape_requirements.MARLIN_TILES, otherwise="no", refuses=True
+        shape_requirements.MARLIN_TILES, consequence="no", refuses=True
     )
     assert either(subject(hidden=576, ffn=1536, heads=9, kv_heads=3, group=64)).status == "FAIL"
 
@@ -143,7 +141,7 @@ def test_what_fits_can_be_cut_with_every_group_whole(
 ) -> None:
     """Against cutting the group indices themselves."""
     model = subject(hidden=32 * heads, ffn=64 * ffn, heads=heads, group=group)
-    reason = shape_requirements._split_obstacle(model, count, repeats_kv=True, families=())
+    reason = shape_requirements._split_obstacle(model, count, repeats_kv=True, tiles=())
     assert (reason is None) == _can_be_cut(model, count)
 
 

@@ -89,7 +89,7 @@ def test_a_template_that_refuses_is_a_problem(tokenizer: Tokenizer) -> None:
     with refusal(
         CheckpointProblem,
         "the chat template of the model cannot be rendered (only users here)",
-        next_step="mend it, leave out --system if it knows no such message, or give --template "
+        next_step="fix it, leave out --system if it has no system message, or give --template "
         "tulu or plain",
         out=None,
     ):

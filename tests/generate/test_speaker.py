@@ -148,8 +148,8 @@ def test_a_model_without_template_is_refused_before_it_is_read(base: Path, tmp_p
     with refusal(
         RecipeProblem,
         f"the tokenizer of {folder} has no chat template",
-        next_step="give --template tulu for Tulu's format, or --template plain to let the text "
-        "go on as it is",
+        next_step="give --template tulu for Tulu's format, or --template plain to continue the "
+        "text as it is",
         out=None,
         exit_code=2,
     ):

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*CUDA is not available")
 def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plain kernels for any device."""
     for module in (layer, block_quantizer):
-        monkeypatch.setattr(module, "kernel", lambda device: reference_kernel)
+        monkeypatch.setattr(module, "pick_kernel", lambda device: reference_kernel)
 
 
 def on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,12 +121,12 @@ class Alone(ProcessGroup):
     def all_gather(self, own: list[Any], count: int) -> list[Any]:
         """What is on the GPU of one process, another cannot read."""
         for each in filter(None, own):  # None: there was no problem
-            assert each.solved.codes.device == each.error.device == elsewhere.CPU
+            assert each.solution.codes.device == each.error.device == elsewhere.CPU
         return own
 
 
 def test_what_ranks_exchange_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer, "kernel", lambda device: reference_kernel)
+    monkeypatch.setattr(layer, "pick_kernel", lambda device: reference_kernel)
     inputs = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
     weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
     with elsewhere.pretended() as device:

@@ -157,8 +157,8 @@ def test_gptqmodel_is_given_our_ids_and_gives_our_output(
     report = stages.quantize(base, out, chat, samples=3, damp_percent=0.2, **options)
     asked = json.loads((tmp_path / "asked.json").read_text())
     drawn = draw_calibration(
-        [CalibrationSource(source=chat)], Tokenizer.load(base), samples=3, sequence_length=64, mask="all",
-        seed=42,
+        [CalibrationSource(source=chat)], Tokenizer.load(base), samples=3, sequence_length=64,
+        mask="all", seed=42,
     )  # fmt: skip
     assert [row["input_ids"] for row in asked["rows"]] == drawn.sequences
     assert [row["attention_mask"] for row in asked["rows"]] == [
@@ -226,8 +226,8 @@ def test_an_engine_that_is_not_there_is_named_with_what_to_install(
     with refusal(
         ToolProblem,
         f"{python} does not have optimum and gptqmodel",
-        next_step="install 'optimum>=2.1' and gptqmodel in an environment of its own and give "
-        "--engine-python; tests/clients/make_env.sh gptqmodel makes one",
+        next_step="install 'optimum>=2.1' and gptqmodel in its own environment and give "
+        "--engine-python; tests/clients/make_env.sh gptqmodel creates one",
         out=out,
     ):
         refuse(base, chat, out, python, "optimum")
@@ -247,7 +247,7 @@ def test_an_engine_beside_another_transformers_is_refused(
     ("script", "reason"),
     [
         ("#!/bin/sh\nexit 4\n", "exit code 4"),
-        ("#!/bin/sh\necho hello\n", "it printed something else than was asked for"),
+        ("#!/bin/sh\necho hello\n", "its output is not JSON"),
         (None, "No such file or directory"),
     ],
 )
@@ -270,13 +270,16 @@ def test_what_is_no_interpreter_is_refused(
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
-        ({"method": "rtn"}, "method: engine gptqmodel does GPTQ only"),
-        ({"modules": {"*": {"bits": 8}}}, "modules: engine gptqmodel is given one setting"),
-        ({"pad_ffn": 64}, "pad_ffn: engine gptqmodel pads nothing"),
-        ({"max_fallbacks": 1}, "max_fallbacks: engine gptqmodel cannot be told how many layers"),
-        ({"correction": 0.5}, "correction: engine gptqmodel does not aim at the outputs"),
-        ({"calibration_mask": "assistant"}, "calibration_mask: engine gptqmodel takes every token"),
-        ({"engine": "auto-gptq", "sym": False}, "sym: engine auto-gptq packs zero points of 0"),
+        ({"method": "rtn"}, "method: engine gptqmodel supports GPTQ only"),
+        ({"modules": {"*": {"bits": 8}}}, "modules: engine gptqmodel supports one setting"),
+        ({"pad_ffn": 64}, "pad_ffn: engine gptqmodel does not pad"),
+        ({"max_fallbacks": 1}, "max_fallbacks: engine gptqmodel does not limit layers"),
+        ({"correction": 0.5}, "correction: engine gptqmodel does not correct towards"),
+        (
+            {"calibration_mask": "assistant"},
+            "calibration_mask: engine gptqmodel counts every token",
+        ),
+        ({"engine": "auto-gptq", "sym": False}, "sym: engine auto-gptq packs a zero point of 0"),
         ({"engine": "native", "engine_python": "x"}, "engine_python: engine native needs none"),
     ],
 )
@@ -372,8 +375,8 @@ def test_nothing_is_run_where_the_output_stands(
     [
         ({"bits": 8}, {}, r"gptqmodel:7.7.0 wrote a checkpoint with {'bits': 8}, not {'quant_me.*"),
         ({"checkpoint_format": "marlin"}, {}, "gptqmodel:7.7.0 wrote a checkpoint with .*"),
-        ({}, {"g_idx": lambda t: t.copy_(t.flip(0))}, ".* has groups that are not neighbours .*"),
-        ({}, {"qzeros": lambda t: t.zero_()}, ".* is symmetric, but has zero points beside .*"),
+        ({}, {"g_idx": lambda t: t.copy_(t.flip(0))}, ".* has groups of columns that are not .*"),
+        ({}, {"qzeros": lambda t: t.zero_()}, ".* is symmetric, but has zero points outside .*"),
         ({}, {"scales": lambda t: t.fill_(torch.inf)}, ".* has scales that are not finite .*"),
         ({}, {"qweight": lambda t: t.copy_(t.flip(1))}, ".* does not resemble the layer of .*"),
         ({}, {"scales": lambda t: t.zero_()}, ".* loses 100% of the layer of the source"),
@@ -395,8 +398,8 @@ def test_what_was_not_asked_for_is_not_taken(
     (tmp_path / "out").mkdir()
     with pytest.raises(ToolProblem, match=f"^{fault}; use another version of it"):
         import_result(
-            changed(config, **parts), source, 2, ready, settings, plan_tensor_slots(source, 2, settings),
-            tmp_path / "out",
+            changed(config, **parts), source, 2, ready, settings,
+            plan_tensor_slots(source, 2, settings), tmp_path / "out",
         )  # fmt: skip
 
 
@@ -418,4 +421,5 @@ def test_a_recipe_names_the_interpreter_from_its_own_folder(tmp_path: Path) -> N
         "base: b\ndiff: d\nout: o\n"
         "quantize: {engine: gptqmodel, engine_python: venv/bin/python}\n"
     )
-    assert read_recipe(tmp_path / "recipe.yaml").quantize.engine_python == tmp_path / "venv/bin/python"
+    recipe = read_recipe(tmp_path / "recipe.yaml")
+    assert recipe.quantize.engine_python == tmp_path / "venv/bin/python"

@@ -117,7 +117,7 @@ def test_a_config_without_a_width_is_refused(base: Path) -> None:
     nameless = {key: value for key, value in source.config.items() if key != WIDTH_KEY}
     with pytest.raises(CheckpointProblem) as told:
         PaddedCheckpoint(Checkpoint(base, nameless, source.tensors), WIDE)
-    assert told.value.message == f"{base / 'config.json'} has no {WIDTH_KEY} that could be raised"
+    assert told.value.message == f"{base / 'config.json'} has no {WIDTH_KEY} to raise"
     assert told.value.next_step == "write it there, or leave --pad-ffn out"
 
 

@@ -103,14 +103,14 @@ def require_the_same(out: Path, expected: Contents) -> None:
 
 # fmt: off
 MOMENTS = [  # what is called in a run, and at which of its calls the run is killed
-    (CheckpointWriter, "write",     [0, 12, 61, 92]),
-    (CheckpointWriter, "_complete", [0, 1, 2]),
-    (CalibrationShard,             "write",     [0, 5, 15, 20, 28, 39]),
-    (CalibrationShard,             "digest",    [1, 4]),
-    (Journal,          "add",       [0, 1, 2]),
-    (shutil,           "rmtree",    [0]),
-    (shutil,           "copyfile",  [0]),
-    (Report,           "write",     [0]),
+    (CheckpointWriter, "write_tensor",  [0, 12, 61, 92]),
+    (CheckpointWriter, "_complete",     [0, 1, 2]),
+    (CalibrationShard, "write_states",  [0, 5, 15, 20, 28, 39]),
+    (CalibrationShard, "states_digest", [1, 4]),
+    (Journal,          "add",           [0, 1, 2]),
+    (shutil,           "rmtree",        [0]),
+    (shutil,           "copyfile",      [0]),
+    (Report,           "write",         [0]),
 ]
 # fmt: on
 
@@ -180,7 +180,7 @@ def test_killed_in_the_middle_of_the_states(
             if here:
                 die()
 
-        pytest.MonkeyPatch().setattr(CalibrationShard, "write", half)
+        pytest.MonkeyPatch().setattr(CalibrationShard, "write_states", half)
         stages.quantize(model, out, chat, **OPTIONS)
 
     assert forked(work) == -signal.SIGKILL
@@ -336,7 +336,8 @@ def test_a_run_that_was_begun_otherwise_is_kept_until_a_restart(
     elif change == "calibration":
         text.write_bytes(text.read_bytes().replace(b"whale", b"shale"))
     elif change == "version":
-        monkeypatch.setattr(run, "versions", lambda: package_versions() | {"torch": "another"})
+        changed = package_versions() | {"torch": "another"}
+        monkeypatch.setattr(run, "package_versions", lambda: changed)
     else:
         monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
     walked.clear()
@@ -429,7 +430,7 @@ def test_a_signal_finishes_the_block_and_the_same_command_goes_on(
 ) -> None:  # fmt: skip
     errors = tmp_path / "errors"
     command = arguments(model, chat, out)
-    assert forked(signalled(errors, command, [number], CalibrationShard, "write", at)) == 75
+    assert forked(signalled(errors, command, [number], CalibrationShard, "write_states", at)) == 75
     assert errors.read_text() == (
         f"error: stopped after block {done} of {BLOCKS}; run the same command again to go on\n"
     )
@@ -447,7 +448,10 @@ def test_a_second_signal_stops_at_once(
 ) -> None:  # fmt: skip
     errors = tmp_path / "errors"
     command = arguments(model, chat, out)
-    assert forked(signalled(errors, command, [number, number], CalibrationShard, "write", 25)) == 75
+    assert (
+        forked(signalled(errors, command, [number, number], CalibrationShard, "write_states", 25))
+        == 75
+    )
     assert errors.read_text() == "error: stopped before the end; run the same command again\n"
     assert finished(out) == 1
     stages.quantize(model, out, chat, **OPTIONS)
@@ -461,7 +465,9 @@ def test_a_signal_in_the_last_block_lets_the_run_end(
     command = arguments(model, chat, out)
     assert (
         forked(
-            signalled(tmp_path / "errors", command, [signal.SIGTERM], CalibrationShard, "write", 35)
+            signalled(
+                tmp_path / "errors", command, [signal.SIGTERM], CalibrationShard, "write_states", 35
+            )
         )
         == 0
     )

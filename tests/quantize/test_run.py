@@ -270,7 +270,7 @@ def test_moments_are_sums_over_what_each_layer_of_the_finished_block_sees_and_sh
         solved.append(hessian.clone())
         return round_layer(weight, hessian, team, settings)
 
-    monkeypatch.setattr(stage, "aim", watched_aim)
+    monkeypatch.setattr(stage, "correct_weight", watched_aim)
     monkeypatch.setattr(stage, "round_layer", watched)
     run(Checkpoint.open(base), tmp_path / "out", wanted)
     calibration = drawn(base, wanted)
@@ -347,7 +347,7 @@ def test_the_forward_pass_takes_16_bits_where_the_processor_does(
     shallow: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     fast: bool, expected: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(whole, "has_bfloat16", lambda: fast)
+    monkeypatch.setattr(whole, "has_fast_bfloat16", lambda: fast)
     report = run(Checkpoint.open(shallow), tmp_path / "out", settings(chat, dtype="auto"))
     assert report.facts["dtype"] == expected
     assert all(0 < layer["relative_error"] < 0.1 for layer in report.facts["layers"])
@@ -506,7 +506,7 @@ def hopeless(hessian: Tensor, order: Tensor, *, damp_percent: float) -> HessianF
 def test_a_hopeless_hessian_is_refused_by_the_names_of_its_layers(
     base: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(solver, "factorize", hopeless)
+    monkeypatch.setattr(solver, "factorize_hessian", hopeless)
     with pytest.raises(NotPositiveDefinite, match="hopeless") as told:
         run(Checkpoint.open(base), tmp_path / "out", settings(chat))
     for name in ("model.layers.0", "self_attn.q_proj, self_attn.k_proj, self_attn.v_proj"):
@@ -518,7 +518,7 @@ def test_a_hopeless_hessian_is_refused_by_the_names_of_its_layers(
 def test_as_many_layers_as_allowed_fall_back_to_rounding_to_nearest(
     base: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(solver, "factorize", hopeless)
+    monkeypatch.setattr(solver, "factorize_hessian", hopeless)
     report = run(Checkpoint.open(base), tmp_path / "out", settings(chat, max_fallbacks=14))
     assert report.facts["fallbacks"] == 14
     assert {layer["rescue"] for layer in report.facts["layers"]} == {FALLBACK}

@@ -1,8 +1,8 @@
-"""AutoGPTQ, which is archived: activation order with groups that stay where they are, damping 0.01.
+"""Driver of AutoGPTQ (archived): activation order with static groups, damping 0.01.
 
-Its own default lets activation order move the groups, which today's kernels refuse. It was written
-for CUDA and transformers 4.40: on a CPU its one device is taken for that, and the decoder layers
-of transformers 4.54 and later, which return a tensor, return a tuple again.
+With its default, activation order moves the groups, which current kernels refuse. AutoGPTQ was
+written for CUDA and transformers 4.40, so the driver replaces its CUDA device on a CPU, and wraps
+the decoder layers of transformers 4.54 and later to return a tuple instead of a tensor.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from camelpress.quantize.backends.drivers import backend_job
 
 
 def main() -> None:
-    """Quantize."""
-    given = backend_job.read_job()
-    device = given.pick_device(torch.cuda.is_available())
+    """Quantizes the model of the job."""
+    job = backend_job.read_job()
+    device = job.pick_device(torch.cuda.is_available())
     base.CUDA_0 = utils.CUDA_0 = torch.device(device)
     if not torch.cuda.is_available():
         torch.cuda.synchronize = lambda device=None: None
-    plain: Any = AutoModelForCausalLM.from_pretrained(
-        given.model, torch_dtype=getattr(torch, given.dtype)
+    source: Any = AutoModelForCausalLM.from_pretrained(
+        job.model, torch_dtype=getattr(torch, job.dtype)
     )
-    for layer in plain.model.layers:
+    for layer in source.model.layers:
         layer.forward = return_tuple(layer.forward)
     config = BaseQuantizeConfig(
-        **given.grid_options, desc_act=True, static_groups=True, model_file_base_name="model"
+        **job.grid_options, desc_act=True, static_groups=True, model_file_base_name="model"
     )
-    model = GPTQ_CAUSAL_LM_MODEL_MAP[plain.config.model_type](plain.eval(), False, config)
-    model.quantize(given.examples, use_triton=False, cache_examples_on_gpu=False)
-    model.save_quantized(given.out)
-    given.write_facts(device=device, fallbacks=0)
+    model = GPTQ_CAUSAL_LM_MODEL_MAP[source.config.model_type](source.eval(), False, config)
+    model.quantize(job.examples, use_triton=False, cache_examples_on_gpu=False)
+    model.save_quantized(job.out)
+    job.write_facts(device=device, fallbacks=0)
 
 
 def return_tuple(forward: Any) -> Any:
-    """A decoder layer's forward pass as AutoGPTQ takes it apart."""
+    """Wraps the forward pass of a decoder layer to return a tuple."""
 
-    def forwarded(*inputs: Any, **options: Any) -> Any:
-        found = forward(*inputs, **options)
-        return found if isinstance(found, tuple) else (found,)
+    def forward_tuple(*inputs: Any, **options: Any) -> Any:
+        output = forward(*inputs, **options)
+        return output if isinstance(output, tuple) else (output,)
 
-    return forwarded
+    return forward_tuple
 
 
 if __name__ == "__main__":

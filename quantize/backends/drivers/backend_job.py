@@ -1,9 +1,9 @@
-"""Arguments of a backend driver, and the job it runs.
+"""Command line and job of a backend driver.
 
 Usage: python -m camelpress.quantize.backends.drivers.ENGINE MODEL TOKENS OUT
 
-A driver runs with the interpreter that has its engine, in an environment which need not have
-camelpress: it sees this file and nothing else of it. All linear layers but the head are quantized.
+A driver runs in the environment of its backend, where only this folder of camelpress is visible. It
+quantizes all linear layers except the head.
 """
 
 from __future__ import annotations
@@ -20,66 +20,68 @@ CPU_WORKERS = os.environ.get("GPTQMODEL_CPU_WORKERS", str(max(2, len(os.sched_ge
 class BackendJob(NamedTuple):
     """One model to quantize."""
 
-    model: str  # folder
-    tokens: list[list[int]]  # sequences of any lengths
-    out: str  # folder to make
+    model: str  # model folder
+    tokens: list[list[int]]  # token ids of each sequence
+    out: str  # output folder, which does not exist
     bits: int
-    group_size: int
+    group_size: int  # columns that share a scale; -1 for the whole row
     sym: bool
-    damp_percent: float | None  # None: the engine's own default
-    dtype: str  # the one to load and to compute in
+    damp_percent: float | None  # none for the default of the backend
+    dtype: str  # dtype of the weights and the computation
     device: str  # auto, cpu or cuda:N
-    facts_path: Path | None  # file for what there is to tell
+    facts_path: Path | None  # JSON file for facts of the run
 
     @property
     def max_length(self) -> int:
-        """Tokens of the longest sequence."""
+        """Number of tokens of the longest sequence."""
         return max(map(len, self.tokens))
 
     @property
     def examples(self) -> list[dict[str, list[int]]]:
-        """The sequences as transformers' tokenizers return them."""
+        """Sequences in the format of transformers' tokenizers."""
         return [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in self.tokens]
 
     @property
     def grid_options(self) -> dict[str, Any]:
-        """Settings that all engines call by the same names."""
-        own = {} if self.damp_percent is None else {"damp_percent": self.damp_percent}
-        return {"bits": self.bits, "group_size": self.group_size, "sym": self.sym, **own}
+        """Settings with the same names in all backends."""
+        damping = {} if self.damp_percent is None else {"damp_percent": self.damp_percent}
+        return {"bits": self.bits, "group_size": self.group_size, "sym": self.sym, **damping}
 
     def pick_device(self, has_cuda: bool) -> str:
-        """The device, where it is `auto`."""
+        """Returns the device, with `auto` resolved."""
         if self.device != "auto":
             return self.device
         return "cuda:0" if has_cuda else "cpu"
 
     def write_facts(self, **facts: Any) -> None:
-        """Leave facts for whoever asked."""
+        """Writes facts of the run to `facts_path`, if it is set."""
         if self.facts_path is not None:
             facts |= {"dtype": self.dtype, "peak_bytes": peak_resident_bytes()}
             self.facts_path.write_text(json.dumps(facts), encoding="utf-8")
 
 
 def read_job() -> BackendJob:
-    """The job on the command line."""
+    """Reads the job from the command line."""
     parser = argparse.ArgumentParser(description="Quantize a model with another engine.")
-    parser.add_argument("model", help="folder")
-    parser.add_argument("tokens", type=Path, help="JSON: lists of token ids")
-    parser.add_argument("out", help="folder to make")
+    parser.add_argument("model", help="model folder")
+    parser.add_argument(
+        "tokens", type=Path, help="JSON file with a list of token ids for each sequence"
+    )
+    parser.add_argument("out", help="output folder")
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--group-size", type=int, required=True)
     parser.add_argument("--asym", dest="sym", action="store_false")
-    parser.add_argument("--damp-percent", type=float, help="default: the engine's own")
+    parser.add_argument("--damp-percent", type=float, help="default: that of the engine")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--told", type=Path, help="file for what there is to tell")
-    given = vars(parser.parse_args())
-    given["tokens"] = json.loads(given["tokens"].read_text(encoding="utf-8"))
-    return BackendJob(**given)
+    parser.add_argument("--facts-path", type=Path, help="JSON file for facts of the run")
+    arguments = vars(parser.parse_args())
+    arguments["tokens"] = json.loads(arguments["tokens"].read_text(encoding="utf-8"))
+    return BackendJob(**arguments)
 
 
 def peak_resident_bytes() -> int:
-    """The most resident memory this program ever had, as Linux tells it."""
+    """Returns the peak resident memory of this process on Linux."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     (peak,) = (int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
     return peak * 1024

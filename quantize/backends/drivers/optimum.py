@@ -1,7 +1,7 @@
-"""optimum on GPTQModel, by way of transformers' GPTQConfig: its defaults, damping of 0.1.
+"""Driver of optimum on GPTQModel, through transformers' GPTQConfig, with its damping of 0.1.
 
-It saves the gptq_v2 layout. The calibration data in the config is no JSON, so it is taken out of
-every copy of the config before the model is saved.
+It saves the gptq_v2 format. The calibration data in the config is not JSON, so the driver removes
+it from every copy of the config before it saves the model.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 
 from camelpress.quantize.backends.drivers import backend_job
 
-os.environ["GPTQMODEL_CPU_WORKERS"] = backend_job.CPU_WORKERS  # or it asks for more than there are
+# The default number of workers may exceed the CPUs of this process.
+os.environ["GPTQMODEL_CPU_WORKERS"] = backend_job.CPU_WORKERS
 
 import torch
 from optimum.gptq import GPTQQuantizer  # noqa: F401 - GPTQConfig imports it late
@@ -19,30 +20,30 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPTQConfig
 
 
 def main() -> None:
-    """Quantize."""
-    given = backend_job.read_job()
-    device = given.pick_device(torch.cuda.is_available())
+    """Quantizes the model of the job."""
+    job = backend_job.read_job()
+    device = job.pick_device(torch.cuda.is_available())
     data: Any = [
-        {name: torch.tensor([values]) for name, values in row.items()} for row in given.examples
+        {name: torch.tensor([values]) for name, values in row.items()} for row in job.examples
     ]
     config = GPTQConfig(
-        **given.grid_options,
+        **job.grid_options,
         dataset=data,
-        tokenizer=AutoTokenizer.from_pretrained(given.model),
-        model_seqlen=given.max_length,
+        tokenizer=AutoTokenizer.from_pretrained(job.model),
+        model_seqlen=job.max_length,
     )
     model: Any = AutoModelForCausalLM.from_pretrained(
-        given.model, dtype=given.dtype, device_map=device, quantization_config=config
+        job.model, dtype=job.dtype, device_map=device, quantization_config=config
     )
-    for place in (
+    for holder in (
         config,
         model.config.quantization_config,
         model.hf_quantizer.quantization_config,
         model.hf_quantizer.optimum_quantizer,
     ):
-        place.dataset = place.tokenizer = None
-    model.save_pretrained(given.out)
-    given.write_facts(device=device)
+        holder.dataset = holder.tokenizer = None
+    model.save_pretrained(job.out)
+    job.write_facts(device=device)
 
 
 if __name__ == "__main__":

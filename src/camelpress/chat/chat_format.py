@@ -1,9 +1,8 @@
-"""What the model is given: a conversation as ids, in the format that it was trained on.
+"""Chat templates: encode a conversation as token ids in the model's training format.
 
-Tulu's format is encoded segment by segment (`core.prompt`), as in training: a `</s>` that somebody
-typed stays text. Which template is Tulu's is told by what it renders, not by how it is written. Any
-other template is rendered and encoded as transformers does it: there, special tokens that stand in
-a message count as such.
+Tulu's format is encoded segment by segment (`core.text.tulu_format`), as in training: a typed
+`</s>` stays text. A template counts as Tulu's if it renders the same text. Any other template is
+rendered and encoded by transformers, so special tokens inside a message keep their meaning.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ PROBE_MESSAGES = tuple(
 
 
 class ChatFormat:
-    """How a conversation becomes ids.
+    """Encodes conversations as token ids.
 
     Args:
-        tokenizer: of the model.
-        template: `auto` (the tokenizer's), `tulu` or `plain`.
-        source: names the model in errors.
+        tokenizer: tokenizer of the model.
+        template: `auto` (the tokenizer's own template), `tulu` or `plain`.
+        source: name of the model in error messages.
     Raises:
-        RecipeProblem: `auto`, and the tokenizer has no template.
+        RecipeProblem: the template is `auto`, and the tokenizer has none.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: str, *, source: str) -> None:
@@ -39,28 +38,28 @@ class ChatFormat:
             if tokenizer.chat_template is None:
                 raise RecipeProblem(
                     f"the tokenizer of {source} has no chat template",
-                    next_step="give --template tulu for Tulu's format, or --template plain to let "
-                    "the text go on as it is",
+                    next_step="give --template tulu for Tulu's format, or --template plain to "
+                    "continue the text as it is",
                 )
             template = "tulu" if self._is_tulu() else "own"
         self.name = template
 
     @property
     def has_turns(self) -> bool:
-        """Whether user and assistant can be told apart."""
+        """Returns true if the format separates user and assistant."""
         return self.name != "plain"
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """The ids that an answer follows on.
+        """Returns the prompt's token ids, up to the start of the next answer.
 
         Raises:
-            RecipeProblem: plain text has one message, and nothing before it.
+            RecipeProblem: the format is plain text, and there is more than one message.
             CheckpointProblem: the template cannot be rendered.
         """
         if self.name == "tulu":
             return encode_chat(messages, self._tokenizer, generation=True)
         if self.name == "own":
-            return self._tokenizer.encode_template_text(self._rendered(messages))
+            return self._tokenizer.encode_template_text(self._render(messages))
         if len(messages) != 1:
             raise RecipeProblem(
                 "plain text has no system message and no turns",
@@ -72,27 +71,27 @@ class ChatFormat:
         if self._tokenizer.eos is None:
             return False
         try:
-            return self._without_bos(self._rendered(PROBE_MESSAGES)) == self._without_bos(
-                self._rendered(PROBE_MESSAGES, TULU)
+            return self._strip_neutral(self._render(PROBE_MESSAGES)) == self._strip_neutral(
+                self._render(PROBE_MESSAGES, TULU)
             )
-        except CheckpointProblem:  # said when it is used
+        except CheckpointProblem:  # `encode` reports it
             return False
 
-    def _without_bos(self, text: str) -> str:
-        """Without what makes no difference to ids: the first BOS, a newline after EOS."""
+    def _strip_neutral(self, text: str) -> str:
+        """Removes text without effect on token ids: the first BOS, a newline after EOS."""
         begin, end = (
-            "" if each is None else self._tokenizer.decode([each])
-            for each in (self._tokenizer.bos, self._tokenizer.eos)
+            "" if token is None else self._tokenizer.decode([token])
+            for token in (self._tokenizer.bos, self._tokenizer.eos)
         )
         return text.removeprefix(begin).replace(f"{end}\n", end)
 
-    def _rendered(self, messages: Sequence[Message], template: str | None = None) -> str:
+    def _render(self, messages: Sequence[Message], template: str | None = None) -> str:
         turns = [message.model_dump() for message in messages]
         try:
             return self._tokenizer.render_chat(turns, template)
         except TemplateProblem as error:
             raise CheckpointProblem(
                 f"the chat template of {self._source} cannot be rendered ({error.reason})",
-                next_step="mend it, leave out --system if it knows no such message, or give "
+                next_step="fix it, leave out --system if it has no system message, or give "
                 "--template tulu or plain",
             ) from error

@@ -1,4 +1,4 @@
-"""The turns of a chat: what was said, taken back, or forgotten."""
+"""Chat history: the turns of a conversation, with undo and reset."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ from camelpress.core.text.tulu_format import Message
 
 
 class ChatHistory:
-    """A conversation that grows by whole exchanges, a message and its answer.
+    """A conversation stored as exchanges, each a message and its answer.
 
     Args:
-        prepared: knows the format, and what stands before the first message.
+        model: model with chat format and system message.
     Raises:
-        RecipeProblem: the format has no turns, or the model no room for what stands before them.
+        RecipeProblem: the chat format has no turns.
     """
 
-    def __init__(self, prepared: ChatModel) -> None:
-        if not prepared.prompt_format.has_turns:
+    def __init__(self, model: ChatModel) -> None:
+        if not model.prompt_format.has_turns:
             raise RecipeProblem(
                 "plain text has no turns to chat in",
                 next_step="use camelpress generate, or give --template tulu",
             )
-        self._prepared = prepared
+        self._model = model
         self._exchanges: list[tuple[Message, Message]] = []
 
     def __len__(self) -> int:
         return len(self._exchanges)
 
     def prompt_ids(self, text: str) -> list[int]:
-        """The ids that the answer to a message follows on; the message is not kept yet.
+        """Returns the token ids of the history and a new message, without storing the message.
 
         Raises:
-            RecipeProblem: it is too long for what is left of the model's positions.
+            RecipeProblem: the prompt leaves no position for an answer.
         """
-        before = [message for exchange in self._exchanges for message in exchange]
+        history = [message for exchange in self._exchanges for message in exchange]
         question = Message(role="user", content=text)
-        return self._prepared.encode([*self._prepared.system_messages, *before, question])
+        return self._model.encode([*self._model.system_messages, *history, question])
 
     def add_exchange(self, text: str, answer: str) -> None:
-        """Keep a message and its answer."""
+        """Stores a message and its answer."""
         exchange = Message(role="user", content=text), Message(role="assistant", content=answer)
         self._exchanges.append(exchange)
 
     def undo(self) -> bool:
-        """Take the last exchange back; False where there is none."""
+        """Removes the last exchange; returns false if the history is empty."""
         return bool(self._exchanges and self._exchanges.pop())
 
     def reset(self) -> None:
-        """Forget all of it."""
+        """Removes all exchanges."""
         self._exchanges.clear()

@@ -1,6 +1,6 @@
-"""A model before it is loaded: what it is given, and whether there is room for an answer.
+"""Chat model before its weights are loaded: tokenizer, chat format and context limit.
 
-Everything that can be refused is refused here: a model of 65 billion weights takes minutes to read.
+All checks run here, because loading 65 billion weights takes minutes.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from camelpress.inference.model.transformers_model import load_transformers_mode
 
 
 class ChatModel:
-    """Tokenizer, format and limits of a model.
+    """Tokenizer, chat format and limits of a model.
 
     Args:
-        checkpoint: 16-bit or GPTQ, with its tokenizer.
-        settings: how replies are made.
+        checkpoint: 16-bit or GPTQ checkpoint with its tokenizer.
+        settings: chat template, sampling and length of replies.
     Raises:
-        CheckpointProblem: no readable tokenizer, another family, or a config that makes no model.
-        RecipeProblem: no chat template, or no such device here.
+        CheckpointProblem: the tokenizer is unreadable, the model is of another family, or its
+            config is invalid.
+        RecipeProblem: there is no chat template, or this machine lacks the device.
     """
 
     def __init__(self, checkpoint: Checkpoint, settings: Generate) -> None:
@@ -48,16 +49,15 @@ class ChatModel:
 
     @property
     def system_messages(self) -> list[Message]:
-        """What stands before the first message."""
+        """The system message, or no message at all."""
         system = self.settings.system
         return [] if system is None else [Message(role="system", content=system)]
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """The ids that an answer follows on.
+        """Returns the prompt's token ids, up to the start of the next answer.
 
         Raises:
-            RecipeProblem: there are none, they leave no room for an answer, or a message is not
-                text.
+            RecipeProblem: the prompt is empty, leaves no position for an answer, or is not UTF-8.
             CheckpointProblem: the template cannot be rendered.
         """
         for message in messages:
@@ -74,13 +74,13 @@ class ChatModel:
         return ids
 
     def load(self, *, tokens: int) -> TransformersDecoder:
-        """Read the model.
+        """Loads the weights.
 
         Args:
-            tokens: of the longest conversation.
+            tokens: number of tokens of the longest conversation.
         Raises:
-            OutOfMemory: it does not fit.
-            CheckpointProblem: weights that do not fit the config.
+            OutOfMemory: the model does not fit the device.
+            CheckpointProblem: the weights do not fit the config.
             NumericsProblem: a weight is not finite.
         """
         dtype = choose_load_dtype(
@@ -97,7 +97,7 @@ class ChatModel:
 def _require_text(content: str) -> None:
     try:
         content.encode("utf-8")
-    except UnicodeEncodeError as error:  # a byte of a command line that is no UTF-8
+    except UnicodeEncodeError as error:  # a command-line byte outside UTF-8
         raise RecipeProblem(
             "the prompt is not UTF-8 text", next_step="give text in UTF-8"
         ) from error

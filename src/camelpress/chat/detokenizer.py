@@ -1,44 +1,44 @@
-"""Tokens to text while they come: whole characters only, and in the end the text of all tokens."""
+"""Streaming detokenizer: emits whole characters; the sum of its parts is the text of all tokens."""
 
 from __future__ import annotations
 
 from camelpress.core.text.hf_tokenizer import Tokenizer
 
-REPLACEMENT_CHARACTER = "\ufffd"  # what a tokenizer makes of bytes that are no character yet
+REPLACEMENT_CHARACTER = "\ufffd"  # decoded from the bytes of an incomplete character
 
 
 class Detokenizer:
     """Text that grows by whole characters.
 
-    A token may hold a part of a character, and how a token reads can hang on the one before it
-    (the blank that some tokenizers drop at the beginning of a text). So each new stretch of text
-    is the difference of two decodings that begin at the same token, one step back.
+    A token may hold part of a character, and its text may depend on the token before it (some
+    tokenizers drop the space at the beginning of a text). Each new part is therefore the
+    difference of two decodings from the same token, one step back.
 
     Args:
-        tokenizer: the ids are of.
+        tokenizer: tokenizer of the ids.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        self._emitted = 0  # so many ids stand in the text already
-        self._before = 0  # where the stretch began that was told last
+        self._emitted = 0  # number of ids already emitted as text
+        self._start = 0  # index of the first id of the last emitted part
 
     def add_token(self, token: int) -> str:
-        """The text that is certain now; none while a character is not complete."""
+        """Returns the text completed by a token, empty inside a character."""
         self._ids.append(token)
-        text = self._new()
+        text = self._pending_text()
         if not text or text.endswith(REPLACEMENT_CHARACTER):
             return ""
-        self._before, self._emitted = self._emitted, len(self._ids)
+        self._start, self._emitted = self._emitted, len(self._ids)
         return text
 
     def finish(self) -> str:
-        """What is left: a mark where a character was never completed."""
-        text = self._new()
-        self._before = self._emitted = len(self._ids)
+        """Returns the remaining text, with a replacement character for an incomplete one."""
+        text = self._pending_text()
+        self._start = self._emitted = len(self._ids)
         return text
 
-    def _new(self) -> str:
-        known = self._tokenizer.decode(self._ids[self._before : self._emitted])
-        return self._tokenizer.decode(self._ids[self._before :])[len(known) :]
+    def _pending_text(self) -> str:
+        prefix = self._tokenizer.decode(self._ids[self._start : self._emitted])
+        return self._tokenizer.decode(self._ids[self._start :])[len(prefix) :]

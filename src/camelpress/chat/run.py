@@ -1,4 +1,4 @@
-"""One prompt, one reply, and the account of it."""
+"""Generate stage: one prompt, one reply and its report."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ from camelpress.reporting.stage_report import Report, Stopwatch
 
 
 def run(
-    checkpoint: Checkpoint, prompt: str, settings: Generate, say: Callable[[str], None]
+    checkpoint: Checkpoint, prompt: str, settings: Generate, write: Callable[[str], None]
 ) -> Report:
-    """Let a model answer one message.
+    """Generates a reply to one message.
 
     Args:
-        checkpoint: 16-bit or GPTQ, with its tokenizer.
-        prompt: the message, or with the plain template the text that goes on.
-        settings: template, draw, length.
-        say: gets the text as it comes.
+        checkpoint: 16-bit or GPTQ checkpoint with its tokenizer.
+        prompt: user message; with the plain template, the text to continue.
+        settings: chat template, sampling and length of the reply.
+        write: callback for each new part of the text.
     Raises:
-        RecipeProblem: an empty prompt, one that leaves no room for an answer, or no template.
-        CheckpointProblem: no readable tokenizer, another family, or a broken template.
-        OutOfMemory: the model does not fit.
-        KeyboardInterrupt: Ctrl-C, after what was said until then.
+        RecipeProblem: the prompt is empty or leaves no position for an answer, or there is no
+            chat template.
+        CheckpointProblem: the tokenizer is unreadable, the model is of another family, or the
+            template is broken.
+        OutOfMemory: the model does not fit the device.
+        KeyboardInterrupt: Ctrl-C was pressed; the text up to then has been written.
     """
     watch = Stopwatch()
     if not prompt.strip():
         raise RecipeProblem("the prompt is empty", next_step="give --prompt TEXT, or text on stdin")
-    prepared = ChatModel(checkpoint, settings)
-    ids = prepared.encode([*prepared.system_messages, Message(role="user", content=prompt)])
-    speaker = prepared.load(tokens=len(ids) + settings.max_new_tokens)
-    reply = speaker.reply(ids, say)
+    chat_model = ChatModel(checkpoint, settings)
+    ids = chat_model.encode([*chat_model.system_messages, Message(role="user", content=prompt)])
+    decoder = chat_model.load(tokens=len(ids) + settings.max_new_tokens)
+    reply = decoder.reply(ids, write)
     if reply.finish_reason is StopReason.INTERRUPTED:
         raise KeyboardInterrupt
     return Report(
@@ -49,10 +51,10 @@ def run(
             "text": reply.text,
             "ids": reply.ids,
             "prompt_ids": ids,
-            "template": prepared.prompt_format.name,
+            "template": chat_model.prompt_format.name,
             "stopped": reply.finish_reason.value,
-            "device": speaker.model.device.type,
-            "dtype": dtype_name(speaker.model.dtype),
+            "device": decoder.model.device.type,
+            "dtype": dtype_name(decoder.model.dtype),
         },
         cost=watch.cost()
         | {

@@ -1,4 +1,4 @@
-"""What can be said about letting a model speak."""
+"""Settings of text generation."""
 
 from __future__ import annotations
 
@@ -10,25 +10,31 @@ from camelpress.core.settings import Settings
 
 
 class Generate(Settings):
-    """How a reply is made."""
+    """Settings of one reply: chat template, sampling, length and device."""
 
     system: str | None = Field(
-        default=None, description="a system message before all others; Tulu 1 never saw one"
+        default=None, description="system message before all others; Tulu 1 was trained without one"
     )
     template: Literal["auto", "tulu", "plain"] = Field(
         default="auto",
-        description="auto: the tokenizer's; tulu: Tulu's format; plain: the text goes on as it is",
+        description="auto: the tokenizer's template; tulu: Tulu's format; plain: continue the text",
     )
     temperature: float = Field(
-        default=0.0, ge=0, le=10, description="of the draw; 0 takes the likeliest token, always"
+        default=0.0,
+        ge=0,
+        le=10,
+        description="sampling temperature; 0 always takes the likeliest token",
     )
     top_p: float = Field(
-        default=1.0, gt=0, le=1, description="share of the likeliest tokens that is drawn from"
+        default=1.0,
+        gt=0,
+        le=1,
+        description="probability mass of the likeliest tokens to sample from",
     )
-    seed: int = Field(default=0, ge=0, lt=2**63, description="of the draw")
-    max_new_tokens: int = Field(default=512, gt=0, description="of a reply, at most")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the sampling")
+    max_new_tokens: int = Field(default=512, gt=0, description="maximum tokens of a reply")
     device: str = Field(default="auto", description="auto, cpu or cuda:N")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="to compute in; auto: the model's own on a GPU, on a CPU fp32 where that fits",
+        description="compute dtype; auto: the model's own on a GPU, fp32 on a CPU if it fits",
     )

@@ -1,4 +1,4 @@
-"""A model that replies: transformers' own `generate`, one token at a time."""
+"""Chat decoder on transformers' `generate`, one token at a time."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from camelpress.core.text.hf_tokenizer import Tokenizer
 
 
 class StopReason(StrEnum):
-    """Why a reply ended."""
+    """Reasons for the end of a reply."""
 
-    END = "end"  # the model ended it
-    LENGTH = "length"  # `max_new_tokens`
-    CONTEXT = "context"  # the model has no more positions
-    INTERRUPTED = "interrupted"  # Ctrl-C
+    END = "end"  # stop token of the model
+    LENGTH = "length"  # limit of `max_new_tokens`
+    CONTEXT = "context"  # no positions left in the model
+    INTERRUPTED = "interrupted"  # Ctrl-C by the user
 
 
 @dataclass(frozen=True)
 class ChatReply:
-    """What the model said.
+    """A reply of the model.
 
-    `ids` are its tokens, with the one that ended it; `text` is without. `reused` tokens of the
-    prompt were not computed again, since the conversation before began with them.
+    `ids` include the stop token; `text` does not. `cached_prompt_tokens` were not computed again,
+    because they are a prefix of the previous conversation.
     """
 
     ids: list[int]
@@ -45,97 +45,98 @@ class ChatReply:
 
     @property
     def tokens_per_second(self) -> float:
-        """How fast it came, the reading of the prompt included."""
+        """Tokens of the reply per second, prompt processing included."""
         return len(self.ids) / max(self.seconds, 1e-9)
 
 
 class TransformersDecoder:
-    """A whole model in memory, its tokenizer, and what it has computed of a conversation.
+    """A model in memory with its tokenizer and the key-value cache of a conversation.
 
     Args:
-        model: of transformers.
-        tokenizer: of the model.
-        ends: the ids that end a reply.
-        settings: how a reply is made.
+        model: model of transformers.
+        tokenizer: tokenizer of the model.
+        stop_ids: token ids of the end of a reply.
+        settings: sampling and length of replies.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: Tokenizer,
-        ends: Sequence[int],
+        stop_ids: Sequence[int],
         settings: Generate,
     ) -> None:
         self.model: Any = model
         self.tokenizer = tokenizer
         self.positions = int(model.config.max_position_embeddings)
-        self._ends = frozenset(ends)
+        self._stop_ids = frozenset(stop_ids)
         self._settings = settings
         self._cache = DynamicCache()
-        self._cached: list[int] = []
+        self._cached_ids: list[int] = []
 
-    def reply(self, prompt: Sequence[int], say: Callable[[str], None]) -> ChatReply:
-        """Let the model answer; Ctrl-C ends the answer and not the program.
+    def reply(self, prompt: Sequence[int], write: Callable[[str], None]) -> ChatReply:
+        """Generates a reply; Ctrl-C ends the reply, not the program.
 
         Args:
-            prompt: the ids it follows on, of which there are positions left.
-            say: gets the text as it comes, in whole characters.
+            prompt: token ids, fewer than the model's positions.
+            write: callback for each new part of the text, in whole characters.
         """
-        begun = time.monotonic()
+        start = time.monotonic()
         limit = min(self._settings.max_new_tokens, self.positions - len(prompt))
         torch.manual_seed(self._settings.seed)
-        reused = self._crop_cache(prompt)
-        streamer = _TokenStreamer(self.tokenizer, self._ends, say)
+        cached_tokens = self._crop_cache(prompt)
+        streamer = _TokenStreamer(self.tokenizer, self._stop_ids, write)
         interrupted = False
         try:
             self._generate(prompt, limit, streamer)
         except KeyboardInterrupt:
             interrupted = True
         streamer.flush()
-        self._cached = [] if interrupted else [*prompt, *streamer.ids]  # layers may differ then
+        # After an interruption, the layers may hold different numbers of tokens.
+        self._cached_ids = [] if interrupted else [*prompt, *streamer.ids]
         return ChatReply(
             streamer.ids,
             streamer.text,
             self._finish_reason(streamer.ids, limit, interrupted=interrupted),
             len(prompt),
-            reused,
-            time.monotonic() - begun,
+            cached_tokens,
+            time.monotonic() - start,
         )
 
     def _generate(self, prompt: Sequence[int], limit: int, streamer: _TokenStreamer) -> None:
         ids = torch.tensor([list(prompt)], device=self.model.device)
-        draws = self._settings.temperature > 0
-        drawing = {"temperature": self._settings.temperature, "top_p": self._settings.top_p}
-        how = GenerationConfig(
-            do_sample=draws,
+        do_sample = self._settings.temperature > 0
+        sampling = {"temperature": self._settings.temperature, "top_p": self._settings.top_p}
+        config = GenerationConfig(
+            do_sample=do_sample,
             max_new_tokens=limit,
-            eos_token_id=sorted(self._ends) or None,
-            pad_token_id=min(self._ends, default=0),  # of a batch; there is none
-            **(drawing | {"top_k": 0} if draws else {}),
+            eos_token_id=sorted(self._stop_ids) or None,
+            pad_token_id=min(self._stop_ids, default=0),  # unused in a batch of 1
+            **(sampling | {"top_k": 0} if do_sample else {}),
         )
-        self.model.generation_config = how  # else its defaults fill in what is not said
+        self.model.generation_config = config  # otherwise its defaults fill unset fields
         with torch.inference_mode():
             self.model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
-                generation_config=how,
+                generation_config=config,
                 past_key_values=self._cache,
                 streamer=streamer,
             )
 
     def _crop_cache(self, prompt: Sequence[int]) -> int:
-        """Keep the keys and values of what the prompt begins with; how many tokens that is."""
-        stored = self._cache.get_seq_length()
-        known = min(stored, len(self._cached), len(prompt) - 1)
-        same = next((n for n in range(known) if prompt[n] != self._cached[n]), known)
-        if not same:
+        """Crops the cache to its common prefix with the prompt; returns the prefix's tokens."""
+        length = self._cache.get_seq_length()
+        limit = min(length, len(self._cached_ids), len(prompt) - 1)
+        prefix = next((n for n in range(limit) if prompt[n] != self._cached_ids[n]), limit)
+        if not prefix:
             self._cache = DynamicCache()
-        elif same < stored:
-            self._cache.crop(same - stored)  # negative: so many tokens less
-        return same
+        elif prefix < length:
+            self._cache.crop(prefix - length)  # negative: number of tokens to drop
+        return prefix
 
     def _finish_reason(self, ids: list[int], limit: int, *, interrupted: bool) -> StopReason:
-        if ids and ids[-1] in self._ends:
+        if ids and ids[-1] in self._stop_ids:
             return StopReason.END
         if interrupted:
             return StopReason.INTERRUPTED
@@ -143,36 +144,36 @@ class TransformersDecoder:
 
 
 class _TokenStreamer(BaseStreamer):
-    """Takes tokens from `generate`, the prompt first, and says them as text."""
+    """Takes tokens from `generate`, the prompt first, and writes them as text."""
 
     def __init__(
-        self, tokenizer: Tokenizer, ends: frozenset[int], say: Callable[[str], None]
+        self, tokenizer: Tokenizer, stop_ids: frozenset[int], write: Callable[[str], None]
     ) -> None:
         self.ids: list[int] = []
         self.text = ""
         self._decoder = Detokenizer(tokenizer)
-        self._ends = ends
-        self._say = say
+        self._stop_ids = stop_ids
+        self._write = write
         self._has_prompt = False
 
     def put(self, value: Int64[Tensor, "..."]) -> None:
-        """The prompt, then each new token."""
+        """Skips the prompt, then writes each new token."""
         if not self._has_prompt:
             self._has_prompt = True
             return
         for token in value.flatten().tolist():
             self.ids.append(token)
-            if token not in self._ends:
-                self._tell(self._decoder.add_token(token))
+            if token not in self._stop_ids:
+                self._emit(self._decoder.add_token(token))
 
     def end(self) -> None:
-        """Nothing: what is left is said by `flush`, after an interruption, too."""
+        """Does nothing: `flush` writes the remaining text, after an interruption, too."""
 
     def flush(self) -> None:
-        """Say what is left."""
-        self._tell(self._decoder.finish())
+        """Writes the remaining text."""
+        self._emit(self._decoder.finish())
 
-    def _tell(self, text: str) -> None:
+    def _emit(self, text: str) -> None:
         if text:
             self.text += text
-            self._say(text)
+            self._write(text)

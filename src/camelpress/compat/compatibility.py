@@ -1,4 +1,4 @@
-"""A checkpoint held against what engines ask for, from its files alone; no engine runs."""
+"""Compatibility of a checkpoint with inference engines, from its files alone; no engine runs."""
 
 from __future__ import annotations
 
@@ -24,48 +24,50 @@ INFERENCE_ENGINES = {
     "marlin": MARLIN,
 }
 ALL_ENGINES = "all"
-PRECONDITIONS = ("config keys", "tensors")  # without them there is nothing to ask the others about
+PRECONDITIONS = ("config keys", "tensors")  # rows required by all other rows
 
 
 def parse_engine_names(names: Sequence[str]) -> list[str]:
-    """Engines by name, each once; a name may be a list with commas, or `all`.
+    """Returns the named engines without duplicates.
 
+    Args:
+        names: engine names, comma-separated lists of them, or `all`.
     Raises:
-        RecipeProblem: there is no such engine.
+        RecipeProblem: a name is unknown.
     """
-    wanted = [part.strip().lower() for name in names for part in name.split(",")]
-    for name in wanted:
+    engines = [part.strip().lower() for name in names for part in name.split(",")]
+    for name in engines:
         if name not in (*INFERENCE_ENGINES, ALL_ENGINES):
             raise RecipeProblem(
                 f"there is no engine {name!r}",
                 next_step=f"use {', '.join(INFERENCE_ENGINES)} or {ALL_ENGINES}",
             )
-    return list(INFERENCE_ENGINES) if ALL_ENGINES in wanted else list(dict.fromkeys(wanted))
+    return list(INFERENCE_ENGINES) if ALL_ENGINES in engines else list(dict.fromkeys(engines))
 
 
 def check_compatibility(checkpoint: Checkpoint, names: Sequence[str]) -> dict[str, Any]:
-    """Hold a GPTQ checkpoint against engines.
+    """Checks a GPTQ checkpoint against the requirements of engines.
 
     Args:
-        checkpoint: quantized.
-        names: as `chosen` gives them.
+        checkpoint: quantized checkpoint.
+        names: engine names from `parse_engine_names`.
     Returns:
-        `verdict` (PASS or FAIL over all engines), and for each of `engines` its name, verdict,
-        source, needs, whether it `ran` (never) and `requirements`: name, status, reason, next step.
+        `verdict` (PASS or FAIL over all engines) and `engines`, each with its name, verdict,
+        source, needs, `ran` (always false) and `requirements`: name, status, reason, next step.
     Raises:
-        CheckpointProblem: not a GPTQ checkpoint of the LLaMA family, or damaged.
+        CheckpointProblem: it is damaged or no GPTQ checkpoint of the LLaMA family.
     """
     subject = GptqCheckpoint(checkpoint)
-    told = [_engine_result(subject, INFERENCE_ENGINES[name]) for name in names]
-    verdicts = [Verdict(each["verdict"]) for each in told]
-    return {"verdict": Verdict.combine(verdicts).value, "engines": told}
+    results = [_engine_result(subject, INFERENCE_ENGINES[name]) for name in names]
+    verdicts = [Verdict(result["verdict"]) for result in results]
+    return {"verdict": Verdict.combine(verdicts).value, "engines": results}
 
 
 def _engine_result(subject: GptqCheckpoint, engine: InferenceEngine) -> dict[str, Any]:
     rows: list[dict[str, str]] = []
-    for row in sorted(engine.requirements, key=lambda each: each.name not in PRECONDITIONS):
-        rows.append(_requirement_result(subject, row))
-        if row.name in PRECONDITIONS and rows[-1]["status"] == FindingStatus.FAIL:
+    for requirement in sorted(engine.requirements, key=lambda row: row.name not in PRECONDITIONS):
+        rows.append(_requirement_result(subject, requirement))
+        if requirement.name in PRECONDITIONS and rows[-1]["status"] == FindingStatus.FAIL:
             break
     fails = any(row["status"] == FindingStatus.FAIL for row in rows)
     return {
@@ -78,11 +80,11 @@ def _engine_result(subject: GptqCheckpoint, engine: InferenceEngine) -> dict[str
     }
 
 
-def _requirement_result(subject: GptqCheckpoint, row: Requirement) -> dict[str, str]:
-    found = row.check(subject)
+def _requirement_result(subject: GptqCheckpoint, requirement: Requirement) -> dict[str, str]:
+    finding = requirement.check(subject)
     return {
-        "name": row.name,
-        "status": found.status.value,
-        "reason": found.reason,
-        "next_step": found.next_step,
+        "name": requirement.name,
+        "status": finding.status.value,
+        "reason": finding.reason,
+        "next_step": finding.next_step,
     }

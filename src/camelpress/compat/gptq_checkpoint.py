@@ -1,4 +1,4 @@
-"""A GPTQ checkpoint as an engine meets it: its config, its layers with their sizes and values."""
+"""GPTQ checkpoint as loaded by an engine: config, and layers with their sizes and values."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ HEAD = llama.HEAD_NAME
 
 @dataclass(frozen=True)
 class GptqLayer:
-    """A packed layer: what its config says, and the sizes of its tensors."""
+    """A packed layer: its settings in the config and the sizes of its tensors."""
 
     name: str
     bits: int
-    group_size: int  # -1: one group
+    group_size: int  # columns that share a scale; -1 for one group a row
     sym: bool
     inputs: int
     outputs: int
 
     @property
     def columns(self) -> int:
-        """Inputs that share a scale."""
+        """Number of inputs that share a scale."""
         return self.inputs if self.group_size == -1 else self.group_size
 
     @property
     def block_name(self) -> str:
-        """Its name in a block: layers of all blocks are alike, mostly."""
+        """Name within a block, such as `mlp.up_proj`."""
         return self.name.split(".", 3)[-1]
 
 
 class GptqCheckpoint:
-    """A checkpoint to be held against engines.
+    """A checkpoint to check against engines.
 
     Args:
-        checkpoint: quantized as GPTQ.
+        checkpoint: GPTQ checkpoint.
     Raises:
-        CheckpointProblem: it is not, or its config cannot be read as one that is.
+        CheckpointProblem: the checkpoint is not GPTQ, or its config is invalid.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -63,8 +63,8 @@ class GptqCheckpoint:
         if packing.get("quant_method") != "gptq":
             method = packing.get("quant_method", "nothing")
             raise CheckpointProblem(
-                f"{checkpoint.folder} is quantized as {method}, and engines are asked about GPTQ",
-                next_step="give a GPTQ checkpoint, such as camelpress quantize writes",
+                f"{checkpoint.folder} is quantized as {method}; engines are checked for GPTQ only",
+                next_step="give a GPTQ checkpoint, such as one from camelpress quantize",
             )
         llama.model_classes(self.config, checkpoint.folder)
         self.heads = self._size("num_attention_heads")
@@ -82,59 +82,60 @@ class GptqCheckpoint:
 
     @cached_property
     def layers(self) -> tuple[GptqLayer, ...]:
-        """All packed layers.
+        """All packed layers in block order.
 
         Raises:
-            CheckpointProblem: the config gives a layer bits or groups that cannot be.
+            CheckpointProblem: the config gives a layer invalid bits or groups.
         """
-        ends = ".qweight"
-        names = [name.removesuffix(ends) for name in self.checkpoint.tensors if name.endswith(ends)]
-        return tuple(self._layer(name) for name in sorted(names, key=_by_number))
+        suffix, tensors = ".qweight", self.checkpoint.tensors
+        names = [name.removesuffix(suffix) for name in tensors if name.endswith(suffix)]
+        return tuple(self._layer(name) for name in sorted(names, key=_natural_key))
 
     @property
     def packed_head(self) -> bool:
-        """Whether the output projection is packed, too."""
+        """True if the output projection is packed, too."""
         return f"{HEAD}.qweight" in self.checkpoint.tensors
 
     @cached_property
     def plain_linears(self) -> list[str]:
-        """Linear layers of blocks that are not packed."""
+        """Names of the blocks' unpacked linear layers."""
         packed = {layer.name for layer in self.layers}
         return [name for name in self.linears if name not in packed]
 
     @cached_property
     def missing_tensors(self) -> list[str]:
-        """Tensors that a layer of the model should have, and has not."""
-        held = self.checkpoint.tensors
-        wanted = [f"{layer.name}.{part}" for layer in self.layers for part in GPTQ_TENSORS]
-        wanted += [f"{name}.weight" for name in self.plain_linears]
-        return [name for name in wanted if name not in held]
+        """Names of missing tensors of the model's linear layers."""
+        names = [f"{layer.name}.{part}" for layer in self.layers for part in GPTQ_TENSORS]
+        names += [f"{name}.weight" for name in self.plain_linears]
+        return [name for name in names if name not in self.checkpoint.tensors]
 
     @property
     def is_uniform(self) -> bool:
-        """Whether all layers have the settings that the config gives at its top, and are packed."""
-        common = {(each.bits, each.group_size, each.sym) for each in self.layers}
-        return len(common) <= 1 and not self.plain_linears and not self.quantization.get("dynamic")
+        """True if all layers are packed with the same settings."""
+        settings = {(layer.bits, layer.group_size, layer.sym) for layer in self.layers}
+        return (
+            len(settings) <= 1 and not self.plain_linears and not self.quantization.get("dynamic")
+        )
 
     @cached_property
     def mismatched_tensors(self) -> list[str]:
-        """Parts of packed layers whose type or shape is not what the others ask for."""
-        found = []
+        """Names of packed tensors with an unexpected dtype or shape."""
+        mismatches = []
         for layer in self.layers:
             groups = -(-layer.inputs // layer.columns)
-            wanted = gptq_specs(
+            specs = gptq_specs(
                 layer.name, layer.outputs, layer.inputs, groups=groups, bits=layer.bits
             )
-            for name, slot in wanted.items():
+            for name, spec in specs.items():
                 info = self.checkpoint.tensor_info(name)
-                floats = name.endswith(".scales") and info.dtype.is_floating_point
-                if info.shape != slot.shape or not (floats or info.dtype == slot.dtype):
-                    found.append(name)
-        return found
+                is_float_scale = name.endswith(".scales") and info.dtype.is_floating_point
+                if info.shape != spec.shape or not (is_float_scale or info.dtype == spec.dtype):
+                    mismatches.append(name)
+        return mismatches
 
     @cached_property
     def values(self) -> tuple[LayerValues, ...]:
-        """What stands in scales, zero points and group indices, layer by layer."""
+        """Statistics of scales, zero points and group indices, layer by layer."""
         return tuple(
             read_layer_values(
                 self.checkpoint,
@@ -148,20 +149,19 @@ class GptqCheckpoint:
 
     @property
     def zero_offset(self) -> int:
-        """What stored zero points lack: 1 in v1, 0 in v2."""
+        """Amount to add to stored zero points: 1 in v1, 0 in v2."""
         return 0 if self.quantization.get("checkpoint_format") == "gptq_v2" else 1
 
     def _layer(self, name: str) -> GptqLayer:
-        own = dynamic_settings(self.quantization, name)
-        if own is None:
+        settings = dynamic_settings(self.quantization, name)
+        if settings is None:
             raise CheckpointProblem(
-                f"{self.checkpoint.folder} holds {name!r} packed, and its dynamic says that it is "
-                "plain",
+                f"{self.checkpoint.folder} holds {name!r} packed, but dynamic lists it as plain",
                 next_step="compare config.json with that of the original checkpoint",
             )
         words, outputs = self._shape(f"{name}.qweight")
-        bits = own.get("bits", self._bits(name, words))
-        group_size = own.get("group_size", self._group_size(name, words, bits))
+        bits = settings.get("bits", self._bits(name, words))
+        group_size = settings.get("group_size", self._group_size(name, words, bits))
         if (
             type(bits) is not int
             or bits not in SUPPORTED_BITS
@@ -172,15 +172,19 @@ class GptqCheckpoint:
             raise CheckpointProblem(
                 f"{self.checkpoint.folder} gives {name!r} {bits} bits in groups of {group_size}",
                 next_step=f"write bits (one of {SUPPORTED_BITS}) and group_size (-1, or a "
-                "number of columns) "
-                "into its quantization_config",
+                "number of columns) into its quantization_config",
             )
         return GptqLayer(
-            name, bits, group_size, bool(own.get("sym", False)), words * WORD_BITS // bits, outputs
+            name,
+            bits,
+            group_size,
+            bool(settings.get("sym", False)),
+            words * WORD_BITS // bits,
+            outputs,
         )
 
     def _bits(self, name: str, words: int) -> int | None:
-        """What the tensors say where the config does not."""
+        """Returns the bits inferred from tensor sizes, for a config without them."""
         order = self.checkpoint.tensors.get(f"{name}.g_idx")
         return (
             words * WORD_BITS // order.shape[0]
@@ -198,22 +202,22 @@ class GptqCheckpoint:
         shape = self.checkpoint.tensor_info(name).shape
         if len(shape) != 2:
             raise CheckpointProblem(
-                f"{self.checkpoint.folder} holds {name!r} as {list(shape)}, which is no matrix",
+                f"{self.checkpoint.folder} holds {name!r} with shape {list(shape)}, no matrix",
                 next_step=REPLACEMENT_ADVICE,
             )
         return shape
 
     def _size(self, key: str, default: int | None = None) -> int:
-        found = self.config.get(key)
-        found = default if found is None else found
-        if type(found) is not int or found < 1:
+        size = self.config.get(key)
+        size = default if size is None else size
+        if type(size) is not int or size < 1:
             raise CheckpointProblem(
-                f"{self.checkpoint.folder / 'config.json'} has {key} {found!r}",
+                f"{self.checkpoint.folder / 'config.json'} has {key} {size!r}",
                 next_step="compare it with the config of the original model",
             )
-        return found
+        return size
 
 
-def _by_number(name: str) -> list[tuple[int, str]]:
-    """Block 2 before block 10."""
+def _natural_key(name: str) -> list[tuple[int, str]]:
+    """Returns a sort key with block 2 before block 10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]

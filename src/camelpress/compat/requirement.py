@@ -1,4 +1,4 @@
-"""What an engine asks of a checkpoint, as rows of a table, and what was found for each."""
+"""Requirements of an inference engine as rows of a table, and the finding for each row."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from camelpress.compat.gptq_checkpoint import GptqCheckpoint
 
 
 class FindingStatus(StrEnum):
-    """FAIL: the engine refuses the checkpoint, or computes with other weights than are meant.
+    """Status of a finding.
 
-    NOTE: it runs, but slower, with an option, or not in every version.
+    PASS: the requirement holds.
+    NOTE: the engine runs, but slower, with an option, or not in every version.
+    FAIL: the engine refuses the checkpoint or computes with wrong weights.
     """
 
     PASS = "PASS"
@@ -22,7 +24,7 @@ class FindingStatus(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer to one requirement; what does not pass says what to do next."""
+    """Result of one check: status, reason and, unless it passes, the next step."""
 
     status: FindingStatus
     reason: str
@@ -34,7 +36,7 @@ RequirementCheck = Callable[[GptqCheckpoint], Finding]
 
 @dataclass(frozen=True)
 class Requirement:
-    """One requirement."""
+    """One row of an engine's table: the name of a requirement and its check."""
 
     name: str
     check: RequirementCheck
@@ -42,13 +44,13 @@ class Requirement:
 
 @dataclass(frozen=True)
 class InferenceEngine:
-    """An engine, and where its requirements were read.
+    """An inference engine, its requirements and their source.
 
     Args:
-        name: as its makers write it.
-        source: repository, commit and files.
-        needs: what it runs on, which no look at a checkpoint can tell.
-        rows: in the order of a report.
+        name: name of the engine in its own spelling.
+        source: repository, commits and files the requirements were read from.
+        hardware: required hardware, which no checkpoint states.
+        requirements: rows in the order of a report.
     """
 
     name: str
@@ -58,15 +60,15 @@ class InferenceEngine:
 
 
 def passes(reason: str) -> Finding:
-    """All is as the engine wants it."""
+    """Returns a finding with status PASS."""
     return Finding(FindingStatus.PASS, reason)
 
 
 def warns(reason: str, next_step: str) -> Finding:
-    """It runs, with a restriction."""
+    """Returns a finding with status NOTE: the engine runs with a restriction."""
     return Finding(FindingStatus.NOTE, reason, next_step)
 
 
 def fails(reason: str, next_step: str) -> Finding:
-    """It does not run, or not as meant."""
+    """Returns a finding with status FAIL: the engine refuses or misreads the checkpoint."""
     return Finding(FindingStatus.FAIL, reason, next_step)

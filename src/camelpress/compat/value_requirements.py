@@ -1,4 +1,4 @@
-"""Requirements on what stands in the tensors: scales and zero points."""
+"""Requirements on tensor values: scales and zero points."""
 
 from __future__ import annotations
 
@@ -8,56 +8,56 @@ from camelpress.compat.requirement import Finding, RequirementCheck, fails, pass
 
 
 def scale_values(*, dtypes: tuple[str, ...] = ("float16",)) -> RequirementCheck:
-    """Scales are finite, of a type the engine takes, and large enough for fp16.
+    """Requires finite scales of a supported dtype, large enough for fp16.
 
-    Negative ones are no fault: kernels multiply by a scale and do not ask for its sign.
+    Negative scales pass: kernels multiply by a scale whatever its sign.
 
     Args:
-        dtypes: that are taken as they are.
+        dtypes: dtypes that the engine reads without conversion.
     """
 
     def check(subject: GptqCheckpoint) -> Finding:
-        values = subject.values
-        broken, small, negative, count = (
-            sum(getattr(each, key) for each in values)
-            for key in ("broken", "small", "negative", "scales")
-        )
-        found = sorted({each.dtype for each in values})
-        if broken:
-            return fails(f"{broken:,} scales are not finite", "download or quantize it again")
-        if any(each not in dtypes for each in found):
+        layers = subject.values
+        stored_dtypes = sorted({layer.dtype for layer in layers})
+        count = sum(layer.scales for layer in layers)
+        if non_finite_count := sum(layer.non_finite for layer in layers):
+            return fails(
+                f"{non_finite_count:,} scales are not finite", "download or quantize it again"
+            )
+        if any(dtype not in dtypes for dtype in stored_dtypes):
             return warns(
-                f"stored as {', '.join(found)}, computed with as float16: rounded",
+                f"stored as {', '.join(stored_dtypes)}, computed as float16: rounded",
                 "quantize again, which stores float16",
             )
-        if small:
+        if tiny_count := sum(layer.tiny_scales for layer in layers):
             return warns(
-                f"{small:,} of {count:,} are below {MIN_SCALE:g}, where fp16 has few digits",
-                "see that the layers concerned hold what they should (camelpress validate)",
+                f"{tiny_count:,} of {count:,} are below {MIN_SCALE:g}, where fp16 has few digits",
+                "check the affected layers (camelpress validate)",
             )
+        negative_count = sum(layer.negative for layer in layers)
         return passes(
-            f"{', '.join(found)}, finite; {negative / max(1, count):.0%} are negative, which "
-            "kernels take as any factor"
+            f"{', '.join(stored_dtypes)}, finite; {negative_count / max(1, count):.0%} are "
+            "negative, which kernels support"
         )
 
     return check
 
 
 def zero_points() -> RequirementCheck:
-    """Zero points of symmetric layers are in the middle: some kernels do not look at them."""
+    """Requires zero points of symmetric layers in the middle; some kernels ignore them."""
 
     def check(subject: GptqCheckpoint) -> Finding:
         for layer, values in zip(subject.layers, subject.values, strict=True):
             if layer.sym and values.has_off_centre_zeros:
                 return fails(
-                    f"{layer.name} is symmetric by its config, and has other zero points",
+                    f"{layer.name} is symmetric by its config, but has other zero points",
                     "correct sym in config.json, or quantize again",
                 )
             if values.has_wrapped_zeros:
                 return warns(
                     f"{layer.name} has a zero point of 0, which v1 stores as its largest number: "
-                    "not every kernel undoes that",
-                    "quantize again; camelpress keeps zero points from 1 up",
+                    "some kernels misread it",
+                    "quantize again; camelpress writes zero points of at least 1",
                 )
         return passes("in the middle of symmetric layers")
 

@@ -1,16 +1,17 @@
-"""vLLM.
+"""Requirements of vLLM.
 
-One method, `auto_gptq`, takes every GPTQ checkpoint and looks for a kernel: Machete, Marlin, or an
-ExLlama kernel where fp16 is computed. Since vLLM#54809 (September 2026) g_idx is not read at all.
-The pages of older versions of `marlin_utils` refuse tiles that newer ones pad with zeros.
+One method, `auto_gptq`, loads every GPTQ checkpoint and picks a kernel: Machete, Marlin, or an
+ExLlama kernel for fp16. Since vLLM#54809 (September 2026) g_idx is not read at all. Older versions
+of `marlin_utils` refuse layers whose sizes newer ones pad with zeros.
 """
 
 from __future__ import annotations
 
-from camelpress.compat import config_requirements as configs
+from camelpress.compat import config_requirements as config
 from camelpress.compat import shape_requirements as shapes
 from camelpress.compat import value_requirements as values
-from camelpress.compat.requirement import InferenceEngine, Requirement
+from camelpress.compat.requirement import InferenceEngine
+from camelpress.compat.requirement import Requirement as Row
 
 # fmt: off
 VLLM = InferenceEngine(
@@ -20,24 +21,24 @@ VLLM = InferenceEngine(
     "pull request 54809",
     "an NVIDIA GPU of compute capability 7.5 or later for Marlin, 6.0 for the fp16 kernel",
     (
-        Requirement("config keys", configs.config_keys("bits", "group_size", "desc_act", "sym")),
-        Requirement("copies",          configs.config_copy()),
-        Requirement("tensors",         configs.layer_tensors()),
-        Requirement("bits",            configs.bit_widths(sym=configs.MARLIN_BITS, asym=())),
-        Requirement("group size",      configs.group_sizes(configs.MARLIN_GROUPS)),
-        Requirement("whole groups",    shapes.whole_groups()),
-        Requirement("order",           configs.column_order(reads=False)),
-        Requirement("format", configs.checkpoint_format(reads_v2=False, reads_zeros=False)),
-        Requirement("tiles",           shapes.kernel_tiles(
+        Row("config keys",     config.config_keys("bits", "group_size", "desc_act", "sym")),
+        Row("copies",          config.config_copy()),
+        Row("tensors",         config.layer_tensors()),
+        Row("bits",            config.bit_widths(sym=config.MARLIN_BITS, asym=())),
+        Row("group size",      config.group_sizes(config.MARLIN_GROUPS)),
+        Row("whole groups",    shapes.whole_groups()),
+        Row("order",           config.column_order(reads=False)),
+        Row("format",          config.checkpoint_format(reads_v2=False, reads_zeros=False)),
+        Row("tiles",           shapes.kernel_tiles(
             shapes.STRICT_TILES, refuses=False,
-            otherwise="newer versions pad it, older ones leave Marlin for an fp16 kernel",
+            consequence="newer versions pad it, older ones leave Marlin for an fp16 kernel",
         )),
-        Requirement("tensor parallel", shapes.tensor_parallel(repeats_kv=True)),
-        Requirement("parallel, older", shapes.tensor_parallel(repeats_kv=True, families=shapes.STRICT_TILES)),
-        Requirement("scales",          values.scale_values(dtypes=("float16", "bfloat16"))),
-        Requirement("zero points",     values.zero_points()),
-        Requirement("dynamic",         configs.layer_overrides(reads=True, scans=True)),
-        Requirement("lm_head",         configs.output_head(packs=True)),
-        Requirement("vocabulary",      configs.vocabulary_padding("padded to a multiple of 64")),
+        Row("tensor parallel", shapes.tensor_parallel(repeats_kv=True)),
+        Row("parallel, older", shapes.tensor_parallel(repeats_kv=True, tiles=shapes.STRICT_TILES)),
+        Row("scales",          values.scale_values(dtypes=("float16", "bfloat16"))),
+        Row("zero points",     values.zero_points()),
+        Row("dynamic",         config.layer_overrides(reads=True, scans=True)),
+        Row("lm_head",         config.output_head(packs=True)),
+        Row("vocabulary",      config.vocabulary_padding("padded to a multiple of 64")),
     ),
 )
