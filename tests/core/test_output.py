@@ -228,8 +228,8 @@ def test_another_beginning_is_told_and_kept(
     with (
         refusal(
             OutputProblem,
-            f"{partial} was begun otherwise and is kept ({told})",
-            next_step="run it as it was begun to go on, or give --restart to begin again",
+            f"{partial} was begun with other inputs or settings and is kept ({told})",
+            next_step="repeat the earlier command to resume it, or give --restart to begin again",
             out=None,
         ),
         staged(target, made_from=BEGUN | change, force=True),

@@ -1,4 +1,4 @@
-"""Watches the standard streams, so that a result nobody received never ends like a verdict."""
+"""Watched standard streams, so a run with a lost result never exits with a verdict."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TextIO, cast
 
-FAILED, SIGPIPE = 3, 141  # exit codes: could not run; the reader of a pipe left
+FAILED, SIGPIPE = 3, 141  # exit codes: could not run; pipe closed by its reader
 STDOUT, STDERR = 1, 2  # file descriptors
 
 
 class ExitCode(int):
-    """An exit code that a command chose; any other may be that of a library."""
+    """An exit code set by a command, as opposed to one set by a library."""
 
 
 class LostOutput(Exception):
-    """A result could not be written to standard output."""
+    """Standard output failed and a result is lost."""
 
 
 class WatchedStream:
-    """A text stream that remembers its first failure, and from then on writes to nowhere.
+    """A text stream with a record of its first failure; later writes are discarded.
 
     Args:
-        stream: the stream to watch.
-        vital: whether a failure raises. Messages are not vital: a long run goes on without them,
-            and its exit code says at the end that some were lost.
+        stream: Stream to watch.
+        vital: True to raise on a failure. Messages are not vital: a long run continues without
+            them, and its exit code shows the loss at the end.
     """
 
     def __init__(self, stream: Any, *, vital: bool) -> None:
@@ -42,7 +42,7 @@ class WatchedStream:
         """Writes a text.
 
         Raises:
-            LostOutput: the stream is vital and fails, or failed before.
+            LostOutput: The stream is vital and fails, or failed before.
         """
         self._attempt(lambda: self._stream.write(text))
         return len(text)
@@ -53,16 +53,16 @@ class WatchedStream:
             self.write(line)
 
     def flush(self) -> None:
-        """Hands over what is buffered.
+        """Flushes the buffer.
 
         Raises:
-            LostOutput: as `write`.
+            LostOutput: The stream is vital and fails, or failed before.
         """
         self._attempt(self._stream.flush)
 
     @property
     def exit_code(self) -> int:
-        """0 while nothing is lost, 141 after the reader left, 3 after any other failure."""
+        """Exit code: 0 without a loss, 141 after the reader closed the pipe, else 3."""
         if self.error is None:
             return 0
         return SIGPIPE if self.error.errno == errno.EPIPE else FAILED
@@ -78,8 +78,8 @@ class WatchedStream:
             raise LostOutput(os.strerror(self.error.errno or errno.EIO)) from self.error
 
     def _discard(self) -> None:
-        """Turns the descriptor to nowhere: the interpreter flushes it again when it ends."""
-        with suppress(OSError):  # a stream of a test has no descriptor
+        """Redirects the descriptor to /dev/null, since the interpreter flushes it at its end."""
+        with suppress(OSError):  # a stream in a test has no descriptor
             _redirect_to_null(self._stream.fileno(), os.O_WRONLY)
 
 
@@ -92,8 +92,8 @@ class StandardStreams(NamedTuple):
 
 @contextmanager
 def watch_standard_streams() -> Iterator[StandardStreams]:
-    """Replaces the standard streams with watched ones while the block runs."""
-    before = sys.stdout, sys.stderr
+    """Replaces the standard streams with watched ones inside the block."""
+    originals = sys.stdout, sys.stderr
     _reserve_descriptors()
     streams = StandardStreams(
         WatchedStream(_open_stream(sys.stdout, STDOUT), vital=True),
@@ -103,14 +103,14 @@ def watch_standard_streams() -> Iterator[StandardStreams]:
     try:
         yield streams
     finally:
-        sys.stdout, sys.stderr = before
+        sys.stdout, sys.stderr = originals
 
 
 def _reserve_descriptors() -> None:
-    """Occupies closed standard descriptors, or the next file that is opened would get them.
+    """Occupies closed standard descriptors, since the next opened file would get their numbers.
 
-    Closed standard output stays unwritable, since results would vanish there; closed standard
-    error means that nobody wants messages.
+    A closed standard output stays unwritable, so that a result is not lost silently; a closed
+    standard error discards messages.
     """
     for descriptor, flags in ((0, os.O_RDONLY), (STDOUT, os.O_RDONLY), (STDERR, os.O_WRONLY)):
         try:
@@ -120,14 +120,14 @@ def _reserve_descriptors() -> None:
 
 
 def _redirect_to_null(descriptor: int, flags: int) -> None:
-    nowhere = os.open(os.devnull, flags)
-    if nowhere != descriptor:
-        os.dup2(nowhere, descriptor)
-        os.close(nowhere)
+    null = os.open(os.devnull, flags)
+    if null != descriptor:
+        os.dup2(null, descriptor)
+        os.close(null)
 
 
 def _open_stream(stream: Any, descriptor: int) -> Any:
-    """Returns the stream, or one on its descriptor where Python found it closed at the start."""
+    """Returns the stream, or opens one on its descriptor if it was closed at the start."""
     if stream is not None:
         return stream
     return open(descriptor, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
