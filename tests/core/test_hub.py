@@ -43,7 +43,7 @@ NAME = "correct the name; for a private model, log in with `hf auth login` or se
 
 COMMANDS = """
 import contextlib, io, json, resource, sys
-from camelpress import cli
+from camelpress.cli import entry_point
 
 _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), most))
@@ -53,7 +53,7 @@ for arguments in json.load(sys.stdin):
     sys.argv = ["camelpress", *arguments]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            cli.main()
+            entry_point.main()
         except SystemExit as end:
             code = end.code
     ended.append((code, out.getvalue(), err.getvalue()))
@@ -266,7 +266,7 @@ def test_a_reset_connection_ends_the_command_and_the_next_one_fetches_the_rest(
         (
             "disk",
             "{cache} cannot hold hf:pico/huge: File too large",
-            "free some space, or let HF_HOME name a place that can be written",
+            "free some space, or set HF_HOME to a folder that can be written",
         ),
     ],
 )
@@ -347,7 +347,7 @@ def test_offline_without_the_cache_is_refused(
         (
             OSError(errno.ENOSPC, "No space left on device"),
             "{cache} cannot hold hf:org/name: No space left on device",
-            "free some space, or let HF_HOME name a place that can be written",
+            "free some space, or set HF_HOME to a folder that can be written",
         ),
         (
             PermissionError("XetAuthenticationError"),
