@@ -157,8 +157,8 @@ def test_gptqmodel_is_given_our_ids_and_gives_our_output(
     report = stages.quantize(base, out, chat, samples=3, damp_percent=0.2, **options)
     asked = json.loads((tmp_path / "asked.json").read_text())
     drawn = draw_calibration(
-        [CalibrationSource(source=chat)], Tokenizer.load(base), samples=3, sequence_length=64, mask="all",
-        seed=42,
+        [CalibrationSource(source=chat)], Tokenizer.load(base), samples=3, sequence_length=64,
+        mask="all", seed=42,
     )  # fmt: skip
     assert [row["input_ids"] for row in asked["rows"]] == drawn.sequences
     assert [row["attention_mask"] for row in asked["rows"]] == [
@@ -395,8 +395,8 @@ def test_what_was_not_asked_for_is_not_taken(
     (tmp_path / "out").mkdir()
     with pytest.raises(ToolProblem, match=f"^{fault}; use another version of it"):
         import_result(
-            changed(config, **parts), source, 2, ready, settings, plan_tensor_slots(source, 2, settings),
-            tmp_path / "out",
+            changed(config, **parts), source, 2, ready, settings,
+            plan_tensor_slots(source, 2, settings), tmp_path / "out",
         )  # fmt: skip
 
 
@@ -418,4 +418,5 @@ def test_a_recipe_names_the_interpreter_from_its_own_folder(tmp_path: Path) -> N
         "base: b\ndiff: d\nout: o\n"
         "quantize: {engine: gptqmodel, engine_python: venv/bin/python}\n"
     )
-    assert read_recipe(tmp_path / "recipe.yaml").quantize.engine_python == tmp_path / "venv/bin/python"
+    recipe = read_recipe(tmp_path / "recipe.yaml")
+    assert recipe.quantize.engine_python == tmp_path / "venv/bin/python"

@@ -11,7 +11,7 @@ EMBEDDING_NAME = "model.embed_tokens"
 FINAL_NORM_NAME = "model.norm"
 HEAD_NAME = "lm_head"
 BLOCK_NAME = "model.layers.{}"
-# Last name parts of buffers that a loader derives from the config, by the library that stores them.
+# Last parts of the names of buffers derived from the config, by library.
 DERIVED_BUFFERS = frozenset(
     {
         *("inv_freq", "original_inv_freq"),  # transformers before 4.32; scaled rotary embeddings
@@ -50,7 +50,7 @@ MODEL_FAMILIES: Mapping[str, tuple[str, str]] = {
     "qwen2":   ("transformers.models.qwen2.modeling_qwen2",     "Qwen2"),
 }
 # fmt: on
-FUSED_LINEARS = {  # layers that some loaders fuse from several, and their input
+FUSED_LINEARS = {  # fused layer of some loaders: its input
     "self_attn.qkv_proj": "attention_input",
     "mlp.gate_up_proj": "mlp_input",
 }

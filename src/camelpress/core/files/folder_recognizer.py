@@ -125,9 +125,9 @@ def _hub_cache(folder: Path) -> Recognition | None:
 
 def _cache_advice(roots: Iterable[Path]) -> str:
     snapshots = [(root, _snapshot(root)) for root in roots]
-    complete = [snapshot for root, snapshot in snapshots if snapshot != root]
-    if complete:
-        return f"give one snapshot in it, such as {complete[0]}"
+    folders = [snapshot for root, snapshot in snapshots if snapshot != root]
+    if folders:
+        return f"give one snapshot in it, such as {folders[0]}"
     return "give the name of the model on the hub, ORG/NAME, to fetch it again"
 
 
@@ -203,7 +203,7 @@ def _checkpoint_below(folder: Path) -> Recognition | None:
 def _training(folder: Path) -> Recognition | None:
     if any(folder.glob("zero_pp_rank_*")) or any(folder.glob("global_step*/*zero_pp_rank_*")):
         return Recognition(
-            f"{folder} is a training checkpoint of DeepSpeed ZeRO, cut in one piece for each rank",
+            f"{folder} is a training checkpoint of DeepSpeed ZeRO, split into one piece per rank",
             "join them: run python zero_to_fp32.py . . in it, and give the folder with its config",
         )
     if any(folder.glob("*.distcp")):

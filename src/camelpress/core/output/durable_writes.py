@@ -89,13 +89,13 @@ def _translate_disk_error(target: Path, error: OSError) -> OutputProblem:
     if isinstance(path, str) and not _is_output_path(Path(path), target):
         return OutputProblem(
             f"{path} cannot be read or written: {reason}",
-            next_step="see that its disk works and that you may use it, then run the same "
+            next_step="check that its disk works and that you may use it, then run the same "
             "command again",
         )
     is_transient = error.errno in TRANSIENT_ERRORS
     return OutputProblem(
         f"{target} cannot be written: {reason}" + (f" ({path})" if path else ""),
-        next_step="see that its disk works, then run the same command again"
+        next_step="check that its disk works, then run the same command again"
         if is_transient
         else "free some space, or name a place that can be written",
     )

@@ -89,8 +89,8 @@ def _remove_backup(target: Path) -> None:
 
 def _remove_output_files(folder: Path, target: Path) -> None:
     mark = OutputMark.read(folder)
-    listed = {MARK_FILE, PARTIAL_MARK_FILE, *(mark.writes if mark else ())}
-    set_aside_foreign_files(folder, target, lambda name: name not in listed)
+    names = {MARK_FILE, PARTIAL_MARK_FILE, *(mark.writes if mark else ())}
+    set_aside_foreign_files(folder, target, lambda name: name not in names)
     remove_files(folder, lambda name: name == MARK_FILE)
     (folder / MARK_FILE).unlink(missing_ok=True)
     folder.rmdir()

@@ -163,8 +163,8 @@ def has_finished_work(partial: Path) -> bool:
 
 def _require_mark(partial: Path, target: Path) -> OutputMark | None:
     mark, names = OutputMark.read(partial), set(list_files(partial))
-    complete = is_camelpress_output(partial) and names <= read_output_files(partial)
-    if mark is None and not complete and names - {PARTIAL_MARK_FILE}:
+    is_complete = is_camelpress_output(partial) and names <= read_output_files(partial)
+    if mark is None and not is_complete and names - {PARTIAL_MARK_FILE}:
         raise OutputExists(
             f"{partial} is not an unfinished output of camelpress and is left alone, and {target} "
             "would be prepared there",

@@ -79,12 +79,12 @@ def read_quantized_weight(
     Raises:
         CheckpointProblem: Tensors are missing or contradict one another.
     """
-    read = (
+    read_layer = (
         compressed_tensors_format.read_compressed
         if scheme.checkpoint_format == PACK_QUANTIZED
         else gptq_format.read_gptq
     )
-    return read(checkpoint, linear, scheme)
+    return read_layer(checkpoint, linear, scheme)
 
 
 def read_quantization_params(
@@ -95,12 +95,12 @@ def read_quantization_params(
     Raises:
         CheckpointProblem: Tensors are missing or contradict one another.
     """
-    read = (
+    read_layer = (
         compressed_tensors_format.read_compressed_params
         if scheme.checkpoint_format == PACK_QUANTIZED
         else gptq_format.read_gptq_params
     )
-    return read(checkpoint, linear, scheme)
+    return read_layer(checkpoint, linear, scheme)
 
 
 def packed_shape(checkpoint: Checkpoint, linear: str, scheme: QuantizationScheme) -> PackedShape:
