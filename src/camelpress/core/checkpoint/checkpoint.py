@@ -203,10 +203,10 @@ class Checkpoint:
         Raises:
             CheckpointProblem: Packed weights have no quantization_config or an unsupported format.
         """
-        foreign = format_detection.find_foreign_format(self.tensors)
-        if foreign is not None:
+        evidence = format_detection.find_foreign_format(self.tensors)
+        if evidence is not None:
             raise CheckpointProblem(
-                f"{self.folder} holds weights packed as {foreign.format} ({foreign.tensor})",
+                f"{self.folder} holds weights packed as {evidence.format} ({evidence.tensor})",
                 next_step="give the 16-bit model, or one packed as "
                 f"{format_detection.READABLE_FORMATS}",
             )

@@ -64,9 +64,9 @@ def require_valid_config(config: Mapping[str, Any], path: Path) -> None:
     for key, (low, high) in SIZE_RANGES.items():
         if key in config and not (config[key] is None and key in NULLABLE_SIZES):
             _require_between(config, path, key, low, high, (int,))
-    for key, (smallest, largest) in NUMBER_RANGES.items():
+    for key, (minimum, maximum) in NUMBER_RANGES.items():
         if config.get(key) is not None:
-            _require_between(config, path, key, smallest, largest, (int, float))
+            _require_between(config, path, key, minimum, maximum, (int, float))
     for key in TOKEN_ID_KEYS:
         _require_kind(config, path, key, _is_ids, f"an id, from 0 to {MAX_VOCABULARY:,}")
     for key in FLAG_KEYS:

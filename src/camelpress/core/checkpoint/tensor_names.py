@@ -75,12 +75,12 @@ def recognize_names(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> Reco
     if any(ADAPTER_PART.search(name) for name in shapes):
         return lora_recognition(str(folder))
     weights = [name for name in shapes if name.endswith(".weight")]
-    empty = sorted(name for name in weights if 0 in shapes[name])
-    if not empty:
+    empty_names = sorted(name for name in weights if 0 in shapes[name])
+    if not empty_names:
         return None
-    count = f"{len(empty)} of {len(weights)} weights" if len(empty) > 1 else "a weight"
+    count = f"{len(empty_names)} of {len(weights)} weights" if len(empty_names) > 1 else "a weight"
     return Recognition(
-        f"{folder} holds {count} without any value ({empty[0]!r}): the model was saved under "
+        f"{folder} holds {count} without any value ({empty_names[0]!r}): the model was saved under "
         "DeepSpeed ZeRO-3 without gathering its weights, or its upload broke",
         "give a complete copy; its authors can save it again with "
         "stage3_gather_16bit_weights_on_model_save, or run zero_to_fp32.py",

@@ -77,20 +77,21 @@ def is_checkpoint_file(name: str) -> bool:
 
 
 def checkpoint_file_hashes(
-    folder: Path, known: Mapping[Path, str] = MappingProxyType({})
+    folder: Path, file_digests: Mapping[Path, str] = MappingProxyType({})
 ) -> dict[str, str]:
     """Maps the names of weights, configs and tokenizer files to their hashes; excludes reports.
 
     Args:
         folder: Checkpoint folder.
-        known: Path to SHA-256 of files hashed before.
+        file_digests: Path to SHA-256 of files hashed before.
     """
     top_level = sorted(
         path for path in folder.iterdir() if is_checkpoint_file(path.name) and path.is_file()
     )
     files = [*top_level, *sorted(folder.glob(f"{CHAT_TEMPLATES_FOLDER}/*.jinja"))]
     return {
-        path.relative_to(folder).as_posix(): known.get(path) or sha256_file(path) for path in files
+        path.relative_to(folder).as_posix(): file_digests.get(path) or sha256_file(path)
+        for path in files
     }
 
 
@@ -182,16 +183,16 @@ class FileHashCache:
     """Caches file hashes by path; a changed file identity invalidates an entry.
 
     Args:
-        known: Path to identity and SHA-256; updated in place, so the caller can store it in a file.
+        entries: Path to identity and SHA-256; updated in place, so the caller can save it.
     """
 
-    def __init__(self, known: dict[str, Any]) -> None:
-        self._known = known
+    def __init__(self, entries: dict[str, Any]) -> None:
+        self._entries = entries
 
     def file_digest(self, path: Path) -> str:
         """Returns the SHA-256 of a file; reads the file only if its identity changed."""
         key = str(path.resolve())
-        entry = self._known.get(key)
+        entry = self._entries.get(key)
         if (
             isinstance(entry, list)
             and entry[:-1] == file_identity(path)
@@ -200,7 +201,7 @@ class FileHashCache:
             return entry[-1]
         _wait_clock_tick(path)
         identity, digest = file_identity(path), sha256_file(path)
-        self._known[key] = [*identity, digest]
+        self._entries[key] = [*identity, digest]
         return digest
 
     def tree_digest(self, path: Path) -> str:

@@ -40,7 +40,7 @@ ROW = re.compile(rb'\s*\{\s*["}]')  # start of a JSON object; it may have a fiel
 COPIED_LINK = re.compile(rb"(?:\.\./)+(?:[\w.-]+/)*[\w.-]+\s*")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # UTF-8
 PICKLE = re.compile(rb"PK[\s\S]{28}[^/]{1,200}/data\.pkl")  # first entry of a torch.save archive
-EXPORT = "export its weights as safetensors, or its texts as JSON lines"  # next step for HDF5
+HDF5_ADVICE = "export its weights as safetensors, or its texts as JSON lines"  # next step for HDF5
 TEXT_ADVICE = "give a text, JSON or JSON lines file"  # next step for other formats
 PAGE_SUFFIXES = (".html", ".htm")  # suffixes of genuine web pages
 GGUF = (b"GGUF", b"lmgg", b"fmgg", b"tjgg", b"algg")
@@ -291,7 +291,7 @@ def _is_safetensors(head: bytes, size: int) -> bool:
 def _archive(path: Path, head: bytes, size: int) -> Recognition | None:
     for magic, (kind, command) in ARCHIVES.items():
         if head.startswith(magic):
-            step = f"unpack it ({command})" if command else EXPORT
+            step = f"unpack it ({command})" if command else HDF5_ADVICE
             return Recognition(f"{path} is {kind}", step)
     if head[257:262] == b"ustar":
         return Recognition(f"{path} is a tar archive", f"unpack it (tar -xf {path.name})")

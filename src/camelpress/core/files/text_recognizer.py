@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.files.file_recognizer import recognize_text
+from camelpress.core.files.file_recognizer import BYTE_ORDER_MARK, recognize_text
 
 PANDAS = "pandas.read_{}.to_json('rows.jsonl', orient='records', lines=True)"
 TABLE_ADVICE = (
@@ -45,7 +45,6 @@ SEPARATORS = (  # separator, format, reader of pandas
     (";", "CSV", "csv(FILE, sep=';')"),
 )
 TABS_LINES = 3  # lines with the same number of tabs in a table, at least
-UTF8_MARK = b"\xef\xbb\xbf"
 
 
 def require_text_bytes(path: Path, content: bytes) -> None:
@@ -54,7 +53,7 @@ def require_text_bytes(path: Path, content: bytes) -> None:
     Raises:
         RecipeProblem: The file has another format.
     """
-    if XML.match(content[:4096].removeprefix(UTF8_MARK)):
+    if XML.match(content[:4096].removeprefix(BYTE_ORDER_MARK)):
         raise _format_problem(path, "XML", "extract its text")
     recognition = recognize_text(path, content)
     if recognition is not None:

@@ -18,8 +18,8 @@ from camelpress.core.output.output_contents import (
 )
 from camelpress.core.output.unfinished_output import MARK_FILE, PARTIAL_MARK_FILE, OutputMark
 
-REMOVAL_MARK = {"stage": "replaced"}  # content of the mark in an output under replacement
-REMOVED = {"stage": "removed"}  # content of the mark in an output under permanent removal
+REPLACEMENT_MARK = {"stage": "replaced"}  # content of the mark in an output under replacement
+REMOVAL_MARK = {"stage": "removed"}  # content of the mark in an output under permanent removal
 
 
 def replace_output(partial: Path, target: Path) -> None:
@@ -27,7 +27,7 @@ def replace_output(partial: Path, target: Path) -> None:
     if target.is_symlink():
         target.unlink()
     if target.is_dir():
-        OutputMark(REMOVAL_MARK, sorted(read_output_files(target))).write(target)
+        OutputMark(REPLACEMENT_MARK, sorted(read_output_files(target))).write(target)
         target.rename(backup_folder(target))
     try:
         (partial / MARK_FILE).unlink(missing_ok=True)
@@ -35,13 +35,13 @@ def replace_output(partial: Path, target: Path) -> None:
     except OSError:
         _restore_backup(target)
         raise
-    if _is_marked_for_removal(backup_folder(target)):
+    if _is_under_replacement(backup_folder(target)):
         _remove_backup(target)
 
 
 def finish_replacement(target: Path) -> None:
     """Finishes an interrupted removal of an output, or finishes or undoes its replacement."""
-    if _is_marked(target, REMOVED):
+    if _is_marked(target, REMOVAL_MARK):
         with hold_folder(target) as is_free:
             if is_free:
                 _remove_output_files(target, target)
@@ -49,8 +49,8 @@ def finish_replacement(target: Path) -> None:
     if backup.is_dir() and not any(backup.iterdir()):
         backup.rmdir()  # a kill came between the removal of the last file and this line
     if not (
-        _is_marked_for_removal(backup)
-        or _is_marked_for_removal(target)
+        _is_under_replacement(backup)
+        or _is_under_replacement(target)
         or (target / PARTIAL_MARK_FILE).is_file()
     ):
         return
@@ -60,13 +60,13 @@ def finish_replacement(target: Path) -> None:
         if not is_free:
             return
         _restore_backup(target)
-        if _is_marked_for_removal(backup):
+        if _is_under_replacement(backup):
             _remove_backup(target)
 
 
 def remove_output(folder: Path) -> None:
     """Deletes an output; files missing from its own list are set aside."""
-    OutputMark(REMOVED, sorted(read_output_files(folder))).write(folder)
+    OutputMark(REMOVAL_MARK, sorted(read_output_files(folder))).write(folder)
     _remove_output_files(folder, folder)
 
 
@@ -77,7 +77,7 @@ def backup_folder(target: Path) -> Path:
 
 def _restore_backup(target: Path) -> None:
     """Moves a backup to its original name if that is free, and deletes its mark."""
-    if _is_marked_for_removal(backup_folder(target)) and not target.exists():
+    if _is_under_replacement(backup_folder(target)) and not target.exists():
         backup_folder(target).rename(target)
     for name in (PARTIAL_MARK_FILE, MARK_FILE) if target.is_dir() else ():
         (target / name).unlink(missing_ok=True)
@@ -96,8 +96,8 @@ def _remove_output_files(folder: Path, target: Path) -> None:
     folder.rmdir()
 
 
-def _is_marked_for_removal(folder: Path) -> bool:
-    return _is_marked(folder, REMOVAL_MARK)
+def _is_under_replacement(folder: Path) -> bool:
+    return _is_marked(folder, REPLACEMENT_MARK)
 
 
 def _is_marked(folder: Path, made_from: Mapping[str, str]) -> bool:

@@ -36,7 +36,6 @@ CHECKPOINT_FORMATS: Mapping[str, Mapping[str, str]] = {  # quant_method: its for
 }
 # fmt: on
 REGEX_PREFIX = "re:"
-KNOWN = format_detection.READABLE_FORMATS
 
 
 class QuantizationScheme(NamedTuple):
@@ -145,7 +144,9 @@ def _layer_config(config: Mapping[str, Any], linear: str) -> Mapping[str, Any] |
         return dynamic_settings(config, linear)
     try:
         require_pattern_count(extra)
-        matches = (v for key, v in extra.items() if match_regex(key, linear, anywhere=True))
+        matches = (
+            values for key, values in extra.items() if match_regex(key, linear, anywhere=True)
+        )
         overrides = extra.get(linear) or next(matches, None) or {}
         bits = overrides.get("bits")
     except (AttributeError, TypeError, ValueError) as error:
@@ -234,7 +235,7 @@ def _parse_format(checkpoint: Checkpoint, config: Mapping[str, Any]) -> str:
     if checkpoint_format is None:
         raise CheckpointProblem(
             f"{checkpoint.folder} is quantized as {method}{f'/{name}' if name else ''}",
-            next_step=f"give a checkpoint of {KNOWN}",
+            next_step=f"give a checkpoint of {format_detection.READABLE_FORMATS}",
         )
     return checkpoint_format
 

@@ -26,13 +26,13 @@ class WatchedStream:
 
     Args:
         stream: Stream to watch.
-        vital: True to raise on a failure. Messages are not vital: a long run continues without
+        is_vital: True to raise on a failure. Messages are not vital: a long run continues without
             them, and its exit code shows the loss at the end.
     """
 
-    def __init__(self, stream: Any, *, vital: bool) -> None:
+    def __init__(self, stream: Any, *, is_vital: bool) -> None:
         self._stream = stream
-        self._vital = vital
+        self._is_vital = is_vital
         self.error: OSError | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -74,7 +74,7 @@ class WatchedStream:
             except OSError as error:
                 self.error = error
                 self._discard()
-        if self.error is not None and self._vital:
+        if self.error is not None and self._is_vital:
             raise LostOutput(os.strerror(self.error.errno or errno.EIO)) from self.error
 
     def _discard(self) -> None:
@@ -96,8 +96,8 @@ def watch_standard_streams() -> Iterator[StandardStreams]:
     originals = sys.stdout, sys.stderr
     _reserve_descriptors()
     streams = StandardStreams(
-        WatchedStream(_open_stream(sys.stdout, STDOUT), vital=True),
-        WatchedStream(_open_stream(sys.stderr, STDERR), vital=False),
+        WatchedStream(_open_stream(sys.stdout, STDOUT), is_vital=True),
+        WatchedStream(_open_stream(sys.stderr, STDERR), is_vital=False),
     )
     sys.stdout, sys.stderr = cast(TextIO, streams.out), cast(TextIO, streams.err)
     try:
