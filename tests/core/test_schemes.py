@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.checkpoint.format_detection import READABLE_FORMATS
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.packing.quantization_schemes import (
-    KNOWN,
     QuantizationScheme,
     default_scheme,
     layer_scheme,
@@ -145,7 +145,7 @@ def test_another_packing_is_refused(tmp_path: Path, config: dict[str, Any], name
         with pytest.raises(CheckpointProblem) as told:
             ask()
         assert told.value.message == f"{tmp_path} is quantized as {named}"
-        assert told.value.next_step == f"give a checkpoint of {KNOWN}"
+        assert told.value.next_step == f"give a checkpoint of {READABLE_FORMATS}"
 
 
 @pytest.mark.parametrize(
