@@ -21,7 +21,7 @@ LOSS_LIMITS: Mapping[int, float] = {  # bits: mean loss of a row, 3 to 50 times 
 class LayersLost(NumericsProblem):
     """Layers lose more than their bits can explain."""
 
-    can_resume = True  # more of them may be allowed, and change no other layer
+    can_resume = True  # a higher --max-fallbacks changes no finished layer
 
 
 def exceeds_loss_limit(loss: float, bits: int) -> bool:
