@@ -44,7 +44,7 @@ class Fp16View(Checkpoint):
             source.config,
             source.tensors,
             origin=source.source_name,
-            stated=source.file_config,
+            file_config=source.file_config,
             changes=source.config_changes,
             files=source.file_states,
         )

@@ -53,7 +53,7 @@ class PaddedCheckpoint(Checkpoint):
                 for name, info in source.tensors.items()
             },
             origin=source.source_name,
-            stated=source.file_config,
+            file_config=source.file_config,
             changes=source.config_changes,
             files=source.file_states,
         )

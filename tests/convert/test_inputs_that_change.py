@@ -75,7 +75,7 @@ def test_a_disk_that_fails_is_named(
     with refusal(
         CheckpointProblem,
         f"{failing} cannot be read (Input/output error)",
-        next_step="see that its disk is there and well, and run the same command again",
+        next_step="check that its disk is connected and works, then run the same command again",
         out=tmp_path / "out",
     ):
         stages.recover(base, diff, tmp_path / "out")

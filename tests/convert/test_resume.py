@@ -393,7 +393,9 @@ def test_a_run_that_was_begun_otherwise_is_kept_until_a_restart(
         )
     read.tensors.clear()
     read.files.clear()
-    with pytest.raises(OutputProblem, match="was begun otherwise and is kept") as error:
+    with pytest.raises(
+        OutputProblem, match="was begun with other inputs or settings and is kept"
+    ) as error:
         stages.recover(base, own, out, **options)
     assert told in error.value.message
     assert set(journalled(out)) == finished

@@ -171,7 +171,7 @@ def test_a_piece_too_much_is_refused(tmp_path: Path, inputs: list[Checkpoint]) -
 
     with pytest.raises(ShapeMismatch) as told:
         run(tmp_path, inputs, work)
-    assert told.value.message == ("'t05' has 48 bytes, to be written are 4 from byte 48 on")
+    assert told.value.message == ("'t05' has 48 bytes, which cannot take 4 bytes from byte 48 on")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -16,9 +16,10 @@ import damage
 import drawn
 import pico
 from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.checkpoint.format_detection import READABLE_FORMATS
 from camelpress.core.errors import CheckpointProblem, UnknownTensor
 from camelpress.core.packing.linear_layers import check_packed_linears, head_name
-from camelpress.core.packing.quantization_schemes import KNOWN, default_scheme
+from camelpress.core.packing.quantization_schemes import default_scheme
 from camelpress.core.progress import use_listener
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.model.streamed_model import StreamedModel
@@ -427,4 +428,4 @@ def test_a_format_that_is_not_read_is_named_by_its_tensors(
     with pytest.raises(CheckpointProblem) as problem:
         describe_checkpoint(Checkpoint.open(folder))
     assert f"{folder} holds weights packed as {name} ({Q}." in problem.value.message
-    assert problem.value.next_step == f"give the 16-bit model, or one packed as {KNOWN}"
+    assert problem.value.next_step == f"give the 16-bit model, or one packed as {READABLE_FORMATS}"

@@ -57,8 +57,8 @@ def test_a_named_folder_that_cannot_be_written_is_replaced(
 def test_matplotlib_has_nothing_to_say(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     lines = (
-        "from camelpress.core.runtime.cache_folders import provide_caches",
-        "provide_caches()",
+        "from camelpress.core.runtime.cache_folders import provide_cache_folders",
+        "provide_cache_folders()",
         "import matplotlib",
         "matplotlib.get_configdir()",
     )

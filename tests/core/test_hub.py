@@ -266,7 +266,7 @@ def test_a_reset_connection_ends_the_command_and_the_next_one_fetches_the_rest(
         (
             "disk",
             "{cache} cannot hold hf:pico/huge: File too large",
-            "free some space, or let HF_HOME name a place that can be written",
+            "free some space, or set HF_HOME to a folder that can be written",
         ),
     ],
 )
@@ -347,7 +347,7 @@ def test_offline_without_the_cache_is_refused(
         (
             OSError(errno.ENOSPC, "No space left on device"),
             "{cache} cannot hold hf:org/name: No space left on device",
-            "free some space, or let HF_HOME name a place that can be written",
+            "free some space, or set HF_HOME to a folder that can be written",
         ),
         (
             PermissionError("XetAuthenticationError"),

@@ -34,7 +34,7 @@ for place in json.load(sys.stdin):
         found = locate_file(Path(place))
         told.append([0, str(found.path), found.name])
     except Problem as problem:
-        told.append([problem.exit_code, problem.what, problem.next_step])
+        told.append([problem.exit_code, problem.message, problem.next_step])
 json.dump(told, sys.stdout)
 """
 Told = list[tuple[int, str, str]]

@@ -26,7 +26,7 @@ from camelpress.core.errors import (
     ToolProblem,
 )
 from camelpress.core.output.output_contents import read_output_files
-from camelpress.core.output.output_replacement import REMOVAL_MARK, remove_output
+from camelpress.core.output.output_replacement import REPLACEMENT_MARK, remove_output
 from camelpress.core.output.staged_output import require_separate_output, staged
 from camelpress.core.output.unfinished_output import MARK_FILE, OutputMark
 from disk_hooks import KILL, Disk
@@ -228,8 +228,8 @@ def test_another_beginning_is_told_and_kept(
     with (
         refusal(
             OutputProblem,
-            f"{partial} was begun otherwise and is kept ({told})",
-            next_step="run it as it was begun to go on, or give --restart to begin again",
+            f"{partial} was begun with other inputs or settings and is kept ({told})",
+            next_step="repeat the earlier command to resume it, or give --restart to begin again",
             out=None,
         ),
         staged(target, made_from=BEGUN | change, force=True),
@@ -467,7 +467,7 @@ def test_a_kill_between_two_renames_gives_the_old_output_back(tmp_path: Path) ->
     old.mkdir()
     (old / "config.json").write_text("old")
     write_report(old, "config.json")
-    OutputMark(REMOVAL_MARK, ["config.json", "quantize-report.json"]).write(old)
+    OutputMark(REPLACEMENT_MARK, ["config.json", "quantize-report.json"]).write(old)
     with pytest.raises(OutputExists, match="out exists"), staged(target):
         pytest.fail("nothing may run")
     assert contents(target).keys() == {"config.json", "quantize-report.json"}

@@ -15,11 +15,11 @@ from torch import Tensor
 
 import packing_oracle as oracle
 from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.checkpoint.format_detection import READABLE_FORMATS
 from camelpress.core.errors import CheckpointProblem, ShapeMismatch, UnknownTensor
 from camelpress.core.packing.bitpacking import pack_words, unpack_words
 from camelpress.core.packing.gptq_format import GptqTensors, dequantize_gptq, gptq_specs, pack_gptq
 from camelpress.core.packing.linear_layers import read_linear
-from camelpress.core.packing.quantization_schemes import KNOWN
 
 BITS = st.sampled_from([2, 3, 4, 8])
 LINEAR = "model.layers.0.mlp.down_proj"
@@ -273,7 +273,7 @@ def test_another_packing_is_refused(tmp_path: Path, changed: dict[str, Any], nam
     with pytest.raises(CheckpointProblem) as told:
         read_linear(checkpoint(tmp_path, GPTQ | changed), LINEAR)
     assert told.value.message == f"{tmp_path} is quantized as {named}"
-    assert told.value.next_step == f"give a checkpoint of {KNOWN}"
+    assert told.value.next_step == f"give a checkpoint of {READABLE_FORMATS}"
 
 
 @pytest.mark.parametrize("bits", [None, 5, 1])

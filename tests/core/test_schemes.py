@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from camelpress.core.checkpoint.checkpoint import Checkpoint
+from camelpress.core.checkpoint.format_detection import READABLE_FORMATS
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.packing.quantization_schemes import (
-    KNOWN,
     QuantizationScheme,
     default_scheme,
     layer_scheme,
@@ -58,21 +58,25 @@ def checkpoint(folder: Path, quantization: Any) -> Checkpoint:
     [
         (GPTQMODEL, QuantizationScheme("gptq", 4, 64, True, False)),
         (GPTQMODEL | {"checkpoint_format": "gptq"}, QuantizationScheme("gptq", 4, 64, True, False)),
-        (GPTQMODEL | {"checkpoint_format": "gptq_v2"},    QuantizationScheme("gptq_v2", 4, 64, True, False)),
+        (GPTQMODEL | {"checkpoint_format": "gptq_v2"},
+         QuantizationScheme("gptq_v2", 4, 64, True, False)),
         (GPTQMODEL | {"format": "gptq_v2"}, QuantizationScheme("gptq_v2", 4, 64, True, False)),
         (GPTQMODEL | {"is_marlin_format": False}, QuantizationScheme("gptq", 4, 64, True, False)),
-        (GPTQMODEL | {"desc_act": True, "sym": False},    QuantizationScheme("gptq", 4, 64, False, True)),
+        (GPTQMODEL | {"desc_act": True, "sym": False},
+         QuantizationScheme("gptq", 4, 64, False, True)),
         ({"quant_method": "gptq", "bits": 3}, QuantizationScheme("gptq", 3, None, None, False)),
         (AUTOROUND, QuantizationScheme("gptq", 4, 64, True, False)),
-        (AUTOROUND | {"quant_method": "intel/auto-round"}, QuantizationScheme("gptq", 4, 64, True, False)),
+        (AUTOROUND | {"quant_method": "intel/auto-round"},
+         QuantizationScheme("gptq", 4, 64, True, False)),
         (AUTOROUND | {"act_bits": 16}, QuantizationScheme("gptq", 4, 64, True, False)),
         (AUTOROUND | {"packing_format": "auto_round:gptqmodel"},
-                                                          QuantizationScheme("gptq_v2", 4, 64, True, False)),
-        (AUTOROUND | {"packing_format": "auto_round"},    QuantizationScheme("gptq_v2", 4, 64, True, False)),
+         QuantizationScheme("gptq_v2", 4, 64, True, False)),
+        (AUTOROUND | {"packing_format": "auto_round"},
+         QuantizationScheme("gptq_v2", 4, 64, True, False)),
         (groups(group("Linear")), QuantizationScheme(CT, 4, 64, True, False)),
         (groups(group("Linear", symmetric=False)), QuantizationScheme(CT, 4, 64, False, False)),
         (groups(group("Linear", strategy="channel", group_size=None)),
-                                                          QuantizationScheme(CT, 4, -1, True, False)),
+         QuantizationScheme(CT, 4, -1, True, False)),
         (groups(group("Linear", actorder="static")), QuantizationScheme(CT, 4, 64, True, False)),
         (groups(group("Linear", actorder="group")), QuantizationScheme(CT, 4, 64, True, True)),
     ],
@@ -141,7 +145,7 @@ def test_another_packing_is_refused(tmp_path: Path, config: dict[str, Any], name
         with pytest.raises(CheckpointProblem) as told:
             ask()
         assert told.value.message == f"{tmp_path} is quantized as {named}"
-        assert told.value.next_step == f"give a checkpoint of {KNOWN}"
+        assert told.value.next_step == f"give a checkpoint of {READABLE_FORMATS}"
 
 
 @pytest.mark.parametrize(

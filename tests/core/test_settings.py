@@ -37,7 +37,7 @@ def refused(values: dict[str, Any]) -> str:
 
 def test_a_value_that_holds_itself_is_refused() -> None:
     assert not_yaml("files: &here [*here]").startswith(
-        "here.yaml is not valid YAML (it has a value that holds itself in"
+        "here.yaml is not valid YAML (it has a value that contains itself in"
     )
 
 
@@ -114,12 +114,12 @@ def test_a_mapping_is_read() -> None:
 
 @pytest.mark.parametrize("text", ["a: 1\na: 2", "a: 1\na: 1", "{a: 1, b: 2, a: 3}"])
 def test_a_key_given_twice_is_refused(text: str) -> None:
-    assert "the key 'a' stands there twice" in not_yaml(text)
+    assert "the key 'a' appears twice" in not_yaml(text)
 
 
 def test_a_key_given_twice_deep_inside_is_refused_with_its_line() -> None:
     told = not_yaml("x:\n  - y:\n      a: 1\n      b: 2\n      a: 3\n")
-    assert told.startswith("here.yaml is not valid YAML (the key 'a' stands there twice in ")
+    assert told.startswith("here.yaml is not valid YAML (the key 'a' appears twice in ")
     assert "line 5, column 7" in told
 
 

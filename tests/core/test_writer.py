@@ -250,9 +250,9 @@ def test_another_shape_or_dtype_than_announced_is_refused(
     with pytest.raises(ShapeMismatch) as told, writer:
         writer.write_tensor("a", tensor)
     assert told.value.message == (
-        f"'a' is {tensor.dtype} {tuple(tensor.shape)}, announced was torch.float32 (2,)"
+        f"'a' is {tensor.dtype} {tuple(tensor.shape)}, but was announced as torch.float32 (2,)"
     )
-    assert told.value.next_step == "announce what is written"
+    assert told.value.next_step == "announce the tensor that is written"
 
 
 @pytest.mark.parametrize(("offset", "size"), [(0, 9), (8, 1), (7, 2), (9, 0), (-1, 1), (-8, 8)])
@@ -263,9 +263,9 @@ def test_a_piece_beside_its_tensor_is_refused(
     with pytest.raises(ShapeMismatch) as told, writer:
         writer.write_bytes("b", offset, memoryview(b"x" * size))
     assert told.value.message == (
-        f"'b' has 8 bytes, to be written are {size} from byte {offset} on"
+        f"'b' has 8 bytes, which cannot take {size} bytes from byte {offset} on"
     )
-    assert told.value.next_step == "announce what is written"
+    assert told.value.next_step == "announce the tensor that is written"
     assert contents(tmp_path) == before
 
 

@@ -9,8 +9,8 @@ import pytest
 
 import damage
 import stages
+from camelpress.core.checkpoint.format_detection import READABLE_FORMATS
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.packing.quantization_schemes import KNOWN
 from camelpress.reporting.stage_report import Report
 from refusal import refusal
 
@@ -64,7 +64,7 @@ def test_another_quantization_is_not_scored(
     with refusal(
         CheckpointProblem,
         f"{broken} is quantized as {method}",
-        next_step=f"give a checkpoint of {KNOWN}",
+        next_step=f"give a checkpoint of {READABLE_FORMATS}",
         out=out,
     ):
         stages.validate(base, broken, out, chat)

@@ -58,7 +58,7 @@ def test_an_unknown_layout_is_named_with_its_line(
         (
             "data.parquet",
             "is a Parquet file, and no text",
-            "name its columns as a layout does (text; instruction, output; inputs, targets) and "
+            "name its columns like a known layout (text; instruction, output; inputs, targets) and "
             "convert it to JSON lines: pandas.read_parquet(FILE).to_json('rows.jsonl', "
             "orient='records', lines=True)",
         ),

@@ -35,7 +35,7 @@ def test_a_key_of_the_config(
     refused(
         *inputs.values(),
         CheckpointProblem,
-        f"{config} is not valid JSON (the key 'vocab_size' stands there twice)",
+        f"{config} is not valid JSON (the key 'vocab_size' appears twice)",
         next_step="download it again",
     )
 
@@ -51,7 +51,7 @@ def test_a_tensor_of_the_index(
     refused(
         *inputs.values(),
         CheckpointProblem,
-        f"{index} is not valid JSON (the key {NORM!r} stands there twice)",
+        f"{index} is not valid JSON (the key {NORM!r} appears twice)",
         next_step="download it again",
     )
 
@@ -89,7 +89,7 @@ def test_a_tensor_of_a_header(
     refused(
         *inputs.values(),
         CheckpointProblem,
-        f"{file} is not a complete safetensors file (the key {NORM!r} stands there twice)",
+        f"{file} is not a complete safetensors file (the key {NORM!r} appears twice)",
         next_step="download it again",
     )
 

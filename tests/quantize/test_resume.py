@@ -345,7 +345,8 @@ def test_a_run_that_was_begun_otherwise_is_kept_until_a_restart(
         stages.quantize(own, out, text, **options)
     assert told in error.value.message
     assert (
-        error.value.next_step == "run it as it was begun to go on, or give --restart to begin again"
+        error.value.next_step
+        == "repeat the earlier command to resume it, or give --restart to begin again"
     )
     assert (walked, finished(out)) == ([], 2)
     stages.quantize(own, out, text, restart=True, **options)

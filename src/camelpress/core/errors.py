@@ -1,23 +1,23 @@
-"""Everything that can go wrong on purpose, as one tree.
+"""Exception tree of camelpress, with the exit code of each class.
 
-    Problem                  could not run
-    ├── RecipeProblem        usage or recipe error (ExitCode.USAGE)
-    ├── CheckpointProblem    a folder of weights is not what it should be
+    Problem                     3   the command could not run
+    ├── RecipeProblem           2   usage or recipe error
+    ├── CheckpointProblem       3   incomplete, damaged or unexpected checkpoint
     │   ├── UnknownTensor
     │   ├── ShapeMismatch
     │   ├── TemplateProblem
     │   └── UnsafeShard
-    ├── DataProblem          a data set on the hub cannot be had
-    ├── OutputProblem        the result cannot be written
+    ├── DataProblem             3   unavailable data set on the hub
+    ├── OutputProblem           3   unwritable output
     │   └── OutputExists
-    ├── NumericsProblem      numbers that cannot be worked with
+    ├── NumericsProblem         3   unusable numbers
     │   └── NotPositiveDefinite
-    ├── OutOfMemory          a device is too small for what was asked
-    ├── ToolProblem          another tool is not there, or failed
-    ├── ReleaseRefusal       the gate said no (ExitCode.GATE_FAILED)
-    └── Interruption         stopped half-way, a second run goes on (ExitCode.TRY_AGAIN)
+    ├── OutOfMemory             3   too little device memory
+    ├── ToolProblem             3   external tool missing or failed
+    ├── ReleaseRefusal          1   gate not passed
+    └── Interruption           75   stopped early; the same command resumes
 
-A verdict (PASS, FAIL, INCONCLUSIVE) is a value in a report and not one of these.
+A verdict (PASS, FAIL, INCONCLUSIVE) is a value in a report, not an exception.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from camelpress.core.input_limits import MAX_MESSAGE_CHARACTERS
 
 
 class Problem(Exception):
-    """What is wrong, and what to do next; printed as one line without a traceback.
+    """Base of all expected errors: a message and a next step, printed as one line.
 
     Args:
-        what: names the file or tensor concerned.
-        next_step: an imperative the reader can follow.
+        what: Message; names the file or tensor concerned.
+        next_step: Imperative sentence with the action for the reader.
     """
 
     exit_code = ExitCode.PROBLEM
-    can_resume = False  # whether the next step goes on with what a stage finished before it
+    can_resume = False  # True if the next run reuses the work finished before this error
 
     def __init__(self, what: str, *, next_step: str) -> None:
         super().__init__(what)
@@ -53,14 +53,14 @@ class Problem(Exception):
 
 
 def _shorten_line(text: str) -> str:
-    """Returns a text as one line, its middle cut out where it is too long to be read."""
+    """Joins a text into one line and cuts the middle out of a very long one."""
     line = " ".join(text.split())
     half = MAX_MESSAGE_CHARACTERS // 2
     return line if len(line) <= 2 * half else f"{line[:half]} ... {line[-half:]}"
 
 
 class RecipeProblem(Problem):
-    """An option, a recipe or a gate file says something that cannot be done."""
+    """An option, a recipe or a gate file is invalid."""
 
     exit_code = ExitCode.USAGE
 
@@ -70,69 +70,69 @@ class CheckpointProblem(Problem):
 
 
 class UnknownTensor(CheckpointProblem):
-    """A tensor is missing, or one is there that does not belong."""
+    """A tensor is missing or unexpected."""
 
 
 class ShapeMismatch(CheckpointProblem):
-    """Two tensors that must agree in shape do not."""
+    """Two tensors disagree in shape."""
 
 
 class TemplateProblem(CheckpointProblem):
-    """A chat template is broken, refuses a conversation, or takes too much time or memory."""
+    """A chat template is broken, refuses a conversation, or exceeds its time or memory limit."""
 
-    reason = ""  # the fault alone, for a message that names the model, too
+    reason = ""  # the fault alone, for messages that also name the model
 
 
 class UnsafeShard(CheckpointProblem):
-    """An index names a file that a checkpoint has no business with."""
+    """An index names a file outside the checkpoint folder or of an unsafe kind."""
 
 
 class DataProblem(Problem):
-    """A data set on the hub is not there, not for this user, or out of reach."""
+    """A data set on the hub is missing, denied to this user, or out of reach."""
 
     can_resume = True
 
 
 class OutputProblem(Problem):
-    """The output cannot be written: no space, no right, a file in the way."""
+    """The output cannot be written: no space, no permission, or a file in the way."""
 
     can_resume = True
 
 
 class OutputExists(OutputProblem):
-    """The output is already there."""
+    """The output already exists."""
 
 
 class NumericsProblem(Problem):
-    """Values that are not finite, or that no base and diff could give."""
+    """Values are not finite, or cannot result from any base and diff."""
 
 
 class NotPositiveDefinite(NumericsProblem):
     """A damped Hessian has no Cholesky factor."""
 
-    can_resume = True  # more fallbacks may be allowed, and change no other layer
+    can_resume = True  # a higher fallback limit changes no other layer
 
 
 class OutOfMemory(Problem):
-    """A device is too small for what was asked."""
+    """A device has too little memory for the work."""
 
     can_resume = True
 
 
 class ToolProblem(Problem):
-    """Another tool is not there, failed, or did something else than it was asked for."""
+    """An external tool is missing, failed, or returned an unexpected result."""
 
     can_resume = True
 
 
 class ReleaseRefusal(Problem):
-    """What was to be published has not passed its gate."""
+    """The release has not passed its gate."""
 
     exit_code = ExitCode.GATE_FAILED
 
 
 class Interruption(Problem):
-    """Stopped before the end; the same command resumes."""
+    """The run stopped before the end; the same command resumes it."""
 
     exit_code = ExitCode.TRY_AGAIN
     can_resume = True

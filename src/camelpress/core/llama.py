@@ -1,4 +1,4 @@
-"""The LLaMA family as facts: which models it has, which layers a block holds, what feeds them."""
+"""LLaMA family: its architectures, the linear layers of a block and the input of each layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EMBEDDING_NAME = "model.embed_tokens"
 FINAL_NORM_NAME = "model.norm"
 HEAD_NAME = "lm_head"
 BLOCK_NAME = "model.layers.{}"
-# Last part of the names of buffers that follow from the config, by who stored them.
+# Last parts of the names of buffers derived from the config, by library.
 DERIVED_BUFFERS = frozenset(
     {
         *("inv_freq", "original_inv_freq"),  # transformers before 4.32; scaled rotary embeddings
@@ -20,16 +20,14 @@ DERIVED_BUFFERS = frozenset(
         *("masked_bias", "causal_mask", "position_ids"),  # masks and counters of any GPT
     }
 )
-# The causal mask of GPT-2, GPT-J and GPT-NeoX; a linear layer has its bias one level deeper.
+# Causal masks of GPT-2, GPT-J and GPT-NeoX; the bias of a linear layer lies one level deeper.
 CAUSAL_MASKS = ("attn.bias", "self_attn.bias", "attention.bias")
-TIE_EMBEDDINGS_KEY = (
-    "tie_word_embeddings"  # key of a config; no family ties where the key is absent
-)
-TEXT_CONFIG_KEY = "text_config"  # key of a config that describes several models
+TIE_EMBEDDINGS_KEY = "tie_word_embeddings"  # config key; its absence means untied in every family
+TEXT_CONFIG_KEY = "text_config"  # key of the text model in the config of a multimodal model
 
 
 class LinearLayer(NamedTuple):
-    """A linear layer of a block, and which of the block's activations is its input."""
+    """A linear layer of a block and the name of its input activation."""
 
     name: str
     input_name: str
@@ -45,35 +43,34 @@ LINEARS = (
     LinearLayer("mlp.up_proj",      "mlp_input"),
     LinearLayer("mlp.down_proj",    "mlp_middle"),
 )
-# model_type: module of transformers, prefix of its classes
+# model_type: transformers module, prefix of its class names
 MODEL_FAMILIES: Mapping[str, tuple[str, str]] = {
     "llama":   ("transformers.models.llama.modeling_llama",     "Llama"),
     "mistral": ("transformers.models.mistral.modeling_mistral", "Mistral"),
     "qwen2":   ("transformers.models.qwen2.modeling_qwen2",     "Qwen2"),
 }
 # fmt: on
-FUSED_LINEARS = {  # what some loaders make one layer of
+FUSED_LINEARS = {  # fused layer of some loaders: its input
     "self_attn.qkv_proj": "attention_input",
     "mlp.gate_up_proj": "mlp_input",
 }
-LINEAR_INPUTS = tuple(
-    dict.fromkeys(linear.input_name for linear in LINEARS)
-)  # 4 inputs a block, not 7
+# 4 inputs per block for 7 layers
+LINEAR_INPUTS = tuple(dict.fromkeys(linear.input_name for linear in LINEARS))
 
 
 def is_derived_buffer(name: str) -> bool:
-    """Tells whether a stored tensor is a buffer that follows from the config, and no weight."""
+    """Returns True if a stored tensor is a buffer derived from the config, not a weight."""
     parts = name.split(".")
     return parts[-1] in DERIVED_BUFFERS or ".".join(parts[-2:]) in CAUSAL_MASKS
 
 
-def linears_with_input(stage: str) -> tuple[str, ...]:
-    """The linear layers of a block that see one activation, in the order of the table."""
-    return tuple(linear.name for linear in LINEARS if linear.input_name == stage)
+def linears_with_input(input_name: str) -> tuple[str, ...]:
+    """Lists the linear layers of a block with the given input, in the order of `LINEARS`."""
+    return tuple(linear.name for linear in LINEARS if linear.input_name == input_name)
 
 
 def linear_names(blocks: int) -> list[str]:
-    """The linear layers of so many blocks, by their full names."""
+    """Lists the full names of the linear layers in the first `blocks` blocks."""
     return [
         f"{BLOCK_NAME.format(number)}.{linear.name}"
         for number in range(blocks)
@@ -82,28 +79,31 @@ def linear_names(blocks: int) -> list[str]:
 
 
 def has_head(tensors: Collection[str]) -> bool:
-    """Returns whether there is a head of its own, packed or plain, beside the embedding."""
+    """Returns True if a separate head exists beside the embedding, packed or plain."""
     parts = ("weight", "qweight", "weight_packed")
     return any(f"{HEAD_NAME}.{part}" in tensors for part in parts)
 
 
 def is_tied(config: Mapping[str, Any]) -> bool:
-    """Returns whether a config says that the embedding is the head, too."""
+    """Returns True if a config shares one matrix between embedding and head."""
     inner = config.get(TEXT_CONFIG_KEY)
     text = inner if TIE_EMBEDDINGS_KEY not in config and isinstance(inner, Mapping) else config
     return text.get(TIE_EMBEDDINGS_KEY) is True
 
 
 def model_classes(config: Mapping[str, Any], source: object) -> tuple[str, str]:
-    """The transformers module and the class prefix for a model.
+    """Returns the transformers module and the class prefix for a model.
 
+    Args:
+        config: Content of config.json.
+        source: Name of the model, for messages.
     Raises:
-        CheckpointProblem: a model of another family.
+        CheckpointProblem: The architecture is not supported.
     """
-    kind = str(config.get("model_type"))
-    if kind not in MODEL_FAMILIES:
+    model_type = str(config.get("model_type"))
+    if model_type not in MODEL_FAMILIES:
         raise CheckpointProblem(
-            f"{source} is of the architecture {kind!r}",
+            f"{source} is of the architecture {model_type!r}",
             next_step=f"use one that is supported: {', '.join(sorted(MODEL_FAMILIES))}",
         )
-    return MODEL_FAMILIES[kind]
+    return MODEL_FAMILIES[model_type]

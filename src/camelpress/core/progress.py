@@ -1,6 +1,7 @@
-"""How a stage says how far it is, without knowing who listens.
+"""Progress reports from stages to the current listener.
 
-The command line installs a terminal bar or plain lines; a library user gets silence.
+The command line installs a listener with a terminal bar or plain lines; the default listener of a
+library user is silent.
 """
 
 from __future__ import annotations
@@ -15,42 +16,42 @@ Item = TypeVar("Item")
 
 @runtime_checkable
 class ProgressListener(Protocol):
-    """Whoever shows progress."""
+    """Displays progress and notes."""
 
     def track(self, items: Sequence[Item], label: str) -> Iterator[Item]:
-        """Yield the items one by one, showing the share that is done."""
+        """Yields the items one by one and shows the finished share."""
 
     def note(self, text: str) -> None:
-        """Say one line about what was decided."""
+        """Shows one line about a decision."""
 
 
 class SilentListener:
-    """The listener of a library user."""
+    """Discards all progress; the default in a library."""
 
     def track(self, items: Sequence[Item], label: str) -> Iterator[Item]:
-        """Yield the items."""
+        """Yields the items."""
         yield from items
 
     def note(self, text: str) -> None:
-        """Say nothing."""
+        """Discards the line."""
 
 
 _listener: ContextVar[ProgressListener] = ContextVar("listener", default=SilentListener())  # noqa: B039 - stateless
 
 
 def track(items: Sequence[Item], label: str) -> Iterator[Item]:
-    """Yield the items one by one to the work, and the share done to whoever listens."""
+    """Yields the items one by one and reports the finished share to the current listener."""
     return _listener.get().track(items, label)
 
 
 def note(text: str) -> None:
-    """Say one line about what was decided."""
+    """Reports one line about a decision to the current listener."""
     _listener.get().note(text)
 
 
 @contextmanager
 def use_listener(listener: ProgressListener) -> Iterator[None]:
-    """Let `listener` hear of all progress inside the block."""
+    """Sends all progress inside the block to `listener`."""
     token = _listener.set(listener)
     try:
         yield

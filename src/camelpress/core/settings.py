@@ -1,4 +1,4 @@
-"""The strict base of everything a recipe or an option can set."""
+"""Strict base class of all settings in recipes and command-line options."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from camelpress.core.errors import RecipeProblem
 
 Kind = TypeVar("Kind", bound="Settings")
-MAX_FAULTS = 50  # faults that one message lists
+MAX_FAULTS = 50  # faults listed in one message
 
 
 class Settings(BaseModel):
-    """Frozen, no unknown keys, no coercion: `"no"` is not False and `"4"` is not 4."""
+    """Immutable settings without unknown keys or coercion: `"no"` is not False, `"4"` is not 4."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     @classmethod
     def parse(cls: type[Kind], values: Mapping[str, Any], *, source: str) -> Kind:
-        """Read settings from plain YAML or option values.
+        """Reads settings from plain YAML or option values.
 
-        The values take the way of JSON, where a strict model accepts a string for a path and a
+        The values pass through JSON, since a strict model then accepts a string for a path and a
         list for a tuple.
 
+        Args:
+            values: Setting values by name.
+            source: Name of the recipe or option, for messages.
         Raises:
-            RecipeProblem: lists every fault with its dotted path.
+            RecipeProblem: Some values are invalid; the message lists each fault with its dotted
+                path.
         """
         try:
             return cls.model_validate_json(json.dumps(values, default=str))
@@ -38,20 +42,23 @@ class Settings(BaseModel):
                 f"{source}: {describe_validation_error(error, cls)}",
                 next_step="correct these entries",
             ) from error
-        except (ValueError, RecursionError) as error:  # YAML's aliases can make a value hold itself
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # a YAML alias can make a value contain itself
             raise RecipeProblem(f"{source}: {error}", next_step="correct these entries") from error
 
 
 class SettingsSection(Settings):
-    """Settings within others whose fields are options, too: `url` in `judge` is --judge-url."""
+    """Nested settings with an option for each field: `url` in `judge` is --judge-url."""
 
 
 def describe_validation_error(error: ValidationError, model: type[BaseModel] | None = None) -> str:
-    """Returns the faults of a validation in one line, each with its dotted path.
+    """Lists the faults of a validation in one line, each with its dotted path.
 
     Args:
-        error: what pydantic found.
-        model: what was to be read, if a name that is nearly right shall be told.
+        error: Validation error of pydantic.
+        model: Validated model class, to suggest a field for a misspelt name; None suggests none.
     """
     rows = error.errors(include_url=False, include_context=False, include_input=False)
     lines = [
@@ -62,10 +69,10 @@ def describe_validation_error(error: ValidationError, model: type[BaseModel] | N
     return ", ".join(lines) + (f", and {len(rows) - MAX_FAULTS:,} more" * (len(rows) > MAX_FAULTS))
 
 
-def _suggest_name(model: type[BaseModel] | None, place: tuple[int | str, ...]) -> str:
-    """The name that was meant, perhaps; of those that could stand at this place."""
+def _suggest_name(model: type[BaseModel] | None, path: tuple[int | str, ...]) -> str:
+    """Suggests the field closest in spelling to the last part of a path; "" if none is close."""
     kinds: list[Any] = [model]
-    for part in place[:-1]:
+    for part in path[:-1]:
         kinds = [inner for kind in kinds for inner in _child_types(kind, part)]
     names = [
         field.alias or name
@@ -73,12 +80,12 @@ def _suggest_name(model: type[BaseModel] | None, place: tuple[int | str, ...]) -
         if _is_model_class(kind)
         for name, field in kind.model_fields.items()
     ]
-    close = get_close_matches(str(place[-1]), names, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    matches = get_close_matches(str(path[-1]), names, n=1)
+    return f" (did you mean {matches[0]}?)" if matches else ""
 
 
 def _child_types(kind: Any, part: int | str) -> list[Any]:
-    """The types that can stand under a name or a place."""
+    """Lists the possible types of a field of a model or an item of a container."""
     if _is_model_class(kind):
         fields = {field.alias or name: field for name, field in kind.model_fields.items()}
         return _union_members(fields[str(part)].annotation) if str(part) in fields else []

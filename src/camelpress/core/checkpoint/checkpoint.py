@@ -1,7 +1,6 @@
-"""A Hugging Face checkpoint folder, opened lazily: names and shapes first, tensors one by one.
+"""A Hugging Face checkpoint folder, opened lazily: headers first, tensors on demand.
 
-Reads safetensors and the pickled `.bin` shards of 2023 alike: the headers tell where in which
-file a tensor lies (`shards`). Nothing here knows of diffs, bits or gates.
+Reads safetensors and pickled `.bin` shards; `shards` locates each tensor from the file headers.
 """
 
 from __future__ import annotations
@@ -33,20 +32,20 @@ from camelpress.core.hub.model_location import SIDECAR_PATTERNS, locate_model
 from camelpress.core.input_limits import MAX_CONFIG_BYTES
 from camelpress.core.progress import note
 
-QUANTIZE_CONFIG = "quantize_config.json"  # where GPTQ tools keep a copy of the quantization_config
+QUANTIZE_CONFIG = "quantize_config.json"  # copy of the quantization_config by GPTQ tools
 
 
 class Checkpoint:
-    """A folder of weights and its config; `open` checks it before any work is done.
+    """A folder of weights and its config, checked by `open`.
 
     Args:
-        folder: place of the files.
-        config: agrees with the tensors.
-        tensors: headers.
-        origin: name of the place, as it was given.
-        stated: the config as it stands in the file; None where it is the same.
-        changes: a sentence for each difference between the two.
-        files: states of the files before the first of them was read; None: as they are now.
+        folder: Folder of the files.
+        config: Config in agreement with the tensors.
+        tensors: Tensor name to its header entry.
+        origin: Name of the model, as the user wrote it; None for the folder.
+        file_config: Content of config.json; None if equal to `config`.
+        changes: One sentence per difference between the two configs.
+        files: States of the files before the first read; None for their current states.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class Checkpoint:
         tensors: Mapping[str, TensorInfo],
         *,
         origin: str | None = None,
-        stated: Mapping[str, Any] | None = None,
+        file_config: Mapping[str, Any] | None = None,
         changes: tuple[str, ...] = (),
         files: FileStates | None = None,
     ) -> None:
@@ -64,23 +63,23 @@ class Checkpoint:
         self.config = config
         self.tensors = tensors
         self.source_name = origin or str(folder)
-        self.file_config = config if stated is None else stated
+        self.file_config = config if file_config is None else file_config
         self.config_changes = changes
         self.file_states = file_states(folder) if files is None else files
 
     @classmethod
     def open(cls, place: Path) -> Checkpoint:
-        """Read the config, the index and the header of every shard.
+        """Reads the config, the index and the header of every shard.
 
         Args:
-            place: a folder, or a model repository as `origin.locate` takes it.
+            place: Folder, or model repository on the hub; see `locate_model`.
         Raises:
-            CheckpointProblem: no such place, no config, a missing, truncated or contradictory
-                shard.
-            UnsafeShard: the index names something other than a plain file of this folder.
+            CheckpointProblem: The place or the config is missing, or a shard is missing, truncated
+                or contradictory.
+            UnsafeShard: The index names something other than a plain file of this folder.
         """
-        located = locate_model(place)
-        folder = located.folder
+        location = locate_model(place)
+        folder = location.folder
         files = file_states(folder)
         config = read_json(folder / "config.json", MAX_CONFIG_BYTES)
         require_valid_config(config, folder / "config.json")
@@ -89,14 +88,14 @@ class Checkpoint:
                 f"{folder / 'config.json'} asks to run code of its own (auto_map)",
                 next_step="use a checkpoint of an architecture that transformers ships",
             )
-        listed = shards.index_shards(folder)
+        index = shards.index_shards(folder)
         tensors: dict[str, TensorInfo] = {}
-        for shard in sorted(set(listed.values())) or shards.find_shards(folder):
+        for shard in sorted(set(index.values())) or shards.find_shards(folder):
             for name, info in shards.read_shard_header(folder / shard).items():
-                if listed and listed.get(name) != shard:
+                if index and index.get(name) != shard:
                     raise CheckpointProblem(
                         f"{folder / shard} holds {name!r}, which the index places "
-                        f"in {listed.get(name, 'no file')}",
+                        f"in {index.get(name, 'no file')}",
                         next_step="download the checkpoint again, index included",
                     )
                 if name in tensors:
@@ -107,30 +106,29 @@ class Checkpoint:
                 tensors[name] = info
         if llama.is_tied(config):
             tensors = _name_shared_matrix(tensors)
-        missing = sorted(listed.keys() - tensors.keys() - _optional_names(config, tensors))
-        if missing:
+        missing_names = sorted(index.keys() - tensors.keys() - _optional_names(config, tensors))
+        if missing_names:
+            name = missing_names[0]
             raise UnknownTensor(
-                f"{folder / listed[missing[0]]} lacks {missing[0]!r}, which the index lists there",
+                f"{folder / index[name]} lacks {name!r}, which the index lists there",
                 next_step="download that file again",
             )
-        recognition = recognize_names(folder, {name: each.shape for name, each in tensors.items()})
+        recognition = recognize_names(folder, {name: info.shape for name, info in tensors.items()})
         if recognition is not None:
             raise recognition.problem()
         tensors = _rename_tensors(folder, tensors)
         require_layer_count(config, tensors, folder / "config.json")
-        stated = cls(
+        checkpoint = cls(
             folder,
             MappingProxyType(config),
             MappingProxyType(tensors),
-            origin=located.origin,
+            origin=location.origin,
             files=files,
         )
-        return stated._with_repaired_config()
+        return checkpoint._with_repaired_config()
 
     def _with_repaired_config(self) -> Checkpoint:
-        """Returns this checkpoint with a config that agrees with its tensors, and says what that
-        changes.
-        """
+        """Repairs the config to agree with the tensors and notes each change."""
         path = self.folder / "config.json"
         config, changes = repair_config(self.config, self.tensors, self.read_rows, path)
         for change in changes:
@@ -140,7 +138,7 @@ class Checkpoint:
             MappingProxyType(config),
             self.tensors,
             origin=self.source_name,
-            stated=self.config,
+            file_config=self.config,
             changes=changes,
             files=self.file_states,
         )
@@ -149,26 +147,28 @@ class Checkpoint:
         """Checks that no file of the model was written, replaced, added or removed since `open`.
 
         Args:
-            hashes: name to SHA-256 of files as they were read.
+            hashes: Name to SHA-256 of the files as read.
         Raises:
-            CheckpointProblem: names the first such file.
+            CheckpointProblem: A file changed; names the first one.
         """
         require_file_states(self.folder, self.file_states, hashes)
 
     def tensor_info(self, name: str) -> TensorInfo:
-        """What is known of one tensor.
+        """Returns the header entry of a tensor.
 
         Raises:
-            UnknownTensor: the checkpoint does not hold it.
+            UnknownTensor: The checkpoint lacks the tensor.
         """
         try:
             return self.tensors[name]
         except KeyError:
-            near = next((each for each in self.tensors if each.endswith(f".{name}")), None)
-            if near is not None:
+            suffix = f".{name}"
+            long_name = next((key for key in self.tensors if key.endswith(suffix)), None)
+            if long_name is not None:
+                prefix = long_name.removesuffix(name)
                 raise UnknownTensor(
-                    f"{self.folder} has {near!r} where {name!r} belongs",
-                    next_step=f"rename its tensors: none may begin with {near.removesuffix(name)}",
+                    f"{self.folder} has {long_name!r} where {name!r} belongs",
+                    next_step=f"rename its tensors: none may begin with {prefix}",
                 ) from None
             raise UnknownTensor(
                 f"{self.folder} lacks the tensor {name!r}",
@@ -176,11 +176,11 @@ class Checkpoint:
             ) from None
 
     def read(self, name: str) -> Tensor:
-        """One whole tensor, in its own dtype, on the CPU, in memory of its own."""
+        """Reads a whole tensor to the CPU, in its stored dtype."""
         return self._read_rows(name, 0, None)
 
     def read_rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` of a tensor, without reading the others."""
+        """Reads rows `start` to `stop` of a tensor, without the other rows."""
         return self._read_rows(name, start, stop)
 
     def _read_rows(self, name: str, start: int, stop: int | None) -> Tensor:
@@ -193,53 +193,56 @@ class Checkpoint:
         start, stop, _ = slice(start, stop).indices(info.shape[0])
         rows = max(0, stop - start)
         width = info.nbytes // max(1, info.shape[0])
-        found = _read_bytes(path, info.offset + start * width, rows * width)
-        return found.view(info.dtype).reshape(rows, *info.shape[1:])
+        content = _read_bytes(path, info.offset + start * width, rows * width)
+        return content.view(info.dtype).reshape(rows, *info.shape[1:])
 
     @cached_property
     def quantization(self) -> Mapping[str, Any] | None:
-        """The `quantization_config` of the checkpoint, or None where its weights are plain.
+        """The `quantization_config` of the checkpoint; None for plain weights.
 
         Raises:
-            CheckpointProblem: there are packed weights, but nothing says how they are packed, or
-                they are packed in a way that is not read here.
+            CheckpointProblem: Packed weights have no quantization_config or an unsupported format.
         """
-        foreign = format_detection.find_foreign_format(self.tensors)
-        if foreign is not None:
+        evidence = format_detection.find_foreign_format(self.tensors)
+        if evidence is not None:
             raise CheckpointProblem(
-                f"{self.folder} holds weights packed as {foreign.format} ({foreign.tensor})",
+                f"{self.folder} holds weights packed as {evidence.format} ({evidence.tensor})",
                 next_step="give the 16-bit model, or one packed as "
                 f"{format_detection.READABLE_FORMATS}",
             )
-        stated = self.config.get(QUANTIZATION_CONFIG)
-        if stated is not None and not isinstance(stated, Mapping):
-            plain = format_detection.has_plain_linears(self.tensors)
+        quantization = self.config.get(QUANTIZATION_CONFIG)
+        if quantization is not None and not isinstance(quantization, Mapping):
+            is_plain = format_detection.has_plain_linears(self.tensors)
             raise CheckpointProblem(
                 f"{self.folder / 'config.json'} has a {QUANTIZATION_CONFIG} that is a "
-                f"{type(stated).__name__}{', and its weights are plain' if plain else ''}",
-                next_step=f"delete {QUANTIZATION_CONFIG} from it" if plain else "download it again",
+                f"{type(quantization).__name__}{', and its weights are plain' if is_plain else ''}",
+                next_step=f"delete {QUANTIZATION_CONFIG} from it"
+                if is_plain
+                else "download it again",
             )
-        if stated is None and format_detection.has_packed_weights(self.tensors):
+        if quantization is None and format_detection.has_packed_weights(self.tensors):
             raise CheckpointProblem(
                 f"{self.folder} holds packed weights, but its config.json has no "
                 f"{QUANTIZATION_CONFIG}",
                 next_step=self._missing_config_advice(),
             )
-        return stated
+        return quantization
 
     def _missing_config_advice(self) -> str:
-        """Returns what makes a packed model whole that lacks its quantization_config."""
+        """Returns the next step for packed weights without a quantization_config."""
         if (self.folder / QUANTIZE_CONFIG).is_file():
             return (
-                f"copy the object in {QUANTIZE_CONFIG} into config.json as "
-                f"{QUANTIZATION_CONFIG}, with "
-                '"quant_method": "gptq" if it has none'
+                f"copy the object in {QUANTIZE_CONFIG} into config.json as {QUANTIZATION_CONFIG}, "
+                'with "quant_method": "gptq" if it has none'
             )
-        return f"add its {QUANTIZATION_CONFIG} to config.json: a loader would take the weights for missing"
+        return (
+            f"add its {QUANTIZATION_CONFIG} to config.json: a loader would take the weights for "
+            "missing"
+        )
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of most plain matrices; norms, embedding or head may have another one."""
+        """Most frequent dtype of the plain matrices; norms, embedding or head may have another."""
         votes = Counter(
             info.dtype
             for name, info in self.tensors.items()
@@ -249,24 +252,24 @@ class Checkpoint:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
+        """Size of all tensors in bytes."""
         return sum(info.nbytes for info in self.tensors.values())
 
     def sidecar_files(self) -> dict[str, Path]:
-        """What lies beside the weights and goes where they go: name to file."""
+        """Maps names to files of tokenizer, generation config, licences and earlier reports."""
         return sidecar_files(self.folder)
 
     def weight_files(self) -> Iterator[Path]:
-        """The weight files, sorted by name."""
+        """Yields the weight files, sorted by name."""
         for shard in sorted({info.shard for info in self.tensors.values()}):
             yield self.folder / shard
 
 
 def _rename_tensors(folder: Path, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """The tensors under the names of a Hugging Face model, without those of a wrapper."""
-    names, change = canonical_names(tensors)
-    if change:
-        note(f"{folder}: {change}")
+    """Returns the tensors under their Hugging Face names, without the prefixes of wrappers."""
+    names, sentence = canonical_names(tensors)
+    if sentence:
+        note(f"{folder}: {sentence}")
     return {
         names[name]: info if names[name] == name else replace(info, stored_name=name)
         for name, info in tensors.items()
@@ -274,10 +277,9 @@ def _rename_tensors(folder: Path, tensors: Mapping[str, TensorInfo]) -> dict[str
 
 
 def _name_shared_matrix(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """Gives the one matrix of a tied model the name of the embedding.
+    """Names the shared matrix of a tied model after the embedding.
 
-    Of two names for the same memory, safetensors' `save_model` keeps the first in the alphabet,
-    which is the head's.
+    safetensors' `save_model` keeps the alphabetically first name of shared memory: the head's.
     """
     embedding, head = f"{llama.EMBEDDING_NAME}.weight", f"{llama.HEAD_NAME}.weight"
     if embedding in tensors or head not in tensors or tensors[head].offset is None:
@@ -286,16 +288,16 @@ def _name_shared_matrix(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]
 
 
 def _optional_names(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> set[str]:
-    """Names the tensors that an index may list although no shard holds them.
+    """Returns the tensor names allowed in an index without a tensor in a shard.
 
-    safetensors stores one of two tied matrices; an index from before the save lists both.
+    safetensors stores one of two tied matrices; an index written before the save lists both.
     """
     names = {f"{llama.EMBEDDING_NAME}.weight", f"{llama.HEAD_NAME}.weight"}
     return names if llama.is_tied(config) and f"{llama.EMBEDDING_NAME}.weight" in tensors else set()
 
 
 def repair_output_config(folder: Path) -> tuple[str, ...]:
-    """Makes the config of an output agree with its tensors; returns a sentence for each change."""
+    """Repairs the config of an output to agree with its tensors; returns a sentence per change."""
     checkpoint = Checkpoint.open(folder)
     if checkpoint.config_changes:
         write_json(folder / "config.json", dict(checkpoint.config))
@@ -303,7 +305,7 @@ def repair_output_config(folder: Path) -> tuple[str, ...]:
 
 
 def sidecar_files(folder: Path) -> dict[str, Path]:
-    """Maps names to files: tokenizer, generation config, licences and history of a checkpoint."""
+    """Maps names to files of a folder that match `SIDECAR_PATTERNS`."""
     return {
         path.relative_to(folder).as_posix(): path
         for pattern in SIDECAR_PATTERNS
@@ -313,10 +315,10 @@ def sidecar_files(folder: Path) -> dict[str, Path]:
 
 
 def require_valid_sidecars(files: Mapping[str, Path]) -> None:
-    """Checks that files which an output takes over are what their names promise.
+    """Checks that sidecar files are genuine before a copy.
 
     Raises:
-        CheckpointProblem: one is a Git LFS pointer, a web page or the text of a link.
+        CheckpointProblem: A file is a Git LFS pointer, a web page or the text of a link.
     """
     for path in files.values():
         recognition = recognize_substitute(path)
@@ -325,44 +327,48 @@ def require_valid_sidecars(files: Mapping[str, Path]) -> None:
 
 
 def copy_sidecars(files: Mapping[str, Path], folder: Path) -> None:
-    """Copies files to their names in a folder."""
+    """Copies files into a folder, under the names in `files`."""
     for name, path in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(path, folder / name)
 
 
 def _read_bytes(path: Path, offset: int, count: int) -> UInt8[Tensor, " count"]:
-    """Some bytes of a file.
+    """Reads bytes of a file.
 
-    They are read, not mapped: a mapped page stays in the process's memory as long as its file
-    is open, whoever has long forgotten the tensor.
+    The file is not memory-mapped: mapped pages would stay in the memory of the process until the
+    file is closed, even after the tensor is freed.
 
+    Args:
+        path: File.
+        offset: Position of the first byte.
+        count: Number of bytes.
     Raises:
-        CheckpointProblem: the file ends before, or cannot be read.
-        OutOfMemory: there is no room for so many bytes.
+        CheckpointProblem: The file is too short or cannot be read.
+        OutOfMemory: The bytes do not fit into memory.
     """
     try:
-        found = torch.empty(count, dtype=torch.uint8)
+        content = torch.empty(count, dtype=torch.uint8)
     except RuntimeError as error:
         raise OutOfMemory(
             f"{path} holds a tensor of {count / 1e9:,.1f} GB, for which there is no memory",
             next_step="use a machine with more",
         ) from error
-    view = found.numpy().data
+    view = content.numpy().data
     try:
         with path.open("rb", buffering=0) as file:
             file.seek(offset)
-            done = 0
-            while done < count:
-                step = file.readinto(view[done:])
-                if not step:
+            position = 0
+            while position < count:
+                size = file.readinto(view[position:])
+                if not size:
                     raise CheckpointProblem(
                         f"{path} ends before all of its tensors do", next_step="download it again"
                     )
-                done += step
+                position += size
     except OSError as error:
         raise CheckpointProblem(
             f"{path} cannot be read ({error.strerror})",
-            next_step="see that its disk is there and well, and run the same command again",
+            next_step="check that its disk is connected and works, then run the same command again",
         ) from error
-    return found
+    return content

@@ -18,7 +18,7 @@ from camelpress.core.input_limits import (
 )
 
 # fmt: off
-SIZE_RANGES = {  # smallest and largest whole number of each size of a model
+SIZE_RANGES = {  # config key: smallest and largest size
     "hidden_size":             (1, MAX_WIDTH),
     "intermediate_size":       (1, MAX_WIDTH),
     "head_dim":                (1, MAX_WIDTH),
@@ -30,13 +30,13 @@ SIZE_RANGES = {  # smallest and largest whole number of each size of a model
     "max_position_embeddings": (1, MAX_POSITIONS),
     "sliding_window":          (1, MAX_POSITIONS),
 }
-# can be null
+# Sizes with null as an allowed value.
 NULLABLE_SIZES = ("head_dim", "max_window_layers", "num_key_value_heads", "sliding_window")
-NUMBER_RANGES = {  # smallest and largest number of each constant
+NUMBER_RANGES = {  # config key: smallest and largest number
     "rms_norm_eps":            (0.0, 1.0),
     "rope_theta":              (1e-6, 1e18),
 }
-# -1 stands for no token in configs of 2023
+# In configs of 2023, -1 means no token.
 TOKEN_ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 FLAG_KEYS = ("attention_bias", "mlp_bias", "use_sliding_window")
 OBJECT_KEYS = ("rope_parameters", "rope_scaling")
@@ -47,13 +47,15 @@ BLOCK_NUMBER_PATTERN = re.compile(r"model\.layers\.(\d{1,6})\.")
 
 
 def require_valid_config(config: Mapping[str, Any], path: Path) -> None:
-    """Refuses values that no model of the LLaMA family has; a key that is missing is no fault.
+    """Refuses config values outside the LLaMA family's ranges; missing keys are allowed.
 
-    Models of other families are only checked for the shape of `architectures` and `model_type`,
-    by which they are recognized.
+    For other families, only the types of `architectures` and `model_type` are checked.
 
+    Args:
+        config: Content of config.json.
+        path: Path of config.json, for messages.
     Raises:
-        CheckpointProblem: names the key, its value and what it can be.
+        CheckpointProblem: A value is invalid; names the key, the value and the valid range.
     """
     _require_kind(config, path, "model_type", _is_text, "a text")
     _require_kind(config, path, "architectures", _is_text_list, "a list of texts")
@@ -62,9 +64,9 @@ def require_valid_config(config: Mapping[str, Any], path: Path) -> None:
     for key, (low, high) in SIZE_RANGES.items():
         if key in config and not (config[key] is None and key in NULLABLE_SIZES):
             _require_between(config, path, key, low, high, (int,))
-    for key, (smallest, largest) in NUMBER_RANGES.items():
+    for key, (minimum, maximum) in NUMBER_RANGES.items():
         if config.get(key) is not None:
-            _require_between(config, path, key, smallest, largest, (int, float))
+            _require_between(config, path, key, minimum, maximum, (int, float))
     for key in TOKEN_ID_KEYS:
         _require_kind(config, path, key, _is_ids, f"an id, from 0 to {MAX_VOCABULARY:,}")
     for key in FLAG_KEYS:
@@ -76,21 +78,24 @@ def require_valid_config(config: Mapping[str, Any], path: Path) -> None:
 
 
 def require_layer_count(config: Mapping[str, Any], names: Iterable[str], path: Path) -> None:
-    """Refuses a config with fewer decoder layers than there are weights for.
+    """Refuses a config with fewer decoder blocks than the weights.
 
+    Args:
+        config: Content of config.json.
+        names: Names of all tensors.
+        path: Path of config.json, for messages.
     Raises:
-        CheckpointProblem: names both numbers.
+        CheckpointProblem: The weights have more blocks; names both numbers.
     """
-    stated = config.get("num_hidden_layers")
-    if config.get("model_type") not in llama.MODEL_FAMILIES or stated is None:
+    config_layers = config.get("num_hidden_layers")
+    if config.get("model_type") not in llama.MODEL_FAMILIES or config_layers is None:
         return
-    layers = 1 + max(
-        (int(found[1]) for found in map(BLOCK_NUMBER_PATTERN.match, names) if found), default=-1
-    )
-    if layers > stated:
+    matches = map(BLOCK_NUMBER_PATTERN.match, names)
+    layers = 1 + max((int(match[1]) for match in matches if match), default=-1)
+    if layers > config_layers:
         raise CheckpointProblem(
-            f"{path} has num_hidden_layers {stated}, and the weights beside it are of {layers} "
-            "layers",
+            f"{path} has num_hidden_layers {config_layers}, and the weights beside it are of "
+            f"{layers} layers",
             next_step="use the config that belongs to these weights",
         )
 
@@ -126,9 +131,9 @@ def _is_text(value: object) -> bool:
 
 
 def _is_text_list(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _is_ids(value: object) -> bool:
     ids = value if isinstance(value, list) else [value]
-    return all(type(each) is int and -1 <= each <= MAX_VOCABULARY for each in ids)
+    return all(type(number) is int and -1 <= number <= MAX_VOCABULARY for number in ids)

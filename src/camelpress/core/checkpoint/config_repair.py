@@ -1,7 +1,7 @@
-"""A config held against the tensors beside it: where they contradict each other, tensors win.
+"""Repairs a config in contradiction to its tensors; the tensors win.
 
-A loader that believes the config runs another model, or none. So a checkpoint is read with a config
-that agrees with its tensors, every change has a sentence, and every output has the changed config.
+A loader with the original config would run another model, or none. So each checkpoint is read with
+a repaired config, each change is reported, and each output gets the repaired config.
 """
 
 from __future__ import annotations
@@ -21,39 +21,37 @@ from camelpress.core.checkpoint.shards import TensorInfo
 from camelpress.core.errors import CheckpointProblem
 
 QUANTIZATION_CONFIG = "quantization_config"
-COMPRESSION_CONFIG = (
-    "compression_config"  # the name of the same key in llm-compressor's models of 2024
-)
+COMPRESSION_CONFIG = "compression_config"  # the same key in llm-compressor's models of 2024
 INTEGER_KEYS = ("bits", "group_size", "act_bits")  # keys of a quantization_config
 BOOLEAN_KEYS = ("sym", "desc_act", "is_marlin_format")  # keys of a quantization_config
-LAYER_OVERRIDE_KEYS = ("dynamic", "extra_config")  # keys of settings for single layers
+LAYER_OVERRIDE_KEYS = ("dynamic", "extra_config")  # objects with settings of single layers
 BOOLEAN_WORDS: Mapping[Any, bool] = {"true": True, "false": False}
-COMPARISON_ROWS = 4096  # rows of two tables that are compared at a time
-RowReader = Callable[[str, int, int], Tensor]  # name, first row, end
+COMPARISON_ROWS = 4096  # rows of two matrices compared at a time
+RowReader = Callable[[str, int, int], Tensor]  # arguments: name, first row, end row
 
 
 class ConfigRepair(NamedTuple):
-    """A config that agrees with tensors, and a sentence for each key that was changed."""
+    """A config in agreement with the tensors, and one sentence per change."""
 
     config: dict[str, Any]
     changes: tuple[str, ...] = ()
 
 
 def repair_config(
-    config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], rows: RowReader, path: Path
+    config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], read_rows: RowReader, path: Path
 ) -> ConfigRepair:
-    """Returns the config as the tensors show it to be.
+    """Returns the config in agreement with the tensors.
 
     Args:
-        config: as it stands in the file.
-        tensors: headers.
-        rows: reads some rows of a tensor.
-        path: of the file, for messages.
+        config: Content of config.json.
+        tensors: Tensor name to its header entry.
+        read_rows: Reads a range of rows of a tensor.
+        path: Path of config.json, for messages.
     Raises:
-        CheckpointProblem: a flag or a number of the config is something else.
+        CheckpointProblem: A flag or a number of the config has another type.
     """
     quantization = _repair_quantization(config, tensors, path)
-    head = _repair_head(quantization.config, tensors, rows, path)
+    head = _repair_head(quantization.config, tensors, read_rows, path)
     return ConfigRepair(head.config, quantization.changes + head.changes)
 
 
@@ -66,68 +64,68 @@ def _repair_quantization(
         else COMPRESSION_CONFIG
     )
     rest = {name: value for name, value in config.items() if name not in (QUANTIZATION_CONFIG, key)}
-    stated = config.get(key)
-    if stated is None or stated == {}:
+    settings = config.get(key)
+    if settings is None or settings == {}:
         return ConfigRepair(rest)
-    if not isinstance(stated, Mapping):
+    if not isinstance(settings, Mapping):
         return ConfigRepair(dict(config))
     if format_detection.has_plain_linears(tensors):
-        return ConfigRepair(rest, (_describe_leftover(key, stated, tensors),))
-    read, changes = _repair_types(stated, path)
+        return ConfigRepair(rest, (_describe_leftover(key, settings, tensors),))
+    repaired, changes = _repair_types(settings, path)
     if key != QUANTIZATION_CONFIG:
         changes = (f"{key} is read as {QUANTIZATION_CONFIG}", *changes)
-    if read.get("quant_method") is None and "bits" in read:
-        read["quant_method"] = "gptq"
+    if repaired.get("quant_method") is None and "bits" in repaired:
+        repaired["quant_method"] = "gptq"
         changes += (
             f"{QUANTIZATION_CONFIG} names no quant_method, as in 2023, and is read as gptq",
         )
-    return ConfigRepair(rest | {QUANTIZATION_CONFIG: read}, changes)
+    return ConfigRepair(rest | {QUANTIZATION_CONFIG: repaired}, changes)
 
 
 def _describe_leftover(
-    key: str, stated: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
+    key: str, settings: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
 ) -> str:
-    method = stated.get("quant_method")
-    plain = next(
+    method = settings.get("quant_method")
+    plain_info = next(
         info for name, info in tensors.items() if name.endswith(format_detection.LINEAR_SUFFIXES)
     )
     label = f" of {method}" if method else ""
-    return f"{key}{label} is left over, since the weights are plain {dtype_name(plain.dtype)}"
+    return f"{key}{label} is left over, since the weights are plain {dtype_name(plain_info.dtype)}"
 
 
-def _repair_types(stated: Mapping[str, Any], path: Path) -> ConfigRepair:
-    """Returns settings, also of single layers, in which numbers and flags have their types."""
-    own = _repair_value_types(stated, path)
-    read, changes = own.config, own.changes
-    for part in LAYER_OVERRIDE_KEYS:
-        rules = read.get(part)
+def _repair_types(settings: Mapping[str, Any], path: Path) -> ConfigRepair:
+    """Converts numbers and flags to their types, in common settings and those of single layers."""
+    repaired, changes = _repair_value_types(settings, path)
+    for override_key in LAYER_OVERRIDE_KEYS:
+        rules = repaired.get(override_key)
         if isinstance(rules, Mapping):
-            of_layers = {
+            repairs = {
                 key: _repair_value_types(values, path)
                 if isinstance(values, Mapping)
                 else ConfigRepair(values)
                 for key, values in rules.items()
             }
-            read[part] = {key: each.config for key, each in of_layers.items()}
-            changes += tuple(change for each in of_layers.values() for change in each.changes)
-    return ConfigRepair(read, tuple(dict.fromkeys(changes)))
+            repaired[override_key] = {key: repair.config for key, repair in repairs.items()}
+            changes += tuple(change for repair in repairs.values() for change in repair.changes)
+    return ConfigRepair(repaired, tuple(dict.fromkeys(changes)))
 
 
-def _repair_value_types(stated: Mapping[str, Any], path: Path) -> ConfigRepair:
-    """Returns settings in which numbers and flags have their types."""
-    read, changes = dict(stated), []
+def _repair_value_types(settings: Mapping[str, Any], path: Path) -> ConfigRepair:
+    """Converts numbers and flags to their types."""
+    repaired, changes = dict(settings), []
     for key in (*INTEGER_KEYS, *BOOLEAN_KEYS):
-        value = read.get(key)
+        value = repaired.get(key)
         if value is None:
             continue
-        read[key] = (_parse_integer if key in INTEGER_KEYS else _parse_boolean)(key, value, path)
-        if type(value) is not type(read[key]):
-            changes.append(_describe_change(key, value, read[key]))
-    return ConfigRepair(read, tuple(changes))
+        parse = _parse_integer if key in INTEGER_KEYS else _parse_boolean
+        repaired[key] = parse(key, value, path)
+        if type(value) is not type(repaired[key]):
+            changes.append(_describe_change(key, value, repaired[key]))
+    return ConfigRepair(repaired, tuple(changes))
 
 
-def _describe_change(key: str, value: Any, read: Any) -> str:
-    return f"{key} is {json.dumps(value)}, and is read as {json.dumps(read)}"
+def _describe_change(key: str, value: Any, new_value: Any) -> str:
+    return f"{key} is {json.dumps(value)}, and is read as {json.dumps(new_value)}"
 
 
 def _parse_integer(key: str, value: Any, path: Path) -> int:
@@ -144,13 +142,13 @@ def _parse_integer(key: str, value: Any, path: Path) -> int:
 
 
 def _parse_boolean(key: str, value: Any, path: Path) -> bool:
-    read = BOOLEAN_WORDS.get(value.lower()) if isinstance(value, str) else value
-    if not isinstance(read, (bool, int)) or read not in (0, 1):
-        raise _no_flag(key, value, path)
-    return bool(read)
+    flag = BOOLEAN_WORDS.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(flag, (bool, int)) or flag not in (0, 1):
+        raise _flag_problem(key, value, path)
+    return bool(flag)
 
 
-def _no_flag(key: str, value: Any, path: Path) -> CheckpointProblem:
+def _flag_problem(key: str, value: Any, path: Path) -> CheckpointProblem:
     return CheckpointProblem(
         f"{path} has {key} {json.dumps(value)}, where true or false belongs",
         next_step=f"write true or false for {key}, without quotes",
@@ -158,39 +156,38 @@ def _no_flag(key: str, value: Any, path: Path) -> CheckpointProblem:
 
 
 def _repair_head(
-    config: dict[str, Any], tensors: Mapping[str, TensorInfo], rows: RowReader, path: Path
+    config: dict[str, Any], tensors: Mapping[str, TensorInfo], read_rows: RowReader, path: Path
 ) -> ConfigRepair:
-    """Returns a config that is tied only where the embedding really is the head."""
-    inner = config.get(llama.TEXT_CONFIG_KEY)
-    if llama.TIE_EMBEDDINGS_KEY in config or not isinstance(inner, Mapping):
-        return _repair_tie(config, tensors, rows, path)
-    text = _repair_tie(dict(inner), tensors, rows, path)
+    """Returns a config without a tie if embedding and head are two different matrices."""
+    text_config = config.get(llama.TEXT_CONFIG_KEY)
+    if llama.TIE_EMBEDDINGS_KEY in config or not isinstance(text_config, Mapping):
+        return _repair_tie(config, tensors, read_rows, path)
+    text = _repair_tie(dict(text_config), tensors, read_rows, path)
     return ConfigRepair(config | {llama.TEXT_CONFIG_KEY: text.config}, text.changes)
 
 
 def _repair_tie(
-    config: dict[str, Any], tensors: Mapping[str, TensorInfo], rows: RowReader, path: Path
+    config: dict[str, Any], tensors: Mapping[str, TensorInfo], read_rows: RowReader, path: Path
 ) -> ConfigRepair:
-    stated = config.get(llama.TIE_EMBEDDINGS_KEY)
-    if stated is None:
+    flag = config.get(llama.TIE_EMBEDDINGS_KEY)
+    if flag is None:
         return ConfigRepair(
             {key: value for key, value in config.items() if key != llama.TIE_EMBEDDINGS_KEY}
         )
-    if not isinstance(stated, bool):  # transformers refuses a text or a number, too
-        raise _no_flag(llama.TIE_EMBEDDINGS_KEY, stated, path)
-    other = _head_difference(tensors, rows) if stated else None
-    if not other:
+    if not isinstance(flag, bool):  # transformers also refuses a text or a number
+        raise _flag_problem(llama.TIE_EMBEDDINGS_KEY, flag, path)
+    difference = _head_difference(tensors, read_rows) if flag else None
+    if not difference:
         return ConfigRepair(config)
     change = (
-        f"{llama.TIE_EMBEDDINGS_KEY} is true, but {llama.HEAD_NAME} is {other}: it is taken "
-        "for false, and the "
-        "head is used; loaders differ, some would use the embedding"
+        f"{llama.TIE_EMBEDDINGS_KEY} is true, but {llama.HEAD_NAME} is {difference}: it is read as "
+        "false, and the head is used; some loaders would use the embedding"
     )
     return ConfigRepair(config | {llama.TIE_EMBEDDINGS_KEY: False}, (change,))
 
 
-def _head_difference(tensors: Mapping[str, TensorInfo], rows: RowReader) -> str | None:
-    """Returns how the head differs from the embedding; None where it does not, or is not there."""
+def _head_difference(tensors: Mapping[str, TensorInfo], read_rows: RowReader) -> str | None:
+    """Describes the difference of the head from the embedding; None if equal or missing."""
     if not llama.has_head(tensors):
         return None
     names = (f"{llama.HEAD_NAME}.weight", f"{llama.EMBEDDING_NAME}.weight")
@@ -199,23 +196,23 @@ def _head_difference(tensors: Mapping[str, TensorInfo], rows: RowReader) -> str 
         return "packed"
     if embedding is None or _is_same_storage(head, embedding):
         return None
-    if head.shape != embedding.shape or not _is_equal_matrix(head, embedding, names, rows):
+    if head.shape != embedding.shape or not _is_equal_matrix(head, embedding, names, read_rows):
         return "another matrix than the embedding"
     return None
 
 
-def _is_same_storage(one: TensorInfo, other: TensorInfo) -> bool:
-    """Returns whether two names stand for one place, as in pickles of tied models."""
-    return one == other and one.offset is not None
+def _is_same_storage(head: TensorInfo, embedding: TensorInfo) -> bool:
+    """Returns True if both tensors share their bytes in the file, as in pickles of tied models."""
+    return head == embedding and head.offset is not None
 
 
 def _is_equal_matrix(
-    head: TensorInfo, embedding: TensorInfo, names: tuple[str, str], rows: RowReader
+    head: TensorInfo, embedding: TensorInfo, names: tuple[str, str], read_rows: RowReader
 ) -> bool:
-    whole = head.offset is None or embedding.offset is None  # such a tensor is read whole each time
+    is_pickled = head.offset is None or embedding.offset is None  # each read loads the whole tensor
     count = head.shape[0] if head.shape else 0
-    step = count if whole else COMPARISON_ROWS
+    step = count if is_pickled else COMPARISON_ROWS
     return all(
-        torch.equal(*(rows(name, start, start + step).float() for name in names))
+        torch.equal(*(read_rows(name, start, start + step).float() for name in names))
         for start in range(0, count, max(1, step))
     )

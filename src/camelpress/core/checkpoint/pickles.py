@@ -1,8 +1,8 @@
-"""Pickled `.bin` shards, read through torch's allowlist unpickler and never any other way.
+"""Reads pickled `.bin` shards safely, through torch's allowlist unpickler only.
 
-A shard is a zip archive that compresses nothing: what a tensor is stands in one record, a pickle;
-its values lie in another as in memory. So the unpickler makes tensors without values, and the
-directory of the archive tells where these are.
+A shard is an uncompressed zip archive: one record is a pickle with the dtypes and shapes of the
+tensors, the other records hold their values. The unpickler creates tensors without values, and the
+archive directory gives the offsets of the values.
 """
 
 from __future__ import annotations
@@ -31,14 +31,12 @@ from camelpress.core.files.regular_files import open_regular
 from camelpress.core.input_limits import MAX_DIRECTORY_BYTES, MAX_PICKLE_BYTES, MAX_PICKLE_OPCODES
 from camelpress.core.progress import note
 
-SAFE_TORCH = (2, 10)  # weights_only was broken before: CVE-2025-32434 (2.6), CVE-2026-24747 (2.10)
-LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # how torch before 1.6 began a file
-ZIP_MAGIC = (
-    b"PK\x03\x04"  # and since; a zip archive that begins with something else is not for torch
-)
-STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "module")  # of training checkpoints
-LOCAL_HEADER = struct.Struct("<26xHH")  # what stands before a record; it ends in two lengths
-UNPICKLING_ERRORS = (  # what torch's unpickler ends in where the file is damaged or means harm
+SAFE_TORCH = (2, 10)  # weights_only was unsafe before: CVE-2025-32434 (2.6), CVE-2026-24747 (2.10)
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # first bytes of files before torch 1.6
+ZIP_MAGIC = b"PK\x03\x04"  # first bytes of files since torch 1.6
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "module")  # in training checkpoints
+LOCAL_HEADER = struct.Struct("<26xHH")  # header of a zip record; lengths of name and extra field
+UNPICKLING_ERRORS = (  # errors of torch's unpickler for a damaged or malicious file
     pickle.UnpicklingError,
     struct.error,
     zipfile.BadZipFile,
@@ -56,7 +54,7 @@ UNPICKLING_ERRORS = (  # what torch's unpickler ends in where the file is damage
 
 
 # fmt: off
-ALLOWED_GLOBALS = frozenset({  # names that a state dict needs, beside those of storages and dtypes
+ALLOWED_GLOBALS = frozenset({  # globals of a state dict, besides storages and dtypes
     "collections OrderedDict",
     "torch Size",
     "torch Tensor",
@@ -78,41 +76,41 @@ STORAGE_OR_DTYPE = re.compile(r"torch ([A-Z][A-Za-z0-9]{2,20}Storage|[a-z]+[a-z0
 
 
 class ArchiveRecord(NamedTuple):
-    """A part of an archive: where in the file it begins, and its size in bytes."""
+    """Position of an archive record in its file: offset and size in bytes."""
 
-    begin: int
+    offset: int
     size: int
 
 
 def tensor_offsets(path: Path) -> dict[str, tuple[Tensor, int | None]]:
-    """The tensors of one shard, without their values, and where in the file these begin.
+    """Returns the tensors of a shard without values, and the file offset of their values.
 
-    There is no place for a tensor that is not contiguous, such as a transposed view: `read` it.
+    The offset of a non-contiguous tensor, such as a transposed view, is None; read such a tensor
+    with `read_pickled_tensor`.
 
     Raises:
-        CheckpointProblem: a torch that is not safe for this, a file that is not a plain
-            dictionary of tensors, one that wants to run code, or one that torch of today would
-            have written in another way.
+        CheckpointProblem: The installed torch is unsafe, the file is not a plain dictionary of
+            tensors, needs to run code, or has a layout other than that of current torch.
     """
-    found: dict[str, tuple[Tensor, int | None]] = {}
+    offsets: dict[str, tuple[Tensor, int | None]] = {}
     for name, (tensor, record) in _load_tensors(path).items():
-        begin = record.begin + int(tensor.storage_offset()) * tensor.element_size()
-        found[name] = (tensor, begin if tensor.is_contiguous() else None)
-    return found
+        offset = record.offset + int(tensor.storage_offset()) * tensor.element_size()
+        offsets[name] = (tensor, offset if tensor.is_contiguous() else None)
+    return offsets
 
 
 @lru_cache(maxsize=2)
 def read_pickled_tensor(path: Path, name: str) -> Tensor:
-    """One tensor of a shard, in memory of its own, however it lies in the file.
+    """Reads one tensor of a shard into contiguous memory, for any strides in the file.
 
     Raises:
-        CheckpointProblem: as `places`.
+        CheckpointProblem: See `tensor_offsets`.
     """
     tensor, record = _load_tensors(path)[name]
     if not tensor.numel():
         return torch.empty(tensor.shape, dtype=tensor.dtype)
     with open_regular(path) as file:
-        file.seek(record.begin)
+        file.seek(record.offset)
         content = bytearray(file.read(record.size))
     with _refuse_errors(path):
         values = torch.frombuffer(content, dtype=tensor.dtype)
@@ -122,16 +120,16 @@ def read_pickled_tensor(path: Path, name: str) -> Tensor:
 
 
 class _MetaUnpickler(Unpickler):
-    """Makes tensors of a device that has no memory; their storages know their record."""
+    """Creates tensors on the meta device; each storage carries its archive record."""
 
     def __init__(self, content: bytes, records: Mapping[str, ArchiveRecord]) -> None:
         super().__init__(BytesIO(content), encoding="utf-8")
         self._records = records
 
     def persistent_load(self, key: Any) -> Any:
-        """The storage that a pickle refers to; the unpickler asks for nothing else."""
-        _, kind, name, _, count = key
-        dtype = torch.uint8 if kind is torch.UntypedStorage else kind.dtype
+        """Returns the storage for a reference in the pickle, without values."""
+        _, storage_class, name, _, count = key
+        dtype = torch.uint8 if storage_class is torch.UntypedStorage else storage_class.dtype
         record = self._records[f"data/{name}".lower()]
         if record.size != count * dtype.itemsize:
             raise ValueError(f"record {name} has {record.size} bytes, not {count} {dtype}")
@@ -148,8 +146,8 @@ def _load_tensors(path: Path) -> dict[str, tuple[Tensor, ArchiveRecord]]:
         )
     with _refuse_errors(path), open_regular(path) as file:
         records = _read_directory(path, file)
-        begin, size = records["data.pkl"]
-        file.seek(begin)
+        offset, size = records["data.pkl"]
+        file.seek(offset)
         pickled = file.read(min(size, MAX_PICKLE_BYTES + 1))
         _require_harmless(pickled)
         content = _MetaUnpickler(pickled, records).load()
@@ -164,7 +162,7 @@ def _load_tensors(path: Path) -> dict[str, tuple[Tensor, ArchiveRecord]]:
 
 
 def _find_state_dict(path: Path, content: object) -> object:
-    """The state dict inside a training checkpoint; the content itself where it is none."""
+    """Returns the state dict inside a training checkpoint, or else the content itself."""
     if isinstance(content, dict) and not _is_state_dict(content):
         keys = [key for key in STATE_DICT_KEYS if content.get(key) and _is_state_dict(content[key])]
         if len(keys) == 1:
@@ -174,9 +172,9 @@ def _find_state_dict(path: Path, content: object) -> object:
 
 
 def _require_harmless(pickled: bytes) -> None:
-    """Raises ValueError where a pickle is too large, or names what no state dict needs.
+    """Raises ValueError if a pickle is too large or refers to a global outside the allowlist.
 
-    torch's unpickler lets some names through that allocate as much memory as a number asks for.
+    torch's unpickler accepts some globals with the power to allocate any amount of memory.
     """
     if len(pickled) > MAX_PICKLE_BYTES:
         raise ValueError(f"its pickle is larger than {MAX_PICKLE_BYTES:,} bytes")
@@ -200,12 +198,12 @@ def _is_state_dict(content: object) -> TypeGuard[dict[str, Tensor]]:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether its values stand in its record as they are; a negative view holds them negated."""
+    """Returns True for a strided tensor, unless it is a negative view of the stored values."""
     return tensor.layout is torch.strided and not tensor.is_neg()
 
 
 def _storage_record(tensor: Tensor) -> ArchiveRecord:
-    """Where a tensor's storage lies, which has room for all of it."""
+    """Returns the archive record of a tensor; raises ValueError if the tensor exceeds it."""
     record: ArchiveRecord = tensor.untyped_storage().record  # type: ignore[attr-defined]
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     last = int(tensor.storage_offset()) + sum((size - 1) * step for size, step in steps)
@@ -215,49 +213,49 @@ def _storage_record(tensor: Tensor) -> ArchiveRecord:
 
 
 def _read_directory(path: Path, file: BinaryIO) -> dict[str, ArchiveRecord]:
-    """The records of an archive by their names, without the folder and in small letters.
+    """Reads the records of an archive by name, in lower case and without the folder.
 
     Raises:
-        CheckpointProblem: torch of today would have written it in another way.
+        CheckpointProblem: The layout differs from that of current torch.
     """
     start = file.read(len(LEGACY_MAGIC))
     if start == LEGACY_MAGIC:
         raise _layout_problem(path, "it is from before torch 1.6")
     if not start.startswith(ZIP_MAGIC):
         raise ValueError("it is not an archive of torch")
-    found: dict[str, ArchiveRecord] = {}
+    records: dict[str, ArchiveRecord] = {}
     end = os.fstat(file.fileno()).st_size
     with zipfile.ZipFile(_BoundedReads(file)) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED:
                 raise _layout_problem(path, "it is compressed")
-            name = entry.filename.partition("/")[2].lower()  # torch does not look at case
-            if name in found:
+            name = entry.filename.partition("/")[2].lower()  # torch ignores case
+            if name in records:
                 raise ValueError(f"it has two records {name!r}")
-            with archive.open(entry) as record:  # compares what the file says of it twice
+            with archive.open(entry) as record:  # compares both headers of the record
                 if name == "byteorder" and record.read(6) != b"little":
                     raise _layout_problem(path, "it is big-endian")
             file.seek(entry.header_offset)
-            names = sum(LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size)))
-            begin = entry.header_offset + LOCAL_HEADER.size + names
-            if begin + entry.file_size > end:
+            field_bytes = sum(LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size)))
+            offset = entry.header_offset + LOCAL_HEADER.size + field_bytes
+            if offset + entry.file_size > end:
                 raise ValueError(f"its record {name!r} goes beyond the end of the file")
-            found[name] = ArchiveRecord(begin, entry.file_size)
-    return found
+            records[name] = ArchiveRecord(offset, entry.file_size)
+    return records
 
 
 class _BoundedReads:
-    """A file from which nobody reads more at a time than the directory of an archive may have."""
+    """A file with a bound on the bytes of a single read, for the directory of an archive."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
     def read(self, size: int = -1) -> bytes:
-        """Reads like a file.
+        """Reads up to `size` bytes.
 
         Raises:
-            ValueError: more is asked for.
+            ValueError: The result exceeds the bound.
         """
         bound = MAX_DIRECTORY_BYTES + 1
         content = self._file.read(bound if size < 0 else min(size, bound))
@@ -271,8 +269,8 @@ def _refuse_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except UNPICKLING_ERRORS as error:
-        found = re.search(r"WeightsUnpickler error: (.*?)(\. |$)", str(error), re.MULTILINE)
-        reason = shorten(found[1] if found else str(error).strip().partition("\n")[0], 200)
+        match = re.search(r"WeightsUnpickler error: (.*?)(\. |$)", str(error), re.MULTILINE)
+        reason = shorten(match[1] if match else str(error).strip().partition("\n")[0], 200)
         raise unreadable_file_problem(
             path,
             f"{path} cannot be read as plain weights ({reason or type(error).__name__})",

@@ -1,7 +1,7 @@
 """Reads and checks the header of a safetensors file without mapping the file into memory.
 
-The library maps the whole file, which fails where the file is larger than memory. The rules are
-the library's; beyond them no key may stand twice, and counts and sizes are bounded.
+The safetensors library maps the whole file and fails for files larger than memory. The rules are
+those of the library; in addition, duplicate keys are refused, and counts and sizes are bounded.
 
 Source: huggingface/safetensors 24b0b28, README.md (format) and safetensors/src/tensor.rs.
 """
@@ -26,7 +26,7 @@ from camelpress.core.input_limits import (
 
 METADATA = "__metadata__"
 # fmt: off
-DTYPE_BITS = {  # bits of one element of each type of the format
+DTYPE_BITS = {  # dtype of the format: bits per element
     "BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32,
     "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F8_E4M3": 8, "F8_E5M2": 8,
     "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
@@ -35,33 +35,33 @@ DTYPE_BITS = {  # bits of one element of each type of the format
 
 
 class TensorEntry(NamedTuple):
-    """The type, shape and place of one tensor."""
+    """Dtype, shape and position of one tensor."""
 
     dtype: str
     shape: tuple[int, ...]
-    offset: int  # of its first byte in the file
-    nbytes: int
+    offset: int  # position of the first byte in the file
+    nbytes: int  # size in bytes
 
 
 class SafetensorsHeader(NamedTuple):
-    """The tensors of a file in the order of the header, and the texts beside them."""
+    """Tensors of a file in header order, and the metadata."""
 
     entries: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
 
 
 def read_safetensors_header(path: Path) -> SafetensorsHeader:
-    """Returns the header of a file, in which every byte belongs to one tensor.
+    """Reads and checks the header of a file.
 
     Raises:
-        ValueError: the header is damaged, contradicts the file, or is beyond a bound.
-        OSError: the file cannot be read.
+        ValueError: The header is damaged, contradicts the file, leaves gaps, or exceeds a bound.
+        OSError: The file cannot be read.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if length > MAX_HEADER_BYTES:
-            raise ValueError(f"a header of {length:,} bytes, {MAX_HEADER_BYTES:,} are the limit")
+            raise ValueError(f"a header of {length:,} bytes, the limit is {MAX_HEADER_BYTES:,}")
         if 8 + length > size:
             raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
         text = file.read(length)
@@ -77,7 +77,7 @@ def read_safetensors_header(path: Path) -> SafetensorsHeader:
 
 
 def _parse_metadata(value: object) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise ValueError(f"{METADATA} is no object of texts")
     return value
 
@@ -108,13 +108,13 @@ def _is_sizes(value: Any) -> TypeGuard[list[int]]:
 
 def _require_no_gaps(entries: Mapping[str, TensorEntry], begin: int, end: int) -> None:
     """Raises ValueError unless the tensors fill the file without a gap or an overlap."""
-    place = begin
+    offset = begin
     for name, entry in sorted(entries.items(), key=_entry_offset):
-        if entry.offset != place:
-            raise ValueError(f"{name!r} begins at byte {entry.offset:,}, not at {place:,}")
-        place += entry.nbytes
-    if place != end:
-        raise ValueError(f"the tensors end at byte {place:,}, the file has {end:,}")
+        if entry.offset != offset:
+            raise ValueError(f"{name!r} begins at byte {entry.offset:,}, not at {offset:,}")
+        offset += entry.nbytes
+    if offset != end:
+        raise ValueError(f"the tensors end at byte {offset:,}, the file has {end:,}")
 
 
 def _entry_offset(item: tuple[str, TensorEntry]) -> tuple[int, int]:

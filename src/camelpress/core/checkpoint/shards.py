@@ -1,4 +1,4 @@
-"""The files of a checkpoint and what their headers say: name, type, shape, place of each tensor."""
+"""Weight files of a checkpoint and their headers: name, dtype, shape and offset of each tensor."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from camelpress.core.progress import note
 
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
-SHARD_SUFFIXES = (".safetensors", ".bin")  # in the order of preference
-AUTOGPTQ_PATTERN = (
-    "gptq_model-*g.safetensors"  # its name for a single file, which has bits and group size
-)
-NUMBERED_SHARD = re.compile(  # one shard of a set, with the variant where either generation puts it
-    r"(?P<stem>(?:model|pytorch_model)(?:\.\w+)?)-(?P<number>\d{5})-of-(?P<count>\d{5})"
-    r"(?P<variant>(?:\.\w+)?)\.(?P<kind>safetensors|bin)"
+SHARD_SUFFIXES = (".safetensors", ".bin")  # in order of preference
+AUTOGPTQ_PATTERN = "gptq_model-*g.safetensors"  # single file of AutoGPTQ, with bits and group size
+NUMBERED_SHARD = (
+    re.compile(  # one shard of a set; transformers 4 and 5 place the variant differently
+        r"(?P<stem>(?:model|pytorch_model)(?:\.\w+)?)-(?P<number>\d{5})-of-(?P<count>\d{5})"
+        r"(?P<variant>(?:\.\w+)?)\.(?P<kind>safetensors|bin)"
+    )
 )
 VARIANT_NAME = re.compile(r"(?:model|pytorch_model)\.\w+\.(?:safetensors|bin)")  # such as fp16
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{,200}\.(safetensors|bin)")
 
 # fmt: off
-# in the order they have in a file
+# Supported dtypes in the order of their tensors in a file.
 SAFETENSORS_DTYPES: Mapping[str, torch.dtype] = MappingProxyType({
     "I64": torch.int64,     "F64": torch.float64,  "F32": torch.float32,  "I32": torch.int32,
     "BF16": torch.bfloat16, "F16": torch.float16,  "I16": torch.int16,    "I8": torch.int8,
@@ -45,13 +45,13 @@ SAFETENSORS_DTYPES: Mapping[str, torch.dtype] = MappingProxyType({
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a checkpoint says of a tensor before it is read."""
+    """Header entry of a tensor."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     shard: str
-    offset: int | None  # of its first byte in the shard; None where it does not lie in one piece
-    stored_name: str = ""  # in the shard, where the checkpoint calls the tensor otherwise
+    offset: int | None  # position of the first byte in the shard; None if not contiguous
+    stored_name: str = ""  # name in the shard, if different
 
     @property
     def nbytes(self) -> int:
@@ -60,45 +60,47 @@ class TensorInfo:
 
 
 def index_shards(folder: Path) -> dict[str, str]:
-    """Tensor name to shard name, as the index says; empty where there is no index.
+    """Maps tensor names to shard names from the index; empty without an index.
 
-    Pickles are read only where there are no safetensors. An index none of whose shards is there
-    is left aside if the folder holds other weights: it was left over, and a note says so.
+    Pickles are read only without safetensors. A stale index, without any of its shards beside other
+    weights, is ignored with a note.
 
     Raises:
-        CheckpointProblem: an index without content, a shard that is missing, or several models.
-        UnsafeShard: the index names something other than a plain file of this folder.
+        CheckpointProblem: The index is empty, a shard is missing, or there are several models.
+        UnsafeShard: The index names something other than a plain file of this folder.
     """
     for index, single in _index_names(folder):
         if (folder / index).is_file():
-            found = read_json(folder / index).get("weight_map")
-            if not isinstance(found, dict) or not found:
+            weight_map = read_json(folder / index).get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map:
                 raise CheckpointProblem(
                     f"{folder / index} has no weight_map", next_step="download it again"
                 )
-            if _is_stale_index(folder, index, single, found.values()):
+            if _is_stale_index(folder, index, single, weight_map.values()):
                 continue
-            if len(found) > MAX_TENSORS:
+            if len(weight_map) > MAX_TENSORS:
                 raise CheckpointProblem(
-                    f"{folder / index} lists {len(found):,} tensors, {MAX_TENSORS:,} are the limit",
+                    f"{folder / index} lists {len(weight_map):,} tensors, the limit is "
+                    f"{MAX_TENSORS:,}",
                     next_step="download it again",
                 )
-            for shard in found.values():
+            for shard in weight_map.values():
                 _require_shard(folder, index, shard)
-            return found
+            return weight_map
         if (folder / single).is_file():
             break
     return {}
 
 
 def find_shards(folder: Path) -> list[str]:
-    """Names the weight files of a folder without an index.
+    """Finds the weight files of a folder without an index.
 
-    They are the one file with a standard name, or else a complete set of numbered shards, or else
-    the one file of a variant such as `model.fp16.safetensors`; a note names the last two.
+    The order of preference is: a single file with a standard name, a complete set of numbered
+    shards, a single file of a variant such as `model.fp16.safetensors`. A note names a set or
+    variant.
 
     Raises:
-        CheckpointProblem: there is none, a set lacks shards, or there are several models.
+        CheckpointProblem: There are no weights or several models, or a set lacks shards.
     """
     for _, name in _index_names(folder):
         if (folder / name).is_file():
@@ -106,18 +108,18 @@ def find_shards(folder: Path) -> list[str]:
     models = _complete_sets(folder) or [
         [path.name] for path in sorted(folder.glob("*")) if VARIANT_NAME.fullmatch(path.name)
     ]
-    kinds = {Path(files[0]).suffix for files in models}
-    preferred = [
-        files for files in models if files[0].endswith(min(kinds, key=SHARD_SUFFIXES.index))
+    suffixes = {Path(files[0]).suffix for files in models}
+    candidates = [
+        files for files in models if files[0].endswith(min(suffixes, key=SHARD_SUFFIXES.index))
     ]
-    if len(preferred) > 1:
+    if len(candidates) > 1:
         raise CheckpointProblem(
-            f"{folder} holds several models: {', '.join(files[0] for files in preferred)}",
+            f"{folder} holds several models: {', '.join(files[0] for files in candidates)}",
             next_step="move all but one of them away",
         )
-    if preferred:
-        note(f"{folder} has no index: {', '.join(preferred[0])} are its weights")
-        return preferred[0]
+    if candidates:
+        note(f"{folder} has no index: {', '.join(candidates[0])} are its weights")
+        return candidates[0]
     recognition = recognize_folder(folder)
     if recognition is not None:
         raise recognition.problem()
@@ -129,10 +131,10 @@ def find_shards(folder: Path) -> list[str]:
 
 
 def _complete_sets(folder: Path) -> list[list[str]]:
-    """The complete sets of numbered shards of a folder.
+    """Lists the complete sets of numbered shards in a folder.
 
     Raises:
-        CheckpointProblem: a set lacks shards, and no other one is complete.
+        CheckpointProblem: There are sets, and none of them is complete.
     """
     sets: dict[tuple[str, ...], list[str]] = {}
     for path in sorted(folder.glob("*-of-*")):
@@ -147,8 +149,8 @@ def _complete_sets(folder: Path) -> list[list[str]]:
         for key in sets
         for stem, count, variant, kind in [key]
     }
-    complete = [sets[key] for key in sets if sets[key] == expected[key]]
-    if sets and not complete:
+    complete_sets = [sets[key] for key in sets if sets[key] == expected[key]]
+    if sets and not complete_sets:
         key, files = next(iter(sets.items()))
         missing = sorted(set(expected[key]) - set(files))
         raise CheckpointProblem(
@@ -156,71 +158,70 @@ def _complete_sets(folder: Path) -> list[list[str]]:
             f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}",
             next_step="download what is missing",
         )
-    return complete
+    return complete_sets
 
 
 def _is_stale_index(folder: Path, index: str, single: str, shards: Iterable[object]) -> bool:
-    """Tells whether an index belongs to weights that are gone, while others are there."""
+    """Returns True if all shards of an index are gone and other weights exist."""
     if any((folder / str(shard)).exists() for shard in shards if SHARD_NAME.fullmatch(str(shard))):
         return False
-    others = [
+    other_files = [
         name
         for name in (*INDEX_NAMES, *SINGLE_FILE_NAMES)
         if name != index and (folder / name).is_file()
     ]
     numbered = [path.name for path in folder.glob("*-of-*") if NUMBERED_SHARD.fullmatch(path.name)]
-    if not others and not numbered:
+    if not other_files and not numbered:
         return False
     note(f"{folder / index} lists files that are not there: it is left over and not used")
     return True
 
 
 def _index_names(folder: Path) -> list[tuple[str, str]]:
-    """What an index may be called, and a file that needs none, in the order of preference."""
-    standard = list(zip(INDEX_NAMES, SINGLE_FILE_NAMES, strict=True))
+    """Lists pairs of index name and single file name, in order of preference."""
+    standard_names = list(zip(INDEX_NAMES, SINGLE_FILE_NAMES, strict=True))
     if any((folder / name).is_file() for name in (*INDEX_NAMES, *SINGLE_FILE_NAMES)):
-        return standard
-    ends = len(".index.json")
-    found = {path.name[:-ends] for path in folder.glob(f"{AUTOGPTQ_PATTERN}.index.json")}
-    found |= {path.name for path in folder.glob(AUTOGPTQ_PATTERN)}
-    if len(found) > 1:
+        return standard_names
+    indexes = folder.glob(f"{AUTOGPTQ_PATTERN}.index.json")
+    names = {path.name.removesuffix(".index.json") for path in indexes}
+    names |= {path.name for path in folder.glob(AUTOGPTQ_PATTERN)}
+    if len(names) > 1:
         raise CheckpointProblem(
-            f"{folder} holds several models: {', '.join(sorted(found))}",
+            f"{folder} holds several models: {', '.join(sorted(names))}",
             next_step="move all but one of them away",
         )
-    return [*standard, *((f"{name}.index.json", name) for name in found)]
+    return [*standard_names, *((f"{name}.index.json", name) for name in names)]
 
 
 def read_shard_header(path: Path) -> dict[str, TensorInfo]:
-    """What one weight file says it holds, in the order of the file.
+    """Reads the header entries of a weight file, in file order.
 
     Raises:
-        CheckpointProblem: it is not complete, holds a type that is not known, or says something
-            twice.
+        CheckpointProblem: The file is incomplete, or has an unsupported dtype or a duplicate key.
     """
     if path.suffix == ".safetensors":
         return _safetensors_infos(path)
-    found = {}
+    infos = {}
     for name, (tensor, offset) in pickles.tensor_offsets(path).items():
         if tensor.dtype not in SAFETENSORS_DTYPES.values():
             raise _dtype_problem(path, name, dtype_name(tensor.dtype))
-        found[name] = TensorInfo(tensor.dtype, tuple(tensor.shape), path.name, offset)
-    return found
+        infos[name] = TensorInfo(tensor.dtype, tuple(tensor.shape), path.name, offset)
+    return infos
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Returns the texts that a safetensors file says of itself; nothing for any other file."""
+    """Reads the metadata of a safetensors file; empty for any other file."""
     return dict(_read_safetensors_header(path).metadata) if path.suffix == ".safetensors" else {}
 
 
 def _safetensors_infos(path: Path) -> dict[str, TensorInfo]:
-    tensors = {}
+    infos = {}
     for name, entry in _read_safetensors_header(path).entries.items():
         dtype = SAFETENSORS_DTYPES.get(entry.dtype)
         if dtype is None:
             raise _dtype_problem(path, name, entry.dtype)
-        tensors[name] = TensorInfo(dtype, entry.shape, path.name, entry.offset)
-    return tensors
+        infos[name] = TensorInfo(dtype, entry.shape, path.name, entry.offset)
+    return infos
 
 
 def _read_safetensors_header(path: Path) -> SafetensorsHeader:

@@ -1,10 +1,10 @@
-"""Recognizes a file that is something else than its name promises, from its first bytes.
+"""Recognizes a file of another kind than its name suggests, from its first bytes.
 
-Every reader asks here before it advises another download: a Git LFS pointer, a web page or an XOR
-diff stays what it is, however often it is downloaded.
+Readers call this before they advise another download, since another download of a Git LFS pointer,
+a web page or an XOR diff gives the same file.
 
 Source: git-lfs/git-lfs v3.5, docs/spec.md; ggml-org/ggml, docs/gguf.md; openai/tiktoken 0.9,
-tiktoken/load.py (one base64 token and its rank a line); OpenAssistant's xor_codec.py (each byte
+tiktoken/load.py (one base64 token and its rank per line); OpenAssistant's xor_codec.py (each byte
 of the tuned model's file XOR the byte of the base's file).
 """
 
@@ -19,11 +19,11 @@ from typing import NamedTuple
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.files.regular_files import open_regular
 
-HEAD_BYTES = 2**16  # read from the beginning of a file
-POINTER_BYTES = 1024  # size limit of a Git LFS pointer, from its specification
-LINK_BYTES = 512  # size limit of a symbolic link that became a text file
-SAMPLES = 16  # places in a file that are searched for a byte other than zero
-SAMPLE_BYTES = 4096  # read at each of these places
+HEAD_BYTES = 2**16  # bytes read from the beginning of a file
+POINTER_BYTES = 1024  # bytes of a Git LFS pointer, limit of its specification
+LINK_BYTES = 512  # bytes of a symbolic link copied as a text file, upper limit
+SAMPLES = 16  # positions in a file searched for nonzero bytes
+SAMPLE_BYTES = 4096  # bytes read at each position
 
 LFS_POINTER = re.compile(rb"version https://(?:git-lfs\.github|hawser\.github)\.com/spec/")
 POINTER_SIZE = re.compile(rb"^size (\d{1,19})\s*$", re.MULTILINE)
@@ -36,16 +36,16 @@ SERVER_REFUSAL = re.compile(
     rb'|Access to model \S{1,200} is restricted|\s*\{\s*"error"\s*:',
     re.IGNORECASE,
 )
-ROW = re.compile(rb'\s*\{\s*["}]')  # of JSON, which may have a field `error`
+ROW = re.compile(rb'\s*\{\s*["}]')  # start of a JSON object; it may have a field `error`
 COPIED_LINK = re.compile(rb"(?:\.\./)+(?:[\w.-]+/)*[\w.-]+\s*")
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # a byte order mark
-PICKLE = re.compile(rb"PK[\s\S]{28}[^/]{1,200}/data\.pkl")  # its first entry
-EXPORT = "export its weights as safetensors, or its texts as JSON lines"  # of HDF5
-TEXT_ADVICE = "give a text, JSON or JSON lines file"  # the next step for other files
-PAGE_SUFFIXES = (".html", ".htm")  # endings of files that may be web pages
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # UTF-8
+PICKLE = re.compile(rb"PK[\s\S]{28}[^/]{1,200}/data\.pkl")  # first entry of a torch.save archive
+HDF5_ADVICE = "export its weights as safetensors, or its texts as JSON lines"  # next step for HDF5
+TEXT_ADVICE = "give a text, JSON or JSON lines file"  # next step for other formats
+PAGE_SUFFIXES = (".html", ".htm")  # suffixes of genuine web pages
 GGUF = (b"GGUF", b"lmgg", b"fmgg", b"tjgg", b"algg")
 ZIP, SAFETENSORS = b"PK\x03\x04", re.compile(rb"[\s\S]{8}\{", re.ASCII)
-ARCHIVES = {  # first bytes: format, how to unpack it
+ARCHIVES = {  # first bytes: format, unpack command
     b"\x1f\x8b": ("a gzip archive", "gunzip or tar -xzf"),
     b"\x28\xb5\x2f\xfd": ("a Zstandard archive", "zstd -d"),
     b"\xfd7zXZ\x00": ("an xz archive", "xz -d"),
@@ -57,28 +57,28 @@ ARCHIVES = {  # first bytes: format, how to unpack it
 
 
 class Recognition(NamedTuple):
-    """An input that is something else than a checkpoint: one true sentence and a way on."""
+    """A recognized input of another kind: a message and a next step."""
 
     message: str
     next_step: str
 
     def problem(self) -> CheckpointProblem:
-        """Returns the error that says so."""
+        """Returns the recognition as an exception."""
         return CheckpointProblem(self.message, next_step=self.next_step)
 
 
-Recognizer = Callable[[Path, bytes, int], Recognition | None]  # of path, first bytes, size
+Recognizer = Callable[[Path, bytes, int], Recognition | None]  # arguments: path, first bytes, size
 
 
 def unreadable_file_problem(
     path: Path, reason: str, *, next_step: str = "download it again"
 ) -> CheckpointProblem:
-    """Returns the problem of a file that a parser refuses.
+    """Returns the problem of a file refused by its parser.
 
     Args:
-        path: the file.
-        reason: the parser's sentence about it, used where the content is not recognized.
-        next_step: the advice that goes with `reason`.
+        path: File.
+        reason: Message of the parser, used if the content is not recognized.
+        next_step: Advice for `reason`.
     """
     recognition = recognize_file(path)
     if recognition is not None:
@@ -87,19 +87,19 @@ def unreadable_file_problem(
 
 
 def recognize_file(path: Path) -> Recognition | None:
-    """Recognizes the content of one file; None where it is nothing known, or cannot be read."""
+    """Recognizes the content of a file; None if it is unknown or unreadable."""
     return _recognize(path, FILE_RECOGNIZERS)
 
 
 def recognize_substitute(path: Path) -> Recognition | None:
-    """Recognizes what a failed download or copy leaves in the place of any file."""
+    """Recognizes the result of a failed download or copy: pointer, page, refusal or link."""
     if path.suffix.casefold() in PAGE_SUFFIXES:
         return None
     return _recognize(path, SUBSTITUTES)
 
 
 def recognize_text(path: Path, content: bytes) -> Recognition | None:
-    """Recognizes the content of a file that is read as a text, and is none."""
+    """Recognizes non-text content in a file read as a text."""
     head = content[:HEAD_BYTES]
     if ROW.match(head.removeprefix(BYTE_ORDER_MARK)):
         return None
@@ -135,10 +135,10 @@ def _empty(path: Path, head: bytes, size: int) -> Recognition | None:
 def _pointer(path: Path, head: bytes, size: int) -> Recognition | None:
     if size > POINTER_BYTES or not LFS_POINTER.match(head):
         return None
-    stated = POINTER_SIZE.search(head)
-    stands_for = f" for {int(stated[1]):,} bytes" if stated else ""
+    match = POINTER_SIZE.search(head)
+    size_label = f" for {int(match[1]):,} bytes" if match else ""
     return Recognition(
-        f"{path} is a Git LFS pointer{stands_for}, not the file itself",
+        f"{path} is a Git LFS pointer{size_label}, not the file itself",
         f"run git lfs pull in {path.parent}, or download {path.name} with the hub's client",
     )
 
@@ -167,7 +167,7 @@ def _download_advice(path: Path) -> str:
 
 
 def _gguf(path: Path, head: bytes, size: int) -> Recognition | None:
-    if not head.startswith(GGUF) or b"\0" not in head[4:8]:  # its version or size follows
+    if not head.startswith(GGUF) or b"\0" not in head[4:8]:  # version or size follows the magic
         return None
     return Recognition(
         f"{path} is a GGUF file of llama.cpp",
@@ -186,7 +186,7 @@ def _tiktoken(path: Path, head: bytes, size: int) -> Recognition | None:
 
 
 def _tiktoken_from_zero(path: Path, head: bytes, size: int) -> Recognition | None:
-    """Recognizes a whole tiktoken vocabulary, which no list of words and counts looks like."""
+    """Recognizes a whole tiktoken vocabulary, unlike a list of words and counts."""
     if not TIKTOKEN_START.match(head):
         return None
     return Recognition(f"{path} is a tiktoken vocabulary (Llama 3), and no text", TEXT_ADVICE)
@@ -203,7 +203,7 @@ def _weights(path: Path, head: bytes, size: int) -> Recognition | None:
 
 
 def _link(path: Path, head: bytes, size: int) -> Recognition | None:
-    """Recognizes a symbolic link that an archive or a copy turned into a text file."""
+    """Recognizes a symbolic link stored as a text file by an archive or a copy."""
     if size > LINK_BYTES or not COPIED_LINK.fullmatch(head):
         return None
     target = head.decode().strip()
@@ -222,27 +222,29 @@ def _zeros(path: Path, head: bytes, size: int) -> Recognition | None:
     ):
         return Recognition(
             f"{path} begins with zero bytes, as a file of an XOR diff does (OpenAssistant)",
-            "undo it with the xor_codec.py of its authors and the very base files that they name; "
-            "what comes out is the whole tuned model, and recover is not needed",
+            "undo it with the xor_codec.py of its authors and the exact base files that they name; "
+            "the result is the whole tuned model, and recover is not needed",
         )
     return Recognition(
-        f"{path} holds nothing but zero bytes ({size:,}): its download never ended",
+        f"{path} holds nothing but zero bytes ({size:,}): its download did not finish",
         "download it again",
     )
 
 
 def _has_zero_start(path: Path, head: bytes) -> bool:
-    """Tells whether a file XOR another of its format would begin so: with zero bytes.
+    """Returns True if a file begins with zero bytes, like the XOR of two files of its format.
 
-    A safetensors file begins with the length of its header, which may differ.
+    The header length at the start of a safetensors file is skipped, since it may differ.
     """
     start = 8 if path.suffix == ".safetensors" else 0
-    stop = {".safetensors": 16, ".json": 1}.get(path.suffix, 4)  # all files of a format agree there
+    stop = {".safetensors": 16, ".json": 1}.get(
+        path.suffix, 4
+    )  # files of one format agree up to here
     return len(head) >= stop and not head[start:stop].strip(b"\0")
 
 
 def _files_with_zero_start(folder: Path) -> list[tuple[Path, bytes, int]]:
-    """Lists the weight and tokenizer files of a folder that begin with zero bytes."""
+    """Lists path, head and size of weight and tokenizer files with zero bytes at the start."""
     files = []
     for path in sorted(folder.glob("*")):
         if path.suffix in (".bin", ".safetensors", ".model") and path.is_file():
@@ -254,7 +256,7 @@ def _files_with_zero_start(folder: Path) -> list[tuple[Path, bytes, int]]:
 
 
 def _has_content(path: Path, head: bytes, size: int) -> bool:
-    """Tells whether a file has a byte other than zero, at its beginning or at sampled places."""
+    """Returns True if the beginning or a sampled position of a file has a nonzero byte."""
     if head.strip(b"\0"):
         return True
     with path.open("rb") as file:
@@ -289,7 +291,7 @@ def _is_safetensors(head: bytes, size: int) -> bool:
 def _archive(path: Path, head: bytes, size: int) -> Recognition | None:
     for magic, (kind, command) in ARCHIVES.items():
         if head.startswith(magic):
-            step = f"unpack it ({command})" if command else EXPORT
+            step = f"unpack it ({command})" if command else HDF5_ADVICE
             return Recognition(f"{path} is {kind}", step)
     if head[257:262] == b"ustar":
         return Recognition(f"{path} is a tar archive", f"unpack it (tar -xf {path.name})")
@@ -309,7 +311,7 @@ FILE_RECOGNIZERS: tuple[Recognizer, ...] = (
     _archive,
     _zeros,
 )
-TEXT_RECOGNIZERS: tuple[tuple[Recognizer, str], ...] = (  # next step for a text; empty: the same
+TEXT_RECOGNIZERS: tuple[tuple[Recognizer, str], ...] = (  # next step; "": that of the recognizer
     (_pointer, ""),
     (_page, "download the file itself, or save the text of the page"),
     (_weights, ""),

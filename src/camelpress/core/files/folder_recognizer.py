@@ -1,4 +1,4 @@
-"""Recognizes a place that people give in place of a checkpoint folder.
+"""Recognizes a wrong path or address in place of a checkpoint folder.
 
 Source: huggingface_hub 2.4, docs of the cache (models--ORG--NAME/snapshots/COMMIT); PEFT 0.17
 (adapter_config.json); meta-llama/llama 689c7f2 (params.json, consolidated.NN.pth);
@@ -31,14 +31,14 @@ OTHER_FORMATS = {  # file pattern: format of the weights
     "ggml-*.bin": "GGML (llama.cpp)",
 }
 WEIGHT_FILE = re.compile(r".*\.(?:safetensors|bin|pth|pt|gguf|index\.json)")
-SNIPPET_BYTES = 10**6  # size limit of a JSON file that is read for one field
+SNIPPET_BYTES = 10**6  # bytes of a JSON file read for one field, upper limit
 
 
 def missing_file_problem(path: Path) -> CheckpointProblem:
-    """Returns the problem of a file that a checkpoint lacks, named for what its folder really is.
+    """Returns the problem of a missing checkpoint file, or of a recognized folder around it.
 
     Args:
-        path: config.json or another file that a checkpoint cannot do without.
+        path: config.json or another required file.
     """
     recognition = recognize_folder(path.parent)
     if recognition is not None:
@@ -47,7 +47,7 @@ def missing_file_problem(path: Path) -> CheckpointProblem:
 
 
 def not_a_folder_problem(place: Path) -> CheckpointProblem:
-    """Returns the problem of a place that is no folder and names no repository on the hub."""
+    """Returns the problem of a path without a folder or a hub repository behind it."""
     recognition = recognize_place(place)
     if recognition is not None:
         return recognition.problem()
@@ -57,7 +57,7 @@ def not_a_folder_problem(place: Path) -> CheckpointProblem:
 
 
 def recognize_place(place: Path) -> Recognition | None:
-    """Recognizes a path that is no folder: a file of a checkpoint, or an address of the hub."""
+    """Recognizes a file of a checkpoint, or the address of a hub page."""
     page = PAGE_ADDRESS.fullmatch(str(place))
     if page and not place.exists():
         revision = f"@{page['revision']}" if page["revision"] else ""
@@ -77,7 +77,7 @@ def recognize_place(place: Path) -> Recognition | None:
 
 
 def recognize_folder(folder: Path) -> Recognition | None:
-    """Recognizes a folder that is no complete checkpoint; None where it is nothing known."""
+    """Recognizes a folder of another kind than a complete checkpoint; None if it is unknown."""
     for recognize in FOLDER_RECOGNIZERS:
         recognition = recognize(folder)
         if recognition is not None:
@@ -86,18 +86,23 @@ def recognize_folder(folder: Path) -> Recognition | None:
 
 
 def recognize_adapter(folder: Path) -> Recognition | None:
-    """Recognizes a LoRA adapter (PEFT) without the weights that it belongs to."""
+    """Recognizes a LoRA adapter (PEFT) without its base weights."""
     if not any((folder / name).is_file() for name in ADAPTER):
         return None
     base = _json_string(folder / ADAPTER[0], "base_model_name_or_path")
-    of = f" of {base}" if base else ""
-    return lora_recognition(str(folder), of)
+    base_label = f" of {base}" if base else ""
+    return lora_recognition(str(folder), base_label)
 
 
-def lora_recognition(place: str, of: str = "") -> Recognition:
-    """Describes a LoRA adapter and how to merge it."""
+def lora_recognition(place: str, base_label: str = "") -> Recognition:
+    """Describes a LoRA adapter and the way to merge it.
+
+    Args:
+        place: Path of the adapter.
+        base_label: " of NAME" with the name of its base, or "".
+    """
     return Recognition(
-        f"{place} is a LoRA adapter{of}, not a model and not a weight diff",
+        f"{place} is a LoRA adapter{base_label}, not a model and not a weight diff",
         f"merge it with PEFT (PeftModel.from_pretrained(model, {place!r}).merge_and_unload(), then "
         "save_pretrained) and give the merged model",
     )
@@ -106,40 +111,39 @@ def lora_recognition(place: str, of: str = "") -> Recognition:
 def _hub_cache(folder: Path) -> Recognition | None:
     resolved = folder.absolute()
     for path in (resolved, *resolved.parents[:2]):
-        cached = CACHE_FOLDER.fullmatch(path.name)
-        if cached and resolved.relative_to(path).parts in ((), ("snapshots",), ("blobs",)):
-            return _cache_of_repository(folder, path, cached)
-    for inside in (folder, folder / "hub"):
-        cached_folders = sorted(inside.glob("models--*")) if inside.is_dir() else []
-        if cached_folders:
+        match = CACHE_FOLDER.fullmatch(path.name)
+        if match and resolved.relative_to(path).parts in ((), ("snapshots",), ("blobs",)):
+            return _cache_of_repository(folder, path, match)
+    for cache in (folder, folder / "hub"):
+        roots = sorted(cache.glob("models--*")) if cache.is_dir() else []
+        if roots:
             return Recognition(
-                f"{folder} is the hub's cache of {len(cached_folders)} models",
-                _cache_advice(cached_folders),
+                f"{folder} is the hub's cache of {len(roots)} models", _cache_advice(roots)
             )
     return None
 
 
 def _cache_advice(roots: Iterable[Path]) -> str:
     snapshots = [(root, _snapshot(root)) for root in roots]
-    complete = [snapshot for root, snapshot in snapshots if snapshot != root]
-    if complete:
-        return f"give one snapshot in it, such as {complete[0]}"
+    folders = [snapshot for root, snapshot in snapshots if snapshot != root]
+    if folders:
+        return f"give one snapshot in it, such as {folders[0]}"
     return "give the name of the model on the hub, ORG/NAME, to fetch it again"
 
 
-def _cache_of_repository(folder: Path, root: Path, cached: re.Match[str]) -> Recognition:
-    repository = cached["repository"].replace("--", "/")
-    what = f"{folder} is the hub's cache of {repository}"
-    if cached["kind"] != "model":
-        return Recognition(f"{what}, a {cached['kind']}", "give a model")
+def _cache_of_repository(folder: Path, root: Path, match: re.Match[str]) -> Recognition:
+    repository = match["repository"].replace("--", "/")
+    message = f"{folder} is the hub's cache of {repository}"
+    if match["kind"] != "model":
+        return Recognition(f"{message}, a {match['kind']}", "give a model")
     snapshot = _snapshot(root)
     if snapshot == root:
-        return Recognition(f"{what}, without a snapshot", f"give {repository} to fetch it again")
-    return Recognition(f"{what}, not a checkpoint", f"give {snapshot}, or {repository}")
+        return Recognition(f"{message}, without a snapshot", f"give {repository} to fetch it again")
+    return Recognition(f"{message}, not a checkpoint", f"give {snapshot}, or {repository}")
 
 
 def _snapshot(root: Path) -> Path:
-    """Finds the snapshot that `main` points to, else the newest; the root where there is none."""
+    """Finds the snapshot of `main`, else the newest one; the root without any snapshot."""
     main = root / "refs" / "main"
     commit = main.read_text("utf-8", "replace").strip() if main.is_file() else ""
     if re.fullmatch(r"\w+", commit) and (root / "snapshots" / commit).is_dir():
@@ -188,18 +192,18 @@ def _meta_parent(folder: Path) -> Recognition | None:
 
 
 def _checkpoint_below(folder: Path) -> Recognition | None:
-    inside = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
-    if not inside:
+    subfolders = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
+    if not subfolders:
         return None
     return Recognition(
-        f"{folder} has no {CONFIG}, but folders in it have one", f"give {_list_paths(inside)}"
+        f"{folder} has no {CONFIG}, but folders in it have one", f"give {_list_paths(subfolders)}"
     )
 
 
 def _training(folder: Path) -> Recognition | None:
     if any(folder.glob("zero_pp_rank_*")) or any(folder.glob("global_step*/*zero_pp_rank_*")):
         return Recognition(
-            f"{folder} is a training checkpoint of DeepSpeed ZeRO, cut in one piece for each rank",
+            f"{folder} is a training checkpoint of DeepSpeed ZeRO, split into one piece per rank",
             "join them: run python zero_to_fp32.py . . in it, and give the folder with its config",
         )
     if any(folder.glob("*.distcp")):
@@ -212,7 +216,7 @@ def _training(folder: Path) -> Recognition | None:
 
 
 def recognize_other_format(folder: Path) -> Recognition | None:
-    """Recognizes weights of another library in a folder that has none that are read here."""
+    """Recognizes weights of an unsupported library in a folder without supported weights."""
     for pattern, kind in OTHER_FORMATS.items():
         if any(folder.glob(pattern)):
             return Recognition(
@@ -223,7 +227,7 @@ def recognize_other_format(folder: Path) -> Recognition | None:
 
 
 def _pointers(folder: Path) -> Recognition | None:
-    """Recognizes a checkout whose large files were never fetched, config.json included."""
+    """Recognizes a git checkout without its large files, config.json included."""
     for path in sorted(folder.glob("*")):
         if WEIGHT_FILE.fullmatch(path.name):
             recognition = recognize_file(path)
@@ -233,10 +237,10 @@ def _pointers(folder: Path) -> Recognition | None:
 
 
 def _broken_links(folder: Path) -> Recognition | None:
-    """Recognizes a snapshot of the hub's cache that was copied without the files it links to."""
+    """Recognizes a snapshot of the hub's cache copied without the targets of its links."""
     for path in sorted(folder.glob("*")):
-        named = path.name == CONFIG or WEIGHT_FILE.fullmatch(path.name)
-        if named and path.is_symlink() and not path.exists():
+        is_model_file = path.name == CONFIG or WEIGHT_FILE.fullmatch(path.name)
+        if is_model_file and path.is_symlink() and not path.exists():
             return Recognition(
                 f"{path} is a link to {path.readlink()}, which does not exist",
                 "copy the folder with its links followed (cp -rL), or download it again",
@@ -245,7 +249,7 @@ def _broken_links(folder: Path) -> Recognition | None:
 
 
 def _json_string(path: Path, key: str) -> str:
-    """Reads one string of a JSON object that need not be well-formed."""
+    """Reads one string of a JSON object; "" if the file is not well-formed."""
     try:
         if path.stat().st_size > SNIPPET_BYTES:
             return ""

@@ -1,4 +1,4 @@
-"""JSON files: read with every fault named, written the one way this project does."""
+"""Reads JSON files strictly and writes them in one fixed form."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from camelpress.core.input_limits import MAX_JSON_BYTES, MAX_JSON_DEPTH, MAX_JSO
 
 
 def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """Returns the JSON object that a file holds.
+    """Reads a JSON object from a file.
 
+    Args:
+        path: JSON file.
+        max_bytes: Largest accepted size in bytes.
     Raises:
-        CheckpointProblem: the file is missing, too large, not JSON, not an object, or has a key
-            twice.
+        CheckpointProblem: The file is missing, too large, not JSON, not an object, or has a
+            duplicate key.
     """
     try:
         text = read_regular(path, max_bytes).decode("utf-8")
@@ -44,13 +47,13 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Returns the value of a JSON text of bounded size and depth.
+    """Parses a JSON text of bounded size and depth.
 
-    Objects with a key twice are refused, since the library silently keeps the last; so are NaN
-    and infinite numbers, which JSON does not have.
+    Duplicate keys are refused, since the library silently keeps the last one. NaN and infinite
+    numbers are refused as invalid JSON.
 
     Raises:
-        ValueError: the text is not such JSON.
+        ValueError: The text is invalid JSON or exceeds a bound.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8")
@@ -70,9 +73,9 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write JSON the one way this project does: two blanks, UTF-8, a newline at the end.
+    """Writes JSON in UTF-8, indented by two spaces, with a newline at the end.
 
-    Half a surrogate pair, which UTF-8 cannot hold, stays the escape that JSON has for it.
+    Half of a surrogate pair is written as a JSON escape, since UTF-8 cannot encode it.
     """
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -83,7 +86,7 @@ def _require_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(content) < len(pairs):
         counts = Counter(key for key, _ in pairs)
         key, _ = counts.most_common(1)[0]
-        raise ValueError(f"the key {key!r} stands there twice")
+        raise ValueError(f"the key {key!r} appears twice")
     return content
 
 
@@ -95,11 +98,11 @@ def _parse_finite(text: str) -> float:
 
 
 def _require_shallow(content: object) -> None:
-    """Raises ValueError where lists and objects are nested too deeply for those who walk them."""
-    level = [content]
+    """Raises ValueError if lists and objects are nested deeper than `MAX_JSON_DEPTH` levels."""
+    values = [content]  # all lists and objects of one level
     for _ in range(MAX_JSON_DEPTH + 1):
-        level = [value for outer in level for value in _containers(outer)]
-        if not level:
+        values = [inner for value in values for inner in _containers(value)]
+        if not values:
             return
     raise ValueError(f"it is nested deeper than {MAX_JSON_DEPTH} levels")
 

@@ -1,7 +1,7 @@
-"""Reads whole files safely: only regular ones, and never more than a bound.
+"""Reads whole regular files of bounded size.
 
-A named pipe or a device can stand where a file is expected; opening the one waits for ever, and
-reading the other never ends.
+A named pipe or a device in place of a file is refused: opening a pipe can block forever, and
+reading a device may never end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_PATH_BYTES = 4_096  # bytes of a path on Linux
 MAX_NAME_BYTES = 255  # bytes of a name in a path on Linux
 
 # fmt: off
-SPECIAL_FILE_KINDS = {  # kinds of files that are not read, by the type bits of their mode
+SPECIAL_FILE_KINDS = {  # type bits of the file mode: name of the refused kind
     stat.S_IFIFO:  "a named pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR:  "a device",
@@ -26,33 +26,31 @@ SPECIAL_FILE_KINDS = {  # kinds of files that are not read, by the type bits of 
 
 
 def is_path(text: str) -> bool:
-    """Returns whether a file system can take a text as a path."""
+    """Returns True if a text is valid as a path."""
     try:
         parts = os.fsencode(text).split(b"/")
-    except UnicodeEncodeError:  # half a surrogate pair
+    except UnicodeEncodeError:  # half of a surrogate pair
         return False
-    longest = max(map(len, parts))
-    return (
-        b"\0" not in os.fsencode(text) and len(text) < MAX_PATH_BYTES and longest <= MAX_NAME_BYTES
-    )
+    name_bytes = max(map(len, parts))
+    is_short = len(text) < MAX_PATH_BYTES and name_bytes <= MAX_NAME_BYTES
+    return b"\0" not in os.fsencode(text) and is_short
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Opens a regular file for reading, without waiting for anything.
+    """Opens a regular file for reading without blocking.
 
     Raises:
-        OSError: the file is missing, is not a regular one, or cannot be opened; `strerror` tells
-            why.
+        OSError: The file is missing, not regular, or cannot be opened; `strerror` has the reason.
     """
     try:
-        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except ValueError as error:  # a NUL, or half a surrogate pair
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:  # a NUL, or half of a surrogate pair
         fault = "its name cannot be the name of a file"
         raise OSError(errno.EINVAL, fault, str(path)) from error
-    kind = stat.S_IFMT(os.fstat(number).st_mode)
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
     if kind == stat.S_IFREG:
-        return os.fdopen(number, "rb")
-    os.close(number)
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
     if kind == stat.S_IFDIR:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     name = SPECIAL_FILE_KINDS.get(kind, "a special file")
@@ -60,13 +58,13 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_regular(path: Path, max_bytes: int) -> bytes:
-    """Returns the content of a regular file.
+    """Reads the content of a regular file.
 
     Args:
-        path: of the file.
-        max_bytes: the largest size that is read.
+        path: File.
+        max_bytes: Largest accepted size in bytes.
     Raises:
-        OSError: as `open_regular`, or the file is larger.
+        OSError: The file is larger, or `open_regular` fails.
     """
     with open_regular(path) as file:
         content = file.read(max_bytes + 1)

@@ -1,4 +1,4 @@
-"""Recognises files of other formats in place of a text, and names the way to convert each."""
+"""Recognizes files of other formats in place of a text and suggests a conversion for each."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.files.file_recognizer import recognize_text
+from camelpress.core.files.file_recognizer import BYTE_ORDER_MARK, recognize_text
 
 PANDAS = "pandas.read_{}.to_json('rows.jsonl', orient='records', lines=True)"
 TABLE_ADVICE = (
-    "name its columns as a layout does (text; instruction, output; inputs, targets) and convert it "
-    "to JSON lines: " + PANDAS
+    "name its columns like a known layout (text; instruction, output; inputs, targets) and "
+    "convert it to JSON lines: " + PANDAS
 )
 UNPACK_ADVICE = "unpack it and give a file in it"
 EXPORT_ADVICE = "save its text as UTF-8"
@@ -44,17 +44,16 @@ SEPARATORS = (  # separator, format, reader of pandas
     ("\t", "TSV", "table(FILE)"),
     (";", "CSV", "csv(FILE, sep=';')"),
 )
-TABS_LINES = 3  # lines with equally many tabs, from which on a text is a table
-UTF8_MARK = b"\xef\xbb\xbf"
+TABS_LINES = 3  # lines with the same number of tabs in a table, at least
 
 
 def require_text_bytes(path: Path, content: bytes) -> None:
-    """Checks that the bytes of a file do not begin as those of another format.
+    """Checks that a file does not begin with the signature of another format.
 
     Raises:
-        RecipeProblem: they do.
+        RecipeProblem: The file has another format.
     """
-    if XML.match(content[:4096].removeprefix(UTF8_MARK)):
+    if XML.match(content[:4096].removeprefix(BYTE_ORDER_MARK)):
         raise _format_problem(path, "XML", "extract its text")
     recognition = recognize_text(path, content)
     if recognition is not None:
@@ -65,10 +64,10 @@ def require_text_bytes(path: Path, content: bytes) -> None:
 
 
 def require_prose(path: Path, text: str) -> None:
-    """Checks that a text is no table and no Python literal.
+    """Checks that a text is not blank, a table or a Python literal.
 
     Raises:
-        RecipeProblem: it is, or it is blank.
+        RecipeProblem: The text is one of these.
     """
     if not text.strip():
         raise empty_text_problem(path)
@@ -80,10 +79,14 @@ def require_prose(path: Path, text: str) -> None:
 
 
 def require_rows(path: Path, value: object, is_row: Callable[[Mapping[str, Any]], bool]) -> None:
-    """Checks that the only JSON value of a file is no table that pandas writes in another order.
+    """Checks that the only JSON value of a file is not a pandas table without rows.
 
+    Args:
+        path: File, for messages.
+        value: JSON value.
+        is_row: Returns True for an object in a known row layout.
     Raises:
-        RecipeProblem: it is.
+        RecipeProblem: The value is a table in another orientation.
     """
     orient = _orientation(value, is_row) if isinstance(value, Mapping) else ""
     if orient:
@@ -95,7 +98,7 @@ def require_rows(path: Path, value: object, is_row: Callable[[Mapping[str, Any]]
 
 
 def _orientation(table: Mapping[str, Any], is_row: Callable[[Mapping[str, Any]], bool]) -> str:
-    """Returns the name that pandas has for the order of a table; empty where it is no table."""
+    """Returns the pandas orientation of a table; "" for any other object."""
     if {"columns", "data"} <= table.keys():
         return "split"
     columns = list(table.values())
@@ -106,9 +109,9 @@ def _orientation(table: Mapping[str, Any], is_row: Callable[[Mapping[str, Any]],
 
 
 def _value_labels(column: object) -> tuple[Any, ...]:
-    """Returns the names of the values in a column; empty where it is no column.
+    """Returns the labels of the values in a column; empty for any other value.
 
-    A list of objects is no column: it holds the turns of a conversation.
+    A list of objects holds the turns of a conversation and is not a column.
     """
     if isinstance(column, Mapping):
         return tuple(column)
@@ -118,7 +121,7 @@ def _value_labels(column: object) -> tuple[Any, ...]:
 
 
 def _looks_like_table(path: Path, text: str, separator: str) -> bool:
-    """Returns whether name, header or tabs make a text a table."""
+    """Returns True if the file name, the header or the tabs of a text show a table."""
     if content_suffix(path) == {",": ".csv", "\t": ".tsv"}.get(separator):
         return True
     lines = [line.strip() for line in text.split("\n") if line.strip()]
@@ -129,20 +132,20 @@ def _looks_like_table(path: Path, text: str, separator: str) -> bool:
 
 
 def _is_header(line: str, separator: str) -> bool:
-    """Returns whether a line names columns, one of them as data sets do."""
+    """Returns True if a line lists column names, one of them common in data sets."""
     names = [name.strip().strip('"').casefold() for name in line.split(separator)]
-    plain = all(name.replace(" ", "_").isidentifier() and len(name) < 40 for name in names)
-    return plain and len(names) > 1 and not COLUMN_NAMES.isdisjoint(names)
+    are_plain = all(name.replace(" ", "_").isidentifier() and len(name) < 40 for name in names)
+    return are_plain and len(names) > 1 and not COLUMN_NAMES.isdisjoint(names)
 
 
 def content_suffix(path: Path) -> str:
-    """Returns the ending of a file's name in small letters, without that of a compressed file."""
+    """Returns the suffix of a file name in lower case, without a final ".gz"."""
     name = PurePath(path.name.casefold())
     return (name.with_suffix("") if name.suffix == ".gz" else name).suffix
 
 
 def empty_text_problem(path: Path) -> RecipeProblem:
-    """Returns the problem of a file in which nothing is written."""
+    """Returns the problem of a file without any text."""
     return RecipeProblem(f"{path} holds no text", next_step="give a file that does")
 
 

@@ -1,8 +1,8 @@
-"""YAML, read safely and strictly: a key that is no name or stands twice is an error.
+"""Reads YAML safely and strictly: duplicate keys and keys other than strings are errors.
 
-Plain values follow YAML 1.2 where 1.1 surprises: `3e-2`, `.5` and `1E5` are numbers, while a date
-or `1:30` stays the text that it is. Size, depth and the number of values are bounded, and each use
-of an alias counts as much as a copy.
+Plain values follow YAML 1.2 in surprising cases of 1.1: `3e-2`, `.5` and `1E5` are numbers, while a
+date or `1:30` is a string. Size, depth and the number of values are bounded; each use of an alias
+counts as a copy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from camelpress.core.files.file_recognizer import recognize_file
 from camelpress.core.files.regular_files import read_regular
 from camelpress.core.input_limits import MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_NODES
 
-YAML_ERRORS = (  # PyYAML lets some through as they are: of tags, long numbers and deep nesting
+YAML_ERRORS = (  # errors of PyYAML, some raised by tags, long numbers or deep nesting
     yaml.YAMLError,
     ArithmeticError,
     AttributeError,
@@ -31,7 +31,7 @@ TAG = "tag:yaml.org,2002:"
 TAGS = (None, *(TAG + kind for kind in ("null", "bool", "int", "float", "str", "seq", "map")))
 BOOLS = "yes Yes YES no No NO true True TRUE false False FALSE on On ON off Off OFF"
 DIGITS = "-+0123456789"
-SCALARS = (  # kinds of values that are no text, their pattern, and characters that they begin with
+SCALARS = (  # type of a scalar other than a string, its pattern, its first characters
     ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
     ("bool", BOOLS.replace(" ", "|"), "yYnNtTfFoO"),
     ("int", r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)", DIGITS),
@@ -42,7 +42,7 @@ SCALARS = (  # kinds of values that are no text, their pattern, and characters t
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader with bounds that knows texts, numbers, truth values, lists and mappings."""
+    """A safe loader with bounds, for strings, numbers, booleans, lists and mappings."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
     yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in TAGS}
@@ -50,36 +50,36 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._depth = 0
-        self._values = 0  # so far, each use of an alias counted in full
-        self._values_of: dict[str | None, int] = {}  # behind each anchor
-        self._open: set[str | None] = set()  # anchors of values that are not complete
+        self._values = 0  # values so far, each use of an alias counted in full
+        self._anchor_values: dict[str | None, int] = {}  # anchor to the number of values behind it
+        self._open_anchors: set[str | None] = set()  # anchors of unfinished values
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Composes one value within the bounds."""
         event = self.peek_event()
-        before = self._values
+        values_before = self._values
         if isinstance(event, yaml.AliasEvent):
-            self._values += self._values_of.get(event.anchor, 0)
+            self._values += self._anchor_values.get(event.anchor, 0)
         self._values += 1
         self._depth += 1
         anchor = event.anchor
-        if anchor in self._open:
-            raise _limit_error(event, "a value that holds itself")
+        if anchor in self._open_anchors:
+            raise _limit_error(event, "a value that contains itself")
         if self._values > MAX_YAML_NODES:
             raise _limit_error(
                 event, f"more than {MAX_YAML_NODES:,} values, copies by alias included"
             )
         if self._depth > MAX_YAML_DEPTH:
             raise _limit_error(event, f"more than {MAX_YAML_DEPTH} levels")
-        self._open |= {anchor} - {None}
+        self._open_anchors |= {anchor} - {None}
         node = super().compose_node(parent, index)
-        self._open.discard(anchor)
+        self._open_anchors.discard(anchor)
         self._depth -= 1
-        self._values_of.setdefault(anchor, self._values - before)
+        self._anchor_values.setdefault(anchor, self._values - values_before)
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Builds a mapping, every key once."""
+        """Builds a mapping without duplicate keys."""
         if not isinstance(node, yaml.MappingNode):
             return super().construct_mapping(node, deep)
         keys = set()
@@ -90,7 +90,7 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(
                     None,
                     None,
-                    f"the key {key!r} {fault or 'stands there twice'}",
+                    f"the key {key!r} {fault or 'appears twice'}",
                     key_node.start_mark,
                 )
             keys.add(key)
@@ -106,10 +106,10 @@ def _limit_error(event: Any, excess: str) -> yaml.YAMLError:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Returns the mapping that a YAML file holds.
+    """Reads a mapping from a YAML file.
 
     Raises:
-        RecipeProblem: the file is missing, too large, not YAML, or not a mapping.
+        RecipeProblem: The file is missing, too large, not YAML, or not a mapping.
     """
     try:
         text = read_regular(path, MAX_YAML_BYTES).decode("utf-8-sig")
@@ -126,10 +126,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
-    """Returns the mapping that a YAML text holds.
+    """Parses a mapping from a YAML text.
 
+    Args:
+        text: YAML text.
+        source: Name of the text, for messages.
     Raises:
-        RecipeProblem: the text is too long, not YAML, or not a mapping.
+        RecipeProblem: The text is too long, not YAML, or not a mapping.
     """
     if len(text) > MAX_YAML_BYTES:
         raise RecipeProblem(

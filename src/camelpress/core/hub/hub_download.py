@@ -1,7 +1,7 @@
-"""A checkpoint, or a file of a data set, from a repository on the Hugging Face hub.
+"""Downloads checkpoints and data set files from repositories on the Hugging Face hub.
 
-huggingface_hub fetches into its own cache and heeds its own settings: HF_TOKEN, HF_ENDPOINT,
-HF_HOME, HF_HUB_OFFLINE. Its words are not passed on; they can hold signed addresses.
+huggingface_hub downloads into its own cache and reads its own settings: HF_TOKEN, HF_ENDPOINT,
+HF_HOME, HF_HUB_OFFLINE. Its error messages are not shown, since they can contain signed addresses.
 """
 
 from __future__ import annotations
@@ -39,23 +39,19 @@ from camelpress.core.hub.model_location import (
 SAFETENSORS, PICKLES = "model*.safetensors*", "pytorch_model*.bin*"  # weights and their index
 
 DENIED_STATUS = (401, 403)
-RESPONSE_ERRORS = (  # what the client raises at an answer of another shape
+RESPONSE_ERRORS = (  # errors of the client at an answer of unexpected form
     ValueError,
     LookupError,
     TypeError,
     AttributeError,
     AssertionError,
 )
-DOWNLOAD_ERRORS = (
-    OSError,
-    httpx2.HTTPError,
-    RuntimeError,
-    *RESPONSE_ERRORS,
-)  # hf_xet raises RuntimeError alone
+# hf_xet raises nothing but RuntimeError.
+DOWNLOAD_ERRORS = (OSError, httpx2.HTTPError, RuntimeError, *RESPONSE_ERRORS)
 
 # fmt: off
 ERROR_MESSAGES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, str], ...] = (
-    # kinds of errors; the hub ...; the next step: the first row that fits
+    # error classes; message after "the hub"; next step. The first matching row counts.
     (RevisionNotFoundError,   "has no revision {revision} of {repository}",
      "name a branch, a tag or a commit of that {kind}"),
     (GatedRepoError,          "does not give {repository} to everyone",
@@ -76,81 +72,89 @@ ERROR_MESSAGES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, 
 # fmt: on
 
 
-def download_model(named: re.Match[str], place: Path) -> Path:
-    """The snapshot of a model repository in the cache; its folder has the name of the commit.
+def download_model(repo_id: re.Match[str], place: Path) -> Path:
+    """Downloads the weights, configs and sidecars of a model repository.
 
     Args:
-        named: what `origin.HUB_ID` found.
-        place: as it was given.
+        repo_id: Match of `REPO_ID_PATTERN`.
+        place: Model name from the user, for messages.
+    Returns:
+        Snapshot folder in the cache, named after the commit.
     Raises:
-        CheckpointProblem: as `origin.locate`.
+        CheckpointProblem: See `locate_model`.
     """
     try:
-        return _download_snapshot(named["repository"], named["revision"])
+        return _download_snapshot(repo_id["repository"], repo_id["revision"])
     except DOWNLOAD_ERRORS as error:
-        told = {"kind": "model", **named.groupdict()}
-        here = "" if named["prefix"] else f"{place} is not a folder here, and "
-        raise _download_problem(CheckpointProblem, here, place, told, error) from error
+        words = {"kind": "model", **repo_id.groupdict()}
+        prefix = "" if repo_id["prefix"] else f"{place} is not a folder here, and "
+        raise _download_problem(CheckpointProblem, prefix, place, words, error) from error
 
 
-def download_dataset_file(named: re.Match[str], file: str, place: Path) -> Path:
-    """One file of a data set in the cache, below a folder that has the name of the commit.
+def download_dataset_file(repo_id: re.Match[str], file: str, place: Path) -> Path:
+    """Downloads one file of a data set repository.
 
     Args:
-        named: what `origin.HUB_ID` found.
-        file: its name in the repository.
-        place: as it was given.
+        repo_id: Match of `REPO_ID_PATTERN`.
+        file: Name of the file in the repository.
+        place: File name from the user, for messages.
+    Returns:
+        Path in the cache, below a folder named after the commit.
     Raises:
-        DataProblem: as `origin.locate_file`.
+        DataProblem: See `locate_file`.
     """
     prepare_client()
     try:
-        found = hf_hub_download(
-            named["repository"], file, repo_type="dataset", revision=named["revision"]
+        path = hf_hub_download(
+            repo_id["repository"], file, repo_type="dataset", revision=repo_id["revision"]
         )
     except DOWNLOAD_ERRORS as error:
-        told = {"kind": "data set", "file": file, **named.groupdict()}
-        raise _download_problem(DataProblem, "", place, told, error) from error
-    return Path(found)
+        words = {"kind": "data set", "file": file, **repo_id.groupdict()}
+        raise _download_problem(DataProblem, "", place, words, error) from error
+    return Path(path)
 
 
-def download_card(named: re.Match[str], place: Path) -> Path:
-    """The card of a model repository in the cache, in a folder that has the name of the commit.
+def download_card(repo_id: re.Match[str], place: Path) -> Path:
+    """Downloads the card of a model repository.
 
     Args:
-        named: what `origin.HUB_ID` found.
-        place: as it was given.
+        repo_id: Match of `REPO_ID_PATTERN`.
+        place: Model name from the user, for messages.
+    Returns:
+        Path in the cache, in a folder named after the commit.
     Raises:
-        CheckpointProblem: as `origin.locate_card`.
+        CheckpointProblem: See `locate_card`.
     """
     prepare_client()
     try:
-        return Path(hf_hub_download(named["repository"], CARD_FILE, revision=named["revision"]))
+        return Path(hf_hub_download(repo_id["repository"], CARD_FILE, revision=repo_id["revision"]))
     except DOWNLOAD_ERRORS as error:
-        told = {"kind": "model", "file": CARD_FILE, **named.groupdict()}
-        raise _download_problem(CheckpointProblem, "", place, told, error) from error
+        words = {"kind": "model", "file": CARD_FILE, **repo_id.groupdict()}
+        raise _download_problem(CheckpointProblem, "", place, words, error) from error
 
 
 def download_release(place: Path) -> tuple[Path, Path]:
-    """All files of a model repository, in a folder of the cache, and the cache.
+    """Downloads all files of a model repository.
 
     Args:
-        place: hf:org/name[@revision].
+        place: Repository as hf:org/name[@revision].
+    Returns:
+        Snapshot folder in the cache, and the folder of the cache.
     Raises:
-        CheckpointProblem: as `origin.locate`.
+        CheckpointProblem: See `locate_model`.
     """
     prepare_client()
-    named = REPO_ID_PATTERN.fullmatch(str(place))
-    if named is None:
+    repo_id = REPO_ID_PATTERN.fullmatch(str(place))
+    if repo_id is None:
         raise CheckpointProblem(
             f"{place} names no repository", next_step=f"write it as {HUB_PREFIX}org/name[@revision]"
         )
     try:
-        found = snapshot_download(named["repository"], revision=named["revision"])
+        folder = snapshot_download(repo_id["repository"], revision=repo_id["revision"])
     except DOWNLOAD_ERRORS as error:
-        told = {"kind": "model", **named.groupdict()}
-        raise _download_problem(CheckpointProblem, "", place, told, error) from error
-    return Path(found), Path(constants.HF_HUB_CACHE)
+        words = {"kind": "model", **repo_id.groupdict()}
+        raise _download_problem(CheckpointProblem, "", place, words, error) from error
+    return Path(folder), Path(constants.HF_HUB_CACHE)
 
 
 def _download_snapshot(repository: str, revision: str | None) -> Path:
@@ -158,23 +162,25 @@ def _download_snapshot(repository: str, revision: str | None) -> Path:
     fetch = partial(
         snapshot_download, repository, ignore_patterns=exclude_other_folders(CHAT_TEMPLATES_FOLDER)
     )
-    wanted = ["config.json", SAFETENSORS, CARD_FILE, *SIDECAR_PATTERNS]
-    folder = Path(fetch(revision=revision, allow_patterns=wanted))
+    patterns = ["config.json", SAFETENSORS, CARD_FILE, *SIDECAR_PATTERNS]
+    folder = Path(fetch(revision=revision, allow_patterns=patterns))
     if not any(folder.glob(SAFETENSORS)):
         fetch(revision=folder.name, allow_patterns=PICKLES)
     return folder
 
 
 def exclude_other_folders(name: str) -> list[str]:
-    """Returns the patterns that match what lies in any folder but the one of this name."""
-    begins = [name[:length] for length in range(len(name))]
-    differing = [f"{begin}[!{letter}/]*/*" for begin, letter in zip(begins, name, strict=True)]
-    shorter = [f"{begin}/*" for begin in begins if begin]
-    return [*differing, *shorter, f"{name}[!/]*/*", f"{name}/*/*"]
+    """Returns patterns for the files in all folders except the one of this name."""
+    prefixes = [name[:length] for length in range(len(name))]
+    other_letters = [
+        f"{prefix}[!{letter}/]*/*" for prefix, letter in zip(prefixes, name, strict=True)
+    ]
+    shorter_names = [f"{prefix}/*" for prefix in prefixes if prefix]
+    return [*other_letters, *shorter_names, f"{name}[!/]*/*", f"{name}/*/*"]
 
 
 def prepare_client() -> None:
-    """Keeps the library's log to errors, its bars to terminals, and its answers within bounds."""
+    """Bounds the client's answers, limits its log to errors and its progress bars to terminals."""
     bound_answers()
     if "HF_HUB_VERBOSITY" not in os.environ:
         logging.set_verbosity_error()
@@ -183,28 +189,29 @@ def prepare_client() -> None:
 
 
 def name_fault(error: BaseException) -> str:
-    """Returns an error in a few words, without those that may hold an address."""
+    """Describes an error in a few words, without any address."""
     return str(error) if isinstance(error, OversizedAnswer) else type(error).__name__
 
 
 def _download_problem(
-    problem: type[Problem],
-    here: str,
+    problem_class: type[Problem],
+    prefix: str,
     place: Path,
-    told: Mapping[str, str | None],
+    words: Mapping[str, str | None],
     error: Exception,
 ) -> Problem:
     cause = (isinstance(error, LocalEntryNotFoundError) and error.__cause__) or error
     if isinstance(cause, OSError) and cause.errno:
-        return problem(
+        return problem_class(
             f"{constants.HF_HUB_CACHE} cannot hold {place}: {os.strerror(cause.errno)}",
-            next_step="free some space, or let HF_HOME name a place that can be written",
+            next_step="free some space, or set HF_HOME to a folder that can be written",
         )
     status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
-    denied = status in DENIED_STATUS and not isinstance(cause, RepositoryNotFoundError)
-    kind = PermissionError if denied else type(error)
-    said, next_step = next(row[1:] for row in ERROR_MESSAGES if issubclass(kind, row[0]))
+    is_denied = status in DENIED_STATUS and not isinstance(cause, RepositoryNotFoundError)
+    error_class = PermissionError if is_denied else type(error)
+    message, next_step = next(row[1:] for row in ERROR_MESSAGES if issubclass(error_class, row[0]))
     reason = f"HTTP {status}" if status else name_fault(cause)
-    return problem(
-        f"{here}the hub {said.format(**told, reason=reason)}", next_step=next_step.format(**told)
+    return problem_class(
+        f"{prefix}the hub {message.format(**words, reason=reason)}",
+        next_step=next_step.format(**words),
     )

@@ -1,4 +1,4 @@
-"""Where a checkpoint or a text lies: here, or in a repository on the Hugging Face hub."""
+"""Locations of checkpoints and texts: local paths, or repositories on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.files.folder_recognizer import not_a_folder_problem
 from camelpress.core.progress import note
 
-CHAT_TEMPLATES_FOLDER = (
-    "additional_chat_templates"  # folder of chat templates beside the default one
-)
-SIDECAR_PATTERNS = (  # what lies beside weights and goes where they go
+CHAT_TEMPLATES_FOLDER = "additional_chat_templates"  # chat templates besides the default one
+SIDECAR_PATTERNS = (  # files beside the weights; every output receives a copy
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -26,7 +24,7 @@ SIDECAR_PATTERNS = (  # what lies beside weights and goes where they go
     "NOTICE*",
     "USE_POLICY*",
     "llama_license.txt",
-    "*-report.json",  # of the stages before: a checkpoint carries its history
+    "*-report.json",  # reports of the earlier stages
 )
 
 REPO_ID_PATTERN = re.compile(
@@ -37,18 +35,16 @@ REPO_ID_PATTERN = re.compile(
 )
 
 HUB_PREFIX = "hf:"
-HUB_URL = "https://huggingface.co"  # of repositories, for people
+HUB_URL = "https://huggingface.co"  # base URL of repository pages
 CARD_FILE = "README.md"
-GITATTRIBUTES_FILE = ".gitattributes"  # of the hub: which names are large files
-DOWNLOAD_CACHE = ".cache/huggingface"  # where its client notes what it fetched into a folder
-REPO_FILE_PATTERN = re.compile(
-    r"(?!.*(?:^|/)\.{0,2}(?:/|$))[^:\\]+"
-)  # below the repository, plainly
+GITATTRIBUTES_FILE = ".gitattributes"  # list of large files, written by the hub
+DOWNLOAD_CACHE = ".cache/huggingface"  # records of the client in a download folder
+REPO_FILE_PATTERN = re.compile(r"(?!.*(?:^|/)\.{0,2}(?:/|$))[^:\\]+")  # path without . or ..
 
 
 @dataclass(frozen=True)
 class ModelLocation:
-    """A folder and its name: the path that was given, or `org/name@commit` on the hub."""
+    """A folder and its name: its path, or `org/name@commit` on the hub."""
 
     folder: Path
     origin: str
@@ -56,9 +52,10 @@ class ModelLocation:
 
 @dataclass(frozen=True)
 class FileLocation:
-    """A file, its name in reports, and the place that leads to these very bytes again.
+    """A file, its name in reports, and a reproducible location.
 
-    The name is that of the file, or `org/name@commit:file` on the hub.
+    The name is the file name, or `org/name@commit:file` on the hub. The place is the path, or
+    `hf:org/name@commit:file`.
     """
 
     path: Path
@@ -67,83 +64,88 @@ class FileLocation:
 
 
 def locate_model(place: Path) -> ModelLocation:
-    """A folder as it is; `org/name`, `org/name@revision` or `hf:org/name@revision` from the hub.
+    """Returns a local folder, or downloads a model repository from the hub.
 
-    Of a repository only config, index, weights, card and `COMPANIONS` are fetched, pickled weights
-    only where there are no safetensors, and nothing that is in the cache.
+    Only config, index, weights, card and `SIDECAR_PATTERNS` are downloaded, pickled weights only
+    without safetensors. Files in the cache are not downloaded again.
 
+    Args:
+        place: Folder, or `org/name`, `org/name@revision` or `hf:org/name@revision`.
     Raises:
-        CheckpointProblem: neither a folder nor the name of a repository; a repository or revision
-            that is not there, or not for this user; the hub out of reach and not all in the cache;
-            a connection that broke; a cache that cannot be written.
+        CheckpointProblem: The place is neither a folder nor a repository name; the repository or
+            revision is missing or denied to this user; the hub is out of reach with an incomplete
+            cache; the connection broke; the cache cannot be written.
     """
     if place.is_dir():
         return ModelLocation(place, str(place))
-    named = REPO_ID_PATTERN.fullmatch(str(place))
-    if named is None or place.exists():
+    repo_id = REPO_ID_PATTERN.fullmatch(str(place))
+    if repo_id is None or place.exists():
         raise not_a_folder_problem(place)
-    note(f"{place}: from the hub, as far as it is not in the cache")
-    from camelpress.core.hub.hub_download import (
-        download_model,  # a third of a second, and most places are folders
-    )
+    note(f"{place}: downloading from the hub, except for cached files")
+    # The import takes 0.3 s, and most places are local folders.
+    from camelpress.core.hub.hub_download import download_model
 
-    folder = download_model(named, place)
-    return ModelLocation(folder, f"{named['repository']}@{folder.name}")
+    folder = download_model(repo_id, place)
+    return ModelLocation(folder, f"{repo_id['repository']}@{folder.name}")
 
 
 def locate_file(place: Path) -> FileLocation:
-    """A file as it is; `hf:org/name:file` or `hf:org/name@revision:file` of a data set on the hub.
+    """Returns a local file, or downloads one file of a data set from the hub.
 
-    Only that file is fetched; a fetch that broke off goes on where it was, and what is in the
-    cache is not fetched again.
+    An interrupted download resumes, and a cached file is not downloaded again.
 
+    Args:
+        place: File path, or `hf:org/name:file` or `hf:org/name@revision:file`.
     Raises:
-        RecipeProblem: a name of a data set that names no file of it.
-        DataProblem: a data set, revision or file that is not there, or not for this user; the hub
-            out of reach and the file not in the cache; a connection that broke; a cache that
-            cannot be written.
+        RecipeProblem: The place names a data set without a file.
+        DataProblem: The data set, revision or file is missing or denied to this user; the hub is
+            out of reach and the file not in the cache; the connection broke; the cache cannot be
+            written.
     """
     if not is_hub_name(place):
         return FileLocation(place, place.name, place)
     name, _, file = str(place).removeprefix(HUB_PREFIX).partition(":")
-    named = REPO_ID_PATTERN.fullmatch(HUB_PREFIX + name)
-    if named is None or not REPO_FILE_PATTERN.fullmatch(file):
+    repo_id = REPO_ID_PATTERN.fullmatch(HUB_PREFIX + name)
+    if repo_id is None or not REPO_FILE_PATTERN.fullmatch(file):
         raise RecipeProblem(
             f"{place} names no file of a data set on the hub",
             next_step=f"write it as {HUB_PREFIX}org/name:file.jsonl, or "
             f"{HUB_PREFIX}org/name@revision:file.jsonl",
         )
-    note(f"{place}: from the hub, if it is not in the cache")
+    note(f"{place}: downloading from the hub, unless cached")
     from camelpress.core.hub.hub_download import download_dataset_file
 
-    path = download_dataset_file(named, file, place)
+    path = download_dataset_file(repo_id, file, place)
     commit = path.parts[-1 - len(PurePosixPath(file).parts)]
-    found = f"{named['repository']}@{commit}:{file}"
-    return FileLocation(path, found, Path(HUB_PREFIX + found))
+    full_name = f"{repo_id['repository']}@{commit}:{file}"
+    return FileLocation(path, full_name, Path(HUB_PREFIX + full_name))
 
 
 def locate_card(place: Path) -> FileLocation:
-    """The card of a folder, a file as it is, or the card of `org/name[@revision]` on the hub.
+    """Returns a local model card, or downloads the card of a model repository.
 
+    Args:
+        place: Folder with a card, file, or `org/name[@revision]` on the hub.
     Raises:
-        CheckpointProblem: there is none; or as `locate`.
+        CheckpointProblem: No card exists, or the download fails as in `locate_model`.
     """
-    here = place / CARD_FILE if place.is_dir() else place
-    if here.is_file():
-        name = here.resolve().parent.name if here.name == CARD_FILE else here.name
-        return FileLocation(here, name, place)
-    named = REPO_ID_PATTERN.fullmatch(str(place))
-    if named is None or place.exists():
+    local_path = place / CARD_FILE if place.is_dir() else place
+    if local_path.is_file():
+        is_card = local_path.name == CARD_FILE
+        name = local_path.resolve().parent.name if is_card else local_path.name
+        return FileLocation(local_path, name, place)
+    repo_id = REPO_ID_PATTERN.fullmatch(str(place))
+    if repo_id is None or place.exists():
         raise CheckpointProblem(
             f"{place} has no card",
             next_step=f"give a folder with a {CARD_FILE}, or org/name on the hub",
         )
     from camelpress.core.hub.hub_download import download_card
 
-    path = download_card(named, place)
-    return FileLocation(path, f"{named['repository']}@{path.parent.name}", place)
+    path = download_card(repo_id, place)
+    return FileLocation(path, f"{repo_id['repository']}@{path.parent.name}", place)
 
 
 def is_hub_name(place: Path) -> bool:
-    """Whether a text is named as one on the hub; a model may be named without the prefix."""
+    """Returns True for a name with the hub prefix; the prefix is optional for models."""
     return str(place).startswith(HUB_PREFIX)

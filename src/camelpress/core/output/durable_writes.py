@@ -1,4 +1,4 @@
-"""Writes that survive a power cut, and the errors of a disk in one line."""
+"""Durable writes with fsync, and disk errors translated into one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from camelpress.core.errors import OutputProblem
 
-# Errors of a disk that may be there again, with all that was written, in a minute.
+# Errors of a disk with a chance to recover within minutes, such as a lost network disk.
 TRANSIENT_ERRORS = frozenset({errno.EIO, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO, errno.ESTALE})
 DISK_ERRORS = TRANSIENT_ERRORS | frozenset(
     {
@@ -37,10 +37,10 @@ DISK_ERRORS = TRANSIENT_ERRORS | frozenset(
 
 @contextmanager
 def disk_errors(target: Path) -> Iterator[None]:
-    """Turn an error of the disk inside the block into a problem with the output `target`.
+    """Translates a disk error inside the block into a problem with the output `target`.
 
     Raises:
-        OutputProblem: the disk is full, read-only, broken or gone, or a path is in the way.
+        OutputProblem: The disk is full, read-only, broken or gone, or a path is in the way.
     """
     try:
         yield
@@ -51,7 +51,7 @@ def disk_errors(target: Path) -> Iterator[None]:
 
 
 def write_synced(path: Path, text: str) -> None:
-    """Write a small file so that a kill or a power cut leaves the old content or the new."""
+    """Replaces a small file atomically: a kill or a power cut leaves the old or the new content."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
@@ -62,7 +62,7 @@ def write_synced(path: Path, text: str) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Bring every file below a folder to the disk, and every name."""
+    """Flushes all files and directory entries below a folder to the disk."""
     for path in folder.rglob("*"):
         if path.is_dir() and not path.is_symlink():
             sync_folder(path)
@@ -73,15 +73,15 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the file system can do that."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Flushes the directory entries of a folder to the disk, if the file system supports it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(opened)
+        os.fsync(descriptor)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
 def _translate_disk_error(target: Path, error: OSError) -> OutputProblem:
@@ -89,19 +89,19 @@ def _translate_disk_error(target: Path, error: OSError) -> OutputProblem:
     if isinstance(path, str) and not _is_output_path(Path(path), target):
         return OutputProblem(
             f"{path} cannot be read or written: {reason}",
-            next_step="see that its disk works and that you may use it, then run the same "
+            next_step="check that its disk works and that you may use it, then run the same "
             "command again",
         )
-    is_passing = error.errno in TRANSIENT_ERRORS
+    is_transient = error.errno in TRANSIENT_ERRORS
     return OutputProblem(
         f"{target} cannot be written: {reason}" + (f" ({path})" if path else ""),
-        next_step="see that its disk works, then run the same command again"
-        if is_passing
+        next_step="check that its disk works, then run the same command again"
+        if is_transient
         else "free some space, or name a place that can be written",
     )
 
 
 def _is_output_path(path: Path, target: Path) -> bool:
-    """Tells a path of the output, of its neighbours `OUT.*` or above it from any other path."""
+    """Returns True for a path in the output, in a neighbour `OUT.*`, or above the output."""
     output = str(target.absolute())
     return str(path.absolute()).startswith(output) or output.startswith(str(path.absolute()))

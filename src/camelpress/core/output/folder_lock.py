@@ -1,4 +1,4 @@
-"""A folder held against other processes for as long as it is worked in."""
+"""Locks a folder against other processes during work in it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-UNSUPPORTED_ERRORS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network disks have none
+UNSUPPORTED_ERRORS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # disks without locks
 
 
 @contextmanager
 def hold_folder(folder: Path) -> Iterator[bool]:
-    """Hold a folder; False where another process holds it, or has just renamed or removed it."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    """Locks a folder inside the block.
+
+    Yields:
+        True if the lock is held; False if another process holds it, or has just renamed or removed
+        the folder.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        yield _lock(opened) and _is_same_folder(folder, opened)
+        yield _lock(descriptor) and _is_same_folder(folder, descriptor)
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
-def _lock(opened: int) -> bool:
+def _lock(descriptor: int) -> bool:
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
@@ -33,8 +38,8 @@ def _lock(opened: int) -> bool:
     return True
 
 
-def _is_same_folder(folder: Path, opened: int) -> bool:
+def _is_same_folder(folder: Path, descriptor: int) -> bool:
     try:
-        return os.path.samestat(os.fstat(opened), folder.lstat())
+        return os.path.samestat(os.fstat(descriptor), folder.lstat())
     except FileNotFoundError:
         return False

@@ -1,4 +1,4 @@
-"""The files of an output: those that it lists itself, and strangers, which are never deleted."""
+"""Files of an output: its own listed files, and foreign files, never deleted."""
 
 from __future__ import annotations
 
@@ -15,57 +15,63 @@ from camelpress.core.input_limits import MAX_JSON_BYTES
 from camelpress.core.progress import note
 
 REPORT_PATTERNS = (f"*{REPORT_SUFFIX}", "report.json")
-OUTPUT_MARKERS = (*REPORT_PATTERNS, CHECKSUM_FILE)  # every output has one of them
+OUTPUT_MARKERS = (*REPORT_PATTERNS, CHECKSUM_FILE)  # one of them is in every output
 
 
 def is_camelpress_output(folder: Path) -> bool:
-    """Returns True if a folder is an earlier output."""
-    return any(path for mark in OUTPUT_MARKERS for path in folder.glob(mark))
+    """Returns True if a folder is a finished output of camelpress."""
+    return any(path for marker in OUTPUT_MARKERS for path in folder.glob(marker))
 
 
 def list_files(folder: Path) -> list[str]:
-    """The names of all files and links below a folder, sorted."""
+    """Lists the relative names of all files and links below a folder, sorted."""
     return sorted(path.relative_to(folder).as_posix() for path in _walk_files(folder))
 
 
 def read_output_files(folder: Path) -> set[str]:
-    """The files that an output says it consists of, the list itself included.
+    """Reads the names of an output's files from its own list, the list included.
 
-    A release lists them in `SHA256SUMS`, any other output in its report. An output may carry the
-    reports of earlier stages: its own is the one that lists the others.
+    A release lists its files in `SHA256SUMS`, any other output in its report. An output may contain
+    the reports of earlier stages; its own report lists the others.
     """
     if (folder / CHECKSUM_FILE).is_file():
         return {CHECKSUM_FILE, *_checksum_names(folder / CHECKSUM_FILE)}
-    reports = {path.name: path for mark in REPORT_PATTERNS for path in folder.glob(mark)}
+    reports = {path.name: path for pattern in REPORT_PATTERNS for path in folder.glob(pattern)}
     lists = {name: {name, *_report_names(path)} for name, path in sorted(reports.items())}
     return max(lists.values(), key=lambda names: len(names & lists.keys()), default=set())
 
 
 def matches_file_name(name: str, patterns: Collection[str]) -> bool:
-    """Returns True if a name is one of some names, or fits a pattern among them."""
+    """Returns True if a name equals or matches one of the patterns."""
     return name in patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def set_aside_foreign_files(folder: Path, target: Path, is_stranger: Callable[[str], bool]) -> None:
-    """Move the files that no stage wrote out of a folder, to a new one beside `target`."""
-    strangers = [name for name in list_files(folder) if is_stranger(name)]
-    if not strangers:
+def set_aside_foreign_files(folder: Path, target: Path, is_foreign: Callable[[str], bool]) -> None:
+    """Moves foreign files out of a folder into a new folder beside `target`.
+
+    Args:
+        folder: Folder with the files.
+        target: Output; the new folder is `TARGET.aside`, numbered if that exists.
+        is_foreign: Returns True for the relative name of a file to move.
+    """
+    names = [name for name in list_files(folder) if is_foreign(name)]
+    if not names:
         return
     aside = _unused_path(Path(f"{target}.aside"))
-    for name in strangers:
+    for name in names:
         (aside / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).rename(aside / name)
-    others = f" and {len(strangers) - 1} more files" if len(strangers) > 1 else ""
-    note(f"{target.name}: {strangers[0]}{others} did not belong there, see {aside}")
+    rest = f" and {len(names) - 1} more files" if len(names) > 1 else ""
+    note(f"{target.name}: {names[0]}{rest} did not belong there, see {aside}")
 
 
 def remove_files(folder: Path, keep: Callable[[str], bool]) -> None:
-    """Delete everything below a folder but some files, and the folders that become empty."""
+    """Deletes the files below a folder except those to keep, then all empty folders."""
     for path in _walk_files(folder):
         if not keep(path.relative_to(folder).as_posix()):
             path.unlink()
     folders = [path for path in folder.rglob("*") if path.is_dir() and not path.is_symlink()]
-    for path in sorted(folders, key=lambda each: len(each.parts), reverse=True):
+    for path in sorted(folders, key=lambda path: len(path.parts), reverse=True):
         if not any(path.iterdir()):
             path.rmdir()
 
@@ -79,9 +85,9 @@ def _walk_files(folder: Path) -> Iterator[Path]:
 
 
 def _unused_path(path: Path) -> Path:
-    """A path, or one with a number, at which there is nothing, or an empty folder."""
+    """Returns a path, numbered if necessary, with nothing or an empty folder at it."""
     numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
-    return next(each for each in chain([path], numbered) if _is_unused(each))
+    return next(candidate for candidate in chain([path], numbered) if _is_unused(candidate))
 
 
 def _is_unused(path: Path) -> bool:

@@ -1,8 +1,8 @@
-"""An earlier output gives way to a new one in steps, each of which a kill may follow.
+"""Replaces an earlier output by a new one in steps, safe against a kill after any of them.
 
-Before the old output moves to `OUT.old` it gets a mark with the list of its files. So the next run
-tells it from a folder of the user's, and either brings it back or finishes its removal. An output
-that is removed for good has another mark, after which nothing of it comes back.
+Before the old output moves to `OUT.old`, it gets a mark with the list of its files. The mark
+distinguishes it from a folder of the user, so the next run either restores it or finishes its
+removal. An output under permanent removal gets another mark and is never restored.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from camelpress.core.output.output_contents import (
 )
 from camelpress.core.output.unfinished_output import MARK_FILE, PARTIAL_MARK_FILE, OutputMark
 
-REMOVAL_MARK = {"stage": "replaced"}  # content of the mark in an output that gives way
-REMOVED = {"stage": "removed"}  # content of the mark in an output that is removed for good
+REPLACEMENT_MARK = {"stage": "replaced"}  # content of the mark in an output under replacement
+REMOVAL_MARK = {"stage": "removed"}  # content of the mark in an output under permanent removal
 
 
 def replace_output(partial: Path, target: Path) -> None:
-    """Give a complete folder its name; an earlier output under that name is removed."""
+    """Renames a complete folder to its final name and removes an earlier output of that name."""
     if target.is_symlink():
         target.unlink()
     if target.is_dir():
-        OutputMark(REMOVAL_MARK, sorted(read_output_files(target))).write(target)
+        OutputMark(REPLACEMENT_MARK, sorted(read_output_files(target))).write(target)
         target.rename(backup_folder(target))
     try:
         (partial / MARK_FILE).unlink(missing_ok=True)
@@ -35,49 +35,49 @@ def replace_output(partial: Path, target: Path) -> None:
     except OSError:
         _restore_backup(target)
         raise
-    if _is_marked_for_removal(backup_folder(target)):
+    if _is_under_replacement(backup_folder(target)):
         _remove_backup(target)
 
 
 def finish_replacement(target: Path) -> None:
-    """Finish the removal of an output that a kill cut short, or finish or undo its replacement."""
-    if _is_marked(target, REMOVED):
+    """Finishes an interrupted removal of an output, or finishes or undoes its replacement."""
+    if _is_marked(target, REMOVAL_MARK):
         with hold_folder(target) as is_free:
             if is_free:
                 _remove_output_files(target, target)
-    old, partial = backup_folder(target), Path(f"{target}.partial")
-    if old.is_dir() and not any(old.iterdir()):
-        old.rmdir()  # a kill fell between the removal of the last file and this
+    backup, partial = backup_folder(target), Path(f"{target}.partial")
+    if backup.is_dir() and not any(backup.iterdir()):
+        backup.rmdir()  # a kill came between the removal of the last file and this line
     if not (
-        _is_marked_for_removal(old)
-        or _is_marked_for_removal(target)
+        _is_under_replacement(backup)
+        or _is_under_replacement(target)
         or (target / PARTIAL_MARK_FILE).is_file()
     ):
         return
     with hold_folder(
-        partial if partial.is_dir() else target if target.is_dir() else old
+        partial if partial.is_dir() else target if target.is_dir() else backup
     ) as is_free:
         if not is_free:
             return
         _restore_backup(target)
-        if _is_marked_for_removal(old):
+        if _is_under_replacement(backup):
             _remove_backup(target)
 
 
 def remove_output(folder: Path) -> None:
-    """Delete an output; a file in it that its manifest does not list is set aside."""
-    OutputMark(REMOVED, sorted(read_output_files(folder))).write(folder)
+    """Deletes an output; files missing from its own list are set aside."""
+    OutputMark(REMOVAL_MARK, sorted(read_output_files(folder))).write(folder)
     _remove_output_files(folder, folder)
 
 
 def backup_folder(target: Path) -> Path:
-    """The name that an output has while another takes its place."""
+    """Returns the temporary path of an output under replacement."""
     return Path(f"{target.absolute()}.old")
 
 
 def _restore_backup(target: Path) -> None:
-    """Give an output that was to be replaced its name again, if no other has it, and no mark."""
-    if _is_marked_for_removal(backup_folder(target)) and not target.exists():
+    """Moves a backup to its original name if that is free, and deletes its mark."""
+    if _is_under_replacement(backup_folder(target)) and not target.exists():
         backup_folder(target).rename(target)
     for name in (PARTIAL_MARK_FILE, MARK_FILE) if target.is_dir() else ():
         (target / name).unlink(missing_ok=True)
@@ -89,15 +89,15 @@ def _remove_backup(target: Path) -> None:
 
 def _remove_output_files(folder: Path, target: Path) -> None:
     mark = OutputMark.read(folder)
-    listed = {MARK_FILE, PARTIAL_MARK_FILE, *(mark.writes if mark else ())}
-    set_aside_foreign_files(folder, target, lambda name: name not in listed)
+    names = {MARK_FILE, PARTIAL_MARK_FILE, *(mark.writes if mark else ())}
+    set_aside_foreign_files(folder, target, lambda name: name not in names)
     remove_files(folder, lambda name: name == MARK_FILE)
     (folder / MARK_FILE).unlink(missing_ok=True)
     folder.rmdir()
 
 
-def _is_marked_for_removal(folder: Path) -> bool:
-    return _is_marked(folder, REMOVAL_MARK)
+def _is_under_replacement(folder: Path) -> bool:
+    return _is_marked(folder, REPLACEMENT_MARK)
 
 
 def _is_marked(folder: Path, made_from: Mapping[str, str]) -> bool:

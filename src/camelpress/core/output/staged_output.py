@@ -1,4 +1,4 @@
-"""Output that has its name only when it is complete, and never at the cost of something else."""
+"""Atomic outputs: a folder gets its final name only after complete and successful work."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ANY_FILE = ("*",)
 
 
 class StagingOptions(TypedDict, total=False):
-    """The options of `staged`."""
+    """Options of `staged`."""
 
     force: bool
     made_from: ResumeKey | None
@@ -58,24 +58,25 @@ def staged(
     writes: Collection[str] = ANY_FILE,
     reconcile: ReconcileInputs | None = None,
 ) -> Iterator[Path]:
-    """Yield a folder beside `target` that takes its name only if the block ends well.
+    """Yields a folder beside `target` and renames it to `target` after a successful block.
 
     Args:
-        target: where the output will stand.
-        force: replace an earlier output.
-        made_from: name to value of everything that decides the output's bytes. A block that is
-            stopped, killed or fails for any reason but its inputs leaves the folder to the next
-            one that is made from the same, which finds its state in it; without values nothing
-            is left.
-        restart: begin again where an unfinished output was made from something else.
-        writes: names and patterns of the files that the block writes. Any other file in the
-            folder is set aside before the output gets its name.
-        reconcile: of `begin`, for inputs that were touched since the unfinished output was begun.
+        target: Final path of the output.
+        force: True to replace an earlier output.
+        made_from: Resume key: name to value of everything with an influence on the output's bytes.
+            A block stopped, killed or failed for any reason but its inputs leaves the folder, and
+            the next block with the same key resumes from it. None always discards the folder.
+        restart: True to discard an unfinished output with another resume key.
+        writes: Names and patterns of the files written by the block. Any other file in the folder
+            is set aside before the rename.
+        reconcile: Passed to `begin_output`, for inputs touched since the unfinished output began.
+    Yields:
+        Path of the folder for the files of the output.
     Raises:
-        OutputExists: as `require_free`, at the start or at the end; or the folder beside `target`
-            holds something else than an unfinished output.
-        OutputProblem: no space, no right to write there, somebody else is writing there, or the
-            unfinished output there was made from something else.
+        OutputExists: `require_free_output` fails at the start or the end, or the folder beside
+            `target` is not an unfinished output.
+        OutputProblem: There is no space or no write permission, another process writes there, or
+            the unfinished output there has another resume key.
     """
     require_free_output(target, force=force)
     target = target.absolute()  # "." cannot be renamed
@@ -96,36 +97,36 @@ def staged(
                 if not (made_from and _can_resume(error, partial)):
                     discard_output(partial, target)
                 elif not isinstance(error, STOP_ERRORS):
-                    note(f"{partial} keeps what is finished: the same command goes on with it")
+                    note(f"{partial} keeps the finished work: the same command resumes it")
                 raise
             replace_output(partial, target)
 
 
 def require_separate_output(out: Path, *inputs: Path) -> None:
-    """See that writing `out` cannot destroy what is read.
+    """Checks that writing `out` cannot destroy an input.
 
     Raises:
-        RecipeProblem: `out`, or the folder it is prepared in, is, holds or lies in an input, or
-            holds what a link in an input points to.
+        RecipeProblem: `out`, or its partial folder, is, contains or lies in an input, or contains
+            the target of a link in an input.
     """
-    for place, source in product((out, partial_folder(out)), inputs):
-        inside = source.iterdir() if source.is_dir() else ()
-        if _real_path(place).is_relative_to(_real_path(source)) or any(
-            _real_path(path).is_relative_to(_real_path(place)) for path in (source, *inside)
+    for folder, source in product((out, partial_folder(out)), inputs):
+        members = source.iterdir() if source.is_dir() else ()
+        if _real_path(folder).is_relative_to(_real_path(source)) or any(
+            _real_path(path).is_relative_to(_real_path(folder)) for path in (source, *members)
         ):
             raise RecipeProblem(
-                f"the output {place} is, holds or lies in the input {source}",
+                f"the output {folder} is, holds or lies in the input {source}",
                 next_step="name another output",
             )
 
 
 def require_free_output(target: Path, *, force: bool) -> None:
-    """See that `target` may be written; first end a replacement there that a kill cut short.
+    """Finishes an interrupted replacement of `target`, then checks that it may be written.
 
     Raises:
-        OutputExists: it is there, and `force` is not given, or it is not an earlier output, or
-            something has the name that it gets while it is replaced.
-        OutputProblem: the disk does not let anybody look.
+        OutputExists: The target exists without `force`, is not an earlier output, or the path of
+            its backup is occupied.
+        OutputProblem: The disk cannot be read.
     """
     with disk_errors(target):
         finish_replacement(target.absolute())
@@ -133,32 +134,32 @@ def require_free_output(target: Path, *, force: bool) -> None:
 
 
 def partial_folder(target: Path) -> Path:
-    """The folder in which an output is prepared."""
+    """Returns the path of the folder for an unfinished output."""
     return Path(f"{target.absolute()}.partial")
 
 
-def output_files(folder: Path, *others: str) -> tuple[str, ...]:
-    """The files that an output consists of, for its report.
+def output_files(folder: Path, *later_files: str) -> tuple[str, ...]:
+    """Lists the files of an output for its report.
 
     Args:
-        folder: of the output, in which everything else is written.
-        others: the report, and files that are written after it.
+        folder: Output folder, complete except for the later files.
+        later_files: Names of the report and of files written after it.
     """
     state = (MARK_FILE, *TEMPORARY_FILES)
     names = {name for name in list_files(folder) if not matches_file_name(name, state)}
-    return tuple(sorted({*names, *others}))
+    return tuple(sorted({*names, *later_files}))
 
 
 def _can_resume(error: BaseException, partial: Path) -> bool:
-    """Returns whether the next run may go on with what is finished.
+    """Returns True if the next run may reuse the finished work.
 
-    Only what is wrong with an input makes it worthless; anything else ends a run as a kill does.
+    A fault of an input makes the work worthless; any other error is as harmless as a kill.
     """
     if isinstance(error, STOP_ERRORS):
         return True
-    is_of_disk = isinstance(error.__cause__, OSError)  # which did not let an input be read
-    keeps_work = not isinstance(error, Problem) or error.can_resume or is_of_disk
-    return keeps_work and has_finished_work(partial)
+    is_disk_error = isinstance(error.__cause__, OSError)  # an input was unreadable
+    can_resume = not isinstance(error, Problem) or error.can_resume or is_disk_error
+    return can_resume and has_finished_work(partial)
 
 
 def _require_free(target: Path, *, force: bool) -> None:
@@ -182,12 +183,12 @@ def _require_free(target: Path, *, force: bool) -> None:
 
 
 def _real_path(path: Path) -> Path:
-    return Path(os.path.realpath(path))  # unlike Path.resolve, it does not mind a loop of links
+    return Path(os.path.realpath(path))  # tolerates a loop of links, unlike Path.resolve
 
 
 @contextmanager
 def _hold_output(partial: Path, target: Path) -> Iterator[None]:
-    """Hold the folder of an output against other processes."""
+    """Locks the folder of an unfinished output against other processes."""
     with hold_folder(partial) as is_free:
         if not is_free:
             raise OutputProblem(

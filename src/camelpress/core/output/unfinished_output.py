@@ -1,7 +1,8 @@
-"""The folder in which an output is made: a mark in it says whose it is and what it is made from.
+"""Folder of an unfinished output, identified by a mark file with its resume key.
 
-The mark is the first file in the folder and the last to go. A folder without it is ours only if it
-is empty, or if a manifest of ours covers every file: then a kill fell between the last two steps.
+The mark is the first file written and the last one deleted. A folder without a mark belongs to
+camelpress only if it is empty, or if its report lists every file: then a kill came between the last
+two steps.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from camelpress.core.output.output_contents import (
 )
 
 MARK_FILE = "fingerprint"
-PARTIAL_MARK_FILE = f"{MARK_FILE}.partial"  # a mark that a kill cut short
-TEMPORARY_FILES = ("journal.jsonl", "lanes/*", "answers/*")  # never part of an output
-RESUME_FILES = (
-    *TEMPORARY_FILES,
-    "model*.safetensors",
-    "model*.safetensors.partial",
-)  # for the next run
-SCRATCH_FILES = ("engine/*", "*.partial")  # further files that a killed run may leave
-MAX_DIFFERENCES = 6  # differences in one message
+PARTIAL_MARK_FILE = f"{MARK_FILE}.partial"  # mark truncated by a kill
+TEMPORARY_FILES = (
+    "journal.jsonl",
+    "lanes/*",
+    "answers/*",
+)  # working files, excluded from an output
+# Files reused by a resumed run.
+RESUME_FILES = (*TEMPORARY_FILES, "model*.safetensors", "model*.safetensors.partial")
+SCRATCH_FILES = ("engine/*", "*.partial")  # further files left by a killed run
+MAX_DIFFERENCES = 6  # differences listed in one message
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 ResumeKey = Mapping[str, Any]
@@ -41,12 +43,12 @@ ReconcileInputs = Callable[[Path, ResumeKey], ResumeKey]
 
 
 class OutputMark(NamedTuple):
-    """The content of a mark.
+    """Content of a mark file.
 
     Args:
-        made_from: name to plain value of everything that decides the output's bytes; None for a
-            run that does not resume.
-        writes: names and patterns of the files that the run writes.
+        made_from: Resume key: name to plain value of everything with an influence on the output's
+            bytes; None for a run without resumption.
+        writes: Names and patterns of the files written by the run.
     """
 
     made_from: ResumeKey | None
@@ -54,7 +56,7 @@ class OutputMark(NamedTuple):
 
     @classmethod
     def read(cls, folder: Path) -> OutputMark | None:
-        """The mark of a folder; None where there is none of ours."""
+        """Reads the mark of a folder; None without a valid mark."""
         path = folder / MARK_FILE
         try:
             content = json.loads(path.read_bytes()) if path.is_file() else None
@@ -67,12 +69,12 @@ class OutputMark(NamedTuple):
         return cls(made_from, writes) if is_mark and _is_resume_key(made_from) else None
 
     def write(self, folder: Path) -> None:
-        """Put it into a folder."""
+        """Writes the mark into a folder."""
         content = {"camelpress": "an output that is being made", **self._asdict()}
         write_synced(folder / MARK_FILE, json.dumps(content, indent=2, default=str) + "\n")
 
     def covers(self, name: str) -> bool:
-        """Returns True if the run that wrote the mark may write a file of this name."""
+        """Returns True if the run behind the mark may write a file of this name."""
         return name == MARK_FILE or matches_file_name(
             name, (*self.writes, *RESUME_FILES, *SCRATCH_FILES, PARTIAL_MARK_FILE)
         )
@@ -87,35 +89,36 @@ def begin_output(
     restart: bool,
     reconcile: ReconcileInputs | None = None,
 ) -> None:
-    """Make a folder ready: go on with what an earlier run left there, or clear it.
+    """Prepares the folder of an output: keeps the files to resume from, or clears it.
 
     Args:
-        partial: the folder.
-        target: the output.
-        made_from, writes: of the mark.
-        restart: clear it even where it could be gone on with.
-        reconcile: gives the earlier values again, with those of now in the place of each that
-            means the same; it is asked where they differ.
+        partial: Folder of the unfinished output.
+        target: Final path of the output.
+        made_from: Resume key of this run; None for a run without resumption.
+        writes: Names and patterns of the files written by this run.
+        restart: True to clear the folder even if its work could be resumed.
+        reconcile: Called if the resume keys differ; returns the earlier key with each equivalent
+            value replaced by that of this run.
     Raises:
-        OutputExists: somebody else's files are there.
-        OutputProblem: it was made from something else, and `restart` is not given.
+        OutputExists: The folder contains foreign files and no mark.
+        OutputProblem: The unfinished output has another resume key, and `restart` is False.
     """
     content = None if made_from is None else json.loads(json.dumps(dict(made_from), default=str))
-    mark, now = _require_mark(partial, target), OutputMark(content, sorted(writes))
+    mark, new_mark = _require_mark(partial, target), OutputMark(content, sorted(writes))
     if mark is not None and mark.made_from is not None and not restart:
-        before = mark.made_from
-        if before != content and reconcile is not None:
-            before = reconcile(partial, before)
-        if before != content:
-            raise _difference_problem(partial, before, content)
-        set_aside_foreign_files(partial, target, lambda name: not now.covers(name))
+        old_key = mark.made_from
+        if old_key != content and reconcile is not None:
+            old_key = reconcile(partial, old_key)
+        if old_key != content:
+            raise _difference_problem(partial, old_key, content)
+        set_aside_foreign_files(partial, target, lambda name: not new_mark.covers(name))
         remove_files(
             partial, lambda name: name == MARK_FILE or matches_file_name(name, RESUME_FILES)
         )
     else:
         clear_output(partial, target, mark)
     try:
-        now.write(partial)
+        new_mark.write(partial)
     except OSError:
         if not list_files(partial) or list_files(partial) == [PARTIAL_MARK_FILE]:
             discard_output(partial, target)
@@ -123,20 +126,19 @@ def begin_output(
 
 
 def clear_output(partial: Path, target: Path, mark: OutputMark | None = None) -> None:
-    """Delete what a run wrote into a folder, all but the mark; strangers are set aside."""
-    mark = mark or OutputMark.read(partial)
-    if mark is not None:
-        written = mark
-        set_aside_foreign_files(partial, target, lambda name: not written.covers(name))
+    """Deletes the files of a run except its mark; foreign files are set aside."""
+    current_mark = mark or OutputMark.read(partial)
+    if current_mark is not None:
+        set_aside_foreign_files(partial, target, lambda name: not current_mark.covers(name))
     remove_files(partial, lambda name: name == MARK_FILE)
 
 
 def discard_output(partial: Path, target: Path) -> None:
-    """Remove a folder that is not gone on with; what cannot be removed now, the next run removes.
+    """Deletes the folder of an unfinished output; ignores disk errors, since the next run retries.
 
     Args:
-        partial: the folder, which has a mark.
-        target: the output.
+        partial: Folder with a mark.
+        target: Final path of the output.
     """
     with suppress(OSError):
         clear_output(partial, target)
@@ -146,13 +148,13 @@ def discard_output(partial: Path, target: Path) -> None:
 
 
 def read_resume_key(partial: Path) -> ResumeKey:
-    """The values that an unfinished output is made from; none where there is no such output."""
+    """Reads the resume key of an unfinished output; empty without such an output."""
     mark = OutputMark.read(partial)
     return (mark and mark.made_from) or {}
 
 
 def has_finished_work(partial: Path) -> bool:
-    """Returns whether a run finished anything in a folder that another one can go on with."""
+    """Returns True if a folder contains finished work for a resumed run."""
     journal = partial / "journal.jsonl"
     return any(partial.glob("answers/*")) or (
         journal.is_file() and bool(journal.read_bytes().strip())
@@ -161,8 +163,8 @@ def has_finished_work(partial: Path) -> bool:
 
 def _require_mark(partial: Path, target: Path) -> OutputMark | None:
     mark, names = OutputMark.read(partial), set(list_files(partial))
-    complete = is_camelpress_output(partial) and names <= read_output_files(partial)
-    if mark is None and not complete and names - {PARTIAL_MARK_FILE}:
+    is_complete = is_camelpress_output(partial) and names <= read_output_files(partial)
+    if mark is None and not is_complete and names - {PARTIAL_MARK_FILE}:
         raise OutputExists(
             f"{partial} is not an unfinished output of camelpress and is left alone, and {target} "
             "would be prepared there",
@@ -171,22 +173,24 @@ def _require_mark(partial: Path, target: Path) -> OutputMark | None:
     return mark
 
 
-def _difference_problem(partial: Path, before: ResumeKey, now: ResumeKey | None) -> OutputProblem:
-    if now is None or before.get("stage") != now.get("stage"):
+def _difference_problem(
+    partial: Path, old_key: ResumeKey, new_key: ResumeKey | None
+) -> OutputProblem:
+    if new_key is None or old_key.get("stage") != new_key.get("stage"):
         return OutputProblem(
-            f"{partial} is an unfinished run of {before.get('stage')}",
+            f"{partial} is an unfinished run of {old_key.get('stage')}",
             next_step="run the command that began it again, or move it elsewhere",
         )
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    told = [
-        f"{name}: {_shorten_value(before.get(name))} -> {_shorten_value(now.get(name))}"
+    names = [name for name in {**old_key, **new_key} if old_key.get(name) != new_key.get(name)]
+    lines = [
+        f"{name}: {_shorten_value(old_key.get(name))} -> {_shorten_value(new_key.get(name))}"
         for name in names
     ]
-    more = [f"and {len(told) - MAX_DIFFERENCES} more"] if len(told) > MAX_DIFFERENCES else []
+    rest = [f"and {len(lines) - MAX_DIFFERENCES} more"] if len(lines) > MAX_DIFFERENCES else []
     return OutputProblem(
-        f"{partial} was begun otherwise and is kept "
-        f"({', '.join([*told[:MAX_DIFFERENCES], *more])})",
-        next_step="run it as it was begun to go on, or give --restart to begin again",
+        f"{partial} was begun with other inputs or settings and is kept "
+        f"({', '.join([*lines[:MAX_DIFFERENCES], *rest])})",
+        next_step="repeat the earlier command to resume it, or give --restart to begin again",
     )
 
 

@@ -1,6 +1,6 @@
-"""Codes of 2 to 8 bits in 32-bit words: one little-endian stream of bits, low bits first.
+"""Packs codes of 2 to 8 bits into 32-bit words: one little-endian bit stream, low bits first.
 
-Every layout lays codes down in this way; they differ in the direction that the stream runs.
+All packed formats use this stream; they differ in its direction along rows or columns.
 
 Source: AutoGPTQ/AutoGPTQ 9f7d370 (qlinear packing); vllm-project/compressed-tensors 0.19.0
 (compressors/pack_quantized/helpers.py).
@@ -20,10 +20,13 @@ WORD_BITS = 32
 
 
 def pack_words(codes: UInt8[Tensor, "values rows"], bits: int) -> Int32[Tensor, "words rows"]:
-    """Lay codes down as one little-endian stream of bits per row, cut into 32-bit words.
+    """Packs the codes of each row into one little-endian bit stream of 32-bit words.
 
+    Args:
+        codes: Codes, 0 to 2**bits - 1, [values rows].
+        bits: Bits per code, 2 to 8.
     Raises:
-        ShapeMismatch: the codes of a row do not fill whole words.
+        ShapeMismatch: The codes of a row do not fill whole words.
     """
     per_block = WORD_BITS // gcd(WORD_BITS, bits)
     words_per_block = per_block * bits // WORD_BITS
@@ -37,9 +40,9 @@ def pack_words(codes: UInt8[Tensor, "values rows"], bits: int) -> Int32[Tensor, 
     words = torch.zeros(
         values // per_block, words_per_block, rows, dtype=torch.int64, device=codes.device
     )
-    for place in range(per_block):
-        word, shift = divmod(place * bits, WORD_BITS)
-        value = blocks[:, place].to(torch.int64)
+    for index in range(per_block):
+        word, shift = divmod(index * bits, WORD_BITS)
+        value = blocks[:, index].to(torch.int64)
         words[:, word] |= (value << shift) & 0xFFFFFFFF
         if shift + bits > WORD_BITS:
             words[:, word + 1] |= value >> (WORD_BITS - shift)
@@ -48,16 +51,16 @@ def pack_words(codes: UInt8[Tensor, "values rows"], bits: int) -> Int32[Tensor, 
 
 
 def unpack_words(words: Int32[Tensor, "words rows"], bits: int) -> UInt8[Tensor, "values rows"]:
-    """The inverse of `pack_words`."""
+    """Unpacks words into codes; the inverse of `pack_words`."""
     per_block = WORD_BITS // gcd(WORD_BITS, bits)
     words_per_block = per_block * bits // WORD_BITS
     rows = words.shape[1]
     blocks = words.to(torch.int64).reshape(-1, words_per_block, rows) & 0xFFFFFFFF
     codes = torch.empty(blocks.shape[0], per_block, rows, dtype=torch.uint8, device=words.device)
-    for place in range(per_block):
-        word, shift = divmod(place * bits, WORD_BITS)
+    for index in range(per_block):
+        word, shift = divmod(index * bits, WORD_BITS)
         value = blocks[:, word] >> shift
         if shift + bits > WORD_BITS:
             value = value | (blocks[:, word + 1] << (WORD_BITS - shift))
-        codes[:, place] = (value & (2**bits - 1)).to(torch.uint8)
+        codes[:, index] = (value & (2**bits - 1)).to(torch.uint8)
     return codes.reshape(-1, rows)

@@ -1,11 +1,11 @@
-"""llm-compressor's layout on disk: compressed-tensors, `pack-quantized`.
+"""Format of llm-compressor on disk: compressed-tensors, `pack-quantized`.
 
     weight_packed     Int32[rows, cols*bits/32]    codes of neighbouring columns, low bits first
-    weight_scale      Float[rows, groups]          in the type that the model had
+    weight_scale      Float[rows, groups]          in the dtype of the original model
     weight_zero_point Int32[rows*bits/32, groups]  zero points, packed the same way along the rows
     weight_shape      Int64[2]                     rows and cols
-    weight_g_idx      Int32[cols]                  groups of columns anywhere; no longer read by
-                                                   compressed-tensors itself
+    weight_g_idx      Int32[cols]                  group of each column with activation order; no
+                                                   longer read by compressed-tensors itself
 
 A symmetric layer has no zero points; its middle code, 2**(bits-1), means zero. Older versions
 store signed zero points as Int8[rows, groups].
@@ -67,7 +67,7 @@ def compressed_specs(
     scales: torch.dtype,
     sym: bool,
 ) -> dict[str, TensorSpec]:
-    """Names, types and shapes of a packed layer on disk."""
+    """Returns names, dtypes and shapes of a packed layer on disk."""
     zeros = (
         {} if sym else {"zero_point": TensorSpec(torch.int32, (_word_count(rows, bits), groups))}
     )
@@ -76,14 +76,14 @@ def compressed_specs(
         "scale": TensorSpec(scales, (rows, groups)),
         "shape": TensorSpec(torch.int64, (2,)),
     }
-    return {f"{linear}.weight_{part}": slot for part, slot in (parts | zeros).items()}
+    return {f"{linear}.weight_{part}": spec for part, spec in (parts | zeros).items()}
 
 
 def pack_compressed(codes: QuantizedWeight, *, sym: bool) -> dict[str, Tensor]:
-    """The parts of a layer, by name; of a symmetric one without zero points.
+    """Packs a layer into its tensors by name; a symmetric layer has no zero points.
 
     Raises:
-        ShapeMismatch: rows or columns do not fill whole words.
+        ShapeMismatch: Rows or columns do not fill whole words.
     """
     parts = {
         "weight_packed": pack_words(codes.codes.T, codes.bits).T.contiguous(),
@@ -94,19 +94,19 @@ def pack_compressed(codes: QuantizedWeight, *, sym: bool) -> dict[str, Tensor]:
 
 
 def unpack_compressed(
-    parts: Mapping[str, Tensor], group_of: Integer[Tensor, " cols"], *, bits: int
+    parts: Mapping[str, Tensor], group_index: Integer[Tensor, " cols"], *, bits: int
 ) -> QuantizedWeight:
-    """The inverse of `pack`."""
-    rows, cols = (int(each) for each in parts["weight_shape"])
+    """Unpacks the tensors of a layer; the inverse of `pack_compressed`."""
+    rows, cols = (int(size) for size in parts["weight_shape"])
     scales = parts["weight_scale"]
     zeros = _zeros(parts.get("weight_zero_point"), rows, scales.shape[1], bits)
     return QuantizedWeight(
-        _unpack_codes(parts["weight_packed"].T, cols, bits).T, scales, zeros, group_of, bits
+        _unpack_codes(parts["weight_packed"].T, cols, bits).T, scales, zeros, group_index, bits
     )
 
 
 def compressed_shape(checkpoint: Checkpoint, linear: str) -> PackedShape:
-    """The size of a layer that was checked."""
+    """Returns the size of a checked layer."""
     rows, cols = checkpoint.read(f"{linear}.weight_shape").tolist()
     scales = checkpoint.tensor_info(f"{linear}.weight_scale")
     return PackedShape(rows, cols, scales.shape[1], scales.dtype)
@@ -115,43 +115,43 @@ def compressed_shape(checkpoint: Checkpoint, linear: str) -> PackedShape:
 def check_compressed(
     checkpoint: Checkpoint, linear: str, scheme: QuantizationScheme
 ) -> tuple[UInt8[Tensor, "rows groups"], Integer[Tensor, " cols"]]:
-    """Zero points and the group of each column, once all parts are seen to fit together.
+    """Checks the tensors of a layer and returns its zero points and the group of each column.
 
     Raises:
-        UnknownTensor: a part is missing.
-        CheckpointProblem: parts contradict one another, or the config.
+        UnknownTensor: A tensor is missing.
+        CheckpointProblem: The tensors contradict one another or the config.
     """
-    group_of = _check_group_index(checkpoint, linear, scheme)
+    group_index = _check_group_index(checkpoint, linear, scheme)
     stored = None if scheme.sym else checkpoint.read(f"{linear}.weight_zero_point")
     rows, _, groups, _ = compressed_shape(checkpoint, linear)
-    return _zeros(stored, rows, groups, scheme.bits), group_of
+    return _zeros(stored, rows, groups, scheme.bits), group_index
 
 
 def read_compressed_params(
     checkpoint: Checkpoint, linear: str, scheme: QuantizationScheme
 ) -> QuantizationParams:
-    """A packed layer without its codes; raises as `check`."""
-    zeros, group_of = check_compressed(checkpoint, linear, scheme)
-    return QuantizationParams(checkpoint.read(f"{linear}.weight_scale"), zeros, group_of)
+    """Reads a packed layer without its codes; raises like `check_compressed`."""
+    zeros, group_index = check_compressed(checkpoint, linear, scheme)
+    return QuantizationParams(checkpoint.read(f"{linear}.weight_scale"), zeros, group_index)
 
 
 def read_compressed(
     checkpoint: Checkpoint, linear: str, scheme: QuantizationScheme
 ) -> QuantizedWeight:
-    """A packed layer; raises as `check`."""
-    found = read_compressed_params(checkpoint, linear, scheme)
+    """Reads a packed layer; raises like `check_compressed`."""
+    params = read_compressed_params(checkpoint, linear, scheme)
     words = checkpoint.read(f"{linear}.weight_packed").T
     return QuantizedWeight(
-        _unpack_codes(words, len(found.group_index), scheme.bits).T, *found, scheme.bits
+        _unpack_codes(words, len(params.group_index), scheme.bits).T, *params, scheme.bits
     )
 
 
 def _check_group_index(
     checkpoint: Checkpoint, linear: str, scheme: QuantizationScheme
 ) -> Integer[Tensor, " cols"]:
-    """The group of each column, once the parts are seen to fit together."""
-    there = {part for part in COMPRESSED_TENSOR_NAMES if f"{linear}.{part}" in checkpoint.tensors}
-    needed = {
+    """Checks dtypes and shapes of the tensors and returns the group of each column."""
+    present = {part for part in COMPRESSED_TENSOR_NAMES if f"{linear}.{part}" in checkpoint.tensors}
+    required = {
         *COMPRESSED_TENSOR_NAMES[:3],
         *(() if scheme.sym else COMPRESSED_TENSOR_NAMES[3:4]),
         *(COMPRESSED_TENSOR_NAMES[4:] * scheme.desc_act),
@@ -159,43 +159,43 @@ def _check_group_index(
     infos = {
         part: checkpoint.tensor_info(f"{linear}.{part}")
         for part in COMPRESSED_TENSOR_NAMES
-        if part in needed | there
+        if part in required | present
     }
     require_dtypes(checkpoint, linear, infos, COMPRESSED_DTYPES)
-    extra = sorted(there - needed)
+    extra = sorted(present - required)
     if extra:
+        is_zero_point = extra[0] == COMPRESSED_TENSOR_NAMES[3]
         raise CheckpointProblem(
             f"{checkpoint.folder / infos[extra[0]].shard} holds '{linear}.{extra[0]}', its config "
-            "says "
-            f"{'symmetric' if extra[0] == COMPRESSED_TENSOR_NAMES[3] else 'no activation order'}",
+            f"says {'symmetric' if is_zero_point else 'no activation order'}",
             next_step="use the config that belongs to these weights",
         )
-    shape = checkpoint.read(f"{linear}.weight_shape").flatten().tolist()
-    rows, cols = shape if len(shape) == 2 else (0, 0)
-    scale = infos["weight_scale"].shape
-    groups = scale[1] if len(scale) == 2 else 0
+    sizes = checkpoint.read(f"{linear}.weight_shape").flatten().tolist()
+    rows, cols = sizes if len(sizes) == 2 else (0, 0)
+    scale_shape = infos["weight_scale"].shape
+    groups = scale_shape[1] if len(scale_shape) == 2 else 0
     expected = compressed_specs(
         linear, rows, cols, groups=groups, bits=scheme.bits, scales=torch.float16, sym=False
     )
     if infos.get("weight_zero_point", infos["weight_scale"]).dtype is torch.int8:
         expected[f"{linear}.weight_zero_point"] = TensorSpec(torch.int8, (rows, groups))
     for part, info in infos.items():
-        asked = expected.get(f"{linear}.{part}", TensorSpec(torch.int32, (cols,))).shape
-        if info.shape != asked:
+        shape = expected.get(f"{linear}.{part}", TensorSpec(torch.int32, (cols,))).shape
+        if info.shape != shape:
             raise ShapeMismatch(
                 f"{checkpoint.folder} holds '{linear}.{part}' as {list(info.shape)}, its "
-                f"weight_shape and weight_scale ask for {list(asked)}",
+                f"weight_shape and weight_scale ask for {list(shape)}",
                 next_step=REPLACEMENT_ADVICE,
             )
-    even = contiguous_groups(cols, groups, scheme.group_size)
-    if even is None:
+    group_index = contiguous_groups(cols, groups, scheme.group_size)
+    if group_index is None:
         raise ShapeMismatch(
             f"{checkpoint.folder} holds '{linear}.weight_scale' for {groups} groups of {cols} "
             f"columns, its config says group_size {scheme.group_size}",
             next_step="use the config that belongs to these weights",
         )
     if not scheme.desc_act:
-        return even
+        return group_index
     return read_group_index(checkpoint, f"{linear}.weight_g_idx", groups)
 
 
@@ -211,13 +211,13 @@ def _zeros(
 
 
 def _word_count(values: int, bits: int) -> int:
-    """How many words so many codes begin."""
+    """Returns the number of words, the last one perhaps partial, for `values` codes."""
     return -(-values * bits // WORD_BITS)
 
 
 def _unpack_codes(
     words: Int32[Tensor, "words rows"], count: int, bits: int
 ) -> UInt8[Tensor, "count rows"]:
-    """Codes of a stream whose last word need not be full."""
-    missing = -len(words) % bits if bits == 3 else 0
-    return unpack_words(pad(words.contiguous(), (0, 0, 0, missing)), bits)[:count]
+    """Unpacks `count` codes of a stream; the last word may be partial."""
+    padding = -len(words) % bits if bits == 3 else 0  # words
+    return unpack_words(pad(words.contiguous(), (0, 0, 0, padding)), bits)[:count]

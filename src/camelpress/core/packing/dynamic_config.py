@@ -1,15 +1,15 @@
-r"""Layers with settings of their own, as the `dynamic` of a quantization config lists them.
+r"""Settings of single layers in the `dynamic` object of a quantization config.
 
     "+:^model\.layers\.(?:0|3)\.mlp\.down_proj$": {"bits": 8, "group_size": 32, "sym": true}
     "-:^model\.layers\.1\.self_attn\.o_proj$": {}
 
 A key is a regular expression for the full name of a layer, matched from its beginning; `-:` leaves
-the layer plain, `+:` or nothing gives it what stands there instead of what holds for all. Of keys
-that match, the first counts and the others do not. What is written here matches exactly the layers
-it means, so that nothing hangs on the order.
+the layer plain, `+:` or no prefix overrides the common settings. The first matching key counts.
+The keys written here match exactly their layers, so their order is irrelevant.
 
-Some loaders hold q/k/v, or gate and up, as one layer under a name of its own: rules that hold for
-all of them name that one too. Where they differ, such a loader cannot read the checkpoint.
+Some loaders fuse q/k/v, or gate and up, into one layer with another name: a rule for all of its
+parts also covers that name. Such a loader cannot read a checkpoint with different rules for the
+parts.
 
 Source: ModelCloud/GPTQModel f4c327a (dynamic_get); vllm-project/vllm, gptq_utils.py
 (get_dynamic_override). Both read it this way.
@@ -33,8 +33,11 @@ DynamicRules = dict[str, dict[str, Any]]
 
 
 def dynamic_settings(quantization: Mapping[str, Any], layer: str) -> Mapping[str, Any] | None:
-    """The settings that hold for one layer, by its full name; None if it is plain.
+    """Returns the settings of one layer; None for a plain layer.
 
+    Args:
+        quantization: Quantization config of the checkpoint.
+        layer: Full name of the layer.
     Raises:
         CheckpointProblem: `dynamic` is not a mapping of regular expressions to settings.
     """
@@ -55,34 +58,41 @@ def dynamic_settings(quantization: Mapping[str, Any], layer: str) -> Mapping[str
 def dynamic_rules(
     common: Mapping[str, Any], layers: Mapping[str, Mapping[str, Any] | None], blocks: int
 ) -> DynamicRules:
-    """The `dynamic` of a checkpoint; empty where all layers are alike.
+    """Builds the `dynamic` object of a checkpoint; empty if all layers share the same settings.
 
     Args:
-        common: what holds for all.
-        layers: what holds for each linear layer, by its full name; None if it is plain.
-        blocks: of the model.
+        common: Settings of all layers without a rule.
+        layers: Full name of each linear layer to its settings; None for a plain layer.
+        blocks: Number of decoder blocks of the model.
     """
     numbers: dict[tuple[str, str], list[int]] = defaultdict(list)
     for number in range(blocks):
         block = llama.BLOCK_NAME.format(number)
-        own = {linear.name: layers[f"{block}.{linear.name}"] for linear in llama.LINEARS}
-        for fused, stage in llama.FUSED_LINEARS.items():
-            first, *others = (own[name] for name in llama.linears_with_input(stage))
-            if all(each == first for each in others):
-                own[fused] = first
-        for name, values in own.items():
+        block_layers = {linear.name: layers[f"{block}.{linear.name}"] for linear in llama.LINEARS}
+        for fused_name, input_name in llama.FUSED_LINEARS.items():
+            first, *rest = (block_layers[name] for name in llama.linears_with_input(input_name))
+            if all(values == first for values in rest):
+                block_layers[fused_name] = first
+        for name, values in block_layers.items():
             if values != common:
                 numbers[name, json.dumps(values)].append(number)
-    found: DynamicRules = {}
-    for (name, told), of_blocks in numbers.items():
-        values = json.loads(told)
-        key = layer_pattern(name, of_blocks, blocks)
-        found[f"{SKIP_PREFIX if values is None else OVERRIDE_PREFIX}{key}"] = values or {}
-    return found
+    rules: DynamicRules = {}
+    for (name, text), block_numbers in numbers.items():
+        values = json.loads(text)
+        key = layer_pattern(name, block_numbers, blocks)
+        rules[f"{SKIP_PREFIX if values is None else OVERRIDE_PREFIX}{key}"] = values or {}
+    return rules
 
 
-def layer_pattern(name: str, of_blocks: Sequence[int], blocks: int) -> str:
-    """The regular expression for one layer in some of the blocks, and for nothing else."""
-    which = r"\d+" if len(of_blocks) == blocks else f"(?:{'|'.join(map(str, of_blocks))})"
-    layer = re.escape(f"{llama.BLOCK_NAME}.{name}").replace(re.escape("{}"), which)
+def layer_pattern(name: str, block_numbers: Sequence[int], blocks: int) -> str:
+    """Returns the regular expression for exactly one layer in the given blocks.
+
+    Args:
+        name: Name of the layer in its block.
+        block_numbers: Numbers of the blocks.
+        blocks: Number of decoder blocks of the model.
+    """
+    is_everywhere = len(block_numbers) == blocks
+    numbers = r"\d+" if is_everywhere else f"(?:{'|'.join(map(str, block_numbers))})"
+    layer = re.escape(f"{llama.BLOCK_NAME}.{name}").replace(re.escape("{}"), numbers)
     return f"^{layer}$"

@@ -1,13 +1,12 @@
-"""The GPTQ layout on disk: integer codes in 32-bit words, a scale and a zero point per group.
+"""GPTQ format on disk: integer codes in 32-bit words, one scale and one zero point per group.
 
     qweight Int32[cols*bits/32, rows]    codes of neighbouring columns in one word, low bits first
     qzeros  Int32[groups, rows*bits/32]  zero points, packed the same way along the rows
-    scales  Float16[groups, rows]        AutoGPTQ writes Float32 where it computed in that
-    g_idx   Int32[cols]                  the group of each column; auto-round leaves it out
+    scales  Float16[groups, rows]        Float32 from AutoGPTQ after a computation in fp32
+    g_idx   Int32[cols]                  group of each column; absent from auto-round
 
 Rows are outputs and columns are inputs; on disk columns come first. The published format ("gptq",
-v1) stores the zero point minus one; "gptq_v2" stores it as it is. quantize writes this, validate
-and publish read it: one copy, here.
+v1) stores the zero point minus one; "gptq_v2" stores it unchanged. All stages share this module.
 
 Source: AutoGPTQ/AutoGPTQ 9f7d370 (qlinear packing); ModelCloud/GPTQModel f4c327a (v1 and v2).
 """
@@ -38,7 +37,7 @@ from camelpress.core.packing.quantized_weight import (
     contiguous_groups,
 )
 
-ZERO_OFFSET = {GPTQ_V1: 1, GPTQ_V2: 0}  # what is added to a stored zero point
+ZERO_OFFSET = {GPTQ_V1: 1, GPTQ_V2: 0}  # offset from a stored zero point to the real one
 GPTQ_TENSORS = ("qweight", "qzeros", "scales", "g_idx")
 # fmt: off
 GPTQ_DTYPES: Mapping[str, tuple[torch.dtype, ...]] = {
@@ -52,7 +51,7 @@ GPTQ_DTYPES: Mapping[str, tuple[torch.dtype, ...]] = {
 
 @dataclass(frozen=True)
 class GptqTensors:
-    """One linear layer as its four tensors."""
+    """The four tensors of one linear layer on disk."""
 
     qweight: Int32[Tensor, "words rows"]
     qzeros: Int32[Tensor, "groups zero_words"]
@@ -64,34 +63,34 @@ def pack_gptq(
     codes: UInt8[Tensor, "rows cols"],
     scales: Float[Tensor, "rows groups"],
     zeros: UInt8[Tensor, "rows groups"],
-    group_of: Integer[Tensor, " cols"],
+    group_index: Integer[Tensor, " cols"],
     *,
     bits: int,
     zero_offset: int = ZERO_OFFSET[GPTQ_V1],
 ) -> GptqTensors:
-    """Lay a solved layer out for disk.
+    """Packs a quantized layer for disk.
 
     Args:
-        codes: 0 to 2**bits - 1.
-        scales: one step per row and group; unit: weight.
-        zeros: the code that means zero, 1 to 2**bits - 1 (a zero point of 0 wraps round in v1).
-        group_of: the group of each column.
-        bits: 2, 3, 4 or 8.
-        zero_offset: what the format adds to a stored zero point, 1 in v1 and 0 in v2.
+        codes: Codes, 0 to 2**bits - 1, [rows cols].
+        scales: One step per row and group, [rows groups]; unit: weight.
+        zeros: Code of zero, 1 to 2**bits - 1 (0 wraps round in v1), [rows groups].
+        group_index: Group of each column, [cols].
+        bits: Bits per code: 2, 3, 4 or 8.
+        zero_offset: Offset from a stored zero point to the real one: 1 in v1 and 0 in v2.
     Raises:
-        ShapeMismatch: rows or columns do not fill whole words.
+        ShapeMismatch: Rows or columns do not fill whole words.
     """
     stored = (zeros - zero_offset).to(torch.uint8) & (2**bits - 1)
     return GptqTensors(
         qweight=pack_words(codes.T, bits),
         qzeros=pack_words(stored, bits).T.contiguous(),
         scales=scales.T.contiguous(),
-        g_idx=group_of,
+        g_idx=group_index,
     )
 
 
 def unpack_gptq(packed: GptqTensors, *, bits: int, zero_offset: int) -> QuantizedWeight:
-    """The inverse of `pack`."""
+    """Unpacks a layer from disk; the inverse of `pack_gptq`."""
     return QuantizedWeight(
         unpack_words(packed.qweight, bits).T,
         packed.scales.T,
@@ -104,12 +103,12 @@ def unpack_gptq(packed: GptqTensors, *, bits: int, zero_offset: int) -> Quantize
 def dequantize_gptq(
     packed: GptqTensors, *, bits: int, zero_offset: int
 ) -> Float32[Tensor, "rows cols"]:
-    """The weights that a loader computes with, in fp32.
+    """Dequantizes a layer to the weights of a loader, in fp32.
 
     Args:
-        packed: as on disk.
-        bits: 2, 3, 4 or 8.
-        zero_offset: what the format adds to a stored zero point, 1 in v1 and 0 in v2.
+        packed: Tensors on disk.
+        bits: Bits per code: 2, 3, 4 or 8.
+        zero_offset: Offset from a stored zero point to the real one: 1 in v1 and 0 in v2.
     """
     return unpack_gptq(packed, bits=bits, zero_offset=zero_offset).dequantize()
 
@@ -123,7 +122,7 @@ def gptq_specs(
     bits: int,
     scales: torch.dtype = torch.float16,
 ) -> dict[str, TensorSpec]:
-    """Names, types and shapes of a packed layer on disk, before it is solved."""
+    """Returns names, dtypes and shapes of a packed layer on disk."""
     return {
         f"{linear}.qweight": TensorSpec(torch.int32, (cols * bits // WORD_BITS, rows)),
         f"{linear}.qzeros": TensorSpec(torch.int32, (groups, rows * bits // WORD_BITS)),
@@ -133,7 +132,7 @@ def gptq_specs(
 
 
 def gptq_shape(checkpoint: Checkpoint, linear: str, scheme: QuantizationScheme) -> PackedShape:
-    """The size of a layer that was checked."""
+    """Returns the size of a checked layer."""
     scales = checkpoint.tensor_info(f"{linear}.scales")
     groups, rows = scales.shape
     words = checkpoint.tensor_info(f"{linear}.qweight").shape[0]
@@ -143,32 +142,32 @@ def gptq_shape(checkpoint: Checkpoint, linear: str, scheme: QuantizationScheme) 
 def check_gptq(
     checkpoint: Checkpoint, linear: str, scheme: QuantizationScheme
 ) -> tuple[UInt8[Tensor, "rows groups"], Integer[Tensor, " cols"]]:
-    """Zero points and the group of each column, once all parts are seen to fit together.
+    """Checks the tensors of a layer and returns its zero points and the group of each column.
 
     Raises:
-        UnknownTensor: a part is missing.
-        CheckpointProblem: parts contradict one another, or the config.
+        UnknownTensor: A tensor is missing.
+        CheckpointProblem: The tensors contradict one another or the config.
     """
-    group_of = _check_group_index(checkpoint, linear, scheme)
+    group_index = _check_group_index(checkpoint, linear, scheme)
     qzeros = checkpoint.read(f"{linear}.qzeros")
     zeros = _zeros(qzeros, scheme.bits, ZERO_OFFSET[scheme.checkpoint_format])
     _require_zeros(checkpoint, linear, scheme, zeros)
-    return zeros, group_of
+    return zeros, group_index
 
 
 def read_gptq_params(
     checkpoint: Checkpoint, linear: str, scheme: QuantizationScheme
 ) -> QuantizationParams:
-    """A packed layer without its codes; raises as `check`."""
-    zeros, group_of = check_gptq(checkpoint, linear, scheme)
-    return QuantizationParams(checkpoint.read(f"{linear}.scales").T, zeros, group_of)
+    """Reads a packed layer without its codes; raises like `check_gptq`."""
+    zeros, group_index = check_gptq(checkpoint, linear, scheme)
+    return QuantizationParams(checkpoint.read(f"{linear}.scales").T, zeros, group_index)
 
 
 def read_gptq(checkpoint: Checkpoint, linear: str, scheme: QuantizationScheme) -> QuantizedWeight:
-    """A packed layer; raises as `check`."""
-    found = read_gptq_params(checkpoint, linear, scheme)
+    """Reads a packed layer; raises like `check_gptq`."""
+    params = read_gptq_params(checkpoint, linear, scheme)
     qweight = checkpoint.read(f"{linear}.qweight")
-    return QuantizedWeight(unpack_words(qweight, scheme.bits).T, *found, scheme.bits)
+    return QuantizedWeight(unpack_words(qweight, scheme.bits).T, *params, scheme.bits)
 
 
 def _zeros(
@@ -180,33 +179,33 @@ def _zeros(
 def _check_group_index(
     checkpoint: Checkpoint, linear: str, scheme: QuantizationScheme
 ) -> Integer[Tensor, " cols"]:
-    """The group of each column, once the parts are seen to fit together.
+    """Checks dtypes and shapes of the tensors and returns the group of each column.
 
-    A wrong group would be another scale.
+    A column with a wrong group would get a wrong scale.
     """
-    there = [
+    present = [
         part for part in GPTQ_TENSORS if part != "g_idx" or f"{linear}.g_idx" in checkpoint.tensors
     ]
-    infos = {part: checkpoint.tensor_info(f"{linear}.{part}") for part in there}
-    store = "quantize again, or store it in that type where no value changes"
-    require_dtypes(checkpoint, linear, infos, GPTQ_DTYPES, next_step=store)
+    infos = {part: checkpoint.tensor_info(f"{linear}.{part}") for part in present}
+    advice = "quantize again, or store it in that type where no value changes"
+    require_dtypes(checkpoint, linear, infos, GPTQ_DTYPES, next_step=advice)
     shape = infos["scales"].shape
     groups, rows = shape if len(shape) == 2 else (0, 0)
     cols = infos["qweight"].shape[0] * WORD_BITS // scheme.bits if infos["qweight"].shape else 0
-    asked = "scales"
+    sources = "scales"
     if "g_idx" in infos:
-        asked = "scales and g_idx"
+        sources = "scales and g_idx"
         cols = infos["g_idx"].shape[0] if len(infos["g_idx"].shape) == 1 else 0
-    for name, slot in gptq_specs(linear, rows, cols, groups=groups, bits=scheme.bits).items():
+    for name, spec in gptq_specs(linear, rows, cols, groups=groups, bits=scheme.bits).items():
         part = name.rpartition(".")[2]
-        if part in infos and infos[part].shape != slot.shape:
+        if part in infos and infos[part].shape != spec.shape:
             raise ShapeMismatch(
-                f"{checkpoint.folder} holds {name!r} as {list(infos[part].shape)}, its {asked} "
-                f"ask for {list(slot.shape)}",
+                f"{checkpoint.folder} holds {name!r} as {list(infos[part].shape)}, its {sources} "
+                f"ask for {list(spec.shape)}",
                 next_step=REPLACEMENT_ADVICE,
             )
-    even = contiguous_groups(cols, groups, scheme.group_size)
-    if even is None and (scheme.group_size is not None or "g_idx" not in infos):
+    group_index = contiguous_groups(cols, groups, scheme.group_size)
+    if group_index is None and (scheme.group_size is not None or "g_idx" not in infos):
         raise ShapeMismatch(
             f"{checkpoint.folder} holds '{linear}.scales' for {groups} groups of {cols} columns, "
             f"its config says group_size {scheme.group_size}",
@@ -214,12 +213,12 @@ def _check_group_index(
         )
     if "g_idx" in infos:
         return read_group_index(checkpoint, f"{linear}.g_idx", groups)
-    if even is None or scheme.desc_act:
+    if group_index is None or scheme.desc_act:
         raise CheckpointProblem(
             f"{checkpoint.folder} has desc_act, but lacks '{linear}.g_idx', which tells the order",
             next_step=REPLACEMENT_ADVICE,
         )
-    return even
+    return group_index
 
 
 def _require_zeros(
@@ -228,17 +227,18 @@ def _require_zeros(
     scheme: QuantizationScheme,
     zeros: UInt8[Tensor, "rows groups"],
 ) -> None:
-    """See that zero points of a symmetric layer are where the label of the format has them."""
+    """Checks that the zero points of a symmetric layer are the middle code of its format."""
     if scheme.sym is False:
         return
     middle, offset = 2 ** (scheme.bits - 1), ZERO_OFFSET[scheme.checkpoint_format]
-    other = next(layout for layout in ZERO_OFFSET if layout != scheme.checkpoint_format)
+    other_format = next(label for label in ZERO_OFFSET if label != scheme.checkpoint_format)
     shard = checkpoint.folder / checkpoint.tensor_info(f"{linear}.qzeros").shard
-    if bool((zeros == middle + offset - ZERO_OFFSET[other]).all()):
+    if bool((zeros == middle + offset - ZERO_OFFSET[other_format]).all()):
         raise CheckpointProblem(
-            f"{shard} holds {middle - ZERO_OFFSET[other]} in every place of '{linear}.qzeros', as "
-            f"{other} does, its config says {scheme.checkpoint_format}",
-            next_step=f'say "checkpoint_format": "{other}" in its config.json',
+            f"{shard} holds {middle - ZERO_OFFSET[other_format]} in every place of "
+            f"'{linear}.qzeros', as {other_format} does, its config says "
+            f"{scheme.checkpoint_format}",
+            next_step=f'say "checkpoint_format": "{other_format}" in its config.json',
         )
     if scheme.sym and not bool((zeros == middle).all()):
         raise CheckpointProblem(

@@ -1,4 +1,4 @@
-"""The linear layers of a checkpoint, packed in any layout that is known here, or plain."""
+"""Linear layers of a checkpoint, plain or packed in any supported format."""
 
 from __future__ import annotations
 
@@ -30,29 +30,28 @@ CODE_TENSOR_NAMES = ("qweight", "weight_packed")
 
 
 def head_name(checkpoint: Checkpoint) -> str:
-    """Returns the name of the layer whose weight gives the logits: the head, or the embedding.
+    """Returns the name of the output layer: the head, or the embedding of a tied model.
 
     Raises:
-        UnknownTensor: there is no head, and the config does not tie it to the embedding, or more
-            than the head is missing, or all tensors have a strange prefix.
+        UnknownTensor: There is no head without a tied embedding in the config; or further tensors
+            are missing, or all tensors have an unknown prefix.
     """
     if llama.has_head(checkpoint.tensors):
         return llama.HEAD_NAME
     if llama.is_tied(checkpoint.config):
         return llama.EMBEDDING_NAME
-    for name in _beside_head(checkpoint):  # where one of these is missing, no config mends it
+    for name in _required_tensors(checkpoint):  # without one of these, the config is not the fault
         checkpoint.tensor_info(name)
     raise UnknownTensor(
-        f"{checkpoint.folder} lacks '{llama.HEAD_NAME}.weight', and its config.json does "
-        "not say that "
-        "the embedding takes its place",
-        next_step=f'write "{llama.TIE_EMBEDDINGS_KEY}": true into config.json if the model is tied, else '
-        "download it again: a loader would fill the head with noise",
+        f"{checkpoint.folder} lacks '{llama.HEAD_NAME}.weight', and its config.json does not say "
+        "that the embedding takes its place",
+        next_step=f'write "{llama.TIE_EMBEDDINGS_KEY}": true into config.json if the model is '
+        "tied, else download it again: a loader would fill the head with noise",
     )
 
 
-def _beside_head(checkpoint: Checkpoint) -> list[str]:
-    """Returns tensors that a whole model has: embedding, a norm of each block, the last norm."""
+def _required_tensors(checkpoint: Checkpoint) -> list[str]:
+    """Lists tensors of every model: embedding, one norm of each block, final norm."""
     blocks = checkpoint.config.get("num_hidden_layers")
     count = blocks if isinstance(blocks, int) else 0
     norms = [f"{llama.BLOCK_NAME.format(number)}.input_layernorm.weight" for number in range(count)]
@@ -60,11 +59,11 @@ def _beside_head(checkpoint: Checkpoint) -> list[str]:
 
 
 def read_linear(checkpoint: Checkpoint, linear: str) -> Tensor:
-    """The weight of a linear layer, [rows cols], dequantized to fp32 where it is packed.
+    """Reads the weight of a linear layer, [rows cols]; a packed one is dequantized to fp32.
 
     Raises:
-        CheckpointProblem: packed in a way that is not known here, or parts are missing or
-            contradict one another.
+        CheckpointProblem: The format is not supported, or tensors are missing or contradict one
+            another.
     """
     scheme = packed_scheme(checkpoint, linear)
     if scheme is None:
@@ -75,47 +74,47 @@ def read_linear(checkpoint: Checkpoint, linear: str) -> Tensor:
 def read_quantized_weight(
     checkpoint: Checkpoint, linear: str, scheme: QuantizationScheme
 ) -> QuantizedWeight:
-    """The codes of a packed layer.
+    """Reads the codes and parameters of a packed layer.
 
     Raises:
-        CheckpointProblem: parts are missing or contradict one another.
+        CheckpointProblem: Tensors are missing or contradict one another.
     """
-    read = (
+    read_layer = (
         compressed_tensors_format.read_compressed
         if scheme.checkpoint_format == PACK_QUANTIZED
         else gptq_format.read_gptq
     )
-    return read(checkpoint, linear, scheme)
+    return read_layer(checkpoint, linear, scheme)
 
 
 def read_quantization_params(
     checkpoint: Checkpoint, linear: str, scheme: QuantizationScheme
 ) -> QuantizationParams:
-    """A packed layer without its codes.
+    """Reads a packed layer without its codes.
 
     Raises:
-        CheckpointProblem: parts are missing or contradict one another.
+        CheckpointProblem: Tensors are missing or contradict one another.
     """
-    read = (
+    read_layer = (
         compressed_tensors_format.read_compressed_params
         if scheme.checkpoint_format == PACK_QUANTIZED
         else gptq_format.read_gptq_params
     )
-    return read(checkpoint, linear, scheme)
+    return read_layer(checkpoint, linear, scheme)
 
 
 def packed_shape(checkpoint: Checkpoint, linear: str, scheme: QuantizationScheme) -> PackedShape:
-    """The size of a packed layer that `packed_linears` has seen."""
+    """Returns the size of a packed layer, checked before by `check_packed_linears`."""
     if scheme.checkpoint_format == PACK_QUANTIZED:
         return compressed_tensors_format.compressed_shape(checkpoint, linear)
     return gptq_format.gptq_shape(checkpoint, linear, scheme)
 
 
 def packed_scheme(checkpoint: Checkpoint, linear: str) -> QuantizationScheme | None:
-    """How a layer is packed; None if its weight is there as it is.
+    """Returns the scheme of a packed layer; None for a plain weight.
 
     Raises:
-        CheckpointProblem: as `scheme_of`.
+        CheckpointProblem: See `layer_scheme`.
     """
     if checkpoint.quantization is None or f"{linear}.weight" in checkpoint.tensors:
         return None
@@ -123,22 +122,22 @@ def packed_scheme(checkpoint: Checkpoint, linear: str) -> QuantizationScheme | N
 
 
 def check_packed_linears(checkpoint: Checkpoint) -> dict[str, QuantizationScheme]:
-    """How each packed layer is packed, by its full name, once all are seen to be readable.
+    """Checks all packed layers and returns their schemes by full name.
 
-    Nothing is read but headers, zero points and the groups of columns.
+    Reads nothing but headers, zero points and group indices.
 
     Raises:
-        UnknownTensor: a part of a layer is missing, or all of it.
-        CheckpointProblem: packed in a way that is not known here, or parts, config and zero
-            points contradict one another.
+        UnknownTensor: A layer, or a tensor of it, is missing.
+        CheckpointProblem: The format is not supported, or tensors, config and zero points
+            contradict one another.
     """
     if default_scheme(checkpoint) is None:
         return {}
-    split = (name.rpartition(".") for name in checkpoint.tensors)
-    there = {linear for linear, _, part in split if part in PACKED_TENSOR_NAMES}
-    family = _expected_linears(checkpoint)
-    found = {}
-    for linear in [*(name for name in family if name in there), *sorted(there - {*family})]:
+    split_names = (name.rpartition(".") for name in checkpoint.tensors)
+    packed = {linear for linear, _, part in split_names if part in PACKED_TENSOR_NAMES}
+    expected = _expected_linears(checkpoint)
+    schemes = {}
+    for linear in [*(name for name in expected if name in packed), *sorted(packed - {*expected})]:
         scheme = layer_scheme(checkpoint, linear)
         if scheme is None or f"{linear}.weight" in checkpoint.tensors:
             raise CheckpointProblem(
@@ -152,18 +151,18 @@ def check_packed_linears(checkpoint: Checkpoint) -> dict[str, QuantizationScheme
             else gptq_format.check_gptq
         )
         check(checkpoint, linear, scheme)
-        found[linear] = scheme
-    for linear in family:
-        if linear not in found and f"{linear}.weight" not in checkpoint.tensors:
+        schemes[linear] = scheme
+    for linear in expected:
+        if linear not in schemes and f"{linear}.weight" not in checkpoint.tensors:
             raise UnknownTensor(
                 f"{checkpoint.folder} lacks {linear!r}, packed and plain",
                 next_step="download the checkpoint again: a loader would fill it with noise",
             )
-    return found
+    return schemes
 
 
 def _expected_linears(checkpoint: Checkpoint) -> list[str]:
-    """The linear layers that the config asks for, by their full names."""
+    """Lists the full names of the linear layers of a supported architecture; else empty."""
     blocks = checkpoint.config.get("num_hidden_layers")
     if checkpoint.config.get("model_type") not in llama.MODEL_FAMILIES or not isinstance(
         blocks, int
@@ -173,7 +172,7 @@ def _expected_linears(checkpoint: Checkpoint) -> list[str]:
 
 
 def count_parameters(checkpoint: Checkpoint) -> int:
-    """Counts the weights, packed ones as what they stand for; derived buffers are none."""
+    """Counts the model's parameters, packed ones by code; derived buffers are excluded."""
     total = 0
     schemes = check_packed_linears(checkpoint)
     for name, info in checkpoint.tensors.items():

@@ -1,4 +1,4 @@
-"""What has to hold of the tensors of a packed layer, whatever the layout."""
+"""Checks of the tensors of a packed layer, shared by all formats."""
 
 from __future__ import annotations
 
@@ -20,40 +20,44 @@ def require_dtypes(
     checkpoint: Checkpoint,
     linear: str,
     infos: Mapping[str, TensorInfo],
-    types: Mapping[str, tuple[torch.dtype, ...]],
+    dtypes: Mapping[str, tuple[torch.dtype, ...]],
     *,
     next_step: str = REPLACEMENT_ADVICE,
 ) -> None:
-    """See that each part is of a type that loaders take.
+    """Checks that loaders accept the dtype of each tensor of a layer.
 
     Args:
-        checkpoint: that holds them.
-        linear: the layer's full name.
-        infos: of its parts.
-        types: allowed, by part.
-        next_step: where one is not.
+        checkpoint: Checkpoint with the layer.
+        linear: Full name of the layer.
+        infos: Tensor name in the layer to its header entry.
+        dtypes: Tensor name in the layer to its accepted dtypes.
+        next_step: Advice for another dtype.
     Raises:
-        CheckpointProblem: names the file and the part.
+        CheckpointProblem: A dtype is not accepted; names the file and the tensor.
     """
     for part, info in infos.items():
-        if info.dtype not in types[part]:
+        if info.dtype not in dtypes[part]:
             raise CheckpointProblem(
                 f"{checkpoint.folder / info.shard} holds '{linear}.{part}' as "
-                f"{dtype_name(info.dtype)}, not as {' or '.join(map(dtype_name, types[part]))}",
+                f"{dtype_name(info.dtype)}, not as {' or '.join(map(dtype_name, dtypes[part]))}",
                 next_step=next_step,
             )
 
 
 def read_group_index(checkpoint: Checkpoint, name: str, groups: int) -> Integer[Tensor, " cols"]:
-    """The group of each column as a tensor says it.
+    """Reads the group of each column from a tensor.
 
+    Args:
+        checkpoint: Checkpoint with the tensor.
+        name: Full name of the tensor.
+        groups: Number of groups with scales.
     Raises:
-        CheckpointProblem: it names a group that has no scale.
+        CheckpointProblem: The tensor names a group without a scale.
     """
-    found = checkpoint.read(name)
-    if not bool(((found >= 0) & (found < groups)).all()):
+    group_index = checkpoint.read(name)
+    if not bool(((group_index >= 0) & (group_index < groups)).all()):
         raise CheckpointProblem(
             f"{checkpoint.folder} holds {name!r} with groups beyond the {groups} that have scales",
             next_step=REPLACEMENT_ADVICE,
         )
-    return found
+    return group_index

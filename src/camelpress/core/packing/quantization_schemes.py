@@ -1,7 +1,7 @@
-"""What a quantization config says of each linear layer, whoever wrote it.
+"""Reads the scheme of each linear layer from the quantization config of any supported tool.
 
 GPTQModel, AutoGPTQ and auto-round write one object of settings, with exceptions in `dynamic` or
-`extra_config`; llm-compressor writes groups of layers, each with settings of its own.
+`extra_config`; llm-compressor writes groups of layers with separate settings.
 
 Source: ModelCloud/GPTQModel 7.7.0 (quantization/config.py); intel/auto-round 0.16.1
 (inference/convert_model.py, inference/backend.py); vllm-project/compressed-tensors 0.19.0
@@ -26,30 +26,30 @@ from camelpress.core.settings import describe_validation_error
 GPTQ_V1, GPTQ_V2, PACK_QUANTIZED = "gptq", "gptq_v2", "pack-quantized"
 COMPRESSED_TENSORS = "compressed-tensors"
 SUPPORTED_BITS = (2, 3, 4, 8)
-PLAIN_BITS = 16  # auto-round's way of saying that a layer is not packed
+PLAIN_BITS = 16  # bits of a plain layer in a config of auto-round
 # fmt: off
-CHECKPOINT_FORMATS: Mapping[str, Mapping[str, str]] = {  # quant_method: its names for layouts
+CHECKPOINT_FORMATS: Mapping[str, Mapping[str, str]] = {  # quant_method: its format names
     "gptq":             {GPTQ_V1: GPTQ_V1, GPTQ_V2: GPTQ_V2},
-    "auto-round":       {"auto_round:auto_gptq": GPTQ_V1, "auto_round:gptqmodel": GPTQ_V2, "auto_round": GPTQ_V2},
-    COMPRESSED_TENSORS:             {PACK_QUANTIZED: PACK_QUANTIZED},
+    "auto-round":       {"auto_round:auto_gptq": GPTQ_V1, "auto_round:gptqmodel": GPTQ_V2,
+                         "auto_round": GPTQ_V2},
+    COMPRESSED_TENSORS: {PACK_QUANTIZED: PACK_QUANTIZED},
 }
 # fmt: on
 REGEX_PREFIX = "re:"
-KNOWN = format_detection.READABLE_FORMATS
 
 
 class QuantizationScheme(NamedTuple):
-    """How one linear layer is packed."""
+    """Packing parameters of one linear layer."""
 
     checkpoint_format: str
     bits: int
-    group_size: int | None  # -1: one group a row; None: not said
-    sym: bool | None  # None: not said
-    desc_act: bool  # whether the groups may be of columns anywhere
+    group_size: int | None  # columns per group; -1: one group per row; None: not in the config
+    sym: bool | None  # None: not in the config
+    desc_act: bool  # True if a group may have scattered columns (activation order)
 
 
 class _WeightArgs(BaseModel):
-    """The part of compressed-tensors' QuantizationArgs that decides what codes mean."""
+    """Fields of compressed-tensors' QuantizationArgs with an influence on dequantization."""
 
     model_config = ConfigDict(strict=True)
 
@@ -62,7 +62,7 @@ class _WeightArgs(BaseModel):
 
 
 class _ConfigGroup(BaseModel):
-    """Layers that are packed alike; activations that are quantized too would change the model."""
+    """A group of layers with one scheme; quantized activations are refused."""
 
     model_config = ConfigDict(strict=True)
 
@@ -74,7 +74,7 @@ class _ConfigGroup(BaseModel):
 
 
 class _CompressedTensorsConfig(BaseModel):
-    """A config of compressed-tensors; rotations and cache schemes would change the model, too."""
+    """A config of compressed-tensors; rotations and cache schemes are refused."""
 
     model_config = ConfigDict(strict=True)
 
@@ -86,26 +86,29 @@ class _CompressedTensorsConfig(BaseModel):
 
 
 def layer_scheme(checkpoint: Checkpoint, linear: str) -> QuantizationScheme | None:
-    """How a linear layer is packed, by its full name; None if it is plain.
+    """Returns the scheme of a linear layer from the config; None for a plain layer.
 
+    Args:
+        checkpoint: Checkpoint with the config.
+        linear: Full name of the layer.
     Raises:
-        CheckpointProblem: in a way that cannot be read here, or the config contradicts itself.
+        CheckpointProblem: The scheme is not supported, or the config contradicts itself.
     """
     config = checkpoint.quantization
     if config is None:
         return None
     if config.get("quant_method") == COMPRESSED_TENSORS:
         return _scheme_from_groups(checkpoint, config, linear)
-    own = _layer_config(config, linear)
-    where = f" of {linear}" if config.get("dynamic") or config.get("extra_config") else ""
-    return None if own is None else _scheme_from_config(checkpoint, own, where)
+    layer_config = _layer_config(config, linear)
+    label = f" of {linear}" if config.get("dynamic") or config.get("extra_config") else ""
+    return None if layer_config is None else _scheme_from_config(checkpoint, layer_config, label)
 
 
 def default_scheme(checkpoint: Checkpoint) -> QuantizationScheme | None:
-    """How layers are packed that have no settings of their own; None if none is packed.
+    """Returns the scheme of layers without separate settings; None for a plain checkpoint.
 
     Raises:
-        CheckpointProblem: as `scheme_of`.
+        CheckpointProblem: See `layer_scheme`.
     """
     config = checkpoint.quantization
     if config is None:
@@ -117,39 +120,41 @@ def default_scheme(checkpoint: Checkpoint) -> QuantizationScheme | None:
 
 
 def _scheme_from_config(
-    checkpoint: Checkpoint, own: Mapping[str, Any], where: str
+    checkpoint: Checkpoint, config: Mapping[str, Any], label: str
 ) -> QuantizationScheme:
-    layout, act_bits = _parse_format(checkpoint, own), own.get("act_bits")
+    checkpoint_format, act_bits = _parse_format(checkpoint, config), config.get("act_bits")
     if isinstance(act_bits, int) and act_bits < PLAIN_BITS:
         raise CheckpointProblem(
             f"{checkpoint.folder} quantizes activations, too (act_bits {act_bits})",
             next_step="give one whose weights alone are quantized",
         )
     return QuantizationScheme(
-        layout,
-        _parse_bits(checkpoint, own.get("bits"), where),
-        _value_of_type(own.get("group_size"), int),
-        _value_of_type(own.get("sym"), bool),
-        bool(own.get("desc_act")),
+        checkpoint_format,
+        _parse_bits(checkpoint, config.get("bits"), label),
+        _value_of_type(config.get("group_size"), int),
+        _value_of_type(config.get("sym"), bool),
+        bool(config.get("desc_act")),
     )
 
 
 def _layer_config(config: Mapping[str, Any], linear: str) -> Mapping[str, Any] | None:
-    """The settings of one layer in a config of GPTQModel, AutoGPTQ or auto-round."""
+    """Returns the settings of one layer in a config of GPTQModel, AutoGPTQ or auto-round."""
     extra = config.get("extra_config")
     if not extra:
         return dynamic_settings(config, linear)
     try:
         require_pattern_count(extra)
-        patterns = (v for key, v in extra.items() if match_regex(key, linear, anywhere=True))
-        own = extra.get(linear) or next(patterns, None) or {}
-        bits = own.get("bits")
+        matches = (
+            values for key, values in extra.items() if match_regex(key, linear, anywhere=True)
+        )
+        overrides = extra.get(linear) or next(matches, None) or {}
+        bits = overrides.get("bits")
     except (AttributeError, TypeError, ValueError) as error:
         raise CheckpointProblem(
             f"the quantization_config has an extra_config that cannot be read ({error})",
             next_step="compare it with the config of the original checkpoint",
         ) from error
-    return None if isinstance(bits, int) and bits >= PLAIN_BITS else {**config, **own}
+    return None if isinstance(bits, int) and bits >= PLAIN_BITS else {**config, **overrides}
 
 
 def _scheme_from_groups(
@@ -168,13 +173,13 @@ def _scheme_from_groups(
 
 
 def _scheme_from_group(
-    checkpoint: Checkpoint, config: Mapping[str, Any], group: _ConfigGroup, where: str
+    checkpoint: Checkpoint, config: Mapping[str, Any], group: _ConfigGroup, label: str
 ) -> QuantizationScheme:
     weights = group.weights
-    layout = group.layout or config.get("format")
+    format_name = group.layout or config.get("format")
     return QuantizationScheme(
-        _parse_format(checkpoint, {"quant_method": COMPRESSED_TENSORS, "format": layout}),
-        _parse_bits(checkpoint, weights.num_bits, where),
+        _parse_format(checkpoint, {"quant_method": COMPRESSED_TENSORS, "format": format_name}),
+        _parse_bits(checkpoint, weights.num_bits, label),
         -1 if weights.strategy == "channel" else weights.group_size,
         weights.symmetric,
         weights.actorder in (True, "group", "dynamic"),
@@ -193,8 +198,8 @@ def _parse_groups(checkpoint: Checkpoint, config: Mapping[str, Any]) -> _Compres
 
 
 def _first_match(linear: str, targets: Iterable[str]) -> str | None:
-    """Of targets that mean a layer the first: names, then regular expressions, then its class."""
-    for target in sorted(targets, key=lambda each: (each.startswith(REGEX_PREFIX), each)):
+    """Returns the first target for a layer: names, then regular expressions, then "Linear"."""
+    for target in sorted(targets, key=lambda name: (name.startswith(REGEX_PREFIX), name)):
         if target == linear:
             return target
         if target.startswith(REGEX_PREFIX) and _matches(target, linear):
@@ -221,22 +226,24 @@ def _parse_format(checkpoint: Checkpoint, config: Mapping[str, Any]) -> str:
             '"quant_method": "gptq", "bits": 4',
         )
     method = str(method).removeprefix("intel/")
-    named = config.get("packing_format") or config.get("checkpoint_format") or config.get("format")
+    name = config.get("packing_format") or config.get("checkpoint_format") or config.get("format")
     if config.get("is_marlin_format"):
-        named = "marlin"
-    layout = CHECKPOINT_FORMATS.get(method, {}).get(GPTQ_V1 if named is None else str(named))
-    if layout is None:
+        name = "marlin"
+    checkpoint_format = CHECKPOINT_FORMATS.get(method, {}).get(
+        GPTQ_V1 if name is None else str(name)
+    )
+    if checkpoint_format is None:
         raise CheckpointProblem(
-            f"{checkpoint.folder} is quantized as {method}{f'/{named}' if named else ''}",
-            next_step=f"give a checkpoint of {KNOWN}",
+            f"{checkpoint.folder} is quantized as {method}{f'/{name}' if name else ''}",
+            next_step=f"give a checkpoint of {format_detection.READABLE_FORMATS}",
         )
-    return layout
+    return checkpoint_format
 
 
-def _parse_bits(checkpoint: Checkpoint, bits: object, where: str) -> int:
+def _parse_bits(checkpoint: Checkpoint, bits: object, label: str) -> int:
     if not isinstance(bits, int) or bits not in SUPPORTED_BITS:
         raise CheckpointProblem(
-            f"{checkpoint.folder} has {bits} bits per weight{where}",
+            f"{checkpoint.folder} has {bits} bits per weight{label}",
             next_step=f"use one of {SUPPORTED_BITS}",
         )
     return bits

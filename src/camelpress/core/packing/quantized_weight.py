@@ -1,4 +1,4 @@
-"""A linear layer as whole numbers, whatever the layout in which it lies on disk."""
+"""Quantized weight of a linear layer in memory, independent of its format on disk."""
 
 from __future__ import annotations
 
@@ -12,39 +12,40 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """weight[row, col] = scales[row, g] * (codes[row, col] - zeros[row, g])  with g = group_of[col]
+    """Codes, scales and zero points of one linear layer.
 
+    weight[row, col] = scales[row, g] * (codes[row, col] - zeros[row, g]) with g = group_index[col].
     Rows are outputs and columns are inputs, as in `torch.nn.Linear.weight`.
     """
 
     codes: UInt8[Tensor, "rows cols"]  # 0 to 2**bits - 1
     scales: Float[Tensor, "rows groups"]  # unit: weight
-    zeros: UInt8[Tensor, "rows groups"]  # the code that means zero, 0 to 2**bits - 1
-    group_index: Integer[Tensor, " cols"]
-    bits: int
+    zeros: UInt8[Tensor, "rows groups"]  # code of zero, 0 to 2**bits - 1
+    group_index: Integer[Tensor, " cols"]  # group of each column
+    bits: int  # bits per code
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "rows cols"]:
-        """The weights that a loader computes with in fp32.
+        """Returns the weights of a loader, in fp32 by default.
 
-        With scales of 16 bits they are exact: a difference of codes has 8 bits and a scale has at
-        most 11, so the product needs no more than 19 of the 24 that fp32 has. In fp64 they always
-        are.
+        With 16-bit scales the fp32 weights are exact: a difference of codes has 8 significant bits
+        and a scale at most 11, so the product needs 19 of the 24 bits of fp32. In fp64 the weights
+        are always exact.
         """
         groups = self.group_index.long()
-        found = self.codes.contiguous().to(dtype)  # bytes are cheaper to turn round than floats
-        found -= self.zeros.to(dtype).index_select(1, groups)
-        found *= self.scales.to(dtype).index_select(1, groups)
-        return found
+        weights = self.codes.contiguous().to(dtype)  # transposing bytes is cheaper than floats
+        weights -= self.zeros.to(dtype).index_select(1, groups)
+        weights *= self.scales.to(dtype).index_select(1, groups)
+        return weights
 
-    def slice_rows(self, part: slice) -> QuantizedWeight:
-        """Some of the rows."""
+    def slice_rows(self, rows: slice) -> QuantizedWeight:
+        """Returns a slice of the rows."""
         return QuantizedWeight(
-            self.codes[part], self.scales[part], self.zeros[part], self.group_index, self.bits
+            self.codes[rows], self.scales[rows], self.zeros[rows], self.group_index, self.bits
         )
 
 
 class QuantizationParams(NamedTuple):
-    """A layer without its codes."""
+    """Scales, zero points and group index of a layer, without its codes."""
 
     scales: Float[Tensor, "rows groups"]
     zeros: UInt8[Tensor, "rows groups"]
@@ -52,7 +53,7 @@ class QuantizationParams(NamedTuple):
 
 
 class PackedShape(NamedTuple):
-    """What headers tell of a packed layer."""
+    """Size and scale dtype of a packed layer, from tensor headers."""
 
     rows: int
     cols: int
@@ -61,12 +62,12 @@ class PackedShape(NamedTuple):
 
 
 def contiguous_groups(cols: int, groups: int, size: int | None) -> Integer[Tensor, " cols"] | None:
-    """The group of each column where groups are neighbours; None if there are not so many groups.
+    """Returns the group of each column for contiguous groups; None if the sizes disagree.
 
     Args:
-        cols: of the layer.
-        groups: that have scales.
-        size: columns of a group; -1 for all of them, None for as many as come out even.
+        cols: Columns of the layer.
+        groups: Number of groups with scales.
+        size: Columns per group; -1 for one group per row, None for cols / groups.
     """
     if size is None and groups and cols % groups == 0:
         size = cols // groups

@@ -1,4 +1,4 @@
-"""Folders in which libraries keep what they compiled or drew, where nobody has a writable home."""
+"""Temporary cache folders for libraries on machines without a writable home."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ CACHE_VARIABLES = ("MPLCONFIGDIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"
 
 
 def provide_cache_folders() -> None:
-    """Name a temporary folder, which goes with the process, for each cache without a place.
+    """Sets each cache variable without a writable folder to a temporary folder.
 
-    A cache has none if its variable names a folder that cannot be written, too: matplotlib would
-    say so in two lines of its own.
+    The folder is deleted at the end of the process. An unwritable folder in a variable is replaced,
+    too, since matplotlib would otherwise print a warning of two lines.
     """
-    named = {name: os.environ.get(name) for name in CACHE_VARIABLES}
-    missing = [name for name, place in named.items() if place and not _is_usable(place)]
-    if not all(named.values()) and not _has_cache_folder():
-        missing += [name for name, place in named.items() if not place]
+    folders = {name: os.environ.get(name) for name in CACHE_VARIABLES}
+    missing = [name for name, folder in folders.items() if folder and not _is_usable(folder)]
+    if not all(folders.values()) and not _has_cache_folder():
+        missing += [name for name, folder in folders.items() if not folder]
     if not missing:
         return
     try:
-        folder = tempfile.mkdtemp(prefix="camelpress-caches-")
-    except OSError:  # no folder can be written at all: the library says what it lacks
+        parent = tempfile.mkdtemp(prefix="camelpress-caches-")
+    except OSError:  # no folder is writable at all; the library reports its own error
         return
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ.update({name: str(Path(folder, name.lower())) for name in missing})
+    atexit.register(shutil.rmtree, parent, ignore_errors=True)
+    os.environ.update({name: str(Path(parent, name.lower())) for name in missing})
 
 
 def _has_cache_folder() -> bool:
-    """Returns True if every cache folder of the libraries can be written or made."""
+    """Returns True if every default cache folder of the libraries can be written or created."""
     xdg = [os.environ.get(name) for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME")]
     names = (*filter(None, xdg), "~/.cache", "~/.config", "~/.triton")
     return all(_is_usable(name) for name in names)
 
 
 def _is_usable(name: str) -> bool:
-    """Returns True if a folder of this name can be written or made."""
+    """Returns True if a folder of this name can be written or created."""
     try:
         return _is_writable(Path(name).expanduser())
-    except (OSError, RuntimeError, ValueError):  # RuntimeError: nobody knows a home
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: the home folder is unknown
         return False
 
 
-def _is_writable(place: Path) -> bool:
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+def _is_writable(folder: Path) -> bool:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)

@@ -1,6 +1,6 @@
-"""The machine that this program runs on, as a release tells of it.
+"""Hardware facts of this machine for reports and releases.
 
-What Linux says in `/proc` is read; no driver is woken for it.
+The facts come from `/proc` of Linux; no GPU driver is initialized.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from pathlib import Path
 from typing import Any
 
 CPUINFO = Path("/proc/cpuinfo")
-GPU_FOLDER = Path("/proc/driver/nvidia/gpus")  # a folder for each, with a file `information`
+GPU_FOLDER = Path("/proc/driver/nvidia/gpus")  # one folder per GPU with a file `information`
 
 
 def describe_hardware() -> dict[str, Any]:
-    """Kind of machine, processor, its cores as the system counts them, and GPUs by name."""
+    """Returns the machine type, processor name, logical core count and GPU names."""
     return {
         "machine": platform.machine(),
         "processor": next(_values_of_key(CPUINFO, "model name"), platform.processor()),
         "cores": os.cpu_count(),
         "gpus": [
             name
-            for place in sorted(GPU_FOLDER.glob("*/information"))
-            for name in _values_of_key(place, "Model")
+            for path in sorted(GPU_FOLDER.glob("*/information"))
+            for name in _values_of_key(path, "Model")
         ],
     }
 
 
 def _values_of_key(path: Path, key: str) -> Iterator[str]:
-    """The values of a key in lines of `key: value`."""
+    """Yields the values of one key from a file of `key: value` lines."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    for found in re.finditer(rf"^{key}[ \t]*:[ \t]*(.+)$", text, re.MULTILINE):
-        yield found[1].strip()
+    for match in re.finditer(rf"^{key}[ \t]*:[ \t]*(.+)$", text, re.MULTILINE):
+        yield match[1].strip()

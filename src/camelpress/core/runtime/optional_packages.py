@@ -1,4 +1,4 @@
-"""What only some commands need, and an extra of this package brings."""
+"""Checks for optional packages, each installed by an extra of camelpress."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from camelpress.core.errors import ToolProblem
 
 
 def is_installed(module: str) -> bool:
-    """Whether it can be imported; it is not."""
+    """Returns True if a module can be imported, without importing it."""
     return find_spec(module) is not None
 
 
 def require_package(module: str, *, need: str, extra: str) -> None:
-    """See that a module is there.
+    """Checks that a module is installed.
 
     Args:
-        module: by the name it is imported by.
-        need: who needs it, and what it is called.
-        extra: that brings it.
+        module: Import name.
+        need: Start of the message, such as "the report needs matplotlib".
+        extra: Extra of camelpress with the package.
     Raises:
-        EngineProblem: it is not.
+        ToolProblem: The module is not installed.
     """
     if not is_installed(module):
         raise ToolProblem(

@@ -1,7 +1,7 @@
-"""Panics of libraries written in Rust, which reach Python as an exception of no importable class.
+"""Panics of Rust libraries, raised in Python as an exception of a private class.
 
-Rust also writes a panic to stderr before Python sees it, and warnings to stdout, where a result
-belongs; nobody can act on those lines.
+Rust also prints a panic to stderr before Python sees it, and warnings to stdout among the results;
+a user cannot act on those lines.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-STDOUT, STDERR = 1, 2  # file descriptors that Rust writes to
-_LOCK = threading.RLock()  # of the file descriptors
+STDOUT, STDERR = 1, 2  # file descriptors written by Rust
+_LOCK = threading.RLock()  # guards the file descriptors
 
 
 def is_panic(error: BaseException) -> bool:
-    """Returns whether an exception is a panic of Rust, which is no `Exception` in Python."""
+    """Returns True if an exception is a panic of Rust; its class derives from BaseException."""
     return type(error).__name__ == "PanicException" and type(error).__module__ == "pyo3_runtime"
 
 
 @contextmanager
 def drop_panic_messages() -> Iterator[None]:
-    """Drops the text of a panic in the block; any other text reaches stderr after the block."""
+    """Captures stdout and stderr in the block; prints them to stderr after it, unless it panics."""
     with _LOCK, tempfile.TemporaryFile() as file:
-        with suppress(OSError, ValueError):  # a full disk or a closed stdout is no fault of ours
+        with suppress(OSError, ValueError):  # ignores a full disk or a closed stdout
             sys.stdout.flush()
         copies = {stream: _redirect_stream(stream, file.fileno()) for stream in (STDOUT, STDERR)}
         panicked = False
@@ -36,7 +36,7 @@ def drop_panic_messages() -> Iterator[None]:
             panicked = is_panic(error) or is_panic(error.__cause__ or error)
             raise
         finally:
-            with suppress(OSError):  # a full disk or a closed stderr is no fault of the block
+            with suppress(OSError):  # ignores a full disk or a closed stderr
                 for stream, copy in copies.items():
                     _restore_stream(stream, copy)
                 file.seek(0)
@@ -44,7 +44,7 @@ def drop_panic_messages() -> Iterator[None]:
 
 
 def _redirect_stream(stream: int, target: int) -> int | None:
-    """Points a stream elsewhere, and returns a copy of what it was; None where it is closed."""
+    """Redirects a descriptor and returns a copy of the original; None if it is closed."""
     with suppress(OSError):
         copy = os.dup(stream)
         os.dup2(target, stream)

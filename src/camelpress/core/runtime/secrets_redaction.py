@@ -1,6 +1,7 @@
-"""What must never be shown or shipped: tokens, keys, logins, told by their form or by their value.
+"""Detection and redaction of secrets: tokens, keys and logins.
 
-The values are those of environment variables that hold credentials, as `CREDENTIALS` lists them.
+Secrets are recognized by their form, or by the values of the environment variables in
+`CREDENTIAL_VARIABLES`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 
-MIN_SECRET_BYTES = 8  # bytes: a credential; anything shorter would also be found where it is none
+MIN_SECRET_BYTES = 8  # bytes of a credential; shorter values would match ordinary text
 # fmt: off
 SECRET_PATTERNS: Mapping[str, re.Pattern[bytes]] = {
     "a Hugging Face token":     re.compile(
@@ -35,14 +36,14 @@ CREDENTIAL_VARIABLES = (
 # fmt: on
 
 
-SECRET_QUERY = re.compile(  # of an address: shown nowhere, but words of a release may explain it
+SECRET_QUERY = re.compile(  # secret parameter of a URL; redacted, but allowed in release texts
     rb"([?&](?:[\w-]*(?:token|signature|secret|password|api[_-]?key)|sig|key)=)[^&\s\"'<>]{6,}",
     re.IGNORECASE,
 )
 
 
 def secret_patterns() -> Iterator[tuple[str, re.Pattern[bytes]]]:
-    """Each kind of secret with what finds it, the credentials of this process first."""
+    """Yields each kind of secret and its pattern, the credentials of this process first."""
     for name in CREDENTIAL_VARIABLES:
         value = os.environ.get(name, "").strip().encode(errors="surrogatepass")
         if len(value) >= MIN_SECRET_BYTES:
@@ -51,7 +52,7 @@ def secret_patterns() -> Iterator[tuple[str, re.Pattern[bytes]]]:
 
 
 def redact_secrets(text: str) -> str:
-    """The text with the name of its kind in the place of each secret."""
+    """Replaces each secret in a text with the name of its kind."""
     content = text.encode(errors="surrogatepass")
     for kind, pattern in secret_patterns():
         content = pattern.sub(f"[{kind}]".encode(), content)

@@ -1,4 +1,4 @@
-"""Watches the standard streams, so that a result nobody received never ends like a verdict."""
+"""Watched standard streams, so a run with a lost result never exits with a verdict."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ STDOUT, STDERR = 1, 2  # file descriptors
 
 
 class LostOutput(Exception):
-    """A result could not be written to standard output."""
+    """Standard output failed and a result is lost."""
 
 
 class WatchedStream:
-    """A text stream that remembers its first failure, and from then on writes to nowhere.
+    """A text stream with a record of its first failure; later writes are discarded.
 
     Args:
-        stream: the stream to watch.
-        vital: whether a failure raises. Messages are not vital: a long run goes on without them,
-            and its exit code says at the end that some were lost.
+        stream: Stream to watch.
+        is_vital: True to raise on a failure. Messages are not vital: a long run continues without
+            them, and its exit code shows the loss at the end.
     """
 
-    def __init__(self, stream: Any, *, vital: bool) -> None:
+    def __init__(self, stream: Any, *, is_vital: bool) -> None:
         self._stream = stream
-        self._vital = vital
+        self._is_vital = is_vital
         self.error: OSError | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -39,7 +39,7 @@ class WatchedStream:
         """Writes a text.
 
         Raises:
-            LostOutput: the stream is vital and fails, or failed before.
+            LostOutput: The stream is vital and fails, or failed before.
         """
         self._attempt(lambda: self._stream.write(text))
         return len(text)
@@ -50,16 +50,16 @@ class WatchedStream:
             self.write(line)
 
     def flush(self) -> None:
-        """Hands over what is buffered.
+        """Flushes the buffer.
 
         Raises:
-            LostOutput: as `write`.
+            LostOutput: The stream is vital and fails, or failed before.
         """
         self._attempt(self._stream.flush)
 
     @property
     def exit_code(self) -> ExitCode:
-        """DONE while nothing is lost, SIGPIPE after the reader left, PROBLEM after other faults."""
+        """Exit code: DONE without a loss, SIGPIPE after the reader closed the pipe, else PROBLEM."""
         if self.error is None:
             return ExitCode.DONE
         return ExitCode.SIGPIPE if self.error.errno == errno.EPIPE else ExitCode.PROBLEM
@@ -71,12 +71,12 @@ class WatchedStream:
             except OSError as error:
                 self.error = error
                 self._discard()
-        if self.error is not None and self._vital:
+        if self.error is not None and self._is_vital:
             raise LostOutput(os.strerror(self.error.errno or errno.EIO)) from self.error
 
     def _discard(self) -> None:
-        """Turns the descriptor to nowhere: the interpreter flushes it again when it ends."""
-        with suppress(OSError):  # a stream of a test has no descriptor
+        """Redirects the descriptor to /dev/null, since the interpreter flushes it at its end."""
+        with suppress(OSError):  # a stream in a test has no descriptor
             _redirect_to_null(self._stream.fileno(), os.O_WRONLY)
 
 
@@ -89,25 +89,25 @@ class StandardStreams(NamedTuple):
 
 @contextmanager
 def watch_standard_streams() -> Iterator[StandardStreams]:
-    """Replaces the standard streams with watched ones while the block runs."""
-    before = sys.stdout, sys.stderr
+    """Replaces the standard streams with watched ones inside the block."""
+    originals = sys.stdout, sys.stderr
     _reserve_descriptors()
     streams = StandardStreams(
-        WatchedStream(_open_stream(sys.stdout, STDOUT), vital=True),
-        WatchedStream(_open_stream(sys.stderr, STDERR), vital=False),
+        WatchedStream(_open_stream(sys.stdout, STDOUT), is_vital=True),
+        WatchedStream(_open_stream(sys.stderr, STDERR), is_vital=False),
     )
     sys.stdout, sys.stderr = cast(TextIO, streams.out), cast(TextIO, streams.err)
     try:
         yield streams
     finally:
-        sys.stdout, sys.stderr = before
+        sys.stdout, sys.stderr = originals
 
 
 def _reserve_descriptors() -> None:
-    """Occupies closed standard descriptors, or the next file that is opened would get them.
+    """Occupies closed standard descriptors, since the next opened file would get their numbers.
 
-    Closed standard output stays unwritable, since results would vanish there; closed standard
-    error means that nobody wants messages.
+    A closed standard output stays unwritable, so that a result is not lost silently; a closed
+    standard error discards messages.
     """
     for descriptor, flags in ((0, os.O_RDONLY), (STDOUT, os.O_RDONLY), (STDERR, os.O_WRONLY)):
         try:
@@ -117,14 +117,14 @@ def _reserve_descriptors() -> None:
 
 
 def _redirect_to_null(descriptor: int, flags: int) -> None:
-    nowhere = os.open(os.devnull, flags)
-    if nowhere != descriptor:
-        os.dup2(nowhere, descriptor)
-        os.close(nowhere)
+    null = os.open(os.devnull, flags)
+    if null != descriptor:
+        os.dup2(null, descriptor)
+        os.close(null)
 
 
 def _open_stream(stream: Any, descriptor: int) -> Any:
-    """Returns the stream, or one on its descriptor where Python found it closed at the start."""
+    """Returns the stream, or opens one on its descriptor if it was closed at the start."""
     if stream is not None:
         return stream
     return open(descriptor, "w", encoding="utf-8", errors="backslashreplace", closefd=False)

@@ -1,4 +1,4 @@
-"""A stop that waits for a good moment: a signal is noted, and the work asks when it can end."""
+"""Deferred stops: a signal sets a flag, and the work checks it at a safe point."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from camelpress.core.progress import note
 
 
 class StopRequest:
-    """Whether somebody asked for the end."""
+    """A flag set by the first stop signal."""
 
     def __init__(self) -> None:
         self.is_requested = False
 
     def handle_signal(self, _number: int, _frame: FrameType | None) -> None:
-        """A signal handler; the second signal does not wait.
+        """Sets the flag at the first signal and stops at the second.
 
         Raises:
-            Interrupted: it is the second.
+            Interruption: This is the second signal.
         """
         if self.is_requested:
             raise Interruption("stopped before the end", next_step="run the same command again")
         self.is_requested = True
-        note("stopping when this block is finished; once more stops at once")
+        note("stopping when this block is finished; a second signal stops at once")
 
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Turn SIGTERM and Ctrl-C into a question that the block asks."""
+    """Turns SIGTERM and Ctrl-C inside the block into a `StopRequest`."""
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may handle signals
         return
-    before = {
+    handlers = {
         number: signal.signal(number, stop.handle_signal)
         for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

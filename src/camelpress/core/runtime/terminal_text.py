@@ -1,8 +1,8 @@
-"""Text from outside as a terminal may show it: nothing in it acts on the terminal, or hides.
+"""Escapes control characters in untrusted text before a terminal shows it.
 
-A model can be made to say escape sequences, and a file to be named by them: they move the cursor,
-rewrite what stands above, set the clipboard or the window's title. Here each control character is a
-sign that can be seen, and characters that turn the direction of reading are a replacement mark.
+Model outputs and file names can contain escape sequences: they move the cursor, overwrite earlier
+lines, set the clipboard or the window title. Each control character becomes a visible sign; each
+character with an effect on the reading direction becomes a replacement mark.
 """
 
 from __future__ import annotations
@@ -10,20 +10,15 @@ from __future__ import annotations
 import unicodedata
 
 SAFE_CHARACTERS = frozenset("\n\t\u200c\u200d")  # the latter two join letters and emoji
-CONTROL_PICTURES = 0x2400  # where Unicode has a picture of each control character
+CONTROL_PICTURES = 0x2400  # first code point of the pictures of control characters
 DELETE, DELETE_PICTURE = 0x7F, "\u2421"
 REPLACEMENT = "\ufffd"
-CONTROL_CATEGORIES = (
-    "Cc",
-    "Cf",
-    "Cs",
-    "Zl",
-    "Zp",
-)  # control, format, surrogate, line and paragraph separator
+# Unicode categories: control, format, surrogate, line separator, paragraph separator.
+CONTROL_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def escape_controls(text: str) -> str:
-    """The text with a visible sign for each character that would do something to a terminal."""
+    """Replaces each character that acts on a terminal with a visible sign."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(map(_visible_sign, text))
