@@ -188,7 +188,7 @@ def test_an_error_that_cannot_be_shown_is_no_verdict(ways: dict[str, tuple[int, 
 def test_a_library_that_ends_the_program_is_one_line(ways: dict[str, tuple[int, str]]) -> None:
     assert ways["library exit"] == (
         3,
-        "error: a library ended the program (1); run the same command with --debug to see which\n",
+        "error: a library ended the program (1); run the same command with --debug to see its name\n",
     )
     assert "Traceback" in ways["library exit in detail"][1]
 

@@ -1,13 +1,13 @@
-"""Runs the command line and ends the process: 1 means that a gate failed, and nothing else.
+"""Runs the command line and ends the process with an exit code; 1 always means a failed gate.
 
-0    done, or every check passed
-1    a verdict: the gate failed
-2    usage or recipe
-3    could not run: an error, a bug, a result that could not be written
-4    inconclusive
-75   interrupted, the same command goes on
+0    finished, or every check passed
+1    the gate failed
+2    usage or recipe error
+3    runtime error, bug, or unwritable output
+4    inconclusive verdict
+75   interrupted; the same command continues the run
 130  Ctrl-C
-141  the reader of a pipe left
+141  stdout was closed by its reader
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from camelpress.core.runtime.standard_streams import (
     watch_standard_streams,
 )
 
-USAGE_EXIT_CODE, CTRL_C_EXIT_CODE = 2, 130  # exit codes
+USAGE_EXIT_CODE, CTRL_C_EXIT_CODE = 2, 130
 
 
 def main() -> None:
-    """Runs the command line; a bug ends with a traceback and exit code 3, which no gate returns."""
+    """Runs the command line; a bug ends with a traceback and exit code 3."""
     code = FAILED
     try:
         with watch_standard_streams() as streams:
             code = _flush_exit_code(_run_to_exit_code(), streams)
-    finally:  # an error may be raised even while another one is shown
+    finally:  # showing an error may raise another error
         sys.exit(code)
 
 
 def app() -> None:
-    """Parses the arguments and runs a command; nothing is imported before a failure is caught."""
+    """Parses the arguments and runs a command; imports happen here, inside the error handling."""
     from camelpress.cli.commands import app as commands
 
     commands()
 
 
 def _run_to_exit_code() -> int:
-    """Runs the command line and returns an exit code whatever happens."""
+    """Runs the command line and returns an exit code, even after a bug."""
     try:
         app()
     except SystemExit as end:
@@ -54,15 +54,15 @@ def _run_to_exit_code() -> int:
     except KeyboardInterrupt:
         return CTRL_C_EXIT_CODE
     except LostOutput:
-        return FAILED  # `_settled` says why
-    except BaseException:  # noqa: BLE001 - Python's own code for a bug, 1, means "gate failed" here
+        return FAILED  # `_flush_exit_code` prints the reason
+    except BaseException:  # noqa: BLE001 - Python ends a bug with 1, which means "gate failed" here
         sys.stderr.write(redact_secrets(traceback.format_exc()))
         return FAILED
     return 0
 
 
 def _trusted_exit_code(code: object) -> int:
-    """Returns the code of a command as it is; the 1 of a library is a failure and no verdict."""
+    """Returns the exit code of a command unchanged, and 3 for an exit code 1 of a library."""
     if isinstance(code, ExitCode):
         return int(code)
     if code is None:
@@ -73,14 +73,14 @@ def _trusted_exit_code(code: object) -> int:
 
 
 def _flush_exit_code(code: int, streams: StandardStreams) -> int:
-    """Flushes both streams and returns the code of the run, unless they lost something."""
+    """Flushes both streams, and returns the exit code of the run or of lost output."""
     try:
         streams.out.flush()
     except LostOutput as lost:
         if streams.out.exit_code != SIGPIPE:
             streams.err.write(
                 f"error: standard output cannot be written: {lost}; free some space there, or "
-                "send the output elsewhere\n"
+                "redirect the output to another disk\n"
             )
     streams.err.flush()
     lost_code = streams.out.exit_code or streams.err.exit_code

@@ -1,4 +1,4 @@
-"""The stages, each by itself."""
+"""Runs single stages from the command line."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def recover_command(
     force: ForceOption = False,
     restart: RestartOption = False,
 ) -> int:
-    """Recovers the tuned model from base + diff, streamed tensor by tensor."""
+    """Recovers the 16-bit model from a base and a diff, one tensor at a time."""
     from camelpress.convert.inputs.meta_checkpoint import open_base
     from camelpress.convert.recover.run import recover as work
     from camelpress.core.checkpoint.checkpoint import Checkpoint
 
-    chosen = RecoverSettings.parse(options, source="recover")
+    settings = RecoverSettings.parse(options, source="recover")
     screen.result(
-        work(open_base(raw), Checkpoint.open(diff), out, chosen, force=force, restart=restart)
+        work(open_base(raw), Checkpoint.open(diff), out, settings, force=force, restart=restart)
     )
     return 0
 
@@ -47,14 +47,14 @@ def make_diff_command(
     force: ForceOption = False,
     restart: RestartOption = False,
 ) -> int:
-    """The inverse of recover: tuned - base, proved to come back bit for bit."""
+    """Makes the weight diff, tuned - base, and proves that recover returns the exact bits."""
     from camelpress.convert.inputs.meta_checkpoint import open_base
     from camelpress.convert.recover.make_diff import make_diff as work
     from camelpress.core.checkpoint.checkpoint import Checkpoint
 
-    chosen = MakeDiffSettings.parse(options, source="make-diff")
+    settings = MakeDiffSettings.parse(options, source="make-diff")
     screen.result(
-        work(open_base(raw), Checkpoint.open(tuned), out, chosen, force=force, restart=restart)
+        work(open_base(raw), Checkpoint.open(tuned), out, settings, force=force, restart=restart)
     )
     return 0
 
@@ -68,12 +68,12 @@ def quantize_command(
     force: ForceOption = False,
     restart: RestartOption = False,
 ) -> int:
-    """4-bit GPTQ checkpoint, calibrated block by block."""
+    """Quantizes a model to a 4-bit GPTQ checkpoint, calibrated block by block."""
     from camelpress.core.checkpoint.checkpoint import Checkpoint
     from camelpress.quantize.run import run as work
 
-    chosen = QuantizeSettings.parse(options, source="quantize")
-    screen.result(work(Checkpoint.open(model), out, chosen, force=force, restart=restart))
+    settings = QuantizeSettings.parse(options, source="quantize")
+    screen.result(work(Checkpoint.open(model), out, settings, force=force, restart=restart))
     return 0
 
 
@@ -87,14 +87,15 @@ def validate_command(
         "validation"
     ),
     gate: Annotated[
-        Path | None, typer.Option("--gate", help="Thresholds (YAML) that decide the exit code.")
+        Path | None,
+        typer.Option("--gate", help="YAML file with the thresholds of the verdict and exit code."),
     ] = None,
     force: ForceOption = False,
     restart: RestartOption = False,
 ) -> int:
-    """Perplexity, KL divergence and agreement against the model before quantization, and a gate.
+    """Measures perplexity, KL divergence and agreement against the reference, and applies a gate.
 
-    REFERENCE is that model, or a store of its predictions.
+    REFERENCE is the model before quantization, or a store of its predictions.
     """
     from camelpress.core.checkpoint.checkpoint import Checkpoint
     from camelpress.validate.gate.gate_judge import read_gate
@@ -103,13 +104,13 @@ def validate_command(
 
     if gate is not None:
         options["gate"] = read_gate(gate).model_dump()
-    chosen = Validate.parse(options, source="validate")
+    settings = Validate.parse(options, source="validate")
     source = (
         PredictionStore.open(reference)
         if PredictionStore.exists_at(reference)
         else Checkpoint.open(reference)
     )
-    report = work(source, Checkpoint.open(candidate), out, chosen, force=force, restart=restart)
+    report = work(source, Checkpoint.open(candidate), out, settings, force=force, restart=restart)
     screen.result(report)
     if not screen.json:
         screen.line(f"report: {out / 'report.html'}")
@@ -125,12 +126,12 @@ def store_command(
     force: ForceOption = False,
     restart: RestartOption = False,
 ) -> int:
-    """A reference's predictions, computed once: validate takes them in its place."""
+    """Stores the predictions of a reference model, for use by validate in its place."""
     from camelpress.core.checkpoint.checkpoint import Checkpoint
     from camelpress.validate.store.build_store import build_store as work
 
-    chosen = StoreSettings.parse(options, source="store")
-    screen.result(work(Checkpoint.open(reference), out, chosen, force=force, restart=restart))
+    settings = StoreSettings.parse(options, source="store")
+    screen.result(work(Checkpoint.open(reference), out, settings, force=force, restart=restart))
     return 0
 
 
@@ -139,14 +140,14 @@ def publish_command(
     screen: Screen,
     candidate: FolderArgument,
     options: dict[str, Any],
-    report: Annotated[Path, typer.Option("--report", help="Folder that validate wrote.")],
+    report: Annotated[Path, typer.Option("--report", help="Report folder of validate.")],
     force: ForceOption = False,
 ) -> int:
-    """A candidate that passed its gate, with card, checksums and licences, here or on the hub."""
+    """Publishes a validated candidate with card, checksums and licences, locally or remotely."""
     from camelpress.publish.upload import publish_release as work
 
-    chosen = Publish.parse(options, source="publish")
-    screen.result(work(candidate, report, chosen, force=force))
+    settings = Publish.parse(options, source="publish")
+    screen.result(work(candidate, report, settings, force=force))
     return 0
 
 
@@ -158,10 +159,10 @@ def export_command(
     options: dict[str, Any],
     force: ForceOption = False,
 ) -> int:
-    """A packed checkpoint in another layout: the same codes and scales, proved layer by layer."""
+    """Exports a packed checkpoint to another format, with equal codes and scales per layer."""
     from camelpress.convert.export.export_checkpoint import export as work
     from camelpress.core.checkpoint.checkpoint import Checkpoint
 
-    chosen = ExportSettings.parse(options, source="export")
-    screen.result(work(Checkpoint.open(checkpoint), out, chosen, force=force))
+    settings = ExportSettings.parse(options, source="export")
+    screen.result(work(Checkpoint.open(checkpoint), out, settings, force=force))
     return 0
