@@ -68,8 +68,8 @@ def plan_run(recipe: Recipe) -> list[PlanStep]:
     out = recipe.out
     recovered, quantized = out / "recovered", out / "quantized"
     validation, release = out / "validation", out / "release"
-    dense, packed = _weight_bytes(recipe)
-    shipped = 0 if recipe.publish.recipe_only else packed
+    dense_bytes, packed_bytes = _weight_bytes(recipe)
+    release_bytes = 0 if recipe.publish.recipe_only else packed_bytes
     unchanged = _unchanged_stages(recipe)
 
     def output_files(stage: str, folder: Path, estimate: int | None = None) -> list[PlannedFile]:
@@ -77,29 +77,29 @@ def plan_run(recipe: Recipe) -> list[PlanStep]:
             return _files(folder)
         return [PlannedFile(str(folder), estimate, exact=False)]
 
-    model = output_files("recover", recovered, dense)
-    candidate = output_files("quantize", quantized, packed)
-    report = output_files("validate", validation)
-    finished = output_files("publish", release, shipped)
+    model_files = output_files("recover", recovered, dense_bytes)
+    candidate_files = output_files("quantize", quantized, packed_bytes)
+    report_files = output_files("validate", validation)
+    release_files = output_files("publish", release, release_bytes)
     texts = [path for entry in recipe.quantize.calibration for path in _files(entry.source)]
     held_out = [path for text in recipe.validation.text for path in _files(text)]
     publish_settings = recipe.publish.model_copy(update={"gated_like": _local_card_sources(recipe)})
     publish_arguments: list[Path | str] = [quantized, "--report", validation, "--to"]
     steps = [
         _step("recover", recipe.recover, [recipe.base, recipe.diff, recovered],
-              [*_files(recipe.base), *_files(recipe.diff)], model),
-        _step("quantize", recipe.quantize, [recovered, quantized], [*model, *texts], candidate),
+              [*_files(recipe.base), *_files(recipe.diff)], model_files),
+        _step("quantize", recipe.quantize, [recovered, quantized],
+              [*model_files, *texts], candidate_files),
         _step("validate", recipe.validation, [recovered, quantized, "--out", validation],
-              [*model, *candidate, *held_out], report),
+              [*model_files, *candidate_files, *held_out], report_files),
         _step("publish", publish_settings, [*publish_arguments, release],
-              [*candidate, *report], finished),
+              [*candidate_files, *report_files], release_files),
     ]  # fmt: skip
     if parse_destination(recipe.publish, "", force=False) is not None:
         destination = str(recipe.publish.to)
-        target = PlannedFile(destination, _total_bytes(finished), exact=False)
-        steps.append(
-            _step("upload", publish_settings, [*publish_arguments, destination], finished, [target])
-        )
+        target = PlannedFile(destination, _total_bytes(release_files), exact=False)
+        arguments = [*publish_arguments, destination]
+        steps.append(_step("upload", publish_settings, arguments, release_files, [target]))
     return [replace(step, unchanged=step.stage in unchanged) for step in steps]
 
 
@@ -165,8 +165,8 @@ def _weight_bytes(recipe: Recipe) -> tuple[int | None, int | None]:
         for name, info in Checkpoint.open(recipe.diff).tensors.items()
         if not is_derived_buffer(name)
     }
-    dense = 2 * sum(prod(shape) for shape in shapes.values())
-    return dense, round(sum(_packed_bytes(recipe, shapes)))
+    dense_bytes = 2 * sum(prod(shape) for shape in shapes.values())
+    return dense_bytes, round(sum(_packed_bytes(recipe, shapes)))
 
 
 def _packed_bytes(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> Iterator[float]:

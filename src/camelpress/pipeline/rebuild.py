@@ -155,10 +155,12 @@ def _differences(
     provenance: Report, facts: Mapping[str, Any], reports: Sequence[Report], model: Path
 ) -> list[str]:
     """Lists differences from the release: causes first, then files."""
-    expected: dict[str, str] = provenance.facts["model"]
+    release_digests: dict[str, str] = provenance.facts["model"]
     digests = checkpoint_file_hashes(model)
     files = sorted(
-        name for name in expected.keys() | digests if expected.get(name) != digests.get(name)
+        name
+        for name in release_digests.keys() | digests
+        if release_digests.get(name) != digests.get(name)
     )
     if not files:
         return []

@@ -102,22 +102,22 @@ def run(recipe: Recipe, *, force: bool = False, restart: bool = False) -> Pipeli
         _remove_release(stages[publish_index], lock)
         return outcome
     try:
-        published = run_stages(stages[publish_index:], lock, force=force)
+        publish_outcome = run_stages(stages[publish_index:], lock, force=force)
     except ReleaseRefusal:
         _remove_release(stages[publish_index], lock)
         raise
     return PipelineOutcome(
-        {**outcome.reports, **published.reports}, (*outcome.skipped, *published.skipped)
+        {**outcome.reports, **publish_outcome.reports}, (*outcome.skipped, *publish_outcome.skipped)
     )
 
 
 def run_stages(
-    work: Sequence[PipelineStage], lock: PipelineLock, *, force: bool = False
+    stages: Sequence[PipelineStage], lock: PipelineLock, *, force: bool = False
 ) -> PipelineOutcome:
     """Runs stages in order, and skips those with a matching lock entry."""
     reports: dict[str, Report] = {}
     skipped = []
-    for stage in work:
+    for stage in stages:
         entry = lock.entry(stage)
         if not force and lock.is_current(stage, entry):
             note(f"{stage.name}: unchanged, skipped")
@@ -310,12 +310,12 @@ class PipelineLock:
 
     def is_current(self, stage: PipelineStage, entry: Mapping[str, Any]) -> bool:
         """Returns True if the recorded inputs match the entry and the output is unchanged."""
-        recorded = self._content["stages"].get(stage.name)
+        old_entry = self._content["stages"].get(stage.name)
         return (
-            recorded is not None
-            and recorded["made_from"] == entry
+            old_entry is not None
+            and old_entry["made_from"] == entry
             and stage.output.is_dir()
-            and recorded["output"] == self._hashes.tree_digest(stage.output)
+            and old_entry["output"] == self._hashes.tree_digest(stage.output)
         )
 
     def remove(self, stage: PipelineStage) -> None:
