@@ -181,7 +181,7 @@ def _run_guarded(
 def _library_exit_problem(end: SystemExit) -> Problem:
     return ToolProblem(
         f"a library ended the program ({end.code!r})",
-        next_step="run the same command with --debug to see its name",
+        next_step="run the same command with --debug for details",
     )
 
 

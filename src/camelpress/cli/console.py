@@ -235,10 +235,10 @@ class Screen:
             now = time.monotonic()
             if now - printed_at >= PROGRESS_INTERVAL or number + 1 == len(items):
                 printed_at = now
-                finished, seconds = number + 1, now - start
-                rest = seconds * (len(items) / finished - 1)
-                estimate = f", {rest:.0f}s left" if finished < len(items) else ""
-                self.errors.print(f"{label} {finished}/{len(items)} {seconds:.0f}s{estimate}")
+                count, seconds = number + 1, now - start
+                seconds_left = seconds * (len(items) / count - 1)
+                estimate = f", {seconds_left:.0f}s left" if count < len(items) else ""
+                self.errors.print(f"{label} {count}/{len(items)} {seconds:.0f}s{estimate}")
 
 
 def _format_file_size(size: int | None, exact: bool) -> str:

@@ -119,7 +119,7 @@ def verify_command(
         Path | None, typer.Option("--key", help="Public key of the expected signature.")
     ] = None,
 ) -> int:
-    """Verifies all checksums of a release, in a folder or at hf:org/name[@revision]."""
+    """Verifies all checksums of a release, in a folder or at hf:org/name@revision."""
     from camelpress.publish.verify_release import verify_release_at as work
 
     report = work(release, key)

@@ -43,15 +43,15 @@ def _parameters(settings: type[Settings], above: FieldPath) -> Iterator[Paramete
 
 def explicit_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options of the command line as nested settings, without unset options."""
-    nested: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in options.items():
         if value is not None and value != []:
             *sections, field = name.split(SECTION_SEPARATOR)
-            section = nested
+            section = values
             for key in sections:
                 section = section.setdefault(key, {})
             section[field] = value
-    return nested
+    return values
 
 
 def _annotation(field_path: FieldPath, field: FieldInfo) -> Any:
