@@ -1,4 +1,4 @@
-"""Bounds what the client of a registry reads into memory of one answer."""
+"""Limits the bytes of one registry response in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from camelpress.core.input_limits import MAX_ANSWER_BYTES
 
 
 class ShortBody:
-    """The body of a response of requests, cut where it goes beyond `MAX_ANSWER_BYTES`."""
+    """Response body of the requests library, cut off after `MAX_ANSWER_BYTES`."""
 
     def __init__(self, body: Any) -> None:
         self._body = body
@@ -18,17 +18,17 @@ class ShortBody:
         return getattr(self._body, name)
 
     def stream(self, *arguments: Any, **options: Any) -> Iterator[bytes]:
-        """Yields the pieces of the body, the last of them beyond the bound."""
+        """Yields chunks of the body until the limit is exceeded."""
         size = 0
-        for piece in self._body.stream(*arguments, **options):
-            yield piece
-            size += len(piece)
+        for chunk in self._body.stream(*arguments, **options):
+            yield chunk
+            size += len(chunk)
             if size > MAX_ANSWER_BYTES:
                 self._body.close()
                 return
 
 
 def cut_body(response: Any, *_arguments: Any, stream: bool = False, **_options: Any) -> None:
-    """Cuts the body of a response that is read as a whole: a hook of a session of requests."""
+    """Limits the body of a response without streaming; serves as a hook of a requests session."""
     if not stream:
         response.raw = ShortBody(response.raw)
