@@ -300,7 +300,7 @@ def test_a_chat_template_that_leads_elsewhere_is_refused(
     folder.mkdir()
     (folder / "rag.jinja").symlink_to(tmp_path / "secret.jinja")
     judge()
-    with pytest.raises(CheckpointProblem, match="is a link that leads to"):
+    with pytest.raises(CheckpointProblem, match="is a link to"):
         publish()
 
 
@@ -449,7 +449,7 @@ def test_a_link_to_somebodys_file_is_not_published(
 ) -> None:
     (candidate / name).rename(tmp_path / "private")
     (candidate / name).symlink_to(tmp_path / "private")
-    with pytest.raises(CheckpointProblem, match=f"{name} is a link that leads to .*private; put"):
+    with pytest.raises(CheckpointProblem, match=f"{name} is a link to .*private; replace"):
         publish()
     require_nothing_left(tmp_path)
 
