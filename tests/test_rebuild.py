@@ -62,7 +62,7 @@ def test_a_release_without_weights_has_all_but_them(place: Path) -> None:
     }  # fmt: skip
     assert verify_release(release).verdict is Verdict.PASS
     card = (release / "README.md").read_text()
-    assert "There are no weights here" in card
+    assert "This release has no weights" in card
     assert "from_pretrained" not in card
     told = read_recipe(release / "recipe.yaml")
     assert (told.base.name, told.diff.name) == ("base", "diff")
