@@ -113,11 +113,9 @@ class ReleaseQuotes:
         match = REPO_ID_PATTERN.fullmatch(portable_model_name(origin))
         hub_source = (match["repository"], match["revision"]) if match and match["prefix"] else None
         repository = {"base": self.settings.base_model, "diff": self.settings.diff_model}[role]
-        return (
-            hub_source
-            if repository is None or (hub_source and hub_source[0] == repository)
-            else (repository, None)
-        )
+        if repository is None or (hub_source and hub_source[0] == repository):
+            return hub_source
+        return repository, None
 
     def card_fields(self) -> dict[str, Any]:
         """Returns the facts that `read_release_facts` reads from the provenance."""

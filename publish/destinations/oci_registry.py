@@ -22,7 +22,7 @@ from camelpress.core.files.file_hashes import sha256_file
 from camelpress.core.input_limits import MAX_ANSWER_BYTES
 from camelpress.core.progress import track
 from camelpress.core.runtime import optional_packages
-from camelpress.publish.destinations.short_answers import cut_body
+from camelpress.publish.destinations.response_limit import limit_body
 from camelpress.publish.release.checksums import ReleaseFiles
 
 OCI_SCHEME = "oci://"
@@ -161,7 +161,7 @@ class OciDestination:
         client = Client(hostname=self.host, insecure=LOCAL_HOST.fullmatch(self.host) is not None)
         container = client.get_container(f"{self.host}/{self.name}:{self.tag}")
         client.auth.load_configs(container)
-        client.session.hooks["response"].append(cut_body)
+        client.session.hooks["response"].append(limit_body)
         return client, container
 
     def _manifest(self, client: Any, container: Any) -> dict[str, Any] | None:

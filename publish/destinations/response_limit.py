@@ -8,7 +8,7 @@ from typing import Any
 from camelpress.core.input_limits import MAX_ANSWER_BYTES
 
 
-class ShortBody:
+class LimitedBody:
     """Response body of the requests library, cut off after `MAX_ANSWER_BYTES`."""
 
     def __init__(self, body: Any) -> None:
@@ -28,7 +28,7 @@ class ShortBody:
                 return
 
 
-def cut_body(response: Any, *_arguments: Any, stream: bool = False, **_options: Any) -> None:
+def limit_body(response: Any, *_arguments: Any, stream: bool = False, **_options: Any) -> None:
     """Limits the body of a response without streaming; serves as a hook of a requests session."""
     if not stream:
-        response.raw = ShortBody(response.raw)
+        response.raw = LimitedBody(response.raw)
