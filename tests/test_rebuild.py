@@ -103,7 +103,7 @@ def test_another_diff_is_named_as_the_cause(place: Path, tmp_path: Path) -> None
     (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-5}))
     report = rebuilt(place, tmp_path / "again", diff=other)
     assert report.verdict is Verdict.FAIL
-    assert report.facts["problems"][0].startswith("the diff is another: sha256 ")
+    assert report.facts["problems"][0].startswith("the diff differs: sha256 ")
     assert "'config.json' has other bytes" in report.facts["problems"]
 
 

@@ -83,4 +83,4 @@ def test_diff_ends_with_1_where_something_differs(
 def test_rebuild_asks_for_a_recipe(run: Run, release: Path, tmp_path: Path) -> None:
     ended = run("rebuild", release, tmp_path / "again")
     assert ended.code == 2
-    assert "has no recipe.yaml: its reports did not tell how it was made" in ended.err
+    assert "has no recipe.yaml: its reports lack the facts for one" in ended.err

@@ -190,7 +190,7 @@ def _disk_problem(error: OSError) -> Problem:
     place = f"{error.filename} cannot be used" if error.filename else "a file cannot be used"
     return Problem(
         f"{place} ({error.strerror or error})",
-        next_step="check that its disk is mounted, healthy and not full; run the command again",
+        next_step="check that its disk is mounted, healthy and not full, and run it again",
     )
 
 

@@ -65,8 +65,8 @@ def rebuild_release(
         )
     if not (release / RECIPE_FILE).is_file():
         raise RecipeProblem(
-            f"{release} has no {RECIPE_FILE}: its reports did not tell how it was made",
-            next_step="ask its author for one that has",
+            f"{release} has no {RECIPE_FILE}: its reports lack the facts for one",
+            next_step="ask its author for a release with a recipe",
         )
     provenance = Report.read_report(release / PROVENANCE_FILE)
     recipe = _local_recipe(release, provenance, out, base, diff, calibration)
@@ -121,7 +121,7 @@ def _local_recipe(
         elif not is_hub_name(text.source):
             raise RecipeProblem(
                 f"{release} was calibrated with {text.source.name}, whose SHA-256 is {digest}",
-                next_step="give that very file with --calibration",
+                next_step="give that file with --calibration",
             )
         texts.append(text)
     return recipe.model_copy(
@@ -165,21 +165,21 @@ def _differences(
     if not files:
         return []
     causes = [
-        f"the {name} is another: sha256 {digest}, published {provenance.inputs.get(name)}"
+        f"the {name} differs: sha256 {digest}, published {provenance.inputs.get(name)}"
         for report in reports
         for name, digest in report.inputs.items()
         if name in ("base", "diff") and provenance.inputs.get(name) != digest
     ]
     versions, release_versions = package_versions(), provenance.facts.get("versions")
     causes += [
-        f"made with {name} {version}, and this is {versions.get(name)}"
+        f"made with {name} {version}, rebuilt with {versions.get(name)}"
         for name, version in (
             release_versions.items() if isinstance(release_versions, dict) else ()
         )
         if versions.get(name) != version
     ]
     causes += [
-        f"quantized with {key} {facts[key]}, and now with {reports[-1].facts.get(key)}"
+        f"quantized with {key} {facts[key]}, rebuilt with {reports[-1].facts.get(key)}"
         for key in ROUNDING_FACTS
         if key in facts and facts[key] != reports[-1].facts.get(key)
     ]

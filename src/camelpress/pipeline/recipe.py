@@ -100,7 +100,7 @@ def _expand_user(value: str) -> Path:
         return Path(value).expanduser()
     except RuntimeError as error:
         raise RecipeProblem(
-            f"the path {value!r} begins with a user that is not known here",
+            f"the path {value!r} begins with an unknown user",
             next_step="write the folder in full",
         ) from error
 
@@ -118,7 +118,7 @@ def _require_paths(value: Any, name: str) -> None:
         path = item.get("source") if isinstance(item, dict) else item
         if isinstance(path, str) and not is_path(path):
             raise RecipeProblem(
-                f"{name} is {path!r}, which cannot be a path", next_step="correct it"
+                f"{name} is {path!r}, which is not a valid path", next_step="correct it"
             )
 
 
@@ -141,7 +141,7 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
         inner = section.setdefault(part, {})
         if not isinstance(inner, dict):
             raise RecipeProblem(
-                f"the override {name!r} goes through {part!r}, which is a value",
+                f"the override {name!r} goes through {part!r}, which is a value and not a section",
                 next_step="see `camelpress schema` for the names",
             )
         section = inner
