@@ -113,7 +113,7 @@ def test_another_version_is_named_as_the_cause(
     first = rebuilt(place, tmp_path / "again")
     assert first.verdict is Verdict.PASS
     (tmp_path / "again" / "quantized" / "config.json").write_text("{}")
-    monkeypatch.setattr("camelpress.pipeline.rebuild.versions", lambda: {"torch": "1.0"})
+    monkeypatch.setattr("camelpress.pipeline.rebuild.package_versions", lambda: {"torch": "1.0"})
     monkeypatch.setattr(pipeline.PipelineLock, "is_current", lambda *_: True)
     problems = rebuilt(place, tmp_path / "again").facts["problems"]
     assert any(fault.startswith("made with torch 2") for fault in problems)
