@@ -175,7 +175,7 @@ class OciDestination:
         _require_success(response)
         if len(response.content) > MAX_ANSWER_BYTES:
             raise OutputProblem(
-                f"the manifest of {self} has more than {MAX_ANSWER_BYTES:,} bytes",
+                f"{self} has a manifest of more than {MAX_ANSWER_BYTES:,} bytes",
                 next_step="check that this is the address of a registry",
             )
         manifest: dict[str, Any] = response.json()

@@ -135,7 +135,7 @@ def test_only_finished_variants_are_linked_and_a_name_is_no_markup(send: Sender,
     send(f"hf:{NAME}@second")
     card = found.tree("second")["README.md"].decode()
     assert f"[`first`](https://huggingface.co/{NAME}/tree/first), " in card
-    assert r"x\`\](javascript:a)&lt;b&gt;, " in card
+    assert r"x\`\](javascript:a)&lt;b&gt;." in card
     assert "notes" not in card
 
 
@@ -277,7 +277,7 @@ def test_weights_that_change_on_the_way_are_not_published(hub: Hub, release: Pat
         (release / "model.safetensors").write_bytes(b"\0" * 5000)
 
     hub.step = change
-    with pytest.raises(OutputProblem, match=r"model\.safetensors changed while the release was on"):
+    with pytest.raises(OutputProblem, match=r"model\.safetensors changed during the upload"):
         upload(NAME, release)
     assert published(hub.repositories[NAME]) == set()
 
@@ -290,14 +290,14 @@ FAULTS = {
     "gated":         (Fault("refs", 403, code="GatedRepo"), "which is gated"),
     "not mine":      (Fault("create", 403), f"does not let this login write to {NAME}"),
     "read-only":     (Fault("branch", 403), "does not let this login write"),
-    "conflict":      (Fault("create", 409, times=ALWAYS), f"does not show {NAME}"),
+    "conflict":      (Fault("create", 409, times=ALWAYS), f"no longer shows {NAME}"),
     "race":          (Fault("commit", 412), "changed during the upload"),
     "in the way":    (Fault("branch", 409), "changed during the upload"),
     "full":          (Fault("batch", 403, words="Private repository storage limit reached"),
                       "has no storage left"),
     "too large":     (Fault("commit", 413), "has no storage left"),
     "metadata":      (Fault("yaml", 400, words="license: not one of the list"),
-                      "does not take what the card of"),
+                      "rejects the metadata at the top of the card of"),
     "too many":      (Fault("preupload", 429, times=ALWAYS), "asks for a pause"),
     "no pause":      (Fault("commit", 429), "asks for a pause"),
     "ill":           (Fault("put", 500, times=ALWAYS), "HTTP 500"),

@@ -230,7 +230,10 @@ def without_login(handler: BaseHTTPRequestHandler) -> None:
 @pytest.mark.parametrize(
     ("reply", "problem"),
     [
-        (endless, "has more than 16,777,216 bytes; check that this is the address of a registry"),
+        (
+            endless,
+            "has a manifest of more than 16,777,216 bytes; check that this is the",
+        ),
         (without_login, "failed, or cannot be reached (JSONDecodeError); run the same command"),
     ],
 )

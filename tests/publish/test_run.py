@@ -161,7 +161,7 @@ def test_a_candidate_that_changed_is_refused_whatever_the_reason(
     publish: Publisher, candidate: Path, tmp_path: Path, reason: str | None
 ) -> None:
     (candidate / "tokenizer.json").write_text('{"version": "1.1"}')
-    with pytest.raises(ReleaseRefusal, match="the candidate changed after validation") as refused:
+    with pytest.raises(ReleaseRefusal, match="it changed after validation") as refused:
         publish(allow_failed_gate=reason)
     assert refused.value.next_step == "validate it again"
     require_nothing_left(tmp_path)
@@ -191,7 +191,7 @@ def test_a_missing_licence_file_is_asked_for(
 ) -> None:
     (candidate / name).unlink()
     with pytest.raises(
-        CheckpointProblem, match=f"has no {name[:7]}.*go with the weights"
+        CheckpointProblem, match=f"has no {name[:7]}.*which the release must include"
     ) as refused:
         publish()
     assert "put that licence file there" in refused.value.next_step
