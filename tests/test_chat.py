@@ -168,7 +168,12 @@ def test_a_line_can_go_on_and_a_slash_be_meant(run: Run, model: Path) -> None:
 def test_commands_answer_on_stderr_and_quit_quits(run: Run, model: Path) -> None:
     ended = run("chat", model, "-q", typed="/help\n/undo\n/bake\n/reset\n/quit\na whale\n")
     assert (ended.code, ended.out) == (0, "")
-    for told in ("/reset   forget", "nothing to take back", "there is no command /bake", "forgotten"):
+    for told in (
+        "/reset   forget",
+        "nothing to take back",
+        "there is no command /bake",
+        "forgotten",
+    ):
         assert told in ended.err
 
 
