@@ -1,4 +1,4 @@
-"""The stage: a checkpoint and the report that judged it in, a release folder out."""
+"""Writes a release folder from a quantized checkpoint and its validation report."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from camelpress.reporting.plots import card_plots
 from camelpress.reporting.stage_report import Report, Stopwatch
 
 REPORT = PROVENANCE_FILE
-HARDWARE_KEYS = ("device", "cpu", "threads")  # of a stage, as its report tells it
+HARDWARE_KEYS = ("device", "cpu", "threads")  # facts of a stage report
 
 
 def run(
@@ -64,43 +64,45 @@ def run(
     force: bool = False,
     linked: bool = False,
 ) -> Report:
-    """Write a release: the model, its card, licences, report, provenance and checksums.
+    """Writes a release: the model, its card, licences, report, provenance and checksums.
 
     The same model, report and settings give the same bytes.
 
     Args:
-        candidate: the quantized checkpoint.
-        report_dir: what `validate` wrote of it.
-        out: a folder that does not exist.
-        settings: licence and metadata; where the release shall go afterwards, if elsewhere.
-        force: replace `out`.
-        linked: let the weights be the candidate's own files, for a release that does not stay.
+        candidate: folder of the quantized checkpoint.
+        report_dir: folder of the validation report for the candidate.
+        out: new folder for the release.
+        settings: licence, metadata and destination of the release.
+        force: replace an existing `out`.
+        linked: hard-link the weights of the candidate, for a temporary release folder.
     Returns:
-        What `provenance.json` says, and what was left out of the release and what it cost.
+        The report in `provenance.json`, with the files left out and the cost of the stage.
     Raises:
-        ReleaseRefused: the gate did not pass, judged no text or another model, or held the model
-            against itself.
-        RecipeProblem: no licence profile, or `out` would replace an input.
-        CheckpointProblem: not a quantized safetensors checkpoint, or a licence file is missing.
+        ReleaseRefusal: the gate did not pass, judged no text or another model, or compared the
+            model with itself.
+        RecipeProblem: there is no licence profile, or `out` would replace an input.
+        CheckpointProblem: the candidate is not a quantized safetensors checkpoint, or a licence
+            file is missing.
         OutputProblem: a file holds a secret, or the release cannot be written.
     """
     watch = Stopwatch()
-    chosen = license_profile(settings.license)
+    profile = license_profile(settings.license)
     cards = [
-        read_source_card(place) for place in settings.gated_like or _default_card_sources(settings)
+        read_source_card(source)
+        for source in settings.gated_like or _default_card_sources(settings)
     ]
-    require_license_covers(cards, settings.license, chosen)
+    require_license_covers(cards, settings.license, profile)
     require_separate_output(out, candidate, report_dir)
     report = Report.read_report(report_dir / "report.json")
     require_publishable(report, report_dir, settings)
     checkpoint = _open_quantized(candidate)
-    settings, others = _resolve_destination(
+    settings, variants = _resolve_destination(
         settings, variant_name(checkpoint.quantization or {}), force=force
     )
     with staged(out, force=force) as folder:
-        judged = _require_validated_model(candidate, report, report_dir)
-        _require_described(candidate, judged)
-        left_out = model_files.copy_model_files(
+        hashes = _require_validated_model(candidate, report, report_dir)
+        _require_described(candidate, hashes)
+        skipped_files = model_files.copy_model_files(
             candidate, folder, linked=linked, recipe_only=settings.recipe_only
         )
         facts = ReleaseQuotes(
@@ -113,47 +115,47 @@ def run(
             quantize=model_files.read_stage_report(folder / QUANTIZED),
             recover=model_files.read_stage_report(folder / "recover-report.json"),
             settings=settings,
-            variants=others,
+            variants=variants,
             gate=merge_access_fields(cards),
-            cards={each.origin: each.sha256 for each in cards},
-            licenses=copy_license_files(folder, chosen, _license_folders(candidate, report)),
+            cards={card.origin: card.sha256 for card in cards},
+            licenses=copy_license_files(folder, profile, _license_folders(candidate, report)),
         )
         _require_matching_settings(checkpoint, facts)
         for sentence in facts.caveats:
             note(sentence)
         _write_documents(folder, facts)
-        shipped = finalize_release(folder, facts, judged, _stage_costs(candidate, report))
-    if chosen.restricted and settings.to is None:
-        note(f"licence {settings.license}: keep {out.name} private or gated. {chosen.terms}")
-    told = {"facts": shipped.facts | {"left_out": left_out}, "cost": watch.cost()}
-    return shipped.model_copy(update=told)
+        provenance = finalize_release(folder, facts, hashes, _stage_costs(candidate, report))
+    if profile.restricted and settings.to is None:
+        note(f"licence {settings.license}: keep {out.name} private or gated. {profile.terms}")
+    update = {"facts": provenance.facts | {"left_out": skipped_files}, "cost": watch.cost()}
+    return provenance.model_copy(update=update)
 
 
 def _default_card_sources(settings: Publish) -> list[str]:
-    """The models that the settings name on the hub, if the release goes there, too."""
+    """Returns the hub names of base and diff for a release on the hub, else an empty list."""
     names = (settings.diff_model, settings.base_model)
     to_hub = (settings.to or "").startswith(HUB_PREFIX)
     return [f"{HUB_PREFIX}{name}" for name in names if name and "/" in name and to_hub]
 
 
 def _stage_costs(candidate: Path, validation: Report) -> dict[str, Any]:
-    """How long each stage took, in seconds, and on what hardware, as the reports here say."""
+    """Reads seconds and hardware of each stage from the stage reports."""
     stages = [
         model_files.read_stage_report(candidate / f"{name}{REPORT_SUFFIX}")
         for name in SOURCE_STAGES
     ]
     return {
-        each.stage: {"seconds": round(each.cost["seconds"], 1)}
-        | {key: each.facts[key] for key in HARDWARE_KEYS if key in each.facts}
-        for each in (*stages, validation)
-        if each is not None and "seconds" in each.cost
+        report.stage: {"seconds": round(report.cost["seconds"], 1)}
+        | {key: report.facts[key] for key in HARDWARE_KEYS if key in report.facts}
+        for report in (*stages, validation)
+        if report is not None and "seconds" in report.cost
     }
 
 
 def _write_documents(folder: Path, facts: ReleaseQuotes) -> None:
-    """All that is written about the model and not by a stage before."""
-    made_by = rebuild_recipe(facts.recover, facts.quantize)
-    write_rebuild_recipe(folder, made_by, needed=facts.settings.recipe_only)
+    """Writes card, plots, notice, rebuild recipe, benchmark results, public key and SBOM."""
+    recipe = rebuild_recipe(facts.recover, facts.quantize)
+    write_rebuild_recipe(folder, recipe, needed=facts.settings.recipe_only)
     write_notice(folder, facts.attribution)
     if card_plots.has_card_plots(facts.validation.facts):
         card_plots.draw_card_plots(
@@ -172,28 +174,28 @@ def _write_documents(folder: Path, facts: ReleaseQuotes) -> None:
 def _resolve_destination(
     settings: Publish, name: str, *, force: bool
 ) -> tuple[Publish, tuple[str, ...]]:
-    """The settings with all that their target adds, and the other variants that are there."""
-    place = parse_destination(settings, name, force=force)
-    if place is None:
+    """Completes the settings with the destination, and lists its other variants."""
+    destination = parse_destination(settings, name, force=force)
+    if destination is None:
         return settings, ()
-    found = {"to": str(place), "name": settings.name or place.title}
-    return settings.model_copy(update=found), place.require_ready()
+    update = {"to": str(destination), "name": settings.name or destination.title}
+    return settings.model_copy(update=update), destination.require_ready()
 
 
 def _require_validated_model(candidate: Path, report: Report, report_dir: Path) -> dict[str, str]:
     files = checkpoint_file_hashes(candidate)
-    found, judged = sha256_json(files), report.inputs.get("candidate")
-    if found != judged:
+    digest, expected = sha256_json(files), report.inputs.get("candidate")
+    if digest != expected:
         raise ReleaseRefusal(
-            f"{candidate} is not the model that {report_dir} judged: its hash is {found}, the "
-            f"report has {judged}; the candidate changed after validation, or was never validated",
+            f"{candidate} is not the model that {report_dir} judged: its hash is {digest}, the "
+            f"report has {expected}; it changed after validation, or was never validated",
             next_step="validate it again",
         )
     return files
 
 
 def _require_described(candidate: Path, hashes: Mapping[str, str]) -> None:
-    """Refuses the report of `quantize` of another model, which the card would quote."""
+    """Refuses a quantization report of another model, since the card would quote it."""
     path = candidate / QUANTIZED
     report = model_files.read_stage_report(path)
     if report is not None and not describes(report, candidate, hashes):
@@ -212,8 +214,8 @@ def _open_quantized(candidate: Path) -> Checkpoint:
     if checkpoint.config_changes:
         raise CheckpointProblem(
             f"{candidate / 'config.json'}: {'; '.join(checkpoint.config_changes)}",
-            next_step="correct that in config.json and quantize_config.json, so that loaders read "
-            "what was judged, and validate it again",
+            next_step="correct config.json and quantize_config.json, so that loaders read the "
+            "validated settings, and validate it again",
         )
     method = checkpoint.quantization.get("quant_method")
     if method != "gptq":
@@ -224,14 +226,14 @@ def _open_quantized(candidate: Path) -> Checkpoint:
     for path in checkpoint.weight_files():
         if path.suffix != ".safetensors":
             raise CheckpointProblem(
-                f"{path} is a pickle, which nobody should have to load",
+                f"{path} is a pickle, and loading a pickle is unsafe",
                 next_step="publish safetensors",
             )
     return checkpoint
 
 
 def _license_folders(candidate: Path, report: Report) -> list[Path]:
-    """Where licence files may lie: beside the model, or beside the reference next to it."""
+    """Returns the folders to search for licence files: candidate and reference model."""
     reference = quoted_values.value_at(report.facts, "reference.path")
     folders = [candidate]
     if isinstance(reference, str) and reference:
@@ -240,13 +242,15 @@ def _license_folders(candidate: Path, report: Report) -> list[Path]:
 
 
 def _require_matching_settings(checkpoint: Checkpoint, facts: ReleaseQuotes) -> None:
-    """What the quantizer reported must be what the config says, or the card would contradict."""
+    """Refuses a quantization report that contradicts config.json."""
     for key in ("bits", "group_size", "sym"):
-        reported = quoted_values.value_at(facts.quantize.settings if facts.quantize else None, key)
-        said = quoted_values.value_at(facts.quantization, key)
-        if reported is not None and reported != said:
+        report_value = quoted_values.value_at(
+            facts.quantize.settings if facts.quantize else None, key
+        )
+        config_value = quoted_values.value_at(facts.quantization, key)
+        if report_value is not None and report_value != config_value:
             raise CheckpointProblem(
-                f"{checkpoint.folder} has {key} {said} in config.json and {reported} in "
-                "quantize-report.json",
+                f"{checkpoint.folder} has {key} {config_value} in config.json and "
+                f"{report_value} in quantize-report.json",
                 next_step="quantize again; one of them was changed or comes from another run",
             )

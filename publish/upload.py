@@ -1,4 +1,4 @@
-"""From a folder to the place that it is meant for."""
+"""Uploads a release to its destination."""
 
 from __future__ import annotations
 
@@ -24,50 +24,50 @@ UPLOAD_REPORT = "upload-report.json"
 
 
 def publish_release(candidate: Path, report_dir: Path, settings: Publish, *, force: bool) -> Report:
-    """A release where `settings.to` says: a folder here, or elsewhere.
+    """Publishes a release to `settings.to`: a local folder or a remote destination.
 
-    What goes elsewhere is made in a folder beside the candidate first, which is removed at the end;
-    one that a killed run has left is made anew.
+    A remote release is built in a temporary folder beside the candidate. A folder left over by a
+    killed run is built again.
 
     Raises:
-        RecipeProblem: no place is given.
-        Problem: as `run.run` and the `deliver` of the target.
+        RecipeProblem: the settings have no destination.
+        Problem: as `run` and the `upload` of the destination.
     """
     if settings.to is None:
         raise RecipeProblem(
-            "a release needs a place", next_step="give --to with a folder, or hf:org/name"
+            "a release needs a destination", next_step="give --to with a folder, or hf:org/name"
         )
     if parse_destination(settings, "", force=force) is None:
-        here = settings.model_copy(update={"to": None})
-        return run(candidate, report_dir, Path(settings.to), here, force=force)
-    mark = sha256_json(settings.to)[:8]  # uploads to two places at once do not meet
-    aside = Path(f"{candidate.absolute()}.uploading-{mark}")
-    report = run(candidate, report_dir, aside, settings, force=True, linked=True)
+        local_settings = settings.model_copy(update={"to": None})
+        return run(candidate, report_dir, Path(settings.to), local_settings, force=force)
+    tag = sha256_json(settings.to)[:8]  # keeps parallel uploads to two destinations apart
+    staging_folder = Path(f"{candidate.absolute()}.uploading-{tag}")
+    report = run(candidate, report_dir, staging_folder, settings, force=True, linked=True)
     try:
-        delivered = _release_destination(aside, force=force).upload(aside)
+        upload_facts = _release_destination(staging_folder, force=force).upload(staging_folder)
     finally:
-        with disk_errors(aside):
-            remove_output(aside)
-    return report.model_copy(update={"facts": report.facts | {"delivered": delivered}})
+        with disk_errors(staging_folder):
+            remove_output(staging_folder)
+    return report.model_copy(update={"facts": report.facts | {"delivered": upload_facts}})
 
 
 def upload_release(release: Path, out: Path, *, replace: bool, force: bool) -> Report:
-    """Bring a release to the place that it was made for.
+    """Uploads a release folder to the destination in its provenance.
 
     Args:
-        release: a folder that `run` wrote, with the place in its provenance.
-        out: a folder for the report of it.
-        replace: an earlier release there.
-        force: replace `out`.
+        release: folder written by `run`.
+        out: folder for the upload report.
+        replace: replace an earlier release at the destination.
+        force: replace an existing `out`.
     Raises:
-        ReleaseRefused: the folder is not as it was made.
-        Problem: as the `deliver` of the target.
+        ReleaseRefusal: a file of the release has changed.
+        Problem: as the `upload` of the destination.
     """
     watch = Stopwatch()
-    checked = verify_release(release)
-    if checked.verdict is not Verdict.PASS:
+    verification = verify_release(release)
+    if verification.verdict is not Verdict.PASS:
         raise ReleaseRefusal(
-            f"{release} is not as it was made: {checked.facts['problems'][0]}",
+            f"{release} has changed since it was made: {verification.facts['problems'][0]}",
             next_step="publish it again",
         )
     with staged(out, force=force, writes=(UPLOAD_REPORT,)) as folder:
@@ -83,12 +83,12 @@ def upload_release(release: Path, out: Path, *, replace: bool, force: bool) -> R
 
 
 def _release_destination(release: Path, *, force: bool) -> Destination:
-    """The place that stands in a release's own provenance, its branch included."""
+    """Returns the destination in the provenance of a release, with its branch."""
     path = release / PROVENANCE_FILE
     settings = Publish.parse(Report.read_report(path).settings, source=str(path))
-    found = parse_destination(settings, "", force=force)
-    if found is None:
+    destination = parse_destination(settings, "", force=force)
+    if destination is None:
         raise RecipeProblem(
-            f"{release} was made to stay here", next_step="publish it with --to hf:org/name"
+            f"{release} has no remote destination", next_step="publish it with --to hf:org/name"
         )
-    return found
+    return destination

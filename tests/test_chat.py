@@ -170,7 +170,12 @@ def test_a_line_can_go_on_and_a_slash_be_meant(run: Run, model: Path) -> None:
 def test_commands_answer_on_stderr_and_quit_quits(run: Run, model: Path) -> None:
     ended = run("chat", model, "-q", typed="/help\n/undo\n/bake\n/reset\n/quit\na whale\n")
     assert (ended.code, ended.out) == (0, "")
-    for told in ("/reset   forget", "nothing to take back", "there is no /bake", "forgotten"):
+    for told in (
+        "/reset   forget",
+        "nothing to take back",
+        "there is no command /bake",
+        "forgotten",
+    ):
         assert told in ended.err
 
 
@@ -178,11 +183,11 @@ def test_a_chat_that_fills_the_model_says_so_and_goes_on(run: Run, model: Path) 
     typed = f"a whale\n{'a' * 150}\n/reset\n{'a' * 150}\na whale\n"
     ended = run("chat", model, *SHORT, typed=typed)
     assert ended.code == 0
-    assert "tokens, and the model has 128 positions; /reset begins anew" in ended.err
+    assert "tokens, and the model has 128 positions; /reset starts a new chat" in ended.err
     assert "tokens, and the model has 128 positions; shorten it" in ended.err
     assert ended.out == 2 * run("chat", model, *SHORT, typed="a whale\n").out
     cut = run("chat", model, typed="a whale\n")
-    assert "cut off where the model's positions end" in cut.err
+    assert "cut off at the model's last position" in cut.err
 
 
 def test_plain_text_is_no_chat(run: Run, model: Path) -> None:

@@ -101,8 +101,8 @@ def test_a_stream_that_fails_is_no_verdict(
     if lost == 3 and has_result and 2 not in states:
         reason = "No space left on device" if states[1] == FULL else "Bad file descriptor"
         assert said.endswith(
-            f"error: standard output cannot be written: {reason}; free some space there, or send "
-            "the output elsewhere\n"
+            f"error: standard output cannot be written: {reason}; free some space there, or "
+            "redirect the output to another disk\n"
         )
 
 
@@ -192,7 +192,7 @@ def test_an_error_that_cannot_be_shown_is_no_verdict(ways: dict[str, tuple[int, 
 def test_a_library_that_ends_the_program_is_one_line(ways: dict[str, tuple[int, str]]) -> None:
     assert ways["library exit"] == (
         3,
-        "error: a library ended the program (1); run the same command with --debug to see which\n",
+        "error: a library ended the program (1); run the same command with --debug for details\n",
     )
     assert "Traceback" in ways["library exit in detail"][1]
 

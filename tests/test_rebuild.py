@@ -62,7 +62,7 @@ def test_a_release_without_weights_has_all_but_them(place: Path) -> None:
     }  # fmt: skip
     assert verify_release(release).verdict is Verdict.PASS
     card = (release / "README.md").read_text()
-    assert "There are no weights here" in card
+    assert "This release has no weights" in card
     assert "from_pretrained" not in card
     told = read_recipe(release / "recipe.yaml")
     assert (told.base.name, told.diff.name) == ("base", "diff")
@@ -103,7 +103,7 @@ def test_another_diff_is_named_as_the_cause(place: Path, tmp_path: Path) -> None
     (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-5}))
     report = rebuilt(place, tmp_path / "again", diff=other)
     assert report.verdict is Verdict.FAIL
-    assert report.facts["problems"][0].startswith("the diff is another: sha256 ")
+    assert report.facts["problems"][0].startswith("the diff differs: sha256 ")
     assert "'config.json' has other bytes" in report.facts["problems"]
 
 
@@ -113,7 +113,7 @@ def test_another_version_is_named_as_the_cause(
     first = rebuilt(place, tmp_path / "again")
     assert first.verdict is Verdict.PASS
     (tmp_path / "again" / "quantized" / "config.json").write_text("{}")
-    monkeypatch.setattr("camelpress.pipeline.rebuild.versions", lambda: {"torch": "1.0"})
+    monkeypatch.setattr("camelpress.pipeline.rebuild.package_versions", lambda: {"torch": "1.0"})
     monkeypatch.setattr(pipeline.PipelineLock, "is_current", lambda *_: True)
     problems = rebuilt(place, tmp_path / "again").facts["problems"]
     assert any(fault.startswith("made with torch 2") for fault in problems)

@@ -1,4 +1,4 @@
-"""Text from outside, made safe to stand in Markdown."""
+"""Escapes foreign text for Markdown, and reads cards with their front matter."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MARKDOWN_SYNTAX = re.compile(r"([\\`*_\[\]|~#$])")
 
 
 class SafeMarkdown(str):
-    """Markdown of our own, which stands in the card as it is."""
+    """Trusted Markdown, inserted into the card without escaping."""
 
 
 def escape_card_text(value: object) -> str:
-    """One line of plain text: no markup, HTML, front matter or control character survives."""
+    """Turns a value into one line of plain text without markup, HTML or control characters."""
     if isinstance(value, SafeMarkdown):
         return value
     plain = "".join(letter if letter.isprintable() else " " for letter in str(value))
@@ -30,7 +30,7 @@ def escape_card_text(value: object) -> str:
 
 
 def read_card_text(path: Path) -> str:
-    """Returns the text of a card.
+    """Reads the text of a card.
 
     Raises:
         CheckpointProblem: the card is missing, too large, or not UTF-8.
@@ -45,13 +45,13 @@ def read_card_text(path: Path) -> str:
 
 
 def read_front_matter(text: str, *, source: str = "the card") -> dict[str, Any]:
-    """Returns the mapping between the first two lines of dashes; an empty one without such lines.
+    """Parses the YAML between the first two lines of dashes; empty for a card without them.
 
     Args:
-        text: of a card.
-        source: names the card in errors.
+        text: text of a card.
+        source: name of the card in errors.
     Raises:
-        CheckpointProblem: the front matter is too long, no YAML, or no mapping.
+        CheckpointProblem: the front matter is too long, not YAML, or not a mapping.
     """
     front = FRONT_MATTER.match(text)
     if front is None:
@@ -60,6 +60,6 @@ def read_front_matter(text: str, *, source: str = "the card") -> dict[str, Any]:
         return parse_yaml(front[1], source=source)
     except RecipeProblem as error:
         raise CheckpointProblem(
-            f"{source} has a front matter that cannot be read ({error.message})",
+            f"{source} has an unreadable front matter ({error.message})",
             next_step="correct the YAML between its two lines of ---",
         ) from error

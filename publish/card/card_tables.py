@@ -1,4 +1,4 @@
-"""The card's tables as rows: what each line is called and which report or config it comes from."""
+"""Defines the tables of the card: labels, and the report or config of each value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from camelpress.reporting.stage_report import Check, Report, Verdict
 
 
 class QuantizationLine(NamedTuple):
-    """A line of the quantization table: its label, and where its value stands."""
+    """Line of the quantization table: label, source and path of its value."""
 
     label: str
     source: str
@@ -27,7 +27,7 @@ class QuantizationLine(NamedTuple):
 
 
 class MetricRow(NamedTuple):
-    """A line of the validation table: its label, and the fact that it shows."""
+    """Line of the validation table: label, fact, and a flag for an interval."""
 
     label: str
     fact: str
@@ -49,9 +49,11 @@ QUANTIZATION_ROWS = (
     QuantizationLine("calibration format",              "quantize", "facts.calibration.format"),
     QuantizationLine("calibration samples",             "quantize", "facts.calibration.samples"),
     QuantizationLine("calibration tokens",              "quantize", "facts.calibration.tokens"),
-    QuantizationLine("calibration tokens that count",   "quantize", "facts.calibration.counted_tokens"),
+    QuantizationLine("calibration tokens that count",   "quantize",
+                     "facts.calibration.counted_tokens"),
     QuantizationLine("`calibration_mask`",              "quantize", "settings.calibration_mask"),
-    QuantizationLine("calibration sequence length",     "quantize", "facts.calibration.sequence_length"),
+    QuantizationLine("calibration sequence length",     "quantize",
+                     "facts.calibration.sequence_length"),
     QuantizationLine("licence of the calibration",      "publish",  "calibration_license"),
     QuantizationLine("layers that needed a rescue",     "quantize", "facts.rescues"),
     QuantizationLine("layers beyond the error limit",   "quantize", "facts.lost"),
@@ -82,7 +84,7 @@ TEXT_METRICS = (  # column        fact
 
 
 def quantization_rows(sources: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How the weights were made."""
+    """Returns labels and values of the quantization table."""
     rows: list[tuple[str, str]] = [
         (SafeMarkdown(row.label), format_quoted(value_at(sources, f"{row.source}.{row.path}")))
         for row in QUANTIZATION_ROWS
@@ -98,13 +100,13 @@ def quantization_rows(sources: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def size_rows(config: Mapping[str, Any], shape: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What it takes to hold the model: bytes of weights, of keys and values, devices to share them.
+    """Returns labels and values of the size table: weights, KV cache and tensor parallelism.
 
     Args:
-        config: of the model.
-        shape: as `facts.shape` found it.
+        config: config of the model.
+        shape: result of `release_shape`.
     """
-    weights = told if isinstance(told := value_at(shape, "bytes"), int) else None
+    weights = nbytes if isinstance(nbytes := value_at(shape, "bytes"), int) else None
     cache = _cache_bytes(config)
     positions = format_quoted(config.get("max_position_embeddings"))
     degrees = value_at(shape, "degrees")
@@ -125,7 +127,7 @@ def size_rows(config: Mapping[str, Any], shape: Mapping[str, Any]) -> list[tuple
 
 
 def _cache_bytes(config: Mapping[str, Any]) -> int | None:
-    """Two tensors a layer, of numbers of 2 bytes, over the whole context."""
+    """Computes bytes of keys and values over the whole context at 2 bytes per number."""
     heads, hidden = (config.get(key) for key in ("num_attention_heads", "hidden_size"))
     if not isinstance(heads, int) or not isinstance(hidden, int) or not heads:
         return None
@@ -139,13 +141,14 @@ def _cache_bytes(config: Mapping[str, Any]) -> int | None:
 
 
 def format_release_bytes(nbytes: int | None) -> str:
+    """Formats bytes as MB or GB."""
     if nbytes is None:
         return NOT_RECORDED
     return f"{nbytes / 1e9:,.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:,.1f} MB"
 
 
 def validation_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """What was measured, each with its 95 % interval where it has one."""
+    """Yields label, value and 95 % interval of each metric; the interval may be empty."""
     reference = with_precision(facts.get("reference"), "reference")
     for row in VALIDATION_METRICS:
         ends = format_quoted_interval(facts.get(f"{row.fact}_interval")) if row.has_interval else ""
@@ -153,24 +156,24 @@ def validation_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     percentiles = facts.get("kl_percentiles")
     if isinstance(percentiles, Mapping):
         for name, value in percentiles.items():
-            which = "largest" if name == "max" else f"percentile {name}"
-            yield f"KL divergence, {which}", format_quoted(value), ""
+            suffix = "largest" if name == "max" else f"percentile {name}"
+            yield f"KL divergence, {suffix}", format_quoted(value), ""
 
 
 def card_text_columns(facts: Mapping[str, Any]) -> list[str]:
-    """The heads of the columns of `PER_TEXT`."""
+    """Returns the column heads of the per-text table."""
     reference = with_precision(facts.get("reference"), "reference")
     return [column.format(reference=reference) for column, _ in TEXT_METRICS]
 
 
 def card_text_rows(facts: Mapping[str, Any]) -> list[list[str]]:
-    """The same, text by text, in the columns of `PER_TEXT`."""
-    shown = ("name", *(fact for _, fact in TEXT_METRICS))
-    return [[format_quoted(value_at(text, fact)) for fact in shown] for text in text_facts(facts)]
+    """Returns the rows of the per-text table: name, then one value per column."""
+    columns = ("name", *(fact for _, fact in TEXT_METRICS))
+    return [[format_quoted(value_at(text, fact)) for fact in columns] for text in text_facts(facts)]
 
 
 def card_check_rows(report: Report) -> list[tuple[str, Verdict, str, str, str]]:
-    """What the gate asked for, and what it found."""
+    """Returns name, verdict, estimate, interval and threshold of each gate check."""
     return [
         (
             f"{check.name}, {check.part}" if check.part else check.name,
@@ -185,7 +188,7 @@ def card_check_rows(report: Report) -> list[tuple[str, Verdict, str, str, str]]:
 
 
 def _ends(check: Check) -> str:
-    """The interval; where there is none, either nothing bounds it or the estimate alone decides."""
+    """Formats the interval of a check; "unbounded" for an inconclusive check without one."""
     if check.interval is None:
         return "unbounded" if check.verdict is Verdict.INCONCLUSIVE else "none"
     return format_quoted_interval(check.interval)
@@ -194,7 +197,7 @@ def _ends(check: Check) -> str:
 def input_hashes(
     validation: Report, quantize: Report | None, recover: Report | None
 ) -> dict[str, str]:
-    """The hash of everything that went in, from the raw model to the evaluation texts."""
+    """Maps all inputs, from the raw model to the evaluation texts, to their hashes."""
     files = value_at(quantize.facts if quantize else None, "calibration.files")
     calibration = {
         f"calibration:{format_quoted(value_at(entry, 'name'))}": _hash(entry)

@@ -1,10 +1,10 @@
-"""Says what a release must not be taken for: a card begins with it, and a grave one needs a reason.
+"""Refuses unfit validation reports, and writes the caveats at the top of the card.
 
-refused                     a model against itself, a quantized reference that nobody asked for,
-                            a PASS that its own figures do not bear out
-refused without a reason    no PASS, or a PASS by tasks alone
-said first on the card      all of the second row, a quantized reference, and a reference that
-                            is not, or cannot be known to be, the source of the weights
+refused                     a model compared with itself, a quantized reference without the
+                            setting for it, a PASS contradicted by its own estimates
+refused without a reason    no PASS, or a PASS from benchmarks alone
+caveat on the card          the second row, a quantized reference, a reference other than the
+                            source of the weights, or an unknown source
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from camelpress.reporting.model_precision import (
 )
 from camelpress.reporting.stage_report import MIN_PIECES, Check, Report, Verdict
 
-QUANTIZED_REFERENCE_KEY = "allow_quantized_reference"  # the key of validate's settings
-NON_TEXT_CHECKS = frozenset(  # checks that do not bound how far the predictions of a text lie apart
+QUANTIZED_REFERENCE_KEY = "allow_quantized_reference"  # key in the settings of validate
+NON_TEXT_CHECKS = frozenset(  # checks without a bound on differences of text predictions
     {"accuracy_loss", "significant_loss", "non_finite", "noise_floor", "block_error"}
 )
 
 
 def require_publishable(report: Report, report_dir: Path, settings: Publish) -> None:
-    """Refuses a report that cannot stand for a release.
+    """Refuses a validation report that is unfit for a release.
 
     Args:
-        report: of the validation.
-        report_dir: its folder, for the message.
-        settings: with the reason to publish without a full PASS, if there is one.
+        report: validation report.
+        report_dir: folder of the report, for the message.
+        settings: publish settings, with the optional reason to publish without a full PASS.
     Raises:
-        ReleaseRefused: the report measures nothing, contradicts its own verdict, or lacks a PASS
-            by text checks and no reason is given.
+        ReleaseRefusal: the report measures nothing, contradicts its own verdict, or lacks a PASS
+            from text checks and the settings give no reason.
     """
     _require_measurement(report, report_dir)
     _require_consistent_pass(report, report_dir)
@@ -45,23 +45,23 @@ def require_publishable(report: Report, report_dir: Path, settings: Publish) -> 
     if report.verdict is not Verdict.PASS:
         raise ReleaseRefusal(
             f"{report_dir} says {_failure(report)}",
-            next_step="publish a model that passes its gate, or give the reason to publish this "
-            "one with --allow-failed-gate",
+            next_step="publish a model that passes its gate, or give a reason to publish this one "
+            "with --allow-failed-gate",
         )
     if not has_text_check(report):
         raise ReleaseRefusal(
             f"{report_dir} passed without a check of how predictions on text differ",
-            next_step="validate with --text and a gate that judges it, or give the reason to "
-            "publish without with --allow-failed-gate",
+            next_step="validate with --text and a gate on text, or give a reason to publish "
+            "without one with --allow-failed-gate",
         )
 
 
 def release_caveats(report: Report, quantize: Report | None) -> list[str]:
-    """Returns the sentences that a card begins with; none where nothing is missing.
+    """Returns the caveats of a release as sentences; an empty list for a full PASS.
 
     Args:
-        report: of the validation.
-        quantize: of the stage that made the weights, where the model carries it.
+        report: validation report.
+        quantize: quantization report in the model folder, if present.
     """
     return [
         *_verdict_caveats(report),
@@ -71,17 +71,17 @@ def release_caveats(report: Report, quantize: Report | None) -> list[str]:
 
 
 def needs_reason(report: Report) -> bool:
-    """Returns whether a release of this report has to say why it was published."""
+    """Returns True if a release with this report needs a reason."""
     return report.verdict is not Verdict.PASS or not has_text_check(report)
 
 
 def has_text_check(report: Report) -> bool:
-    """Returns whether the gate judged how predictions on text differ."""
+    """Returns True if the gate has a check on text predictions."""
     return any(check.name not in NON_TEXT_CHECKS for check in report.checks)
 
 
 def reference_is_source(report: Report, quantize: Report | None) -> bool | None:
-    """Returns whether the reference is what the weights were quantized from; None if unknown."""
+    """Returns True if the reference is the source of the weights; None if unknown."""
     source = quantize.inputs.get("source") if quantize else None
     return None if source is None else report.inputs.get("reference") == source
 
@@ -90,8 +90,8 @@ def _require_measurement(report: Report, report_dir: Path) -> None:
     reference = report.facts.get("reference")
     if report.inputs.get("reference") == report.inputs.get("candidate"):
         raise ReleaseRefusal(
-            f"{report_dir} holds the model against itself, which measures nothing",
-            next_step="validate it against the model that it was quantized from",
+            f"{report_dir} compares the model with itself, which measures nothing",
+            next_step="validate it against the model before quantization",
         )
     if is_quantized(reference) and report.settings.get(QUANTIZED_REFERENCE_KEY) is not True:
         raise ReleaseRefusal(
@@ -103,24 +103,24 @@ def _require_measurement(report: Report, report_dir: Path) -> None:
 
 
 def _require_consistent_pass(report: Report, report_dir: Path) -> None:
-    """Refuses a PASS that its checks deny: an earlier version or an editor wrote it."""
+    """Refuses a PASS contradicted by its checks, from an older version or an edited file."""
     if report.verdict is not Verdict.PASS:
         return
     for check in report.checks:
         if reason := _contradiction(check):
             raise ReleaseRefusal(
-                f"{report_dir} says PASS, which its {check.name} does not bear out: {reason}",
-                next_step=f"judge it by today's rules with camelpress gate {report_dir} --out NEW, "
+                f"{report_dir} says PASS, but its {check.name} contradicts it: {reason}",
+                next_step=f"judge it by current rules with camelpress gate {report_dir} --out NEW, "
                 "and publish with --report NEW",
             )
 
 
 def _contradiction(check: Check) -> str:
-    """Returns why a check is no PASS by its own figures, "" where it is one."""
+    """Returns the reason against a PASS of a check; an empty string for a valid PASS."""
     if check.verdict is not Verdict.PASS:
         return f"it is {check.verdict}"
     if check.estimate is None:
-        return "it has no figure"
+        return "it has no estimate"
     low, high = check.interval or (check.estimate, check.estimate)
     is_within = high <= check.threshold if check.direction == "max" else low >= check.threshold
     if not is_within:

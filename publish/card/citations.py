@@ -1,4 +1,4 @@
-"""What to cite, as rows."""
+"""Lists the papers to cite for a release."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PAPERS_BY_LICENSE: Mapping[str, tuple[str, ...]] = {
 
 
 def citations(facts: ReleaseQuotes) -> list[str]:
-    """The papers of the model, as far as its licence tells them, and of the method."""
+    """Returns the papers of the model, by its licence, and of the quantization method."""
     method = value_at(facts.quantize.facts if facts.quantize else None, "method")
     names = PAPERS_BY_LICENSE.get(facts.settings.license, ())
     return [PAPERS[name] for name in (*names, *(["gptq"] if method == "gptq" else []))]

@@ -1,8 +1,8 @@
-"""The gate of the models that a release was made from, as their cards describe it.
+"""Merges the access gates of the source models from the front matter of their cards.
 
-    extra_gated_prompt           what a reader agrees to; those of all cards, one after another
-    extra_gated_fields           what a reader is asked for; together
-    extra_gated_...              all else, words and flags; of the first card that has it
+    extra_gated_prompt           terms for the reader; the prompts of all cards, concatenated
+    extra_gated_fields           questions to the reader; the union over all cards
+    extra_gated_...              other texts and flags; the value of the first card with the key
 
 Source: huggingface/hub-docs 066b69ed, docs/hub/models-gated.md.
 """
@@ -25,69 +25,69 @@ GATED_FIELD_TYPES = ("text", "checkbox", "date_picker", "country", "select")
 
 
 class SourceCard(NamedTuple):
-    """The front matter of a model's card."""
+    """Front matter of the card of a source model."""
 
     origin: str
     sha256: str
     metadata: Mapping[str, Any]
 
 
-def read_source_card(place: str) -> SourceCard:
-    """The card of a folder, a file, or a repository on the hub.
+def read_source_card(source: str) -> SourceCard:
+    """Reads a card from a folder, a file, or a repository on the hub.
 
     Raises:
-        CheckpointProblem: it is not there, or its front matter cannot be read.
+        CheckpointProblem: the card is missing, or its front matter cannot be read.
     """
-    found = locate_card(Path(place))
-    text = read_card_text(found.path)
-    metadata = read_front_matter(text, source=f"the card of {found.name}")
-    return SourceCard(found.name, sha256_file(found.path), metadata)
+    location = locate_card(Path(source))
+    text = read_card_text(location.path)
+    metadata = read_front_matter(text, source=f"the card of {location.name}")
+    return SourceCard(location.name, sha256_file(location.path), metadata)
 
 
-def require_license_covers(cards: Sequence[SourceCard], name: str, chosen: LicenseProfile) -> None:
-    """See that no input's card names a licence that the chosen profile is not for.
+def require_license_covers(cards: Sequence[SourceCard], name: str, profile: LicenseProfile) -> None:
+    """Checks the licence on each source card against the licence profile.
 
     Raises:
-        RecipeProblem: one does.
+        RecipeProblem: a card names a licence outside the profile.
     """
     for card in cards:
-        said = card.metadata.get("license")
-        for each in said if isinstance(said, list) else [said]:
-            if each is not None and each not in chosen.covers:
+        card_license = card.metadata.get("license")
+        for license_id in card_license if isinstance(card_license, list) else [card_license]:
+            if license_id is not None and license_id not in profile.covers:
                 raise RecipeProblem(
-                    f"the card of {card.origin} says that its licence is {each}, and the release "
+                    f"the card of {card.origin} names the licence {license_id}, and the release "
                     f"would be under {name}",
                     next_step="give the --license that covers both, or publish nothing",
                 )
 
 
 def merge_access_fields(cards: Sequence[SourceCard]) -> dict[str, Any]:
-    """The front matter that asks of readers what all the cards ask.
+    """Returns front matter with the combined access gates of all cards.
 
     Raises:
-        CheckpointProblem: a gate is not of the hub's form, or two ask for the same otherwise.
+        CheckpointProblem: a gate has an invalid form, or two cards define a field differently.
     """
     prompts: dict[str, None] = {}
     fields: dict[str, Any] = {}
-    told: dict[str, Any] = {}
+    other_fields: dict[str, Any] = {}
     for card in cards:
         prompt = card.metadata.get(GATED_PROMPT)
         if prompt is not None:
             prompts[_gated_text(card, GATED_PROMPT, prompt)] = None
-        for label, kind in _gated_fields(card).items():
-            if fields.setdefault(label, kind) != kind:
+        for label, definition in _gated_fields(card).items():
+            if fields.setdefault(label, definition) != definition:
                 raise CheckpointProblem(
-                    f"the card of {card.origin} asks for {label!r} otherwise than another one",
-                    next_step="give only one of them with --gated-like",
+                    f"the card of {card.origin} asks for {label!r} in a second form",
+                    next_step="give only one of the cards with --gated-like",
                 )
         for key, value in card.metadata.items():
             if str(key).startswith(GATED_PREFIX) and key not in (GATED_PROMPT, GATED_FIELDS):
-                told.setdefault(
+                other_fields.setdefault(
                     key, value if isinstance(value, bool) else _gated_text(card, key, value)
                 )
     if fields:
-        told = {GATED_FIELDS: fields} | told
-    return ({GATED_PROMPT: "\n\n".join(prompts)} if prompts else {}) | told
+        other_fields = {GATED_FIELDS: fields} | other_fields
+    return ({GATED_PROMPT: "\n\n".join(prompts)} if prompts else {}) | other_fields
 
 
 def _gated_text(card: SourceCard, key: str, value: Any) -> str:
@@ -102,15 +102,15 @@ def _gated_fields(card: SourceCard) -> dict[str, Any]:
         return {}
     if not isinstance(fields, dict):
         raise _invalid_field(card, GATED_FIELDS)
-    for label, kind in fields.items():
-        named = kind.get("type") if isinstance(kind, dict) else kind
-        if not isinstance(label, str) or named not in GATED_FIELD_TYPES:
+    for label, definition in fields.items():
+        field_type = definition.get("type") if isinstance(definition, dict) else definition
+        if not isinstance(label, str) or field_type not in GATED_FIELD_TYPES:
             raise _invalid_field(card, GATED_FIELDS)
     return fields
 
 
 def _invalid_field(card: SourceCard, key: str) -> CheckpointProblem:
     return CheckpointProblem(
-        f"the card of {card.origin} has {key} in a form that the hub does not know",
+        f"the card of {card.origin} has {key} in a form unknown to the hub",
         next_step="correct a copy of that card, and give it with --gated-like",
     )

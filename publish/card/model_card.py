@@ -1,4 +1,4 @@
-"""The model card, written from nothing but the artifact's config and the stages' reports."""
+"""Writes and checks the model card, from the config and the stage reports only."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ CARD_TEMPLATE = "card.md.jinja"
 
 
 def render_card(facts: ReleaseQuotes) -> str:
-    """The whole card.
+    """Renders the whole card.
 
     Raises:
-        OutputProblem: the template does what no card may.
+        OutputProblem: the template breaks the sandbox rules or cannot be rendered.
     """
     environment = SandboxedEnvironment(
         undefined=StrictUndefined,
@@ -53,16 +53,15 @@ def render_card(facts: ReleaseQuotes) -> str:
     source = files("camelpress.publish.card").joinpath(CARD_TEMPLATE).read_text(encoding="utf-8")
     try:
         return environment.from_string(source).render(_template_context(facts))
-    except (TemplateError, OverflowError) as error:  # OverflowError: a range that never ends
+    except (TemplateError, OverflowError) as error:  # OverflowError: an endless range
         raise OutputProblem(
-            f"the template of cards, {CARD_TEMPLATE}, does what no card may "
-            f"({type(error).__name__})",
+            f"the card template {CARD_TEMPLATE} cannot be rendered ({type(error).__name__})",
             next_step="install camelpress again; somebody changed that file",
         ) from error
 
 
 def _template_context(facts: ReleaseQuotes) -> dict[str, Any]:
-    """What the template quotes."""
+    """Builds the variables of the template."""
     reports = {
         "config": facts.quantization,
         "quantize": facts.quantize.model_dump(mode="json") if facts.quantize else None,
@@ -70,7 +69,7 @@ def _template_context(facts: ReleaseQuotes) -> dict[str, Any]:
         "publish": facts.settings.model_dump(mode="json"),
     }
     inputs = card_tables.input_hashes(facts.validation, facts.quantize, facts.recover)
-    found = facts.validation.facts
+    validation_facts = facts.validation.facts
     return {
         "facts": facts,
         "ready": SafeMarkdown,
@@ -78,27 +77,27 @@ def _template_context(facts: ReleaseQuotes) -> dict[str, Any]:
         "bits": facts.quantization.get("bits"),
         "origins": [
             (label, *origin)
-            for label, which in (("raw model", "base"), ("tuned model", "diff"))
-            if (origin := facts.source_model(which))
+            for label, role in (("raw model", "base"), ("tuned model", "diff"))
+            if (origin := facts.source_model(role))
         ],
         "variants": [_variant_link(facts, name) for name in facts.variants],
         "snippets": usage_snippets(facts),
         "sizes": card_tables.size_rows(facts.config, facts.shape),
         "degrees": degrees if isinstance(degrees := facts.shape.get("degrees"), Mapping) else {},
         "quantization": card_tables.quantization_rows(reports),
-        "validation": list(card_tables.validation_rows(found)),
-        "texts": card_tables.card_text_rows(found),
-        "text_columns": card_tables.card_text_columns(found),
+        "validation": list(card_tables.validation_rows(validation_facts)),
+        "texts": card_tables.card_text_rows(validation_facts),
+        "text_columns": card_tables.card_text_columns(validation_facts),
         "checks": card_tables.card_check_rows(facts.validation),
-        "tasks": benchmark_tables.card_benchmark_rows(found),
-        "missing": benchmark_tables.skipped_benchmarks(found),
+        "tasks": benchmark_tables.card_benchmark_rows(validation_facts),
+        "missing": benchmark_tables.skipped_benchmarks(validation_facts),
         "is_of_source": reference_is_source(facts.validation, facts.quantize),
         "needs_reason": needs_reason(facts.validation),
-        "lacking": benchmark_tables.benchmarks_outside_mean(found),
+        "lacking": benchmark_tables.benchmarks_outside_mean(validation_facts),
         "plot": f"{model_files.VALIDATION_FOLDER}/{card_plots.PLOTS_FILE}"
-        if card_plots.has_card_plots(found)
+        if card_plots.has_card_plots(validation_facts)
         else None,
-        "protocol": quoted_values.format_quoted(found.get("protocol")),
+        "protocol": quoted_values.format_quoted(validation_facts.get("protocol")),
         "verdict": card_claims(None, facts.validation)["verdict"],
         "inputs": {"base": quoted_values.NOT_RECORDED, "diff": quoted_values.NOT_RECORDED} | inputs,
         "recovered": facts.recover.facts if facts.recover else {},
@@ -108,27 +107,27 @@ def _template_context(facts: ReleaseQuotes) -> dict[str, Any]:
 
 
 def _variant_link(facts: ReleaseQuotes, variant: str) -> str:
-    """A branch of the same repository; whoever may write there names branches."""
+    """Links a variant branch of the same repository; an invalid name stays plain text."""
     if facts.hub_home is None or not REPO_ID_PATTERN.fullmatch(f"{facts.hub_home[0]}@{variant}"):
         return variant
     return SafeMarkdown(f"[`{variant}`]({HUB_URL}/{facts.hub_home[0]}/tree/{variant})")
 
 
 def check_card(folder: Path) -> Report:
-    """Hold the card of a release against its config, reports and provenance, line by line.
+    """Compares the card of a release with its config, reports and provenance, line by line.
 
     Returns:
-        FAIL with what the card says otherwise under `problems`, or PASS.
+        FAIL with the contradictions under `problems`, or PASS.
     Raises:
-        CheckpointProblem: the card, or a file that it is made from, is missing or damaged.
+        CheckpointProblem: the card or a source file is missing or damaged.
     """
     watch = Stopwatch()
     text = read_release_card(folder)
     facts = read_release_facts(folder)
     problems = list(card_contradictions(text, facts))
-    made_by = Report.read_report(folder / PROVENANCE_FILE).version
-    if made_by != __version__:
-        note(f"made by camelpress {made_by}: only what the card claims of the files is compared")
+    version = Report.read_report(folder / PROVENANCE_FILE).version
+    if version != __version__:
+        note(f"made by camelpress {version}: only the claims of the front matter are compared")
     elif not problems:
         problems = list(_first_difference(text, render_card(facts)))
     return Report(
@@ -142,29 +141,29 @@ def check_card(folder: Path) -> Report:
 
 
 def read_release_card(folder: Path) -> str:
-    """The card of a release.
+    """Reads the card of a release.
 
     Raises:
-        CheckpointProblem: it is not there, or not text.
+        CheckpointProblem: the card is missing or not UTF-8.
     """
     return read_card_text(folder / CARD_FILE)
 
 
 def card_contradictions(text: str, facts: ReleaseQuotes) -> Iterator[str]:
-    """What a card's front matter claims of the files, and they do not say."""
+    """Yields claims of the front matter that contradict the files."""
     try:
-        claimed = quoted_values.value_at(read_front_matter(text, source=CARD_FILE), CLAIMS)
+        claims = quoted_values.value_at(read_front_matter(text, source=CARD_FILE), CLAIMS)
     except CheckpointProblem as error:
         yield error.message
         return
     for key, value in card_claims(facts.quantization, facts.validation).items():
-        if (said := quoted_values.value_at(claimed, key)) != value:
-            yield f"{CARD_FILE} says {key} {said!r}, the files say {value!r}"
+        if (claim := quoted_values.value_at(claims, key)) != value:
+            yield f"{CARD_FILE} says {key} {claim!r}, the files say {value!r}"
 
 
 def _first_difference(text: str, expected: str) -> Iterator[str]:
     pairs = zip_longest(text.split("\n"), expected.split("\n"))
-    for number, (line, wanted) in enumerate(pairs, start=1):
-        if line != wanted:
-            yield f"{CARD_FILE} line {number} is {line!r}, the files say {wanted!r}"
+    for number, (line, expected_line) in enumerate(pairs, start=1):
+        if line != expected_line:
+            yield f"{CARD_FILE} line {number} is {line!r}, the files say {expected_line!r}"
             return

@@ -1,4 +1,4 @@
-"""All that a card may quote, gathered from a model and its reports, or again from its release."""
+"""Gathers the facts on a model card from a model and its reports, or from its release."""
 
 from __future__ import annotations
 
@@ -26,18 +26,15 @@ from camelpress.reporting.model_precision import with_precision
 from camelpress.reporting.quoted_values import value_at
 from camelpress.reporting.stage_report import Report
 
-TULU_PROMPT, OTHER_PROMPT, NO_PROMPT = "tulu", "other", "none"  # kinds of prompt
-TENSOR_PARALLEL_SIZES = (2, 4, 8)
-ROW_PARALLEL_SCALES = (
-    ".mlp.down_proj.scales",
-    ".self_attn.o_proj.scales",
-)  # by input, where groups lie
-SOURCE_STAGES = ("recover", "quantize")  # before, whose reports a model carries
+TULU_PROMPT, OTHER_PROMPT, NO_PROMPT = "tulu", "other", "none"  # prompt formats
+TENSOR_PARALLEL_SIZES = (2, 4, 8)  # devices
+ROW_PARALLEL_SCALES = (".mlp.down_proj.scales", ".self_attn.o_proj.scales")  # split by input
+SOURCE_STAGES = ("recover", "quantize")  # stages with a report in the model folder
 QUANTIZED = f"quantize{REPORT_SUFFIX}"
 
 
 class CardFields(Settings):
-    """What a card quotes and no other file of a release says; it stands in the provenance."""
+    """Facts of a card without another home in the release; the provenance stores them."""
 
     name: str
     shape: Mapping[str, Any] = {}
@@ -49,18 +46,18 @@ class CardFields(Settings):
 
 @dataclass(frozen=True)
 class ReleaseQuotes:
-    """What a release says of itself.
+    """All facts on the card of a release.
 
     Args:
-        name: its title.
-        config: of the model.
-        shape: what `shape` found in its files.
-        validation: the gate's report, as the release ships it.
-        quantize, recover: those of the stages, where the model carries them.
-        settings: of this stage, with the place that the release is for.
-        variants: other branches of that place.
-        gate: front matter that asks something of readers.
-        cards: hashes of the cards that it was taken from.
+        name: title of the release.
+        config: config of the model.
+        shape: result of `release_shape`.
+        validation: validation report in the release.
+        quantize, recover: stage reports in the model folder, if present.
+        settings: settings of the publish stage, with the destination.
+        variants: other branches at the destination.
+        gate: front matter of the access gate.
+        cards: mapping of source models to the SHA-256 of their cards.
         licenses: names of the licence files.
     """
 
@@ -78,63 +75,65 @@ class ReleaseQuotes:
 
     @property
     def profile(self) -> LicenseProfile:
-        """The row of the licence."""
+        """Licence profile of the release."""
         return license_profile(self.settings.license)
 
     @property
     def reference(self) -> str:
-        """The model of the comparison by its precision, such as "16-bit reference"."""
+        """Reference model with its precision, such as "16-bit reference"."""
         return with_precision(self.validation.facts.get("reference"), "reference")
 
     @property
     def caveats(self) -> list[str]:
-        """What must be said before all else."""
+        """Sentences at the top of the card."""
         return release_caveats(self.validation, self.quantize)
 
     @property
     def quantization(self) -> Mapping[str, Any]:
-        """How the weights are packed."""
-        found = self.config.get("quantization_config")
-        return found if isinstance(found, Mapping) else {}
+        """Quantization config of the model."""
+        config = self.config.get("quantization_config")
+        return config if isinstance(config, Mapping) else {}
 
     @property
     def attribution(self) -> str:
-        """What the licence wants said with the weights, in one line."""
+        """Attribution required by the licence, on one line."""
         return " ".join(self.profile.notice.format(name=self.name).split())
 
     @property
     def hub_home(self) -> tuple[str, str] | None:
-        """Repository and branch on the hub, if the release is for there."""
-        named = REPO_ID_PATTERN.fullmatch(self.settings.to or "")
-        return (named["repository"], named["revision"]) if named else None
+        """Repository and branch of a release for the hub; None for another destination."""
+        match = REPO_ID_PATTERN.fullmatch(self.settings.to or "")
+        return (match["repository"], match["revision"]) if match else None
 
-    def source_model(self, which: str) -> tuple[str, str | None] | None:
-        """Repository of the raw model (`base`) or tuned one (`diff`), and its commit if known."""
-        told = str(
-            value_at(self.recover.facts if self.recover else None, f"sources.{which}.origin")
+    def source_model(self, role: str) -> tuple[str, str | None] | None:
+        """Returns hub repository and commit of the raw (`base`) or tuned model (`diff`)."""
+        origin = str(
+            value_at(self.recover.facts if self.recover else None, f"sources.{role}.origin")
         )
-        named = REPO_ID_PATTERN.fullmatch(portable_model_name(told))
-        found = (named["repository"], named["revision"]) if named and named["prefix"] else None
-        given = {"base": self.settings.base_model, "diff": self.settings.diff_model}[which]
-        return found if given is None or (found and found[0] == given) else (given, None)
+        match = REPO_ID_PATTERN.fullmatch(portable_model_name(origin))
+        hub_source = (match["repository"], match["revision"]) if match and match["prefix"] else None
+        repository = {"base": self.settings.base_model, "diff": self.settings.diff_model}[role]
+        if repository is None or (hub_source and hub_source[0] == repository):
+            return hub_source
+        return repository, None
 
     def card_fields(self) -> dict[str, Any]:
-        """What has to stand in the provenance for `of_release` to find all this again."""
-        told = CardFields(**{key: getattr(self, key) for key in CardFields.model_fields})
-        return told.model_dump(mode="json")
+        """Returns the facts that `read_release_facts` reads from the provenance."""
+        fields = CardFields(**{key: getattr(self, key) for key in CardFields.model_fields})
+        return fields.model_dump(mode="json")
 
 
 def read_release_facts(folder: Path) -> ReleaseQuotes:
-    """The facts that the card of a release was written from.
+    """Reads the facts of a card from its release.
 
     Raises:
-        CheckpointProblem: a file of the release is missing or damaged, or the report of `quantize`
-            is of other weights.
-        RecipeProblem: its provenance is not of this version.
+        CheckpointProblem: a file of the release is missing or damaged, or the quantization report
+            belongs to other weights.
+        RecipeProblem: the provenance comes from an incompatible version.
     """
     path = folder / PROVENANCE_FILE
     provenance = Report.read_report(path)
-    known = {
+    fields = {
         key: provenance.facts[key] for key in CardFields.model_fields if key in provenance.facts
     }
     quantize = model_files.read_stage_report(folder / QUANTIZED)
@@ -146,12 +145,12 @@ def read_release_facts(folder: Path) -> ReleaseQuotes:
         quantize=quantize,
         recover=model_files.read_stage_report(folder / "recover-report.json"),
         settings=Publish.parse(provenance.settings, source=str(path)),
-        **dict(CardFields.parse(known, source=str(path))),
+        **dict(CardFields.parse(fields, source=str(path))),
     )
 
 
 def release_shape(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What only the files tell: bytes of weights, devices they can be split over, the prompt."""
+    """Measures bytes of the weights, possible tensor parallelism and the prompt format."""
     template = _chat_template(checkpoint)
     return {
         "bytes": checkpoint.nbytes,
@@ -165,29 +164,29 @@ def release_shape(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _chat_template(checkpoint: Checkpoint) -> str | None:
-    """The chat template beside the weights, from either place that transformers reads."""
-    alone = checkpoint.folder / "chat_template.jinja"
-    if alone.is_file():
-        return alone.read_text(encoding="utf-8", errors="replace")
+    """Reads the chat template from either of the two files that transformers supports."""
+    template_path = checkpoint.folder / "chat_template.jinja"
+    if template_path.is_file():
+        return template_path.read_text(encoding="utf-8", errors="replace")
     config = checkpoint.folder / "tokenizer_config.json"
-    found = read_json(config).get("chat_template") if config.is_file() else None
-    return found if isinstance(found, str) else json.dumps(found) if found else None
+    template = read_json(config).get("chat_template") if config.is_file() else None
+    return template if isinstance(template, str) else json.dumps(template) if template else None
 
 
 def _tensor_parallel_fit(checkpoint: Checkpoint) -> dict[int, bool]:
-    """Whether heads, and the groups of layers whose input is split, can be dealt out to devices."""
-    packing = checkpoint.quantization or {}
-    split = {
+    """Maps device counts to True if attention heads and weight groups divide evenly."""
+    quantization = checkpoint.quantization or {}
+    split_scales = {
         name: info
         for name, info in checkpoint.tensors.items()
         if name.endswith(ROW_PARALLEL_SCALES)
     }
-    if not split:
+    if not split_scales:
         return {}
     counts = {
         info.shape[0]
-        for name, info in split.items()
-        if _has_row_groups(packing, name.removesuffix(".scales"))
+        for name, info in split_scales.items()
+        if _has_row_groups(quantization, name.removesuffix(".scales"))
     }
     heads = checkpoint.config.get("num_attention_heads")
     counts |= {heads} if isinstance(heads, int) else set()
@@ -196,7 +195,7 @@ def _tensor_parallel_fit(checkpoint: Checkpoint) -> dict[int, bool]:
     }
 
 
-def _has_row_groups(packing: Mapping[str, Any], layer: str) -> bool:
-    """Whether a layer has scales for parts of a row, and not for all of it."""
-    size = (dynamic_settings(packing, layer) or packing).get("group_size")
+def _has_row_groups(quantization: Mapping[str, Any], layer: str) -> bool:
+    """Returns True if a layer has several groups per row."""
+    size = (dynamic_settings(quantization, layer) or quantization).get("group_size")
     return isinstance(size, int) and size > 0

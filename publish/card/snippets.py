@@ -1,4 +1,4 @@
-"""How a release is used, client by client; the tests of the clients run each as it stands."""
+"""Writes usage examples for each client; the client tests run every example unchanged."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_t
 
 
 class Snippet(NamedTuple):
-    """A client: its name, what to install, and its lines before and after the folder is named."""
+    """Usage example of one client: install command, import code and load code."""
 
     client: str
     install: str
@@ -55,17 +55,21 @@ SNIPPETS = (
 
 
 def usage_snippets(facts: ReleaseQuotes) -> list[tuple[str, SafeMarkdown, SafeMarkdown]]:
-    """Client, what to install and a whole program, for a model with or without a chat template."""
-    ask = PLAIN_INPUT if facts.shape.get("prompt") == NO_PROMPT else CHAT_INPUT
+    """Returns client, install command and program for a model with or without chat template."""
+    input_code = PLAIN_INPUT if facts.shape.get("prompt") == NO_PROMPT else CHAT_INPUT
     home = facts.hub_home
-    place = HUB_FOLDER.format(repository=home[0], revision=home[1]) if home else LOCAL_FOLDER
+    folder_code = HUB_FOLDER.format(repository=home[0], revision=home[1]) if home else LOCAL_FOLDER
     return [
-        (each.client, SafeMarkdown(each.install), SafeMarkdown(_program(each, place, ask)))
-        for each in SNIPPETS
+        (
+            snippet.client,
+            SafeMarkdown(snippet.install),
+            SafeMarkdown(_program(snippet, folder_code, input_code)),
+        )
+        for snippet in SNIPPETS
     ]
 
 
-def _program(each: Snippet, place: str, ask: str) -> str:
-    imports, _, name = place.rpartition("\n\n")
-    first = f"{imports}\n{each.import_code}" if imports else each.import_code
-    return f"{first}\n{name}{each.load_code}{ask}{GENERATE_REPLY}".rstrip("\n")
+def _program(snippet: Snippet, folder_code: str, input_code: str) -> str:
+    imports, _, name = folder_code.rpartition("\n\n")
+    head = f"{imports}\n{snippet.import_code}" if imports else snippet.import_code
+    return f"{head}\n{name}{snippet.load_code}{input_code}{GENERATE_REPLY}".rstrip("\n")

@@ -1,4 +1,4 @@
-"""Where a release goes: a folder here, or a place elsewhere that the finished folder is sent to."""
+"""Chooses the remote destination of a release from its address: hub, S3 or OCI registry."""
 
 from __future__ import annotations
 
@@ -16,49 +16,51 @@ from camelpress.publish.settings import Publish
 
 @runtime_checkable
 class Destination(Protocol):
-    """A place elsewhere; its text is what leads there again."""
+    """Remote place for a release; `str` gives its address."""
 
     @property
     def title(self) -> str:
-        """A name for the release where nobody gave one."""
+        """Default title of the release."""
 
     def require_ready(self) -> tuple[str, ...]:
-        """See that a release may go there, and tell which other variants are there."""
+        """Checks access to the destination, and returns the other variants published there."""
 
     def upload(self, folder: Path) -> dict[str, Any]:
-        """Bring a finished release there so that nobody ever sees a part of it."""
+        """Uploads a finished release atomically, and returns facts for the report."""
 
 
 def parse_destination(settings: Publish, variant: str, *, force: bool) -> Destination | None:
-    """The place that the settings name; None for a folder here.
+    """Returns the remote destination of the settings; None for a local folder.
 
     Args:
-        settings: with `to`, licence and visibility.
-        variant: what the quantization is called.
-        force: replace an earlier release there.
+        settings: destination, licence and visibility of the release.
+        variant: name of the quantization, used as default branch or tag.
+        force: replace an earlier release at the destination.
     Raises:
-        RecipeProblem: no such place, no such licence, or `public` without the right.
+        RecipeProblem: the address or licence is unknown, or `public` lacks `i_have_the_right`.
     """
     if settings.public and not settings.i_have_the_right:
         raise RecipeProblem(
             f"--public would show a model under {settings.license} to everybody",
             next_step="read its licence and those of its inputs, then add --i-have-the-right",
         )
-    to = settings.to or ""
-    if to.startswith(HUB_PREFIX):
+    address = settings.to or ""
+    if address.startswith(HUB_PREFIX):
         from camelpress.publish.destinations.hub_repository import (
-            HubDestination,  # its client takes a third of a second
+            HubDestination,  # imported late: the hub client takes 0.3 seconds
         )
 
         gated = license_profile(settings.license).restricted or not settings.public
-        return HubDestination.parse(to, variant, public=settings.public, gated=gated, force=force)
-    if to.startswith(S3_SCHEME):
-        return S3Destination.parse(to)
-    if to.startswith(OCI_SCHEME):
-        return OciDestination.parse(to, variant, force=force)
-    if "://" in to:
+        return HubDestination.parse(
+            address, variant, public=settings.public, gated=gated, force=force
+        )
+    if address.startswith(S3_SCHEME):
+        return S3Destination.parse(address)
+    if address.startswith(OCI_SCHEME):
+        return OciDestination.parse(address, variant, force=force)
+    if "://" in address:
         raise RecipeProblem(
-            f"nothing can be published to {to}",
+            f"nothing can be published to {address}",
             next_step=f"give a folder, {HUB_PREFIX}org/name, {S3_SCHEME}bucket/prefix or "
             f"{OCI_SCHEME}registry/name",
         )
@@ -66,9 +68,9 @@ def parse_destination(settings: Publish, variant: str, *, force: bool) -> Destin
 
 
 def variant_name(quantization: Mapping[str, Any]) -> str:
-    """What a quantization is called among others, such as gptq-4bit-128g.
+    """Names a quantization for a branch or tag, such as gptq-4bit-128g.
 
-    Source: the names of branches that TheBloke's GPTQ repositories made common.
+    Source: branch names in the GPTQ repositories of TheBloke.
     """
     size = quantization.get("group_size")
     parts = (

@@ -1,16 +1,15 @@
-"""A release on the Hugging Face hub: uploaded aside, verified there, and only then under its name.
+"""Uploads a release to the Hugging Face hub: staged on a branch, verified, then named.
 
-    staging-...   a branch with every file, made by one commit
-    verify        the server's hash of each file is that of the release
-    REVISION      a new branch of that commit, or one commit with the same files
-    main          the page: it gets the first release of a repository, too
-    staging-...   removed; what shall be public becomes so last
+    staging-...   upload all files to a staging branch in one commit
+    verify        compare the server's hash of each file with the release
+    REVISION      create the branch at that commit, or commit the same files to it
+    main          copy the first release of a repository to its page, too
+    staging-...   remove the staging branch; make the repository public last
 
-Each step looks at what is there first, so the same command continues a run that ended anywhere.
-What a step ordered is read back: a hub that answers 200 and does nothing is found out before
-anything becomes public, and before a report says that it is so.
-Nothing depends on how the client brings the bytes (LFS or Xet).
-Source: huggingface_hub v2.4.0, hf_api.py: create_commit (which uploads large files before),
+Each step checks the state of the hub first, so the same command continues an interrupted run. Each
+change is read back, before the repository becomes public and before the report confirms it: a hub
+may answer 200 without applying the change. The transfer protocol (LFS or Xet) does not matter.
+Source: huggingface_hub v2.4.0, hf_api.py: create_commit (uploads large files first),
 list_repo_tree, create_branch.
 """
 
@@ -38,25 +37,25 @@ from camelpress.publish.release.checksums import ReleaseFiles
 
 MAIN = "main"
 STAGING = "staging-"
-STAGING_DIGEST_DIGITS = 12  # digits of a release's hash in the name of its staging branch
-MANUAL_APPROVAL: Literal["manual"] = "manual"  # how the hub lets readers in, one by one
-READ_BACK_PAUSES = (1.0, 3.0)  # seconds before the hub is asked again whether it did what it said
+STAGING_DIGEST_DIGITS = 12  # hex digits of the release hash in a staging branch name
+MANUAL_APPROVAL: Literal["manual"] = "manual"  # gate with manual approval of each reader
+READ_BACK_PAUSES = (1.0, 3.0)  # seconds before each retry of a read-back
 HubState = TypeVar("HubState")
 
 
 @dataclass(frozen=True)
 class HubDestination:
-    """A revision of a model repository, as what is published there is to be.
+    """Branch of a model repository on the hub, with the visibility of the release.
 
-    Who sees a repository sees all its branches, and other releases may be among them: so a gate is
-    closed here, and never opened.
+    A repository shows all its branches, with other releases among them. Therefore an upload may
+    close a gate, but never opens one.
 
     Args:
         repository: org/name.
-        revision: the branch that the release becomes.
-        public: for everybody to see; otherwise private.
-        gated: whether each reader has to be let in by hand.
-        force: replace an earlier release there.
+        revision: branch of the release.
+        public: make the repository public, else private.
+        gated: require manual approval of each reader.
+        force: replace an earlier release on the branch.
     """
 
     repository: str
@@ -67,37 +66,38 @@ class HubDestination:
 
     @classmethod
     def parse(
-        cls, to: str, variant: str, *, public: bool, gated: bool, force: bool
+        cls, address: str, variant: str, *, public: bool, gated: bool, force: bool
     ) -> HubDestination:
-        """From `hf:org/name` or `hf:org/name@branch`; without one, the variant names it.
+        """Parses `hf:org/name` or `hf:org/name@branch`; the default branch is the variant.
 
         Raises:
-            RecipeProblem: it is neither.
+            RecipeProblem: the address has another form.
         """
-        named = REPO_ID_PATTERN.fullmatch(to)
-        revision = named["revision"] or variant if named else ""
-        if named is None or revision.startswith((STAGING, "refs/")):
+        match = REPO_ID_PATTERN.fullmatch(address)
+        revision = match["revision"] or variant if match else ""
+        if match is None or revision.startswith((STAGING, "refs/")):
             raise RecipeProblem(
-                f"{to!r} is no place on the hub to publish to",
+                f"{address!r} is not a repository on the hub",
                 next_step=f"write it as {HUB_PREFIX}org/name, or as {HUB_PREFIX}org/name@branch",
             )
-        return cls(named["repository"], revision, public=public, gated=gated, force=force)
+        return cls(match["repository"], revision, public=public, gated=gated, force=force)
 
     def __str__(self) -> str:
         return f"{HUB_PREFIX}{self.repository}@{self.revision}"
 
     @property
     def title(self) -> str:
-        """A name for the release where nobody gave one."""
+        """Default title of the release."""
         return self.repository.partition("/")[2]
 
     def require_ready(self) -> tuple[str, ...]:
-        """See that a release may go there; nothing is written yet.
+        """Checks access to the repository without writing.
 
         Returns:
-            The other variants that are published there.
+            Branches with other variants of the release.
         Raises:
-            OutputProblem: no login, a public repository, or files that no release has.
+            OutputProblem: there is no login, the repository is public, or the branch holds files
+                other than a release.
         """
         with hub_errors(self.repository):
             api = _api()
@@ -114,14 +114,14 @@ class HubDestination:
             )
 
     def upload(self, folder: Path) -> dict[str, Any]:
-        """Bring a finished release there, and say what came of it.
+        """Uploads a finished release, and returns commit, visibility and file count.
 
         Args:
-            folder: a release that `verify` passes.
+            folder: release folder that passes `verify`.
         Raises:
-            OutputExists: another release is there, and `force` is not given.
-            OutputProblem: as `require_ready`; no right to write; the hub or the connection fails.
-                What was under the revision's name is there still.
+            OutputExists: the branch holds another release, and `force` is False.
+            OutputProblem: as `require_ready`; or the login lacks write access, or the hub or the
+                connection fails. The branch keeps its earlier content.
         """
         release = ReleaseFiles.of(folder)
         with hub_errors(self.repository):
@@ -147,115 +147,113 @@ class HubDestination:
         }
 
     def _require_gate(self, api: HfApi) -> ModelInfo:
-        """Reads back who may see the repository: an answer of 200 is no proof.
+        """Reads back the gate of the repository, since an answer of 200 is no proof.
 
         Raises:
-            OutputProblem: the hub does not show the gate that the release needs.
+            OutputProblem: the hub does not show the required gate.
         """
         info = self._read_back(
             lambda: self._require_info(api),
-            lambda found: not self.gated or found.gated == MANUAL_APPROVAL,
+            lambda info: not self.gated or info.gated == MANUAL_APPROVAL,
         )
         if info is None:
             raise OutputProblem(
-                f"the hub took the order to gate {self.repository}, and shows it without that gate",
+                f"the hub confirmed the gate of {self.repository}, but shows it without a gate",
                 next_step="turn on gated access with manual approval in the settings of its page, "
                 "then run the same command again",
             )
         return info
 
     def _make_public(self, api: HfApi) -> ModelInfo:
-        """Makes the repository public, and reads back that it is, with its gate.
+        """Makes the repository public, and reads back its visibility and gate.
 
         Raises:
-            OutputProblem: it is still private; or its gate is gone, and it is private again.
+            OutputProblem: the repository is still private, or became private again without a gate.
         """
         note(f"{HUB_PREFIX}{self.repository}: becomes public, with all its branches")
         api.update_repo_settings(self.repository, private=False)
-        info = self._read_back(
-            lambda: self._require_info(api), lambda found: found.private is False
-        )
+        info = self._read_back(lambda: self._require_info(api), lambda info: info.private is False)
         if info is None:
             raise OutputProblem(
-                f"the hub took the order to make {self.repository} public, and shows it private",
+                f"the hub confirmed {self.repository} as public, but shows it as private",
                 next_step="make it public in the settings of its page; the release is complete",
             )
         if self.gated and info.gated != MANUAL_APPROVAL:
             api.update_repo_settings(self.repository, private=True)
             raise OutputProblem(
-                f"{self.repository} lost its gate when it became public, and was ordered to be "
-                "private again",
-                next_step="see on its page that it is, and turn on gated access there",
+                f"{self.repository} lost its gate when it became public, and was set to private "
+                "again",
+                next_step="check on its page that it is private, and turn on gated access there",
             )
         return info
 
     def _remove_staging(self, api: HfApi) -> None:
-        """Removes the branches of this and earlier uploads, and reads back that they are gone.
+        """Removes the staging branches of this and earlier uploads, and checks their absence.
 
         Raises:
-            OutputProblem: the hub still shows one of them.
+            OutputProblem: the hub still shows a staging branch.
         """
         pattern = re.compile(
             rf"{re.escape(self._staging_prefix)}[0-9a-f]{{{STAGING_DIGEST_DIGITS}}}"
         )
-        staged = [branch for branch in self._heads(api) if pattern.fullmatch(branch)]
-        for branch in staged:
+        staging_branches = [branch for branch in self._heads(api) if pattern.fullmatch(branch)]
+        for branch in staging_branches:
             api.delete_branch(self.repository, branch=branch)
-        if not staged:
+        if not staging_branches:
             return
         heads = self._read_back(
-            lambda: self._heads(api), lambda found: not found.keys() & {*staged}
+            lambda: self._heads(api), lambda heads: not heads.keys() & {*staging_branches}
         )
         if heads is None:
             raise OutputProblem(
-                f"the hub took the order to remove {staged[0]} of {self.repository}, and still "
-                "shows it",
+                f"the hub confirmed the removal of {staging_branches[0]} from {self.repository}, "
+                "but still shows it",
                 next_step="remove that branch on its page, then run the same command again",
             )
 
     def _require_head(self, api: HfApi, branch: str, commit: str) -> None:
-        """Reads back that a branch leads to a commit.
+        """Reads back the commit of a branch.
 
         Raises:
-            OutputProblem: it does not.
+            OutputProblem: the branch points to another commit.
         """
-        heads = self._read_back(lambda: self._heads(api), lambda found: found.get(branch) == commit)
+        heads = self._read_back(lambda: self._heads(api), lambda heads: heads.get(branch) == commit)
         if heads is None:
             raise OutputProblem(
-                f"the hub took the order to move {branch} of {self.repository} to "
-                f"{commit[:STAGING_DIGEST_DIGITS]}, and shows it elsewhere",
-                next_step="see who else publishes there, then run the same command again",
+                f"the hub confirmed the move of {branch} of {self.repository} to "
+                f"{commit[:STAGING_DIGEST_DIGITS]}, but shows it at another commit",
+                next_step="check for other uploads to it, then run the same command again",
             )
 
     def _read_back(
         self, read: Callable[[], HubState], holds: Callable[[HubState], bool]
     ) -> HubState | None:
-        """Returns what the hub shows once it holds; None where it never does."""
-        for wait in (0.0, *READ_BACK_PAUSES):
-            time.sleep(wait)
-            if holds(shown := read()):
-                return shown
+        """Reads the state of the hub until the condition holds; None after the last retry."""
+        for seconds in (0.0, *READ_BACK_PAUSES):
+            time.sleep(seconds)
+            if holds(state := read()):
+                return state
         return None
 
     def _require_info(self, api: HfApi) -> ModelInfo:
-        """What the hub says of a repository that was there a moment ago.
+        """Returns the info of an existing repository.
 
         Raises:
-            OutputProblem: it does not show it.
+            OutputProblem: the hub no longer shows the repository.
         """
         info = self._info(api)
         if info is None:
             raise OutputProblem(
-                f"the hub does not show {self.repository}, which was there a moment ago",
-                next_step="see on its page whether somebody removed it, then run the same again",
+                f"the hub no longer shows {self.repository}",
+                next_step="check on its page whether somebody removed it, then try again",
             )
         return info
 
     def _info(self, api: HfApi) -> ModelInfo | None:
-        """What the hub says of the repository; None where there is none.
+        """Returns the info of the repository; None if it does not exist.
 
         Raises:
-            OutputProblem: it is public, and that was not asked for.
+            OutputProblem: the repository is public, but the settings say private.
         """
         try:
             info = api.model_info(self.repository)
@@ -264,7 +262,7 @@ class HubDestination:
         if info.private is None:
             raise OutputProblem(
                 f"the hub does not say whether {HUB_PREFIX}{self.repository} is private",
-                next_step="see on its page who can see it, and whether HF_ENDPOINT names a hub",
+                next_step="check its visibility on its page, and whether HF_ENDPOINT names a hub",
             )
         if not info.private and not self.public:
             raise OutputProblem(
@@ -274,54 +272,54 @@ class HubDestination:
         return info
 
     def _create(self, api: HfApi) -> ModelInfo:
-        note(f"{HUB_PREFIX}{self.repository}: a new repository, private")
+        note(f"{HUB_PREFIX}{self.repository}: new private repository")
         api.create_repo(self.repository, private=True, exist_ok=True)
         return self._require_info(api)
 
     def _heads(self, api: HfApi) -> dict[str, str]:
-        """Branch to commit."""
+        """Maps branch names to commits."""
         branches = api.list_repo_refs(self.repository).branches
         return {branch.name: branch.target_commit for branch in branches}
 
     def _tree(self, api: HfApi, commit: str) -> dict[str, RepoFile]:
-        """The files of a commit but for the hub's own."""
-        found = api.list_repo_tree(self.repository, revision=commit, recursive=True)
-        files = (each for each in found if isinstance(each, RepoFile))
-        return {each.path: each for each in files if each.path != GITATTRIBUTES_FILE}
+        """Maps names to files of a commit, without .gitattributes of the hub."""
+        entries = api.list_repo_tree(self.repository, revision=commit, recursive=True)
+        files = (file for file in entries if isinstance(file, RepoFile))
+        return {file.path: file for file in files if file.path != GITATTRIBUTES_FILE}
 
     def _require_release_files(self, tree: Mapping[str, RepoFile]) -> None:
         if tree and CHECKSUM_FILE not in tree:
             raise OutputProblem(
-                f"{self} holds files that are no release, {min(tree)} for one",
-                next_step="name another branch or repository, or remove them yourself",
+                f"{self} holds files other than a release, for example {min(tree)}",
+                next_step="name another branch or repository, or remove the files yourself",
             )
 
     def _commit_release(self, api: HfApi, heads: Mapping[str, str], release: ReleaseFiles) -> str:
-        """The commit of the revision, once it holds the release."""
+        """Commits the release to its branch, and returns the commit."""
         head = heads.get(self.revision)
         if head is not None:
-            there = self._tree(api, head)
-            if release.matches_remote(_changed_names(release, there), there.keys()):
+            tree = self._tree(api, head)
+            if release.matches_remote(_changed_names(release, tree), tree.keys()):
                 return head
-            self._require_release_files(there)
-            if there and not self.force:
+            self._require_release_files(tree)
+            if tree and not self.force:
                 raise OutputExists(
                     f"{self} holds another release",
                     next_step="name another branch, or give --force to replace it",
                 )
-        staged = self._stage(api, heads, release)
+        staging_commit = self._stage(api, heads, release)
         if head is not None:
             return self._commit(api, self.revision, head, release)
-        api.create_branch(self.repository, branch=self.revision, revision=staged)
-        self._require_head(api, self.revision, staged)
-        return staged
+        api.create_branch(self.repository, branch=self.revision, revision=staging_commit)
+        self._require_head(api, self.revision, staging_commit)
+        return staging_commit
 
     @property
     def _staging_prefix(self) -> str:
         return f"{STAGING}{self.revision.replace('/', '-')}-"
 
     def _stage(self, api: HfApi, heads: Mapping[str, str], release: ReleaseFiles) -> str:
-        """The commit of a branch aside that holds the release, as the server says itself."""
+        """Commits the release to a staging branch, and returns the verified commit."""
         branch = self._staging_prefix + release.sha256[CHECKSUM_FILE][:STAGING_DIGEST_DIGITS]
         head = heads.get(branch)
         if head is None:
@@ -330,26 +328,32 @@ class HubDestination:
         return self._commit(api, branch, head, release)
 
     def _commit(self, api: HfApi, branch: str, head: str, release: ReleaseFiles) -> str:
-        """One commit on a branch whose head is known, after which it holds the release alone."""
+        """Makes a branch hold exactly the release with one commit on top of a known head."""
         files = release.files
-        wrong = _changed_names(release, self._tree(api, head))
-        if not wrong:
+        changed_names = _changed_names(release, self._tree(api, head))
+        if not changed_names:
             return head
-        adds = [CommitOperationAdd(name, files[name]) for name in wrong if name in files]
-        for each in adds:
-            release.require_unchanged(each.path_in_repo, each.upload_info.sha256.hex())
-        nbytes = sum(each.upload_info.size for each in adds)
-        note(f"{branch}: {len(adds)} files, {nbytes / 1e6:,.1f} MB, less what the hub has already")
+        additions = [
+            CommitOperationAdd(name, files[name]) for name in changed_names if name in files
+        ]
+        for addition in additions:
+            release.require_unchanged(addition.path_in_repo, addition.upload_info.sha256.hex())
+        nbytes = sum(addition.upload_info.size for addition in additions)
+        size = f"{len(additions)} files, {nbytes / 1e6:,.1f} MB"
+        note(f"{branch}: {size}; files already on the hub are not sent again")
         commit: str = api.create_commit(
             self.repository,
-            [*adds, *(CommitOperationDelete(name) for name in wrong if name not in files)],
+            [
+                *additions,
+                *(CommitOperationDelete(name) for name in changed_names if name not in files),
+            ],
             commit_message=f"A release by camelpress {__version__}",
             revision=branch,
             parent_commit=head,
         ).oid
         if broken := _changed_names(release, self._tree(api, commit)):
             raise OutputProblem(
-                f"the hub holds {', '.join(broken[:3])} otherwise than it was sent, in {branch} of "
+                f"the hub stored other bytes of {', '.join(broken[:3])} than sent, in {branch} of "
                 f"{self.repository}",
                 next_step="run the same command again; if that does not help, write to the hub",
             )
@@ -358,18 +362,18 @@ class HubDestination:
 
 
 def _changed_names(release: ReleaseFiles, tree: Mapping[str, RepoFile]) -> list[str]:
-    """Names of files that are only here or only there, or not the same."""
-    both = release.files.keys() & tree.keys()
-    same = {name for name in both if _is_same(release, name, tree[name])}
-    return sorted((release.files.keys() | tree.keys()) - same)
+    """Returns names of files with different content, or present on one side only."""
+    common = release.files.keys() & tree.keys()
+    equal_names = {name for name in common if _is_same(release, name, tree[name])}
+    return sorted((release.files.keys() | tree.keys()) - equal_names)
 
 
-def _is_same(release: ReleaseFiles, name: str, there: RepoFile) -> bool:
-    """By the hash that the server has of a file: SHA-256 of a large one, else that of git."""
-    if there.lfs is not None:
-        return there.lfs.sha256 == release.sha256[name]
+def _is_same(release: ReleaseFiles, name: str, remote: RepoFile) -> bool:
+    """Compares a file with the server by SHA-256 for LFS files, else by its git hash."""
+    if remote.lfs is not None:
+        return remote.lfs.sha256 == release.sha256[name]
     path = release.files[name]
-    return there.size == path.stat().st_size and there.blob_id == git_sha1(path.read_bytes())
+    return remote.size == path.stat().st_size and remote.blob_id == git_sha1(path.read_bytes())
 
 
 def _api() -> HfApi:

@@ -1,8 +1,9 @@
-"""A release in an S3 bucket: every object first, and SHA256SUMS, without which it is none, last.
+"""Uploads a release to an S3 bucket, with SHA256SUMS as the last object.
 
-A bucket has no renames, so what is there is never replaced: another release needs another prefix.
-Each object is read back and hashed before SHA256SUMS is written. s3fs heeds the usual settings of
-AWS: AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_ENDPOINT_URL.
+A prefix without SHA256SUMS is not a release. A bucket has no renames, so existing objects are never
+replaced, and another release needs another prefix. Each object is read back and hashed before
+SHA256SUMS is written. s3fs reads the usual AWS settings: AWS_ACCESS_KEY_ID, AWS_PROFILE,
+AWS_ENDPOINT_URL.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ S3_URL = re.compile(
     r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<prefix>\w[\w.-]*(/\w[\w.-]*)*)/?",
     re.ASCII,
 )
-CHUNK_BYTES = 1 << 22  # bytes
+CHUNK_BYTES = 1 << 22  # bytes per read
 
 
 @dataclass(frozen=True)
 class S3Destination:
-    """A prefix of a bucket.
+    """Prefix of an S3 bucket.
 
     Args:
         path: bucket/prefix.
@@ -41,57 +42,58 @@ class S3Destination:
     path: str
 
     @classmethod
-    def parse(cls, to: str) -> S3Destination:
-        """From `s3://bucket/prefix`.
+    def parse(cls, address: str) -> S3Destination:
+        """Parses `s3://bucket/prefix`.
 
         Raises:
-            RecipeProblem: it is not that.
-            EngineProblem: s3fs is not there.
+            RecipeProblem: the address has another form.
+            ToolProblem: the package s3fs is not installed.
         """
-        found = S3_URL.fullmatch(to)
-        if found is None:
+        match = S3_URL.fullmatch(address)
+        if match is None:
             raise RecipeProblem(
-                f"{to!r} is no place in a bucket", next_step=f"write it as {S3_SCHEME}bucket/prefix"
+                f"{address!r} is not an address in a bucket",
+                next_step=f"write it as {S3_SCHEME}bucket/prefix",
             )
         optional_packages.require_package("s3fs", need="buckets need the package s3fs", extra="s3")
-        return cls(f"{found['bucket']}/{found['prefix']}")
+        return cls(f"{match['bucket']}/{match['prefix']}")
 
     def __str__(self) -> str:
         return f"{S3_SCHEME}{self.path}"
 
     @property
     def title(self) -> str:
-        """A name for the release where nobody gave one."""
+        """Default title of the release."""
         return self.path.rpartition("/")[2]
 
     def require_ready(self) -> tuple[str, ...]:
-        """See that the bucket can be listed.
+        """Checks that the bucket can be listed.
 
         Raises:
-            OutputProblem: it cannot.
+            OutputProblem: listing fails.
         """
         with _s3_errors(str(self)):
             self._object_names(_filesystem())
         return ()
 
     def upload(self, folder: Path) -> dict[str, Any]:
-        """Bring a finished release there, going on with what is there already.
+        """Uploads the missing files of a finished release, and returns its address and hash.
 
         Raises:
-            OutputExists: another release is there, or other files.
-            OutputProblem: the bucket fails, or keeps other bytes than were sent.
+            OutputExists: the prefix holds another release or other files.
+            OutputProblem: the bucket fails, or stores other bytes than were sent.
         """
         release = ReleaseFiles.of(folder)
         with _s3_errors(str(self)):
             system = _filesystem()
-            missing = self._names_to_send(system, release)
-            for name in track(missing, "upload"):
+            missing_names = self._names_to_send(system, release)
+            for name in track(missing_names, "upload"):
                 system.put_file(str(release.files[name]), f"{self.path}/{name}")
                 if self._sha256(system, name) != release.sha256[name]:
                     raise OutputProblem(
-                        f"{self} did not keep {name} as it was sealed",
-                        next_step="remove it there, then run the same command again; without "
-                        f"{CHECKSUM_FILE} it is no release",
+                        f"{self} stored other bytes of {name} than were sent",
+                        next_step="remove that object, then run the same command again; without "
+                        f"{CHECKSUM_FILE} the prefix is not a release",
                     )
         return {
             "to": str(self),
@@ -100,41 +102,44 @@ class S3Destination:
         }
 
     def _names_to_send(self, system: Any, release: ReleaseFiles) -> list[str]:
-        """What has to be sent, `SHA256SUMS` last.
+        """Lists the names of files to upload, `SHA256SUMS` last.
 
         Raises:
-            OutputExists: something else is there.
+            OutputExists: the prefix holds another release or other files.
         """
-        there = self._object_names(system)
-        both = sorted(there & release.files.keys())
-        differing = {name for name in both if self._sha256(system, name) != release.sha256[name]}
-        if CHECKSUM_FILE in there and release.matches_remote(
-            there ^ release.files.keys() | differing, there
+        remote_names = self._object_names(system)
+        common = sorted(remote_names & release.files.keys())
+        different_names = {
+            name for name in common if self._sha256(system, name) != release.sha256[name]
+        }
+        if CHECKSUM_FILE in remote_names and release.matches_remote(
+            remote_names ^ release.files.keys() | different_names, remote_names
         ):
             return []
-        begun = (
-            {SIGNATURE_FILE} if CHECKSUM_FILE not in there else set()
-        )  # every run makes another one
-        if strange := (there - release.files.keys()) | (differing - begun):
+        # Every run makes a new signature, so an unfinished upload may hold an older one.
+        replaceable = {SIGNATURE_FILE} if CHECKSUM_FILE not in remote_names else set()
+        if foreign := (remote_names - release.files.keys()) | (different_names - replaceable):
             raise OutputExists(
-                f"{self} holds something else, {min(strange)} for one",
-                next_step="name another prefix; what is in a bucket is never replaced",
+                f"{self} holds other objects, for example {min(foreign)}",
+                next_step="name another prefix; objects in a bucket are never replaced",
             )
-        return [name for name in release.files if name not in there or name in differing]
+        return [
+            name for name in release.files if name not in remote_names or name in different_names
+        ]
 
     def _object_names(self, system: Any) -> set[str]:
         system.invalidate_cache()
         bucket = self.path.partition("/")[0]
-        system.ls(bucket)  # a bucket that is not there is told so
-        found = system.find(self.path)
-        return {name.removeprefix(f"{self.path}/") for name in found}
+        system.ls(bucket)  # raises FileNotFoundError for a missing bucket
+        paths = system.find(self.path)
+        return {name.removeprefix(f"{self.path}/") for name in paths}
 
     def _sha256(self, system: Any, name: str) -> str:
-        """The hash of the bytes that are there."""
+        """Computes the SHA-256 of a remote object."""
         digest = hashlib.sha256()
         with system.open(f"{self.path}/{name}", "rb") as file:
-            while piece := file.read(CHUNK_BYTES):
-                digest.update(piece)
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
         return digest.hexdigest()
 
 
@@ -145,11 +150,11 @@ def _filesystem() -> Any:
 
 
 @contextmanager
-def _s3_errors(place: str) -> Iterator[None]:
-    """Turn every error of the client into one line; its words can hold keys.
+def _s3_errors(address: str) -> Iterator[None]:
+    """Turns every error of the S3 client into a one-line problem without secrets.
 
     Raises:
-        OutputProblem: in place of what the client raises.
+        OutputProblem: the client raised an error.
     """
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
@@ -157,20 +162,20 @@ def _s3_errors(place: str) -> Iterator[None]:
         yield
     except NoCredentialsError as error:
         raise OutputProblem(
-            f"{place} needs a login",
+            f"{address} needs a login",
             next_step="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
         ) from error
     except PermissionError as error:
         raise OutputProblem(
-            f"this login may not read and write {place}",
-            next_step="take one with the right to list, get and put objects there",
+            f"this login may not read and write {address}",
+            next_step="use a login with the right to list, get and put objects there",
         ) from error
     except FileNotFoundError as error:
         raise OutputProblem(
-            f"the bucket of {place} does not exist", next_step="make it, or correct its name"
+            f"the bucket of {address} does not exist", next_step="create it, or correct its name"
         ) from error
     except (OSError, BotoCoreError, ClientError) as error:
         raise OutputProblem(
-            f"{place} failed, or cannot be reached ({type(error).__name__})",
-            next_step="run the same command again: it goes on with what is missing",
+            f"{address} failed, or cannot be reached ({type(error).__name__})",
+            next_step="run the same command again: it continues with the missing files",
         ) from error

@@ -1,4 +1,4 @@
-"""Licence profiles as rows: what a release under each must carry and say. Not legal advice.
+"""Lists licence profiles with the required files and texts of a release. Not legal advice.
 
 Source: allenai/open-instruct eb00bf13, assets/model_licenses/tulu_license.txt (sections 1 to 3) and
 README.md (Tulu 2 is under the low-risk ImpACT licence instead); Llama 2 Community License (section
@@ -17,30 +17,30 @@ from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.publish.release.model_files import model_files
 
 NOTICE = "NOTICE"
-PERMISSIVE_LICENSES = ("apache-2.0", "mit")  # may become a part of anything
+PERMISSIVE_LICENSES = ("apache-2.0", "mit")  # input licences that most profiles cover
 
 
 class LicenseProfile(NamedTuple):
-    """What one licence asks of whoever passes the weights on."""
+    """Requirements of one licence for redistribution of the weights."""
 
     hub: str
-    """The hub's identifier."""
+    """Licence identifier of the hub."""
     name: str | None
-    """Needed where the hub only knows `other`."""
+    """Licence name for the hub, if its identifier is `other`."""
     covers: tuple[str, ...]
-    """What the cards of its inputs may name, as the hub calls it."""
+    """Hub identifiers allowed on the cards of the input models."""
     restricted: bool
-    """Not for everybody: keep the release private or gated."""
+    """True if the release must stay private or gated."""
     required_files: tuple[tuple[str, ...], ...]
-    """Each a licence file that has to be shipped, by the patterns that it may go under."""
+    """Licence files to ship, each as a tuple of alternative name patterns."""
     text: str | None
-    """The text in `licenses/` to ship where the model brings none."""
+    """File in `texts/` to ship for a model without a licence file."""
     origin: str
-    """Where to get the files."""
+    """Source of the licence files, for an error message."""
     notice: str
-    """Attribution, with {name} for the release."""
+    """Attribution, with {name} for the name of the release."""
     terms: str
-    """One sentence for the card."""
+    """Terms in one sentence for the card."""
 
 
 # fmt: off
@@ -95,10 +95,10 @@ LICENSE_PROFILES: Mapping[str, LicenseProfile] = {
 
 
 def license_profile(name: str) -> LicenseProfile:
-    """The row of a licence.
+    """Returns the profile of a licence.
 
     Raises:
-        RecipeProblem: there is none of this name.
+        RecipeProblem: the name is unknown.
     """
     try:
         return LICENSE_PROFILES[name]
@@ -109,52 +109,52 @@ def license_profile(name: str) -> LicenseProfile:
         ) from None
 
 
-def copy_license_files(folder: Path, chosen: LicenseProfile, sources: Sequence[Path]) -> list[str]:
-    """Copy what the licence wants shipped; the first source that has a file gives it.
+def copy_license_files(folder: Path, profile: LicenseProfile, sources: Sequence[Path]) -> list[str]:
+    """Copies the required licence files from the first source folder with a match.
 
     Args:
-        folder: the release.
-        chosen: the profile.
-        sources: the candidate, then the models it was made from.
+        folder: release folder.
+        profile: licence profile of the release.
+        sources: folders of the candidate and of its source models, in this order.
     Returns:
-        The names of the licence files.
+        Names of the licence files.
     Raises:
-        CheckpointProblem: a file is not there, or it is empty.
+        CheckpointProblem: a licence file is missing or empty.
     """
     names: list[str] = []
-    for patterns in chosen.required_files:
-        found = next(
+    for patterns in profile.required_files:
+        paths = next(
             filter(None, (_match_license_files(source, patterns) for source in sources)), []
         )
-        if not found and chosen.text is None:
+        if not paths and profile.text is None:
             raise CheckpointProblem(
-                f"{sources[0]} has no {' or '.join(patterns)}, which has to go with the weights",
-                next_step=f"put that licence file there; {chosen.origin}",
+                f"{sources[0]} has no {' or '.join(patterns)}, which the release must include",
+                next_step=f"put that licence file there; {profile.origin}",
             )
-        if not found:
-            text = files("camelpress.publish.license").joinpath("texts", str(chosen.text))
+        if not paths:
+            text = files("camelpress.publish.license").joinpath("texts", str(profile.text))
             (folder / "LICENSE").write_bytes(text.read_bytes())
             names.append("LICENSE")
-        for path in found:
+        for path in paths:
             shutil.copyfile(path, folder / path.name)
             names.append(path.name)
     return names
 
 
 def _match_license_files(source: Path, patterns: Sequence[str]) -> list[Path]:
-    found = [path for pattern in patterns for path in model_files(source) if path.match(pattern)]
-    for path in found:
+    paths = [path for pattern in patterns for path in model_files(source) if path.match(pattern)]
+    for path in paths:
         if not path.stat().st_size:
             raise CheckpointProblem(
                 f"{path} is empty", next_step="put the text of the licence there"
             )
-    return found
+    return paths
 
 
 def write_notice(folder: Path, attribution: str) -> None:
-    """Write NOTICE: our attribution, then what the original model already said there."""
+    """Writes NOTICE: the attribution, then the notice of the original model."""
     path = folder / NOTICE
     original = path.read_bytes() if path.is_file() else b""
-    own = f"{attribution}\n".encode()
-    if own not in original:
-        path.write_bytes(own + (b"\n" + original if original.strip() else b""))
+    notice = f"{attribution}\n".encode()
+    if notice not in original:
+        path.write_bytes(notice + (b"\n" + original if original.strip() else b""))

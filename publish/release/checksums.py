@@ -1,4 +1,4 @@
-"""`SHA256SUMS` of a release: its lines read with suspicion, and the files that they speak of."""
+"""Reads `SHA256SUMS` of a release with strict checks, and tracks the listed files."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
 def read_checksums(path: Path) -> tuple[dict[str, str], list[str]]:
-    """Name to hash of the lines that can be followed, and what is wrong with the others.
+    """Returns a mapping of names to hashes from the valid lines, and problems of the others.
 
     Raises:
-        CheckpointProblem: there is no such file, or it is not text.
+        CheckpointProblem: the file is missing or not UTF-8.
     """
     try:
         text = read_regular(path, MAX_JSON_BYTES).decode("utf-8")
@@ -29,23 +29,23 @@ def read_checksums(path: Path) -> tuple[dict[str, str], list[str]]:
         raise CheckpointProblem(
             f"{path} cannot be read", next_step="give a folder that publish wrote, complete"
         ) from error
-    listed: dict[str, str] = {}
+    digests: dict[str, str] = {}
     problems = []
     for number, line in enumerate(lines, start=1):
-        found = CHECKSUM_LINE.fullmatch(line)
-        if not found or found[2] in listed:
+        match = CHECKSUM_LINE.fullmatch(line)
+        if not match or match[2] in digests:
             problems.append(f"{CHECKSUM_FILE} line {number} is not a hash and a new name")
-        elif not _is_plain(found[2]):
-            problems.append(f"{CHECKSUM_FILE} line {number} leads out of the folder: {found[2]!r}")
+        elif not _is_plain(match[2]):
+            problems.append(f"{CHECKSUM_FILE} line {number} leads out of the folder: {match[2]!r}")
         else:
-            listed[found[2]] = found[1]
-    if not listed:
+            digests[match[2]] = match[1]
+    if not digests:
         problems.append(f"{CHECKSUM_FILE} lists nothing")
-    return listed, problems
+    return digests, problems
 
 
 def _is_plain(name: str) -> bool:
-    """A relative path that names one file below the folder in one way, on any system."""
+    """Returns True for a normalized relative path inside the folder, valid on any system."""
     path = PurePosixPath(name)
     return (
         name.isprintable()
@@ -60,14 +60,14 @@ def _is_plain(name: str) -> bool:
 
 @dataclass(frozen=True)
 class ReleaseFiles:
-    """The files of a finished release, and the hashes that they have to arrive with.
+    """Files of a finished release with their expected hashes.
 
-    The hashes are those that the release was sealed with, so a file that changes on the way - its
-    weights may be links to the candidate's - is not taken for what was validated.
+    The hashes come from `SHA256SUMS`. A change during an upload is therefore detected, even in
+    weights that are hard links to the candidate.
 
     Args:
-        files: name to place; `SHA256SUMS` is the last.
-        sha256: name to hash.
+        files: mapping of names to paths; `SHA256SUMS` is the last.
+        sha256: mapping of names to SHA-256.
     """
 
     files: Mapping[str, Path]
@@ -75,38 +75,38 @@ class ReleaseFiles:
 
     @classmethod
     def of(cls, folder: Path) -> ReleaseFiles:
-        """What a folder's `SHA256SUMS` lists, and that file itself.
+        """Reads the file list of a release folder, `SHA256SUMS` included.
 
         Raises:
-            CheckpointProblem: it has none, or one that cannot be followed.
+            CheckpointProblem: `SHA256SUMS` is missing or has an invalid line.
         """
-        listed, problems = read_checksums(folder / CHECKSUM_FILE)
+        digests, problems = read_checksums(folder / CHECKSUM_FILE)
         if problems:
             raise CheckpointProblem(f"{folder}: {problems[0]}", next_step="publish it again")
-        hashes = listed | {CHECKSUM_FILE: sha256_file(folder / CHECKSUM_FILE)}
+        hashes = digests | {CHECKSUM_FILE: sha256_file(folder / CHECKSUM_FILE)}
         return cls({name: folder / name for name in hashes}, hashes)
 
-    def require_unchanged(self, name: str, found: str) -> None:
-        """See that what is about to be sent is what was sealed.
+    def require_unchanged(self, name: str, digest: str) -> None:
+        """Checks the hash of a file right before its upload.
 
         Args:
-            name: of a file.
-            found: its hash now.
+            name: name of a file.
+            digest: current SHA-256 of the file.
         Raises:
-            OutputProblem: it changed.
+            OutputProblem: the file has changed.
         """
-        if found != self.sha256[name]:
+        if digest != self.sha256[name]:
             raise OutputProblem(
-                f"{name} changed while the release was on its way",
+                f"{name} changed during the upload of the release",
                 next_step="let nothing write to the candidate, and run the same command again",
             )
 
-    def matches_remote(self, differing: Iterable[str], there: Container[str]) -> bool:
-        """Whether a place holds this release already, perhaps with another signature of it.
+    def matches_remote(self, different_names: Iterable[str], remote_names: Container[str]) -> bool:
+        """Returns True if a remote location holds this release, apart from its signature.
 
         Args:
-            differing: names of files that are only here or only there, or not the same.
-            there: names of files of that place.
+            different_names: names of files with different content, or present on one side only.
+            remote_names: names of files at the remote location.
         """
-        both_signed = SIGNATURE_FILE in self.files and SIGNATURE_FILE in there
-        return {*differing} <= ({*UNSIGNED_FILES} if both_signed else set())
+        both_signed = SIGNATURE_FILE in self.files and SIGNATURE_FILE in remote_names
+        return {*different_names} <= ({*UNSIGNED_FILES} if both_signed else set())

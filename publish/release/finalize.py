@@ -1,4 +1,4 @@
-"""The last steps of a release: provenance, a look for secrets, and the checksums over it all."""
+"""Finishes a release folder: provenance, secret scan, signature and checksums."""
 
 from __future__ import annotations
 
@@ -27,55 +27,55 @@ from camelpress.reporting.stage_report import Report
 
 
 def finalize_release(
-    folder: Path, facts: ReleaseQuotes, judged: Mapping[str, str], made: Mapping[str, Any]
+    folder: Path, facts: ReleaseQuotes, model_hashes: Mapping[str, str], costs: Mapping[str, Any]
 ) -> Report:
-    """Write `provenance.json`, a signature if there is a key, and last of all `SHA256SUMS`.
+    """Writes `provenance.json`, a signature if the settings name a key, and `SHA256SUMS` last.
 
     Args:
-        folder: a release that is complete but for these files.
-        facts: what its card quotes.
-        judged: name to hash of the model files as they were validated.
-        made: how the stages before ran.
+        folder: release folder, complete except for these files.
+        facts: facts on the card of the release.
+        model_hashes: mapping of model file names to SHA-256 at validation.
+        costs: seconds and hardware of the earlier stages.
     Returns:
-        What `provenance.json` says; its outputs are all files but these.
+        The report in `provenance.json`; its outputs are all files except these.
     Raises:
         OutputProblem: a file holds a secret.
-        CheckpointProblem: a model file is not the one that was validated.
+        CheckpointProblem: a model file changed after validation.
     """
     paths = [folder / name for name in output_files(folder)]
-    hashes = file_manifest(paths, relative_to=folder)
-    changed = model_files.changed_model_files(
-        judged, hashes, recipe_only=facts.settings.recipe_only
+    file_hashes = file_manifest(paths, relative_to=folder)
+    changed_files = model_files.changed_model_files(
+        model_hashes, file_hashes, recipe_only=facts.settings.recipe_only
     )
-    if changed:
+    if changed_files:
         raise CheckpointProblem(
-            f"{changed[0]} of the candidate changed while it was copied",
-            next_step="let nothing write there, and run again",
+            f"{changed_files[0]} of the candidate changed while it was copied",
+            next_step="let nothing write to the candidate, and run again",
         )
-    report = _provenance_report(facts, judged, made, hashes)
+    report = _provenance_report(facts, model_hashes, costs, file_hashes)
     report.write(folder / PROVENANCE_FILE)
     require_no_secrets([*paths, folder / PROVENANCE_FILE], relative_to=folder)
-    sealed = [PROVENANCE_FILE]
+    late_files = [PROVENANCE_FILE]
     if facts.settings.sign_with is not None:
         sign_release(folder, facts.settings.sign_with)
-        sealed.append(SIGNATURE_FILE)
-    hashes |= file_manifest([folder / name for name in sealed], relative_to=folder)
+        late_files.append(SIGNATURE_FILE)
+    file_hashes |= file_manifest([folder / name for name in late_files], relative_to=folder)
     (folder / CHECKSUM_FILE).write_text(
-        checksum_lines(dict(sorted(hashes.items()))), encoding="utf-8"
+        checksum_lines(dict(sorted(file_hashes.items()))), encoding="utf-8"
     )
     return report
 
 
 def _provenance_report(
     facts: ReleaseQuotes,
-    judged: Mapping[str, str],
-    made: Mapping[str, Any],
-    hashes: Mapping[str, str],
+    model_hashes: Mapping[str, str],
+    costs: Mapping[str, Any],
+    file_hashes: Mapping[str, str],
 ) -> Report:
     return Report(
         stage="publish",
         inputs=card_tables.input_hashes(facts.validation, facts.quantize, facts.recover),
-        outputs=dict(hashes),
+        outputs=dict(file_hashes),
         settings=facts.settings.model_dump(mode="json", exclude={"gated_like", "sign_with"}),
         facts={
             **facts.card_fields(),
@@ -86,7 +86,7 @@ def _provenance_report(
             "commit": camelpress_commit(),
             "hardware": describe_hardware(),
             "recipe": rebuild_recipe(facts.recover, facts.quantize),
-            "made": dict(made),
-            "model": dict(judged),
+            "made": dict(costs),
+            "model": dict(model_hashes),
         },
     )

@@ -1,6 +1,6 @@
-"""What goes into a release folder, and in what form: model files as they are, reports made neutral.
+"""Copies model files and reports into a release folder.
 
-A report as a stage wrote it tells of the machine: seconds, memory, paths. None of that is shipped.
+Reports lose facts about the machine: seconds, memory and paths.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ABSOLUTE_PATH = re.compile(r"(/|~/|\.{1,2}/|[A-Za-z]:\\)\S")
 
 
 def is_model_file(name: str) -> bool:
-    """Whether a release carries a file of this name over from the model's folder."""
+    """Returns True for names of model files that a release includes."""
     path = PurePath(name)
     return (
         all(PLAIN_NAME.fullmatch(part) for part in path.parts)
@@ -47,41 +47,43 @@ def is_model_file(name: str) -> bool:
 
 
 def is_rebuild_output(name: str) -> bool:
-    """Whether a release without weights leaves a file of this name to who makes them again."""
+    """Returns True for names of files that `rebuild` makes, absent in a recipe-only release."""
     return not any(PurePath(name).match(pattern) for pattern in RECIPE_ONLY_PATTERNS)
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The files of a model folder that a release carries, sorted by name."""
+    """Lists the files of a model folder for a release, sorted by name."""
     paths = [*sorted(folder.iterdir()), *sorted(folder.glob(f"{CHAT_TEMPLATES_FOLDER}/*"))]
     return [path for path in paths if is_model_file(_name(path, folder)) and path.is_file()]
 
 
 def changed_model_files(
-    judged: Mapping[str, str], hashes: Mapping[str, str], *, recipe_only: bool
+    model_hashes: Mapping[str, str], hashes: Mapping[str, str], *, recipe_only: bool
 ) -> list[str]:
-    """Names of model files in a release that are not as they were judged: changed, new or lost."""
+    """Returns names of model files changed, added or lost since validation."""
     expected = {
         name: digest
-        for name, digest in judged.items()
+        for name, digest in model_hashes.items()
         if is_model_file(name) and not (recipe_only and is_rebuild_output(name))
     }
-    found = {
+    actual = {
         name: digest
         for name, digest in hashes.items()
         if is_checkpoint_file(name) and PurePath(name).parent.name in ("", CHAT_TEMPLATES_FOLDER)
     }
-    return sorted(name for name in expected.keys() | found if expected.get(name) != found.get(name))
+    return sorted(
+        name for name in expected.keys() | actual if expected.get(name) != actual.get(name)
+    )
 
 
 def copy_model_files(
     candidate: Path, folder: Path, *, linked: bool, recipe_only: bool
 ) -> list[str]:
-    """Copy what is carried, or link its weights, reports made neutral; return what was left out.
+    """Copies model files, hard-links weights on request, and returns the names left out.
 
     Raises:
-        CheckpointProblem: a file besides the weights is a link to another folder's, which may be
-            nobody's business.
+        CheckpointProblem: a file other than weights is a link into another folder, and may be
+            private.
     """
     paths = [
         path
@@ -95,43 +97,43 @@ def copy_model_files(
             and path.resolve().parent != (candidate.resolve() / name).parent
         ):
             raise CheckpointProblem(
-                f"{path} is a link that leads to {path.resolve()}",
-                next_step="put the file itself there if it shall be published",
+                f"{path} is a link to {path.resolve()}",
+                next_step="replace the link by the file, if it is meant to be published",
             )
         if name.endswith(REPORT_SUFFIX):
             portable_report(Report.read_report(path)).write(folder / name)
         elif not (linked and path.suffix == WEIGHTS_SUFFIX and _link(path, folder / name)):
             copy_sidecars({name: path}, folder)
-    taken = {PurePath(_name(path, candidate)).parts[0] for path in paths}
-    return sorted({path.name for path in candidate.iterdir()} - taken)
+    copied_names = {PurePath(_name(path, candidate)).parts[0] for path in paths}
+    return sorted({path.name for path in candidate.iterdir()} - copied_names)
 
 
 def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def _link(path: Path, other: Path) -> bool:
-    """Give a file a second name; False where the disk cannot."""
+def _link(path: Path, target: Path) -> bool:
+    """Hard-links a file; False if the disk does not support it."""
     try:
-        other.hardlink_to(path.resolve())
+        target.hardlink_to(path.resolve())
     except OSError:
         return False
     return True
 
 
 def copy_validation_report(report_dir: Path, report: Report, folder: Path) -> Report:
-    """Copy the gate's report, made neutral, and its pages for people where there are any."""
+    """Copies the validation report without machine facts, and its existing pages."""
     folder.mkdir()
-    shipped = portable_report(report)
-    shipped.write(folder / "report.json")
-    places = set(_machine_paths([report.facts, report.settings]))
+    portable = portable_report(report)
+    portable.write(folder / "report.json")
+    paths = set(_machine_paths([report.facts, report.settings]))
     for name in REPORT_PAGES:
         if (report_dir / name).is_file():
             text = _read_page(report_dir / name)
-            for escaped in (html.escape, str):
-                text = _strip_folders(text, {escaped(place) for place in places})
+            for encode in (html.escape, str):
+                text = _strip_folders(text, {encode(machine_path) for machine_path in paths})
             (folder / name).write_text(text, encoding="utf-8")
-    return shipped
+    return portable
 
 
 def _read_page(path: Path) -> str:
@@ -144,21 +146,21 @@ def _read_page(path: Path) -> str:
 
 
 def read_stage_report(path: Path) -> Report | None:
-    """The report of an earlier stage, if the model carries it."""
+    """Reads the report of an earlier stage; None if the file is missing."""
     return Report.read_report(path) if path.is_file() else None
 
 
 def portable_report(report: Report) -> Report:
-    """A report without its cost, and with bare names where it has places of files."""
-    places = set(_machine_paths([report.facts, report.settings]))
+    """Returns a report without cost, and with file names in place of paths."""
+    paths = set(_machine_paths([report.facts, report.settings]))
     checks = tuple(
-        check.model_copy(update={"reason": _strip_folders(check.reason, places)})
+        check.model_copy(update={"reason": _strip_folders(check.reason, paths)})
         for check in report.checks
     )
     return report.model_copy(
         update={
-            "facts": _strip_folders(report.facts, places),
-            "settings": _strip_folders(report.settings, places),
+            "facts": _strip_folders(report.facts, paths),
+            "settings": _strip_folders(report.settings, paths),
             "checks": checks,
             "cost": {},
             "files": (),
@@ -167,7 +169,7 @@ def portable_report(report: Report) -> Report:
 
 
 def _machine_paths(content: Any) -> Iterator[str]:
-    """All strings in plain data that are the place of a file on some machine."""
+    """Yields all strings in plain data that are absolute or relative file paths."""
     if isinstance(content, str):
         if ABSOLUTE_PATH.match(content) and len(PureWindowsPath(content).parts) > 2:
             yield content
@@ -179,14 +181,14 @@ def _machine_paths(content: Any) -> Iterator[str]:
             yield from _machine_paths(value)
 
 
-def _strip_folders(content: Any, places: set[str]) -> Any:
-    """The same plain data, with the last part of each place instead of all of it."""
+def _strip_folders(content: Any, paths: set[str]) -> Any:
+    """Replaces each path in plain data by its last part."""
     if isinstance(content, str):
-        for place in sorted(places, key=lambda place: (-len(place), place)):
-            content = content.replace(place, PureWindowsPath(place).name)
+        for path in sorted(paths, key=lambda path: (-len(path), path)):
+            content = content.replace(path, PureWindowsPath(path).name)
         return content
     if isinstance(content, Mapping):
-        return {key: _strip_folders(value, places) for key, value in content.items()}
+        return {key: _strip_folders(value, paths) for key, value in content.items()}
     if isinstance(content, list):
-        return [_strip_folders(value, places) for value in content]
+        return [_strip_folders(value, paths) for value in content]
     return content

@@ -1,7 +1,7 @@
-"""How a release is made again: a recipe of what its reports tell, for `camelpress rebuild`.
+"""Writes the recipe for `camelpress rebuild` from the reports of a release.
 
-It has no place of this machine in it: models are named as on the hub, with their commit, or by the
-last part of their path, and texts by their name.
+The recipe has no paths of this machine. Models are named by hub name and commit or by the last part
+of their path, and texts by their name.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from camelpress.reporting.stage_report import Report
 RECIPE_FILE = "recipe.yaml"
 COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
 RECIPE_HEADER = """\
-# What this release was made with. `camelpress rebuild` runs it, and compares every byte.
+# Recipe of this release. `camelpress rebuild` runs it and compares every byte.
 """
 
 
 def rebuild_recipe(recover: Report | None, quantize: Report | None) -> dict[str, Any] | None:
-    """The recipe of a model from the reports of its stages; None where they do not tell it all.
+    """Builds the recipe of a model from its stage reports; None if a report lacks a fact.
 
     Args:
-        recover: what was recovered, as the release ships the report.
-        quantize: how it was quantized.
+        recover: report of recover in the release.
+        quantize: report of quantize in the release.
     """
     sources = value_at(recover.facts if recover else None, "sources")
     base, diff = value_at(sources, "base.origin"), value_at(sources, "diff.origin")
@@ -38,10 +38,10 @@ def rebuild_recipe(recover: Report | None, quantize: Report | None) -> dict[str,
         return None
     calibration = [
         {
-            "source": _portable_text_name(str(value_at(each, "name"))),
-            "weight": value_at(each, "weight"),
+            "source": _portable_text_name(str(value_at(text, "name"))),
+            "weight": value_at(text, "weight"),
         }
-        for each in (texts if isinstance(texts, list) else [])
+        for text in (texts if isinstance(texts, list) else [])
     ]
     return {
         "base": portable_model_name(base),
@@ -53,26 +53,26 @@ def rebuild_recipe(recover: Report | None, quantize: Report | None) -> dict[str,
 
 
 def portable_model_name(origin: str) -> str:
-    """`hf:org/name@commit` for what came from the hub, else the last part of a path."""
-    named = REPO_ID_PATTERN.fullmatch(origin)
-    if named is not None and COMMIT_HASH.fullmatch(named["revision"] or ""):
-        return f"{HUB_PREFIX}{named['repository']}@{named['revision']}"
+    """Returns `hf:org/name@commit` for a hub model, else the last part of the path."""
+    match = REPO_ID_PATTERN.fullmatch(origin)
+    if match is not None and COMMIT_HASH.fullmatch(match["revision"] or ""):
+        return f"{HUB_PREFIX}{match['repository']}@{match['revision']}"
     return PureWindowsPath(origin).name
 
 
 def _portable_text_name(name: str) -> str:
-    """As `locate_file` reads it; a file of this machine is named without its folder."""
+    """Returns the text name in the form of `locate_file`, with `hf:` for a hub file."""
     return f"{HUB_PREFIX}{name}" if "/" in name else name
 
 
-def write_rebuild_recipe(folder: Path, made_by: dict[str, Any] | None, *, needed: bool) -> None:
-    """Save the recipe in a release.
+def write_rebuild_recipe(folder: Path, recipe: dict[str, Any] | None, *, needed: bool) -> None:
+    """Writes the recipe into a release folder.
 
     Raises:
-        CheckpointProblem: it is needed, and the reports do not tell it.
+        CheckpointProblem: the release needs a recipe, but the reports lack a fact.
     """
-    if made_by is not None:
-        text = yaml.safe_dump(made_by, sort_keys=False, allow_unicode=True)
+    if recipe is not None:
+        text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         (folder / RECIPE_FILE).write_text(RECIPE_HEADER + text, encoding="utf-8")
     elif needed:
         raise CheckpointProblem(

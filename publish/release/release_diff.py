@@ -1,4 +1,4 @@
-"""What differs between two releases, or two models: config, tensors, files and figures."""
+"""Compares two releases or models: config, tensors, files and metrics."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from camelpress.reporting.stage_report import Report, Stopwatch, Verdict
 from camelpress.reporting.tables.benchmark_tables import BENCHMARK_METRICS, benchmark_facts
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
-COMPARED_VALUES = 1 << 22  # values that are compared at a time
+COMPARED_VALUES = 1 << 22  # values per comparison
 
 
-def diff_releases(one: Path, other: Path) -> Report:
-    """Everything that is not the same; what belongs to one of them only is told as `none`.
+def diff_releases(left: Path, right: Path) -> Report:
+    """Compares two releases or checkpoints; a value on one side only is shown as `none`.
 
-    Derived buffers are not compared: they follow from the config.
+    Derived buffers are not compared, since they follow from the config.
 
     Args:
-        one, other: releases, or checkpoints without one.
+        left, right: folders of releases or checkpoints.
     Returns:
-        PASS where nothing differs, else FAIL with what does, by kind, under `differences`.
+        PASS for equal models, else FAIL with the differences by kind under `differences`.
     Raises:
-        CheckpointProblem: one of them is no checkpoint.
+        CheckpointProblem: a folder is not a checkpoint.
     """
     watch = Stopwatch()
-    first, second = Checkpoint.open(one), Checkpoint.open(other)
+    left_model, right_model = Checkpoint.open(left), Checkpoint.open(right)
     differences = {
-        "config": list(_config_differences(dict(first.config), dict(second.config))),
-        "tensors": list(_tensor_differences(first, second)),
-        "figures": list(_metric_differences(one, other)),
-        "files": list(_file_differences(one, other)),
+        "config": list(_config_differences(dict(left_model.config), dict(right_model.config))),
+        "tensors": list(_tensor_differences(left_model, right_model)),
+        "figures": list(_metric_differences(left, right)),
+        "files": list(_file_differences(left, right)),
     }
     same = not any(differences.values())
     return Report(
         stage="diff",
-        inputs={"one": checkpoint_digest(one), "other": checkpoint_digest(other)},
+        inputs={"one": checkpoint_digest(left), "other": checkpoint_digest(right)},
         settings={},
         facts={"differences": differences},
         verdict=Verdict.PASS if same else Verdict.FAIL,
@@ -57,111 +57,115 @@ def diff_releases(one: Path, other: Path) -> Report:
     )
 
 
-def _config_differences(one: Any, other: Any, place: str = "") -> Iterator[str]:
-    """Places in nested plain data with both values."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for key in sorted(one.keys() | other.keys()):
+def _config_differences(left: Any, right: Any, key_path: str = "") -> Iterator[str]:
+    """Yields keys of nested plain data with both values."""
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        for key in sorted(left.keys() | right.keys()):
             yield from _config_differences(
-                one.get(key), other.get(key), f"{place}.{key}".lstrip(".")
+                left.get(key), right.get(key), f"{key_path}.{key}".lstrip(".")
             )
-    elif one != other:
-        yield f"{place}: {one!r}, {other!r}"
+    elif left != right:
+        yield f"{key_path}: {left!r}, {right!r}"
 
 
-def _tensor_differences(one: Checkpoint, other: Checkpoint) -> Iterator[str]:
-    names = {*one.tensors, *other.tensors}
+def _tensor_differences(left: Checkpoint, right: Checkpoint) -> Iterator[str]:
+    names = {*left.tensors, *right.tensors}
     for name in track(sorted(name for name in names if not is_derived_buffer(name)), "diff"):
-        kinds = [
-            f"{each.tensors[name].dtype} {list(each.tensors[name].shape)}"
-            if name in each.tensors
+        descriptions = [
+            f"{checkpoint.tensors[name].dtype} {list(checkpoint.tensors[name].shape)}"
+            if name in checkpoint.tensors
             else "none"
-            for each in (one, other)
+            for checkpoint in (left, right)
         ]
-        if kinds[0] != kinds[1]:
-            yield f"{name}: {kinds[0]}, {kinds[1]}"
-        elif count := _count_differences(one.read(name), other.read(name)):
-            total = one.tensors[name].nbytes // one.tensors[name].dtype.itemsize
+        if descriptions[0] != descriptions[1]:
+            yield f"{name}: {descriptions[0]}, {descriptions[1]}"
+        elif count := _count_differences(left.read(name), right.read(name)):
+            total = left.tensors[name].nbytes // left.tensors[name].dtype.itemsize
             yield f"{name}: {count:,} of {total:,} values"
 
 
-def _count_differences(one: Tensor, other: Tensor) -> int:
-    """Values whose bytes are not the same."""
-    pieces = zip(
-        one.reshape(-1).split(COMPARED_VALUES),
-        other.reshape(-1).split(COMPARED_VALUES),
+def _count_differences(left: Tensor, right: Tensor) -> int:
+    """Counts values with different bytes."""
+    chunks = zip(
+        left.reshape(-1).split(COMPARED_VALUES),
+        right.reshape(-1).split(COMPARED_VALUES),
         strict=True,
     )
-    return sum(int((_bytes(left) != _bytes(right)).any(dim=1).sum()) for left, right in pieces)
+    return sum(
+        int((_bytes(left_chunk) != _bytes(right_chunk)).any(dim=1).sum())
+        for left_chunk, right_chunk in chunks
+    )
 
 
 def _bytes(values: Tensor) -> Tensor:
     return values.contiguous().view(torch.uint8).reshape(len(values), -1)
 
 
-def _metric_differences(one: Path, other: Path) -> Iterator[str]:
-    """What the reports measured and how the model was made, as the cards show it."""
-    first, second = _labelled_metrics(_reports(one)), _labelled_metrics(_reports(other))
-    for label in first | second:
-        values = [format_quoted(told.get(label)) for told in (first, second)]
+def _metric_differences(left: Path, right: Path) -> Iterator[str]:
+    """Yields differences of metrics and quantization settings, as labelled on cards."""
+    left_metrics = _labelled_metrics(_reports(left))
+    right_metrics = _labelled_metrics(_reports(right))
+    for label in left_metrics | right_metrics:
+        values = [format_quoted(metrics.get(label)) for metrics in (left_metrics, right_metrics)]
         if values[0] != values[1]:
             yield f"{label}: {values[0]}, {values[1]}"
 
 
 def _labelled_metrics(reports: Mapping[str, Any]) -> dict[str, Any]:
-    """Label to value of all figures: of the whole, of each text and of each benchmark."""
-    found = {
+    """Maps labels to values of all metrics: overall, per text and per benchmark."""
+    metrics = {
         _neutral_label(row.label): value_at(reports, f"validate.facts.{row.fact}")
         for row in MEASURED
     }
-    found |= {
+    metrics |= {
         row.label: value_at(reports, f"{row.source}.{row.path}")
         for row in QUANTIZATION_ROWS
         if row.source != "config"
     }
-    found["verdict"] = value_at(reports, "validate.verdict")
+    metrics["verdict"] = value_at(reports, "validate.verdict")
     facts = value_at(reports, "validate.facts") or {}
     for text in text_facts(facts):
-        found |= {
+        metrics |= {
             f"{format_quoted(value_at(text, 'name'))}, {_neutral_label(label)}": value_at(
                 text, fact
             )
             for label, fact in TEXT_METRICS
         }
     for task in benchmark_facts(facts):
-        found |= {
+        metrics |= {
             f"{task['name']}, {_neutral_label(label)}": task.get(fact)
             for label, fact in BENCHMARK_METRICS
         }
-    return found
+    return metrics
 
 
 def _neutral_label(label: str) -> str:
-    """The label of a figure without the precision of the reference, which may be of two kinds."""
+    """Returns the label of a metric without the precision of the reference."""
     return label.format(reference="reference")
 
 
 def _reports(folder: Path) -> dict[str, Any]:
-    """Returns the reports of a model as plain data, without those that are of other weights."""
-    places = {
+    """Reads the reports of a model as plain data, without reports of other weights."""
+    paths = {
         "validate": folder / VALIDATION_FOLDER / "report.json",
         "quantize": folder / QUANTIZED,
     }
-    reports = {name: Report.read_report(path) for name, path in places.items() if path.is_file()}
+    reports = {name: Report.read_report(path) for name, path in paths.items() if path.is_file()}
     if "quantize" in reports and not describes(reports["quantize"], folder):
         note(f"{foreign_report(folder / QUANTIZED)}: its figures are not compared")
         del reports["quantize"]
     return {name: report.model_dump(mode="json") for name, report in reports.items()}
 
 
-def _file_differences(one: Path, other: Path) -> Iterator[str]:
-    """Files besides the weights, which were compared tensor by tensor."""
-    found = [_hashes(folder) for folder in (one, other)]
-    for name in sorted(found[0].keys() | found[1].keys()):
-        if name not in found[1]:
+def _file_differences(left: Path, right: Path) -> Iterator[str]:
+    """Yields differences of files other than weights."""
+    digests = [_hashes(folder) for folder in (left, right)]
+    for name in sorted(digests[0].keys() | digests[1].keys()):
+        if name not in digests[1]:
             yield f"{name}: only in the first"
-        elif name not in found[0]:
+        elif name not in digests[0]:
             yield f"{name}: only in the second"
-        elif found[0][name] != found[1][name]:
+        elif digests[0][name] != digests[1][name]:
             yield f"{name}: other bytes"
 
 

@@ -1,6 +1,6 @@
-"""The bill of materials of a release, as CycloneDX: the model, what it was made from, and by what.
+"""Builds the CycloneDX bill of materials of a release: model, source models, data and libraries.
 
-Written as plain JSON, since the Python library has no model cards.
+The file is plain JSON, since the Python library of CycloneDX has no model cards.
 Source: CycloneDX 1.6, https://cyclonedx.org/docs/1.6/json/ (machine-learning-model, modelCard).
 """
 
@@ -18,7 +18,7 @@ from camelpress.publish.card.release_quotes import ReleaseQuotes
 from camelpress.reporting import quoted_values
 
 MODEL_REF = "model"
-URL_NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # of URLs, RFC 9562
+URL_NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # URLs, RFC 9562
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 SPDX: Mapping[str, str] = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
 METRICS = (  # fact                   type
@@ -30,11 +30,11 @@ METRICS = (  # fact                   type
 
 
 def bill_of_materials(facts: ReleaseQuotes, versions: Mapping[str, str]) -> dict[str, Any]:
-    """All of it; the same facts give the same serial number.
+    """Builds the whole bill; the same facts give the same serial number.
 
     Args:
-        facts: of the release.
-        versions: what it was made with, Python among it.
+        facts: facts of the release.
+        versions: mapping of packages, Python included, to versions.
     """
     inputs = card_tables.input_hashes(facts.validation, facts.quantize, facts.recover)
     parts = [
@@ -63,8 +63,9 @@ def bill_of_materials(facts: ReleaseQuotes, versions: Mapping[str, str]) -> dict
 
 
 def _model(facts: ReleaseQuotes) -> dict[str, Any]:
-    named = SPDX.get(facts.settings.license)
-    chosen = {"id": named} if named else {"name": facts.profile.name or facts.profile.hub}
+    spdx_id = SPDX.get(facts.settings.license)
+    profile = facts.profile
+    license_entry = {"id": spdx_id} if spdx_id else {"name": profile.name or profile.hub}
     architectures = facts.config.get("architectures")
     parameters = {
         "task": "text-generation",
@@ -80,11 +81,11 @@ def _model(facts: ReleaseQuotes) -> dict[str, Any]:
         "name": facts.name,
         "version": facts.validation.inputs.get("candidate", "")[:12],
         "description": f"{facts.quantization.get('bits')}-bit GPTQ weights",
-        "licenses": [{"license": chosen}],
+        "licenses": [{"license": license_entry}],
         "modelCard": {
             "modelParameters": parameters,
             "quantitativeAnalysis": {"performanceMetrics": list(_performance_metrics(facts))},
-            "considerations": {"technicalLimitations": [*facts.caveats, facts.profile.terms]},
+            "considerations": {"technicalLimitations": [*facts.caveats, profile.terms]},
         },
         "properties": [
             {
@@ -97,48 +98,48 @@ def _model(facts: ReleaseQuotes) -> dict[str, Any]:
 
 
 def _performance_metrics(facts: ReleaseQuotes) -> Iterator[dict[str, Any]]:
-    found = facts.validation.facts
-    for fact, called in METRICS:
-        value, ends = found.get(fact), found.get(f"{fact}_interval")
+    values = facts.validation.facts
+    for fact, label in METRICS:
+        value, ends = values.get(fact), values.get(f"{fact}_interval")
         if not isinstance(value, float) or not math.isfinite(value):
             continue
-        told: dict[str, Any] = {
-            "type": called.format(reference=facts.reference),
+        metric: dict[str, Any] = {
+            "type": label.format(reference=facts.reference),
             "value": repr(value),
         }
         if isinstance(ends, list | tuple) and len(ends) == 2:
-            told["confidenceInterval"] = {
+            metric["confidenceInterval"] = {
                 "lowerBound": str(ends[0]),
                 "upperBound": str(ends[1]),
             }
-        yield told
+        yield metric
 
 
 def _source_models(facts: ReleaseQuotes, inputs: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    for which in ("base", "diff"):
-        origin = facts.source_model(which)
-        if origin is None and which not in inputs:
-            continue  # nothing is known of it
-        name, version = origin or (which, None)
-        told: dict[str, Any] = {
+    for role in ("base", "diff"):
+        origin = facts.source_model(role)
+        if origin is None and role not in inputs:
+            continue  # unknown source model
+        name, version = origin or (role, None)
+        component: dict[str, Any] = {
             "type": "machine-learning-model",
-            "bom-ref": which,
+            "bom-ref": role,
             "name": name,
         }
         if version:
-            told["version"] = version
-        if which in inputs:
-            told["properties"] = [{"name": "camelpress:digest", "value": inputs[which]}]
-        yield told
+            component["version"] = version
+        if role in inputs:
+            component["properties"] = [{"name": "camelpress:digest", "value": inputs[role]}]
+        yield component
 
 
 def _data_components(inputs: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     for name, digest in inputs.items():
         kind, _, text = name.partition(":")
         if kind in ("calibration", "text") and text:
-            told = {"type": "data", "bom-ref": name, "name": text}
+            component = {"type": "data", "bom-ref": name, "name": text}
             hashes = [{"alg": "SHA-256", "content": digest}] if SHA256_HEX.fullmatch(digest) else []
-            yield told | {"hashes": hashes, "data": [{"type": "dataset", "name": kind}]}
+            yield component | {"hashes": hashes, "data": [{"type": "dataset", "name": kind}]}
 
 
 def _library_components(versions: Mapping[str, str]) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The last look before a folder may leave: does any file hold a secret?"""
+"""Searches the files of a release for secrets."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path
 from camelpress.core.errors import OutputProblem
 from camelpress.core.runtime.secrets_redaction import secret_patterns
 
-MAX_HEADER_BYTES = 100_000_000  # of safetensors itself
+MAX_HEADER_BYTES = 100_000_000  # bytes, the limit of safetensors itself
 
 
 def require_no_secrets(files: Iterable[Path], *, relative_to: Path) -> None:
-    """Search all text: whole files, and of weights the header.
+    """Searches whole files, and the header of weight files.
 
     Raises:
-        OutputProblem: names the file, the line and the kind, never the secret.
+        OutputProblem: a file holds a secret; the message has file, line and kind only.
     """
     secrets = list(secret_patterns())
     for path in files:
         text = _searchable_bytes(path)
         for kind, pattern in secrets:
-            found = pattern.search(text)
-            if found:
-                line = text.count(b"\n", 0, found.start()) + 1
+            match = pattern.search(text)
+            if match:
+                line = text.count(b"\n", 0, match.start()) + 1
                 raise OutputProblem(
                     f"{path.relative_to(relative_to)} would publish {kind} (line {line})",
                     next_step="revoke it, remove it from the source of that file and run again",

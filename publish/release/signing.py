@@ -1,9 +1,10 @@
-"""A signature over a release by OpenSSF model signing: who holds the key vouches for every file.
+"""Signs a release with OpenSSF model signing, and verifies the signature.
 
-    model.pub    the public key, so that anybody can check that nothing changed since
-    model.sig    a sigstore bundle over all files but itself and SHA256SUMS, which lists it
+    model.pub    public key to check the release for changes
+    model.sig    sigstore bundle over all files except itself and SHA256SUMS
 
-Whether the key is somebody's whom one trusts, only a public key from elsewhere can tell.
+The public key in a release proves integrity only. Trust in the signer needs a public key from
+another source.
 Source: sigstore/model-transparency 059d6e3b, src/model_signing: signing.py, verifying.py.
 """
 
@@ -23,14 +24,14 @@ from camelpress.core.runtime import optional_packages
 
 SIGNATURE_FILE, PUBLIC_KEY_FILE = "model.sig", "model.pub"
 UNSIGNED_FILES = (SIGNATURE_FILE, CHECKSUM_FILE)
-MAX_KEY_BYTES = 2**16  # bytes of a file with a private key
+MAX_KEY_BYTES = 2**16  # bytes of a private key file
 
 
 def require_model_signing() -> None:
-    """See that the package is there.
+    """Checks that the package model-signing is installed.
 
     Raises:
-        EngineProblem: it is not.
+        ToolProblem: the package is not installed.
     """
     optional_packages.require_package(
         "model_signing", need="signatures need the package model-signing", extra="sign"
@@ -38,11 +39,11 @@ def require_model_signing() -> None:
 
 
 def write_public_key(folder: Path, private_key: Path) -> None:
-    """Put the public half of a key into a release.
+    """Writes the public key of a private key into a release.
 
     Raises:
-        EngineProblem: as `require_signing`.
-        RecipeProblem: it is no unencrypted private key on one of the curves of NIST.
+        ToolProblem: as `require_model_signing`.
+        RecipeProblem: the file is not an unencrypted private key on an elliptic curve.
     """
     require_model_signing()
     from cryptography.hazmat.primitives import serialization
@@ -59,7 +60,7 @@ def write_public_key(folder: Path, private_key: Path) -> None:
         ) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise RecipeProblem(
-            f"{private_key} is no key on an elliptic curve",
+            f"{private_key} is not a key on an elliptic curve",
             next_step="make one with `openssl ecparam -name prime256v1 -genkey -noout`",
         )
     text = key.public_key().public_bytes(
@@ -69,19 +70,19 @@ def write_public_key(folder: Path, private_key: Path) -> None:
 
 
 def sign_release(folder: Path, private_key: Path) -> None:
-    """Write the signature of a release that lacks nothing but that and `SHA256SUMS`.
+    """Writes the signature of a release that lacks only the signature and `SHA256SUMS`.
 
     Raises:
-        RecipeProblem: the package does not take the key.
+        RecipeProblem: model-signing rejects the key.
     """
     from model_signing import hashing, signing
 
-    # The mark of an unfinished output goes before the release gets its name.
-    unsigned = [folder / name for name in (*UNSIGNED_FILES, MARK_FILE)]
-    hashed = hashing.Config().set_ignored_paths(paths=unsigned, ignore_git_paths=True)
+    # The mark of an unfinished output is removed before the release gets its name.
+    unsigned_paths = [folder / name for name in (*UNSIGNED_FILES, MARK_FILE)]
+    hashing_config = hashing.Config().set_ignored_paths(paths=unsigned_paths, ignore_git_paths=True)
     try:
         signer = signing.Config().use_elliptic_key_signer(private_key=private_key)
-        signer.set_hashing_config(hashed).sign(folder, folder / SIGNATURE_FILE)
+        signer.set_hashing_config(hashing_config).sign(folder, folder / SIGNATURE_FILE)
     except ValueError as error:
         raise RecipeProblem(
             f"{private_key} cannot sign ({error})", next_step="use a key on the curve prime256v1"
@@ -89,14 +90,14 @@ def sign_release(folder: Path, private_key: Path) -> None:
 
 
 def signature_problems(folder: Path, public_key: Path | None, *, links: bool) -> list[str]:
-    """What is wrong with the signature of a release; nothing where it is not signed.
+    """Returns problems of the signature of a release; an empty list for an unsigned release.
 
     Args:
-        folder: of the release.
-        public_key: of whom one trusts; None: the one in the release.
-        links: whether its files are links, as in the cache of the hub's client.
+        folder: release folder.
+        public_key: public key of the expected signer; None for the key in the release.
+        links: True if the files are links, as in the cache of the hub client.
     Raises:
-        EngineProblem: as `require_signing`, where a public key is given.
+        ToolProblem: as `require_model_signing`, with an explicit public key.
     """
     if not (folder / SIGNATURE_FILE).is_file():
         return [f"there is no signature, {SIGNATURE_FILE}"] if public_key else []
@@ -107,20 +108,20 @@ def signature_problems(folder: Path, public_key: Path | None, *, links: bool) ->
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from model_signing import hashing, verifying
 
-    unsigned = [folder / name for name in (*UNSIGNED_FILES, DOWNLOAD_CACHE)]
-    hashed = hashing.Config().use_file_serialization(allow_symlinks=links)
-    hashed.set_ignored_paths(paths=unsigned, ignore_git_paths=True)
+    unsigned_paths = [folder / name for name in (*UNSIGNED_FILES, DOWNLOAD_CACHE)]
+    hashing_config = hashing.Config().use_file_serialization(allow_symlinks=links)
+    hashing_config.set_ignored_paths(paths=unsigned_paths, ignore_git_paths=True)
     key = public_key or folder / PUBLIC_KEY_FILE
     try:
         checker = verifying.Config().use_elliptic_key_verifier(public_key=key)
-        with redirect_stdout(sys.stderr):  # it prints warnings there
-            checker.set_hashing_config(hashed).verify(folder, folder / SIGNATURE_FILE)
+        with redirect_stdout(sys.stderr):  # the verifier prints warnings to stdout
+            checker.set_hashing_config(hashing_config).verify(folder, folder / SIGNATURE_FILE)
     except InvalidSignature:
         return [f"{SIGNATURE_FILE} was not made with the key {key.name}"]
     except (OSError, ValueError, TypeError, LookupError, UnsupportedAlgorithm) as error:
-        said = " ".join(str(error).split())
-        changed = ", ".join(re.findall(r"Hash mismatch for \\?'(.+?)\\?': Expected", said))
-        reason = f"{changed} changed since" if changed else said
+        message = " ".join(str(error).split())
+        changed_names = ", ".join(re.findall(r"Hash mismatch for \\?'(.+?)\\?': Expected", message))
+        reason = f"{changed_names} changed since" if changed_names else message
         return [
             f"{SIGNATURE_FILE} does not vouch for these files with the key {key.name} ({reason})"
         ]

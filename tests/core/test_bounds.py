@@ -146,9 +146,9 @@ ALIASES = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "\n".join(
         ("base: !!binary aGk=", "is not valid YAML"),
         ("base: !!set {a, b}", "is not valid YAML"),
         ("a: 1\n" * 2, "the key 'a' appears twice"),
-        ("base: ~nosuchuser/x\ndiff: x\nout: y", "a user that is not known here"),
-        (f"base: {'x' * 5000}\ndiff: x\nout: y", "which cannot be a path"),
-        ('base: "a\\0b"\ndiff: x\nout: y', "which cannot be a path"),
+        ("base: ~nosuchuser/x\ndiff: x\nout: y", "begins with an unknown user"),
+        (f"base: {'x' * 5000}\ndiff: x\nout: y", "which is not a valid path"),
+        ('base: "a\\0b"\ndiff: x\nout: y', "which is not a valid path"),
         ("#" * (2**20 + 1), "larger than the 1,048,576 bytes"),
     ],
 )

@@ -52,16 +52,16 @@ def full(place: Place) -> None:
 
 # fmt: off
 CASES = (  # what is wrong      code  what is told, and what to do
-    (no_token,                  3, f"the hub asks who publishes to {NAME}; log in with `hf auth"),
-    (no_right,                  3, f"the hub does not let this login write to {NAME}; take a tok"),
-    (other_files,               3, "holds files that are no release, pytorch_model.bin for one; "
-                                   "name another"),
-    (changed_candidate,         1, "the candidate changed after validation, or was never "
+    (no_token,                  3, f"the hub needs a login to publish to {NAME}; log in with `hf"),
+    (no_right,                  3, f"the hub does not let this login write to {NAME}; use a tok"),
+    (other_files,               3, "holds files other than a release, for example "
+                                   "pytorch_model.bin; name another"),
+    (changed_candidate,         1, "it changed after validation, or was never "
                                    "validated; validate it again"),
     (another_model,             1, "is not the model that"),
-    (hostile_template,          3, f"{model_card.CARD_TEMPLATE}, does what no card may "
+    (hostile_template,          3, f"{model_card.CARD_TEMPLATE} cannot be rendered "
                                    "(SecurityError); inst"),
-    (full,                      3, f"the hub has no room left for {NAME}; free some storage"),
+    (full,                      3, f"the hub has no storage left for {NAME}; free some storage"),
 )
 # fmt: on
 

@@ -132,7 +132,9 @@ def test_what_is_there_is_never_replaced(
     system: Any, send: Callable[..., dict[str, Any]], other: str
 ) -> None:
     system.pipe(f"camels/tulu/gptq/{other}", b"of somebody")
-    with pytest.raises(OutputExists, match=f"holds something else, {other} for one; name another"):
+    with pytest.raises(
+        OutputExists, match=f"holds other objects, for example {other}; name another"
+    ):
         send()
     assert objects(system) == {other: b"of somebody"}
 
@@ -162,7 +164,7 @@ def test_no_bucket_and_no_login_are_one_line(
 
 @pytest.mark.parametrize("to", ["s3://", "s3://bucket", "s3://B/x", "s3://bucket/../x", "s3:/b/x"])
 def test_a_place_that_is_none_is_told(to: str) -> None:
-    with pytest.raises(RecipeProblem, match="is no place in a bucket"):
+    with pytest.raises(RecipeProblem, match="is not an address in a bucket"):
         S3Destination.parse(to)
 
 

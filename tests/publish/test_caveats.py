@@ -50,7 +50,7 @@ def of_tasks_alone(folder: Path) -> None:
 def test_a_card_without_caveats_names_the_reference_by_its_type(publish: Publisher) -> None:
     out, report = publish()
     assert body(out)[0] == (
-        "4-bit GPTQ weights, measured against the 16-bit reference that they were made from."
+        "4-bit GPTQ weights, compared with the 16-bit reference before quantization."
     )
     assert report.facts["caveats"] == []
 
@@ -82,8 +82,8 @@ def test_a_reference_that_is_not_the_source_is_said_first(publish: Publisher, ju
     out, report = publish()
     first, *_ = body(out)
     assert first.startswith("> **The reference of the validation is not, file for file, the model")
-    assert "measured against a 16-bit reference." in "\n".join(body(out))
-    assert "that they were made from" not in "\n".join(body(out))
+    assert "compared with a 16-bit reference." in "\n".join(body(out))
+    assert "reference before quantization" not in "\n".join(body(out))
     assert report.facts["caveats"] == [first.removeprefix("> **").removesuffix("**")]
     assert verify_release(out).verdict is Verdict.PASS
 
@@ -135,9 +135,9 @@ def test_a_model_against_itself_is_refused_whatever_the_reason(
     folder = judge()
     own = checkpoint_digest(candidate)
     changed(folder, inputs={"reference": own, "candidate": own})
-    with pytest.raises(ReleaseRefusal, match="holds the model against itself") as refused:
+    with pytest.raises(ReleaseRefusal, match="compares the model with itself") as refused:
         publish(allow_failed_gate=reason)
-    assert refused.value.next_step == "validate it against the model that it was quantized from"
+    assert refused.value.next_step == "validate it against the model before quantization"
     assert not (tmp_path / "release").exists()
 
 
@@ -159,7 +159,7 @@ def test_tasks_alone_need_a_reason(
     out, _ = publish(allow_failed_gate=REASON)
     lines = body(out)
     assert lines[0] == "> **The gate of this release judged no predictions on text.**"
-    assert lines[2] == f"> It was published all the same, for this reason: {REASON}"
+    assert lines[2] == f"> It was published for this reason: {REASON}"
     assert verify_release(out).verdict is Verdict.PASS
 
 
@@ -179,7 +179,7 @@ def test_tasks_and_text_together_need_none(publish: Publisher, judge: Judge) -> 
         ({"clusters": 3}, "it comes from fewer than 10 pieces of text"),
         ({"interval": (1.03, 1.06)}, "1.03 to 1.06 is not within 1.05"),
         ({"direction": "min", "threshold": 1.04}, "1.03 to 1.038 is not within 1.04"),
-        ({"estimate": None, "interval": None}, "it has no figure"),
+        ({"estimate": None, "interval": None}, "it has no estimate"),
         ({"verdict": Verdict.FAIL}, "it is FAIL"),
     ],
 )
@@ -189,7 +189,7 @@ def test_a_pass_that_its_figures_do_not_bear_out_is_refused(
     folder = judge()
     (check,) = Report.read_report(folder / "report.json").checks
     changed(folder, checks=(check.model_copy(update=figures),))
-    with pytest.raises(ReleaseRefusal, match=f"perplexity_ratio does not bear out: {words}") as no:
+    with pytest.raises(ReleaseRefusal, match=f"perplexity_ratio contradicts it: {words}") as no:
         publish(allow_failed_gate=reason)
     assert f"camelpress gate {folder} --out" in no.value.next_step
 

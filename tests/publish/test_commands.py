@@ -39,7 +39,7 @@ def test_publish_writes_a_folder_and_its_options_are_recorded(
 def test_publish_without_a_place_is_a_usage_error(run: Run, candidate: Path, judge: Judge) -> None:
     ended = run("publish", candidate, "--report", judge(), "--license", "tulu")
     assert ended.code == 2
-    assert "a release needs a place; give --to" in ended.err
+    assert "a release needs a destination; give --to" in ended.err
 
 
 @pytest.mark.parametrize("to", ["gs://bucket/x", "HF://org/name", "https://huggingface.co/a/b"])
@@ -83,4 +83,4 @@ def test_diff_ends_with_1_where_something_differs(
 def test_rebuild_asks_for_a_recipe(run: Run, release: Path, tmp_path: Path) -> None:
     ended = run("rebuild", release, tmp_path / "again")
     assert ended.code == 2
-    assert "has no recipe.yaml: its reports did not tell how it was made" in ended.err
+    assert "has no recipe.yaml: its reports lack the facts for one" in ended.err

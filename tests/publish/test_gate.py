@@ -86,7 +86,7 @@ def test_a_licence_that_the_profile_is_not_for_stops_it(
     publish: Publisher, tmp_path: Path, said: object, license: str
 ) -> None:
     card = write_card(tmp_path / "model", {"license": said})
-    with pytest.raises(RecipeProblem, match="the card of model says that its licence is"):
+    with pytest.raises(RecipeProblem, match="the card of model names the licence"):
         publish(license=license, gated_like=[str(card)])
     assert not (tmp_path / "release").exists()
 
@@ -115,14 +115,14 @@ def test_two_gates_that_contradict_each_other_are_refused(
 ) -> None:
     one = write_card(tmp_path / "one", {"extra_gated_fields": {"Country": "country"}})
     two = write_card(tmp_path / "two", {"extra_gated_fields": {"Country": "text"}})
-    with pytest.raises(CheckpointProblem, match="two asks for 'Country' otherwise than another"):
+    with pytest.raises(CheckpointProblem, match="two asks for 'Country' in a second form"):
         publish(gated_like=[str(one), str(two)])
 
 
 @pytest.mark.parametrize("text", ["---\n!!python/object:os.system x\n---\n", "---\n[\n---\n"])
 def test_a_card_that_cannot_be_read_is_told(publish: Publisher, tmp_path: Path, text: str) -> None:
     (tmp_path / "card.md").write_text(text)
-    with pytest.raises(CheckpointProblem, match="has a front matter that cannot be read"):
+    with pytest.raises(CheckpointProblem, match="has an unreadable front matter"):
         publish(gated_like=[str(tmp_path / "card.md")])
 
 

@@ -135,7 +135,7 @@ def test_only_finished_variants_are_linked_and_a_name_is_no_markup(send: Sender,
     send(f"hf:{NAME}@second")
     card = found.tree("second")["README.md"].decode()
     assert f"[`first`](https://huggingface.co/{NAME}/tree/first), " in card
-    assert r"x\`\](javascript:a)&lt;b&gt;, " in card
+    assert r"x\`\](javascript:a)&lt;b&gt;." in card
     assert "notes" not in card
 
 
@@ -182,7 +182,9 @@ def test_another_release_is_replaced_only_by_force_and_in_one_commit(
 def test_files_of_somebody_are_never_replaced(send: Sender, hub: Hub, to: str) -> None:
     found = hub.add(NAME, {"model.bin": b"years of work"})
     found.branches["mine"] = found.branches["main"]
-    with pytest.raises(OutputProblem, match=r"holds files that are no release, model\.bin"):
+    with pytest.raises(
+        OutputProblem, match=r"holds files other than a release, for example model\.bin"
+    ):
         send(to, force=True)
     assert len(found.commits) == 1
     send()
@@ -275,7 +277,7 @@ def test_weights_that_change_on_the_way_are_not_published(hub: Hub, release: Pat
         (release / "model.safetensors").write_bytes(b"\0" * 5000)
 
     hub.step = change
-    with pytest.raises(OutputProblem, match=r"model\.safetensors changed while the release was on"):
+    with pytest.raises(OutputProblem, match=r"model\.safetensors changed during the upload"):
         upload(NAME, release)
     assert published(hub.repositories[NAME]) == set()
 
@@ -288,20 +290,20 @@ FAULTS = {
     "gated":         (Fault("refs", 403, code="GatedRepo"), "which is gated"),
     "not mine":      (Fault("create", 403), f"does not let this login write to {NAME}"),
     "read-only":     (Fault("branch", 403), "does not let this login write"),
-    "conflict":      (Fault("create", 409, times=ALWAYS), f"does not show {NAME}"),
-    "race":          (Fault("commit", 412), "was changed meanwhile"),
-    "in the way":    (Fault("branch", 409), "was changed meanwhile"),
+    "conflict":      (Fault("create", 409, times=ALWAYS), f"no longer shows {NAME}"),
+    "race":          (Fault("commit", 412), "changed during the upload"),
+    "in the way":    (Fault("branch", 409), "changed during the upload"),
     "full":          (Fault("batch", 403, words="Private repository storage limit reached"),
-                      "has no room left"),
-    "too large":     (Fault("commit", 413), "has no room left"),
+                      "has no storage left"),
+    "too large":     (Fault("commit", 413), "has no storage left"),
     "metadata":      (Fault("yaml", 400, words="license: not one of the list"),
-                      "does not take what the card of"),
+                      "rejects the metadata at the top of the card of"),
     "too many":      (Fault("preupload", 429, times=ALWAYS), "asks for a pause"),
     "no pause":      (Fault("commit", 429), "asks for a pause"),
     "ill":           (Fault("put", 500, times=ALWAYS), "HTTP 500"),
     "ill at last":   (Fault("branch", 500, after=1), "HTTP 500"),
-    "cut":           (Fault("put", 0, times=ALWAYS, cut=True), "broke off"),
-    "cut commit":    (Fault("commit", 0, cut=True), "broke off"),
+    "cut":           (Fault("put", 0, times=ALWAYS, cut=True), "lost the connection"),
+    "cut commit":    (Fault("commit", 0, cut=True), "lost the connection"),
 }
 # fmt: on
 
@@ -349,7 +351,7 @@ def test_a_passing_fault_is_waited_out(send: Sender, hub: Hub, fault: Fault) -> 
 
 def test_a_file_that_the_hub_keeps_otherwise_is_noticed(send: Sender, hub: Hub) -> None:
     hub.flip = "NOTICE"
-    with pytest.raises(OutputProblem, match="the hub holds NOTICE otherwise than it was sent"):
+    with pytest.raises(OutputProblem, match="the hub stored other bytes of NOTICE than sent"):
         send()
     assert all(name.startswith("staging-") for name in published(hub.repositories[NAME]))
 
@@ -359,7 +361,9 @@ def test_nobody_publishes_without_a_login(
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no such token"))
-    with pytest.raises(OutputProblem, match="asks who publishes .*`hf auth login`, or set HF_TOK"):
+    with pytest.raises(
+        OutputProblem, match="needs a login to publish .*`hf auth login`, or set HF_TOK"
+    ):
         send()
     assert hub.asked == []
 
@@ -376,14 +380,17 @@ def test_the_login_of_the_hubs_own_command_is_used(
 
 def test_a_hub_that_is_not_there_is_one_line(send: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(OutputProblem, match="cannot be reached, or broke off"):
+    with pytest.raises(OutputProblem, match="cannot be reached, or lost the connection"):
         send()
 
 
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (TimeoutError(110, "Connection timed out"), "the hub cannot be reached, or broke off"),
+        (
+            TimeoutError(110, "Connection timed out"),
+            "the hub cannot be reached, or lost the connection",
+        ),
         (socket.gaierror(-2, "Name or service not known"), "the hub cannot be reached"),
         (OSError(5, "Input/output error", "/weights"), "/weights cannot be read: Input/output err"),
         (OSError(5, "Input/output error"), "a file of the release cannot be read"),
@@ -398,7 +405,7 @@ def test_the_disk_is_not_blamed_for_the_network(error: OSError, said: str) -> No
     "to", ["hf:", "hf:name", "hf:a/b@staging-x", "hf:a/b@refs/pr/1", "hf:a b/c"]
 )
 def test_a_place_that_is_none_is_told(send: Sender, hub: Hub, to: str) -> None:
-    with pytest.raises(RecipeProblem, match="is no place on the hub"):
+    with pytest.raises(RecipeProblem, match="is not a repository on the hub"):
         send(to)
     assert hub.asked == []
 

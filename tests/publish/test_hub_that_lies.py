@@ -52,7 +52,7 @@ def test_without_its_gate_nothing_is_sent_and_nothing_becomes_public(
     hub: Hub, candidate: Path, judge: Judge, settings: dict[str, Any]
 ) -> None:
     hub.deaf = {"settings"}
-    with pytest.raises(OutputProblem, match="shows it without that gate") as told:
+    with pytest.raises(OutputProblem, match="shows it without a gate") as told:
         send(candidate, judge(), **settings)
     assert "manual approval" in told.value.next_step
     found = hub.repositories[NAME]
@@ -70,7 +70,7 @@ def test_a_gate_that_opens_meanwhile_keeps_the_repository_private(
             hub.repositories[NAME].gated = False
 
     hub.step = open_it
-    with pytest.raises(OutputProblem, match="shows it without that gate"):
+    with pytest.raises(OutputProblem, match="shows it without a gate"):
         send(candidate, judge(), **PUBLIC)
     assert hub.repositories[NAME].private
 
@@ -94,7 +94,7 @@ def test_a_report_never_says_public_of_what_is_private(
 ) -> None:
     hub.add(NAME).gated = "manual"
     hub.deaf = {"settings"}
-    with pytest.raises(OutputProblem, match=f"to make {NAME} public, and shows it private"):
+    with pytest.raises(OutputProblem, match=f"confirmed {NAME} as public, but shows it as private"):
         send(candidate, judge(), **PUBLIC)
 
 
@@ -105,7 +105,7 @@ def test_what_the_hub_does_not_say_is_not_taken_for_granted(
     found = hub.add(NAME)
     monkeypatch.setattr(found, unknown, None)
     hub.deaf = {"settings"}
-    with pytest.raises(OutputProblem, match=r"does not say whether|without that gate"):
+    with pytest.raises(OutputProblem, match=r"does not say whether|without a gate"):
         send(candidate, judge())
     assert len(found.commits) == 1
 
@@ -113,8 +113,8 @@ def test_what_the_hub_does_not_say_is_not_taken_for_granted(
 @pytest.mark.parametrize(
     ("route", "said"),
     [
-        ("unbranch", "took the order to remove staging-"),
-        ("branch", "took the order to move|was there a moment ago|answers otherwise"),
+        ("unbranch", "confirmed the removal of staging-"),
+        ("branch", "confirmed the move of|no longer shows|gives answers unlike a hub"),
     ],
 )
 def test_branches_are_read_back(
@@ -225,6 +225,5 @@ def test_an_answer_without_end_is_one_line(
         with pytest.raises(OutputProblem) as refused:
             send(candidate, report)
     assert refused.value.message == (
-        "the hub answers otherwise than a hub does (it sends more than 16,777,216 bytes in one "
-        "answer)"
+        "the hub gives answers unlike a hub (it sends more than 16,777,216 bytes in one answer)"
     )

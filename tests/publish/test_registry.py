@@ -116,7 +116,7 @@ def test_a_tag_moves_only_by_force(host: str, send: Sender) -> None:
     send(to, name="one")
     before = manifest(host, "camel", "v1")
     assert send(to, name="one")["to"] == to
-    with pytest.raises(OutputExists, match="camel:v1 is something else; name another tag"):
+    with pytest.raises(OutputExists, match="camel:v1 is another artifact; name another tag"):
         send(to, name="two")
     assert manifest(host, "camel", "v1") == before
     send(to, name="two", force=True)
@@ -141,7 +141,7 @@ def test_the_tag_of_another_kind_of_manifest_is_not_taken(
     place = f"http://{host}/v2/taken/manifests/v1"
     told = requests.put(place, data=content, headers={"Content-Type": kind}, timeout=10)
     assert told.status_code == 201
-    with pytest.raises(OutputExists, match="taken:v1 is something else"):
+    with pytest.raises(OutputExists, match="taken:v1 is another artifact"):
         send(f"oci://{host}/taken:v1")
     assert requests.get(place, headers={"Accept": kind}, timeout=10).text == content
 
@@ -157,7 +157,7 @@ def test_another_signature_of_the_same_files_is_the_same_release(
     assert manifest(host, "signed", "v1") == before
 
 
-@pytest.mark.parametrize(("status", "said"), [(507, "has no room left"), (403, "does not let")])
+@pytest.mark.parametrize(("status", "said"), [(507, "has no storage left"), (403, "does not let")])
 def test_what_a_registry_refuses_is_one_line(
     host: str, send: Sender, monkeypatch: pytest.MonkeyPatch, status: int, said: str
 ) -> None:
@@ -209,7 +209,7 @@ def test_a_registry_that_is_not_there_is_one_line(
 
 @pytest.mark.parametrize("to", ["oci://", "oci://host", "oci://host/Upper", "oci://host/a:b:c"])
 def test_a_place_that_is_none_is_told(to: str) -> None:
-    with pytest.raises(RecipeProblem, match="is no place in a registry"):
+    with pytest.raises(RecipeProblem, match="is not an address in a registry"):
         OciDestination.parse(to, "v", force=False)
 
 
@@ -230,7 +230,10 @@ def without_login(handler: BaseHTTPRequestHandler) -> None:
 @pytest.mark.parametrize(
     ("reply", "problem"),
     [
-        (endless, "is described in more than 16,777,216 bytes; see whether that address is one"),
+        (
+            endless,
+            "has a manifest of more than 16,777,216 bytes; check that this is the",
+        ),
         (without_login, "failed, or cannot be reached (JSONDecodeError); run the same command"),
     ],
 )

@@ -161,7 +161,7 @@ def test_a_candidate_that_changed_is_refused_whatever_the_reason(
     publish: Publisher, candidate: Path, tmp_path: Path, reason: str | None
 ) -> None:
     (candidate / "tokenizer.json").write_text('{"version": "1.1"}')
-    with pytest.raises(ReleaseRefusal, match="the candidate changed after validation") as refused:
+    with pytest.raises(ReleaseRefusal, match="it changed after validation") as refused:
         publish(allow_failed_gate=reason)
     assert refused.value.next_step == "validate it again"
     require_nothing_left(tmp_path)
@@ -191,7 +191,7 @@ def test_a_missing_licence_file_is_asked_for(
 ) -> None:
     (candidate / name).unlink()
     with pytest.raises(
-        CheckpointProblem, match=f"has no {name[:7]}.*go with the weights"
+        CheckpointProblem, match=f"has no {name[:7]}.*which the release must include"
     ) as refused:
         publish()
     assert "put that licence file there" in refused.value.next_step
@@ -300,7 +300,7 @@ def test_a_chat_template_that_leads_elsewhere_is_refused(
     folder.mkdir()
     (folder / "rag.jinja").symlink_to(tmp_path / "secret.jinja")
     judge()
-    with pytest.raises(CheckpointProblem, match="is a link that leads to"):
+    with pytest.raises(CheckpointProblem, match="is a link to"):
         publish()
 
 
@@ -449,7 +449,7 @@ def test_a_link_to_somebodys_file_is_not_published(
 ) -> None:
     (candidate / name).rename(tmp_path / "private")
     (candidate / name).symlink_to(tmp_path / "private")
-    with pytest.raises(CheckpointProblem, match=f"{name} is a link that leads to .*private; put"):
+    with pytest.raises(CheckpointProblem, match=f"{name} is a link to .*private; replace"):
         publish()
     require_nothing_left(tmp_path)
 

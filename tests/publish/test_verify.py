@@ -204,7 +204,7 @@ def test_a_card_that_contradicts_the_config_is_found(release: Path) -> None:
     seal_again(release)
     assert problems(release) == [
         "README.md says group_size 128, the files say 32",
-        "'README.md' is not what provenance.json says that it was published with",
+        "'README.md' is not the file that provenance.json lists",
     ]
 
 
@@ -214,7 +214,7 @@ def test_a_card_that_claims_another_verdict_is_found(release: Path) -> None:
     seal_again(release)
     assert problems(release) == [
         "README.md says verdict 'PASS', the files say 'FAIL'",
-        "'validation/report.json' is not what provenance.json says that it was published with",
+        "'validation/report.json' is not the file that provenance.json lists",
     ]
 
 
@@ -230,9 +230,7 @@ def test_files_and_checksums_that_were_changed_together_are_found(
     else:
         (release / name).write_text("another")
     seal_again(release)
-    assert problems(release) == [
-        f"{name!r} is not what provenance.json says that it was published with"
-    ]
+    assert problems(release) == [f"{name!r} is not the file that provenance.json lists"]
 
 
 def test_what_a_download_leaves_beside_it_does_no_harm(release: Path) -> None:

@@ -1,4 +1,4 @@
-"""Text from a model, in its own chat format."""
+"""Generates text with a model in its own chat format."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def generate_command(
     model: FolderArgument,
     options: dict[str, Any],
     prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", help="The message; without it, stdin.")
+        str | None, typer.Option("--prompt", "-p", help="Message to the model; stdin by default.")
     ] = None,
 ) -> ExitCode:
-    """One reply of a plain or quantized model, in its own chat format, as it comes."""
+    """Generates one reply of a 16-bit or quantized model, in its own chat format."""
     from camelpress.chat.run import run as work
     from camelpress.cli.chat_session import read_stdin_prompt
     from camelpress.core.checkpoint.checkpoint import Checkpoint
 
-    chosen = Generate.parse(options, source="generate")
+    settings = Generate.parse(options, source="generate")
     checkpoint = Checkpoint.open(model)
     try:
         report = work(
             checkpoint,
             read_stdin_prompt() if prompt is None else prompt,
-            chosen,
+            settings,
             screen.stream_text,
         )
     finally:
@@ -49,11 +49,11 @@ def generate_command(
 
 @command("chat", CHAT_PANEL, Generate)
 def chat_command(screen: Screen, model: FolderArgument, options: dict[str, Any]) -> ExitCode:
-    """A conversation with a plain or quantized model; /help lists what can be done in it."""
+    """Starts a conversation with a 16-bit or quantized model; /help lists its commands."""
     from camelpress.chat.chat_model import ChatModel
     from camelpress.cli.chat_session import ChatSession
     from camelpress.core.checkpoint.checkpoint import Checkpoint
 
-    chosen = Generate.parse(options, source="chat")
-    ChatSession.open(screen, ChatModel(Checkpoint.open(model), chosen)).run()
+    settings = Generate.parse(options, source="chat")
+    ChatSession.open(screen, ChatModel(Checkpoint.open(model), settings)).run()
     return ExitCode.DONE

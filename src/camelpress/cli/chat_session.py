@@ -1,7 +1,7 @@
-"""A chat with a model: on a terminal with prompts and colours, elsewhere plain text by the line.
+"""Runs a chat with a model, with prompts and colours on a terminal and as plain text elsewhere.
 
-What a person types is a message, unless it begins with a slash. Ctrl-C ends a reply, the end of
-the input ends the chat.
+A line is a message unless it begins with a slash. Ctrl-C ends a reply; the end of the input ends
+the chat.
 """
 
 from __future__ import annotations
@@ -17,46 +17,46 @@ from camelpress.core.checkpoint.portable_config import dtype_name
 from camelpress.core.errors import RecipeProblem
 from camelpress.reporting.checkpoint_summary import summarize_checkpoint
 
-LINE_CONTINUATION = "\\"  # at the end of a line: the message has another one
+LINE_CONTINUATION = "\\"  # last character of a line with a continuation
 QUIT_COMMAND = "/quit"
-MAX_CHAT_TOKENS = 4096  # tokens of a chat that memory is asked for
+MAX_CHAT_TOKENS = 4096  # tokens of a chat in the memory estimate
 CHAT_HELP = """\
 /reset   forget the conversation
 /undo    take back the last message and its answer
 /quit    end the chat, as Ctrl-D does
-/help    this list
-A line that ends in \\ goes on in the next one. Write // for a message that begins with /."""
+/help    show this list
+End a line with \\ to continue it on the next line. Begin a message with // to send a leading /."""
 USER_PROMPT, CONTINUATION_PROMPT, MODEL_PROMPT = "you › ", "... › ", "model › "
 FINISH_NOTES = {
     StopReason.END: "",
     StopReason.LENGTH: "; cut off at --max-new-tokens",
-    StopReason.CONTEXT: "; cut off where the model's positions end: /reset begins anew, /undo takes "
-    "the last exchange back",
+    StopReason.CONTEXT: "; cut off at the model's last position: /reset starts a new chat, /undo "
+    "takes back the last exchange",
     StopReason.INTERRUPTED: "; interrupted",
 }
 
 
 class ChatSession:
-    """One chat.
+    """Chat between stdin and one model.
 
     Args:
-        screen: where it is shown.
-        prepared: the model's format and limits.
-        history: what was said.
-        speaker: the model.
+        screen: output of the chat.
+        chat_model: chat format and limits of the model.
+        history: messages and replies of the chat.
+        decoder: loaded model.
     """
 
     def __init__(
         self,
         screen: Screen,
-        prepared: ChatModel,
+        chat_model: ChatModel,
         history: ChatHistory,
-        speaker: TransformersDecoder,
+        decoder: TransformersDecoder,
     ) -> None:
         self._screen = screen
-        self._positions = prepared.positions
+        self._positions = chat_model.positions
         self._history = history
-        self._speaker = speaker
+        self._decoder = decoder
         self._commands: dict[str, Callable[[], str]] = {
             "/help": lambda: CHAT_HELP,
             "/reset": self._reset,
@@ -64,47 +64,46 @@ class ChatSession:
         }
 
     @classmethod
-    def open(cls, screen: Screen, prepared: ChatModel) -> ChatSession:
-        """Load the model and say what it is.
+    def open(cls, screen: Screen, chat_model: ChatModel) -> ChatSession:
+        """Loads the model and prints its size, dtype and sampling settings.
 
         Raises:
-            RecipeProblem: its format has no turns.
-            OutOfMemory: it does not fit.
-            CheckpointProblem: its weights do not fit its config.
+            RecipeProblem: the chat format has no turns.
+            OutOfMemory: the model does not fit into memory.
+            CheckpointProblem: the weights do not match the config.
         """
-        history = ChatHistory(prepared)
-        speaker = prepared.load(tokens=MAX_CHAT_TOKENS)
-        model, draws = summarize_checkpoint(prepared.checkpoint), prepared.settings.temperature > 0
-        stored = f"{model['bits']} bits" if model["bits"] else model["dtype"]
+        history = ChatHistory(chat_model)
+        decoder = chat_model.load(tokens=MAX_CHAT_TOKENS)
+        summary, settings = summarize_checkpoint(chat_model.checkpoint), chat_model.settings
+        precision = f"{summary['bits']} bits" if summary["bits"] else summary["dtype"]
         screen.greet(
-            model["path"],
+            summary["path"],
             [
-                f"{model['architecture']}, {model['parameters']:,} weights in {stored}, computed "
-                f"in {dtype_name(speaker.model.dtype)} on {speaker.model.device}",
-                "drawn with "
-                f"temperature {prepared.settings.temperature:g}, top-p {prepared.settings.top_p:g}"
-                if draws
-                else "greedy: always the likeliest token",
+                f"{summary['architecture']}, {summary['parameters']:,} weights in {precision}, "
+                f"computed in {dtype_name(decoder.model.dtype)} on {decoder.model.device}",
+                f"sampled with temperature {settings.temperature:g}, top-p {settings.top_p:g}"
+                if settings.temperature > 0
+                else "greedy decoding: always the likeliest token",
                 "/help lists commands, Ctrl-C ends a reply, Ctrl-D the chat",
             ],
         )
-        return cls(screen, prepared, history, speaker)
+        return cls(screen, chat_model, history, decoder)
 
     def run(self) -> None:
-        """Until the input ends."""
+        """Answers messages until the input ends."""
         for text in self._messages():
             if not text.strip():
                 continue
             if text.strip() == QUIT_COMMAND:
                 return
             if text.startswith("/") and not text.startswith("//"):
-                self._screen.note(self._run_slash_command(text.strip()), asked=True)
+                self._screen.note(self._run_slash_command(text.strip()), always=True)
             else:
                 self._answer(text.removeprefix("/") if text.startswith("//") else text)
 
     def _run_slash_command(self, name: str) -> str:
         command = self._commands.get(name)
-        return command() if command else f"there is no {name}; /help lists what there is"
+        return command() if command else f"there is no command {name}; /help lists the commands"
 
     def _reset(self) -> str:
         self._history.reset()
@@ -117,12 +116,12 @@ class ChatSession:
         try:
             ids = self._history.prompt_ids(text)
         except RecipeProblem as problem:
-            left = "; /reset begins anew, /undo takes the last exchange back"
-            told = f"{problem.message}{left if len(self._history) else f'; {problem.next_step}'}"
-            self._screen.note(told, asked=True)
+            commands = "; /reset starts a new chat, /undo takes back the last exchange"
+            hint = commands if len(self._history) else f"; {problem.next_step}"
+            self._screen.note(f"{problem.message}{hint}", always=True)
             return
         self._screen.label(MODEL_PROMPT, "bold green")
-        reply = self._speaker.reply(ids, self._screen.stream_text)
+        reply = self._decoder.reply(ids, self._screen.stream_text)
         self._screen.end_line()
         if reply.text.strip():
             self._history.add_exchange(text, reply.text)
@@ -131,14 +130,14 @@ class ChatSession:
             self._screen.out.print()
 
     def _footer(self, reply: ChatReply) -> str:
-        made, used = len(reply.ids), reply.prompt_tokens + len(reply.ids)
+        new_tokens, positions = len(reply.ids), reply.prompt_tokens + len(reply.ids)
         return (
-            f"{made} tokens, {reply.tokens_per_second:.1f} a second; {used:,} of "
+            f"{new_tokens} tokens, {reply.tokens_per_second:.1f} a second; {positions:,} of "
             f"{self._positions:,} positions{FINISH_NOTES[reply.finish_reason]}"
         )
 
     def _messages(self) -> Iterator[str]:
-        """What is typed, joined where a line goes on."""
+        """Yields messages, with continued lines joined."""
         lines: list[str] = []
         while (line := self._line(CONTINUATION_PROMPT if lines else USER_PROMPT)) is not None:
             lines.append(line.removesuffix(LINE_CONTINUATION))
@@ -149,7 +148,7 @@ class ChatSession:
             yield "\n".join(lines)
 
     def _line(self, prompt: str) -> str | None:
-        """One line without its end; None where there are no more."""
+        """Reads one line without its line break; None at the end of the input."""
         while True:
             try:
                 return self._screen.ask(prompt)
@@ -158,14 +157,14 @@ class ChatSession:
                     self._screen.out.print()
                 return None
             except KeyboardInterrupt:
-                self._screen.note("\nCtrl-D or /quit ends the chat", asked=True)
+                self._screen.note("\nCtrl-D or /quit ends the chat", always=True)
 
 
 def read_stdin_prompt() -> str:
-    """All of stdin.
+    """Reads all of stdin.
 
     Raises:
-        RecipeProblem: it is not UTF-8.
+        RecipeProblem: stdin is not UTF-8.
     """
     try:
         return sys.stdin.read()

@@ -1,4 +1,4 @@
-"""What all commands share: their options, one line for an error, and exit codes."""
+"""Registers a function as a command with common options, one-line errors and exit codes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STAGE_PANEL, PIPELINE_PANEL, CHAT_PANEL, INSPECT_PANEL = PANELS
 
 
 class RedactedGroup(TyperGroup):
-    """Parses a command line, and keeps a login that stands in it out of what it says of usage."""
+    """Parses a command line, and redacts logins in its usage errors."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
         """Parses the options before the command."""
@@ -59,7 +59,7 @@ def _redacted_usage() -> Iterator[None]:
 
 app = typer.Typer(
     cls=RedactedGroup,
-    help="From a published weight diff to a tested, published 4-bit release.",
+    help="Turns a published weight diff into a tested, published 4-bit release.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -68,18 +68,18 @@ app = typer.Typer(
 )
 
 FolderArgument = Annotated[Path, typer.Argument(show_default=False)]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 
 RestartOption = Annotated[
     bool,
-    typer.Option("--restart", help="Begin again where an earlier run left an unfinished output."),
+    typer.Option("--restart", help="Start over instead of continuing an unfinished output."),
 ]
 
 # fmt: off
 COMMON_OPTIONS: dict[str, Any] = {
-    "as_json": Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")],
-    "quiet":   Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no notes.")],
-    "verbose": Annotated[bool, typer.Option("-v", "--verbose", help="Warnings of libraries, too.")],
+    "as_json": Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")],
+    "quiet":   Annotated[bool, typer.Option("-q", "--quiet", help="Hide progress and notes.")],
+    "verbose": Annotated[bool, typer.Option("-v", "--verbose", help="Show warnings of libraries.")],
     "debug":   Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
 }
 # fmt: on
@@ -88,36 +88,45 @@ COMMON_OPTIONS: dict[str, Any] = {
 def command(
     name: str, panel: str, settings: type[Settings] | None = None
 ) -> Callable[[Callable[..., ExitCode]], Callable[..., ExitCode]]:
-    """Register a function as a command, with the common options and those of its settings.
+    """Registers a function as a command, with the common options and those of its settings.
 
-    The function gets a `screen`, its own parameters and, where there are settings, the options
-    that were given as `options`; it returns the exit code.
+    The function receives a `screen`, its own parameters and, for a command with settings, a
+    dictionary of the explicit options as `options`. It returns the exit code.
+
+    Args:
+        name: name of the command.
+        panel: heading of the command in the help.
+        settings: settings class with one option per field.
     """
 
     def register(work: Callable[..., ExitCode]) -> Callable[..., ExitCode]:
-        extra = option_parameters(settings) if settings else []
+        setting_parameters = option_parameters(settings) if settings else []
 
         @wraps(work)
         def run(**values: Any) -> None:
             common = {key: values.pop(key) for key in COMMON_OPTIONS}
             if settings:
                 values["options"] = explicit_options(
-                    {each.name: values.pop(each.name) for each in extra}
+                    {parameter.name: values.pop(parameter.name) for parameter in setting_parameters}
                 )
             raise typer.Exit(_run_guarded(work, values, **common))
 
-        own = [
-            each
-            for each in inspect.signature(work, eval_str=True).parameters.values()
-            if each.name not in ("screen", "options")
+        own_parameters = [
+            parameter
+            for parameter in inspect.signature(work, eval_str=True).parameters.values()
+            if parameter.name not in ("screen", "options")
         ]
         common = [
-            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-            for key, kind in COMMON_OPTIONS.items()
+            inspect.Parameter(
+                key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation
+            )
+            for key, annotation in COMMON_OPTIONS.items()
         ]
-        signature = inspect.Signature([*own, *extra, *common])
+        signature = inspect.Signature([*own_parameters, *setting_parameters, *common])
         run.__signature__ = signature  # type: ignore[attr-defined]
-        run.__annotations__ = {key: each.annotation for key, each in signature.parameters.items()}
+        run.__annotations__ = {
+            key: parameter.annotation for key, parameter in signature.parameters.items()
+        }
         app.command(name, rich_help_panel=panel)(run)
         return work
 
@@ -133,8 +142,8 @@ def _run_guarded(
     verbose: bool,
     debug: bool,
 ) -> ExitCode:
-    follows = os.environ.get("RANK", "0") != "0"  # torchrun says so
-    screen = Screen(json=as_json, quiet=quiet, silent=follows)
+    is_follower = os.environ.get("RANK", "0") != "0"  # set by torchrun
+    screen = Screen(json=as_json, quiet=quiet, silent=is_follower)
     signal.signal(signal.SIGTERM, _raise_interrupted)
     provide_cache_folders()
     if not verbose:
@@ -145,7 +154,7 @@ def _run_guarded(
     try:
         with use_listener(screen), translate_faults():
             code = work(screen=screen, **values)
-            return ExitCode.DONE if follows else code  # a verdict here would end the other ranks
+            return ExitCode.DONE if is_follower else code  # only rank 0 exits with a verdict
     except Problem as problem:
         if debug:
             sys.stderr.write(redact_secrets(traceback.format_exc()))
@@ -158,7 +167,7 @@ def _run_guarded(
             sys.stderr.write(redact_secrets(traceback.format_exc()))
         screen.problem(_library_exit_problem(end))
         return ExitCode.PROBLEM
-    except BaseException:  # noqa: BLE001 - a panic of Rust is no Exception; typer would end with 1
+    except BaseException:  # noqa: BLE001 - a Rust panic is no Exception; typer would exit with 1
         sys.stderr.write(redact_secrets(traceback.format_exc()))
         return ExitCode.PROBLEM
 
@@ -166,10 +175,10 @@ def _run_guarded(
 def _library_exit_problem(end: SystemExit) -> Problem:
     return ToolProblem(
         f"a library ended the program ({end.code!r})",
-        next_step="run the same command with --debug to see which",
+        next_step="run the same command with --debug for details",
     )
 
 
 def _raise_interrupted(*_: object) -> None:
-    """What a scheduler's SIGTERM does: nothing half-done stays, finished stages of a run do."""
+    """Handles SIGTERM of a scheduler: drops unfinished output and keeps finished stages."""
     raise Interruption("stopped before the end", next_step="run the same command again")

@@ -1,4 +1,4 @@
-"""The command line: every command parses, calls one function of a stage, shows its report."""
+"""Registers all commands; each parses its options, calls one stage and shows the report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from camelpress import __version__
-from camelpress.cli import (  # noqa: F401 - every module adds its commands
+from camelpress.cli import (  # noqa: F401 - importing a module registers its commands
     chat_commands,
     inspect_commands,
     pipeline_commands,
@@ -18,14 +18,14 @@ from camelpress.cli.command import PANELS, app
 
 __all__ = ["app"]
 
-app.registered_commands.sort(key=lambda each: PANELS.index(str(each.rich_help_panel)))
+app.registered_commands.sort(key=lambda entry: PANELS.index(str(entry.rich_help_panel)))
 
 
-def _print_version(wanted: bool) -> bool:
-    if wanted:
+def _print_version(value: bool) -> bool:
+    if value:
         sys.stdout.write(f"camelpress {__version__}\n")
         raise typer.Exit
-    return wanted
+    return value
 
 
 @app.callback()

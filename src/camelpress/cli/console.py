@@ -1,4 +1,4 @@
-"""What a person sees: progress on a terminal, plain lines elsewhere, results as tables."""
+"""Shows progress, notes, results and errors on a terminal, in a log or as JSON."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ VERDICT_COLOURS = {
     Verdict.ERROR: "bold red",
 }
 STATUS_COLOURS = {"PASS": "green", "NOTE": "yellow", "FAIL": "bold red"}
-PROGRESS_INTERVAL = 10.0  # seconds between plain lines
+PROGRESS_INTERVAL = 10.0  # seconds between progress lines without a terminal
 
 
 class Screen:
-    """Everything but the result goes to stderr; with `json` the result is one object on stdout.
+    """Writes results to stdout and all other output to stderr.
 
     Args:
-        json: results as JSON.
-        quiet: no progress, no notes.
-        silent: nothing at all; of several processes that work together, one speaks.
+        json: print results as one JSON object on stdout.
+        quiet: hide progress and notes.
+        silent: print nothing; set for all but the first process of a process group.
     """
 
     def __init__(self, *, json: bool = False, quiet: bool = False, silent: bool = False) -> None:
@@ -56,7 +56,7 @@ class Screen:
         self._line_open = False
 
     def track(self, items: Sequence[Item], label: str) -> Iterator[Item]:
-        """A bar on a terminal, a line every ten seconds elsewhere."""
+        """Yields items with a progress bar on a terminal, else with a line every ten seconds."""
         if self.quiet or not items:
             yield from items
         elif self.errors.is_terminal:
@@ -64,13 +64,13 @@ class Screen:
         else:
             yield from self._lines(items, label)
 
-    def note(self, text: str, *, asked: bool = False) -> None:
-        """One line about what was decided; also when quiet where somebody asked for it."""
-        if asked or not self.quiet:
+    def note(self, text: str, *, always: bool = False) -> None:
+        """Prints one dim line; `always` prints it with `quiet`, too."""
+        if always or not self.quiet:
             self.errors.print(escape(escape_controls(redact_secrets(text))), style="dim")
 
     def stream_text(self, text: str) -> None:
-        """Text that a model makes, as it comes; with `json` it stands in the result instead."""
+        """Prints a piece of generated text at once; with `json` the result holds it instead."""
         if text and not (self.json or self.silent):
             self._line_open = not text.endswith("\n")
             known = sys.stdout.encoding or "utf-8"
@@ -78,72 +78,71 @@ class Screen:
             sys.stdout.flush()
 
     def line(self, text: str) -> None:
-        """One line of a result, as it is but for secrets and what would act on a terminal."""
+        """Prints one line of a result without secrets and terminal control characters."""
         self.out.print(escape_controls(redact_secrets(text)), soft_wrap=True, markup=False)
 
     def end_line(self) -> None:
-        """A new line, unless what was said ends in one."""
+        """Ends the line of streamed text, if it is still open."""
         if self._line_open:
             self.stream_text("\n")
 
     @property
     def interactive(self) -> bool:
-        """Whether a person types and reads on a terminal."""
+        """True if stdin and stdout are terminals."""
         return sys.stdin.isatty() and self.out.is_terminal
 
     def label(self, text: str, style: str) -> None:
-        """Who speaks now, for a person; a program knows."""
+        """Prints the name of the speaker on a terminal."""
         if self.interactive:
             self.out.print(text, style=style, end="")
             self._line_open = True
 
     def greet(self, title: str, lines: Sequence[str]) -> None:
-        """A box above a chat, for a person."""
+        """Prints a box above a chat on a terminal."""
         if self.interactive:
             text = "\n".join(escape(escape_controls(line)) for line in lines)
             self.out.print(Panel(text, title=escape(escape_controls(title)), title_align="left"))
 
     def ask(self, prompt: str) -> str:
-        """One line of what is typed, with the prompt where a person types it.
+        """Reads one line from stdin, with a prompt on a terminal.
 
         Raises:
-            EOFError: there are no more.
-            RecipeProblem: it is not UTF-8.
+            EOFError: stdin has ended.
+            RecipeProblem: the line is not UTF-8.
         """
         try:
             if not self.interactive:
                 return input()
-            import readline  # noqa: F401 - input() then has arrow keys and a history
+            import readline  # noqa: F401 - gives input() arrow keys and a history
 
-            start, end = ("\001\033[1;36m\002", "\001\033[0m\002")  # of no width for readline
+            start, end = "\001\033[1;36m\002", "\001\033[0m\002"  # \001, \002: zero width
             return input(f"{start}{prompt}{end}" if self.out.color_system else prompt)
         except UnicodeDecodeError as error:
             raise RecipeProblem(
-                f"what stands on stdin is not UTF-8 text ({error.reason})",
-                next_step="give text in UTF-8",
+                f"stdin is not UTF-8 text ({error.reason})", next_step="give text in UTF-8"
             ) from error
 
     def problem(self, problem: Problem) -> None:
-        """One line: what is wrong, and what to do."""
+        """Prints the error and its next step on one line."""
         self.errors.print(
             f"[bold red]error:[/] {escape(escape_controls(redact_secrets(str(problem))))}"
         )
         if self.json:
-            told = {
+            error = {
                 "what": redact_secrets(problem.message),
                 "next_step": redact_secrets(problem.next_step),
             }
-            self.print_json({"error": told, "exit_code": problem.exit_code})
+            self.print_json({"error": error, "exit_code": problem.exit_code})
 
     def print_json(self, content: Mapping[str, Any]) -> None:
-        """The one JSON object."""
+        """Prints one JSON object on stdout."""
         if not self.silent:
             unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
             text = redact_secrets(json.dumps(content, ensure_ascii=not unicode))
             sys.stdout.write((text if escape_controls(text) == text else _escaped(text)) + "\n")
 
     def result(self, report: Report) -> None:
-        """A report as a table, or as JSON."""
+        """Prints a report as a table, or as JSON."""
         if self.json:
             self.print_json(flatten_report(report))
             return
@@ -151,7 +150,7 @@ class Screen:
         self.verdict(report)
 
     def verdict(self, report: Report) -> None:
-        """Each check, and the verdict over all."""
+        """Prints each check, and the overall verdict."""
         for check in report.checks:
             self.out.print(
                 f"  [{VERDICT_COLOURS[check.verdict]}]{check.verdict:<12}[/] {check.name}: "
@@ -162,7 +161,7 @@ class Screen:
             self.out.print(f"[{VERDICT_COLOURS[report.verdict]}]{report.verdict}[/]")
 
     def plan(self, steps: Sequence[Mapping[str, Any]]) -> None:
-        """What each stage of a run would do: its command, and what it would read and write."""
+        """Prints the command of each planned stage with its input and output files."""
         if self.json:
             self.print_json({"steps": list(steps)})
             return
@@ -172,25 +171,25 @@ class Screen:
                 self.line("  unchanged, would be skipped")
                 continue
             for name in step["only_recipe"]:
-                self.line(f"  {name} as in the recipe, which no option can say")
+                self.line(f"  {name} as in the recipe; the command line has no option for it")
             for kind in ("reads", "writes"):
-                for each in step[kind]:
+                for file in step[kind]:
                     self.line(
                         f"  {kind:<7} "
-                        f"{each['place']}{_format_file_size(each['size'], each['exact'])}"
+                        f"{file['place']}{_format_file_size(file['size'], file['exact'])}"
                     )
 
-    def engine_result(self, told: Mapping[str, Any]) -> None:
-        """What an engine asks of a checkpoint: a line for each requirement, then the verdict."""
-        self.out.print(f"[bold]{told['name']}[/]")
-        self.out.print(f"needs {told['needs']}", style="dim")
+    def engine_result(self, engine: Mapping[str, Any]) -> None:
+        """Prints the requirements of an inference engine, met or not, and the verdict."""
+        self.out.print(f"[bold]{engine['name']}[/]")
+        self.out.print(f"needs {engine['needs']}", style="dim")
         self.out.print(
-            f"read in the source of {told['source']}; never run here", style="dim", markup=False
+            f"from the source code of {engine['source']}; never run here", style="dim", markup=False
         )
         table = Table(show_header=False, box=None, pad_edge=False)
-        for whole in (True, True, False):
-            table.add_column(no_wrap=whole, overflow="fold")
-        for row in told["requirements"]:
+        for no_wrap in (True, True, False):
+            table.add_column(no_wrap=no_wrap, overflow="fold")
+        for row in engine["requirements"]:
             step = f"; {row['next_step']}" if row["next_step"] else ""
             table.add_row(
                 f"  [{STATUS_COLOURS[row['status']]}]{row['status']}[/]",
@@ -198,16 +197,16 @@ class Screen:
                 escape(escape_controls(row["reason"] + step)),
             )
         self.out.print(table)
-        verdict = Verdict(told["verdict"])
+        verdict = Verdict(engine["verdict"])
         self.out.print(f"[{VERDICT_COLOURS[verdict]}]{verdict}[/]\n")
 
     def flip(self, task: str, row: Mapping[str, Any]) -> None:
-        """An item that the two models answered differently: the question, both answers."""
-        told = (f"{row['target_is']}: {row['target']}", row["verdicts"])
+        """Prints a benchmark item with different scores: the prompt, then both answers."""
+        captions = (f"{row['target_is']}: {row['target']}", row["verdicts"])
         table = Table(
             title=escape(escape_controls(f"{task} {row['item']}: {row['flip']}")),
             title_justify="left",
-            caption=escape(escape_controls("\n".join(filter(None, told)))),
+            caption=escape(escape_controls("\n".join(filter(None, captions)))),
             caption_justify="left",
             expand=True,
         )
@@ -230,15 +229,16 @@ class Screen:
             yield from progress.track(items, description=label)
 
     def _lines(self, items: Sequence[Item], label: str) -> Iterator[Item]:
-        start = said = time.monotonic()
+        start = printed_at = time.monotonic()
         for number, item in enumerate(items):
             yield item
             now = time.monotonic()
-            if now - said >= PROGRESS_INTERVAL or number + 1 == len(items):
-                said = now
-                done, took = number + 1, now - start
-                left = f", {took * (len(items) / done - 1):.0f}s left" if done < len(items) else ""
-                self.errors.print(f"{label} {done}/{len(items)} {took:.0f}s{left}")
+            if now - printed_at >= PROGRESS_INTERVAL or number + 1 == len(items):
+                printed_at = now
+                count, seconds = number + 1, now - start
+                seconds_left = seconds * (len(items) / count - 1)
+                estimate = f", {seconds_left:.0f}s left" if count < len(items) else ""
+                self.errors.print(f"{label} {count}/{len(items)} {seconds:.0f}s{estimate}")
 
 
 def _format_file_size(size: int | None, exact: bool) -> str:
@@ -246,20 +246,20 @@ def _format_file_size(size: int | None, exact: bool) -> str:
 
 
 def _escaped(text: str) -> str:
-    """JSON of the same value, with escapes for what a terminal would act on."""
+    """Escapes terminal control characters in JSON text, and keeps its value."""
     return "".join(
         letter if escape_controls(letter) == letter else json.dumps(letter)[1:-1] for letter in text
     )
 
 
 def flatten_report(report: Report) -> dict[str, Any]:
-    """A report with its facts at the top, as `--json` prints it."""
+    """Returns a report as plain data with its facts at the top level, the form of `--json`."""
     content: dict[str, Any] = json.loads(report.model_dump_json())
     return content.pop("facts") | content
 
 
 def print_rows(out: Console, title: str, entries: Sequence[tuple[str, str]]) -> None:
-    """A table of two columns."""
+    """Prints a table of two columns."""
     table = Table(
         title=escape(escape_controls(title)),
         title_justify="left",

@@ -1,4 +1,4 @@
-"""Runs the command line and ends the process with a code of `ExitCode`."""
+"""Runs the command line and ends the process with an `ExitCode`; 1 always means a failed gate."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from camelpress.core.runtime.standard_streams import (
     watch_standard_streams,
 )
 
-COMPLETED_CODES = (  # of work that ended; lost output replaces them
+COMPLETED_CODES = (  # codes of finished work; lost output replaces them
     ExitCode.DONE, ExitCode.GATE_FAILED, ExitCode.PROBLEM, ExitCode.INCONCLUSIVE,
 )  # fmt: skip
 
 
 def main() -> None:
-    """Runs the command line; a bug ends with a traceback and a code that no gate returns."""
+    """Runs the command line; a bug ends with a traceback and `ExitCode.PROBLEM`."""
     code = ExitCode.PROBLEM
     try:
         with watch_standard_streams() as streams:
             code = _flush_exit_code(_run_to_exit_code(), streams)
-    finally:  # an error may be raised even while another one is shown
+    finally:  # showing an error may raise another error
         sys.exit(code)
 
 
 def app() -> None:
-    """Parses the arguments and runs a command; nothing is imported before a failure is caught."""
+    """Parses the arguments and runs a command; imports happen here, inside the error handling."""
     from camelpress.cli.commands import app as commands
 
     commands()
 
 
 def _run_to_exit_code() -> ExitCode:
-    """Runs the command line and returns an exit code whatever happens."""
+    """Runs the command line and returns an exit code, even after a bug."""
     try:
         app()
     except SystemExit as end:
@@ -44,15 +44,15 @@ def _run_to_exit_code() -> ExitCode:
     except KeyboardInterrupt:
         return ExitCode.CTRL_C
     except LostOutput:
-        return ExitCode.PROBLEM  # `_flush_exit_code` says why
-    except BaseException:  # noqa: BLE001 - Python's own code for a bug, 1, means "gate failed" here
+        return ExitCode.PROBLEM  # `_flush_exit_code` prints the reason
+    except BaseException:  # noqa: BLE001 - Python ends a bug with 1, which means "gate failed" here
         sys.stderr.write(redact_secrets(traceback.format_exc()))
         return ExitCode.PROBLEM
     return ExitCode.DONE
 
 
 def _trusted_exit_code(code: object) -> ExitCode:
-    """Returns the code of a command as it is; the 1 of a library is a failure and no verdict."""
+    """Returns the exit code of a command unchanged, and 3 for an exit code 1 of a library."""
     if isinstance(code, ExitCode):
         return code
     if code is None:
@@ -61,15 +61,15 @@ def _trusted_exit_code(code: object) -> ExitCode:
     return ExitCode(code) if isinstance(code, int) and code in trusted else ExitCode.PROBLEM
 
 
-def _flush_exit_code(code: ExitCode, streams: StandardStreams) -> ExitCode:
-    """Flushes both streams and returns the code of the run, unless they lost something."""
+def _flush_exit_code(code: int, streams: StandardStreams) -> ExitCode:
+    """Flushes both streams, and returns the exit code of the run or of lost output."""
     try:
         streams.out.flush()
     except LostOutput as lost:
         if streams.out.exit_code != ExitCode.SIGPIPE:
             streams.err.write(
                 f"error: standard output cannot be written: {lost}; free some space there, or "
-                "send the output elsewhere\n"
+                "redirect the output to another disk\n"
             )
     streams.err.flush()
     lost_code = streams.out.exit_code or streams.err.exit_code

@@ -1,4 +1,4 @@
-"""Looking at what is there, and checking it."""
+"""Inspects and checks checkpoints, reports and releases from the command line."""
 
 from __future__ import annotations
 
@@ -23,27 +23,26 @@ def inspect_command(
         typer.Option(
             "--for",
             metavar="vllm|sglang|tgi|exllama|marlin|all",
-            help="Whether that engine can run it, requirement by requirement; repeatable, or a "
-            "list with commas.",
+            help="Check the requirements of an inference engine; repeatable, or comma-separated.",
         ),
     ] = None,
 ) -> ExitCode:
-    """What a checkpoint is: tensors, dtypes, sizes, quantization, tokenizer, template."""
+    """Shows tensors, dtypes, sizes, quantization, tokenizer and chat template of a checkpoint."""
     from camelpress.convert.inputs.meta_checkpoint import open_base
     from camelpress.reporting.checkpoint_summary import describe_checkpoint
 
     if engines:
         return _inspect_compatibility(screen, checkpoint, engines)
-    told = describe_checkpoint(open_base(checkpoint))
+    summary = describe_checkpoint(open_base(checkpoint))
     if screen.json:
-        screen.print_json(told)
+        screen.print_json(summary)
     else:
         print_rows(
             screen.out,
             str(checkpoint),
-            [(name, json.dumps(value)) for name, value in told.items() if name != "tensors"],
+            [(name, json.dumps(value)) for name, value in summary.items() if name != "tensors"],
         )
-        for tensor in told["tensors"]:
+        for tensor in summary["tensors"]:
             screen.line(f"  {tensor['name']}  {tensor['dtype']} {tensor['shape']}")
     return ExitCode.DONE
 
@@ -54,59 +53,61 @@ def _inspect_compatibility(screen: Screen, folder: Path, names: list[str]) -> Ex
     from camelpress.reporting.checkpoint_summary import summarize_checkpoint
     from camelpress.reporting.stage_report import Verdict
 
-    wanted = parse_engine_names(names)
+    engine_names = parse_engine_names(names)
     checkpoint = Checkpoint.open(folder)
-    told = check_compatibility(checkpoint, wanted)
+    compatibility = check_compatibility(checkpoint, engine_names)
     if screen.json:
-        screen.print_json(summarize_checkpoint(checkpoint) | told)
+        screen.print_json(summarize_checkpoint(checkpoint) | compatibility)
     else:
-        for engine in told["engines"]:
+        for engine in compatibility["engines"]:
             screen.engine_result(engine)
-    return Verdict(told["verdict"]).exit_code
+    return Verdict(compatibility["verdict"]).exit_code
 
 
 @command("gate", INSPECT_PANEL, ReportSettings)
 def gate_command(
     screen: Screen,
-    report: Annotated[Path, typer.Argument(help="report.json, or its folder.")],
+    report: Annotated[Path, typer.Argument(help="Path of report.json, or its folder.")],
     options: dict[str, Any],
     thresholds: Annotated[
         Path | None,
-        typer.Option("--gate", help="Thresholds (YAML); without, those of the report itself."),
+        typer.Option("--gate", help="YAML file with thresholds; by default those of the report."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the report with its new verdict.")
+        Path | None, typer.Option("--out", help="Folder for the report with the new verdict.")
     ] = None,
     force: ForceOption = False,
 ) -> ExitCode:
-    """Judge a validation report again: other thresholds, the same figures, no models."""
+    """Judges a validation report again with other thresholds, without running the models."""
     from camelpress.validate.gate.gate_judge import read_gate
     from camelpress.validate.gate.report_files import regate_report, save_report
 
-    chosen = ReportSettings.parse(options, source="gate")
-    judged = regate_report(report, None if thresholds is None else read_gate(thresholds))
+    settings = ReportSettings.parse(options, source="gate")
+    new_report = regate_report(report, None if thresholds is None else read_gate(thresholds))
     if out is not None:
-        save_report(judged, out, chosen, source=report, force=force)
-    screen.result(judged)
-    return judged.exit_code
+        save_report(new_report, out, settings, source=report, force=force)
+    screen.result(new_report)
+    return new_report.exit_code
 
 
 @command("flips", INSPECT_PANEL)
 def flips_command(
     screen: Screen,
-    report: Annotated[Path, typer.Argument(help="report.json, or its folder.")],
-    task: Annotated[str | None, typer.Option("--task", help="Of this task only.")] = None,
+    report: Annotated[Path, typer.Argument(help="Path of report.json, or its folder.")],
+    task: Annotated[
+        str | None, typer.Option("--task", help="Show items of this task only.")
+    ] = None,
 ) -> ExitCode:
-    """The items of benchmarks that one model answered better than the other, side by side."""
+    """Shows benchmark items with different scores of the two models, side by side."""
     from camelpress.reporting.facts import validation_facts
     from camelpress.reporting.tables.validation_tables import flip_row
-    from camelpress.validate.benchmarks.samples import read_flips as changed
+    from camelpress.validate.benchmarks.samples import read_flips as benchmark_flips
 
     folder = report if report.is_dir() else report.parent
-    found = [*changed(validation_facts.read_validation(report), folder, task)]
+    items = [*benchmark_flips(validation_facts.read_validation(report), folder, task)]
     if screen.json:
-        screen.print_json({"flips": found})
-    for flip in () if screen.json else found:
+        screen.print_json({"flips": items})
+    for flip in () if screen.json else items:
         screen.flip(flip["task"], flip_row(flip))
     return ExitCode.DONE
 
@@ -116,10 +117,10 @@ def verify_command(
     screen: Screen,
     release: FolderArgument,
     key: Annotated[
-        Path | None, typer.Option("--key", help="Public key that it has to be signed with.")
+        Path | None, typer.Option("--key", help="Public key of the expected signature.")
     ] = None,
 ) -> ExitCode:
-    """Check a release again, here or at hf:org/name[@revision]: every checksum, no file more."""
+    """Verifies all checksums of a release, in a folder or at hf:org/name@revision."""
     from camelpress.publish.verify_release import verify_release_at as work
 
     report = work(release, key)
@@ -129,7 +130,7 @@ def verify_command(
 
 @command("diff", INSPECT_PANEL)
 def diff_command(screen: Screen, one: FolderArgument, other: FolderArgument) -> ExitCode:
-    """What differs between two releases or models: config, tensors, figures, files; 1 if any."""
+    """Compares config, tensors, metrics and files of two models; exits with 1 if any differ."""
     from camelpress.publish.release.release_diff import diff_releases
 
     report = diff_releases(one, other)
@@ -142,10 +143,10 @@ def card_command(
     screen: Screen,
     folder: FolderArgument,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit with 1 where it is not what the files say.")
+        bool, typer.Option("--check", help="Exit with 1 if the card contradicts the files.")
     ] = False,
 ) -> ExitCode:
-    """The card of a release; with --check, held line by line against config and reports."""
+    """Prints the model card of a release; --check compares it with config and reports."""
     from camelpress.publish.card import model_card as cards
 
     if not check:
@@ -164,10 +165,10 @@ def card_command(
 def schema_command(
     screen: Screen,
     of: Annotated[
-        Literal["recipe", "gate", "report"], typer.Argument(help="Of what.", metavar="[OF]")
+        Literal["recipe", "gate", "report"], typer.Argument(help="Kind of schema.", metavar="[OF]")
     ] = "recipe",
 ) -> ExitCode:
-    """The JSON Schema of a recipe or a gate, for editors, or of a validation report."""
+    """Prints the JSON Schema of a recipe, a gate or a validation report."""
     from camelpress.pipeline.recipe import Recipe
     from camelpress.reporting.facts import validation_facts
     from camelpress.validate.settings import Gate

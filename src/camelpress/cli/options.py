@@ -1,4 +1,4 @@
-"""Command-line options made from settings, so that every default and text stands in one place."""
+"""Builds command-line options from settings, with default and help text of the field."""
 
 from __future__ import annotations
 
@@ -15,48 +15,48 @@ from camelpress.core.settings import Settings, SettingsSection
 from camelpress.pipeline.option_flags import BOOLEAN_FLAGS, FieldPath, _flag, _is_section
 
 SETTINGS_PANEL = "Settings"
-SECTION_SEPARATOR = "__"  # between a section and a field of it, in the name of a parameter
+SECTION_SEPARATOR = "__"  # between section and field in a parameter name
 
 
 def option_parameters(settings: type[Settings]) -> list[Parameter]:
-    """One keyword parameter per field, None until given; mappings and most sections have none.
+    """Returns one keyword parameter per field, None by default; mappings have no parameter.
 
-    A field without a default is an option that has to be given. A `Section` has an option for each
-    of its fields.
+    A field without a default becomes a required option. A `SettingsSection` has one option per
+    field; other nested settings have none.
     """
     return [*_parameters(settings, ())]
 
 
 def _parameters(settings: type[Settings], above: FieldPath) -> Iterator[Parameter]:
     for name, field in settings.model_fields.items():
-        place = (*above, name)
+        field_path = (*above, name)
         if _has_options(field.annotation):
-            yield from _parameters(field.annotation, place)  # type: ignore[arg-type]
+            yield from _parameters(field.annotation, field_path)  # type: ignore[arg-type]
         elif not _is_section(field.annotation):
             yield Parameter(
-                SECTION_SEPARATOR.join(place),
+                SECTION_SEPARATOR.join(field_path),
                 Parameter.KEYWORD_ONLY,
                 default=Parameter.empty if field.is_required() else None,
-                annotation=_annotation(place, field),
+                annotation=_annotation(field_path, field),
             )
 
 
 def explicit_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were really given: the others keep their default in the settings."""
-    found: dict[str, Any] = {}
+    """Returns the options of the command line as nested settings, without unset options."""
+    values: dict[str, Any] = {}
     for name, value in options.items():
         if value is not None and value != []:
-            *sections, last = name.split(SECTION_SEPARATOR)
-            place = found
-            for each in sections:
-                place = place.setdefault(each, {})
-            place[last] = value
-    return found
+            *sections, field = name.split(SECTION_SEPARATOR)
+            section = values
+            for key in sections:
+                section = section.setdefault(key, {})
+            section[field] = value
+    return values
 
 
-def _annotation(place: FieldPath, field: FieldInfo) -> Any:
-    kind, name = _option_type(field.annotation), place[-1]
-    flag = _flag(place)
+def _annotation(field_path: FieldPath, field: FieldInfo) -> Any:
+    kind, name = _option_type(field.annotation), field_path[-1]
+    flag = _flag(field_path)
     if kind is bool:
         flag = BOOLEAN_FLAGS.get(name, f"{flag}/--no-{flag[2:]}")
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
@@ -67,7 +67,7 @@ def _annotation(place: FieldPath, field: FieldInfo) -> Any:
         help=escape(help_text),
         metavar="|".join(map(str, choices)) if choices and kind is not bool else None,
         show_default=False,
-        rich_help_panel=place[0].capitalize() if place[1:] else SETTINGS_PANEL,
+        rich_help_panel=field_path[0].capitalize() if field_path[1:] else SETTINGS_PANEL,
     )
     return Annotated[kind if field.is_required() else kind | None, option]
 
@@ -84,7 +84,7 @@ def _default(name: str, field: FieldInfo) -> str:
 
 
 def _option_type(annotation: Any) -> Any:
-    """The type a command line can read: `tuple[Path, ...]` is `list[Path]`, a choice its type."""
+    """Returns the option type: `list[Path]` for `tuple[Path, ...]`, str for a choice."""
     if get_origin(annotation) is Literal:
         return type(get_args(annotation)[0])
     if get_origin(annotation) is tuple:
@@ -95,7 +95,7 @@ def _option_type(annotation: Any) -> Any:
 
 
 def _item_type(annotation: Any) -> Any:
-    """The type of an item; settings are read from the one string that they can be written as."""
+    """Returns the type of a tuple item; nested settings are parsed from one string."""
     item = get_args(annotation)[0]
     kind = get_args(item)[0] if get_origin(item) is Annotated else item
     return str if _is_section(kind) else kind

@@ -1,4 +1,4 @@
-"""All stages of a recipe, again from a release, or on a tiny model."""
+"""Runs whole pipelines: from a recipe, from a release, or on a tiny model."""
 
 from __future__ import annotations
 
@@ -21,15 +21,18 @@ def run_command(
     recipe: Annotated[Path, typer.Argument(show_default=False)],
     override: Annotated[
         list[str] | None,
-        typer.Option("-o", "--override", help="section.key=value over the recipe; repeatable."),
+        typer.Option(
+            "-o", "--override", help="Override a recipe entry: section.key=value; repeatable."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished stages again.")] = False,
     restart: RestartOption = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show commands, files and bytes; do nothing.")
+        bool,
+        typer.Option("--dry-run", help="Print commands, files and sizes without running anything."),
     ] = False,
 ) -> ExitCode:
-    """All stages of a recipe in order; finished ones are skipped while nothing changed."""
+    """Runs all stages of a recipe in order, and skips finished stages with unchanged inputs."""
     from camelpress.pipeline import run as pipeline
     from camelpress.pipeline.recipe import read_recipe
 
@@ -60,16 +63,16 @@ def rebuild_command(
     screen: Screen,
     release: FolderArgument,
     out: FolderArgument,
-    base: Annotated[Path | None, typer.Option("--base", help="The raw model.")] = None,
-    diff: Annotated[Path | None, typer.Option("--diff", help="The weight diff.")] = None,
+    base: Annotated[Path | None, typer.Option("--base", help="Folder of the raw model.")] = None,
+    diff: Annotated[Path | None, typer.Option("--diff", help="Folder of the weight diff.")] = None,
     calibration: Annotated[
         list[Path] | None,
-        typer.Option("--calibration", help="A text that it was calibrated with; repeatable."),
+        typer.Option("--calibration", help="Calibration text file; repeatable."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished stages again.")] = False,
     restart: RestartOption = False,
 ) -> ExitCode:
-    """The weights of a release, made again from base and diff and compared byte for byte."""
+    """Rebuilds the weights of a release from base and diff, and compares them byte for byte."""
     from camelpress.pipeline.rebuild import rebuild_release as work
 
     report = work(
@@ -92,32 +95,32 @@ def demo_command(
     force: Annotated[bool, typer.Option("--force", help="Run finished stages again.")] = False,
     restart: RestartOption = False,
 ) -> ExitCode:
-    """The whole pipeline on an embedded tiny model, in less than a minute."""
+    """Runs the whole pipeline on an embedded tiny model, in less than a minute."""
     from camelpress.pipeline.demo import run_demo as work
 
-    shown = work(out, force=force, restart=restart)
+    demo = work(out, force=force, restart=restart)
     if screen.json:
         screen.print_json(
-            flatten_report(shown.outcome.reports["validate"])
+            flatten_report(demo.outcome.reports["validate"])
             | {
-                "round_to_nearest": flatten_report(shown.round_to_nearest),
-                "report": str(shown.report_page),
+                "round_to_nearest": flatten_report(demo.round_to_nearest),
+                "report": str(demo.report_page),
             }
         )
-        return shown.outcome.exit_code
-    for report in shown.outcome.reports.values():
+        return demo.outcome.exit_code
+    for report in demo.outcome.reports.values():
         screen.result(report)
     print_rows(
         screen.out,
-        _demo_title(shown.outcome.reports["validate"]),
+        _demo_title(demo.outcome.reports["validate"]),
         [
-            ("GPTQ", _demo_metrics(shown.outcome.reports["validate"])),
-            ("round to nearest", _demo_metrics(shown.round_to_nearest)),
-            ("report", str(shown.report_page)),
-            ("release", str(shown.recipe.out / "release")),
+            ("GPTQ", _demo_metrics(demo.outcome.reports["validate"])),
+            ("round to nearest", _demo_metrics(demo.round_to_nearest)),
+            ("report", str(demo.report_page)),
+            ("release", str(demo.recipe.out / "release")),
         ],
     )
-    return shown.outcome.exit_code
+    return demo.outcome.exit_code
 
 
 def _demo_title(report: Report) -> str:

@@ -1,4 +1,4 @@
-"""The stages, each by itself."""
+"""Runs single stages from the command line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def recover_command(
     force: ForceOption = False,
     restart: RestartOption = False,
 ) -> ExitCode:
-    """Recovers the tuned model from base + diff, streamed tensor by tensor."""
+    """Recovers the 16-bit model from a base and a diff, one tensor at a time."""
     screen.result(api.recover(raw, diff, out=out, force=force, restart=restart, **options))
     return ExitCode.DONE
 
@@ -42,14 +42,14 @@ def make_diff_command(
     force: ForceOption = False,
     restart: RestartOption = False,
 ) -> ExitCode:
-    """The inverse of recover: tuned - base, proved to come back bit for bit."""
+    """Makes the weight diff, tuned - base, and proves that recover returns the exact bits."""
     from camelpress.convert.inputs.meta_checkpoint import open_base
     from camelpress.convert.recover.make_diff import make_diff as work
     from camelpress.core.checkpoint.checkpoint import Checkpoint
 
-    chosen = MakeDiffSettings.parse(options, source="make-diff")
+    settings = MakeDiffSettings.parse(options, source="make-diff")
     screen.result(
-        work(open_base(raw), Checkpoint.open(tuned), out, chosen, force=force, restart=restart)
+        work(open_base(raw), Checkpoint.open(tuned), out, settings, force=force, restart=restart)
     )
     return ExitCode.DONE
 
@@ -63,7 +63,7 @@ def quantize_command(
     force: ForceOption = False,
     restart: RestartOption = False,
 ) -> ExitCode:
-    """4-bit GPTQ checkpoint, calibrated block by block."""
+    """Quantizes a model to a 4-bit GPTQ checkpoint, calibrated block by block."""
     screen.result(api.quantize(model, out=out, force=force, restart=restart, **options))
     return ExitCode.DONE
 
@@ -78,14 +78,15 @@ def validate_command(
         "validation"
     ),
     gate: Annotated[
-        Path | None, typer.Option("--gate", help="Thresholds (YAML) that decide the exit code.")
+        Path | None,
+        typer.Option("--gate", help="YAML file with the thresholds of the verdict and exit code."),
     ] = None,
     force: ForceOption = False,
     restart: RestartOption = False,
 ) -> ExitCode:
-    """Perplexity, KL divergence and agreement against the model before quantization, and a gate.
+    """Measures perplexity, KL divergence and agreement against the reference, and applies a gate.
 
-    REFERENCE is that model, or a store of its predictions.
+    REFERENCE is the model before quantization, or a store of its predictions.
     """
     report = api.validate(
         reference, candidate, out=out, gate=gate, force=force, restart=restart, **options
@@ -105,12 +106,12 @@ def store_command(
     force: ForceOption = False,
     restart: RestartOption = False,
 ) -> ExitCode:
-    """A reference's predictions, computed once: validate takes them in its place."""
+    """Stores the predictions of a reference model, for use by validate in its place."""
     from camelpress.core.checkpoint.checkpoint import Checkpoint
     from camelpress.validate.store.build_store import build_store as work
 
-    chosen = StoreSettings.parse(options, source="store")
-    screen.result(work(Checkpoint.open(reference), out, chosen, force=force, restart=restart))
+    settings = StoreSettings.parse(options, source="store")
+    screen.result(work(Checkpoint.open(reference), out, settings, force=force, restart=restart))
     return ExitCode.DONE
 
 
@@ -119,10 +120,10 @@ def publish_command(
     screen: Screen,
     candidate: FolderArgument,
     options: dict[str, Any],
-    report: Annotated[Path, typer.Option("--report", help="Folder that validate wrote.")],
+    report: Annotated[Path, typer.Option("--report", help="Report folder of validate.")],
     force: ForceOption = False,
 ) -> ExitCode:
-    """A candidate that passed its gate, with card, checksums and licences, here or on the hub."""
+    """Publishes a validated candidate with card, checksums and licences, locally or remotely."""
     screen.result(api.publish(candidate, report, force=force, **options))
     return ExitCode.DONE
 
@@ -135,10 +136,10 @@ def export_command(
     options: dict[str, Any],
     force: ForceOption = False,
 ) -> ExitCode:
-    """A packed checkpoint in another layout: the same codes and scales, proved layer by layer."""
+    """Exports a packed checkpoint to another format, with equal codes and scales per layer."""
     from camelpress.convert.export.export_checkpoint import export as work
     from camelpress.core.checkpoint.checkpoint import Checkpoint
 
-    chosen = ExportSettings.parse(options, source="export")
-    screen.result(work(Checkpoint.open(checkpoint), out, chosen, force=force))
+    settings = ExportSettings.parse(options, source="export")
+    screen.result(work(Checkpoint.open(checkpoint), out, settings, force=force))
     return ExitCode.DONE

@@ -1,4 +1,4 @@
-"""The embedded pair of tiny models through the whole pipeline, with round-to-nearest beside it."""
+"""Runs the whole pipeline on an embedded pair of tiny models, beside plain rounding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEMO_RECIPE = "data/demo/recipe.yaml"
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The outcome, and what plain rounding would have given."""
+    """The outcome of the pipeline, and the validation report of plain rounding."""
 
     recipe: Recipe
     outcome: pipeline.PipelineOutcome
@@ -26,19 +26,19 @@ class DemoResult:
 
     @property
     def report_page(self) -> Path:
-        """The report to look at."""
+        """Path of the HTML report."""
         return self.recipe.out / "validation" / "report.html"
 
 
 def run_demo(out: Path, *, force: bool = False, restart: bool = False) -> DemoResult:
-    """Recover, quantize, validate and publish the embedded model, into `out`.
+    """Recovers, quantizes, validates and publishes the embedded model into `out`.
 
     Args:
-        out: folder for all outputs; a second run there finds everything done.
+        out: folder for all outputs; a second run there skips finished stages.
         force: run every stage again.
-        restart: begin a stage again that is unfinished and was begun otherwise.
+        restart: begin an unfinished stage again if its settings or inputs changed.
     """
-    torch.set_num_threads(1)  # threads that meet at every tiny product cost more than they give
+    torch.set_num_threads(1)  # on tiny matrices, threads cost more time than they save
     with as_file(files("camelpress") / DEMO_RECIPE) as path:
         recipe = read_recipe(path, [f"out={out.resolve()}"])
         outcome = pipeline.run(recipe, force=force, restart=restart)
@@ -46,7 +46,7 @@ def run_demo(out: Path, *, force: bool = False, restart: bool = False) -> DemoRe
 
 
 def _round_to_nearest(recipe: Recipe, *, force: bool, restart: bool) -> Report:
-    """Quantize and validate at the same settings, without calibration."""
+    """Quantizes by rounding to nearest at the same settings, and validates the result."""
     out = recipe.out / "round-to-nearest"
     with disk_errors(out):
         out.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a run would do, without doing it: commands, what they read and write, and how many bytes."""
+"""Plans a run without starting it: commands, their input and output files, and sizes in bytes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LINEAR_SUFFIXES = tuple(f".{linear.name}.weight" for linear in LINEARS)
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """A file and its bytes; of what is still to be made its folder, and about how many it takes.
+    """A file with its size, or the folder of a future output with an estimate.
 
     Args:
-        place: of the file or folder.
-        size: bytes; None where that cannot be told.
-        exact: whether it is there and was looked at.
+        place: path of the file or folder.
+        size: bytes; None if unknown.
+        exact: True for the size of an existing file, False for an estimate.
     """
 
     place: str
@@ -37,14 +37,14 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class PlanStep:
-    """One stage.
+    """One stage of a planned run.
 
     Args:
-        stage: its name.
-        command: that would do the same.
-        only_recipe: settings that no option has, such as a gate.
-        unchanged: whether a run would leave it as it is.
-        reads, writes: files, or folders that are not there yet.
+        stage: name of the stage.
+        command: equivalent command line.
+        only_recipe: dotted names of settings without an option, such as a gate.
+        unchanged: True if a run would skip the stage.
+        reads, writes: existing files, or folders of future outputs.
     """
 
     stage: str
@@ -56,43 +56,51 @@ class PlanStep:
 
 
 def plan_run(recipe: Recipe) -> list[PlanStep]:
-    """All stages of a recipe in order; nothing is fetched.
+    """Plans all stages of a recipe in order, without downloads.
 
-    Of weights only headers are read, unless files changed of which a run before knew the hash.
+    Weight files are read only up to their headers. A file with an outdated hash in the lock is
+    hashed again.
 
     Raises:
-        RecipeProblem: as `targets.target`.
-        CheckpointProblem: the diff is here, and is no checkpoint.
+        RecipeProblem: as `parse_destination`.
+        CheckpointProblem: the local diff is not a checkpoint.
     """
     out = recipe.out
     recovered, quantized = out / "recovered", out / "quantized"
     validation, release = out / "validation", out / "release"
-    dense, packed = _weight_bytes(recipe)
-    shipped = 0 if recipe.publish.recipe_only else packed
-    done = _unchanged_stages(recipe)
+    dense_bytes, packed_bytes = _weight_bytes(recipe)
+    release_bytes = 0 if recipe.publish.recipe_only else packed_bytes
+    unchanged = _unchanged_stages(recipe)
 
-    def made(stage: str, place: Path, about: int | None = None) -> list[PlannedFile]:
-        return _files(place) if stage in done else [PlannedFile(str(place), about, exact=False)]
+    def output_files(stage: str, folder: Path, estimate: int | None = None) -> list[PlannedFile]:
+        if stage in unchanged:
+            return _files(folder)
+        return [PlannedFile(str(folder), estimate, exact=False)]
 
-    model, candidate = made("recover", recovered, dense), made("quantize", quantized, packed)
-    report, finished = made("validate", validation), made("publish", release, shipped)
-    texts = [path for each in recipe.quantize.calibration for path in _files(each.source)]
+    model_files = output_files("recover", recovered, dense_bytes)
+    candidate_files = output_files("quantize", quantized, packed_bytes)
+    report_files = output_files("validate", validation)
+    release_files = output_files("publish", release, release_bytes)
+    texts = [path for entry in recipe.quantize.calibration for path in _files(entry.source)]
     held_out = [path for text in recipe.validation.text for path in _files(text)]
-    publishing = recipe.publish.model_copy(update={"gated_like": _local_card_sources(recipe)})
-    judged: list[Path | str] = [quantized, "--report", validation, "--to"]
+    publish_settings = recipe.publish.model_copy(update={"gated_like": _local_card_sources(recipe)})
+    publish_arguments: list[Path | str] = [quantized, "--report", validation, "--to"]
     steps = [
         _step("recover", recipe.recover, [recipe.base, recipe.diff, recovered],
-              [*_files(recipe.base), *_files(recipe.diff)], model),
-        _step("quantize", recipe.quantize, [recovered, quantized], [*model, *texts], candidate),
+              [*_files(recipe.base), *_files(recipe.diff)], model_files),
+        _step("quantize", recipe.quantize, [recovered, quantized],
+              [*model_files, *texts], candidate_files),
         _step("validate", recipe.validation, [recovered, quantized, "--out", validation],
-              [*model, *candidate, *held_out], report),
-        _step("publish", publishing, [*judged, release], [*candidate, *report], finished),
+              [*model_files, *candidate_files, *held_out], report_files),
+        _step("publish", publish_settings, [*publish_arguments, release],
+              [*candidate_files, *report_files], release_files),
     ]  # fmt: skip
     if parse_destination(recipe.publish, "", force=False) is not None:
-        to = str(recipe.publish.to)
-        there = PlannedFile(to, _total_bytes(finished), exact=False)
-        steps.append(_step("upload", publishing, [*judged, to], finished, [there]))
-    return [replace(step, unchanged=step.stage in done) for step in steps]
+        destination = str(recipe.publish.to)
+        target = PlannedFile(destination, _total_bytes(release_files), exact=False)
+        arguments = [*publish_arguments, destination]
+        steps.append(_step("upload", publish_settings, arguments, release_files, [target]))
+    return [replace(step, unchanged=step.stage in unchanged) for step in steps]
 
 
 def _step(
@@ -109,43 +117,43 @@ def _step(
 
 
 def _local_card_sources(recipe: Recipe) -> tuple[str, ...]:
-    """The cards that a run takes the gate from, as far as they lie here."""
+    """Returns the local model folders with a card, as sources of the hub gate."""
     models = (model for model in (recipe.diff, recipe.base) if (model / CARD_FILE).is_file())
     return recipe.publish.gated_like or tuple(map(str, models))
 
 
 def _unchanged_stages(recipe: Recipe) -> set[str]:
-    """The stages that a run would skip; none where something would have to be fetched to know."""
-    lock = recipe.out / pipeline.LOCK_FILE
-    sources = [recipe.base, recipe.diff, *(each.source for each in recipe.quantize.calibration)]
-    if not lock.is_file() or not all(source.exists() for source in sources):
+    """Returns the stages that a run would skip; an empty set if an input is not local."""
+    lock_path = recipe.out / pipeline.LOCK_FILE
+    sources = [recipe.base, recipe.diff, *(entry.source for entry in recipe.quantize.calibration)]
+    if not lock_path.is_file() or not all(source.exists() for source in sources):
         return set()
-    kept = pipeline.PipelineLock(lock)
+    lock = pipeline.PipelineLock(lock_path)
     return {
         stage.name
         for stage in pipeline.recipe_stages(recipe)
-        if kept.has_entry(stage) and kept.is_current(stage, kept.entry(stage))
+        if lock.has_entry(stage) and lock.is_current(stage, lock.entry(stage))
     }
 
 
-def _files(place: Path) -> list[PlannedFile]:
-    """What a place holds, each with its bytes; itself where it is not on this machine."""
-    if not place.exists():
-        return [PlannedFile(str(place), None, exact=False)]
-    found = sorted(place.rglob("*")) if place.is_dir() else [place]
+def _files(root: Path) -> list[PlannedFile]:
+    """Lists the files at a path with their sizes; a missing path is listed without a size."""
+    if not root.exists():
+        return [PlannedFile(str(root), None, exact=False)]
+    paths = sorted(root.rglob("*")) if root.is_dir() else [root]
     return [
-        PlannedFile(str(path), path.stat().st_size, exact=True) for path in found if path.is_file()
+        PlannedFile(str(path), path.stat().st_size, exact=True) for path in paths if path.is_file()
     ]
 
 
 def _total_bytes(files: Sequence[PlannedFile]) -> int | None:
-    """The bytes of all of them, if they can be told."""
-    sizes = [each.size for each in files if each.size is not None]
+    """Sums the sizes of files in bytes; None if a size is unknown."""
+    sizes = [file.size for file in files if file.size is not None]
     return sum(sizes) if len(sizes) == len(files) else None
 
 
 def _weight_bytes(recipe: Recipe) -> tuple[int | None, int | None]:
-    """Bytes of the weights in 16 bits and quantized, from the headers of the diff."""
+    """Computes bytes of the 16-bit and the quantized weights from the headers of the diff."""
     if (
         is_hub_name(recipe.diff)
         or REPO_ID_PATTERN.fullmatch(str(recipe.diff))
@@ -157,12 +165,12 @@ def _weight_bytes(recipe: Recipe) -> tuple[int | None, int | None]:
         for name, info in Checkpoint.open(recipe.diff).tensors.items()
         if not is_derived_buffer(name)
     }
-    dense = 2 * sum(prod(shape) for shape in shapes.values())
-    return dense, round(sum(_packed_bytes(recipe, shapes)))
+    dense_bytes = 2 * sum(prod(shape) for shape in shapes.values())
+    return dense_bytes, round(sum(_packed_bytes(recipe, shapes)))
 
 
 def _packed_bytes(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> Iterator[float]:
-    """Codes, a 16-bit scale and a zero point a group, four bytes a column; the rest in 16 bits."""
+    """Yields bytes per tensor: codes, scales, zero points and indices, or 2 bytes per value."""
     settings = recipe.quantize
     for name, shape in shapes.items():
         if not name.endswith(LINEAR_SUFFIXES):

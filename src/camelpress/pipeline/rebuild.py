@@ -1,4 +1,4 @@
-"""A release made again from base and diff, and held against it byte for byte."""
+"""Rebuilds the weights of a release from base and diff, and compares them byte for byte."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.stage_report import Report, Stopwatch, Verdict
 
 WEIGHT_STAGES = ("recover", "quantize")
-MAX_THREADS = 1024  # that a release from anywhere may ask for
-ROUNDING_FACTS = ("device", "cpu", "threads")  # what the order of sums, and so the bytes, depend on
+MAX_THREADS = 1024  # CPU threads accepted from the report of a release
+ROUNDING_FACTS = ("device", "cpu", "threads")  # facts that decide the order of sums
 
 
 def rebuild_release(
@@ -40,49 +40,49 @@ def rebuild_release(
     force: bool,
     restart: bool = False,
 ) -> Report:
-    """Run a release's recipe, and compare the model with the hashes of the release.
+    """Runs the recipe of a release, and compares the model with the hashes of the release.
 
     Args:
-        release: a folder that `verify` passes; it needs no weights.
-        out: where the stages write; the model is in `out/quantized`. A second run goes on.
-        base: the raw model, where the recipe does not name it as on the hub.
-        diff: the weight diff, likewise.
-        calibration: the texts, told by their hash.
+        release: release folder that passes `verify`; its weights are not needed.
+        out: folder for the stages, with the model in `out/quantized`; a second run continues.
+        base: folder of the raw model, if the recipe has no hub name for it.
+        diff: folder of the weight diff, if the recipe has no hub name for it.
+        calibration: calibration text files, matched by SHA-256.
         force: run finished stages again.
-        restart: begin a stage again that is unfinished and was begun otherwise.
+        restart: begin an unfinished stage again if its settings or inputs changed.
     Returns:
-        PASS where every file is the same, or FAIL with what is not under `problems`.
+        PASS if every file is the same, else FAIL with the differences under `problems`.
     Raises:
         RecipeProblem: the release is damaged or has no recipe, or a text is missing.
         Problem: as the stages.
     """
     watch = Stopwatch()
-    checked = verify_release(release)
-    if checked.verdict is not Verdict.PASS:
+    verification = verify_release(release)
+    if verification.verdict is not Verdict.PASS:
         raise RecipeProblem(
-            f"{release} is not as it was published: {checked.facts['problems'][0]}",
+            f"{release} is not as it was published: {verification.facts['problems'][0]}",
             next_step="download it again",
         )
     if not (release / RECIPE_FILE).is_file():
         raise RecipeProblem(
-            f"{release} has no {RECIPE_FILE}: its reports did not tell how it was made",
-            next_step="ask its author for one that has",
+            f"{release} has no {RECIPE_FILE}: its reports lack the facts for one",
+            next_step="ask its author for a release with a recipe",
         )
     provenance = Report.read_report(release / PROVENANCE_FILE)
     recipe = _local_recipe(release, provenance, out, base, diff, calibration)
     lock = pipeline.PipelineLock(recipe.out / pipeline.LOCK_FILE)
     with disk_errors(recipe.out):
         recipe.out.mkdir(parents=True, exist_ok=True)
-    every = pipeline.recipe_stages(recipe, restart=restart)
-    stages = [stage for stage in every if stage.name in WEIGHT_STAGES]
-    then = Report.read_report(release / f"{WEIGHT_STAGES[-1]}{REPORT_SUFFIX}").facts
-    with _thread_count(then.get("threads")):
+    all_stages = pipeline.recipe_stages(recipe, restart=restart)
+    stages = [stage for stage in all_stages if stage.name in WEIGHT_STAGES]
+    quantize_facts = Report.read_report(release / f"{WEIGHT_STAGES[-1]}{REPORT_SUFFIX}").facts
+    with _thread_count(quantize_facts.get("threads")):
         outcome = pipeline.run_stages(stages, lock, force=force)
     reports = [outcome.reports[name] for name in WEIGHT_STAGES]
-    problems = _differences(provenance, then, reports, stages[-1].output)
+    problems = _differences(provenance, quantize_facts, reports, stages[-1].output)
     return Report(
         stage="rebuild",
-        inputs={name: digest for each in reports for name, digest in each.inputs.items()},
+        inputs={name: digest for report in reports for name, digest in report.inputs.items()},
         settings={},
         facts={"files": len(provenance.facts["model"]), "problems": problems},
         verdict=Verdict.FAIL if problems else Verdict.PASS,
@@ -92,14 +92,14 @@ def rebuild_release(
 
 @contextmanager
 def _thread_count(count: Any) -> Iterator[None]:
-    """As many threads as were at work then: sums come out in the same order."""
-    before = torch.get_num_threads()
+    """Sets the thread count of the original run, for the same order of sums."""
+    old_count = torch.get_num_threads()
     is_count = type(count) is int and 1 <= count <= MAX_THREADS
-    torch.set_num_threads(count if is_count else before)
+    torch.set_num_threads(count if is_count else old_count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(old_count)
 
 
 def _local_recipe(
@@ -110,28 +110,28 @@ def _local_recipe(
     diff: Path | None,
     calibration: Sequence[Path],
 ) -> Recipe:
-    """The recipe of a release with the inputs that lie here."""
-    told = read_recipe(release / RECIPE_FILE)
-    here = {sha256_file(path): path for path in calibration}
+    """Reads the recipe of a release, and puts local inputs in it."""
+    recipe = read_recipe(release / RECIPE_FILE)
+    paths = {sha256_file(path): path for path in calibration}
     texts = []
-    for each in told.quantize.calibration:
-        wanted = provenance.inputs.get(f"calibration:{_text_name(each.source)}", "")
-        if wanted in here:
-            each = each.model_copy(update={"source": here[wanted]})
-        elif not is_hub_name(each.source):
+    for text in recipe.quantize.calibration:
+        digest = provenance.inputs.get(f"calibration:{_text_name(text.source)}", "")
+        if digest in paths:
+            text = text.model_copy(update={"source": paths[digest]})
+        elif not is_hub_name(text.source):
             raise RecipeProblem(
-                f"{release} was calibrated with {each.source.name}, whose SHA-256 is {wanted}",
-                next_step="give that very file with --calibration",
+                f"{release} was calibrated with {text.source.name}, whose SHA-256 is {digest}",
+                next_step="give that file with --calibration",
             )
-        texts.append(each)
-    return told.model_copy(
+        texts.append(text)
+    return recipe.model_copy(
         update={
-            "base": _local_model(release, "base", told.base, base),
-            "diff": _local_model(release, "diff", told.diff, diff),
+            "base": _local_model(release, "base", recipe.base, base),
+            "diff": _local_model(release, "diff", recipe.diff, diff),
             "out": out,
-            # no other file or program that somebody else's recipe may name
-            "recover": told.recover.model_copy(update={"verify": None}),
-            "quantize": told.quantize.model_copy(
+            # a foreign recipe must not name further files or programs
+            "recover": recipe.recover.model_copy(update={"verify": None}),
+            "quantize": recipe.quantize.model_copy(
                 update={"calibration": tuple(texts), "engine_python": None}
             ),
         }
@@ -142,41 +142,45 @@ def _text_name(source: Path) -> str:
     return str(source).removeprefix(HUB_PREFIX) if is_hub_name(source) else source.name
 
 
-def _local_model(release: Path, which: str, told: Path, given: Path | None) -> Path:
-    if given is None and not is_hub_name(told):
+def _local_model(release: Path, role: str, origin: Path, folder: Path | None) -> Path:
+    if folder is None and not is_hub_name(origin):
         raise RecipeProblem(
-            f"{release} was made from a {which} called {told.name}, which is not named on the hub",
-            next_step=f"give its folder with --{which}",
+            f"{release} was made from a {role} called {origin.name}, which is not named on the hub",
+            next_step=f"give its folder with --{role}",
         )
-    return given or told
+    return folder or origin
 
 
 def _differences(
-    provenance: Report, quantized: Mapping[str, Any], reports: Sequence[Report], model: Path
+    provenance: Report, facts: Mapping[str, Any], reports: Sequence[Report], model: Path
 ) -> list[str]:
-    """What is not as in the release; first the causes, then the files."""
-    expected: dict[str, str] = provenance.facts["model"]
-    found = checkpoint_file_hashes(model)
+    """Lists differences from the release: causes first, then files."""
+    release_digests: dict[str, str] = provenance.facts["model"]
+    digests = checkpoint_file_hashes(model)
     files = sorted(
-        name for name in expected.keys() | found if expected.get(name) != found.get(name)
+        name
+        for name in release_digests.keys() | digests
+        if release_digests.get(name) != digests.get(name)
     )
     if not files:
         return []
     causes = [
-        f"the {name} is another: sha256 {digest}, published {provenance.inputs.get(name)}"
+        f"the {name} differs: sha256 {digest}, published {provenance.inputs.get(name)}"
         for report in reports
         for name, digest in report.inputs.items()
         if name in ("base", "diff") and provenance.inputs.get(name) != digest
     ]
-    now, told = package_versions(), provenance.facts.get("versions")
+    versions, release_versions = package_versions(), provenance.facts.get("versions")
     causes += [
-        f"made with {name} {then}, and this is {now.get(name)}"
-        for name, then in (told.items() if isinstance(told, dict) else ())
-        if now.get(name) != then
+        f"made with {name} {version}, rebuilt with {versions.get(name)}"
+        for name, version in (
+            release_versions.items() if isinstance(release_versions, dict) else ()
+        )
+        if versions.get(name) != version
     ]
     causes += [
-        f"quantized with {key} {quantized[key]}, and now with {reports[-1].facts.get(key)}"
+        f"quantized with {key} {facts[key]}, rebuilt with {reports[-1].facts.get(key)}"
         for key in ROUNDING_FACTS
-        if key in quantized and quantized[key] != reports[-1].facts.get(key)
+        if key in facts and facts[key] != reports[-1].facts.get(key)
     ]
     return [*causes, *(f"{name!r} has other bytes" for name in files)]

@@ -1,4 +1,4 @@
-"""A recipe: what goes in, a section per stage, where it comes out. Strict YAML."""
+"""Reads a recipe from strict YAML: inputs, one section per stage, and the output folder."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ PATH_KEYS = (
 
 
 class Recipe(Settings):
-    """Everything that decides the bytes of a release."""
+    """All inputs and settings that decide the bytes of a release."""
 
-    base: Path = Field(description="the raw model: a folder, or org/name[@revision] on the hub")
+    base: Path = Field(description="Raw model: a folder, or org/name[@revision] on the hub.")
     diff: Path = Field(
-        description="the published weight diff: a folder, or org/name[@revision] on the hub"
+        description="Published weight diff: a folder, or org/name[@revision] on the hub."
     )
-    out: Path = Field(description="folder for the outputs of all stages and the lock file")
+    out: Path = Field(description="Folder for the outputs of all stages and the lock file.")
     recover: RecoverSettings = Field(default=RecoverSettings())
     quantize: QuantizeSettings = Field(default=QuantizeSettings())
     validation: Validate = Field(default=Validate(), alias="validate")
@@ -51,44 +51,44 @@ class Recipe(Settings):
 
 
 def read_recipe(path: Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
-    """A recipe from a file; relative paths in it start at the file's own folder.
+    """Reads a recipe file; its relative paths start at the folder of the file.
 
-    A model that is named `org/name` is sought on the hub if there is no such folder.
+    A model named `org/name` is taken from the hub if no such folder exists.
 
     Args:
-        path: YAML.
-        overrides: texts such as `section.key=value`, where the value is YAML, or a mapping of
-            `section.key` to a value; paths in them start at the working folder.
+        path: YAML file.
+        overrides: `section.key=value` texts with a YAML value, or a mapping of `section.key` to a
+            value; their relative paths start at the current folder.
     Raises:
-        RecipeProblem: every fault in one line, with dotted paths.
+        RecipeProblem: lists all faults in one line, with dotted paths.
     """
     content = read_yaml(path)
-    for place in PATH_KEYS:
-        _resolve_paths(content, place, path.resolve().parent)
+    for keys in PATH_KEYS:
+        _resolve_paths(content, keys, path.resolve().parent)
     for name, value in _override_values(overrides):
         _set_value(content, name, value)
-    for place in PATH_KEYS:
-        _require_paths(_value(content, place), ".".join(place))
+    for keys in PATH_KEYS:
+        _require_paths(_value(content, keys), ".".join(keys))
     return Recipe.parse(content, source=str(path))
 
 
-def _resolve_paths(content: dict[str, Any], place: tuple[str, ...], folder: Path) -> None:
+def _resolve_paths(content: dict[str, Any], keys: tuple[str, ...], folder: Path) -> None:
     section: Any = content
-    for key in place[:-1]:
+    for key in keys[:-1]:
         section = section.get(key)
         if not isinstance(section, dict):
             return
-    value = section.get(place[-1])
-    if place in MODEL_KEYS and isinstance(value, str) and _on_hub(value, folder):
-        section[place[-1]] = f"hf:{value.removeprefix('hf:')}"
+    value = section.get(keys[-1])
+    if keys in MODEL_KEYS and isinstance(value, str) and _on_hub(value, folder):
+        section[keys[-1]] = f"hf:{value.removeprefix('hf:')}"
     elif isinstance(value, list):
-        section[place[-1]] = [_resolve_path(item, folder) for item in value]
-    elif place[-1] in section:
-        section[place[-1]] = _resolve_path(value, folder)
+        section[keys[-1]] = [_resolve_path(item, folder) for item in value]
+    elif keys[-1] in section:
+        section[keys[-1]] = _resolve_path(value, folder)
 
 
 def _resolve_path(value: Any, folder: Path) -> Any:
-    """A path, or the `source` of a weighted one, starting at a folder."""
+    """Makes a path, or the `source` of a weighted text, relative to a folder."""
     if isinstance(value, str) and not is_hub_name(Path(value)):
         return str(folder / _expand_user(value))
     if isinstance(value, dict) and "source" in value:
@@ -101,25 +101,25 @@ def _expand_user(value: str) -> Path:
         return Path(value).expanduser()
     except RuntimeError as error:
         raise RecipeProblem(
-            f"the path {value!r} begins with a user that is not known here",
+            f"the path {value!r} begins with an unknown user",
             next_step="write the folder in full",
         ) from error
 
 
-def _value(content: dict[str, Any], place: tuple[str, ...]) -> Any:
+def _value(content: dict[str, Any], keys: tuple[str, ...]) -> Any:
     value: Any = content
-    for key in place:
+    for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
 def _require_paths(value: Any, name: str) -> None:
-    """Refuses texts that no file system takes as a path."""
-    for each in value if isinstance(value, list) else [value]:
-        path = each.get("source") if isinstance(each, dict) else each
+    """Refuses strings that no file system accepts as a path."""
+    for item in value if isinstance(value, list) else [value]:
+        path = item.get("source") if isinstance(item, dict) else item
         if isinstance(path, str) and not is_path(path):
             raise RecipeProblem(
-                f"{name} is {path!r}, which cannot be a path", next_step="correct it"
+                f"{name} is {path!r}, which is not a valid path", next_step="correct it"
             )
 
 
@@ -154,7 +154,7 @@ def _set_value(content: dict[str, Any], name: str, value: Any) -> None:
         inner = section.setdefault(part, {})
         if not isinstance(inner, dict):
             raise RecipeProblem(
-                f"the override {name!r} goes through {part!r}, which is a value",
+                f"the override {name!r} goes through {part!r}, which is a value and not a section",
                 next_step="see `camelpress schema` for the names",
             )
         section = inner

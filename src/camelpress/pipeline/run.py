@@ -1,8 +1,8 @@
-"""All stages in order; a stage whose inputs, options and version are unchanged is skipped.
+"""Runs all stages in order, and skips a stage with unchanged inputs, settings and version.
 
-The lock file beside the outputs says, per stage, what it was made from and what came out. A stage
-is left alone while both still hold; otherwise it runs again, and everything after it whose inputs
-changed by that.
+The lock file beside the outputs records, per stage, hashes of its inputs and of its output. A stage
+is skipped while both still match. Otherwise it runs again, and so does every later stage with
+changed inputs.
 """
 
 from __future__ import annotations
@@ -62,62 +62,63 @@ class PipelineStage:
 
 @dataclass(frozen=True)
 class PipelineOutcome:
-    """What `run` ended with."""
+    """Reports of a run, and the names of the skipped stages."""
 
     reports: Mapping[str, Report]
     skipped: tuple[str, ...]
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict of the validation."""
-        judged = self.reports.get("validate")
-        return judged.verdict or Verdict.ERROR if judged else Verdict.ERROR
+        """Verdict of the validation."""
+        report = self.reports.get("validate")
+        return report.verdict or Verdict.ERROR if report else Verdict.ERROR
 
     @property
     def exit_code(self) -> ExitCode:
-        """DONE if there is a release, otherwise the code of the verdict."""
+        """0 for a finished release, otherwise the exit code of the verdict."""
         return ExitCode.DONE if "publish" in self.reports else self.verdict.exit_code
 
 
 def run(recipe: Recipe, *, force: bool = False, restart: bool = False) -> PipelineOutcome:
-    """Recover, quantize, validate and, if the gate is passed, publish.
+    """Recovers, quantizes, validates and, after a passed gate, publishes.
+
+    A gate that does not pass ends the run before publishing, unless the recipe allows it.
 
     Args:
-        recipe: what to do.
-        force: run every stage, whatever the lock says.
-        restart: begin a stage again that is unfinished and was begun otherwise.
-    Raises:
-        ReleaseRefused: the gate was passed without a check of text, and no reason is given.
+        recipe: inputs, settings of every stage, and the output folder.
+        force: run every stage, even with a matching lock entry.
+        restart: begin an unfinished stage again if its settings or inputs changed.
     Returns:
-        the report of every stage that ran or still held. A gate that is not passed ends the run
-        before publishing, unless the recipe allows it.
+        Reports of every stage, run or skipped.
+    Raises:
+        ReleaseRefusal: the gate passed without a check on text, and the recipe gives no reason.
     """
     with disk_errors(recipe.out):
         recipe.out.mkdir(parents=True, exist_ok=True)
     lock = PipelineLock(recipe.out / LOCK_FILE)
-    every = recipe_stages(recipe, force=force, restart=restart)
-    judged = [stage.name for stage in every].index("publish")
-    outcome = run_stages(every[:judged], lock, force=force)
+    stages = recipe_stages(recipe, force=force, restart=restart)
+    publish_index = [stage.name for stage in stages].index("publish")
+    outcome = run_stages(stages[:publish_index], lock, force=force)
     if outcome.verdict is not Verdict.PASS and not recipe.publish.allow_failed_gate:
-        _remove_release(every[judged], lock)
+        _remove_release(stages[publish_index], lock)
         return outcome
     try:
-        published = run_stages(every[judged:], lock, force=force)
+        publish_outcome = run_stages(stages[publish_index:], lock, force=force)
     except ReleaseRefusal:
-        _remove_release(every[judged], lock)
+        _remove_release(stages[publish_index], lock)
         raise
     return PipelineOutcome(
-        {**outcome.reports, **published.reports}, (*outcome.skipped, *published.skipped)
+        {**outcome.reports, **publish_outcome.reports}, (*outcome.skipped, *publish_outcome.skipped)
     )
 
 
 def run_stages(
-    work: Sequence[PipelineStage], lock: PipelineLock, *, force: bool = False
+    stages: Sequence[PipelineStage], lock: PipelineLock, *, force: bool = False
 ) -> PipelineOutcome:
-    """Run stages one after another, skipping those that the lock still vouches for."""
+    """Runs stages in order, and skips those with a matching lock entry."""
     reports: dict[str, Report] = {}
     skipped = []
-    for stage in work:
+    for stage in stages:
         entry = lock.entry(stage)
         if not force and lock.is_current(stage, entry):
             note(f"{stage.name}: unchanged, skipped")
@@ -134,53 +135,51 @@ def run_stages(
 def recipe_stages(
     recipe: Recipe, *, force: bool = False, restart: bool = False
 ) -> list[PipelineStage]:
-    """The stages of a recipe, each with its place under `out`.
+    """Returns the stages of a recipe, with their output folders under `out`.
 
     Args:
-        recipe: what to do.
-        force: an upload may replace an earlier release.
-        restart: of each stage that resumes.
+        recipe: inputs, settings of every stage, and the output folder.
+        force: let an upload replace an earlier release.
+        restart: begin an unfinished stage again if its settings or inputs changed.
     Raises:
-        RecipeProblem: as `targets.target`; or `publish.to` is a folder.
+        RecipeProblem: as `parse_destination`; or `publish.to` is a folder.
     """
     recovered, release = recipe.out / "recovered", recipe.out / "release"
     base, diff = locate_model(recipe.base), locate_model(recipe.diff)
-    found = [
+    stages = [
         _recover(recipe, base, diff, recovered, restart=restart),
         *quantize_and_validate(recipe, recovered, recipe.out, restart=restart),
         _publish(recipe, (diff, base), release),
     ]
     if parse_destination(recipe.publish, "", force=force) is not None:
-        return [*found, _upload(recipe, release, force=force)]
+        return [*stages, _upload(recipe, release, force=force)]
     if recipe.publish.to is not None:
         raise RecipeProblem(
-            f"publish.to names {recipe.publish.to}, and a release here is always {release}",
-            next_step="leave it out, or name a place such as hf:org/name",
+            f"publish.to names {recipe.publish.to}, but a local release is always {release}",
+            next_step="leave publish.to out, or name a remote place such as hf:org/name",
         )
-    return found
+    return stages
 
 
 def _validation_inputs(settings: Validate) -> tuple[Path, ...]:
-    """What tasks are made from besides the models: data, a judge here, verdicts without a judge."""
+    """Returns the inputs of benchmarks besides the models: data, local judge, annotations."""
     judge = settings.judge
-    stored = None if judge.url or judge.local else judge.annotations
-    return tuple(filter(None, (settings.data_dir, judge.local, stored))) if settings.tasks else ()
+    annotations = None if judge.url or judge.local else judge.annotations
+    paths = (settings.data_dir, judge.local, annotations)
+    return tuple(filter(None, paths)) if settings.tasks else ()
 
 
 def quantize_and_validate(
     recipe: Recipe, recovered: Path, out: Path, *, restart: bool = False
 ) -> list[PipelineStage]:
-    """Returns the two stages between the recovered model and a verdict, with their places."""
+    """Returns the quantize and validate stages, with their output folders."""
     quantized, validation = out / "quantized", out / "validation"
-    texts = [locate_file(each.source) for each in recipe.quantize.calibration]
-    pinned = recipe.quantize.model_copy(  # a commit: what main is may change meanwhile
-        update={
-            "calibration": tuple(
-                each.model_copy(update={"source": text.place})
-                for each, text in zip(recipe.quantize.calibration, texts, strict=True)
-            )
-        }
+    texts = [locate_file(entry.source) for entry in recipe.quantize.calibration]
+    calibration = tuple(  # named by commit, since the main branch may move during the run
+        entry.model_copy(update={"source": text.place})
+        for entry, text in zip(recipe.quantize.calibration, texts, strict=True)
     )
+    pinned = recipe.quantize.model_copy(update={"calibration": calibration})
     return [
         PipelineStage(
             "quantize",
@@ -220,7 +219,7 @@ def _recover(
         recovered,
         convert.REPORT,
         lambda: convert.recover(
-            open_base(Path(base.origin)),  # a commit: what main is may change meanwhile
+            open_base(Path(base.origin)),  # named by commit, since the main branch may move
             Checkpoint.open(Path(diff.origin)),
             recovered,
             recipe.recover,
@@ -230,14 +229,14 @@ def _recover(
     )
 
 
-def _publish(recipe: Recipe, made_from: Sequence[ModelLocation], release: Path) -> PipelineStage:
+def _publish(recipe: Recipe, sources: Sequence[ModelLocation], release: Path) -> PipelineStage:
     quantized, validation = recipe.out / "quantized", recipe.out / "validation"
-    cards = recipe.publish.gated_like or tuple(_card_sources(made_from))
+    cards = recipe.publish.gated_like or tuple(_card_sources(sources))
     settings = recipe.publish.model_copy(update={"gated_like": cards})
-    read = [Path(card) / CARD_FILE if Path(card).is_dir() else Path(card) for card in cards]
+    card_paths = [Path(card) / CARD_FILE if Path(card).is_dir() else Path(card) for card in cards]
     return PipelineStage(
         "publish",
-        (quantized, validation, *read, *filter(None, [settings.sign_with])),
+        (quantized, validation, *card_paths, *filter(None, [settings.sign_with])),
         settings,
         release,
         publish.REPORT,
@@ -246,11 +245,11 @@ def _publish(recipe: Recipe, made_from: Sequence[ModelLocation], release: Path) 
 
 
 def _card_sources(models: Sequence[ModelLocation]) -> Iterator[str]:
-    """The models whose cards are at hand, in the words that lead to them."""
-    for place in models:
-        if (place.folder / CARD_FILE).is_file():
-            on_hub = place.origin != str(place.folder)
-            yield f"{HUB_PREFIX}{place.origin}" if on_hub else place.origin
+    """Yields the models with a local card, as hub names or folders."""
+    for model in models:
+        if (model.folder / CARD_FILE).is_file():
+            on_hub = model.origin != str(model.folder)
+            yield f"{HUB_PREFIX}{model.origin}" if on_hub else model.origin
 
 
 def _upload(recipe: Recipe, release: Path, *, force: bool) -> PipelineStage:
@@ -266,7 +265,7 @@ def _upload(recipe: Recipe, release: Path, *, force: bool) -> PipelineStage:
 
 
 class LockEntry(BaseModel):
-    """One stage in a lock file."""
+    """Entry of one stage in a lock file."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -275,7 +274,7 @@ class LockEntry(BaseModel):
 
 
 class LockFile(BaseModel):
-    """The content of a lock file: an entry per stage, identity and hash per file."""
+    """Content of a lock file: one entry per stage, file identity and hash per file."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -284,7 +283,7 @@ class LockFile(BaseModel):
 
 
 class PipelineLock:
-    """What each stage was made from and gave, kept as JSON."""
+    """Records input and output hashes of each stage in a JSON file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -293,13 +292,13 @@ class PipelineLock:
             try:
                 lock = LockFile.model_validate_json(read_regular(path, MAX_JSON_BYTES))
             except (OSError, ValueError):  # pydantic's errors are ValueErrors
-                note(f"{path} is no lock file that can be read: every stage runs again")
+                note(f"{path} is not a readable lock file: every stage runs again")
             else:
                 self._content |= lock.model_dump(mode="json")
         self._hashes = FileHashCache(self._content["files"])
 
     def entry(self, stage: PipelineStage) -> dict[str, Any]:
-        """What the stage would be made from now."""
+        """Computes the version, settings hash and input hashes of a stage."""
         return {
             "version": __version__,
             "settings": sha256_json(stage.settings.model_dump(mode="json")),
@@ -307,26 +306,26 @@ class PipelineLock:
         }
 
     def has_entry(self, stage: PipelineStage) -> bool:
-        """Whether the stage ran to its end; what it was made from may have changed since."""
+        """Returns True if the stage has finished once, with current or older inputs."""
         return stage.name in self._content["stages"]
 
     def is_current(self, stage: PipelineStage, entry: Mapping[str, Any]) -> bool:
-        """Whether the stage was made from this, and its output is as it was left."""
-        kept = self._content["stages"].get(stage.name)
+        """Returns True if the recorded inputs match the entry and the output is unchanged."""
+        old_entry = self._content["stages"].get(stage.name)
         return (
-            kept is not None
-            and kept["made_from"] == entry
+            old_entry is not None
+            and old_entry["made_from"] == entry
             and stage.output.is_dir()
-            and kept["output"] == self._hashes.tree_digest(stage.output)
+            and old_entry["output"] == self._hashes.tree_digest(stage.output)
         )
 
     def remove(self, stage: PipelineStage) -> None:
-        """Before a stage runs: its old entry is no longer true."""
+        """Removes the outdated entry before a stage runs."""
         self._content["stages"].pop(stage.name, None)
         self._save()
 
     def record(self, stage: PipelineStage, entry: Mapping[str, Any]) -> None:
-        """After a stage ran."""
+        """Records the inputs and the output hash of a finished stage."""
         self._content["stages"][stage.name] = {
             "made_from": entry,
             "output": self._hashes.tree_digest(stage.output),
@@ -339,10 +338,10 @@ class PipelineLock:
 
 
 def _remove_release(stage: PipelineStage, lock: PipelineLock) -> None:
-    """A release that an earlier run made of something else must not pass for this one."""
+    """Removes the release of an earlier run from other inputs."""
     lock.remove(stage)
     with disk_errors(stage.output):
         finish_replacement(stage.output)
         if is_camelpress_output(stage.output):
-            note(f"publish: {stage.output} was made before and is removed, the gate is not passed")
+            note(f"publish: {stage.output} of an earlier run is removed, the gate did not pass")
             remove_output(stage.output)
