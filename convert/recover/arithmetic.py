@@ -223,5 +223,5 @@ def _require_range(
         raise NumericsProblem(
             f"{plan.name!r} of {operands.base.folder} and {operands.tuned_or_diff.folder} "
             f"gives values that are not finite in {dtype_name(dtype)}",
-            next_step="download both again, or choose a wider dtype",
+            next_step="download both again, or choose a dtype that holds them",
         )
