@@ -87,19 +87,19 @@ class FitCounts:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the counts as JSON data."""
-        fitting = {dtype_name(dtype): self.fit_counts.get(dtype, 0) for dtype in FIT_DTYPES}
+        fit_counts = {dtype_name(dtype): self.fit_counts.get(dtype, 0) for dtype in FIT_DTYPES}
         base = {"base": self.base, "base_bfloat16": self.base_bfloat16}
         lowest = {
             dtype_name(dtype): list(self.lowest_shares.get(dtype, NO_SHARE)) for dtype in FIT_DTYPES
         }
-        return {"tested": self.tested, **fitting, **base, "least": lowest}
+        return {"tested": self.tested, **fit_counts, **base, "least": lowest}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FitCounts:
         """Reads counts from the data of `to_json`."""
-        fitting = {dtype: data[dtype_name(dtype)] for dtype in FIT_DTYPES}
+        fit_counts = {dtype: data[dtype_name(dtype)] for dtype in FIT_DTYPES}
         lowest = {dtype: tuple(data["least"][dtype_name(dtype)]) for dtype in FIT_DTYPES}
-        return cls(data["tested"], fitting, data["base"], data["base_bfloat16"], lowest)
+        return cls(data["tested"], fit_counts, data["base"], data["base_bfloat16"], lowest)
 
     def fit_share(self, dtype: torch.dtype) -> float:
         """Returns the share of sums that are numbers of `dtype`, 0 to 1; 0 without any sum."""
@@ -111,9 +111,9 @@ class FitCounts:
 
     def with_main_dtype(self, tensor_dtype: torch.dtype, main_dtype: torch.dtype) -> FitCounts:
         """Counts sums that fit the tensor's own dtype as sums that fit the main dtype."""
-        fitting = {**self.fit_counts, main_dtype: self.fit_counts.get(tensor_dtype, 0)}
+        fit_counts = {**self.fit_counts, main_dtype: self.fit_counts.get(tensor_dtype, 0)}
         lowest = {**self.lowest_shares, main_dtype: self.lowest_shares.get(tensor_dtype, NO_SHARE)}
-        return replace(self, fit_counts=fitting, lowest_shares=lowest)
+        return replace(self, fit_counts=fit_counts, lowest_shares=lowest)
 
 
 @dataclass(frozen=True)
@@ -209,9 +209,11 @@ def count_fits(
     stored = _difference_dtype(base, difference, sums, stored)
     base, difference, sums = _select_exact_changes(base, difference, sums, stored)
     rounding = ROUNDOFF * (difference.abs() + sums.abs())  # error of a float32 diff and of its sum
-    fitting = {dtype: int(_is_near(sums, dtype, rounding).sum()) for dtype in HALF_DTYPES}
-    fitting[torch.float32] = int(_is_exact_sum(base, difference, sums).sum())
-    return _counts(fitting, sums.numel(), name, int(is_representable(base, torch.bfloat16).sum()))
+    fit_counts = {dtype: int(_is_near(sums, dtype, rounding).sum()) for dtype in HALF_DTYPES}
+    fit_counts[torch.float32] = int(_is_exact_sum(base, difference, sums).sum())
+    return _counts(
+        fit_counts, sums.numel(), name, int(is_representable(base, torch.bfloat16).sum())
+    )
 
 
 def is_representable(values: Float32Values, dtype: torch.dtype) -> Bool[Tensor, "..."]:
@@ -220,10 +222,10 @@ def is_representable(values: Float32Values, dtype: torch.dtype) -> Bool[Tensor, 
 
 
 def _counts(
-    fitting: Mapping[torch.dtype, int], tested: int, name: str, base_bfloat16: int = 0
+    fit_counts: Mapping[torch.dtype, int], tested: int, name: str, base_bfloat16: int = 0
 ) -> FitCounts:
-    lowest = {dtype: (count / tested, name) for dtype, count in fitting.items() if tested}
-    return FitCounts(tested, fitting, tested, base_bfloat16, lowest)
+    lowest = {dtype: (count / tested, name) for dtype, count in fit_counts.items() if tested}
+    return FitCounts(tested, fit_counts, tested, base_bfloat16, lowest)
 
 
 def _select_exact_changes(
@@ -305,36 +307,44 @@ def _sample_extra_tensor(diff: Checkpoint, pair: TensorPair) -> TensorSample:
 
 
 def _own_counts(values: Float32Values, name: str) -> FitCounts:
-    fitting = {dtype: int(is_representable(values, dtype).sum()) for dtype in FIT_DTYPES}
-    return _counts(fitting, values.numel(), name)
+    fit_counts = {dtype: int(is_representable(values, dtype).sum()) for dtype in FIT_DTYPES}
+    return _counts(fit_counts, values.numel(), name)
 
 
 def _sample_sums(base: Checkpoint, diff: Checkpoint, pair: TensorPair) -> TensorSample:
     stored = diff.tensor_info(pair.name).dtype
-    left, right = _base_rows(base, pair), _rows(diff, pair.name, pair.base_shape)
-    right = right[:, : left.shape[1]] if left.ndim > 1 else right
-    _require_finite(base, diff, pair.name, left + right)
-    sum_counts = count_fits(left, right, left + right, stored, pair.name)
-    own_counts = _own_counts(right, pair.name)
-    is_near = float((right - left).norm()) < MAX_RELATIVE_DISTANCE * float(left.norm())
+    base_values, differences = _base_rows(base, pair), _rows(diff, pair.name, pair.base_shape)
+    differences = differences[:, : base_values.shape[1]] if base_values.ndim > 1 else differences
+    _require_finite(base, diff, pair.name, base_values + differences)
+    sum_counts = count_fits(base_values, differences, base_values + differences, stored, pair.name)
+    own_counts = _own_counts(differences, pair.name)
+    is_near = float((differences - base_values).norm()) < MAX_RELATIVE_DISTANCE * float(
+        base_values.norm()
+    )
     holds_weights = is_near and not MIN_FIT_SHARE <= _best_share(sum_counts) > _best_share(
         own_counts
     )
-    rounded = _difference_dtype(left, right, left + right, stored)
-    _, difference, sums = _select_exact_changes(left, right, left + right, rounded)
-    changed = sums[difference != 0]
+    difference_dtype = _difference_dtype(
+        base_values, differences, base_values + differences, stored
+    )
+    _, difference, sums = _select_exact_changes(
+        base_values, differences, base_values + differences, difference_dtype
+    )
+    changed_sums = sums[difference != 0]
     return TensorSample(
         sum_counts,
         own_counts,
         holds_weights=holds_weights,
         has_large_values=not holds_weights
-        and float(right.norm()) >= MIN_RELATIVE_NORM * float(left.norm()) > 0,
-        changed_sums=changed.numel(),
-        sixteen_bit_share=float(_is_16bit(changed).float().mean()) if changed.numel() else 0.0,
-        base_is_16bit=bool(_is_16bit(left).all()),
+        and float(differences.norm()) >= MIN_RELATIVE_NORM * float(base_values.norm()) > 0,
+        changed_sums=changed_sums.numel(),
+        sixteen_bit_share=float(_is_16bit(changed_sums).float().mean())
+        if changed_sums.numel()
+        else 0.0,
+        base_is_16bit=bool(_is_16bit(base_values).all()),
         added_rows_fit=_added_rows_fit(base, diff, pair) if stored is torch.float32 else {},
-        diff_is_16bit=rounded is not torch.float32,
-        digest=_digest(left),
+        diff_is_16bit=difference_dtype is not torch.float32,
+        digest=_digest(base_values),
     )
 
 
@@ -361,11 +371,11 @@ def _added_rows_fit(base: Checkpoint, diff: Checkpoint, pair: TensorPair) -> dic
         or not pair.is_larger
     ):
         return {}
-    added = diff.read_rows(pair.name, pair.base_shape[0], pair.shape[0])
+    extra_rows = diff.read_rows(pair.name, pair.base_shape[0], pair.shape[0])
     mean = mean_row(base, pair.base_name)
-    rows = added + mean
+    rows = extra_rows + mean
     ulp = torch.finfo(torch.float32).eps * (mean.abs().max() + rows.abs())
-    return {"zero": _fits_16bit(added, 0 * ulp), "mean": _fits_16bit(rows, MAX_ULPS * ulp)}
+    return {"zero": _fits_16bit(extra_rows, 0 * ulp), "mean": _fits_16bit(rows, MAX_ULPS * ulp)}
 
 
 def _fits_16bit(

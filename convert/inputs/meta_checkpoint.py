@@ -92,8 +92,8 @@ class MetaParams(BaseModel):
     def sizes(self) -> dict[str, int]:
         """Sizes known from params.json alone, by the words of `WeightMapping.shape`."""
         kv = self.dim // self.n_heads * self.kv_heads
-        known = {"dim": self.dim, "query": self.dim, "key": kv, "value": kv}
-        return known | ({"vocab": self.vocab_size} if self.vocab_size > 0 else {})
+        sizes_by_name = {"dim": self.dim, "query": self.dim, "key": kv, "value": kv}
+        return sizes_by_name | ({"vocab": self.vocab_size} if self.vocab_size > 0 else {})
 
 
 class TensorOrigin(NamedTuple):
@@ -284,29 +284,30 @@ def _joined_shape(
     LLaMA 1 and 2 split embeddings by columns, Llama 3 splits them by rows; only one of the axes
     gives the width of the model.
     """
-    words = row.shape.split()
+    axis_names = row.shape.split()
     for axis in row.axes:
-        whole = tuple(
+        joined_shape = tuple(
             size * len(ranks) if index == axis else size for index, size in enumerate(part)
         )
-        if len(whole) == len(words) and all(
-            sizes.get(word, size) == size for word, size in zip(words, whole, strict=True)
+        if len(joined_shape) == len(axis_names) and all(
+            sizes.get(axis_name, size) == size
+            for axis_name, size in zip(axis_names, joined_shape, strict=True)
         ):
-            return axis, whole
-    expected = ", ".join(str(sizes.get(word, word)) for word in words)
+            return axis, joined_shape
+    expected = ", ".join(str(sizes.get(axis_name, axis_name)) for axis_name in axis_names)
     raise ShapeMismatch(
-        f"{name!r} is {list(whole)} over the {len(ranks)} files of {next(iter(ranks)).parent}, "
-        f"but should be [{expected}]",
+        f"{name!r} is {list(joined_shape)} over the {len(ranks)} files of "
+        f"{next(iter(ranks)).parent}, but should be [{expected}]",
         next_step=DOWNLOAD_STEP,
     )
 
 
 def _require_all_known(
-    known: set[str], params: MetaParams, ranks: Mapping[Path, Checkpoint]
+    names: set[str], params: MetaParams, ranks: Mapping[Path, Checkpoint]
 ) -> None:
     for path, rank in ranks.items():
         for name in rank.tensors:
-            if name not in known and not is_derived_buffer(name):
+            if name not in names and not is_derived_buffer(name):
                 raise UnknownTensor(
                     f"{path} holds {name!r}, which a model with n_layers {params.n_layers} lacks",
                     next_step=DOWNLOAD_STEP,

@@ -67,14 +67,16 @@ def pair_tensors(
         )
         if not is_derived_buffer(name)
     ]
-    used = {pair.base_name for pair in pairs}
-    unused = sorted(
-        name for name in base.tensors if name not in used and not is_derived_buffer(name)
+    base_names = {pair.base_name for pair in pairs}
+    unpaired_names = sorted(
+        name for name in base.tensors if name not in base_names and not is_derived_buffer(name)
     )
-    if unused and not (unused == [TOKEN_TENSORS[1]] and _may_lack_head(tuned_or_diff, prefix)):
+    if unpaired_names and not (
+        unpaired_names == [TOKEN_TENSORS[1]] and _may_lack_head(tuned_or_diff, prefix)
+    ):
         raise UnknownTensor(
-            f"{tuned_or_diff.folder} lacks {unused[0]!r}, which the base {base.folder} holds "
-            f"({len(unused)} such tensors)",
+            f"{tuned_or_diff.folder} lacks {unpaired_names[0]!r}, which the base {base.folder} "
+            f"holds ({len(unpaired_names)} such tensors)",
             next_step="give a base and a diff of the same architecture",
         )
     return pairs

@@ -124,18 +124,18 @@ def subtract_base(
             value inexactly.
     """
     for start, stop in _row_ranges(plan):
-        right = _rows(operands.tuned_or_diff, plan.name, start, stop)
+        tuned_values = _rows(operands.tuned_or_diff, plan.name, start, stop)
         base = _base_operand(plan, operands, start, stop)
-        exact = right if base is None else right - base
+        exact = tuned_values if base is None else tuned_values - base
         _require_range(plan, operands, exact, dtype)
         difference = exact.to(dtype)
-        wide = difference.to(torch.float32)
-        sums = wide if base is None else base + wide
-        back = _to_output_dtype(plan, operands, sums, tuned_dtype).to(torch.float32)
-        _update_largest_change(stats, wide)
-        stats.inexact = (stats.inexact or 0) + int((back != right).sum())
-        stats.zero_signs = (stats.zero_signs or 0) + _lost_signs(back, right)
-        error = float((back - right).abs().max())
+        difference32 = difference.to(torch.float32)
+        sums = difference32 if base is None else base + difference32
+        restored = _to_output_dtype(plan, operands, sums, tuned_dtype).to(torch.float32)
+        _update_largest_change(stats, difference32)
+        stats.inexact = (stats.inexact or 0) + int((restored != tuned_values).sum())
+        stats.zero_signs = (stats.zero_signs or 0) + _lost_signs(restored, tuned_values)
+        error = float((restored - tuned_values).abs().max())
         stats.largest_error = max(stats.largest_error or 0.0, error)
         if stats.inexact and dtype is torch.float32:
             raise NumericsProblem(
@@ -159,16 +159,20 @@ def _count_rounded(
     values: Float[Tensor, "..."], sums: Float32[Tensor, "..."], difference: Float32[Tensor, "..."]
 ) -> int:
     """Counts values with a rounding error beyond that of float32 in difference, mean and sum."""
-    back = values.to(torch.float32)
-    if torch.equal(back, sums):
+    restored = values.to(torch.float32)
+    if torch.equal(restored, sums):
         return 0
-    error = (back - sums).abs()
+    error = (restored - sums).abs()
     return int((error > MAX_ULPS * ROUNDOFF * (difference.abs() + sums.abs())).sum())
 
 
-def _lost_signs(back: Float32[Tensor, "..."], right: Float32[Tensor, "..."]) -> int:
+def _lost_signs(restored: Float32[Tensor, "..."], tuned_values: Float32[Tensor, "..."]) -> int:
     """Counts zeros restored with the opposite sign."""
-    return int(((back == 0) & (right == 0) & (back.signbit() != right.signbit())).sum())
+    return int(
+        (
+            (restored == 0) & (tuned_values == 0) & (restored.signbit() != tuned_values.signbit())
+        ).sum()
+    )
 
 
 def _row_ranges(plan: TensorPlan) -> Iterator[tuple[int, int]]:

@@ -51,23 +51,27 @@ def require_differences(
         NumericsProblem: the diff is a model with tensors like the base's; or some tensors are
             weights, and others are neither weights nor differences from this base.
     """
-    whole = [name for name, sample in samples.items() if sample.holds_weights]
-    others = [name for name in samples if name not in whole]
-    if whole and not others:
+    weight_names = [name for name, sample in samples.items() if sample.holds_weights]
+    difference_names = [name for name in samples if name not in weight_names]
+    if weight_names and not difference_names:
         raise NumericsProblem(
             f"{diff.folder} holds weights, not differences: its tensors are like the base's",
             next_step="use it as it is, nothing has to be recovered; or give the diff",
         )
-    unclear = [name for name in others if name in dtypes.unexplained or not _differs(samples[name])]
-    if len(whole) > len(others) and unclear:
+    unclear_names = [
+        name
+        for name in difference_names
+        if name in dtypes.unexplained or not _differs(samples[name])
+    ]
+    if len(weight_names) > len(difference_names) and unclear_names:
         raise NumericsProblem(
-            f"{diff.folder} holds weights, not differences, in {len(whole)} tensors, such as "
-            f"{whole[0]!r}; but {_format_names(unclear)} is neither like the base's nor a "
-            "difference from it",
+            f"{diff.folder} holds weights, not differences, in {len(weight_names)} tensors, such "
+            f"as {weight_names[0]!r}; but {_format_names(unclear_names)} is neither like the "
+            "base's nor a difference from it",
             next_step="undo the change with the script of its authors; the file is no working "
             "model, and no rule of recover fits it",
         )
-    _require_no_unexplained_weights(diff, samples, dtypes, others)
+    _require_no_unexplained_weights(diff, samples, dtypes, difference_names)
 
 
 def _differs(sample: TensorSample) -> bool:
@@ -79,15 +83,24 @@ def _require_no_unexplained_weights(
     diff: Checkpoint,
     samples: Mapping[str, TensorSample],
     dtypes: OutputDtypes,
-    others: Sequence[str],
+    difference_names: Sequence[str],
 ) -> None:
-    large = [name for name in others if name in dtypes.unexplained and _may_be_whole(samples[name])]
-    if not large or len(dtypes.unexplained) > len(large) or len(large) > len(others) / 2:
+    large_names = [
+        name
+        for name in difference_names
+        if name in dtypes.unexplained and _may_be_whole(samples[name])
+    ]
+    if (
+        not large_names
+        or len(dtypes.unexplained) > len(large_names)
+        or len(large_names) > len(difference_names) / 2
+    ):
         return
-    rules = " ".join(f"--rule {name}=absolute" for name in large)
+    rules = " ".join(f"--rule {name}=absolute" for name in large_names)
     raise NumericsProblem(
-        f"{_format_names(large)} in {diff.folder} is no difference from this base, though the "
-        f"{len(others) - len(large)} other tensors are; its values are large enough for weights",
+        f"{_format_names(large_names)} in {diff.folder} is no difference from this base, though "
+        f"the {len(difference_names) - len(large_names)} other tensors are; its values are large "
+        "enough for weights",
         next_step=f"give {rules} if it was published whole, else download both again",
     )
 
@@ -155,14 +168,14 @@ def require_matching_base(
             next_step="download both again",
         )
     finding = f"only {share:.1%} of base + diff are {dtype_name(dtype)} numbers"
-    float32 = "--check off --dtype float32 if the tuned model is float32"
+    float32_advice = "--check off --dtype float32 if the tuned model is float32"
     if rounded:
         raise NumericsProblem(
             f"{base.folder} was rounded to bfloat16, which all of its values fit, or is not the "
             f"base of {diff.folder}: {finding}",
-            next_step=f"take the exact base, LLaMA-1 in its original float16; {float32}",
+            next_step=f"take the exact base, LLaMA-1 in its original float16; {float32_advice}",
         )
     raise NumericsProblem(
         f"{base.folder} is not the base of {diff.folder}: {finding}",
-        next_step=f"give the exact base of this diff; {float32}",
+        next_step=f"give the exact base of this diff; {float32_advice}",
     )

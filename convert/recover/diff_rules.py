@@ -108,9 +108,9 @@ def plan_tensors(
 def _requested_rule(pair: TensorPair, rules: Sequence[str]) -> str:
     rule_option = "auto"
     for rule in rules:
-        pattern, _, word = rule.rpartition("=")
+        pattern, _, option = rule.rpartition("=")
         if fnmatchcase(pair.name, pattern) if pattern else pair.is_larger:
-            rule_option = word
+            rule_option = option
     return rule_option
 
 
@@ -137,19 +137,19 @@ def _plan_tensor(
         )
     if not pair.is_larger:
         return TensorPlan(pair, "sum", rows)
-    wider = pair.shape[1:] != pair.base_shape[1:]
+    has_more_columns = pair.shape[1:] != pair.base_shape[1:]
     if rule_option == "drop" or extra_rows == "drop":
         rows, extra_rows = pair.base_shape[0], "drop"
     rule, reason = (rule_option, "asked for") if rule_option not in ("auto", "drop") else ("", "")
     if not rule and sample is not None and sample.holds_weights:
         rule, reason = "absolute", WEIGHTS_REASON
-    if not rule and wider:
+    if not rule and has_more_columns:
         rule, reason = "prefix", "it has more columns than the base's"
     if not rule and recorded in ("mean", "zero"):
         rule, reason = recorded, "the diff says so"
     if not rule:
         rule, reason = _rule_of_added_rows(sample)
-    if wider and (rule not in ("prefix", "absolute") or extra_rows in ("mean", "drop")):
+    if has_more_columns and (rule not in ("prefix", "absolute") or extra_rows in ("mean", "drop")):
         raise RecipeProblem(
             f"{pair.name!r} has more columns than the base's",
             next_step="take --rule prefix or absolute, and --extra-rows published or zero",
@@ -179,6 +179,6 @@ def widen_base_rows(
     """Pads rows of the base with zero columns to the width of the output."""
     if base.shape[1:] == plan.pair.shape[1:]:
         return base
-    wide = torch.zeros(len(base), *plan.pair.shape[1:])
-    wide[:, : base.shape[1]] = base
-    return wide
+    padded = torch.zeros(len(base), *plan.pair.shape[1:])
+    padded[:, : base.shape[1]] = base
+    return padded

@@ -135,11 +135,11 @@ class TokenizerFiles:
         """Returns the text of a special token; "" without one."""
         return token_text(self.token(key))
 
-    def roles(self, known: Set[str]) -> dict[str, str]:
-        """Returns role to text of bos, eos, unk and pad, without texts outside `known`."""
+    def roles(self, tokens: Set[str]) -> dict[str, str]:
+        """Returns role to text of bos, eos, unk and pad, without texts outside `tokens`."""
         roles = {role: self.special_text(f"{role}_token") for role in ROLES}
-        roles["pad"] = next((text for text in (roles["pad"], *PAD_TOKENS) if text in known), "")
-        return {role: text for role, text in roles.items() if text in known}
+        roles["pad"] = next((text for text in (roles["pad"], *PAD_TOKENS) if text in tokens), "")
+        return {role: text for role, text in roles.items() if text in tokens}
 
     def template(self) -> Any:
         """Returns the chat template, a text or a list of named ones; None without one.

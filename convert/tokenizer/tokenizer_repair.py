@@ -63,12 +63,12 @@ def repair_tokenizer_files(
         ),
         ADDED_TOKENS: (source.added, _repair_added_tokens(source, vocabulary)),
     }
-    kept: dict[str, bytes | JsonObject] = {
+    files: dict[str, bytes | JsonObject] = {
         name: content
         for name, content in source.contents().items()
         if is_source_template or name != CHAT_TEMPLATE_FILE
     }
-    return kept | {name: new for name, (old, new) in repaired.items() if new != old}
+    return files | {name: new for name, (old, new) in repaired.items() if new != old}
 
 
 def _repair_config(
@@ -119,10 +119,10 @@ def _repair_fast(
     repaired = _without_dropped(source.fast, vocabulary)
     lacks_processor = source.fast.get("post_processor") is None
     if lacks_processor and _is_llama(source) and ADD_TOKEN_KEYS & source.config.keys():
-        known = {
+        defaults = {
             role: vocabulary.ids[text] for role, text in LLAMA_TOKENS if text in vocabulary.ids
         }
-        step = build_post_processor(vocabulary, known | dict(special), source.config)
+        step = build_post_processor(vocabulary, defaults | dict(special), source.config)
         repaired["post_processor"] = json.loads(step.__getstate__())
     entries = token_entries(source.fast.get("added_tokens"))
     listed = [token for token in entries if token_text(token) in vocabulary.ids]
@@ -143,8 +143,8 @@ def _without_dropped(fast: JsonObject, vocabulary: Vocabulary) -> JsonObject:
         repaired["padding"] = None
     words = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(words, dict) and not words.keys() <= vocabulary.ids.keys():
-        kept = {text: number for text, number in words.items() if text in vocabulary.ids}
-        repaired["model"] = {**fast["model"], "vocab": kept}
+        vocab = {text: number for text, number in words.items() if text in vocabulary.ids}
+        repaired["model"] = {**fast["model"], "vocab": vocab}
     return repaired
 
 
@@ -154,22 +154,24 @@ def _is_llama(source: TokenizerFiles) -> bool:
 
 def _repair_added_tokens(source: TokenizerFiles, vocabulary: Vocabulary) -> JsonObject:
     """Returns an added_tokens.json; it lists new tokens if no other file can."""
-    kept = {text: number for text, number in source.added.items() if text in vocabulary.ids}
+    ids = {text: number for text, number in source.added.items() if text in vocabulary.ids}
     if source.fast or "added_tokens_decoder" in source.config:
-        return kept
-    return kept | {token.content: number for number, token in vocabulary.added.items()}
+        return ids
+    return ids | {token.content: number for number, token in vocabulary.added.items()}
 
 
 def _repair_special_tokens(
-    content: JsonObject, known: Container[str], names: Mapping[str, str]
+    content: JsonObject, tokens: Container[str], names: Mapping[str, str]
 ) -> JsonObject:
     """Returns a JSON file without unknown tokens, and with the tokens of all roles."""
-    kept: JsonObject = {}
+    settings: JsonObject = {}
     for key, value in content.items():
         if key in (*SPECIAL_LIST_KEYS, "added_tokens_decoder") and isinstance(value, dict):
-            value = {name: token for name, token in value.items() if token_text(token) in known}
+            value = {name: token for name, token in value.items() if token_text(token) in tokens}
         elif key in SPECIAL_LIST_KEYS and isinstance(value, list):
-            value = [token for token in value if token_text(token) in known]
-        if key not in SPECIAL_TOKEN_KEYS or value is None or token_text(value) in known:
-            kept[key] = value
-    return kept | {key: text for key, text in names.items() if token_text(kept.get(key)) != text}
+            value = [token for token in value if token_text(token) in tokens]
+        if key not in SPECIAL_TOKEN_KEYS or value is None or token_text(value) in tokens:
+            settings[key] = value
+    return settings | {
+        key: text for key, text in names.items() if token_text(settings.get(key)) != text
+    }

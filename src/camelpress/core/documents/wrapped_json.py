@@ -9,7 +9,7 @@ from camelpress.core.documents.json_rows import looks_like_json
 from camelpress.core.errors import RecipeProblem
 
 COMMENT = re.compile(r"^[ \t]*//.*$", re.MULTILINE)
-FENCE = re.compile(r"[ \t]*(?:```+|~~~+)[ \t]*[\w+-]*[ \t]*")  # a whole line, with language
+FENCE = re.compile(r"[ \t]*(?:```+|~~~+)[ \t]*[\w+-]*[ \t]*")  # a whole line; may name a language
 
 
 def require_bare_json(path: Path, text: str) -> None:
