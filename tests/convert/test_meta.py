@@ -550,7 +550,7 @@ def test_a_missing_file_is_named(
         ),
         (
             {"dim": 72},
-            "dim 72 does not divide into pairs of 8 heads, or these not into 4 groups",
+            "dim 72 does not divide into pairs of 8 heads, or the heads not into 4 groups",
         ),
         (
             {"n_kv_heads": 3},
