@@ -1,4 +1,4 @@
-"""What a recipe may say about recovering weights from a diff."""
+"""Settings of the commands recover, make-diff and export."""
 
 from __future__ import annotations
 
@@ -15,62 +15,64 @@ RuleOption = Annotated[
 
 
 class RecoverSettings(Settings):
-    """base + diff = tuned."""
+    """Recovers the tuned model: base + diff = tuned."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="of the recovered weights; auto: for each tensor the type that the diff "
-        "states or its own sums fit; any other: one type for all, which rounds what it cannot hold",
+        description="dtype of the recovered weights; auto: per tensor, as the diff states it or as "
+        "the sums of the tensor show it; any other: one dtype for all tensors, with rounding",
     )
     check: Literal["full", "sample", "off"] = Field(
         default="sample",
-        description="whether to test that this is the base the diff was made from: on every "
-        "value while adding, on a sample before anything is written, or not at all",
+        description="test of the base: on every value while adding (full), on a sample before "
+        "the first write (sample), or none (off)",
     )
     rule: tuple[RuleOption, ...] = Field(
         default=("auto",),
-        description="how the base is extended where the diff is larger: auto|mean|zero|prefix|"
-        "absolute|drop, or NAME=RULE for the tensors of that name (* matches); repeatable, the "
-        "last that fits holds",
+        description="rule for tensors of the diff that are larger than the base's: auto|mean|zero|"
+        "prefix|absolute|drop, or NAME=RULE for tensors of one name (* matches); repeatable, the "
+        "last match wins",
     )
     extra_rows: Literal["published", "zero", "mean", "drop"] = Field(
         default="published",
-        description="what becomes of the rows of added tokens: as the rule says, zeros, the mean "
-        "of the base's rows, or none",
+        description="values of the rows of added tokens: as the rule computes them (published), "
+        "zeros, the mean of the base's rows, or no such rows (drop)",
     )
     chat_template: Literal["auto", "tulu", "none"] = Field(
         default="auto",
-        description="auto: the diff's own, or Tulu's where the diff is of open-instruct",
+        description="chat template of the output; auto: the diff's own, or Tulu's for a diff of "
+        "open-instruct",
     )
     verify: Path | None = Field(
         default=None,
-        description="prompts with completions that the tuned model is known to have given; they "
-        "are scored under the recovered one",
+        description="file of prompts with known completions of the tuned model, to be scored "
+        "under the recovered model",
     )
-    device: str = Field(default="auto", description="that scores them: auto, cpu or cuda:N")
+    device: str = Field(default="auto", description="device for verify: auto, cpu or cuda:N")
 
 
 class MakeDiffSettings(Settings):
-    """tuned - base = diff."""
+    """Makes a diff: tuned - base = diff."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
-        description="of the diff; float32 comes back bit for bit, 16 bits within a stated bound",
+        description="dtype of the diff; float32 restores the tuned weights bit for bit, 16 bits "
+        "within a stated bound",
     )
     rule: Literal["mean", "zero"] = Field(
         default="mean",
-        description="what stands in the base's place for the rows of added tokens",
+        description="base values for rows of added tokens: the mean of the base's rows, or zero",
     )
 
 
 class ExportSettings(Settings):
-    """The same model in another layout."""
+    """Exports a packed model to another layout."""
 
     to: Literal["compressed-tensors", "gptq-v2", "gptq", "dense"] = Field(
-        description="layout of the output; dense: plain weights",
+        description="layout of the output; dense: unpacked weights",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
-        description="of a dense output; float32 holds every product of a code and a 16-bit scale, "
-        "16 bits round most of them, by as much as the report says",
+        description="dtype of a dense output; float32 holds every product of a code and a 16-bit "
+        "scale, 16 bits round most of them; the report states the largest error",
     )

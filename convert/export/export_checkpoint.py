@@ -1,4 +1,4 @@
-"""A packed checkpoint in another layout: the same codes and scales, one layer in memory."""
+"""Exports a packed checkpoint to another layout with the same codes, one layer in memory."""
 
 from __future__ import annotations
 
@@ -55,21 +55,23 @@ FORMATS = {"gptq": GPTQ_V1, "gptq-v2": GPTQ_V2, "compressed-tensors": PACK_QUANT
 def export(
     source: Checkpoint, out: Path, settings: ExportSettings, *, force: bool = False
 ) -> Report:
-    """Write a packed model in another layout, without calibration and without loss.
+    """Writes a packed model in another layout, without calibration and without loss.
 
-    What is written of a layer is unpacked again, and both are dequantized and compared. Only a
-    dense output can lose anything; the report says how many values, and by how much at most.
+    Each written layer is unpacked again, and its weights are compared with those of the source.
+    Only a dense output can lose precision; the report states the number of rounded values and the
+    largest error.
 
     Args:
-        source: packed in a layout that `core.linears` knows, of the LLaMA family.
-        out: a folder that does not exist.
-        settings: the layout; for a dense output its type.
-        force: replace `out`.
+        source: packed checkpoint of the LLaMA family, in a layout known to
+            `core.packing.linear_layers`.
+        out: folder to create.
+        settings: layout of the output, and dtype of a dense one.
+        force: replaces `out`.
     Raises:
-        CheckpointProblem: not packed, incomplete, in that layout already, or with an order of
-            columns, groups or settings of layers that the layout has no words for.
-        NumericsProblem: scales or zero points that the layout cannot hold, or weights that do not
-            fit the type.
+        CheckpointProblem: the source is not packed, incomplete, or already in that layout, or the
+            layout cannot express its column order, groups or layer settings.
+        NumericsProblem: the layout cannot hold the scales or zero points, or weights do not fit
+            the dtype.
     """
     watch = Stopwatch()
     require_separate_output(out, source.folder)
@@ -83,8 +85,8 @@ def export(
     config = _output_config(source, layers, target, settings)
     for layer in layers:
         target.require_supported(source, layer)
-    plain = _unpacked_tensors(source, layers)
-    slots = {name: target.unpacked_slot(source.tensor_info(name)) for name in plain}
+    unpacked = _unpacked_tensors(source, layers)
+    slots = {name: target.unpacked_slot(source.tensor_info(name)) for name in unpacked}
     for layer in layers:
         slots |= target.slots(layer)
     require_valid_sidecars(source.sidecar_files())
@@ -98,7 +100,7 @@ def export(
     )
     with staged(out, force=force, writes=writes) as folder:
         with CheckpointWriter(folder, dict(sorted(slots.items()))) as writer:
-            for name in plain:
+            for name in unpacked:
                 writer.write_tensor(name, target.convert_unpacked(name, source.read(name)))
             for layer in track(layers, "export"):
                 codes = read_quantized_weight(source, layer.name, layer.scheme)
@@ -120,7 +122,7 @@ def export(
             facts={
                 "from": sorted({layer.scheme.checkpoint_format for layer in layers}),
                 "layers": len(layers),
-                "plain": len(plain),
+                "plain": len(unpacked),
                 "left_out": sorted(filter(llama.is_derived_buffer, source.tensors)),
                 "config_changes": list(source.config_changes),
                 SOURCES: sources(source, hashes),
@@ -163,10 +165,10 @@ def _require_other_format(
 def _output_config(
     source: Checkpoint, layers: list[PackedLayer], target: ExportFormat, settings: ExportSettings
 ) -> dict[str, Any]:
-    """The config of the output, seen to say of every layer what it is.
+    """Returns the config of the output, after reading back the scheme of every layer from it.
 
     Raises:
-        CheckpointProblem: the layout has no words for it.
+        CheckpointProblem: the layout cannot express how a layer is packed.
     """
     blocks = source.config["num_hidden_layers"]
     quantization = target.quantization_config(source, layers, blocks)
@@ -180,26 +182,26 @@ def _output_config(
         scheme = layer_scheme(read, layer.name)
         if scheme is None or scheme[1:4] != tuple(layer.config_entry().values()):
             raise CheckpointProblem(
-                f"{source.folder}: {settings.to} has no words for how {layer.name!r} is packed",
+                f"{source.folder}: {settings.to} cannot express how {layer.name!r} is packed",
                 next_step="export it --to dense",
             )
     return config
 
 
 def _unpacked_tensors(source: Checkpoint, layers: list[PackedLayer]) -> list[str]:
-    """Names the weights that are no part of a packed layer."""
+    """Lists the tensors outside the packed layers, without derived buffers."""
     names = {layer.name for layer in layers}
-    split = {name: name.rpartition(".") for name in source.tensors}
+    name_parts = {name: name.rpartition(".") for name in source.tensors}
     return [
         name
-        for name, (linear, _, part) in split.items()
+        for name, (linear, _, part) in name_parts.items()
         if not llama.is_derived_buffer(name)
         and (linear not in names or part not in PACKED_TENSOR_NAMES)
     ]
 
 
 def _write_sidecars(folder: Path, source: Checkpoint, config: dict[str, Any]) -> None:
-    """Configs, tokenizer, history, and what the model was calibrated on."""
+    """Writes configs, tokenizer, earlier reports and calibration fingerprint."""
     files = {name: path for name, path in source.sidecar_files().items() if name != QUANTIZE_CONFIG}
     copy_sidecars(files, folder)
     if (source.folder / NGRAM_FILE).is_file():

@@ -1,4 +1,4 @@
-"""What a packed model can be exported to: the tensors of a layer, and the words of the config."""
+"""Formats of an exported model: tensors of a layer, and entries of the config."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from camelpress.core.packing.row_loss import (
     weight_loss,
 )
 
-CHUNK_WEIGHTS = 2**22  # weights that are dequantized for a comparison
+CHUNK_WEIGHTS = 2**22  # weights dequantized at a time for a comparison
 
 
 @dataclass(frozen=True)
@@ -39,26 +39,26 @@ class PackedLayer:
 
     @property
     def group_size(self) -> int:
-        """Columns of a group, also where the config does not say; -1 for all of them."""
+        """Columns per group, from the config or the shapes; -1 for one group per row."""
         if self.scheme.group_size is not None:
             return self.scheme.group_size
         return -1 if self.extent.groups == 1 else self.extent.cols // self.extent.groups
 
     @property
     def sym(self) -> bool:
-        """Whether the config says so; what nobody claimed is not claimed."""
+        """True if the config states symmetric quantization; False if it states nothing."""
         return bool(self.scheme.sym)
 
     def config_entry(self) -> dict[str, Any]:
-        """What a config has to say of it."""
+        """Returns bits, group size and symmetry for a config."""
         return {"bits": self.scheme.bits, "group_size": self.group_size, "sym": self.sym}
 
 
 def packed_layers(source: Checkpoint) -> list[PackedLayer]:
-    """The packed layers of a checkpoint, all seen to be readable.
+    """Returns the packed layers of a checkpoint, after checking that each is readable.
 
     Raises:
-        CheckpointProblem: one of them is not.
+        CheckpointProblem: a layer is not readable.
     """
     schemes = check_packed_linears(source)
     return [
@@ -68,128 +68,128 @@ def packed_layers(source: Checkpoint) -> list[PackedLayer]:
 
 
 class ExportFormat(ABC):
-    """Something to export to."""
+    """Base class of export formats."""
 
     @abstractmethod
     def require_supported(self, source: Checkpoint, layer: PackedLayer) -> None:
-        """See from scales, zero points and groups that it can hold a layer."""
+        """Raises a Problem if the format cannot hold a layer's scales, zero points or groups."""
 
     @abstractmethod
     def slots(self, layer: PackedLayer) -> dict[str, TensorSpec]:
-        """The tensors of a layer, by their full names."""
+        """Returns full name to dtype and shape of a layer's tensors."""
 
     @abstractmethod
     def layer_tensors(self, codes: QuantizedWeight, layer: PackedLayer) -> dict[str, Tensor]:
-        """The tensors of a layer, by the last part of their names."""
+        """Returns last part of the name to tensor for a layer."""
 
     @abstractmethod
     def unpacked_slot(self, info: TensorInfo) -> TensorSpec:
-        """The place of a tensor that is not packed."""
+        """Returns dtype and shape of an unpacked tensor in the output."""
 
     @abstractmethod
     def convert_unpacked(self, name: str, tensor: Tensor) -> Tensor:
-        """A tensor that is not packed, as it is written."""
+        """Converts an unpacked tensor to its form in the output."""
 
     @abstractmethod
     def config_dtype(self, source: Checkpoint, layers: list[PackedLayer]) -> torch.dtype:
-        """What the config calls the type of the model."""
+        """Returns the model dtype for the config."""
 
     @abstractmethod
     def quantization_config(
         self, source: Checkpoint, layers: list[PackedLayer], blocks: int
     ) -> dict[str, Any] | None:
-        """The quantization_config; None where nothing is packed."""
+        """Returns the quantization_config; None for a dense output."""
 
     def facts(self) -> dict[str, Any]:
-        """What the report says of it."""
+        """Returns the facts for the report: number of rounded values, largest error."""
         return {"inexact": 0, "largest_error": 0.0}
 
 
 class PackedFormat(ExportFormat):
-    """A layout of codes: what is written is unpacked again, and compared."""
+    """Base class of packed formats; unpacks and compares every layer before writing it."""
 
     @abstractmethod
     def pack(self, codes: QuantizedWeight, layer: PackedLayer) -> dict[str, Tensor]:
-        """The tensors of a layer."""
+        """Packs a layer; returns last part of the name to tensor."""
 
     @abstractmethod
     def unpack(self, parts: Mapping[str, Tensor], layer: PackedLayer) -> QuantizedWeight:
-        """The inverse."""
+        """Unpacks the tensors of `pack`."""
 
     def layer_tensors(self, codes: QuantizedWeight, layer: PackedLayer) -> dict[str, Tensor]:
-        """The tensors of a layer, proved to stand for the same weights.
+        """Packs a layer, and checks that unpacking gives the same weights.
 
         Raises:
-            NumericsProblem: they do not.
+            NumericsProblem: unpacking gives other weights.
         """
         parts = self.pack(codes, layer)
         if not _is_equivalent(codes, self.unpack(parts, layer)):
             raise NumericsProblem(
-                f"{layer.name!r} does not come back from what was to be written",
+                f"{layer.name!r} has other weights after packing and unpacking",
                 next_step="keep the checkpoint as it is, and report this as a bug",
             )
         return parts
 
     def unpacked_slot(self, info: TensorInfo) -> TensorSpec:
-        """As in the source."""
+        """Returns dtype and shape of the source."""
         return TensorSpec(info.dtype, info.shape)
 
     def convert_unpacked(self, name: str, tensor: Tensor) -> Tensor:
-        """As in the source."""
+        """Returns the tensor unchanged."""
         return tensor
 
 
 class DenseFormat(ExportFormat):
-    """Plain weights.
+    """Dense weights without packing.
 
-    A difference of codes has 8 bits, a 16-bit scale at most 11, and fp32 holds 24: every product
-    is exact. In 16 bits most are rounded, and so are in fp32 those of scales that are fp32 numbers.
+    A difference of codes has 8 bits, a 16-bit scale at most 11, and fp32 holds 24, so every product
+    is exact. A 16-bit dtype rounds most products; fp32 rounds products with fp32 scales.
 
     Args:
-        dtype: of all tensors.
+        dtype: dtype of all tensors.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
         self._inexact = 0
-        self._largest = 0.0
+        self._largest_error = 0.0
 
     def require_supported(self, source: Checkpoint, layer: PackedLayer) -> None:
-        """Any layer has weights."""
+        """Accepts any layer."""
 
     def slots(self, layer: PackedLayer) -> dict[str, TensorSpec]:
-        """One weight."""
+        """Returns name, dtype and shape of the dense weight."""
         shape = (layer.extent.rows, layer.extent.cols)
         return {f"{layer.name}.weight": TensorSpec(self._dtype, shape)}
 
     def layer_tensors(self, codes: QuantizedWeight, layer: PackedLayer) -> dict[str, Tensor]:
-        """One weight.
+        """Returns the dense weight.
 
         Raises:
-            NumericsProblem: it does not fit the type, or vanishes in it.
+            NumericsProblem: weights overflow the dtype, or vanish in it.
         """
         name, sums = f"{layer.name}.weight", []
         weight = torch.empty(codes.codes.shape, dtype=self._dtype)
         for part in _row_chunks(codes):
-            some = codes.slice_rows(part)
-            weight[part] = some.dequantize().to(self._dtype)
+            chunk = codes.slice_rows(part)
+            weight[part] = chunk.dequantize().to(self._dtype)
             self._require_finite(name, weight[part])
-            exact = some.dequantize(torch.float64)
+            exact = chunk.dequantize(torch.float64)
             self._count(weight[part], exact)
             sums.append(row_error_energy(exact, weight[part]))
-        loss = mean_row_loss(*(torch.cat(each) for each in zip(*sums, strict=True)))
+        loss = mean_row_loss(*(torch.cat(column) for column in zip(*sums, strict=True)))
         require_row_loss(repr(name), loss, self._dtype)
         return {"weight": weight}
 
     def unpacked_slot(self, info: TensorInfo) -> TensorSpec:
-        """Of the one type."""
+        """Returns the shape of the source with the format's dtype."""
         return TensorSpec(self._dtype, info.shape)
 
     def convert_unpacked(self, name: str, tensor: Tensor) -> Tensor:
-        """Of the one type.
+        """Converts a tensor to the format's dtype.
 
         Raises:
-            NumericsProblem: it does not fit, or vanishes.
+            NumericsProblem: values overflow the dtype, or vanish in it.
         """
         stored = tensor.to(self._dtype)
         pairs = zip(
@@ -197,30 +197,30 @@ class DenseFormat(ExportFormat):
             tensor.flatten().split(CHUNK_WEIGHTS),
             strict=True,
         )
-        for some, exact in pairs:
-            self._require_finite(name, some)
-            self._count(some, exact.double())
+        for chunk, exact in pairs:
+            self._require_finite(name, chunk)
+            self._count(chunk, exact.double())
         require_row_loss(repr(name), weight_loss(tensor, stored), self._dtype)
         return stored
 
     def config_dtype(self, source: Checkpoint, layers: list[PackedLayer]) -> torch.dtype:
-        """That of all tensors."""
+        """Returns the dtype of all tensors."""
         return self._dtype
 
     def quantization_config(
         self, source: Checkpoint, layers: list[PackedLayer], blocks: int
     ) -> dict[str, Any] | None:
-        """None: nothing is packed."""
+        """Returns None, because nothing is packed."""
         return None
 
     def facts(self) -> dict[str, Any]:
-        """How many values are not the exact ones, and by how much at most."""
-        return {"inexact": self._inexact, "largest_error": self._largest}
+        """Returns the number of rounded values and the largest error."""
+        return {"inexact": self._inexact, "largest_error": self._largest_error}
 
     def _count(self, stored: Tensor, exact: Tensor) -> None:
         error = (stored.double() - exact).abs()
         self._inexact += int(error.count_nonzero())
-        self._largest = max(self._largest, float(error.max()) if error.numel() else 0.0)
+        self._largest_error = max(self._largest_error, float(error.max()) if error.numel() else 0.0)
 
     def _require_finite(self, name: str, tensor: Tensor) -> None:
         if not bool(tensor.isfinite().all()):
@@ -231,14 +231,14 @@ class DenseFormat(ExportFormat):
 
 
 def _row_chunks(codes: QuantizedWeight) -> list[slice]:
-    """Rows that are dequantized together."""
+    """Returns slices of rows to dequantize at a time."""
     rows, cols = codes.codes.shape
     step = max(1, CHUNK_WEIGHTS // max(1, cols))
     return [slice(start, start + step) for start in range(0, rows, step)]
 
 
 def _is_equivalent(left: QuantizedWeight, right: QuantizedWeight) -> bool:
-    """Whether two layers have the same codes and scales, and stand for the same weights."""
+    """Returns True if two layers have the same codes, scales and weights."""
     return (
         torch.equal(left.codes, right.codes)
         and torch.equal(left.scales.float(), right.scales.float())

@@ -1,4 +1,4 @@
-"""The packed layouts that can be written from any other: GPTQ, and that of compressed-tensors."""
+"""Packed export formats: GPTQ and compressed-tensors."""
 
 from __future__ import annotations
 
@@ -28,16 +28,14 @@ from camelpress.core.packing.quantization_schemes import (
 )
 from camelpress.core.packing.quantized_weight import QuantizedWeight, contiguous_groups
 
-SCALE_DTYPE = (
-    torch.float16
-)  # of the scales of GPTQ: loaders hold them in it, and round others silently
+SCALE_DTYPE = torch.float16  # dtype of GPTQ scales; loaders silently round others to it
 
 
 class GptqFormat(PackedFormat):
-    """GPTQ.
+    """GPTQ format.
 
     Args:
-        layout: gptq or gptq_v2, which differ in the zero points.
+        layout: gptq or gptq_v2; they store zero points differently.
     """
 
     def __init__(self, layout: str) -> None:
@@ -45,10 +43,10 @@ class GptqFormat(PackedFormat):
         self._offset = gptq_format.ZERO_OFFSET[layout]
 
     def require_supported(self, source: Checkpoint, layer: PackedLayer) -> None:
-        """See that the scales are fp16 numbers, and the zero points such that v1 has.
+        """Checks that the scales are fp16 numbers, and that v1 can store the zero points.
 
         Raises:
-            NumericsProblem: they are not.
+            NumericsProblem: a scale is no fp16 number, or a zero point is 0 in v1.
         """
         scales, zeros, _ = read_quantization_params(source, layer.name, layer.scheme)
         lost = int((scales.to(SCALE_DTYPE).float() != scales.float()).sum())
@@ -56,8 +54,7 @@ class GptqFormat(PackedFormat):
             raise NumericsProblem(
                 f"{source.folder}: of the {scales.numel()} scales of {layer.name!r}, which are "
                 f"{dtype_name(scales.dtype)}, {lost} are no {dtype_name(SCALE_DTYPE)} "
-                "numbers, and GPTQ "
-                "stores those",
+                "numbers, and GPTQ stores those",
                 next_step="export it --to dense, or quantize again in float16",
             )
         if self._layout == GPTQ_V1 and not bool(zeros.all()):
@@ -68,56 +65,59 @@ class GptqFormat(PackedFormat):
             )
 
     def slots(self, layer: PackedLayer) -> dict[str, TensorSpec]:
-        """Four tensors."""
+        """Returns the specs of qweight, qzeros, scales and g_idx."""
         rows, cols, groups, _ = layer.extent
         return gptq_format.gptq_specs(layer.name, rows, cols, groups=groups, bits=layer.scheme.bits)
 
     def pack(self, codes: QuantizedWeight, layer: PackedLayer) -> dict[str, Tensor]:
-        """Four tensors."""
-        group_of, scales = codes.group_index.to(torch.int32), codes.scales.to(SCALE_DTYPE)
+        """Packs qweight, qzeros, scales and g_idx."""
+        group_index, scales = codes.group_index.to(torch.int32), codes.scales.to(SCALE_DTYPE)
         return vars(
             gptq_format.pack_gptq(
                 codes.codes,
                 scales,
                 codes.zeros,
-                group_of,
+                group_index,
                 bits=codes.bits,
                 zero_offset=self._offset,
             )
         )
 
     def unpack(self, parts: Mapping[str, Tensor], layer: PackedLayer) -> QuantizedWeight:
-        """The inverse."""
+        """Unpacks the tensors of `pack`."""
         return gptq_format.unpack_gptq(
             GptqTensors(**parts), bits=layer.scheme.bits, zero_offset=self._offset
         )
 
     def config_dtype(self, source: Checkpoint, layers: list[PackedLayer]) -> torch.dtype:
-        """That of the embedding."""
+        """Returns the dtype of the embedding."""
         return source.tensor_info(f"{llama.EMBEDDING_NAME}.weight").dtype
 
     def quantization_config(
         self, source: Checkpoint, layers: list[PackedLayer], blocks: int
     ) -> dict[str, Any]:
-        """The source's own where it is of GPTQ, too; else one of what is known."""
-        said = {layer.name: layer.config_entry() for layer in layers}
-        ((common, _),) = Counter(tuple(each.items()) for each in said.values()).most_common(1)
-        known = dict(common) | {"desc_act": any(layer.scheme.desc_act for layer in layers)}
-        own = dict(source.quantization or {})
-        if own.get("quant_method") == "gptq":
-            named = [key for key in ("checkpoint_format", "format") if key in own]
-            layout = dict.fromkeys(named or ["checkpoint_format"], self._layout)
-            head = {"lm_head": llama.HEAD_NAME in said}
+        """Returns the source's config if that is GPTQ, too; else a new one from its layers."""
+        entries = {layer.name: layer.config_entry() for layer in layers}
+        ((common, _),) = Counter(tuple(entry.items()) for entry in entries.values()).most_common(1)
+        facts = dict(common) | {"desc_act": any(layer.scheme.desc_act for layer in layers)}
+        source_config = dict(source.quantization or {})
+        if source_config.get("quant_method") == "gptq":
+            layout_keys = [key for key in ("checkpoint_format", "format") if key in source_config]
+            layout = dict.fromkeys(layout_keys or ["checkpoint_format"], self._layout)
+            head = {"lm_head": llama.HEAD_NAME in entries}
             return (
-                known | own | (head if "lm_head" in own or llama.HEAD_NAME in said else {}) | layout
+                facts
+                | source_config
+                | (head if "lm_head" in source_config or llama.HEAD_NAME in entries else {})
+                | layout
             )
         rules = dynamic_rules(
-            dict(common), {name: said.get(name) for name in llama.linear_names(blocks)}, blocks
+            dict(common), {name: entries.get(name) for name in llama.linear_names(blocks)}, blocks
         )
         return {
             "quant_method": "gptq",
-            **known,
-            "lm_head": llama.HEAD_NAME in said,
+            **facts,
+            "lm_head": llama.HEAD_NAME in entries,
             "checkpoint_format": self._layout,
             "pack_dtype": "int32",
             "meta": {"exporter": [f"camelpress:{__version__}"]},
@@ -125,17 +125,17 @@ class GptqFormat(PackedFormat):
 
 
 class CompressedTensorsFormat(PackedFormat):
-    """compressed-tensors, `pack-quantized`; scales keep their type."""
+    """Format `pack-quantized` of compressed-tensors; scales keep their dtype."""
 
     def require_supported(self, source: Checkpoint, layer: PackedLayer) -> None:
-        """See that groups are neighbours, all of one size.
+        """Checks that groups are contiguous columns, all of one size.
 
         Raises:
-            CheckpointProblem: they are not.
+            CheckpointProblem: the columns are in activation order, or the last group is smaller.
         """
-        group_of = read_quantization_params(source, layer.name, layer.scheme).group_index
-        even = contiguous_groups(layer.extent.cols, layer.extent.groups, layer.group_size)
-        if even is None or not torch.equal(group_of.to(even.dtype), even):
+        group_index = read_quantization_params(source, layer.name, layer.scheme).group_index
+        contiguous = contiguous_groups(layer.extent.cols, layer.extent.groups, layer.group_size)
+        if contiguous is None or not torch.equal(group_index.to(contiguous.dtype), contiguous):
             raise CheckpointProblem(
                 f"{source.folder} has the columns of {layer.name!r} in an activation order "
                 "(desc_act), which compressed-tensors no longer reads",
@@ -149,7 +149,7 @@ class CompressedTensorsFormat(PackedFormat):
             )
 
     def slots(self, layer: PackedLayer) -> dict[str, TensorSpec]:
-        """Three tensors, four where it is asymmetric."""
+        """Returns the specs of three tensors, or of four for an asymmetric layer."""
         rows, cols, groups, scales = layer.extent
         bits = layer.scheme.bits
         return compressed_tensors_format.compressed_specs(
@@ -157,11 +157,11 @@ class CompressedTensorsFormat(PackedFormat):
         )
 
     def pack(self, codes: QuantizedWeight, layer: PackedLayer) -> dict[str, Tensor]:
-        """Three tensors, four where it is asymmetric."""
+        """Packs three tensors, or four for an asymmetric layer."""
         return compressed_tensors_format.pack_compressed(codes, sym=layer.sym)
 
     def unpack(self, parts: Mapping[str, Tensor], layer: PackedLayer) -> QuantizedWeight:
-        """The inverse."""
+        """Unpacks the tensors of `pack`."""
         _, cols, _, _ = layer.extent
         size = cols if layer.group_size == -1 else layer.group_size
         return compressed_tensors_format.unpack_compressed(
@@ -169,23 +169,22 @@ class CompressedTensorsFormat(PackedFormat):
         )
 
     def config_dtype(self, source: Checkpoint, layers: list[PackedLayer]) -> torch.dtype:
-        """That of the scales: loaders hold them in the type of the model, and would round them."""
-        kinds = {layer.extent.scale_dtype for layer in layers}
-        return kinds.pop() if len(kinds) == 1 else torch.float32
+        """Returns the dtype of the scales, as loaders round scales to the model dtype."""
+        dtypes = {layer.extent.scale_dtype for layer in layers}
+        return dtypes.pop() if len(dtypes) == 1 else torch.float32
 
     def quantization_config(
         self, source: Checkpoint, layers: list[PackedLayer], blocks: int
     ) -> dict[str, Any]:
-        """A group for each kind of layer; where there are several, each layer is named.
+        """Returns a config group per kind of layer; several groups name each layer.
 
-        A loader that makes one layer of q, k and v would take the class of all layers for its own
-        before it looks for their names.
+        A loader with fused q, k and v would match the class `Linear` before any layer name.
         """
-        kinds: dict[tuple[tuple[str, Any], ...], list[str]] = defaultdict(list)
+        names_by_entry: dict[tuple[tuple[str, Any], ...], list[str]] = defaultdict(list)
         for layer in layers:
-            kinds[tuple(layer.config_entry().items())].append(layer.name)
+            names_by_entry[tuple(layer.config_entry().items())].append(layer.name)
         packed_names = {layer.name for layer in layers}
-        kept = [
+        unpacked_names = [
             name
             for name in [*llama.linear_names(blocks), llama.HEAD_NAME]
             if name not in packed_names
@@ -196,26 +195,27 @@ class CompressedTensorsFormat(PackedFormat):
             "quantization_status": "compressed",
             "config_groups": {
                 f"group_{number}": _config_group(
-                    ["Linear"] if len(kinds) == 1 else _target_patterns(names, blocks), **dict(kind)
+                    ["Linear"] if len(names_by_entry) == 1 else _target_patterns(names, blocks),
+                    **dict(kind),
                 )
-                for number, (kind, names) in enumerate(kinds.items())
+                for number, (kind, names) in enumerate(names_by_entry.items())
             },
-            "ignore": _target_patterns(kept, blocks),
+            "ignore": _target_patterns(unpacked_names, blocks),
             "kv_cache_scheme": None,
             "global_compression_ratio": None,
         }
 
 
 def _config_group(targets: list[str], *, bits: int, group_size: int, sym: bool) -> dict[str, Any]:
-    by_row = group_size == -1
+    per_row = group_size == -1
     return {
         "targets": targets,
         "weights": {
             "num_bits": bits,
             "type": "int",
             "symmetric": sym,
-            "strategy": "channel" if by_row else "group",
-            "group_size": None if by_row else group_size,
+            "strategy": "channel" if per_row else "group",
+            "group_size": None if per_row else group_size,
             "actorder": None,
             "dynamic": False,
         },
@@ -226,8 +226,8 @@ def _config_group(targets: list[str], *, bits: int, group_size: int, sym: bool) 
 
 
 def _target_patterns(names: Collection[str], blocks: int) -> list[str]:
-    """Regular expressions for the layers of blocks, and the head by its name."""
-    found = [llama.HEAD_NAME] if llama.HEAD_NAME in names else []
+    """Returns regular expressions for the layers of blocks, and the name of the head."""
+    patterns = [llama.HEAD_NAME] if llama.HEAD_NAME in names else []
     for linear in llama.LINEARS:
         numbers = [
             number
@@ -235,5 +235,5 @@ def _target_patterns(names: Collection[str], blocks: int) -> list[str]:
             if f"{llama.BLOCK_NAME.format(number)}.{linear.name}" in names
         ]
         if numbers:
-            found.append(REGEX_PREFIX + layer_pattern(linear.name, numbers, blocks))
-    return found
+            patterns.append(REGEX_PREFIX + layer_pattern(linear.name, numbers, blocks))
+    return patterns

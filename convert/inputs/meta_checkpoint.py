@@ -1,8 +1,8 @@
-"""The base as Meta ships it, under Hugging Face's names and shapes.
+"""Reads Meta's checkpoint format under Hugging Face's names and shapes.
 
-A model lies in one `consolidated.NN.pth` for each model-parallel rank, which holds a part of every
-matrix. Its rotary embedding turns neighbouring rows of a head together; Hugging Face's turns row i
-and row i + half. Tensors are joined and reordered while they are read; no bit of a weight changes.
+A model consists of one `consolidated.NN.pth` per model-parallel rank, with a part of every matrix.
+Meta's rotary embedding rotates neighbouring rows of a head together, Hugging Face's rotates row i
+with row i + half. Tensors are joined and reordered during reading; no bit of a weight changes.
 """
 
 from __future__ import annotations
@@ -35,35 +35,43 @@ ROW_AXIS, COLUMN_AXIS, ANY_AXIS, REPLICATED = (0,), (1,), (0, 1), (None,)
 
 
 class WeightMapping(NamedTuple):
-    """A tensor of Meta's, and what it is for Hugging Face."""
+    """Meta's and Hugging Face's name of a weight, its shape, and the axes of its split."""
 
     meta: str
     hf: str
     shape: str
-    axes: tuple[int | None, ...]  # that may join the parts of ranks; None: each is the whole
+    axes: tuple[int | None, ...]  # possible axes of the split over ranks; None: replicated
 
 
-# fmt: off
 WEIGHT_MAPPINGS = (
     WeightMapping("tok_embeddings", "model.embed_tokens", "vocab dim", ANY_AXIS),
     WeightMapping("norm", "model.norm", "dim", REPLICATED),
     WeightMapping("output", "lm_head", "vocab dim", ROW_AXIS),
     WeightMapping("layers.*.attention_norm", "model.layers.*.input_layernorm", "dim", REPLICATED),
-    WeightMapping("layers.*.attention.wq",    "model.layers.*.self_attn.q_proj",         "query dim", ROW_AXIS),
+    WeightMapping(
+        "layers.*.attention.wq", "model.layers.*.self_attn.q_proj", "query dim", ROW_AXIS
+    ),
     WeightMapping("layers.*.attention.wk", "model.layers.*.self_attn.k_proj", "key dim", ROW_AXIS),
-    WeightMapping("layers.*.attention.wv",    "model.layers.*.self_attn.v_proj",         "value dim", ROW_AXIS),
-    WeightMapping("layers.*.attention.wo",    "model.layers.*.self_attn.o_proj",         "dim dim",   COLUMN_AXIS),
-    WeightMapping("layers.*.ffn_norm",        "model.layers.*.post_attention_layernorm", "dim",       REPLICATED),
+    WeightMapping(
+        "layers.*.attention.wv", "model.layers.*.self_attn.v_proj", "value dim", ROW_AXIS
+    ),
+    WeightMapping(
+        "layers.*.attention.wo", "model.layers.*.self_attn.o_proj", "dim dim", COLUMN_AXIS
+    ),
+    WeightMapping(
+        "layers.*.ffn_norm", "model.layers.*.post_attention_layernorm", "dim", REPLICATED
+    ),
     WeightMapping("layers.*.feed_forward.w1", "model.layers.*.mlp.gate_proj", "ffn dim", ROW_AXIS),
-    WeightMapping("layers.*.feed_forward.w2", "model.layers.*.mlp.down_proj",            "dim ffn",   COLUMN_AXIS),
+    WeightMapping(
+        "layers.*.feed_forward.w2", "model.layers.*.mlp.down_proj", "dim ffn", COLUMN_AXIS
+    ),
     WeightMapping("layers.*.feed_forward.w3", "model.layers.*.mlp.up_proj", "ffn dim", ROW_AXIS),
 )
-# fmt: on
-ROTARY_SHAPES = ("query", "key")  # by the rotary embedding
+ROTARY_SHAPES = ("query", "key")  # shapes with rows in rotary order
 
 
 class MetaParams(BaseModel):
-    """What params.json says, as far as it is needed; the defaults are Meta's."""
+    """Required fields of params.json, with Meta's defaults."""
 
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
@@ -73,46 +81,44 @@ class MetaParams(BaseModel):
     n_kv_heads: int | None = Field(default=None, gt=0, le=MAX_HEADS)
     norm_eps: float = Field(default=1e-5, gt=0)
     rope_theta: float = Field(default=10000.0, gt=0)
-    vocab_size: int = Field(
-        default=-1, le=MAX_VOCABULARY
-    )  # the tokenizer's, where it is not positive
+    vocab_size: int = Field(default=-1, le=MAX_VOCABULARY)  # -1: that of the tokenizer
 
     @property
     def kv_heads(self) -> int:
-        """Heads of keys and values; fewer than those of queries in grouped-query attention."""
+        """Number of key and value heads; below `n_heads` in grouped-query attention."""
         return self.n_kv_heads or self.n_heads
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The sizes known before any tensor is."""
+        """Sizes known from params.json alone, by the words of `WeightMapping.shape`."""
         kv = self.dim // self.n_heads * self.kv_heads
-        known = {"dim": self.dim, "query": self.dim, "key": kv, "value": kv}
-        return known | ({"vocab": self.vocab_size} if self.vocab_size > 0 else {})
+        sizes_by_name = {"dim": self.dim, "query": self.dim, "key": kv, "value": kv}
+        return sizes_by_name | ({"vocab": self.vocab_size} if self.vocab_size > 0 else {})
 
 
 class TensorOrigin(NamedTuple):
-    """Where a tensor comes from."""
+    """Source of a tensor in Meta's files."""
 
     name: str
     axis: int | None
-    head_rows: int | None  # rows of one head, where they are to be reordered
-    info: TensorInfo  # of the whole
+    head_rows: int | None  # rows of one head to reorder; None: no reordering
+    info: TensorInfo  # dtype and shape of the joined tensor
 
 
 class MetaCheckpoint(Checkpoint):
-    """A folder of Meta's, opened like any other.
+    """Opens a folder in Meta's format like any other checkpoint.
 
-    Its config says what params.json and the tensors do. The scaled rotary embedding of Llama 3.1
-    and later and the special tokens of Llama 3 are in neither.
+    Its config follows from params.json and the tensors. Neither states the scaled rotary embedding
+    of Llama 3.1 and later, or the special tokens of Llama 3.
 
     Args:
-        folder: holds params.json.
-        config: as Hugging Face writes it.
-        sources: Hugging Face name to origin.
-        ranks: file to what it holds, in the order of ranks.
+        folder: folder of params.json.
+        config: config in Hugging Face's format.
+        sources: Hugging Face name to source of the tensor.
+        ranks: file to checkpoint of its tensors, in the order of ranks.
     Source:
         meta-llama/llama 689c7f2 and meta-llama/llama3 a0940f9, llama/model.py;
-        huggingface/transformers v4.32.1, models/llama/convert_llama_weights_to_hf.py, whose later
+        huggingface/transformers v4.32.1, models/llama/convert_llama_weights_to_hf.py; later
         versions round to bfloat16.
     """
 
@@ -131,13 +137,13 @@ class MetaCheckpoint(Checkpoint):
 
     @classmethod
     def open(cls, place: Path) -> MetaCheckpoint:
-        """Read params.json and the header of every rank's file.
+        """Reads params.json and the header of every rank's file.
 
         Raises:
             CheckpointProblem: params.json is broken, a file is missing or not plain weights, or
                 ranks disagree.
-            UnknownTensor: a tensor is missing, or one is there that does not belong.
-            ShapeMismatch: the parts do not join to what params.json asks for.
+            UnknownTensor: a tensor is missing, or is not part of the model.
+            ShapeMismatch: the joined parts do not have the shape in params.json.
         """
         states = file_states(place)
         params = _read_params(place / PARAMS_FILE)
@@ -149,31 +155,31 @@ class MetaCheckpoint(Checkpoint):
         return cls(place, MappingProxyType(_hf_config(params, sources)), sources, ranks)
 
     def read(self, name: str) -> Tensor:
-        """One whole tensor, in its own dtype, on the CPU, in memory of its own."""
+        """Returns one whole tensor as a copy on the CPU, in the stored dtype."""
         return self.read_rows(name, 0, self.tensor_info(name).shape[0])
 
     def read_rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` of a tensor; where heads are reordered, all between are read."""
+        """Returns rows `start` to `stop` of a tensor; reordered heads need wider reads."""
         info = self.tensor_info(name)
         source = self._sources[name]
-        wanted = _rotary_permutation(info.shape[0], source.head_rows)[start:stop]
-        if not len(wanted):
+        row_order = _rotary_permutation(info.shape[0], source.head_rows)[start:stop]
+        if not len(row_order):
             return torch.empty(0, *info.shape[1:], dtype=info.dtype)
-        first, last = int(wanted.min()), int(wanted.max())
+        first, last = int(row_order.min()), int(row_order.max())
         joined = torch.cat(list(self._rank_rows(source, first, last + 1)), dim=source.axis or 0)
-        return joined if source.head_rows is None else joined[wanted - first]
+        return joined if source.head_rows is None else joined[row_order - first]
 
     def weight_files(self) -> Iterator[Path]:
-        """The files of all ranks."""
+        """Yields the files of all ranks."""
         yield from self._ranks
 
     def sidecar_files(self) -> dict[str, Path]:
-        """What lies beside the weights; Meta puts the tokenizer one folder above them."""
+        """Returns the sidecar files, with Meta's tokenizer from the parent folder."""
         shared = self.folder.absolute().parent / "tokenizer.model"
         return ({shared.name: shared} if shared.is_file() else {}) | sidecar_files(self.folder)
 
     def _rank_rows(self, source: TensorOrigin, start: int, stop: int) -> Iterator[Tensor]:
-        """What each rank has of rows `start` to `stop` of the joined tensor, in Meta's order."""
+        """Yields the part of each rank in rows `start` to `stop` of the joined tensor."""
         for number, rank in enumerate(self._ranks.values()):
             height = rank.tensor_info(source.name).shape[0]
             above = number * height if source.axis == 0 else 0
@@ -182,15 +188,15 @@ class MetaCheckpoint(Checkpoint):
                 yield rank.read_rows(source.name, begin, end)
 
 
-def open_base(place: Path) -> Checkpoint:
-    """A base in either layout: Meta's if there is a params.json and no config.json.
+def open_base(folder: Path) -> Checkpoint:
+    """Opens a base: in Meta's format if params.json exists and config.json does not.
 
     Raises:
-        CheckpointProblem: as `MetaCheckpoint.open` and `Checkpoint.open`.
+        CheckpointProblem: as in `MetaCheckpoint.open` and `Checkpoint.open`.
     """
-    if (place / PARAMS_FILE).is_file() and not (place / "config.json").is_file():
-        return MetaCheckpoint.open(place)
-    return Checkpoint.open(place)
+    if (folder / PARAMS_FILE).is_file() and not (folder / "config.json").is_file():
+        return MetaCheckpoint.open(folder)
+    return Checkpoint.open(folder)
 
 
 def _read_params(path: Path) -> MetaParams:
@@ -203,7 +209,7 @@ def _read_params(path: Path) -> MetaParams:
     if params.dim % (2 * params.n_heads) or params.n_heads % params.kv_heads:
         raise CheckpointProblem(
             f"{path}: dim {params.dim} does not divide into pairs of {params.n_heads} heads, or "
-            f"these not into {params.kv_heads} groups",
+            f"the heads not into {params.kv_heads} groups",
             next_step="download it again",
         )
     return params
@@ -211,7 +217,7 @@ def _read_params(path: Path) -> MetaParams:
 
 def _rank_files(folder: Path) -> list[Path]:
     count = len(list(folder.glob("consolidated.*.pth")))
-    unnumbered = folder / "consolidated.pth"  # what some downloads call the file of a single rank
+    unnumbered = folder / "consolidated.pth"  # name of a single rank's file in some downloads
     if count == 0 and unnumbered.is_file():
         return [unnumbered]
     paths = [folder / f"consolidated.{number:02}.pth" for number in range(max(1, count))]
@@ -226,25 +232,27 @@ def _rank_files(folder: Path) -> list[Path]:
 
 def _map_tensors(params: MetaParams, ranks: Mapping[Path, Checkpoint]) -> dict[str, TensorOrigin]:
     sizes = params.sizes
-    found = {}
+    origins = {}
     for row in WEIGHT_MAPPINGS:
         for layer in range(params.n_layers if "*" in row.meta else 1):
-            meta, name = (f"{each}.weight".replace("*", str(layer)) for each in (row.meta, row.hf))
+            meta, name = (
+                f"{pattern}.weight".replace("*", str(layer)) for pattern in (row.meta, row.hf)
+            )
             part = _require_same_parts(meta, params, ranks)
             axis, shape = _joined_shape(meta, row, part.shape, sizes, ranks)
             sizes |= dict(zip(row.shape.split(), shape, strict=True))
             head = params.dim // params.n_heads if row.shape.startswith(ROTARY_SHAPES) else None
-            found[name] = TensorOrigin(
+            origins[name] = TensorOrigin(
                 meta, axis, head, TensorInfo(part.dtype, shape, part.shard, None)
             )
-    _require_all_known({source.name for source in found.values()}, params, ranks)
-    return found
+    _require_all_known({source.name for source in origins.values()}, params, ranks)
+    return origins
 
 
 def _require_same_parts(
     name: str, params: MetaParams, ranks: Mapping[Path, Checkpoint]
 ) -> TensorInfo:
-    """What all ranks say of their part of a tensor."""
+    """Returns dtype and shape of a tensor's part, after checking that all ranks agree."""
     parts = {}
     for path, rank in ranks.items():
         if name not in rank.tensors:
@@ -271,32 +279,35 @@ def _joined_shape(
     sizes: Mapping[str, int],
     ranks: Mapping[Path, Checkpoint],
 ) -> tuple[int | None, tuple[int, ...]]:
-    """The axis that joins the parts of a tensor, and the shape of the whole.
+    """Returns the axis of a tensor's split, and the shape of the joined tensor.
 
-    Embeddings are split by columns in LLaMA 1 and 2 and by rows in Llama 3: only one of them
+    LLaMA 1 and 2 split embeddings by columns, Llama 3 splits them by rows; only one of the axes
     gives the width of the model.
     """
-    words = row.shape.split()
+    axis_names = row.shape.split()
     for axis in row.axes:
-        whole = tuple(size * len(ranks) if at == axis else size for at, size in enumerate(part))
-        if len(whole) == len(words) and all(
-            sizes.get(word, size) == size for word, size in zip(words, whole, strict=True)
+        joined_shape = tuple(
+            size * len(ranks) if index == axis else size for index, size in enumerate(part)
+        )
+        if len(joined_shape) == len(axis_names) and all(
+            sizes.get(axis_name, size) == size
+            for axis_name, size in zip(axis_names, joined_shape, strict=True)
         ):
-            return axis, whole
-    asked = ", ".join(str(sizes.get(word, word)) for word in words)
+            return axis, joined_shape
+    expected = ", ".join(str(sizes.get(axis_name, axis_name)) for axis_name in axis_names)
     raise ShapeMismatch(
-        f"{name!r} is {list(whole)} over the {len(ranks)} files of {next(iter(ranks)).parent}, "
-        f"but should be [{asked}]",
+        f"{name!r} is {list(joined_shape)} over the {len(ranks)} files of "
+        f"{next(iter(ranks)).parent}, but should be [{expected}]",
         next_step=DOWNLOAD_STEP,
     )
 
 
 def _require_all_known(
-    known: set[str], params: MetaParams, ranks: Mapping[Path, Checkpoint]
+    names: set[str], params: MetaParams, ranks: Mapping[Path, Checkpoint]
 ) -> None:
     for path, rank in ranks.items():
         for name in rank.tensors:
-            if name not in known and not is_derived_buffer(name):
+            if name not in names and not is_derived_buffer(name):
                 raise UnknownTensor(
                     f"{path} holds {name!r}, which a model with n_layers {params.n_layers} lacks",
                     next_step=DOWNLOAD_STEP,
@@ -304,7 +315,7 @@ def _require_all_known(
 
 
 def _rotary_permutation(rows: int, head: int | None) -> Int64[Tensor, " rows"]:
-    """For each row of Hugging Face's tensor, the row of Meta's."""
+    """Returns the index of Meta's row for each row of Hugging Face's tensor."""
     order = torch.arange(rows)
     return order if head is None else order.view(-1, head // 2, 2).transpose(1, 2).flatten()
 

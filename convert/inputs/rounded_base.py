@@ -1,4 +1,4 @@
-"""A base as a script held it that loaded it in another type before it subtracted."""
+"""Rounds a base while reading it, like scripts with a base in another dtype."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 
 
 class RoundedBase(Checkpoint):
-    """A checkpoint whose values are rounded to one type as they are read.
+    """Rounds every value of a checkpoint to one dtype while reading it.
 
     Args:
-        source: the base.
-        dtype: the type that the script loaded it in.
+        source: base as stored.
+        dtype: dtype of the script's base.
     """
 
     def __init__(self, source: Checkpoint, dtype: torch.dtype) -> None:
@@ -33,9 +33,9 @@ class RoundedBase(Checkpoint):
         return self._source.read_rows(name, start, stop).to(self._dtype)
 
     def weight_files(self) -> Iterator[Path]:
-        """The weight files of the base."""
+        """Yields the weight files of the base."""
         yield from self._source.weight_files()
 
     def sidecar_files(self) -> dict[str, Path]:
-        """The files that lie beside them."""
+        """Returns the sidecar files of the base."""
         return self._source.sidecar_files()

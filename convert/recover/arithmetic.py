@@ -1,7 +1,7 @@
-"""One tensor of base + diff = tuned, forwards and backwards, in fp32 and in pieces.
+"""Adds a diff to one tensor of the base, or subtracts the base from it, in fp32 and in chunks.
 
-A piece is small enough to stay in a processor's cache between its reading, adding, hashing and
-writing, and so is the memory of a whole recovery.
+A chunk stays in the processor's cache from reading through adding and hashing to writing, so a
+whole recovery needs little memory.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.checkpoint.portable_config import dtype_name
 from camelpress.core.errors import NumericsProblem
 
-CHUNK_VALUES = 2**18  # values
+CHUNK_VALUES = 2**18  # values per chunk
 
 
 @dataclass
 class TensorStats:
-    """What is known of a tensor once all of its pieces went by."""
+    """Statistics of one tensor, accumulated over its chunks; None: not measured."""
 
     largest_change: float = 0.0
     counts: FitCounts | None = None
@@ -42,19 +42,19 @@ class TensorStats:
     largest_error: float | None = None
 
     def facts(self) -> dict[str, Any]:
-        """As plain data, without what was not looked at."""
-        found = asdict(self) | {"counts": self.counts and self.counts.to_json()}
-        return {key: value for key, value in found.items() if value is not None}
+        """Returns the statistics as plain data, without those not measured."""
+        values = asdict(self) | {"counts": self.counts and self.counts.to_json()}
+        return {key: value for key, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class DiffOperands:
-    """The two checkpoints and what extends the base.
+    """Both checkpoints of an addition or subtraction, and the mean rows of the base.
 
     Args:
-        base: the raw model.
-        other: the diff, or the tuned model.
-        means: the mean row of each base tensor that a rule needs.
+        base: raw model.
+        tuned_or_diff: diff, or tuned model.
+        mean_rows: name of a base tensor to its mean row, for the tensors with added rows.
     """
 
     base: Checkpoint
@@ -62,41 +62,43 @@ class DiffOperands:
     mean_rows: dict[str, Float32[Tensor, " width"]]
 
     @classmethod
-    def of(cls, base: Checkpoint, other: Checkpoint, plans: Sequence[TensorPlan]) -> DiffOperands:
-        """With the means that are needed, one whole matrix in memory at a time."""
-        needed = {plan.pair.base_name for plan in plans if plan.uses_mean_row}
-        means = {name: mean_row(base, name) for name in needed if name is not None}
-        return cls(base, other, means)
+    def of(
+        cls, base: Checkpoint, tuned_or_diff: Checkpoint, plans: Sequence[TensorPlan]
+    ) -> DiffOperands:
+        """Computes the mean rows that the plans use, with one whole matrix in memory at a time."""
+        names = {plan.pair.base_name for plan in plans if plan.uses_mean_row}
+        mean_rows = {name: mean_row(base, name) for name in names if name is not None}
+        return cls(base, tuned_or_diff, mean_rows)
 
 
 def add_diff(
-    plan: TensorPlan, operands: DiffOperands, dtype: torch.dtype, *, check: bool, told: TensorStats
+    plan: TensorPlan, operands: DiffOperands, dtype: torch.dtype, *, check: bool, stats: TensorStats
 ) -> Iterator[Float[Tensor, "..."]]:
-    """The tuned tensor, piece by piece.
+    """Yields the tuned tensor in chunks of rows.
 
     Args:
-        plan: its rule.
+        plan: name and rule of the tensor.
         operands: base and diff.
-        dtype: of what is yielded.
-        check: test every sum, not a sample only.
-        told: takes what is found.
+        dtype: dtype of the yielded values.
+        check: tests every sum, not only a sample.
+        stats: receives the statistics of the tensor.
     Raises:
-        NumericsProblem: a sum is not finite, or does not fit `dtype`.
+        NumericsProblem: a sum is not finite, or overflows `dtype`.
     """
-    stored = operands.tuned_or_diff.tensor_info(plan.name).dtype
+    diff_dtype = operands.tuned_or_diff.tensor_info(plan.name).dtype
     for start, stop in _row_ranges(plan):
         difference = _rows(operands.tuned_or_diff, plan.name, start, stop)
-        _update_largest_change(told, difference)
+        _update_largest_change(stats, difference)
         base = _base_operand(plan, operands, start, stop)
         sums = difference if base is None else base + difference
         if start >= plan.shared_rows:
             sums = _extra_rows(plan, operands, sums)
         elif check and base is not None:
-            found = count_fits(base, difference, sums, stored, plan.name)
-            told.counts = (told.counts or FitCounts()) + found
+            counts = count_fits(base, difference, sums, diff_dtype, plan.name)
+            stats.counts = (stats.counts or FitCounts()) + counts
         values = _to_output_dtype(plan, operands, sums, dtype)
         if dtype is not torch.float32:
-            told.rounded = (told.rounded or 0) + _count_rounded(values, sums, difference)
+            stats.rounded = (stats.rounded or 0) + _count_rounded(values, sums, difference)
         yield values
 
 
@@ -104,42 +106,42 @@ def subtract_base(
     plan: TensorPlan,
     operands: DiffOperands,
     dtype: torch.dtype,
-    tuned: torch.dtype,
+    tuned_dtype: torch.dtype,
     *,
-    told: TensorStats,
+    stats: TensorStats,
 ) -> Iterator[Float[Tensor, "..."]]:
-    """The diff, piece by piece, having seen what `added` brings back.
+    """Yields the diff in chunks of rows, after checking the sums that `add_diff` would restore.
 
     Args:
-        plan: its rule.
+        plan: name and rule of the tensor.
         operands: base and tuned model.
-        dtype: of what is yielded.
-        tuned: of what has to come back.
-        told: takes what is found; `inexact` counts the values that would not come back.
+        dtype: dtype of the yielded values.
+        tuned_dtype: dtype of the restored values.
+        stats: receives the statistics of the tensor; `inexact` counts the values that the diff
+            does not restore exactly.
     Raises:
-        NumericsProblem: a difference is not finite in `dtype`, or a float32 diff would lose
-            something.
+        NumericsProblem: a difference is not finite in `dtype`, or a float32 diff restores a
+            value inexactly.
     """
     for start, stop in _row_ranges(plan):
-        right = _rows(operands.tuned_or_diff, plan.name, start, stop)
+        tuned_values = _rows(operands.tuned_or_diff, plan.name, start, stop)
         base = _base_operand(plan, operands, start, stop)
-        exact = right if base is None else right - base
+        exact = tuned_values if base is None else tuned_values - base
         _require_range(plan, operands, exact, dtype)
         difference = exact.to(dtype)
-        wide = difference.to(torch.float32)
-        sums = wide if base is None else base + wide
-        back = _to_output_dtype(plan, operands, sums, tuned).to(torch.float32)
-        _update_largest_change(told, wide)
-        told.inexact = (told.inexact or 0) + int((back != right).sum())
-        told.zero_signs = (told.zero_signs or 0) + _lost_signs(back, right)
-        error = float((back - right).abs().max())
-        told.largest_error = max(told.largest_error or 0.0, error)
-        if told.inexact and dtype is torch.float32:
+        difference32 = difference.to(torch.float32)
+        sums = difference32 if base is None else base + difference32
+        restored = _to_output_dtype(plan, operands, sums, tuned_dtype).to(torch.float32)
+        _update_largest_change(stats, difference32)
+        stats.inexact = (stats.inexact or 0) + int((restored != tuned_values).sum())
+        stats.zero_signs = (stats.zero_signs or 0) + _lost_signs(restored, tuned_values)
+        error = float((restored - tuned_values).abs().max())
+        stats.largest_error = max(stats.largest_error or 0.0, error)
+        if stats.inexact and dtype is torch.float32:
             raise NumericsProblem(
-                f"{told.inexact} values of {plan.name!r} in {operands.tuned_or_diff.folder} "
-                "would not "
-                f"come back from a float32 diff as {dtype_name(tuned)}: they need a wider type, "
-                "or are 65,536 times smaller than the base's",
+                f"{stats.inexact} values of {plan.name!r} in {operands.tuned_or_diff.folder} "
+                f"would not come back from a float32 diff as {dtype_name(tuned_dtype)}: they need "
+                "a wider type, or are 65,536 times smaller than the base's",
                 next_step="publish the tuned weights themselves",
             )
         yield difference
@@ -148,7 +150,7 @@ def subtract_base(
 def _to_output_dtype(
     plan: TensorPlan, operands: DiffOperands, sums: Float32[Tensor, "..."], dtype: torch.dtype
 ) -> Float[Tensor, "..."]:
-    """Returns the tuned values."""
+    """Converts sums to the output dtype after checking their range."""
     _require_range(plan, operands, sums, dtype)
     return sums.to(dtype)
 
@@ -156,27 +158,31 @@ def _to_output_dtype(
 def _count_rounded(
     values: Float[Tensor, "..."], sums: Float32[Tensor, "..."], difference: Float32[Tensor, "..."]
 ) -> int:
-    """Counts the values that lose more than float32 itself lost in difference, mean and sum."""
-    back = values.to(torch.float32)
-    if torch.equal(back, sums):
+    """Counts values with a rounding error beyond that of float32 in difference, mean and sum."""
+    restored = values.to(torch.float32)
+    if torch.equal(restored, sums):
         return 0
-    error = (back - sums).abs()
+    error = (restored - sums).abs()
     return int((error > MAX_ULPS * ROUNDOFF * (difference.abs() + sums.abs())).sum())
 
 
-def _lost_signs(back: Float32[Tensor, "..."], right: Float32[Tensor, "..."]) -> int:
-    """Counts the zeros that come back with the other sign."""
-    return int(((back == 0) & (right == 0) & (back.signbit() != right.signbit())).sum())
+def _lost_signs(restored: Float32[Tensor, "..."], tuned_values: Float32[Tensor, "..."]) -> int:
+    """Counts zeros restored with the opposite sign."""
+    return int(
+        (
+            (restored == 0) & (tuned_values == 0) & (restored.signbit() != tuned_values.signbit())
+        ).sum()
+    )
 
 
 def _row_ranges(plan: TensorPlan) -> Iterator[tuple[int, int]]:
-    """Runs of rows, none of which holds both rows of the base and added ones."""
+    """Yields row ranges of about `CHUNK_VALUES` values, split between base rows and added rows."""
     width = torch.Size(plan.pair.shape[1:]).numel()
     if not width:
         return
     step = max(1, CHUNK_VALUES // width)
-    common = min(plan.shared_rows, plan.rows)
-    cuts = sorted({*range(0, common, step), *range(common, plan.rows, step), plan.rows})
+    shared_rows = min(plan.shared_rows, plan.rows)
+    cuts = sorted({*range(0, shared_rows, step), *range(shared_rows, plan.rows, step), plan.rows})
     yield from pairwise(cuts)
 
 
@@ -187,7 +193,7 @@ def _rows(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Float32[T
 def _base_operand(
     plan: TensorPlan, operands: DiffOperands, start: int, stop: int
 ) -> Float32[Tensor, "..."] | None:
-    """What is added to the difference; None for nothing."""
+    """Returns the base values to add to the difference, or None if the diff holds the sum."""
     name = plan.pair.base_name
     if name is None or plan.rule == "absolute":
         return None
@@ -201,15 +207,15 @@ def _base_operand(
 def _extra_rows(
     plan: TensorPlan, operands: DiffOperands, published: Float32[Tensor, "rows width"]
 ) -> Float32[Tensor, "rows width"]:
-    """What becomes of the rows that the base lacks."""
+    """Returns the values of the added rows by the setting `extra_rows`."""
     if plan.extra_rows == "mean" and plan.pair.base_name is not None:
         return operands.mean_rows[plan.pair.base_name].expand_as(published)
     return torch.zeros_like(published) if plan.extra_rows == "zero" else published
 
 
-def _update_largest_change(told: TensorStats, difference: Float32[Tensor, "..."]) -> None:
+def _update_largest_change(stats: TensorStats, difference: Float32[Tensor, "..."]) -> None:
     low, high = difference.aminmax()
-    told.largest_change = max(told.largest_change, float(high), -float(low))
+    stats.largest_change = max(stats.largest_change, float(high), -float(low))
 
 
 def _require_range(
@@ -217,10 +223,9 @@ def _require_range(
 ) -> None:
     low, high = values.aminmax()
     limit = torch.finfo(dtype).max
-    if not (float(low) >= -limit and float(high) <= limit):  # NaN is neither
+    if not (float(low) >= -limit and float(high) <= limit):  # false for NaN
         raise NumericsProblem(
             f"{plan.name!r} of {operands.base.folder} and {operands.tuned_or_diff.folder} "
-            "gives values "
-            f"that are not finite in {dtype_name(dtype)}",
+            f"gives values that are not finite in {dtype_name(dtype)}",
             next_step="download both again, or choose a dtype that holds them",
         )

@@ -1,8 +1,7 @@
-"""Inputs that were touched since an unfinished output was begun, and may hold the same bytes.
+"""Recognizes inputs with a new file identity and the same bytes, to resume an unfinished output.
 
-`chmod`, a hard link or a copy change what the file system says of a file and not its content. So
-the hash of the content decides, where the journal has it; the tensors of a file without one are
-made again.
+`chmod`, a hard link or a copy change a file's metadata, but not its content. If the journal holds
+the hash of a file, that hash decides; without one, the tensors of the file are computed again.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from camelpress.core.progress import note
 
 @dataclass(frozen=True)
 class InputReconciler:
-    """Compares the inputs of an unfinished output with those of now.
+    """Compares the inputs of an unfinished output with the current inputs.
 
     Args:
-        now: the values that the output is made from now.
-        inputs: role to checkpoint, the base first.
-        plans: of all tensors.
+        current: name to value of everything the output is made from.
+        checkpoints: role to input checkpoint, the base first.
+        plans: plans of all tensors.
     """
 
     current: Mapping[str, Any]
@@ -34,11 +33,11 @@ class InputReconciler:
     plans: Sequence[TensorPlan]
 
     def __call__(self, partial: Path, before: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Returns the earlier values, those of now in the place of each that means the same bytes.
+        """Returns the earlier values, with current ones for files of unchanged content.
 
         Args:
             partial: folder of the unfinished output.
-            before: the values that it was begun with.
+            before: values at the start of the unfinished run.
         """
         files = {
             f"{role}/{path.name}": path
@@ -49,22 +48,24 @@ class InputReconciler:
         differing = [name for name in names if before.get(name) != self.current.get(name)]
         if not all(name in files and name in before for name in differing):
             return before
-        done = read_journal(partial)
-        digests = {name: done.get(str(files[name]), {}).get("sha256") for name in differing}
+        entries = read_journal(partial)
+        digests = {name: entries.get(str(files[name]), {}).get("sha256") for name in differing}
         for name, digest in digests.items():
-            note(f"{files[name]} was touched since {partial.name} was begun: its content is read")
+            note(f"{files[name]} was touched since {partial.name} was begun: reading its content")
             if digest is not None and digest != sha256_file(files[name]):
                 return before
-        unknown = {files[name] for name, digest in digests.items() if digest is None}
-        again = self._tensors_from(unknown) & done.keys()
-        if again:
-            note(f"{len(again)} tensors are made again: nobody knows what they were read from")
-        invalidate_entries(partial, again)
+        unhashed = {files[name] for name, digest in digests.items() if digest is None}
+        outdated = self._tensors_from(unhashed) & entries.keys()
+        if outdated:
+            note(f"{len(outdated)} tensors are computed again: the hash of their input is unknown")
+        invalidate_entries(partial, outdated)
         return {**before, **{name: self.current[name] for name in differing}}
 
     def _tensors_from(self, files: set[Path]) -> set[str]:
-        """Returns the names of all tensors that are made from one of some files."""
-        if any(path.suffix == ".pth" for path in files):  # of Meta: each has a part of each tensor
+        """Returns the names of all tensors with an input among the files."""
+        if any(
+            path.suffix == ".pth" for path in files
+        ):  # Meta's layout: each file has a part of every tensor
             return {plan.name for plan in self.plans}
         return {plan.name for plan in self.plans if not files.isdisjoint(self._files_of(plan))}
 

@@ -1,4 +1,4 @@
-"""Facts of inputs and tensors for a report, and the values that a resumed run must share."""
+"""Report facts of inputs and tensors, and the fingerprint shared by resumed runs."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ INPUT_ROLES = {
 def tensor_facts(
     plan: TensorPlan,
     facts: TensorFacts,
-    evidence: TensorSample | None = None,
+    sample: TensorSample | None = None,
     *,
     dtype: torch.dtype,
 ) -> TensorFacts:
-    """Returns the entry of one tensor: its type when tuned, rule, hash, and facts of its sample."""
-    told = {
+    """Returns the report entry of one tensor: tuned dtype, rule, hash and sample counts."""
+    entry = {
         "name": plan.name,
         "dtype": dtype_name(dtype),
         "rule": plan.rule,
         "extra_rows": plan.extra_rows if plan.pair.is_larger else None,
         "reason": plan.reason or None,
-        "counts": evidence.counts.to_json() if evidence and evidence.digest else None,
+        "counts": sample.counts.to_json() if sample and sample.digest else None,
         **facts,
     }
-    return {key: value for key, value in told.items() if value is not None}
+    return {key: value for key, value in entry.items() if value is not None}
 
 
 def source_facts(inputs: Mapping[str, Checkpoint], files: Mapping[Path, str]) -> dict[str, Any]:
-    """Where each input is from, and the SHA-256 of its weight files."""
+    """Returns origin, config changes and SHA-256 of the weight files of each input."""
     return {
         role: {
             "origin": checkpoint.source_name,
@@ -63,7 +63,7 @@ def source_facts(inputs: Mapping[str, Checkpoint], files: Mapping[Path, str]) ->
 
 
 def input_digests(inputs: Mapping[str, Checkpoint], files: Mapping[Path, str]) -> dict[str, str]:
-    """Returns one hash for each input, of the bytes that were read.
+    """Returns one hash of all bytes read from each input.
 
     Raises:
         CheckpointProblem: an input changed while it was read.
@@ -80,9 +80,10 @@ def input_digests(inputs: Mapping[str, Checkpoint], files: Mapping[Path, str]) -
 def recover_fingerprint(
     settings: RecoverSettings | MakeDiffSettings, inputs: Sequence[Checkpoint]
 ) -> dict[str, Any]:
-    """Name to value of everything that decides the bytes of the output.
+    """Returns name and value of everything that decides the bytes of the output.
 
-    Weights are read once, while the output is made, so that their files stand here by identity.
+    Weight files are identified by their metadata, because their content is read only once, during
+    the recovery.
     """
     stage, *roles = INPUT_ROLES[type(settings)]
     return {
@@ -98,9 +99,9 @@ def recover_fingerprint(
 
 
 def made_from(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a fingerprint that decide the bytes of tensors.
+    """Selects the values of a fingerprint that decide the bytes of tensors.
 
-    The files beside the weights do not: every run copies them anew.
+    Sidecar files do not: every run copies them again.
     """
     return {
         name: value
@@ -117,5 +118,5 @@ def _file_identity(path: Path) -> str:
 
 def _input_files(checkpoint: Checkpoint) -> list[Path]:
     configs = [checkpoint.folder / name for name in CONFIG_FILES]
-    there = [path for path in configs if path.is_file()]
-    return [*checkpoint.weight_files(), *there, *checkpoint.sidecar_files().values()]
+    config_paths = [path for path in configs if path.is_file()]
+    return [*checkpoint.weight_files(), *config_paths, *checkpoint.sidecar_files().values()]

@@ -1,4 +1,4 @@
-"""The inverse of the stage: base and tuned model in, their difference out."""
+"""Makes a weight diff from a base and a tuned model, the inverse of recover."""
 
 from __future__ import annotations
 
@@ -34,60 +34,59 @@ def make_diff(
     force: bool = False,
     restart: bool = False,
 ) -> Report:
-    """Write tuned - base, having seen what `recover` makes of every value.
+    """Writes tuned - base, after checking the value that `recover` would restore for each weight.
 
-    A float32 diff gives back every tuned weight in its own type, or is refused. A diff in 16 bits,
-    whose unit roundoff is u, gives back each weight t within u |t - base| plus half a step of
-    t's own type, and 2**-25 more in float16, whose small numbers have fixed steps. The report
-    says how many are not exact, and by how much at most.
+    A float32 diff restores every tuned weight exactly, or is refused. A 16-bit diff with unit
+    roundoff u restores each weight t within u |t - base| plus half a step of t's dtype; float16
+    adds 2**-25, because its small numbers have a fixed step. The report states the number of
+    inexact weights and the largest error.
 
     Args:
-        base: the raw model.
-        tuned: the model to publish; its embedding may have more rows.
-        out: a folder that does not exist.
-        settings: type of the diff, rule for added rows.
-        force: replace `out`.
-        restart: begin again, whatever an unfinished run left.
+        base: raw model.
+        tuned: model to publish; its embedding may have more rows.
+        out: folder to create.
+        settings: dtype of the diff, and rule for added rows.
+        force: replaces `out`.
+        restart: discards an unfinished run.
     Raises:
-        NumericsProblem: some weight would not come back (it is 2**16 times smaller than the
-            base's, so that the difference needs more than 24 bits), or a difference does not
-            fit the type.
+        NumericsProblem: a weight would not come back (it is 2**16 times smaller than the base's,
+            so the difference needs more than 24 bits), or a difference overflows the dtype.
         CheckpointProblem: names or shapes do not belong together.
     """
     watch = Stopwatch()
     inputs = {"base": base, "tuned": tuned}
     require_separate_output(out, base.folder, tuned.folder)
-    matched, dtype = pair_tensors(base, tuned), TORCH_DTYPES[settings.dtype]
-    chosen = plan_tensors(matched, {}, (settings.rule,), "published", None)
-    record = _metadata(base, tuned, matched, settings)
-    operands = DiffOperands.of(base, tuned, chosen)
-    belongings = sidecar_plan.plan_diff_sidecars(tuned, chosen, dtype)
+    pairs, dtype = pair_tensors(base, tuned), TORCH_DTYPES[settings.dtype]
+    plans = plan_tensors(pairs, {}, (settings.rule,), "published", None)
+    metadata = _metadata(base, tuned, pairs, settings)
+    operands = DiffOperands.of(base, tuned, plans)
+    sidecar_files = sidecar_plan.plan_diff_sidecars(tuned, plans, dtype)
 
-    def work(plan: TensorPlan, told: TensorStats) -> Iterator[Tensor]:
-        return subtract_base(plan, operands, dtype, tuned.tensor_info(plan.name).dtype, told=told)
+    def chunks_of(plan: TensorPlan, stats: TensorStats) -> Iterator[Tensor]:
+        return subtract_base(plan, operands, dtype, tuned.tensor_info(plan.name).dtype, stats=stats)
 
-    slots = {plan.name: TensorSpec(dtype, plan.shape) for plan in chosen}
-    output = TensorOutput(settings, inputs, chosen, slots, work, record.to_header())
-    sidecars = (*belongings.names, REPORT)
-    with output.write(out, sidecars, force=force, restart=restart) as weights:
+    slots = {plan.name: TensorSpec(dtype, plan.shape) for plan in plans}
+    output = TensorOutput(settings, inputs, plans, slots, chunks_of, metadata.to_header())
+    file_names = (*sidecar_files.names, REPORT)
+    with output.write(out, file_names, force=force, restart=restart) as weights:
         folder, tensors, files = weights.folder, weights.facts, weights.files
-        belongings.write(folder)
+        sidecar_files.write(folder)
         report = Report(
             stage="make-diff",
             inputs=input_record.input_digests(inputs, files),
             settings=settings.model_dump(mode="json"),
             facts={
                 "dtype": settings.dtype,
-                "tuned_dtype": record.main_dtype and dtype_name(record.main_dtype),
-                "inexact": sum(each.get("inexact", 0) for each in tensors),
-                "zero_signs": sum(each.get("zero_signs", 0) for each in tensors),
-                "largest_error": max(each.get("largest_error", 0.0) for each in tensors),
+                "tuned_dtype": metadata.main_dtype and dtype_name(metadata.main_dtype),
+                "inexact": sum(facts.get("inexact", 0) for facts in tensors),
+                "zero_signs": sum(facts.get("zero_signs", 0) for facts in tensors),
+                "largest_error": max(facts.get("largest_error", 0.0) for facts in tensors),
                 "sources": input_record.source_facts(inputs, files),
                 "versions": package_versions(),
                 "left_out": derived_buffers(base, tuned),
                 "tensors": [
                     input_record.tensor_facts(plan, facts, dtype=tuned.tensor_info(plan.name).dtype)
-                    for plan, facts in zip(chosen, tensors, strict=True)
+                    for plan, facts in zip(plans, tensors, strict=True)
                 ],
             },
             cost=watch.cost(),
@@ -98,9 +97,9 @@ def make_diff(
 
 
 def _metadata(
-    base: Checkpoint, tuned: Checkpoint, matched: Sequence[TensorPair], settings: MakeDiffSettings
+    base: Checkpoint, tuned: Checkpoint, pairs: Sequence[TensorPair], settings: MakeDiffSettings
 ) -> DiffMetadata:
-    """States what the diff is made from: the rule, the type of every tensor, the base."""
-    types = {pair.name: tuned.tensor_info(pair.name).dtype for pair in matched}
-    others = {name: dtype for name, dtype in types.items() if dtype is not tuned.dtype}
-    return DiffMetadata(settings.rule, tuned.dtype, others, base_sample_digest(base, matched))
+    """Returns rule, tensor dtypes and base digest for the header of the diff."""
+    dtypes = {pair.name: tuned.tensor_info(pair.name).dtype for pair in pairs}
+    others = {name: dtype for name, dtype in dtypes.items() if dtype is not tuned.dtype}
+    return DiffMetadata(settings.rule, tuned.dtype, others, base_sample_digest(base, pairs))

@@ -1,8 +1,8 @@
-"""The plan of a recovery: rule and type of every tensor, on the base that explains the diff.
+"""Plans a recovery: rule and dtype of every tensor, and the base that explains the diff.
 
-A script may have loaded the base in 16 bits before it subtracted. Where the sums with the base as
-it is are explained by no type, the base is tried as such a script held it. It is taken so only if
-every tensor is explained then.
+A script may have loaded the base in 16 bits before subtracting it. If no dtype explains the sums
+with the base as stored, the plan tries the base rounded to each 16-bit dtype. It uses a rounded
+base only if that explains every tensor.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from camelpress.core.checkpoint.portable_config import dtype_name
 
 @dataclass(frozen=True)
 class RecoveryPlan:
-    """Holds the decision for each tensor and its reason.
+    """Decisions of a recovery: base, rule of each tensor, and dtypes.
 
     Args:
-        base: the base, as whoever made the diff held it.
-        base_dtype: the type that it is rounded to, if it is.
-        plans: the tensors of the output.
-        evidence: per tensor that was sampled.
-        types: of the output.
-        record: the statements of the diff.
+        base: base as the author of the diff held it.
+        base_dtype: name of the dtype the base is rounded to, or None.
+        tensor_plans: plans of the output tensors.
+        samples: tensor name to sample.
+        dtypes: dtypes of the output.
+        metadata: header of the diff.
     """
 
     base: Checkpoint
@@ -52,7 +52,7 @@ class RecoveryPlan:
     metadata: DiffMetadata
 
     def sum_counts_by_tensor(self) -> dict[str, FitCounts]:
-        """Returns the counts of all tensors that are sums."""
+        """Returns the sample counts of all tensors computed as sums."""
         return {
             plan.name: self.samples[plan.name].counts
             for plan in self.tensor_plans
@@ -61,45 +61,49 @@ class RecoveryPlan:
 
     @property
     def sampled_counts(self) -> FitCounts:
-        """All sums that were sampled."""
+        """Counts of all sampled sums."""
         return sum_counts(self.sum_counts_by_tensor().values())
 
     def sum_as_main_dtype(self, counts: Mapping[str, FitCounts]) -> FitCounts:
-        """Adds up counts of tensors, each by its own type."""
+        """Adds up counts of tensors, each counted by its own dtype."""
         return sum_counts(
-            self.dtypes.count_as_main_dtype(name, each) for name, each in counts.items()
+            self.dtypes.count_as_main_dtype(name, fit_counts) for name, fit_counts in counts.items()
         )
 
     def require_differences(self, diff: Checkpoint) -> None:
-        """Sees that the diff is one, as `verify.require_differences` does."""
+        """Checks the tensors of the diff, as `base_check.require_differences` does."""
         base_check.require_differences(diff, self.samples, self.dtypes)
 
     def require_right_base(
         self, base: Checkpoint, diff: Checkpoint, counts: Mapping[str, FitCounts]
     ) -> None:
-        """Sees that base and diff belong together, as `verify.require_right_base` does."""
-        seen = self.sum_as_main_dtype(
+        """Checks that base and diff belong together, as `base_check.require_matching_base` does."""
+        total = self.sum_as_main_dtype(
             {name: counts[name] for name in self.sum_counts_by_tensor() if name in counts}
         )
-        if seen.tested or not self.dtypes.base_is_proven:
-            base_check.require_matching_base(base, diff, seen, self.dtypes.main_dtype)
+        if total.tested or not self.dtypes.base_is_proven:
+            base_check.require_matching_base(base, diff, total, self.dtypes.main_dtype)
 
 
 def plan_recovery(base: Checkpoint, diff: Checkpoint, settings: RecoverSettings) -> RecoveryPlan:
-    """Chooses base, rules and types by a sample of every tensor."""
-    matched, record = pair_tensors(base, diff, settings.rule), DiffMetadata.read(diff)
-    choice = _plan_on_base(base, None, diff, matched, settings, record)
-    if settings.check == "off" or record.base_digest is not None or not choice.dtypes.unexplained:
-        return choice
+    """Chooses base, rules and dtypes from a sample of every tensor."""
+    pairs, metadata = pair_tensors(base, diff, settings.rule), DiffMetadata.read(diff)
+    recovery = _plan_on_base(base, None, diff, pairs, settings, metadata)
+    if (
+        settings.check == "off"
+        or metadata.base_digest is not None
+        or not recovery.dtypes.unexplained
+    ):
+        return recovery
     for dtype in HALF_DTYPES:
-        other = _plan_on_base(RoundedBase(base, dtype), dtype, diff, matched, settings, record)
-        if other.dtypes.main_dtype is not None and not other.dtypes.unexplained:
-            return other
-    return choice
+        rounded = _plan_on_base(RoundedBase(base, dtype), dtype, diff, pairs, settings, metadata)
+        if rounded.dtypes.main_dtype is not None and not rounded.dtypes.unexplained:
+            return rounded
+    return recovery
 
 
 def sum_counts(counts: Iterable[FitCounts]) -> FitCounts:
-    """Adds up counts."""
+    """Adds up fit counts."""
     return reduce(add, counts, FitCounts())
 
 
@@ -107,18 +111,18 @@ def _plan_on_base(
     base: Checkpoint,
     dtype: torch.dtype | None,
     diff: Checkpoint,
-    matched: Sequence[TensorPair],
+    pairs: Sequence[TensorPair],
     settings: RecoverSettings,
-    record: DiffMetadata,
+    metadata: DiffMetadata,
 ) -> RecoveryPlan:
-    tested = settings.check != "off" or settings.dtype == "auto"
-    evidence = sample_tensors(base, diff, [pair for pair in matched if tested or pair.is_larger])
-    if record.main_dtype is not None:  # a diff of ours has no whole tensor that the base has, too
-        evidence = {
-            name: replace(each, holds_weights=False, has_large_values=False)
-            for name, each in evidence.items()
+    needs_sums = settings.check != "off" or settings.dtype == "auto"
+    samples = sample_tensors(base, diff, [pair for pair in pairs if needs_sums or pair.is_larger])
+    if metadata.main_dtype is not None:  # a diff by make-diff never holds a base tensor's weights
+        samples = {
+            name: replace(sample, holds_weights=False, has_large_values=False)
+            for name, sample in samples.items()
         }
-    chosen = plan_tensors(matched, evidence, settings.rule, settings.extra_rows, record.rule)
-    types = decide_dtypes(chosen, evidence, record)
-    word = None if dtype is None else dtype_name(dtype)
-    return RecoveryPlan(base, word, chosen, evidence, types, record)
+    plans = plan_tensors(pairs, samples, settings.rule, settings.extra_rows, metadata.rule)
+    dtypes = decide_dtypes(plans, samples, metadata)
+    base_dtype = None if dtype is None else dtype_name(dtype)
+    return RecoveryPlan(base, base_dtype, plans, samples, dtypes, metadata)

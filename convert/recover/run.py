@@ -1,4 +1,4 @@
-"""The stage: base and diff in, the tuned model out, a few pieces of a few tensors in memory."""
+"""Recovers a tuned model from base and diff, with a few chunks of a few tensors in memory."""
 
 from __future__ import annotations
 
@@ -46,59 +46,59 @@ def recover(
     force: bool = False,
     restart: bool = False,
 ) -> Report:
-    """Write base + diff, summed in fp32, with the diff's config and tokenizer.
+    """Writes base + diff, summed in fp32, with the diff's config and tokenizer.
 
-    What was written before the run was stopped or killed is kept, and taken over by the next.
+    A stopped or killed run keeps its finished tensors, and the next run resumes from them.
 
     Args:
-        base: the raw model, fp16 as LLaMA-1 was published.
+        base: raw model, in fp16 as LLaMA-1 was published.
         diff: tuned minus base; its embedding may have more rows.
-        out: a folder that does not exist.
-        settings: output dtype, row rules, and how to test the base.
-        force: replace `out`.
-        restart: begin again, whatever an unfinished run left.
+        out: folder to create.
+        settings: output dtype, rules for larger tensors, and test of the base.
+        force: replaces `out`.
+        restart: discards an unfinished run.
     Raises:
         NumericsProblem: the base is not the diff's, or a sum is not finite.
         CheckpointProblem: names, shapes or tokenizer do not belong together.
     Source:
-        allenai/open-instruct 0d2e152d7, scripts/weight_diff.py; ours streams, keeps 16 bits and
-        tests the base.
+        allenai/open-instruct 0d2e152d7, scripts/weight_diff.py; this version streams, keeps 16 bits
+        and tests the base.
     """
     watch = Stopwatch()
     inputs = {"base": base, "diff": diff}
     require_separate_output(out, base.folder, diff.folder)
-    answers = _known_answers(settings)
-    choice = _plan(base, diff, settings)
-    chosen, dtype = choice.tensor_plans, _config_dtype(settings, choice)
-    belongings = sidecar_plan.plan_recovery_sidecars(base, diff, chosen, settings, dtype)
-    dtypes = {plan.name: _tensor_dtype(settings, choice, plan) for plan in chosen}
-    slots = {plan.name: TensorSpec(dtypes[plan.name], plan.shape) for plan in chosen}
-    _require_scorable(belongings, slots, out, settings, answers)
-    operands = DiffOperands.of(choice.base, diff, chosen)
+    completions = _read_completions(settings)
+    recovery = _plan(base, diff, settings)
+    plans, dtype = recovery.tensor_plans, _config_dtype(settings, recovery)
+    sidecar_files = sidecar_plan.plan_recovery_sidecars(base, diff, plans, settings, dtype)
+    dtypes = {plan.name: _tensor_dtype(settings, recovery, plan) for plan in plans}
+    slots = {plan.name: TensorSpec(dtypes[plan.name], plan.shape) for plan in plans}
+    _require_scorable(sidecar_files, slots, out, settings, completions)
+    operands = DiffOperands.of(recovery.base, diff, plans)
     full = settings.check == "full"
 
-    def work(plan: TensorPlan, told: TensorStats) -> Iterator[Tensor]:
-        return add_diff(plan, operands, dtypes[plan.name], check=full, told=told)
+    def chunks_of(plan: TensorPlan, stats: TensorStats) -> Iterator[Tensor]:
+        return add_diff(plan, operands, dtypes[plan.name], check=full, stats=stats)
 
-    output = TensorOutput(settings, inputs, chosen, slots, work)
-    sidecars = (*belongings.names, REPORT)
-    with output.write(out, sidecars, force=force, restart=restart) as tensors:
+    output = TensorOutput(settings, inputs, plans, slots, chunks_of)
+    file_names = (*sidecar_files.names, REPORT)
+    with output.write(out, file_names, force=force, restart=restart) as tensors:
         folder, files = tensors.folder, tensors.files
         entries = dict(zip(slots, tensors.facts, strict=True))
-        seen = _check_all_sums(base, diff, choice, entries) if full else choice.sampled_counts
+        counts = _check_all_sums(base, diff, recovery, entries) if full else recovery.sampled_counts
         rounded = count_and_note_rounding(settings, diff, entries)
-        belongings.write(folder)
+        sidecar_files.write(folder)
         changes = repair_output_config(folder)
-        golden = _known_completion_facts(folder, settings, answers)
+        golden = _known_completion_facts(folder, settings, completions)
         report = Report(
             stage="recover",
             inputs=input_record.input_digests(inputs, files),
             settings=settings.model_dump(mode="json", exclude={"verify", "device"}),
             facts={
-                **_dtype_facts(choice, dtype, dtypes, seen),
+                **_dtype_facts(recovery, dtype, dtypes, counts),
                 "rounded": rounded,
                 "config_changes": list(changes),
-                **belongings.facts,
+                **sidecar_files.facts,
                 **golden,
                 "sources": input_record.source_facts(inputs, files),
                 "versions": package_versions(),
@@ -107,9 +107,9 @@ def recover(
                 ),
                 "tensors": [
                     input_record.tensor_facts(
-                        plan, facts, choice.samples.get(plan.name), dtype=dtypes[plan.name]
+                        plan, facts, recovery.samples.get(plan.name), dtype=dtypes[plan.name]
                     )
-                    for plan, facts in zip(chosen, tensors.facts, strict=True)
+                    for plan, facts in zip(plans, tensors.facts, strict=True)
                 ],
             },
             cost=watch.cost(),
@@ -120,104 +120,110 @@ def recover(
 
 
 def _plan(base: Checkpoint, diff: Checkpoint, settings: RecoverSettings) -> RecoveryPlan:
-    """Decides rule and type of every tensor, and sees that they belong together."""
-    choice = plan_recovery(base, diff, settings)
+    """Plans the recovery, and checks that base and diff belong together."""
+    recovery = plan_recovery(base, diff, settings)
     if settings.check != "off":
-        choice.require_differences(diff)
-        choice.require_right_base(
-            base, diff, {name: known.counts for name, known in choice.samples.items()}
+        recovery.require_differences(diff)
+        recovery.require_right_base(
+            base, diff, {name: sample.counts for name, sample in recovery.samples.items()}
         )
         require_same_base_digest(
-            base, diff, choice.metadata.base_digest, proven=choice.dtypes.base_is_proven
+            base, diff, recovery.metadata.base_digest, proven=recovery.dtypes.base_is_proven
         )
-    note_plan(choice, diff, derived_buffers(base, diff))
-    return choice
+    note_plan(recovery, diff, derived_buffers(base, diff))
+    return recovery
 
 
 def _check_all_sums(
     base: Checkpoint,
     diff: Checkpoint,
-    choice: RecoveryPlan,
+    recovery: RecoveryPlan,
     entries: Mapping[str, Mapping[str, Any]],
 ) -> FitCounts:
-    """Returns the counts of all values, seen to belong together."""
-    counts = {
+    """Adds up the counts of all values, and checks that base and diff belong together."""
+    counts_by_tensor = {
         name: FitCounts.from_json(facts["counts"])
         for name, facts in entries.items()
         if "counts" in facts
     }
-    choice.require_right_base(base, diff, counts)
-    return sum_counts(counts.values())
+    recovery.require_right_base(base, diff, counts_by_tensor)
+    return sum_counts(counts_by_tensor.values())
 
 
 def _dtype_facts(
-    choice: RecoveryPlan, main: torch.dtype, dtypes: Mapping[str, torch.dtype], seen: FitCounts
+    recovery: RecoveryPlan,
+    main_dtype: torch.dtype,
+    dtypes: Mapping[str, torch.dtype],
+    counts: FitCounts,
 ) -> dict[str, Any]:
-    """Returns the facts about the types of tensors, and the sums that show them."""
-    others = {name: dtype_name(dtype) for name, dtype in dtypes.items() if dtype is not main}
+    """Returns the report facts about dtypes, and the shares of fitting sums."""
+    others = {name: dtype_name(dtype) for name, dtype in dtypes.items() if dtype is not main_dtype}
     return {
-        "dtype": dtype_name(main),
+        "dtype": dtype_name(main_dtype),
         "dtypes": others,
-        "base_dtype": choice.base_dtype,
-        "representable": {dtype_name(each): seen.fit_share(each) for each in HALF_DTYPES},
-        "tested": seen.tested,
+        "base_dtype": recovery.base_dtype,
+        "representable": {dtype_name(dtype): counts.fit_share(dtype) for dtype in HALF_DTYPES},
+        "tested": counts.tested,
     }
 
 
-def _config_dtype(settings: RecoverSettings, choice: RecoveryPlan) -> torch.dtype:
-    """Returns the type that the config states."""
+def _config_dtype(settings: RecoverSettings, recovery: RecoveryPlan) -> torch.dtype:
+    """Returns the dtype for the output's config."""
     if settings.dtype != "auto":
         return TORCH_DTYPES[settings.dtype]
-    note_dtypes(choice)
-    return choice.dtypes.main_dtype or torch.float32
+    note_dtypes(recovery)
+    return recovery.dtypes.main_dtype or torch.float32
 
 
-def _tensor_dtype(settings: RecoverSettings, choice: RecoveryPlan, plan: TensorPlan) -> torch.dtype:
+def _tensor_dtype(
+    settings: RecoverSettings, recovery: RecoveryPlan, plan: TensorPlan
+) -> torch.dtype:
     if settings.dtype != "auto":
         return TORCH_DTYPES[settings.dtype]
-    return choice.dtypes.tensors[plan.name]
+    return recovery.dtypes.tensors[plan.name]
 
 
-def _known_answers(settings: RecoverSettings) -> Corpus | None:
-    """Reads the known completions before any weights, so that a later change of them is no harm."""
+def _read_completions(settings: RecoverSettings) -> Corpus | None:
+    """Reads the known completions before any weights, so later changes of the file do no harm."""
     if settings.verify is None:
         return None
-    from camelpress.convert.recover.known_completions import read_corpus_of_answers
+    from camelpress.convert.recover.known_completions import read_completion_corpus
 
-    return read_corpus_of_answers(settings.verify)
+    return read_completion_corpus(settings.verify)
 
 
 def _require_scorable(
-    belongings: sidecar_plan.SidecarPlan,
+    sidecar_files: sidecar_plan.SidecarPlan,
     slots: Mapping[str, TensorSpec],
     out: Path,
     settings: RecoverSettings,
-    answers: Corpus | None,
+    completions: Corpus | None,
 ) -> None:
-    """See that known completions can be scored: what cannot is told now, not after hours."""
-    if settings.verify is None or answers is None:
+    """Checks that known completions can be scored, before hours of work rather than after."""
+    if settings.verify is None or completions is None:
         return
-    from camelpress.convert.recover.known_completions import (
-        prepare_completions,  # loads transformers, which nothing else needs
-    )
+    # imported here because it loads transformers
+    from camelpress.convert.recover.known_completions import prepare_completions
 
-    infos = {name: TensorInfo(slot.dtype, slot.shape, "", None) for name, slot in slots.items()}
-    with TemporaryDirectory() as place:
-        belongings.write(Path(place))
-        model = Checkpoint(Path(place), belongings.configs["config.json"], infos)
+    infos = {key: TensorInfo(slot.dtype, slot.shape, "", None) for key, slot in slots.items()}
+    with TemporaryDirectory() as name:
+        sidecar_files.write(Path(name))
+        model = Checkpoint(Path(name), sidecar_files.configs["config.json"], infos)
         try:
-            prepare_completions(model, settings.verify, answers, device=settings.device)
+            prepare_completions(model, settings.verify, completions, device=settings.device)
         except (CheckpointProblem, RecipeProblem) as error:
-            what = error.message.replace(place, str(out))
-            raise type(error)(what, next_step=error.next_step) from error
+            message = error.message.replace(name, str(out))
+            raise type(error)(message, next_step=error.next_step) from error
 
 
 def _known_completion_facts(
-    folder: Path, settings: RecoverSettings, answers: Corpus | None
+    folder: Path, settings: RecoverSettings, completions: Corpus | None
 ) -> dict[str, Any]:
     if settings.verify is None:
         return {}
     from camelpress.convert.recover.known_completions import score_completions
 
     model = Checkpoint.open(folder)
-    return {"golden": score_completions(model, settings.verify, answers, device=settings.device)}
+    return {
+        "golden": score_completions(model, settings.verify, completions, device=settings.device)
+    }

@@ -1,4 +1,4 @@
-"""What belongs to the weights: config, tokenizer, generation config, licences."""
+"""Plans the sidecar files of an output: config, tokenizer, generation config, licences."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from camelpress.core.files.json_files import read_json, write_json
 from camelpress.core.hub.model_location import CHAT_TEMPLATES_FOLDER
 
 GENERATION_CONFIG = "generation_config.json"
-# of base and diff; anything else is the diff's
+# Files copied from base and diff; all other files come from the diff.
 LICENCE_PREFIXES = ("license", "notice", "use_policy", "llama")
 
 
 @dataclass(frozen=True)
 class SidecarPlan:
-    """What stands beside the weights of an output, known before it is written."""
+    """Files beside the weights of an output, known before it is written."""
 
     configs: Mapping[str, Mapping[str, Any]]
     source_files: Mapping[str, Path]
@@ -39,11 +39,11 @@ class SidecarPlan:
 
     @property
     def names(self) -> list[str]:
-        """The names of all its files."""
+        """Names of all sidecar files."""
         return sorted({*self.source_files, *self.file_contents, *self.configs})
 
     def write(self, folder: Path) -> None:
-        """Put it there."""
+        """Writes all sidecar files into a folder."""
         copy_sidecars(self.source_files, folder)
         for name, content in self.file_contents.items():
             (folder / name).write_bytes(content)
@@ -54,20 +54,20 @@ class SidecarPlan:
 def plan_recovery_sidecars(
     base: Checkpoint,
     diff: Checkpoint,
-    chosen: Sequence[TensorPlan],
+    plans: Sequence[TensorPlan],
     settings: RecoverSettings,
     dtype: torch.dtype,
 ) -> SidecarPlan:
-    """Those of a recovered model: a tokenizer that works, configs that agree with it.
+    """Plans the sidecar files of a recovered model, with a working tokenizer and matching configs.
 
     Raises:
         CheckpointProblem: tokenizer and embedding do not belong together.
     """
-    embedding = _embedding_plan(chosen)
-    config = _output_config(diff, chosen, dtype)
-    if llama.is_tied(diff.file_config):  # two differences may differ where two sums are one matrix
+    embedding = _embedding_plan(plans)
+    config = _output_config(diff, plans, dtype)
+    if llama.is_tied(diff.file_config):  # tied sums may have untied differences
         config[llama.TIE_EMBEDDINGS_KEY] = True
-    tokens = tokenizer_plan.plan_tokenizer(
+    tokenizer = tokenizer_plan.plan_tokenizer(
         [diff.folder, *_tokenizer_folders(base)],
         embedding.pair.shape[0],
         embedding.pair.base_shape[0],
@@ -75,45 +75,51 @@ def plan_recovery_sidecars(
         config=config,
         template=settings.chat_template,
     )
-    there = diff.sidecar_files()
-    configs = {"config.json": tokens.align_config(config)}
-    if tokens.files or GENERATION_CONFIG in there:
-        own = read_json(there[GENERATION_CONFIG]) if GENERATION_CONFIG in there else None
-        configs[GENERATION_CONFIG] = tokens.generation_config(own)
-    made = {*tokens.files, *configs, *tokenizer_plan.OUTPUT_FILES}
+    source_files = diff.sidecar_files()
+    configs = {"config.json": tokenizer.align_config(config)}
+    if tokenizer.files or GENERATION_CONFIG in source_files:
+        generation_config = (
+            read_json(source_files[GENERATION_CONFIG])
+            if GENERATION_CONFIG in source_files
+            else None
+        )
+        configs[GENERATION_CONFIG] = tokenizer.generation_config(generation_config)
+    planned = {*tokenizer.files, *configs, *tokenizer_plan.OUTPUT_FILES}
     if settings.chat_template == "none":
-        made |= {name for name in there if name.startswith(CHAT_TEMPLATES_FOLDER)}
+        planned |= {name for name in source_files if name.startswith(CHAT_TEMPLATES_FOLDER)}
     licences = {
         name: path
         for name, path in base.sidecar_files().items()
         if name.lower().startswith(LICENCE_PREFIXES)
     }
-    files = {name: path for name, path in (licences | there).items() if name not in made}
-    return SidecarPlan(configs, files, tokens.files, {"tokenizer": tokens.facts})
+    files = {name: path for name, path in (licences | source_files).items() if name not in planned}
+    return SidecarPlan(configs, files, tokenizer.files, {"tokenizer": tokenizer.facts})
 
 
 def _tokenizer_folders(base: Checkpoint) -> list[Path]:
-    """Where its tokenizer lies; Meta's is one folder above the weights."""
-    there = base.sidecar_files()
-    return [there[name].parent for name in VOCABULARY_FILES if name in there]
+    """Returns the folders of the base's tokenizer files; Meta's is the parent folder."""
+    source_files = base.sidecar_files()
+    return [source_files[name].parent for name in VOCABULARY_FILES if name in source_files]
 
 
 def plan_diff_sidecars(
-    source: Checkpoint, chosen: Sequence[TensorPlan], dtype: torch.dtype
+    source: Checkpoint, plans: Sequence[TensorPlan], dtype: torch.dtype
 ) -> SidecarPlan:
-    """Those of one checkpoint, as they are."""
+    """Plans the sidecar files of a diff: the tuned model's own, with a new config."""
     return SidecarPlan(
-        {"config.json": _output_config(source, chosen, dtype)}, source.sidecar_files(), {}, {}
+        {"config.json": _output_config(source, plans, dtype)}, source.sidecar_files(), {}, {}
     )
 
 
 def _output_config(
-    source: Checkpoint, chosen: Sequence[TensorPlan], dtype: torch.dtype
+    source: Checkpoint, plans: Sequence[TensorPlan], dtype: torch.dtype
 ) -> dict[str, Any]:
-    """A config with what is now true of dtype and vocabulary."""
-    told = portable_config(source.config, dtype)
-    return told | {"vocab_size": _embedding_plan(chosen).rows} if "vocab_size" in told else told
+    """Returns the source's config with the output's dtype and vocabulary size."""
+    config = portable_config(source.config, dtype)
+    return (
+        config | {"vocab_size": _embedding_plan(plans).rows} if "vocab_size" in config else config
+    )
 
 
-def _embedding_plan(chosen: Sequence[TensorPlan]) -> TensorPlan:
-    return next(plan for plan in chosen if plan.pair.base_name == TOKEN_TENSORS[0])
+def _embedding_plan(plans: Sequence[TensorPlan]) -> TensorPlan:
+    return next(plan for plan in plans if plan.pair.base_name == TOKEN_TENSORS[0])

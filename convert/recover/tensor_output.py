@@ -1,4 +1,4 @@
-"""An output of which every tensor is made from the tensors of two inputs."""
+"""Writes an output with every tensor computed from tensors of two inputs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from camelpress.core.output.staged_output import staged
 
 @dataclass(frozen=True)
 class WrittenTensors:
-    """The tensors of an output, on the disk.
+    """Tensors of an output on disk.
 
     Args:
-        folder: of the output, which has no name yet.
-        facts: of each tensor, in the order of the plans.
-        files: SHA-256 of each input file.
+        folder: staged folder of the output, not yet renamed.
+        facts: facts of each tensor, in the order of the plans.
+        files: path to SHA-256 of each input file.
     """
 
     folder: Path
@@ -39,34 +39,35 @@ class WrittenTensors:
 
 @dataclass(frozen=True)
 class TensorOutput:
-    """The inputs of an output, and the way each tensor is made.
+    """Inputs of an output, and the computation of each tensor.
 
     Args:
-        settings: of the stage.
+        settings: settings of the stage.
         inputs: role to checkpoint, the base first.
-        plans: of all tensors.
-        slots: name to type and shape of each tensor.
-        work: yields the pieces of a tensor.
-        metadata: of the weight files.
+        plans: plans of all tensors.
+        slots: name to dtype and shape of each tensor.
+        chunks_of: yields the chunks of a tensor.
+        metadata: header entries of the weight files.
     """
 
     settings: RecoverSettings | MakeDiffSettings
     inputs: Mapping[str, Checkpoint]
     plans: Sequence[TensorPlan]
     slots: Mapping[str, TensorSpec]
-    work: ChunkSource
+    chunks_of: ChunkSource
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @contextmanager
     def write(
         self, out: Path, sidecars: Collection[str], *, force: bool, restart: bool
     ) -> Iterator[WrittenTensors]:
-        """Write the tensors that an earlier run did not finish; the block writes the other files.
+        """Writes the unfinished tensors; the caller's block writes the sidecar files.
 
         Args:
-            out: as of `staged`.
-            sidecars: names of the files that the block writes.
-            force, restart: as of `staged`.
+            out: folder to create.
+            sidecars: names of the files written by the block.
+            force: replaces `out`.
+            restart: discards an unfinished run.
         """
         checkpoints = list(self.inputs.values())
         made_from = input_record.made_from(
@@ -84,6 +85,6 @@ class TensorOutput:
             Journal(folder) as journal,
         ):
             with CheckpointWriter(folder, self.slots, metadata=self.metadata) as writer:
-                stream = TensorStream(self.work, writer, journal)
+                stream = TensorStream(self.chunks_of, writer, journal)
                 facts, files = stream.write_all(self.plans, checkpoints, made_from["stage"])
             yield WrittenTensors(folder, facts, files)

@@ -1,8 +1,7 @@
-"""All tensors of an output, several at a time: reading, adding, hashing and writing overlap.
+"""Streams tensors of an output in parallel: reading, adding, hashing and writing overlap.
 
-A worker takes a tensor from its first piece to its last, so that its hash is made on the way. In
-between stand the input files, to be hashed whole: each just before the tensors that are read from
-it, so that a file comes from the disk once.
+One worker handles a tensor from first to last chunk and hashes it on the way. Each input file is
+hashed just before its tensors are read, so it comes from disk only once.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ from camelpress.core.progress import track
 
 ChunkSource = Callable[[TensorPlan, TensorStats], Iterator[Tensor]]
 TensorFacts = dict[str, Any]
-MAX_WORKERS = min(8, len(os.sched_getaffinity(0)))
-HASH_BYTES = 2**17  # bytes of a file that are hashed at a time
+MAX_WORKERS = min(8, len(os.sched_getaffinity(0)))  # tensors or files at once
+HASH_BYTES = 2**17  # bytes of a file hashed at a time
 
 
 @dataclass(frozen=True)
 class TensorStream:
-    """Where the pieces go.
+    """Computes and writes tensors in parallel.
 
     Args:
-        work: yields the pieces of a tensor.
-        writer: takes them.
-        journal: takes what is finished, and knows what an earlier run finished.
+        chunks_of: yields the chunks of a tensor.
+        writer: writes the chunks.
+        journal: records finished tensors and files, those of an earlier run included.
     """
 
     chunks_of: ChunkSource
@@ -50,16 +49,16 @@ class TensorStream:
     def write_all(
         self, plans: Sequence[TensorPlan], inputs: Sequence[Checkpoint], label: str
     ) -> tuple[list[TensorFacts], dict[Path, str]]:
-        """Write every tensor that is not there yet.
+        """Writes every unfinished tensor.
 
         Args:
-            plans: the tensors, in the order of the last input's files.
-            inputs: whose files are hashed.
-            label: of the progress shown.
+            plans: plans of the tensors, in the order of the last input's files.
+            inputs: checkpoints to hash.
+            label: label of the progress bar.
         Returns:
-            what is known of each tensor; the SHA-256 of each input file.
+            facts of each tensor; SHA-256 of each input file.
         Raises:
-            Problem: of the first tensor found that cannot be made; the others are given up.
+            Problem: a tensor cannot be computed; the first failure stops all workers.
         """
         stop = Event()
         steps = _interleave_files(plans, inputs)
@@ -79,50 +78,50 @@ class TensorStream:
         facts = {step: future.result() for step, future in zip(steps, futures, strict=True)}
         return (
             [facts[plan] for plan in plans],
-            {step: told["sha256"] for step, told in facts.items() if isinstance(step, Path)},
+            {step: entry["sha256"] for step, entry in facts.items() if isinstance(step, Path)},
         )
 
     def _step(self, step: TensorPlan | Path, stop: Event) -> TensorFacts:
         if isinstance(step, Path):
             key = str(step)
-            known = self.journal[key]
-            facts = known or {"sha256": _hash_file(step, stop)}
+            entry = self.journal[key]
+            facts = entry or {"sha256": _hash_file(step, stop)}
         else:
             key = step.name
-            known = self.journal[key]
-            if known is not None and known.get("sha256") != self.writer.tensor_digest(key):
-                known = None
-            facts = known or self._write_tensor(step, stop)
+            entry = self.journal[key]
+            if entry is not None and entry.get("sha256") != self.writer.tensor_digest(key):
+                entry = None
+            facts = entry or self._write_tensor(step, stop)
             self.writer.finish_tensor(key)
-        if known is None:
+        if entry is None:
             self.journal.add(key, facts)
         return facts
 
     def _write_tensor(self, plan: TensorPlan, stop: Event) -> TensorFacts:
-        digest, offset, told = hashlib.sha256(), 0, TensorStats()
-        for piece in self.chunks_of(plan, told):
+        digest, offset, stats = hashlib.sha256(), 0, TensorStats()
+        for chunk in self.chunks_of(plan, stats):
             _raise_if_stopped(stop)
-            content = tensor_bytes(piece)
+            content = tensor_bytes(chunk)
             digest.update(content)
             self.writer.write_bytes(plan.name, offset, content)
             offset += len(content)
-        return {"sha256": digest.hexdigest(), **told.facts()}
+        return {"sha256": digest.hexdigest(), **stats.facts()}
 
 
 def _interleave_files(
     plans: Sequence[TensorPlan], inputs: Sequence[Checkpoint]
 ) -> list[TensorPlan | Path]:
     steps: list[TensorPlan | Path] = []
-    waiting = [path for checkpoint in inputs for path in checkpoint.weight_files()]
+    paths = [path for checkpoint in inputs for path in checkpoint.weight_files()]
     for plan in plans:
         names = (plan.pair.base_name, plan.name)
         for checkpoint, name in zip(inputs, names, strict=True):
             path = checkpoint.folder / checkpoint.tensor_info(name).shard if name else None
-            if path in waiting:
-                waiting.remove(path)
+            if path in paths:
+                paths.remove(path)
                 steps.append(path)
         steps.append(plan)
-    return [*steps, *waiting]
+    return [*steps, *paths]
 
 
 def _hash_file(path: Path, stop: Event) -> str:
@@ -136,4 +135,4 @@ def _hash_file(path: Path, stop: Event) -> str:
 
 def _raise_if_stopped(stop: Event) -> None:
     if stop.is_set():
-        raise Interruption("given up", next_step="run the same command again")
+        raise Interruption("stopped with the other tensors", next_step="run the same command again")

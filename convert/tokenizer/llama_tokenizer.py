@@ -1,8 +1,8 @@
-"""Makes the files of a tokenizer that has a tokenizer.model alone.
+"""Builds the files of a tokenizer from its tokenizer.model alone.
 
-The small files of 2023 are not to be trusted: special tokens that are "" send fast tokenizers
-into endless recursion, and without tokenizer.json transformers 5 puts no BOS in front. What they
-state and loaders can honour stays; defaults fill the gaps.
+The small files of 2023 are not reliable: special tokens "" send fast tokenizers into endless
+recursion, and without tokenizer.json transformers 5 adds no BOS. Valid settings are kept; defaults
+fill the gaps.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from camelpress.convert.tokenizer.tokenizer_files import (
 )
 from camelpress.core.checkpoint.portable_config import MACHINE_CONFIG_KEYS
 
-FAST_CLASS = "PreTrainedTokenizerFast"  # takes tokenizer.json as it stands, in transformers 4 and 5
-LLAMA_CLASS = "LlamaTokenizer"  # rebuilds its pipeline from the settings, in transformers 5
-MAX_KNOWN_LENGTH = 10**9  # a longer model_max_length means: not known
+FAST_CLASS = "PreTrainedTokenizerFast"  # uses tokenizer.json unchanged, transformers 4 and 5
+LLAMA_CLASS = "LlamaTokenizer"  # rebuilds its pipeline from the settings in transformers 5
+MAX_KNOWN_LENGTH = 10**9  # tokens; a larger model_max_length means: unknown
 DEFAULT_SETTINGS: JsonObject = {
-    "legacy": True,  # else a role marker after BOS is 29966, not 529 as in training
+    "legacy": True,  # as in training: a role marker after BOS is 529, not 29966
     "add_bos_token": True,
     "add_eos_token": False,
     "clean_up_tokenization_spaces": False,
     "padding_side": "left",
 }
-REPLACED_KEYS = (  # keys that are written anew, or say where and with what the source was written
+REPLACED_KEYS = (  # rewritten keys, and keys about the machine and software of the source
     *("auto_map", "chat_template", "added_tokens_decoder", "tokenizer_class", "name_or_path"),
     *("special_tokens_map_file", "tokenizer_file", "vocab_file", "backend", "is_local"),
     *(
@@ -57,16 +57,17 @@ REPLACED_KEYS = (  # keys that are written anew, or say where and with what the 
 def tokenizer_settings(
     source: TokenizerFiles, model: SentencePieceModel, config: Mapping[str, Any]
 ) -> JsonObject:
-    """Returns the settings that the source states, and a default for each that it leaves open.
+    """Returns the settings of the source, with defaults for missing and invalid ones.
 
     Args:
-        source: states them in its tokenizer_config.json.
-        model: of the source; says whether texts get a blank in front.
-        config: of the model; its `max_position_embeddings` bound texts where nothing else does.
+        source: tokenizer files with a tokenizer_config.json.
+        model: tokenizer.model of the source; decides about the blank in front of a text.
+        config: config of the model; `max_position_embeddings` is the default of
+            `model_max_length`.
     """
     defaults = DEFAULT_SETTINGS | {"add_bos_token": "bos" in model.special_ids}
     if not model.adds_dummy_prefix and source.config.get("legacy") is not False:
-        defaults["add_prefix_space"] = False  # without `legacy` loaders put a blank nevertheless
+        defaults["add_prefix_space"] = False  # loaders add a blank without `legacy` anyway
     values = {key: value for key, value in source.config.items() if key not in REPLACED_KEYS}
     for key, valid in SETTING_CHECKS.items():
         if key in values and not valid(values[key]):
@@ -78,7 +79,7 @@ def tokenizer_settings(
 
 
 def prepend_scheme(options: Mapping[str, Any]) -> PrependScheme:
-    """Tells from the settings which texts get a blank in front."""
+    """Returns the rule for blanks in front of texts, from the settings."""
     if not options.get("add_prefix_space", True):
         return "never"
     return "always" if options["legacy"] else "first"
@@ -87,74 +88,77 @@ def prepend_scheme(options: Mapping[str, Any]) -> PrependScheme:
 def build_tokenizer_files(
     source: TokenizerFiles,
     vocabulary: Vocabulary,
-    made: tokenizers.Tokenizer,
+    backend: tokenizers.Tokenizer,
     special: Mapping[str, int],
     template: Any,
     options: Mapping[str, Any],
     *,
     llama: bool,
 ) -> dict[str, bytes | JsonObject]:
-    """Returns all files that loaders of transformers 4 and 5, fast and slow, look for.
+    """Returns all files for the fast and slow loaders of transformers 4 and 5.
 
     Args:
-        source: gives tokenizer.model.
-        vocabulary: holds what is added to `made`.
-        made: gives the ids of tokenizer.model; it is completed here.
-        special: bos, eos, unk and pad.
-        template: of chats; it goes into tokenizer_config.json, which all loaders read.
-        options: the settings.
-        llama: says whether LLaMA's class builds the same pipeline.
+        source: tokenizer files with a tokenizer.model.
+        vocabulary: vocabulary with matched words and added tokens.
+        backend: fast tokenizer with the ids of tokenizer.model; completed in place.
+        special: role to id of bos, eos, unk and pad.
+        template: chat template for tokenizer_config.json, read by all loaders.
+        options: settings of the tokenizer.
+        llama: True if LLaMA's class builds the same pipeline.
     """
-    _add(made, vocabulary, options)
-    made.post_processor = build_post_processor(vocabulary, special, options)
-    names: JsonObject = {
+    _add(backend, vocabulary, options)
+    backend.post_processor = build_post_processor(vocabulary, special, options)
+    token_names: JsonObject = {
         f"{role}_token": vocabulary.tokens_by_id[number] for role, number in special.items()
     }
-    taken, listed = set(special.values()), set(map(token_text, source.tokens_without_role()))
-    more = [
+    special_ids, listed_texts = (
+        set(special.values()),
+        set(map(token_text, source.tokens_without_role())),
+    )
+    extra_tokens = [
         token.content
         for number, token in sorted((vocabulary.matched_words | vocabulary.added).items())
         if token.special
-        and number not in taken
-        and (number in vocabulary.added or token.content in listed)
+        and number not in special_ids
+        and (number in vocabulary.added or token.content in listed_texts)
     ]
-    names |= {SPECIAL_LIST_KEYS[0]: more} if more else {}
-    decoder = made.get_added_tokens_decoder()
-    small: dict[str, JsonObject] = {
+    token_names |= {SPECIAL_LIST_KEYS[0]: extra_tokens} if extra_tokens else {}
+    decoder = backend.get_added_tokens_decoder()
+    json_files: dict[str, JsonObject] = {
         TOKENIZER_CONFIG: {"tokenizer_class": LLAMA_CLASS if llama else FAST_CLASS}
         | dict(options)
         | ({} if llama else {"model_input_names": ["input_ids", "attention_mask"]})
         | ({"chat_template": template} if template else {})
-        | names
+        | token_names
         | {"added_tokens_decoder": {str(n): token_entry(decoder[n]) for n in sorted(decoder)}},
-        SPECIAL_TOKENS_MAP: names,
+        SPECIAL_TOKENS_MAP: token_names,
         ADDED_TOKENS: {token.content: number for number, token in vocabulary.added.items()},
     }
     return {
         TOKENIZER_MODEL: source.paths[TOKENIZER_MODEL].read_bytes(),
-        TOKENIZER_JSON: made.to_str(pretty=True).encode(),
-        **{name: content for name, content in small.items() if content},
+        TOKENIZER_JSON: backend.to_str(pretty=True).encode(),
+        **{name: content for name, content in json_files.items() if content},
     }
 
 
-def _add(made: tokenizers.Tokenizer, vocabulary: Vocabulary, options: Mapping[str, Any]) -> None:
-    """Adds the marked words and the tokens behind the words.
+def _add(backend: tokenizers.Tokenizer, vocabulary: Vocabulary, options: Mapping[str, Any]) -> None:
+    """Adds the matched words and the added tokens to a fast tokenizer.
 
-    A token that is looked for in normalized text is never found where the normalizer puts a
-    blank in front of it, so there each is looked for in the text as it stands.
+    If the normalizer puts a blank in front of every part, no token matches in normalized text;
+    then each is matched in the raw text.
     """
     hidden = prepend_scheme(options) == "always"
     for _, token in sorted((vocabulary.matched_words | vocabulary.added).items()):
         flags = {key: value for key, value in token_entry(token).items() if key != "content"}
         flags["normalized"] = flags["normalized"] and not hidden
         added = AddedToken(token.content, **flags)
-        (made.add_special_tokens if token.special else made.add_tokens)([added])
+        (backend.add_special_tokens if token.special else backend.add_tokens)([added])
 
 
 def build_post_processor(
     vocabulary: Vocabulary, special: Mapping[str, int], options: Mapping[str, Any]
 ) -> processors.TemplateProcessing:
-    """Returns the step that puts BOS before a text and EOS behind it, as the settings have it."""
+    """Returns the step that adds BOS and EOS to a text, as the settings state."""
     bos, eos = (
         [vocabulary.tokens_by_id[special[role]]]
         if options.get(f"add_{role}_token") is True and role in special

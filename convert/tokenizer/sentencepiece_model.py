@@ -1,7 +1,7 @@
-"""Builds the fast tokenizer that gives the ids of a SentencePiece tokenizer.model.
+"""Builds a fast tokenizer with the ids of a SentencePiece tokenizer.model.
 
-Loaders build a fast tokenizer from such a file, too, but leave out its normalizer and rank merges
-in other ways. Here the fast one counts only if it agrees with SentencePiece on joined text.
+Loaders build one from such a file, too, but they skip its normalizer and rank merges differently.
+This module accepts a fast tokenizer only if it agrees with SentencePiece on joined text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tokenizers
 from google.protobuf.message import DecodeError
 from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import (  # type: ignore[attr-defined]
-    ModelProto,  # made when it is imported
+    ModelProto,  # created at import
 )
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
@@ -29,26 +29,26 @@ from camelpress.core.files.file_recognizer import unreadable_file_problem
 from camelpress.core.files.regular_files import read_regular
 from camelpress.core.input_limits import MAX_PIECE_CHARACTERS, MAX_PIECES, MAX_TOKENIZER_MODEL_BYTES
 
-PrependScheme = Literal["always", "first", "never"]  # texts that get a blank in front
-MergePairs = Mapping[str, Sequence[tuple[str, str]]]  # a piece to the pairs that merge into it
+PrependScheme = Literal["always", "first", "never"]  # parts of a text with a blank in front
+MergePairs = Mapping[str, Sequence[tuple[str, str]]]  # piece to the pairs merging into it
 
 SPACE_SYMBOL = "\u2581"
 TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a token in base64 and its rank
 EXTRA_SPACES = Regex(f"\\A +|(?<= ) +|[ {SPACE_SYMBOL}]+\\z")
-EXCLUDED_SCORE = -1e9  # score of a piece that no text may be cut into
+EXCLUDED_SCORE = -1e9  # score of a piece excluded from segmentation
 UNIGRAM, BPE = 1, 2  # model types of SentencePiece
 NORMAL, USER_DEFINED = 1, 4  # types of a piece
 
 
 @dataclass(frozen=True)
 class FastTokenizer:
-    """Holds a tokenizer of the tokenizers library and how it compares with SentencePiece.
+    """Tokenizer of the tokenizers library, with its comparison to SentencePiece.
 
     Args:
-        backend: gives the same ids on every text of the corpus but rare ones.
-        texts: number of texts that were compared.
-        mismatches: number of rare texts on which the ids differ.
-        sample: texts that begin with no blank, and SentencePiece's ids of each.
+        backend: tokenizer with SentencePiece's ids on every text of the corpus, rare texts aside.
+        texts: number of compared texts.
+        mismatches: number of rare texts with other ids.
+        sample: texts without a leading blank to SentencePiece's ids.
     """
 
     backend: tokenizers.Tokenizer
@@ -79,19 +79,19 @@ class SentencePieceModel:
 
     @property
     def special_ids(self) -> dict[str, int]:
-        """Returns the ids of bos, eos and unk; a role that the model lacks is left out."""
+        """Role to id of bos, eos and unk, without roles the model lacks."""
         model = self._processor
         ids = {"bos": model.bos_id(), "eos": model.eos_id(), "unk": model.unk_id()}
         return {role: number for role, number in ids.items() if number >= 0}
 
     @property
     def adds_dummy_prefix(self) -> bool:
-        """Says if the file itself puts a blank in front of a text."""
+        """True if the file puts a blank in front of a text."""
         return bool(self._proto.normalizer_spec.add_dummy_prefix)
 
     @property
     def is_llama(self) -> bool:
-        """Says if it has the features that loaders take for granted in LLaMA's class."""
+        """True if the model has all features assumed by LLaMA's class in loaders."""
         spec, trained = self._proto.normalizer_spec, self._proto.trainer_spec
         return (
             trained.model_type == BPE
@@ -115,73 +115,73 @@ class SentencePieceModel:
         return ids
 
     def build_fast(self, prefix: PrependScheme) -> FastTokenizer | None:
-        """Builds the fast tokenizer; None where its ids differ from SentencePiece's.
+        """Builds the fast tokenizer; returns None if its ids differ from SentencePiece's.
 
         Args:
-            prefix: says whether every part between special tokens gets a blank in front, only
-                the first part, or none. Loaders give no second blank to a first part that begins
-                with one, so such texts are not compared under `first`.
+            prefix: parts between special tokens with a blank in front: all, the first, or none.
+                Loaders add no second blank to a first part with a leading blank, so such texts
+                are not compared under `first`.
         """
         texts = self._texts_to_compare
         if prefix == "first":
             texts = [text for text in texts if not self._starts_with_space(text)]
         expected = self.encode(texts, blank=prefix != "never")
-        rare = self.encode(tokenizer_corpus.RARE_TEXTS, blank=prefix != "never")
-        for made in self._fast_candidates(prefix):
-            if _ids(made, texts) == expected:
-                pairs = zip(_ids(made, tokenizer_corpus.RARE_TEXTS), rare, strict=True)
-                mismatches = sum(ids != wanted for ids, wanted in pairs)
-                self._add_special_tokens(made)
+        rare_ids = self.encode(tokenizer_corpus.RARE_TEXTS, blank=prefix != "never")
+        for backend in self._fast_candidates(prefix):
+            if _ids(backend, texts) == expected:
+                pairs = zip(_ids(backend, tokenizer_corpus.RARE_TEXTS), rare_ids, strict=True)
+                mismatches = sum(ids != expected_ids for ids, expected_ids in pairs)
+                self._add_special_tokens(backend)
                 sample = {
                     text: ids
                     for text, ids in zip(texts, expected, strict=True)
                     if text in tokenizer_corpus.CORPUS_TEXTS and not self._starts_with_space(text)
                 }
-                return FastTokenizer(made, len(texts) + len(rare), mismatches, sample)
+                return FastTokenizer(backend, len(texts) + len(rare_ids), mismatches, sample)
         return None
 
     def _fast_candidates(self, prefix: PrependScheme) -> Iterator[tokenizers.Tokenizer]:
-        """Yields the fast tokenizers that may give the same ids."""
+        """Yields fast tokenizers to compare with SentencePiece."""
         kind, spec = self._proto.trainer_spec.model_type, self._proto.normalizer_spec
         if kind not in (UNIGRAM, BPE):
             return
         charsmaps: list[list[Any]] = [[]]
         if spec.precompiled_charsmap:
-            # the library maps only the first character of some that belong together
+            # the library maps only the first character of some sequences
             lines = normalizers.Replace("\r\n", "\n\n")
             charsmap = [normalizers.NFC(), normalizers.Precompiled(spec.precompiled_charsmap)]
             charsmaps = [charsmap[1:], charsmap, [lines, *charsmap]]
         for charsmap_steps in charsmaps:
-            made = tokenizers.Tokenizer(self._bpe() if kind == BPE else self._unigram())
+            backend = tokenizers.Tokenizer(self._bpe() if kind == BPE else self._unigram())
             steps = charsmap_steps + self._normalizers(prefix)
-            made.normalizer = normalizers.Sequence(steps)
+            backend.normalizer = normalizers.Sequence(steps)
             if steps := self._pre_tokenizers(prefix):
-                made.pre_tokenizer = pre_tokenizers.Sequence(steps)
-            made.decoder = self._decoder(prefix)
-            yield made
+                backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+            backend.decoder = self._decoder(prefix)
+            yield backend
 
-    def _add_special_tokens(self, made: tokenizers.Tokenizer) -> None:
+    def _add_special_tokens(self, backend: tokenizers.Tokenizer) -> None:
         special = [
             piece.piece
             for piece in self._proto.pieces
             if piece.type not in (piece.NORMAL, piece.USER_DEFINED, piece.BYTE)
         ]
-        made.add_special_tokens(
+        backend.add_special_tokens(
             [AddedToken(text, special=True, normalized=False) for text in special]
         )
 
     @cached_property
     def _texts_to_compare(self) -> list[str]:
-        """Returns the corpus, each piece, joined pieces, and texts in which merges compete."""
+        """Corpus texts, single pieces, joined pieces, and texts with competing merges."""
         pieces = [piece.replace(SPACE_SYMBOL, " ") for piece in self._texts(NORMAL, USER_DEFINED)]
         groups = self._score_ties
-        tied = [piece.replace(SPACE_SYMBOL, " ") for group in groups for piece in group]
+        tied_pieces = [piece.replace(SPACE_SYMBOL, " ") for group in groups for piece in group]
         competing = islice(tokenizer_corpus.tie_texts(groups), tokenizer_corpus.MAX_TIE_TEXTS)
         return [
             *tokenizer_corpus.CORPUS_TEXTS,
             *pieces,
             *tokenizer_corpus.join_texts(pieces),
-            *tokenizer_corpus.join_texts(tied),
+            *tokenizer_corpus.join_texts(tied_pieces),
             *(text.replace(SPACE_SYMBOL, " ") for text in competing),
         ]
 
@@ -193,7 +193,7 @@ class SentencePieceModel:
 
     @cached_property
     def _merges_by_score(self) -> list[MergePairs]:
-        """Groups the pieces that come from merges by score, the best score first."""
+        """Merge pieces grouped by score, the best score first."""
         words = set(self._texts(NORMAL, USER_DEFINED))
         groups: dict[float, dict[str, list[tuple[str, str]]]] = defaultdict(dict)
         for piece in self._proto.pieces:
@@ -231,7 +231,7 @@ class SentencePieceModel:
         )
 
     def _normalizers(self, prefix: PrependScheme) -> list[Any]:
-        """Lists the steps of SentencePiece's normalizer behind its table of characters.
+        """Returns the steps of SentencePiece's normalizer after its table of characters.
 
         A normalizer adds the blank in front, because a pre-tokenizer adds none before another.
         """
@@ -246,7 +246,7 @@ class SentencePieceModel:
         return steps
 
     def _pre_tokenizers(self, prefix: PrependScheme) -> list[Any]:
-        """Lists the steps beyond a normalizer: a blank before the first part, whole symbols."""
+        """Returns the pre-tokenizers: a blank before the first part, and whole symbols."""
         steps: list[Any] = []
         if prefix == "first":
             steps.append(
@@ -258,18 +258,18 @@ class SentencePieceModel:
         return steps
 
     def _decoder(self, prefix: PrependScheme) -> decoders.Decoder:
-        undo: list[Any] = [
+        steps: list[Any] = [
             decoders.Replace(SPACE_SYMBOL, " "),
             decoders.ByteFallback(),
             decoders.Fuse(),
         ]
         if prefix != "never":
-            undo.append(decoders.Strip(" ", 1, 0))
-        return decoders.Sequence(undo)
+            steps.append(decoders.Strip(" ", 1, 0))
+        return decoders.Sequence(steps)
 
 
 def is_tiktoken(path: Path) -> bool:
-    """Returns whether a file is a list of base64 tokens and their ranks, as Meta ships Llama 3."""
+    """Returns True for a list of base64 tokens with ranks, as in Meta's Llama 3."""
     try:
         with path.open("rb") as file:
             lines = list(islice(file, 3))
@@ -284,8 +284,10 @@ def _processor(content: bytes) -> SentencePieceProcessor:
     return model
 
 
-def _ids(made: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    return [one.ids for one in made.encode_batch(list(texts), add_special_tokens=False)]
+def _ids(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    return [
+        encoding.ids for encoding in backend.encode_batch(list(texts), add_special_tokens=False)
+    ]
 
 
 def _split_piece(piece: str, words: set[str]) -> Iterator[tuple[str, str]]:
@@ -297,9 +299,9 @@ def _split_piece(piece: str, words: set[str]) -> Iterator[tuple[str, str]]:
 def _order_merges(group: MergePairs) -> Iterator[tuple[str, str]]:
     """Orders the merges of one score.
 
-    Of equal merges SentencePiece makes the leftmost, a fast tokenizer the one that is listed
-    first. So a merge stands before those that would take its right half from the right. Where
-    that leads around in a circle, no list can be right, and the order of ids stays.
+    Among equal merges SentencePiece applies the leftmost, a fast tokenizer the first in its list.
+    Each merge therefore precedes those beginning with its right half. A cycle has no correct
+    order; then the order of ids stays.
     """
     if len(group) == 1:
         order = list(group)
@@ -308,13 +310,13 @@ def _order_merges(group: MergePairs) -> Iterator[tuple[str, str]]:
         for piece, pairs in group.items():
             for left, _ in pairs:
                 begins[left].add(piece)
-        after: dict[str, set[str]] = {piece: set() for piece in group}
+        successors: dict[str, set[str]] = {piece: set() for piece in group}
         for piece, pairs in group.items():
             for _, right in pairs:
                 for later in begins[right] - {piece}:
-                    after[later].add(piece)
+                    successors[later].add(piece)
         try:
-            order = list(TopologicalSorter(after).static_order())
+            order = list(TopologicalSorter(successors).static_order())
         except CycleError:
             order = list(group)
     for piece in order:
@@ -327,7 +329,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _require_sane_pieces(model: SentencePieceProcessor) -> None:
-    """Raises ValueError where a piece is no text, or pieces are too many or too long to be used."""
+    """Raises ValueError for a piece that is no text, and for too many or too long pieces."""
     count = model.get_piece_size()
     if count > MAX_PIECES:
         raise ValueError(f"it has {count:,} pieces, {MAX_PIECES:,} are the limit")

@@ -1,4 +1,4 @@
-"""Lists the settings of a tokenizer that differ between its source and the output, with reasons."""
+"""Lists tokenizer settings with different values in source and output, with reasons."""
 
 from __future__ import annotations
 
@@ -16,18 +16,15 @@ from camelpress.convert.tokenizer.tokenizer_files import (
     token_text,
 )
 
-SEPARATE_KEYS = (
-    "added_tokens_decoder",
-    "chat_template",
-)  # compared token by token; a fact of its own
-PROVENANCE_KEYS = (  # keys that say where and with what the source was written
+SEPARATE_KEYS = ("added_tokens_decoder", "chat_template")  # compared or reported separately
+PROVENANCE_KEYS = (  # keys about the machine and software of the source
     *("name_or_path", "_name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file"),
     *("transformers_version", "is_local", "local_files_only", "backend", "from_slow"),
 )
 
 
 def setting_changes(source: TokenizerFiles, files: Mapping[str, bytes]) -> list[JsonObject]:
-    """Returns setting, old value, new value and reason of every change in the small files."""
+    """Returns setting, old value, new value and reason of each change in the JSON files."""
     after, fast = (
         json.loads(files[name]) if name in files else {}
         for name in (TOKENIZER_CONFIG, TOKENIZER_JSON)
@@ -70,7 +67,7 @@ def _reason(key: str, old: Any) -> str:
 
 
 def _changed_flags(before: JsonObject, after: JsonObject) -> Iterator[tuple[str, Any, Any, str]]:
-    """Yields the flags of added tokens that differ between both files."""
+    """Yields changed flags of added tokens with old value, new value and reason."""
     old, new = (content.get("added_tokens_decoder") for content in (before, after))
     if not isinstance(old, dict) or not isinstance(new, dict):
         return

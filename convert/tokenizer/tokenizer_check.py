@@ -1,4 +1,4 @@
-"""Tries tokenizer files out: they have to load, and to give the ids that they should."""
+"""Checks tokenizer files by loading them and comparing their ids."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def load_tokenizer(files: Mapping[str, bytes], folder: Path) -> Tokenizer:
     """Loads tokenizer files from a temporary folder.
 
     Args:
-        files: name to content; a config.json with the model's type among them.
-        folder: named in errors.
+        files: name to content, with a config.json that states the model type.
+        folder: folder named in errors.
     Raises:
         CheckpointProblem: transformers cannot load them.
     """
@@ -35,10 +35,10 @@ def load_tokenizer(files: Mapping[str, bytes], folder: Path) -> Tokenizer:
 def loaded_special_ids(
     loaded: Tokenizer, vocabulary: Vocabulary, rows: int, folder: Path
 ) -> dict[str, int]:
-    """Returns the ids of bos, eos and pad after it checked every added token.
+    """Returns role to id of bos, eos and pad, after checking the id of every added token.
 
     Raises:
-        CheckpointProblem: an added token has another id than planned, or an id has no row.
+        CheckpointProblem: an added token has another id than planned, or an id exceeds the rows.
     """
     try:
         ids = loaded.encode_document("Hello world")
@@ -70,10 +70,10 @@ def loaded_special_ids(
 def require_sentencepiece_ids(
     loaded: Tokenizer, sample: Mapping[str, list[int]], folder: Path
 ) -> None:
-    """Checks that transformers builds the tokenizer that was compared with SentencePiece.
+    """Checks that the tokenizer built by transformers gives the ids of SentencePiece.
 
     Raises:
-        CheckpointProblem: it gives other ids.
+        CheckpointProblem: a text gets other ids.
     """
     wrong = [text for text, ids in sample.items() if loaded.encode(text) != ids]
     if wrong:
@@ -87,15 +87,16 @@ def require_sentencepiece_ids(
 def count_mismatches(
     loaded: Tokenizer, files: Mapping[str, bytes], vocabulary: Vocabulary, folder: Path
 ) -> dict[str, int] | None:
-    """Counts the texts to which the source's own files give other ids in transformers.
+    """Counts texts with other ids than transformers reads from the source's own files.
 
     Returns:
-        None where transformers cannot load the source's own files.
+        numbers of compared texts and of mismatches; None if transformers cannot load the source's
+        files.
     """
     texts = _comparison_texts(vocabulary)
     try:
-        own = load_tokenizer(files, folder)
-        count = sum(_ids(own, text) != _ids(loaded, text) for text in texts)
+        original = load_tokenizer(files, folder)
+        count = sum(_ids(original, text) != _ids(loaded, text) for text in texts)
     except Exception as error:
         if (
             not isinstance(error, (CheckpointProblem, *TOKENIZER_ERRORS))
@@ -107,7 +108,7 @@ def count_mismatches(
 
 
 def _comparison_texts(vocabulary: Vocabulary) -> list[str]:
-    """Returns the texts for comparing two loaded tokenizers, with special tokens among words."""
+    """Returns texts for comparing two loaded tokenizers, some with special tokens among words."""
     tokens = {token.content for token in (vocabulary.matched_words | vocabulary.added).values()}
     framed = [f"a{token}b {token} c {token}{token} {token}d" for token in sorted(tokens)]
     return [

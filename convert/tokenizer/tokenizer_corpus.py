@@ -1,7 +1,7 @@
-"""A fixed corpus on which two tokenizers have to agree: many scripts, and joined pieces.
+"""Provides a fixed corpus for comparing two tokenizers: many scripts, and joined pieces.
 
-Single pieces hide most differences: tokenizers differ in which of two overlapping merges they
-make first, and in blanks, normalization and bytes. Joined texts show them.
+Single pieces hide most differences: tokenizers differ in the order of overlapping merges, and in
+blanks, normalization and bytes. Joined texts show the differences.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 
-PIECES_PER_TEXT = 40  # pieces of one joined text
-MAX_TIE_TEXTS = 4096  # texts in which two merges of equal score compete, at most
+PIECES_PER_TEXT = 40  # pieces per joined text
+MAX_TIE_TEXTS = 4096  # texts with two competing merges of equal score
 
 # fmt: off
 CORPUS_TEXTS = (
@@ -47,7 +47,7 @@ CORPUS_TEXTS = (
     "aaaaaaaaaaaaaaaaaaaaaaaa ababababab <<<<<<>>>>>> ------------ ........ !!!???",
     "  \n  \n\n   x\n \t \n",
 )
-# marks that the tokenizers library may compose differently, and special tokens as text
+# Marks composed differently by the tokenizers library, and special tokens as text.
 RARE_TEXTS = (
     "\u1e9b\u0323", "\u0344", "a\u0328\u0301 a\u0301\u0328", "e\u0302\u0323",
     "\uff76\uff9e", "\ufb01\u0301",
@@ -57,26 +57,26 @@ RARE_TEXTS = (
 
 
 def join_texts(texts: Sequence[str]) -> Iterator[str]:
-    """Joins all texts, in their order and in a mixed one, a few dozen at a time."""
-    mixed = list(texts)
-    random.Random(0).shuffle(mixed)
-    for order in (texts, mixed):
+    """Joins texts, 40 at a time, in their order and in a shuffled one."""
+    shuffled = list(texts)
+    random.Random(0).shuffle(shuffled)
+    for order in (texts, shuffled):
         for start in range(0, len(order), PIECES_PER_TEXT):
             yield "".join(order[start : start + PIECES_PER_TEXT])
 
 
 def tie_texts(groups: Sequence[Mapping[str, Sequence[tuple[str, str]]]]) -> Iterator[str]:
-    """Yields texts in which two merges of equal score want the same symbol.
+    """Yields texts with two merges of equal score that compete for one symbol.
 
     Args:
-        groups: for each score that several pieces have, these pieces and the halves of each.
+        groups: one mapping per score, from piece to the halves it merges from.
     """
     for halves in groups:
-        begins: dict[str, list[str]] = {}
+        rights_by_left: dict[str, list[str]] = {}
         for pairs in halves.values():
             for left, right in pairs:
-                begins.setdefault(left, []).append(right)
+                rights_by_left.setdefault(left, []).append(right)
         for pairs in halves.values():
             for left, right in pairs:
-                for end in begins.get(right, ()):
+                for end in rights_by_left.get(right, ()):
                     yield left + right + end

@@ -1,7 +1,7 @@
-"""What the tokenizer files of a model say, and which ids that makes.
+"""Reads the tokenizer files of a model, and derives the ids of its tokens.
 
-Any of the four JSON files can be missing, and can hold null or "" for a token; of what they say
-of a token's id each may be the only one. What contradicts something else is refused.
+Any of the four JSON files can be missing or hold null or "" for a token, and any can be the only
+one with a token's id. Contradictions are refused.
 """
 
 from __future__ import annotations
@@ -30,12 +30,9 @@ TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS = (
     "added_tokens.json",
 )
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
-VOCABULARY_FILES = (
-    TOKENIZER_JSON,
-    TOKENIZER_MODEL,
-    VOCAB_JSON,
-)  # files that make a tokenizer, the one loaders prefer first
-FOREIGN_VOCABULARIES = (  # vocabularies of other libraries, which no check here understands
+# Files with a vocabulary, in the loaders' order of preference.
+VOCABULARY_FILES = (TOKENIZER_JSON, TOKENIZER_MODEL, VOCAB_JSON)
+FOREIGN_VOCABULARIES = (  # vocabulary files of other libraries, not supported
     *("tekken.json", "tiktoken.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt"),
     *("qwen.tiktoken",),
 )
@@ -49,16 +46,16 @@ TOKENIZER_FILE_NAMES = (
 )
 
 ROLES = ("bos", "eos", "unk", "pad")
-PAD_TOKENS = ("<pad>", "[PAD]")  # what open-instruct adds, and what Alpaca and FastChat v0 add
+PAD_TOKENS = ("<pad>", "[PAD]")  # pad token of open-instruct; of Alpaca and FastChat v0
 SPECIAL_TOKEN_KEYS = tuple(f"{role}_token" for role in (*ROLES, "sep", "cls", "mask"))
-SPECIAL_LIST_KEYS = ("additional_special_tokens", "extra_special_tokens")  # of transformers 4 and 5
+SPECIAL_LIST_KEYS = ("additional_special_tokens", "extra_special_tokens")  # transformers 4, 5
 TOKEN_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 NEXT_STEP = "give the tokenizer that these weights were trained with"
 DROP_STEP = f"leave it out with --extra-rows drop, or {NEXT_STEP}"
 
 
 class Vocabulary:
-    """Words, the tokens added behind them, and the words that are matched as whole tokens."""
+    """Vocabulary: words, tokens added after them, and words matched as whole tokens."""
 
     def __init__(self, words: Mapping[str, int]) -> None:
         self.words = dict(words)
@@ -69,41 +66,40 @@ class Vocabulary:
 
     @property
     def next(self) -> int:
-        """The id of the next token to be added."""
+        """Id of the next added token."""
         return 1 + max(self.tokens_by_id, default=-1)
 
     def add(self, text: str, flags: Mapping[str, bool]) -> None:
-        """Give a text the next id."""
+        """Adds a token with the next id."""
         number = self.next
         self.ids[text], self.tokens_by_id[number] = number, text
         self.added[number] = _token(text, flags)
 
     def add_match(self, text: str, flags: Mapping[str, bool]) -> None:
-        """Matches a word as a whole, before the rest of a text is cut."""
+        """Marks a word for matching as a whole token, before a text is split."""
         self.matched_words.setdefault(self.ids[text], _token(text, flags))
 
     def added_from(self, first: int) -> list[str]:
-        """The added tokens from an id on."""
+        """Returns the added tokens with ids from `first` on."""
         return [self.tokens_by_id[number] for number in self.added if number >= first]
 
     def drop_added(self, first: int) -> list[str]:
-        """Take away the added tokens from an id on."""
-        gone = self.added_from(first)
-        for text in gone:
+        """Removes and returns the added tokens with ids from `first` on."""
+        dropped = self.added_from(first)
+        for text in dropped:
             number = self.ids.pop(text)
             self.words.pop(text, None)
             del self.tokens_by_id[number], self.added[number]
-        return gone
+        return dropped
 
 
 class TokenizerFiles:
-    """Reads the small files of a tokenizer; {} stands for one that is not there.
+    """Reads the JSON files of a tokenizer; a missing file is {}.
 
     Args:
-        folders: the one that holds the vocabulary is the last; a small file of an earlier one
-            takes precedence.
+        folders: folders in order of precedence; the last one holds the vocabulary.
     Raises:
-        CheckpointProblem: one of them cannot be read.
+        CheckpointProblem: a file cannot be read.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -122,7 +118,7 @@ class TokenizerFiles:
 
     @property
     def vocabulary(self) -> Path:
-        """Returns the file of the vocabulary that loaders prefer."""
+        """Path of the vocabulary file preferred by loaders."""
         return next(self.paths[name] for name in VOCABULARY_FILES if name in self.paths)
 
     def contents(self) -> dict[str, bytes]:
@@ -130,26 +126,26 @@ class TokenizerFiles:
         return {name: path.read_bytes() for name, path in self.paths.items()}
 
     def token(self, key: str) -> Any:
-        """Returns a token as a file has it; where two files name one, the one that loaders take."""
+        """Returns the entry of a token, from the file preferred by loaders."""
         files = (self.map, self.config)
         first, second = files[::-1] if "added_tokens_decoder" in self.config else files
         return first.get(key) if token_text(first.get(key)) else second.get(key)
 
     def special_text(self, key: str) -> str:
-        """The text of a special token; "" where the files name none."""
+        """Returns the text of a special token; "" without one."""
         return token_text(self.token(key))
 
-    def roles(self, known: Set[str]) -> dict[str, str]:
-        """Role to text; only texts that are `known` count."""
-        found = {role: self.special_text(f"{role}_token") for role in ROLES}
-        found["pad"] = next((text for text in (found["pad"], *PAD_TOKENS) if text in known), "")
-        return {role: text for role, text in found.items() if text in known}
+    def roles(self, tokens: Set[str]) -> dict[str, str]:
+        """Returns role to text of bos, eos, unk and pad, without texts outside `tokens`."""
+        roles = {role: self.special_text(f"{role}_token") for role in ROLES}
+        roles["pad"] = next((text for text in (roles["pad"], *PAD_TOKENS) if text in tokens), "")
+        return {role: text for role, text in roles.items() if text in tokens}
 
     def template(self) -> Any:
-        """The chat template, a text or a list of them; None without one.
+        """Returns the chat template, a text or a list of named ones; None without one.
 
         Raises:
-            CheckpointProblem: it is not text.
+            CheckpointProblem: the file is not UTF-8 text.
         """
         path = self.paths.get(CHAT_TEMPLATE_FILE)
         if path is None:
@@ -162,19 +158,19 @@ class TokenizerFiles:
             ) from error
 
     def add_to(self, vocabulary: Vocabulary, rows: int, *, rowless: bool) -> None:
-        """Add the tokens to which the files give ids, and those that they only name.
+        """Adds the tokens with ids in the files, then the special tokens without ids.
 
-        The latter get the rows that are left, as loaders do it.
+        The latter get the remaining rows, as in loaders.
 
         Args:
-            vocabulary: without any added token.
-            rows: of the embedding.
-            rowless: whether ids without a row are taken, too.
+            vocabulary: vocabulary without added tokens.
+            rows: rows of the embedding.
+            rowless: accepts ids without a row, too.
         Raises:
-            CheckpointProblem: an id without a row, one given twice, or a gap between ids.
+            CheckpointProblem: an id has no row, an id occurs twice, or ids have a gap.
         """
-        listed = self._collect_ids(vocabulary, None if rowless else rows)
-        for number, (path, text, flags) in sorted(listed.items()):
+        entries_by_id = self._collect_ids(vocabulary, None if rowless else rows)
+        for number, (path, text, flags) in sorted(entries_by_id.items()):
             if number != vocabulary.next:
                 raise CheckpointProblem(
                     f"{path} gives {text!r} the id {number}, "
@@ -198,7 +194,7 @@ class TokenizerFiles:
             *map(token_text, self.tokens_without_role()),
         }
         ids = dict(vocabulary.ids)
-        found: dict[int, tuple[Path, str, dict[str, bool]]] = {}
+        entries_by_id: dict[int, tuple[Path, str, dict[str, bool]]] = {}
         for name, token, value in self._id_entries():
             path, text, number = self.paths[name], token_text(token), _token_id(value)
             flags = {"special": text in special} | _flags(token)
@@ -208,17 +204,17 @@ class TokenizerFiles:
                 continue
             if rows is not None and number >= rows:
                 raise missing_row_problem(path, text, number, rows, next_step=DROP_STEP)
-            if text in ids or number < vocabulary.next or number in found:
+            if text in ids or number < vocabulary.next or number in entries_by_id:
                 raise CheckpointProblem(
                     f"{path} gives {text!r} the id {value}, which contradicts other tokens",
                     next_step=NEXT_STEP,
                 )
             ids[text] = number
-            found[number] = (path, text, flags)
-        return found
+            entries_by_id[number] = (path, text, flags)
+        return entries_by_id
 
     def _id_entries(self) -> Iterator[tuple[str, object, object]]:
-        """File, token and id of whatever has an id."""
+        """Yields file name, token and id of every entry with an id."""
         decoder = self.config.get("added_tokens_decoder")
         for number, token in decoder.items() if isinstance(decoder, dict) else ():
             yield TOKENIZER_CONFIG, token, number
@@ -228,17 +224,17 @@ class TokenizerFiles:
             yield ADDED_TOKENS, text, number
 
     def tokens_without_role(self) -> Iterator[object]:
-        """Yields the special tokens without a role."""
+        """Yields the entries of special tokens without a role."""
         for content in (self.map, self.config):
             for key in SPECIAL_LIST_KEYS:
                 yield from _tokens(content.get(key))
 
 
 def tokenizer_files(sources: Sequence[Path]) -> TokenizerFiles | None:
-    """Finds the tokenizer of the first folder that has one; returns None where no folder does.
+    """Reads the tokenizer of the first folder with one; returns None without any.
 
     Raises:
-        CheckpointProblem: the first that has one has it in a form that cannot be checked.
+        CheckpointProblem: the first tokenizer is of an unsupported library.
     """
     for count, folder in enumerate(sources, start=1):
         if any((folder / name).is_file() for name in VOCABULARY_FILES):
@@ -255,7 +251,7 @@ def tokenizer_files(sources: Sequence[Path]) -> TokenizerFiles | None:
 def missing_row_problem(
     path: Path, text: str, number: int, rows: int, *, next_step: str = NEXT_STEP
 ) -> CheckpointProblem:
-    """The problem of an id that the embedding does not have."""
+    """Returns the problem of a token id beyond the rows of the embedding."""
     return CheckpointProblem(
         f"{path} gives {text!r} the id {number}, but the embedding has {rows} rows",
         next_step=next_step,
@@ -263,7 +259,7 @@ def missing_row_problem(
 
 
 def token_text(token: object) -> str:
-    """The text of a token, which files hold as a string or in an object; "" if there is none."""
+    """Returns the text of a token entry, a string or an object; "" for anything else."""
     text = token.get("content") if isinstance(token, dict) else token
     if isinstance(text, str) and text == text.encode("utf-8", "ignore").decode():
         return text
@@ -271,14 +267,14 @@ def token_text(token: object) -> str:
 
 
 def token_entries(tokens: object) -> list[JsonObject]:
-    """The objects of a list of tokens, such as tokenizer.json's `added_tokens`."""
+    """Returns the objects in a list of tokens, such as tokenizer.json's `added_tokens`."""
     return (
         [token for token in tokens if isinstance(token, dict)] if isinstance(tokens, list) else []
     )
 
 
 def token_entry(token: AddedToken) -> JsonObject:
-    """An added token as files hold it, without its id."""
+    """Returns an added token as a file entry without its id."""
     return {key: getattr(token, key) for key in ("content", *TOKEN_FLAGS)}
 
 
@@ -287,19 +283,19 @@ def _token(text: str, flags: Mapping[str, bool]) -> AddedToken:
 
 
 def _tokens(value: object) -> Iterable[object]:
-    """Returns the tokens of a list, or of an object that names each."""
+    """Returns the tokens in a list, or the values of an object."""
     if isinstance(value, dict):
         return list(value.values())
     return value if isinstance(value, list) else []
 
 
 def _flags(token: object) -> dict[str, bool]:
-    stated = token if isinstance(token, dict) else {}
-    return {key: stated[key] for key in TOKEN_FLAGS if isinstance(stated.get(key), bool)}
+    entry = token if isinstance(token, dict) else {}
+    return {key: entry[key] for key in TOKEN_FLAGS if isinstance(entry.get(key), bool)}
 
 
 def _token_id(value: object) -> int:
-    """An id, which files hold as a number or as its digits; -1 if it is neither."""
+    """Returns an id from a number or its digits; -1 for anything else."""
     if isinstance(value, str) and value.isdecimal() and len(value) < 10:
         return int(value)
     return value if isinstance(value, int) else -1

@@ -1,9 +1,8 @@
-"""The tokenizer of a recovered model: planned before a weight is written, written after the last.
+"""Plans the tokenizer of a recovered model before the first weight is written.
 
-A tokenizer.model that stands alone gets a tokenizer.json that gives the same ids, and small files
-that both generations of transformers read alike (`llama_tokenizer`). Any other tokenizer is kept
-as it is, file by file, but for what is wrong in it (`kept_tokenizer`). Either is loaded once, and
-compared with the source's own, before it counts.
+A lone tokenizer.model gets a tokenizer.json with the same ids, and JSON files with one meaning in
+transformers 4 and 5 (`llama_tokenizer`). Any other tokenizer is kept file by file, with repairs
+(`tokenizer_repair`). The result is loaded once and compared with the source's own.
 """
 
 from __future__ import annotations
@@ -45,10 +44,10 @@ from camelpress.core.text.tulu_format import TULU_CHAT_TEMPLATE
 
 TemplateOption = Literal["auto", "tulu", "none"]
 
-OUTPUT_FILES = TOKENIZER_FILE_NAMES  # names that a plan decides on
-INFILL_PIECE = "▁<PRE>"  # a piece of CodeLlama's, whose class has a pipeline of its own
+OUTPUT_FILES = TOKENIZER_FILE_NAMES  # file names under control of a plan
+INFILL_PIECE = "▁<PRE>"  # piece of CodeLlama; its class has another pipeline
 PAD_ORIGINS = {
-    "pad": "the token that the files call so",
+    "pad": "the pad token of the files",
     "row": "the row without a token",
     "unk": "the unknown token",
     "eos": "the end of sequence token",
@@ -58,11 +57,13 @@ PAD_ORIGINS = {
 
 @dataclass(frozen=True)
 class TokenizerPlan:
-    """The files of a tokenizer, not yet written.
+    """Files of a tokenizer, not yet written.
 
-    `files` is empty where no source has a tokenizer. `special` maps bos, eos, unk and pad to
-    ids; a role that no token has is not in it. `rows` are the output's. `facts` are for the
-    report.
+    Args:
+        files: name to content; empty if no source has a tokenizer.
+        special: role to id of bos, eos, unk and pad, without roles that no token has.
+        rows: rows of the output's embedding.
+        facts: facts for the report.
     """
 
     files: Mapping[str, bytes]
@@ -71,38 +72,40 @@ class TokenizerPlan:
     facts: Mapping[str, Any]
 
     def write(self, folder: Path) -> None:
-        """Write all files into a folder that is there."""
+        """Writes all files into an existing folder."""
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
 
     def align_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """A config.json with this tokenizer's special ids.
+        """Returns a config.json with this tokenizer's special ids.
 
-        A list of ends that has the tokenizer's in it stays; an id without a row goes.
+        A list of ids that includes the tokenizer's stays; ids without a row are removed.
         """
-        agreed = dict(config)
+        aligned = dict(config)
         for role in ("bos", "eos", "pad"):
-            key, own = f"{role}_token_id", self.special.get(role)
+            key, token_id = f"{role}_token_id", self.special.get(role)
             value = config.get(key)
             ids = value if isinstance(value, list) else [value]
-            known = [number for number in ids if type(number) is int and 0 <= number < self.rows]
-            if own not in (None, *known):
-                agreed[key] = own
-            elif len(known) < len(ids) and key in config:
-                agreed[key] = known if len(known) > 1 else (*known, own)[0]
-        return agreed
+            valid_ids = [
+                number for number in ids if type(number) is int and 0 <= number < self.rows
+            ]
+            if token_id not in (None, *valid_ids):
+                aligned[key] = token_id
+            elif len(valid_ids) < len(ids) and key in config:
+                aligned[key] = valid_ids if len(valid_ids) > 1 else (*valid_ids, token_id)[0]
+        return aligned
 
     def generation_config(self, existing: Mapping[str, Any] | None) -> dict[str, Any]:
-        """A generation_config.json with this tokenizer's special ids.
+        """Returns a generation_config.json with this tokenizer's special ids.
 
         Args:
-            existing: the source's, if it has one.
+            existing: generation config of the source, or None.
         """
-        stated = existing or {}
+        source_config = existing or {}
         return self.align_config(
             {
-                key: stated[key]
-                for key in stated
+                key: source_config[key]
+                for key in source_config
                 if key not in MACHINE_CONFIG_KEYS and not key.startswith("_")
             }
         )
@@ -110,7 +113,7 @@ class TokenizerPlan:
 
 @dataclass(frozen=True)
 class TokenizerForm:
-    """Holds the files of a tokenizer, facts of their form, and ids that they must give."""
+    """Files of a tokenizer, facts of their form, and texts with expected ids."""
 
     files: Mapping[str, bytes | JsonObject]
     facts: JsonObject
@@ -126,24 +129,25 @@ def plan_tokenizer(
     config: Mapping[str, Any],
     template: TemplateOption,
 ) -> TokenizerPlan:
-    """Decide on the tokenizer of a recovered model, and try it out in a temporary folder.
+    """Plans the tokenizer of a recovered model, and checks it in a temporary folder.
 
-    Pad is the added token that the files call so; else `<pad>` where exactly one row has no
-    token, as in Tulu's diffs; else the unknown token; else the end.
+    Pad is the pad token of the files; else `<pad>` if exactly one row has no token, as in Tulu's
+    diffs; else the unknown token; else the end-of-sequence token.
 
     Args:
-        sources: the diff's folder, then the base's; the first that has a tokenizer counts.
-        rows: of the tuned embedding.
-        base_rows: of the base's embedding.
-        drop: leave out what the tuning added; the output then has `base_rows` rows.
-        config: the output's; its `max_position_embeddings` is a default of `model_max_length`.
-        template: `auto` keeps the diff's own chat template and gives Tulu's to a diff that adds
-            `<pad>` and nothing else, as open-instruct's do.
+        sources: folder of the diff, then those of the base; the first tokenizer counts.
+        rows: rows of the tuned embedding.
+        base_rows: rows of the base's embedding.
+        drop: drops added tokens, so the output has `base_rows` rows.
+        config: config of the output; its `max_position_embeddings` is the default of
+            `model_max_length`.
+        template: `auto` keeps the diff's own chat template, and gives Tulu's to a diff that adds
+            only `<pad>`, as those of open-instruct do.
     Raises:
-        CheckpointProblem: a file cannot be read, files contradict one another, or an id has no
+        CheckpointProblem: a file cannot be read, files contradict each other, or an id has no
             row.
     Source:
-        What tunings add: allenai/open-instruct e44fcf588, open_instruct/finetune.py.
+        tokens added by tuning: allenai/open-instruct e44fcf588, open_instruct/finetune.py.
     """
     limit = base_rows if drop else rows
     source = tokenizer_files(sources)
@@ -165,9 +169,8 @@ def plan_tokenizer(
     form = _build_form(source, model, vocabulary, special, chat, config)
     files = dict(form.files)
     if source.templates and isinstance(chat, str):
-        files.setdefault(
-            CHAT_TEMPLATE_FILE, chat.encode()
-        )  # loaders read no other default beside templates
+        # beside named templates, loaders read the default one only from this file
+        files.setdefault(CHAT_TEMPLATE_FILE, chat.encode())
     contents = {name: _encode_file(content) for name, content in files.items()}
     facts = {
         "from": source.folder.name,
@@ -179,12 +182,12 @@ def plan_tokenizer(
         "changes": setting_changes(source, contents),
         **form.facts,
     }
-    planned = TokenizerPlan(contents, special, limit, facts)
-    return _check_plan(planned, vocabulary, source, config, form.sample)
+    plan = TokenizerPlan(contents, special, limit, facts)
+    return _check_plan(plan, vocabulary, source, config, form.sample)
 
 
 def _sentencepiece(source: TokenizerFiles, diff: Path) -> SentencePieceModel | None:
-    """Reads the tokenizer.model of a source; returns None where there is none, or tiktoken's."""
+    """Reads the tokenizer.model of a source; returns None without one, or for a tiktoken file."""
     path = source.paths.get(TOKENIZER_MODEL)
     if path is None:
         return None
@@ -202,8 +205,8 @@ def _vocabulary(source: TokenizerFiles, model: SentencePieceModel | None, limit:
     """Reads the vocabulary without added tokens.
 
     Raises:
-        CheckpointProblem: it cannot be read, a word has no row, or the folder has two different
-            vocabularies.
+        CheckpointProblem: the file cannot be read, a word has no row, or the folder has two
+            different vocabularies.
     """
     vocabulary = Vocabulary(_read_words(source, model, limit))
     last = vocabulary.next - 1
@@ -247,18 +250,19 @@ def _load_fast(path: Path) -> tokenizers.Tokenizer:
         with drop_panic_messages():
             return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except BaseException as error:
-        if type(error) is not Exception and not is_panic(error):  # the library raises the former
+        # the library raises plain Exception
+        if type(error) is not Exception and not is_panic(error):
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise unreadable_file_problem(path, f"{path} is not a tokenizer ({reason})") from error
 
 
 def _require_same(source: TokenizerFiles, pieces: Mapping[str, int], added: set[str]) -> None:
-    """Refuses two vocabularies in one folder: nothing says which one the weights belong to."""
+    """Raises CheckpointProblem if tokenizer.json and tokenizer.model differ."""
     model = source.fast.get("model")
     words = model.get("vocab") if isinstance(model, dict) else None
-    known = words if isinstance(words, dict) else {}
-    if {text: known[text] for text in known if text in pieces or text not in added} != pieces:
+    vocab = words if isinstance(words, dict) else {}
+    if {text: vocab[text] for text in vocab if text in pieces or text not in added} != pieces:
         size = len(words) if isinstance(words, (dict, list)) else 0
         raise CheckpointProblem(
             f"{source.paths[TOKENIZER_JSON]} has a vocabulary of {size}, not the "
@@ -270,10 +274,10 @@ def _require_same(source: TokenizerFiles, pieces: Mapping[str, int], added: set[
 def _special_ids(
     source: TokenizerFiles, model: SentencePieceModel | None, vocabulary: Vocabulary, limit: int
 ) -> tuple[dict[str, int], str | None]:
-    """Decides on the ids of bos, eos, unk and pad, and names the rule that gave pad."""
-    own = model.special_ids if model and not (source.fast and not model.is_llama) else {}
+    """Returns the ids of bos, eos, unk and pad, and the origin of pad."""
+    piece_ids = model.special_ids if model and not (source.fast and not model.is_llama) else {}
     roles = source.roles(vocabulary.ids.keys())
-    special = own | {role: vocabulary.ids[text] for role, text in roles.items()}
+    special = piece_ids | {role: vocabulary.ids[text] for role, text in roles.items()}
     pad: str | None = next((role for role in ("pad", "unk", "eos") if role in special), None)
     if pad != "pad" and vocabulary.next == limit - 1:
         pad, special["pad"] = "row", vocabulary.next
@@ -284,12 +288,12 @@ def _special_ids(
 
 
 def _chat_template(source: TokenizerFiles, template: TemplateOption, *, tulu: bool) -> Any:
-    own = source.template()
+    source_template = source.template()
     if template == "none":
         return None
-    if template == "tulu" or (tulu and not own):
+    if template == "tulu" or (tulu and not source_template):
         return TULU_CHAT_TEMPLATE
-    return own
+    return source_template
 
 
 def _build_form(
@@ -300,9 +304,9 @@ def _build_form(
     chat: Any,
     config: Mapping[str, Any],
 ) -> TokenizerForm:
-    """Makes the files from tokenizer.model where it stands alone, or keeps the source's files."""
-    alone = model is not None and not {TOKENIZER_JSON, VOCAB_JSON} & source.paths.keys()
-    if model is None or not alone or INFILL_PIECE in model.pieces:
+    """Builds the files from a lone tokenizer.model, or keeps the source's files."""
+    is_alone = model is not None and not {TOKENIZER_JSON, VOCAB_JSON} & source.paths.keys()
+    if model is None or not is_alone or INFILL_PIECE in model.pieces:
         return TokenizerForm(
             tokenizer_repair.repair_tokenizer_files(source, vocabulary, special, chat),
             {"form": "kept"},
@@ -321,15 +325,14 @@ def _build_form(
         )
     if fast.mismatches:
         note(
-            f"{model.path}: {TOKENIZER_JSON} gives SentencePiece's ids on all of "
-            f"{fast.texts} texts but "
-            f"{fast.mismatches}, which hold rare marks or special tokens as text"
+            f"{model.path}: {TOKENIZER_JSON} gives SentencePiece's ids on all of {fast.texts} "
+            f"texts but {fast.mismatches}, which hold rare marks or special tokens as text"
         )
     files = llama_tokenizer.build_tokenizer_files(
         source, vocabulary, fast.backend, special, chat, options, llama=model.is_llama
     )
-    compared = {"texts": fast.texts, "mismatches": fast.mismatches}
-    facts = {"form": f"{TOKENIZER_JSON} made from {TOKENIZER_MODEL}", "sentencepiece": compared}
+    comparison = {"texts": fast.texts, "mismatches": fast.mismatches}
+    facts = {"form": f"{TOKENIZER_JSON} made from {TOKENIZER_MODEL}", "sentencepiece": comparison}
     return TokenizerForm(files, facts, fast.sample)
 
 
@@ -340,30 +343,30 @@ def _check_plan(
     config: Mapping[str, Any],
     sample: Mapping[str, list[int]],
 ) -> TokenizerPlan:
-    """Completes the plan with the special ids of the loaded files.
+    """Loads the planned files, and completes the plan with their special ids.
 
     Raises:
-        CheckpointProblem: they cannot be loaded, or give other ids than was planned.
+        CheckpointProblem: the files cannot be loaded, or give other ids than planned.
     """
-    kind = {
+    config_file = {
         "config.json": _encode_file({key: config[key] for key in ("model_type",) if key in config})
     }
-    loaded = tokenizer_check.load_tokenizer({**plan.files, **kind}, source.folder)
+    loaded = tokenizer_check.load_tokenizer({**plan.files, **config_file}, source.folder)
     special = tokenizer_check.loaded_special_ids(loaded, vocabulary, plan.rows, source.folder)
     tokens = {token.content for token in (vocabulary.matched_words | vocabulary.added).values()}
-    plain = {
+    plain_texts = {
         text: ids for text, ids in sample.items() if not any(token in text for token in tokens)
     }
-    tokenizer_check.require_sentencepiece_ids(loaded, plain, source.folder)
-    compared = tokenizer_check.count_mismatches(
-        loaded, source.contents() | kind, vocabulary, source.folder
+    tokenizer_check.require_sentencepiece_ids(loaded, plain_texts, source.folder)
+    comparison = tokenizer_check.count_mismatches(
+        loaded, source.contents() | config_file, vocabulary, source.folder
     )
-    if compared and compared["mismatches"]:
+    if comparison and comparison["mismatches"]:
         note(
-            f"{source.folder}: {compared['mismatches']} of {compared['texts']} texts get other ids "
-            "than transformers reads from these files; the report lists what was filled in"
+            f"{source.folder}: {comparison['mismatches']} of {comparison['texts']} texts get other "
+            "ids than transformers reads from these files; the report lists what was filled in"
         )
-    facts = {**plan.facts, "transformers": compared}
+    facts = {**plan.facts, "transformers": comparison}
     return replace(plan, special={**plan.special, **special}, facts=facts)
 
 
@@ -371,4 +374,4 @@ def _encode_file(content: bytes | JsonObject) -> bytes:
     if isinstance(content, bytes):
         return content
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    return text.encode("utf-8", "backslashreplace")  # half a surrogate pair, as JSON escapes it
+    return text.encode("utf-8", "backslashreplace")  # JSON escapes half of a surrogate pair

@@ -250,8 +250,8 @@ def test_a_base_that_only_resembles_the_stated_one_is_refused(base: Path, tmp_pa
     other = damage.with_tensors(base, tmp_path / "other", {NORM: tensor})
     with refusal(
         NumericsProblem,
-        f"{other} is not the base of {tmp_path / 'diff'}: its weights are not those of which the "
-        "diff states the SHA-256",
+        f"{other} is not the base of {tmp_path / 'diff'}: its weights do not have the "
+        "SHA-256 stated in the diff",
         next_step="give the exact base of this diff, unrounded",
         out=tmp_path / "back",
     ):

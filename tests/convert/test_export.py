@@ -585,7 +585,7 @@ def test_settings_that_a_layout_has_no_words_for_are_refused(base: Path, tmp_pat
     save_file(tensors, tmp_path / "in" / "model.safetensors")
     with refusal(
         CheckpointProblem,
-        f"{tmp_path / 'in'}: gptq has no words for how 'lm_head' is packed",
+        f"{tmp_path / 'in'}: gptq cannot express how 'lm_head' is packed",
         next_step="export it --to dense",
         out=tmp_path / "out",
     ):
@@ -609,7 +609,7 @@ def test_a_packing_that_does_not_come_back_is_not_written(
     monkeypatch.setattr(compressed_tensors_format, "pack_compressed", wrong)
     with refusal(
         NumericsProblem,
-        f"'{Q}' does not come back from what was to be written",
+        f"'{Q}' has other weights after packing and unpacking",
         next_step="keep the checkpoint as it is, and report this as a bug",
         out=tmp_path / "out",
     ):

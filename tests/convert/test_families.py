@@ -453,7 +453,7 @@ def test_a_tensor_of_its_own_is_extended_by_no_rule(
 ) -> None:
     with refusal(
         RecipeProblem,
-        f"--rule {rule} cannot be for {PROJECTOR!r}: the base has no such tensor",
+        f"--rule {rule} does not suit {PROJECTOR!r}: the base has no such tensor",
         next_step=f"take --rule {PROJECTOR}=absolute, or =drop to leave it out",
         out=tmp_path / "back",
         exit_code=2,
@@ -467,7 +467,7 @@ def test_a_rule_for_no_tensor_is_refused(
 ) -> None:
     with refusal(
         RecipeProblem,
-        f"--rule {rule} is for no tensor: none has such a name",
+        f"--rule {rule} matches no tensor",
         next_step=f"name a tensor of the diff, such as {EMBEDDING}",
         out=tmp_path / "back",
         exit_code=2,

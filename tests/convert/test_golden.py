@@ -540,7 +540,7 @@ def test_what_cannot_be_scored_is_told_before_a_weight_is_added(
     path, out = tmp_path / ("p.jsonl" if prompts.startswith("{") else "p.txt"), tmp_path / "out"
     if prompts != "missing":
         path.write_text(prompts, encoding="utf-8")
-    monkeypatch.delattr(run, "added")
+    monkeypatch.delattr(run, "add_diff")
     with refusal(
         RecipeProblem, what.format(path, out=out), next_step=next_step, out=out, exit_code=2
     ):
@@ -553,7 +553,7 @@ def test_a_model_without_a_tokenizer_is_told_before_a_weight_is_added(
     base, diff = tmp_path / "base", tmp_path / "diff"
     for folder, source in ((base, published.base), (diff, published.diff)):
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns("tokenizer*"))
-    monkeypatch.delattr(run, "added")
+    monkeypatch.delattr(run, "add_diff")
     with refusal(
         CheckpointProblem,
         starting(f"{tmp_path / 'out'} has no tokenizer that can be read"),
@@ -570,7 +570,7 @@ def test_known_completions_are_read_before_any_weights(
     path = tmp_path / "p.txt"
     if content is not None:
         path.write_text(content, encoding="utf-8")
-    monkeypatch.delattr(run, "choose")
+    monkeypatch.delattr(run, "plan_recovery")
     with pytest.raises(RecipeProblem, match="is not a prompt and an answer|does not exist"):
         stages.recover(published.base, published.diff, tmp_path / "out", verify=path)
 

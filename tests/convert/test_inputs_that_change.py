@@ -51,7 +51,7 @@ def test_an_input_that_was_written_to_meanwhile_is_named(
         os.utime(diff / "model.safetensors", (0, 0))
         return add_diff(*arguments, **options)
 
-    monkeypatch.setattr(stage, "added", touching)
+    monkeypatch.setattr(stage, "add_diff", touching)
     with refusal(
         CheckpointProblem,
         f"{diff / 'model.safetensors'} changed while it was read",

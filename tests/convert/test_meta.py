@@ -546,15 +546,15 @@ def test_a_missing_file_is_named(
         ({"n_heads": "8"}, "n_heads: Input should be a valid integer"),
         (
             {"dim": 60, "n_kv_heads": 3},
-            "dim 60 does not divide into pairs of 8 heads, or these not into 3 groups",
+            "dim 60 does not divide into pairs of 8 heads, or the heads not into 3 groups",
         ),
         (
             {"dim": 72},
-            "dim 72 does not divide into pairs of 8 heads, or these not into 4 groups",
+            "dim 72 does not divide into pairs of 8 heads, or the heads not into 4 groups",
         ),
         (
             {"n_kv_heads": 3},
-            "dim 128 does not divide into pairs of 8 heads, or these not into 3 groups",
+            "dim 128 does not divide into pairs of 8 heads, or the heads not into 3 groups",
         ),
     ],
 )

@@ -389,7 +389,9 @@ def test_a_run_that_was_begun_otherwise_is_kept_until_a_restart(
         options["check"] = "full"
     else:
         monkeypatch.setattr(
-            input_record, "versions", lambda: file_hashes.package_versions() | {"torch": "another"}
+            input_record,
+            "package_versions",
+            lambda: file_hashes.package_versions() | {"torch": "another"},
         )
     read.tensors.clear()
     read.files.clear()

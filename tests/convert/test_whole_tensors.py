@@ -117,8 +117,8 @@ def test_an_embedding_that_is_neither_is_named(
         NumericsProblem,
         f"{diff} holds weights, not differences, in 20 tensors, such as '{HEAD}'; but "
         f"'{EMBEDDING}' is neither like the base's nor a difference from it",
-        next_step="undo by the script of its authors what was done there; the file is not the "
-        "model as it is, and no rule of recover fits",
+        next_step="undo the change with the script of its authors; the file is no working model, "
+        "and no rule of recover fits it",
         out=tmp_path / "back",
     ):
         stages.recover(base, diff, tmp_path / "back")

@@ -1,13 +1,12 @@
-"""Reads rows of published data sets, each in the layout that its keys tell.
+"""Reads rows of published data sets, in a layout chosen by the keys of each row.
 
-The conversions are those that made Tulu's training data. Some rules hold for all of them: every
-message loses the blanks around it when it is encoded, so newlines that a conversion puts there
-have no effect and are not put there; an empty answer stays an answer; a `system` field comes first
-in the conversation; a row, turn or field that is left out is counted with its reason.
+The conversions are those of Tulu's training data. All share some rules. Encoding strips messages of
+blanks, so conversions add no outer newlines. An empty answer stays an answer. A `system` field
+comes first in the conversation. Every omitted row, turn or field is counted with its reason.
 
-Source: allenai/open-instruct e44fcf588, open_instruct/reformat_datasets.py. Where it drew random
-numbers from one stream over all data sets, so that no draw can be repeated, ours come from a hash
-of the row (`core.templates`); its shares are kept.
+Source: allenai/open-instruct e44fcf588, open_instruct/reformat_datasets.py. It draws random numbers
+from one stream over all data sets, so no draw can be repeated; this version draws by a hash of the
+row (`instruction_templates`), with the same shares.
 """
 
 from __future__ import annotations
@@ -32,29 +31,28 @@ Conversation = tuple[Message, ...]
 Document = str | Conversation
 Parts = Iterator[Document | Omission]
 
-DIALOGUE_KEYS = ("messages", "conversations", "conversation")  # keys of lists of turns
+DIALOGUE_KEYS = ("messages", "conversations", "conversation")  # keys for lists of turns
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")
-QUESTION_KEYS = ("instruction", "question", "prompt", "query", "input", "source")  # not of a layout
+QUESTION_KEYS = ("instruction", "question", "prompt", "query", "input", "source")  # for advice
 ANSWER_KEYS = ("response", "answer", "completion", "output", "target", "chosen")
 HUMAN, AI = "[|Human|]", "[|AI|]"
-ZERO_SHOT_INSTANCES, FEW_SHOT_INSTANCES, FEW_SHOT_EXAMPLES = (
-    60,
-    20,
-    2,
-)  # instances of a task, and examples shown with the latter
-NO_CONSTRAINTS = ("", "none", "none.")
+ZERO_SHOT_INSTANCES = 60  # instances per task without examples
+FEW_SHOT_INSTANCES = 20  # further instances per task, after examples
+FEW_SHOT_EXAMPLES = 2  # examples before a few-shot instance
+NATURAL_INSTRUCTIONS_KEYS = ("Definition", "Positive Examples", "Instances")
+NO_CONSTRAINTS = ("", "none", "none.")  # constraints that mean none
 UNANSWERED_REASON = "no answer follows"
 
 
 @dataclass(frozen=True)
 class DatasetFormat:
-    """One way of writing documents down.
+    """Row layout of one or more data sets.
 
     Args:
-        name: the data sets that are written so.
-        keys: the fields of a row; it may have more.
-        read: yields the documents of such a row, and an omission for each part that is left out.
-        mark: a text that the first field must hold, where the keys alone are ambiguous.
+        name: names of the data sets.
+        keys: required fields of a row.
+        read: yields the documents of a row, and an omission for each omitted part.
+        mark: text required in the first field, if the keys alone are ambiguous.
     """
 
     name: str
@@ -63,25 +61,25 @@ class DatasetFormat:
     mark: str = ""
 
     def matches_row(self, row: JsonFields) -> bool:
-        """Returns whether a row is of this layout, by its keys."""
+        """Returns True if a row has the keys and the mark of this layout."""
         return all(key in row for key in self.keys) and (
             not self.mark or row.contains_text(self.keys[0], self.mark)
         )
 
     def rank_match(self, row: JsonFields) -> int:
-        """Returns how badly a row fits: 0 where all fields are given, 3 where all are null.
+        """Returns the rank of a row's match: 0 with values in all fields, 3 with all null.
 
-        Merged data sets have the fields of all, with null in those of the others. Plain text comes
-        last of the layouts that fit, as it is often an extra field of a conversation.
+        Merged data sets have the fields of all their sources, with null in unused ones. Plain text
+        ranks last among fitting layouts, as it is often an extra field of a conversation.
         """
-        given = sum(row.has_value(key) for key in self.keys)
-        if not given:
+        value_count = sum(row.has_value(key) for key in self.keys)
+        if not value_count:
             return 3
-        return 2 if self.read is read_plain_text else int(given < len(self.keys))
+        return 2 if self.read is read_plain_text else int(value_count < len(self.keys))
 
 
 def read_row(row: JsonFields) -> Parts:
-    """Yields the documents of a row, and an omission for each part or field that is left out."""
+    """Yields the documents of a row, and an omission for each omitted part or field."""
     try:
         parts = list(_find_format(row).read(row))
     except Omission as omission:
@@ -97,7 +95,7 @@ def read_row(row: JsonFields) -> Parts:
 
 
 def read_table(rows: Sequence[JsonFields]) -> Parts:
-    """Yields the conversations of a table of messages, and an omission for all that is left out."""
+    """Yields the conversations of a message table, and an omission for each omitted part."""
     for part in table_paths(rows):
         yield (
             part
@@ -109,7 +107,7 @@ def read_table(rows: Sequence[JsonFields]) -> Parts:
 
 
 def read_plain_text(row: JsonFields) -> Parts:
-    """Yields a plain text, and leaves out a blank one and a single turn of a conversation."""
+    """Yields a plain text; a blank text or a single turn is an omission."""
     if is_turn(row):
         raise Omission(
             "it is one message of a conversation, without a message_id",
@@ -122,7 +120,7 @@ def read_plain_text(row: JsonFields) -> Parts:
 
 
 def read_dialogue(row: JsonFields) -> Parts:
-    """Reads turns as open-instruct writes them (role, content) or ShareGPT does (from, value)."""
+    """Reads turns in the form of open-instruct (role, content) or ShareGPT (from, value)."""
     key = row.first_key(DIALOGUE_KEYS)
     turns = row.children(key)
     if not turns:
@@ -131,40 +129,40 @@ def read_dialogue(row: JsonFields) -> Parts:
 
 
 def read_messages(turns: list[JsonFields]) -> Parts:
-    """Keeps roles and contents as they are."""
+    """Yields a conversation with unchanged roles and contents."""
     yield tuple(read_turn(turn) for turn in turns)
 
 
 def read_sharegpt(row: JsonFields, turns: list[JsonFields]) -> Parts:
-    """Turns of user and model in strict alternation; a last turn without an answer is cut off.
+    """Yields a conversation of strictly alternating turns of user and model.
 
-    As in training, a conversation with a turn of anyone else (system, bing, a tool) is left out,
-    and so is one that does not alternate. Before, training split conversations into samples of at
-    most 2,048 tokens of whole rounds; that needs a tokenizer, is not done here, and a long
-    conversation is cut where the sequence ends, as those of every other data set. Files that were
-    split already (`sharegpt_html_cleaned_and_split.json`) give what training saw. Ours differs: all
-    words of `core.turns` for user and model count in the alternation, and a preferred answer in
-    `chosen` is the last turn.
+    A last turn without an answer is cut off. As in training, a conversation with other roles
+    (system, bing, a tool) or without alternation is omitted. Training first split conversations
+    into samples of whole rounds with at most 2,048 tokens. That needs a tokenizer and is not done
+    here: a long conversation is cut at the end of the sequence, as in every other data set. Files
+    after the split (`sharegpt_html_cleaned_and_split.json`) give the samples of training. Unlike
+    training, the alternation accepts all role names of `chat_turns` for user and model, and a
+    preferred answer in `chosen` becomes the last turn.
     """
-    talk = [read_turn(turn) for turn in turns]
+    messages = [read_turn(turn) for turn in turns]
     if row.has_value("chosen"):
-        talk.append(read_turn(row.child("chosen")))
-    if any(turn.role == "system" for turn in talk):
+        messages.append(read_turn(row.child("chosen")))
+    if any(message.role == "system" for message in messages):
         raise Omission("a turn has the role 'system', and training left out such conversations")
-    rounds = talk[: len(talk) // 2 * 2]
-    if any(turn.role != ("user", "assistant")[place % 2] for place, turn in enumerate(rounds)):
+    rounds = messages[: len(messages) // 2 * 2]
+    if any(turn.role != ("user", "assistant")[index % 2] for index, turn in enumerate(rounds)):
         raise Omission("user and assistant do not take turns, the user first")
     if not rounds:
         raise Omission(UNANSWERED_REASON)
-    if len(rounds) < len(talk):
+    if len(rounds) < len(messages):
         yield Omission("it is the last of an odd number", "turns")
     yield tuple(rounds)
 
 
 def read_alpaca(row: JsonFields) -> Parts:
-    """Alpaca's fields, in one of the templates of `core.templates`; the input may be missing.
+    """Yields Alpaca's instruction, optional input and output as one exchange.
 
-    So are Stanford Alpaca, GPT4-Alpaca, Code Alpaca and Self-Instruct written.
+    Stanford Alpaca, GPT4-Alpaca, Code Alpaca and Self-Instruct have this layout.
     """
     context = row.optional_text("input") or row.optional_text("context")
     question = format_instruction(row.text("instruction"), context)
@@ -172,20 +170,20 @@ def read_alpaca(row: JsonFields) -> Parts:
 
 
 def read_dolly(row: JsonFields) -> Parts:
-    """The context counts as input; the category is not used."""
+    """Yields Dolly's instruction, context as input, and response as one exchange."""
     context = row.optional_text("context") or row.optional_text("input")
     question = format_instruction(row.text("instruction"), context)
     yield _read_history(row) + make_exchange(question, row.text("response"))
 
 
 def read_unnatural(row: JsonFields) -> Parts:
-    """Every instance; constraints, where there are any, are a line below the instruction."""
+    """Yields an exchange per instance; constraints become a line below the instruction."""
     task = row.text("instruction")
 
     def read(instance: JsonFields) -> Document:
         constraints = instance.optional_text("constraints")
-        below = "" if constraints.lower() in NO_CONSTRAINTS else f"\n{constraints}"
-        question = format_instruction(task + below, instance.optional_text("input"))
+        constraint_line = "" if constraints.lower() in NO_CONSTRAINTS else f"\n{constraints}"
+        question = format_instruction(task + constraint_line, instance.optional_text("input"))
         return make_exchange(question, instance.text("output"))
 
     yield from (
@@ -194,17 +192,17 @@ def read_unnatural(row: JsonFields) -> Parts:
 
 
 def read_super_ni(row: JsonFields) -> Parts:
-    """A task: 60 instances by themselves, 20 more after two of the task's examples.
+    """Yields 60 instances of a task without examples, and 20 more after two examples.
 
-    The first definition and the first output of an instance are used. Which tasks belong to the
-    training data is not in the row: leave out those with `_mmmlu_` in their names, as training did.
+    It uses the first definition, and the first output of an instance. The row does not state if its
+    task is in the training data: leave out tasks with `_mmmlu_` in their names, as training did.
     """
     definition = row.texts("Definition")[0]
     instances, examples = row.children("Instances"), row.children("Positive Examples")
-    draw = random.Random(stable_seed(definition))  # noqa: S311 - a draw, not a secret
+    rng = random.Random(stable_seed(definition))  # noqa: S311 - a draw, not a secret
     unused = len(instances) - ZERO_SHOT_INSTANCES - FEW_SHOT_INSTANCES
     if unused > 0:
-        instances = draw.sample(instances, ZERO_SHOT_INSTANCES + FEW_SHOT_INSTANCES)
+        instances = rng.sample(instances, ZERO_SHOT_INSTANCES + FEW_SHOT_INSTANCES)
         yield Omission("training took 80 of a task", "instances", unused)
 
     def zero_shot(instance: JsonFields) -> Document:
@@ -212,50 +210,52 @@ def read_super_ni(row: JsonFields) -> Parts:
         return make_exchange(question, instance.texts("output")[0])
 
     def two_shot(instance: JsonFields) -> Document:
-        shown = draw.sample(examples, min(FEW_SHOT_EXAMPLES, len(examples)))
-        pairs = [{key: example.text(key) for key in ("input", "output")} for example in shown]
+        few_shot_examples = rng.sample(examples, min(FEW_SHOT_EXAMPLES, len(examples)))
+        pairs = [
+            {key: example.text(key) for key in ("input", "output")} for example in few_shot_examples
+        ]
         question = format_few_shot(definition, pairs, instance.text("input"))
         return make_exchange(question, instance.texts("output")[0])
 
-    for place, instance in enumerate(instances):
-        read = zero_shot if place < ZERO_SHOT_INSTANCES else two_shot
+    for index, instance in enumerate(instances):
+        read = zero_shot if index < ZERO_SHOT_INSTANCES else two_shot
         yield _read_or_omit("instances", read, instance)
 
 
 def read_flan(row: JsonFields) -> Parts:
-    """Inputs and targets; the newline that the conversion adds is stripped again in training."""
+    """Yields inputs and targets as one exchange, without the newline stripped in training."""
     yield make_exchange(row.text("inputs"), row.text("targets"))
 
 
 def read_oasst(row: JsonFields) -> Parts:
-    """Yields the paths of a tree (`core.message_trees`)."""
+    """Yields the paths of a message tree (`message_trees`)."""
     yield from tree_paths(row.child("prompt"))
 
 
 def read_baize(row: JsonFields) -> Parts:
-    """Splits one text where human and AI begin to speak, and leaves out a round without answer."""
-    talk: Conversation = ()
-    for turn in row.text("input").split(HUMAN)[1:]:
-        question, *answers = turn.split(AI)
+    """Splits a text at the marks of human and AI; a round without answer is an omission."""
+    turns: Conversation = ()
+    for exchange in row.text("input").split(HUMAN)[1:]:
+        question, *answers = exchange.split(AI)
         if len(answers) > 1:
             raise Omission(f"{AI} stands twice in one round")
         if answers:
-            talk += make_exchange(question, answers[0])
+            turns += make_exchange(question, answers[0])
         elif question.strip():
             yield Omission(UNANSWERED_REASON, "turns")
-    if talk:
-        yield talk
+    if turns:
+        yield turns
     else:
         yield Omission(UNANSWERED_REASON)
 
 
 def read_task_pair(row: JsonFields) -> Parts:
-    """A prompt and an output."""
+    """Yields a task prompt and its output as one exchange."""
     yield make_exchange(row.text("task_prompt"), row.text("task_output"))
 
 
 def read_completion(row: JsonFields) -> Parts:
-    """The answer of one model; those of several would count the prompt more than once."""
+    """Yields a prompt with its only completion; several would count the prompt repeatedly."""
     completions = row.children("completions")
     if len(completions) != 1:
         raise Omission("it has not exactly one completion")
@@ -263,7 +263,7 @@ def read_completion(row: JsonFields) -> Parts:
 
 
 def _finish_document(document: Document, row: JsonFields) -> Document:
-    """Returns a document that UTF-8 can hold, a conversation after the row's system message."""
+    """Returns a document encodable in UTF-8, with the row's system message first."""
     if not isinstance(document, str):
         system = Message(role="system", content=row.optional_text(row.first_key(SYSTEM_KEYS)))
         if system.content.strip() and system != document[0]:
@@ -272,7 +272,7 @@ def _finish_document(document: Document, row: JsonFields) -> Document:
 
 
 def _require_encodable(document: Document) -> Document:
-    """Returns a document that UTF-8 can hold."""
+    """Returns a document, or raises Omission for text not encodable in UTF-8."""
     contents = [document] if isinstance(document, str) else [turn.content for turn in document]
     try:
         "".join(contents).encode("utf-8")
@@ -282,7 +282,7 @@ def _require_encodable(document: Document) -> Document:
 
 
 def _read_history(row: JsonFields) -> Conversation:
-    """Returns the rounds before an instruction, which some sets give as pairs in `history`."""
+    """Returns the earlier rounds in `history`, pairs of question and answer."""
     if not row.is_truthy("history"):
         return ()
     rounds = row.value("history")
@@ -297,7 +297,7 @@ def _is_round(value: Any) -> bool:
 
 
 def _read_or_omit(unit: str, read: Callable[..., Document], *parts: Any) -> Document | Omission:
-    """Returns a document, or the reason why a part of that unit gives none."""
+    """Calls a reader, and returns its document or its omission with the given unit."""
     try:
         return read(*parts)
     except Omission as omission:
@@ -309,10 +309,10 @@ def _unread_fields(row: JsonFields) -> Iterator[Omission]:
 
 
 def _find_format(row: JsonFields) -> DatasetFormat:
-    fitting = [layout for layout in DATASET_FORMATS if layout.matches_row(row)]
-    if fitting:
-        return min(fitting, key=lambda layout: layout.rank_match(row))
-    known = [
+    matches = [layout for layout in DATASET_FORMATS if layout.matches_row(row)]
+    if matches:
+        return min(matches, key=lambda layout: layout.rank_match(row))
+    layouts = [
         ", ".join(layout.keys) + (f" with {layout.mark}" if layout.mark else "")
         for layout in DATASET_FORMATS
     ]
@@ -320,12 +320,12 @@ def _find_format(row: JsonFields) -> DatasetFormat:
     raise Omission(
         f"it has only the fields {names}" if names else "it has no fields",
         next_step=_rename_advice(row)
-        or f"use one of the layouts: {'; '.join([*known, ', '.join(TABLE_KEYS)])}",
+        or f"use one of the layouts: {'; '.join([*layouts, ', '.join(TABLE_KEYS)])}",
     )
 
 
 def _rename_advice(row: JsonFields) -> str:
-    """Returns how to name the question and the answer of a row so that a layout fits it."""
+    """Returns advice on renaming the question and answer of a row to fit a layout."""
     question = next((key for key in QUESTION_KEYS if row.contains_text(key, "")), "")
     answer = next((key for key in ANSWER_KEYS if row.contains_text(key, "")), "")
     if not (question and answer):
@@ -336,7 +336,7 @@ def _rename_advice(row: JsonFields) -> str:
 
 
 # fmt: off
-DATASET_FORMATS = (  # the first of those that fit best
+DATASET_FORMATS = (  # name, keys, reader, mark; the first of the best matches wins
     DatasetFormat("Tulu",                   ("messages",),                  read_dialogue),
     DatasetFormat("ShareGPT, WizardLM",     ("conversations",),             read_dialogue),
     DatasetFormat("one conversation",       ("conversation",),              read_dialogue),
@@ -345,7 +345,7 @@ DATASET_FORMATS = (  # the first of those that fit best
     DatasetFormat("Dolly",                  ("instruction", "response"),    read_dolly),
     DatasetFormat("OASST1",                 ("message_tree_id", "prompt"),  read_oasst),
     DatasetFormat("FLAN v2, CoT",           ("inputs", "targets"),          read_flan),
-    DatasetFormat("Natural Instructions",   ("Definition", "Positive Examples", "Instances"), read_super_ni),
+    DatasetFormat("Natural Instructions",   NATURAL_INSTRUCTIONS_KEYS,      read_super_ni),
     DatasetFormat("Baize",                  ("input",),                     read_baize, HUMAN),
     DatasetFormat("prompts and outputs",    ("task_prompt", "task_output"), read_task_pair),
     DatasetFormat("prompts, completions",   ("prompt", "completions"),      read_completion),

@@ -1,8 +1,8 @@
-"""Reads texts and conversations from files, for calibration and for scoring alike.
+"""Reads texts and conversations from files, for calibration and scoring.
 
-A document is a plain text or a conversation. Prose is one text; JSON holds documents row by row,
-in any of the layouts of `core.layouts`. The content of a file decides which it is. Each row or
-field that is left out is counted with its reason.
+A document is a plain text or a conversation. A file of prose is one text; JSON holds one document
+per row, in any layout of `dataset_formats`. The content of a file decides its type. Each omitted
+row or field is counted with its reason.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ ROW_ADVICE = (
 
 @dataclass(frozen=True)
 class Corpus:
-    """The documents of a file.
+    """Documents of a file.
 
     Args:
-        documents: in the order of the file; those of a table of messages come last.
-        rows: number of rows in the file; 1 where it is one text.
-        omissions: everything that is left out, counted by unit and reason.
-        sha256: of the file's bytes.
-        first_omission: the place of the first omission, and the omission.
+        documents: documents in the order of the file; those of a message table come last.
+        rows: number of rows in the file; 1 for one text.
+        omissions: unit and reason to number of omissions.
+        sha256: SHA-256 of the file's bytes.
+        first_omission: label of the row with the first omission, and the omission.
     """
 
     documents: list[Document]
@@ -61,18 +61,18 @@ class Corpus:
 
 
 def read_documents(path: Path) -> list[Document]:
-    """Returns the documents of `read_corpus`."""
+    """Reads the documents of a file, as `read_corpus` does."""
     return read_corpus(path).documents
 
 
 def read_corpus(path: Path) -> Corpus:
-    """Reads a file of text, JSON or JSON lines, and notes what is left out.
+    """Reads a file of text, JSON or JSON lines, and notes omissions.
 
     Args:
-        path: any name; the content may be compressed by gzip.
+        path: path of the file; its content may be compressed by gzip.
     Raises:
-        RecipeProblem: the file cannot be read, is damaged or of another format, or holds no row
-            that can be used, or one document is longer than a tokenizer may read at once.
+        RecipeProblem: the file cannot be read, is damaged or of another format, or has no usable
+            row, or a document is too long for a tokenizer.
     """
     file = read_text_file(path)
     require_bare_json(path, file.text)
@@ -89,7 +89,7 @@ def read_corpus(path: Path) -> Corpus:
 
 
 def require_unique_names(names: Sequence[str]) -> None:
-    """See that reports can tell texts apart, which they name without their folders.
+    """Checks that file names are unique, because reports name texts without their folders.
 
     Raises:
         RecipeProblem: two texts have the same name.
@@ -100,7 +100,7 @@ def require_unique_names(names: Sequence[str]) -> None:
 
 
 def encode_document(document: Document, tokenizer: Tokenizer) -> list[int]:
-    """The ids of a conversation in the Tulu format, or of a text as the tokenizer encodes it."""
+    """Encodes a conversation in the Tulu format, or a text with the tokenizer's special tokens."""
     if isinstance(document, str):
         return tokenizer.encode_document(document)
     return encode_chat(document, tokenizer)
@@ -110,12 +110,12 @@ def _corpus_of_rows(path: Path, file: TextFile) -> Corpus:
     table = json_rows(path, file.text, _is_row)
     counter = OmissionCounter()
     documents: list[Document] = []
-    for place, part in [*_read_rows(path, table.rows), *_unread_fields(path, table.envelope)]:
-        if isinstance(part, Omission):
-            counter.add(place, part)
+    for label, item in [*_read_rows(path, table.rows), *_unread_fields(path, table.envelope)]:
+        if isinstance(item, Omission):
+            counter.add(label, item)
         else:
-            _require_short(place, part)
-            documents.append(part)
+            _require_short(label, item)
+            documents.append(item)
     if not documents and len(table.rows) == 1:
         require_rows(path, table.rows[0][1], _is_row)
     _require_documents(path, documents, counter)
@@ -125,26 +125,26 @@ def _corpus_of_rows(path: Path, file: TextFile) -> Corpus:
 def _read_rows(
     path: Path, rows: Iterable[tuple[str, Any]]
 ) -> Iterator[tuple[str, Document | Omission]]:
-    """Yields the documents and omissions of all rows; messages of a table are read together."""
+    """Yields label and document or omission of all rows; message tables come last."""
     messages = []
-    for place, value in rows:
+    for label, value in rows:
         if not isinstance(value, Mapping):
             reason = f"it is {json_kind(value)}, not an object with named fields"
-            yield place, Omission(reason, next_step=ROW_ADVICE)
+            yield label, Omission(reason, next_step=ROW_ADVICE)
         elif is_message(row := JsonFields(value)):
             messages.append(row)
         else:
-            yield from ((place, part) for part in read_row(row))
-    yield from ((str(path), part) for part in read_table(messages))
+            yield from ((label, item) for item in read_row(row))
+    yield from ((str(path), item) for item in read_table(messages))
 
 
-def _require_short(place: str, document: Document) -> None:
-    """Checks that a tokenizer may read a text, or all messages of a conversation, at once."""
+def _require_short(label: str, document: Document) -> None:
+    """Checks the length of a text, or of all messages of a conversation."""
     if isinstance(document, str):
-        require_short_text(place, document)
+        require_short_text(label, document)
     else:
         contents = [message.content for message in document]
-        require_short_text(place, *contents, next_step="shorten its messages, or leave it out")
+        require_short_text(label, *contents, next_step="shorten its messages, or leave it out")
 
 
 def _unread_fields(path: Path, envelope: Mapping[str, Any]) -> Iterator[tuple[str, Omission]]:
@@ -164,8 +164,8 @@ def _require_documents(path: Path, documents: Sequence[Document], counter: Omiss
         return
     if counter.first_omission is None:
         raise empty_text_problem(path)
-    place, omission = counter.first_omission
+    label, omission = counter.first_omission
     raise RecipeProblem(
-        f"{path} has no row that can be used: {place} is left out because {omission.reason}",
+        f"{path} has no row that can be used: {label} is left out because {omission.reason}",
         next_step=omission.next_step,
     )

@@ -1,13 +1,12 @@
-"""How Tulu's training wrote an instruction, and its input where there is one, as a user's message.
+"""Formats an instruction and its optional input as a user message, by the templates of Tulu.
 
-Training drew one of 14 templates per example. A message loses the blanks around it before it is
-encoded, so templates that differ only there are one row here, with the sum of their shares; that
-also drops a newline at the start of some answers. "Plase" stands in the original.
+Training drew one of 14 templates per example. Messages are stripped of blanks before encoding, so
+templates that differ only in blanks are one row here, with the sum of their shares; this also drops
+a newline at the start of some answers. "Plase" is a typo of the original.
 
-Source: allenai/open-instruct e44fcf588, open_instruct/instruction_encode_templates.py. Ours
-differs: which template an example gets comes from a hash of the example, not from a stream of
-random numbers that depends on all examples before it. The shares are the same, and an example is
-written alike whatever stands beside it.
+Source: allenai/open-instruct e44fcf588, open_instruct/instruction_encode_templates.py. This version
+picks the template by a hash of the example, not from a random stream that depends on all earlier
+examples. The shares are the same, and the form of an example does not depend on other examples.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ ALPACA_WITHOUT_INPUT = (
 )
 
 # fmt: off
-TEMPLATES_WITH_INPUT = (  # share in percent, text
+TEMPLATES_WITH_INPUT = (  # share in percent, template
     (20, "{instruction}\n\n{input}"),
     (20, "{instruction}\n{input}"),
     (5,  "{instruction}\n\nInput: {input}\n\nOutput:"),
@@ -42,7 +41,7 @@ TEMPLATES_WITH_INPUT = (  # share in percent, text
     (5,  "Instruction:{instruction}\n\nInput: {input}"),
     (10, ALPACA),
 )
-TEMPLATES_WITHOUT_INPUT = (
+TEMPLATES_WITHOUT_INPUT = (  # share in percent, template
     (40, "{instruction}"),
     (5,  "{instruction} Output:"),
     (5,  "{instruction}\nResponse:"),
@@ -59,25 +58,26 @@ TEMPLATES_WITHOUT_INPUT = (
 # fmt: on
 
 
-def format_instruction(instruction: str, given: str) -> str:
-    """The user's message for an instruction and its input, which counts as none where blank."""
-    instruction, given = instruction.strip(), given.strip()
+def format_instruction(instruction: str, context: str) -> str:
+    """Returns the user message for an instruction and its input; a blank input counts as none."""
+    instruction, context = instruction.strip(), context.strip()
     template = _draw_template(
-        TEMPLATES_WITH_INPUT if given else TEMPLATES_WITHOUT_INPUT, instruction, given
+        TEMPLATES_WITH_INPUT if context else TEMPLATES_WITHOUT_INPUT, instruction, context
     )
-    return template.format(instruction=instruction, input=given)
+    return template.format(instruction=instruction, input=context)
 
 
-def format_few_shot(instruction: str, examples: Sequence[Mapping[str, str]], given: str) -> str:
-    """The same after examples, each an `input` and an `output`; there is one such template."""
-    shown = [
-        f"Input:\n{each['input'].strip()}\nOutput:\n{each['output'].strip()}" for each in examples
+def format_few_shot(instruction: str, examples: Sequence[Mapping[str, str]], context: str) -> str:
+    """Returns the user message for an instruction after examples of `input` and `output`."""
+    blocks = [
+        f"Input:\n{example['input'].strip()}\nOutput:\n{example['output'].strip()}"
+        for example in examples
     ]
-    return "\n\n".join([instruction.strip(), *shown, f"Input:\n{given.strip()}\nOutput:"])
+    return "\n\n".join([instruction.strip(), *blocks, f"Input:\n{context.strip()}\nOutput:"])
 
 
 def stable_seed(*parts: str) -> int:
-    """A number below 2^64 that texts have for good, as evenly spread as a drawn one."""
+    """Hashes texts to a number below 2^64."""
     content = "\0".join(parts).encode("utf-8", errors="surrogatepass")
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
@@ -85,5 +85,5 @@ def stable_seed(*parts: str) -> int:
 def _draw_template(templates: Sequence[tuple[int, str]], *parts: str) -> str:
     draw = random.Random(stable_seed(*parts))  # noqa: S311 - a draw, not a secret
     shares, texts = zip(*templates, strict=True)
-    drawn: str = draw.choices(texts, shares)[0]
-    return drawn
+    template: str = draw.choices(texts, shares)[0]
+    return template

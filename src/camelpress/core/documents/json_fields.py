@@ -1,6 +1,6 @@
-"""Gives typed access to one JSON object, and names the fields that no reader took.
+"""Gives typed access to one JSON object, and lists its unread fields.
 
-`null` and NaN mean that a value is not given.
+`null` and NaN count as no value.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ JSON_KINDS: dict[type, str] = {
     list: "a list",
     dict: "an object",
 }
-MAX_QUOTE = 40  # characters of a word that is quoted
+MAX_QUOTE = 40  # characters of a quoted word
 
 
 def quote_word(word: str) -> str:
-    """Returns a word of a file in quotes, shortened and safe to print."""
+    """Returns a word from a file in quotes, shortened and safe to print."""
     return repr(word if len(word) <= MAX_QUOTE else f"{word[:MAX_QUOTE]}...")
 
 
@@ -34,11 +34,11 @@ def json_kind(value: Any) -> str:
 
 
 class JsonFields:
-    """Typed access to a JSON object; each read that fails is an `Omission` with the field's name.
+    """Typed access to a JSON object; a failed read raises `Omission` with the field's name.
 
     Args:
-        values: the object.
-        container: the name of the list or field that holds it, for names of unread fields.
+        values: fields of the object.
+        container: name of the list or field around the object, for names of unread fields.
     """
 
     def __init__(self, values: Mapping[str, Any], container: str = "") -> None:
@@ -55,33 +55,33 @@ class JsonFields:
         return iter(self._object)
 
     def has_value(self, key: str) -> bool:
-        """Returns whether a field is there and not null."""
+        """Returns True for a field with a value other than null."""
         return key in self._values
 
     def first_key(self, keys: Sequence[str]) -> str:
-        """Returns the first of some keys that is given, else the first that is there, or first."""
+        """Returns the first key with a value, else the first existing key, else the first key."""
         for key in keys:
             if key in self._values:
                 return key
         return next((key for key in keys if key in self._object), keys[0])
 
     def contains_text(self, key: str, mark: str) -> bool:
-        """Returns whether a field is a text with a mark in it."""
+        """Returns True for a text field with the mark in it."""
         value = self._values.get(key)
         return isinstance(value, str) and mark in value
 
     def is_any_of(self, key: str, words: Container[str]) -> bool:
-        """Returns whether a field is one of some words, in any case."""
+        """Returns True for a text field with one of the words, in any case."""
         value = self._values.get(key)
         return isinstance(value, str) and value.strip().casefold() in words
 
     def is_truthy(self, key: str) -> bool:
-        """Returns whether a field is neither missing nor null, false or empty."""
+        """Returns True for a field that is not missing, null, false or empty."""
         self._reads.add(key)
         return bool(self._values.get(key))
 
     def value(self, key: str) -> Any:
-        """Returns a value that must be given.
+        """Returns the value of a required field.
 
         Raises:
             Omission: the field is missing or null.
@@ -92,7 +92,7 @@ class JsonFields:
         return self._values[key]
 
     def text(self, key: str) -> str:
-        """Returns a text.
+        """Returns the value of a required text field.
 
         Raises:
             Omission: the field is missing, null or no text.
@@ -103,11 +103,11 @@ class JsonFields:
         return value
 
     def optional_text(self, key: str) -> str:
-        """Returns a text, or an empty one where the field is missing or null."""
+        """Returns a text; empty for a missing or null field."""
         return self.text(key) if self.has_value(key) else ""
 
     def texts(self, key: str) -> list[str]:
-        """Returns a list of texts that is not empty; one text stands for a list of it."""
+        """Returns a list of one or more texts; a single text counts as a list of one."""
         value = self.value(key)
         items = [value] if isinstance(value, str) else value
         if not (isinstance(items, list) and all(isinstance(item, str) for item in items)):
@@ -124,7 +124,7 @@ class JsonFields:
         return self._child(value, key)
 
     def children(self, key: str) -> list[JsonFields]:
-        """Returns the objects of a list."""
+        """Returns the objects in a list field."""
         value = self.value(key)
         if not isinstance(value, list):
             raise Omission(f"{key} is {json_kind(value)}, not a list")
@@ -136,9 +136,9 @@ class JsonFields:
         return [self._child(item, f"{key}[]") for item in value]
 
     def unread_fields(self) -> Iterator[str]:
-        """Yields the names of all fields that hold something and were never read.
+        """Yields the names of all unread fields with a value.
 
-        An object in a list of which nothing was read is left out as a whole, and not named here.
+        An object in a list without any read field is omitted as a whole, and not named here.
         """
         stack = [self]
         while stack:
@@ -155,7 +155,7 @@ class JsonFields:
 
 
 def field_name(key: str) -> str:
-    """Returns the name of a field, in quotes where it is no plain word."""
+    """Returns the name of a field, in quotes unless it is an identifier."""
     return (
         key if key.replace("-", "_").isidentifier() and len(key) <= MAX_QUOTE else quote_word(key)
     )

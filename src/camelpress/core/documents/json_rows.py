@@ -1,6 +1,6 @@
-"""Reads JSON as rows: a list, a value a line, values in sequence, or one list in an object.
+"""Reads JSON as rows: a list, one value per line, values in sequence, or one list in an object.
 
-The content decides, not the name of the file. A name that promises JSON is believed.
+The content decides, not the name of the file, but a file with a JSON suffix is read as JSON.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ from camelpress.core.errors import RecipeProblem
 from camelpress.core.files.text_recognizer import content_suffix
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson", ".jsonlines")
-BYTE_ORDER_MARK = (
-    "\ufeff"  # a byte order mark; each of several files put together may begin with one
-)
+BYTE_ORDER_MARK = "\ufeff"  # may begin each of several concatenated files
 BLANKS = re.compile(rf"[ \t\r\n{BYTE_ORDER_MARK}]*")
-OBJECT = re.compile(r'\[?\s*\{\s*"(?:[^"\\\n]|\\.)*"\s*:')  # start of an object or a list of them
-LINE = re.compile(  # an object, or a list that begins with a text or an object
+OBJECT = re.compile(r'\[?\s*\{\s*"(?:[^"\\\n]|\\.)*"\s*:')  # start of an object or list of objects
+LINE = re.compile(  # an object, or a list with a text or an object first
     r'\{\s*"(?:[^"\\]|\\.)*"\s*:.*\},?|\[\s*["{].*\],?'
 )
 
@@ -30,19 +28,19 @@ IsRow = Callable[[Mapping[str, Any]], bool]
 
 
 class RowTable(NamedTuple):
-    """Rows of a file, each with its place, and the other fields of an object that holds them."""
+    """Labelled rows of a file, and the other fields of the object around them."""
 
     rows: list[tuple[str, Any]]
     envelope: Mapping[str, Any] = MappingProxyType({})
 
 
 def has_json_suffix(path: Path) -> bool:
-    """Returns whether a file's name ends as those of JSON and JSON lines do."""
+    """Returns True for a file name with a suffix of JSON or JSON lines."""
     return content_suffix(path) in JSON_SUFFIXES
 
 
 def looks_like_json(text: str) -> bool:
-    """Returns whether a text is plainly JSON, perhaps damaged, and not prose with a bracket first.
+    """Returns True for JSON, damaged or not, and False for prose with a bracket first.
 
     A text is JSON if it is one list or object, if it begins with an object and no prose follows, or
     if more than half of its lines are objects or lists.
@@ -63,12 +61,12 @@ def json_rows(path: Path, text: str, is_row: IsRow) -> RowTable:
     """Returns the rows of a JSON text.
 
     Args:
-        path: names the file in places.
-        text: a list of rows, one row, rows one after another, or an object with one list of rows.
-        is_row: whether an object is a row by itself, rather than the envelope of a list.
+        path: path of the file, for labels and messages.
+        text: list of rows, one row, rows in sequence, or an object with one list of rows.
+        is_row: returns True for an object that is a row, not the envelope of a list.
     Raises:
-        RecipeProblem: the text is not JSON, an object holds several lists of rows, or it is an
-            answer of the dataset viewer.
+        RecipeProblem: the text is not JSON, an object holds several lists of rows, or the file is
+            an answer of the dataset viewer.
     """
     values = list(_decode_values(path, text))
     if len(values) != 1:
@@ -84,7 +82,7 @@ def json_rows(path: Path, text: str, is_row: IsRow) -> RowTable:
 
 
 def _unwrap_envelope(path: Path, envelope: Mapping[str, Any], is_row: IsRow) -> RowTable | None:
-    """Returns the only list of objects in an object, or the only one that begins with a row."""
+    """Returns the rows of an object's only list of objects, or only list of rows."""
     lists = {
         key: items
         for key, items in envelope.items()
@@ -104,7 +102,7 @@ def _unwrap_envelope(path: Path, envelope: Mapping[str, Any], is_row: IsRow) -> 
             next_step="save one of them as a list of its own",
         )
     for key, items in lists.items():
-        rest = {other: value for other, value in envelope.items() if other != key}
+        rest = {field: value for field, value in envelope.items() if field != key}
         return _number_rows(f"{path}:{field_name(key)}", items)._replace(envelope=rest)
     return None
 
@@ -114,21 +112,21 @@ def _number_rows(name: str, items: Sequence[Any]) -> RowTable:
 
 
 def _decode_values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    """Yields JSON values one after another, each with the number of the line where it begins."""
+    """Yields JSON values in sequence, with the number of their first line."""
     decoder = json.JSONDecoder(object_pairs_hook=_require_unique)
-    line, counted = 1, 0
-    at = _skip_blanks(text, 0)
-    while at < len(text):
-        line, counted = line + text.count("\n", counted, at), at
+    line, counted_to = 1, 0
+    position = _skip_blanks(text, 0)
+    while position < len(text):
+        line, counted_to = line + text.count("\n", counted_to, position), position
         try:
-            value, end = decoder.raw_decode(text, at)
+            value, end = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
-            place = _fault_position(text, at, error.pos)
-            raise _json_problem(path, text, error.msg, place) from error
+            fault_position = _fault_position(text, position, error.pos)
+            raise _json_problem(path, text, error.msg, fault_position) from error
         except (ValueError, RecursionError) as error:
-            raise _json_problem(path, text, str(error), at) from error
+            raise _json_problem(path, text, str(error), position) from error
         yield line, value
-        at = _skip_blanks(text, end)
+        position = _skip_blanks(text, end)
 
 
 def _require_unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -138,15 +136,19 @@ def _require_unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _fault_position(text: str, begin: int, at: int) -> int:
-    """Returns the place of a fault; one at the start of a line lies at the end of what precedes."""
-    line = text.rfind("\n", 0, at) + 1
-    return at if at == begin or text[line:at].strip() else len(text[:at].rstrip())
+def _fault_position(text: str, start: int, position: int) -> int:
+    """Returns the position of a fault; at the start of a line it moves to the text before."""
+    line = text.rfind("\n", 0, position) + 1
+    return (
+        position
+        if position == start or text[line:position].strip()
+        else len(text[:position].rstrip())
+    )
 
 
-def _json_problem(path: Path, text: str, fault: str, at: int) -> RecipeProblem:
-    line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
-    is_cut = fault.startswith("Unterminated string") or not text[at:].strip()
+def _json_problem(path: Path, text: str, fault: str, position: int) -> RecipeProblem:
+    line, column = text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
+    is_cut = fault.startswith("Unterminated string") or not text[position:].strip()
     return RecipeProblem(
         f"{path}:{line} is not valid JSON ({fault}, column {column})",
         next_step="download the file again, or leave out its last row"
@@ -155,6 +157,6 @@ def _json_problem(path: Path, text: str, fault: str, at: int) -> RecipeProblem:
     )
 
 
-def _skip_blanks(text: str, at: int) -> int:
-    match = BLANKS.match(text, at)
-    return match.end() if match else at
+def _skip_blanks(text: str, position: int) -> int:
+    match = BLANKS.match(text, position)
+    return match.end() if match else position

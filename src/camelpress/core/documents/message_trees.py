@@ -1,8 +1,8 @@
-"""Builds conversations from the paths through trees of messages, as OASST publishes them.
+"""Builds conversations from paths through message trees, the form of OASST.
 
-Every path from a first prompt to an answer is a conversation, whether or not the talk goes on from
-there. So beginnings repeat, as in Tulu 1. Later versions of the conversion took only last answers
-and could keep the best replies. This module does neither, and uses no rank and no language.
+Every path from a first prompt to an answer is a conversation, even if replies follow. Beginnings
+therefore repeat, as in Tulu 1. Later versions of the conversion took only last answers, and could
+keep only the best replies. This module does neither, and ignores rank and language.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ MessagePath: TypeAlias = tuple[Message, ...]
 
 
 def is_message(row: JsonFields) -> bool:
-    """Returns whether a row is one message of a table; a first prompt may lack `parent_id`."""
+    """Returns True for one message of a table; a first prompt may lack `parent_id`."""
     return all(key in row for key in TABLE_KEYS if key != "parent_id")
 
 
 def tree_paths(root: JsonFields) -> Iterator[MessagePath | Omission]:
-    """Yields the conversations of a tree that is nested by `replies`.
+    """Yields the conversations of a tree nested by `replies`.
 
     A message marked as deleted stays, as in Tulu 1.
     """
@@ -35,7 +35,7 @@ def tree_paths(root: JsonFields) -> Iterator[MessagePath | Omission]:
 
 
 def table_paths(rows: Sequence[JsonFields]) -> Iterator[MessagePath | Omission]:
-    """Yields the conversations of a table of messages, each of which names its parent.
+    """Yields the conversations of a table of messages linked by `parent_id`.
 
     A message marked as deleted is left out, with all replies to it.
     """
@@ -52,7 +52,7 @@ def table_paths(rows: Sequence[JsonFields]) -> Iterator[MessagePath | Omission]:
 
 
 class _MessageTable:
-    """Messages by their own key and by that of their parent."""
+    """Messages of a table, indexed by the key of their parent."""
 
     def __init__(self) -> None:
         self.orphans: set[Key] = set()
@@ -61,11 +61,11 @@ class _MessageTable:
 
     @property
     def roots(self) -> list[JsonFields]:
-        """The messages without a parent."""
+        """Messages without a parent."""
         return self._replies.get(None, [])
 
     def add(self, row: JsonFields) -> None:
-        """Adds a message whose key is new."""
+        """Adds a message; a repeated key is an omission."""
         key = _key(row, "message_id")
         parent = _key(row, "parent_id") if row.has_value("parent_id") else None
         if key in self._keys:
@@ -75,7 +75,7 @@ class _MessageTable:
         self._replies.setdefault(parent, []).append(row)
 
     def replies(self, row: JsonFields) -> list[JsonFields]:
-        """Returns the replies to a message, which is then no orphan."""
+        """Returns the replies to a message, and takes the message off the orphans."""
         key = _key(row, "message_id")
         self.orphans.discard(key)
         return self._replies.get(key, [])
@@ -86,15 +86,15 @@ def _walk_tree(
     replies: Callable[[JsonFields], list[JsonFields]],
     read: Callable[[JsonFields], Message],
 ) -> Iterator[MessagePath | Omission]:
-    """Yields a conversation for each answer, depth first, and an omission for what gives none."""
+    """Yields a conversation per answer, depth first, and an omission per unusable message."""
     stack: list[tuple[JsonFields, MessagePath | None]] = [(root, ()) for root in reversed(roots)]
     while stack:
-        node, before = stack.pop()
+        node, parent_path = stack.pop()
         path: MessagePath | None = None
         answers: list[JsonFields] = []
         try:
             answers = replies(node)
-            path = _extend_path(before, node, read)
+            path = _extend_path(parent_path, node, read)
             if path[-1].role == "assistant":
                 yield path
             elif not answers:
@@ -105,11 +105,11 @@ def _walk_tree(
 
 
 def _extend_path(
-    before: MessagePath | None, node: JsonFields, read: Callable[[JsonFields], Message]
+    parent_path: MessagePath | None, node: JsonFields, read: Callable[[JsonFields], Message]
 ) -> MessagePath:
-    if before is None:
+    if parent_path is None:
         raise Omission("it replies to a message that is left out")
-    return (*before, read(node))
+    return (*parent_path, read(node))
 
 
 def _message(node: JsonFields) -> Message:

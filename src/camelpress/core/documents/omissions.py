@@ -1,24 +1,24 @@
-"""Counts everything that is left out of a file, by unit and reason."""
+"""Counts omissions from a file, by unit and reason."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-MAX_REASONS = 20  # distinct reasons of one unit; more are counted together
+MAX_REASONS = 20  # distinct reasons per unit; others are counted together
 OTHER_REASONS = "others"
 
-OmissionCounts = Mapping[str, Mapping[str, int]]  # unit (rows, turns, ...), then reason, then count
+OmissionCounts = Mapping[str, Mapping[str, int]]  # unit (rows, turns, ...) to reason to count
 
 
 class Omission(Exception):  # noqa: N818 - most are counted, not raised
-    """A row, or a part of one, that cannot be used.
+    """An unusable row, or part of a row.
 
     Args:
-        reason: a clause such as "output is null", equal for all rows of the same fault.
-        unit: a plural noun for the part that is left out.
-        count: the number of such parts.
-        next_step: an imperative for a file in which nothing else can be read.
+        reason: clause such as "output is null", equal for all rows of the same fault.
+        unit: plural noun of the omitted parts.
+        count: number of omitted parts.
+        next_step: advice for a file without any usable row.
     """
 
     def __init__(
@@ -41,34 +41,34 @@ class Omission(Exception):  # noqa: N818 - most are counted, not raised
 
 
 class OmissionCounter:
-    """Adds omissions up and keeps the first with its place."""
+    """Counts omissions, and keeps the first one with its label."""
 
     def __init__(self) -> None:
         self.counts: dict[str, dict[str, int]] = {}
         self.first_omission: tuple[str, Omission] | None = None
 
-    def add(self, place: str, omission: Omission) -> None:
+    def add(self, label: str, omission: Omission) -> None:
         """Counts one omission; an unread field is never the first reason."""
         reasons = self.counts.setdefault(omission.unit, {})
-        known = omission.reason in reasons or len(reasons) < MAX_REASONS
-        reason = omission.reason if known else OTHER_REASONS
+        is_listed = omission.reason in reasons or len(reasons) < MAX_REASONS
+        reason = omission.reason if is_listed else OTHER_REASONS
         reasons[reason] = reasons.get(reason, 0) + omission.count
         if self.first_omission is None and omission.unit != "fields":
-            self.first_omission = place, omission
+            self.first_omission = label, omission
 
 
 def describe_omissions(counts: OmissionCounts, rows: int) -> str:
-    """Returns `2 of 9 rows (1 output is null, 1 text is blank), 3 turns (...)`, without fields."""
+    """Returns `2 of 9 rows (1 because output is null, ...), 3 turns (...)`, without fields."""
     units = {unit: reasons for unit, reasons in counts.items() if unit != "fields"}
     return ", ".join(_describe_unit(unit, reasons, rows) for unit, reasons in units.items())
 
 
 def omission_rows(files: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Returns a label and a text for everything that the files of a report leave out.
+    """Returns label and text for all omissions from the files of a report.
 
     Args:
-        files: each with `name`, `rows` and `omissions`, and of a calibration `unanswered`; older
-            reports lack all but the name.
+        files: entries with `name`, `rows`, `omissions` and, in a calibration, `unanswered`; older
+            reports have only `name`.
     """
     rows = []
     for file in files:
@@ -84,7 +84,7 @@ def omission_rows(files: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def merge_counts(parts: Iterable[OmissionCounts]) -> dict[str, dict[str, int]]:
-    """Adds the counts of several files up."""
+    """Adds up the counts of several files."""
     total: dict[str, dict[str, int]] = {}
     for part in parts:
         for unit, reasons in part.items():
@@ -96,8 +96,8 @@ def merge_counts(parts: Iterable[OmissionCounts]) -> dict[str, dict[str, int]]:
 
 def _describe_unit(unit: str, reasons: Mapping[str, int], rows: int) -> str:
     total = sum(reasons.values())
-    named = unit.removesuffix("s") if total == 1 else unit
-    amount = f"{total:,} of {rows:,} rows" if unit == "rows" else f"{total:,} {named}"
+    noun = unit.removesuffix("s") if total == 1 else unit
+    amount = f"{total:,} of {rows:,} rows" if unit == "rows" else f"{total:,} {noun}"
     causes = (
         f"{count:,} {'for other reasons' if reason == OTHER_REASONS else f'because {reason}'}"
         for reason, count in reasons.items()

@@ -1,4 +1,4 @@
-"""Reads text files: any Unicode with a byte order mark, UTF-8 without, compressed or not."""
+"""Reads text files in UTF-8, or any Unicode encoding with a byte order mark; gzip is accepted."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from camelpress.core.errors import RecipeProblem
 from camelpress.core.files.text_recognizer import require_text_bytes
 
 GZIP_MAGIC = b"\x1f\x8b"
-MAX_BYTES = 2**32  # bytes of a file
-MAX_UNPACKED_BYTES = 2**30  # bytes of a compressed text, unpacked
-BYTE_ORDER_MARKS = (  # mark, codec; the longer marks first
+MAX_BYTES = 2**32  # bytes per file
+MAX_UNPACKED_BYTES = 2**30  # bytes of an unpacked text
+BYTE_ORDER_MARKS = (  # mark, codec; longer marks first
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -28,18 +28,18 @@ BYTE_ORDER_MARKS = (  # mark, codec; the longer marks first
 
 
 class TextFile(NamedTuple):
-    """The text of a file, and the SHA-256 of its bytes as they were read."""
+    """Text of a file, and the SHA-256 of its bytes before unpacking."""
 
     text: str
     sha256: str
 
 
 def read_text_file(path: Path) -> TextFile:
-    """Reads a text without its byte order mark.
+    """Reads a text file, without its byte order mark.
 
     Raises:
-        RecipeProblem: there is no such file, it is empty or no file, may not be read, is of a
-            format other than text, or is in another encoding.
+        RecipeProblem: the file does not exist, is empty, is not readable, is no text, or is in
+            another encoding.
     """
     content = _read(path)
     digest = hashlib.sha256(content).hexdigest()

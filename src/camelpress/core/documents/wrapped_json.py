@@ -1,4 +1,4 @@
-"""Recognizes JSON behind comments or inside Markdown fences, which no JSON reader takes."""
+"""Recognizes JSON behind comments or inside Markdown fences, unreadable for JSON parsers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from camelpress.core.documents.json_rows import looks_like_json
 from camelpress.core.errors import RecipeProblem
 
 COMMENT = re.compile(r"^[ \t]*//.*$", re.MULTILINE)
-FENCE = re.compile(r"[ \t]*(?:```+|~~~+)[ \t]*[\w+-]*[ \t]*")  # a line; may name a language
+FENCE = re.compile(r"[ \t]*(?:```+|~~~+)[ \t]*[\w+-]*[ \t]*")  # a whole line; may name a language
 
 
 def require_bare_json(path: Path, text: str) -> None:
-    """Checks that a text is not plainly JSON after comment lines or with fences around all of it.
+    """Checks that a text is not JSON after comment lines or inside fences.
 
     Raises:
-        RecipeProblem: it is.
+        RecipeProblem: the text is JSON with comment lines, or inside fences.
     """
     if COMMENT.match(text.lstrip()) and looks_like_json(COMMENT.sub("", text)):
         raise RecipeProblem(
@@ -30,15 +30,15 @@ def require_bare_json(path: Path, text: str) -> None:
 
 
 def _fenced(text: str) -> str:
-    """Returns the content of the fenced blocks of a text; empty where anything stands outside."""
+    """Returns the content of a text's fenced blocks; empty if any text lies outside them."""
     if not FENCE.match(text.lstrip()):
         return ""
-    inside, is_open = [], False
+    block_lines, is_open = [], False
     for line in text.split("\n"):
         if FENCE.fullmatch(line):
             is_open = not is_open
         elif is_open:
-            inside.append(line)
+            block_lines.append(line)
         elif line.strip():
             return ""
-    return "\n".join(inside)
+    return "\n".join(block_lines)

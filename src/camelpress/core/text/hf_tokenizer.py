@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint, reduced to what this project needs of it."""
+"""Wraps the tokenizer of a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from camelpress.core.runtime.rust_panics import drop_panic_messages, is_panic
 from camelpress.core.text.template_renderer import render_template
 from camelpress.core.text.text_bound import require_short_text
 
-TOKENIZER_ERRORS = (  # of transformers, where files are missing or broken
+TOKENIZER_ERRORS = (  # raised by transformers for missing or broken files
     ArithmeticError,
     AttributeError,
     ImportError,
@@ -27,11 +27,11 @@ TOKENIZER_ERRORS = (  # of transformers, where files are missing or broken
     TypeError,
     ValueError,
 )
-PROBE_TEXT = "The sea, </s> 1234\n\té"  # a text that brings most faults of a tokenizer to light
+PROBE_TEXT = "The sea, </s> 1234\n\té"  # reveals most faults of a tokenizer
 
 
 class Tokenizer:
-    """Text to ids, and which ids begin and end a sequence."""
+    """Encodes text to ids and decodes ids to text, with the ids of BOS, EOS and pad."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -41,20 +41,19 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
-        """The tokenizer that lies beside the weights.
+        """Loads the tokenizer of a checkpoint folder.
 
         Raises:
-            CheckpointProblem: there is none, or transformers cannot read it.
+            CheckpointProblem: the folder has no tokenizer, or transformers cannot read it.
         """
-        from transformers import AutoTokenizer  # half a second, and not every command has text
+        from transformers import AutoTokenizer  # takes half a second
 
         with drop_panic_messages(), _translate_errors(folder):
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-            if len(tokenizer) == len(
-                tokenizer.get_added_vocab()
-            ):  # made up where files are missing
+            # transformers makes up an empty tokenizer for missing files
+            if len(tokenizer) == len(tokenizer.get_added_vocab()):
                 raise ValueError("it knows no words")
             _require_template(tokenizer.chat_template)
             tokenizer(PROBE_TEXT, verbose=False)
@@ -65,36 +64,36 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> dict[str, int]:
-        """The id of every token but those that were added to the vocabulary."""
+        """Token to id, without added tokens."""
         added = self._tokenizer.get_added_vocab()
         vocabulary = self._tokenizer.get_vocab().items()
         return {token: number for token, number in vocabulary if token not in added}
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text as it stands: nothing added, `</s>` in it stays text."""
+        """Encodes a text without adding special tokens; `</s>` in it stays text."""
         return self._ids(text, add_special_tokens=False, split_special_tokens=True)
 
     def encode_document(self, text: str) -> list[int]:
-        """The ids of a text as the model's tokenizer encodes it, its own BOS included."""
+        """Encodes a text with the special tokens the tokenizer adds, such as BOS."""
         return self._ids(text)
 
     def encode_template_text(self, text: str) -> list[int]:
-        """The ids of what a chat template made: special tokens in it count, none are added."""
+        """Encodes the output of a chat template: special tokens in it count, none are added."""
         return self._ids(text, add_special_tokens=False)
 
     def render_chat(self, turns: list[dict[str, str]], template: str | None = None) -> str:
-        """A conversation as its chat template writes it, ready for an answer.
+        """Renders a conversation by the chat template, ready for an answer.
 
         Args:
-            turns: a `role` and a `content` each.
-            template: instead of the tokenizer's own.
+            turns: messages with `role` and `content`.
+            template: replaces the tokenizer's own template.
         Raises:
-            TemplateProblem: the template is broken, refuses such a conversation, or takes too
-                much time or memory.
+            TemplateProblem: the template is broken, refuses the conversation, or takes too much
+                time or memory.
         """
         try:
-            chosen = self._tokenizer.get_chat_template(template)
-            return render_template(chosen, turns, self._tokenizer.special_tokens_map)
+            chat_template = self._tokenizer.get_chat_template(template)
+            return render_template(chat_template, turns, self._tokenizer.special_tokens_map)
         except ValueError as error:
             problem = TemplateProblem(
                 f"the chat template of the tokenizer cannot be rendered ({error})",
@@ -104,20 +103,24 @@ class Tokenizer:
             raise problem from error
 
     def decode(self, ids: list[int]) -> str:
-        """The text of ids, special tokens included."""
+        """Decodes ids to text, special tokens included."""
         text: str = self._tokenizer.decode(ids)
         return text
 
     def decode_text(self, ids: list[int]) -> str:
-        """The text of ids without the special tokens that frame sequences."""
-        return self.decode([each for each in ids if each not in (self.bos, self.eos, self.pad)])
+        """Decodes ids to text, without BOS, EOS and pad."""
+        return self.decode(
+            [token_id for token_id in ids if token_id not in (self.bos, self.eos, self.pad)]
+        )
 
     @property
     def chat_template(self) -> str | None:
-        """The chat template, if the tokenizer has one; of several the default one."""
+        """Chat template, or None; the default one among named templates."""
         template: Any = self._tokenizer.chat_template
-        chosen: str | None = template.get("default") if isinstance(template, dict) else template
-        return chosen
+        chat_template: str | None = (
+            template.get("default") if isinstance(template, dict) else template
+        )
+        return chat_template
 
     def _ids(self, text: str, **options: bool) -> list[int]:
         require_short_text("the prompt", text, next_step="shorten it, or leave it out")
@@ -136,14 +139,13 @@ class Tokenizer:
 
 @contextmanager
 def _translate_errors(folder: Path) -> Iterator[None]:
-    """Makes faults of the tokenizer's files, panics included, a problem of its folder."""
+    """Raises faults of the tokenizer's files, panics included, as a problem of its folder."""
     try:
         yield
     except BaseException as error:
-        known = (
-            isinstance(error, TOKENIZER_ERRORS) or type(error) is Exception
-        )  # tokenizers raise the latter
-        if not known and not is_panic(error):
+        # the tokenizers library raises plain Exception
+        is_expected = isinstance(error, TOKENIZER_ERRORS) or type(error) is Exception
+        if not is_expected and not is_panic(error):
             raise
         if isinstance(error, StrictDataclassError):
             raise CheckpointProblem(
@@ -155,7 +157,7 @@ def _translate_errors(folder: Path) -> Iterator[None]:
 
 
 def _tokenizer_problem(folder: Path, reason: str) -> CheckpointProblem:
-    """Returns the problem of a tokenizer, named for what one of its files really is."""
+    """Returns the problem of a tokenizer, by the real type of its files if recognized."""
     for path in sorted(folder.glob("tokenizer*")):
         recognition = recognize_file(path)
         if recognition is not None:

@@ -1,7 +1,7 @@
-"""Renders chat templates, which are programs of strangers, in a child process with bounds.
+"""Renders chat templates, untrusted programs, in a child process with bounds.
 
-A sandboxed template can still loop for ever, multiply a text until memory is full, or divide by
-zero. The child starts with the first conversation and renders all that follow.
+A sandboxed template can still loop forever, multiply a text until memory is full, or divide by
+zero. One child starts at the first conversation and renders all later ones, too.
 """
 
 from __future__ import annotations
@@ -22,14 +22,8 @@ from camelpress.core.input_limits import (
 )
 
 WORKER_MODULE = "camelpress.core.text.template_worker"
-WORKER_ENVIRONMENT = (
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "LD_LIBRARY_PATH",
-    "TZ",
-)  # variables that the child inherits
+# Environment variables inherited by the child.
+WORKER_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ")
 LIMIT_MESSAGE = (
     f"it takes more than {MAX_TEMPLATE_SECONDS} seconds or "
     f"{MAX_TEMPLATE_MEMORY_BYTES // 2**20:,} MiB"
@@ -39,14 +33,14 @@ LIMIT_MESSAGE = (
 def render_template(
     template: str, turns: Sequence[Mapping[str, str]], tokens: Mapping[str, Any]
 ) -> str:
-    """Returns a conversation as a chat template writes it, ready for an answer.
+    """Renders a conversation by a chat template, ready for an answer.
 
     Args:
-        template: the chat template, as transformers understands it.
-        turns: a `role` and a `content` each.
-        tokens: special tokens by their names, such as `bos_token`.
+        template: chat template in the form of transformers.
+        turns: messages with `role` and `content`.
+        tokens: special tokens by name, such as `bos_token`.
     Raises:
-        ValueError: the template is broken, refuses such a conversation, or is beyond a bound.
+        ValueError: the template is broken, refuses the conversation, or exceeds a bound.
     """
     if len(template) > MAX_TEMPLATE_CHARACTERS:
         raise ValueError(f"it is longer than {MAX_TEMPLATE_CHARACTERS:,} characters")
@@ -60,15 +54,15 @@ def render_template(
 
 
 class _TemplateWorker:
-    """The process that renders; one for each process of ours, so that forks do not share it."""
+    """Child process for rendering; each fork of the parent starts its own."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
-        self._owner = 0  # the process that started it
+        self._owner = 0  # id of the parent process
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, str]:
-        """Returns the answer to a request; empty where the child ends before it gives one."""
+        """Returns the answer to a request; empty if the child ends without one."""
         with self._lock:
             if self._process is None or self._owner != os.getpid():
                 self._process = self._start()
@@ -103,7 +97,7 @@ class _TemplateWorker:
 
 
 def _exchange_line(process: subprocess.Popen[str], request: Mapping[str, Any]) -> str:
-    """Returns the line that answers a request; empty where the process ends before."""
+    """Sends a request and returns the answer line; empty if the process ends before."""
     if process.stdin is None or process.stdout is None:
         return ""
     try:
@@ -115,6 +109,4 @@ def _exchange_line(process: subprocess.Popen[str], request: Mapping[str, Any]) -
 
 
 _WORKER = _TemplateWorker()
-_ENDLESS_TEMPLATES: set[str] = (
-    set()
-)  # templates that the kernel had to end; they are not tried again
+_ENDLESS_TEMPLATES: set[str] = set()  # templates killed at a bound; never tried again

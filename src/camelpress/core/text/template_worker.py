@@ -1,7 +1,8 @@
 """Renders chat templates in a process of its own, within bounds on memory and time.
 
-Reads requests from stdin and answers on stdout, one JSON object a line; `rendering` is the other
-end. The kernel ends the process where a template takes too much processor time.
+The worker reads requests from stdin and answers on stdout, one JSON object per line;
+`template_renderer` is the other end. The kernel kills the process if a template takes too much CPU
+time.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from camelpress.core.input_limits import (
     MAX_TEMPLATE_SECONDS,
 )
 
-TEMPLATE_ERRORS = (  # errors of Python while a template runs
+TEMPLATE_ERRORS = (  # Python errors during rendering
     ArithmeticError,
     AttributeError,
     LookupError,
@@ -40,7 +41,8 @@ def serve_requests() -> None:
     limit = pages * resource.getpagesize() + MAX_TEMPLATE_MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_VIRTUAL, MAX_TEMPLATE_SECONDS)  # its signal ends the process
+        # the signal of the timer kills the process
+        signal.setitimer(signal.ITIMER_VIRTUAL, MAX_TEMPLATE_SECONDS)
         _write(_answer(json.loads(line)))
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 

@@ -1,4 +1,4 @@
-"""Bounds the text that a tokenizer encodes at once, whose memory grows with each byte of it."""
+"""Bounds the bytes a tokenizer encodes at once, because its memory grows with them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ SPLIT = (
 )
 
 
-def require_short_text(place: str, *texts: str, next_step: str = SPLIT) -> None:
+def require_short_text(label: str, *texts: str, next_step: str = SPLIT) -> None:
     """Checks that texts have at most `MAX_TEXT_BYTES` bytes of UTF-8 together.
 
     Args:
-        place: names the file and the row, or the item, at the start of a sentence.
-        texts: all that is encoded at once.
-        next_step: how to make the text shorter.
+        label: name of the file and row, or of the item, at the start of a message.
+        texts: texts to encode at once.
+        next_step: advice for a shorter text.
     Raises:
-        RecipeProblem: the texts are longer.
+        RecipeProblem: the texts have more bytes.
     """
     characters = sum(map(len, texts))
     if characters <= MAX_TEXT_BYTES // 4:  # no character has more than four bytes
@@ -26,7 +26,7 @@ def require_short_text(place: str, *texts: str, next_step: str = SPLIT) -> None:
     size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
     if size > MAX_TEXT_BYTES:
         raise RecipeProblem(
-            f"{place} is a text of {size:,} bytes, and at most {MAX_TEXT_BYTES:,} are tokenized "
+            f"{label} is a text of {size:,} bytes, and at most {MAX_TEXT_BYTES:,} are tokenized "
             "at once",
             next_step=next_step,
         )

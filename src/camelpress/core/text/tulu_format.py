@@ -1,11 +1,11 @@
-r"""The Tulu chat format as token ids, segment by segment.
+r"""Encodes conversations in the Tulu chat format, segment by segment.
 
     <|user|>\n{content}\n<|assistant|>\n{content}</s>\n<|user|>\n...
 
-The role markers are plain text. A segment is what stands between two special tokens; each is
-encoded on its own, so that the ids are those the model was trained on, whatever a tokenizer does
-with blanks and newlines next to a special token: BOS, segment, EOS, segment, EOS. The newline
-after EOS is not a token: the tokenizers of the time dropped it.
+The role markers are plain text. A segment is the text between two special tokens: BOS, segment,
+EOS, segment, EOS. Each segment is encoded separately, so the ids are those of training, regardless
+of the tokenizer's handling of blanks and newlines next to a special token. The newline after EOS is
+not a token: the tokenizers of the time dropped it.
 
 Source: allenai/open-instruct e44fcf588, open_instruct/finetune.py.
 """
@@ -19,8 +19,8 @@ from camelpress.core.errors import RecipeProblem
 from camelpress.core.settings import Settings
 from camelpress.core.text.hf_tokenizer import Tokenizer
 
-# What transformers' chat machinery renders; the newline after <|assistant|> matters. After EOS
-# there is none, so that the ids are those of training with tokenizers of any year.
+# Chat template for transformers; the newline after <|assistant|> matters. No newline follows EOS,
+# so the ids are those of training with tokenizers of any year.
 TULU_CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>\\n' + message['content'] | trim }}"
@@ -38,16 +38,16 @@ class Message(Settings):
 
 
 class ChatTokens(NamedTuple):
-    """Token ids, each with whether training took a loss on it."""
+    """Token ids, and a mask of the tokens with a loss in training."""
 
     ids: list[int]
     loss_mask: list[bool]
 
 
 class ChatSegment(NamedTuple):
-    """A text between two special tokens: what the model is given, then what it has to say.
+    """Text between two special tokens: a prompt, then an answer.
 
-    Where EOS follows, the text ends in an answer, which may be empty; elsewhere there is none.
+    A segment before EOS ends with an answer, possibly empty; others have none.
     """
 
     prompt: str
@@ -56,35 +56,34 @@ class ChatSegment(NamedTuple):
 
     @property
     def text(self) -> str:
-        """All of it, as it is encoded."""
+        """Prompt and answer, as encoded."""
         return self.prompt + self.answer
 
 
 def encode_chat(
     messages: Sequence[Message], tokenizer: Tokenizer, *, generation: bool = False
 ) -> list[int]:
-    """The ids of one conversation: those of `encode_counted`."""
+    """Returns the ids of one conversation, as in `encode_with_loss_mask`."""
     return encode_with_loss_mask(messages, tokenizer, generation=generation).ids
 
 
 def encode_with_loss_mask(
     messages: Sequence[Message], tokenizer: Tokenizer, *, generation: bool = False
 ) -> ChatTokens:
-    """The ids of one conversation, and which of them training took a loss on.
+    """Returns the ids of one conversation, and the mask of the tokens with a loss in training.
 
-    Counted are the tokens of each answer and the EOS that ends it. Where an answer begins is found
-    as in training: by the number of ids that the text before it has by itself. One quirk of
-    training is left out: the header of an answer that follows another answer, or that begins the
-    conversation, is not counted here.
+    The loss covers the tokens of each answer and its EOS. As in training, an answer begins after as
+    many ids as its prompt has when encoded alone. Unlike in training, the header of an answer after
+    another answer, or at the start of the conversation, has no loss.
 
     Args:
-        messages: at least one.
-        tokenizer: gives ids, BOS and EOS; one that has no BOS gets none.
-        generation: end in the assistant's header, ready for an answer.
+        messages: at least one message.
+        tokenizer: tokenizer with EOS; without BOS, the ids have none.
+        generation: ends with the assistant's header, ready for an answer.
     Returns:
-        BOS once, EOS after each assistant turn; as many marks as ids.
+        ids with BOS once and EOS after each assistant turn; a mask of equal length.
     Raises:
-        RecipeProblem: there is no message, or the tokenizer has no EOS.
+        RecipeProblem: the conversation is empty, or the tokenizer has no EOS.
     Source:
         allenai/open-instruct e44fcf588, open_instruct/finetune.py, encode_with_messages_format.
     """
@@ -95,32 +94,34 @@ def encode_with_loss_mask(
             "the tokenizer has no end-of-sequence token", next_step="set eos_token in its config"
         )
     ids = [] if tokenizer.bos is None else [tokenizer.bos]
-    counted = [False] * len(ids)
+    loss_mask = [False] * len(ids)
     for segment in chat_segments(messages, generation=generation):
-        found = tokenizer.encode(segment.text)
-        given = len(tokenizer.encode(segment.prompt)) if segment.answer else len(found)
-        ids += found
-        counted += [place >= given for place in range(len(found))]
+        segment_ids = tokenizer.encode(segment.text)
+        prompt_tokens = (
+            len(tokenizer.encode(segment.prompt)) if segment.answer else len(segment_ids)
+        )
+        ids += segment_ids
+        loss_mask += [index >= prompt_tokens for index in range(len(segment_ids))]
         if segment.has_eos:
             ids.append(tokenizer.eos)
-            counted.append(True)
-    return ChatTokens(ids, counted)
+            loss_mask.append(True)
+    return ChatTokens(ids, loss_mask)
 
 
 def chat_segments(
     messages: Sequence[Message], *, generation: bool = False
 ) -> Iterator[ChatSegment]:
-    """Texts between special tokens, each with whether EOS follows it."""
-    given = ""
+    """Yields the segments of a conversation."""
+    prompt = ""
     for message in messages:
-        given += f"<|{message.role}|>\n"
+        prompt += f"<|{message.role}|>\n"
         content = message.content.strip()
         if message.role == "assistant":
-            yield ChatSegment(given, content, True)
-            given = ""
+            yield ChatSegment(prompt, content, True)
+            prompt = ""
         else:
-            given += f"{content}\n"
+            prompt += f"{content}\n"
     if generation:
-        yield ChatSegment(given + "<|assistant|>\n", "", False)
-    elif given:
-        yield ChatSegment(given.rstrip("\n"), "", False)
+        yield ChatSegment(prompt + "<|assistant|>\n", "", False)
+    elif prompt:
+        yield ChatSegment(prompt.rstrip("\n"), "", False)
