@@ -95,5 +95,7 @@ def test_an_upload_is_a_step_and_a_hub_is_not_asked(recipe: Path) -> None:
 
 
 def test_a_recipe_cannot_publish_to_another_folder(recipe: Path) -> None:
-    with pytest.raises(RecipeProblem, match="a local release is always .*; leave publish.to out, or name"):
+    with pytest.raises(
+        RecipeProblem, match="a local release is always .*; leave publish.to out, or name"
+    ):
         pipeline.run(read_recipe(recipe, ["publish.to=elsewhere"]))

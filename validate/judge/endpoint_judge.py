@@ -72,7 +72,9 @@ class EndpointJudge:
         """
         pool, stop = ThreadPoolExecutor(self._settings.parallel), Event()
         fault: ToolProblem | Interruption | None = None
-        limits = httpx2.Limits(max_keepalive_connections=0)  # a deadline shuts down one request only
+        limits = httpx2.Limits(
+            max_keepalive_connections=0
+        )  # a deadline shuts down one request only
         with httpx2.Client(
             headers=self._headers(), timeout=self._settings.timeout, limits=limits
         ) as client:
