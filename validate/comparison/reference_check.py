@@ -1,4 +1,4 @@
-"""Decides whether a reference shows a loss: it is another model, and not a quantized one."""
+"""Checks that a reference can show a loss: it is a different model, and not quantized."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ ALLOW_OPTION = "--allow-quantized-reference"
 def require_valid_reference(
     reference: Checkpoint | PredictionStore, candidate: Checkpoint, settings: ScoringSettings
 ) -> None:
-    """Refuses a comparison that would pass whatever the candidate is worth.
+    """Refuses a comparison that passes for any candidate.
 
     Args:
         reference: a model, or a store of its predictions.
-        candidate: the model that is judged.
-        settings: say whether a quantized reference is allowed.
+        candidate: the model under test.
+        settings: allow a quantized reference or not.
     Raises:
         RecipeProblem: both are the same model, or the reference is quantized and not allowed.
     """
@@ -58,10 +58,10 @@ def require_unquantized(
 
     Args:
         reference: the model.
-        settings: say whether that is allowed.
-        swapped: a plain candidate, which is probably the reference that was meant.
+        settings: allow a quantized reference or not.
+        swapped: an unquantized candidate, probably the intended reference.
     Raises:
-        RecipeProblem: it is quantized, and not allowed.
+        RecipeProblem: the reference is quantized, and not allowed.
     """
     facts = summarize_checkpoint(reference)
     if settings.allow_quantized_reference or not is_quantized(facts):
@@ -82,11 +82,11 @@ def require_unquantized(
 
 
 def _history(folder: Path) -> str:
-    """Returns the sentence about the report that makes plain weights count as dequantized."""
+    """Returns a sentence about the report that marks unquantized weights as dequantized."""
     name = str(dequantized_by(folder))
     try:
         is_of_weights = describes(Report.read_report(folder / name), folder)
-    except CheckpointProblem:  # not a report, and the file may still tell the history
+    except CheckpointProblem:  # an unreadable report still counts
         is_of_weights = True
     if is_of_weights:
         return f"the reference {folder} holds the weights of a quantized model ({name})"
@@ -106,7 +106,7 @@ def _require_unquantized_store(store: PredictionStore, settings: ScoringSettings
 def _is_same_weights(reference: Checkpoint | PredictionStore, candidate: Checkpoint) -> bool:
     if isinstance(reference, Checkpoint):
         return is_same_model(reference, candidate)
-    if reference.header.headers is None:  # stores of earlier versions know the files alone
+    if reference.header.headers is None:  # stores of earlier versions have file hashes only
         is_as_large = reference.header.reference.get("bytes") == candidate.nbytes
         return is_as_large and reference.reference_hash == checkpoint_digest(candidate.folder)
     if reference.header.headers != headers_digest(candidate):
