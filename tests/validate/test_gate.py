@@ -150,8 +150,8 @@ def test_an_interval_without_width_asks_for_another_validation(ends: Any) -> Non
     check = one(told, top1_agreement=MinLimit(min=0.94))
     assert (check.verdict, check.interval) == (Verdict.INCONCLUSIVE, None)
     assert check.reason.endswith(
-        "holds the threshold 0.94: validate again, for this report is of an earlier version, "
-        "or was changed"
+        "holds the threshold 0.94: validate again, this report was written by an earlier version "
+        "or edited"
     )
 
 
@@ -225,7 +225,7 @@ def test_every_figure_of_the_table_can_be_asked_for_and_no_other() -> None:
     assert list(TextGate.model_fields) == list(METRICS)
     every = {name: TextGate.model_fields[name].annotation for name in METRICS}
     for name, kind in every.items():
-        bound = MinLimit(min=0.5) if "AtLeast" in str(kind) else MaxLimit(max=0.75)
+        bound = MinLimit(min=0.5) if "MinLimit" in str(kind) else MaxLimit(max=0.75)
         assert one(facts(), **{name: bound}).name == name
 
 
