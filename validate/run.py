@@ -74,13 +74,13 @@ def run(
     Returns:
         the report of the validation, equal on every rank.
     Raises:
-        Interrupted: the user asked to stop, or a judge is unreachable; the same call resumes.
+        Interruption: the user asked to stop, or a judge is unreachable; the same call resumes.
         RecipeProblem: there is neither text nor task, a text is empty or overlaps the candidate's
             calibration, or a task is unknown; or both models are the same, or the reference is
             quantized without permission in the settings.
         CheckpointProblem: the models cannot be compared, or the store does not match the settings.
         DataProblem: the data of a task is missing or damaged.
-        EngineProblem: tasks need lm-evaluation-harness, and it is not installed.
+        ToolProblem: tasks need lm-evaluation-harness, and it is not installed.
         NumericsProblem: logits are not finite.
     """
     watch = Stopwatch()
@@ -113,9 +113,9 @@ def run(
         gate = DEFAULT_TASK_GATE if only_tasks and not has_gate else settings.gate
         report = _build_report(parts, samples.sample_hashes(work.folder), settings, gate, watch)
         if benchmarks:
-            changed = html_page.render_flips(report, samples.read_flips(report, work.folder))
+            flips_html = html_page.render_flips(report, samples.read_flips(report, work.folder))
             (work.folder / FLIPS_PAGE).write_text(
-                changed, encoding="utf-8", errors="backslashreplace"
+                flips_html, encoding="utf-8", errors="backslashreplace"
             )
         if work.team.is_main:
             report_files.write_report_files(report, work.folder, settings)

@@ -51,7 +51,7 @@ def compare_models(
     """Runs both models side by side, and compares their predictions.
 
     Raises:
-        Interrupted: the user asked to stop.
+        Interruption: the user asked to stop.
         RecipeProblem: there is no text, a text is empty, or a text overlaps the candidate's
             calibration.
         CheckpointProblem: the tokenizers differ, or the text has an id outside the shared ids.
@@ -64,7 +64,7 @@ def compare_models(
     require_same_tokenizer(reference.folder, candidate.folder)
     texts = read_held_out_texts(settings, tokenizer, length)
     overlap = check_calibration_overlap(
-        texts, tokenizer, candidate.folder, allowed=settings.allow_overlap
+        texts, tokenizer, candidate.folder, allow_overlap=settings.allow_overlap
     )
     positions = ScoredPositions.from_windows([text.windows for text in texts])
     vocabulary = shared_vocab_size(
@@ -77,13 +77,13 @@ def compare_models(
         for label, model in (("reference", first), ("candidate", second))
     ]
     reruns = rerun_reference(reference, pair[0], settings, shards, work)
-    scored = score_models(pair + reruns, positions, work, vocabulary=vocabulary)
+    paired_scores = score_models(pair + reruns, positions, work, vocabulary=vocabulary)
     floor = [
         figures.noise_floor_facts(settings.noise_floor, rerun_scores)
-        for rerun_scores in scored.scores[1:]
+        for rerun_scores in paired_scores.scores[1:]
     ]
     return Comparison(
-        scored.scores[0],
+        paired_scores.scores[0],
         texts,
         {"reference": _shared_digest(reference, work)} | _input_hashes(candidate, texts, work),
         {"sequence_length": length},
@@ -93,8 +93,10 @@ def compare_models(
             "overlap": overlap,
             "reference": summarize_checkpoint(reference),
             "candidate": summarize_checkpoint(candidate),
-            "non_finite": dict(zip(("reference", "candidate"), scored.non_finite, strict=False)),
-            "blocks": figures.block_error_facts(scored.block_errors[0]),
+            "non_finite": dict(
+                zip(("reference", "candidate"), paired_scores.non_finite, strict=False)
+            ),
+            "blocks": figures.block_error_facts(paired_scores.block_errors[0]),
             "noise_floor": floor[0] if floor else None,
             "store": None,
         },
@@ -107,7 +109,7 @@ def compare_with_store(
     """Runs the candidate on the windows of a store, and compares it with the stored predictions.
 
     Raises:
-        Interrupted: the user asked to stop.
+        Interruption: the user asked to stop.
         CheckpointProblem: the store has a different model, text or protocol, or the tokenizer or
             vocabulary of the candidate differs from the store's.
         RecipeProblem: a text overlaps the candidate's calibration, or the store has no noise floor.
@@ -122,17 +124,17 @@ def compare_with_store(
     tokenizer = Tokenizer.load(store.folder)
     require_same_tokenizer(store.folder, candidate.folder)
     overlap = check_calibration_overlap(
-        texts, tokenizer, candidate.folder, allowed=settings.allow_overlap
+        texts, tokenizer, candidate.folder, allow_overlap=settings.allow_overlap
     )
     positions = ScoredPositions.from_windows([text.windows for text in texts])
     store.require_vocabulary(embedding_rows(candidate))
     sequences = [shard.batches(limit=model.max_positions) for shard in positions.shards()]
     runner = StreamedRun.start("candidate", model, sequences, work)
-    scored, bounds = score_against_store(
+    paired_scores, bounds = score_against_store(
         store.read_top_k, runner, positions, work, vocabulary=header.vocabulary
     )
     return Comparison(
-        scored.scores[0],
+        paired_scores.scores[0],
         texts,
         {"reference": store.reference_hash, "store": sha256_file(store.folder / STORE_REPORT)}
         | _input_hashes(candidate, texts, work),
@@ -144,7 +146,10 @@ def compare_with_store(
             "overlap": overlap,
             "reference": header.reference,
             "candidate": summarize_checkpoint(candidate),
-            "non_finite": {"reference": header.non_finite, "candidate": scored.non_finite[0]},
+            "non_finite": {
+                "reference": header.non_finite,
+                "candidate": paired_scores.non_finite[0],
+            },
             "blocks": None,
             "noise_floor": header.noise_floor,
             "store": {
@@ -195,8 +200,10 @@ def describe_protocol(settings: ScoringSettings, length: int, model: StreamedMod
     assistant_note = (
         "; of conversations only what the assistant says" if settings.assistant_only else ""
     )
-    computed = f"{dtype_name(model.dtype)} on {model.device.type}"
-    return f"{settings.protocol}: {description}{assistant_note}; perplexity per token; {computed}"
+    computation = f"{dtype_name(model.dtype)} on {model.device.type}"
+    return (
+        f"{settings.protocol}: {description}{assistant_note}; perplexity per token; {computation}"
+    )
 
 
 def _shared_digest(model: Checkpoint, work: Workspace) -> str:

@@ -36,30 +36,30 @@ def require_valid_reference(
     Raises:
         RecipeProblem: both are the same model, or the reference is quantized and not allowed.
     """
-    packed = candidate.quantization is not None
+    is_packed = candidate.quantization is not None
     if _is_same_weights(reference, candidate):
         raise RecipeProblem(
             f"{reference.folder} and {candidate.folder} are the same model: no difference can "
             "be measured",
             next_step="give the model that the candidate was quantized from as the reference"
-            if packed
+            if is_packed
             else "give the quantized model as the candidate",
         )
     if isinstance(reference, PredictionStore):
         _require_unquantized_store(reference, settings)
     else:
-        require_unquantized(reference, settings, swapped=None if packed else candidate)
+        require_unquantized(reference, settings, plain_candidate=None if is_packed else candidate)
 
 
 def require_unquantized(
-    reference: Checkpoint, settings: ScoringSettings, *, swapped: Checkpoint | None = None
+    reference: Checkpoint, settings: ScoringSettings, *, plain_candidate: Checkpoint | None = None
 ) -> None:
     """Refuses a quantized reference unless the settings allow it.
 
     Args:
         reference: the model.
         settings: allow a quantized reference or not.
-        swapped: an unquantized candidate, probably the intended reference.
+        plain_candidate: an unquantized candidate, probably the intended reference.
     Raises:
         RecipeProblem: the reference is quantized, and not allowed.
     """
@@ -73,8 +73,8 @@ def require_unquantized(
             f"to another model, or add {ALLOW_OPTION} to measure against it",
         )
     step = f"give the model before it was quantized, or add {ALLOW_OPTION} to measure against it"
-    if swapped is not None:
-        step = f"swap them if {swapped.folder} is the reference, or add {ALLOW_OPTION}"
+    if plain_candidate is not None:
+        step = f"swap them if {plain_candidate.folder} is the reference, or add {ALLOW_OPTION}"
     raise RecipeProblem(
         f"the reference {reference.folder} is itself quantized ({model_precision(facts)})",
         next_step=step,

@@ -26,7 +26,7 @@ from camelpress.validate.corpus.held_out_text import HeldOutText
 
 
 def check_calibration_overlap(
-    texts: Sequence[HeldOutText], tokenizer: Tokenizer, candidate: Path, *, allowed: bool
+    texts: Sequence[HeldOutText], tokenizer: Tokenizer, candidate: Path, *, allow_overlap: bool
 ) -> dict[str, Any]:
     """Compares every scored sequence with the calibration of the candidate.
 
@@ -34,7 +34,7 @@ def check_calibration_overlap(
         texts: the scored texts.
         tokenizer: the tokenizer of the texts.
         candidate: folder of the quantized model.
-        allowed: note an overlap and continue.
+        allow_overlap: note an overlap and continue.
     Returns:
         `checked`, the SHA-256 of the fingerprint, and for each text the number of its sequences,
         of those long enough for a check, of those with a run of words in the calibration, and of
@@ -51,27 +51,32 @@ def check_calibration_overlap(
     return {
         "checked": True,
         "fingerprint": sha256_file(path),
-        "texts": [_text_overlap(text, tokenizer, fingerprint, allowed=allowed) for text in texts],
+        "texts": [
+            _text_overlap(text, tokenizer, fingerprint, allow_overlap=allow_overlap)
+            for text in texts
+        ],
     }
 
 
 def _text_overlap(
-    text: HeldOutText, tokenizer: Tokenizer, fingerprint: NgramFingerprint, *, allowed: bool
+    text: HeldOutText, tokenizer: Tokenizer, fingerprint: NgramFingerprint, *, allow_overlap: bool
 ) -> dict[str, Any]:
     """Returns the overlap of one text, for the report."""
     overlaps = [
         fingerprint.measure_overlap(split_words(tokenizer.decode_text(ids)))
         for ids in text.sequences
     ]
-    overlapping = [number for number, overlap in enumerate(overlaps, start=1) if overlap.is_overlap]
-    if overlapping:
-        first = overlaps[overlapping[0] - 1]
+    overlap_numbers = [
+        number for number, overlap in enumerate(overlaps, start=1) if overlap.is_overlap
+    ]
+    if overlap_numbers:
+        first = overlaps[overlap_numbers[0] - 1]
         message = (
-            f"{text.name} overlaps the calibration in {len(overlapping)} of {len(overlaps)} "
-            f"sequences; sequence {overlapping[0]} shares {first.share:.0%} of its runs of "
+            f"{text.name} overlaps the calibration in {len(overlap_numbers)} of {len(overlaps)} "
+            f"sequences; sequence {overlap_numbers[0]} shares {first.share:.0%} of its runs of "
             f'{NGRAM_WORDS} words with it, first "{first.first_ngram}"'
         )
-        if not allowed:
+        if not allow_overlap:
             raise RecipeProblem(
                 message,
                 next_step="score a text that was held out, calibrate without this one, or give "
@@ -83,5 +88,5 @@ def _text_overlap(
         "sequences": len(overlaps),
         "long_enough": sum(bool(overlap.ngrams) for overlap in overlaps),
         "sharing": sum(bool(overlap.first_ngram) for overlap in overlaps),
-        "overlapping": len(overlapping),
+        "overlapping": len(overlap_numbers),
     }

@@ -67,10 +67,10 @@ def _find_original(owners: Int64[ndarray, " predictions"], number: int) -> int:
         owners: for each prediction the piece that has it first; -1 for this piece.
         number: the number of this piece.
     """
-    known = owners[owners >= 0]
-    if len(known) < DUPLICATE_SHARE * len(owners):
+    known_owners = owners[owners >= 0]
+    if len(known_owners) < DUPLICATE_SHARE * len(owners):
         return number
-    names, counts = np.unique(known, return_counts=True)
+    names, counts = np.unique(known_owners, return_counts=True)
     return int(names[counts.argmax()]) if counts.max() >= len(owners) / 2 else number
 
 
@@ -85,10 +85,10 @@ def _extend_to_context(
             a context.
     """
     last = len(owners) - 1
-    known = np.where(owners >= 0, np.arange(len(owners)), last)
-    following = np.minimum.accumulate(known[::-1])[::-1]
-    is_context = (owners < 0) & (positions[following] - positions <= CONTEXT_TOKENS)
-    return np.where(is_context, owners[following], owners)
+    known_index = np.where(owners >= 0, np.arange(len(owners)), last)
+    next_known = np.minimum.accumulate(known_index[::-1])[::-1]
+    is_context = (owners < 0) & (positions[next_known] - positions <= CONTEXT_TOKENS)
+    return np.where(is_context, owners[next_known], owners)
 
 
 def _prediction_hashes(window: TokenWindow) -> UInt64[ndarray, " predictions"]:

@@ -73,13 +73,13 @@ def _read_held_out_text(
     protocol = PROTOCOLS[settings.protocol]
     corpus = read_corpus(path)
     documents = corpus.documents
-    plain = [document for document in documents if isinstance(document, str)]
-    if protocol.is_plain_text_only and len(plain) < len(documents):
+    plain_texts = [document for document in documents if isinstance(document, str)]
+    if protocol.is_plain_text_only and len(plain_texts) < len(documents):
         raise RecipeProblem(
             f"{path} holds conversations, and protocol {settings.protocol} takes plain text only",
             next_step="use --protocol documents, or give a plain text",
         )
-    if settings.assistant_only and (protocol.is_plain_text_only or plain):
+    if settings.assistant_only and (protocol.is_plain_text_only or plain_texts):
         raise RecipeProblem(
             f"{path} holds plain text without turns of an assistant",
             next_step="leave out --assistant-only, or give conversations and --protocol documents",

@@ -127,13 +127,13 @@ def cut_llama_cpp(request: WindowRequest) -> WindowedText:
     length, tokenizer = request.window_length, request.tokenizer
     first_ids = tokenizer.encode_document("")[:1]
     bos = first_ids if first_ids == [tokenizer.bos] else []
-    half = [index > length // 2 for index in range(length)]
+    score_mask = [index > length // 2 for index in range(length)]
     starts = range(0, len(ids) - length + 1, length)
     if len(ids) < 2 * length:
         return WindowedText([])
     return WindowedText(
         [
-            TokenWindow([*bos, *ids[start + len(bos) : start + length]], half, number)
+            TokenWindow([*bos, *ids[start + len(bos) : start + length]], score_mask, number)
             for number, start in enumerate(starts)
         ]
     )

@@ -65,7 +65,7 @@ def _check_loss(task: Task, check: PendingCheck) -> Check:
         delta = finite_interval(task.get("delta_interval"), 1.0, -inf, inf)
         loss, interval = 0.0 - task["delta"], delta and (-delta[1], -delta[0])
     advice = source.advise_more(loss, interval, check.threshold, None if lost or won else 0.0)
-    return check.by_interval(
+    return check.decide_by_interval(
         loss, interval, source, f"{advice}; {_describe_detectable_loss(task, TAIL_PROBABILITY)}"
     )
 

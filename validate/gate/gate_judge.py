@@ -90,29 +90,29 @@ def _check_part(facts: Any, limits: TextGate, part: str | None) -> Iterator[Chec
             advice = (
                 REVALIDATE_ADVICE if interval is None and is_zero_width(ends, value) else advice
             )
-            yield check.by_interval(float(value), interval, source, advice)
+            yield check.decide_by_interval(float(value), interval, source, advice)
         else:
             number = f"{value:,.0f}" if metric.unit == COUNT_UNIT else f"{value:.5g}"
-            yield check.by_value(float(value), number, source)
+            yield check.decide_by_value(float(value), number, source)
 
 
 def _check_texts(facts: Mapping[str, Any], gate: Gate) -> Iterator[Check]:
     texts = {text["name"]: text for text in facts.get("texts") or []}
-    matched, unmatched = _match_patterns(gate.texts, list(texts))
-    for name, limits in matched.items():
+    limits_by_name, unmatched_patterns = _match_patterns(gate.texts, list(texts))
+    for name, limits in limits_by_name.items():
         yield from _check_part(texts[name], limits, name)
-    for pattern in unmatched:
+    for pattern in unmatched_patterns:
         for check in _pending_checks(gate.texts[pattern], pattern):
             yield check.to_error("the report has no text of this name")
 
 
 def _check_tasks(facts: Mapping[str, Any], gate: Gate) -> Iterator[Check]:
     tasks = {task["name"]: task for task in facts.get("tasks") or []}
-    matched, unmatched = _match_patterns(gate.tasks, list(tasks))
+    limits_by_name, unmatched_patterns = _match_patterns(gate.tasks, list(tasks))
     yield from benchmark_checks.check_tasks(
-        [(tasks[name], limits) for name, limits in matched.items()]
+        [(tasks[name], limits) for name, limits in limits_by_name.items()]
     )
-    for pattern in unmatched:
+    for pattern in unmatched_patterns:
         for check in benchmark_checks.pending_task_checks(pattern, gate.tasks[pattern]):
             yield check.to_error("the report has no task of this name")
 
@@ -124,14 +124,16 @@ def _match_patterns(
 
     A later pattern overrides the limits that an earlier one set for the same name and metric.
     """
-    matched: dict[str, LimitsT] = {}
+    limits_by_name: dict[str, LimitsT] = {}
     for name in names:
         for pattern, limits in patterns.items():
             if fnmatchcase(name, pattern):
-                explicit = {key: getattr(limits, key) for key in limits.model_fields_set}
-                matched[name] = (
-                    matched[name].model_copy(update=explicit) if name in matched else limits
+                set_limits = {key: getattr(limits, key) for key in limits.model_fields_set}
+                limits_by_name[name] = (
+                    limits_by_name[name].model_copy(update=set_limits)
+                    if name in limits_by_name
+                    else limits
                 )
-    return matched, [
+    return limits_by_name, [
         pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)
     ]

@@ -37,7 +37,7 @@ class PendingCheck:
             return Verdict.PASS
         return Verdict.FAIL if low > limit else Verdict.INCONCLUSIVE
 
-    def by_interval(
+    def decide_by_interval(
         self, value: float, interval: Interval, source: SampleSize, advice: str
     ) -> Check:
         """Decides the check by an interval; too small a sample is INCONCLUSIVE.
@@ -61,7 +61,7 @@ class PendingCheck:
         }[verdict]
         return self.to_check(verdict, value, interval, source, reason)
 
-    def by_value(self, value: float, number: str, source: SampleSize) -> Check:
+    def decide_by_value(self, value: float, number: str, source: SampleSize) -> Check:
         """Decides the check by an exact value such as a count; `number` is its text."""
         verdict = self.verdict(value, value)
         verb = "is" if verdict is Verdict.PASS else "should be"

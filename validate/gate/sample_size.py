@@ -100,8 +100,8 @@ def _required_clusters(pieces: float, gap: float, reach: float, *, exact: bool) 
     if exact:
         return max(float(MIN_PIECES), STANDARD_ERRORS**2 / gap)
     error = reach / float(stdtrit(max(1.0, pieces - 1), 1 - TAIL_PROBABILITY))
-    needed = pieces * (STANDARD_ERRORS * error / gap) ** 2
-    return max(float(MIN_PIECES), needed, pieces + 1 if reach >= gap else 0.0)
+    required = pieces * (STANDARD_ERRORS * error / gap) ** 2
+    return max(float(MIN_PIECES), required, pieces + 1 if reach >= gap else 0.0)
 
 
 def _rounded_down(number: float) -> str:

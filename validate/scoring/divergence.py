@@ -101,14 +101,14 @@ def kl_divergences(
 
     Both are d²/2 for small d, and expm1(-d) keeps their digits there. Nothing overflows.
     """
-    larger = torch.maximum(log_p, log_q)
-    minus_d = torch.minimum(log_p, log_q).sub_(larger).clamp_(min=-MAX_LOG_DIFFERENCE)
-    larger.exp_()
+    log_max = torch.maximum(log_p, log_q)
+    minus_d = torch.minimum(log_p, log_q).sub_(log_max).clamp_(min=-MAX_LOG_DIFFERENCE)
+    log_max.exp_()
     expm1_d = torch.expm1(minus_d)
     a_plus_b = torch.mul(minus_d, expm1_d)  # a + b
     a = expm1_d.sub_(minus_d)
-    b = a_plus_b.sub_(a).mul_(larger)
-    a.mul_(larger)
+    b = a_plus_b.sub_(a).mul_(log_max)
+    a.mul_(log_max)
     q_is_larger = torch.gt(log_q, log_p, out=minus_d)  # 1 if q is larger, else 0
     return torch.lerp(a, b, q_is_larger).sum(dim=-1), torch.lerp(b, a, q_is_larger).sum(dim=-1)
 
@@ -121,15 +121,21 @@ def top_k_ids(
     The values are searched in the `count` groups with the largest maxima, and in the few columns
     that do not fill a group.
     """
-    size = values.shape[1] // TOP_K_GROUPS
-    if size <= count:
+    group_size = values.shape[1] // TOP_K_GROUPS
+    if group_size <= count:
         return values.topk(count).indices
-    whole = size * TOP_K_GROUPS
-    best = values[:, :whole].unflatten(1, (TOP_K_GROUPS, size)).amax(dim=-1).topk(count).indices
-    inside = torch.arange(size, device=values.device)
-    rest = torch.arange(whole, values.shape[1], device=values.device)
-    grouped = (best[:, :, None] * size + inside).flatten(1)
-    ids = torch.cat([grouped, rest.expand(len(values), -1)], dim=1)
+    grouped_columns = group_size * TOP_K_GROUPS
+    best_groups = (
+        values[:, :grouped_columns]
+        .unflatten(1, (TOP_K_GROUPS, group_size))
+        .amax(dim=-1)
+        .topk(count)
+        .indices
+    )
+    group_offsets = torch.arange(group_size, device=values.device)
+    other_ids = torch.arange(grouped_columns, values.shape[1], device=values.device)
+    group_ids = (best_groups[:, :, None] * group_size + group_offsets).flatten(1)
+    ids = torch.cat([group_ids, other_ids.expand(len(values), -1)], dim=1)
     return ids.gather(1, values.gather(1, ids).topk(count).indices)
 
 

@@ -29,7 +29,7 @@ def embedding_rows(checkpoint: Checkpoint) -> int:
 def open_streamed_model(
     checkpoint: Checkpoint,
     settings: ScoringSettings,
-    stored: torch.dtype | None = None,
+    auto_dtype: torch.dtype | None = None,
     *,
     team: ProcessGroup = SINGLE_PROCESS,
 ) -> StreamedModel:
@@ -38,13 +38,13 @@ def open_streamed_model(
     Args:
         checkpoint: checkpoint of the model.
         settings: device and dtype.
-        stored: the dtype for `auto` on a GPU; None for the checkpoint's dtype.
+        auto_dtype: the dtype for `auto` on a GPU; None for the checkpoint's dtype.
         team: process group; each rank computes on its local GPU.
     Raises:
         RecipeProblem: the device does not exist, or fp16 was chosen on a CPU.
     """
     device = team.device(pick_device(settings.device))
-    checkpoint_dtype = stored or checkpoint.dtype
+    checkpoint_dtype = auto_dtype or checkpoint.dtype
     if settings.dtype == "auto":
         return StreamedModel(
             checkpoint, device=device, dtype=compute_dtype(device, checkpoint_dtype)
@@ -104,10 +104,10 @@ def shared_vocab_size(
         CheckpointProblem: the text has an id outside the shared ids.
     """
     shared = min(reference, candidate)
-    largest = int(positions.target_id.max())
-    if largest >= shared:
+    max_id = int(positions.target_id.max())
+    if max_id >= shared:
         raise CheckpointProblem(
-            f"the text has id {largest} by the tokenizer of {origin}, and both models share "
+            f"the text has id {max_id} by the tokenizer of {origin}, and both models share "
             f"only {shared} ids",
             next_step="compare models with the same vocabulary",
         )

@@ -103,7 +103,7 @@ def run_blocks(runners: Sequence[StreamedRun], work: Workspace) -> list[list[flo
         for each model but the first, the relative error of its hidden states after each block,
         measured against the first model; empty if depths or widths differ.
     Raises:
-        Interrupted: the user asked to stop; the current block is finished.
+        Interruption: the user asked to stop; the current block is finished.
         CheckpointProblem: the text has ids outside an embedding.
         NumericsProblem: a weight is not finite.
     """

@@ -91,7 +91,7 @@ def score_models(
         work: workspace and process group.
         vocabulary: number of ids of the distributions; None for all ids of the reference.
     Raises:
-        Interrupted: the user asked to stop.
+        Interruption: the user asked to stop.
         NumericsProblem: logits are not finite.
     """
     shards = positions.shards()
@@ -185,7 +185,7 @@ def score_against_store(
         work: workspace and process group.
         vocabulary: number of ids of the stored distributions.
     Raises:
-        Interrupted: the user asked to stop.
+        Interruption: the user asked to stop.
         NumericsProblem: logits are not finite.
     """
     shards = positions.shards()
@@ -200,16 +200,16 @@ def score_against_store(
             (log_q,) = chunk.log_p
             stored = read_top_k(starts[number] + chunk.rows.start, starts[number] + chunk.rows.stop)
             top_k = TopKLogProbs(*(column.to(log_q.device) for column in stored))
-            bounded = compare_with_top_k(top_k, log_q, chunk.target)
-            metrics.write(chunk.rows, bounded.metrics)
-            lower += float(bounded.kl_lower.double().sum())
-            upper += float(bounded.kl_upper.double().sum())
+            results = compare_with_top_k(top_k, log_q, chunk.target)
+            metrics.write(chunk.rows, results.metrics)
+            lower += float(results.kl_lower.double().sum())
+            upper += float(results.kl_upper.double().sum())
         return metrics, lower, upper
 
     with torch.inference_mode():
         errors = run_blocks([candidate], work)
-        bounded, non_finite = map_shards([candidate], work, "compare", score, vocabulary=vocabulary)
-    metrics, *sums = zip(*bounded, strict=True)
+        results, non_finite = map_shards([candidate], work, "compare", score, vocabulary=vocabulary)
+    metrics, *sums = zip(*results, strict=True)
     bounds = DivergenceBounds(
         *(sum(shard_sums) / len(positions.input_index) for shard_sums in sums)
     )

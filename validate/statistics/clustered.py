@@ -140,17 +140,21 @@ def clustered_quantile(
     Source:
         Woodruff 1952, doi:10.1080/01621459.1952.10483443, with the interval of a clustered share.
     """
-    ordered = values.double().sort().values
-    last = len(ordered) - 1
-    quantile = float(ordered[min(last, int(len(ordered) * share))])
+    sorted_values = values.double().sort().values
+    last = len(sorted_values) - 1
+    quantile = float(sorted_values[min(last, int(len(sorted_values) * share))])
     share_estimate = clustered_share((values.double() <= quantile).double(), cluster)
     low, high = -inf, inf
     if share_estimate.clusters > 1:
-        step = 1 / len(ordered)
-        start = int(len(ordered) * (share - max(step, share_estimate.high - share_estimate.mean)))
-        end = int(len(ordered) * (share + max(step, share_estimate.mean - share_estimate.low)))
-        low = float(ordered[max(0, start)])
-        high = float(ordered[end]) if end <= last and ordered[end] > low else inf
+        step = 1 / len(sorted_values)
+        start = int(
+            len(sorted_values) * (share - max(step, share_estimate.high - share_estimate.mean))
+        )
+        end = int(
+            len(sorted_values) * (share + max(step, share_estimate.mean - share_estimate.low))
+        )
+        low = float(sorted_values[max(0, start)])
+        high = float(sorted_values[end]) if end <= last and sorted_values[end] > low else inf
     return Estimate(quantile, low, high, share_estimate.n, share_estimate.clusters)
 
 
@@ -184,15 +188,17 @@ def _sum_by_cluster(
     values: Float[Tensor, " tokens"], cluster: Int64[Tensor, " tokens"]
 ) -> _ClusterSums:
     names, members = cluster.unique(return_inverse=True)
-    double = values.double()
-    is_constant = bool((double == double[0]).all())
-    mean = float(double[0] if is_constant else double.mean())  # exact, so rounding adds no spread
+    values64 = values.double()
+    is_constant = bool((values64 == values64[0]).all())
+    mean = float(
+        values64[0] if is_constant else values64.mean()
+    )  # exact, so rounding adds no spread
 
     def sum_column(column: Float64[Tensor, " tokens"]) -> Float64[ndarray, " clusters"]:
         return torch.zeros(len(names), dtype=torch.float64).index_add_(0, members, column).numpy()
 
     sizes = torch.bincount(members).double().numpy()
-    return _ClusterSums(mean, sum_column(double), sizes, sum_column((double - mean).square()))
+    return _ClusterSums(mean, sum_column(values64), sizes, sum_column((values64 - mean).square()))
 
 
 def _student_estimate(sample: _ClusterSums) -> Estimate:
@@ -221,6 +227,8 @@ def _mean_and_error(
     means = times @ sample.sums / n
     residuals = (times * (sample.sums - means[:, None] * sample.sizes) ** 2).sum(axis=1)
     clusters = times.sum(axis=1)
-    between = residuals * clusters / np.maximum(clusters - 1, 1) / n**2
-    within = (times @ sample.squares - n * (means - sample.mean) ** 2) / np.maximum(n - 1, 1) / n
-    return means, np.sqrt(np.maximum(between, within))
+    cluster_variance = residuals * clusters / np.maximum(clusters - 1, 1) / n**2
+    token_variance = (
+        (times @ sample.squares - n * (means - sample.mean) ** 2) / np.maximum(n - 1, 1) / n
+    )
+    return means, np.sqrt(np.maximum(cluster_variance, token_variance))

@@ -99,13 +99,15 @@ def block_error_facts(errors: Sequence[float]) -> list[dict[str, Any]] | None:
     """
     if not errors:
         return None
-    added = [after**2 - before**2 for before, after in zip([0.0, *errors], errors, strict=False)]
-    worst = max(range(len(added)), key=added.__getitem__) if any(errors) else None
+    increases = [
+        after**2 - before**2 for before, after in zip([0.0, *errors], errors, strict=False)
+    ]
+    worst_block = max(range(len(increases)), key=increases.__getitem__) if any(errors) else None
     return [
         {
             "relative_error": error,
             "sqnr_db": -20 * log10(error) if error else None,
-            "worst": number == worst,
+            "worst": number == worst_block,
         }
         for number, error in enumerate(errors)
     ]
@@ -147,14 +149,14 @@ def _bounded_exp(log: float) -> float:
 
 
 def _percentiles(scores: TokenScores) -> dict[str, float]:
-    ordered = scores.kl.sort().values
+    sorted_kl = scores.kl.sort().values
     percentiles = {
         f"{percentile:g}": float(
-            ordered[min(len(ordered) - 1, int(len(ordered) * percentile / 100))]
+            sorted_kl[min(len(sorted_kl) - 1, int(len(sorted_kl) * percentile / 100))]
         )
         for percentile in PERCENTILES
     }
-    return percentiles | {"max": float(ordered[-1])}
+    return percentiles | {"max": float(sorted_kl[-1])}
 
 
 def _percentile_intervals(scores: TokenScores) -> dict[str, tuple[float, float] | None]:

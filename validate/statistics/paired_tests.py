@@ -33,17 +33,17 @@ def tango_interval(n: int, lost: int, won: int, *, confidence: float) -> tuple[f
     """
     from scipy.optimize import brentq  # 0.25 s to import, not needed for texts
 
-    observed = (lost - won) / n
+    observed_loss = (lost - won) / n
     critical_value = float(ndtri(0.5 + confidence / 2))
 
-    def above(loss: float) -> float:
+    def upper_distance(loss: float) -> float:
         return _score_statistic(n, lost, won, loss) + critical_value
 
-    def below(loss: float) -> float:
+    def lower_distance(loss: float) -> float:
         return _score_statistic(n, lost, won, loss) - critical_value
 
-    high = 1.0 if lost == n else float(brentq(above, observed, 1 - SCORE_EPSILON))
-    low = -1.0 if won == n else float(brentq(below, SCORE_EPSILON - 1, observed))
+    high = 1.0 if lost == n else float(brentq(upper_distance, observed_loss, 1 - SCORE_EPSILON))
+    low = -1.0 if won == n else float(brentq(lower_distance, SCORE_EPSILON - 1, observed_loss))
     return low, high
 
 
@@ -79,10 +79,10 @@ def holm_adjust(p_values: Sequence[float]) -> list[float]:
         Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure.
     """
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    adjusted, largest = [0.0] * len(p_values), 0.0
+    adjusted, max_p_value = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
+        max_p_value = max(max_p_value, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = max_p_value
     return adjusted
 
 

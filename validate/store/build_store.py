@@ -79,7 +79,7 @@ def build_store(
     Returns:
         the report of the store, equal on every rank.
     Raises:
-        Interrupted: the user asked to stop; the same call resumes.
+        Interruption: the user asked to stop; the same call resumes.
         RecipeProblem: there is no text, a text is empty, `top_k` exceeds the vocabulary, or the
             reference is quantized without permission in the settings.
         NumericsProblem: logits are not finite.

@@ -182,8 +182,10 @@ class PredictionStore:
         """
         for name in MATCHED_SETTINGS:
             setting, stored = getattr(settings, name), getattr(self.settings, name)
-            accepted = (stored, self.header.window) if name == "sequence_length" else (stored,)
-            if name in settings.model_fields_set and setting not in accepted:
+            accepted_values = (
+                (stored, self.header.window) if name == "sequence_length" else (stored,)
+            )
+            if name in settings.model_fields_set and setting not in accepted_values:
                 raise _store_mismatch(self.folder, f"{name} {stored}, not {setting}")
         if settings.text:
             hashes = {path: read_text_file(path).sha256 for path in settings.text}

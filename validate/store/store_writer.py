@@ -52,8 +52,8 @@ class StoreWriter:
 
     def add(self, top_k: TopKLogProbs) -> None:
         """Adds the next predictions."""
-        narrow = top_k._replace(ids=top_k.ids.to(self._ids), drawn=top_k.drawn.to(self._ids))
-        self._buffer.append(TopKLogProbs(*(column.cpu() for column in narrow)))
+        compact = top_k._replace(ids=top_k.ids.to(self._ids), drawn=top_k.drawn.to(self._ids))
+        self._buffer.append(TopKLogProbs(*(column.cpu() for column in compact)))
         self._bytes += sum(column.nbytes for column in self._buffer[-1])
         self.remainder += float(top_k.rest.double().exp().sum())
         if self._bytes >= SHARD_BYTES:
@@ -67,9 +67,9 @@ class StoreWriter:
         if self._buffer:
             self._file_count += 1
             columns = (torch.cat(column) for column in zip(*self._buffer, strict=True))
-            named = dict(zip(TopKLogProbs._fields, columns, strict=True))
+            tensors = dict(zip(TopKLogProbs._fields, columns, strict=True))
             path = self._folder / SHARD_NAME.format(self._shard + 1, self._file_count)
-            path.write_bytes(save(named))
+            path.write_bytes(save(tensors))
             self._buffer, self._bytes = [], 0
 
 
