@@ -299,9 +299,9 @@ def test_a_completion_ends_before_its_stop_and_at_the_last_position(base: Path) 
 
     whole = told()
     stop = whole[4:6]
-    assert told(stops=(stop, "never")) == whole[: whole.index(stop)]
-    assert whole.startswith(told(most=3)) and told(most=3) != whole
-    assert told(positions=7) == told(most=3)
+    assert told(stop=(stop, "never")) == whole[: whole.index(stop)]
+    assert whole.startswith(told(max_tokens=3)) and told(max_tokens=3) != whole
+    assert told(positions=7) == told(max_tokens=3)
 
 
 class Fixed:

@@ -104,9 +104,13 @@ class LocalGenerator:
     def _load(self, requests: Sequence[GenerationRequest]) -> StreamedDecoder:
         """Loads the model, all blocks if they fit beside the longest completion."""
         model = self._target.model
-        longest = max(len(request.prompt.ids) + request.sampling.max_tokens for request in requests)
+        max_request_tokens = max(
+            len(request.prompt.ids) + request.sampling.max_tokens for request in requests
+        )
         free = free_bytes(model.device)
-        need = required_bytes(self._target.checkpoint, model.config, model.dtype, tokens=longest)
+        need = required_bytes(
+            self._target.checkpoint, model.config, model.dtype, tokens=max_request_tokens
+        )
         in_memory = free is None or need <= free
         decoder = StreamedDecoder(model, self._target.label, in_memory=in_memory)
         if in_memory:
@@ -147,5 +151,5 @@ def _fixed_step_seconds(decoder: StreamedDecoder) -> float:
             decoder.step([0] * rows)
             times.append(time.monotonic() - start)
         fastest.append(min(times))
-    single_row, many_rows = fastest
-    return max(0.0, (TIMED_ROWS * single_row - many_rows) / (TIMED_ROWS - 1))
+    single_row_seconds, many_row_seconds = fastest
+    return max(0.0, (TIMED_ROWS * single_row_seconds - many_row_seconds) / (TIMED_ROWS - 1))

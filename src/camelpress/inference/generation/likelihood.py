@@ -90,7 +90,7 @@ class _ScoredText(NamedTuple):
     """A text, and the first index of its suffix with a prediction."""
 
     text: PrefixedText
-    since: int
+    first_index: int
 
 
 def _max_pass_tokens(model: StreamedModel) -> int:
@@ -142,8 +142,10 @@ def _last_hidden_states(
     hidden = run_chunks(model, chunks, blocks, table, torch.device("cpu"))
     states: dict[int, Tensor] = {}
     for index, (span, row) in zip(order, locations, strict=True):
-        text, since = scored_texts[index]
-        states[index] = torch.cat([chunk[row] for chunk in hidden[span]])[since : len(text.suffix)]
+        text, first_index = scored_texts[index]
+        states[index] = torch.cat([chunk[row] for chunk in hidden[span]])[
+            first_index : len(text.suffix)
+        ]
     return [states[index] for index in range(len(scored_texts))]
 
 
@@ -164,7 +166,7 @@ def _score_pass(
             + len(pair.context)
             - 1
             - len(scored_texts[text].text.prefix)
-            - scored_texts[text].since
+            - scored_texts[text].first_index
             for pair, text in zip(pairs, text_of_pair, strict=True)
         ]
     )
@@ -175,7 +177,7 @@ def _score_pass(
     target = torch.tensor([token for pair in pairs for token in pair.continuation])
     rows, index = row.unique(return_inverse=True)
     log = torch.zeros(len(owner), dtype=torch.float64)
-    greedy = torch.zeros(len(owner), dtype=torch.bool)
+    is_greedy = torch.zeros(len(owner), dtype=torch.bool)
     head, row_start = OutputHead(label, model), 0
     for chunk in head.split_rows(rows):
         log_p = head.log_probabilities(hidden[chunk])
@@ -185,20 +187,22 @@ def _score_pass(
             target[in_chunk].to(log_p.device),
         )
         log[in_chunk] = log_p[chunk_row, token].double().cpu()
-        greedy[in_chunk] = (log_p.argmax(dim=-1)[chunk_row] == token).cpu()
+        is_greedy[in_chunk] = (log_p.argmax(dim=-1)[chunk_row] == token).cpu()
         row_start += len(chunk)
-    return _sum_by_pair(log, greedy, owner, len(pairs))
+    return _sum_by_pair(log, is_greedy, owner, len(pairs))
 
 
 def _sum_by_pair(
     log: Float64[Tensor, " tokens"],
-    greedy: Bool[Tensor, " tokens"],
+    is_greedy: Bool[Tensor, " tokens"],
     owner: Int64[Tensor, " tokens"],
     count: int,
 ) -> list[ContinuationScore]:
     total = torch.zeros(count, dtype=torch.float64).index_add_(0, owner, log)
-    missed = torch.zeros(count, dtype=torch.float64).index_add_(0, owner, (~greedy).double())
+    miss_counts = torch.zeros(count, dtype=torch.float64).index_add_(
+        0, owner, (~is_greedy).double()
+    )
     return [
         ContinuationScore(log_prob, not misses)
-        for log_prob, misses in zip(total.tolist(), missed.tolist(), strict=True)
+        for log_prob, misses in zip(total.tolist(), miss_counts.tolist(), strict=True)
     ]

@@ -61,11 +61,13 @@ def prefix_groups(texts: Sequence[Sequence[int]]) -> list[list[int]]:
     the prefix that one of them shares with its other neighbour.
     """
     order = sorted(range(len(texts)), key=lambda index: [*texts[index]])
-    common = [common_prefix_length([texts[left], texts[right]]) for left, right in pairwise(order)]
+    common_lengths = [
+        common_prefix_length([texts[left], texts[right]]) for left, right in pairwise(order)
+    ]
     groups: list[list[int]] = []
     for number, index in enumerate(order):
-        neighbours = common[max(0, number - 2) : number + 1]
-        if not number or 2 * common[number - 1] < max(neighbours):
+        neighbour_lengths = common_lengths[max(0, number - 2) : number + 1]
+        if not number or 2 * common_lengths[number - 1] < max(neighbour_lengths):
             groups.append([])
         groups[-1].append(index)
     return groups

@@ -126,30 +126,30 @@ def generate_batch(
         NumericsProblem: logits are not finite.
     """
     stop_rule = StopRule(sampling, tokenizer, ends, positions)
-    waiting = group_by_prefix([prompt.ids for prompt in prompts], long_tokens=LONG_PROMPT_TOKENS)
-    row_tokens = max(len(text.suffix) for _, text in waiting) + sampling.max_tokens
-    rows = max(1, min(rows, len(waiting), tokens // row_tokens))
+    queue = group_by_prefix([prompt.ids for prompt in prompts], long_tokens=LONG_PROMPT_TOKENS)
+    row_tokens = max(len(text.suffix) for _, text in queue) + sampling.max_tokens
+    rows = max(1, min(rows, len(queue), tokens // row_tokens))
     decoder.reset(rows, row_tokens)
-    active: list[_SequenceState] = []
-    while waiting or active:
-        if waiting and len(active) <= rows * REFILL_SHARE:
-            batch, waiting = waiting[: rows - len(active)], waiting[rows - len(active) :]
-            new = [_SequenceState(index, prompts[index]) for index, _ in batch]
-            active += new
+    active_rows: list[_SequenceState] = []
+    while queue or active_rows:
+        if queue and len(active_rows) <= rows * REFILL_SHARE:
+            batch, queue = queue[: rows - len(active_rows)], queue[rows - len(active_rows) :]
+            new_rows = [_SequenceState(index, prompts[index]) for index, _ in batch]
+            active_rows += new_rows
             logits = decoder.prefill([text for _, text in batch])
         else:
-            new = active
-            logits = decoder.step([row.tokens[-1] for row in active])
-        for row, token in zip(new, _sample_tokens(logits, new, sampling), strict=True):
+            new_rows = active_rows
+            logits = decoder.step([row.tokens[-1] for row in active_rows])
+        for row, token in zip(new_rows, _sample_tokens(logits, new_rows, sampling), strict=True):
             row.tokens.append(token)
-        for number in reversed(range(len(active) - len(new), len(active))):
-            row = active[number]
+        for number in reversed(range(len(active_rows) - len(new_rows), len(active_rows))):
+            row = active_rows[number]
             text = stop_rule.text(row.prompt.ids, row.tokens)
             if text is not None:
                 yield Generation(row.index, text)
                 decoder.drop_row(number)
-                active[number] = active[-1]
-                active.pop()
+                active_rows[number] = active_rows[-1]
+                active_rows.pop()
 
 
 class StopRule:
@@ -162,18 +162,20 @@ class StopRule:
         self._tokenizer = tokenizer
         self._ends = ends
         self._positions = positions
-        longest = max(len(stop) for stop in (BLANK_LINE, *sampling.stop))
-        self._tail = MAX_TOKENS_PER_CHARACTER * longest + 1  # tokens to search for a new stop
+        max_stop_characters = max(len(stop) for stop in (BLANK_LINE, *sampling.stop))
+        self._tail = (
+            MAX_TOKENS_PER_CHARACTER * max_stop_characters + 1
+        )  # tokens to search for a new stop
 
     def text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str | None:
         """Returns the text of a finished completion, or None if it continues."""
-        full = len(tokens) >= self._sampling.max_tokens
-        full = full or len(prompt) + len(tokens) >= self._positions
-        if not (full or tokens[-1] in self._ends or self._stops(prompt, tokens)):
+        is_full = len(tokens) >= self._sampling.max_tokens
+        is_full = is_full or len(prompt) + len(tokens) >= self._positions
+        if not (is_full or tokens[-1] in self._ends or self._stops(prompt, tokens)):
             return None
-        return self.cut(prompt, tokens)
+        return self.cut_text(prompt, tokens)
 
-    def cut(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+    def cut_text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
         """Returns the text of the tokens up to the first stop string."""
         text = self._decode_text(prompt, [token for token in tokens if token not in self._ends])
         cuts = [text.find(stop) for stop in self._sampling.stop if stop]

@@ -160,7 +160,7 @@ def run_chunks(
     chunks: Sequence[TokenChunk],
     blocks: Iterable[DecoderBlock],
     table: Float[Tensor, "vocabulary hidden"],
-    home: torch.device,
+    state_device: torch.device,
 ) -> list[Float[Tensor, "rows new hidden"]]:
     """Runs all chunks through all blocks, and returns the last hidden states of each chunk.
 
@@ -174,10 +174,12 @@ def run_chunks(
         CheckpointProblem: a text has ids outside the embedding.
     """
     with torch.inference_mode():
-        hidden = [model.embed_ids(chunk.ids, table).to(home, model.dtype) for chunk in chunks]
+        hidden = [
+            model.embed_ids(chunk.ids, table).to(state_device, model.dtype) for chunk in chunks
+        ]
         for number, block in enumerate(blocks):
             for index, chunk in enumerate(chunks):
                 inputs = hidden[index].to(model.device)
                 rope = model.rotary(chunk.positions)
-                hidden[index] = chunk.forward(number, block, inputs, rope).to(home)
+                hidden[index] = chunk.forward(number, block, inputs, rope).to(state_device)
     return hidden

@@ -29,7 +29,7 @@ def require_vllm() -> None:
     """Checks that vLLM is installed.
 
     Raises:
-        EngineProblem: vLLM is not installed.
+        ToolProblem: vLLM is not installed.
     """
     optional_packages.require_package("vllm", need="completions by vLLM need vLLM", extra="vllm")
 
@@ -42,7 +42,7 @@ class VllmGenerator:
         tokenizer: folder of its tokenizer.
         gpus: GPUs per copy.
     Raises:
-        EngineProblem: vLLM is not installed.
+        ToolProblem: vLLM is not installed.
     """
 
     def __init__(self, generation_model: GenerationModel, *, tokenizer: Path, gpus: int) -> None:
@@ -51,19 +51,21 @@ class VllmGenerator:
         self._tokenizer = tokenizer
         self._gpus = gpus
         self._copies: list[ProcessPoolExecutor] = []
-        self._longest = 0  # longest sequence in tokens
+        self._max_tokens = 0  # longest sequence in tokens
         self.fixed_seconds = 0.0  # unknown for vLLM
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, str]]:
         """Yields the index and completion of each request, copy by copy.
 
         Raises:
-            EngineProblem: a copy failed.
+            ToolProblem: a copy failed.
         """
-        longest = max(len(request.prompt.ids) + request.sampling.max_tokens for request in requests)
-        if longest > self._longest or not self._copies:
+        max_request_tokens = max(
+            len(request.prompt.ids) + request.sampling.max_tokens for request in requests
+        )
+        if max_request_tokens > self._max_tokens or not self._copies:
             self.release()
-            self._longest = max(longest, self._target.model.max_positions)
+            self._max_tokens = max(max_request_tokens, self._target.model.max_positions)
             self._copies = self._start_workers()
         count = len(self._copies)
         shares = [range(number, len(requests), count) for number in range(count)]
@@ -97,7 +99,7 @@ class VllmGenerator:
             "tokenizer": str(self._tokenizer),
             "dtype": dtype_name(self._target.model.dtype),
             "tensor_parallel_size": self._gpus,
-            "max_model_len": self._longest,
+            "max_model_len": self._max_tokens,
             "enable_prefix_caching": True,
         }
         visible = os.environ.get(vllm_worker.VISIBLE_GPUS_VARIABLE)
@@ -139,7 +141,7 @@ class VllmGenerator:
             frozenset(self._target.eos_ids),
             request.max_positions,
         )
-        return stop_rule.cut(request.prompt.ids, tokens)
+        return stop_rule.cut_text(request.prompt.ids, tokens)
 
 
 def _line(error: Exception) -> str:

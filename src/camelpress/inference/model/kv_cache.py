@@ -58,8 +58,8 @@ class KeyValueCache:
         """Appends tokens to rows; `lengths` counts the tokens of each row so far."""
         row = torch.arange(len(lengths), device=lengths.device)[:, None]
         index = lengths[:, None] + torch.arange(keys.shape[2], device=lengths.device)
-        for cached, new in zip(self._tensors(block), (keys, values), strict=True):
-            cached[rows][row, :, index] = new.transpose(1, 2)
+        for cache, new in zip(self._tensors(block), (keys, values), strict=True):
+            cache[rows][row, :, index] = new.transpose(1, 2)
 
     def read(
         self, block: int, rows: slice, tokens: int
@@ -70,8 +70,8 @@ class KeyValueCache:
 
     def copy_row(self, source: int, target: int, tokens: int) -> None:
         """Copies the first tokens of one row to another."""
-        for cached in (tensor for block in self._blocks for tensor in block):
-            cached[target, :, :tokens] = cached[source, :, :tokens]
+        for cache in (tensor for block in self._blocks for tensor in block):
+            cache[target, :, :tokens] = cache[source, :, :tokens]
 
     def _tensors(self, block: int) -> list[Tensor]:
         return self._blocks[block % len(self._blocks)]

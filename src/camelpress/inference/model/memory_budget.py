@@ -74,8 +74,8 @@ def required_bytes(
 ) -> int:
     """Returns the bytes of a dequantized model, with keys and values of `tokens` tokens."""
     weights = count_parameters(checkpoint) * dtype.itemsize
-    widest = max(torch.Size(info.shape).numel() for info in checkpoint.tensors.values())
-    read_bytes = 2 * 4 * widest  # one matrix in fp32 and its source
+    max_tensor_values = max(torch.Size(info.shape).numel() for info in checkpoint.tensors.values())
+    read_bytes = 2 * 4 * max_tensor_values  # one matrix in fp32 and its source
     return (
         int(weights * (1 + MEMORY_MARGIN)) + read_bytes + kv_bytes_per_token(config, dtype) * tokens
     )

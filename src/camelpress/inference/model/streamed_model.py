@@ -3,7 +3,7 @@
 Calibration and scoring both use it, so neither loads the whole model: memory holds one block, the
 hidden states of all tokens, and one batch of activations.
 
-A block is split at the four inputs of its linear layers (`llama.STAGES`):
+A block is split at the four inputs of its linear layers (`llama.LINEAR_INPUTS`):
 
     hidden += o_proj(context(attention_input(hidden)))
     hidden += down_proj(mlp_middle(mlp_input(hidden)))
@@ -218,10 +218,10 @@ class StreamedModel:
         Raises:
             CheckpointProblem: the text has ids outside the embedding.
         """
-        largest = int(ids.max())
-        if largest >= len(table):
+        max_id = int(ids.max())
+        if max_id >= len(table):
             raise CheckpointProblem(
-                f"{self.checkpoint.folder} embeds {len(table)} tokens, the text has id {largest}",
+                f"{self.checkpoint.folder} embeds {len(table)} tokens, the text has id {max_id}",
                 next_step="use the tokenizer that belongs to this model",
             )
         return table[ids]

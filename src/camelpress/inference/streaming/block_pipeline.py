@@ -34,7 +34,7 @@ def stream_blocks(
         team: process group; a signal to one rank stops all.
         label: label of the progress bar.
     Raises:
-        Interrupted: the user asked to stop; the current block is finished.
+        Interruption: the user asked to stop; the current block is finished.
     """
     if not numbers:
         return

@@ -120,9 +120,9 @@ class ProcessGroup:
         """Returns the result of the main rank on every rank; it must be small and picklable."""
         if self.size == 1:
             return make()
-        box: list[Any] = [make() if self.is_main else None]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+        objects: list[Any] = [make() if self.is_main else None]
+        dist.broadcast_object_list(objects, src=0)
+        return objects[0]
 
     @contextmanager
     def raise_together(self) -> Iterator[None]:
@@ -149,9 +149,9 @@ class ProcessGroup:
         """
         if self.size == 1:
             return results
-        gathered: list[Any] = [None] * self.size
-        dist.all_gather_object(gathered, results)
-        return [gathered[index % self.size][index // self.size] for index in range(count)]
+        rank_results: list[Any] = [None] * self.size
+        dist.all_gather_object(rank_results, results)
+        return [rank_results[index % self.size][index // self.size] for index in range(count)]
 
     @contextmanager
     def staged(self, target: Path, **options: Unpack[StagingOptions]) -> Iterator[Path]:
