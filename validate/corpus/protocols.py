@@ -222,8 +222,8 @@ PROTOCOLS = {
     ),
     "llama.cpp": ScoringProtocol(
         cut_llama_cpp, 512, True, 2,
-        "as llama-perplexity: the text in windows of {length} tokens, each begun by BOS where the "
-        "tokenizer sets one; the second half of each is scored",
+        "as llama-perplexity: the text in windows of {length} tokens, each starting with BOS if "
+        "the tokenizer sets one; the second half of each is scored",
     ),
     "lm-eval": ScoringProtocol(
         cut_lm_eval, None, True, 0,
