@@ -93,12 +93,12 @@ def require_the_same(out: Path, expected: Contents) -> None:
 
 # fmt: off
 MOMENTS = [  # what is called in a run, and at which of its calls the run is killed
-    (TokenShard,    "write_states",  [0, 9, 26]),
-    (TokenShard,    "states_digest", [13]),
-    (Journal, "add",    [0, 1]),
-    (PairedHeads,   "read",   [1]),
-    (Report,  "write",  [0]),
-    (shutil,  "rmtree", [0]),
+    (TokenShard,  "write_states",  [0, 9, 26]),
+    (TokenShard,  "states_digest", [13]),
+    (Journal,     "add",           [0, 1]),
+    (PairedHeads, "log_probs",     [1]),
+    (Report,      "write",         [0]),
+    (shutil,      "rmtree",        [0]),
 ]
 # fmt: on
 
