@@ -38,7 +38,7 @@ def ours(folder: Path, prompts: list[list[int]], tokens: int) -> Completes:
     """All rows side by side."""
     checkpoint, tokenizer = Checkpoint.open(folder), Tokenizer.load(folder)
     model = StreamedModel(checkpoint, device=torch.device("cpu"), dtype=torch.float32)
-    speaker = StreamedDecoder(model, "model", whole=True)
+    speaker = StreamedDecoder(model, "model", in_memory=True)
     decoding = SamplingParams(stop=(), max_tokens=tokens, temperature=0.0, top_p=1.0)
 
     def run() -> list[str]:

@@ -72,7 +72,7 @@ def test_a_store_stands_in_the_references_place(
     other = run("validate", tmp_path / "store", wide, *options)
     assert other.code == 3
     assert other.err.count("\n") == 1
-    assert "was made from protocol gptq, and llama.cpp is asked for" in other.err
+    assert "was made from protocol gptq, not llama.cpp" in other.err
 
 
 def test_a_failed_gate_ends_with_1(run: Run, base: Path, prose: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The stage: reference and candidate in, a report with verdicts and a page to look at out."""
+"""Runs the validation stage: compares a candidate with its reference and writes a report."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from camelpress.validate.store.prediction_store import PredictionStore
 
 REPORT = report_files.REPORT_FILE
 FLIPS_PAGE = "flips.html"
-CACHE_FOLDER = "answers"  # in an output that is being made
+CACHE_FOLDER = "answers"  # subfolder of the unfinished output
 OUTPUT_PATTERNS = (*report_files.REPORT_FILES, FLIPS_PAGE, f"{samples.SAMPLES_FOLDER}/*.jsonl")
-MACHINE_PATHS: Any = {  # of a machine, not of what was asked
+MACHINE_PATHS: Any = {  # fields of the machine, left out of the report
     **dict.fromkeys(("text", "device", "data_dir", "answers"), True),
     "judge": {"url", "local", "annotations"},
 }
-DEFAULT_TASK_GATE = Gate(  # where no text is scored and no gate given
+DEFAULT_TASK_GATE = Gate(  # for runs without text and without a gate in the settings
     perplexity_ratio=None,
     kl_mean=None,
     top1_agreement=None,
@@ -59,28 +59,29 @@ def run(
     force: bool = False,
     restart: bool = False,
 ) -> Report:
-    """Score both models on the same tokens and tasks, and hold the differences against the gate.
+    """Compares both models on the same tokens and tasks, and judges the differences by the gate.
 
-    Several processes that `torchrun` starts share the text and give the same report.
+    Several processes started by `torchrun` share the text and return the same report.
 
     Args:
-        reference: the model before it was quantized, whose tokenizer is used, or a store of its
+        reference: the model before quantization, whose tokenizer is used, or a store of its
             predictions.
-        candidate: plain or packed, with the same tokenizer.
-        out: a folder for report.json, report.md, report.html and junit.xml.
-        settings: texts, protocol, tasks, gate.
-        force: replace `out`.
-        restart: begin again, whatever an unfinished run left; answers to tasks are kept.
+        candidate: a plain or packed model with the same tokenizer.
+        out: output folder for report.json, report.md, report.html and junit.xml.
+        settings: texts, protocol, tasks and gate.
+        force: replace an earlier output in `out`.
+        restart: discard an unfinished run; cached answers to tasks are kept.
+    Returns:
+        the report of the validation, equal on every rank.
     Raises:
-        Interrupted: somebody asked for the end, or a judge cannot be reached; the same call goes
-            on.
-        RecipeProblem: neither text nor task, an empty text, one that overlaps the candidate's
-            calibration, or no such task; both models are the same, or the reference is quantized
-            and the settings do not allow that.
-        CheckpointProblem: the models cannot be compared, or the store is of something else.
-        DataProblem: the data of a task are not there, or damaged.
-        EngineProblem: tasks are asked for without lm-evaluation-harness.
-        NumericsProblem: logits that are not finite.
+        Interruption: the user asked to stop, or a judge is unreachable; the same call resumes.
+        RecipeProblem: there is neither text nor task, a text is empty or overlaps the candidate's
+            calibration, or a task is unknown; or both models are the same, or the reference is
+            quantized without permission in the settings.
+        CheckpointProblem: the models cannot be compared, or the store does not match the settings.
+        DataProblem: the data of a task is missing or damaged.
+        ToolProblem: tasks need lm-evaluation-harness, and it is not installed.
+        NumericsProblem: logits are not finite.
     """
     watch = Stopwatch()
     require_separate_output(out, reference.folder, candidate.folder)
@@ -99,22 +100,22 @@ def run(
         writes=OUTPUT_PATTERNS,
     ) as work:
         only_tasks = bool(tasks) and not settings.text
-        told = _compare(reference, candidate, settings, work, only_tasks=only_tasks)
-        asked = None
+        parts = _compare(reference, candidate, settings, work, only_tasks=only_tasks)
+        benchmarks = None
         if tasks and isinstance(reference, Checkpoint):
-            asked = run_tasks(tasks, reference, candidate, _with_cache_folder(settings, work))
-            told = told.with_benchmarks(asked)
-            samples.write_samples(asked.samples, asked.models, work.folder)
+            benchmarks = run_tasks(tasks, reference, candidate, _with_cache_folder(settings, work))
+            parts = parts.with_benchmarks(benchmarks)
+            samples.write_samples(benchmarks.samples, benchmarks.models, work.folder)
         shutil.rmtree(work.folder / CACHE_FOLDER, ignore_errors=True)
         for role, model in models.items():
             model.require_unchanged(hashes[role])
-        given = "gate" in settings.model_fields_set
-        gate = DEFAULT_TASK_GATE if only_tasks and not given else settings.gate
-        report = _build_report(told, samples.sample_hashes(work.folder), settings, gate, watch)
-        if asked:
-            changed = html_page.render_flips(report, samples.read_flips(report, work.folder))
+        has_gate = "gate" in settings.model_fields_set
+        gate = DEFAULT_TASK_GATE if only_tasks and not has_gate else settings.gate
+        report = _build_report(parts, samples.sample_hashes(work.folder), settings, gate, watch)
+        if benchmarks:
+            flips_html = html_page.render_flips(report, samples.read_flips(report, work.folder))
             (work.folder / FLIPS_PAGE).write_text(
-                changed, encoding="utf-8", errors="backslashreplace"
+                flips_html, encoding="utf-8", errors="backslashreplace"
             )
         if work.team.is_main:
             report_files.write_report_files(report, work.folder, settings)
@@ -122,15 +123,17 @@ def run(
 
 
 class _ValidationParts(NamedTuple):
-    """What the parts of a validation come to."""
+    """Inputs, settings and facts of the report, before the gate judges them."""
 
     inputs: dict[str, str]
     settings: dict[str, Any]
     facts: dict[str, Any]
 
-    def with_benchmarks(self, asked: BenchmarkResults) -> _ValidationParts:
-        """And what the tasks came to."""
-        return _ValidationParts(asked.inputs | self.inputs, self.settings, self.facts | asked.facts)
+    def with_benchmarks(self, results: BenchmarkResults) -> _ValidationParts:
+        """Adds the inputs and facts of the benchmarks."""
+        return _ValidationParts(
+            results.inputs | self.inputs, self.settings, self.facts | results.facts
+        )
 
 
 def _prepare_benchmarks(
@@ -141,12 +144,12 @@ def _prepare_benchmarks(
         return None
     if isinstance(reference, PredictionStore):
         raise RecipeProblem(
-            f"{reference.folder} is a store of predictions, which answers no tasks",
+            f"{reference.folder} is a store of predictions and cannot answer tasks",
             next_step="give the model itself",
         )
     if ProcessGroup.join().size > 1:
         raise RecipeProblem(
-            "tasks are answered by one process",
+            "tasks run in one process only",
             next_step="start it without torchrun, or score texts alone",
         )
     return prepare_tasks(reference, candidate, settings, out)
@@ -163,7 +166,10 @@ def _note_quantized_reference(reference: Checkpoint | PredictionStore) -> None:
 
 
 def _with_cache_folder(settings: Validate, work: Workspace) -> Validate:
-    """Answers outlive a run that is stopped or killed, also where no folder is named for them."""
+    """Sets the folder of cached answers; the default lies in the unfinished output.
+
+    So answers survive a stopped or killed run without a folder in the settings.
+    """
     folder = settings.answers or work.folder / CACHE_FOLDER
     return settings.model_copy(update={"answers": folder})
 
@@ -177,7 +183,7 @@ def _compare(
     only_tasks: bool,
 ) -> _ValidationParts:
     if isinstance(reference, PredictionStore):
-        measured = compare_with_store(reference, candidate, settings, work)
+        comparison = compare_with_store(reference, candidate, settings, work)
     elif only_tasks:
         models = {
             "reference": summarize_checkpoint(reference),
@@ -187,30 +193,30 @@ def _compare(
             {}, {"text": []}, empty_figures() | models | {"protocol": "no text was scored"}
         )
     else:
-        measured = compare_models(reference, candidate, settings, work)
+        comparison = compare_models(reference, candidate, settings, work)
     return _ValidationParts(
-        measured.inputs,
-        measured.settings | {"text": [text.name for text in measured.texts]},
-        measured.facts | aggregate_scores(measured.scores, measured.texts),
+        comparison.inputs,
+        comparison.settings | {"text": [text.name for text in comparison.texts]},
+        comparison.facts | aggregate_scores(comparison.scores, comparison.texts),
     )
 
 
 def _build_report(
-    told: _ValidationParts,
-    written: dict[str, str],
+    parts: _ValidationParts,
+    outputs: dict[str, str],
     settings: Validate,
     gate: Gate,
     watch: Stopwatch,
 ) -> Report:
-    checks = judge_facts(told.facts, gate)
+    checks = judge_facts(parts.facts, gate)
     return Report(
         stage="validate",
-        inputs=told.inputs,
-        outputs=written,
+        inputs=parts.inputs,
+        outputs=outputs,
         settings=settings.model_dump(mode="json", exclude=MACHINE_PATHS)
         | {"gate": gate.model_dump(mode="json")}
-        | told.settings,
-        facts=told.facts,
+        | parts.settings,
+        facts=parts.facts,
         checks=checks,
         verdict=Verdict.combine([check.verdict for check in checks]),
         cost=watch.cost(),

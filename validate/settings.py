@@ -1,4 +1,4 @@
-"""What a recipe may say about validating, and the gate."""
+"""Settings of the validation stage and its gate."""
 
 from __future__ import annotations
 
@@ -16,24 +16,27 @@ from camelpress.validate.judge.judge_settings import JudgeSettings
 
 
 class MaxLimit(Settings):
-    """The limit of a figure that should be small."""
+    """Upper limit of a metric; smaller is better."""
 
     max: float = Field(allow_inf_nan=False)
 
 
 class MinLimit(Settings):
-    """The limit of a figure that should be large."""
+    """Lower limit of a metric; larger is better."""
 
     min: float = Field(allow_inf_nan=False)
 
 
 class ExplicitSettings(Settings):
-    """Settings that are written as they were said: where patterns meet, silence is no `null`."""
+    """Serializes only fields that were set.
+
+    So merging patterns never overwrites a value with null.
+    """
 
     @model_serializer(mode="wrap")
     def _serialize_fields(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        said = self.model_fields_set
-        return {key: value for key, value in write(self).items() if key in said}
+        names = self.model_fields_set
+        return {key: value for key, value in write(self).items() if key in names}
 
 
 def _require_possible(limits: LimitRange, limit: float) -> None:
@@ -42,45 +45,52 @@ def _require_possible(limits: LimitRange, limit: float) -> None:
 
 
 def _add_limit_ranges(schema: dict[str, Any]) -> None:
-    """Adds the possible limits of each figure to the JSON Schema of `Bounds`."""
-    for name, measure in METRICS.items():
-        ends = dict.fromkeys(("max", "min"), measure.limits.schema)
+    """Adds the possible limits of each metric to the JSON Schema of `TextGate`."""
+    for name, metric in METRICS.items():
+        ends = dict.fromkeys(("max", "min"), metric.limits.schema)
         schema["properties"][name]["properties"] = ends
 
 
 class TextGate(ExplicitSettings):
-    """Limits of a report's figures; `null` asks nothing.
+    """Limits for the metrics of a report; `null` disables a check.
 
-    A figure that is asked for and not in the report is an ERROR. `measures.MEASURES` says where
-    each one stands, and which limits it can meet and miss.
+    A check is an ERROR if the report lacks its metric. `reporting.metrics.METRICS` lists the place
+    of each metric in a report and the limits that it can meet and miss.
     """
 
     model_config = ConfigDict(json_schema_extra=_add_limit_ranges)
 
-    perplexity_ratio: MaxLimit | None = Field(default=None, description="candidate over reference")
+    perplexity_ratio: MaxLimit | None = Field(
+        default=None, description="candidate perplexity over reference perplexity"
+    )
     kl_mean: MaxLimit | None = Field(default=None, description="mean divergence per token, nats")
     kl_reverse_mean: MaxLimit | None = Field(
-        default=None, description="the same, from the candidate to the reference, nats"
+        default=None,
+        description="mean of KL(candidate || reference) per token, nats",
     )
-    kl_p90: MaxLimit | None = Field(default=None, description="90 % of tokens diverge less, nats")
-    kl_p99: MaxLimit | None = Field(default=None, description="99 % of tokens diverge less, nats")
+    kl_p90: MaxLimit | None = Field(
+        default=None, description="90th percentile of the divergence, nats"
+    )
+    kl_p99: MaxLimit | None = Field(
+        default=None, description="99th percentile of the divergence, nats"
+    )
     kl_p99_9: MaxLimit | None = Field(
-        default=None, description="99.9 % of tokens diverge less, nats"
+        default=None, description="99.9th percentile of the divergence, nats"
     )
     top1_agreement: MinLimit | None = Field(
         default=None, description="share of tokens with the same likeliest next token"
     )
     top5_agreement: MinLimit | None = Field(
-        default=None, description="agreement of the five likeliest next tokens"
+        default=None, description="shared tokens among the five likeliest next tokens, as a share"
     )
     non_finite: MaxLimit | None = Field(
         default=None, description="predictions with a logit that is not finite"
     )
     noise_floor: MaxLimit | None = Field(
-        default=None, description="mean divergence that rounding alone makes, nats"
+        default=None, description="mean divergence from rounding alone, nats per token"
     )
     block_error: MaxLimit | None = Field(
-        default=None, description="largest relative error of what leaves a block"
+        default=None, description="largest relative error of the hidden states after a block"
     )
 
     @field_validator(*METRICS)
@@ -96,20 +106,20 @@ class TextGate(ExplicitSettings):
 
 
 class TaskGate(ExplicitSettings):
-    """What a task must not show: a loss beyond the margin, a loss that is no accident, or both.
+    """Limits for a task: a tolerated loss of accuracy, a significance level, or both.
 
-    A small task cannot show that a loss is small. There `significance` finds those that are not.
+    A small task cannot show that a loss is small; `significance` still finds large losses there.
     """
 
     margin: float | None = Field(
         default=None,
         json_schema_extra={**ITEM_SHARE.schema},
-        description="loss of accuracy, in items of all, that is tolerated",
+        description="tolerated loss of accuracy, as a share of all items",
     )
     significance: float | None = Field(
         default=None,
         json_schema_extra={**PROBABILITY.schema},
-        description="p-value below which a loss is no accident, over all tasks that are asked so",
+        description="p-value of a significant loss, adjusted over all tasks with this limit",
     )
 
     @field_validator("margin", "significance")
@@ -127,15 +137,16 @@ class TaskGate(ExplicitSettings):
 
 
 class Gate(TextGate):
-    """Limits that decide whether a candidate passes; `null` leaves a check out.
+    """Limits of all checks of a candidate; `null` disables a check.
 
     The defaults are starting points for large models. The best published 4-bit LLaMA-65B has a
-    perplexity ratio of 1.034; mean divergences of good 4- to 5-bit models of 8 billion parameters
-    lie between 0.005 and 0.05 nats, their top-1 agreement between 90 and 97 %.
+    perplexity ratio of 1.034. Good 4- to 5-bit models of 8 billion parameters have a mean
+    divergence between 0.005 and 0.05 nats and a top-1 agreement between 90 and 97 %.
     """
 
     perplexity_ratio: MaxLimit | None = Field(
-        default=MaxLimit(max=1.035), description="candidate over reference"
+        default=MaxLimit(max=1.035),
+        description="candidate perplexity over reference perplexity",
     )
     kl_mean: MaxLimit | None = Field(
         default=MaxLimit(max=0.03), description="mean divergence per token, nats"
@@ -146,82 +157,83 @@ class Gate(TextGate):
     non_finite: MaxLimit | None = Field(
         default=MaxLimit(max=0), description="predictions with a logit that is not finite"
     )
-    early: TextGate = Field(default=TextGate(), description="of the beginnings of all windows")
+    early: TextGate = Field(
+        default=TextGate(), description="limits for the first 128 tokens of every window"
+    )
     texts: dict[str, TextGate] = Field(
-        default={}, description="of each text whose name fits the pattern; later ones win"
+        default={}, description="pattern of text names to limits; later patterns win"
     )
     tasks: dict[str, TaskGate] = Field(
-        default={}, description="of each task whose name fits the pattern; later ones win"
+        default={}, description="pattern of task names to limits; later patterns win"
     )
 
     @model_serializer(mode="wrap")
     def _serialize_fields(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        return write(self)  # with the defaults, which a report must tell
+        return write(self)  # a report shows the defaults, too
 
 
 class ReportSettings(Settings):
-    """How a verdict is told to other programs."""
+    """Settings of the report files for other programs."""
 
     junit_inconclusive: Literal["failure", "error", "skipped"] = Field(
-        default="failure", description="what INCONCLUSIVE becomes in junit.xml"
+        default="failure", description="junit.xml element for an INCONCLUSIVE check"
     )
 
 
 class ScoringSettings(Settings):
-    """Which predictions are compared, and how they are computed."""
+    """Settings for the scored texts and the computation of predictions."""
 
     text: tuple[Path, ...] = Field(
-        default=(), description="conversations (JSON, JSON lines) or plain texts, held out"
+        default=(), description="held-out conversations (JSON, JSON lines) or plain texts"
     )
     protocol: Literal["documents", "gptq", "llama.cpp", "lm-eval"] = Field(
         default="documents",
-        description="how a text is cut and which tokens are scored: each document by itself, or "
-        "as another tool does it",
+        description="rules for windows and scored tokens: each document by itself, or the rules of "
+        "another tool",
     )
     sequence_length: int | None = Field(
         default=None,
         gt=1,
-        description="tokens of a window; without it 2048, llama.cpp 512, lm-eval all positions of "
-        "the model, which it never exceeds",
+        description="tokens per window, at most the positions of the model; default 2048, for "
+        "llama.cpp 512, for lm-eval all positions",
     )
     max_tokens: int | None = Field(
-        default=None, gt=1, description="of each text; the first ones are taken"
+        default=None, gt=1, description="tokens taken from the beginning of each text"
     )
     assistant_only: bool = Field(
-        default=False, description="of conversations, score only what the assistant says"
+        default=False, description="score only the assistant's turns of conversations"
     )
     noise_floor: Literal["none", "batch", "bfloat16"] = Field(
         default="none",
-        description="run the reference once more in other batches, or in bfloat16, and show how "
-        "far it is from itself",
+        description="run the reference again in different batches, or in bfloat16, and show its "
+        "divergence from itself",
     )
     allow_quantized_reference: bool = Field(
         default=False,
-        description="measure against a model that is itself quantized; every report and card says "
-        "so",
+        description="accept a quantized model as the reference; every report and card says so",
     )
     device: str = Field(default="auto", description="auto, cpu or cuda:N")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="to compute in; auto is fp32 on a CPU and the reference's own elsewhere",
+        description="compute dtype; auto is fp32 on a CPU and the reference's dtype on a GPU",
     )
 
 
 class StoreSettings(ScoringSettings):
-    """The predictions of a reference, computed once and kept."""
+    """Settings for a store of reference predictions."""
 
     top_k: int = Field(
         default=256,
         ge=0,
-        description="likeliest tokens kept of each prediction, 5 at least; 0 keeps all",
+        description="likeliest tokens stored per prediction, at least 5; 0 stores all",
     )
     samples: int = Field(
-        default=64, gt=0, description="tokens drawn from all others, to measure their divergence"
+        default=64, gt=0, description="tokens drawn from the remainder, to estimate its divergence"
     )
     vocabulary: int | None = Field(
         default=None,
         gt=5,
-        description="ids that predictions are over; the candidate's where it has fewer",
+        description="ids that predictions cover; give the candidate's if it has fewer",
     )
 
     @field_validator("top_k")
@@ -233,37 +245,37 @@ class StoreSettings(ScoringSettings):
 
 
 class Validate(ScoringSettings, ReportSettings):
-    """Reference against candidate, on the same tokens and the same tasks."""
+    """Settings for a comparison of a candidate with its reference on the same tokens and tasks."""
 
     tasks: tuple[str, ...] = Field(
         default=(),
-        description="benchmarks that both models answer: tulu, tulu-fixed, one of their columns, "
-        "or a task of lm-evaluation-harness",
+        description="benchmarks for both models: tulu, tulu-fixed, one of their columns, or a task "
+        "of lm-evaluation-harness",
     )
     data_dir: Path | None = Field(
         default=None,
-        description="folder of the benchmarks' data; without it, eval in the folder that "
+        description="folder of the benchmark data; default: eval in the folder that "
         "CAMELPRESS_DATA names",
     )
     budget: str | None = Field(
         default=None,
-        description="time for all tasks, such as 10m: each gets as many items as fit, always the "
-        "first ones of one shuffle",
+        description="time limit for all tasks, such as 10m; each task answers the first items of "
+        "one fixed shuffle, as many as fit",
     )
     answers: Path | None = Field(
         default=None,
-        description="folder in which answers to tasks are kept, so that no model answers twice",
+        description="cache folder for answers to tasks, so that no model answers twice",
     )
     completions: Literal["own", "vllm"] = Field(
         default="own",
-        description="who completes prompts: camelpress itself, or vLLM with copies of the model",
+        description="generator of completions: camelpress itself, or vLLM with copies of the model",
     )
     vllm_gpus: int = Field(default=1, gt=0, description="GPUs of each copy of a model in vLLM")
     judge: JudgeSettings = Field(
         default=JudgeSettings(),
-        description="who says which of two outputs is better, for AlpacaFarm",
+        description="judge of output pairs, for AlpacaFarm",
     )
     allow_overlap: bool = Field(
-        default=False, description="go on with a text that shares its words with the calibration"
+        default=False, description="accept a text that overlaps the calibration"
     )
-    gate: Gate = Field(default=Gate(), description="thresholds")
+    gate: Gate = Field(default=Gate(), description="limits of the checks")

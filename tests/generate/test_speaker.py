@@ -161,7 +161,7 @@ def test_an_end_that_is_no_id_is_refused(dense: Path, tmp_path: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ["</s>"]}))
     with refusal(
         CheckpointProblem,
-        f"{folder} has an eos_token_id that is ['</s>']",
+        f"{folder} has the invalid eos_token_id ['</s>']",
         next_step="compare config.json and generation_config.json with the original model",
         out=None,
     ):
@@ -181,7 +181,7 @@ def test_weights_that_are_not_finite_are_refused(dense: Path, tmp_path: Path) ->
 def test_half_precision_is_not_computed_on_a_cpu(dense: Path) -> None:
     with refusal(
         RecipeProblem,
-        "float16 is not computed with on a CPU",
+        "float16 is not supported on a CPU",
         next_step="give --dtype float32 or bfloat16",
         out=None,
         exit_code=2,

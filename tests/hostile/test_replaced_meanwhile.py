@@ -173,7 +173,7 @@ def test_a_model_that_is_rewritten_gets_no_verdict(
         change(models[side])
         return compute(*arguments, **options)
 
-    monkeypatch.setattr(model_comparison, "score", changed_before)
+    monkeypatch.setattr(model_comparison, "score_models", changed_before)
     if change is touched:
         stages.validate(*models.values(), out, prose)
         assert out.is_dir()

@@ -107,7 +107,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> None:
 def complete(self: Any, wanted: Any) -> Iterator[tuple[int, str]]:
     """Both models answer so many letters, and not what they would."""
     assert [each.sampling.max_tokens for each in wanted] == [2048] * ITEMS
-    yield from enumerate("x" * count for count in LENGTHS[self._of.label])
+    yield from enumerate("x" * count for count in LENGTHS[self._target.label])
 
 
 def never(self: Any, wanted: Any) -> Iterator[tuple[int, str]]:

@@ -448,7 +448,7 @@ def test_a_store_answers_no_tasks(
     settings = Validate.parse({"tasks": [MMLU], "data_dir": str(data)}, source="test")
     with refusal(
         RecipeProblem,
-        f"{tmp_path / 'store'} is a store of predictions, which answers no tasks",
+        f"{tmp_path / 'store'} is a store of predictions and cannot answer tasks",
         next_step="give the model itself",
         out=tmp_path / "out",
         exit_code=2,

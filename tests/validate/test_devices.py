@@ -49,7 +49,7 @@ def completions(folder: Path, device: torch.device) -> dict[int, str]:
 
 @pytest.mark.parametrize("free", [None, 0], ids=["whole", "block by block"])
 def test_completions(base: Path, monkeypatch: pytest.MonkeyPatch, free: int | None) -> None:
-    monkeypatch.setattr(generator, "available", lambda _: free)
+    monkeypatch.setattr(generator, "free_bytes", lambda _: free)
     monkeypatch.setattr(generator, "MAX_BATCH_ROWS", 3)
     monkeypatch.setattr(prefixes, "MIN_PREFIX_TOKENS", 16)
     expected = completions(base, elsewhere.CPU)
@@ -81,6 +81,6 @@ def test_a_tensor_left_on_the_cpu_is_found(base: Path, monkeypatch: pytest.Monke
         return tuple(each.cpu() for each in turned(self, positions))
 
     monkeypatch.setattr(StreamedModel, "rotary", left)
-    monkeypatch.setattr(generator, "available", lambda _: None)
+    monkeypatch.setattr(generator, "free_bytes", lambda _: None)
     with elsewhere.pretended() as device, pytest.raises(elsewhere.MixedDevices):
         completions(base, device)

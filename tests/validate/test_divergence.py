@@ -124,7 +124,7 @@ def kept(reference: Tensor, top_k: int, samples: int = 16, places: float = 0.3) 
         torch.arange(rows),
         top_k=top_k,
         samples=samples,
-        places=torch.full((rows,), places, dtype=torch.float64),
+        offsets=torch.full((rows,), places, dtype=torch.float64),
     )
 
 

@@ -150,8 +150,8 @@ def test_an_interval_without_width_asks_for_another_validation(ends: Any) -> Non
     check = one(told, top1_agreement=MinLimit(min=0.94))
     assert (check.verdict, check.interval) == (Verdict.INCONCLUSIVE, None)
     assert check.reason.endswith(
-        "holds the threshold 0.94: validate again, for this report is of an earlier version, "
-        "or was changed"
+        "holds the threshold 0.94: validate again, this report was written by an earlier version "
+        "or edited"
     )
 
 

@@ -201,7 +201,7 @@ def completed(
     **how: Any,
 ) -> list[str]:
     """The completions in the order of the prompts."""
-    engine = engine or StreamedDecoder(streamed(folder), "reference", whole=True)
+    engine = engine or StreamedDecoder(streamed(folder), "reference", in_memory=True)
     told: dict[str, Any] = {
         "ends": frozenset([2]),
         "positions": 128,
@@ -232,7 +232,7 @@ def test_completions_are_those_of_transformers(base: Path, whole: bool, rows: in
     examples = ([1, *range(10, 40)], [1, *range(60, 80)])
     alike = [[*begin, *end] for end in ([5], [6, 7], [8]) for begin in examples]
     prompts = [*PROMPTS, *alike, alike[0]]
-    engine = StreamedDecoder(streamed(base), "reference", whole=whole)
+    engine = StreamedDecoder(streamed(base), "reference", in_memory=whole)
     asked = [TokenPrompt(ids, "") for ids in prompts]
     found = completed(base, asked, GREEDY, engine, rows=rows)
     assert found == [text(base, ids, greedy(base, ids, 12)) for ids in prompts]

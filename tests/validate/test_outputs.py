@@ -170,7 +170,7 @@ def test_a_missing_report_is_told(tmp_path: Path) -> None:
 def test_a_report_without_a_gate_needs_one(validation: Path, tmp_path: Path) -> None:
     path = changed(tmp_path, validation, lambda told: told["settings"].pop("gate"))
     with refusal(
-        RecipeProblem, f"{path} names no gate", next_step="give --gate FILE", exit_code=2, out=None
+        RecipeProblem, f"{path} has no gate", next_step="give --gate FILE", exit_code=2, out=None
     ):
         regate_report(path, None)
     path = changed(tmp_path, validation, lambda told: told["settings"].update(gate={"x": 1}))

@@ -188,12 +188,12 @@ def test_parts_of_texts_are_clusters_of_their_own(base: Path, chat: Path, tmp_pa
     [
         (
             {"protocol": "gptq"},
-            "{chat} holds conversations, which the protocol gptq has no form for",
+            "{chat} holds conversations, and protocol gptq takes plain text only",
             "use --protocol documents, or give a plain text",
         ),
         (
             {"assistant_only": True, "text": "prose"},
-            "{prose} holds plain text, in which no assistant speaks",
+            "{prose} holds plain text without turns of an assistant",
             "leave out --assistant-only, or give conversations and --protocol documents",
         ),
         (

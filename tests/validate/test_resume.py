@@ -93,12 +93,12 @@ def require_the_same(out: Path, expected: Contents) -> None:
 
 # fmt: off
 MOMENTS = [  # what is called in a run, and at which of its calls the run is killed
-    (TokenShard,    "write",  [0, 9, 26]),
-    (TokenShard,    "digest", [13]),
-    (Journal, "add",    [0, 1]),
-    (PairedHeads,   "read",   [1]),
-    (Report,  "write",  [0]),
-    (shutil,  "rmtree", [0]),
+    (TokenShard,  "write_states",  [0, 9, 26]),
+    (TokenShard,  "states_digest", [13]),
+    (Journal,     "add",           [0, 1]),
+    (PairedHeads, "log_probs",     [1]),
+    (Report,      "write",         [0]),
+    (shutil,      "rmtree",        [0]),
 ]
 # fmt: on
 
@@ -211,7 +211,7 @@ def test_a_signal_while_predictions_are_compared_stops_at_once(
     tmp_path: Path, walked: list[int],
 ) -> None:  # fmt: skip
     errors, given = tmp_path / "errors", command(pair, out, (chat, prose))
-    assert forked(signalled(errors, given, [signal.SIGTERM], PairedHeads, "read", 1)) == 75
+    assert forked(signalled(errors, given, [signal.SIGTERM], PairedHeads, "log_probs", 1)) == 75
     assert errors.read_text() == "error: stopped before the end; run the same command again\n"
     stages.validate(*pair, out, chat, prose, **OPTIONS)
     assert walked == []
@@ -226,7 +226,7 @@ def test_a_store_is_gone_on_with(
         return build_store.build_store(Checkpoint.open(pair[0]), out, settings)
 
     def killed() -> None:
-        interrupt(PairedHeads, "read", 2, die, late=False)
+        interrupt(PairedHeads, "log_probs", 2, die, late=False)
         work(tmp_path / "killed")
 
     assert forked(killed) == -signal.SIGKILL

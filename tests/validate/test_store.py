@@ -167,7 +167,7 @@ def test_added_rows_are_left_out_where_the_store_was_told_so(
     wide = make(tuned, tmp_path / "wide", prose)
     with refusal(
         CheckpointProblem,
-        f"{wide} has predictions over 273 tokens, the candidate knows 272",
+        f"{wide} has predictions over 273 tokens, the candidate has 272",
         next_step="make it with --vocabulary 272",
         out=tmp_path / "out",
     ):
@@ -188,10 +188,10 @@ REMEDY = "make a store for this with camelpress store"
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"protocol": "gptq"}, "protocol documents, and gptq is asked for"),
-        ({"sequence_length": 64}, "sequence_length None, and 64 is asked for"),
-        ({"max_tokens": 200}, "max_tokens 300, and 200 is asked for"),
-        ({"assistant_only": True}, "assistant_only False, and True is asked for"),
+        ({"protocol": "gptq"}, "protocol documents, not gptq"),
+        ({"sequence_length": 64}, "sequence_length None, not 64"),
+        ({"max_tokens": 200}, "max_tokens 300, not 200"),
+        ({"assistant_only": True}, "assistant_only False, not True"),
     ],
 )
 def test_a_store_of_another_protocol_is_refused(
@@ -220,8 +220,8 @@ def test_a_store_of_another_text_is_refused(
 ) -> None:
     other = pico.write_text(tmp_path / "other.txt", seed=9)
     for texts, what in (
-        ([chat, other], f"other texts: {other} is none of them"),
-        ([chat], "more texts than are asked for"),
+        ([chat, other], f"different texts, {other} is not among them"),
+        ([chat], "more texts than the settings name"),
     ):
         with refusal(
             CheckpointProblem,
@@ -263,7 +263,7 @@ def test_a_report_of_another_candidate_names_no_source(
     notes = Notes()
     with use_listener(notes):
         validated(store, candidate, tmp_path / "out")
-    sentence = f"{report} lists other weights than those beside it: the source that it names is"
+    sentence = f"{report} lists other weights than those beside it: its source is"
     assert [line for line in notes.heard if line.startswith(sentence)]
 
 
@@ -324,7 +324,7 @@ def test_a_damaged_store_is_refused(
 def test_more_than_there_is_cannot_be_kept(base: Path, prose: Path, tmp_path: Path) -> None:
     with refusal(
         RecipeProblem,
-        "--top-k 273 is more than the 272 tokens that there are",
+        "--top-k 273 exceeds the 272 tokens of the vocabulary",
         next_step="use --top-k 0 to keep all",
         exit_code=2,
         out=tmp_path / "store",

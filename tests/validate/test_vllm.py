@@ -115,8 +115,8 @@ def test_what_vllm_refuses_is_one_line(base: Path) -> None:
     model = completer(base, gpus=2)
     with refusal(
         ToolProblem,
-        "vLLM broke with the reference (max_tokens must be at least 1, got 0.)",
-        next_step="see what it said above, or complete without it",
+        "vLLM failed with the reference (max_tokens must be at least 1, got 0.)",
+        next_step="read its output above, or complete without vLLM",
         out=None,
     ):
         [*model.generate([wanted(128)])]
@@ -127,7 +127,7 @@ def test_what_vllm_refuses_is_one_line(base: Path) -> None:
 def test_too_few_gpus(base: Path) -> None:
     with refusal(
         ToolProblem,
-        "a copy of the reference in vLLM takes 3 GPUs, and 2 are here",
+        "a copy of the reference in vLLM needs 3 GPUs, and 2 are visible",
         next_step="complete without vLLM, or set --vllm-gpus",
         out=None,
     ):

@@ -1,4 +1,4 @@
-"""A candidate against its reference, whether that is a model or a store of its predictions."""
+"""Compares a candidate with its reference, either a model or a store of its predictions."""
 
 from __future__ import annotations
 
@@ -30,31 +30,32 @@ from camelpress.validate.settings import ScoringSettings, Validate
 from camelpress.validate.statistics import figures
 from camelpress.validate.store.prediction_store import STORE_REPORT, PredictionStore
 
-# of a store, and told in the reports that it makes
+# settings of a store, repeated in the reports of its comparisons
 STORE_SETTINGS = ("protocol", "max_tokens", "assistant_only", "noise_floor")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a report is made of."""
+    """Scores and facts of a comparison, for the report."""
 
     scores: TokenScores
     texts: list[HeldOutText]
     inputs: dict[str, str]
-    settings: dict[str, Any]  # as they took effect
+    settings: dict[str, Any]  # effective settings
     facts: dict[str, Any]
 
 
 def compare_models(
     reference: Checkpoint, candidate: Checkpoint, settings: Validate, work: Workspace
 ) -> Comparison:
-    """Run both models side by side.
+    """Runs both models side by side, and compares their predictions.
 
     Raises:
-        Interrupted: somebody asked for the end.
-        RecipeProblem: no text, an empty one, or one that overlaps the candidate's calibration.
-        CheckpointProblem: tokenizers differ, or the text has ids that not both models know.
-        NumericsProblem: logits that are not finite.
+        Interruption: the user asked to stop.
+        RecipeProblem: there is no text, a text is empty, or a text overlaps the candidate's
+            calibration.
+        CheckpointProblem: the tokenizers differ, or the text has an id outside the shared ids.
+        NumericsProblem: logits are not finite.
     """
     first = open_streamed_model(reference, settings, team=work.team)
     second = open_streamed_model(candidate, settings, first.dtype, team=work.team)
@@ -62,35 +63,40 @@ def compare_models(
     tokenizer = Tokenizer.load(reference.folder)
     require_same_tokenizer(reference.folder, candidate.folder)
     texts = read_held_out_texts(settings, tokenizer, length)
-    shared = check_calibration_overlap(
-        texts, tokenizer, candidate.folder, allowed=settings.allow_overlap
+    overlap = check_calibration_overlap(
+        texts, tokenizer, candidate.folder, allow_overlap=settings.allow_overlap
     )
-    places = ScoredPositions.from_windows([text.windows for text in texts])
+    positions = ScoredPositions.from_windows([text.windows for text in texts])
     vocabulary = shared_vocab_size(
-        embedding_rows(reference), embedding_rows(candidate), places, reference.folder
+        embedding_rows(reference), embedding_rows(candidate), positions, reference.folder
     )
-    lanes = places.shards()
-    sequences = [lane.batches(limit=length) for lane in lanes]
+    shards = positions.shards()
+    sequences = [shard.batches(limit=length) for shard in shards]
     pair = [
         StreamedRun.start(label, model, sequences, work)
         for label, model in (("reference", first), ("candidate", second))
     ]
-    twins = rerun_reference(reference, pair[0], settings, lanes, work)
-    scored = score_models(pair + twins, places, work, vocabulary=vocabulary)
-    floor = [figures.noise_floor_facts(settings.noise_floor, each) for each in scored.scores[1:]]
+    reruns = rerun_reference(reference, pair[0], settings, shards, work)
+    paired_scores = score_models(pair + reruns, positions, work, vocabulary=vocabulary)
+    floor = [
+        figures.noise_floor_facts(settings.noise_floor, rerun_scores)
+        for rerun_scores in paired_scores.scores[1:]
+    ]
     return Comparison(
-        scored.scores[0],
+        paired_scores.scores[0],
         texts,
         {"reference": _shared_digest(reference, work)} | _input_hashes(candidate, texts, work),
         {"sequence_length": length},
         {
             "protocol": describe_protocol(settings, length, second),
             **_vocabulary_facts(embedding_rows(reference), embedding_rows(candidate), vocabulary),
-            "overlap": shared,
+            "overlap": overlap,
             "reference": summarize_checkpoint(reference),
             "candidate": summarize_checkpoint(candidate),
-            "non_finite": dict(zip(("reference", "candidate"), scored.non_finite, strict=False)),
-            "blocks": figures.block_error_facts(scored.block_errors[0]),
+            "non_finite": dict(
+                zip(("reference", "candidate"), paired_scores.non_finite, strict=False)
+            ),
+            "blocks": figures.block_error_facts(paired_scores.block_errors[0]),
             "noise_floor": floor[0] if floor else None,
             "store": None,
         },
@@ -100,52 +106,56 @@ def compare_models(
 def compare_with_store(
     store: PredictionStore, candidate: Checkpoint, settings: Validate, work: Workspace
 ) -> Comparison:
-    """Run the candidate alone, on the windows and against the predictions of a store.
+    """Runs the candidate on the windows of a store, and compares it with the stored predictions.
 
     Raises:
-        Interrupted: somebody asked for the end.
-        CheckpointProblem: the store is of another model, text or protocol, or the candidate's
-            tokenizer or vocabulary is not the store's.
+        Interruption: the user asked to stop.
+        CheckpointProblem: the store has a different model, text or protocol, or the tokenizer or
+            vocabulary of the candidate differs from the store's.
         RecipeProblem: a text overlaps the candidate's calibration, or the store has no noise floor.
-        NumericsProblem: logits that are not finite.
+        NumericsProblem: logits are not finite.
     """
     store.require_same_inputs(settings, candidate.folder)
-    kept = settings.model_copy(
+    scoring_settings = settings.model_copy(
         update={name: getattr(store.settings, name) for name in STORE_SETTINGS}
     )
-    facts, texts = store.header, store.texts
-    model = open_streamed_model(candidate, settings, TORCH_DTYPES.get(facts.dtype), team=work.team)
+    header, texts = store.header, store.texts
+    model = open_streamed_model(candidate, settings, TORCH_DTYPES.get(header.dtype), team=work.team)
     tokenizer = Tokenizer.load(store.folder)
     require_same_tokenizer(store.folder, candidate.folder)
-    shared = check_calibration_overlap(
-        texts, tokenizer, candidate.folder, allowed=settings.allow_overlap
+    overlap = check_calibration_overlap(
+        texts, tokenizer, candidate.folder, allow_overlap=settings.allow_overlap
     )
-    places = ScoredPositions.from_windows([text.windows for text in texts])
+    positions = ScoredPositions.from_windows([text.windows for text in texts])
     store.require_vocabulary(embedding_rows(candidate))
-    sequences = [lane.batches(limit=model.max_positions) for lane in places.shards()]
+    sequences = [shard.batches(limit=model.max_positions) for shard in positions.shards()]
     runner = StreamedRun.start("candidate", model, sequences, work)
-    scored, bounds = score_against_store(
-        store.read_top_k, runner, places, work, vocabulary=facts.vocabulary
+    paired_scores, bounds = score_against_store(
+        store.read_top_k, runner, positions, work, vocabulary=header.vocabulary
     )
     return Comparison(
-        scored.scores[0],
+        paired_scores.scores[0],
         texts,
         {"reference": store.reference_hash, "store": sha256_file(store.folder / STORE_REPORT)}
         | _input_hashes(candidate, texts, work),
-        {name: getattr(kept, name) for name in STORE_SETTINGS} | {"sequence_length": facts.window},
+        {name: getattr(scoring_settings, name) for name in STORE_SETTINGS}
+        | {"sequence_length": header.window},
         {
-            "protocol": describe_protocol(kept, facts.window, model),
-            **_vocabulary_facts(facts.known, embedding_rows(candidate), facts.vocabulary),
-            "overlap": shared,
-            "reference": facts.reference,
+            "protocol": describe_protocol(scoring_settings, header.window, model),
+            **_vocabulary_facts(header.known, embedding_rows(candidate), header.vocabulary),
+            "overlap": overlap,
+            "reference": header.reference,
             "candidate": summarize_checkpoint(candidate),
-            "non_finite": {"reference": facts.non_finite, "candidate": scored.non_finite[0]},
+            "non_finite": {
+                "reference": header.non_finite,
+                "candidate": paired_scores.non_finite[0],
+            },
             "blocks": None,
-            "noise_floor": facts.noise_floor,
+            "noise_floor": header.noise_floor,
             "store": {
-                "top_k": facts.top_k,
-                "samples": facts.samples,
-                "remainder_mass": facts.remainder_mass,
+                "top_k": header.top_k,
+                "samples": header.samples,
+                "remainder_mass": header.remainder_mass,
                 "kl_bounds": [bounds.lower, bounds.upper],
             },
         },
@@ -156,35 +166,44 @@ def rerun_reference(
     checkpoint: Checkpoint,
     runner: StreamedRun,
     settings: ScoringSettings,
-    lanes: Sequence[ScoredPositions],
+    shards: Sequence[ScoredPositions],
     work: Workspace,
 ) -> list[StreamedRun]:
-    """The reference once more, computed otherwise; none where no noise floor is asked for.
+    """Returns a rerun of the reference for the noise floor, if the settings ask for one.
 
-    By batch, positions are counted from -1, too: a processor may multiply batches of any size
-    alike, to the last bit.
+    For `batch` the batches have half the size, and positions start at -1: some processors multiply
+    batches of any size with equal results to the last bit.
     """
-    label, usual = "reference again", [lane.sequences for lane in runner.shards]
+    label, batches = "reference again", [shard.sequences for shard in runner.shards]
     if settings.noise_floor == "none":
         return []
     if settings.noise_floor == "bfloat16":
-        narrow = settings.model_copy(update={"dtype": "bfloat16"})
+        bfloat16_settings = settings.model_copy(update={"dtype": "bfloat16"})
         return [
             StreamedRun.start(
-                label, open_streamed_model(checkpoint, narrow, team=work.team), usual, work
+                label,
+                open_streamed_model(checkpoint, bfloat16_settings, team=work.team),
+                batches,
+                work,
             )
         ]
-    half, limit = MAX_BATCH_TOKENS // 2, runner.model.max_positions
-    other = [lane.batches(limit=limit, batch_tokens=half, first=-1) for lane in lanes]
-    return [StreamedRun.start(label, runner.model, other, work)]
+    batch_tokens, limit = MAX_BATCH_TOKENS // 2, runner.model.max_positions
+    half_batches = [
+        shard.batches(limit=limit, batch_tokens=batch_tokens, first=-1) for shard in shards
+    ]
+    return [StreamedRun.start(label, runner.model, half_batches, work)]
 
 
 def describe_protocol(settings: ScoringSettings, length: int, model: StreamedModel) -> str:
-    """How the figures came about, in a sentence."""
-    told = PROTOCOLS[settings.protocol].description.format(length=length)
-    only = "; of conversations only what the assistant says" if settings.assistant_only else ""
-    computed = f"{dtype_name(model.dtype)} on {model.device.type}"
-    return f"{settings.protocol}: {told}{only}; perplexity per token; {computed}"
+    """Returns a sentence about the protocol and the computation, for the report."""
+    description = PROTOCOLS[settings.protocol].description.format(length=length)
+    assistant_note = (
+        "; of conversations only what the assistant says" if settings.assistant_only else ""
+    )
+    computation = f"{dtype_name(model.dtype)} on {model.device.type}"
+    return (
+        f"{settings.protocol}: {description}{assistant_note}; perplexity per token; {computation}"
+    )
 
 
 def _shared_digest(model: Checkpoint, work: Workspace) -> str:
@@ -194,8 +213,8 @@ def _shared_digest(model: Checkpoint, work: Workspace) -> str:
 def _input_hashes(
     candidate: Checkpoint, texts: list[HeldOutText], work: Workspace
 ) -> dict[str, str]:
-    told = {f"text:{text.name}": text.sha256 for text in texts}
-    return {"candidate": _shared_digest(candidate, work)} | told
+    text_hashes = {f"text:{text.name}": text.sha256 for text in texts}
+    return {"candidate": _shared_digest(candidate, work)} | text_hashes
 
 
 def _vocabulary_facts(reference: int, candidate: int, shared: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Decides whether a reference shows a loss: it is another model, and not a quantized one."""
+"""Checks that a reference can show a loss: it is a different model, and not quantized."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ ALLOW_OPTION = "--allow-quantized-reference"
 def require_valid_reference(
     reference: Checkpoint | PredictionStore, candidate: Checkpoint, settings: ScoringSettings
 ) -> None:
-    """Refuses a comparison that would pass whatever the candidate is worth.
+    """Refuses a comparison that passes for any candidate.
 
     Args:
         reference: a model, or a store of its predictions.
-        candidate: the model that is judged.
-        settings: say whether a quantized reference is allowed.
+        candidate: the model under test.
+        settings: allow a quantized reference or not.
     Raises:
         RecipeProblem: both are the same model, or the reference is quantized and not allowed.
     """
-    packed = candidate.quantization is not None
+    is_packed = candidate.quantization is not None
     if _is_same_weights(reference, candidate):
         raise RecipeProblem(
             f"{reference.folder} and {candidate.folder} are the same model: no difference can "
             "be measured",
             next_step="give the model that the candidate was quantized from as the reference"
-            if packed
+            if is_packed
             else "give the quantized model as the candidate",
         )
     if isinstance(reference, PredictionStore):
         _require_unquantized_store(reference, settings)
     else:
-        require_unquantized(reference, settings, swapped=None if packed else candidate)
+        require_unquantized(reference, settings, plain_candidate=None if is_packed else candidate)
 
 
 def require_unquantized(
-    reference: Checkpoint, settings: ScoringSettings, *, swapped: Checkpoint | None = None
+    reference: Checkpoint, settings: ScoringSettings, *, plain_candidate: Checkpoint | None = None
 ) -> None:
     """Refuses a quantized reference unless the settings allow it.
 
     Args:
         reference: the model.
-        settings: say whether that is allowed.
-        swapped: a plain candidate, which is probably the reference that was meant.
+        settings: allow a quantized reference or not.
+        plain_candidate: an unquantized candidate, probably the intended reference.
     Raises:
-        RecipeProblem: it is quantized, and not allowed.
+        RecipeProblem: the reference is quantized, and not allowed.
     """
     facts = summarize_checkpoint(reference)
     if settings.allow_quantized_reference or not is_quantized(facts):
@@ -73,8 +73,8 @@ def require_unquantized(
             f"to another model, or add {ALLOW_OPTION} to measure against it",
         )
     step = f"give the model before it was quantized, or add {ALLOW_OPTION} to measure against it"
-    if swapped is not None:
-        step = f"swap them if {swapped.folder} is the reference, or add {ALLOW_OPTION}"
+    if plain_candidate is not None:
+        step = f"swap them if {plain_candidate.folder} is the reference, or add {ALLOW_OPTION}"
     raise RecipeProblem(
         f"the reference {reference.folder} is itself quantized ({model_precision(facts)})",
         next_step=step,
@@ -82,11 +82,11 @@ def require_unquantized(
 
 
 def _history(folder: Path) -> str:
-    """Returns the sentence about the report that makes plain weights count as dequantized."""
+    """Returns a sentence about the report that marks unquantized weights as dequantized."""
     name = str(dequantized_by(folder))
     try:
         is_of_weights = describes(Report.read_report(folder / name), folder)
-    except CheckpointProblem:  # not a report, and the file may still tell the history
+    except CheckpointProblem:  # an unreadable report still counts
         is_of_weights = True
     if is_of_weights:
         return f"the reference {folder} holds the weights of a quantized model ({name})"
@@ -106,7 +106,7 @@ def _require_unquantized_store(store: PredictionStore, settings: ScoringSettings
 def _is_same_weights(reference: Checkpoint | PredictionStore, candidate: Checkpoint) -> bool:
     if isinstance(reference, Checkpoint):
         return is_same_model(reference, candidate)
-    if reference.header.headers is None:  # stores of earlier versions know the files alone
+    if reference.header.headers is None:  # stores of earlier versions have file hashes only
         is_as_large = reference.header.reference.get("bytes") == candidate.nbytes
         return is_as_large and reference.reference_hash == checkpoint_digest(candidate.folder)
     if reference.header.headers != headers_digest(candidate):

@@ -1,9 +1,9 @@
-"""Whether what is scored is held out: no text may share its words with the calibration.
+"""Checks that scored texts are held out: none may overlap the calibration of the candidate.
 
-The quantizer leaves a fingerprint of its calibration beside the weights (`core.ngrams`). Each
-sequence that is scored is held against it. A candidate without one - rounded without calibration,
-made by another program, or a release, which does not ship it - cannot be checked, and the report
-says so.
+The quantizer leaves a fingerprint of its calibration beside the weights
+(`core.documents.ngram_overlap`). Every scored sequence is compared with it. A candidate without a
+fingerprint cannot be checked, and the report says so: it was rounded without calibration, made by
+another program, or released without the file.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ from camelpress.validate.corpus.held_out_text import HeldOutText
 
 
 def check_calibration_overlap(
-    texts: Sequence[HeldOutText], tokenizer: Tokenizer, candidate: Path, *, allowed: bool
+    texts: Sequence[HeldOutText], tokenizer: Tokenizer, candidate: Path, *, allow_overlap: bool
 ) -> dict[str, Any]:
-    """Hold every sequence against the candidate's calibration.
+    """Compares every scored sequence with the calibration of the candidate.
 
     Args:
-        texts: that are scored.
-        tokenizer: that encoded them.
+        texts: the scored texts.
+        tokenizer: the tokenizer of the texts.
         candidate: folder of the quantized model.
-        allowed: go on where texts overlap.
+        allow_overlap: note an overlap and continue.
     Returns:
-        `checked`, the hash of the fingerprint, and for each text how many of its sequences are
-        long enough to tell, share a run of words with the calibration, and share too many.
+        `checked`, the SHA-256 of the fingerprint, and for each text the number of its sequences,
+        of those long enough for a check, of those with a run of words in the calibration, and of
+        those that overlap.
     Raises:
-        RecipeProblem: a sequence overlaps, and that is not allowed.
+        RecipeProblem: a sequence overlaps the calibration, and that is not allowed.
         CheckpointProblem: the fingerprint cannot be read.
     """
     path = candidate / NGRAM_FILE
@@ -50,37 +51,42 @@ def check_calibration_overlap(
     return {
         "checked": True,
         "fingerprint": sha256_file(path),
-        "texts": [_text(text, tokenizer, fingerprint, allowed=allowed) for text in texts],
+        "texts": [
+            _text_overlap(text, tokenizer, fingerprint, allow_overlap=allow_overlap)
+            for text in texts
+        ],
     }
 
 
-def _text(
-    text: HeldOutText, tokenizer: Tokenizer, fingerprint: NgramFingerprint, *, allowed: bool
+def _text_overlap(
+    text: HeldOutText, tokenizer: Tokenizer, fingerprint: NgramFingerprint, *, allow_overlap: bool
 ) -> dict[str, Any]:
-    found = [
+    """Returns the overlap of one text, for the report."""
+    overlaps = [
         fingerprint.measure_overlap(split_words(tokenizer.decode_text(ids)))
         for ids in text.sequences
     ]
-    over = [number for number, each in enumerate(found, start=1) if each.is_overlap]
-    if over:
-        first = found[over[0] - 1]
-        told = (
-            f"{text.name} overlaps the calibration in {len(over)} of {len(found)} sequences; "
-            f"of sequence {over[0]} {first.share:.0%} of all runs of {NGRAM_WORDS} words "
-            "are in it, "
-            f'first "{first.first_ngram}"'
+    overlap_numbers = [
+        number for number, overlap in enumerate(overlaps, start=1) if overlap.is_overlap
+    ]
+    if overlap_numbers:
+        first = overlaps[overlap_numbers[0] - 1]
+        message = (
+            f"{text.name} overlaps the calibration in {len(overlap_numbers)} of {len(overlaps)} "
+            f"sequences; sequence {overlap_numbers[0]} shares {first.share:.0%} of its runs of "
+            f'{NGRAM_WORDS} words with it, first "{first.first_ngram}"'
         )
-        if not allowed:
+        if not allow_overlap:
             raise RecipeProblem(
-                told,
+                message,
                 next_step="score a text that was held out, calibrate without this one, or give "
                 "--allow-overlap",
             )
-        note(told)
+        note(message)
     return {
         "name": text.name,
-        "sequences": len(found),
-        "long_enough": sum(bool(each.ngrams) for each in found),
-        "sharing": sum(bool(each.first_ngram) for each in found),
-        "overlapping": len(over),
+        "sequences": len(overlaps),
+        "long_enough": sum(bool(overlap.ngrams) for overlap in overlaps),
+        "sharing": sum(bool(overlap.first_ngram) for overlap in overlaps),
+        "overlapping": len(overlap_numbers),
     }

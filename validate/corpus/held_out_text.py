@@ -1,4 +1,4 @@
-"""Held-out texts as windows of tokens, and which predictions in them count."""
+"""Reads held-out texts as windows of tokens with a mask of the scored predictions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from camelpress.validate.settings import ScoringSettings
 
 @dataclass(frozen=True)
 class HeldOutText:
-    """A text as its protocol cuts it.
+    """A held-out text, cut into windows by its protocol.
 
     Args:
-        words, bytes: of what is scored, as lm-evaluation-harness counts them; 0 elsewhere.
-        rows: of the file; 1 where it is prose.
-        omissions: what is left out of the file, counted by unit and reason.
+        name: file name of the text.
+        sha256: hash of the file.
+        windows: windows with at least one scored prediction.
+        word_count, byte_count: size of the scored text by the rules of lm-evaluation-harness; 0 for
+            other protocols.
+        row_count: rows of the file; 1 for prose.
+        omissions: parts left out of the file, counted by unit and reason.
     """
 
     name: str
@@ -35,24 +39,27 @@ class HeldOutText:
 
     @property
     def sequences(self) -> list[list[int]]:
-        """The ids of each window."""
+        """Token ids of each window."""
         return [window.ids for window in self.windows]
 
 
 def window_length(settings: ScoringSettings, positions: int) -> int:
-    """Tokens of a window: as asked, or as the protocol has it, and never more than positions."""
-    asked = settings.sequence_length or PROTOCOLS[settings.protocol].window_length or positions
-    return min(asked, positions)
+    """Returns the tokens per window, at most `positions`.
+
+    The setting has precedence over the default of the protocol.
+    """
+    length = settings.sequence_length or PROTOCOLS[settings.protocol].window_length or positions
+    return min(length, positions)
 
 
 def read_held_out_texts(
     settings: ScoringSettings, tokenizer: Tokenizer, length: int
 ) -> list[HeldOutText]:
-    """Every text of the settings, in windows of at most `length` tokens.
+    """Reads every text of the settings in windows of at most `length` tokens.
 
     Raises:
-        RecipeProblem: there is none, two have one name, one is too short to score a token, or is
-            not what the protocol is for.
+        RecipeProblem: there is no text, two texts have the same name, one is too short to score a
+            token, or its kind does not fit the protocol.
     """
     if not settings.text:
         raise RecipeProblem("there is no text to score", next_step="give --text FILE")
@@ -66,15 +73,15 @@ def _read_held_out_text(
     protocol = PROTOCOLS[settings.protocol]
     corpus = read_corpus(path)
     documents = corpus.documents
-    plain = [document for document in documents if isinstance(document, str)]
-    if protocol.is_plain_text_only and len(plain) < len(documents):
+    plain_texts = [document for document in documents if isinstance(document, str)]
+    if protocol.is_plain_text_only and len(plain_texts) < len(documents):
         raise RecipeProblem(
-            f"{path} holds conversations, which the protocol {settings.protocol} has no form for",
+            f"{path} holds conversations, and protocol {settings.protocol} takes plain text only",
             next_step="use --protocol documents, or give a plain text",
         )
-    if settings.assistant_only and (protocol.is_plain_text_only or plain):
+    if settings.assistant_only and (protocol.is_plain_text_only or plain_texts):
         raise RecipeProblem(
-            f"{path} holds plain text, in which no assistant speaks",
+            f"{path} holds plain text without turns of an assistant",
             next_step="leave out --assistant-only, or give conversations and --protocol documents",
         )
     cut = protocol.cut(
@@ -95,7 +102,7 @@ def _read_held_out_text(
 
 
 def _note_unscored_windows(path: Path, windows: int) -> OmissionCounts:
-    """Counts and notes the windows without a token to score."""
+    """Counts windows without a scored token and prints a note about them."""
     if not windows:
         return {}
     counts = {"windows": {"no answer lies in it": windows}}
@@ -104,20 +111,20 @@ def _note_unscored_windows(path: Path, windows: int) -> OmissionCounts:
 
 
 def _explain_short_text(path: Path, settings: ScoringSettings, length: int) -> str:
-    least = PROTOCOLS[settings.protocol].min_windows
+    min_windows = PROTOCOLS[settings.protocol].min_windows
     if settings.assistant_only:
         return f"{path} has no answer within the first {length} tokens of a conversation"
-    if least:
+    if min_windows:
         return (
-            f"{path} has fewer than the {least * length} tokens that the protocol "
+            f"{path} has fewer than the {min_windows * length} tokens that the protocol "
             f"{settings.protocol} needs"
         )
     return f"{path} has no two tokens in a row"
 
 
 def _count_words_and_bytes(scored: Sequence[str]) -> tuple[int, int]:
-    """Words and bytes as lm-evaluation-harness counts them, pieces between blanks."""
+    """Counts words and bytes as lm-evaluation-harness does: words are separated by whitespace."""
     return (
-        sum(len(WHITESPACE.split(each)) for each in scored),
-        sum(len(each.encode("utf-8")) for each in scored),
+        sum(len(WHITESPACE.split(text)) for text in scored),
+        sum(len(text.encode("utf-8")) for text in scored),
     )

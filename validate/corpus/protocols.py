@@ -1,9 +1,9 @@
-"""How a text is cut into windows, and which predictions count: what a perplexity depends on.
+"""Cuts a text into windows and marks the scored predictions; a perplexity depends on both.
 
-    documents   each document by itself, in disjoint windows; each conversation in its own window
+    documents   each document by itself in disjoint windows; each conversation in its own window
     gptq        the joined text in disjoint windows of 2048 tokens, as in the GPTQ papers
-    llama.cpp   the joined text in windows of 512 tokens, of which the second half counts
-    lm-eval     rolling windows over each document, every token of it once; per word and byte, too
+    llama.cpp   the joined text in windows of 512 tokens; only the second half of each is scored
+    lm-eval     rolling windows over each document, every token scored once; also per word and byte
 
 Llama-2-7B has a perplexity of 5.47 on WikiText-2 by `gptq` and 8.79 per word by `lm-eval`: numbers
 of different protocols cannot be compared.
@@ -25,15 +25,16 @@ from camelpress.core.text.text_bound import require_short_text
 from camelpress.core.text.tulu_format import encode_with_loss_mask
 
 WHITESPACE = re.compile(r"\s+")
-DOCUMENT_SEPARATOR = "\n\n"  # between documents, as the papers join the rows of WikiText-2
+DOCUMENT_SEPARATOR = "\n\n"  # joins documents, like the rows of WikiText-2 in the papers
 FEWER_ROWS = "give fewer of its rows, or use --protocol documents"
 
 
 class TokenWindow(NamedTuple):
-    """Tokens that are seen together.
+    """A window of tokens for one forward pass.
 
-    `counted` marks the tokens whose predictions count, never the first. Errors go together within
-    a cluster: it is the document, or the window where a text is one document or was joined.
+    `score_mask` marks the tokens with a scored prediction, never the first. `cluster` numbers the
+    document of the window, or the window itself if the text is one document or was joined: errors
+    within a cluster are correlated.
     """
 
     ids: list[int]
@@ -42,32 +43,32 @@ class TokenWindow(NamedTuple):
 
 
 class WindowRequest(NamedTuple):
-    """What is to be cut."""
+    """Input of a protocol: documents, tokenizer and limits."""
 
     path: Path
     documents: Sequence[Document]
     tokenizer: Tokenizer
-    window_length: int  # tokens that a model sees at once
+    window_length: int  # tokens per forward pass
     max_tokens: int | None
     assistant_only: bool
 
 
 class WindowedText(NamedTuple):
-    """The windows, and the text whose words and bytes count; none where they do not."""
+    """Windows of a text, and the strings whose words and bytes are counted, if any."""
 
     windows: list[TokenWindow]
     counted_text: Sequence[str] = ()
 
 
 class ScoringProtocol(NamedTuple):
-    """One way to cut a text.
+    """A protocol for cutting and scoring a text.
 
     Args:
-        cut: the windows of a request.
-        length: tokens of a window; None where it is the model's positions.
-        plain: whether conversations have no place in it.
-        windows: how many whole windows a text must have; 0 where two tokens are enough.
-        told: in words, with a place for the length.
+        cut: function from a request to its windows.
+        window_length: tokens per window; None for all positions of the model.
+        is_plain_text_only: True if the protocol takes no conversations.
+        min_windows: whole windows required of a text; 0 if two tokens are enough.
+        description: sentence for reports, with a placeholder for the length.
     """
 
     cut: Callable[[WindowRequest], WindowedText]
@@ -78,71 +79,71 @@ class ScoringProtocol(NamedTuple):
 
 
 def cut_documents(request: WindowRequest) -> WindowedText:
-    """Plain text in disjoint windows, each conversation a window of its own that is cut."""
+    """Cuts plain text into disjoint windows and truncates each conversation to one window."""
     windows = []
-    left = request.max_tokens if request.max_tokens is not None else 2**62
+    tokens_left = request.max_tokens if request.max_tokens is not None else 2**62
     for number, document in enumerate(request.documents):
-        ids, counted = _encode_with_mask(document, request)
+        ids, mask = _encode_with_mask(document, request)
         for start in range(0, len(ids), request.window_length):
-            piece = slice(start, min(start + request.window_length, start + left))
-            if len(ids[piece]) > 1:
+            span = slice(start, min(start + request.window_length, start + tokens_left))
+            if len(ids[span]) > 1:
                 cluster = number if len(request.documents) > 1 else start
-                windows.append(_make_window(ids[piece], counted[piece], cluster))
-                left -= len(ids[piece])
+                windows.append(_make_window(ids[span], mask[span], cluster))
+                tokens_left -= len(ids[span])
     return WindowedText(windows)
 
 
 def cut_gptq(request: WindowRequest) -> WindowedText:
-    """Disjoint windows of the joined text; what is left at its end is not scored.
+    """Cuts the joined text into disjoint windows and drops the incomplete last one.
 
     Source:
         IST-DASLab/gptq 4fe02addc, llama.py (llama_eval) and datautils.py.
     """
     ids = _encode_joined(request)
-    pieces = [
+    windows = [
         ids[start:][: request.window_length] for start in range(0, len(ids), request.window_length)
     ]
     return WindowedText(
         [
-            _make_window(piece, [True] * len(piece), number)
-            for number, piece in enumerate(pieces)
-            if len(piece) == request.window_length
+            _make_window(window, [True] * len(window), number)
+            for number, window in enumerate(windows)
+            if len(window) == request.window_length
         ]
     )
 
 
 def cut_llama_cpp(request: WindowRequest) -> WindowedText:
-    """Windows of the joined text, of which the second half counts.
+    """Cuts the joined text into disjoint windows and scores the second half of each.
 
-    The first token of each window gives way to BOS where the tokenizer sets one; a newline at the
-    end of the file is not read; a text of less than two windows is refused.
+    BOS replaces the first token of each window if the tokenizer sets one. A newline at the end of
+    the file is dropped. A text shorter than two windows has no windows.
 
     Source:
         ggml-org/llama.cpp 050fc7f32, tools/perplexity/perplexity.cpp (perplexity) and
         common/arg.cpp (--file).
     """
-    *most, last = (str(document) for document in request.documents)
-    ids = _encode_joined(request._replace(documents=[*most, last.removesuffix("\n")]))
+    *documents, last = (str(document) for document in request.documents)
+    ids = _encode_joined(request._replace(documents=[*documents, last.removesuffix("\n")]))
     length, tokenizer = request.window_length, request.tokenizer
-    begun = tokenizer.encode_document("")[:1]
-    bos = begun if begun == [tokenizer.bos] else []
-    half = [place > length // 2 for place in range(length)]
+    first_ids = tokenizer.encode_document("")[:1]
+    bos = first_ids if first_ids == [tokenizer.bos] else []
+    score_mask = [index > length // 2 for index in range(length)]
     starts = range(0, len(ids) - length + 1, length)
     if len(ids) < 2 * length:
         return WindowedText([])
     return WindowedText(
         [
-            TokenWindow([*bos, *ids[start + len(bos) : start + length]], half, number)
+            TokenWindow([*bos, *ids[start + len(bos) : start + length]], score_mask, number)
             for number, start in enumerate(starts)
         ]
     )
 
 
 def cut_lm_eval(request: WindowRequest) -> WindowedText:
-    """Rolling windows of each document: every token is predicted once, the first one from BOS.
+    """Cuts each document into rolling windows that score every token once, the first after BOS.
 
-    All windows but the last are disjoint; the last reaches back, so that it is full. Documents are
-    taken whole: those that fit in `max_tokens`.
+    All windows but the last are disjoint; the last overlaps its predecessor, so that it is full.
+    Only whole documents are taken, as many as fit in `max_tokens`.
 
     Raises:
         RecipeProblem: the tokenizer has neither BOS nor EOS, or no document fits.
@@ -154,37 +155,37 @@ def cut_lm_eval(request: WindowRequest) -> WindowedText:
     prefix = tokenizer.bos if tokenizer.bos is not None else tokenizer.eos
     if prefix is None:
         raise RecipeProblem(
-            "the tokenizer has neither BOS nor EOS, from which lm-eval predicts a first token",
+            "the tokenizer has neither BOS nor EOS, and lm-eval predicts the first token from it",
             next_step="set bos_token in its config",
         )
     texts = [str(document) for document in request.documents]
     encoded = [tokenizer.encode_document(text) for text in texts]
     if request.max_tokens is not None:
-        sums = accumulate(len(ids) for ids in encoded)
-        fitting = sum(total <= request.max_tokens for total in sums)
-        if not fitting:
+        sums = accumulate(len(window_ids) for window_ids in encoded)
+        document_count = sum(total <= request.max_tokens for total in sums)
+        if not document_count:
             raise RecipeProblem(
                 f"no document of {len(encoded[0])} tokens fits in --max-tokens "
                 f"{request.max_tokens}, and lm-eval counts the words of whole ones",
                 next_step=f"allow {len(encoded[0])} tokens",
             )
-        texts, encoded = texts[:fitting], encoded[:fitting]
+        texts, encoded = texts[:document_count], encoded[:document_count]
     windows = [
-        TokenWindow(ids, counted, number if len(texts) > 1 else place)
-        for number, each in enumerate(encoded)
-        for place, (ids, counted) in enumerate(
-            _rolling_windows([prefix, *each], request.window_length)
+        TokenWindow(window_ids, mask, number if len(texts) > 1 else index)
+        for number, ids in enumerate(encoded)
+        for index, (window_ids, mask) in enumerate(
+            _rolling_windows([prefix, *ids], request.window_length)
         )
     ]
     return WindowedText(windows, texts)
 
 
 def _rolling_windows(ids: list[int], length: int) -> Iterator[tuple[list[int], list[bool]]]:
-    """Windows of one more than `length` ids, as the last is only predicted."""
-    for done in range(1, len(ids), length):
-        end = min(done + length, len(ids))
+    """Yields windows of up to `length` + 1 ids and their masks; the last id is only predicted."""
+    for first_target in range(1, len(ids), length):
+        end = min(first_target + length, len(ids))
         start = max(0, end - length - 1)
-        yield ids[start:end], [place >= done for place in range(start, end)]
+        yield ids[start:end], [index >= first_target for index in range(start, end)]
 
 
 def _encode_joined(request: WindowRequest) -> list[int]:
@@ -198,12 +199,12 @@ def _encode_with_mask(document: Document, request: WindowRequest) -> tuple[list[
         ids = encode_document(document, request.tokenizer)
         return ids, [True] * len(ids)
     ids, answers = encode_with_loss_mask(document, request.tokenizer)
-    counted = answers if request.assistant_only else [True] * len(ids)
-    return ids[: request.window_length], counted[: request.window_length]
+    mask = answers if request.assistant_only else [True] * len(ids)
+    return ids[: request.window_length], mask[: request.window_length]
 
 
-def _make_window(ids: list[int], counted: list[bool], cluster: int) -> TokenWindow:
-    return TokenWindow(ids, [False, *counted[1:]], cluster)
+def _make_window(ids: list[int], mask: list[bool], cluster: int) -> TokenWindow:
+    return TokenWindow(ids, [False, *mask[1:]], cluster)
 
 
 # fmt: off
@@ -221,8 +222,8 @@ PROTOCOLS = {
     ),
     "llama.cpp": ScoringProtocol(
         cut_llama_cpp, 512, True, 2,
-        "as llama-perplexity: the text in windows of {length} tokens, each begun by BOS where the "
-        "tokenizer sets one; the second half of each is scored",
+        "as llama-perplexity: the text in windows of {length} tokens, each starting with BOS if "
+        "the tokenizer sets one; the second half of each is scored",
     ),
     "lm-eval": ScoringProtocol(
         cut_lm_eval, None, True, 0,

@@ -1,6 +1,6 @@
-"""Thresholds to verdicts: a figure passes only if its whole interval does.
+"""Judges the facts of a report by a gate: a metric passes only if its whole interval does.
 
-Nothing but a report's facts is judged, so a report can be judged again without its models.
+Only the facts of a report are judged, so a report can be judged again without its models.
 """
 
 from __future__ import annotations
@@ -20,33 +20,34 @@ from camelpress.validate.gate import benchmark_checks, sample_size
 from camelpress.validate.gate.pending_check import PendingCheck, finite_interval, is_zero_width
 from camelpress.validate.settings import Gate, MaxLimit, MinLimit, TaskGate, TextGate
 
-REVALIDATE_ADVICE = "validate again, for this report is of an earlier version, or was changed"
-KL_ROUNDING = 1e-4  # nats that a divergence may lie below 0
+REVALIDATE_ADVICE = "validate again, this report was written by an earlier version or edited"
+KL_ROUNDING = 1e-4  # nats; tolerated rounding of a divergence below 0
 LimitsT = TypeVar("LimitsT", TextGate, TaskGate)
 
 
 def read_gate(path: Path) -> Gate:
-    """A gate from YAML; a check that is not named keeps its default.
+    """Reads a gate from YAML; checks missing from the file keep their default.
 
     Raises:
-        RecipeProblem: missing, not YAML, an unknown check or an impossible bound.
+        RecipeProblem: the file is missing or not YAML, a check is unknown, or a limit is
+            impossible.
     """
     return Gate.parse(read_yaml(path), source=str(path))
 
 
 def judge_facts(facts: Mapping[str, Any], gate: Gate) -> tuple[Check, ...]:
-    """Hold each figure that the gate asks for against its bound.
+    """Judges each metric that has a limit in the gate.
 
-    PASS: the whole 95 % interval is within the bound. FAIL: the whole interval is beyond it.
-    INCONCLUSIVE: the interval holds the threshold, or comes from fewer than
-    `report.LEAST_PIECES` pieces of text; the reason tells how many would decide. ERROR: the
-    report lacks the figure, it is no finite number, or no tokens were scored.
+    PASS: the whole 95 % interval is within the limit. FAIL: the whole interval is beyond it.
+    INCONCLUSIVE: the interval contains the limit, or comes from fewer than
+    `stage_report.MIN_PIECES` pieces of text; the reason estimates a sufficient amount. ERROR: the
+    report lacks the metric, its value is not finite, or no tokens were scored.
 
     Args:
-        facts: of a validation report.
-        gate: what is asked of all texts, of the beginnings of windows, of each text and task.
+        facts: facts of a validation report.
+        gate: limits for all texts, the beginnings of windows, single texts and tasks.
     Raises:
-        RecipeProblem: the gate leaves out every check.
+        RecipeProblem: the gate has no check.
     """
     early = facts.get("early") or {}
     checks = [
@@ -60,73 +61,79 @@ def judge_facts(facts: Mapping[str, Any], gate: Gate) -> tuple[Check, ...]:
     return tuple(checks)
 
 
-def _pending_checks(bounds: TextGate, part: str | None) -> Iterator[PendingCheck]:
+def _pending_checks(limits: TextGate, part: str | None) -> Iterator[PendingCheck]:
     for name in METRICS:
-        match getattr(bounds, name):
+        match getattr(limits, name):
             case MaxLimit(max=threshold):
                 yield PendingCheck(name, part, threshold, "max")
             case MinLimit(min=threshold):
                 yield PendingCheck(name, part, threshold, "min")
 
 
-def _check_part(facts: Any, bounds: TextGate, part: str | None) -> Iterator[Check]:
-    """Checks one part of the facts: each figure with its interval and what it comes from."""
+def _check_part(facts: Any, limits: TextGate, part: str | None) -> Iterator[Check]:
+    """Yields the checks of one part of the facts, with interval and sample size."""
     source = sample_size.read_sample_size(facts or {})
-    for question in _pending_checks(bounds, part):
-        measure = METRICS[question.name]
-        value, ends = find_fact(facts, measure.path), find_fact(facts, measure.interval)
+    for check in _pending_checks(limits, part):
+        metric = METRICS[check.name]
+        value, ends = find_fact(facts, metric.path), find_fact(facts, metric.interval)
         if not source.n:
-            yield question.to_error("no tokens were scored")
+            yield check.to_error("no tokens were scored")
         elif value is None or not isfinite(value):
-            fact = measure.path.replace("/", ".")
-            why = f"the report has no {fact}" if value is None else f"{fact} is not finite"
-            yield question.to_error(why, source)
-        elif not -KL_ROUNDING <= value <= (most := 1.0 if measure.limits is AGREEMENT else inf):
-            yield question.to_error(
-                f"{measure.path.replace('/', '.')} cannot be {value:.5g}", source
-            )
-        elif measure.has_interval:
-            interval = finite_interval(ends, value, 0.0, most)
-            advice = source.advise_more(value, interval, question.threshold, measure.lossless_value)
+            fact = metric.path.replace("/", ".")
+            reason = f"the report has no {fact}" if value is None else f"{fact} is not finite"
+            yield check.to_error(reason, source)
+        elif not -KL_ROUNDING <= value <= (maximum := 1.0 if metric.limits is AGREEMENT else inf):
+            yield check.to_error(f"{metric.path.replace('/', '.')} cannot be {value:.5g}", source)
+        elif metric.has_interval:
+            interval = finite_interval(ends, value, 0.0, maximum)
+            advice = source.advise_more(value, interval, check.threshold, metric.lossless_value)
             advice = (
                 REVALIDATE_ADVICE if interval is None and is_zero_width(ends, value) else advice
             )
-            yield question.by_interval(float(value), interval, source, advice)
+            yield check.decide_by_interval(float(value), interval, source, advice)
         else:
-            number = f"{value:,.0f}" if measure.unit == COUNT_UNIT else f"{value:.5g}"
-            yield question.by_value(float(value), number, source)
+            number = f"{value:,.0f}" if metric.unit == COUNT_UNIT else f"{value:.5g}"
+            yield check.decide_by_value(float(value), number, source)
 
 
 def _check_texts(facts: Mapping[str, Any], gate: Gate) -> Iterator[Check]:
     texts = {text["name"]: text for text in facts.get("texts") or []}
-    asked, idle = _match_patterns(gate.texts, list(texts))
-    for name, bounds in asked.items():
-        yield from _check_part(texts[name], bounds, name)
-    for pattern in idle:
-        for question in _pending_checks(gate.texts[pattern], pattern):
-            yield question.to_error("the report has no text of this name")
+    limits_by_name, unmatched_patterns = _match_patterns(gate.texts, list(texts))
+    for name, limits in limits_by_name.items():
+        yield from _check_part(texts[name], limits, name)
+    for pattern in unmatched_patterns:
+        for check in _pending_checks(gate.texts[pattern], pattern):
+            yield check.to_error("the report has no text of this name")
 
 
 def _check_tasks(facts: Mapping[str, Any], gate: Gate) -> Iterator[Check]:
     tasks = {task["name"]: task for task in facts.get("tasks") or []}
-    asked, idle = _match_patterns(gate.tasks, list(tasks))
-    yield from benchmark_checks.check_tasks([(tasks[name], bound) for name, bound in asked.items()])
-    for pattern in idle:
-        for question in benchmark_checks.pending_task_checks(pattern, gate.tasks[pattern]):
-            yield question.to_error("the report has no task of this name")
+    limits_by_name, unmatched_patterns = _match_patterns(gate.tasks, list(tasks))
+    yield from benchmark_checks.check_tasks(
+        [(tasks[name], limits) for name, limits in limits_by_name.items()]
+    )
+    for pattern in unmatched_patterns:
+        for check in benchmark_checks.pending_task_checks(pattern, gate.tasks[pattern]):
+            yield check.to_error("the report has no task of this name")
 
 
 def _match_patterns(
     patterns: Mapping[str, LimitsT], names: Sequence[str]
 ) -> tuple[dict[str, LimitsT], list[str]]:
-    """What is asked of each name, and the patterns that fit none.
+    """Returns the limits for each matched name, and the patterns without a match.
 
-    Of two patterns that fit one name and speak of the same figure, the later one wins.
+    A later pattern overrides the limits that an earlier one set for the same name and metric.
     """
-    asked: dict[str, LimitsT] = {}
+    limits_by_name: dict[str, LimitsT] = {}
     for name in names:
         for pattern, limits in patterns.items():
             if fnmatchcase(name, pattern):
-                said = {key: getattr(limits, key) for key in limits.model_fields_set}
-                asked[name] = asked[name].model_copy(update=said) if name in asked else limits
-    return asked, [each for each in patterns if not any(fnmatchcase(name, each) for name in names)]
+                set_limits = {key: getattr(limits, key) for key in limits.model_fields_set}
+                limits_by_name[name] = (
+                    limits_by_name[name].model_copy(update=set_limits)
+                    if name in limits_by_name
+                    else limits
+                )
+    return limits_by_name, [
+        pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)
+    ]

@@ -1,4 +1,4 @@
-"""A check before it is decided, and how an interval decides it."""
+"""A check before its verdict, and the verdict of an interval."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Literal
 from camelpress.reporting.stage_report import MIN_PIECES, Check, Verdict
 from camelpress.validate.gate.sample_size import Interval, SampleSize
 
-ZERO_WIDTH_SHARE = 1e-9  # share of the estimate; a narrower interval has collapsed
+ZERO_WIDTH_SHARE = 1e-9  # share of the estimate; narrower intervals have no width
 EMPTY_SAMPLE = SampleSize(0, 0, 0.0, 0)
 
 
 @dataclass(frozen=True)
 class PendingCheck:
-    """One check before it is decided."""
+    """A check before its verdict."""
 
     name: str
     part: str | None
@@ -25,11 +25,11 @@ class PendingCheck:
 
     @property
     def limit(self) -> str:
-        """The threshold in words."""
+        """The limit in words."""
         return f"at {'most' if self.direction == 'max' else 'least'} {self.threshold:g}"
 
     def verdict(self, low: float, high: float) -> Verdict:
-        """The place of an interval: within the threshold, beyond it, or on both sides."""
+        """Returns PASS for an interval within the limit, FAIL beyond it, else INCONCLUSIVE."""
         limit = self.threshold
         if self.direction == "min":
             low, high, limit = -high, -low, -limit
@@ -37,35 +37,35 @@ class PendingCheck:
             return Verdict.PASS
         return Verdict.FAIL if low > limit else Verdict.INCONCLUSIVE
 
-    def by_interval(
+    def decide_by_interval(
         self, value: float, interval: Interval, source: SampleSize, advice: str
     ) -> Check:
-        """The check by an interval, which decides nothing where it comes from too little.
+        """Decides the check by an interval; too small a sample is INCONCLUSIVE.
 
         Args:
             value: the estimate.
-            interval: None where nothing bounds it.
-            source: of the estimate.
-            advice: how much would decide.
+            interval: its interval; None if it is unbounded.
+            source: sample size of the estimate.
+            advice: hint about a sufficient sample size.
         """
         span = self._span(value, interval, source)
         if interval and not source.is_sufficient:
-            fewest = f"no check is decided on fewer than {MIN_PIECES}"
-            why = f"{span} comes from {source.description}; {fewest}: {advice}"
-            return self.to_check(Verdict.INCONCLUSIVE, value, interval, source, why)
+            minimum = f"no check is decided on fewer than {MIN_PIECES}"
+            reason = f"{span} comes from {source.description}; {minimum}: {advice}"
+            return self.to_check(Verdict.INCONCLUSIVE, value, interval, source, reason)
         verdict = self.verdict(*(interval or (-inf, inf)))
-        why = {
+        reason = {
             Verdict.PASS: f"{span} is {self.limit}",
             Verdict.FAIL: f"{span} should be {self.limit}",
             Verdict.INCONCLUSIVE: f"{span} holds the threshold {self.threshold:g}: {advice}",
         }[verdict]
-        return self.to_check(verdict, value, interval, source, why)
+        return self.to_check(verdict, value, interval, source, reason)
 
-    def by_value(self, value: float, number: str, source: SampleSize) -> Check:
-        """The check by the value alone, as of a count; `number` is how it is written."""
+    def decide_by_value(self, value: float, number: str, source: SampleSize) -> Check:
+        """Decides the check by an exact value such as a count; `number` is its text."""
         verdict = self.verdict(value, value)
-        shall = "is" if verdict is Verdict.PASS else "should be"
-        return self.to_check(verdict, value, None, source, f"{number} {shall} {self.limit}")
+        verb = "is" if verdict is Verdict.PASS else "should be"
+        return self.to_check(verdict, value, None, source, f"{number} {verb} {self.limit}")
 
     def to_check(
         self,
@@ -73,9 +73,9 @@ class PendingCheck:
         estimate: float | None,
         interval: Interval,
         source: SampleSize,
-        why: str,
+        reason: str,
     ) -> Check:
-        """The check, decided."""
+        """Returns the decided check."""
         return Check(
             name=self.name,
             part=self.part,
@@ -86,12 +86,12 @@ class PendingCheck:
             direction=self.direction,
             n=source.n,
             clusters=source.clusters,
-            reason=why,
+            reason=reason,
         )
 
-    def to_error(self, why: str, source: SampleSize = EMPTY_SAMPLE) -> Check:
-        """The check where there is nothing to decide on."""
-        return self.to_check(Verdict.ERROR, None, None, source, why)
+    def to_error(self, reason: str, source: SampleSize = EMPTY_SAMPLE) -> Check:
+        """Returns the check as an ERROR, without an estimate."""
+        return self.to_check(Verdict.ERROR, None, None, source, reason)
 
     def _span(self, value: float, interval: Interval, source: SampleSize) -> str:
         if interval:
@@ -102,21 +102,21 @@ class PendingCheck:
 
 
 def finite_interval(
-    ends: Sequence[float | None] | None, value: float, least: float, most: float
+    ends: Sequence[float | None] | None, value: float, minimum: float, maximum: float
 ) -> Interval:
-    """An interval as a report has it, within what the figure can be; None where nothing bounds it.
+    """Clips an interval of a report to the range of the metric; None if it is unbounded.
 
-    Earlier versions wrote intervals beyond a share's ends, and some without a width, which say that
-    the same was seen twice and not that it is certain.
+    Reports of earlier versions may have intervals beyond the range, or of zero width; these show
+    equal observations, not certainty.
     """
     if ends is None or is_zero_width(ends, value):
         return None
     low, high = (inf if end is None else float(end) for end in ends)
-    return (max(least, low), min(most, high)) if isfinite(low) and isfinite(high) else None
+    return (max(minimum, low), min(maximum, high)) if isfinite(low) and isfinite(high) else None
 
 
 def is_zero_width(ends: Sequence[float | None] | None, value: float) -> bool:
-    """Returns whether an interval has no width, as earlier versions wrote some."""
+    """Returns True if an interval has no width, as in reports of earlier versions."""
     match ends:
         case [float() | int() as low, float() | int() as high]:
             return high - low <= ZERO_WIDTH_SHARE * abs(value)

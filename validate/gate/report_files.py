@@ -1,4 +1,4 @@
-"""What a validation leaves: one report in four forms, and a report judged again."""
+"""Writes the files of a validation report, and judges a report again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPORT_FILES = (REPORT_FILE, "report.md", "report.html", "junit.xml")
 
 
 def write_report_files(report: Report, folder: Path, settings: ReportSettings) -> None:
-    """report.json, report.md, report.html and junit.xml."""
+    """Writes report.json, report.md, report.html and junit.xml."""
     forms = {
         "report.md": html_page.render_markdown(report),
         "report.html": html_page.render_html(report),
@@ -33,17 +33,17 @@ def write_report_files(report: Report, folder: Path, settings: ReportSettings) -
 def save_report(
     report: Report, out: Path, settings: ReportSettings, *, source: Path, force: bool
 ) -> None:
-    """A report in all its forms as a folder of its own.
+    """Writes all files of a report to an output folder.
 
     Args:
-        report: of a validation.
-        out: the folder.
-        settings: how the verdict is told to other programs.
-        source: what was judged; it is not replaced.
+        report: report of a validation.
+        out: output folder.
+        settings: settings of the report files.
+        source: path of the judged report; it is never replaced.
         force: replace an earlier output.
     Raises:
         RecipeProblem: `out` would replace `source`.
-        OutputProblem: `out` is there, or cannot be written.
+        OutputProblem: `out` exists, or cannot be written.
     """
     require_separate_output(out, source)
     with staged(out, force=force, writes=REPORT_FILES) as folder:
@@ -51,25 +51,27 @@ def save_report(
 
 
 def regate_report(path: Path, gate: Gate | None) -> Report:
-    """A report held against a gate once more; its models are not needed.
+    """Judges a report again; its models are not needed.
 
     Args:
-        path: report.json, or the folder that validate wrote.
-        gate: None for the one that the report was judged by.
+        path: report.json, or the output folder of a validation.
+        gate: the gate; None for the gate in the report.
+    Returns:
+        the report with the new checks and verdict.
     Raises:
-        CheckpointProblem: no validation report, or a damaged one.
-        RecipeProblem: the gate holds no check.
+        CheckpointProblem: there is no validation report, or it is damaged.
+        RecipeProblem: the gate has no check.
     """
     report = validation_facts.read_validation(path)
     if gate is None:
-        kept = report.settings.get("gate")
-        if not isinstance(kept, dict):
-            raise RecipeProblem(f"{path} names no gate", next_step="give --gate FILE")
-        gate = Gate.parse(kept, source=f"the gate in {path}")
+        report_gate = report.settings.get("gate")
+        if not isinstance(report_gate, dict):
+            raise RecipeProblem(f"{path} has no gate", next_step="give --gate FILE")
+        gate = Gate.parse(report_gate, source=f"the gate in {path}")
     checks = judge_facts(report.facts, gate)
-    told = {
+    changes = {
         "settings": report.settings | {"gate": gate.model_dump(mode="json")},
         "checks": checks,
         "verdict": Verdict.combine([check.verdict for check in checks]),
     }
-    return report.model_copy(update=told)
+    return report.model_copy(update=changes)

@@ -1,4 +1,4 @@
-"""The text or items that a figure comes from: are they enough, and how many would be?"""
+"""Sample size of a metric, and an estimate of a sufficient one."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from scipy.special import stdtrit
 from camelpress.reporting.stage_report import MIN_PIECES
 from camelpress.validate.statistics.binomial import TAIL_PROBABILITY
 
-MAX_REPORTED_CLUSTERS = 1e6  # a larger need is not put in figures
-STANDARD_ERRORS = 2.0  # standard errors that an interval of many pieces reaches to either side
+MAX_REPORTED_CLUSTERS = 1e6  # larger estimates are given in words
+STANDARD_ERRORS = 2.0  # standard errors on either side of an interval of many pieces
 
 Interval = tuple[float, float] | None
 
 
 class SampleSize(NamedTuple):
-    """The independent pieces of text, or items of a task, that a figure comes from."""
+    """Independent pieces of text, or items of a task, behind a metric."""
 
     n: int  # tokens, or items
     clusters: int
-    effective: float  # pieces of equal size that tell as much
-    repeats: int  # pieces that repeat another and count for it
+    effective: float  # pieces of equal size with the same evidence
+    repeats: int  # pieces that repeat another
     are_items: bool = False
 
     @property
     def is_sufficient(self) -> bool:
-        """Returns True if there are enough pieces for a verdict."""
+        """True if there are enough pieces for a verdict."""
         return self.effective >= MIN_PIECES
 
     @property
     def description(self) -> str:
-        """The pieces in words."""
+        """The sample size in words."""
         noun = "item" if self.are_items else "piece"
         words = f"{self.clusters:,} {noun}{'' if self.clusters == 1 else 's'}"
         words = (
@@ -50,24 +50,24 @@ class SampleSize(NamedTuple):
     def advise_more(
         self, value: float, interval: Interval, threshold: float, lossless: float | None
     ) -> str:
-        """Says how much would decide an open check, if what is added is like what there is.
+        """Estimates the amount of similar data that decides an open check.
 
         Args:
             value: the estimate.
             interval: its interval.
-            threshold: of the check.
-            lossless: the estimate of a candidate that is its reference.
+            threshold: limit of the check.
+            lossless: estimate of a candidate identical to its reference.
         """
-        more = "give more items" if self.are_items else "give more text"
+        request = "give more items" if self.are_items else "give more text"
         if interval is None or self.clusters < 2:
-            return f"{more}, {self._amount(float(max(MIN_PIECES, 2 * self.clusters)))} at least"
-        side = interval[1] if threshold > value else interval[0]
-        gap, reach = abs(threshold - value), abs(side - value)
-        equal = _required_clusters(self.effective, gap, reach, exact=value == lossless)
-        pieces = equal * self.clusters / self.effective
+            return f"{request}, {self._amount(float(max(MIN_PIECES, 2 * self.clusters)))} at least"
+        end = interval[1] if threshold > value else interval[0]
+        gap, reach = abs(threshold - value), abs(end - value)
+        equal_pieces = _required_clusters(self.effective, gap, reach, exact=value == lossless)
+        pieces = equal_pieces * self.clusters / self.effective
         if pieces > MAX_REPORTED_CLUSTERS:
-            return f"{more}, though the estimate is so near that hardly any amount decides"
-        return f"{more}, about {self._amount(pieces)} would decide"
+            return f"{request}, but the estimate is too near for any reasonable amount to decide"
+        return f"{request}, about {self._amount(pieces)} would decide"
 
     def _amount(self, pieces: float) -> str:
         if self.are_items:
@@ -77,36 +77,39 @@ class SampleSize(NamedTuple):
 
 
 def read_sample_size(facts: Mapping[str, Any]) -> SampleSize:
-    """The evidence of a part of a report; an old one does not tell repeats and sizes of pieces."""
+    """Reads the sample size from a part of the facts.
+
+    Reports of earlier versions lack repetitions and effective sizes.
+    """
     pieces = facts.get("sequences") or 0
     effective = facts.get("effective_sequences") or float(pieces)
     return SampleSize(facts.get("tokens") or 0, pieces, effective, facts.get("repeats") or 0)
 
 
 def _required_clusters(pieces: float, gap: float, reach: float, *, exact: bool) -> float:
-    """Pieces of equal size whose interval would end before the threshold.
+    """Returns the number of equal pieces whose interval ends before the limit.
 
     Args:
-        pieces: that there are.
-        gap: from the estimate to the threshold.
-        reach: from the estimate to the end of the interval on the side of the threshold.
-        exact: no piece shows a difference: the interval is what so many cannot show.
+        pieces: present number of pieces.
+        gap: distance from the estimate to the limit.
+        reach: distance from the estimate to the end of its interval on the side of the limit.
+        exact: True if no piece shows a difference; the interval then comes from the number alone.
     """
     if gap <= 0:
         return inf
     if exact:
         return max(float(MIN_PIECES), STANDARD_ERRORS**2 / gap)
     error = reach / float(stdtrit(max(1.0, pieces - 1), 1 - TAIL_PROBABILITY))
-    needed = pieces * (STANDARD_ERRORS * error / gap) ** 2
-    return max(float(MIN_PIECES), needed, pieces + 1 if reach >= gap else 0.0)
+    required = pieces * (STANDARD_ERRORS * error / gap) ** 2
+    return max(float(MIN_PIECES), required, pieces + 1 if reach >= gap else 0.0)
 
 
 def _rounded_down(number: float) -> str:
-    """A number with two digits, and of one below `LEAST_PIECES` never that many."""
+    """Returns a number with two digits; one below `MIN_PIECES` never rounds up to it."""
     return f"{floor(10 * number) / 10 if number < MIN_PIECES else number:.2g}"
 
 
 def _rounded(number: float) -> str:
-    """A count with two digits, rounded up."""
+    """Returns a count with two digits, rounded up."""
     unit = 10 ** max(0, ceil(log10(max(1.0, number))) - 2)
     return f"{ceil(number / unit) * unit:,}"

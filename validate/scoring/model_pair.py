@@ -1,4 +1,4 @@
-"""Whether two models can be compared: they must mean the same by the same ids."""
+"""Checks that two models are comparable: equal ids must stand for equal tokens."""
 
 from __future__ import annotations
 
@@ -22,53 +22,57 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.tx
 
 
 def embedding_rows(checkpoint: Checkpoint) -> int:
-    """How many tokens a model embeds."""
+    """Returns the number of rows of the embedding."""
     return checkpoint.tensor_info(f"{EMBEDDING_NAME}.weight").shape[0]
 
 
 def open_streamed_model(
     checkpoint: Checkpoint,
     settings: ScoringSettings,
-    stored: torch.dtype | None = None,
+    auto_dtype: torch.dtype | None = None,
     *,
     team: ProcessGroup = SINGLE_PROCESS,
 ) -> StreamedModel:
-    """A model to be scored.
+    """Opens a model for scoring.
 
     Args:
-        checkpoint: of the model.
+        checkpoint: checkpoint of the model.
         settings: device and dtype.
-        stored: the dtype that `auto` follows on a GPU; the checkpoint's own where None.
-        team: each rank computes on a GPU of its own.
+        auto_dtype: the dtype for `auto` on a GPU; None for the checkpoint's dtype.
+        team: process group; each rank computes on its local GPU.
     Raises:
-        RecipeProblem: no such device here, or fp16 on a CPU.
+        RecipeProblem: the device does not exist, or fp16 was chosen on a CPU.
     """
     device = team.device(pick_device(settings.device))
-    own = stored or checkpoint.dtype
+    checkpoint_dtype = auto_dtype or checkpoint.dtype
     if settings.dtype == "auto":
-        return StreamedModel(checkpoint, device=device, dtype=compute_dtype(device, own))
+        return StreamedModel(
+            checkpoint, device=device, dtype=compute_dtype(device, checkpoint_dtype)
+        )
     dtype: torch.dtype = getattr(torch, settings.dtype)
     if dtype == torch.float16 and device.type == "cpu":
         raise RecipeProblem(
-            "float16 overflows on a CPU, where sums are kept in it",
+            "float16 overflows on a CPU, because sums are kept in float16",
             next_step="use --dtype float32 or bfloat16",
         )
     return StreamedModel(checkpoint, device=device, dtype=dtype)
 
 
 def require_same_tokenizer(origin: Path, candidate: Path) -> None:
-    """See that a candidate's tokenizer, where it has one, is the reference's.
+    """Checks that the tokenizer of a candidate, if it has one, is the tokenizer of the reference.
 
     Args:
-        origin: folder of the reference's.
+        origin: folder with the tokenizer of the reference.
         candidate: folder of the candidate.
     Raises:
-        CheckpointProblem: it is another, or cannot be read.
+        CheckpointProblem: the tokenizers differ, or one cannot be read.
     """
-    own, known = (_tokenizer_hashes(folder) for folder in (candidate, origin))
-    if not own:
-        note(f"{candidate} has no tokenizer: that of the reference is taken for its own")
-    elif own != known and _vocabulary_digest(candidate) != _vocabulary_digest(origin):
+    candidate_hashes, origin_hashes = (_tokenizer_hashes(folder) for folder in (candidate, origin))
+    if not candidate_hashes:
+        note(f"{candidate} has no tokenizer: the tokenizer of the reference is used")
+    elif candidate_hashes != origin_hashes and _vocabulary_digest(candidate) != _vocabulary_digest(
+        origin
+    ):
         raise CheckpointProblem(
             f"{candidate} has another tokenizer than {origin}: the same id is another token",
             next_step="compare models with the same tokenizer",
@@ -76,32 +80,34 @@ def require_same_tokenizer(origin: Path, candidate: Path) -> None:
 
 
 def _tokenizer_hashes(folder: Path) -> dict[str, str]:
-    """Hashes of the files that a tokenizer is read from."""
+    """Returns the hashes of the tokenizer files in a folder."""
     return {
         name: sha256_file(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()
     }
 
 
 def _vocabulary_digest(folder: Path) -> str:
-    """One hash for which token has which id, added tokens aside; half a second."""
+    """Returns one hash over the vocabulary without added tokens; takes half a second."""
     return sha256_json(Tokenizer.load(folder).vocabulary)
 
 
-def shared_vocab_size(reference: int, candidate: int, places: ScoredPositions, origin: Path) -> int:
-    """How many ids both models know; predictions are compared over these.
+def shared_vocab_size(
+    reference: int, candidate: int, positions: ScoredPositions, origin: Path
+) -> int:
+    """Returns the number of ids shared by both models; predictions are compared over these.
 
     Args:
-        reference, candidate: ids that each knows.
-        places: what is scored.
-        origin: of the text's tokenizer, for the message.
+        reference, candidate: number of ids of each model.
+        positions: the scored positions.
+        origin: folder of the tokenizer, for the message.
     Raises:
-        CheckpointProblem: the text has others.
+        CheckpointProblem: the text has an id outside the shared ids.
     """
     shared = min(reference, candidate)
-    largest = int(places.target_id.max())
-    if largest >= shared:
+    max_id = int(positions.target_id.max())
+    if max_id >= shared:
         raise CheckpointProblem(
-            f"the text has id {largest} by the tokenizer of {origin}, and both models share "
+            f"the text has id {max_id} by the tokenizer of {origin}, and both models share "
             f"only {shared} ids",
             next_step="compare models with the same vocabulary",
         )

@@ -1,6 +1,7 @@
-"""Models side by side through all tokens: one block of each in memory, and a lane a thread.
+"""Runs several models side by side: one block of each in memory, one token shard per thread.
 
-After every block their hidden states are compared, lane by lane, and what is done is remembered.
+After every block the hidden states of the models are compared shard by shard, and the journal
+records the block.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from camelpress.inference.streaming.token_shards import SHARDS_FOLDER, TokenShar
 from camelpress.validate.scoring.workspace import Workspace
 
 HIDDEN_STATE = "hidden"
-MAX_ACTIVATION_BYTES = 2**28  # bytes of activations at once, in all threads
+MAX_ACTIVATION_BYTES = 2**28  # bytes of activations in all threads together
 BlockWeights = dict[StreamedModel, dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class StreamedRun:
-    """A model, and the tokens as it sees them."""
+    """A model and the token shards of its run."""
 
     label: str
     model: StreamedModel
@@ -39,84 +40,84 @@ class StreamedRun:
     def start(
         cls, label: str, model: StreamedModel, sequences: Sequence[TokenBatches], work: Workspace
     ) -> StreamedRun:
-        """A model at its beginning.
+        """Creates the run of a model before its first block.
 
         Args:
-            label: what errors and files call it.
-            model: which.
-            sequences: of each lane.
-            work: where its states stand.
+            label: name of the model in errors and files.
+            model: the model.
+            sequences: token batches of each shard.
+            work: workspace for the hidden states.
         """
         folder = work.folder / SHARDS_FOLDER / label.replace(" ", "-")
         folder.mkdir(parents=True, exist_ok=True)
-        lanes = [
-            TokenShard(number, each, folder, states=(HIDDEN_STATE,))
-            for number, each in enumerate(sequences)
+        shards = [
+            TokenShard(number, batches, folder, states=(HIDDEN_STATE,))
+            for number, batches in enumerate(sequences)
         ]
-        return cls(label, model, lanes)
+        return cls(label, model, shards)
 
     def seek(self, block: int) -> None:
-        """Turn to a block; behind the last one there are the states that left it."""
-        for lane in self.shards:
-            lane.select_block(min(block, self.model.block_count))
+        """Selects the hidden states before a block, or those after the last one."""
+        for shard in self.shards:
+            shard.select_block(min(block, self.model.block_count))
 
-    def read_hidden(self, lane: int) -> Float[Tensor, "tokens hidden"]:
-        """What enters the block, of one lane."""
+    def read_hidden(self, shard: int) -> Float[Tensor, "tokens hidden"]:
+        """Reads the hidden states of one shard before the selected block."""
         width = int(self.model.config.hidden_size)
-        return self.shards[lane].read_states(HIDDEN_STATE, width, self.model.dtype)
+        return self.shards[shard].read_states(HIDDEN_STATE, width, self.model.dtype)
 
-    def digest(self, lane: int, block: int) -> str:
-        """A hash of the states of one lane that enter a block."""
-        self.shards[lane].select_block(min(block, self.model.block_count))
-        return self.shards[lane].states_digest()
+    def digest(self, shard: int, block: int) -> str:
+        """Returns the hash of the hidden states of one shard before a block."""
+        self.shards[shard].select_block(min(block, self.model.block_count))
+        return self.shards[shard].states_digest()
 
     @property
     def activation_bytes(self) -> int:
-        """Bytes that a block makes of the largest batch, about."""
+        """Approximate bytes of the activations of the largest batch in a block."""
         config = self.model.config
-        batches = (batch for lane in self.shards for batch in lane.sequences.batches)
+        batches = (batch for shard in self.shards for batch in shard.sequences.batches)
         widths = 8 * config.hidden_size + 3 * config.intermediate_size
         return max(sum(batch.lengths) for batch in batches) * widths * self.model.dtype.itemsize
 
     def write_embeddings(self, team: ProcessGroup) -> None:
-        """Write the states that enter the first block, of this rank's lanes.
+        """Writes the hidden states before the first block, for the shards of this rank.
 
         Raises:
-            CheckpointProblem: the text has ids that the model does not know.
+            CheckpointProblem: the text has ids outside the embedding.
             NumericsProblem: an embedding is not finite.
         """
-        own = team.shards_of_rank(self.shards)
-        table = self.model.read_embedding() if own else torch.empty(0)
-        for lane in own:
-            hidden = self.model.embed_ids(lane.sequences.tokens, table)
-            lane.write_states(HIDDEN_STATE, hidden.to(self.model.dtype))
+        shards = team.shards_of_rank(self.shards)
+        table = self.model.read_embedding() if shards else torch.empty(0)
+        for shard in shards:
+            hidden = self.model.embed_ids(shard.sequences.tokens, table)
+            shard.write_states(HIDDEN_STATE, hidden.to(self.model.dtype))
 
 
 def run_blocks(runners: Sequence[StreamedRun], work: Workspace) -> list[list[float]]:
-    """Push all tokens through all models.
+    """Runs all tokens through all blocks of all models.
 
     Args:
-        runners: the models, on the same lanes.
-        work: where it is done, and with whom.
+        runners: the models, on the same shards.
+        work: workspace and process group.
     Returns:
-        of each model but the first, how far its hidden states are from those of the first after
-        each block, relative to these; nothing where depths or widths differ.
+        for each model but the first, the relative error of its hidden states after each block,
+        measured against the first model; empty if depths or widths differ.
     Raises:
-        Interrupted: somebody asked for the end, and the block under way is finished.
-        CheckpointProblem: the text has ids that a model does not know.
+        Interruption: the user asked to stop; the current block is finished.
+        CheckpointProblem: the text has ids outside an embedding.
         NumericsProblem: a weight is not finite.
     """
     team, journal = work.team, work.journal
     depth = max(runner.model.block_count for runner in runners)
-    places = range(len(runners[0].shards))
+    shards = range(len(runners[0].shards))
 
     def hashes(block: int) -> list[list[str]]:
-        return [[runner.digest(place, block) for runner in runners] for place in places]
+        return [[runner.digest(shard, block) for runner in runners] for shard in shards]
 
-    def known() -> list[block_pipeline.BlockRecord]:
+    def finished() -> list[block_pipeline.BlockRecord]:
         return block_pipeline.finished_blocks(journal, depth, hashes) if journal else []
 
-    errors = [facts["errors"] for facts in team.broadcast(known)]
+    errors = [facts["errors"] for facts in team.broadcast(finished)]
     if not errors:
         with team.raise_together():
             for runner in runners:
@@ -124,12 +125,12 @@ def run_blocks(runners: Sequence[StreamedRun], work: Workspace) -> list[list[flo
                 runner.write_embeddings(team)
     label = "score " + " and ".join(runner.label for runner in runners)
     numbers = range(len(errors), depth)
-    most = MAX_ACTIVATION_BYTES // max(runner.activation_bytes for runner in runners)
-    with ThreadTeam.start(most, runners[0].model.device) as crew:
+    max_threads = MAX_ACTIVATION_BYTES // max(runner.activation_bytes for runner in runners)
+    with ThreadTeam.start(max_threads, runners[0].model.device) as threads:
         for number, weights in block_pipeline.stream_blocks(
             numbers, lambda n: _read_weights(runners, n), team, label
         ):
-            facts = _run_block(runners, number, weights, team, crew)
+            facts = _run_block(runners, number, weights, team, threads)
             errors.append(facts["errors"])
             if journal:
                 block_pipeline.record_block(journal, number, facts)
@@ -140,7 +141,7 @@ def run_blocks(runners: Sequence[StreamedRun], work: Workspace) -> list[list[flo
 
 
 def _read_weights(runners: Sequence[StreamedRun], number: int) -> BlockWeights:
-    """The weights of a block, once of each model that is so deep."""
+    """Reads the weights of a block, once for each model with this many blocks."""
     models = {runner.model for runner in runners if number < runner.model.block_count}
     with torch.inference_mode():
         return {model: model.read_block_weights(number) for model in models}
@@ -151,22 +152,28 @@ def _run_block(
     number: int,
     weights: BlockWeights,
     team: ProcessGroup,
-    crew: ThreadTeam,
+    threads: ThreadTeam,
 ) -> block_pipeline.BlockRecord:
-    """Push all tokens through one block; the errors behind it, and hashes of the states.
+    """Runs all tokens through one block, and returns the errors and hashes of the states after it.
 
-    A lane is hashed, and brought to the disk, while the crew is at others.
+    Hashing a shard and writing it to disk overlap with the computation of other shards.
     """
     for runner in runners:
         runner.seek(number)
     blocks = {model: model.build_block(number, weights.pop(model)) for model in list(weights)}
-    lanes = runners[0].shards
-    places = team.items_of_rank(range(len(lanes)))
-    done = zip(places, crew.map(partial(_run_shard, runners, number, blocks), places), strict=True)
-    own = [(sums, [each.digest(place, number + 1) for each in runners]) for place, sums in done]
-    sums, states = zip(*team.all_gather(own, len(lanes)), strict=True)
-    tokens = sum(len(lane.sequences.tokens) for lane in lanes)
-    errors = [sqrt(sum(column) / tokens) for column in zip(*sums, strict=True)]
+    shards = runners[0].shards
+    rank_shards = team.items_of_rank(range(len(shards)))
+    results = zip(
+        rank_shards,
+        threads.map(partial(_run_shard, runners, number, blocks), rank_shards),
+        strict=True,
+    )
+    rank_results = [
+        (sums, [runner.digest(shard, number + 1) for runner in runners]) for shard, sums in results
+    ]
+    sums, states = zip(*team.all_gather(rank_results, len(shards)), strict=True)
+    tokens = sum(len(shard.sequences.tokens) for shard in shards)
+    errors = [sqrt(sum(error_sums) / tokens) for error_sums in zip(*sums, strict=True)]
     return {"errors": errors, "states": list(states)}
 
 
@@ -174,30 +181,31 @@ def _run_shard(
     runners: Sequence[StreamedRun],
     number: int,
     blocks: dict[StreamedModel, DecoderBlock],
-    place: int,
+    index: int,
 ) -> list[float]:
-    """One lane through one block; sums of squared relative errors behind it."""
+    """Runs one shard through one block, and returns the sums of squared relative errors."""
     states = []
     for runner in runners:
         if number < runner.model.block_count:
-            lane, hidden = runner.shards[place], runner.read_hidden(place)
-            runner.model.run_block(lane.sequences, hidden, blocks[runner.model])
-            lane.write_states(HIDDEN_STATE, hidden, after=True)
+            shard, hidden = runner.shards[index], runner.read_hidden(index)
+            runner.model.run_block(shard.sequences, hidden, blocks[runner.model])
+            shard.write_states(HIDDEN_STATE, hidden, after=True)
             states.append(hidden)
     sizes = {(runner.model.block_count, int(runner.model.config.hidden_size)) for runner in runners}
     if len(sizes) > 1:
         return []
-    return [squared_relative_error(states[0], other) for other in states[1:]]
+    return [squared_relative_error(states[0], hidden_states) for hidden_states in states[1:]]
 
 
 def squared_relative_error(
-    reference: Float[Tensor, "tokens hidden"], other: Float[Tensor, "tokens hidden"]
+    reference: Float[Tensor, "tokens hidden"], candidate: Float[Tensor, "tokens hidden"]
 ) -> float:
-    """The sum, over tokens, of |other - reference|² / |reference|².
+    """Returns the sum over tokens of |candidate - reference|² / |reference|².
 
-    Token by token, because the first of a text can be a thousand times as long as all others.
+    The error is relative to each token, because the norm of the first token of a text can be a
+    thousand times that of all others.
     """
-    length = torch.linalg.vector_norm(reference.float(), dim=-1)
-    off = torch.linalg.vector_norm(other.float() - reference.float(), dim=-1)
-    share = off / length.clamp(min=torch.finfo(torch.float32).tiny)
+    norm = torch.linalg.vector_norm(reference.float(), dim=-1)
+    error = torch.linalg.vector_norm(candidate.float() - reference.float(), dim=-1)
+    share = error / norm.clamp(min=torch.finfo(torch.float32).tiny)
     return float(share.double().square().sum())

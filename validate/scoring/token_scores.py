@@ -1,4 +1,4 @@
-"""Models on the same tokens: what each next token costs, and how far guesses differ."""
+"""Scores models on the same tokens: likelihood of each target token, and divergence."""
 
 from __future__ import annotations
 
@@ -24,48 +24,53 @@ from camelpress.validate.scoring.scored_positions import ScoredPositions
 from camelpress.validate.scoring.streamed_run import StreamedRun, run_blocks
 from camelpress.validate.scoring.workspace import Workspace
 
-Found = TypeVar("Found")
+ShardResult = TypeVar("ShardResult")
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Figures of each prediction that counts."""
+    """Metrics of each scored prediction."""
 
     reference_nll: Float32[Tensor, " scored"]  # -ln p(next token), nats
     candidate_nll: Float32[Tensor, " scored"]
     kl: Float32[Tensor, " scored"]  # KL(reference || candidate), nats
     kl_reverse: Float32[Tensor, " scored"]  # KL(candidate || reference), nats
     same_top1: Bool[Tensor, " scored"]
-    top5_overlap: Float32[
-        Tensor, " scored"
-    ]  # share of the reference's five likeliest in the candidate's
-    confidence: Float32[Tensor, " scored"]  # probability of the reference's likeliest token
-    position: Int64[Tensor, " scored"]  # of the token that predicts, in its window, from 0
-    sequence: Int64[Tensor, " scored"]  # the window
-    cluster: Int64[Tensor, " scored"]  # of windows whose errors go together
+    top5_overlap: Float32[Tensor, " scored"]  # share of common tokens among the top 5
+    confidence: Float32[Tensor, " scored"]  # reference probability of its likeliest token
+    position: Int64[Tensor, " scored"]  # position of the predicting token in its window, from 0
+    sequence: Int64[Tensor, " scored"]  # number of the window
+    cluster: Int64[Tensor, " scored"]  # cluster number; errors correlate within a cluster
 
     @classmethod
-    def concat(cls, parts: Sequence[TokenMetrics], places: ScoredPositions) -> TokenScores:
-        """The figures of all lanes, in order."""
+    def concat(cls, parts: Sequence[TokenMetrics], positions: ScoredPositions) -> TokenScores:
+        """Concatenates the metrics of all shards in order."""
         columns = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-        told = TokenMetrics(*columns)._asdict()
-        return cls(**told, position=places.position, sequence=places.window, cluster=places.cluster)
+        metrics = TokenMetrics(*columns)._asdict()
+        return cls(
+            **metrics,
+            position=positions.position,
+            sequence=positions.window,
+            cluster=positions.cluster,
+        )
 
-    def select(self, some: Bool[Tensor, " scored"] | Int64[Tensor, " some"]) -> TokenScores:
-        """The figures of some of the predictions, by a mask or their places."""
-        return replace(self, **{each.name: getattr(self, each.name)[some] for each in fields(self)})
+    def select(self, selection: Bool[Tensor, " scored"] | Int64[Tensor, " some"]) -> TokenScores:
+        """Returns the scores of some predictions, selected by a mask or by indices."""
+        return replace(
+            self, **{column.name: getattr(self, column.name)[selection] for column in fields(self)}
+        )
 
 
 class PairedScores(NamedTuple):
-    """Candidates against a reference."""
+    """Scores of candidates against a reference."""
 
-    scores: list[TokenScores]  # of each candidate
-    block_errors: list[list[float]]  # of each candidate: of hidden states, after each block
-    non_finite: list[int]  # of each model: predictions with a logit that is not finite
+    scores: list[TokenScores]  # one per candidate
+    block_errors: list[list[float]]  # per candidate: relative error after each block
+    non_finite: list[int]  # per model: predictions with non-finite logits
 
 
 class DivergenceBounds(NamedTuple):
-    """What the mean divergence is between, nats."""
+    """Bounds of the mean divergence, nats per token."""
 
     lower: float
     upper: float
@@ -73,129 +78,139 @@ class DivergenceBounds(NamedTuple):
 
 def score_models(
     runners: Sequence[StreamedRun],
-    places: ScoredPositions,
+    positions: ScoredPositions,
     work: Workspace,
     *,
     vocabulary: int | None = None,
 ) -> PairedScores:
-    """Run models side by side, then hold the predictions of each against those of the first.
+    """Runs models side by side, and compares the predictions of each with those of the first.
 
     Args:
-        runners: the reference, then whatever is compared to it; all on one device.
-        places: what is scored.
-        work: where it is done, and with whom.
-        vocabulary: ids that the distributions are over; None for all of the reference's.
+        runners: the reference and the models compared with it, all on one device.
+        positions: the scored positions.
+        work: workspace and process group.
+        vocabulary: number of ids of the distributions; None for all ids of the reference.
     Raises:
-        Interrupted: somebody asked for the end.
-        NumericsProblem: logits that are not finite.
+        Interruption: the user asked to stop.
+        NumericsProblem: logits are not finite.
     """
-    lanes = places.shards()
-    rooms = [[TokenMetrics.allocate(len(lane.input_index)) for _ in runners[1:]] for lane in lanes]
+    shards = positions.shards()
+    buffers = [
+        [TokenMetrics.allocate(len(shard.input_index)) for _ in runners[1:]] for shard in shards
+    ]
 
-    def look(heads: PairedHeads, lane: int, hidden: HiddenStates) -> list[TokenMetrics]:
-        compare_shard(heads, lanes[lane], hidden, rooms[lane])
-        return rooms[lane]
+    def score(heads: PairedHeads, number: int, hidden: HiddenStates) -> list[TokenMetrics]:
+        compare_shard(heads, shards[number], hidden, buffers[number])
+        return buffers[number]
 
     with torch.inference_mode():
         errors = run_blocks(runners, work)
-        held, wrong = map_shards(runners, work, "compare", look, vocabulary=vocabulary)
-    scores = [TokenScores.concat(parts, places) for parts in zip(*held, strict=True)]
-    return PairedScores(scores, errors, wrong)
+        metrics, non_finite = map_shards(runners, work, "compare", score, vocabulary=vocabulary)
+    scores = [TokenScores.concat(parts, positions) for parts in zip(*metrics, strict=True)]
+    return PairedScores(scores, errors, non_finite)
 
 
 def map_shards(
     runners: Sequence[StreamedRun],
     work: Workspace,
     label: str,
-    look: Callable[[PairedHeads, int, HiddenStates], Found],
+    score: Callable[[PairedHeads, int, HiddenStates], ShardResult],
     *,
     vocabulary: int | None,
-) -> tuple[list[Found], list[int]]:
-    """What is found in each lane, in order, on every rank; the ranks share the lanes out.
+) -> tuple[list[ShardResult], list[int]]:
+    """Applies a function to the predictions of each shard, with the shards divided among the ranks.
 
     Args:
-        runners: that have walked.
-        work: with whom.
-        label: of the progress shown.
-        look: is given heads, the number of a lane, and the states that left the last blocks.
-        vocabulary: ids that the distributions are over; None for all of the first model's.
+        runners: the models, after their last block.
+        work: workspace and process group.
+        label: label of the progress bar.
+        score: function of the heads, the number of a shard and the hidden states of all models
+            after their last block.
+        vocabulary: number of ids of the distributions; None for all ids of the first model.
     Returns:
-        what was found, and how many predictions of each model are not finite.
+        the results of all shards in order, and the number of non-finite predictions per model;
+        equal on every rank.
     Raises:
-        NumericsProblem: some are not.
+        NumericsProblem: some predictions are not finite.
     """
-    lanes = range(len(runners[0].shards))
-    own = work.team.items_of_rank(lanes)
+    shards = range(len(runners[0].shards))
+    rank_shards = work.team.items_of_rank(shards)
     model = runners[0].model
-    most = PairedHeads.max_threads(int(model.config.vocab_size))
-    with work.team.raise_together(), ThreadTeam.start(most, model.device) as crew:
-        heads = PairedHeads(runners, vocabulary, threads=crew.size)
-        found = crew.map(
-            lambda lane: look(heads, lane, [runner.read_hidden(lane) for runner in runners]), own
+    max_threads = PairedHeads.max_threads(int(model.config.vocab_size))
+    with work.team.raise_together(), ThreadTeam.start(max_threads, model.device) as threads:
+        heads = PairedHeads(runners, vocabulary, threads=threads.size)
+        results = threads.map(
+            lambda shard: score(heads, shard, [runner.read_hidden(shard) for runner in runners]),
+            rank_shards,
         )
-        told = [next(found) for _ in track(own, label)]
-    wrong = heads.require_finite(work.team)
-    return work.team.all_gather(told, len(lanes)), wrong
+        rank_results = [next(results) for _ in track(rank_shards, label)]
+    non_finite = heads.require_finite(work.team)
+    return work.team.all_gather(rank_results, len(shards)), non_finite
 
 
 def compare_shard(
-    heads: PairedHeads, places: ScoredPositions, hidden: HiddenStates, rooms: Sequence[TokenMetrics]
+    heads: PairedHeads,
+    positions: ScoredPositions,
+    hidden: HiddenStates,
+    buffers: Sequence[TokenMetrics],
 ) -> None:
-    """Hold the predictions in a lane of each model but the first against those of the first.
+    """Compares the predictions of each model in a shard with those of the first.
 
     Args:
-        heads: of the models.
-        places: of the lane.
-        hidden: the states that left the last blocks.
-        rooms: of each model but the first; get the figures.
+        heads: heads of the models.
+        positions: scored positions of the shard.
+        hidden: hidden states after the last block of each model.
+        buffers: one for each model but the first; the metrics are written to them.
     """
-    for chunk in heads.log_probs(places, hidden):
-        first, *rest = chunk.log_p
-        for room, candidate in zip(rooms, rest, strict=True):
-            room.write(chunk.places, compare_log_probs(first, candidate, chunk.target))
+    for chunk in heads.log_probs(positions, hidden):
+        first, *candidates = chunk.log_p
+        for buffer, candidate in zip(buffers, candidates, strict=True):
+            buffer.write(chunk.rows, compare_log_probs(first, candidate, chunk.target))
 
 
 def score_against_store(
-    kept: Callable[[int, int], TopKLogProbs],
+    read_top_k: Callable[[int, int], TopKLogProbs],
     candidate: StreamedRun,
-    places: ScoredPositions,
+    positions: ScoredPositions,
     work: Workspace,
     *,
     vocabulary: int,
 ) -> tuple[PairedScores, DivergenceBounds]:
-    """Run a candidate and hold its predictions against those in a store.
+    """Runs a candidate, and compares its predictions with those in a store.
 
     Args:
-        kept: the reference's predictions from one place to another.
-        candidate: on any device.
-        places: what is scored.
-        work: where it is done, and with whom.
-        vocabulary: ids that the store's distributions are over.
+        read_top_k: returns the stored predictions between two positions.
+        candidate: run of the candidate, on any device.
+        positions: the scored positions.
+        work: workspace and process group.
+        vocabulary: number of ids of the stored distributions.
     Raises:
-        Interrupted: somebody asked for the end.
-        NumericsProblem: logits that are not finite.
+        Interruption: the user asked to stop.
+        NumericsProblem: logits are not finite.
     """
-    lanes = places.shards()
-    starts = [0, *accumulate(len(lane.input_index) for lane in lanes)]
-    rooms = [TokenMetrics.allocate(len(lane.input_index)) for lane in lanes]
+    shards = positions.shards()
+    starts = [0, *accumulate(len(shard.input_index) for shard in shards)]
+    buffers = [TokenMetrics.allocate(len(shard.input_index)) for shard in shards]
 
-    def look(
-        heads: PairedHeads, lane: int, hidden: HiddenStates
+    def score(
+        heads: PairedHeads, number: int, hidden: HiddenStates
     ) -> tuple[TokenMetrics, float, float]:
-        held, lower, upper = rooms[lane], 0.0, 0.0
-        for chunk in heads.log_probs(lanes[lane], hidden):
+        metrics, lower, upper = buffers[number], 0.0, 0.0
+        for chunk in heads.log_probs(shards[number], hidden):
             (log_q,) = chunk.log_p
-            some = kept(starts[lane] + chunk.places.start, starts[lane] + chunk.places.stop)
-            own = TopKLogProbs(*(column.to(log_q.device) for column in some))
-            told = compare_with_top_k(own, log_q, chunk.target)
-            held.write(chunk.places, told.metrics)
-            lower += float(told.kl_lower.double().sum())
-            upper += float(told.kl_upper.double().sum())
-        return held, lower, upper
+            stored = read_top_k(starts[number] + chunk.rows.start, starts[number] + chunk.rows.stop)
+            top_k = TopKLogProbs(*(column.to(log_q.device) for column in stored))
+            results = compare_with_top_k(top_k, log_q, chunk.target)
+            metrics.write(chunk.rows, results.metrics)
+            lower += float(results.kl_lower.double().sum())
+            upper += float(results.kl_upper.double().sum())
+        return metrics, lower, upper
 
     with torch.inference_mode():
         errors = run_blocks([candidate], work)
-        told, wrong = map_shards([candidate], work, "compare", look, vocabulary=vocabulary)
-    held, *sums = zip(*told, strict=True)
-    bounds = DivergenceBounds(*(sum(each) / len(places.input_index) for each in sums))
-    return PairedScores([TokenScores.concat(held, places)], errors, wrong), bounds
+        results, non_finite = map_shards([candidate], work, "compare", score, vocabulary=vocabulary)
+    metrics, *sums = zip(*results, strict=True)
+    bounds = DivergenceBounds(
+        *(sum(shard_sums) / len(positions.input_index) for shard_sums in sums)
+    )
+    return PairedScores([TokenScores.concat(metrics, positions)], errors, non_finite), bounds

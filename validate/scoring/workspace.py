@@ -1,4 +1,4 @@
-"""Where a validation is made: hidden states in files beside the output, and who shares the work."""
+"""Workspace of a validation: the unfinished output, its journal and the process group."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from camelpress.validate.settings import ScoringSettings
 
 @dataclass(frozen=True)
 class Workspace:
-    """An output that is being made.
+    """An unfinished output.
 
     Args:
-        team: who takes part.
-        folder: of the output, while it has no name.
-        journal: of the blocks that are finished; the first rank has it.
+        team: process group of the run.
+        folder: folder of the unfinished output.
+        journal: journal of finished blocks; on the main rank only.
     """
 
     team: ProcessGroup
@@ -43,18 +43,18 @@ class Workspace:
         restart: bool,
         writes: Collection[str],
     ) -> Iterator[Workspace]:
-        """An output that gets its name if the block ends well.
+        """Creates an output that takes its final name if the block succeeds.
 
         Args:
-            out: where it will stand.
-            made_from: gives everything that decides the hidden states; an interrupted run that is
-                made from the same is gone on with.
+            out: final path of the output.
+            made_from: returns all facts that determine the hidden states; a run resumes an
+                unfinished output with equal facts.
             force: replace an earlier output.
-            restart: begin again, whatever an unfinished run left.
-            writes: names and patterns of the output's files.
+            restart: discard an unfinished run.
+            writes: names and patterns of the output files.
         Raises:
-            OutputExists: it is there.
-            OutputProblem: it cannot be written.
+            OutputExists: the output exists.
+            OutputProblem: the output cannot be written.
         """
         team = ProcessGroup.join()
         with (
@@ -65,21 +65,20 @@ class Workspace:
         ):
             with Journal(folder) if team.is_main else nullcontext() as journal:
                 yield cls(team, folder, journal)
-            if (
-                team.is_main and (folder / SHARDS_FOLDER).exists()
-            ):  # not where tasks alone were answered
+            # a run with tasks alone has no shards
+            if team.is_main and (folder / SHARDS_FOLDER).exists():
                 shutil.rmtree(folder / SHARDS_FOLDER)
 
 
 def resume_key(
     stage: str, settings: ScoringSettings, hashes: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
-    """Name to value of everything that decides the hidden states.
+    """Returns all facts that determine the hidden states, by name.
 
     Args:
-        stage: its name.
-        settings: of the stage; the gate and the forms of the report decide nothing.
-        hashes: role to the name and SHA-256 of each file of a model, or of a store.
+        stage: name of the stage.
+        settings: settings of the stage; its gate and report settings are ignored.
+        hashes: for each role the SHA-256 of each file of its model or store.
     """
     texts = enumerate((path for path in settings.text if path.is_file()), start=1)
     scoring = set(ScoringSettings.model_fields) - {"text", "device"}

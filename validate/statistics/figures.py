@@ -1,4 +1,4 @@
-"""What a report quotes, from the scores of all tokens."""
+"""Aggregates the scores of all tokens to the facts of a report."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from camelpress.validate.statistics.clustered import (
     effective_clusters,
 )
 
-MAX_LOG = 700.0  # of a float
+MAX_LOG = 700.0  # largest logarithm with a finite exponential in fp64
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 KL_BIN_EDGES = tuple(10.0 ** (power / 4) for power in range(-28, 9))  # nats
-CONFIDENCE_BIN_EDGES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)  # of the reference in its likeliest token
-WINDOW_START_TOKENS = (
-    128  # tokens at the beginning of a window, where damage to short contexts shows
-)
-POSITION_BIN_EDGES = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+CONFIDENCE_BIN_EDGES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)  # probability of the likeliest token
+WINDOW_START_TOKENS = 128  # tokens at the beginning of a window, to show damage to short contexts
+POSITION_BIN_EDGES = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)  # tokens
 
 
 def estimate_metrics(scores: TokenScores) -> dict[str, Estimate]:
-    """The gated figures; the ratio of perplexities is the exponential of a paired mean."""
+    """Estimates the metrics of the gate.
+
+    The perplexity ratio is the exponential of the mean paired difference of log-likelihoods.
+    """
     log_ratio = bootstrap_mean(scores.candidate_nll - scores.reference_nll, scores.cluster)
     return {
         "perplexity_ratio": Estimate(
@@ -53,13 +54,13 @@ def estimate_metrics(scores: TokenScores) -> dict[str, Estimate]:
 def _estimate_divergence(
     values: Float32[Tensor, " scored"], cluster: Int64[Tensor, " scored"]
 ) -> Estimate:
-    """The mean of divergences, which is never below 0."""
+    """Estimates a mean divergence; its interval is clipped at 0."""
     estimate = bootstrap_mean(values, cluster)
     return replace(estimate, low=max(0.0, estimate.low)) if estimate.interval else estimate
 
 
 def aggregate_scores(scores: TokenScores, texts: Sequence[HeldOutText]) -> dict[str, Any]:
-    """All facts of a report that come from scores: overall, spread, by position and by text."""
+    """Returns all facts from scores: means, distribution, by position and by text."""
     piece = torch.tensor(piece_numbers([text.windows for text in texts]))
     return {
         **_mean_metrics(scores),
@@ -76,33 +77,37 @@ def aggregate_scores(scores: TokenScores, texts: Sequence[HeldOutText]) -> dict[
 
 
 def noise_floor_facts(kind: str, scores: TokenScores) -> dict[str, Any]:
-    """What the reference differs from itself by: no candidate can be told to be closer.
+    """Returns the facts of the noise floor: the divergence of the reference from its own rerun.
+
+    No candidate can be shown to be closer than this.
 
     Args:
-        kind: what was changed, as in the settings.
-        scores: of the reference against itself.
+        kind: changed condition of the rerun, as in the settings.
+        scores: scores of the reference against its rerun.
     """
     return {"kind": kind, **_mean_metrics(scores), **_distribution(scores)}
 
 
 def block_error_facts(errors: Sequence[float]) -> list[dict[str, Any]] | None:
-    """Where the hidden states of reference and candidate part; None where that is not known.
+    """Returns the error of the hidden states after each block; None if there are no errors.
 
     Args:
-        errors: relative, after each block.
+        errors: relative error after each block.
     Returns:
-        of each block the error, the same as signal to noise in dB (null where there is no noise),
-        and whether it is the one that adds most to the squared error.
+        for each block the relative error, the signal-to-noise ratio in dB (null without noise), and
+        `worst` for the block with the largest increase of the squared error.
     """
     if not errors:
         return None
-    added = [after**2 - before**2 for before, after in zip([0.0, *errors], errors, strict=False)]
-    worst = max(range(len(added)), key=added.__getitem__) if any(errors) else None
+    increases = [
+        after**2 - before**2 for before, after in zip([0.0, *errors], errors, strict=False)
+    ]
+    worst_block = max(range(len(increases)), key=increases.__getitem__) if any(errors) else None
     return [
         {
             "relative_error": error,
             "sqnr_db": -20 * log10(error) if error else None,
-            "worst": number == worst,
+            "worst": number == worst_block,
         }
         for number, error in enumerate(errors)
     ]
@@ -134,24 +139,24 @@ def _mean_metrics(scores: TokenScores) -> dict[str, Any]:
 
 
 def _count_duplicates(scores: TokenScores, piece: Int64[Tensor, " windows"]) -> dict[str, int]:
-    """How many pieces of text count for another one that they repeat."""
+    """Counts the pieces of text that repeat another one."""
     return {"repeats": len(piece[scores.sequence].unique()) - len(scores.cluster.unique())}
 
 
 def _bounded_exp(log: float) -> float:
-    """The exponential, of a broken model too."""
+    """Returns the exponential, finite even for a broken model."""
     return exp(min(log, MAX_LOG))
 
 
 def _percentiles(scores: TokenScores) -> dict[str, float]:
-    ordered = scores.kl.sort().values
-    told = {
+    sorted_kl = scores.kl.sort().values
+    percentiles = {
         f"{percentile:g}": float(
-            ordered[min(len(ordered) - 1, int(len(ordered) * percentile / 100))]
+            sorted_kl[min(len(sorted_kl) - 1, int(len(sorted_kl) * percentile / 100))]
         )
         for percentile in PERCENTILES
     }
-    return told | {"max": float(ordered[-1])}
+    return percentiles | {"max": float(sorted_kl[-1])}
 
 
 def _percentile_intervals(scores: TokenScores) -> dict[str, tuple[float, float] | None]:
@@ -164,13 +169,16 @@ def _percentile_intervals(scores: TokenScores) -> dict[str, tuple[float, float] 
 def _histogram(scores: TokenScores) -> dict[str, list[float]]:
     edges = torch.tensor(KL_BIN_EDGES)
     inside = scores.kl.clamp(KL_BIN_EDGES[0], KL_BIN_EDGES[-1] * (1 - 1e-6))
-    places = torch.bucketize(inside, edges, right=True) - 1
-    counts = torch.bincount(places, minlength=len(KL_BIN_EDGES) - 1)
+    bins = torch.bucketize(inside, edges, right=True) - 1
+    counts = torch.bincount(bins, minlength=len(KL_BIN_EDGES) - 1)
     return {"edges": list(KL_BIN_EDGES), "counts": counts.tolist()}
 
 
 def _by_confidence(scores: TokenScores) -> dict[str, Any]:
-    """By the probability of the reference's likeliest token; a mean over none is null."""
+    """Returns the divergence by the reference probability of its likeliest token.
+
+    Empty bins have a mean of null.
+    """
     inner = torch.tensor(CONFIDENCE_BIN_EDGES[1:-1])
     bucket = torch.bucketize(scores.confidence, inner, right=True)
     parts = [
@@ -184,33 +192,34 @@ def _by_confidence(scores: TokenScores) -> dict[str, Any]:
 
 
 def _word_and_byte_perplexity(scores: TokenScores, texts: Sequence[HeldOutText]) -> dict[str, Any]:
-    """Perplexities per word and per byte, where the protocol counts these.
+    """Returns perplexities per word and per byte, if the protocol counts words and bytes.
 
     Source:
         EleutherAI/lm-evaluation-harness 0.4.13, api/metrics.py (weighted_perplexity).
     """
-    words, size = sum(text.word_count for text in texts), sum(text.byte_count for text in texts)
-    if not words:
+    word_count = sum(text.word_count for text in texts)
+    byte_count = sum(text.byte_count for text in texts)
+    if not word_count:
         return {}
-    told: dict[str, Any] = {"words": words, "bytes": size}
+    facts: dict[str, Any] = {"words": word_count, "bytes": byte_count}
     for model, nll in (("reference", scores.reference_nll), ("candidate", scores.candidate_nll)):
         total = float(nll.double().sum())
-        told[f"{model}_word_perplexity"] = _bounded_exp(total / words)
-        told[f"{model}_byte_perplexity"] = _bounded_exp(total / size)
-        told[f"{model}_bits_per_byte"] = total / size / log(2)
-    return told
+        facts[f"{model}_word_perplexity"] = _bounded_exp(total / word_count)
+        facts[f"{model}_byte_perplexity"] = _bounded_exp(total / byte_count)
+        facts[f"{model}_bits_per_byte"] = total / byte_count / log(2)
+    return facts
 
 
 def _by_position(scores: TokenScores) -> dict[str, list[float]]:
-    """In the parts of a window between `POSITIONS`; one without predictions joins the one before.
+    """Returns means by position in the window, in the bins of `POSITION_BIN_EDGES`.
 
-    Nothing before the first prediction that counts has a part.
+    An empty bin joins the one before it. Positions before the first scored prediction have no bin.
     """
     last = int(scores.position.max())
-    places = torch.bucketize(
+    bins = torch.bucketize(
         scores.position, torch.tensor(POSITION_BIN_EDGES[1:]), right=True
     ).unique()
-    edges = [*(POSITION_BIN_EDGES[place] for place in places.tolist()), last + 1]
+    edges = [*(POSITION_BIN_EDGES[index] for index in bins.tolist()), last + 1]
     parts = [
         scores.select((scores.position >= low) & (scores.position < high))
         for low, high in zip(edges, edges[1:], strict=False)
@@ -224,10 +233,10 @@ def _by_position(scores: TokenScores) -> dict[str, list[float]]:
 
 
 def _by_window_start(scores: TokenScores) -> dict[str, Any]:
-    """Predictions from the first tokens of a window, apart from all others.
+    """Returns the metrics of predictions near the beginning of a window, and those of all others.
 
-    A mean over long windows hides what happens at their beginning: there a model leans on few
-    tokens, and so does most of what a user asks.
+    A mean over long windows hides damage at their beginning, where a model relies on few tokens.
+    Most user prompts are as short.
     """
     early = scores.position < WINDOW_START_TOKENS
     first, rest = (scores.select(mask) for mask in (early, ~early))
@@ -246,19 +255,19 @@ def _by_text(
     for text in texts:
         last = first + len(text.windows)
         part = scores.select((scores.sequence >= first) & (scores.sequence < last))
-        own = (
+        text_facts = (
             _mean_metrics(part)
             | _count_duplicates(part, piece)
             | _word_and_byte_perplexity(part, [text])
         )
         omissions = {"rows": text.row_count, "omissions": text.omissions}
-        rows.append({"name": text.name, **omissions, **own})
+        rows.append({"name": text.name, **omissions, **text_facts})
         first = last
     return rows
 
 
 def empty_figures() -> dict[str, Any]:
-    """The same facts where no text was scored: every figure is there, and none has a value."""
+    """Returns the facts of a report without text: all keys, without values."""
     quantities = ("perplexity_ratio", "kl_mean", "top1_agreement")
     return {
         "tokens": 0,

@@ -1,4 +1,4 @@
-"""A reference's predictions computed once, so that candidates need it no more."""
+"""Builds a store of reference predictions, so that candidates can be compared without the model."""
 
 from __future__ import annotations
 
@@ -68,19 +68,21 @@ def build_store(
     force: bool = False,
     restart: bool = False,
 ) -> Report:
-    """Write a store of a reference's predictions; processes of `torchrun` share the work.
+    """Writes a store of reference predictions; processes started by `torchrun` share the work.
 
     Args:
-        reference: the model before it is quantized; its tokenizer is used.
-        out: a folder for the store.
-        settings: texts, protocol, and how much of each prediction is kept.
-        force: replace `out`.
-        restart: begin again, whatever an unfinished run left.
+        reference: the model before quantization; its tokenizer is used.
+        out: output folder of the store.
+        settings: texts, protocol, and the stored part of each prediction.
+        force: replace an earlier output in `out`.
+        restart: discard an unfinished run.
+    Returns:
+        the report of the store, equal on every rank.
     Raises:
-        Interrupted: somebody asked for the end; the same call goes on.
-        RecipeProblem: no text or an empty one, more is to be kept than there is, or a quantized
-            reference that the settings do not allow.
-        NumericsProblem: logits that are not finite.
+        Interruption: the user asked to stop; the same call resumes.
+        RecipeProblem: there is no text, a text is empty, `top_k` exceeds the vocabulary, or the
+            reference is quantized without permission in the settings.
+        NumericsProblem: logits are not finite.
     """
     watch = Stopwatch()
     require_separate_output(out, reference.folder)
@@ -97,42 +99,48 @@ def build_store(
         model = open_streamed_model(reference, settings, team=work.team)
         length = window_length(settings, model.max_positions)
         texts = read_held_out_texts(settings, Tokenizer.load(reference.folder), length)
-        places = ScoredPositions.from_windows([text.windows for text in texts])
-        known = embedding_rows(reference)
-        shared = shared_vocab_size(known, settings.vocabulary or known, places, reference.folder)
+        positions = ScoredPositions.from_windows([text.windows for text in texts])
+        vocabulary = embedding_rows(reference)
+        shared = shared_vocab_size(
+            vocabulary, settings.vocabulary or vocabulary, positions, reference.folder
+        )
         top_k = settings.top_k or shared
         if top_k > shared:
             raise RecipeProblem(
-                f"--top-k {top_k} is more than the {shared} tokens that there are",
+                f"--top-k {top_k} exceeds the {shared} tokens of the vocabulary",
                 next_step="use --top-k 0 to keep all",
             )
-        lanes = places.shards(tokens=SHARD_TOKENS)  # each is a file of the store
-        sequences = [lane.batches(limit=length) for lane in lanes]
+        shards = positions.shards(tokens=SHARD_TOKENS)  # a file of the store for each shard
+        sequences = [shard.batches(limit=length) for shard in shards]
         runner = StreamedRun.start("reference", model, sequences, work)
-        runners = [runner, *rerun_reference(reference, runner, settings, lanes, work)]
-        wanted = settings.model_copy(update={"top_k": top_k, "vocabulary": shared})
-        remainder, again, wrong = _write_predictions(runners, places, lanes, wanted, work)
-        facts = StoreHeader(
+        runners = [runner, *rerun_reference(reference, runner, settings, shards, work)]
+        store_settings = settings.model_copy(update={"top_k": top_k, "vocabulary": shared})
+        remainder, rerun_scores, non_finite = _write_predictions(
+            runners, positions, shards, store_settings, work
+        )
+        header = StoreHeader(
             protocol=describe_protocol(settings, length, model),
             window=length,
             vocabulary=shared,
-            known=known,
-            **_count_clusters(texts, places),
-            predictions=len(places.input_index),
-            non_finite=wrong,
+            known=vocabulary,
+            **_count_clusters(texts, positions),
+            predictions=len(positions.input_index),
+            non_finite=non_finite,
             top_k=top_k,
             samples=settings.samples if top_k < shared else 0,
-            remainder_mass=remainder / len(places.input_index),
+            remainder_mass=remainder / len(positions.input_index),
             dtype=dtype_name(model.dtype),
             reference=summarize_checkpoint(reference),
             headers=headers_digest(reference),
             weights=work.team.broadcast(lambda: weights_digest(reference)),
             texts=tuple(_store_text(text) for text in texts),
-            noise_floor=figures.noise_floor_facts(settings.noise_floor, again) if again else None,
+            noise_floor=figures.noise_floor_facts(settings.noise_floor, rerun_scores)
+            if rerun_scores
+            else None,
         )
         report = work.team.broadcast(
             lambda: _write_store_report(
-                work.folder, reference, hashes, texts, settings, facts, watch
+                work.folder, reference, hashes, texts, settings, header, watch
             )
         )
     return work.team.broadcast(lambda: report)
@@ -140,44 +148,48 @@ def build_store(
 
 def _write_predictions(
     runners: list[StreamedRun],
-    places: ScoredPositions,
-    lanes: Sequence[ScoredPositions],
+    positions: ScoredPositions,
+    shards: Sequence[ScoredPositions],
     settings: StoreSettings,
     work: Workspace,
 ) -> tuple[float, TokenScores | None, int]:
-    """Keep all predictions of the first model; hold those of a second against them.
+    """Stores all predictions of the first model, and compares those of a second model with them.
 
     Returns:
-        the sum of the masses outside the tokens kept, the figures of the second model if there is
-        one, and how many predictions of the first are not finite.
+        the sum of the probability masses outside the stored tokens, the scores of the second model
+        if there is one, and the number of non-finite predictions of the first.
     """
     vocabulary = settings.vocabulary or 0
-    starts = [0, *accumulate(len(lane.input_index) for lane in lanes)]
-    begin = sampling_offsets(len(places.input_index))
-    rooms = [[TokenMetrics.allocate(len(lane.input_index)) for _ in runners[1:]] for lane in lanes]
+    starts = [0, *accumulate(len(shard.input_index) for shard in shards)]
+    offsets = sampling_offsets(len(positions.input_index))
+    buffers = [
+        [TokenMetrics.allocate(len(shard.input_index)) for _ in runners[1:]] for shard in shards
+    ]
 
-    def look(
-        heads: PairedHeads, lane: int, hidden: HiddenStates
+    def store_shard(
+        heads: PairedHeads, shard: int, hidden: HiddenStates
     ) -> tuple[float, list[TokenMetrics]]:
-        writer = StoreWriter(work.folder, lane, vocabulary)
-        for chunk in heads.log_probs(lanes[lane], hidden):
-            first, *rest = chunk.log_p
-            drawn = begin[starts[lane] :][chunk.places].to(first.device)
+        writer = StoreWriter(work.folder, shard, vocabulary)
+        for chunk in heads.log_probs(shards[shard], hidden):
+            first, *candidates = chunk.log_p
+            chunk_offsets = offsets[starts[shard] :][chunk.rows].to(first.device)
             top_k, samples = settings.top_k, settings.samples
             writer.add(
-                truncate_to_top_k(first, chunk.target, top_k=top_k, samples=samples, places=drawn)
+                truncate_to_top_k(
+                    first, chunk.target, top_k=top_k, samples=samples, offsets=chunk_offsets
+                )
             )
-            for room, other in zip(rooms[lane], rest, strict=True):
-                room.write(chunk.places, compare_log_probs(first, other, chunk.target))
+            for buffer, candidate in zip(buffers[shard], candidates, strict=True):
+                buffer.write(chunk.rows, compare_log_probs(first, candidate, chunk.target))
         writer.flush()
-        return writer.remainder, rooms[lane]
+        return writer.remainder, buffers[shard]
 
     with torch.inference_mode():
         run_blocks(runners, work)
-        told, wrong = map_shards(runners, work, "keep", look, vocabulary=vocabulary)
-    sums, held = zip(*told, strict=True)
-    again = [TokenScores.concat(found, places) for found in zip(*held, strict=True)]
-    return sum(sums), again[0] if again else None, wrong[0]
+        results, non_finite = map_shards(runners, work, "keep", store_shard, vocabulary=vocabulary)
+    sums, metrics = zip(*results, strict=True)
+    rerun_scores = [TokenScores.concat(parts, positions) for parts in zip(*metrics, strict=True)]
+    return sum(sums), rerun_scores[0] if rerun_scores else None, non_finite[0]
 
 
 def _write_store_report(
@@ -186,10 +198,10 @@ def _write_store_report(
     hashes: Mapping[str, str],
     texts: Sequence[HeldOutText],
     settings: StoreSettings,
-    facts: StoreHeader,
+    header: StoreHeader,
     watch: Stopwatch,
 ) -> Report:
-    """Windows, tokenizer and the report beside the predictions."""
+    """Writes windows, tokenizer and report of the store."""
     write_windows(texts, folder / WINDOWS_FILE)
     copy_tokenizer(reference.folder, folder)
     reference.require_unchanged(hashes)
@@ -199,7 +211,7 @@ def _write_store_report(
         | {f"text:{text.name}": text.sha256 for text in texts},
         outputs={path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))},
         settings=settings.model_dump(mode="json", exclude={"text", "device"}),
-        facts=facts.model_dump(mode="json"),
+        facts=header.model_dump(mode="json"),
         cost=watch.cost(),
         files=output_files(folder, STORE_REPORT),
     )
@@ -207,11 +219,11 @@ def _write_store_report(
     return report
 
 
-def _count_clusters(texts: Sequence[HeldOutText], places: ScoredPositions) -> dict[str, int]:
-    """How many independent pieces of text there are, and how many others repeat one of them."""
-    sequences = len(places.cluster.unique())
-    every = len({*piece_numbers([text.windows for text in texts])})
-    return {"sequences": sequences, "repeats": every - sequences}
+def _count_clusters(texts: Sequence[HeldOutText], positions: ScoredPositions) -> dict[str, int]:
+    """Counts the independent pieces of text and their repetitions."""
+    sequences = len(positions.cluster.unique())
+    pieces = len({*piece_numbers([text.windows for text in texts])})
+    return {"sequences": sequences, "repeats": pieces - sequences}
 
 
 def _store_text(text: HeldOutText) -> StoreText:

@@ -1,9 +1,9 @@
-"""A reference's predictions on a disk: computed once, then candidates are held against them.
+"""Store of reference predictions on disk, for comparisons without the reference model.
 
-A store is a folder: `store-report.json`, the windows of the texts, the tokenizer, and of each
-prediction the likeliest tokens with their log-probabilities, tokens drawn from the others, and the
-mass of these. It is known by hashes - of the model, of the texts, of its own files - and never by
-a path.
+A store is a folder with `store-report.json`, the windows of the texts, the tokenizer, and for each
+prediction the likeliest tokens with their log-probabilities, a sample of the other tokens, and the
+mass of the others. Hashes of the model, of the texts and of its own files identify a store, never a
+path.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MATCHED_SETTINGS = ("protocol", "sequence_length", "max_tokens", "assistant_only
 
 
 class StoreText(Settings):
-    """A text that a store was made from."""
+    """Facts of a text in a store."""
 
     name: str
     sha256: str
@@ -55,59 +55,61 @@ class StoreText(Settings):
 
 
 class StoreHeader(Settings):
-    """What a store is, as `facts` of its report."""
+    """Facts of a store, from its report."""
 
     protocol: str
-    window: int = Field(gt=1, description="tokens of a window at most")
-    vocabulary: int = Field(gt=5, description="ids that predictions are over")
-    known: int = Field(gt=5, description="ids that the reference knows")
+    window: int = Field(gt=1, description="largest number of tokens per window")
+    vocabulary: int = Field(gt=5, description="number of ids of the distributions")
+    known: int = Field(gt=5, description="number of ids of the reference")
     predictions: int = Field(gt=0)
-    sequences: int = Field(default=0, ge=0, description="independent pieces of text; 0: not known")
+    sequences: int = Field(default=0, ge=0, description="independent pieces of text; 0 if unknown")
     repeats: int = Field(default=0, ge=0, description="pieces that repeat another")
     non_finite: int = Field(ge=0, description="predictions with a logit that is not finite")
-    top_k: int = Field(gt=0, description="tokens kept of each prediction")
-    samples: int = Field(ge=0, description="tokens drawn from the others")
-    remainder_mass: float = Field(description="mean probability outside the tokens kept")
+    top_k: int = Field(gt=0, description="likeliest tokens stored per prediction")
+    samples: int = Field(ge=0, description="tokens sampled from the others per prediction")
+    remainder_mass: float = Field(description="mean probability mass outside the stored tokens")
     dtype: str
     reference: dict[str, Any]
     headers: str | None = Field(
         default=None,
-        description="one hash over names, types and shapes of the reference's tensors; null in "
-        "earlier stores",
+        description="one hash over names, dtypes and shapes of the reference tensors; null in "
+        "stores of earlier versions",
     )
-    weights: str | None = Field(default=None, description="one hash over their bytes")
+    weights: str | None = Field(
+        default=None, description="one hash over the bytes of the reference tensors"
+    )
     texts: tuple[StoreText, ...]
     noise_floor: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
 class PredictionStore:
-    """A store that was opened: its report was read and every file has its hash."""
+    """An opened store: its report was read and the hash of every file was checked."""
 
     folder: Path
     report: Report
     header: StoreHeader
     settings: StoreSettings
     texts: list[HeldOutText]
-    shards: dict[str, range]  # file to the places that it holds
-    file_states: FileStates  # before the first file was read
+    shards: dict[str, range]  # positions in each file, by file name
+    file_states: FileStates  # recorded before the first file was read
 
     @staticmethod
     def exists_at(folder: Path) -> bool:
-        """Whether a folder is a store and not a model."""
+        """Returns True if a folder is a store and not a model."""
         return (folder / STORE_REPORT).is_file()
 
     @classmethod
     def open(cls, folder: Path) -> PredictionStore:
-        """Read a store's report and windows.
+        """Reads the report and the windows of a store.
 
         Raises:
-            CheckpointProblem: it is no store, not complete, or damaged.
+            CheckpointProblem: the folder is no store, or the store is incomplete or damaged.
         """
         states = file_states(folder)
         report = Report.read_report(folder / STORE_REPORT)
         try:
-            facts = StoreHeader.model_validate_json(json.dumps(report.facts))
+            header = StoreHeader.model_validate_json(json.dumps(report.facts))
             settings = StoreSettings.model_validate_json(json.dumps(report.settings))
         except ValidationError as error:
             raise _store_damaged(
@@ -115,78 +117,84 @@ class PredictionStore:
             ) from error
         for name, digest in report.outputs.items():
             _require_file_hash(folder, name, digest)
-        texts = _read_windows(folder, facts)
-        parts = _map_shards_to_positions(folder, report, facts)
-        return cls(folder, report, facts, settings, texts, parts, states)
+        texts = _read_windows(folder, header)
+        shards = _map_shards_to_positions(folder, report, header)
+        return cls(folder, report, header, settings, texts, shards, states)
 
     def require_unchanged(self, hashes: Mapping[str, str]) -> None:
         """Checks that no file of the store was written, replaced or removed since `open`.
 
         Args:
-            hashes: name to SHA-256 of files as they were read.
+            hashes: SHA-256 of each file at its reading, by name.
         Raises:
-            CheckpointProblem: names the first such file.
+            CheckpointProblem: names the first changed file.
         """
         require_file_states(self.folder, self.file_states, hashes)
 
     @property
     def reference_hash(self) -> str:
-        """The hash of the reference."""
+        """Digest of the reference model."""
         return self.report.inputs.get("reference", "")
 
     def read_top_k(self, begin: int, end: int) -> TopKLogProbs:
-        """The predictions at some places.
+        """Reads the predictions of some positions.
 
         Args:
-            begin, end: places in the order of `Places`, end excluded.
+            begin, end: range in the order of `ScoredPositions`, without `end`.
         """
-        found = []
-        for name, held in self.shards.items():
-            here = slice(max(0, begin - held.start), min(end, held.stop) - held.start)
-            if here.start < here.stop:
+        parts = []
+        for name, positions in self.shards.items():
+            span = slice(
+                max(0, begin - positions.start), min(end, positions.stop) - positions.start
+            )
+            if span.start < span.stop:
                 with safe_open(self.folder / name, framework="pt") as file:
-                    found.append(
-                        TopKLogProbs(*(file.get_slice(each)[here] for each in TopKLogProbs._fields))
+                    parts.append(
+                        TopKLogProbs(
+                            *(file.get_slice(field)[span] for field in TopKLogProbs._fields)
+                        )
                     )
-        kept = TopKLogProbs(*(torch.cat(column) for column in zip(*found, strict=True)))
-        return kept._replace(ids=kept.ids.long(), drawn=kept.drawn.long())
+        top_k = TopKLogProbs(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        return top_k._replace(ids=top_k.ids.long(), drawn=top_k.drawn.long())
 
     def require_vocabulary(self, candidate: int) -> None:
-        """See that a candidate knows every id that the predictions are over.
+        """Checks that a candidate has every id of the stored distributions.
 
         Raises:
-            CheckpointProblem: it knows fewer.
+            CheckpointProblem: the candidate has fewer ids.
         """
         if candidate < self.header.vocabulary:
             raise CheckpointProblem(
                 f"{self.folder} has predictions over {self.header.vocabulary} tokens, the "
-                f"candidate knows {candidate}",
+                f"candidate has {candidate}",
                 next_step=f"make it with --vocabulary {candidate}",
             )
 
     def require_same_inputs(self, settings: ScoringSettings, candidate: Path) -> None:
-        """See that the store is of these texts and this protocol, and of the candidate's source.
+        """Checks that the store matches the texts, the protocol and the source of the candidate.
 
-        What is not given is taken from the store. The source is what the candidate's report says
-        that it was quantized from.
+        Settings that were not set are taken from the store. The source is the model in the
+        candidate's quantization report.
 
         Raises:
-            CheckpointProblem: it was made otherwise.
-            RecipeProblem: a noise floor is asked for that the store does not have.
+            CheckpointProblem: the store has different inputs.
+            RecipeProblem: the store lacks the noise floor of the settings.
         """
         for name in MATCHED_SETTINGS:
-            asked, own = getattr(settings, name), getattr(self.settings, name)
-            same = (own, self.header.window) if name == "sequence_length" else (own,)
-            if name in settings.model_fields_set and asked not in same:
-                raise _store_mismatch(self.folder, f"{name} {own}, and {asked} is asked for")
+            setting, stored = getattr(settings, name), getattr(self.settings, name)
+            accepted_values = (
+                (stored, self.header.window) if name == "sequence_length" else (stored,)
+            )
+            if name in settings.model_fields_set and setting not in accepted_values:
+                raise _store_mismatch(self.folder, f"{name} {stored}, not {setting}")
         if settings.text:
             hashes = {path: read_text_file(path).sha256 for path in settings.text}
-            known = {text.sha256 for text in self.header.texts}
+            text_hashes = {text.sha256 for text in self.header.texts}
             for path in settings.text:
-                if hashes[path] not in known:
-                    raise _store_mismatch(self.folder, f"other texts: {path} is none of them")
-            if len(set(hashes.values())) < len(known):
-                raise _store_mismatch(self.folder, "more texts than are asked for")
+                if hashes[path] not in text_hashes:
+                    raise _store_mismatch(self.folder, f"different texts, {path} is not among them")
+            if len(set(hashes.values())) < len(text_hashes):
+                raise _store_mismatch(self.folder, "more texts than the settings name")
         source = _quantization_source(candidate)
         if source not in (None, self.reference_hash):
             raise _store_mismatch(
@@ -203,7 +211,7 @@ class PredictionStore:
 
 
 def _require_file_hash(folder: Path, name: str, digest: str) -> None:
-    """Checks that a file of a store has the hash that its report gives."""
+    """Checks that a file of a store has the hash in its report."""
     try:
         is_whole = sha256_file(folder / name) == digest
     except FileNotFoundError as error:
@@ -214,9 +222,9 @@ def _require_file_hash(folder: Path, name: str, digest: str) -> None:
         raise _store_damaged(folder, f"{name} is not what {STORE_REPORT} says")
 
 
-def _map_shards_to_positions(folder: Path, report: Report, facts: StoreHeader) -> dict[str, range]:
-    """Which places each file holds, from the headers."""
-    found, begin = {}, 0
+def _map_shards_to_positions(folder: Path, report: Report, header: StoreHeader) -> dict[str, range]:
+    """Returns the range of positions in each file, from the file headers."""
+    positions, begin = {}, 0
     for name in sorted(name for name in report.outputs if PurePath(name).match(SHARD_PATTERN)):
         try:
             with safe_open(folder / name, framework="pt") as file:
@@ -225,55 +233,57 @@ def _map_shards_to_positions(folder: Path, report: Report, facts: StoreHeader) -
                 end = begin + file.get_slice("nll").get_shape()[0]
         except (SafetensorError, OSError) as error:
             raise _store_unreadable(folder, name, error) from error
-        found[name], begin = range(begin, end), end
-    if begin != facts.predictions:
+        positions[name], begin = range(begin, end), end
+    if begin != header.predictions:
         raise _store_damaged(folder, "predictions are missing")
-    return found
+    return positions
 
 
 def _quantization_source(candidate: Path) -> str | None:
-    """Returns the digest of the model that a candidate was quantized from, None if unknown."""
+    """Returns the digest of the model that a candidate was quantized from, or None."""
     path = candidate / "quantize-report.json"
     report = Report.read_report(path) if path.is_file() else None
     if report is None:
         return None
     if not describes(report, candidate):
-        note(f"{foreign_report(path)}: the source that it names is not held against the store")
+        note(f"{foreign_report(path)}: its source is not compared with the store")
         return None
     return report.inputs.get("source")
 
 
-def _read_windows(folder: Path, facts: StoreHeader) -> list[HeldOutText]:
+def _read_windows(folder: Path, header: StoreHeader) -> list[HeldOutText]:
     try:
         columns = load_file(folder / WINDOWS_FILE)
         lengths = columns["lengths"].tolist()
-        ids, counted = (
+        ids, masks = (
             columns["ids"].long().split(lengths),
             columns["counted"].bool().split(lengths),
         )
         windows = [
-            TokenWindow(each.tolist(), flags.tolist(), cluster)
-            for each, flags, cluster in zip(ids, counted, columns["clusters"].tolist(), strict=True)
+            TokenWindow(window_ids.tolist(), mask.tolist(), cluster)
+            for window_ids, mask, cluster in zip(
+                ids, masks, columns["clusters"].tolist(), strict=True
+            )
         ]
     except (SafetensorError, OSError) as error:
         raise _store_unreadable(folder, WINDOWS_FILE, error) from error
     except (KeyError, ValueError, RuntimeError) as error:
         raise _store_damaged(folder, f"{WINDOWS_FILE} is not what it should be") from error
     texts, first = [], 0
-    for text in facts.texts:
-        some = windows[first : first + text.windows]
+    for text in header.texts:
+        text_windows = windows[first : first + text.windows]
         sizes = (text.words, text.bytes, text.rows)
-        texts.append(HeldOutText(text.name, text.sha256, some, *sizes, text.omissions))
+        texts.append(HeldOutText(text.name, text.sha256, text_windows, *sizes, text.omissions))
         first += text.windows
     predictions = sum(sum(window.score_mask) for window in windows)
-    if first != len(windows) or predictions != facts.predictions:
+    if first != len(windows) or predictions != header.predictions:
         raise _store_damaged(folder, f"{WINDOWS_FILE} is not what {STORE_REPORT} says")
     return texts
 
 
-def _store_damaged(folder: Path, what: str) -> CheckpointProblem:
+def _store_damaged(folder: Path, fault: str) -> CheckpointProblem:
     return CheckpointProblem(
-        f"{folder} is not a whole store ({what})", next_step="make it again with camelpress store"
+        f"{folder} is not a whole store ({fault})", next_step="make it again with camelpress store"
     )
 
 
@@ -281,7 +291,7 @@ def _store_unreadable(folder: Path, name: str, error: Exception) -> CheckpointPr
     return _store_damaged(folder, f"{name} cannot be read ({type(error).__name__})")
 
 
-def _store_mismatch(folder: Path, what: str) -> CheckpointProblem:
+def _store_mismatch(folder: Path, inputs: str) -> CheckpointProblem:
     return CheckpointProblem(
-        f"{folder} was made from {what}", next_step="make a store for this with camelpress store"
+        f"{folder} was made from {inputs}", next_step="make a store for this with camelpress store"
     )

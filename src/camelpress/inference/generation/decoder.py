@@ -1,8 +1,7 @@
-"""A model that goes on with many texts at once, a token of each at a time.
+"""Decodes many texts at once, one token per text and step, with a KV cache.
 
-It has keys and values of all that it has read. Its blocks are in memory, or are read anew for each
-walk where they do not fit; either way a walk takes all that is to be read through one block after
-the other.
+The blocks are in memory, or are read again for each pass if they do not fit. Each pass runs all new
+tokens through one block after the other.
 """
 
 from __future__ import annotations
@@ -30,36 +29,36 @@ Logits = Float32[Tensor, "rows vocabulary"]
 
 @runtime_checkable
 class Decoder(Protocol):
-    """Gives logits for the next token of each row; rows come and go."""
+    """Returns logits for the next token of each row; rows are added and dropped."""
 
-    def reset(self, rows: int, room: int) -> None:
-        """Forget everything, and make room for so many rows with so many tokens of their own."""
+    def reset(self, rows: int, row_tokens: int) -> None:
+        """Drops all rows, and allocates `rows` rows of `row_tokens` suffix tokens."""
 
     def prefill(self, texts: Sequence[PrefixedText]) -> Logits:
-        """Read texts, which become the last rows; logits for these."""
+        """Adds texts as the last rows, and returns their logits."""
 
     def step(self, tokens: Sequence[int]) -> Logits:
-        """Add a token to each row."""
+        """Appends a token to each row, and returns the logits."""
 
     def drop_row(self, row: int) -> None:
-        """Forget a row; the last one takes its place."""
+        """Drops a row; the last row takes its index."""
 
 
 class StreamedDecoder:
-    """One model, as an engine.
+    """Decoder of a streamed model.
 
     Args:
-        model: block by block.
-        label: what progress calls it.
-        whole: keep its blocks in memory.
+        model: the streamed model.
+        label: name of the model in progress bars.
+        in_memory: keep all blocks in memory.
     """
 
-    def __init__(self, model: StreamedModel, label: str, *, whole: bool) -> None:
+    def __init__(self, model: StreamedModel, label: str, *, in_memory: bool) -> None:
         self._model = model
         self._label = label
-        self._held: list[DecoderBlock] | None = None
-        if whole:
-            self._held = [
+        self._loaded_blocks: list[DecoderBlock] | None = None
+        if in_memory:
+            self._loaded_blocks = [
                 model.read_block(number) for number in track(range(model.block_count), "load")
             ]
         self._table = model.read_embedding().to(model.device, model.dtype)
@@ -67,54 +66,61 @@ class StreamedDecoder:
         self.passes = 0
         self.reset(1, 1)
 
-    def reset(self, rows: int, room: int) -> None:
-        """Nothing is read yet."""
+    def reset(self, rows: int, row_tokens: int) -> None:
+        """Drops all rows and prefixes, and allocates the cache."""
         blocks = self._model.block_count
-        self._cache = KeyValueCache(self._model, rows=rows, room=room, blocks=blocks)
-        self._pieces = ChunkBuilder(self._model, blocks=blocks)
-        self._begins: list[tuple[int, ...]] = []  # of each row
-        self._own: list[int] = []  # tokens that each row has besides
+        self._cache = KeyValueCache(self._model, rows=rows, max_tokens=row_tokens, blocks=blocks)
+        self._builder = ChunkBuilder(self._model, blocks=blocks)
+        self._prefixes: list[tuple[int, ...]] = []  # prefix of each row
+        self._suffix_lengths: list[int] = []  # suffix tokens of each row
 
     def prefill(self, texts: Sequence[PrefixedText]) -> Logits:
-        """Beginnings that are new are read in the same walk, before all else."""
-        read = [*self._pieces.prefix_chunks(texts)]
-        ends: list[tuple[int, int, int]] = []  # piece in which a text ends, row and place in it
+        """Adds texts as the last rows; new prefixes are read first in the same pass."""
+        chunks = [*self._builder.prefix_chunks(texts)]
+        ends: list[tuple[int, int, int]] = []  # chunk, row and index of the last token of each text
         for run in chunk_texts(texts):
-            rows = slice(len(self._own), len(self._own) + len(run))
+            rows = slice(len(self._suffix_lengths), len(self._suffix_lengths) + len(run))
             if len(run) == 1:
-                read += self._pieces.split_text(run[0], self._cache, rows)
-                ends.append((len(read) - 1, 0, read[-1].ids.shape[1] - 1))
+                chunks += self._builder.split_text(run[0], self._cache, rows)
+                ends.append((len(chunks) - 1, 0, chunks[-1].ids.shape[1] - 1))
             else:
-                read.append(self._pieces.pad_texts(run, self._cache, rows))
-                ends += [(len(read) - 1, row, len(each.suffix) - 1) for row, each in enumerate(run)]
-            self._begins += [text.prefix for text in run]
-            self._own += [len(text.suffix) for text in run]
-        hidden = self._forward(read)
-        return self._logits(torch.stack([hidden[piece][row, at] for piece, row, at in ends]))
+                chunks.append(self._builder.pad_texts(run, self._cache, rows))
+                ends += [
+                    (len(chunks) - 1, row, len(text.suffix) - 1) for row, text in enumerate(run)
+                ]
+            self._prefixes += [text.prefix for text in run]
+            self._suffix_lengths += [len(text.suffix) for text in run]
+        hidden = self._forward(chunks)
+        return self._logits(torch.stack([hidden[chunk][row, index] for chunk, row, index in ends]))
 
     def step(self, tokens: Sequence[int]) -> Logits:
-        """One step."""
-        ids, rows = [[token] for token in tokens], slice(len(self._own))
-        piece = self._pieces.make_chunk(ids, self._own, self._begins, self._cache, rows)
-        self._own = [own + 1 for own in self._own]
-        return self._logits(self._forward([piece])[0][:, -1])
+        """Appends a token to each row, and returns the logits."""
+        ids, rows = [[token] for token in tokens], slice(len(self._suffix_lengths))
+        chunk = self._builder.make_chunk(
+            ids, self._suffix_lengths, self._prefixes, self._cache, rows
+        )
+        self._suffix_lengths = [length + 1 for length in self._suffix_lengths]
+        return self._logits(self._forward([chunk])[0][:, -1])
 
     def drop_row(self, row: int) -> None:
-        """Beginnings that no row has are forgotten, but for the one that was read last."""
-        last = len(self._own) - 1
+        """Drops a row and unused prefixes, except for the most recent prefix."""
+        last = len(self._suffix_lengths) - 1
         if row != last:
-            self._cache.copy_row(last, row, self._own[last])
-        self._own[row], self._begins[row] = self._own[last], self._begins[last]
-        del self._own[last], self._begins[last]
-        self._pieces.drop_prefixes(self._begins)
+            self._cache.copy_row(last, row, self._suffix_lengths[last])
+        self._suffix_lengths[row], self._prefixes[row] = (
+            self._suffix_lengths[last],
+            self._prefixes[last],
+        )
+        del self._suffix_lengths[last], self._prefixes[last]
+        self._builder.drop_prefixes(self._prefixes)
 
-    def _forward(self, pieces: Sequence[TokenChunk]) -> list[Float[Tensor, "rows new hidden"]]:
+    def _forward(self, chunks: Sequence[TokenChunk]) -> list[Float[Tensor, "rows new hidden"]]:
         self.passes += 1
-        return run_chunks(self._model, pieces, self._blocks(), self._table, self._model.device)
+        return run_chunks(self._model, chunks, self._blocks(), self._table, self._model.device)
 
     def _blocks(self) -> Iterator[DecoderBlock]:
-        if self._held is not None:
-            yield from self._held
+        if self._loaded_blocks is not None:
+            yield from self._loaded_blocks
             return
         for number in track(range(self._model.block_count), f"a token of the {self._label}"):
             yield self._model.read_block(number)

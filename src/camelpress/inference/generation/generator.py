@@ -1,4 +1,4 @@
-"""A model that completes prompts, those that are made alike together, by whatever it fits into."""
+"""Completes prompts with a model, in batches of equal sampling parameters."""
 
 from __future__ import annotations
 
@@ -16,120 +16,121 @@ from camelpress.inference.generation.sampling import SamplingParams, TokenPrompt
 from camelpress.inference.model.memory_budget import free_bytes, kv_bytes_per_token, required_bytes
 from camelpress.inference.model.streamed_model import StreamedModel
 
-MAX_BATCH_ROWS = 128  # completions side by side: with more, products take longer in proportion
-TIMED_ROWS = 16  # rows, of which a step is timed
-TIMED_STEPS = 3  # of which the fastest counts
-CACHE_MEMORY_DIVISOR = (
-    2  # one part in so many of what is free beside the model is for keys and values
-)
-UNLIMITED_TOKENS = 2**31  # where there is no limit
+MAX_BATCH_ROWS = 128  # rows per batch; time grows in proportion beyond
+TIMED_ROWS = 16  # rows of a timed step
+TIMED_STEPS = 3  # timed steps; the fastest counts
+CACHE_MEMORY_DIVISOR = 2  # keys and values take at most 1/2 of the memory left by the model
+UNLIMITED_TOKENS = 2**31  # tokens without a limit
 
 
 @dataclass(frozen=True)
 class GenerationModel:
-    """A model as tasks ask it."""
+    """A model for generation tasks."""
 
-    label: str  # what progress and errors call it
-    checkpoint: Checkpoint  # 16-bit or packed
-    model: StreamedModel  # the same, block by block
-    tokenizer: Tokenizer  # of the reference, by which both models are asked
+    label: str  # name in progress bars and errors
+    checkpoint: Checkpoint  # 16-bit or packed checkpoint
+    model: StreamedModel  # the same model, streamed
+    tokenizer: Tokenizer  # tokenizer of the reference, for both models
     eos_ids: Collection[int]  # ids that end a completion
 
 
 class GenerationRequest(NamedTuple):
-    """A completion that is asked for."""
+    """A prompt to complete, with its sampling parameters."""
 
     prompt: TokenPrompt
     sampling: SamplingParams
-    max_positions: int  # where it ends at the latest
+    max_positions: int  # last position of the completion
 
 
 @runtime_checkable
 class Generator(Protocol):
     """Completes prompts."""
 
-    fixed_seconds: float  # seconds so far that more completions beside would not have added to
+    fixed_seconds: float  # total fixed cost of decoding steps in seconds, independent of rows
 
-    def generate(self, wanted: Sequence[GenerationRequest]) -> Iterator[tuple[int, str]]:
-        """Place and completion of each, as they end."""
+    def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, str]]:
+        """Yields the index and completion of each request as they finish."""
 
     def release(self) -> None:
-        """Give back what the model takes."""
+        """Frees the memory of the model."""
 
 
 class LocalGenerator:
-    """One model, read when the first completion is asked for.
+    """Generator of this package; reads the model at the first request.
 
     Args:
-        respondent: the model.
+        generation_model: the model.
     """
 
-    def __init__(self, respondent: GenerationModel) -> None:
-        self._of = respondent
-        self._speaker: StreamedDecoder | None = None
-        self._step = 0.0  # seconds, however few rows
+    def __init__(self, generation_model: GenerationModel) -> None:
+        self._target = generation_model
+        self._decoder: StreamedDecoder | None = None
+        self._step_seconds = 0.0  # fixed seconds per step
         self.fixed_seconds = 0.0
 
-    def generate(self, wanted: Sequence[GenerationRequest]) -> Iterator[tuple[int, str]]:
-        """Place and completion of each, as they end.
+    def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, str]]:
+        """Yields the index and completion of each request as they finish.
 
         Raises:
-            NumericsProblem: logits that are not finite.
+            NumericsProblem: logits are not finite.
         """
-        alike: dict[tuple[SamplingParams, int], list[int]] = {}
-        for place, each in enumerate(wanted):
-            alike.setdefault((each.sampling, each.max_positions), []).append(place)
-        speaker = self._speaker = self._speaker or self._load(wanted)
-        for (decoding, positions), places in alike.items():
-            found = generate_batch(
-                speaker,
-                [wanted[place].prompt for place in places],
-                decoding,
-                self._of.tokenizer,
-                ends=frozenset(self._of.eos_ids),
+        groups: dict[tuple[SamplingParams, int], list[int]] = {}
+        for index, request in enumerate(requests):
+            groups.setdefault((request.sampling, request.max_positions), []).append(index)
+        decoder = self._decoder = self._decoder or self._load(requests)
+        for (sampling, positions), indices in groups.items():
+            generations = generate_batch(
+                decoder,
+                [requests[index].prompt for index in indices],
+                sampling,
+                self._target.tokenizer,
+                ends=frozenset(self._target.eos_ids),
                 positions=positions,
                 rows=MAX_BATCH_ROWS,
                 tokens=self._cache_tokens(),
             )
-            clock, walks = time.monotonic(), speaker.passes
-            for _ in track(range(len(places)), f"complete {self._of.label}"):
-                done = next(found)
-                yield places[done.prompt_index], done.text
-            took = time.monotonic() - clock
-            self.fixed_seconds += min(took, (speaker.passes - walks) * self._step)
-            speaker.reset(1, 1)  # gives room back
+            start, start_passes = time.monotonic(), decoder.passes
+            for _ in track(range(len(indices)), f"complete {self._target.label}"):
+                generation = next(generations)
+                yield indices[generation.prompt_index], generation.text
+            seconds = time.monotonic() - start
+            self.fixed_seconds += min(seconds, (decoder.passes - start_passes) * self._step_seconds)
+            decoder.reset(1, 1)  # frees the cache
 
     def release(self) -> None:
-        """Forget the model, if it is in memory as a whole."""
-        self._speaker = None
+        """Frees the memory of the blocks."""
+        self._decoder = None
 
-    def _load(self, wanted: Sequence[GenerationRequest]) -> StreamedDecoder:
-        """The model, as a whole where it fits beside the longest completion."""
-        model = self._of.model
-        longest = max(len(each.prompt.ids) + each.sampling.max_tokens for each in wanted)
-        free = free_bytes(model.device)
-        need = required_bytes(self._of.checkpoint, model.config, model.dtype, tokens=longest)
-        whole = free is None or need <= free
-        speaker = StreamedDecoder(model, self._of.label, whole=whole)
-        if whole:
-            self._step = _fixed_step_seconds(speaker)
-            return speaker
-        begun = time.monotonic()
-        speaker.prefill([PrefixedText((), [0])])
-        took = time.monotonic() - begun
-        most = max(each.sampling.max_tokens for each in wanted)
-        note(
-            f"the {self._of.label} does not fit into memory as a whole: a token of all completions "
-            f"side by side takes {took:.1f} s and more, so that {MAX_BATCH_ROWS} or fewer "
-            f"of up to {most:,} "
-            f"tokens take up to {took * most / 3600:.1f} hours"
+    def _load(self, requests: Sequence[GenerationRequest]) -> StreamedDecoder:
+        """Loads the model, all blocks if they fit beside the longest completion."""
+        model = self._target.model
+        max_request_tokens = max(
+            len(request.prompt.ids) + request.sampling.max_tokens for request in requests
         )
-        self._step = UNLIMITED_TOKENS
-        return speaker
+        free = free_bytes(model.device)
+        need = required_bytes(
+            self._target.checkpoint, model.config, model.dtype, tokens=max_request_tokens
+        )
+        in_memory = free is None or need <= free
+        decoder = StreamedDecoder(model, self._target.label, in_memory=in_memory)
+        if in_memory:
+            self._step_seconds = _fixed_step_seconds(decoder)
+            return decoder
+        start = time.monotonic()
+        decoder.prefill([PrefixedText((), [0])])
+        seconds = time.monotonic() - start
+        max_tokens = max(request.sampling.max_tokens for request in requests)
+        note(
+            f"the {self._target.label} does not fit in memory as a whole: one token of a batch "
+            f"takes at least {seconds:.1f} s, so up to {MAX_BATCH_ROWS} completions of "
+            f"{max_tokens:,} tokens take up to {seconds * max_tokens / 3600:.1f} hours"
+        )
+        self._step_seconds = UNLIMITED_TOKENS
+        return decoder
 
     def _cache_tokens(self) -> int:
-        """Tokens whose keys and values have room."""
-        model = self._of.model
+        """Returns the number of tokens whose keys and values fit in memory."""
+        model = self._target.model
         free = free_bytes(model.device)
         return (
             UNLIMITED_TOKENS
@@ -138,17 +139,17 @@ class LocalGenerator:
         )
 
 
-def _fixed_step_seconds(speaker: StreamedDecoder) -> float:
-    """Seconds that a step takes, however few rows it has; by two that differ in that."""
-    took = []
+def _fixed_step_seconds(decoder: StreamedDecoder) -> float:
+    """Estimates the fixed seconds per step, from steps with one row and with many rows."""
+    fastest = []
     for rows in (1, TIMED_ROWS):
-        speaker.reset(rows, TIMED_STEPS + 1)
-        speaker.prefill([PrefixedText((), [0])] * rows)
+        decoder.reset(rows, TIMED_STEPS + 1)
+        decoder.prefill([PrefixedText((), [0])] * rows)
         times = []
         for _ in range(TIMED_STEPS):
-            begun = time.monotonic()
-            speaker.step([0] * rows)
-            times.append(time.monotonic() - begun)
-        took.append(min(times))
-    one, some = took
-    return max(0.0, (TIMED_ROWS * one - some) / (TIMED_ROWS - 1))
+            start = time.monotonic()
+            decoder.step([0] * rows)
+            times.append(time.monotonic() - start)
+        fastest.append(min(times))
+    single_row_seconds, many_row_seconds = fastest
+    return max(0.0, (TIMED_ROWS * single_row_seconds - many_row_seconds) / (TIMED_ROWS - 1))

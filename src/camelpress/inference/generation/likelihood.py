@@ -1,8 +1,8 @@
-"""How likely a model finds given continuations: all of them in one walk through its blocks.
+"""Log-likelihoods of continuations, all in one pass through the blocks of a model.
 
-Contexts that several continuations share, as the choices of a question do, are read once, and so
-are the examples that several contexts begin with. Hidden states are what a walk holds in memory, so
-as many tokens go in one walk as there is room for.
+A context with several continuations, such as the choices of a question, is read once, and so are
+examples shared by several contexts. A pass holds the hidden states in memory and takes as many
+tokens as fit.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from camelpress.inference.model.memory_budget import free_bytes
 from camelpress.inference.model.output_head import OutputHead
 from camelpress.inference.model.streamed_model import StreamedModel
 
-MEMORY_FRACTION = 4  # one part in so many of the free memory is for hidden states
-MIN_PASS_TOKENS = 2**14  # tokens of a walk, however little memory there is
+MEMORY_DIVISOR = 4  # hidden states take at most 1/4 of the free memory
+MIN_PASS_TOKENS = 2**14  # smallest limit of tokens per pass
 
 
 class ContextContinuation(NamedTuple):
-    """A context, of one id at least, and what follows on it."""
+    """A context of at least one id, and its continuation."""
 
     context: list[int]
     continuation: list[int]
 
     @property
     def input_ids(self) -> tuple[int, ...]:
-        """What the model has to see: all but the last token."""
+        """Ids of the input: all but the last token."""
         return (*self.context, *self.continuation[:-1])
 
 
 class ContinuationScore(NamedTuple):
-    """Of a continuation."""
+    """Score of a continuation."""
 
     log_prob: float  # natural logarithm of the probability of all its tokens
-    is_greedy: bool  # each of them is the likeliest
+    is_greedy: bool  # True if every token is the likeliest one
 
 
 def continuation_likelihoods(
@@ -52,101 +52,112 @@ def continuation_likelihoods(
     *,
     tokens: int | None = None,
 ) -> Iterator[tuple[int, ContinuationScore]]:
-    """Place and likelihood of each pair, walk by walk.
+    """Yields the index and score of each pair, pass by pass.
 
     Args:
-        label: names the model.
-        model: reads its blocks once a walk.
-        pairs: of any length; whether the model has so many positions is the caller's business.
-        tokens: of a walk; None for as many as there is room for.
+        label: name of the model.
+        model: streamed model; each pass reads its blocks once.
+        pairs: pairs of any length; the caller checks the positions of the model.
+        tokens: tokens per pass; None for as many as fit in memory.
     Raises:
-        NumericsProblem: logits that are not finite.
+        NumericsProblem: logits are not finite.
     """
-    sharing: dict[tuple[int, ...], list[int]] = {}
-    for place, pair in enumerate(pairs):
-        sharing.setdefault(pair.input_ids, []).append(place)
-    reads = [*sharing]
-    contexts = [min(len(pairs[place].context) for place in sharing[read]) for read in reads]
-    texts = group_by_prefix(reads, most=[context - 1 for context in contexts])
-    for walked in _split_into_passes(texts, tokens or _max_pass_tokens(model)):
-        wanted = [
-            _ScoredText(text, contexts[number] - 1 - len(text.prefix)) for number, text in walked
+    pairs_of_input: dict[tuple[int, ...], list[int]] = {}
+    for index, pair in enumerate(pairs):
+        pairs_of_input.setdefault(pair.input_ids, []).append(index)
+    inputs = [*pairs_of_input]
+    contexts = [min(len(pairs[index].context) for index in pairs_of_input[ids]) for ids in inputs]
+    texts = group_by_prefix(inputs, max_prefix_tokens=[context - 1 for context in contexts])
+    for pass_texts in _split_into_passes(texts, tokens or _max_pass_tokens(model)):
+        scored_texts = [
+            _ScoredText(text, contexts[number] - 1 - len(text.prefix))
+            for number, text in pass_texts
         ]
-        members = [place for number, _ in walked for place in sharing[reads[number]]]
-        which = [at for at, (number, _) in enumerate(walked) for _ in sharing[reads[number]]]
+        members = [index for number, _ in pass_texts for index in pairs_of_input[inputs[number]]]
+        text_of_pair = [
+            text_index
+            for text_index, (number, _) in enumerate(pass_texts)
+            for _ in pairs_of_input[inputs[number]]
+        ]
         with torch.inference_mode():
-            found = _score_pass(label, model, wanted, [pairs[place] for place in members], which)
-        yield from zip(members, found, strict=True)
+            scores = _score_pass(
+                label, model, scored_texts, [pairs[index] for index in members], text_of_pair
+            )
+        yield from zip(members, scores, strict=True)
 
 
 class _ScoredText(NamedTuple):
-    """A text, and the token of its rest from which on predictions are wanted."""
+    """A text, and the first index of its suffix with a prediction."""
 
     text: PrefixedText
-    since: int
+    first_index: int
 
 
 def _max_pass_tokens(model: StreamedModel) -> int:
     free = free_bytes(torch.device("cpu"))
     width = int(model.config.hidden_size) * model.dtype.itemsize
     return (
-        MIN_PASS_TOKENS if free is None else max(MIN_PASS_TOKENS, free // MEMORY_FRACTION // width)
+        MIN_PASS_TOKENS if free is None else max(MIN_PASS_TOKENS, free // MEMORY_DIVISOR // width)
     )
 
 
 def _split_into_passes(
-    texts: Sequence[tuple[int, PrefixedText]], most: int
+    texts: Sequence[tuple[int, PrefixedText]], max_tokens: int
 ) -> Iterator[list[tuple[int, PrefixedText]]]:
-    """The texts in runs of at most so many tokens, of one text at least."""
-    held: list[tuple[int, PrefixedText]] = []
+    """Yields the texts in runs of at most `max_tokens` tokens, at least one text each."""
+    run: list[tuple[int, PrefixedText]] = []
     tokens = 0
     for number, text in texts:
-        new = not held or held[-1][1].prefix != text.prefix
-        more = len(text.suffix) + (len(text.prefix) if new else 0)
-        if held and tokens + more > most:
-            yield held
-            held, tokens, more = [], 0, len(text.suffix) + len(text.prefix)
-        held.append((number, text))
-        tokens += more
-    if held:
-        yield held
+        is_new_prefix = not run or run[-1][1].prefix != text.prefix
+        text_tokens = len(text.suffix) + (len(text.prefix) if is_new_prefix else 0)
+        if run and tokens + text_tokens > max_tokens:
+            yield run
+            run, tokens, text_tokens = [], 0, len(text.suffix) + len(text.prefix)
+        run.append((number, text))
+        tokens += text_tokens
+    if run:
+        yield run
 
 
 def _last_hidden_states(
-    label: str, model: StreamedModel, wanted: Sequence[_ScoredText]
+    label: str, model: StreamedModel, scored_texts: Sequence[_ScoredText]
 ) -> list[Float[Tensor, "predictions hidden"]]:
-    """The last hidden states of texts, as far as they are wanted, on the CPU."""
-    pieces = ChunkBuilder(model, blocks=1)
-    order = sorted(range(len(wanted)), key=lambda place: -len(wanted[place].text.suffix))
-    texts = [wanted[place].text for place in order]
-    read = [*pieces.prefix_chunks(texts)]
-    where: list[tuple[slice, int]] = []  # pieces of each text, and its row in them
+    """Returns the last hidden states of the scored tokens of each text, on the CPU."""
+    builder = ChunkBuilder(model, blocks=1)
+    order = sorted(
+        range(len(scored_texts)), key=lambda index: -len(scored_texts[index].text.suffix)
+    )
+    texts = [scored_texts[index].text for index in order]
+    chunks = [*builder.prefix_chunks(texts)]
+    locations: list[tuple[slice, int]] = []  # chunks of each text, and its row in them
     for run in chunk_texts(texts):
-        first = len(read)
+        first = len(chunks)
         if len(run) == 1:
-            read += pieces.split_text(run[0], pieces.allocate_row(len(run[0].suffix)), slice(1))
+            chunks += builder.split_text(run[0], builder.allocate_row(len(run[0].suffix)), slice(1))
         else:
-            read.append(pieces.pad_texts(run, None, slice(len(run))))
-        where += [(slice(first, len(read)), row) for row in range(len(run))]
+            chunks.append(builder.pad_texts(run, None, slice(len(run))))
+        locations += [(slice(first, len(chunks)), row) for row in range(len(run))]
     blocks = map(model.read_block, track(range(model.block_count), f"read to the {label}"))
     table = model.read_embedding().to(model.device)
-    hidden = run_chunks(model, read, blocks, table, torch.device("cpu"))
-    found: dict[int, Tensor] = {}
-    for place, (own, row) in zip(order, where, strict=True):
-        text, since = wanted[place]
-        found[place] = torch.cat([piece[row] for piece in hidden[own]])[since : len(text.suffix)]
-    return [found[place] for place in range(len(wanted))]
+    hidden = run_chunks(model, chunks, blocks, table, torch.device("cpu"))
+    states: dict[int, Tensor] = {}
+    for index, (span, row) in zip(order, locations, strict=True):
+        text, first_index = scored_texts[index]
+        states[index] = torch.cat([chunk[row] for chunk in hidden[span]])[
+            first_index : len(text.suffix)
+        ]
+    return [states[index] for index in range(len(scored_texts))]
 
 
 def _score_pass(
     label: str,
     model: StreamedModel,
-    wanted: Sequence[_ScoredText],
+    scored_texts: Sequence[_ScoredText],
     pairs: Sequence[ContextContinuation],
-    which: Sequence[int],
+    text_of_pair: Sequence[int],
 ) -> list[ContinuationScore]:
-    """One walk; `which` says which text each pair is read in."""
-    states = _last_hidden_states(label, model, wanted)
+    """Scores the pairs of one pass; `text_of_pair` gives the index of the text of each pair."""
+    states = _last_hidden_states(label, model, scored_texts)
     starts = [0, *accumulate(map(len, states))]
     hidden = torch.cat(states)
     first = torch.tensor(
@@ -154,39 +165,44 @@ def _score_pass(
             starts[text]
             + len(pair.context)
             - 1
-            - len(wanted[text].text.prefix)
-            - wanted[text].since
-            for pair, text in zip(pairs, which, strict=True)
+            - len(scored_texts[text].text.prefix)
+            - scored_texts[text].first_index
+            for pair, text in zip(pairs, text_of_pair, strict=True)
         ]
     )
     lengths = torch.tensor([len(pair.continuation) for pair in pairs])
     owner = torch.repeat_interleave(torch.arange(len(pairs)), lengths)
-    begun = lengths.cumsum(0) - lengths
-    row = first[owner] + torch.arange(len(owner)) - begun[owner]
+    first_targets = lengths.cumsum(0) - lengths
+    row = first[owner] + torch.arange(len(owner)) - first_targets[owner]
     target = torch.tensor([token for pair in pairs for token in pair.continuation])
     rows, index = row.unique(return_inverse=True)
     log = torch.zeros(len(owner), dtype=torch.float64)
-    greedy = torch.zeros(len(owner), dtype=torch.bool)
-    predictions, done = OutputHead(label, model), 0
-    for some in predictions.split_rows(rows):
-        told = predictions.log_probabilities(hidden[some])
-        here = ((index >= done) & (index < done + len(some))).nonzero().flatten()
-        at, token = (index[here] - done).to(told.device), target[here].to(told.device)
-        log[here] = told[at, token].double().cpu()
-        greedy[here] = (told.argmax(dim=-1)[at] == token).cpu()
-        done += len(some)
-    return _sum_by_pair(log, greedy, owner, len(pairs))
+    is_greedy = torch.zeros(len(owner), dtype=torch.bool)
+    head, row_start = OutputHead(label, model), 0
+    for chunk in head.split_rows(rows):
+        log_p = head.log_probabilities(hidden[chunk])
+        in_chunk = ((index >= row_start) & (index < row_start + len(chunk))).nonzero().flatten()
+        chunk_row, token = (
+            (index[in_chunk] - row_start).to(log_p.device),
+            target[in_chunk].to(log_p.device),
+        )
+        log[in_chunk] = log_p[chunk_row, token].double().cpu()
+        is_greedy[in_chunk] = (log_p.argmax(dim=-1)[chunk_row] == token).cpu()
+        row_start += len(chunk)
+    return _sum_by_pair(log, is_greedy, owner, len(pairs))
 
 
 def _sum_by_pair(
     log: Float64[Tensor, " tokens"],
-    greedy: Bool[Tensor, " tokens"],
+    is_greedy: Bool[Tensor, " tokens"],
     owner: Int64[Tensor, " tokens"],
     count: int,
 ) -> list[ContinuationScore]:
     total = torch.zeros(count, dtype=torch.float64).index_add_(0, owner, log)
-    missed = torch.zeros(count, dtype=torch.float64).index_add_(0, owner, (~greedy).double())
+    miss_counts = torch.zeros(count, dtype=torch.float64).index_add_(
+        0, owner, (~is_greedy).double()
+    )
     return [
-        ContinuationScore(each, not wrong)
-        for each, wrong in zip(total.tolist(), missed.tolist(), strict=True)
+        ContinuationScore(log_prob, not misses)
+        for log_prob, misses in zip(total.tolist(), miss_counts.tolist(), strict=True)
     ]

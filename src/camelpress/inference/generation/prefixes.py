@@ -1,4 +1,4 @@
-"""Texts that begin alike: the examples before a question, a prompt that is asked many times."""
+"""Shared prefixes of texts, such as the examples before a question or a repeated prompt."""
 
 from __future__ import annotations
 
@@ -6,62 +6,79 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-MIN_PREFIX_TOKENS = 64  # tokens that a common beginning has at least
+MIN_PREFIX_TOKENS = 64  # smallest shared prefix in tokens
 
 
 class PrefixedText(NamedTuple):
-    """A text: what it begins with as others do, and the rest, one token at least."""
+    """A text split into a shared prefix and a suffix of at least one token."""
 
     prefix: tuple[int, ...]
     suffix: Sequence[int]
 
 
 def group_by_prefix(
-    texts: Sequence[Sequence[int]], *, most: Sequence[int] | None = None, long: int | None = None
+    texts: Sequence[Sequence[int]],
+    *,
+    max_prefix_tokens: Sequence[int] | None = None,
+    long_tokens: int | None = None,
 ) -> list[tuple[int, PrefixedText]]:
-    """Place of each text, and where what it has for itself begins.
+    """Splits texts into shared prefix and suffix; returns the index of each text with its split.
 
-    One family comes after the other, and in each the shorter texts come first.
+    Texts with the same prefix are neighbours, the shorter ones first.
 
     Args:
-        texts: at least one.
-        most: tokens that may be taken for a beginning, of each.
-        long: tokens of a text from which on it is its own beginning if it shares none, so that
-            shorter ones beside it need not have as much room.
+        texts: ids of each text, at least one text.
+        max_prefix_tokens: largest prefix of each text in tokens; None for no limit.
+        long_tokens: length in tokens from which a text without shared prefix gets a prefix of its
+            own, so that shorter neighbours need no row of its length; None for no such prefix.
     """
-    found: list[tuple[int, PrefixedText]] = []
-    for family in prefix_groups(texts):
-        same = common_prefix_length([texts[place] for place in family])
-        same = min(same, *(most[place] for place in family)) if most else same
-        if len(family) == 1 and long and len(texts[family[0]]) >= long:
-            same = len(texts[family[0]]) - 1
-        elif len(family) == 1 or same < MIN_PREFIX_TOKENS:
-            same = 0
-        for place in sorted(family, key=lambda place: len(texts[place])):
-            found.append((place, PrefixedText(tuple(texts[place][:same]), texts[place][same:])))
-    return found
+    splits: list[tuple[int, PrefixedText]] = []
+    for group in prefix_groups(texts):
+        prefix_length = common_prefix_length([texts[index] for index in group])
+        prefix_length = (
+            min(prefix_length, *(max_prefix_tokens[index] for index in group))
+            if max_prefix_tokens
+            else prefix_length
+        )
+        if len(group) == 1 and long_tokens and len(texts[group[0]]) >= long_tokens:
+            prefix_length = len(texts[group[0]]) - 1
+        elif len(group) == 1 or prefix_length < MIN_PREFIX_TOKENS:
+            prefix_length = 0
+        for index in sorted(group, key=lambda index: len(texts[index])):
+            splits.append(
+                (
+                    index,
+                    PrefixedText(tuple(texts[index][:prefix_length]), texts[index][prefix_length:]),
+                )
+            )
+    return splits
 
 
 def prefix_groups(texts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Places of texts, those together that begin alike.
+    """Groups the indices of texts with a common prefix.
 
-    In their order, a family ends where two neighbours share less than half of what one of them
-    shares with its other neighbour.
+    In sorted order, a group ends between two neighbours with a common prefix shorter than half of
+    the prefix that one of them shares with its other neighbour.
     """
-    order = sorted(range(len(texts)), key=lambda place: [*texts[place]])
-    common = [common_prefix_length([texts[one], texts[two]]) for one, two in pairwise(order)]
-    found: list[list[int]] = []
-    for number, place in enumerate(order):
-        near = common[max(0, number - 2) : number + 1]
-        if not number or 2 * common[number - 1] < max(near):
-            found.append([])
-        found[-1].append(place)
-    return found
+    order = sorted(range(len(texts)), key=lambda index: [*texts[index]])
+    common_lengths = [
+        common_prefix_length([texts[left], texts[right]]) for left, right in pairwise(order)
+    ]
+    groups: list[list[int]] = []
+    for number, index in enumerate(order):
+        neighbour_lengths = common_lengths[max(0, number - 2) : number + 1]
+        if not number or 2 * common_lengths[number - 1] < max(neighbour_lengths):
+            groups.append([])
+        groups[-1].append(index)
+    return groups
 
 
 def common_prefix_length(rows: Sequence[Sequence[int]]) -> int:
-    """How many tokens all rows begin with, one at least left over of each."""
-    listed = [[*row] for row in rows]
-    first, last = min(listed), max(listed)  # all others lie between, so they share what these do
-    most = min(map(len, rows)) - 1
-    return next((place for place in range(most) if first[place] != last[place]), most)
+    """Returns the number of leading tokens common to all rows.
+
+    At least one token of each row is left for the suffix.
+    """
+    lists = [[*row] for row in rows]
+    first, last = min(lists), max(lists)  # the extremes in sorted order bound all others
+    limit = min(map(len, rows)) - 1
+    return next((index for index in range(limit) if first[index] != last[index]), limit)

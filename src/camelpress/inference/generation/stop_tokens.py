@@ -1,4 +1,4 @@
-"""Which ids end what a model says."""
+"""Ids that end a reply."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ GENERATION_CONFIG = "generation_config.json"
 
 
 def stop_token_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[int]:
-    """The ids that end a reply: the tokenizer's EOS, and those that the model's configs name.
+    """Returns the ids that end a reply: EOS of the tokenizer, and ids from the configs.
 
     Raises:
-        CheckpointProblem: a config names something else than ids.
+        CheckpointProblem: a config has a value other than ids.
     """
-    found = set() if tokenizer.eos is None else {tokenizer.eos}
+    ids = set() if tokenizer.eos is None else {tokenizer.eos}
     path = checkpoint.folder / GENERATION_CONFIG
     for content in (checkpoint.config, read_json(path) if path.is_file() else {}):
-        named = content.get("eos_token_id")
-        listed = named if isinstance(named, list) else [] if named is None else [named]
-        if not all(type(each) is int for each in listed):
+        value = content.get("eos_token_id")
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(type(item) is int for item in values):
             raise CheckpointProblem(
-                f"{checkpoint.folder} has an eos_token_id that is {named!r}",
+                f"{checkpoint.folder} has the invalid eos_token_id {value!r}",
                 next_step="compare config.json and generation_config.json with the original model",
             )
-        found.update(listed)
-    return sorted(found)
+        ids.update(values)
+    return sorted(ids)

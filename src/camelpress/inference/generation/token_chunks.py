@@ -1,6 +1,6 @@
-"""Texts as rectangles of tokens, and a walk of these through the blocks of a model.
+"""Chunks: texts as rectangles of tokens, and their pass through the blocks of a model.
 
-What several texts begin with alike is a piece of its own, which passes each block before them.
+A shared prefix is a chunk of its own and passes each block before its suffixes.
 """
 
 from __future__ import annotations
@@ -16,29 +16,26 @@ from camelpress.inference.generation.prefixes import PrefixedText
 from camelpress.inference.model.kv_cache import KeyValueCache, SharedPrefix, attend_prefixed
 from camelpress.inference.model.streamed_model import DecoderBlock, StreamedModel
 
-CHUNK_TOKENS = 1024  # tokens that pass a block at once
-FULL_ATTENTION_TOKENS = (
-    4096  # of a text by itself, for attention to all of it has a kernel that keeps no scores
-)
+CHUNK_TOKENS = 1024  # tokens per forward pass through a block
+FULL_ATTENTION_TOKENS = 4096  # tokens per chunk without prefix; its fused kernel stores no scores
 
 
 @dataclass(frozen=True)
 class TokenChunk:
-    """Rows of tokens, those that fill up a row included, that pass through a block at once."""
+    """Rows of tokens with padding, for one forward pass through a block."""
 
     ids: Int64[Tensor, "rows new"]
-    cached_tokens: Int64[Tensor, " rows"]  # tokens of their own that the rows have already
-    max_length: int  # of their own, with the new ones
-    prefix_tokens: Int64[Tensor, " rows"]  # tokens that they begin with besides
-    prefixes: Sequence[
-        tuple[Int64[Tensor, " _"], KeyValueCache, int]
-    ]  # which rows, where, how many
-    cache: KeyValueCache | None  # none where nothing came before and nothing will follow
-    rows: slice  # of the cache
+    cached_tokens: Int64[Tensor, " rows"]  # cached tokens of each row, without prefix
+    max_length: int  # largest number of tokens per row, with the new ones
+    prefix_tokens: Int64[Tensor, " rows"]  # prefix tokens of each row
+    # rows, cache and length in tokens of each prefix
+    prefixes: Sequence[tuple[Int64[Tensor, " _"], KeyValueCache, int]]
+    cache: KeyValueCache | None  # None if no tokens precede or follow the chunk
+    rows: slice  # rows of the cache
 
     @property
     def positions(self) -> Int64[Tensor, "rows new"]:
-        """Of the tokens in their texts."""
+        """Positions of the tokens in their texts."""
         new = torch.arange(self.ids.shape[1], device=self.ids.device)
         return (self.prefix_tokens + self.cached_tokens)[:, None] + new
 
@@ -49,89 +46,91 @@ class TokenChunk:
         hidden: Float[Tensor, "rows new hidden"],
         rope: tuple[Tensor, Tensor],
     ) -> Float[Tensor, "rows new hidden"]:
-        """What leaves a block."""
+        """Runs one block, and returns the hidden states after it."""
         query, keys, values = block.qkv(block.attention_input(hidden), rope)
         if self.cache:
             self.cache.write(number, self.rows, self.cached_tokens, keys, values)
             keys, values = self.cache.read(number, self.rows, self.max_length)
-        common = [
-            SharedPrefix(rows, *(each[0] for each in cache.read(number, slice(1), tokens)))
+        prefixes = [
+            SharedPrefix(rows, *(tensor[0] for tensor in cache.read(number, slice(1), tokens)))
             for rows, cache, tokens in self.prefixes
         ]
         context = attend_prefixed(
-            query, keys, values, self.cached_tokens, common, scaling=block.scaling
+            query, keys, values, self.cached_tokens, prefixes, scaling=block.scaling
         )
         return block.add_mlp(hidden + block.attention_output(context))
 
 
 class ChunkBuilder:
-    """Makes pieces of texts, and keeps what they begin with.
+    """Builds chunks of texts, and caches their shared prefixes.
 
     Args:
-        model: that reads them.
-        blocks: whose keys and values are kept at once: all, or one where no token will follow.
+        model: the streamed model.
+        blocks: number of blocks with keys and values in memory: all, or one if no token follows.
     """
 
     def __init__(self, model: StreamedModel, *, blocks: int) -> None:
         self._model = model
         self._blocks = blocks
-        self._common: dict[tuple[int, ...], KeyValueCache] = {}
+        self._prefix_caches: dict[tuple[int, ...], KeyValueCache] = {}
 
     def prefix_chunks(self, texts: Iterable[PrefixedText]) -> Iterator[TokenChunk]:
-        """What the texts begin with, as far as it was not read before."""
-        for begin in dict.fromkeys(text.prefix for text in texts):
-            if begin and begin not in self._common:
-                self._common[begin] = cache = self.allocate_row(len(begin))
-                yield from self.split_text(PrefixedText((), begin), cache, slice(1))
+        """Yields the chunks of all prefixes not cached yet."""
+        for prefix in dict.fromkeys(text.prefix for text in texts):
+            if prefix and prefix not in self._prefix_caches:
+                self._prefix_caches[prefix] = cache = self.allocate_row(len(prefix))
+                yield from self.split_text(PrefixedText((), prefix), cache, slice(1))
 
-    def drop_prefixes(self, besides: Iterable[tuple[int, ...]]) -> None:
-        """Forget beginnings besides these, but not the one that was read last."""
-        used = {*besides, next(reversed(self._common), ())}
-        self._common = {begin: kept for begin, kept in self._common.items() if begin in used}
+    def drop_prefixes(self, prefixes: Iterable[tuple[int, ...]]) -> None:
+        """Drops all prefixes except these and the most recent one."""
+        used = {*prefixes, next(reversed(self._prefix_caches), ())}
+        self._prefix_caches = {
+            prefix: cache for prefix, cache in self._prefix_caches.items() if prefix in used
+        }
 
     def allocate_row(self, tokens: int) -> KeyValueCache:
-        """Room for one row."""
-        return KeyValueCache(self._model, rows=1, room=tokens, blocks=self._blocks)
+        """Allocates a cache of one row."""
+        return KeyValueCache(self._model, rows=1, max_tokens=tokens, blocks=self._blocks)
 
     def split_text(
         self, text: PrefixedText, cache: KeyValueCache, rows: slice
     ) -> Iterator[TokenChunk]:
-        """One text, in as many pieces as it takes."""
+        """Yields the chunks of one text."""
         step = CHUNK_TOKENS if text.prefix else FULL_ATTENTION_TOKENS
-        for begun in range(0, len(text.suffix), step):
-            ids = text.suffix[begun : begun + step]
-            yield self.make_chunk([ids], [begun], [text.prefix], cache, rows)
+        for start in range(0, len(text.suffix), step):
+            ids = text.suffix[start : start + step]
+            yield self.make_chunk([ids], [start], [text.prefix], cache, rows)
 
     def pad_texts(
         self, texts: Sequence[PrefixedText], cache: KeyValueCache | None, rows: slice
     ) -> TokenChunk:
-        """Several texts, side by side."""
+        """Builds one chunk of several texts, padded to equal length."""
         longest = max(len(text.suffix) for text in texts)
         ids = [[*text.suffix, *[0] * (longest - len(text.suffix))] for text in texts]
-        begins = [text.prefix for text in texts]
-        return self.make_chunk(ids, [0] * len(texts), begins, cache, rows)
+        prefixes = [text.prefix for text in texts]
+        return self.make_chunk(ids, [0] * len(texts), prefixes, cache, rows)
 
     def make_chunk(
         self,
         ids: Sequence[Sequence[int]],
-        begun: Sequence[int],
-        begins: Sequence[tuple[int, ...]],
+        lengths: Sequence[int],
+        prefixes: Sequence[tuple[int, ...]],
         cache: KeyValueCache | None,
         rows: slice,
     ) -> TokenChunk:
-        """Tokens that follow on what the rows have."""
-        having: dict[tuple[int, ...], list[int]] = {}
-        for row, begin in enumerate(begins):
-            if begin:
-                having.setdefault(begin, []).append(row)
+        """Builds a chunk of new tokens for rows with `lengths` cached tokens."""
+        rows_of_prefix: dict[tuple[int, ...], list[int]] = {}
+        for row, prefix in enumerate(prefixes):
+            if prefix:
+                rows_of_prefix.setdefault(prefix, []).append(row)
         return TokenChunk(
             self._to_device([[*row] for row in ids]),
-            self._to_device([*begun]),
-            max(begun) + len(ids[0]),
-            self._to_device([len(begin) for begin in begins]),
+            self._to_device([*lengths]),
+            max(lengths) + len(ids[0]),
+            self._to_device([len(prefix) for prefix in prefixes]),
             [
-                (self._to_device(some), self._common[begin], len(begin))
-                for begin, some in having.items()
+                (self._to_device(prefix_rows), self._prefix_caches[prefix], len(prefix))
+                for prefix, prefix_rows in rows_of_prefix.items()
             ],
             cache,
             rows,
@@ -142,10 +141,13 @@ class ChunkBuilder:
 
 
 def chunk_texts(texts: Sequence[PrefixedText]) -> Iterator[list[PrefixedText]]:
-    """Neighbours in runs of at most so many tokens with what fills them up, one text at least."""
+    """Yields neighbouring texts in runs of at least one text.
+
+    A run has at most `CHUNK_TOKENS` tokens with padding, unless it is a single text.
+    """
     run: list[PrefixedText] = []
     for text in texts:
-        longest = max(len(each.suffix) for each in (*run, text))
+        longest = max(len(member.suffix) for member in (*run, text))
         if run and longest * (len(run) + 1) > CHUNK_TOKENS:
             yield run
             run = []
@@ -155,27 +157,29 @@ def chunk_texts(texts: Sequence[PrefixedText]) -> Iterator[list[PrefixedText]]:
 
 def run_chunks(
     model: StreamedModel,
-    pieces: Sequence[TokenChunk],
+    chunks: Sequence[TokenChunk],
     blocks: Iterable[DecoderBlock],
     table: Float[Tensor, "vocabulary hidden"],
-    home: torch.device,
+    state_device: torch.device,
 ) -> list[Float[Tensor, "rows new hidden"]]:
-    """What leaves the last block, of each piece.
+    """Runs all chunks through all blocks, and returns the last hidden states of each chunk.
 
     Args:
-        model: whose blocks they are.
-        pieces: each after those that it builds upon.
-        blocks: all, in their order.
-        table: of embeddings, where the pieces are.
-        home: where hidden states are between blocks.
+        model: model of the blocks.
+        chunks: the chunks, each after its prefix and earlier chunks.
+        blocks: all blocks in order.
+        table: embedding matrix.
+        home: device of the hidden states between blocks.
     Raises:
-        CheckpointProblem: a text has ids that the model does not know.
+        CheckpointProblem: a text has ids outside the embedding.
     """
     with torch.inference_mode():
-        hidden = [model.embed_ids(piece.ids, table).to(home, model.dtype) for piece in pieces]
+        hidden = [
+            model.embed_ids(chunk.ids, table).to(state_device, model.dtype) for chunk in chunks
+        ]
         for number, block in enumerate(blocks):
-            for place, piece in enumerate(pieces):
-                entering = hidden[place].to(model.device)
-                rope = model.rotary(piece.positions)
-                hidden[place] = piece.forward(number, block, entering, rope).to(home)
+            for index, chunk in enumerate(chunks):
+                inputs = hidden[index].to(model.device)
+                rope = model.rotary(chunk.positions)
+                hidden[index] = chunk.forward(number, block, inputs, rope).to(state_device)
     return hidden

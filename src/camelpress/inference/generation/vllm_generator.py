@@ -1,7 +1,6 @@
-"""Prompts completed by vLLM, which is an extra: for models and tasks that outgrow this program.
+"""Completes prompts with vLLM, an optional dependency for large models and tasks.
 
-Its draws are its own: the same in every run and for both models' seeds, but not those that are made
-here without it.
+Its samples are reproducible, but differ from those of `LocalGenerator`.
 """
 
 from __future__ import annotations
@@ -27,115 +26,122 @@ SEED_RANGE = 2**63
 
 
 def require_vllm() -> None:
-    """See that vLLM is there.
+    """Checks that vLLM is installed.
 
     Raises:
-        EngineProblem: it is not installed.
+        ToolProblem: vLLM is not installed.
     """
     optional_packages.require_package("vllm", need="completions by vLLM need vLLM", extra="vllm")
 
 
 class VllmGenerator:
-    """One model, in as many copies as there are GPUs for.
+    """Generator with as many copies of a model as the GPUs allow.
 
     Args:
-        respondent: the model.
-        tokenizer: folder of it.
-        gpus: that a copy takes.
+        generation_model: the model.
+        tokenizer: folder of its tokenizer.
+        gpus: GPUs per copy.
     Raises:
-        EngineProblem: vLLM is not installed.
+        ToolProblem: vLLM is not installed.
     """
 
-    def __init__(self, respondent: GenerationModel, *, tokenizer: Path, gpus: int) -> None:
+    def __init__(self, generation_model: GenerationModel, *, tokenizer: Path, gpus: int) -> None:
         require_vllm()
-        self._of = respondent
+        self._target = generation_model
         self._tokenizer = tokenizer
         self._gpus = gpus
         self._copies: list[ProcessPoolExecutor] = []
-        self._longest = 0  # text that they have room for
-        self.fixed_seconds = 0.0  # is not known
+        self._max_tokens = 0  # longest sequence in tokens
+        self.fixed_seconds = 0.0  # unknown for vLLM
 
-    def generate(self, wanted: Sequence[GenerationRequest]) -> Iterator[tuple[int, str]]:
-        """Place and completion of each, copy by copy.
+    def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, str]]:
+        """Yields the index and completion of each request, copy by copy.
 
         Raises:
-            EngineProblem: a copy broke.
+            ToolProblem: a copy failed.
         """
-        longest = max(len(each.prompt.ids) + each.sampling.max_tokens for each in wanted)
-        if longest > self._longest or not self._copies:
+        max_request_tokens = max(
+            len(request.prompt.ids) + request.sampling.max_tokens for request in requests
+        )
+        if max_request_tokens > self._max_tokens or not self._copies:
             self.release()
-            self._longest = max(longest, self._of.model.max_positions)
+            self._max_tokens = max(max_request_tokens, self._target.model.max_positions)
             self._copies = self._start_workers()
         count = len(self._copies)
-        shares = [range(number, len(wanted), count) for number in range(count)]
-        asked = {
+        shares = [range(number, len(requests), count) for number in range(count)]
+        share_of_future = {
             copy.submit(
-                vllm_worker.answer_requests, [self._request(wanted[place]) for place in share]
+                vllm_worker.answer_requests, [self._request(requests[index]) for index in share]
             ): share
             for copy, share in zip(self._copies, shares, strict=True)
             if share
         }
-        for done in as_completed(asked):
+        for future in as_completed(share_of_future):
             try:
-                found = done.result()
+                completions = future.result()
             except (BrokenProcessPool, RuntimeError, ValueError) as error:
                 raise ToolProblem(
-                    f"vLLM broke with the {self._of.label} ({_line(error)})",
-                    next_step="see what it said above, or complete without it",
+                    f"vLLM failed with the {self._target.label} ({_line(error)})",
+                    next_step="read its output above, or complete without vLLM",
                 ) from error
-            for place, tokens in zip(asked[done], found, strict=True):
-                yield place, self._cut_text(wanted[place], tokens)
+            for index, tokens in zip(share_of_future[future], completions, strict=True):
+                yield index, self._cut_text(requests[index], tokens)
 
     def release(self) -> None:
-        """End the processes, and give back their GPUs."""
+        """Ends the worker processes, and frees their GPUs."""
         for copy in self._copies:
             copy.shutdown(cancel_futures=True)
         self._copies = []
 
     def _start_workers(self) -> list[ProcessPoolExecutor]:
-        told = {
-            "model": str(self._of.checkpoint.folder),
+        arguments = {
+            "model": str(self._target.checkpoint.folder),
             "tokenizer": str(self._tokenizer),
-            "dtype": dtype_name(self._of.model.dtype),
+            "dtype": dtype_name(self._target.model.dtype),
             "tensor_parallel_size": self._gpus,
-            "max_model_len": self._longest,
+            "max_model_len": self._max_tokens,
             "enable_prefix_caching": True,
         }
-        named = os.environ.get(vllm_worker.VISIBLE_GPUS_VARIABLE)
-        seen = [*map(str, range(torch.cuda.device_count()))] if named is None else named.split(",")
-        copies = len(seen) // self._gpus
+        visible = os.environ.get(vllm_worker.VISIBLE_GPUS_VARIABLE)
+        gpus = (
+            [*map(str, range(torch.cuda.device_count()))] if visible is None else visible.split(",")
+        )
+        copies = len(gpus) // self._gpus
         if not copies:
             raise ToolProblem(
-                f"a copy of the {self._of.label} in vLLM takes {self._gpus} GPUs, and {len(seen)} "
-                "are here",
+                f"a copy of the {self._target.label} in vLLM needs {self._gpus} GPUs, and "
+                f"{len(gpus)} are visible",
                 next_step="complete without vLLM, or set --vllm-gpus",
             )
-        groups = [seen[copy * self._gpus : (copy + 1) * self._gpus] for copy in range(copies)]
+        groups = [gpus[copy * self._gpus : (copy + 1) * self._gpus] for copy in range(copies)]
         context = get_context("spawn")
         return [
             ProcessPoolExecutor(
-                1, context, initializer=vllm_worker.start_worker, initargs=(group, told)
+                1, context, initializer=vllm_worker.start_worker, initargs=(group, arguments)
             )
             for group in groups
         ]
 
-    def _request(self, wanted: GenerationRequest) -> vllm_worker.WorkerRequest:
-        prompt, decoding, positions = wanted
+    def _request(self, request: GenerationRequest) -> vllm_worker.WorkerRequest:
+        prompt, sampling, positions = request
         return vllm_worker.WorkerRequest(
             prompt.ids,
-            [*decoding.stop],
-            [*self._of.eos_ids],
-            min(decoding.max_tokens, positions - len(prompt.ids)),
-            decoding.temperature,
-            decoding.top_p,
+            [*sampling.stop],
+            [*self._target.eos_ids],
+            min(sampling.max_tokens, positions - len(prompt.ids)),
+            sampling.temperature,
+            sampling.top_p,
             int(sha256_json(prompt.seed), 16) % SEED_RANGE,
         )
 
-    def _cut_text(self, wanted: GenerationRequest, tokens: Sequence[int]) -> str:
-        ending = StopRule(
-            wanted.sampling, self._of.tokenizer, frozenset(self._of.eos_ids), wanted.max_positions
+    def _cut_text(self, request: GenerationRequest, tokens: Sequence[int]) -> str:
+        stop_rule = StopRule(
+            request.sampling,
+            self._target.tokenizer,
+            frozenset(self._target.eos_ids),
+            request.max_positions,
         )
-        return ending.cut(wanted.prompt.ids, tokens)
+        return stop_rule.cut_text(request.prompt.ids, tokens)
 
 
 def _line(error: Exception) -> str:

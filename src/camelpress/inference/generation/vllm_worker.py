@@ -1,8 +1,8 @@
-"""vLLM in processes of their own: a copy of the model on each, with GPUs that no other has.
+"""Worker processes of vLLM: a copy of the model in each, on GPUs of its own.
 
-Nothing here imports what a worker does not need. vLLM refuses `data_parallel_size` with one
-process (vllm-project/vllm#27282), so requests are dealt out; with several copies a row's draws are
-the same, for each has a seed of its own.
+This module imports only the needs of a worker. vLLM refuses `data_parallel_size` with one process
+(vllm-project/vllm#27282), so requests are divided among the workers. Each request has its seed, so
+the samples do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -11,19 +11,18 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-LONG_CONTEXT_VARIABLE = (
-    "VLLM_ALLOW_LONG_MAX_MODEL_LEN"  # a protocol of 2023 went beyond a model's positions
-)
+# a benchmark protocol of 2023 exceeds the positions of a model
+LONG_CONTEXT_VARIABLE = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 VISIBLE_GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
 class WorkerRequest(NamedTuple):
-    """A prompt for vLLM."""
+    """A prompt with sampling parameters for vLLM."""
 
     ids: list[int]
     stop: list[str]
     stop_token_ids: list[int]
-    max_tokens: int  # tokens
+    max_tokens: int  # largest number of new tokens
     temperature: float
     top_p: float
     seed: int
@@ -33,10 +32,10 @@ _llm: Any = None
 
 
 def start_worker(gpus: Sequence[str], model: Mapping[str, Any]) -> None:
-    """Read the model, once in a process.
+    """Loads the model, once per process.
 
     Args:
-        gpus: that this process sees.
+        gpus: GPUs visible to this process.
         model: arguments of `vllm.LLM`.
     """
     global _llm
@@ -47,21 +46,21 @@ def start_worker(gpus: Sequence[str], model: Mapping[str, Any]) -> None:
 
 
 def answer_requests(requests: Sequence[WorkerRequest]) -> list[list[int]]:
-    """The tokens that each prompt is completed with, up to the first stop and some beyond."""
+    """Returns the completion tokens of each prompt, up to the first stop and slightly beyond."""
     from vllm import SamplingParams, TokensPrompt
 
-    told = [
+    sampling = [
         SamplingParams(
-            temperature=each.temperature,
-            top_p=each.top_p,
-            seed=each.seed,
-            max_tokens=each.max_tokens,
-            stop=each.stop or None,
-            stop_token_ids=each.stop_token_ids,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=request.seed,
+            max_tokens=request.max_tokens,
+            stop=request.stop or None,
+            stop_token_ids=request.stop_token_ids,
             skip_special_tokens=False,
         )
-        for each in requests
+        for request in requests
     ]
-    prompts = [TokensPrompt(prompt_token_ids=each.ids) for each in requests]
-    found = _llm.generate(prompts, told, use_tqdm=False)
-    return [[*each.outputs[0].token_ids] for each in found]
+    prompts = [TokensPrompt(prompt_token_ids=request.ids) for request in requests]
+    outputs = _llm.generate(prompts, sampling, use_tqdm=False)
+    return [[*output.outputs[0].token_ids] for output in outputs]

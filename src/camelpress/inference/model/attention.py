@@ -1,4 +1,4 @@
-"""Causal attention within each of several sequences that stand end to end, without a mask."""
+"""Causal attention within each of several concatenated sequences, without a mask."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ IMPLEMENTATION = "end_to_end"
 
 
 def register_attention() -> str:
-    """Make transformers know it; the name by which a config asks for it."""
-    from transformers import AttentionInterface  # two seconds, and not every command runs a model
+    """Registers `attend_packed` with transformers, and returns its name for a config."""
+    from transformers import AttentionInterface  # takes 2 s to import, only needed to run a model
 
     AttentionInterface.register(IMPLEMENTATION, attend_packed)
     return IMPLEMENTATION
@@ -33,27 +33,29 @@ def attend_packed(
     scaling: float,
     **_: Any,
 ) -> tuple[Float[Tensor, "1 tokens heads width"], None]:
-    """What transformers calls between the projections; neighbours of one length go together.
+    """Computes attention within each sequence; neighbours of equal length form one batch.
+
+    transformers calls it between the projections.
 
     Args:
-        module: not needed here, nor is the mask.
-        query, key, value: rotated, of all sequences end to end.
-        attention_mask: None.
-        lengths: of the sequences, in tokens.
-        scaling: of the products.
+        module: unused.
+        query, key, value: rotated queries and keys, and values, of all sequences concatenated.
+        attention_mask: unused, None.
+        lengths: tokens of each sequence.
+        scaling: factor of the products of queries and keys.
     Returns:
-        the values, mixed, and no weights.
+        the attention output, and None for the weights.
     """
     parts, start = [], 0
-    for length, alike in groupby(lengths):
-        count = len(list(alike))
+    for length, group in groupby(lengths):
+        count = len(list(group))
         part = slice(start, start + count * length)
         start = part.stop
         q, k, v = (
-            each[0, :, part].unflatten(1, (count, length)).transpose(0, 1)
-            for each in (query, key, value)
+            tensor[0, :, part].unflatten(1, (count, length)).transpose(0, 1)
+            for tensor in (query, key, value)
         )
-        mixed = scaled_dot_product_attention(
+        output = scaled_dot_product_attention(
             q,
             k,
             v,
@@ -61,5 +63,5 @@ def attend_packed(
             scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
         )
-        parts.append(mixed.transpose(1, 2).flatten(0, 1))
+        parts.append(output.transpose(1, 2).flatten(0, 1))
     return torch.cat(parts)[None], None

@@ -1,6 +1,6 @@
-"""Decides whether two checkpoints are one model: the same tensors, computed with in the same way.
+"""Checks that two checkpoints are one model: the same tensors with the same computation.
 
-File names, shards, formats of files, tokenizers and reports do not matter here.
+File names, shards, file formats, tokenizers and reports do not matter.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from camelpress.core.packing.linear_layers import CODE_TENSOR_NAMES
 from camelpress.core.packing.quantization_schemes import QuantizationScheme, layer_scheme
 from camelpress.inference.model.streamed_model import CONFIG_ERRORS
 
-# attributes of a transformers config that change what the same tensors compute
+# attributes of a transformers config that change the computation
 COMPUTATION_KEYS = (
     "model_type",
     "hidden_act",
@@ -35,29 +35,31 @@ COMPUTATION_KEYS = (
 )
 
 
-def is_same_model(one: Checkpoint, other: Checkpoint) -> bool:
-    """Returns whether two checkpoints hold the same tensors and compute with them alike.
+def is_same_model(first: Checkpoint, second: Checkpoint) -> bool:
+    """Returns True if two checkpoints hold the same tensors and compute the same from them.
 
-    Tensors are read only where names, types and shapes agree, and only up to the first difference.
+    Tensors are read only if names, dtypes and shapes agree, and only up to the first difference.
     """
-    if _tensor_headers(one) != _tensor_headers(other) or _layer_schemes(one) != _layer_schemes(
-        other
+    if _tensor_headers(first) != _tensor_headers(second) or _layer_schemes(first) != _layer_schemes(
+        second
     ):
         return False
-    if not is_same_computation(one.config, other.config):
+    if not is_same_computation(first.config, second.config):
         return False
-    here, there = _stored_names(one), _stored_names(other)
-    by_size = sorted(here, key=lambda name: one.tensors[here[name]].nbytes)
-    return all(_is_same_tensor(one, here[name], other, there[name]) for name in by_size)
+    first_names, second_names = _stored_names(first), _stored_names(second)
+    by_size = sorted(first_names, key=lambda name: first.tensors[first_names[name]].nbytes)
+    return all(
+        _is_same_tensor(first, first_names[name], second, second_names[name]) for name in by_size
+    )
 
 
-def is_same_computation(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Returns whether two configs make the same computation of the same tensors."""
-    return one == other or _computation_keys(one) == _computation_keys(other)
+def is_same_computation(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Returns True if two configs define the same computation."""
+    return first == second or _computation_keys(first) == _computation_keys(second)
 
 
 def headers_digest(checkpoint: Checkpoint) -> str:
-    """Returns one hash over the names, types and shapes of all tensors; none is read."""
+    """Returns one hash over names, dtypes and shapes of all tensors; no tensor is read."""
     return sha256_json(
         {
             name: [dtype_name(dtype), shape]
@@ -67,15 +69,15 @@ def headers_digest(checkpoint: Checkpoint) -> str:
 
 
 def weights_digest(checkpoint: Checkpoint) -> str:
-    """Returns one hash over the bytes of all tensors, independent of the files that hold them."""
+    """Returns one hash over the bytes of all tensors, independent of their files."""
     names = _stored_names(checkpoint).items()
     return sha256_json({name: _sha256(checkpoint, stored) for name, stored in names})
 
 
 def _stored_names(checkpoint: Checkpoint) -> dict[str, str]:
-    """Maps each tensor of a model to the one that holds it: a tied head lies in the embedding.
+    """Maps each tensor of a model to its stored tensor: a tied head is stored in the embedding.
 
-    Buffers that are computed from the config are no part of a model.
+    Buffers computed from the config are not part of a model.
     """
     names = {name: name for name in checkpoint.tensors if not is_derived_buffer(name)}
     head, embedding = f"{HEAD_NAME}.weight", f"{EMBEDDING_NAME}.weight"
@@ -99,24 +101,26 @@ def _layer_schemes(checkpoint: Checkpoint) -> dict[str, QuantizationScheme | Non
 
 
 def _computation_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads a config as transformers does, which knows the defaults and both ways to write RoPE."""
+    """Reads a config with transformers, for its defaults and both spellings of RoPE."""
     kind = config.get("model_type")
     if kind not in MODEL_FAMILIES:
         return dict(config)
     try:
-        read = CONFIG_MAPPING[str(kind)].from_dict(dict(config))
+        parsed = CONFIG_MAPPING[str(kind)].from_dict(dict(config))
     except CONFIG_ERRORS:
-        return dict(config)  # no model can be made of it, which the stage reports
-    return {name: getattr(read, name, None) for name in COMPUTATION_KEYS}
+        return dict(config)  # not a valid config; the stage reports it
+    return {name: getattr(parsed, name, None) for name in COMPUTATION_KEYS}
 
 
-def _is_same_tensor(one: Checkpoint, name: str, other: Checkpoint, other_name: str) -> bool:
-    here, there = one.tensors[name], other.tensors[other_name]
-    file = one.folder / here.shard
-    in_place = here.offset is not None and here.offset == there.offset
-    if in_place and file.samefile(other.folder / there.shard):
+def _is_same_tensor(
+    first: Checkpoint, first_name: str, second: Checkpoint, second_name: str
+) -> bool:
+    first_info, second_info = first.tensors[first_name], second.tensors[second_name]
+    file = first.folder / first_info.shard
+    in_place = first_info.offset is not None and first_info.offset == second_info.offset
+    if in_place and file.samefile(second.folder / second_info.shard):
         return True
-    return torch.equal(_bytes_of(one, name), _bytes_of(other, other_name))
+    return torch.equal(_bytes_of(first, first_name), _bytes_of(second, second_name))
 
 
 def _sha256(checkpoint: Checkpoint, name: str) -> str:

@@ -1,4 +1,4 @@
-"""What a model expects next, at chosen places of a text."""
+"""Next-token predictions at chosen positions of a text."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor
 from camelpress.core.errors import NumericsProblem
 from camelpress.inference.model.streamed_model import StreamedModel
 
-MAX_LOGITS = 2**24  # in memory at once, per model
+MAX_LOGITS = 2**24  # logits in memory at once, per model
 
 
 class OutputHead:
-    """What makes predictions of the hidden states that leave a model's last block.
+    """Computes predictions from the last hidden states.
 
     Args:
-        label: what errors call the model.
-        model: whose head is read.
+        label: name of the model in errors.
+        model: model of the head.
     """
 
     def __init__(self, label: str, model: StreamedModel) -> None:
@@ -26,16 +26,16 @@ class OutputHead:
         self._vocabulary = int(model.config.vocab_size)
 
     def split_rows(self, rows: Int64[Tensor, " rows"]) -> tuple[Int64[Tensor, " chunk"], ...]:
-        """The rows in pieces of at most `LOGITS` logits, of one row at least."""
+        """Splits the rows into chunks of at most `MAX_LOGITS` logits, at least one row each."""
         return rows.split(max(1, MAX_LOGITS // self._vocabulary))
 
     def log_probabilities(
         self, hidden: Float[Tensor, "chunk hidden"]
     ) -> Float32[Tensor, "chunk vocabulary"]:
-        """Natural logarithms for the token after each state, on the model's device.
+        """Returns the natural log-probabilities of the next token, on the device of the model.
 
         Raises:
-            NumericsProblem: logits that are not finite.
+            NumericsProblem: logits are not finite.
         """
         logits: Tensor = self._head(hidden.to(self._device)).float()
         if not bool(logits.isfinite().all()):

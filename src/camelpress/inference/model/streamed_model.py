@@ -1,15 +1,15 @@
-"""The block walker: a model run one decoder block at a time, its weights read when needed.
+"""Streamed model: runs one decoder block at a time, and reads its weights on demand.
 
-Calibration and scoring both push activations through here, so that neither ever holds the model:
-memory is one block, the hidden states of all tokens, and one batch of activations.
+Calibration and scoring both use it, so neither loads the whole model: memory holds one block, the
+hidden states of all tokens, and one batch of activations.
 
-A block is taken apart at its four inputs of linear layers (`llama.STAGES`):
+A block is split at the four inputs of its linear layers (`llama.LINEAR_INPUTS`):
 
     hidden += o_proj(context(attention_input(hidden)))
     hidden += down_proj(mlp_middle(mlp_input(hidden)))
 
-so that a quantizer can look at each input after everything before it is quantized, in one pass.
-The arithmetic is that of transformers' own modules; only the residual sums are written here.
+So a quantizer can observe each input after everything before it is quantized, in one pass. The
+arithmetic is that of the modules of transformers; only the residual sums are written here.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from camelpress.core.progress import track
 from camelpress.inference.model import attention
 from camelpress.inference.model.token_batches import TokenBatch, TokenBatches, put_batch, take_batch
 
-FINITE_CHECK_ROWS = 1024  # of a tensor that are looked at in one go
-CONFIG_ERRORS = (  # of transformers, for a config that makes no model
+FINITE_CHECK_ROWS = 1024  # rows per check for finite values
+CONFIG_ERRORS = (  # errors of transformers for an invalid config
     ArithmeticError,
     AttributeError,
     LookupError,
@@ -46,18 +46,18 @@ _LINEAR_NAMES = tuple(linear.name for linear in llama.LINEARS)
 
 
 class RotaryPositions(NamedTuple):
-    """Where the tokens of a batch stand in their sequences: what rotates keys and queries."""
+    """Rotary embeddings of the tokens of a batch, and the lengths of its sequences."""
 
     cosine: Float[Tensor, "1 batch width"]
     sine: Float[Tensor, "1 batch width"]
-    lengths: list[int]  # of the sequences
+    lengths: list[int]  # tokens of each sequence
 
 
 class DecoderBlock:
-    """One decoder block with its weights, taken apart at the inputs of its linear layers.
+    """One decoder block with its weights, split at the inputs of its linear layers.
 
-    Hidden states keep their own dtype, which may be wider than that of weights and products: what
-    a block adds is small beside what passes through it.
+    Hidden states keep their own dtype, possibly wider than the dtype of weights and products: the
+    output of one block is small beside the residual stream.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -71,26 +71,26 @@ class DecoderBlock:
         self._attention.o_proj = nn.Identity()
 
     def weight(self, linear: str) -> Float[Tensor, "rows cols"]:
-        """The weight of one linear layer."""
+        """Returns the weight of one linear layer."""
         return self._linears[linear].get_parameter("weight")
 
     def replace_weight(self, linear: str, weight: Float[Tensor, "rows cols"]) -> None:
-        """Give one linear layer another weight; blocks made of the same tensors keep theirs."""
+        """Replaces the weight of one linear layer; other blocks of the same tensors keep theirs."""
         self._linears[linear].weight = nn.Parameter(weight.to(self._dtype), requires_grad=False)
 
     def attention_input(self, hidden: Float[Tensor, "b s h"]) -> Float[Tensor, "b s h"]:
-        """What q, k and v see."""
+        """Returns the input of q, k and v."""
         return self._attention_norm(hidden).to(self._dtype)
 
     @property
     def scaling(self) -> float:
-        """What attention multiplies the products of queries and keys by."""
+        """Factor of the products of queries and keys."""
         return float(self._attention.scaling)
 
     def qkv(
-        self, attention_input: Float[Tensor, "b s h"], turned: tuple[Tensor, Tensor]
+        self, attention_input: Float[Tensor, "b s h"], rotary: tuple[Tensor, Tensor]
     ) -> tuple[Float[Tensor, "b q s d"], Float[Tensor, "b kv s d"], Float[Tensor, "b kv s d"]]:
-        """Queries, keys and values by head, turned to their positions: what `context` mixes."""
+        """Returns rotated queries, rotated keys and values by head."""
         shape = (*attention_input.shape[:2], -1, self._attention.head_dim)
         query, key, value = (
             self._apply_linear(f"self_attn.{name}_proj", attention_input)
@@ -98,12 +98,12 @@ class DecoderBlock:
             .transpose(1, 2)
             for name in "qkv"
         )
-        return *self._rotate(query, key, *turned), value
+        return *self._rotate(query, key, *rotary), value
 
     def context(
         self, attention_input: Float[Tensor, "b s h"], rope: RotaryPositions
     ) -> Float[Tensor, "b s c"]:
-        """What o sees: the values, mixed by causal attention within each sequence."""
+        """Returns the input of o: causal attention within each sequence."""
         return self._attention(
             hidden_states=attention_input,
             position_embeddings=(rope.cosine, rope.sine),
@@ -112,55 +112,56 @@ class DecoderBlock:
         )[0]
 
     def attention_output(self, context: Float[Tensor, "b s c"]) -> Float[Tensor, "b s h"]:
-        """What attention adds to the residual stream."""
+        """Returns the attention output added to the residual stream."""
         return self._apply_linear("self_attn.o_proj", context)
 
     def mlp_input(self, hidden: Float[Tensor, "b s h"]) -> Float[Tensor, "b s h"]:
-        """What gate and up see."""
+        """Returns the input of gate and up."""
         return self._mlp_norm(hidden).to(self._dtype)
 
     def mlp_middle(self, mlp_input: Float[Tensor, "b s h"]) -> Float[Tensor, "b s f"]:
-        """What down sees: the gated activations, multiplied where they stand."""
+        """Returns the input of down: the gated activations, multiplied in place."""
         middle: Tensor = self._activation(self._apply_linear("mlp.gate_proj", mlp_input))
         return middle.mul_(self._apply_linear("mlp.up_proj", mlp_input))
 
     def mlp_output(self, middle: Float[Tensor, "b s f"]) -> Float[Tensor, "b s h"]:
-        """What the MLP adds to the residual stream."""
+        """Returns the MLP output added to the residual stream."""
         return self._apply_linear("mlp.down_proj", middle)
 
     def add_attention(
         self, hidden: Float[Tensor, "b s h"], rope: RotaryPositions
     ) -> Float[Tensor, "b s h"]:
-        """The first half of the block."""
+        """Runs the attention half of the block."""
         return hidden + self.attention_output(self.context(self.attention_input(hidden), rope))
 
     def add_mlp(self, hidden: Float[Tensor, "b s h"]) -> Float[Tensor, "b s h"]:
-        """The second half of the block."""
+        """Runs the MLP half of the block."""
         return hidden + self.mlp_output(self.mlp_middle(self.mlp_input(hidden)))
 
     def __call__(
         self, hidden: Float[Tensor, "b s h"], rope: RotaryPositions
     ) -> Float[Tensor, "b s h"]:
-        """The whole block."""
+        """Runs the whole block."""
         return self.add_mlp(self.add_attention(hidden, rope))
 
     def _apply_linear(
-        self, linear: str, entering: Float[Tensor, "b s cols"]
+        self, linear: str, inputs: Float[Tensor, "b s cols"]
     ) -> Float[Tensor, "b s rows"]:
-        found: Tensor = self._linears[linear](entering)
-        return found
+        outputs: Tensor = self._linears[linear](inputs)
+        return outputs
 
 
 class StreamedModel:
-    """A checkpoint that runs without being loaded.
+    """A checkpoint that runs without being loaded as a whole.
 
     Args:
-        checkpoint: 16-bit or packed in a layout that `linears` knows, of the LLaMA family.
-        device: where blocks and batches are computed; hidden states stay on the CPU.
-        dtype: of weights and activations; never fp16 on a CPU.
+        checkpoint: a checkpoint of the LLaMA family, 16-bit or in a packed layout known to
+            `core.packing`.
+        device: device of blocks and batches; hidden states stay on the CPU.
+        dtype: dtype of weights and activations; never fp16 on a CPU.
     Raises:
-        CheckpointProblem: another architecture, a config that transformers refuses, packed layers
-            that cannot be read, or biases that the architecture has no place for.
+        CheckpointProblem: the architecture is unknown, transformers rejects the config, packed
+            layers cannot be read, or a bias has no place in the architecture.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> None:
@@ -191,16 +192,16 @@ class StreamedModel:
         self._require_known_biases()
 
     def embed_sequences(self, sequences: TokenBatches) -> Float[Tensor, "tokens hidden"]:
-        """The first hidden states of all tokens, on the CPU.
+        """Returns the embeddings of all tokens, on the CPU.
 
         Raises:
-            CheckpointProblem: the text has ids that the model does not know.
+            CheckpointProblem: the text has ids outside the embedding.
             NumericsProblem: an embedding is not finite.
         """
         return self.embed_ids(sequences.tokens, self.read_embedding()).to(self.dtype)
 
     def read_embedding(self) -> Float[Tensor, "vocabulary hidden"]:
-        """The table of embeddings as it is stored.
+        """Reads the embedding matrix in its stored dtype.
 
         Raises:
             NumericsProblem: an embedding is not finite.
@@ -210,37 +211,37 @@ class StreamedModel:
         return table
 
     def embed_ids(
-        self, ids: Int64[Tensor, "*places"], table: Float[Tensor, "vocabulary hidden"]
-    ) -> Float[Tensor, "*places hidden"]:
-        """The rows of the table of embeddings for all tokens.
+        self, ids: Int64[Tensor, "*shape"], table: Float[Tensor, "vocabulary hidden"]
+    ) -> Float[Tensor, "*shape hidden"]:
+        """Returns the rows of the embedding matrix for all ids.
 
         Raises:
-            CheckpointProblem: the text has ids that the model does not know.
+            CheckpointProblem: the text has ids outside the embedding.
         """
-        largest = int(ids.max())
-        if largest >= len(table):
+        max_id = int(ids.max())
+        if max_id >= len(table):
             raise CheckpointProblem(
-                f"{self.checkpoint.folder} embeds {len(table)} tokens, the text has id {largest}",
+                f"{self.checkpoint.folder} embeds {len(table)} tokens, the text has id {max_id}",
                 next_step="use the tokenizer that belongs to this model",
             )
         return table[ids]
 
     def batch_rotary(self, batch: TokenBatch) -> RotaryPositions:
-        """Cosines and sines of the positions of a batch."""
-        own = [torch.arange(length) for length in batch.lengths]
-        positions = torch.cat(own)[None] + batch.first_position
+        """Returns the rotary embeddings of a batch."""
+        indices = [torch.arange(length) for length in batch.lengths]
+        positions = torch.cat(indices)[None] + batch.first_position
         return RotaryPositions(*self.rotary(positions.to(self.device)), batch.lengths)
 
     def rotary(
         self, positions: Int64[Tensor, "rows new"]
     ) -> tuple[Float[Tensor, "rows new width"], Float[Tensor, "rows new width"]]:
-        """Cosines and sines of positions, which are on the device."""
-        like = torch.empty(0, dtype=self.dtype, device=self.device)
-        cosine, sine = self._rotary(like, positions)
+        """Returns cosines and sines of positions on the device."""
+        sample = torch.empty(0, dtype=self.dtype, device=self.device)
+        cosine, sine = self._rotary(sample, positions)
         return cosine, sine
 
     def read_block(self, number: int) -> DecoderBlock:
-        """Read one decoder block, dequantizing packed weights.
+        """Reads one decoder block, and dequantizes packed weights.
 
         Raises:
             UnknownTensor: a weight is missing.
@@ -249,7 +250,7 @@ class StreamedModel:
         return self.build_block(number, self.read_block_weights(number))
 
     def read_block_weights(self, number: int) -> dict[str, Tensor]:
-        """The weights of one decoder block as they are stored, on the CPU, by name in the block.
+        """Reads the weights of one decoder block to the CPU, by name within the block.
 
         Raises:
             UnknownTensor: a weight is missing.
@@ -262,16 +263,16 @@ class StreamedModel:
         }
 
     def block_shapes(self, number: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of the weights of one decoder block, by name in the block."""
-        places = self._empty_layer(number).state_dict()
-        return {key: tuple(place.shape) for key, place in places.items()}
+        """Returns the shapes of the weights of one decoder block, by name within the block."""
+        tensors = self._empty_layer(number).state_dict()
+        return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
 
     def to_device(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights on the device and in the dtype that they are computed in."""
-        return {key: self._tensor_to_device(each) for key, each in weights.items()}
+        """Moves weights to the device and the compute dtype."""
+        return {key: self._tensor_to_device(tensor) for key, tensor in weights.items()}
 
     def build_block(self, number: int, weights: Mapping[str, Tensor]) -> DecoderBlock:
-        """A decoder block of these weights, on the device."""
+        """Builds a decoder block from weights, on the device."""
         layer = self._empty_layer(number)
         layer.load_state_dict(self.to_device(weights), assign=True)
         return DecoderBlock(layer.eval().requires_grad_(False))
@@ -279,11 +280,11 @@ class StreamedModel:
     def last_hidden_states(
         self, sequences: TokenBatches, label: str
     ) -> Float[Tensor, "tokens hidden"]:
-        """The last hidden states of all tokens, after a walk through every block.
+        """Runs all blocks, and returns the last hidden states of all tokens.
 
         Args:
             sequences: the tokens.
-            label: of the progress shown.
+            label: label of the progress bar.
         """
         hidden = self.embed_sequences(sequences)
         for number in track(range(self.block_count), label):
@@ -293,7 +294,7 @@ class StreamedModel:
     def run_block(
         self, sequences: TokenBatches, hidden: Float[Tensor, "tokens hidden"], block: DecoderBlock
     ) -> None:
-        """Push all hidden states through one block, in place."""
+        """Runs all hidden states through one block, in place."""
         for batch in sequences.batches:
             put_batch(
                 hidden,
@@ -302,7 +303,7 @@ class StreamedModel:
             )
 
     def read_head(self) -> nn.Module:
-        """Final norm and output projection: hidden states to logits, in the model's dtype."""
+        """Reads final norm and output projection; they map hidden states to logits."""
         with torch.device("meta"):
             norm = self._class("RMSNorm")(self.config.hidden_size, eps=self.config.rms_norm_eps)
             output = nn.Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
@@ -325,23 +326,23 @@ class StreamedModel:
             return self._class("DecoderLayer")(self.config, number)
 
     def _class(self, name: str) -> type[nn.Module]:
-        found: type[nn.Module] = getattr(self._modules, self._prefix + name)
-        return found
+        cls: type[nn.Module] = getattr(self._modules, self._prefix + name)
+        return cls
 
     def _require_head(self) -> None:
-        """Sees that there is a head, and that it has the size of the config if it is plain."""
+        """Checks the shape of an unquantized head."""
         name = f"{head_name(self.checkpoint)}.weight"
         info = self.checkpoint.tensors.get(name)
         if info is not None:
             self._require_shape(name, info.shape, (self.config.vocab_size, self.config.hidden_size))
 
     def _require_known_biases(self) -> None:
-        """See that biases which the model has no place for, as AutoGPTQ writes them, are zero."""
-        own = self.block_shapes(0)
+        """Checks that biases without a place in the model, as AutoGPTQ writes them, are zero."""
+        shapes = self.block_shapes(0)
         for name in self.checkpoint.tensors:
-            inside = name if name == f"{llama.HEAD_NAME}.bias" else name.split(".", 3)[-1]
+            key = name if name == f"{llama.HEAD_NAME}.bias" else name.split(".", 3)[-1]
             linears = (*_LINEAR_NAMES, llama.HEAD_NAME)
-            if inside.removesuffix(".bias") in linears and inside not in own:
+            if key.removesuffix(".bias") in linears and key not in shapes:
                 if bool(self.checkpoint.read(name).any()):
                     raise CheckpointProblem(
                         f"{self.checkpoint.folder} holds {name!r}, which is not zero, and its "
@@ -369,37 +370,37 @@ class StreamedModel:
         return tensor.to(device=self.device, dtype=self.dtype)
 
     def _require_finite(self, name: str, tensor: Tensor) -> None:
-        wrong = 0
+        non_finite = 0
         for part in tensor.split(FINITE_CHECK_ROWS):
-            wrong += int((~part.isfinite()).sum())
-        if wrong:
+            non_finite += int((~part.isfinite()).sum())
+        if non_finite:
             raise NumericsProblem(
-                f"{self.checkpoint.folder}: {name!r} holds {wrong} values that are not finite",
+                f"{self.checkpoint.folder}: {name!r} holds {non_finite} values that are not finite",
                 next_step="download or recover the checkpoint again",
             )
 
 
 def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """The dtype to compute in: the model's own on a GPU, fp32 on a CPU."""
+    """Returns the compute dtype: the model's dtype on a GPU, fp32 on a CPU."""
     return torch.float32 if device.type == "cpu" else dtype
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 matrices faster than fp32 ones.
+    """Returns True if the CPU multiplies bfloat16 matrices faster than fp32 matrices.
 
-    Told from what it is, not by a clock, so that it is the same in every run. With AMX it does, and
-    AMD's AVX-512 does; Intel's AVX-512 has the instructions and takes twice as long with them.
+    The answer depends on CPU features, not on a timing, so it is the same in every run. It is True
+    with AMX and with AVX-512 of AMD; AVX-512 of Intel takes twice as long with bfloat16.
     """
-    found = torch.cpu.get_capabilities()
-    avx512 = found.get("avx512_bf16") and not str(found.get("cpu_name")).startswith("Intel")
-    return bool(avx512 or found.get("amx_bf16") or found.get("bf16"))
+    features = torch.cpu.get_capabilities()
+    avx512 = features.get("avx512_bf16") and not str(features.get("cpu_name")).startswith("Intel")
+    return bool(avx512 or features.get("amx_bf16") or features.get("bf16"))
 
 
 def pick_device(name: str) -> torch.device:
-    """A device by name; `auto` is the first GPU where there is one.
+    """Returns a device by name; `auto` is the first GPU, or the CPU without one.
 
     Raises:
-        RecipeProblem: there is no such device here.
+        RecipeProblem: the device does not exist.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""Token sequences of any lengths, and the batches in which they pass through a block."""
+"""Token sequences of any lengths, and their batches for a block."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ from torch import Tensor
 
 from camelpress.core.errors import RecipeProblem
 
-MAX_BATCH_TOKENS = 1024
+MAX_BATCH_TOKENS = 1024  # tokens per batch
 
 
 class TokenBatch(NamedTuple):
-    """Neighbouring sequences end to end: nothing is filled up.
+    """Neighbouring sequences, concatenated without padding.
 
-    A block does most of its work token by token; attention is told where sequences end.
+    Most work of a block is per token; only attention needs the lengths.
     """
 
-    tokens: slice  # among those of all sequences
+    tokens: slice  # indices among the tokens of all sequences
     lengths: list[int]
-    first_position: int  # position of each first token
+    first_position: int  # position of the first token of each sequence
 
 
 class TokenBatches:
-    """Token sequences of any lengths, laid end to end, and the batches that they run in.
+    """Concatenated token sequences of any lengths, in batches.
 
     Args:
-        sequences: the ids of each.
-        limit: positions the model has.
-        batch_tokens: of a batch at most, if one sequence has no more; None for the usual.
-        first: position of each first token. Rotary embeddings tell differences of positions alone,
-            so that another one changes nothing but how results are rounded.
+        sequences: ids of each sequence.
+        limit: positions of the model.
+        batch_tokens: largest number of tokens per batch, unless one sequence is longer; None for
+            the default.
+        first: position of the first token of each sequence. Rotary embeddings depend on differences
+            of positions only, so it changes nothing but the rounding.
     Raises:
-        RecipeProblem: there is none, one is empty, or one is longer than the model's positions.
+        RecipeProblem: there is no sequence, one is empty, or one exceeds the positions.
     """
 
     def __init__(
@@ -68,20 +69,20 @@ class TokenBatches:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def _batches(self, most: int, first: int) -> Iterator[TokenBatch]:
-        start, held = 0, list[int]()
+    def _batches(self, max_tokens: int, first: int) -> Iterator[TokenBatch]:
+        start, lengths = 0, list[int]()
         for length in self.lengths:
-            if held and sum(held) + length > most:
-                yield TokenBatch(slice(start, start + sum(held)), held, first)
-                start, held = start + sum(held), []
-            held.append(length)
-        yield TokenBatch(slice(start, start + sum(held)), held, first)
+            if lengths and sum(lengths) + length > max_tokens:
+                yield TokenBatch(slice(start, start + sum(lengths)), lengths, first)
+                start, lengths = start + sum(lengths), []
+            lengths.append(length)
+        yield TokenBatch(slice(start, start + sum(lengths)), lengths, first)
 
 
 def take_batch(
     hidden: Float[Tensor, "tokens hidden"], batch: TokenBatch, device: torch.device
 ) -> Float[Tensor, "1 batch hidden"]:
-    """The hidden states of one batch, on the device; not to be changed."""
+    """Returns the hidden states of one batch on the device; do not change them in place."""
     return hidden[batch.tokens][None].to(device)
 
 
@@ -90,5 +91,5 @@ def put_batch(
     batch: TokenBatch,
     values: Float[Tensor, "1 batch hidden"],
 ) -> None:
-    """Store what came out for one batch."""
+    """Stores the results of one batch."""
     hidden[batch.tokens] = values[0].to(hidden.device)

@@ -1,8 +1,7 @@
-"""A checkpoint as a whole model of transformers, packed weights made plain.
+"""Loads a checkpoint as a whole transformers model with dequantized weights.
 
-The weights come through the block walker, which dequantizes, compares shapes with the config and
-refuses what is not finite; so no GPTQ package is needed, and a 16-bit and a 4-bit model are read
-by the same code.
+`StreamedModel` reads the weights: it dequantizes them, compares shapes with the config and rejects
+non-finite values. So no GPTQ package is needed, and 16-bit and 4-bit models share the same code.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from camelpress.inference.model.streamed_model import StreamedModel
 def load_transformers_model(
     checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype
 ) -> PreTrainedModel:
-    """A model that `generate` of transformers takes.
+    """Loads a model for `generate` of transformers.
 
     Args:
-        checkpoint: 16-bit or GPTQ, of the LLaMA family.
-        device: where it will be.
-        dtype: of weights and activations; never fp16 on a CPU.
+        checkpoint: a 16-bit or GPTQ checkpoint of the LLaMA family.
+        device: device of the model.
+        dtype: dtype of weights and activations; never fp16 on a CPU.
     Raises:
-        CheckpointProblem: another architecture, or weights that do not fit the config.
+        CheckpointProblem: the architecture is unknown, or weights do not fit the config.
         NumericsProblem: a weight is not finite.
     """
     source = StreamedModel(checkpoint, device=device, dtype=dtype)
@@ -41,18 +40,20 @@ def load_transformers_model(
         _load_weights(
             model.get_submodule(llama.BLOCK_NAME.format(number)),
             {
-                key: each.to(device, dtype)
-                for key, each in source.read_block_weights(number).items()
+                key: tensor.to(device, dtype)
+                for key, tensor in source.read_block_weights(number).items()
             },
         )
     norm, output = source.read_head().children()
     _load_weights(model.get_submodule(llama.FINAL_NORM_NAME), norm.state_dict())
     _load_weights(model.get_submodule(llama.HEAD_NAME), output.state_dict())
-    tied = head_name(checkpoint) == llama.EMBEDDING_NAME
-    table = output.get_parameter("weight") if tied else source.read_embedding().to(device, dtype)
+    is_tied = head_name(checkpoint) == llama.EMBEDDING_NAME
+    table = output.get_parameter("weight") if is_tied else source.read_embedding().to(device, dtype)
     _load_weights(model.get_submodule(llama.EMBEDDING_NAME), {"weight": table})
     rotary = model.model.rotary_emb
-    model.model.rotary_emb = type(rotary)(config=config).to(device)  # computed, never stored
+    model.model.rotary_emb = type(rotary)(config=config).to(
+        device
+    )  # computed from the config, never stored
     return model.eval().requires_grad_(False)
 
 

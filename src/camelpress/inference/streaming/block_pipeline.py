@@ -1,8 +1,8 @@
-"""From block to block: read ahead, stop in between, and remember, so that a second run goes on.
+"""Streams decoder blocks: reads ahead, stops between blocks, and records the finished ones.
 
-After each block what it made is in its place, the hidden states that leave it in the lanes' files,
-and one line in the journal says so, with hashes of the states and of itself. A line is believed if
-the bytes still have these hashes. What was begun after the last such line is done again.
+Each finished block leaves its result, the hidden states after it in the files of the token shards,
+and one line in the journal with hashes of the states and of the line itself. A resumed run trusts
+a line only if the bytes still have these hashes. It repeats the work after the last such line.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ Weights = TypeVar("Weights")
 def stream_blocks(
     numbers: range, read: Callable[[int], Weights], team: ProcessGroup, label: str
 ) -> Iterator[tuple[int, Weights]]:
-    """Block after block, with what `read` gives of it; that of the next is read meanwhile.
+    """Yields the number and weights of each block, and reads the next block meanwhile.
 
     Args:
-        numbers: of the blocks; the last one is that of the model.
-        read: is called in another thread.
-        team: who takes part; a signal to one rank stops all.
-        label: of the progress shown.
+        numbers: block numbers, up to the last block of the model.
+        read: reads the weights of a block; runs in another thread.
+        team: process group; a signal to one rank stops all.
+        label: label of the progress bar.
     Raises:
-        Interrupted: somebody asked for the end, and the block under way is finished.
+        Interruption: the user asked to stop; the current block is finished.
     """
     if not numbers:
         return
     with stop_signals() as stop:
-        coming = prefetch(read, numbers)
+        weights = prefetch(read, numbers)
         for number in track(numbers, label):
-            yield number, next(coming)
+            yield number, next(weights)
             if team.broadcast(lambda: stop.is_requested) and number + 1 < numbers.stop:
                 raise Interruption(
                     f"stopped after block {number + 1} of {numbers.stop}",
@@ -50,24 +50,27 @@ def stream_blocks(
 
 
 def prefetch(read: Callable[[int], Weights], numbers: range) -> Iterator[Weights]:
-    """What `read` gives for each number, of which nothing is held here; one is read ahead."""
-    coming: deque[Future[Weights]] = deque()
+    """Yields `read(number)` for each number in order, and reads one result ahead.
+
+    No reference to a yielded result is kept.
+    """
+    futures: deque[Future[Weights]] = deque()
     with ThreadPoolExecutor(1) as thread:
         for number in numbers:
-            coming.append(thread.submit(read, number))
-            if len(coming) > 1:
-                yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
+            futures.append(thread.submit(read, number))
+            if len(futures) > 1:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
 
 
 def record_block(journal: Journal, number: int, facts: BlockRecord) -> None:
-    """Write down that a block is finished.
+    """Writes the journal line of a finished block.
 
     Args:
-        journal: of the output.
-        number: of the block.
-        facts: what is to be known of it, with its `states`: hashes of those that leave it.
+        journal: journal of the output.
+        number: block number.
+        facts: record of the block; its `states` are hashes of the hidden states after it.
     """
     journal.add(_key(number), {"sha256": sha256_json(facts), **facts})
 
@@ -76,25 +79,25 @@ def finished_blocks(
     journal: Journal,
     count: int,
     states: Callable[[int], list[Any]],
-    whole: Callable[[BlockRecord], bool] = lambda _: True,
+    is_whole: Callable[[BlockRecord], bool] = lambda _: True,
 ) -> list[BlockRecord]:
-    """What an earlier run wrote down of the first blocks, as far as it can be believed.
+    """Returns the records of the finished blocks of an earlier run, up to the first invalid one.
 
     Args:
-        journal: of the output.
-        count: of all blocks.
-        states: hashes of the states that enter a block, as they are there now.
-        whole: whether what a block made is still there.
+        journal: journal of the output.
+        count: number of all blocks.
+        states: returns the hashes of the hidden states on disk that enter a block.
+        is_whole: returns True if the results of a block still exist.
     """
-    done: list[BlockRecord] = []
+    records: list[BlockRecord] = []
     for number in range(count):
         facts = dict(journal[_key(number)] or {})
-        if facts.pop("sha256", None) != sha256_json(facts) or not whole(facts):
+        if facts.pop("sha256", None) != sha256_json(facts) or not is_whole(facts):
             break
-        done.append(facts)
-    while done and states(len(done)) != done[-1]["states"]:
-        done.pop()
-    return done
+        records.append(facts)
+    while records and states(len(records)) != records[-1]["states"]:
+        records.pop()
+    return records
 
 
 def _key(number: int) -> str:

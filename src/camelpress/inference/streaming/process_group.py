@@ -1,8 +1,7 @@
-"""The processes that do one piece of work together, or the only one.
+"""Process group of a run: one process, or several started by `torchrun`.
 
-`torchrun` starts several. Each takes lanes of tokens, or rows of weights, in turn; sums are made in
-the order of the lanes and rows never meet, so that the output is the same for any number of
-processes.
+The ranks share token shards, or rows of weights, in turn. Sums are added in the order of the
+shards, and rows are independent, so the output is the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -29,34 +28,34 @@ Value = TypeVar("Value")
 Shard = TypeVar("Shard", bound=TokenShard)
 Sums = TypeVar("Sums", bound="TokenSums")
 BACKEND = "cpu:gloo,cuda:nccl"
-MAX_THREADS = 1024  # of an operation; a mark that says more is damaged
+MAX_THREADS = 1024  # threads per operation; a larger recorded count is damaged
 
 
 @runtime_checkable
 class TokenSums(Protocol):
-    """Sums over tokens."""
+    """Sums over tokens, such as a Hessian."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All of them."""
+        """All tensors of the sums."""
 
     def zeros_like(self: Sums) -> Sums:
-        """Sums of nothing, of the same shapes."""
+        """Returns zero sums of the same shapes."""
 
-    def merge(self: Sums, other: Sums) -> None:
-        """Add other sums to these."""
+    def merge(self: Sums, sums: Sums) -> None:
+        """Adds other sums to these."""
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """Who takes part, and who this process is."""
+    """Rank and size of the group of this process."""
 
     rank: int = 0
     size: int = 1
 
     @classmethod
     def join(cls) -> ProcessGroup:
-        """The team that `torchrun` has started this process for; a team of one otherwise."""
+        """Joins the process group of `torchrun`; without one, returns a group of size 1."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         if not dist.is_initialized():
@@ -66,44 +65,44 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process does what cannot be shared, and writes."""
+        """True for the rank that writes and does the work that cannot be shared."""
         return self.rank == 0
 
     def device(self, device: torch.device) -> torch.device:
-        """Where this process computes: a GPU of its own, if `device` is any GPU."""
+        """Returns the device of this process: its local GPU if `device` is any GPU."""
         if device.type != "cuda" or device.index is not None:
             return device
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
-    def shard_rank(self, lane: TokenShard) -> int:
-        """The rank that a lane belongs to."""
-        return lane.number % self.size
+    def shard_rank(self, shard: TokenShard) -> int:
+        """Returns the rank that owns a shard."""
+        return shard.number % self.size
 
-    def shards_of_rank(self, lanes: Sequence[Shard]) -> list[Shard]:
-        """Those of many lanes that belong to this process."""
-        return [lane for lane in lanes if self.shard_rank(lane) == self.rank]
+    def shards_of_rank(self, shards: Sequence[Shard]) -> list[Shard]:
+        """Returns the shards of this rank."""
+        return [shard for shard in shards if self.shard_rank(shard) == self.rank]
 
     def items_of_rank(self, items: Sequence[Value]) -> list[Value]:
-        """Those of many things that this process takes."""
+        """Returns the items of this rank."""
         return list(items[self.rank :: self.size])
 
     def reduce_in_order(
-        self, lanes: Sequence[Shard], collect: Callable[[Shard, Sums], None], total: Sums
+        self, shards: Sequence[Shard], collect: Callable[[Shard, Sums], None], total: Sums
     ) -> None:
-        """Add the sums of some lanes to a total, in the order of the lanes, on every rank.
+        """Adds the sums of the shards to a total on every rank, in the order of the shards.
 
         Args:
-            lanes: neighbours, in the same order everywhere.
-            collect: adds what one lane gives; called for the lanes of this rank only.
-            total: the same everywhere.
+            shards: consecutive shards, in the same order on every rank.
+            collect: adds the sums of one shard; called for the shards of this rank only.
+            total: sums so far, equal on every rank; changed in place.
         """
-        for first in range(0, len(lanes), self.size):
-            turn = lanes[first : first + self.size]
+        for first in range(0, len(shards), self.size):
+            group = shards[first : first + self.size]
             part = total.zeros_like()
-            for lane in self.shards_of_rank(turn):
-                collect(lane, part)
-            for lane in turn:
-                owner = self.shard_rank(lane)
+            for shard in self.shards_of_rank(group):
+                collect(shard, part)
+            for shard in group:
+                owner = self.shard_rank(shard)
                 if owner == self.rank and not self.is_main:
                     for tensor in part.tensors:
                         dist.send(tensor, dst=0)
@@ -118,45 +117,45 @@ class ProcessGroup:
         return sums
 
     def broadcast(self, make: Callable[[], Value]) -> Value:
-        """What the first rank makes, small and plain, on every rank."""
+        """Returns the result of the main rank on every rank; it must be small and picklable."""
         if self.size == 1:
             return make()
-        box: list[Any] = [make() if self.is_main else None]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+        objects: list[Any] = [make() if self.is_main else None]
+        dist.broadcast_object_list(objects, src=0)
+        return objects[0]
 
     @contextmanager
     def raise_together(self) -> Iterator[None]:
-        """A block whose work the ranks share: what stops one of them stops all.
+        """Raises the problem of one rank on every rank at the end of the block.
 
         Raises:
-            Problem: that of the first rank that has one.
+            Problem: the problem of the lowest rank that has one.
         """
-        own: Problem | None = None
+        failure: Problem | None = None
         try:
             yield
         except Problem as problem:
-            own = problem
-        for each in self.all_gather([own], self.size):
-            if each is not None:
-                raise each
+            failure = problem
+        for shared_failure in self.all_gather([failure], self.size):
+            if shared_failure is not None:
+                raise shared_failure
 
-    def all_gather(self, own: list[Value], count: int) -> list[Value]:
-        """What each rank made of `own(items)`, in the order of the items, on every rank.
+    def all_gather(self, results: list[Value], count: int) -> list[Value]:
+        """Returns the results of all ranks on every rank, in the order of the items.
 
         Args:
-            own: what this rank made.
-            count: of all items.
+            results: results of this rank for `items_of_rank(items)`.
+            count: number of all items.
         """
         if self.size == 1:
-            return own
-        gathered: list[Any] = [None] * self.size
-        dist.all_gather_object(gathered, own)
-        return [gathered[place % self.size][place // self.size] for place in range(count)]
+            return results
+        rank_results: list[Any] = [None] * self.size
+        dist.all_gather_object(rank_results, results)
+        return [rank_results[index % self.size][index // self.size] for index in range(count)]
 
     @contextmanager
     def staged(self, target: Path, **options: Unpack[StagingOptions]) -> Iterator[Path]:
-        """An output while it has no name yet, as `output.staged`; the first rank names it."""
+        """Creates the unfinished output like `staged_output.staged`; the main rank names it."""
         if self.is_main:
             with staged(target, **options) as folder:
                 yield self.broadcast(lambda: folder)
@@ -165,25 +164,26 @@ class ProcessGroup:
 
     @contextmanager
     def restore_thread_count(self, target: Path, *, restart: bool) -> Iterator[None]:
-        """Give the block as many threads as an unfinished output there was begun with.
+        """Sets the thread count of an unfinished output for the block.
 
-        The last bits of sums depend on their number, so that another would waste what is done.
+        The last bits of sums depend on the thread count; a different one would invalidate finished
+        work.
 
         Args:
             target: the output.
-            restart: nothing is gone on with, and the number stays as it is.
+            restart: True if the unfinished output is discarded; the thread count stays the same.
         """
-        now = torch.get_num_threads()
-        count = now if restart else self.broadcast(lambda: _threads_of(target, now))
-        if count == now:
+        current = torch.get_num_threads()
+        count = current if restart else self.broadcast(lambda: _threads_of(target, current))
+        if count == current:
             yield
             return
-        note(f"threads: {now} -> {count}, as {target} was begun; --restart begins again")
+        note(f"threads: {current} -> {count}, as in unfinished {target}; --restart begins again")
         with torch_threads(count):
             yield
 
 
-def _threads_of(target: Path, now: int) -> int:
-    """The number of threads that an unfinished output was begun with; `now` where none is told."""
+def _threads_of(target: Path, current: int) -> int:
+    """Returns the thread count of an unfinished output, or `current` if it has no valid one."""
     count = read_resume_key(partial_folder(target)).get("threads")
-    return count if isinstance(count, int) and 1 <= count <= MAX_THREADS else now
+    return count if isinstance(count, int) and 1 <= count <= MAX_THREADS else current

@@ -1,4 +1,4 @@
-"""Facts of a processor or a GPU on which the last bits of sums depend."""
+"""CPU and GPU facts that change rounding: thread count, instruction set, GPU and libraries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from camelpress.inference.streaming import token_shards
 
 
 def cpu_facts() -> dict[str, Any]:
-    """Threads of an operation, and the instructions that torch chose for this processor."""
+    """Returns torch's thread count per operation and its CPU instruction set."""
     return {
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
@@ -22,7 +22,7 @@ def cpu_facts() -> dict[str, Any]:
 
 
 def rounding_facts(device: torch.device) -> dict[str, Any]:
-    """Everything that decides how results are rounded on a device, without the device's index."""
+    """Returns all facts of a device that change rounding; the device index is not among them."""
     sizes = {
         "batch tokens": token_batches.MAX_BATCH_TOKENS,
         "lane tokens": token_shards.SHARD_TOKENS,
@@ -33,7 +33,7 @@ def rounding_facts(device: torch.device) -> dict[str, Any]:
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let operations of torch have so many threads inside the block."""
+    """Sets the thread count of torch operations for the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

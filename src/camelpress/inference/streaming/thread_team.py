@@ -1,8 +1,8 @@
-"""Threads that take whole pieces of work, each of which computes alone.
+"""Thread team that computes whole shards in parallel, one shard per thread.
 
-An operation that threads share lasts until the slowest is done, and a block has some forty of them:
-on a processor that does anything else beside, all wait most of the time. Pieces that are shared out
-wait for one another once. What comes of a piece does not depend on how many others are under way.
+Threads that share one operation all wait for the slowest of them, and a block has some forty
+operations; on a busy processor they wait most of the time. Threads with a shard each wait once per
+block. The result of a shard does not depend on the number of shards in progress.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Result = TypeVar("Result")
 
 
 class ThreadTeam:
-    """Who computes.
+    """Pool of threads for independent items of work.
 
     Args:
-        size: pieces that are under way at once.
-        pool: threads, one a piece; None where the caller does one after the other.
+        size: items in progress at once.
+        pool: a thread per item; None to run the items one by one in the calling thread.
     """
 
     def __init__(self, size: int = 1, pool: ThreadPoolExecutor | None = None) -> None:
@@ -34,31 +34,33 @@ class ThreadTeam:
 
     @classmethod
     @contextmanager
-    def start(cls, most: int, device: torch.device) -> Iterator[ThreadTeam]:
-        """The threads that torch computes with, shared out over pieces.
+    def start(cls, max_items: int, device: torch.device) -> Iterator[ThreadTeam]:
+        """Divides the threads of torch among items of work.
 
-        Inside the block an operation has the threads of one piece; what is not a piece waits.
+        Within the block an operation uses the threads of one item, outside of items too.
 
         Args:
-            most: pieces that there is memory for.
-            device: that computes; a GPU takes one piece after the other.
+            max_items: items that fit in memory at once.
+            device: compute device; a GPU takes one item at a time.
         """
         threads = torch.get_num_threads()
-        size = max(1, min(threads, most)) if device.type == "cpu" else 1
+        size = max(1, min(threads, max_items)) if device.type == "cpu" else 1
         with keep_freed_memory():
             if size == 1:
                 yield cls()
                 return
-            each = threads // size
-            pool = ThreadPoolExecutor(size, initializer=torch.set_num_threads, initargs=(each,))
-            torch.set_num_threads(each)
+            threads_per_item = threads // size
+            pool = ThreadPoolExecutor(
+                size, initializer=torch.set_num_threads, initargs=(threads_per_item,)
+            )
+            torch.set_num_threads(threads_per_item)
             try:
                 yield cls(size, pool)
             finally:
                 pool.shutdown(cancel_futures=True)
                 torch.set_num_threads(threads)
 
-    def map(self, work: Callable[[Item], Result], pieces: Sequence[Item]) -> Iterator[Result]:
-        """What comes of each piece, in order; autograd sees nothing of it."""
+    def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """Yields the result of each item in order, computed in inference mode."""
         work = torch.inference_mode()(work)
-        return map(work, pieces) if self._pool is None else self._pool.map(work, pieces)
+        return map(work, items) if self._pool is None else self._pool.map(work, items)
