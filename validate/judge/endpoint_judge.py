@@ -72,9 +72,8 @@ class EndpointJudge:
         """
         pool, stop = ThreadPoolExecutor(self._settings.parallel), Event()
         fault: ToolProblem | Interruption | None = None
-        limits = httpx2.Limits(
-            max_keepalive_connections=0
-        )  # a deadline shuts down one request only
+        # A deadline shuts down the connection of one request only.
+        limits = httpx2.Limits(max_keepalive_connections=0)
         with httpx2.Client(
             headers=self._headers(), timeout=self._settings.timeout, limits=limits
         ) as client:

@@ -61,7 +61,7 @@ def _trusted_exit_code(code: object) -> ExitCode:
     return ExitCode(code) if isinstance(code, int) and code in trusted else ExitCode.PROBLEM
 
 
-def _flush_exit_code(code: int, streams: StandardStreams) -> ExitCode:
+def _flush_exit_code(code: ExitCode, streams: StandardStreams) -> ExitCode:
     """Flushes both streams, and returns the exit code of the run or of lost output."""
     try:
         streams.out.flush()

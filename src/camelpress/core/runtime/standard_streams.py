@@ -59,7 +59,7 @@ class WatchedStream:
 
     @property
     def exit_code(self) -> ExitCode:
-        """Exit code: DONE without a loss, SIGPIPE after the reader closed the pipe, else PROBLEM."""
+        """Exit code: DONE without a loss, SIGPIPE after a closed pipe, else PROBLEM."""
         if self.error is None:
             return ExitCode.DONE
         return ExitCode.SIGPIPE if self.error.errno == errno.EPIPE else ExitCode.PROBLEM
