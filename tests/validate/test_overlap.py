@@ -39,8 +39,8 @@ def test_a_text_of_the_calibration_is_refused_with_its_words(
     held = text(tmp_path / "held.txt", UNSEEN, SEEN)
     with refusal(
         RecipeProblem,
-        "held.txt overlaps the calibration in 1 of 4 sequences; sequence 3 shares 80% of its runs of "
-        '13 words with it, first "a04 a05 a06 a07 a08 a09 a10 a11 a12 a13 a14 a15 a16"',
+        "held.txt overlaps the calibration in 1 of 4 sequences; sequence 3 shares 80% of its runs "
+        'of 13 words with it, first "a04 a05 a06 a07 a08 a09 a10 a11 a12 a13 a14 a15 a16"',
         next_step=REMEDY,
         exit_code=2,
         out=tmp_path / "out",
