@@ -25,7 +25,7 @@ from camelpress.quantize.kernels import cpu_kernel, reference_kernel
 from camelpress.quantize.run import run as quantize
 from camelpress.quantize.settings import QuantizeSettings
 from camelpress.validate.run import run as validate
-from camelpress.validate.settings import Validate
+from camelpress.validate.settings import ValidateSettings
 
 LAYER = "camelpress.quantize.solver.layer"
 Part = Callable[[], Iterator[None]]
@@ -106,7 +106,7 @@ def main() -> None:
                 Checkpoint.open(given.model),
                 Checkpoint.open(out / "q"),
                 out / "report",
-                Validate.parse(
+                ValidateSettings.parse(
                     {
                         "text": tuple(given.text),
                         "sequence_length": given.sequence_length,

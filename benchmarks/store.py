@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.tables import MB, table
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.validate.run import run
-from camelpress.validate.settings import StoreSettings, Validate
+from camelpress.validate.settings import StoreSettings, ValidateSettings
 from camelpress.validate.store import build_store
 from camelpress.validate.store.prediction_store import PredictionStore
 
@@ -60,7 +60,9 @@ def main() -> None:
     model, candidate = Checkpoint.open(given.model), Checkpoint.open(given.candidate)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        judged = run(model, candidate, folder / "exact", Validate.parse(options, source="exact"))
+        judged = run(
+            model, candidate, folder / "exact", ValidateSettings.parse(options, source="exact")
+        )
         exact = judged.facts
         low, high = exact["kl_mean_interval"]
         rows = [row(f"the reference itself ({low:.4f} - {high:.4f})", exact, exact, 0)]
@@ -69,7 +71,9 @@ def main() -> None:
             settings = StoreSettings.parse(options | {"top_k": top_k}, source="store")
             build_store.build_store(model, out, settings, force=True)
             size = sum(path.stat().st_size for path in out.glob("predictions-*"))
-            told = run(PredictionStore.open(out), candidate, folder / str(top_k), Validate())
+            told = run(
+                PredictionStore.open(out), candidate, folder / str(top_k), ValidateSettings()
+            )
             kept = f"{top_k} tokens and {settings.samples} drawn" if top_k else "all tokens"
             rows.append(row(kept, told.facts, exact, size))
     print(f"{exact['tokens']:,} predictions\n\n{table(HEADER, rows)}")

@@ -45,7 +45,7 @@ from camelpress.publish.release.finalize import finalize_release
 from camelpress.publish.release.rebuild_recipe import rebuild_recipe, write_rebuild_recipe
 from camelpress.publish.release.sbom import bill_of_materials
 from camelpress.publish.release.signing import write_public_key
-from camelpress.publish.settings import Publish
+from camelpress.publish.settings import PublishSettings
 from camelpress.reporting import quoted_values
 from camelpress.reporting.lineage import describes, foreign_report
 from camelpress.reporting.plots import card_plots
@@ -59,7 +59,7 @@ def run(
     candidate: Path,
     report_dir: Path,
     out: Path,
-    settings: Publish,
+    settings: PublishSettings,
     *,
     force: bool = False,
     linked: bool = False,
@@ -131,7 +131,7 @@ def run(
     return provenance.model_copy(update=update)
 
 
-def _default_card_sources(settings: Publish) -> list[str]:
+def _default_card_sources(settings: PublishSettings) -> list[str]:
     """Returns the hub names of base and diff for a release on the hub, else an empty list."""
     names = (settings.diff_model, settings.base_model)
     to_hub = (settings.to or "").startswith(HUB_PREFIX)
@@ -172,8 +172,8 @@ def _write_documents(folder: Path, facts: ReleaseQuotes) -> None:
 
 
 def _resolve_destination(
-    settings: Publish, name: str, *, force: bool
-) -> tuple[Publish, tuple[str, ...]]:
+    settings: PublishSettings, name: str, *, force: bool
+) -> tuple[PublishSettings, tuple[str, ...]]:
     """Completes the settings with the destination, and lists its other variants."""
     destination = parse_destination(settings, name, force=force)
     if destination is None:

@@ -13,7 +13,7 @@ REPOSITORY = r"^[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?$"
 BENCHMARK = r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(:[\w.-]+)?$"
 
 
-class Publish(Settings):
+class PublishSettings(Settings):
     """Settings to turn a validated 4-bit checkpoint into a release."""
 
     to: str | None = Field(

@@ -16,14 +16,16 @@ from camelpress.core.output.output_replacement import remove_output
 from camelpress.core.output.staged_output import staged
 from camelpress.publish.destinations.destination import Destination, parse_destination
 from camelpress.publish.run import run
-from camelpress.publish.settings import Publish
+from camelpress.publish.settings import PublishSettings
 from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.stage_report import Report, Stopwatch, Verdict
 
 UPLOAD_REPORT = "upload-report.json"
 
 
-def publish_release(candidate: Path, report_dir: Path, settings: Publish, *, force: bool) -> Report:
+def publish_release(
+    candidate: Path, report_dir: Path, settings: PublishSettings, *, force: bool
+) -> Report:
     """Publishes a release to `settings.to`: a local folder or a remote destination.
 
     A remote release is built in a temporary folder beside the candidate. A folder left over by a
@@ -85,7 +87,7 @@ def upload_release(release: Path, out: Path, *, replace: bool, force: bool) -> R
 def _release_destination(release: Path, *, force: bool) -> Destination:
     """Returns the destination in the provenance of a release, with its branch."""
     path = release / PROVENANCE_FILE
-    settings = Publish.parse(Report.read_report(path).settings, source=str(path))
+    settings = PublishSettings.parse(Report.read_report(path).settings, source=str(path))
     destination = parse_destination(settings, "", force=force)
     if destination is None:
         raise RecipeProblem(

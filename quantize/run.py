@@ -43,11 +43,12 @@ from camelpress.inference.streaming.rounding_facts import cpu_facts, rounding_fa
 from camelpress.inference.streaming.token_shards import SHARDS_FOLDER
 from camelpress.quantize.backends import backend
 from camelpress.quantize.backends.import_result import import_result
-from camelpress.quantize.block_quantization import QuantizationRun
 from camelpress.quantize.calibration.calibration import Calibration, draw_calibration
 from camelpress.quantize.calibration_shards import CalibrationShard, calibration_shards
+from camelpress.quantize.ffn_padding import PaddedCheckpoint
 from camelpress.quantize.kernels.kernel import LAZY_BATCH_COLUMNS
 from camelpress.quantize.memory_forecast import forecast_memory
+from camelpress.quantize.model_quantizer import QuantizationRun
 from camelpress.quantize.output_layout import (
     QUANTIZER,
     Fp16View,
@@ -55,7 +56,6 @@ from camelpress.quantize.output_layout import (
     read_fp16,
     write_quantization_config,
 )
-from camelpress.quantize.padding import PaddedCheckpoint
 from camelpress.quantize.settings import BACKEND_LIMITS, NATIVE, QuantizeSettings
 from camelpress.quantize.solver.gptq import FALLBACK
 from camelpress.reporting.lineage import written_weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import json
 import re
@@ -96,7 +97,7 @@ def test_the_glossary_has_each_term_once_and_every_home_exists() -> None:
 
 @pytest.mark.parametrize("name", ["README.md", "docs/guides/python.md"])
 def test_calls_of_python_in_documents_fit_the_signatures(name: str) -> None:
-    api = pytest.importorskip("camelpress.api")
+    api = importlib.import_module("camelpress.api")
     text = (ROOT / name).read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert blocks

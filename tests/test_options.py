@@ -9,22 +9,22 @@ from camelpress.pipeline.option_flags import settings_arguments
 from camelpress.pipeline.recipe import read_recipe
 from camelpress.pipeline.run import quantize_and_validate
 from camelpress.validate.judge.judge_settings import JudgeSettings
-from camelpress.validate.settings import Validate
+from camelpress.validate.settings import ValidateSettings
 
 
 def test_a_sections_fields_are_options_with_its_name_before() -> None:
-    names = [each.name for each in option_parameters(Validate)]
+    names = [each.name for each in option_parameters(ValidateSettings)]
     assert {f"judge__{name}" for name in JudgeSettings.model_fields} - {*names} == {"judge__extra"}
     assert "judge" not in names and "gate" not in names
     told = explicit_options(
         {"tasks": ["tulu"], "judge__url": "http://here/v1", "judge__model": None}
     )
     assert told == {"tasks": ["tulu"], "judge": {"url": "http://here/v1"}}
-    assert Validate.parse(told, source="test").judge.url == "http://here/v1"
+    assert ValidateSettings.parse(told, source="test").judge.url == "http://here/v1"
 
 
 def test_a_section_is_written_as_options() -> None:
-    settings = Validate(
+    settings = ValidateSettings(
         tasks=("tulu",), judge=JudgeSettings(model="m", per_minute=3.0, extra={"seed": 1})
     )
     assert settings_arguments(settings) == (

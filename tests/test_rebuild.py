@@ -22,7 +22,7 @@ from camelpress.pipeline import run as pipeline
 from camelpress.pipeline.rebuild import _thread_count, rebuild_release
 from camelpress.pipeline.recipe import read_recipe
 from camelpress.publish.run import run as publish
-from camelpress.publish.settings import Publish
+from camelpress.publish.settings import PublishSettings
 from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.stage_report import Report, Verdict
 from recipes import TEXT, write_recipe
@@ -181,7 +181,7 @@ def test_a_model_whose_reports_do_not_tell_it_cannot_be_published_so(
 ) -> None:
     candidate = shutil.copytree(place / "out" / "quantized", tmp_path / "candidate")
     (candidate / "recover-report.json").unlink()
-    settings = Publish.parse({"license": "mit", "recipe_only": True}, source="test")
+    settings = PublishSettings.parse({"license": "mit", "recipe_only": True}, source="test")
     with pytest.raises(CheckpointProblem, match="would have no recipe"):
         publish(candidate, place / "out" / "validation", tmp_path / "release", settings)
     assert not (tmp_path / "release").exists()

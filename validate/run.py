@@ -29,8 +29,8 @@ from camelpress.validate.comparison.reference_check import require_valid_referen
 from camelpress.validate.gate import report_files
 from camelpress.validate.gate.gate_judge import judge_facts
 from camelpress.validate.scoring.workspace import Workspace, resume_key
-from camelpress.validate.settings import Gate, TaskGate, Validate
-from camelpress.validate.statistics.figures import aggregate_scores, empty_figures
+from camelpress.validate.settings import Gate, TaskGate, ValidateSettings
+from camelpress.validate.statistics.score_aggregation import aggregate_scores, empty_figures
 from camelpress.validate.store.prediction_store import PredictionStore
 
 REPORT = report_files.REPORT_FILE
@@ -54,7 +54,7 @@ def run(
     reference: Checkpoint | PredictionStore,
     candidate: Checkpoint,
     out: Path,
-    settings: Validate,
+    settings: ValidateSettings,
     *,
     force: bool = False,
     restart: bool = False,
@@ -137,7 +137,10 @@ class _ValidationParts(NamedTuple):
 
 
 def _prepare_benchmarks(
-    reference: Checkpoint | PredictionStore, candidate: Checkpoint, settings: Validate, out: Path
+    reference: Checkpoint | PredictionStore,
+    candidate: Checkpoint,
+    settings: ValidateSettings,
+    out: Path,
 ) -> PreparedTasks | None:
     if not settings.tasks:
         note_unread_data(settings.data_dir, ())
@@ -165,7 +168,7 @@ def _note_quantized_reference(reference: Checkpoint | PredictionStore) -> None:
         note(sentence)
 
 
-def _with_cache_folder(settings: Validate, work: Workspace) -> Validate:
+def _with_cache_folder(settings: ValidateSettings, work: Workspace) -> ValidateSettings:
     """Sets the folder of cached answers; the default lies in the unfinished output.
 
     So answers survive a stopped or killed run without a folder in the settings.
@@ -177,7 +180,7 @@ def _with_cache_folder(settings: Validate, work: Workspace) -> Validate:
 def _compare(
     reference: Checkpoint | PredictionStore,
     candidate: Checkpoint,
-    settings: Validate,
+    settings: ValidateSettings,
     work: Workspace,
     *,
     only_tasks: bool,
@@ -204,7 +207,7 @@ def _compare(
 def _build_report(
     parts: _ValidationParts,
     outputs: dict[str, str],
-    settings: Validate,
+    settings: ValidateSettings,
     gate: Gate,
     watch: Stopwatch,
 ) -> Report:

@@ -244,7 +244,7 @@ class StoreSettings(ScoringSettings):
         return value
 
 
-class Validate(ScoringSettings, ReportSettings):
+class ValidateSettings(ScoringSettings, ReportSettings):
     """Settings for a comparison of a candidate with its reference on the same tokens and tasks."""
 
     tasks: tuple[str, ...] = Field(

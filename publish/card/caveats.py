@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from camelpress.core.errors import ReleaseRefusal
-from camelpress.publish.settings import Publish
+from camelpress.publish.settings import PublishSettings
 from camelpress.reporting.model_precision import (
     is_quantized,
     model_precision,
@@ -27,7 +27,7 @@ NON_TEXT_CHECKS = frozenset(  # checks without a bound on differences of text pr
 )
 
 
-def require_publishable(report: Report, report_dir: Path, settings: Publish) -> None:
+def require_publishable(report: Report, report_dir: Path, settings: PublishSettings) -> None:
     """Refuses a validation report that is unfit for a release.
 
     Args:

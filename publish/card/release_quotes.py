@@ -20,7 +20,7 @@ from camelpress.publish.card.caveats import release_caveats
 from camelpress.publish.license.license_profiles import LicenseProfile, license_profile
 from camelpress.publish.release import model_files
 from camelpress.publish.release.rebuild_recipe import portable_model_name
-from camelpress.publish.settings import Publish
+from camelpress.publish.settings import PublishSettings
 from camelpress.reporting.lineage import describes, foreign_report
 from camelpress.reporting.model_precision import with_precision
 from camelpress.reporting.quoted_values import value_at
@@ -67,7 +67,7 @@ class ReleaseQuotes:
     validation: Report
     quantize: Report | None
     recover: Report | None
-    settings: Publish
+    settings: PublishSettings
     variants: Sequence[str]
     gate: Mapping[str, Any]
     cards: Mapping[str, str]
@@ -144,7 +144,7 @@ def read_release_facts(folder: Path) -> ReleaseQuotes:
         validation=Report.read_report(folder / model_files.VALIDATION_FOLDER / "report.json"),
         quantize=quantize,
         recover=model_files.read_stage_report(folder / "recover-report.json"),
-        settings=Publish.parse(provenance.settings, source=str(path)),
+        settings=PublishSettings.parse(provenance.settings, source=str(path)),
         **dict(CardFields.parse(fields, source=str(path))),
     )
 

@@ -11,7 +11,7 @@ from camelpress.core.hub.model_location import HUB_PREFIX
 from camelpress.publish.destinations.oci_registry import OCI_SCHEME, OciDestination
 from camelpress.publish.destinations.s3_bucket import S3_SCHEME, S3Destination
 from camelpress.publish.license.license_profiles import license_profile
-from camelpress.publish.settings import Publish
+from camelpress.publish.settings import PublishSettings
 
 
 @runtime_checkable
@@ -29,7 +29,9 @@ class Destination(Protocol):
         """Uploads a finished release atomically, and returns facts for the report."""
 
 
-def parse_destination(settings: Publish, variant: str, *, force: bool) -> Destination | None:
+def parse_destination(
+    settings: PublishSettings, variant: str, *, force: bool
+) -> Destination | None:
     """Returns the remote destination of the settings; None for a local folder.
 
     Args:

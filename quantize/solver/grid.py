@@ -1,7 +1,8 @@
 """Quantization grid: one scale and zero point per row and group.
 
 Scales are fp16 numbers from the start, as stored and as used by loaders. A scale may be negative:
-the codes of a symmetric grid reach one step further on one side, and the sign selects the side.
+the codes of a symmetric grid reach one step further on one side, and the sign selects the
+side. `search_group` of a kernel chooses the sign.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from camelpress.convert.settings import RecoverSettings
 from camelpress.core.runtime.cache_folders import provide_cache_folders
 from camelpress.core.runtime.problem_translation import translate_faults
 from camelpress.core.settings import Settings
-from camelpress.publish.settings import Publish
+from camelpress.publish.settings import PublishSettings
 from camelpress.quantize.settings import QuantizeSettings
-from camelpress.validate.settings import Validate
+from camelpress.validate.settings import ValidateSettings
 
 if TYPE_CHECKING:
     from camelpress.pipeline.run import PipelineOutcome
@@ -142,7 +142,7 @@ def quantize(
     return stage.run(Checkpoint.open(Path(model)), Path(out), chosen, force=force, restart=restart)
 
 
-@_with_settings(Validate)
+@_with_settings(ValidateSettings)
 @_stage_call()
 def validate(
     reference: StagePath,
@@ -181,7 +181,7 @@ def validate(
     from camelpress.validate import run as stage
     from camelpress.validate.store.prediction_store import PredictionStore
 
-    chosen = Validate.parse(settings | _gate_setting(gate), source="validate")
+    chosen = ValidateSettings.parse(settings | _gate_setting(gate), source="validate")
     place = Path(reference)
     source = (
         PredictionStore.open(place) if PredictionStore.exists_at(place) else Checkpoint.open(place)
@@ -205,7 +205,7 @@ def _gate_setting(gate: StagePath | Mapping[str, Any] | None) -> dict[str, Any]:
     return {"gate": gate if isinstance(gate, Mapping) else read_gate(Path(gate)).model_dump()}
 
 
-@_with_settings(Publish)
+@_with_settings(PublishSettings)
 @_stage_call()
 def publish(
     candidate: StagePath, report: StagePath, *, force: bool = False, **settings: Any
@@ -226,7 +226,7 @@ def publish(
     """
     from camelpress.publish import upload as stage
 
-    chosen = Publish.parse(settings, source="publish")
+    chosen = PublishSettings.parse(settings, source="publish")
     return stage.publish_release(Path(candidate), Path(report), chosen, force=force)
 
 

@@ -12,7 +12,7 @@ import pytest
 import stages
 from camelpress.publish.card.snippets import LOCAL_FOLDER, SNIPPETS
 from camelpress.publish.run import run as publish
-from camelpress.publish.settings import Publish
+from camelpress.publish.settings import PublishSettings
 from checkpoints import ENVIRONMENTS, is_made
 
 pytestmark = pytest.mark.client
@@ -26,7 +26,9 @@ def test_a_program_of_the_card_runs_as_it_stands(
         pytest.skip("run tests/clients/make_env.sh gptqmodel")
     stages.quantize(tuned, tmp_path / "quantized", chat)
     stages.validate(tuned, tmp_path / "quantized", tmp_path / "report", prose)
-    settings = Publish.parse({"license": "mit", "allow_failed_gate": "a test"}, source="test")
+    settings = PublishSettings.parse(
+        {"license": "mit", "allow_failed_gate": "a test"}, source="test"
+    )
     release = tmp_path / "release"
     publish(tmp_path / "quantized", tmp_path / "report", release, settings)
     card = (release / "README.md").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ import hub_client
 from camelpress.core.files.file_hashes import checkpoint_digest
 from camelpress.core.text.tulu_format import TULU_CHAT_TEMPLATE
 from camelpress.publish.run import run
-from camelpress.publish.settings import Publish
+from camelpress.publish.settings import PublishSettings
 from camelpress.reporting.plots import card_plots
 from camelpress.reporting.stage_report import Check, Report, Verdict
 from hub_client import TOKEN, Place
@@ -180,7 +180,7 @@ def publish(
 
     def publish(out: str = "release", force: bool = False, **settings: Any) -> tuple[Path, Report]:
         values = {"license": "tulu", "name": "Tulu 65B GPTQ"} | settings
-        chosen = Publish.parse(values, source="test")
+        chosen = PublishSettings.parse(values, source="test")
         return tmp_path / out, run(
             candidate, tmp_path / "report", tmp_path / out, chosen, force=force
         )

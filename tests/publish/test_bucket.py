@@ -11,7 +11,7 @@ import pytest
 from camelpress.core.errors import OutputExists, OutputProblem, RecipeProblem, ToolProblem
 from camelpress.core.runtime import optional_packages
 from camelpress.publish.destinations.s3_bucket import S3Destination
-from camelpress.publish.settings import Publish
+from camelpress.publish.settings import PublishSettings
 from camelpress.publish.upload import publish_release as deliver
 from ec_key import write_key
 
@@ -51,7 +51,7 @@ def send(candidate: Path, judge: Judge, tmp_path: Path) -> Callable[..., dict[st
     judge()
 
     def send(**settings: object) -> dict[str, Any]:
-        chosen = Publish.parse({"license": "tulu", "to": PLACE} | settings, source="test")
+        chosen = PublishSettings.parse({"license": "tulu", "to": PLACE} | settings, source="test")
         report = deliver(candidate, tmp_path / "report", chosen, force=False)
         found: dict[str, Any] = report.facts["delivered"]
         return found

@@ -25,7 +25,7 @@ from camelpress.publish.card.card_markdown import read_front_matter
 from camelpress.publish.destinations.hub_errors import hub_errors
 from camelpress.publish.destinations.hub_repository import HubDestination as Target
 from camelpress.publish.run import run
-from camelpress.publish.settings import Publish
+from camelpress.publish.settings import PublishSettings
 from camelpress.publish.upload import publish_release as deliver
 from camelpress.publish.verify_release import verify_release, verify_release_at
 from camelpress.reporting.stage_report import Report, Verdict
@@ -67,7 +67,7 @@ def send(hub: Hub, weighty: Path, tmp_path: Path) -> Sender:
     """Publishes that candidate there; keywords are settings."""
 
     def send(to: str = f"hf:{NAME}", force: bool = False, **settings: object) -> Report:
-        chosen = Publish.parse({"license": "tulu", "to": to} | settings, source="test")
+        chosen = PublishSettings.parse({"license": "tulu", "to": to} | settings, source="test")
         return deliver(weighty, tmp_path / "report", chosen, force=force)
 
     return send
@@ -76,7 +76,7 @@ def send(hub: Hub, weighty: Path, tmp_path: Path) -> Sender:
 @pytest.fixture
 def release(weighty: Path, judge: Judge, tmp_path: Path) -> Path:
     """A finished release, as a target gets it."""
-    settings = Publish.parse({"license": "tulu", "name": "Tulu"}, source="test")
+    settings = PublishSettings.parse({"license": "tulu", "name": "Tulu"}, source="test")
     run(weighty, tmp_path / "report", tmp_path / "release", settings)
     return tmp_path / "release"
 
@@ -432,7 +432,7 @@ def test_an_upload_killed_anywhere_and_run_again_ends_in_one_release(
 def test_a_replacement_killed_anywhere_leaves_the_old_release_or_the_new_one(
     hub: Hub, release: Path, weighty: Path, tmp_path: Path
 ) -> None:
-    settings = Publish.parse({"license": "tulu", "name": "Another"}, source="test")
+    settings = PublishSettings.parse({"license": "tulu", "name": "Another"}, source="test")
     run(weighty, tmp_path / "report", tmp_path / "other", settings)
     old, new = contents(release), contents(tmp_path / "other")
     replace = partial(upload, release=tmp_path / "other", force=True)

@@ -16,7 +16,7 @@ import hub_client
 from camelpress.core.errors import CheckpointProblem, OutputProblem, Problem
 from camelpress.core.hub.model_location import locate_model
 from camelpress.publish.destinations import hub_repository as target
-from camelpress.publish.settings import Publish
+from camelpress.publish.settings import PublishSettings
 from camelpress.publish.upload import publish_release as deliver
 from camelpress.publish.verify_release import verify_release_at
 from hub_repositories import Hub
@@ -41,7 +41,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def send(candidate: Path, report: Path, **settings: Any) -> Any:
     values = {"license": "tulu", "to": f"hf:{NAME}"} | settings
-    return deliver(candidate, report, Publish.parse(values, source="test"), force=False)
+    return deliver(candidate, report, PublishSettings.parse(values, source="test"), force=False)
 
 
 PUBLIC = {"public": True, "i_have_the_right": True}

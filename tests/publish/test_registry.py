@@ -22,7 +22,7 @@ from camelpress.core.input_limits import MAX_ANSWER_BYTES
 from camelpress.core.runtime import optional_packages
 from camelpress.publish.destinations.oci_registry import OciDestination
 from camelpress.publish.run import run
-from camelpress.publish.settings import Publish
+from camelpress.publish.settings import PublishSettings
 from camelpress.publish.upload import publish_release as deliver
 from ec_key import write_key
 from long_answers import Reply, endless, replying, send_head
@@ -72,7 +72,7 @@ def send(candidate: Path, judge: Judge, tmp_path: Path, monkeypatch: pytest.Monk
     judge()
 
     def send(to: str, force: bool = False, **settings: object) -> dict[str, Any]:
-        chosen = Publish.parse({"license": "tulu", "to": to} | settings, source="test")
+        chosen = PublishSettings.parse({"license": "tulu", "to": to} | settings, source="test")
         report = deliver(candidate, tmp_path / "report", chosen, force=force)
         found: dict[str, Any] = report.facts["delivered"]
         return found
@@ -126,7 +126,7 @@ def test_a_tag_moves_only_by_force(host: str, send: Sender) -> None:
 def test_the_same_release_is_the_same_artifact_under_every_tag(
     host: str, send: Sender, candidate: Path, tmp_path: Path
 ) -> None:
-    settings = Publish.parse({"license": "tulu", "name": "Tulu"}, source="test")
+    settings = PublishSettings.parse({"license": "tulu", "name": "Tulu"}, source="test")
     run(candidate, tmp_path / "report", tmp_path / "release", settings)
     for tag in ("v1", "v2"):
         OciDestination(host, "same", tag, force=False).upload(tmp_path / "release")

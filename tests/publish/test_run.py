@@ -24,7 +24,7 @@ from camelpress.core.errors import (
 from camelpress.core.files.file_hashes import CHECKSUM_FILE, sha256_file, sha256_json
 from camelpress.publish.license.license_profiles import LICENSE_PROFILES
 from camelpress.publish.run import REPORT
-from camelpress.publish.settings import Publish
+from camelpress.publish.settings import PublishSettings
 from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.stage_report import Report, Verdict
 
@@ -180,7 +180,7 @@ def test_an_unknown_licence_is_refused_with_the_known_ones(publish: Publisher, n
 
 
 def test_there_is_no_licence_by_default_and_the_description_names_all() -> None:
-    field = Publish.model_fields["license"]
+    field = PublishSettings.model_fields["license"]
     assert field.default not in LICENSE_PROFILES
     assert all(known in str(field.description) for known in LICENSE_PROFILES)
 

@@ -19,8 +19,8 @@ from camelpress.core.checkpoint.shards import TensorInfo
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.inference.model.streamed_model import StreamedModel
 from camelpress.inference.model.token_batches import TokenBatches
+from camelpress.quantize.ffn_padding import WIDTH_KEY, PaddedCheckpoint
 from camelpress.quantize.output_layout import Fp16View
-from camelpress.quantize.padding import WIDTH_KEY, PaddedCheckpoint
 from camelpress.quantize.settings import QuantizeSettings
 
 CPU = torch.device("cpu")

@@ -23,7 +23,7 @@ from camelpress.core.files.file_hashes import package_versions
 from camelpress.core.output.journal import JOURNAL_FILE, Journal
 from camelpress.inference.streaming.rounding_facts import torch_threads
 from camelpress.inference.streaming.token_shards import SHARDS_FOLDER
-from camelpress.quantize import block_quantization, run
+from camelpress.quantize import model_quantizer, run
 from camelpress.quantize.block_quantizer import BlockQuantizer
 from camelpress.quantize.calibration_shards import CalibrationShard
 from camelpress.quantize.run import REPORT
@@ -82,7 +82,7 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             numbers.append(number)
             super().__init__(model, number, *others)
 
-    monkeypatch.setattr(block_quantization, "BlockQuantizer", Watched)
+    monkeypatch.setattr(model_quantizer, "BlockQuantizer", Watched)
     return numbers
 
 

@@ -28,7 +28,7 @@ from camelpress.pipeline.rebuild import rebuild_release
 from camelpress.publish.card import model_card
 from camelpress.publish.release import release_diff
 from camelpress.publish.run import run as publish
-from camelpress.publish.settings import Publish
+from camelpress.publish.settings import PublishSettings
 from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.plots import card_plots
 from camelpress.reporting.stage_report import Report
@@ -106,7 +106,7 @@ def _or_problem(work: Callable[[], object]) -> None:
 @cache
 def _run() -> dict[str, bytes]:
     """Returns all files that a whole small run leaves, by their paths."""
-    with TemporaryDirectory() as name, patch.object(card_plots, "draw", _draw):
+    with TemporaryDirectory() as name, patch.object(card_plots, "draw_card_plots", _draw):
         place = Path(name)
         pipeline.run(recipe.read_recipe(recipes.write_recipe(place)))
         settings = StoreSettings.parse(
@@ -217,7 +217,7 @@ def read_rebuilt(content: bytes, folder: Path) -> None:
         name: Report.read_report(folder / "out" / place / f"{name}-report.json")
         for name, place in (("recover", "recovered"), ("quantize", "quantized"))
     }
-    with patch.object(pipeline, "follow", lambda *_, **__: pipeline.PipelineOutcome(reports, ())):
+    with patch.object(pipeline, "run_stages", lambda *_, **__: pipeline.PipelineOutcome(reports, ())):
         rebuild_release(
             release,
             folder / "out",
@@ -245,8 +245,10 @@ def publish_reports(content: bytes, folder: Path) -> None:
     _write(_part("out/validation"), folder / "validation")
     name, changed = _changed(content)
     (folder / "quantized" / name).write_bytes(changed)
-    settings = Publish.parse({"license": "mit", "allow_failed_gate": "a trial"}, source="test")
-    with patch.object(card_plots, "draw", _draw):
+    settings = PublishSettings.parse(
+        {"license": "mit", "allow_failed_gate": "a trial"}, source="test"
+    )
+    with patch.object(card_plots, "draw_card_plots", _draw):
         publish(folder / "quantized", folder / "validation", folder / "out", settings, force=True)
 
 

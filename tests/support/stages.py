@@ -17,7 +17,7 @@ from camelpress.quantize import run as quantization
 from camelpress.quantize.settings import QuantizeSettings
 from camelpress.reporting.stage_report import Report
 from camelpress.validate import run as validation
-from camelpress.validate.settings import Validate
+from camelpress.validate.settings import ValidateSettings
 
 
 def recover(
@@ -69,7 +69,7 @@ def validate(
     if reference == candidate:
         candidate = widened(reference)
     values = {"text": texts, "sequence_length": 64, "max_tokens": 200}
-    settings = Validate.parse(values | options, source="test")
+    settings = ValidateSettings.parse(values | options, source="test")
     return validation.run(
         Checkpoint.open(reference),
         Checkpoint.open(candidate),

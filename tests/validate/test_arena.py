@@ -27,7 +27,7 @@ from camelpress.validate.benchmarks import samples, task_catalogue
 from camelpress.validate.judge.rate_limit import RateLimiter
 from camelpress.validate.judge.service_access import KEY_VARIABLE
 from camelpress.validate.run import run as work
-from camelpress.validate.settings import Validate
+from camelpress.validate.settings import ValidateSettings
 from command import Ended, Run
 from judge_server import Service, serving
 from notes import Notes
@@ -133,7 +133,7 @@ def judged(
     ):
         patch.setattr(LocalGenerator, "generate", complete)
         told = {"tasks": [FIXED], "data_dir": str(data), "judge": JUDGE | {"url": service.url}}
-        settings = Validate.parse(told, source="test")
+        settings = ValidateSettings.parse(told, source="test")
         report = work(Checkpoint.open(models[0]), Checkpoint.open(models[1]), out, settings)
     return Judged(out, report, listener.heard)
 
@@ -405,7 +405,7 @@ def test_a_column_that_cannot_be_judged_takes_no_other_along(
     service.faults, service.always = deque([""]), "401"
     told: dict[str, Any] = {"tasks": [MMLU, TASK], "data_dir": str(both)}
     told["judge"] = {"url": service.url, "model": "judge-1"}
-    settings = Validate.parse(told, source="test")
+    settings = ValidateSettings.parse(told, source="test")
     report = work(Checkpoint.open(roomy), wide, tmp_path / "out", settings)
     assert [task["name"] for task in report.facts["tasks"]] == [MMLU]
     assert report.facts["tasks_missing"] == {TASK: "the judge at 127.0.0.1 requires a key"}

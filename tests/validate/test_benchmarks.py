@@ -28,7 +28,7 @@ from camelpress.validate.benchmarks import samples, task_catalogue
 from camelpress.validate.benchmarks.run_benchmarks import note_unread_data
 from camelpress.validate.gate.report_files import regate_report
 from camelpress.validate.run import run as work
-from camelpress.validate.settings import Gate, Validate
+from camelpress.validate.settings import Gate, ValidateSettings
 from command import Run
 from notes import Notes
 from refusal import refusal
@@ -60,7 +60,7 @@ Asked = Callable[..., Report]
 def asked(models: tuple[Path, Path], data: Path, tmp_path: Path) -> Asked:
     def ask(*tasks: str, out: str = "out", **changes: Any) -> Report:
         told = {"tasks": tasks, "data_dir": str(data)} | changes
-        settings = Validate.parse(told, source="test")
+        settings = ValidateSettings.parse(told, source="test")
         return work(
             Checkpoint.open(models[0]), Checkpoint.open(models[1]), tmp_path / out, settings
         )
@@ -71,7 +71,9 @@ def asked(models: tuple[Path, Path], data: Path, tmp_path: Path) -> Asked:
 @pytest.fixture(scope="module")
 def report(models: tuple[Path, Path], data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report") / "out"
-    settings = Validate.parse({"tasks": [MMLU, TYDIQA], "data_dir": str(data)}, source="test")
+    settings = ValidateSettings.parse(
+        {"tasks": [MMLU, TYDIQA], "data_dir": str(data)}, source="test"
+    )
     work(Checkpoint.open(models[0]), Checkpoint.open(models[1]), out, settings)
     return out
 
@@ -354,7 +356,7 @@ def test_completions_may_come_from_elsewhere(
 
 
 def test_a_prompt_without_room_is_refused(base: Path, data: Path, tmp_path: Path) -> None:
-    settings = Validate.parse({"tasks": [MMLU], "data_dir": str(data)}, source="test")
+    settings = ValidateSettings.parse({"tasks": [MMLU], "data_dir": str(data)}, source="test")
     model, wide = (Checkpoint.open(each) for each in (base, stages.widened(base)))
     with pytest.raises(RecipeProblem, match="the reference has 128 positions, and the task"):
         work(model, wide, tmp_path / "out", settings)
@@ -363,7 +365,7 @@ def test_a_prompt_without_room_is_refused(base: Path, data: Path, tmp_path: Path
 def test_a_model_loses_nothing_to_itself(
     models: tuple[Path, Path], data: Path, tmp_path: Path
 ) -> None:
-    settings = Validate.parse({"tasks": [MMLU], "data_dir": str(data)}, source="test")
+    settings = ValidateSettings.parse({"tasks": [MMLU], "data_dir": str(data)}, source="test")
     model, wide = (Checkpoint.open(each) for each in (models[0], stages.widened(models[0])))
     told = work(model, wide, tmp_path / "out", settings)
     (task,) = told.facts["tasks"]
@@ -445,7 +447,7 @@ def test_a_store_answers_no_tasks(
 
     kept = StoreSettings(text=(prose,), max_tokens=40, top_k=16)
     build_store.build_store(Checkpoint.open(models[0]), tmp_path / "store", kept)
-    settings = Validate.parse({"tasks": [MMLU], "data_dir": str(data)}, source="test")
+    settings = ValidateSettings.parse({"tasks": [MMLU], "data_dir": str(data)}, source="test")
     with refusal(
         RecipeProblem,
         f"{tmp_path / 'store'} is a store of predictions and cannot answer tasks",

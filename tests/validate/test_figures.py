@@ -21,7 +21,7 @@ from camelpress.validate.corpus.protocols import TokenWindow
 from camelpress.validate.scoring.streamed_run import squared_relative_error
 from camelpress.validate.scoring.token_scores import TokenScores
 from camelpress.validate.statistics.clustered import bootstrap_mean
-from camelpress.validate.statistics.figures import (
+from camelpress.validate.statistics.score_aggregation import (
     aggregate_scores,
     block_error_facts,
     estimate_metrics,

@@ -85,10 +85,10 @@ def test_what_validate_writes_is_what_the_schema_says(validation: Path) -> None:
         == schema["properties"]["schema_version"]["default"]
     )
     assert set(told) == set(schema["properties"])
-    described = schema["$defs"]["Facts"]["properties"]
+    described = schema["$defs"]["ValidateFacts"]["properties"]
     assert set(told["facts"]) - {"vocabulary", "overlap"} <= set(described)
-    assert set(schema["$defs"]["Facts"]["required"]) <= set(told["facts"])
-    assert schema["$defs"]["Facts"]["additionalProperties"] is True
+    assert set(schema["$defs"]["ValidateFacts"]["required"]) <= set(told["facts"])
+    assert schema["$defs"]["ValidateFacts"]["additionalProperties"] is True
     validation_facts.read_validation(validation)
 
 

@@ -22,7 +22,7 @@ from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.reporting.stage_report import Report
 from camelpress.validate.corpus.held_out_text import read_held_out_texts
 from camelpress.validate.corpus.protocols import PROTOCOLS, TokenWindow, _rolling_windows
-from camelpress.validate.settings import ScoringSettings, Validate
+from camelpress.validate.settings import ScoringSettings, ValidateSettings
 from refusal import refusal
 
 
@@ -120,7 +120,7 @@ def test_rolling_windows_are_those_of_lm_eval(count: int, length: int) -> None:
 
 
 def cut(base: Path, *texts: Path, length: int = 64, **options: Any) -> list[list[TokenWindow]]:
-    chosen = Validate.parse({"text": texts} | options, source="test")
+    chosen = ValidateSettings.parse({"text": texts} | options, source="test")
     return [text.windows for text in read_held_out_texts(chosen, Tokenizer.load(base), length)]
 
 
@@ -166,7 +166,7 @@ def test_errors_go_together_within_a_document(base: Path, prose: Path, tmp_path:
 
 def test_max_tokens_takes_whole_documents_for_lm_eval(base: Path, tmp_path: Path) -> None:
     text = lm_eval_golden.write_documents(tmp_path)
-    settings = Validate.parse(
+    settings = ValidateSettings.parse(
         {"text": [text], "protocol": "lm-eval", "max_tokens": 300}, source="test"
     )
     (told,) = read_held_out_texts(settings, Tokenizer.load(base), 128)

@@ -22,7 +22,7 @@ from camelpress.core.errors import RecipeProblem
 from camelpress.reporting.model_precision import model_precision, quantized_reference_caveat
 from camelpress.reporting.stage_report import Report
 from camelpress.validate import run as validation
-from camelpress.validate.settings import StoreSettings, Validate
+from camelpress.validate.settings import StoreSettings, ValidateSettings
 from camelpress.validate.store import build_store
 from camelpress.validate.store.prediction_store import STORE_REPORT, PredictionStore
 from command import Run
@@ -55,7 +55,7 @@ def exported(packed: Path) -> Callable[..., Path]:
 def held(reference: Path, candidate: Path, out: Path, text: Path, **options: Any) -> Report:
     """Validates without the help of `stages`, which never compares a model with itself."""
     values = {"text": [str(text)], "sequence_length": 64, "max_tokens": 200} | options
-    settings = Validate.parse(values, source="test")
+    settings = ValidateSettings.parse(values, source="test")
     opened = (
         PredictionStore.open(reference)
         if PredictionStore.exists_at(reference)

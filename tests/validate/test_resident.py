@@ -18,13 +18,13 @@ from camelpress.validate.judge.judge_settings import JudgeSettings
 from camelpress.validate.judge.local_checkpoint import JudgeCheckpoint
 from camelpress.validate.judge.local_judge import InProcessJudge
 from camelpress.validate.judge.pairwise import judge_pairs
-from camelpress.validate.settings import Validate
+from camelpress.validate.settings import ValidateSettings
 from refusal import refusal
 
 PAIR = OutputPair("1", "Say.", "x", "y")
 TURNS = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
-SETTINGS = Validate(judge=JudgeSettings(max_tokens=3))
+SETTINGS = ValidateSettings(judge=JudgeSettings(max_tokens=3))
 
 
 def model(folder: Path, template: str | None = TURNS, positions: int = 1600) -> Path:
@@ -77,7 +77,10 @@ def test_what_does_not_fit_has_no_answer(tmp_path: Path) -> None:
 
 def test_another_length_of_answers_is_another_judge(tmp_path: Path) -> None:
     folder = model(tmp_path / "judge")
-    names = {JudgeCheckpoint(folder, each).name for each in (SETTINGS, Validate(), Validate())}
+    names = {
+        JudgeCheckpoint(folder, each).name
+        for each in (SETTINGS, ValidateSettings(), ValidateSettings())
+    }
     assert len(names) == 2
 
 

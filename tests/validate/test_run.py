@@ -21,7 +21,7 @@ from camelpress.core.files.file_hashes import checkpoint_digest, sha256_file
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.reporting.stage_report import Report, Verdict
 from camelpress.validate.run import REPORT, run
-from camelpress.validate.settings import Gate, MaxLimit, MinLimit, StoreSettings, Validate
+from camelpress.validate.settings import Gate, MaxLimit, MinLimit, StoreSettings, ValidateSettings
 from camelpress.validate.store import build_store
 from camelpress.validate.store.prediction_store import PredictionStore
 
@@ -33,7 +33,7 @@ OPEN = Gate(
 
 
 def validated(reference: Path, candidate: Path, out: Path, *texts: Path, **changes: Any) -> Report:
-    settings = Validate(text=texts, gate=OPEN).model_copy(update=changes)
+    settings = ValidateSettings(text=texts, gate=OPEN).model_copy(update=changes)
     if reference == candidate:
         candidate = stages.widened(reference)
     return run(Checkpoint.open(reference), Checkpoint.open(candidate), out, settings)
@@ -372,7 +372,7 @@ def test_one_row_three_hundred_times_is_one_piece_of_text(
     )
     assert (kept.facts["sequences"], kept.facts["repeats"]) == (1, 299)
     store = PredictionStore.open(tmp_path / "store")
-    again = run(store, Checkpoint.open(noisy), tmp_path / "from-store", Validate(gate=OPEN))
+    again = run(store, Checkpoint.open(noisy), tmp_path / "from-store", ValidateSettings(gate=OPEN))
     assert (again.facts["sequences"], again.facts["repeats"]) == (1, 299)
     assert again.verdict is Verdict.INCONCLUSIVE
 

@@ -20,7 +20,7 @@ from camelpress.core.files.file_hashes import checkpoint_digest
 from camelpress.core.progress import use_listener
 from camelpress.reporting.stage_report import Report
 from camelpress.validate import run as validation
-from camelpress.validate.settings import StoreSettings, Validate
+from camelpress.validate.settings import StoreSettings, ValidateSettings
 from camelpress.validate.store import build_store, store_writer
 from camelpress.validate.store.prediction_store import STORE_REPORT, PredictionStore
 from notes import Notes
@@ -36,7 +36,7 @@ def make(base: Path, out: Path, *texts: Path, **options: Any) -> Path:
 
 
 def validated(store: Path, candidate: Path, out: Path, **options: Any) -> Report:
-    settings = Validate.parse(options, source="test")
+    settings = ValidateSettings.parse(options, source="test")
     return validation.run(PredictionStore.open(store), Checkpoint.open(candidate), out, settings)
 
 

@@ -22,7 +22,7 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
 from camelpress.reporting.stage_report import Report
 from camelpress.validate import run as validation
-from camelpress.validate.settings import StoreSettings, Validate
+from camelpress.validate.settings import StoreSettings, ValidateSettings
 from camelpress.validate.store import build_store
 from camelpress.validate.store.prediction_store import PredictionStore
 from processes import together
@@ -130,7 +130,7 @@ def test_a_store_is_made_and_used_by_any_number_of_ranks(
 
     def use(out: Path) -> None:
         store, candidate = PredictionStore.open(tmp_path / "alone"), Checkpoint.open(noisy)
-        validation.run(store, candidate, out, Validate())
+        validation.run(store, candidate, out, ValidateSettings())
 
     make(tmp_path / "alone")
     assert together(3, lambda: make(tmp_path / "store")) == [0] * 3

@@ -18,7 +18,7 @@ from camelpress.validate.judge.judge_settings import JudgeSettings
 from camelpress.validate.judge.local_checkpoint import JudgeCheckpoint
 from camelpress.validate.judge.local_judge import InProcessJudge
 from camelpress.validate.judge.pairwise import Judge, Preference, judge_pairs
-from camelpress.validate.settings import Validate
+from camelpress.validate.settings import ValidateSettings
 
 ANNOTATIONS_FILE = "verdicts.jsonl"
 UNKNOWN_JUDGE = "stored annotations"
@@ -44,7 +44,7 @@ class JudgeSession:
         self.name = name
 
     @classmethod
-    def open(cls, settings: Validate, out: Path) -> JudgeSession | None:
+    def open(cls, settings: ValidateSettings, out: Path) -> JudgeSession | None:
         """Opens the judge of the settings without any request; None if there is no judge.
 
         Args:
@@ -164,7 +164,7 @@ def strip_hashes(name: str) -> str:
     return HASHES.sub("", name)
 
 
-def _default_annotations_path(settings: Validate, out: Path) -> Path:
+def _default_annotations_path(settings: ValidateSettings, out: Path) -> Path:
     return (
         settings.answers / ANNOTATIONS_FILE
         if settings.answers
@@ -181,7 +181,7 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def _open_judge(settings: Validate, judge_settings: JudgeSettings) -> Judge | None:
+def _open_judge(settings: ValidateSettings, judge_settings: JudgeSettings) -> Judge | None:
     if judge_settings.local:
         checkpoint = JudgeCheckpoint(judge_settings.local, settings)
         return InProcessJudge(checkpoint.name, checkpoint)

@@ -39,7 +39,7 @@ from camelpress.validate.benchmarks.task_catalogue import (
     silence_lm_eval,
 )
 from camelpress.validate.scoring.model_pair import open_streamed_model, require_same_tokenizer
-from camelpress.validate.settings import Validate
+from camelpress.validate.settings import ValidateSettings
 
 LoggedSamples = Sequence[Mapping[str, Any]]
 LMAdapter = Any  # `CamelpressLM`, importable only with lm-evaluation-harness
@@ -72,7 +72,7 @@ class BenchmarkResults:
 
 
 def prepare_tasks(
-    reference: Checkpoint, candidate: Checkpoint, settings: Validate, out: Path
+    reference: Checkpoint, candidate: Checkpoint, settings: ValidateSettings, out: Path
 ) -> PreparedTasks:
     """Loads tasks and judge, and checks their requirements before any model answers.
 
@@ -115,7 +115,7 @@ def note_unread_data(folder: Path | None, specs: Iterable[BenchmarkSpec]) -> Non
 
 
 def run_tasks(
-    tasks: PreparedTasks, reference: Checkpoint, candidate: Checkpoint, settings: Validate
+    tasks: PreparedTasks, reference: Checkpoint, candidate: Checkpoint, settings: ValidateSettings
 ) -> BenchmarkResults:
     """Runs the tasks on both models and judges the completions of judged tasks.
 
@@ -178,7 +178,7 @@ def _open_model_adapter(
     checkpoint: Checkpoint,
     digest: str,
     reference: Checkpoint,
-    settings: Validate,
+    settings: ValidateSettings,
     specs: Mapping[str, BenchmarkSpec],
 ) -> LMAdapter:
     from camelpress.validate.benchmarks.lm_eval_adapter import CamelpressLM
@@ -201,7 +201,7 @@ def _open_model_adapter(
 
 
 def _select_items(
-    task_set: LoadedTasks, settings: Validate, adapter: LMAdapter, failures: dict[str, str]
+    task_set: LoadedTasks, settings: ValidateSettings, adapter: LMAdapter, failures: dict[str, str]
 ) -> dict[str, list[int]]:
     """Selects the items of each task within the time budget; omits complete tasks.
 

@@ -26,8 +26,8 @@ from camelpress.validate.scoring.scored_positions import ScoredPositions
 from camelpress.validate.scoring.streamed_run import StreamedRun
 from camelpress.validate.scoring.token_scores import TokenScores, score_against_store, score_models
 from camelpress.validate.scoring.workspace import Workspace
-from camelpress.validate.settings import ScoringSettings, Validate
-from camelpress.validate.statistics import figures
+from camelpress.validate.settings import ScoringSettings, ValidateSettings
+from camelpress.validate.statistics import score_aggregation
 from camelpress.validate.store.prediction_store import STORE_REPORT, PredictionStore
 
 # settings of a store, repeated in the reports of its comparisons
@@ -46,7 +46,7 @@ class Comparison:
 
 
 def compare_models(
-    reference: Checkpoint, candidate: Checkpoint, settings: Validate, work: Workspace
+    reference: Checkpoint, candidate: Checkpoint, settings: ValidateSettings, work: Workspace
 ) -> Comparison:
     """Runs both models side by side, and compares their predictions.
 
@@ -79,7 +79,7 @@ def compare_models(
     reruns = rerun_reference(reference, pair[0], settings, shards, work)
     paired_scores = score_models(pair + reruns, positions, work, vocabulary=vocabulary)
     floor = [
-        figures.noise_floor_facts(settings.noise_floor, rerun_scores)
+        score_aggregation.noise_floor_facts(settings.noise_floor, rerun_scores)
         for rerun_scores in paired_scores.scores[1:]
     ]
     return Comparison(
@@ -96,7 +96,7 @@ def compare_models(
             "non_finite": dict(
                 zip(("reference", "candidate"), paired_scores.non_finite, strict=False)
             ),
-            "blocks": figures.block_error_facts(paired_scores.block_errors[0]),
+            "blocks": score_aggregation.block_error_facts(paired_scores.block_errors[0]),
             "noise_floor": floor[0] if floor else None,
             "store": None,
         },
@@ -104,7 +104,7 @@ def compare_models(
 
 
 def compare_with_store(
-    store: PredictionStore, candidate: Checkpoint, settings: Validate, work: Workspace
+    store: PredictionStore, candidate: Checkpoint, settings: ValidateSettings, work: Workspace
 ) -> Comparison:
     """Runs the candidate on the windows of a store, and compares it with the stored predictions.
 

@@ -19,7 +19,7 @@ from camelpress.inference.generation.sampling import SamplingParams, TokenPrompt
 from camelpress.inference.generation.stop_tokens import stop_token_ids
 from camelpress.validate.judge.judge_prompt import JudgeMessage
 from camelpress.validate.scoring.model_pair import open_streamed_model
-from camelpress.validate.settings import Validate
+from camelpress.validate.settings import ValidateSettings
 
 PROBE_CONVERSATION: list[JudgeMessage] = [{"role": "user", "content": "?"}]
 
@@ -34,7 +34,7 @@ class JudgeCheckpoint:
         CheckpointProblem: The checkpoint or a usable chat template is missing.
     """
 
-    def __init__(self, folder: Path, settings: Validate) -> None:
+    def __init__(self, folder: Path, settings: ValidateSettings) -> None:
         self._checkpoint = Checkpoint.open(folder)
         self._settings = settings
         self._tokenizer = Tokenizer.load(self._checkpoint.folder)

@@ -41,7 +41,7 @@ from camelpress.validate.scoring.streamed_run import StreamedRun, run_blocks
 from camelpress.validate.scoring.token_scores import TokenScores, map_shards
 from camelpress.validate.scoring.workspace import Workspace, resume_key
 from camelpress.validate.settings import StoreSettings
-from camelpress.validate.statistics import figures
+from camelpress.validate.statistics import score_aggregation
 from camelpress.validate.store.prediction_store import (
     STORE_REPORT,
     WINDOWS_FILE,
@@ -134,7 +134,7 @@ def build_store(
             headers=headers_digest(reference),
             weights=work.team.broadcast(lambda: weights_digest(reference)),
             texts=tuple(_store_text(text) for text in texts),
-            noise_floor=figures.noise_floor_facts(settings.noise_floor, rerun_scores)
+            noise_floor=score_aggregation.noise_floor_facts(settings.noise_floor, rerun_scores)
             if rerun_scores
             else None,
         )

@@ -12,9 +12,9 @@ from camelpress.cli.command import STAGE_PANEL, FolderArgument, ForceOption, Res
 from camelpress.cli.console import Screen
 from camelpress.convert.settings import ExportSettings, MakeDiffSettings, RecoverSettings
 from camelpress.core.exit_codes import ExitCode
-from camelpress.publish.settings import Publish
+from camelpress.publish.settings import PublishSettings
 from camelpress.quantize.settings import QuantizeSettings
-from camelpress.validate.settings import StoreSettings, Validate
+from camelpress.validate.settings import StoreSettings, ValidateSettings
 
 
 @command("recover", STAGE_PANEL, RecoverSettings)
@@ -68,7 +68,7 @@ def quantize_command(
     return ExitCode.DONE
 
 
-@command("validate", STAGE_PANEL, Validate)
+@command("validate", STAGE_PANEL, ValidateSettings)
 def validate_command(
     screen: Screen,
     reference: FolderArgument,
@@ -115,7 +115,7 @@ def store_command(
     return ExitCode.DONE
 
 
-@command("publish", STAGE_PANEL, Publish)
+@command("publish", STAGE_PANEL, PublishSettings)
 def publish_command(
     screen: Screen,
     candidate: FolderArgument,

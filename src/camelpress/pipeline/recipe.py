@@ -15,9 +15,9 @@ from camelpress.core.files.regular_files import is_path
 from camelpress.core.files.yaml_files import parse_yaml, read_yaml
 from camelpress.core.hub.model_location import REPO_ID_PATTERN, is_hub_name
 from camelpress.core.settings import Settings
-from camelpress.publish.settings import Publish
+from camelpress.publish.settings import PublishSettings
 from camelpress.quantize.settings import QuantizeSettings
-from camelpress.validate.settings import Validate
+from camelpress.validate.settings import ValidateSettings
 
 MODEL_KEYS = (("base",), ("diff",))
 PATH_KEYS = (
@@ -46,8 +46,8 @@ class Recipe(Settings):
     out: Path = Field(description="Folder for the outputs of all stages and the lock file.")
     recover: RecoverSettings = Field(default=RecoverSettings())
     quantize: QuantizeSettings = Field(default=QuantizeSettings())
-    validation: Validate = Field(default=Validate(), alias="validate")
-    publish: Publish = Field(default=Publish())
+    validation: ValidateSettings = Field(default=ValidateSettings(), alias="validate")
+    publish: PublishSettings = Field(default=PublishSettings())
 
 
 def read_recipe(path: Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:

@@ -43,7 +43,7 @@ from camelpress.publish.destinations.destination import parse_destination
 from camelpress.quantize import run as quantize
 from camelpress.reporting.stage_report import Report, Verdict
 from camelpress.validate import run as validate
-from camelpress.validate.settings import Validate
+from camelpress.validate.settings import ValidateSettings
 
 LOCK_FILE = "camelpress.lock"
 
@@ -161,7 +161,7 @@ def recipe_stages(
     return stages
 
 
-def _validation_inputs(settings: Validate) -> tuple[Path, ...]:
+def _validation_inputs(settings: ValidateSettings) -> tuple[Path, ...]:
     """Returns the inputs of benchmarks besides the models: data, local judge, annotations."""
     judge = settings.judge
     annotations = None if judge.url or judge.local else judge.annotations
