@@ -217,7 +217,9 @@ def read_rebuilt(content: bytes, folder: Path) -> None:
         name: Report.read_report(folder / "out" / place / f"{name}-report.json")
         for name, place in (("recover", "recovered"), ("quantize", "quantized"))
     }
-    with patch.object(pipeline, "run_stages", lambda *_, **__: pipeline.PipelineOutcome(reports, ())):
+    with patch.object(
+        pipeline, "run_stages", lambda *_, **__: pipeline.PipelineOutcome(reports, ())
+    ):
         rebuild_release(
             release,
             folder / "out",
