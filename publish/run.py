@@ -8,6 +8,7 @@ from typing import Any
 
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, ReleaseRefusal
+from camelpress.core.file_names import CARD_FILE
 from camelpress.core.files.file_hashes import (
     BOM_FILE,
     PROVENANCE_FILE,
@@ -17,7 +18,7 @@ from camelpress.core.files.file_hashes import (
     sha256_json,
 )
 from camelpress.core.files.json_files import write_json
-from camelpress.core.hub.model_location import CARD_FILE, HUB_PREFIX
+from camelpress.core.hub.repo_id import HUB_PREFIX
 from camelpress.core.output.staged_output import require_separate_output, staged
 from camelpress.core.progress import note
 from camelpress.publish.card import model_card

@@ -13,7 +13,8 @@ from camelpress.core.files.file_hashes import (
     sha256_file,
     sha256_json,
 )
-from camelpress.core.hub.model_location import DOWNLOAD_CACHE, GITATTRIBUTES_FILE, is_hub_name
+from camelpress.core.hub.model_location import is_hub_name
+from camelpress.core.hub.repo_id import DOWNLOAD_CACHE, GITATTRIBUTES_FILE
 from camelpress.core.progress import track
 from camelpress.core.runtime import optional_packages
 from camelpress.publish.card import model_card

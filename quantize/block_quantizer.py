@@ -29,7 +29,7 @@ from camelpress.quantize.calibration.reference_states import (
     ReferenceStates,
 )
 from camelpress.quantize.calibration_shards import CalibrationShard
-from camelpress.quantize.kernels.kernel import pick_kernel
+from camelpress.quantize.kernels.device_kernels import pick_kernel
 from camelpress.quantize.settings import QuantizeSettings
 from camelpress.quantize.solver.correction import correct_weight
 from camelpress.quantize.solver.grid import dequantize_codes, round_to_nearest, search_grid

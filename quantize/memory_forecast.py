@@ -13,7 +13,7 @@ import torch
 from camelpress.core import llama
 from camelpress.inference.model.streamed_model import StreamedModel
 from camelpress.quantize.calibration_shards import CalibrationShard
-from camelpress.quantize.kernels.kernel import pick_kernel
+from camelpress.quantize.kernels.device_kernels import pick_kernel
 from camelpress.quantize.solver.layer import SOLVE_ROWS
 from camelpress.reporting.stage_report import resident_bytes
 

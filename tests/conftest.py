@@ -11,6 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
 import pico  # noqa: E402
@@ -19,6 +20,8 @@ from command import Run, runner  # noqa: E402
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
 logging.disable_progress_bar()
+settings.register_profile("camelpress", deadline=None)  # a busy machine is no fault
+settings.load_profile("camelpress")
 
 
 @pytest.fixture(scope="session")

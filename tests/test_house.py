@@ -117,6 +117,30 @@ def test_no_folder_is_crowded() -> None:
     assert [folder for folder, count in folders.items() if count > MAX_MODULES] == []
 
 
+def imports() -> dict[str, set[str]]:
+    """Returns module to the modules of this project that it imports, lazily or not."""
+    names = {
+        path.removeprefix("src/camelpress/").removesuffix(".py").removesuffix("/__init__"): tree
+        for path, _, tree in MODULES
+    }
+    graph: dict[str, set[str]] = {name: set() for name in names}
+    for name, tree in names.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("camelpress."):
+                package = str(node.module).removeprefix("camelpress.").replace(".", "/")
+                targets = {f"{package}/{alias.name}" for alias in node.names} | {package}
+                graph[name] |= (targets & graph.keys()) - {name}
+    return graph
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = imports()
+    assert sum(map(len, graph.values())) > 1000
+    while leaves := {name for name, targets in graph.items() if not targets & graph.keys()}:
+        graph = {name: targets for name, targets in graph.items() if name not in leaves}
+    assert sorted(graph) == []
+
+
 @pytest.mark.parametrize("text", ["What a layer keeps.", "Of the base.", "and no more"])
 def test_a_fragment_is_recognized(text: str) -> None:
     assert FRAGMENT.match(text)

@@ -17,8 +17,8 @@ from camelpress.convert.tokenizer.tokenizer_files import VOCABULARY_FILES
 from camelpress.core import llama
 from camelpress.core.checkpoint.checkpoint import Checkpoint, copy_sidecars, require_valid_sidecars
 from camelpress.core.checkpoint.portable_config import portable_config
+from camelpress.core.file_names import CHAT_TEMPLATES_FOLDER
 from camelpress.core.files.json_files import read_json, write_json
-from camelpress.core.hub.model_location import CHAT_TEMPLATES_FOLDER
 
 GENERATION_CONFIG = "generation_config.json"
 # Files copied from base and diff; all other files come from the diff.

@@ -13,8 +13,8 @@ from typing import Any
 from tokenizers import AddedToken
 
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.file_names import CHAT_TEMPLATES_FOLDER
 from camelpress.core.files.json_files import read_json
-from camelpress.core.hub.model_location import CHAT_TEMPLATES_FOLDER
 
 JsonObject = dict[str, Any]
 

@@ -15,7 +15,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
-from camelpress.core.hub.model_location import HUB_URL
+from camelpress.core.hub.repo_id import HUB_URL
 from camelpress.publish.card.hub_access import GATED_PROMPT
 from camelpress.publish.card.release_quotes import TULU_PROMPT, ReleaseQuotes
 from camelpress.reporting import quoted_values

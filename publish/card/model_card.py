@@ -13,8 +13,9 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from camelpress import __version__
 from camelpress.core.errors import CheckpointProblem, OutputProblem
+from camelpress.core.file_names import CARD_FILE
 from camelpress.core.files.file_hashes import PROVENANCE_FILE, sha256_file
-from camelpress.core.hub.model_location import CARD_FILE, HUB_URL, REPO_ID_PATTERN
+from camelpress.core.hub.repo_id import HUB_URL, REPO_ID_PATTERN
 from camelpress.core.progress import note
 from camelpress.publish.card import card_tables
 from camelpress.publish.card.card_markdown import (

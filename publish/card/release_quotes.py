@@ -12,7 +12,7 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.files.file_hashes import PROVENANCE_FILE, REPORT_SUFFIX
 from camelpress.core.files.json_files import read_json
-from camelpress.core.hub.model_location import REPO_ID_PATTERN
+from camelpress.core.hub.repo_id import REPO_ID_PATTERN
 from camelpress.core.packing.dynamic_config import dynamic_settings
 from camelpress.core.settings import Settings
 from camelpress.core.text.tulu_format import TULU_CHAT_TEMPLATE

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from camelpress.core.errors import RecipeProblem
-from camelpress.core.hub.model_location import HUB_PREFIX
+from camelpress.core.hub.repo_id import HUB_PREFIX
 from camelpress.publish.destinations.oci_registry import OCI_SCHEME, OciDestination
 from camelpress.publish.destinations.s3_bucket import S3_SCHEME, S3Destination
 from camelpress.publish.license.license_profiles import license_profile

@@ -30,7 +30,7 @@ from camelpress import __version__
 from camelpress.core.errors import OutputExists, OutputProblem, RecipeProblem
 from camelpress.core.files.file_hashes import CHECKSUM_FILE, git_sha1
 from camelpress.core.hub.hub_download import prepare_client
-from camelpress.core.hub.model_location import GITATTRIBUTES_FILE, HUB_PREFIX, REPO_ID_PATTERN
+from camelpress.core.hub.repo_id import GITATTRIBUTES_FILE, HUB_PREFIX, REPO_ID_PATTERN
 from camelpress.core.progress import note
 from camelpress.publish.destinations.hub_errors import hub_errors
 from camelpress.publish.release.checksums import ReleaseFiles

@@ -13,12 +13,12 @@ from typing import Any
 
 from camelpress.core.checkpoint.checkpoint import copy_sidecars
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.file_names import CHAT_TEMPLATES_FOLDER
 from camelpress.core.files.file_hashes import (
     RELEASE_METADATA_FILES,
     REPORT_SUFFIX,
     is_checkpoint_file,
 )
-from camelpress.core.hub.model_location import CHAT_TEMPLATES_FOLDER
 from camelpress.core.progress import track
 from camelpress.reporting.stage_report import Report
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.hub.model_location import HUB_PREFIX, REPO_ID_PATTERN
+from camelpress.core.hub.repo_id import HUB_PREFIX, REPO_ID_PATTERN
 from camelpress.reporting.quoted_values import value_at
 from camelpress.reporting.stage_report import Report
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.files.file_hashes import CHECKSUM_FILE
 from camelpress.core.files.regular_files import read_regular
-from camelpress.core.hub.model_location import DOWNLOAD_CACHE
+from camelpress.core.hub.repo_id import DOWNLOAD_CACHE
 from camelpress.core.output.unfinished_output import MARK_FILE
 from camelpress.core.runtime import optional_packages
 

@@ -7,10 +7,8 @@ so results do not depend on the division of rows among threads.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
@@ -69,18 +67,3 @@ class Kernel(Protocol):
         Returns:
             codes, and the error of each column divided by its diagonal element of `upper`.
         """
-
-
-def pick_kernel(device: torch.device) -> Kernel:
-    """Returns the fastest kernel for a device."""
-    if device.type == "cpu":
-        from camelpress.quantize.kernels import cpu_kernel
-
-        return cpu_kernel
-    if device.type == "cuda" and find_spec("triton"):
-        from camelpress.quantize.kernels import cuda_kernel
-
-        return cuda_kernel
-    from camelpress.quantize.kernels import reference_kernel
-
-    return reference_kernel

@@ -16,7 +16,7 @@ from camelpress.core.errors import NotPositiveDefinite
 from camelpress.core.packing.gptq_format import GptqTensors, pack_gptq
 from camelpress.core.packing.row_loss import mean_row_loss
 from camelpress.inference.streaming.process_group import ProcessGroup
-from camelpress.quantize.kernels.kernel import pick_kernel
+from camelpress.quantize.kernels.device_kernels import pick_kernel
 from camelpress.quantize.settings import QuantizeSettings
 from camelpress.quantize.solver.gptq import (
     GptqSolution,

@@ -27,7 +27,7 @@ import stages
 import weights
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
-from camelpress.core.hub import hub_download, model_location
+from camelpress.core.hub import hub_download, model_location, repo_id
 from hub_server import Hub, commit
 from refusal import refusal
 
@@ -435,8 +435,8 @@ def test_hub_ids_are_those_of_the_library(owner: str, name: str, end: str) -> No
         valid = text.count("/") == 1
     except HFValidationError:
         valid = False
-    found = model_location.REPO_ID_PATTERN.fullmatch(f"hf:{text}@main")
-    assert bool(found) == bool(model_location.REPO_ID_PATTERN.fullmatch(text)) == valid
+    found = repo_id.REPO_ID_PATTERN.fullmatch(f"hf:{text}@main")
+    assert bool(found) == bool(repo_id.REPO_ID_PATTERN.fullmatch(text)) == valid
     assert found is None or found.groupdict() == {
         "prefix": "hf:",
         "repository": text,

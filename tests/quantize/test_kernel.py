@@ -13,7 +13,8 @@ from torch import Tensor
 
 import solver_oracle
 from camelpress.quantize.kernels import cpu_kernel, reference_kernel
-from camelpress.quantize.kernels.kernel import MIN_SCALE, Kernel, pick_kernel
+from camelpress.quantize.kernels.device_kernels import pick_kernel
+from camelpress.quantize.kernels.kernel import MIN_SCALE, Kernel
 
 FEW = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 MANY = settings(max_examples=1000, derandomize=True, deadline=None, database=None)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from camelpress.quantize.kernels import cpu_kernel, reference_kernel
-from camelpress.quantize.kernels.kernel import LAZY_BATCH_COLUMNS, pick_kernel
+from camelpress.quantize.kernels.device_kernels import pick_kernel
+from camelpress.quantize.kernels.kernel import LAZY_BATCH_COLUMNS
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
@@ -74,7 +75,7 @@ def test_the_compiler_accepts_it(
 def test_a_kernel_for_every_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_kernel(torch.device("cpu")) is cpu_kernel
     assert pick_kernel(torch.device("meta")) is reference_kernel
-    monkeypatch.setattr("camelpress.quantize.kernels.kernel.find_spec", lambda name: None)
+    monkeypatch.setattr("camelpress.quantize.kernels.device_kernels.find_spec", lambda name: None)
     assert pick_kernel(torch.device("cuda")) is reference_kernel
 
 

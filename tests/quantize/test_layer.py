@@ -12,7 +12,7 @@ import solver_oracle
 from camelpress.core.errors import NotPositiveDefinite
 from camelpress.core.packing.gptq_format import dequantize_gptq
 from camelpress.inference.streaming.process_group import ProcessGroup
-from camelpress.quantize.kernels.kernel import pick_kernel
+from camelpress.quantize.kernels.device_kernels import pick_kernel
 from camelpress.quantize.settings import QuantizeSettings
 from camelpress.quantize.solver import layer
 from camelpress.quantize.solver.gptq import (

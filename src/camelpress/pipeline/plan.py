@@ -9,7 +9,9 @@ from math import prod
 from pathlib import Path
 
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.hub.model_location import CARD_FILE, REPO_ID_PATTERN, is_hub_name
+from camelpress.core.file_names import CARD_FILE
+from camelpress.core.hub.model_location import is_hub_name
+from camelpress.core.hub.repo_id import REPO_ID_PATTERN
 from camelpress.core.llama import LINEARS, is_derived_buffer
 from camelpress.core.settings import Settings
 from camelpress.pipeline import run as pipeline

@@ -17,7 +17,8 @@ from camelpress.core.files.file_hashes import (
     package_versions,
     sha256_file,
 )
-from camelpress.core.hub.model_location import HUB_PREFIX, is_hub_name
+from camelpress.core.hub.model_location import is_hub_name
+from camelpress.core.hub.repo_id import HUB_PREFIX
 from camelpress.core.output.durable_writes import disk_errors
 from camelpress.pipeline import run as pipeline
 from camelpress.pipeline.recipe import Recipe, read_recipe

@@ -13,7 +13,8 @@ from camelpress.convert.settings import RecoverSettings
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.files.regular_files import is_path
 from camelpress.core.files.yaml_files import parse_yaml, read_yaml
-from camelpress.core.hub.model_location import REPO_ID_PATTERN, is_hub_name
+from camelpress.core.hub.model_location import is_hub_name
+from camelpress.core.hub.repo_id import REPO_ID_PATTERN
 from camelpress.core.settings import Settings
 from camelpress.publish.settings import PublishSettings
 from camelpress.quantize.settings import QuantizeSettings

@@ -21,15 +21,11 @@ from camelpress.convert.recover import run as convert
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem, ReleaseRefusal
 from camelpress.core.exit_codes import ExitCode
+from camelpress.core.file_names import CARD_FILE
 from camelpress.core.files.file_hashes import FileHashCache, sha256_json
 from camelpress.core.files.regular_files import read_regular
-from camelpress.core.hub.model_location import (
-    CARD_FILE,
-    HUB_PREFIX,
-    ModelLocation,
-    locate_file,
-    locate_model,
-)
+from camelpress.core.hub.model_location import ModelLocation, locate_file, locate_model
+from camelpress.core.hub.repo_id import HUB_PREFIX
 from camelpress.core.input_limits import MAX_JSON_BYTES
 from camelpress.core.output.durable_writes import disk_errors, write_synced
 from camelpress.core.output.output_contents import is_camelpress_output

@@ -25,10 +25,11 @@ from camelpress.core.checkpoint.config_repair import QUANTIZATION_CONFIG, repair
 from camelpress.core.checkpoint.shards import TensorInfo
 from camelpress.core.checkpoint.tensor_names import canonical_names, recognize_names
 from camelpress.core.errors import CheckpointProblem, OutOfMemory, UnknownTensor
+from camelpress.core.file_names import SIDECAR_PATTERNS
 from camelpress.core.files.file_hashes import FileStates, file_states, require_file_states
 from camelpress.core.files.file_recognizer import recognize_substitute
 from camelpress.core.files.json_files import read_json, write_json
-from camelpress.core.hub.model_location import SIDECAR_PATTERNS, locate_model
+from camelpress.core.hub.model_location import locate_model
 from camelpress.core.input_limits import MAX_CONFIG_BYTES
 from camelpress.core.progress import note
 

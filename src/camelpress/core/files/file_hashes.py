@@ -15,8 +15,8 @@ from types import MappingProxyType
 from typing import Any
 
 from camelpress.core.errors import CheckpointProblem
+from camelpress.core.file_names import CHAT_TEMPLATES_FOLDER
 from camelpress.core.files.regular_files import open_regular
-from camelpress.core.hub.model_location import CHAT_TEMPLATES_FOLDER
 
 CHECKSUM_FILE = "SHA256SUMS"
 PROVENANCE_FILE = "provenance.json"

@@ -27,14 +27,9 @@ from huggingface_hub.utils import logging
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from camelpress.core.errors import CheckpointProblem, DataProblem, Problem
+from camelpress.core.file_names import CARD_FILE, CHAT_TEMPLATES_FOLDER, SIDECAR_PATTERNS
 from camelpress.core.hub.bounded_answers import OversizedAnswer, bound_answers
-from camelpress.core.hub.model_location import (
-    CARD_FILE,
-    CHAT_TEMPLATES_FOLDER,
-    HUB_PREFIX,
-    REPO_ID_PATTERN,
-    SIDECAR_PATTERNS,
-)
+from camelpress.core.hub.repo_id import HUB_PREFIX, REPO_ID_PATTERN
 
 SAFETENSORS, PICKLES = "model*.safetensors*", "pytorch_model*.bin*"  # weights and their index
 

@@ -7,38 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
+from camelpress.core.file_names import CARD_FILE
 from camelpress.core.files.folder_recognizer import not_a_folder_problem
+from camelpress.core.hub.repo_id import HUB_PREFIX, REPO_ID_PATTERN
 from camelpress.core.progress import note
 
-CHAT_TEMPLATES_FOLDER = "additional_chat_templates"  # chat templates besides the default one
-SIDECAR_PATTERNS = (  # files beside the weights; every output receives a copy
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    f"{CHAT_TEMPLATES_FOLDER}/*.jinja",
-    "vocab.json",
-    "merges.txt",
-    "generation_config.json",
-    "LICENSE*",
-    "NOTICE*",
-    "USE_POLICY*",
-    "llama_license.txt",
-    "*-report.json",  # reports of the earlier stages
-)
-
-REPO_ID_PATTERN = re.compile(
-    r"(?P<prefix>hf:)?(?![^@]*--)(?!.*\.\.)"
-    r"(?P<repository>\w(?:[\w.-]{0,94}\w)?/\w(?:[\w.-]{0,94}\w)?)(?<!\.git)"
-    r"(?:@(?P<revision>\w[\w./-]*))?",
-    re.ASCII,
-)
-
-HUB_PREFIX = "hf:"
-HUB_URL = "https://huggingface.co"  # base URL of repository pages
-CARD_FILE = "README.md"
-GITATTRIBUTES_FILE = ".gitattributes"  # list of large files, written by the hub
-DOWNLOAD_CACHE = ".cache/huggingface"  # records of the client in a download folder
 REPO_FILE_PATTERN = re.compile(r"(?!.*(?:^|/)\.{0,2}(?:/|$))[^:\\]+")  # path without . or ..
 
 
