@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from camelpress.core import documents
 from camelpress.core.documents.dataset_formats import Document
 from camelpress.core.documents.document_reader import (
     encode_document,
@@ -372,3 +373,8 @@ def test_the_only_row_of_a_file_may_be_a_conversation(tmp_path: Path, field: str
     path = tmp_path / "one.jsonl"
     path.write_text(json.dumps({field: turns[field]}), encoding="utf-8")
     assert len(read_documents(path)) == 1
+
+
+def test_a_script_imports_the_reader_from_the_package(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("Some prose.")
+    assert documents.read_documents(tmp_path / "text.txt") == ["Some prose."]
