@@ -67,8 +67,8 @@ VARIANTS = (  # name, correction (None: the default), what is taken out
     ("+ activation order", 0.0, (lambda: searching(spanning),)),
     ("+ search for the step", 0.0, (lambda: searching(unsigned),)),
     ("+ with either sign", 0.0, ()),
-    ("+ aim at the 16-bit outputs", None, ()),
-    ("aim all the way", 1.0, ()),
+    ("+ correction towards the 16-bit outputs", None, ()),
+    ("full correction", 1.0, ()),
 )
 # fmt: on
 

@@ -50,7 +50,7 @@ class QuantizationRun:
         """Quantizes all unfinished blocks as the first rank; returns the facts of every layer.
 
         Raises:
-            Interrupted: the user asked for a stop, and the current block is finished.
+            Interruption: The user asked for a stop, and the current block is finished.
         """
         layer_facts: list[BlockRecord] = []
         first = self.processes.broadcast(lambda: self._restore_blocks(writer, journal, layer_facts))

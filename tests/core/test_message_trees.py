@@ -107,7 +107,7 @@ def test_what_is_left_out_of_a_table_is_counted_message_by_message(tmp_path: Pat
     assert contents(corpus) == [["a", "b"]]
     assert corpus.rows == 15
     assert corpus.omissions["messages"] == {
-        "message_id stands there twice": 1,
+        "message_id appears twice": 1,
         "message_id is a list": 1,
         "no answer follows": 1,
         "it is marked as deleted": 1,

@@ -69,7 +69,7 @@ class _MessageTable:
         key = _key(row, "message_id")
         parent = _key(row, "parent_id") if row.has_value("parent_id") else None
         if key in self._keys:
-            raise Omission("message_id stands there twice")
+            raise Omission("message_id appears twice")
         self._keys.add(key)
         self.orphans.add(key)
         self._replies.setdefault(parent, []).append(row)
