@@ -169,7 +169,7 @@ def run_chunks(
         chunks: the chunks, each after its prefix and earlier chunks.
         blocks: all blocks in order.
         table: embedding matrix.
-        home: device of the hidden states between blocks.
+        state_device: device of the hidden states between blocks.
     Raises:
         CheckpointProblem: a text has ids outside the embedding.
     """
