@@ -219,3 +219,10 @@ def test_the_first_row_that_is_left_out_has_a_place(tmp_path: Path, rows: Any, p
     path.write_text(json.dumps(rows), encoding="utf-8")
     first = read_corpus(path).first_omission
     assert first and first[0] == f"{path}{place}"
+
+
+def test_a_key_that_a_row_has_twice_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "b", "text": "c"}\n')
+    with pytest.raises(RecipeProblem, match="the key 'text' appears twice"):
+        read_documents(path)

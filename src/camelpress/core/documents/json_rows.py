@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from camelpress.core.documents.json_fields import field_name
 from camelpress.core.errors import RecipeProblem
+from camelpress.core.files.json_files import require_unique_keys
 from camelpress.core.files.text_recognizer import content_suffix
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson", ".jsonlines")
@@ -113,7 +114,7 @@ def _number_rows(name: str, items: Sequence[Any]) -> RowTable:
 
 def _decode_values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     """Yields JSON values in sequence, with the number of their first line."""
-    decoder = json.JSONDecoder(object_pairs_hook=_require_unique)
+    decoder = json.JSONDecoder(object_pairs_hook=require_unique_keys)
     line, counted_to = 1, 0
     position = _skip_blanks(text, 0)
     while position < len(text):
@@ -127,13 +128,6 @@ def _decode_values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
             raise _json_problem(path, text, str(error), position) from error
         yield line, value
         position = _skip_blanks(text, end)
-
-
-def _require_unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("an object has one key twice")
-    return values
 
 
 def _fault_position(text: str, start: int, position: int) -> int:

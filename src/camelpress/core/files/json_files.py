@@ -62,7 +62,7 @@ def parse_json(text: str | bytes) -> Any:
     try:
         content = json.loads(
             text,
-            object_pairs_hook=_require_unique_keys,
+            object_pairs_hook=require_unique_keys,
             parse_constant=_parse_finite,
             parse_float=_parse_finite,
         )
@@ -81,7 +81,8 @@ def write_json(path: Path, content: object) -> None:
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _require_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def require_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Builds an object from its pairs; raises ValueError for a key that appears twice."""
     content = dict(pairs)
     if len(content) < len(pairs):
         counts = Counter(key for key, _ in pairs)
