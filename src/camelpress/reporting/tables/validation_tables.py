@@ -168,7 +168,7 @@ def flip_row(line: Mapping[str, Any]) -> Row:
 def quirk_rows(facts: Mapping[str, Any]) -> list[Row]:
     """Builds a row per benchmark with the quirks of its protocol."""
     return [
-        {"name": task.get("title") or task["name"], "told": list(task["quirks"].values())}
+        {"name": task.get("title") or task["name"], "quirks": list(task["quirks"].values())}
         for task in facts.get("tasks") or []
         if task.get("quirks")
     ]
