@@ -21,6 +21,7 @@ from camelpress.core.files.json_files import write_json
 from camelpress.core.hub.repo_id import HUB_PREFIX
 from camelpress.core.output.staged_output import require_separate_output, staged
 from camelpress.core.progress import note
+from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.publish.card import model_card
 from camelpress.publish.card.caveats import require_publishable
 from camelpress.publish.card.front_matter import EVAL_RESULTS, render_eval_results
@@ -50,7 +51,7 @@ from camelpress.publish.settings import PublishSettings
 from camelpress.reporting import quoted_values
 from camelpress.reporting.lineage import describes, foreign_report
 from camelpress.reporting.plots import card_plots
-from camelpress.reporting.stage_report import Report, Stopwatch
+from camelpress.reporting.stage_report import Report
 
 REPORT = PROVENANCE_FILE
 HARDWARE_KEYS = ("device", "cpu", "threads")  # facts of a stage report

@@ -14,11 +14,13 @@ from camelpress.core.files.file_hashes import (
 from camelpress.core.output.durable_writes import disk_errors
 from camelpress.core.output.output_replacement import remove_output
 from camelpress.core.output.staged_output import staged
+from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.publish.destinations.destination import Destination, parse_destination
 from camelpress.publish.run import run
 from camelpress.publish.settings import PublishSettings
 from camelpress.publish.verify_release import verify_release
-from camelpress.reporting.stage_report import Report, Stopwatch, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Verdict
 
 UPLOAD_REPORT = "upload-report.json"
 

@@ -17,10 +17,12 @@ from camelpress.core.hub.model_location import is_hub_name
 from camelpress.core.hub.repo_id import DOWNLOAD_CACHE, GITATTRIBUTES_FILE
 from camelpress.core.progress import track
 from camelpress.core.runtime import optional_packages
+from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.publish.card import model_card
 from camelpress.publish.card.release_quotes import read_release_facts
 from camelpress.publish.release import checksums, model_files, signing
-from camelpress.reporting.stage_report import Report, Stopwatch, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Verdict
 
 DOWNLOAD_FOLDER_FILES = (
     f"{DOWNLOAD_CACHE}/.gitignore",

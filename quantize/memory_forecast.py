@@ -11,11 +11,11 @@ from collections.abc import Mapping
 import torch
 
 from camelpress.core import llama
+from camelpress.core.runtime.resource_usage import resident_bytes
 from camelpress.inference.model.streamed_model import StreamedModel
 from camelpress.quantize.calibration_shards import CalibrationShard
 from camelpress.quantize.kernels.device_kernels import pick_kernel
 from camelpress.quantize.solver.layer import SOLVE_ROWS
-from camelpress.reporting.stage_report import resident_bytes
 
 FP32_BYTES = torch.float32.itemsize  # bytes of an fp32 number
 PROGRAM_BYTES = 80_000_000  # bytes of code loaded later, and of free blocks kept by malloc

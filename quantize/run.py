@@ -36,6 +36,7 @@ from camelpress.core.output.staged_output import (
     staged,
 )
 from camelpress.core.progress import note
+from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.model.streamed_model import StreamedModel, has_fast_bfloat16, pick_device
 from camelpress.inference.streaming.process_group import ProcessGroup
@@ -59,7 +60,7 @@ from camelpress.quantize.output_layout import (
 from camelpress.quantize.settings import BACKEND_LIMITS, NATIVE, QuantizeSettings
 from camelpress.quantize.solver.gptq import FALLBACK
 from camelpress.reporting.lineage import written_weights
-from camelpress.reporting.stage_report import Report, Stopwatch
+from camelpress.reporting.stage_report import Report
 
 REPORT = "quantize-report.json"
 IRRELEVANT_SETTINGS = {  # settings without effect on the bytes of the output

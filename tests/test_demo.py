@@ -15,7 +15,7 @@ from camelpress.convert.settings import MakeDiffSettings, RecoverSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.documents.document_reader import read_documents
 from camelpress.pipeline import demo
-from camelpress.reporting.stage_report import Verdict
+from camelpress.reporting.verdict import Verdict
 
 DATA = Path(str(files("camelpress") / "data" / "demo"))
 

@@ -14,7 +14,8 @@ import pytest
 
 import camelpress
 from camelpress.core.exit_codes import ExitCode
-from camelpress.reporting.stage_report import Check, Report, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Check, Verdict
 from redirected import CLOSED, FULL, GONE, ends_of
 
 PASSED, FAILED = "passed", "failed"

@@ -16,7 +16,7 @@ from camelpress.core.files.file_hashes import PROVENANCE_FILE, file_manifest
 from camelpress.core.output.output_contents import list_files
 from camelpress.pipeline import run as pipeline
 from camelpress.pipeline.recipe import Recipe, read_recipe
-from camelpress.reporting.stage_report import Verdict
+from camelpress.reporting.verdict import Verdict
 from disk_hooks import Disk
 from processes import forked
 from recipes import TEXT, write_recipe

@@ -24,7 +24,8 @@ from camelpress.pipeline.recipe import read_recipe
 from camelpress.publish.run import run as publish
 from camelpress.publish.settings import PublishSettings
 from camelpress.publish.verify_release import verify_release
-from camelpress.reporting.stage_report import Report, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Verdict
 from recipes import TEXT, write_recipe
 
 RECIPE = TEXT.replace("[chat.jsonl]", "[chat.jsonl=2]").replace(

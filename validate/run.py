@@ -11,11 +11,13 @@ from camelpress.core.errors import RecipeProblem
 from camelpress.core.files.file_hashes import checkpoint_file_hashes
 from camelpress.core.output.staged_output import require_free_output, require_separate_output
 from camelpress.core.progress import note
+from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.inference.streaming.process_group import ProcessGroup
 from camelpress.reporting.checkpoint_summary import summarize_checkpoint
 from camelpress.reporting.model_precision import quantized_reference_caveat
 from camelpress.reporting.rendering import html_page
-from camelpress.reporting.stage_report import Report, Stopwatch, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Verdict
 from camelpress.validate.benchmarks import samples
 from camelpress.validate.benchmarks.run_benchmarks import (
     BenchmarkResults,

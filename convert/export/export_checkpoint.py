@@ -45,8 +45,9 @@ from camelpress.core.packing.quantization_schemes import (
     layer_scheme,
 )
 from camelpress.core.progress import note, track
+from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.reporting.lineage import EXPORT, SOURCES, sources, written_weights
-from camelpress.reporting.stage_report import Report, Stopwatch
+from camelpress.reporting.stage_report import Report
 
 REPORT = EXPORT
 FORMATS = {"gptq": GPTQ_V1, "gptq-v2": GPTQ_V2, "compressed-tensors": PACK_QUANTIZED}

@@ -20,7 +20,8 @@ from camelpress.core.checkpoint.checkpoint_writer import TensorSpec
 from camelpress.core.checkpoint.portable_config import TORCH_DTYPES, dtype_name
 from camelpress.core.files.file_hashes import package_versions
 from camelpress.core.output.staged_output import output_files, require_separate_output
-from camelpress.reporting.stage_report import Report, Stopwatch
+from camelpress.core.runtime.resource_usage import Stopwatch
+from camelpress.reporting.stage_report import Report
 
 REPORT = "make-diff-report.json"
 

@@ -32,7 +32,8 @@ from camelpress.core.documents.document_reader import Corpus
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.files.file_hashes import package_versions
 from camelpress.core.output.staged_output import output_files, require_separate_output
-from camelpress.reporting.stage_report import Report, Stopwatch
+from camelpress.core.runtime.resource_usage import Stopwatch
+from camelpress.reporting.stage_report import Report
 
 REPORT = "recover-report.json"
 

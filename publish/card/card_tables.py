@@ -15,7 +15,8 @@ from camelpress.reporting.quoted_values import (
     text_facts,
     value_at,
 )
-from camelpress.reporting.stage_report import Check, Report, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Check, Verdict
 
 
 class QuantizationLine(NamedTuple):

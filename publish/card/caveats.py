@@ -19,7 +19,8 @@ from camelpress.reporting.model_precision import (
     model_precision,
     quantized_reference_caveat,
 )
-from camelpress.reporting.stage_report import MIN_PIECES, Check, Report, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import MIN_PIECES, Check, Verdict
 
 QUANTIZED_REFERENCE_KEY = "allow_quantized_reference"  # key in the settings of validate
 NON_TEXT_CHECKS = frozenset(  # checks without a bound on differences of text predictions

@@ -19,8 +19,9 @@ from camelpress.core.hub.repo_id import HUB_URL
 from camelpress.publish.card.hub_access import GATED_PROMPT
 from camelpress.publish.card.release_quotes import TULU_PROMPT, ReleaseQuotes
 from camelpress.reporting import quoted_values
-from camelpress.reporting.stage_report import Report, Verdict
+from camelpress.reporting.stage_report import Report
 from camelpress.reporting.tables import benchmark_tables
+from camelpress.reporting.verdict import Verdict
 
 CLAIMS = "camelpress"  # key of the claims for `verify`
 CLAIM_KEYS = ("bits", "group_size", "sym", "desc_act")

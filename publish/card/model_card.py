@@ -17,6 +17,7 @@ from camelpress.core.file_names import CARD_FILE
 from camelpress.core.files.file_hashes import PROVENANCE_FILE, sha256_file
 from camelpress.core.hub.repo_id import HUB_URL, REPO_ID_PATTERN
 from camelpress.core.progress import note
+from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.publish.card import card_tables
 from camelpress.publish.card.card_markdown import (
     SafeMarkdown,
@@ -32,8 +33,9 @@ from camelpress.publish.card.snippets import usage_snippets
 from camelpress.publish.release import model_files
 from camelpress.reporting import quoted_values
 from camelpress.reporting.plots import card_plots
-from camelpress.reporting.stage_report import Report, Stopwatch, Verdict
+from camelpress.reporting.stage_report import Report
 from camelpress.reporting.tables import benchmark_tables
+from camelpress.reporting.verdict import Verdict
 
 CARD_TEMPLATE = "card.md.jinja"
 

@@ -13,14 +13,16 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.files.file_hashes import checkpoint_digest, sha256_file
 from camelpress.core.llama import is_derived_buffer
 from camelpress.core.progress import note, track
+from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.publish.card.card_tables import QUANTIZATION_ROWS, TEXT_METRICS
 from camelpress.publish.card.card_tables import VALIDATION_METRICS as MEASURED
 from camelpress.publish.card.release_quotes import QUANTIZED
 from camelpress.publish.release.model_files import VALIDATION_FOLDER
 from camelpress.reporting.lineage import describes, foreign_report
 from camelpress.reporting.quoted_values import format_quoted, text_facts, value_at
-from camelpress.reporting.stage_report import Report, Stopwatch, Verdict
+from camelpress.reporting.stage_report import Report
 from camelpress.reporting.tables.benchmark_tables import BENCHMARK_METRICS, benchmark_facts
+from camelpress.reporting.verdict import Verdict
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
 COMPARED_VALUES = 1 << 22  # values per comparison

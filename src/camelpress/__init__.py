@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from camelpress.api import publish, quantize, recover, run, validate
     from camelpress.core.errors import Problem
-    from camelpress.reporting.stage_report import Report, Verdict
+    from camelpress.reporting.stage_report import Report
+    from camelpress.reporting.verdict import Verdict
 
 __all__ = [
     "Problem",
@@ -40,7 +41,7 @@ __version__ = "0.1.0"
 _HOMES = {  # of what is imported on first use
     "Problem": "camelpress.core.errors",
     "Report": "camelpress.reporting.stage_report",
-    "Verdict": "camelpress.reporting.stage_report",
+    "Verdict": "camelpress.reporting.verdict",
     "recover": "camelpress.api",
     "run": "camelpress.api",
 }

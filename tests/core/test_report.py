@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from camelpress.core.errors import CheckpointProblem
-from camelpress.reporting.stage_report import Check, Report, Stopwatch, Verdict
+from camelpress.core.runtime.resource_usage import Stopwatch
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Check, Verdict
 
 PASS, FAIL, INCONCLUSIVE, ERROR = Verdict
 CHECK = Check(

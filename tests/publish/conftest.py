@@ -17,7 +17,8 @@ from camelpress.core.text.tulu_format import TULU_CHAT_TEMPLATE
 from camelpress.publish.run import run
 from camelpress.publish.settings import PublishSettings
 from camelpress.reporting.plots import card_plots
-from camelpress.reporting.stage_report import Check, Report, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Check, Verdict
 from hub_client import TOKEN, Place
 
 QUANTIZATION = {

@@ -22,7 +22,8 @@ from camelpress.publish.card.release_quotes import read_release_facts
 from camelpress.publish.license.license_profiles import LICENSE_PROFILES
 from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.plots import card_plots
-from camelpress.reporting.stage_report import Report, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Verdict
 
 DRAW = card_plots.draw_card_plots  # itself, not that of conftest
 Publisher = Callable[..., tuple[Path, Report]]

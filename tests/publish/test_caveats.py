@@ -11,7 +11,8 @@ import pytest
 from camelpress.core.errors import ReleaseRefusal
 from camelpress.core.files.file_hashes import checkpoint_digest
 from camelpress.publish.verify_release import verify_release
-from camelpress.reporting.stage_report import Check, Report, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Check, Verdict
 
 Publisher = Callable[..., tuple[Path, Report]]
 Judge = Callable[..., Path]

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.progress import use_listener
 from camelpress.publish.release.release_diff import diff_releases
-from camelpress.reporting.stage_report import Report, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Verdict
 from notes import Notes
 
 Publisher = Callable[..., tuple[Path, Report]]

@@ -13,7 +13,8 @@ from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.files.file_hashes import sha256_file
 from camelpress.publish.card.card_markdown import read_front_matter
 from camelpress.publish.verify_release import verify_release
-from camelpress.reporting.stage_report import Report, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Verdict
 
 Publisher = Callable[..., tuple[Path, Report]]
 TULU: dict[str, Any] = {

@@ -28,7 +28,8 @@ from camelpress.publish.run import run
 from camelpress.publish.settings import PublishSettings
 from camelpress.publish.upload import publish_release as deliver
 from camelpress.publish.verify_release import verify_release, verify_release_at
-from camelpress.reporting.stage_report import Report, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Verdict
 from ec_key import write_key
 from hub_repositories import Fault, Hub, Repository
 

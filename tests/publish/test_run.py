@@ -26,7 +26,8 @@ from camelpress.publish.license.license_profiles import LICENSE_PROFILES
 from camelpress.publish.run import REPORT
 from camelpress.publish.settings import PublishSettings
 from camelpress.publish.verify_release import verify_release
-from camelpress.reporting.stage_report import Report, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Verdict
 
 Publisher = Callable[..., tuple[Path, Report]]
 Judge = Callable[..., Path]

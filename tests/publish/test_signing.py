@@ -15,7 +15,8 @@ from camelpress.core.files.file_hashes import checksum_lines, file_manifest
 from camelpress.core.runtime import optional_packages
 from camelpress.publish.release import signing
 from camelpress.publish.verify_release import verify_release
-from camelpress.reporting.stage_report import Report, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Verdict
 from ec_key import write_key
 
 Publisher = Callable[..., tuple[Path, Report]]

@@ -10,7 +10,8 @@ import pytest
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.files.file_hashes import CHECKSUM_FILE, checksum_lines, file_manifest
 from camelpress.publish.verify_release import verify_release
-from camelpress.reporting.stage_report import Report, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Verdict
 
 Publisher = Callable[..., tuple[Path, Report]]
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from camelpress.reporting.stage_report import Report, Stopwatch
+from camelpress.core.runtime.resource_usage import Stopwatch
+from camelpress.reporting.stage_report import Report
 from fault_trial import MINE, Contents, Inputs, Trial, contents, run
 from processes import forked
 

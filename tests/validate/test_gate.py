@@ -10,7 +10,7 @@ import pytest
 
 from camelpress.core.errors import RecipeProblem
 from camelpress.reporting.metrics import METRICS
-from camelpress.reporting.stage_report import Check, Verdict
+from camelpress.reporting.verdict import Check, Verdict
 from camelpress.validate.gate.gate_judge import judge_facts, read_gate
 from camelpress.validate.settings import Gate, MaxLimit, MinLimit, TaskGate, TextGate
 

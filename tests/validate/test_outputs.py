@@ -14,7 +14,8 @@ import pytest
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.reporting.facts import validation_facts
 from camelpress.reporting.rendering.junit_xml import render_junit
-from camelpress.reporting.stage_report import SCHEMA_VERSION, Check, Report, Verdict
+from camelpress.reporting.stage_report import SCHEMA_VERSION, Report
+from camelpress.reporting.verdict import Check, Verdict
 from camelpress.validate.gate.report_files import regate_report, save_report
 from camelpress.validate.settings import Gate, MaxLimit, MinLimit, ReportSettings, TextGate
 from refusal import refusal, starting

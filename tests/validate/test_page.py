@@ -16,7 +16,8 @@ from camelpress.reporting import number_format, sentences
 from camelpress.reporting.plots import validation_plots
 from camelpress.reporting.plots.figure_style import axis_label
 from camelpress.reporting.rendering import html_page
-from camelpress.reporting.stage_report import Check, Report, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Check, Verdict
 
 SHARES = (0.1, 0.4, 1.5, 6.0, 18.0, 31.0, 26.0, 12.0, 4.0, 0.9, 0.1)  # per cent, of each bin
 NAMES = ("perplexity_ratio", "kl_mean", "top1_agreement")

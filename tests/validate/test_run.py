@@ -19,7 +19,8 @@ from camelpress.core.documents.document_reader import encode_document, read_docu
 from camelpress.core.errors import CheckpointProblem, OutputExists, RecipeProblem
 from camelpress.core.files.file_hashes import checkpoint_digest, sha256_file
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.reporting.stage_report import Report, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Verdict
 from camelpress.validate.run import REPORT, run
 from camelpress.validate.settings import Gate, MaxLimit, MinLimit, StoreSettings, ValidateSettings
 from camelpress.validate.store import build_store

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import floor, inf, log2
 from typing import Any, Literal
 
-from camelpress.reporting.stage_report import MIN_PIECES, Check, Verdict
+from camelpress.reporting.verdict import MIN_PIECES, Check, Verdict
 from camelpress.validate.gate.pending_check import PendingCheck, finite_interval
 from camelpress.validate.gate.sample_size import Interval, SampleSize
 from camelpress.validate.settings import TaskGate

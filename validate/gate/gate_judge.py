@@ -15,7 +15,7 @@ from camelpress.core.errors import RecipeProblem
 from camelpress.core.files.yaml_files import read_yaml
 from camelpress.reporting.limit_range import AGREEMENT
 from camelpress.reporting.metrics import COUNT_UNIT, METRICS, find_fact
-from camelpress.reporting.stage_report import Check
+from camelpress.reporting.verdict import Check
 from camelpress.validate.gate import benchmark_checks, sample_size
 from camelpress.validate.gate.pending_check import PendingCheck, finite_interval, is_zero_width
 from camelpress.validate.settings import Gate, MaxLimit, MinLimit, TaskGate, TextGate
@@ -40,7 +40,7 @@ def judge_facts(facts: Mapping[str, Any], gate: Gate) -> tuple[Check, ...]:
 
     PASS: the whole 95 % interval is within the limit. FAIL: the whole interval is beyond it.
     INCONCLUSIVE: the interval contains the limit, or comes from fewer than
-    `stage_report.MIN_PIECES` pieces of text; the reason estimates a sufficient amount. ERROR: the
+    `verdict.MIN_PIECES` pieces of text; the reason estimates a sufficient amount. ERROR: the
     report lacks the metric, its value is not finite, or no tokens were scored.
 
     Args:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Literal
 
-from camelpress.reporting.stage_report import MIN_PIECES, Check, Verdict
+from camelpress.reporting.verdict import MIN_PIECES, Check, Verdict
 from camelpress.validate.gate.sample_size import Interval, SampleSize
 
 ZERO_WIDTH_SHARE = 1e-9  # share of the estimate; narrower intervals have no width

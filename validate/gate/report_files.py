@@ -9,7 +9,8 @@ from camelpress.core.output.staged_output import output_files, require_separate_
 from camelpress.reporting.facts import validation_facts
 from camelpress.reporting.rendering import html_page
 from camelpress.reporting.rendering.junit_xml import render_junit
-from camelpress.reporting.stage_report import Report, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Verdict
 from camelpress.validate.gate.gate_judge import judge_facts
 from camelpress.validate.settings import Gate, ReportSettings
 

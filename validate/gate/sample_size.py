@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from scipy.special import stdtrit
 
-from camelpress.reporting.stage_report import MIN_PIECES
+from camelpress.reporting.verdict import MIN_PIECES
 from camelpress.validate.statistics.binomial import TAIL_PROBABILITY
 
 MAX_REPORTED_CLUSTERS = 1e6  # larger estimates are given in words

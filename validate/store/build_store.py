@@ -17,11 +17,12 @@ from camelpress.core.output.staged_output import (
     require_free_output,
     require_separate_output,
 )
+from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.model.model_identity import headers_digest, weights_digest
 from camelpress.inference.streaming.token_shards import SHARD_TOKENS
 from camelpress.reporting.checkpoint_summary import summarize_checkpoint
-from camelpress.reporting.stage_report import Report, Stopwatch
+from camelpress.reporting.stage_report import Report
 from camelpress.validate.comparison.model_comparison import describe_protocol, rerun_reference
 from camelpress.validate.comparison.reference_check import require_unquantized
 from camelpress.validate.corpus.held_out_text import HeldOutText, read_held_out_texts, window_length

@@ -10,9 +10,10 @@ from camelpress.chat.transformers_decoder import StopReason
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.checkpoint.portable_config import dtype_name
 from camelpress.core.errors import RecipeProblem
+from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.core.text.tulu_format import Message
 from camelpress.reporting.checkpoint_summary import summarize_checkpoint
-from camelpress.reporting.stage_report import Report, Stopwatch
+from camelpress.reporting.stage_report import Report
 
 
 def run(

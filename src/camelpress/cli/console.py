@@ -25,7 +25,8 @@ from camelpress.core.errors import Problem, RecipeProblem
 from camelpress.core.runtime.secrets_redaction import redact_secrets
 from camelpress.core.runtime.terminal_text import escape_controls
 from camelpress.reporting.rendering.terminal_summary import terminal_rows
-from camelpress.reporting.stage_report import Report, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Verdict
 
 Item = TypeVar("Item")
 VERDICT_COLOURS = {

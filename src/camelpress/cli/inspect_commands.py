@@ -51,7 +51,7 @@ def _inspect_compatibility(screen: Screen, folder: Path, names: list[str]) -> Ex
     from camelpress.compat.compatibility import check_compatibility, parse_engine_names
     from camelpress.core.checkpoint.checkpoint import Checkpoint
     from camelpress.reporting.checkpoint_summary import summarize_checkpoint
-    from camelpress.reporting.stage_report import Verdict
+    from camelpress.reporting.verdict import Verdict
 
     engine_names = parse_engine_names(names)
     checkpoint = Checkpoint.open(folder)

@@ -14,7 +14,7 @@ from camelpress.compat.tgi import TGI
 from camelpress.compat.vllm import VLLM
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
-from camelpress.reporting.stage_report import Verdict
+from camelpress.reporting.verdict import Verdict
 
 INFERENCE_ENGINES = {
     "vllm": VLLM,

@@ -20,11 +20,13 @@ from camelpress.core.files.file_hashes import (
 from camelpress.core.hub.model_location import is_hub_name
 from camelpress.core.hub.repo_id import HUB_PREFIX
 from camelpress.core.output.durable_writes import disk_errors
+from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.pipeline import run as pipeline
 from camelpress.pipeline.recipe import Recipe, read_recipe
 from camelpress.publish.release.rebuild_recipe import RECIPE_FILE
 from camelpress.publish.verify_release import verify_release
-from camelpress.reporting.stage_report import Report, Stopwatch, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Verdict
 
 WEIGHT_STAGES = ("recover", "quantize")
 MAX_THREADS = 1024  # CPU threads accepted from the report of a release

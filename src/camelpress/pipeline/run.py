@@ -37,7 +37,8 @@ from camelpress.publish import run as publish
 from camelpress.publish import upload
 from camelpress.publish.destinations.destination import parse_destination
 from camelpress.quantize import run as quantize
-from camelpress.reporting.stage_report import Report, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Verdict
 from camelpress.validate import run as validate
 from camelpress.validate.settings import ValidateSettings
 

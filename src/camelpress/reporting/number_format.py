@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from camelpress.reporting.metrics import COUNT_UNIT, METRICS, TASK_METRICS, Metric
-from camelpress.reporting.stage_report import Check
+from camelpress.reporting.verdict import Check
 
 NBSP = "\u00a0"
 NO_VALUE = "–"

@@ -7,7 +7,8 @@ from typing import Any
 
 from camelpress.core.documents.omissions import omission_rows
 from camelpress.reporting.number_format import NBSP, Number, check_title, format_significant
-from camelpress.reporting.stage_report import Check, Report, Verdict
+from camelpress.reporting.stage_report import Report
+from camelpress.reporting.verdict import Check, Verdict
 
 # fmt: off
 VERDICT_SYMBOLS = {

@@ -20,7 +20,7 @@ from camelpress.reporting.plots.figure_style import (
     finish_drawing,
     new_figure,
 )
-from camelpress.reporting.stage_report import Check
+from camelpress.reporting.verdict import Check
 
 ROW_HEIGHT = 30  # CSS px
 MAX_AXIS_GROWTH = 4  # largest growth of the axis for long intervals, in spreads of the values

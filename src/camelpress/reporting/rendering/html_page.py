@@ -18,8 +18,9 @@ from markupsafe import Markup
 from camelpress.reporting import sentences
 from camelpress.reporting.model_precision import quantized_reference_caveat
 from camelpress.reporting.plots import validation_plots
-from camelpress.reporting.stage_report import Report, Verdict
+from camelpress.reporting.stage_report import Report
 from camelpress.reporting.tables import preference_tables, validation_tables
+from camelpress.reporting.verdict import Verdict
 
 MAX_FLIPS = 50  # items shown per task
 MAX_MARKDOWN_ROWS = 20  # rows of a Markdown table; the page shows all rows

@@ -10,8 +10,9 @@ from xml.etree import ElementTree
 from camelpress.reporting import sentences
 from camelpress.reporting.model_precision import quantized_reference_caveat
 from camelpress.reporting.number_format import check_title, format_points, format_points_interval
-from camelpress.reporting.stage_report import Check, Report, Verdict
+from camelpress.reporting.stage_report import Report
 from camelpress.reporting.tables import preference_tables, validation_tables
+from camelpress.reporting.verdict import Check, Verdict
 
 ILLEGAL_XML = re.compile(
     "[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"

@@ -20,8 +20,8 @@ from camelpress.reporting.number_format import (
     format_threshold,
     metric_of,
 )
-from camelpress.reporting.stage_report import Check
 from camelpress.reporting.tables import preference_tables
+from camelpress.reporting.verdict import Check
 
 Row = dict[str, Any]
 MAX_PROMPT_CHARACTERS = 600  # characters shown from the end of a prompt
