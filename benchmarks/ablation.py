@@ -115,7 +115,7 @@ def main() -> None:
                     source=name,
                 ),
             )
-        facts = report.facts
+        facts = report.facts.record
         low, high = facts["kl_mean_interval"]
         rows.append(
             [

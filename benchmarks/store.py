@@ -63,7 +63,7 @@ def main() -> None:
         judged = run(
             model, candidate, folder / "exact", ValidateSettings.parse(options, source="exact")
         )
-        exact = judged.facts
+        exact = judged.facts.record
         low, high = exact["kl_mean_interval"]
         rows = [row(f"the reference itself ({low:.4f} - {high:.4f})", exact, exact, 0)]
         for top_k in given.top_k:
@@ -75,7 +75,7 @@ def main() -> None:
                 PredictionStore.open(out), candidate, folder / str(top_k), ValidateSettings()
             )
             kept = f"{top_k} tokens and {settings.samples} drawn" if top_k else "all tokens"
-            rows.append(row(kept, told.facts, exact, size))
+            rows.append(row(kept, told.facts.record, exact, size))
     print(f"{exact['tokens']:,} predictions\n\n{table(HEADER, rows)}")
 
 

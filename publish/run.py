@@ -52,6 +52,7 @@ from camelpress.reporting import quoted_values
 from camelpress.reporting.lineage import describes, foreign_report
 from camelpress.reporting.plots import card_plots
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 
 REPORT = PROVENANCE_FILE
 HARDWARE_KEYS = ("device", "cpu", "threads")  # facts of a stage report
@@ -95,7 +96,7 @@ def run(
     ]
     require_license_covers(cards, settings.license, profile)
     require_separate_output(out, candidate, report_dir)
-    report = Report.read_report(report_dir / "report.json")
+    report = read_report(report_dir / "report.json")
     require_publishable(report, report_dir, settings)
     checkpoint = _open_quantized(candidate)
     settings, variants = _resolve_destination(
@@ -129,7 +130,7 @@ def run(
         provenance = finalize_release(folder, facts, hashes, _stage_costs(candidate, report))
     if profile.restricted and settings.to is None:
         note(f"licence {settings.license}: keep {out.name} private or gated. {profile.terms}")
-    update = {"facts": provenance.facts | {"left_out": skipped_files}, "cost": watch.cost()}
+    update = {"facts": provenance.facts.updated(left_out=skipped_files), "cost": watch.cost()}
     return provenance.model_copy(update=update)
 
 
@@ -148,7 +149,7 @@ def _stage_costs(candidate: Path, validation: Report) -> dict[str, Any]:
     ]
     return {
         report.stage: {"seconds": round(report.cost["seconds"], 1)}
-        | {key: report.facts[key] for key in HARDWARE_KEYS if key in report.facts}
+        | {key: report.facts.record[key] for key in HARDWARE_KEYS if key in report.facts.record}
         for report in (*stages, validation)
         if report is not None and "seconds" in report.cost
     }
@@ -159,9 +160,10 @@ def _write_documents(folder: Path, facts: ReleaseQuotes) -> None:
     recipe = rebuild_recipe(facts.recover, facts.quantize)
     write_rebuild_recipe(folder, recipe, needed=facts.settings.recipe_only)
     write_notice(folder, facts.attribution)
-    if card_plots.has_card_plots(facts.validation.facts):
+    if card_plots.has_card_plots(facts.validation.facts.record):
         card_plots.draw_card_plots(
-            facts.validation.facts, folder / model_files.VALIDATION_FOLDER / card_plots.PLOTS_FILE
+            facts.validation.facts.record,
+            folder / model_files.VALIDATION_FOLDER / card_plots.PLOTS_FILE,
         )
     if (results := render_eval_results(facts)) is not None:
         path = folder / EVAL_RESULTS
@@ -236,7 +238,7 @@ def _open_quantized(candidate: Path) -> Checkpoint:
 
 def _license_folders(candidate: Path, report: Report) -> list[Path]:
     """Returns the folders to search for licence files: candidate and reference model."""
-    reference = quoted_values.value_at(report.facts, "reference.path")
+    reference = quoted_values.value_at(report.facts.record, "reference.path")
     folders = [candidate]
     if isinstance(reference, str) and reference:
         folders.append(candidate.resolve().parent / reference)

@@ -19,7 +19,9 @@ from camelpress.publish.destinations.destination import Destination, parse_desti
 from camelpress.publish.run import run
 from camelpress.publish.settings import PublishSettings
 from camelpress.publish.verify_release import verify_release
+from camelpress.reporting.facts.release_facts import UploadFacts
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import UploadReport, read_report
 from camelpress.reporting.verdict import Verdict
 
 UPLOAD_REPORT = "upload-report.json"
@@ -52,7 +54,7 @@ def publish_release(
     finally:
         with disk_errors(staging_folder):
             remove_output(staging_folder)
-    return report.model_copy(update={"facts": report.facts | {"delivered": upload_facts}})
+    return report.model_copy(update={"facts": report.facts.updated(delivered=upload_facts)})
 
 
 def upload_release(release: Path, out: Path, *, replace: bool, force: bool) -> Report:
@@ -71,16 +73,16 @@ def upload_release(release: Path, out: Path, *, replace: bool, force: bool) -> R
     verification = verify_release(release)
     if verification.verdict is not Verdict.PASS:
         raise ReleaseRefusal(
-            f"{release} has changed since it was made: {verification.facts['problems'][0]}",
+            f"{release} has changed since it was made: {verification.facts.record['problems'][0]}",
             next_step="publish it again",
         )
     with staged(out, force=force, writes=(UPLOAD_REPORT,)) as folder:
-        report = Report(
+        report = UploadReport(
             stage="upload",
             files=(UPLOAD_REPORT,),
             inputs={CHECKSUM_FILE: sha256_file(release / CHECKSUM_FILE)},
             settings={},
-            facts=_release_destination(release, force=replace).upload(release),
+            facts=UploadFacts.build(_release_destination(release, force=replace).upload(release)),
         )
         report.write(folder / UPLOAD_REPORT)
     return report.model_copy(update={"cost": watch.cost()})
@@ -89,7 +91,7 @@ def upload_release(release: Path, out: Path, *, replace: bool, force: bool) -> R
 def _release_destination(release: Path, *, force: bool) -> Destination:
     """Returns the destination in the provenance of a release, with its branch."""
     path = release / PROVENANCE_FILE
-    settings = PublishSettings.parse(Report.read_report(path).settings, source=str(path))
+    settings = PublishSettings.parse(read_report(path).settings, source=str(path))
     destination = parse_destination(settings, "", force=force)
     if destination is None:
         raise RecipeProblem(

@@ -21,7 +21,9 @@ from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.publish.card import model_card
 from camelpress.publish.card.release_quotes import read_release_facts
 from camelpress.publish.release import checksums, model_files, signing
+from camelpress.reporting.facts.release_facts import ProblemFacts
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import ProblemReport, read_report
 from camelpress.reporting.verdict import Verdict
 
 DOWNLOAD_FOLDER_FILES = (
@@ -57,15 +59,17 @@ def verify_release(
     if not problems:
         problems += _release_contradictions(folder, digests)
         problems += signing.signature_problems(folder, public_key, links=cache is not None)
-    return Report(
+    return ProblemReport(
         stage="verify",
         inputs={CHECKSUM_FILE: sha256_file(folder / CHECKSUM_FILE)},
         settings={},
-        facts={
-            "files": len(digests),
-            "signed": _signature_state(digests, public_key),
-            "problems": problems,
-        },
+        facts=ProblemFacts.build(
+            {
+                "files": len(digests),
+                "signed": _signature_state(digests, public_key),
+                "problems": problems,
+            }
+        ),
         verdict=Verdict.FAIL if problems else Verdict.PASS,
         cost=watch.cost(),
     )
@@ -145,11 +149,11 @@ def _release_contradictions(folder: Path, digests: dict[str, str]) -> Iterator[s
     try:
         facts = read_release_facts(folder)
         yield from model_card.card_contradictions(model_card.read_release_card(folder), facts)
-        provenance = Report.read_report(folder / PROVENANCE_FILE)
+        provenance = read_report(folder / PROVENANCE_FILE)
     except Problem as error:
         yield str(error)
         return
-    model = provenance.facts.get("model")
+    model = provenance.facts.record.get("model")
     if not isinstance(model, dict) or sha256_json(model) != facts.validation.inputs.get(
         "candidate"
     ):

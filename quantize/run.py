@@ -59,8 +59,10 @@ from camelpress.quantize.output_layout import (
 )
 from camelpress.quantize.settings import BACKEND_LIMITS, NATIVE, QuantizeSettings
 from camelpress.quantize.solver.gptq import FALLBACK
+from camelpress.reporting.facts.quantize_facts import QuantizeFacts
 from camelpress.reporting.lineage import written_weights
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import QuantizeReport
 
 REPORT = "quantize-report.json"
 IRRELEVANT_SETTINGS = {  # settings without effect on the bytes of the output
@@ -143,9 +145,7 @@ def _run_native(
         note(f"memory: at most {forecast_bytes / 1e9:.2f} GB expected")
         if not processes.is_main:
             block_run.run_follower()
-            return processes.broadcast(
-                lambda: Report(stage="quantize", inputs={}, settings={}, facts={})
-            )
+            return processes.broadcast(_no_report)
         with Journal(folder) as journal:
             with CheckpointWriter(folder, specs) as writer:
                 for name in sorted(specs.keys() & source.tensors.keys()):
@@ -246,23 +246,30 @@ def _finish_output(
         omitted_settings |= BACKEND_LIMITS.keys() - {"method", "calibration_mask"}
         omitted_settings |= {"damp_percent"} - settings.model_fields_set  # each backend has its own
     source.require_unchanged(hashes)
-    report = Report(
+    report = QuantizeReport(
         stage="quantize",
         inputs={"source": sha256_json(hashes)} | _calibration_inputs(calibration),
         outputs=written_weights(folder),
         settings=settings.model_dump(mode="json", exclude=omitted_settings),
-        facts={
-            "method": settings.method,
-            "calibration": _calibration_facts(settings, calibration, folder),
-            "left_out": sorted(filter(llama.is_derived_buffer, source.tensors)),
-            "config_changes": list(source.config_changes),
-            **facts,
-        },
+        facts=QuantizeFacts.build(
+            {
+                "method": settings.method,
+                "calibration": _calibration_facts(settings, calibration, folder),
+                "left_out": sorted(filter(llama.is_derived_buffer, source.tensors)),
+                "config_changes": list(source.config_changes),
+                **facts,
+            }
+        ),
         cost=cost,
         files=output_files(folder, REPORT),
     )
     report.write(folder / REPORT)
     return report
+
+
+def _no_report() -> QuantizeReport:
+    """Stands for the report on ranks that receive it."""
+    raise NotImplementedError
 
 
 def _output_names(source: Checkpoint) -> tuple[str, ...]:

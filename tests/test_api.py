@@ -19,6 +19,7 @@ from camelpress import Problem, Report, Verdict, publish, quantize, recover, run
 from camelpress.core.errors import OutOfMemory, RecipeProblem, ReleaseRefusal
 from camelpress.core.files.file_hashes import CHECKSUM_FILE, PROVENANCE_FILE, file_manifest
 from camelpress.quantize.settings import QuantizeSettings
+from camelpress.reporting.stage_reports import read_report
 from command import Run
 
 SMALL: dict[str, Any] = {"group_size": 32, "samples": 4, "sequence_length": 64}
@@ -45,8 +46,8 @@ def content(folder: Path) -> dict[str, Any]:
 
 def untimed(path: Path) -> Report:
     """Returns a report without the times of its stages."""
-    report = Report.read_report(path).model_copy(update={"cost": None})
-    for stage in report.facts.get("made", {}).values():
+    report = read_report(path).model_copy(update={"cost": None})
+    for stage in report.facts.record.get("made", {}).values():
         assert stage.pop("seconds") >= 0
     return report
 
@@ -84,7 +85,7 @@ def test_a_pipeline_gives_the_bytes_of_the_command_line(
         (report, "validation/report.json"),
         (release, f"release/{PROVENANCE_FILE}"),
     ):
-        assert made.stage == Report.read_report(here / path).stage
+        assert made.stage == read_report(here / path).stage
     assert report.verdict is Verdict.PASS
 
 

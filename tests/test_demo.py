@@ -34,8 +34,8 @@ def test_base_and_diff_are_at_most_4_mb() -> None:
 def test_the_diff_is_exact_and_can_be_made_again(tmp_path: Path) -> None:
     base, diff = Checkpoint.open(DATA / "base"), Checkpoint.open(DATA / "diff")
     report = recover(base, diff, tmp_path / "recovered", RecoverSettings())
-    assert report.facts["dtype"] == "bfloat16"
-    assert report.facts["representable"]["bfloat16"] == 1.0
+    assert report.facts.record["dtype"] == "bfloat16"
+    assert report.facts.record["representable"]["bfloat16"] == 1.0
     make_diff(base, Checkpoint.open(tmp_path / "recovered"), tmp_path / "diff", MakeDiffSettings())
     again, shipped = (
         load_file(folder / "model.safetensors") for folder in (tmp_path / "diff", DATA / "diff")
@@ -56,7 +56,7 @@ def test_calibration_and_evaluation_share_no_conversation() -> None:
 
 
 def test_no_text_of_the_evaluation_overlaps_the_calibration(shown: demo.DemoResult) -> None:
-    told = shown.outcome.reports["validate"].facts["overlap"]
+    told = shown.outcome.reports["validate"].facts.record["overlap"]
     assert told["checked"]
     assert [text["overlapping"] for text in told["texts"]] == [0, 0]
 
@@ -64,8 +64,8 @@ def test_no_text_of_the_evaluation_overlaps_the_calibration(shown: demo.DemoResu
 def test_gptq_passes_the_gate_and_plain_rounding_does_not(shown: demo.DemoResult) -> None:
     solved, rounded = shown.outcome.reports["validate"], shown.round_to_nearest
     assert (solved.verdict, rounded.verdict) == (Verdict.PASS, Verdict.FAIL)
-    assert 1.0 < solved.facts["perplexity_ratio"] < rounded.facts["perplexity_ratio"]
-    assert solved.facts["kl_mean"] < rounded.facts["kl_mean"]
+    assert 1.0 < solved.facts.record["perplexity_ratio"] < rounded.facts.record["perplexity_ratio"]
+    assert solved.facts.record["kl_mean"] < rounded.facts.record["kl_mean"]
 
 
 def test_the_demo_ends_in_a_report_and_a_release(shown: demo.DemoResult) -> None:

@@ -18,7 +18,7 @@ import pytest
 from camelpress.cli.commands import app
 from camelpress.core.files.yaml_files import parse_yaml
 from camelpress.pipeline.recipe import Recipe, read_recipe
-from camelpress.reporting.facts import validation_facts
+from camelpress.reporting import validation_report
 from camelpress.validate.settings import Gate
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,7 @@ COMMANDS = {command.name for command in app.registered_commands}
     [
         ("recipe", "recipes/schema.json", Recipe.model_json_schema),
         ("gate", "docs/gate.schema.json", Gate.model_json_schema),
-        ("report", "docs/report.schema.json", validation_facts.validation_schema),
+        ("report", "docs/report.schema.json", validation_report.validation_schema),
     ],
 )
 def test_schemas_are_those_of_the_models(

@@ -14,6 +14,7 @@ import pytest
 
 import camelpress
 from camelpress.core.exit_codes import ExitCode
+from camelpress.reporting.facts.facts_model import FactsModel
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.verdict import Check, Verdict
 from redirected import CLOSED, FULL, GONE, ends_of
@@ -73,7 +74,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
             stage="validate",
             inputs={"reference": "r" * 64, "candidate": "c" * 64},
             settings={"gate": gate | {"kl_mean": {"max": limit}}},
-            facts=facts,
+            facts=FactsModel.build(facts),
             checks=(check,),
             verdict=verdict,
         ).write(folder / name / "report.json")

@@ -211,7 +211,7 @@ def test_calibration_and_text_that_overlap_end_before_scoring(recipe: Path) -> N
     allowed = read_recipe(recipe, [*both, "validate.allow_overlap=true"])
     outcome = pipeline.run(anchored(allowed, recipe.parent))
     assert outcome.skipped == ("recover", "quantize")
-    (told,) = outcome.reports["validate"].facts["overlap"]["texts"]
+    (told,) = outcome.reports["validate"].facts.record["overlap"]["texts"]
     assert told["overlapping"] > 0
 
 

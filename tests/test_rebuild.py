@@ -25,6 +25,7 @@ from camelpress.publish.run import run as publish
 from camelpress.publish.settings import PublishSettings
 from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from camelpress.reporting.verdict import Verdict
 from recipes import TEXT, write_recipe
 
@@ -75,10 +76,10 @@ def test_a_release_without_weights_has_all_but_them(place: Path) -> None:
 
 def test_the_weights_come_out_byte_for_byte(place: Path, tmp_path: Path) -> None:
     report = rebuilt(place, tmp_path / "again")
-    assert (report.verdict, report.facts["problems"]) == (Verdict.PASS, [])
+    assert (report.verdict, report.facts.record["problems"]) == (Verdict.PASS, [])
     quantized = checkpoint_file_hashes(tmp_path / "again" / "quantized")
     assert quantized == checkpoint_file_hashes(place / "out" / "quantized")
-    assert report.facts["files"] == len(quantized)
+    assert report.facts.record["files"] == len(quantized)
     again = rebuilt(place, tmp_path / "again")
     assert again.verdict is Verdict.PASS
     weights = tmp_path / "again" / "quantized" / "model.safetensors"
@@ -86,7 +87,7 @@ def test_the_weights_come_out_byte_for_byte(place: Path, tmp_path: Path) -> None
 
 
 def test_as_many_threads_are_at_work_as_were_then(place: Path, tmp_path: Path) -> None:
-    facts = Report.read_report(place / "out" / "release" / "quantize-report.json").facts
+    facts = read_report(place / "out" / "release" / "quantize-report.json").facts.record
     assert facts["threads"] == torch.get_num_threads() == 1
     torch.set_num_threads(2)
     try:
@@ -94,7 +95,7 @@ def test_as_many_threads_are_at_work_as_were_then(place: Path, tmp_path: Path) -
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
-    facts = Report.read_report(tmp_path / "again" / "quantized" / "quantize-report.json").facts
+    facts = read_report(tmp_path / "again" / "quantized" / "quantize-report.json").facts.record
     assert facts["threads"] == 1
 
 
@@ -104,8 +105,8 @@ def test_another_diff_is_named_as_the_cause(place: Path, tmp_path: Path) -> None
     (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-5}))
     report = rebuilt(place, tmp_path / "again", diff=other)
     assert report.verdict is Verdict.FAIL
-    assert report.facts["problems"][0].startswith("the diff differs: sha256 ")
-    assert "'config.json' has other bytes" in report.facts["problems"]
+    assert report.facts.record["problems"][0].startswith("the diff differs: sha256 ")
+    assert "'config.json' has other bytes" in report.facts.record["problems"]
 
 
 def test_another_version_is_named_as_the_cause(
@@ -116,7 +117,7 @@ def test_another_version_is_named_as_the_cause(
     (tmp_path / "again" / "quantized" / "config.json").write_text("{}")
     monkeypatch.setattr("camelpress.pipeline.rebuild.package_versions", lambda: {"torch": "1.0"})
     monkeypatch.setattr(pipeline.PipelineLock, "is_current", lambda *_: True)
-    problems = rebuilt(place, tmp_path / "again").facts["problems"]
+    problems = rebuilt(place, tmp_path / "again").facts.record["problems"]
     assert any(fault.startswith("made with torch 2") for fault in problems)
     assert problems[-1] == "'config.json' has other bytes"
 

@@ -128,7 +128,7 @@ def test_a_calibration_of_the_hub_is_pinned_to_its_commit(
     recover(told)
     report = quantizing.run_stage()
     assert set(asked) == {None, "4" * 40}
-    (file,) = report.facts["calibration"]["files"]
+    (file,) = report.facts.record["calibration"]["files"]
     assert (file["name"], file["weight"]) == (f"org/data@{'4' * 40}:raw/chat.jsonl", 2.0)
 
 

@@ -44,7 +44,7 @@ def test_recover_of_make_diff_is_bit_exact(tmp_path: Path) -> None:
     make_diff(base, Checkpoint.open(tuned), tmp_path / "diff", MakeDiffSettings())
     diff = Checkpoint.open(tmp_path / "diff")
     report = recover(base, diff, tmp_path / "recovered", RecoverSettings())
-    assert report.facts["dtype"] == "bfloat16"
+    assert report.facts.record["dtype"] == "bfloat16"
     recovered = load_file(tmp_path / "recovered" / "model.safetensors")
     assert recovered.keys() == near.keys()
     for name, tensor in near.items():
@@ -67,7 +67,7 @@ def test_perplexities_are_those_of_lm_eval(tmp_path: Path) -> None:
     told = stages.validate(
         SMOLLM2, SMOLLM2, tmp_path / "out", text,
         protocol="lm-eval", sequence_length=window, max_tokens=None,
-    ).facts  # fmt: skip
+    ).facts.record  # fmt: skip
     for metric in lm_eval_golden.METRICS:
         for model in ("reference", "candidate"):
             assert told[f"{model}_{metric}"] == pytest.approx(golden[metric], rel=2e-6), metric

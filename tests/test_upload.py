@@ -11,7 +11,7 @@ import hub_client
 from camelpress.core.errors import OutputExists, OutputProblem
 from camelpress.pipeline import run as pipeline
 from camelpress.pipeline.recipe import read_recipe
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from hub_repositories import Fault, Hub
 from recipes import TEXT, write_recipe
 
@@ -42,9 +42,9 @@ def test_a_run_that_the_hub_broke_off_goes_on_with_the_upload(hub: Hub, tmp_path
     paths = [path for path in release.rglob("*") if path.is_file()]
     whole = {path.relative_to(release).as_posix(): path.read_bytes() for path in paths}
     assert found.tree("gptq-4bit-32g") == found.tree("main") == whole
-    told = Report.read_report(recipe.out / "uploaded" / "upload-report.json").facts
+    told = read_report(recipe.out / "uploaded" / "upload-report.json").facts.record
     assert told["commit"] == found.branches["gptq-4bit-32g"]
-    assert "diff" in Report.read_report(release / "provenance.json").facts["cards"]
+    assert "diff" in read_report(release / "provenance.json").facts.record["cards"]
 
     hub.asked.clear()
     assert pipeline.run(recipe).skipped == (*BEFORE, "upload")

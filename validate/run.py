@@ -14,9 +14,11 @@ from camelpress.core.progress import note
 from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.inference.streaming.process_group import ProcessGroup
 from camelpress.reporting.checkpoint_summary import summarize_checkpoint
+from camelpress.reporting.facts.validation_facts import ValidateFacts
 from camelpress.reporting.model_precision import quantized_reference_caveat
 from camelpress.reporting.rendering import html_page
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import ValidationReport
 from camelpress.reporting.verdict import Verdict
 from camelpress.validate.benchmarks import samples
 from camelpress.validate.benchmarks.run_benchmarks import (
@@ -214,14 +216,14 @@ def _build_report(
     watch: Stopwatch,
 ) -> Report:
     checks = judge_facts(parts.facts, gate)
-    return Report(
+    return ValidationReport(
         stage="validate",
         inputs=parts.inputs,
         outputs=outputs,
         settings=settings.model_dump(mode="json", exclude=MACHINE_PATHS)
         | {"gate": gate.model_dump(mode="json")}
         | parts.settings,
-        facts=parts.facts,
+        facts=ValidateFacts.build(parts.facts),
         checks=checks,
         verdict=Verdict.combine([check.verdict for check in checks]),
         cost=watch.cost(),

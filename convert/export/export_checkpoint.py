@@ -46,8 +46,10 @@ from camelpress.core.packing.quantization_schemes import (
 )
 from camelpress.core.progress import note, track
 from camelpress.core.runtime.resource_usage import Stopwatch
+from camelpress.reporting.facts.recover_facts import ExportFacts
 from camelpress.reporting.lineage import EXPORT, SOURCES, sources, written_weights
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import ExportReport
 
 REPORT = EXPORT
 FORMATS = {"gptq": GPTQ_V1, "gptq-v2": GPTQ_V2, "compressed-tensors": PACK_QUANTIZED}
@@ -115,21 +117,23 @@ def export(
                 f"{facts['inexact']:,} values are rounded to {settings.dtype}, by "
                 f"{facts['largest_error']:.1e} at most"
             )
-        report = Report(
+        report = ExportReport(
             stage="export",
             inputs={"checkpoint": sha256_json(hashes)},
             outputs=written_weights(folder),
             settings=settings.model_dump(mode="json"),
-            facts={
-                "from": sorted({layer.scheme.checkpoint_format for layer in layers}),
-                "layers": len(layers),
-                "plain": len(unpacked),
-                "left_out": sorted(filter(llama.is_derived_buffer, source.tensors)),
-                "config_changes": list(source.config_changes),
-                SOURCES: sources(source, hashes),
-                **facts,
-                "versions": package_versions(),
-            },
+            facts=ExportFacts.build(
+                {
+                    "from": sorted({layer.scheme.checkpoint_format for layer in layers}),
+                    "layers": len(layers),
+                    "plain": len(unpacked),
+                    "left_out": sorted(filter(llama.is_derived_buffer, source.tensors)),
+                    "config_changes": list(source.config_changes),
+                    SOURCES: sources(source, hashes),
+                    **facts,
+                    "versions": package_versions(),
+                }
+            ),
             cost=watch.cost(),
             files=output_files(folder, REPORT),
         )

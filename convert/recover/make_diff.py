@@ -21,7 +21,9 @@ from camelpress.core.checkpoint.portable_config import TORCH_DTYPES, dtype_name
 from camelpress.core.files.file_hashes import package_versions
 from camelpress.core.output.staged_output import output_files, require_separate_output
 from camelpress.core.runtime.resource_usage import Stopwatch
+from camelpress.reporting.facts.recover_facts import MakeDiffFacts
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import MakeDiffReport
 
 REPORT = "make-diff-report.json"
 
@@ -72,24 +74,28 @@ def make_diff(
     with output.write(out, file_names, force=force, restart=restart) as weights:
         folder, tensors, files = weights.folder, weights.facts, weights.files
         sidecar_files.write(folder)
-        report = Report(
+        report = MakeDiffReport(
             stage="make-diff",
             inputs=input_record.input_digests(inputs, files),
             settings=settings.model_dump(mode="json"),
-            facts={
-                "dtype": settings.dtype,
-                "tuned_dtype": metadata.main_dtype and dtype_name(metadata.main_dtype),
-                "inexact": sum(facts.get("inexact", 0) for facts in tensors),
-                "zero_signs": sum(facts.get("zero_signs", 0) for facts in tensors),
-                "largest_error": max(facts.get("largest_error", 0.0) for facts in tensors),
-                "sources": input_record.source_facts(inputs, files),
-                "versions": package_versions(),
-                "left_out": derived_buffers(base, tuned),
-                "tensors": [
-                    input_record.tensor_facts(plan, facts, dtype=tuned.tensor_info(plan.name).dtype)
-                    for plan, facts in zip(plans, tensors, strict=True)
-                ],
-            },
+            facts=MakeDiffFacts.build(
+                {
+                    "dtype": settings.dtype,
+                    "tuned_dtype": metadata.main_dtype and dtype_name(metadata.main_dtype),
+                    "inexact": sum(facts.get("inexact", 0) for facts in tensors),
+                    "zero_signs": sum(facts.get("zero_signs", 0) for facts in tensors),
+                    "largest_error": max(facts.get("largest_error", 0.0) for facts in tensors),
+                    "sources": input_record.source_facts(inputs, files),
+                    "versions": package_versions(),
+                    "left_out": derived_buffers(base, tuned),
+                    "tensors": [
+                        input_record.tensor_facts(
+                            plan, facts, dtype=tuned.tensor_info(plan.name).dtype
+                        )
+                        for plan, facts in zip(plans, tensors, strict=True)
+                    ],
+                }
+            ),
             cost=watch.cost(),
             files=output_files(folder, REPORT),
         )

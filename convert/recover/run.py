@@ -33,7 +33,9 @@ from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.files.file_hashes import package_versions
 from camelpress.core.output.staged_output import output_files, require_separate_output
 from camelpress.core.runtime.resource_usage import Stopwatch
+from camelpress.reporting.facts.recover_facts import RecoverFacts
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import RecoverReport
 
 REPORT = "recover-report.json"
 
@@ -91,28 +93,30 @@ def recover(
         sidecar_files.write(folder)
         changes = repair_output_config(folder)
         golden = _known_completion_facts(folder, settings, completions)
-        report = Report(
+        report = RecoverReport(
             stage="recover",
             inputs=input_record.input_digests(inputs, files),
             settings=settings.model_dump(mode="json", exclude={"verify", "device"}),
-            facts={
-                **_dtype_facts(recovery, dtype, dtypes, counts),
-                "rounded": rounded,
-                "config_changes": list(changes),
-                **sidecar_files.facts,
-                **golden,
-                "sources": input_record.source_facts(inputs, files),
-                "versions": package_versions(),
-                "left_out": sorted(
-                    {*derived_buffers(base, diff), *(diff.tensors.keys() - slots.keys())}
-                ),
-                "tensors": [
-                    input_record.tensor_facts(
-                        plan, facts, recovery.samples.get(plan.name), dtype=dtypes[plan.name]
-                    )
-                    for plan, facts in zip(plans, tensors.facts, strict=True)
-                ],
-            },
+            facts=RecoverFacts.build(
+                {
+                    **_dtype_facts(recovery, dtype, dtypes, counts),
+                    "rounded": rounded,
+                    "config_changes": list(changes),
+                    **sidecar_files.facts,
+                    **golden,
+                    "sources": input_record.source_facts(inputs, files),
+                    "versions": package_versions(),
+                    "left_out": sorted(
+                        {*derived_buffers(base, diff), *(diff.tensors.keys() - slots.keys())}
+                    ),
+                    "tensors": [
+                        input_record.tensor_facts(
+                            plan, facts, recovery.samples.get(plan.name), dtype=dtypes[plan.name]
+                        )
+                        for plan, facts in zip(plans, tensors.facts, strict=True)
+                    ],
+                }
+            ),
             cost=watch.cost(),
             files=output_files(folder, REPORT),
         )

@@ -199,7 +199,7 @@ def input_hashes(
     validation: Report, quantize: Report | None, recover: Report | None
 ) -> dict[str, str]:
     """Maps all inputs, from the raw model to the evaluation texts, to their hashes."""
-    files = value_at(quantize.facts if quantize else None, "calibration.files")
+    files = value_at(quantize.facts.record if quantize else None, "calibration.files")
     calibration = {
         f"calibration:{format_quoted(value_at(entry, 'name'))}": _hash(entry)
         for entry in (files if isinstance(files, list) else [])

@@ -66,7 +66,7 @@ def release_caveats(report: Report, quantize: Report | None) -> list[str]:
     """
     return [
         *_verdict_caveats(report),
-        *filter(None, [quantized_reference_caveat(report.facts)]),
+        *filter(None, [quantized_reference_caveat(report.facts.record)]),
         *_source_caveats(report, quantize),
     ]
 
@@ -88,7 +88,7 @@ def reference_is_source(report: Report, quantize: Report | None) -> bool | None:
 
 
 def _require_measurement(report: Report, report_dir: Path) -> None:
-    reference = report.facts.get("reference")
+    reference = report.facts.record.get("reference")
     if report.inputs.get("reference") == report.inputs.get("candidate"):
         raise ReleaseRefusal(
             f"{report_dir} compares the model with itself, which measures nothing",

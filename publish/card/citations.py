@@ -31,6 +31,6 @@ PAPERS_BY_LICENSE: Mapping[str, tuple[str, ...]] = {
 
 def citations(facts: ReleaseQuotes) -> list[str]:
     """Returns the papers of the model, by its licence, and of the quantization method."""
-    method = value_at(facts.quantize.facts if facts.quantize else None, "method")
+    method = value_at(facts.quantize.facts.record if facts.quantize else None, "method")
     names = PAPERS_BY_LICENSE.get(facts.settings.license, ())
     return [PAPERS[name] for name in (*names, *(["gptq"] if method == "gptq" else []))]

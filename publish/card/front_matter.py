@@ -84,7 +84,7 @@ def _license_link(facts: ReleaseQuotes) -> str | None:
 def render_eval_results(facts: ReleaseQuotes) -> str | None:
     """Renders accuracies of benchmarks with a hub data set as YAML; None if there are none."""
     entries = []
-    for task in benchmark_tables.benchmark_facts(facts.validation.facts):
+    for task in benchmark_tables.benchmark_facts(facts.validation.facts.record):
         dataset_name = facts.settings.benchmarks.get(str(task["name"]))
         value = task.get("candidate_accuracy")
         if dataset_name is not None and isinstance(value, float) and math.isfinite(value):
@@ -100,7 +100,7 @@ def render_eval_results(facts: ReleaseQuotes) -> str | None:
 def _calibration_datasets(facts: ReleaseQuotes) -> Iterator[str]:
     """Yields the hub repositories of the calibration texts."""
     files = quoted_values.value_at(
-        facts.quantize.facts if facts.quantize else None, "calibration.files"
+        facts.quantize.facts.record if facts.quantize else None, "calibration.files"
     )
     for file in files if isinstance(files, list) else []:
         match = re.match(
@@ -112,8 +112,8 @@ def _calibration_datasets(facts: ReleaseQuotes) -> Iterator[str]:
 
 def _eval_results(facts: ReleaseQuotes) -> Iterator[EvalResult]:
     """Yields the metrics of each text in the older model-index form."""
-    protocol = quoted_values.format_quoted(facts.validation.facts.get("protocol"))
-    for text in quoted_values.text_facts(facts.validation.facts):
+    protocol = quoted_values.format_quoted(facts.validation.facts.record.get("protocol"))
+    for text in quoted_values.text_facts(facts.validation.facts.record):
         name = str(quoted_values.value_at(text, "name"))
         for fact, metric, name_format in METRICS:
             value = quoted_values.value_at(text, fact)

@@ -32,8 +32,10 @@ from camelpress.publish.card.release_quotes import ReleaseQuotes, read_release_f
 from camelpress.publish.card.snippets import usage_snippets
 from camelpress.publish.release import model_files
 from camelpress.reporting import quoted_values
+from camelpress.reporting.facts.release_facts import ProblemFacts
 from camelpress.reporting.plots import card_plots
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import ProblemReport, read_report
 from camelpress.reporting.tables import benchmark_tables
 from camelpress.reporting.verdict import Verdict
 
@@ -72,7 +74,7 @@ def _template_context(facts: ReleaseQuotes) -> dict[str, Any]:
         "publish": facts.settings.model_dump(mode="json"),
     }
     inputs = card_tables.input_hashes(facts.validation, facts.quantize, facts.recover)
-    validation_facts = facts.validation.facts
+    validation_facts = facts.validation.facts.record
     return {
         "facts": facts,
         "ready": SafeMarkdown,
@@ -103,7 +105,7 @@ def _template_context(facts: ReleaseQuotes) -> dict[str, Any]:
         "protocol": quoted_values.format_quoted(validation_facts.get("protocol")),
         "verdict": card_claims(None, facts.validation)["verdict"],
         "inputs": {"base": quoted_values.NOT_RECORDED, "diff": quoted_values.NOT_RECORDED} | inputs,
-        "recovered": facts.recover.facts if facts.recover else {},
+        "recovered": facts.recover.facts.record if facts.recover else {},
         "positions": quoted_values.format_quoted(facts.config.get("max_position_embeddings")),
         "citations": citations(facts),
     }
@@ -128,16 +130,16 @@ def check_card(folder: Path) -> Report:
     text = read_release_card(folder)
     facts = read_release_facts(folder)
     problems = list(card_contradictions(text, facts))
-    version = Report.read_report(folder / PROVENANCE_FILE).version
+    version = read_report(folder / PROVENANCE_FILE).version
     if version != __version__:
         note(f"made by camelpress {version}: only the claims of the front matter are compared")
     elif not problems:
         problems = list(_first_difference(text, render_card(facts)))
-    return Report(
+    return ProblemReport(
         stage="card",
         inputs={CARD_FILE: sha256_file(folder / CARD_FILE)},
         settings={},
-        facts={"problems": problems},
+        facts=ProblemFacts.build({"problems": problems}),
         verdict=Verdict.FAIL if problems else Verdict.PASS,
         cost=watch.cost(),
     )

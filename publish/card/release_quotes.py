@@ -25,6 +25,7 @@ from camelpress.reporting.lineage import describes, foreign_report
 from camelpress.reporting.model_precision import with_precision
 from camelpress.reporting.quoted_values import value_at
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 
 TULU_PROMPT, OTHER_PROMPT, NO_PROMPT = "tulu", "other", "none"  # prompt formats
 TENSOR_PARALLEL_SIZES = (2, 4, 8)  # devices
@@ -81,7 +82,7 @@ class ReleaseQuotes:
     @property
     def reference(self) -> str:
         """Reference model with its precision, such as "16-bit reference"."""
-        return with_precision(self.validation.facts.get("reference"), "reference")
+        return with_precision(self.validation.facts.record.get("reference"), "reference")
 
     @property
     def caveats(self) -> list[str]:
@@ -108,7 +109,7 @@ class ReleaseQuotes:
     def source_model(self, role: str) -> tuple[str, str | None] | None:
         """Returns hub repository and commit of the raw (`base`) or tuned model (`diff`)."""
         origin = str(
-            value_at(self.recover.facts if self.recover else None, f"sources.{role}.origin")
+            value_at(self.recover.facts.record if self.recover else None, f"sources.{role}.origin")
         )
         match = REPO_ID_PATTERN.fullmatch(portable_model_name(origin))
         hub_source = (match["repository"], match["revision"]) if match and match["prefix"] else None
@@ -132,16 +133,18 @@ def read_release_facts(folder: Path) -> ReleaseQuotes:
         RecipeProblem: the provenance comes from an incompatible version.
     """
     path = folder / PROVENANCE_FILE
-    provenance = Report.read_report(path)
+    provenance = read_report(path)
     fields = {
-        key: provenance.facts[key] for key in CardFields.model_fields if key in provenance.facts
+        key: provenance.facts.record[key]
+        for key in CardFields.model_fields
+        if key in provenance.facts.record
     }
     quantize = model_files.read_stage_report(folder / QUANTIZED)
     if quantize is not None and not describes(quantize, folder, provenance.outputs):
         raise CheckpointProblem(foreign_report(folder / QUANTIZED), next_step="publish it again")
     return ReleaseQuotes(
         config=read_json(folder / "config.json"),
-        validation=Report.read_report(folder / model_files.VALIDATION_FOLDER / "report.json"),
+        validation=read_report(folder / model_files.VALIDATION_FOLDER / "report.json"),
         quantize=quantize,
         recover=model_files.read_stage_report(folder / "recover-report.json"),
         settings=PublishSettings.parse(provenance.settings, source=str(path)),

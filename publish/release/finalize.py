@@ -23,7 +23,9 @@ from camelpress.publish.release import model_files
 from camelpress.publish.release.rebuild_recipe import rebuild_recipe
 from camelpress.publish.release.secret_scan import require_no_secrets
 from camelpress.publish.release.signing import SIGNATURE_FILE, sign_release
+from camelpress.reporting.facts.release_facts import PublishFacts
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import PublishReport
 
 
 def finalize_release(
@@ -72,21 +74,23 @@ def _provenance_report(
     costs: Mapping[str, Any],
     file_hashes: Mapping[str, str],
 ) -> Report:
-    return Report(
+    return PublishReport(
         stage="publish",
         inputs=card_tables.input_hashes(facts.validation, facts.quantize, facts.recover),
         outputs=dict(file_hashes),
         settings=facts.settings.model_dump(mode="json", exclude={"gated_like", "sign_with"}),
-        facts={
-            **facts.card_fields(),
-            "verdict": facts.validation.verdict,
-            "caveats": facts.caveats,
-            "restricted": facts.profile.restricted,
-            "versions": package_versions(),
-            "commit": camelpress_commit(),
-            "hardware": describe_hardware(),
-            "recipe": rebuild_recipe(facts.recover, facts.quantize),
-            "made": dict(costs),
-            "model": dict(model_hashes),
-        },
+        facts=PublishFacts.build(
+            {
+                **facts.card_fields(),
+                "verdict": facts.validation.verdict,
+                "caveats": facts.caveats,
+                "restricted": facts.profile.restricted,
+                "versions": package_versions(),
+                "commit": camelpress_commit(),
+                "hardware": describe_hardware(),
+                "recipe": rebuild_recipe(facts.recover, facts.quantize),
+                "made": dict(costs),
+                "model": dict(model_hashes),
+            }
+        ),
     )

@@ -21,6 +21,7 @@ from camelpress.core.files.file_hashes import (
 )
 from camelpress.core.progress import track
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 
 VALIDATION_FOLDER = "validation"
 REPORT_PAGES = ("report.md", "report.html", "junit.xml")
@@ -101,7 +102,7 @@ def copy_model_files(
                 next_step="replace the link by the file, if it is meant to be published",
             )
         if name.endswith(REPORT_SUFFIX):
-            portable_report(Report.read_report(path)).write(folder / name)
+            portable_report(read_report(path)).write(folder / name)
         elif not (linked and path.suffix == WEIGHTS_SUFFIX and _link(path, folder / name)):
             copy_sidecars({name: path}, folder)
     copied_names = {PurePath(_name(path, candidate)).parts[0] for path in paths}
@@ -126,7 +127,7 @@ def copy_validation_report(report_dir: Path, report: Report, folder: Path) -> Re
     folder.mkdir()
     portable = portable_report(report)
     portable.write(folder / "report.json")
-    paths = set(_machine_paths([report.facts, report.settings]))
+    paths = set(_machine_paths([report.facts.record, report.settings]))
     for name in REPORT_PAGES:
         if (report_dir / name).is_file():
             text = _read_page(report_dir / name)
@@ -147,19 +148,19 @@ def _read_page(path: Path) -> str:
 
 def read_stage_report(path: Path) -> Report | None:
     """Reads the report of an earlier stage; None if the file is missing."""
-    return Report.read_report(path) if path.is_file() else None
+    return read_report(path) if path.is_file() else None
 
 
 def portable_report(report: Report) -> Report:
     """Returns a report without cost, and with file names in place of paths."""
-    paths = set(_machine_paths([report.facts, report.settings]))
+    paths = set(_machine_paths([report.facts.record, report.settings]))
     checks = tuple(
         check.model_copy(update={"reason": _strip_folders(check.reason, paths)})
         for check in report.checks
     )
     return report.model_copy(
         update={
-            "facts": _strip_folders(report.facts, paths),
+            "facts": type(report.facts).read(_strip_folders(report.facts.record, paths)),
             "settings": _strip_folders(report.settings, paths),
             "checks": checks,
             "cost": {},

@@ -31,9 +31,9 @@ def rebuild_recipe(recover: Report | None, quantize: Report | None) -> dict[str,
         recover: report of recover in the release.
         quantize: report of quantize in the release.
     """
-    sources = value_at(recover.facts if recover else None, "sources")
+    sources = value_at(recover.facts.record if recover else None, "sources")
     base, diff = value_at(sources, "base.origin"), value_at(sources, "diff.origin")
-    texts = value_at(quantize.facts if quantize else None, "calibration.files") or []
+    texts = value_at(quantize.facts.record if quantize else None, "calibration.files") or []
     if recover is None or quantize is None or not (isinstance(base, str) and isinstance(diff, str)):
         return None
     calibration = [

@@ -18,9 +18,11 @@ from camelpress.publish.card.card_tables import QUANTIZATION_ROWS, TEXT_METRICS
 from camelpress.publish.card.card_tables import VALIDATION_METRICS as MEASURED
 from camelpress.publish.card.release_quotes import QUANTIZED
 from camelpress.publish.release.model_files import VALIDATION_FOLDER
+from camelpress.reporting.facts.release_facts import ReleaseDiffFacts
 from camelpress.reporting.lineage import describes, foreign_report
 from camelpress.reporting.quoted_values import format_quoted, text_facts, value_at
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import ReleaseDiffReport, read_report
 from camelpress.reporting.tables.benchmark_tables import BENCHMARK_METRICS, benchmark_facts
 from camelpress.reporting.verdict import Verdict
 
@@ -49,11 +51,11 @@ def diff_releases(left: Path, right: Path) -> Report:
         "files": list(_file_differences(left, right)),
     }
     same = not any(differences.values())
-    return Report(
+    return ReleaseDiffReport(
         stage="diff",
         inputs={"one": checkpoint_digest(left), "other": checkpoint_digest(right)},
         settings={},
-        facts={"differences": differences},
+        facts=ReleaseDiffFacts.build({"differences": differences}),
         verdict=Verdict.PASS if same else Verdict.FAIL,
         cost=watch.cost(),
     )
@@ -152,7 +154,7 @@ def _reports(folder: Path) -> dict[str, Any]:
         "validate": folder / VALIDATION_FOLDER / "report.json",
         "quantize": folder / QUANTIZED,
     }
-    reports = {name: Report.read_report(path) for name, path in paths.items() if path.is_file()}
+    reports = {name: read_report(path) for name, path in paths.items() if path.is_file()}
     if "quantize" in reports and not describes(reports["quantize"], folder):
         note(f"{foreign_report(folder / QUANTIZED)}: its figures are not compared")
         del reports["quantize"]

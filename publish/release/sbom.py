@@ -98,7 +98,7 @@ def _model(facts: ReleaseQuotes) -> dict[str, Any]:
 
 
 def _performance_metrics(facts: ReleaseQuotes) -> Iterator[dict[str, Any]]:
-    values = facts.validation.facts
+    values = facts.validation.facts.record
     for fact, label in METRICS:
         value, ends = values.get(fact), values.get(f"{fact}_interval")
         if not isinstance(value, float) or not math.isfinite(value):

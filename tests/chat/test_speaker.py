@@ -32,7 +32,7 @@ def silent(_: str) -> None:
 
 def made(folder: Path, prompt: str = PROMPT, **options: Any) -> dict[str, Any]:
     settings = Generate.parse({"max_new_tokens": 24} | options, source="test")
-    return run(Checkpoint.open(folder), prompt, settings, silent).facts
+    return run(Checkpoint.open(folder), prompt, settings, silent).facts.record
 
 
 def by_transformers(folder: Path, prompt: list[int], tokens: int = 24) -> list[int]:

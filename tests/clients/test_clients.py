@@ -145,10 +145,10 @@ def test_a_real_engine_makes_what_our_stages_take(
         report = stages.quantize(
             model, out, text, engine=engine, engine_python=python, bits=bits, samples=4
         )
-        assert report.facts["engine"]["name"] == engine
-        assert report.facts["device"] == "cpu"
+        assert report.facts.record["engine"]["name"] == engine
+        assert report.facts.record["device"] == "cpu"
         bound = {2: 0.9, 3: 0.4, 4: 0.2, 8: 0.02}[bits]
-        errors = [layer["relative_weight_error"] for layer in report.facts["layers"]]
+        errors = [layer["relative_weight_error"] for layer in report.facts.record["layers"]]
         assert 0 < max(errors) < bound
     told = stages.validate(model, out, tmp_path / "validation", text, allow_overlap=True)
-    assert told.facts["kl_mean"] < 1e-3
+    assert told.facts.record["kl_mean"] < 1e-3

@@ -70,8 +70,8 @@ def test_neither_make_diff_nor_recover_takes_them(
         diff = damage.with_tensors(diff, tmp_path / "more", BUFFERS)
     report = stages.recover(folders["base"], diff, tmp_path / "back")
     assert weights.same(weights.read(tmp_path / "back"), weights.read(tuned))
-    assert made.facts["left_out"] == ([] if "diff" in sides else sorted(BUFFERS))
-    assert report.facts["left_out"] == ([] if sides == ("tuned",) else sorted(BUFFERS))
+    assert made.facts.record["left_out"] == ([] if "diff" in sides else sorted(BUFFERS))
+    assert report.facts.record["left_out"] == ([] if sides == ("tuned",) else sorted(BUFFERS))
 
 
 def test_quantize_leaves_them_out(chat: Path, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_quantize_leaves_them_out(chat: Path, tmp_path: Path) -> None:
     stages.quantize(source, tmp_path / "plain", chat)
     report = stages.quantize(more, tmp_path / "out", chat)
     assert weights.same(weights.read(tmp_path / "out"), weights.read(tmp_path / "plain"))
-    assert report.facts["left_out"] == sorted(BUFFERS)
+    assert report.facts.record["left_out"] == sorted(BUFFERS)
 
 
 @pytest.mark.parametrize("layout", ["dense", "gptq-v2", "compressed-tensors"])
@@ -91,7 +91,7 @@ def test_export_leaves_them_out(base: Path, tmp_path: Path, layout: str) -> None
     export(Checkpoint.open(tmp_path / "in"), tmp_path / "plain", settings)
     report = export(Checkpoint.open(more), tmp_path / "out", settings)
     assert weights.same(weights.read(tmp_path / "out"), weights.read(tmp_path / "plain"))
-    assert report.facts["left_out"] == sorted(BUFFERS)
+    assert report.facts.record["left_out"] == sorted(BUFFERS)
 
 
 def test_they_are_neither_counted_nor_compared(base: Path, tmp_path: Path) -> None:
@@ -100,4 +100,4 @@ def test_they_are_neither_counted_nor_compared(base: Path, tmp_path: Path) -> No
     assert (
         count_parameters(Checkpoint.open(more)) == count_parameters(Checkpoint.open(base)) == count
     )
-    assert diff_releases(base, more).facts["differences"]["tensors"] == []
+    assert diff_releases(base, more).facts.record["differences"]["tensors"] == []

@@ -25,7 +25,7 @@ from camelpress.core.errors import NumericsProblem
 from camelpress.core.progress import use_listener
 from camelpress.inference.model.streamed_model import StreamedModel
 from camelpress.inference.model.token_batches import TokenBatches
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from notes import Notes
 from refusal import refusal
 from weights import Tensors
@@ -102,8 +102,8 @@ def test_a_mixed_model_comes_back_bit_for_bit(
     assert weights.same(weights.read(tmp_path / "back"), weights.read(tuned))
     names = {name for name in weights.read(base) if part in name}
     word = str(dtype).removeprefix("torch.")
-    assert report.facts["dtypes"] == dict.fromkeys(names, word)
-    assert (report.facts["dtype"], report.facts["rounded"]) == ("bfloat16", 0)
+    assert report.facts.record["dtypes"] == dict.fromkeys(names, word)
+    assert (report.facts.record["dtype"], report.facts.record["rounded"]) == ("bfloat16", 0)
     assert config(tmp_path / "back")["torch_dtype"] == "bfloat16"
 
 
@@ -296,7 +296,7 @@ def test_a_header_that_states_a_wider_type_loses_nothing(base: Path, tmp_path: P
     stages.make_diff(base, tuned, tmp_path / "diff")
     odd = with_header(tmp_path / "diff", tmp_path / "odd", tuned_dtype="float32")
     report = stages.recover(base, odd, tmp_path / "back")
-    assert report.facts["dtype"] == "float32"
+    assert report.facts.record["dtype"] == "float32"
     assert same_values(tmp_path / "back", tuned)
 
 
@@ -311,7 +311,7 @@ def test_a_type_for_all_tensors_tells_how_many_values_it_rounds(base: Path, tmp_
         report = stages.recover(base, tmp_path / "diff", tmp_path / "back", dtype="bfloat16")
     right = weights.read(tuned)
     lost = sum(int((each.to(BF16).float() != each.float()).sum()) for each in right.values())
-    assert report.facts["rounded"] == lost > 0
+    assert report.facts.record["rounded"] == lost > 0
     (told,) = [note for note in notes.heard if "rounds" in note]
     assert told.startswith(f"--dtype bfloat16 rounds {lost:,} values in 5 tensors, such as ")
     assert {each.dtype for each in weights.read(tmp_path / "back").values()} == {BF16}
@@ -360,7 +360,7 @@ def test_a_base_is_taken_as_the_maker_of_the_diff_held_it(
     report = stages.recover(base, diff, tmp_path / "back", check=check)
     expected = {name: (raw[name] + each.float()).to(BF16) for name, each in stored.items()}
     assert weights.same(weights.read(tmp_path / "back"), expected)
-    assert report.facts["base_dtype"] == "bfloat16"
+    assert report.facts.record["base_dtype"] == "bfloat16"
     if kept is FP32:
         assert weights.same(expected, weights.read(tuned))
 
@@ -375,7 +375,7 @@ def test_a_bfloat16_base_held_in_float16_is_taken_so(tmp_path: Path) -> None:
     difference = {name: each.float() - raw[name].float() for name, each in tuned.items()}
     diff = published.upload(difference, native, tmp_path / "diff", suffix="safetensors")
     report = stages.recover(base, diff, tmp_path / "back")
-    assert report.facts["base_dtype"] == "float16"
+    assert report.facts.record["base_dtype"] == "float16"
     assert weights.same(weights.read(tmp_path / "back"), tuned)
 
 
@@ -383,7 +383,10 @@ def test_a_base_that_explains_the_diff_is_taken_as_it_is(
     base: Path, tuned: Path, tmp_path: Path
 ) -> None:
     stages.make_diff(base, tuned, tmp_path / "diff")
-    assert stages.recover(base, tmp_path / "diff", tmp_path / "back").facts["base_dtype"] is None
+    assert (
+        stages.recover(base, tmp_path / "diff", tmp_path / "back").facts.record["base_dtype"]
+        is None
+    )
 
 
 # --- downstream ---------------------------------------------------------------------------------
@@ -392,12 +395,12 @@ def test_a_base_that_explains_the_diff_is_taken_as_it_is(
 def test_the_report_of_make_diff_names_the_type_of_each_tensor(base: Path, tmp_path: Path) -> None:
     tuned = tuned_as(base, tmp_path / "tuned", {"norm": FP32, "embed_tokens": FP32}, BF16)
     stages.make_diff(base, tuned, tmp_path / "diff")
-    report = Report.read_report(tmp_path / "diff" / "make-diff-report.json")
-    assert report.facts["tuned_dtype"] == "bfloat16"
+    report = read_report(tmp_path / "diff" / "make-diff-report.json")
+    assert report.facts.record["tuned_dtype"] == "bfloat16"
     types = {
         name: str(each.dtype).removeprefix("torch.") for name, each in weights.read(tuned).items()
     }
-    assert {each["name"]: each["dtype"] for each in report.facts["tensors"]} == types
+    assert {each["name"]: each["dtype"] for each in report.facts.record["tensors"]} == types
 
 
 def test_zeros_that_lose_their_sign_are_counted(base: Path, tmp_path: Path) -> None:
@@ -406,7 +409,7 @@ def test_zeros_that_lose_their_sign_are_counted(base: Path, tmp_path: Path) -> N
     tensor[0, :7] = -0.0
     signed = damage.with_tensors(tuned, tmp_path / "tuned", {GATE: tensor})
     report = stages.make_diff(base, signed, tmp_path / "diff")
-    assert (report.facts["inexact"], report.facts["zero_signs"]) == (0, 7)
+    assert (report.facts.record["inexact"], report.facts.record["zero_signs"]) == (0, 7)
 
 
 def test_a_mixed_model_is_computed_as_it_is(base: Path, tmp_path: Path) -> None:

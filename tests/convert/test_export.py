@@ -35,6 +35,7 @@ from camelpress.core.packing.linear_layers import read_linear
 from camelpress.core.packing.quantization_schemes import QuantizationScheme, layer_scheme
 from camelpress.core.packing.quantized_weight import PackedShape, QuantizedWeight
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from refusal import refusal
 
 Q, KEPT = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.o_proj"
@@ -166,8 +167,8 @@ def test_every_tensor_is_that_of_the_twin(base: Path, tmp_path: Path, source: st
             run(tmp_path / "in", tmp_path / "out", to=to)
         return
     report = run(tmp_path / "in", tmp_path / "out", to=to)
-    assert (report.facts["inexact"], report.facts["largest_error"]) == (0, 0.0)
-    assert report.facts["layers"] == len(layers)
+    assert (report.facts.record["inexact"], report.facts.record["largest_error"]) == (0, 0.0)
+    assert report.facts.record["layers"] == len(layers)
     plain = load_file(tmp_path / "in" / "model.safetensors")
     wanted = {
         name: tensor.float() if to == "dense" else tensor
@@ -378,7 +379,7 @@ def test_what_lies_beside_goes_along(base: Path, tmp_path: Path) -> None:
     }
     assert (tmp_path / "out" / templates.name / "rag.jinja").read_text() == "own"
     assert quantization(tmp_path / "out") is None
-    assert Report.read_report(tmp_path / "out" / REPORT).facts["from"] == ["gptq"]
+    assert read_report(tmp_path / "out" / REPORT).facts.record["from"] == ["gptq"]
 
 
 def test_a_dense_output_runs_in_transformers(base: Path, tmp_path: Path) -> None:
@@ -403,16 +404,16 @@ def test_the_report_says_what_16_bits_lose(base: Path, tmp_path: Path, dtype: st
     exact |= {f"{name}.weight": layer.weight for name, layer in layers.items()}
     assert {tensor.dtype for tensor in found.values()} == {getattr(torch, dtype)}
     errors = [(found[name].double() - tensor).abs() for name, tensor in exact.items()]
-    assert report.facts["inexact"] == sum(int((error > 0).sum()) for error in errors) > 0
-    assert report.facts["largest_error"] == max(float(error.max()) for error in errors)
+    assert report.facts.record["inexact"] == sum(int((error > 0).sum()) for error in errors) > 0
+    assert report.facts.record["largest_error"] == max(float(error.max()) for error in errors)
 
 
 def test_scales_in_fp32_are_rounded_as_every_loader_rounds_them(base: Path, tmp_path: Path) -> None:
     layers = drawn.write_model(tmp_path / "in", base, GPTQ, V1_LAYERS, scales=torch.float32)
     report = run(tmp_path / "in", tmp_path / "out", to="dense")
     found = load_file(tmp_path / "out" / "model.safetensors")
-    assert report.facts["inexact"] > 0
-    assert report.facts["largest_error"] < 2**-24
+    assert report.facts.record["inexact"] > 0
+    assert report.facts.record["largest_error"] < 2**-24
     for name, layer in layers.items():
         assert torch.equal(found[f"{name}.weight"], layer.weight.float())
 
@@ -449,7 +450,7 @@ def test_a_packed_head_is_exported_as_one_though_the_config_says_tied(
     for folder in (tmp_path / "v2", tmp_path / "out"):
         told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         assert told["tie_word_embeddings"] is False
-    assert report.facts["config_changes"] == []
+    assert report.facts.record["config_changes"] == []
 
 
 def test_a_model_without_a_head_is_not_exported(base: Path, tmp_path: Path) -> None:

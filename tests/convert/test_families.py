@@ -127,7 +127,9 @@ def diffs(
 
 def told(report: Report) -> dict[str, tuple[str, str | None]]:
     """Rule and reason of every tensor."""
-    return {each["name"]: (each["rule"], each.get("reason")) for each in report.facts["tensors"]}
+    return {
+        each["name"]: (each["rule"], each.get("reason")) for each in report.facts.record["tensors"]
+    }
 
 
 def expected(family: Family, names: set[str]) -> dict[str, tuple[str, str | None]]:
@@ -181,7 +183,7 @@ def test_a_diff_in_fp16_comes_back_as_the_script_brings_it_back(
     report = stages.recover(base, diff, tmp_path / "back")
     assert weights.same(weights.read(tmp_path / "back"), FAMILIES[name].applied(raw, delta))
     assert told(report) == expected(FAMILIES[name], set(delta))
-    assert report.facts["representable"]["float16"] == 1.0
+    assert report.facts.record["representable"]["float16"] == 1.0
 
 
 @pytest.mark.parametrize("name", ROUNDED)
@@ -272,7 +274,7 @@ def test_a_tensor_that_the_base_lacks_is_left_out_on_request(
     kept = {key: each for key, each in weights.read(tmp_path / "whole").items() if key not in lost}
     assert weights.same(weights.read(tmp_path / "part"), kept)
     assert told(report).keys() == told(whole).keys() - lost
-    assert (whole.facts["left_out"], report.facts["left_out"]) == ([], sorted(lost))
+    assert (whole.facts.record["left_out"], report.facts.record["left_out"]) == ([], sorted(lost))
 
 
 def test_a_reward_model_may_lack_the_head_of_its_llama(
@@ -334,7 +336,7 @@ def test_added_rows_become_what_is_asked_for(
     (count,) = {len(each) for key, each in right.items() if key.endswith((EMBEDDING, HEAD))}
     config = json.loads((tmp_path / "back" / "config.json").read_text(encoding="utf-8"))
     assert config["vocab_size"] == count
-    extra = {each["name"]: each.get("extra_rows") for each in report.facts["tensors"]}
+    extra = {each["name"]: each.get("extra_rows") for each in report.facts.record["tensors"]}
     assert extra == {key: extra_rows if key.endswith((EMBEDDING, HEAD)) else None for key in right}
 
 

@@ -27,7 +27,7 @@ from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipePro
 from camelpress.core.files.file_hashes import sha256_file
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.model import output_head
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from refusal import refusal, starting
 
 BOS, EOS = 1, 2
@@ -492,7 +492,7 @@ def test_a_recovered_model_agrees_with_the_completions_of_the_tuned_one(
     if layout == "meta":
         base = in_metas_layout(base, tmp_path / "meta")
     report = stages.recover(base, diff, tmp_path / "out", verify=prompts, **options)
-    found = report.facts["golden"]
+    found = report.facts.record["golden"]
     assert found["greedy_agreement"] == found["greedy_completions"] == 1
     assert found["sha256"] == sha256_file(prompts)
     assert found == scored(tmp_path / "out", prompts)
@@ -510,7 +510,7 @@ def test_the_command_line_shows_both_figures(
         entry_point.main()
     assert ended.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    found = Report.read_report(tmp_path / "out" / "recover-report.json").facts["golden"]
+    found = read_report(tmp_path / "out" / "recover-report.json").facts.record["golden"]
     assert f"perplexity {found['perplexity']:.3f}, 100.0% of {found['tokens']} tokens" in shown
 
 
@@ -587,6 +587,6 @@ def test_a_later_change_of_known_completions_is_no_harm(
 
     monkeypatch.setattr(run, "_plan", removed_before)
     report = stages.recover(published.base, published.diff, tmp_path / "out", verify=path)
-    assert report.facts["golden"] == scored(tmp_path / "out", published.prompts) | {
+    assert report.facts.record["golden"] == scored(tmp_path / "out", published.prompts) | {
         "file": path.name
     }

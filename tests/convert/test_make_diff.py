@@ -23,7 +23,7 @@ from camelpress.convert.recover.make_diff import make_diff
 from camelpress.convert.settings import MakeDiffSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem, RecipeProblem, UnknownTensor
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from refusal import refusal
 
 NAME = "model.layers.0.mlp.up_proj.weight"
@@ -39,7 +39,7 @@ def differ(base: Path, tuned: Path, out: Path, **options: Any) -> Path:
 
 
 def facts(diff: Path) -> dict[str, Any]:
-    return Report.read_report(diff / "make-diff-report.json").facts
+    return read_report(diff / "make-diff-report.json").facts.record
 
 
 def with_value(folder: Path, out: Path, value: float) -> Path:
@@ -74,10 +74,13 @@ def test_config_and_tokenizer_are_the_tuned_models(base: Path, tuned: Path, tmp_
 
 
 def test_the_report_tells_both_types(base: Path, tuned: Path, tmp_path: Path) -> None:
-    report = Report.read_report(differ(base, tuned, tmp_path / "diff") / "make-diff-report.json")
+    report = read_report(differ(base, tuned, tmp_path / "diff") / "make-diff-report.json")
     assert (report.stage, {*report.inputs}) == ("make-diff", {"base", "tuned"})
-    assert (report.facts["dtype"], report.facts["tuned_dtype"]) == ("float32", "bfloat16")
-    assert (report.facts["inexact"], report.facts["largest_error"]) == (0, 0.0)
+    assert (report.facts.record["dtype"], report.facts.record["tuned_dtype"]) == (
+        "float32",
+        "bfloat16",
+    )
+    assert (report.facts.record["inexact"], report.facts.record["largest_error"]) == (0, 0.0)
 
 
 def test_a_weight_that_would_not_come_back_is_refused(
@@ -143,7 +146,7 @@ def test_a_float32_diff_comes_back_bit_for_bit(
         mean = weights.read(base)[EMBEDDING].float().mean(dim=0)
         right = weights.read(tuned)[EMBEDDING][272:].float()
         assert torch.equal(added, right - (mean if rule == "mean" else 0))
-        assert {each["rule"] for each in report.facts["tensors"]} == {"sum", rule}
+        assert {each["rule"] for each in report.facts.record["tensors"]} == {"sum", rule}
 
 
 @pytest.mark.parametrize("side", ["base", "tuned"])

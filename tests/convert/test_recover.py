@@ -30,7 +30,7 @@ from camelpress.core.errors import (
     UnknownTensor,
 )
 from camelpress.core.files.file_hashes import checkpoint_digest
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SIXTEEN_BIT = [("bfloat16", torch.bfloat16), ("float16", torch.float16)]
@@ -158,7 +158,7 @@ def test_auto_takes_the_type_the_model_was_tuned_in(
     tuned = pico.write_tuned(tmp_path / "tuned", base, dtype=dtype)
     back = add(base, differ(base, tuned, tmp_path / "diff"), tmp_path / "back")
     assert {tensor.dtype for tensor in weights.read(back).values()} == {dtype}
-    assert Report.read_report(back / REPORT).facts["dtype"] == word
+    assert read_report(back / REPORT).facts.record["dtype"] == word
 
 
 @pytest.mark.parametrize(("word", "dtype"), [*SIXTEEN_BIT, ("float32", torch.float32)])
@@ -242,7 +242,7 @@ def test_a_token_without_a_row_is_dropped(tmp_path: Path) -> None:
     assert "--extra-rows drop" in str(refused.value)
     back = add(base, own, tmp_path / "back", RecoverSettings(extra_rows="drop"))
     assert weights.same(weights.read(back), weights.read(tuned))
-    facts = Report.read_report(back / REPORT).facts["tokenizer"]
+    facts = read_report(back / REPORT).facts.record["tokenizer"]
     assert facts["dropped"] == ["<pad>"]
     generation = json.loads((back / "generation_config.json").read_text(encoding="utf-8"))
     assert generation["pad_token_id"] < rows
@@ -261,13 +261,13 @@ def test_transformers_loads_what_was_recovered(
 def test_the_report_tells_what_went_in_and_how_each_tensor_came_about(
     base: Path, diff: Path, tmp_path: Path
 ) -> None:
-    report = Report.read_report(add(base, diff, tmp_path / "back") / REPORT)
+    report = read_report(add(base, diff, tmp_path / "back") / REPORT)
     assert report.stage == "recover"
     assert report.inputs == {"base": checkpoint_digest(base), "diff": checkpoint_digest(diff)}
-    assert report.facts["representable"]["bfloat16"] == 1.0
-    assert report.facts["representable"]["float16"] < 1.0
-    assert report.facts["tested"] > 50_000
-    told = {tensor["name"]: tensor for tensor in report.facts["tensors"]}
+    assert report.facts.record["representable"]["bfloat16"] == 1.0
+    assert report.facts.record["representable"]["float16"] < 1.0
+    assert report.facts.record["tested"] > 50_000
+    told = {tensor["name"]: tensor for tensor in report.facts.record["tensors"]}
     assert told.keys() == weights.read(diff).keys()
     for name, tensor in weights.read(diff).items():
         assert told[name]["rule"] == ("mean" if name in (EMBEDDING, HEAD) else "sum")
@@ -278,8 +278,7 @@ def test_two_runs_give_the_same_bytes(base: Path, diff: Path, tmp_path: Path) ->
     first, second = (add(base, diff, tmp_path / name) for name in ("first", "second"))
     assert checkpoint_digest(first) == checkpoint_digest(second)
     reports = [
-        Report.read_report(folder / REPORT).model_dump(exclude={"cost"})
-        for folder in (first, second)
+        read_report(folder / REPORT).model_dump(exclude={"cost"}) for folder in (first, second)
     ]
     assert reports[0] == reports[1]
 

@@ -29,7 +29,7 @@ from camelpress.core.checkpoint.shards import read_shard_header
 from camelpress.core.errors import Interruption, OutputProblem
 from camelpress.core.files import file_hashes
 from camelpress.core.output.journal import JOURNAL_FILE, Journal
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from refusal import refusal
 from unfinished import beside
 
@@ -75,7 +75,7 @@ def out(tmp_path: Path) -> Path:
 
 def contents(folder: Path) -> Contents:
     """Every file, byte by byte; of the report, all but what the run cost."""
-    report = Report.read_report(folder / REPORT).model_dump(exclude={"cost"})
+    report = read_report(folder / REPORT).model_dump(exclude={"cost"})
     return {path.name: path.read_bytes() for path in folder.iterdir()} | {REPORT: report}
 
 

@@ -57,12 +57,12 @@ def test_all_sums_with_the_right_base_fit_the_type_of_tuning(
 ) -> None:
     report = stages.recover(base, diff, tmp_path / "out", check=check)
     word = str(dtype).removeprefix("torch.")
-    assert report.facts["dtype"] == word
-    assert report.facts["representable"][word] == 1.0
+    assert report.facts.record["dtype"] == word
+    assert report.facts.record["representable"][word] == 1.0
     if check == "full":
         values = sum(tensor.numel() for tensor in weights.read(base).values())
-        assert report.facts["tested"] == values
-        counts = [each["counts"] for each in report.facts["tensors"]]
+        assert report.facts.record["tested"] == values
+        counts = [each["counts"] for each in report.facts.record["tensors"]]
         assert all(each[word] == each["tested"] for each in counts)
 
 
@@ -162,7 +162,7 @@ def test_where_nothing_was_tested_nothing_is_claimed(
     report = stages.recover(base, diff, tmp_path / "out", rule=["*=absolute"], check="off")
     out = {name: tensor.float() for name, tensor in weights.read(tmp_path / "out").items()}
     assert weights.same(out, weights.read(diff))
-    assert (report.facts["dtype"], report.facts["tested"]) == ("float32", 0)
+    assert (report.facts.record["dtype"], report.facts.record["tested"]) == ("float32", 0)
 
 
 def test_with_the_check_off_any_base_is_added(unrelated: Path, diff: Path, tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_full_check_finds_what_a_sample_misses(
         stages.recover(base, diff, tmp_path / "out", check="full")
     for check in ("sample", "off"):
         report = stages.recover(base, diff, tmp_path / check, check=check)
-        assert report.facts["representable"]["bfloat16"] == 1.0
+        assert report.facts.record["representable"]["bfloat16"] == 1.0
 
 
 @pytest.mark.parametrize("count", [1, 3, 7])

@@ -54,7 +54,7 @@ def test_whole_embedding_and_head_beside_differences(
     diff = upload(differences(raw, target) | whole, tuned, tmp_path / "diff")
     report = stages.recover(base, diff, tmp_path / "back")
     assert weights.same(weights.read(tmp_path / "back"), target)
-    reasons = {each["name"]: each.get("reason") for each in report.facts["tensors"]}
+    reasons = {each["name"]: each.get("reason") for each in report.facts.record["tensors"]}
     assert {name for name, reason in reasons.items() if reason == WEIGHTS} == {EMBEDDING, HEAD}
 
 
@@ -94,7 +94,7 @@ def test_one_difference_beside_whole_tensors_is_added(
     diff = upload(target | {EMBEDDING: embedding}, tuned, tmp_path / "diff")
     report = stages.recover(base, diff, tmp_path / "back")
     assert weights.same(weights.read(tmp_path / "back"), target)
-    rules = {each["name"]: each["rule"] for each in report.facts["tensors"]}
+    rules = {each["name"]: each["rule"] for each in report.facts.record["tensors"]}
     assert {name for name, rule in rules.items() if rule != "absolute"} == {EMBEDDING}
 
 

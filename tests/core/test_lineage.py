@@ -14,7 +14,7 @@ from camelpress.convert.settings import ExportSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.files.file_hashes import sha256_file
 from camelpress.reporting.lineage import describes
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 
 REPORT, WEIGHTS = "quantize-report.json", "model.safetensors"
 
@@ -47,11 +47,11 @@ def with_report_of(source: Path, model: Path, out: Path) -> Path:
 
 
 def described(folder: Path, **changes: Any) -> bool:
-    return describes(Report.read_report(folder / REPORT).model_copy(update=changes), folder)
+    return describes(read_report(folder / REPORT).model_copy(update=changes), folder)
 
 
 def test_the_report_of_quantize_lists_its_weights(packed: Path) -> None:
-    assert Report.read_report(packed / REPORT).outputs == {WEIGHTS: sha256_file(packed / WEIGHTS)}
+    assert read_report(packed / REPORT).outputs == {WEIGHTS: sha256_file(packed / WEIGHTS)}
     assert described(packed)
 
 
@@ -76,11 +76,11 @@ def test_a_report_without_hashes_counts_as_before(
 def test_a_report_counts_where_there_are_no_weights(packed: Path, tmp_path: Path) -> None:
     shutil.copyfile(packed / REPORT, tmp_path / REPORT)
     assert described(tmp_path)
-    assert describes(Report.read_report(packed / REPORT), tmp_path, {"config.json": "0"})
+    assert describes(read_report(packed / REPORT), tmp_path, {"config.json": "0"})
 
 
 def test_known_hashes_are_not_read_again(packed: Path) -> None:
-    report = Report.read_report(packed / REPORT)
+    report = read_report(packed / REPORT)
     assert not describes(report, packed, {WEIGHTS: "0"})
     assert describes(report, packed, {WEIGHTS: sha256_file(packed / WEIGHTS), "other.bin": "1"})
 

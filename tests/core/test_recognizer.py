@@ -29,7 +29,7 @@ from camelpress.core.files.file_recognizer import recognize_file
 from camelpress.core.files.yaml_files import read_yaml
 from camelpress.core.progress import use_listener
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from camelpress.validate.settings import StoreSettings
 from camelpress.validate.store.build_store import build_store as store
 from notes import Notes
@@ -478,13 +478,13 @@ def test_a_gate_and_a_report_that_were_never_fetched_are_named(
     with pytest.raises(RecipeProblem, match="not the file itself"):
         read_yaml(path)
     with pytest.raises(CheckpointProblem, match="not the file itself"):
-        Report.read_report(path)
+        read_report(path)
 
 
 def test_a_report_in_place_of_its_folder_leads_to_the_folder(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text("{}", encoding="utf-8")
     with pytest.raises(CheckpointProblem, match=r"report\.json is a file; give the folder"):
-        Report.read_report(tmp_path / "report.json" / "report.json")
+        read_report(tmp_path / "report.json" / "report.json")
 
 
 @pytest.mark.parametrize("content", [POINTER, PAGES["a page"], b"../../blobs/" + b"5a" * 32])

@@ -8,6 +8,7 @@ import pytest
 
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.runtime.resource_usage import Stopwatch
+from camelpress.reporting.facts.facts_model import FactsModel
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.verdict import Check, Verdict
 
@@ -30,7 +31,7 @@ def report(*checks: Check) -> Report:
         stage="validate",
         inputs={"reference": "0" * 64},
         settings={"text": ["a.txt"], "max_tokens": None},
-        facts={"interval": None, "shares": [0.1, 1], "nested": {"on": True}},
+        facts=FactsModel.build({"interval": None, "shares": [0.1, 1], "nested": {"on": True}}),
         checks=checks,
         verdict=PASS,
         cost={"seconds": 1.5},
@@ -46,26 +47,26 @@ def test_a_report_comes_back_as_it_was(
 ) -> None:
     written = report(CHECK, CHECK.model_copy(update={"interval": interval}))
     written.write(tmp_path / "report.json")
-    assert Report.read_report(tmp_path / "report.json") == written
+    assert Report.read(tmp_path / "report.json") == written
 
 
 def test_a_report_without_checks_comes_back(tmp_path: Path) -> None:
-    written = Report(stage="recover", inputs={}, settings={}, facts={})
+    written = Report(stage="recover", inputs={}, settings={}, facts=FactsModel())
     written.write(tmp_path / "report.json")
-    assert Report.read_report(tmp_path / "report.json") == written
+    assert Report.read(tmp_path / "report.json") == written
     assert written.verdict is None
 
 
 def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
     report(CHECK).write(tmp_path / "a")
-    Report.read_report(tmp_path / "a").write(tmp_path / "b")
+    Report.read(tmp_path / "a").write(tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert (tmp_path / "a").read_bytes().endswith(b"}\n")
 
 
 def test_a_report_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointProblem) as told:
-        Report.read_report(tmp_path / "report.json")
+        Report.read(tmp_path / "report.json")
     assert str(told.value) == (
         f"{tmp_path / 'report.json'} cannot be read; run the stage that writes it"
     )
@@ -75,7 +76,7 @@ def test_a_report_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_what_is_not_json_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "report.json").write_bytes(content)
     with pytest.raises(CheckpointProblem) as told:
-        Report.read_report(tmp_path / "report.json")
+        Report.read(tmp_path / "report.json")
     assert len(str(told.value).splitlines()) == 1
     assert str(told.value).startswith(f"{tmp_path / 'report.json'} ")
 
@@ -83,7 +84,7 @@ def test_what_is_not_json_is_told_in_one_line(tmp_path: Path, content: bytes) ->
 def test_all_that_a_report_lacks_is_named(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text('{"stage": 3, "colour": "red"}')
     with pytest.raises(CheckpointProblem) as told:
-        Report.read_report(tmp_path / "report.json")
+        Report.read(tmp_path / "report.json")
     assert told.value.message == (
         f"{tmp_path / 'report.json'} is not a report (stage: Input should be a valid string, "
         "inputs: Field required, settings: Field required, facts: Field required, "
@@ -97,7 +98,7 @@ def test_an_unknown_verdict_is_refused(tmp_path: Path) -> None:
     text = (tmp_path / "report.json").read_text().replace('"PASS"', '"FINE"')
     (tmp_path / "report.json").write_text(text)
     with pytest.raises(CheckpointProblem, match=r"checks.0.verdict: Input should be 'PASS'"):
-        Report.read_report(tmp_path / "report.json")
+        Report.read(tmp_path / "report.json")
 
 
 # --- verdicts -----------------------------------------------------------------------------------

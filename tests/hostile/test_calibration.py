@@ -34,7 +34,7 @@ def test_a_short_source_beside_a_long_one_is_taken(
     base: Path, prose: Path, tmp_path: Path, out: Path
 ) -> None:
     report = stages.quantize(base, out, prose, text(tmp_path, "a.txt", "sea"))
-    assert [file["tokens"] for file in report.facts["calibration"]["files"]] == [124, 4]
+    assert [file["tokens"] for file in report.facts.record["calibration"]["files"]] == [124, 4]
 
 
 def test_an_unknown_layout_is_named_with_its_line(

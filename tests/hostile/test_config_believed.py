@@ -48,17 +48,19 @@ def test_a_merged_model_goes_from_its_diff_to_its_release_form(
     for name, tensor in load_file(tuned / "model.safetensors").items():
         assert again[name].equal(tensor), name
     report = stages.quantize(merged, tmp_path / "packed", chat)
-    assert report.facts["config_changes"] == [
+    assert report.facts.record["config_changes"] == [
         "quantization_config of bitsandbytes is left over, since the weights are plain bfloat16"
     ]
     usual = stages.quantize(tuned, tmp_path / "usual", chat)
-    assert usual.facts["config_changes"] == []
+    assert usual.facts.record["config_changes"] == []
     for name in ("model.safetensors", "quantize_config.json"):
         assert (tmp_path / "packed" / name).read_bytes() == (tmp_path / "usual" / name).read_bytes()
     for folder in ("diff", "recovered"):
         assert "quantization_config" not in config(tmp_path / folder)
     judged = stages.validate(merged, tmp_path / "packed", tmp_path / "report", chat)
-    assert judged.facts["reference"]["config_changes"] == report.facts["config_changes"]
+    assert (
+        judged.facts.record["reference"]["config_changes"] == report.facts.record["config_changes"]
+    )
 
 
 def test_a_diff_and_a_base_with_a_left_over_key_are_added(
@@ -77,13 +79,13 @@ def test_the_output_says_that_its_head_is_its_own(base: Path, chat: Path, tmp_pa
     tied = damage.with_config(base, tmp_path / "tied", tie_word_embeddings=True)
     report = stages.quantize(tied, tmp_path / "out", chat)
     assert config(tmp_path / "out")["tie_word_embeddings"] is False
-    assert "lm_head is another matrix" in report.facts["config_changes"][0]
+    assert "lm_head is another matrix" in report.facts.record["config_changes"][0]
     usual = stages.quantize(base, tmp_path / "usual", chat)
-    assert usual.facts["layers"] == report.facts["layers"]
+    assert usual.facts.record["layers"] == report.facts.record["layers"]
     judged = stages.validate(tied, tied, tmp_path / "report", chat)
     same = stages.validate(base, base, tmp_path / "same", chat)
     key = "reference_perplexity"
-    assert judged.facts[key] == same.facts[key]
+    assert judged.facts.record[key] == same.facts.record[key]
 
 
 def test_a_recovered_model_is_tied_only_where_its_sums_are(

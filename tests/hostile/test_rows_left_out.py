@@ -13,7 +13,7 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.progress import use_listener
 from camelpress.reporting.rendering.terminal_summary import terminal_rows
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from camelpress.validate.settings import StoreSettings
 from camelpress.validate.store import build_store
 from camelpress.validate.store.prediction_store import PredictionStore
@@ -53,20 +53,20 @@ def test_a_quantization_tells_what_its_calibration_left_out(
     notes = Notes()
     with use_listener(notes):
         report = stages.quantize(base, out, rows, prose)
-    calibration = report.facts["calibration"]
+    calibration = report.facts.record["calibration"]
     (file, other) = calibration["files"]
     assert (file["rows"], file["documents"], file["omissions"]) == (11, 8, OMISSIONS)
     assert (other["rows"], other["documents"], other["omissions"]) == (1, 1, {})
     assert (calibration["rows"], calibration["omissions"]) == (12, OMISSIONS)
     assert f"{rows}: left out {LEFT_OUT}; the first is in {rows}:8" in notes.heard
-    shown = terminal_rows(Report.read_report(out / "quantize-report.json"))
+    shown = terminal_rows(read_report(out / "quantize-report.json"))
     assert ("left out", f"rows.jsonl: {LEFT_OUT}") in shown
     assert ("not read", "rows.jsonl: fields label") in shown
 
 
 def test_a_validation_tells_what_its_texts_left_out(base: Path, rows: Path, out: Path) -> None:
     report = stages.validate(base, base, out, rows)
-    (text,) = report.facts["texts"]
+    (text,) = report.facts.record["texts"]
     assert (text["rows"], text["omissions"]) == (11, OMISSIONS)
     assert ("left out", f"rows.jsonl: {LEFT_OUT}") in terminal_rows(report)
     page = (out / "report.html").read_text(encoding="utf-8").replace("&#39;", "'")
@@ -82,7 +82,7 @@ def test_a_store_keeps_what_its_texts_left_out(base: Path, rows: Path, tmp_path:
     settings = StoreSettings.parse(options | {"top_k": 20, "samples": 5}, source="test")
     report = build_store.build_store(Checkpoint.open(base), store, settings)
     assert ("left out", f"rows.jsonl: {LEFT_OUT}") in terminal_rows(report)
-    assert report.facts["texts"][0]["omissions"] == OMISSIONS
+    assert report.facts.record["texts"][0]["omissions"] == OMISSIONS
     (text,) = PredictionStore.open(store).texts
     assert (text.row_count, text.omissions) == (11, OMISSIONS)
 
@@ -96,7 +96,7 @@ def test_conversations_without_an_answer_in_reach_are_counted(
     notes = Notes()
     with use_listener(notes):
         report = stages.validate(base, base, out, path, assistant_only=True)
-    (text,) = report.facts["texts"]
+    (text,) = report.facts.record["texts"]
     assert text["omissions"] == {"windows": {"no answer lies in it": 1}}
     assert f"{path}: left out 1 window (1 because no answer lies in it)" in notes.heard
 

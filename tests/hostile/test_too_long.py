@@ -45,4 +45,4 @@ def test_scoring_takes_windows_that_both_models_can_read(
 ) -> None:
     short = damage.with_config(stages.widened(base), tmp_path / "short", max_position_embeddings=48)
     report = stages.validate(base, short, out, chat, sequence_length=2048)
-    assert "disjoint windows of 48 tokens" in report.facts["protocol"]
+    assert "disjoint windows of 48 tokens" in report.facts.record["protocol"]

@@ -16,6 +16,7 @@ from camelpress.core.files.file_hashes import checkpoint_digest
 from camelpress.core.text.tulu_format import TULU_CHAT_TEMPLATE
 from camelpress.publish.run import run
 from camelpress.publish.settings import PublishSettings
+from camelpress.reporting.facts.facts_model import FactsModel
 from camelpress.reporting.plots import card_plots
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.verdict import Check, Verdict
@@ -89,21 +90,25 @@ def candidate(tmp_path: Path) -> Path:
         stage="quantize",
         inputs={"source": HASHES["reference"]},
         settings={"bits": 4, "group_size": 32, "sym": True, "seed": 42, "correction": 0.5},
-        facts={
-            "method": "gptq",
-            "rescues": 0,
-            "calibration": calibration,
-            "layers": [],
-            "device": "cpu",
-            "threads": 2,
-        },
+        facts=FactsModel.build(
+            {
+                "method": "gptq",
+                "rescues": 0,
+                "calibration": calibration,
+                "layers": [],
+                "device": "cpu",
+                "threads": 2,
+            }
+        ),
         cost={"seconds": 12345.678},
     ).write(folder / "quantize-report.json")
     Report(
         stage="recover",
         inputs={"base": HASHES["base"], "diff": HASHES["diff"]},
         settings={},
-        facts={"dtype": "bfloat16", "representable": {"bfloat16": 1.0}, "tensors": []},
+        facts=FactsModel.build(
+            {"dtype": "bfloat16", "representable": {"bfloat16": 1.0}, "tensors": []}
+        ),
         cost={"seconds": 12345.678},
     ).write(folder / "recover-report.json")
     return folder
@@ -160,7 +165,7 @@ def judge(tmp_path: Path, candidate: Path) -> Callable[..., Path]:
                 "text:novel": HASHES["text"],
             },
             settings={"texts": [PLACE]},
-            facts=facts | changed,
+            facts=FactsModel.build(facts | changed),
             checks=(check,) if verdict else (),
             verdict=verdict,
             cost={"seconds": 98765.432},

@@ -42,5 +42,5 @@ def test_it_names_model_inputs_figures_and_libraries(publish: Publisher) -> None
     assert parts["calibration:conversations.json"]["hashes"] == [
         {"alg": "SHA-256", "content": report.inputs["calibration:conversations.json"]}
     ]
-    assert parts["library:torch"]["version"] == report.facts["versions"]["torch"]
+    assert parts["library:torch"]["version"] == report.facts.record["versions"]["torch"]
     assert set(bill["dependencies"][0]["dependsOn"]) == parts.keys()

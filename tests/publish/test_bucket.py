@@ -53,7 +53,7 @@ def send(candidate: Path, judge: Judge, tmp_path: Path) -> Callable[..., dict[st
     def send(**settings: object) -> dict[str, Any]:
         chosen = PublishSettings.parse({"license": "tulu", "to": PLACE} | settings, source="test")
         report = deliver(candidate, tmp_path / "report", chosen, force=False)
-        found: dict[str, Any] = report.facts["delivered"]
+        found: dict[str, Any] = report.facts.record["delivered"]
         return found
 
     return send

@@ -21,8 +21,10 @@ from camelpress.publish.card.model_card import check_card, render_card
 from camelpress.publish.card.release_quotes import read_release_facts
 from camelpress.publish.license.license_profiles import LICENSE_PROFILES
 from camelpress.publish.verify_release import verify_release
+from camelpress.reporting.facts.facts_model import FactsModel
 from camelpress.reporting.plots import card_plots
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from camelpress.reporting.verdict import Verdict
 
 DRAW = card_plots.draw_card_plots  # itself, not that of conftest
@@ -173,8 +175,8 @@ def test_what_no_report_says_is_not_invented(
     (candidate / "quantize-report.json").unlink()
     (candidate / "recover-report.json").unlink()
     folder = judge()
-    report = Report.read_report(folder / "report.json")
-    report.model_copy(update={"facts": {}}).write(folder / "report.json")
+    report = read_report(folder / "report.json")
+    report.model_copy(update={"facts": FactsModel()}).write(folder / "report.json")
     out, _ = publish()
     card = (out / "README.md").read_text()
     assert "| calibration text | not recorded |" in card
@@ -185,7 +187,7 @@ def test_what_no_report_says_is_not_invented(
 
 def test_an_unbounded_interval_is_called_so(publish: Publisher, judge: Judge) -> None:
     folder = judge()
-    report = Report.read_report(folder / "report.json")
+    report = read_report(folder / "report.json")
     bare = report.checks[0].model_copy(update={"interval": None, "part": "wiki.txt"})
     open_ended = bare.model_copy(update={"verdict": Verdict.INCONCLUSIVE})
     parts = {"checks": (bare, open_ended), "verdict": Verdict.INCONCLUSIVE}
@@ -201,8 +203,8 @@ def test_facts_of_another_shape_do_no_harm(
     publish: Publisher, candidate: Path, judge: Judge, odd: object
 ) -> None:
     path = candidate / "quantize-report.json"
-    report = Report.read_report(path)
-    report.model_copy(update={"facts": {"calibration": odd}}).write(path)
+    report = read_report(path)
+    report.model_copy(update={"facts": FactsModel.build({"calibration": odd})}).write(path)
     names = ("reference", "candidate", "texts", "kl_percentiles", "perplexity_ratio_interval")
     judge(protocol=odd, tokens=odd, **dict.fromkeys(names, odd))
     out, _ = publish()
@@ -211,10 +213,10 @@ def test_facts_of_another_shape_do_no_harm(
 
 def test_hostile_strings_are_inert(publish: Publisher, candidate: Path, judge: Judge) -> None:
     path = candidate / "quantize-report.json"
-    report = Report.read_report(path)
+    report = read_report(path)
     files = [{"name": HOSTILE, "sha256": HOSTILE}]
     facts = {"method": HOSTILE, "calibration": {"files": files}}
-    report.model_copy(update={"facts": facts}).write(path)
+    report.model_copy(update={"facts": FactsModel.build(facts)}).write(path)
     judge(protocol=HOSTILE, texts=[{"name": HOSTILE}], kl_percentiles={HOSTILE: HOSTILE})
     out, _ = publish(name=HOSTILE, allow_failed_gate=HOSTILE)
     card = (out / "README.md").read_text()
@@ -233,10 +235,10 @@ def test_a_card_of_hostile_strings_is_the_same_page(
 ) -> None:
     harmless = page(publish("harmless", name="x", allow_failed_gate="x")[0])
     path = candidate / "quantize-report.json"
-    report = Report.read_report(path)
+    report = read_report(path)
     files = [{"name": HOSTILE, "sha256": HOSTILE}]
     report.model_copy(
-        update={"facts": report.facts | {"method": HOSTILE, "calibration": {"files": files}}}
+        update={"facts": report.facts.updated(method=HOSTILE, calibration={"files": files})}
     ).write(path)
     task = {"name": HOSTILE, "title": HOSTILE, "n": HOSTILE}
     judge(protocol=HOSTILE, tasks=[task], tasks_missing={HOSTILE: HOSTILE})
@@ -287,7 +289,7 @@ def test_the_card_can_be_checked_against_its_own_release(publish: Publisher) -> 
         card.write_text(text.replace(old, new), encoding="utf-8")
         report = check_card(out)
         assert report.verdict is Verdict.FAIL
-        assert report.facts["problems"][0].startswith(said)
+        assert report.facts.record["problems"][0].startswith(said)
 
 
 def test_a_config_that_changed_makes_the_card_wrong(publish: Publisher) -> None:
@@ -295,7 +297,9 @@ def test_a_config_that_changed_makes_the_card_wrong(publish: Publisher) -> None:
     config = json.loads((out / "config.json").read_text())
     config["quantization_config"]["group_size"] = 64
     (out / "config.json").write_text(json.dumps(config))
-    assert check_card(out).facts["problems"] == ["README.md says group_size 32, the files say 64"]
+    assert check_card(out).facts.record["problems"] == [
+        "README.md says group_size 32, the files say 64"
+    ]
 
 
 def test_size_and_memory_come_from_the_config(

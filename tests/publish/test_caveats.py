@@ -12,6 +12,7 @@ from camelpress.core.errors import ReleaseRefusal
 from camelpress.core.files.file_hashes import checkpoint_digest
 from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from camelpress.reporting.verdict import Check, Verdict
 
 Publisher = Callable[..., tuple[Path, Report]]
@@ -22,7 +23,7 @@ REASON = "a baseline, to compare with"
 def changed(folder: Path, **parts: Any) -> None:
     """Replaces parts of the report of validate."""
     path = folder / "report.json"
-    Report.read_report(path).model_copy(update=parts).write(path)
+    read_report(path).model_copy(update=parts).write(path)
 
 
 def body(out: Path) -> list[str]:
@@ -42,8 +43,8 @@ def task_check(name: str = "accuracy_loss") -> Check:
 
 
 def of_tasks_alone(folder: Path) -> None:
-    report = Report.read_report(folder / "report.json")
-    facts = report.facts | {"texts": [], "tokens": 0, "tasks": [{"name": "gsm", "n": 400}]}
+    report = read_report(folder / "report.json")
+    facts = report.facts.updated(texts=[], tokens=0, tasks=[{"name": "gsm", "n": 400}])
     checks = (task_check(), task_check("significant_loss"))
     changed(folder, facts=facts, checks=checks)
 
@@ -53,7 +54,7 @@ def test_a_card_without_caveats_names_the_reference_by_its_type(publish: Publish
     assert body(out)[0] == (
         "4-bit GPTQ weights, compared with the 16-bit reference before quantization."
     )
-    assert report.facts["caveats"] == []
+    assert report.facts.record["caveats"] == []
 
 
 @pytest.mark.parametrize(
@@ -78,14 +79,14 @@ def test_a_reference_of_another_type_is_called_by_it(
 
 def test_a_reference_that_is_not_the_source_is_said_first(publish: Publisher, judge: Judge) -> None:
     folder = judge()
-    inputs = Report.read_report(folder / "report.json").inputs | {"reference": "9" * 64}
+    inputs = read_report(folder / "report.json").inputs | {"reference": "9" * 64}
     changed(folder, inputs=inputs)
     out, report = publish()
     first, *_ = body(out)
     assert first.startswith("> **The reference of the validation is not, file for file, the model")
     assert "compared with a 16-bit reference." in "\n".join(body(out))
     assert "reference before quantization" not in "\n".join(body(out))
-    assert report.facts["caveats"] == [first.removeprefix("> **").removesuffix("**")]
+    assert report.facts.record["caveats"] == [first.removeprefix("> **").removesuffix("**")]
     assert verify_release(out).verdict is Verdict.PASS
 
 
@@ -95,7 +96,7 @@ def test_a_model_of_unknown_origin_is_said_first(
 ) -> None:
     path = candidate / "quantize-report.json"
     if known:
-        Report.read_report(path).model_copy(update={"inputs": {}}).write(path)
+        read_report(path).model_copy(update={"inputs": {}}).write(path)
     else:
         path.unlink()
     judge()
@@ -150,7 +151,7 @@ def test_tasks_alone_need_a_reason(
 ) -> None:
     folder = judge()
     of_tasks_alone(folder)
-    checks = Report.read_report(folder / "report.json").checks
+    checks = read_report(folder / "report.json").checks
     changed(folder, checks=(*checks, *map(task_check, extra)))
     with pytest.raises(ReleaseRefusal, match="without a check of how predictions on text") as no:
         publish()
@@ -166,9 +167,9 @@ def test_tasks_alone_need_a_reason(
 
 def test_tasks_and_text_together_need_none(publish: Publisher, judge: Judge) -> None:
     folder = judge()
-    checks = Report.read_report(folder / "report.json").checks
+    checks = read_report(folder / "report.json").checks
     changed(folder, checks=(*checks, task_check()))
-    assert publish()[1].facts["caveats"] == []
+    assert publish()[1].facts.record["caveats"] == []
 
 
 @pytest.mark.parametrize("reason", [None, REASON])
@@ -188,7 +189,7 @@ def test_a_pass_that_its_figures_do_not_bear_out_is_refused(
     publish: Publisher, judge: Judge, figures: dict[str, Any], words: str, reason: str | None
 ) -> None:
     folder = judge()
-    (check,) = Report.read_report(folder / "report.json").checks
+    (check,) = read_report(folder / "report.json").checks
     changed(folder, checks=(check.model_copy(update=figures),))
     with pytest.raises(ReleaseRefusal, match=f"perplexity_ratio contradicts it: {words}") as no:
         publish(allow_failed_gate=reason)
@@ -205,4 +206,4 @@ def test_several_caveats_stand_in_order_of_weight(
     quoted = [line for line in body(out) if line.startswith("> **")]
     starts = ("did not pass its gate: FAIL", "is itself quantized", "No report says")
     assert [start in line for start, line in zip(starts, quoted, strict=True)] == [True] * 3
-    assert len(report.facts["caveats"]) == 3
+    assert len(report.facts.record["caveats"]) == 3

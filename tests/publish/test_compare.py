@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.progress import use_listener
 from camelpress.publish.release.release_diff import diff_releases
+from camelpress.reporting.facts.facts_model import FactsModel
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from camelpress.reporting.verdict import Verdict
 from notes import Notes
 
@@ -29,7 +31,7 @@ def one(publish: Publisher) -> Path:
 
 def differences(one: Path, other: Path) -> dict[str, list[str]]:
     report = diff_releases(one, other)
-    found: dict[str, list[str]] = report.facts["differences"]
+    found: dict[str, list[str]] = report.facts.record["differences"]
     assert (report.verdict is Verdict.FAIL) == any(found.values())
     return {kind: lines for kind, lines in found.items() if lines}
 
@@ -104,8 +106,11 @@ def test_what_is_no_checkpoint_is_told(one: Path, tmp_path: Path) -> None:
 def test_the_report_of_other_weights_is_not_compared(one: Path, publish: Publisher) -> None:
     other = publish("other", name="Tulu")[0]
     path = other / "quantize-report.json"
-    changes = {"facts": {"method": "rtn"}, "outputs": {"model.safetensors": "0" * 64}}
-    Report.read_report(path).model_copy(update=changes).write(path)
+    changes = {
+        "facts": FactsModel.build({"method": "rtn"}),
+        "outputs": {"model.safetensors": "0" * 64},
+    }
+    read_report(path).model_copy(update=changes).write(path)
     notes = Notes()
     with use_listener(notes):
         figures = differences(one, other)["figures"]

@@ -65,7 +65,7 @@ def test_prompt_and_fields_are_those_of_the_inputs(publish: Publisher, tmp_path:
     assert list(metadata["extra_gated_fields"])[:4] == list(TULU["extra_gated_fields"])
     assert metadata["extra_gated_heading"] == "Acknowledge the licence"
     assert metadata["extra_gated_eu_disallowed"] is False
-    assert report.facts["cards"] == {
+    assert report.facts.record["cards"] == {
         "tulu": sha256_file(diff / "README.md"),
         "llama": sha256_file(base / "README.md"),
     }

@@ -104,7 +104,7 @@ def test_a_new_repository_is_private_gated_and_complete(
     assert tree.keys() == {*report.outputs, "SHA256SUMS", "provenance.json"}
     assert tree["model.safetensors"] == (weighty / "model.safetensors").read_bytes()
     assert f"hf:{NAME}@{VARIANT}" in tree["provenance.json"].decode()
-    assert report.facts["delivered"] == {
+    assert report.facts.record["delivered"] == {
         "to": f"hf:{NAME}@{VARIANT}",
         "commit": found.branches[VARIANT],
         "private": True,
@@ -159,7 +159,7 @@ def test_the_same_again_changes_nothing(send: Sender, hub: Hub) -> None:
     first = send()
     before = dict(hub.repositories[NAME].branches)
     hub.asked.clear()
-    assert send().facts["delivered"] == first.facts["delivered"]
+    assert send().facts.record["delivered"] == first.facts.record["delivered"]
     assert hub.repositories[NAME].branches == before
     assert all(asked.startswith("GET") for asked in hub.asked)
 
@@ -234,7 +234,7 @@ def test_a_gate_that_is_there_is_never_opened(send: Sender, hub: Hub) -> None:
     send("hf:pico/tulu-gptq@restricted")
     report = send("hf:pico/tulu-gptq@free", license="mit", public=True, i_have_the_right=True)
     assert hub.repositories[NAME].gated == "manual"
-    assert report.facts["delivered"]["gated"] is True
+    assert report.facts.record["delivered"]["gated"] is True
 
 
 @pytest.mark.parametrize("gated", [False, "auto"])
@@ -519,7 +519,7 @@ def test_what_is_on_the_hub_is_verified_and_then_without_it(
     send()
     place = Path(f"hf:{NAME}@{VARIANT}")
     report = verify_release_at(place)
-    assert (report.verdict, report.facts["problems"]) == (Verdict.PASS, [])
+    assert (report.verdict, report.facts.record["problems"]) == (Verdict.PASS, [])
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     hub.asked.clear()
     assert verify_release_at(place).verdict is Verdict.PASS
@@ -527,7 +527,7 @@ def test_what_is_on_the_hub_is_verified_and_then_without_it(
     weights = next(cache.rglob("snapshots/*/model.safetensors"))
     content = weights.read_bytes()
     weights.resolve().write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    (fault,) = verify_release_at(place).facts["problems"]
+    (fault,) = verify_release_at(place).facts.record["problems"]
     assert fault.startswith("'model.safetensors' has changed: sha256 ")
 
 

@@ -59,7 +59,7 @@ def test_without_its_gate_nothing_is_sent_and_nothing_becomes_public(
     assert found.private and len(found.commits) == 1 and not hub.large
     hub.deaf = set()
     report = send(candidate, judge(), **settings)
-    assert found.gated == "manual" and report.facts["delivered"]["gated"] is True
+    assert found.gated == "manual" and report.facts.record["delivered"]["gated"] is True
 
 
 def test_a_gate_that_opens_meanwhile_keeps_the_repository_private(

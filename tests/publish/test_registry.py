@@ -74,7 +74,7 @@ def send(candidate: Path, judge: Judge, tmp_path: Path, monkeypatch: pytest.Monk
     def send(to: str, force: bool = False, **settings: object) -> dict[str, Any]:
         chosen = PublishSettings.parse({"license": "tulu", "to": to} | settings, source="test")
         report = deliver(candidate, tmp_path / "report", chosen, force=force)
-        found: dict[str, Any] = report.facts["delivered"]
+        found: dict[str, Any] = report.facts.record["delivered"]
         return found
 
     return send

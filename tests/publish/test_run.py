@@ -26,7 +26,9 @@ from camelpress.publish.license.license_profiles import LICENSE_PROFILES
 from camelpress.publish.run import REPORT
 from camelpress.publish.settings import PublishSettings
 from camelpress.publish.verify_release import verify_release
+from camelpress.reporting.facts.release_facts import PublishFacts
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from camelpress.reporting.verdict import Verdict
 
 Publisher = Callable[..., tuple[Path, Report]]
@@ -68,8 +70,8 @@ def require_nothing_left(folder: Path) -> None:
 def test_a_release_holds_what_it_should_and_checks_out(publish: Publisher) -> None:
     out, report = publish()
     assert contents(out).keys() == RELEASED == {*report.outputs, CHECKSUM_FILE, REPORT}
-    assert report.facts["left_out"] == ["logs", "notes to self.txt", "training_args.bin"]
-    assert report.facts["restricted"] is True
+    assert report.facts.record["left_out"] == ["logs", "notes to self.txt", "training_args.bin"]
+    assert report.facts.record["restricted"] is True
     assert report.inputs["base"] == "b" * 64
     assert report.cost["seconds"] >= 0
     subprocess.run(["sha256sum", "--strict", "-c", CHECKSUM_FILE], cwd=out, check=True)
@@ -95,7 +97,7 @@ def test_nothing_tells_of_the_machine(publish: Publisher, tmp_path: Path) -> Non
         for trace in (str(tmp_path), "someone", "12345.678", "98765.432", "notes to"):
             assert trace.encode() not in content, f"{trace} in {name}"
     assert "Report on reference" in (out / "validation" / "report.html").read_text()
-    shipped = Report.read_report(out / "validation" / "report.json")
+    shipped = read_report(out / "validation" / "report.json")
     assert shipped.cost == {}
     assert shipped.settings["texts"] == ["reference"]
     assert shipped.checks[0].reason == "measured in reference"
@@ -103,16 +105,16 @@ def test_nothing_tells_of_the_machine(publish: Publisher, tmp_path: Path) -> Non
 
 def test_provenance_is_the_report_without_what_is_nobodys_business(publish: Publisher) -> None:
     out, report = publish(base_model="huggyllama/llama-65b")
-    provenance = Report.read_report(out / REPORT)
-    facts = {key: value for key, value in report.facts.items() if key != "left_out"}
-    assert provenance == report.model_copy(update={"facts": facts, "cost": {}})
+    provenance = read_report(out / REPORT)
+    facts = {key: each for key, each in report.facts.record.items() if key != "left_out"}
+    assert provenance == report.model_copy(update={"facts": PublishFacts.build(facts), "cost": {}})
     assert provenance.settings["base_model"] == "huggyllama/llama-65b"
 
 
 def test_provenance_names_inputs_files_and_versions(publish: Publisher, judge: Judge) -> None:
     out, _ = publish()
-    provenance = Report.read_report(out / REPORT)
-    judged = Report.read_report(judge() / "report.json")
+    provenance = read_report(out / REPORT)
+    judged = read_report(judge() / "report.json")
     assert provenance.inputs == judged.inputs | {
         "base": "b" * 64,
         "diff": "d" * 64,
@@ -121,15 +123,15 @@ def test_provenance_names_inputs_files_and_versions(publish: Publisher, judge: J
     }
     for name, digest in provenance.outputs.items():
         assert sha256_file(out / name) == digest
-    assert provenance.facts["licenses"] == ["LICENSE.txt", "llama_license.txt"]
-    assert sha256_json(provenance.facts["model"]) == judged.inputs["candidate"]
-    assert provenance.facts["made"] == {
+    assert provenance.facts.record["licenses"] == ["LICENSE.txt", "llama_license.txt"]
+    assert sha256_json(provenance.facts.record["model"]) == judged.inputs["candidate"]
+    assert provenance.facts.record["made"] == {
         "recover": {"seconds": 12345.7},
         "quantize": {"seconds": 12345.7, "device": "cpu", "threads": 2},
         "validate": {"seconds": 98765.4},
     }
-    assert provenance.facts["hardware"]["cores"] == os.cpu_count()
-    assert list(provenance.facts["versions"]) == [
+    assert provenance.facts.record["hardware"]["cores"] == os.cpu_count()
+    assert list(provenance.facts.record["versions"]) == [
         "python", "camelpress", "numba", "numpy", "safetensors", "tokenizers", "torch",
         "transformers",
     ]  # fmt: skip
@@ -150,7 +152,7 @@ def test_without_a_pass_there_is_no_release(
 def test_a_failed_gate_can_be_overruled_with_a_reason(publish: Publisher, judge: Judge) -> None:
     judge(Verdict.FAIL)
     out, report = publish(allow_failed_gate="a baseline, to compare with")
-    assert report.facts["verdict"] == "FAIL"
+    assert report.facts.record["verdict"] == "FAIL"
     assert "did not pass its gate: FAIL" in (out / "README.md").read_text()
     assert "a baseline, to compare with" in (out / "README.md").read_text()
     assert "a baseline" in (out / "provenance.json").read_text()
@@ -228,7 +230,7 @@ def test_free_licences_come_with_the_package(
         out, report = publish(license=name)
         shipped = files("camelpress.publish.license").joinpath("texts", text)
         assert (out / "LICENSE").read_bytes() == shipped.read_bytes()
-        assert report.facts["licenses"] == ["LICENSE"]
+        assert report.facts.record["licenses"] == ["LICENSE"]
 
 
 @pytest.mark.parametrize("name", LICENSE_PROFILES)
@@ -287,7 +289,7 @@ def test_additional_chat_templates_are_published_and_judged(
     out, report = publish()
     added = contents(out).keys() - RELEASED
     assert added == {"additional_chat_templates/rag.jinja"} <= report.outputs.keys()
-    assert "additional_chat_templates" not in report.facts["left_out"]
+    assert "additional_chat_templates" not in report.facts.record["left_out"]
     assert verify_release(out).verdict is Verdict.PASS
     (out / "additional_chat_templates/rag.jinja").write_text("another")
     assert verify_release(out).verdict is Verdict.FAIL
@@ -398,7 +400,7 @@ def test_a_report_of_other_weights_is_refused(
     publish: Publisher, candidate: Path, tmp_path: Path
 ) -> None:
     path = candidate / "quantize-report.json"
-    report = Report.read_report(path)
+    report = read_report(path)
     report.model_copy(update={"outputs": {"model.safetensors": "0" * 64}}).write(path)
     with pytest.raises(CheckpointProblem) as error:
         publish()
@@ -407,18 +409,16 @@ def test_a_report_of_other_weights_is_refused(
     require_nothing_left(tmp_path)
     path.unlink()
     out, release = publish()
-    assert release.facts["caveats"][0].startswith("No report says which model")
+    assert release.facts.record["caveats"][0].startswith("No report says which model")
 
 
 def test_a_report_of_these_weights_is_published(publish: Publisher, candidate: Path) -> None:
     path, weights = candidate / "quantize-report.json", "model.safetensors"
     outputs = {weights: sha256_file(candidate / weights)}
-    Report.read_report(path).model_copy(update={"outputs": outputs}).write(path)
+    read_report(path).model_copy(update={"outputs": outputs}).write(path)
     out, report = publish()
-    assert report.facts["caveats"] == []
-    assert (
-        Report.read_report(out / path.name).outputs == outputs == {weights: report.outputs[weights]}
-    )
+    assert report.facts.record["caveats"] == []
+    assert read_report(out / path.name).outputs == outputs == {weights: report.outputs[weights]}
 
 
 @pytest.mark.parametrize("out", ["candidate", "report", ".", "candidate/release"])
@@ -481,7 +481,7 @@ def test_a_release_can_be_published_again(
             path.rename(candidate / path.name)
     judge()
     again, report = publish("release-2")
-    assert report.facts["left_out"] == [
+    assert report.facts.record["left_out"] == [
         "README.md", "SHA256SUMS", "bom.cdx.json", "logs", "provenance.json"
     ]  # fmt: skip
     assert (again / "NOTICE").read_text(encoding="utf-8").count("Allen Institute") == 1

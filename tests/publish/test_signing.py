@@ -29,7 +29,7 @@ def signed(publish: Publisher, tmp_path: Path) -> Path:
 
 
 def problems(folder: Path, key: Path | None = None) -> list[str]:
-    found: list[str] = verify_release(folder, public_key=key).facts["problems"]
+    found: list[str] = verify_release(folder, public_key=key).facts.record["problems"]
     return found
 
 
@@ -53,7 +53,7 @@ def test_model_signings_own_command_takes_the_signature(signed: Path) -> None:
 
 def test_a_signed_release_passes_and_says_by_whom(signed: Path, tmp_path: Path) -> None:
     report = verify_release(signed)
-    assert (report.verdict, report.facts["signed"]) == (Verdict.PASS, "by the key model.pub")
+    assert (report.verdict, report.facts.record["signed"]) == (Verdict.PASS, "by the key model.pub")
     assert verify_release(signed, public_key=signed / "model.pub").verdict is Verdict.PASS
     assert "key.pem" not in (signed / "provenance.json").read_text()
     assert b"PRIVATE" not in b"".join(p.read_bytes() for p in signed.rglob("*") if p.is_file())

@@ -23,7 +23,7 @@ def release(publish: Publisher) -> Path:
 
 def problems(folder: Path) -> list[str]:
     report = verify_release(folder)
-    found: list[str] = report.facts["problems"]
+    found: list[str] = report.facts.record["problems"]
     assert (report.verdict is Verdict.FAIL) == bool(found)
     return found
 

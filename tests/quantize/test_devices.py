@@ -99,7 +99,7 @@ def test_the_same_bytes_as_on_the_cpu(
     on_the_gpu(monkeypatch)
     with elsewhere.pretended():
         report = stages.quantize(base, tmp_path / "cuda", chat, device="cuda", **options)
-    assert report.facts["device"] == "cuda:0"
+    assert report.facts.record["device"] == "cuda:0"
     expected, found = (gptq_reader.tensors(tmp_path / name) for name in ("cpu", "cuda"))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -112,7 +112,7 @@ def test_sixteen_bits(
     on_the_gpu(monkeypatch)
     with elsewhere.pretended():
         report = stages.quantize(base, tmp_path / "cuda", chat, device="cuda")
-    assert report.facts["dtype"] == "float16"
+    assert report.facts.record["dtype"] == "float16"
 
 
 class Alone(ProcessGroup):
@@ -162,8 +162,10 @@ def test_nearly_the_same_on_a_real_one(
         stages.quantize(base, tmp_path / device, chat, device=device, **options)
         for device in ("cpu", "cuda")
     )
-    assert found.facts["device"].startswith("cuda")
-    for one, other in zip(expected.facts["layers"], found.facts["layers"], strict=True):
+    assert found.facts.record["device"].startswith("cuda")
+    for one, other in zip(
+        expected.facts.record["layers"], found.facts.record["layers"], strict=True
+    ):
         assert one["name"] == other["name"]
         assert other["relative_error"] == pytest.approx(one["relative_error"], rel=0.05)
     stored = [gptq_reader.tensors(tmp_path / device) for device in ("cpu", "cuda")]

@@ -29,7 +29,7 @@ from camelpress.quantize.calibration.calibration import draw_calibration
 from camelpress.quantize.output_layout import plan_tensor_slots
 from camelpress.quantize.run import REPORT
 from camelpress.quantize.settings import CalibrationSource, QuantizeSettings
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from refusal import refusal
 
 LAYER = "model.layers.1.mlp.down_proj"
@@ -182,16 +182,16 @@ def test_gptqmodel_is_given_our_ids_and_gives_our_output(
     ]  # fmt: skip
     quantizers = gptq_reader.quantization(out)["meta"]["quantizer"]
     assert quantizers == ["gptqmodel:7.7.0", f"camelpress:{report.version}"]
-    assert report == Report.read_report(out / REPORT)
-    assert report.facts["engine"]["versions"]["gptqmodel"] == "7.7.0"
-    assert report.facts["calibration"]["tokens"] == drawn.tokens
-    assert len(report.facts["layers"]) == 14
-    assert 0 < report.facts["layers"][0]["relative_weight_error"] < 0.2
+    assert report == read_report(out / REPORT)
+    assert report.facts.record["engine"]["versions"]["gptqmodel"] == "7.7.0"
+    assert report.facts.record["calibration"]["tokens"] == drawn.tokens
+    assert len(report.facts.record["layers"]) == 14
+    assert 0 < report.facts.record["layers"][0]["relative_weight_error"] < 0.2
     assert "correction" not in report.settings
     assert "engine_python" not in report.settings
     assert 0 < report.cost["engine_peak_bytes"] < report.cost["peak_bytes"]
     told = stages.validate(base, out, tmp_path / "validation", chat, allow_overlap=True)
-    assert told.facts["perplexity_ratio"] > 0
+    assert told.facts.record["perplexity_ratio"] > 0
 
 
 def test_auto_gptq_runs_on_a_processor_with_layers_that_return_tensors(
@@ -212,7 +212,7 @@ def test_auto_gptq_runs_on_a_processor_with_layers_that_return_tensors(
     }  # fmt: skip
     assert (asked["device"], asked["shape"][-1]) == ("cpu", 64)
     assert "damp_percent" not in report.settings
-    assert report.facts["engine"]["name"] == "auto-gptq"
+    assert report.facts.record["engine"]["name"] == "auto-gptq"
 
 
 def refuse(base: Path, chat: Path, out: Path, python: Path, engine: str, **options: Any) -> None:

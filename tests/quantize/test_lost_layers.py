@@ -50,7 +50,7 @@ def with_layer(source: Path, out: Path, change: Callable[[Tensor], Tensor]) -> P
 
 
 def facts(report: Report) -> dict[str, dict[str, Any]]:
-    return {layer["name"]: layer for layer in report.facts["layers"]}
+    return {layer["name"]: layer for layer in report.facts.record["layers"]}
 
 
 @pytest.mark.parametrize("method", ["gptq", "rtn"])
@@ -62,7 +62,7 @@ def test_small_weights_keep_as_much_as_others(
     usual = stages.quantize(plain, tmp_path / "usual", *texts, method=method)
     small = scaled(plain, tmp_path / "model", factor)
     found = stages.quantize(small, tmp_path / "small", *texts, method=method)
-    assert found.facts["lost"] == 0
+    assert found.facts.record["lost"] == 0
     for name in (UP, VALUE):
         assert facts(found)[name]["loss"] < 1.5 * facts(usual)[name]["loss"]
         weight = load_file(small / "model.safetensors")[f"{name}.weight"]
@@ -86,7 +86,7 @@ def test_weights_that_no_scale_fits_are_a_failure_by_name(
         stages.quantize(small, tmp_path / "out", *texts, method=method)
     assert not (tmp_path / "out").exists()
     allowed = stages.quantize(small, tmp_path / "out", *texts, method=method, max_fallbacks=1)
-    assert allowed.facts["lost"] == 1
+    assert allowed.facts.record["lost"] == 1
     assert facts(allowed)[UP]["lost"]
     assert facts(allowed)[UP]["loss"] > 0.5
 
@@ -147,7 +147,7 @@ def test_what_costs_next_to_nothing_is_no_failure(
     folder = with_layer(plain, tmp_path / "model", change)
     texts = (chat,) if method == "gptq" else ()
     report = stages.quantize(folder, tmp_path / "out", *texts, method=method)
-    assert report.facts["lost"] == 0
+    assert report.facts.record["lost"] == 0
     if change is zeros:
         assert facts(report)[UP]["loss"] == 0
 
@@ -161,7 +161,7 @@ def test_few_bits_alone_are_no_failure(
     report = stages.quantize(
         plain, tmp_path / "out", method="rtn", bits=bits, group_size=group_size, sym=sym
     )
-    assert max(layer["loss"] for layer in report.facts["layers"]) < LOSS_LIMITS[bits] / 2
+    assert max(layer["loss"] for layer in report.facts.record["layers"]) < LOSS_LIMITS[bits] / 2
 
 
 def test_a_loss_that_is_no_number_is_beyond_every_limit() -> None:
@@ -183,4 +183,4 @@ def test_a_few_rows_of_untrained_tokens_may_vanish(plain: Path, tmp_path: Path) 
     tensor = load_file(plain / "model.safetensors")[name]
     tensor[-2:] *= 1e-12
     folder = damage.with_tensors(plain, tmp_path / "model", {name: tensor})
-    assert stages.quantize(folder, tmp_path / "out", method="rtn").facts["lost"] == 0
+    assert stages.quantize(folder, tmp_path / "out", method="rtn").facts.record["lost"] == 0

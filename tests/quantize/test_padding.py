@@ -131,7 +131,7 @@ def test_what_was_added_is_zero_to_the_bit_and_the_outputs_are_those_without_it(
     options: dict[str, Any] = {"bits": bits, "sym": sym, "dtype": "float32", "pad_ffn": WIDE}
     wide = {"*.down_proj": {"group_size": group_size}}
     report = stages.quantize(base, tmp_path / "out", chat, modules=wide, **options)
-    assert report.facts["padded"] == {"from": NARROW, "to": WIDE}
+    assert report.facts.record["padded"] == {"from": NARROW, "to": WIDE}
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config[WIDTH_KEY] == WIDE
     found = Checkpoint.open(tmp_path / "out")
@@ -189,4 +189,4 @@ def test_llama_65b_for_eight_devices(tmp_path: Path) -> None:
 
 
 def test_nothing_is_said_where_nothing_is_added(base: Path, tmp_path: Path) -> None:
-    assert stages.quantize(base, tmp_path / "out", method="rtn").facts["padded"] is None
+    assert stages.quantize(base, tmp_path / "out", method="rtn").facts.record["padded"] is None

@@ -28,6 +28,7 @@ from camelpress.quantize.block_quantizer import BlockQuantizer
 from camelpress.quantize.calibration_shards import CalibrationShard
 from camelpress.quantize.run import REPORT
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from processes import die, forked, interrupt, signalled
 from unfinished import beside, finished, stop
 
@@ -88,7 +89,7 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def contents(folder: Path) -> Contents:
     """Every file, byte by byte; of the report, all but what the run cost."""
-    report = Report.read_report(folder / REPORT).model_dump(exclude={"cost"})
+    report = read_report(folder / REPORT).model_dump(exclude={"cost"})
     return {path.name: path.read_bytes() for path in folder.iterdir()} | {REPORT: report}
 
 

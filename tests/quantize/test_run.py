@@ -45,7 +45,7 @@ from camelpress.quantize.solver.correction import correct_weight
 from camelpress.quantize.solver.gptq import FALLBACK, HessianFactor
 from camelpress.quantize.solver.hessian import HessianAccumulator
 from camelpress.quantize.solver.layer import RoundedMatrix, round_layer
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 
 CPU = torch.device("cpu")
 SETTINGS = QuantizeSettings(
@@ -349,8 +349,8 @@ def test_the_forward_pass_takes_16_bits_where_the_processor_does(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(whole, "has_fast_bfloat16", lambda: fast)
     report = run(Checkpoint.open(shallow), tmp_path / "out", settings(chat, dtype="auto"))
-    assert report.facts["dtype"] == expected
-    assert all(0 < layer["relative_error"] < 0.1 for layer in report.facts["layers"])
+    assert report.facts.record["dtype"] == expected
+    assert all(0 < layer["relative_error"] < 0.1 for layer in report.facts.record["layers"])
 
 
 def test_only_tokens_that_count_decide(shallow: Path, chat: Path, tmp_path: Path) -> None:
@@ -358,7 +358,9 @@ def test_only_tokens_that_count_decide(shallow: Path, chat: Path, tmp_path: Path
         run(Checkpoint.open(shallow), tmp_path / mask, settings(chat, calibration_mask=mask))
         for mask in ("all", "assistant")
     ]
-    errors = [[layer["relative_error"] for layer in each.facts["layers"]] for each in reports]
+    errors = [
+        [layer["relative_error"] for layer in each.facts.record["layers"]] for each in reports
+    ]
     assert errors[0] != errors[1]
 
 
@@ -371,9 +373,7 @@ def test_two_runs_give_the_same_bytes(
     for name in names:
         if name != REPORT:
             assert sha256_file(quantized / name) == sha256_file(tmp_path / "again" / name), name
-    first, second = (
-        Report.read_report(folder / REPORT) for folder in (quantized, tmp_path / "again")
-    )
+    first, second = (read_report(folder / REPORT) for folder in (quantized, tmp_path / "again"))
     assert first.model_dump(exclude={"cost"}) == second.model_dump(exclude={"cost"})
 
 
@@ -440,14 +440,14 @@ def test_the_tokenizer_comes_along(base: Path, quantized: Path) -> None:
 def test_the_report_tells_every_layer_and_the_calibration(
     base: Path, chat: Path, quantized: Path
 ) -> None:
-    report = Report.read_report(quantized / REPORT)
+    report = read_report(quantized / REPORT)
     assert report.stage == "quantize"
     assert {*report.inputs} == {"source", f"calibration:{chat.name}"}
-    assert [layer["name"] for layer in report.facts["layers"]] == layer_names()
-    assert all(0 < layer["relative_error"] < 0.1 for layer in report.facts["layers"])
-    assert all(layer["damp_percent"] == 0.01 for layer in report.facts["layers"])
-    assert report.facts["rescues"] == 0
-    told = report.facts["calibration"]
+    assert [layer["name"] for layer in report.facts.record["layers"]] == layer_names()
+    assert all(0 < layer["relative_error"] < 0.1 for layer in report.facts.record["layers"])
+    assert all(layer["damp_percent"] == 0.01 for layer in report.facts.record["layers"])
+    assert report.facts.record["rescues"] == 0
+    told = report.facts.record["calibration"]
     assert told["tokens"] == 6 * 128
     assert told["samples"] == len(drawn(base, settings(chat)).sequences)
     (file,) = told["files"]
@@ -458,7 +458,7 @@ def test_the_report_tells_every_layer_and_the_calibration(
 def test_the_report_tells_of_the_scales(quantized: Path) -> None:
     stored = gptq_reader.tensors(quantized)
     negative = []
-    for layer in Report.read_report(quantized / REPORT).facts["layers"]:
+    for layer in read_report(quantized / REPORT).facts.record["layers"]:
         scales = stored[f"{layer['name']}.scales"].float()
         assert layer["scales"] == {
             "least": float(scales.abs().min()),
@@ -486,17 +486,17 @@ def test_gptq_loses_less_than_rounding_to_nearest(
     *_, solved = states(streamed(quantized), sequences)
     *_, plain = states(streamed(tmp_path / "rtn"), sequences)
     assert float((solved - true).norm()) < 0.9 * float((plain - true).norm())
-    assert rounded.facts["calibration"] is None
-    assert {layer["relative_error"] for layer in rounded.facts["layers"]} == {None}
+    assert rounded.facts.record["calibration"] is None
+    assert {layer["relative_error"] for layer in rounded.facts.record["layers"]} == {None}
 
 
 def test_rescues_are_counted(shallow: Path, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("a" * 200, encoding="utf-8")  # 1 direction, 64 columns
     wanted = settings(tmp_path / "one.txt", samples=1, damp_percent=1e-6)
     report = run(Checkpoint.open(shallow), tmp_path / "out", wanted)
-    rescued = [layer["rescue"] for layer in report.facts["layers"] if layer["rescue"]]
-    assert report.facts["rescues"] == len(rescued) > 0
-    assert report.facts["fallbacks"] == 0
+    rescued = [layer["rescue"] for layer in report.facts.record["layers"] if layer["rescue"]]
+    assert report.facts.record["rescues"] == len(rescued) > 0
+    assert report.facts.record["fallbacks"] == 0
 
 
 def hopeless(hessian: Tensor, order: Tensor, *, damp_percent: float) -> HessianFactor:
@@ -520,8 +520,8 @@ def test_as_many_layers_as_allowed_fall_back_to_rounding_to_nearest(
 ) -> None:
     monkeypatch.setattr(solver, "factorize_hessian", hopeless)
     report = run(Checkpoint.open(base), tmp_path / "out", settings(chat, max_fallbacks=14))
-    assert report.facts["fallbacks"] == 14
-    assert {layer["rescue"] for layer in report.facts["layers"]} == {FALLBACK}
+    assert report.facts.record["fallbacks"] == 14
+    assert {layer["rescue"] for layer in report.facts.record["layers"]} == {FALLBACK}
     again = tmp_path / "again"
     for _ in range(2):  # the second run finds all blocks finished
         with pytest.raises(NotPositiveDefinite, match="could only be rounded to nearest") as told:
@@ -530,7 +530,7 @@ def test_as_many_layers_as_allowed_fall_back_to_rounding_to_nearest(
         assert not again.exists()
     monkeypatch.undo()  # nothing is solved again where more fallbacks are allowed
     resumed = run(Checkpoint.open(base), again, settings(chat, max_fallbacks=14))
-    assert resumed.facts["layers"] == report.facts["layers"]
+    assert resumed.facts.record["layers"] == report.facts.record["layers"]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from camelpress.quantize.calibration_shards import CalibrationShard
 from camelpress.quantize.run import REPORT
 from camelpress.quantize.solver import layer
 from camelpress.quantize.solver.hessian import HessianAccumulator
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from processes import together
 from unfinished import finished, terminated
 
@@ -59,7 +59,7 @@ def expected(base: Path, chat: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def contents(folder: Path) -> Contents:
     """Every file, byte by byte; of the report, all but what the run cost."""
-    report = Report.read_report(folder / REPORT).model_dump(exclude={"cost"})
+    report = read_report(folder / REPORT).model_dump(exclude={"cost"})
     return {path.name: path.read_bytes() for path in folder.iterdir()} | {REPORT: report}
 
 

@@ -31,7 +31,7 @@ from camelpress.publish.run import run as publish
 from camelpress.publish.settings import PublishSettings
 from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.plots import card_plots
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from camelpress.validate.settings import StoreSettings
 from camelpress.validate.store.build_store import build_store as keep
 from camelpress.validate.store.prediction_store import PredictionStore
@@ -214,7 +214,7 @@ def read_rebuilt(content: bytes, folder: Path) -> None:
     release = folder / "release"
     _write(_sealed(_part("out/release"), *_changed(content)), release)
     reports = {
-        name: Report.read_report(folder / "out" / place / f"{name}-report.json")
+        name: read_report(folder / "out" / place / f"{name}-report.json")
         for name, place in (("recover", "recovered"), ("quantize", "quantized"))
     }
     with patch.object(

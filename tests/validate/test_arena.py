@@ -20,7 +20,7 @@ import stages
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.progress import use_listener
 from camelpress.inference.generation.generator import LocalGenerator
-from camelpress.reporting.facts import validation_facts
+from camelpress.reporting import validation_report
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.tables import preference_tables
 from camelpress.validate.benchmarks import samples, task_catalogue
@@ -144,7 +144,7 @@ def wins(own: int, other: int, *, first: bool) -> float:
 
 
 def test_marks_are_shares_of_verdicts(judged: Judged) -> None:
-    (task,) = validation_facts.read_validation(judged.folder).facts["tasks"]
+    (task,) = validation_report.read_validation(judged.folder).facts.record["tasks"]
     assert (task["n"], task["of"], task["benchmark"]) == (ITEMS, ITEMS, "AlpacaFarm")
     assert task["title"] == "AlpacaFarm vs Davinci-003, judged by judge-1"
     marks = {
@@ -168,7 +168,7 @@ def test_marks_are_shares_of_verdicts(judged: Judged) -> None:
 
 
 def test_the_mean_has_its_interval_and_says_what_it_lacks(judged: Judged) -> None:
-    averages = judged.report.facts["averages"]
+    averages = judged.report.facts.record["averages"]
     assert averages["name"] == "Mean of 1 of 6 benchmarks"
     assert averages["missing"] == ["MMLU", "GSM", "BBH", "TydiQA", "Codex-Eval"]
     low, high = averages["delta_interval"]
@@ -176,7 +176,7 @@ def test_the_mean_has_its_interval_and_says_what_it_lacks(judged: Judged) -> Non
 
 
 def test_all_forms_tell_of_both_models_side_by_side(judged: Judged, run: Run) -> None:
-    name = judged.report.facts["tasks"][0]["judged"]["judge"]
+    name = judged.report.facts.record["tasks"][0]["judged"]["judge"]
     direct = "candidate against reference: wins 58.33 %"
     for file in ("report.md", "report.html"):
         text = (judged.folder / file).read_text(encoding="utf-8")
@@ -195,7 +195,7 @@ def test_all_forms_tell_of_both_models_side_by_side(judged: Judged, run: Run) ->
 
 
 def test_of_two_tasks_each_row_says_which(judged: Judged) -> None:
-    (task,) = judged.report.facts["tasks"]
+    (task,) = judged.report.facts.record["tasks"]
     told = [
         row["outputs"]
         for row in preference_tables.preference_rows({"tasks": [task, task | {"name": TASK}]})
@@ -208,7 +208,7 @@ def test_of_two_tasks_each_row_says_which(judged: Judged) -> None:
 
 
 def test_samples_have_the_verdicts_and_flips_show_them(judged: Judged, run: Run) -> None:
-    name = judged.report.facts["tasks"][0]["judged"]["judge"]
+    name = judged.report.facts.record["tasks"][0]["judged"]["judge"]
     path = judged.folder / f"samples/{FIXED}.jsonl"
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert len(lines) == ITEMS
@@ -243,7 +243,7 @@ def test_the_cost_is_told_before_models_answer_and_before_the_judge_is_asked(
     assert 0 < tokens - unknown * 2048 < 400 * questions
     cost = (tokens * 10 + questions * 32 * 30) / 1e6
     assert forecast.endswith(f"at most {questions * 32:,} to write, at most ${cost:,.2f}")
-    name = judged.report.facts["tasks"][0]["judged"]["judge"]
+    name = judged.report.facts.record["tasks"][0]["judged"]["judge"]
     assert trial.startswith(f"asking {name}: 1 questions, about ")
     assert asking.startswith(f"asking {name}: 24 questions, about ")  # of 36; 12 are the same
 
@@ -268,7 +268,7 @@ def test_models_really_answer(asked: Asker, tmp_path: Path) -> None:
     """No completion is made up; they end where the little models do."""
     ended = asked(*asked.judge, "--answers", tmp_path / "kept")
     assert ended.code == 4, ended.err
-    (task,) = validation_facts.read_validation(tmp_path / "out").facts["tasks"]
+    (task,) = validation_report.read_validation(tmp_path / "out").facts.record["tasks"]
     assert task["n"] == ITEMS
     kept = (tmp_path / KEPT).read_text(encoding="utf-8").splitlines()
     assert len(kept) == len(asked.service.asked) > 0
@@ -280,7 +280,7 @@ def test_models_really_answer(asked: Asker, tmp_path: Path) -> None:
     options = ("--answers", tmp_path / "kept", "--judge-annotations", tmp_path / KEPT)
     again = asked(*options, out="again")
     assert (again.code, len(asked.service.asked)) == (4, before)
-    assert validation_facts.read_validation(tmp_path / "again").facts["tasks"] == [task]
+    assert validation_report.read_validation(tmp_path / "again").facts.record["tasks"] == [task]
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_without_a_judge_a_group_says_that_the_column_is_missing(
         "--out", tmp_path / "out",
     )  # fmt: skip
     assert ended.code == 4, ended.err
-    told = validation_facts.read_validation(tmp_path / "out").facts
+    told = validation_report.read_validation(tmp_path / "out").facts.record
     assert told["tasks_missing"][TASK] == (
         "a judge has to compare its completions with text-davinci-003's, and none is named"
     )
@@ -372,8 +372,8 @@ def test_faults_on_the_way_change_nothing(
     asked.service.faults = deque(["", "429", "500", "cut", "reset", "html", "other JSON", "503"])
     asked.service.after = "0.001"
     assert asked(*asked.judge, *PRICES, "--judge-attempts", "9", task=FIXED).code == 4
-    facts = validation_facts.read_validation(judged.folder).facts
-    assert validation_facts.read_validation(tmp_path / "out").facts == facts
+    facts = validation_report.read_validation(judged.folder).facts.record
+    assert validation_report.read_validation(tmp_path / "out").facts == facts
 
 
 @pytest.mark.parametrize(
@@ -407,6 +407,6 @@ def test_a_column_that_cannot_be_judged_takes_no_other_along(
     told["judge"] = {"url": service.url, "model": "judge-1"}
     settings = ValidateSettings.parse(told, source="test")
     report = work(Checkpoint.open(roomy), wide, tmp_path / "out", settings)
-    assert [task["name"] for task in report.facts["tasks"]] == [MMLU]
-    assert report.facts["tasks_missing"] == {TASK: "the judge at 127.0.0.1 requires a key"}
+    assert [task["name"] for task in report.facts.record["tasks"]] == [MMLU]
+    assert report.facts.record["tasks_missing"] == {TASK: "the judge at 127.0.0.1 requires a key"}
     assert service.url not in report.model_dump_json()

@@ -21,9 +21,10 @@ from camelpress.core.progress import use_listener
 from camelpress.core.runtime import optional_packages
 from camelpress.inference.generation.generator import LocalGenerator
 from camelpress.inference.generation.vllm_generator import VllmGenerator
-from camelpress.reporting.facts import validation_facts
+from camelpress.reporting import validation_report
 from camelpress.reporting.rendering import html_page
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from camelpress.reporting.verdict import Verdict
 from camelpress.validate.benchmarks import samples, task_catalogue
 from camelpress.validate.benchmarks.run_benchmarks import note_unread_data
@@ -80,13 +81,13 @@ def report(models: tuple[Path, Path], data: Path, tmp_path_factory: pytest.TempP
 
 
 def test_both_models_are_told_for_each_task(report: Path, models: tuple[Path, Path]) -> None:
-    told = validation_facts.read_validation(report)
-    mmlu, tydiqa = told.facts["tasks"]
+    told = validation_report.read_validation(report)
+    mmlu, tydiqa = told.facts.record["tasks"]
     assert (mmlu["title"], mmlu["n"], mmlu["of"], mmlu["metric"]) == ("MMLU 0-shot", 12, 12, "acc")
     assert (tydiqa["title"], tydiqa["n"], tydiqa["parts"]) == ("TydiQA Closed-book", 18, 9)
     assert "no_bos" in mmlu["quirks"]
-    assert told.facts["texts"] == [] and told.facts["tokens"] == 0
-    assert told.facts["averages"] is None  # no benchmark has all its columns
+    assert told.facts.record["texts"] == [] and told.facts.record["tokens"] == 0
+    assert told.facts.record["averages"] is None  # no benchmark has all its columns
     assert [(check.name, check.part) for check in told.checks] == [
         (name, part) for name in ("accuracy_loss", "significant_loss") for part in (MMLU, TYDIQA)
     ]
@@ -113,7 +114,7 @@ def test_scores_are_those_of_the_harness_own_backend(
     results = lm_eval.simple_evaluate(
         model=backend, tasks=[MMLU, TYDIQA], task_manager=manager, bootstrap_iters=0
     )
-    for task in validation_facts.read_validation(report).facts["tasks"]:
+    for task in validation_report.read_validation(report).facts.record["tasks"]:
         expected = results["results"][task["name"]][f"{task['metric']},none"]
         assert task["candidate_accuracy"] == pytest.approx(expected, abs=1e-9)
 
@@ -125,13 +126,13 @@ def test_programs_are_written_by_models_and_run_in_the_sandbox(
     written = ["    return x + x\n", *(["    return x\n"] * 19)]
     monkeypatch.setattr(LocalGenerator, "generate", lambda *_: enumerate(written))
     told = asked("tulu_codex_pass1", data_dir=str(eval_data.write_codex(tmp_path / "eval")))
-    (task,) = told.facts["tasks"]
+    (task,) = told.facts.record["tasks"]
     assert (task["title"], task["n"], task["metric"]) == ("Codex-Eval Pass@1", 1, "pass@1")
     assert task["reference_accuracy"] == task["candidate_accuracy"] == pytest.approx(1 / 20)
 
 
 def test_a_benchmark_shows_the_columns(report: Path) -> None:
-    told = validation_facts.read_validation(report).facts
+    told = validation_report.read_validation(report).facts.record
     _, _, mmlu, tydiqa = part("columns").columns(told).splitlines()
     low, high = (100 * end for end in told["tasks"][0]["delta_interval"])
     assert mmlu.startswith("| MMLU 0-shot | 12 of 12 | ") and f"({low:+.1f} to {high:+.1f})" in mmlu
@@ -139,7 +140,7 @@ def test_a_benchmark_shows_the_columns(report: Path) -> None:
 
 
 def test_samples_are_kept_with_hashes(report: Path) -> None:
-    told = Report.read_report(report / "report.json")
+    told = read_report(report / "report.json")
     assert set(told.outputs) == {f"samples/{name}.jsonl" for name in (MMLU, TYDIQA)}
     for name, digest in told.outputs.items():
         assert sha256_file(report / name) == digest
@@ -159,13 +160,13 @@ def test_samples_are_kept_with_hashes(report: Path) -> None:
 
 
 def test_flips_are_what_differs(report: Path, tmp_path: Path) -> None:
-    told = Report.read_report(report / "report.json")
-    for task in told.facts["tasks"]:
+    told = read_report(report / "report.json")
+    for task in told.facts.record["tasks"]:
         found = [*samples.read_flips(told, report, task["name"])]
         kinds = [flip["flip"] for flip in found]
         assert (kinds.count("lost"), kinds.count("won")) == (task["lost"], task["won"])
     assert len([*samples.read_flips(told, report)]) == sum(
-        task["lost"] + task["won"] for task in told.facts["tasks"]
+        task["lost"] + task["won"] for task in told.facts.record["tasks"]
     )
     with refusal(
         CheckpointProblem,
@@ -191,7 +192,7 @@ def test_all_forms_tell_of_tasks(report: Path) -> None:
 
 
 def test_what_models_say_is_escaped(report: Path) -> None:
-    told = Report.read_report(report / "report.json")
+    told = read_report(report / "report.json")
     hostile = "<script>alert(1)</script> {{ 7 * 6 }}"
     line = {
         "task": TYDIQA,
@@ -213,7 +214,7 @@ def test_a_report_of_tasks_can_be_judged_again(report: Path) -> None:
         report, Gate.parse({**TEXTS_ASIDE, "tasks": {"*": {"margin": 0.5}}}, source="t")
     )
     by_name = {check.part: check for check in strict.checks}
-    told = {task["name"]: task for task in strict.facts["tasks"]}
+    told = {task["name"]: task for task in strict.facts.record["tasks"]}
     low, high = told[TYDIQA]["delta_interval"]
     assert by_name[TYDIQA].interval == (-high, -low)
     assert by_name[MMLU].estimate == -told[MMLU]["delta"]
@@ -226,7 +227,7 @@ TEXTS_ASIDE = {"perplexity_ratio": None, "kl_mean": None, "top1_agreement": None
 
 def test_text_and_tasks_go_into_one_report(asked: Asked, prose: Path) -> None:
     told = asked(MMLU, text=[str(prose)], max_tokens=60, gate={"kl_mean": {"max": 9.0}})
-    assert told.facts["tokens"] > 0 and len(told.facts["tasks"]) == 1
+    assert told.facts.record["tokens"] > 0 and len(told.facts.record["tasks"]) == 1
     assert {check.name for check in told.checks} == {
         "perplexity_ratio",
         "kl_mean",
@@ -239,16 +240,16 @@ def test_columns_without_data_are_left_out_of_a_group_and_told(
     asked: Asked, tmp_path: Path
 ) -> None:
     told = asked("tulu", data_dir=str(eval_data.write_mmlu(tmp_path / "only")))
-    assert [task["title"] for task in told.facts["tasks"]] == ["MMLU 0-shot", "MMLU 5-shot"]
-    missing = told.facts["tasks_missing"]
+    assert [task["title"] for task in told.facts.record["tasks"]] == ["MMLU 0-shot", "MMLU 5-shot"]
+    missing = told.facts.record["tasks_missing"]
     assert len(missing) == 9
     assert "gsm/test.jsonl does not exist; it comes from" in missing["tulu_gsm_cot"].replace(
         "; ", "; "
     )
-    averages = told.facts["averages"]
+    averages = told.facts.record["averages"]
     assert averages["name"] == "Mean of 1 of 6 benchmarks"
     assert averages["reference"] == pytest.approx(
-        sum(task["reference_accuracy"] for task in told.facts["tasks"]) / 2
+        sum(task["reference_accuracy"] for task in told.facts.record["tasks"]) / 2
     )
     assert "Not run: tulu_gsm_cot: gsm/test.jsonl" in (tmp_path / "out/report.md").read_text()
 
@@ -369,7 +370,7 @@ def test_a_model_loses_nothing_to_itself(
     settings = ValidateSettings.parse({"tasks": [MMLU], "data_dir": str(data)}, source="test")
     model, wide = (Checkpoint.open(each) for each in (models[0], stages.widened(models[0])))
     told = work(model, wide, tmp_path / "out", settings)
-    (task,) = told.facts["tasks"]
+    (task,) = told.facts.record["tasks"]
     assert (task["lost"], task["won"], task["delta"], told.verdict) == (
         0,
         0,
@@ -393,10 +394,10 @@ def test_a_budget_asks_fewer_items(
     monkeypatch.setattr(time_budget, "answer_within_budget", seven)
     told = asked(MMLU, TYDIQA, budget="5m")
     assert totals == [18, 12]  # completions first: what these leave, likelihoods can use
-    mmlu, tydiqa = told.facts["tasks"]
+    mmlu, tydiqa = told.facts.record["tasks"]
     assert (mmlu["n"], mmlu["of"], tydiqa["n"], tydiqa["of"]) == (7, 12, 9, 18)
     again = asked(MMLU, TYDIQA, budget="5m", out="again")
-    assert again.inputs == told.inputs and again.facts == told.facts
+    assert again.inputs == told.inputs and again.facts == told.facts.record
     lines = (tmp_path / f"out/samples/{TYDIQA}.jsonl").read_text().splitlines()
     assert len({json.loads(line)["part"] for line in lines}) == 9
 
@@ -404,7 +405,7 @@ def test_a_budget_asks_fewer_items(
 def test_within_a_budget_both_models_are_asked_the_same_once(asked: Asked, tmp_path: Path) -> None:
     """What one model answers while the items are counted, it is not asked again."""
     told = asked(MMLU, TYDIQA, budget="1s", answers=str(tmp_path / "kept"))
-    counts = {task["name"]: task["n"] for task in told.facts["tasks"]}
+    counts = {task["name"]: task["n"] for task in told.facts.record["tasks"]}
     assert 1 <= counts[MMLU] <= 12 and counts[TYDIQA] in (9, 18)
     requests = 4 * counts[MMLU] + counts[TYDIQA]
     for path in (tmp_path / "kept").glob("*.jsonl"):
@@ -421,7 +422,7 @@ def test_answers_that_are_kept_are_not_asked_again(
     monkeypatch.setattr(lm_eval_adapter, "continuation_likelihoods", None)
     monkeypatch.setattr(generator, "generate_batch", None)
     again = asked(MMLU, TYDIQA, answers=str(tmp_path / "kept"), out="again")
-    assert again.facts == first.facts
+    assert again.facts == first.facts.record
     assert len([*(tmp_path / "kept").glob("*.jsonl")]) == 2  # a file for each model
 
 
@@ -435,8 +436,8 @@ def test_a_column_that_cannot_be_scored_takes_no_other_along(
 
     monkeypatch.setattr(tydiqa, "score_tydiqa", refuse)
     told = asked(MMLU, TYDIQA)
-    assert [task["name"] for task in told.facts["tasks"]] == [MMLU]
-    assert told.facts["tasks_missing"] == {TYDIQA: "there is no sandbox"}
+    assert [task["name"] for task in told.facts.record["tasks"]] == [MMLU]
+    assert told.facts.record["tasks_missing"] == {TYDIQA: "there is no sandbox"}
 
 
 def test_a_store_answers_no_tasks(
@@ -461,7 +462,7 @@ def test_a_store_answers_no_tasks(
 
 
 def test_the_command_shows_flips(report: Path, run: Run) -> None:
-    flips = [*samples.read_flips(Report.read_report(report / "report.json"), report)]
+    flips = [*samples.read_flips(read_report(report / "report.json"), report)]
     shown = run("flips", report)
     assert (shown.code, shown.out.count("right: ")) == (0, len(flips))
     assert json.loads(run("flips", report, "--json").out)["flips"] == flips

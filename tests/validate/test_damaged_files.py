@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from camelpress.core.errors import CheckpointProblem, DataProblem
-from camelpress.reporting.facts import validation_facts
+from camelpress.reporting import validation_report
 from camelpress.validate.benchmarks.sample_lines import read_samples
 from camelpress.validate.tasks import task_data
 from fuzz_reports import FACTS, REPORT, SAMPLE
@@ -42,7 +42,7 @@ def test_facts_that_no_page_can_show_are_refused(tmp_path: Path, path: str) -> N
     place[key] = LOSSES[path]
     (tmp_path / "report.json").write_text(json.dumps(report))
     with pytest.raises(CheckpointProblem, match="report.json is damaged \\(facts: ") as refusal:
-        validation_facts.read_validation(tmp_path)
+        validation_report.read_validation(tmp_path)
     assert path.split(".")[0] in str(refusal.value)
 
 
@@ -53,13 +53,13 @@ def test_a_report_without_text_needs_no_bins(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(
         json.dumps(REPORT | {"facts": FACTS | empty | bins | {"kl_by_confidence": None}})
     )
-    assert validation_facts.read_validation(tmp_path).facts["tokens"] == 0
+    assert validation_report.read_validation(tmp_path).facts.record["tokens"] == 0
 
 
 def test_a_named_pipe_is_no_report(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "report.json")
     with pytest.raises(CheckpointProblem, match="cannot be read"):
-        validation_facts.read_validation(tmp_path)
+        validation_report.read_validation(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_a_damaged_block_is_found(prose: Path, tmp_path: Path, guilty: int) -> N
             tensor += noise * torch.randn(tensor.shape, generator=generator)
     damaged = pico.write_model(tmp_path / "damaged", SIX, dtype=torch.float32)
     save_file(tensors, damaged / "model.safetensors", metadata={"format": "pt"})
-    told = stages.validate(base, damaged, tmp_path / "out", prose).facts["blocks"]
+    told = stages.validate(base, damaged, tmp_path / "out", prose).facts.record["blocks"]
     assert [each["worst"] for each in told] == [block == guilty for block in range(6)]
     hidden = [
         pico.load_model(folder)(_ids(base, prose), output_hidden_states=True).hidden_states
@@ -151,7 +151,7 @@ def test_models_of_different_depths_have_no_blocks_to_compare(
     base: Path, prose: Path, tmp_path: Path
 ) -> None:
     deep = pico.write_model(tmp_path / "deep", SIX)
-    assert stages.validate(base, deep, tmp_path / "out", prose).facts["blocks"] is None
+    assert stages.validate(base, deep, tmp_path / "out", prose).facts.record["blocks"] is None
 
 
 @pytest.mark.parametrize(("kind", "most"), [("batch", 1e-9), ("bfloat16", 1e-3)])
@@ -159,7 +159,9 @@ def test_the_noise_floor_is_that_of_the_reference_against_itself(
     base: Path, prose: Path, chat: Path, tmp_path: Path, kind: str, most: float
 ) -> None:
     other = pico.write_model(tmp_path / "other", seed=5)
-    told = stages.validate(base, other, tmp_path / "out", prose, chat, noise_floor=kind).facts
+    told = stages.validate(
+        base, other, tmp_path / "out", prose, chat, noise_floor=kind
+    ).facts.record
     floor = told["noise_floor"]
     assert floor["kind"] == kind
     assert 0 < floor["kl_mean"] <= most < told["kl_mean"]
@@ -175,6 +177,6 @@ def test_half_precision_is_refused_on_a_cpu(base: Path, prose: Path, tmp_path: P
 
 
 def test_a_dtype_may_be_chosen(base: Path, prose: Path, tmp_path: Path) -> None:
-    told = stages.validate(base, base, tmp_path / "out", prose, dtype="bfloat16").facts
+    told = stages.validate(base, base, tmp_path / "out", prose, dtype="bfloat16").facts.record
     assert told["protocol"].endswith("bfloat16 on cpu")
     assert told["kl_mean"] == 0

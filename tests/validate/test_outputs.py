@@ -12,9 +12,11 @@ from xml.etree import ElementTree
 import pytest
 
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
-from camelpress.reporting.facts import validation_facts
+from camelpress.reporting import validation_report
+from camelpress.reporting.facts.facts_model import FactsModel
 from camelpress.reporting.rendering.junit_xml import render_junit
 from camelpress.reporting.stage_report import SCHEMA_VERSION, Report
+from camelpress.reporting.stage_reports import read_report
 from camelpress.reporting.verdict import Check, Verdict
 from camelpress.validate.gate.report_files import regate_report, save_report
 from camelpress.validate.settings import Gate, MaxLimit, MinLimit, ReportSettings, TextGate
@@ -39,7 +41,7 @@ def test_another_gate_gives_another_verdict_from_the_same_figures(validation: Pa
 
 def test_without_a_gate_the_reports_own_is_taken(validation: Path, tmp_path: Path) -> None:
     again = regate_report(validation / "report.json", None)
-    assert again == Report.read_report(validation / "report.json")
+    assert again == read_report(validation / "report.json")
     save_report(
         regate_report(validation, LOOSE),
         tmp_path / "new",
@@ -56,7 +58,7 @@ def test_all_forms_are_written_anew(validation: Path, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "new").iterdir()} == {
         *("report.json", "report.md", "report.html", "junit.xml")
     }
-    assert Report.read_report(tmp_path / "new" / "report.json") == judged
+    assert read_report(tmp_path / "new" / "report.json") == judged
     assert "| ≤ 2 |" in (tmp_path / "new" / "report.md").read_text(encoding="utf-8")
 
 
@@ -79,7 +81,7 @@ def test_the_report_that_is_judged_is_not_replaced(validation: Path) -> None:
 
 def test_what_validate_writes_is_what_the_schema_says(validation: Path) -> None:
     told = json.loads((validation / "report.json").read_text(encoding="utf-8"))
-    schema = validation_facts.validation_schema()
+    schema = validation_report.validation_schema()
     assert (
         told["schema_version"]
         == SCHEMA_VERSION
@@ -90,7 +92,7 @@ def test_what_validate_writes_is_what_the_schema_says(validation: Path) -> None:
     assert set(told["facts"]) - {"vocabulary", "overlap"} <= set(described)
     assert set(schema["$defs"]["ValidateFacts"]["required"]) <= set(told["facts"])
     assert schema["$defs"]["ValidateFacts"]["additionalProperties"] is True
-    validation_facts.read_validation(validation)
+    validation_report.read_validation(validation)
 
 
 def changed(folder: Path, validation: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
@@ -212,7 +214,7 @@ def told_by(
         stage="validate",
         inputs={"candidate": "ab" * 32},
         settings={},
-        facts={"candidate": {"path": name}, "reference": {"path": "reference"}},
+        facts=FactsModel.build({"candidate": {"path": name}, "reference": {"path": "reference"}}),
         checks=checks,
         verdict=Verdict.combine([each.verdict for each in checks]),
     )

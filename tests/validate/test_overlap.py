@@ -55,7 +55,7 @@ def test_with_leave_it_is_scored_and_told(base: Path, candidate: Path, tmp_path:
     report = stages.validate(
         base, candidate, tmp_path / "out", clean, held, sequence_length=128, allow_overlap=True
     )
-    told = report.facts["overlap"]
+    told = report.facts.record["overlap"]
     assert report.settings["allow_overlap"] is True
     assert told["checked"] is True
     assert told["fingerprint"] == sha256_file(candidate / NGRAM_FILE)
@@ -68,7 +68,7 @@ def test_with_leave_it_is_scored_and_told(base: Path, candidate: Path, tmp_path:
 def test_a_text_that_was_held_out_passes(base: Path, candidate: Path, tmp_path: Path) -> None:
     clean = text(tmp_path / "clean.txt", UNSEEN)
     report = stages.validate(base, candidate, tmp_path / "out", clean, sequence_length=128)
-    (told,) = report.facts["overlap"]["texts"]
+    (told,) = report.facts.record["overlap"]["texts"]
     assert (told["sequences"], told["long_enough"], told["overlapping"]) == (2, 2, 0)
 
 
@@ -83,7 +83,7 @@ def test_a_candidate_without_a_fingerprint_is_not_checked(
     bare = shutil.copytree(candidate, tmp_path / "bare")
     (bare / NGRAM_FILE).unlink()
     report = stages.validate(base, bare, tmp_path / "out", text(tmp_path / "held.txt", SEEN))
-    assert report.facts["overlap"] == {"checked": False, "fingerprint": None, "texts": []}
+    assert report.facts.record["overlap"] == {"checked": False, "fingerprint": None, "texts": []}
 
 
 def test_a_broken_fingerprint_is_refused(base: Path, candidate: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from camelpress.reporting.plots import validation_plots
 from camelpress.reporting.plots.figure_style import axis_label
 from camelpress.reporting.rendering import html_page
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from camelpress.reporting.verdict import Check, Verdict
 
 SHARES = (0.1, 0.4, 1.5, 6.0, 18.0, 31.0, 26.0, 12.0, 4.0, 0.9, 0.1)  # per cent, of each bin
@@ -246,7 +247,7 @@ def test_figures_take_their_colours_from_the_page() -> None:
 def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
     report = sample()
     report.write(tmp_path / "report.json")
-    again = Report.read_report(tmp_path / "report.json")
+    again = read_report(tmp_path / "report.json")
     assert html_page.render_html(again) == sample_page()
     assert html_page.render_markdown(report) == html_page.render_markdown(again)
 

@@ -30,7 +30,9 @@ def facts(folder: Path, out: Path, *texts: Path, **options: Any) -> dict[str, An
     """Of a model against itself."""
     loose = {"sequence_length": None, "max_tokens": None}
     gate = {"perplexity_ratio": {"max": 2.0}, "kl_mean": None, "top1_agreement": None}
-    return stages.validate(folder, folder, out, *texts, **(loose | {"gate": gate} | options)).facts
+    return stages.validate(
+        folder, folder, out, *texts, **(loose | {"gate": gate} | options)
+    ).facts.record
 
 
 def test_every_choice_is_a_protocol() -> None:
@@ -180,7 +182,7 @@ def test_max_tokens_takes_whole_documents_for_lm_eval(base: Path, tmp_path: Path
 
 def test_parts_of_texts_are_clusters_of_their_own(base: Path, chat: Path, tmp_path: Path) -> None:
     report: Report = stages.validate(base, base, tmp_path / "out", chat, protocol="documents")
-    assert report.checks[0].clusters == report.facts["sequences"]
+    assert report.checks[0].clusters == report.facts.record["sequences"]
 
 
 @pytest.mark.parametrize(

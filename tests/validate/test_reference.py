@@ -19,8 +19,10 @@ from camelpress.convert.export.export_checkpoint import export
 from camelpress.convert.settings import ExportSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
+from camelpress.reporting.facts.facts_model import FactsModel
 from camelpress.reporting.model_precision import model_precision, quantized_reference_caveat
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from camelpress.validate import run as validation
 from camelpress.validate.settings import StoreSettings, ValidateSettings
 from camelpress.validate.store import build_store
@@ -220,14 +222,18 @@ def test_a_store_of_an_earlier_version_knows_the_same_files(
     base: Path, prose: Path, tmp_path: Path
 ) -> None:
     store = stored(base, tmp_path / "store", prose)
-    report = Report.read_report(store / STORE_REPORT)
-    old = {key: value for key, value in report.facts.items() if key not in ("headers", "weights")}
+    report = read_report(store / STORE_REPORT)
+    old = {
+        key: value
+        for key, value in report.facts.record.items()
+        if key not in ("headers", "weights")
+    }
     old["reference"] = {k: v for k, v in old["reference"].items() if k != "dequantized"}
-    report.model_copy(update={"facts": old}).write(store / STORE_REPORT)
+    report.model_copy(update={"facts": FactsModel.build(old)}).write(store / STORE_REPORT)
     with pytest.raises(RecipeProblem, match=SAME):
         held(store, copied(base, tmp_path / "copy"), tmp_path / "out", prose)
     wide = stages.widened(base)
-    assert held(store, wide, tmp_path / "out", prose).facts["kl_mean"] == 0
+    assert held(store, wide, tmp_path / "out", prose).facts.record["kl_mean"] == 0
 
 
 @pytest.mark.parametrize("name", ["lm_head.weight", "model.norm.weight"])
@@ -236,7 +242,7 @@ def test_one_bit_makes_another_model(base: Path, prose: Path, tmp_path: Path, na
     tensors = load_file(other / "model.safetensors")
     tensors[name].view(torch.int16).flatten()[-1] ^= 1
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
-    assert held(base, other, tmp_path / "out", prose).facts["tokens"] > 0
+    assert held(base, other, tmp_path / "out", prose).facts.record["tokens"] > 0
 
 
 def test_the_same_weights_computed_otherwise_are_another_model(
@@ -246,7 +252,7 @@ def test_the_same_weights_computed_otherwise_are_another_model(
     config = json.loads((other / "config.json").read_text())
     config["rope_parameters"]["rope_theta"] = 77.0
     (other / "config.json").write_text(json.dumps(config))
-    assert held(base, other, tmp_path / "out", prose).facts["kl_mean"] > 0
+    assert held(base, other, tmp_path / "out", prose).facts.record["kl_mean"] > 0
 
 
 # --- a quantized reference -----------------------------------------------------------------------
@@ -296,7 +302,7 @@ def test_a_report_without_hashes_tells_the_history(
     dense = copied(exported("dense"), tmp_path / "dense")
     (dense / "export-report.json").unlink()
     path = dense / "quantize-report.json"
-    Report.read_report(path).model_copy(update={"outputs": {}}).write(path)
+    read_report(path).model_copy(update={"outputs": {}}).write(path)
     with pytest.raises(RecipeProblem, match=r"a quantized model \(quantize-report\.json\)"):
         held(dense, packed, tmp_path / "out", prose)
 
@@ -332,9 +338,9 @@ def test_a_quantized_reference_that_was_asked_for_is_named_everywhere(
     assert suite.find(".//property[@name='caveat']") is not None
     for case in suite.iter("testcase"):
         assert sentence in "".join(case.itertext())
-    report = Report.read_report(out / "report.json")
+    report = read_report(out / "report.json")
     assert report.settings["allow_quantized_reference"] is True
-    assert report.facts["reference"]["bits"] == 4
+    assert report.facts.record["reference"]["bits"] == 4
     for path in out.iterdir():
         assert "16-bit" not in path.read_text(encoding="utf-8"), path.name
 
@@ -343,7 +349,7 @@ def test_layouts_of_one_model_may_be_compared_when_asked(
     packed: Path, exported: Callable[..., Path], prose: Path, tmp_path: Path
 ) -> None:
     report = held(packed, exported("compressed-tensors"), tmp_path / "out", prose, **ALLOWED)
-    assert report.facts["kl_mean"] == pytest.approx(0, abs=1e-9)
+    assert report.facts.record["kl_mean"] == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from camelpress.core.errors import OutputProblem
 from camelpress.core.output.journal import Journal
 from camelpress.inference.streaming.token_shards import SHARDS_FOLDER, TokenShard
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from camelpress.validate.scoring import streamed_run
 from camelpress.validate.scoring.paired_heads import PairedHeads
 from camelpress.validate.settings import StoreSettings
@@ -81,7 +82,7 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def contents(folder: Path) -> Contents:
     """The names of all files, and the report but for what the run cost."""
-    report = Report.read_report(folder / "report.json").model_dump(exclude={"cost"})
+    report = read_report(folder / "report.json").model_dump(exclude={"cost"})
     return {"files": sorted(path.name for path in folder.iterdir()), "report": report}
 
 

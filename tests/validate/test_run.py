@@ -20,6 +20,7 @@ from camelpress.core.errors import CheckpointProblem, OutputExists, RecipeProble
 from camelpress.core.files.file_hashes import checkpoint_digest, sha256_file
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from camelpress.reporting.verdict import Verdict
 from camelpress.validate.run import REPORT, run
 from camelpress.validate.settings import Gate, MaxLimit, MinLimit, StoreSettings, ValidateSettings
@@ -76,7 +77,7 @@ def report(
 ) -> Report:
     out = tmp_path_factory.mktemp("report") / "out"
     validated(base, noisy, out, chat, prose)
-    return Report.read_report(out / REPORT)
+    return read_report(out / REPORT)
 
 
 def test_perplexities_are_those_of_transformers(
@@ -84,13 +85,13 @@ def test_perplexities_are_those_of_transformers(
 ) -> None:
     sequences = windows(base, chat) + windows(base, prose)
     for folder, key in ((base, "reference_perplexity"), (noisy, "candidate_perplexity")):
-        assert report.facts[key] == pytest.approx(perplexity(folder, sequences), rel=1e-5)
+        assert report.facts.record[key] == pytest.approx(perplexity(folder, sequences), rel=1e-5)
 
 
 def test_perplexities_of_each_text_are_those_of_transformers(
     base: Path, noisy: Path, chat: Path, prose: Path, report: Report
 ) -> None:
-    for text, told in zip((chat, prose), report.facts["texts"], strict=True):
+    for text, told in zip((chat, prose), report.facts.record["texts"], strict=True):
         sequences = windows(base, text)
         assert told["name"] == text.name
         assert told["sequences"] == len(sequences)
@@ -102,7 +103,7 @@ def test_early_tokens_are_told_apart(prose: Path, tmp_path: Path) -> None:
     sizes = pico.Sizes(positions=300)
     base = pico.write_model(tmp_path / "base", sizes)
     noisy = pico.write_tuned(tmp_path / "noisy", base, extra_rows=0, dtype=torch.float16)
-    facts = validated(base, noisy, tmp_path / "out", prose, sequence_length=300).facts
+    facts = validated(base, noisy, tmp_path / "out", prose, sequence_length=300).facts.record
     sequences = windows(base, prose, 300)
     early, first, rest = (facts["early"], *(facts["early"][key] for key in ("first", "rest")))
     assert early["context"] == 128
@@ -115,13 +116,13 @@ def test_early_tokens_are_told_apart(prose: Path, tmp_path: Path) -> None:
 
 
 def test_short_windows_are_all_beginning(report: Report) -> None:
-    early = report.facts["early"]
+    early = report.facts.record["early"]
     assert early["rest"] is None
-    assert early["first"]["perplexity_ratio"] == report.facts["perplexity_ratio"]
+    assert early["first"]["perplexity_ratio"] == report.facts.record["perplexity_ratio"]
 
 
 def test_the_ratio_is_that_of_the_perplexities(report: Report) -> None:
-    facts = report.facts
+    facts = report.facts.record
     ratio = facts["candidate_perplexity"] / facts["reference_perplexity"]
     assert facts["perplexity_ratio"] == pytest.approx(ratio, rel=1e-6)
     low, high = facts["perplexity_ratio_interval"]
@@ -146,18 +147,21 @@ def test_the_report_names_everything_it_measured(
         "top1_agreement",
         "non_finite",
     ]
-    assert report.facts["non_finite"] == {"reference": 0, "candidate": 0}
+    assert report.facts.record["non_finite"] == {"reference": 0, "candidate": 0}
     for check in report.checks:
-        assert check.estimate == report.facts.get(check.name) or check.name == "non_finite"
-        assert (check.n, check.clusters) == (report.facts["tokens"], report.facts["sequences"])
-    assert report.facts["kl_mean"] > 0
-    assert 0 < report.facts["top1_agreement"] < 1
-    assert report.facts["vocabulary"] == 272
-    assert "windows of 128 tokens" in report.facts["protocol"]
+        assert check.estimate == report.facts.record.get(check.name) or check.name == "non_finite"
+        assert (check.n, check.clusters) == (
+            report.facts.record["tokens"],
+            report.facts.record["sequences"],
+        )
+    assert report.facts.record["kl_mean"] > 0
+    assert 0 < report.facts.record["top1_agreement"] < 1
+    assert report.facts.record["vocabulary"] == 272
+    assert "windows of 128 tokens" in report.facts.record["protocol"]
 
 
 def test_the_parts_add_up_to_the_whole(report: Report) -> None:
-    facts = report.facts
+    facts = report.facts.record
     assert sum(facts["kl_histogram"]["counts"]) == facts["tokens"]
     assert sum(facts["by_position"]["tokens"]) == facts["tokens"]
     assert sum(text["tokens"] for text in facts["texts"]) == facts["tokens"]
@@ -179,10 +183,10 @@ def test_a_model_passes_against_itself_where_the_text_is_enough_for_the_gate(
     kl = next(check for check in strict.checks if check.name == "kl_mean")
     assert kl.interval is not None and kl.interval[0] == 0 < 0.03 < kl.interval[1]
     assert "about 140 pieces like these" in kl.reason
-    assert told.facts["kl_mean"] == 0
-    assert told.facts["perplexity_ratio"] == 1
-    assert told.facts["top1_agreement"] == 1
-    assert sum(told.facts["kl_histogram"]["counts"]) == told.facts["tokens"]
+    assert told.facts.record["kl_mean"] == 0
+    assert told.facts.record["perplexity_ratio"] == 1
+    assert told.facts.record["top1_agreement"] == 1
+    assert sum(told.facts.record["kl_histogram"]["counts"]) == told.facts.record["tokens"]
 
 
 def test_another_model_fails(base: Path, prose: Path, tmp_path: Path) -> None:
@@ -194,9 +198,9 @@ def test_another_model_fails(base: Path, prose: Path, tmp_path: Path) -> None:
 def test_one_window_is_inconclusive(base: Path, prose: Path, tmp_path: Path) -> None:
     told = validated(base, base, tmp_path / "out", prose, max_tokens=100, gate=Gate())
     assert told.verdict is Verdict.INCONCLUSIVE
-    assert told.facts["sequences"] == 1
-    assert told.facts["perplexity_ratio_interval"] is None
-    kept = Report.read_report(tmp_path / "out" / REPORT)
+    assert told.facts.record["sequences"] == 1
+    assert told.facts.record["perplexity_ratio_interval"] is None
+    kept = read_report(tmp_path / "out" / REPORT)
     assert kept.model_dump(mode="json", exclude={"files"}) == told.model_dump(
         mode="json", exclude={"files"}
     )
@@ -212,8 +216,8 @@ def test_a_candidate_that_is_far_beyond_any_scale_fails(
     for pair, name in (((base, broken), "worse"), ((broken, base), "better")):
         told = validated(*pair, tmp_path / name, prose, gate=Gate())
         assert told.verdict is Verdict.FAIL
-        assert isfinite(told.facts["candidate_perplexity"])
-        assert isfinite(told.facts["perplexity_ratio"])
+        assert isfinite(told.facts.record["candidate_perplexity"])
+        assert isfinite(told.facts.record["perplexity_ratio"])
 
 
 def test_the_candidate_is_scored_by_the_references_tokenizer(
@@ -222,13 +226,13 @@ def test_the_candidate_is_scored_by_the_references_tokenizer(
     bare = pico.write_widened(tmp_path / "bare", base)
     for path in bare.glob("tokenizer*"):
         path.unlink()
-    assert validated(base, bare, tmp_path / "out", prose).facts["kl_mean"] == 0
+    assert validated(base, bare, tmp_path / "out", prose).facts.record["kl_mean"] == 0
 
 
 def test_max_tokens_takes_the_first_of_each_text(
     base: Path, noisy: Path, chat: Path, prose: Path, tmp_path: Path
 ) -> None:
-    told = validated(base, noisy, tmp_path / "out", chat, prose, max_tokens=300).facts
+    told = validated(base, noisy, tmp_path / "out", chat, prose, max_tokens=300).facts.record
     for text, facts in zip((chat, prose), told["texts"], strict=True):
         left, taken = 300, []
         for ids in windows(base, text):
@@ -241,7 +245,7 @@ def test_max_tokens_takes_the_first_of_each_text(
 
 
 def test_windows_are_as_long_as_asked(base: Path, prose: Path, tmp_path: Path) -> None:
-    told = validated(base, base, tmp_path / "out", prose, sequence_length=50).facts
+    told = validated(base, base, tmp_path / "out", prose, sequence_length=50).facts.record
     sequences = windows(base, prose, 50)
     assert told["sequences"] == len(sequences)
     assert "windows of 50 tokens" in told["protocol"]
@@ -252,7 +256,7 @@ def test_figures_repeat_themselves(
     base: Path, noisy: Path, chat: Path, prose: Path, report: Report, tmp_path: Path
 ) -> None:
     validated(base, noisy, tmp_path / "out", chat, prose)
-    again = Report.read_report(tmp_path / "out" / REPORT)
+    again = read_report(tmp_path / "out" / REPORT)
     assert again.model_dump(exclude={"cost"}) == report.model_dump(exclude={"cost"})
 
 
@@ -276,7 +280,7 @@ def test_different_vocabularies_are_compared_over_what_they_share(
     head = {"lm_head.weight": tensors["lm_head.weight"][:272].clone()}
     save_file(tensors | rows | head, narrow / "model.safetensors", metadata={"format": "pt"})
     for name, pair in (("wide", (cut, narrow)), ("less", (narrow, cut))):
-        facts = validated(*pair, tmp_path / name, prose).facts
+        facts = validated(*pair, tmp_path / name, prose).facts.record
         assert facts["vocabulary"] == 272
         assert sorted(facts["vocabularies"].values()) == [272, 273]
         assert facts["kl_mean"] < 1e-9
@@ -359,10 +363,10 @@ def test_one_row_three_hundred_times_is_one_piece_of_text(
     """In all of it, in its beginnings, in the text by itself, in words, and from a store."""
     copies = rows(tmp_path / "copies.jsonl", *[sentence(1)] * 300)
     told = validated(base, noisy, tmp_path / "out", copies, gate=OPEN)
-    parts = (told.facts, told.facts["early"]["first"], told.facts["texts"][0])
+    parts = (told.facts.record, told.facts.record["early"]["first"], told.facts.record["texts"][0])
     assert [part["sequences"] for part in parts] == [1, 1, 1]
-    assert told.facts["repeats"] == told.facts["texts"][0]["repeats"] == 299
-    assert told.facts["top1_agreement_interval"] is None
+    assert told.facts.record["repeats"] == told.facts.record["texts"][0]["repeats"] == 299
+    assert told.facts.record["top1_agreement_interval"] is None
     assert told.verdict is Verdict.INCONCLUSIVE
     assert "(299 of 300 repeat another)" in told.checks[0].reason
     for name in ("report.md", "report.html"):
@@ -371,10 +375,10 @@ def test_one_row_three_hundred_times_is_one_piece_of_text(
     kept = build_store.build_store(
         Checkpoint.open(base), tmp_path / "store", StoreSettings(text=(copies,))
     )
-    assert (kept.facts["sequences"], kept.facts["repeats"]) == (1, 299)
+    assert (kept.facts.record["sequences"], kept.facts.record["repeats"]) == (1, 299)
     store = PredictionStore.open(tmp_path / "store")
     again = run(store, Checkpoint.open(noisy), tmp_path / "from-store", ValidateSettings(gate=OPEN))
-    assert (again.facts["sequences"], again.facts["repeats"]) == (1, 299)
+    assert (again.facts.record["sequences"], again.facts.record["repeats"]) == (1, 299)
     assert again.verdict is Verdict.INCONCLUSIVE
 
 
@@ -385,7 +389,7 @@ def test_copies_beside_other_rows_weigh_in_figures_and_not_in_evidence(
     once = rows(tmp_path / "once.jsonl", *texts)
     often = rows(tmp_path / "often.jsonl", *texts, *[texts[0]] * 200)
     few, many = (
-        validated(base, noisy, tmp_path / path.stem, path, gate=OPEN).facts
+        validated(base, noisy, tmp_path / path.stem, path, gate=OPEN).facts.record
         for path in (once, often)
     )
     assert (few["sequences"], few["repeats"]) == (12, 0)
@@ -398,6 +402,6 @@ def test_copies_beside_other_rows_weigh_in_figures_and_not_in_evidence(
 def test_a_text_in_two_files_is_one_piece(base: Path, noisy: Path, tmp_path: Path) -> None:
     first = rows(tmp_path / "first.jsonl", *map(sentence, range(12)))
     second = rows(tmp_path / "second.jsonl", *map(sentence, range(6, 14)))
-    told = validated(base, noisy, tmp_path / "out", first, second).facts
+    told = validated(base, noisy, tmp_path / "out", first, second).facts.record
     assert (told["sequences"], told["repeats"]) == (14, 6)
     assert [(text["sequences"], text["repeats"]) for text in told["texts"]] == [(12, 0), (8, 0)]

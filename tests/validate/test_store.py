@@ -19,6 +19,7 @@ from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.files.file_hashes import checkpoint_digest
 from camelpress.core.progress import use_listener
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from camelpress.validate import run as validation
 from camelpress.validate.settings import StoreSettings, ValidateSettings
 from camelpress.validate.store import build_store, store_writer
@@ -54,7 +55,7 @@ def whole(
     """The figures with the reference at hand."""
     out = tmp_path_factory.mktemp("whole") / "out"
     options: dict[str, Any] = {"max_tokens": 300, "sequence_length": None}
-    return stages.validate(base, noisy, out, chat, prose, **options).facts
+    return stages.validate(base, noisy, out, chat, prose, **options).facts.record
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def store(base: Path, chat: Path, prose: Path, tmp_path_factory: pytest.TempPath
 def test_a_store_gives_the_figures_of_the_reference(
     store: Path, noisy: Path, whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    told = validated(store, noisy, tmp_path / "out").facts
+    told = validated(store, noisy, tmp_path / "out").facts.record
     for name in EXACT:
         assert told[name] == pytest.approx(whole[name], rel=1e-6), name
     assert told["probability_change"]["rms"] == pytest.approx(whole["probability_change"]["rms"])
@@ -83,7 +84,7 @@ def test_a_store_of_everything_gives_every_figure(
     base: Path, noisy: Path, chat: Path, prose: Path, whole: dict[str, Any], tmp_path: Path
 ) -> None:
     everything = make(base, tmp_path / "store", chat, prose, top_k=0)
-    told = validated(everything, noisy, tmp_path / "out").facts
+    told = validated(everything, noisy, tmp_path / "out").facts.record
     assert told["store"]["remainder_mass"] == 0
     figures = told.keys() - {"blocks", "store", "reference", "candidate"}
     for name in sorted(figures):
@@ -121,8 +122,8 @@ def test_the_size_of_parts_changes_nothing(
     monkeypatch.setattr("camelpress.inference.model.output_head.MAX_LOGITS", 272 * 100)
     many = make(base, tmp_path / "many", chat, prose, top_k=40)
     assert len(PredictionStore.open(many).shards) > 1 == len(PredictionStore.open(store).shards)
-    once = validated(store, noisy, tmp_path / "once").facts
-    again = validated(many, noisy, tmp_path / "again").facts
+    once = validated(store, noisy, tmp_path / "once").facts.record
+    again = validated(many, noisy, tmp_path / "again").facts.record
     assert again["kl_mean"] == pytest.approx(once["kl_mean"], rel=1e-4)
     assert again["candidate_perplexity"] == pytest.approx(once["candidate_perplexity"], rel=1e-6)
 
@@ -131,10 +132,7 @@ def test_the_same_store_has_the_same_bytes(
     base: Path, store: Path, chat: Path, prose: Path, tmp_path: Path
 ) -> None:
     again = make(base, tmp_path / "again", chat, prose, top_k=40)
-    assert (
-        Report.read_report(again / STORE_REPORT).outputs
-        == Report.read_report(store / STORE_REPORT).outputs
-    )
+    assert read_report(again / STORE_REPORT).outputs == read_report(store / STORE_REPORT).outputs
 
 
 def test_the_report_says_what_the_store_was_made_from(
@@ -145,19 +143,21 @@ def test_the_report_says_what_the_store_was_made_from(
     assert report.inputs["store"]
     assert report.settings["protocol"] == "documents"
     assert report.settings["max_tokens"] == 300
-    assert report.facts["reference"]["parameters"] > 0
+    assert report.facts.record["reference"]["parameters"] > 0
 
 
 def test_the_noise_floor_comes_with_the_store(
     base: Path, noisy: Path, prose: Path, tmp_path: Path
 ) -> None:
     floor = make(base, tmp_path / "store", prose, noise_floor="bfloat16")
-    told = validated(floor, noisy, tmp_path / "out", noise_floor="bfloat16").facts["noise_floor"]
+    told = validated(floor, noisy, tmp_path / "out", noise_floor="bfloat16").facts.record[
+        "noise_floor"
+    ]
     assert told["kind"] == "bfloat16"
     live = stages.validate(
         base, noisy, tmp_path / "live", prose,
         max_tokens=300, sequence_length=None, noise_floor="bfloat16",
-    ).facts["noise_floor"]  # fmt: skip
+    ).facts.record["noise_floor"]  # fmt: skip
     assert told["kl_mean"] == pytest.approx(live["kl_mean"], rel=1e-4)
 
 
@@ -173,10 +173,10 @@ def test_added_rows_are_left_out_where_the_store_was_told_so(
     ):
         validated(wide, base, tmp_path / "out")
     narrow = make(tuned, tmp_path / "narrow", prose, vocabulary=272, top_k=0)
-    told = validated(narrow, base, tmp_path / "out").facts
+    told = validated(narrow, base, tmp_path / "out").facts.record
     live = stages.validate(
         tuned, base, tmp_path / "live", prose, max_tokens=300, sequence_length=None
-    ).facts
+    ).facts.record
     assert told["kl_mean"] == pytest.approx(live["kl_mean"], rel=1e-4)
     assert told["vocabularies"] == live["vocabularies"]
 

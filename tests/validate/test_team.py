@@ -20,7 +20,7 @@ import small_lanes
 import stages
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from camelpress.validate import run as validation
 from camelpress.validate.settings import StoreSettings, ValidateSettings
 from camelpress.validate.store import build_store
@@ -61,7 +61,7 @@ def expected(base: Path, noisy: Path, chat: Path, prose: Path, _small: None) -> 
 
 def contents(folder: Path) -> Contents:
     """Every file byte by byte but those that tell the cost, and the report without it."""
-    report = Report.read_report(folder / "report.json").model_dump_json(exclude={"cost"})
+    report = read_report(folder / "report.json").model_dump_json(exclude={"cost"})
     return {"files": sorted(path.name for path in folder.iterdir()), "report": report}
 
 

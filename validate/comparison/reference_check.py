@@ -17,7 +17,7 @@ from camelpress.inference.model.model_identity import (
 from camelpress.reporting.checkpoint_summary import summarize_checkpoint
 from camelpress.reporting.lineage import describes, foreign_report
 from camelpress.reporting.model_precision import dequantized_by, is_quantized, model_precision
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from camelpress.validate.settings import ScoringSettings
 from camelpress.validate.store.prediction_store import PredictionStore
 
@@ -85,7 +85,7 @@ def _history(folder: Path) -> str:
     """Returns a sentence about the report that marks unquantized weights as dequantized."""
     name = str(dequantized_by(folder))
     try:
-        is_of_weights = describes(Report.read_report(folder / name), folder)
+        is_of_weights = describes(read_report(folder / name), folder)
     except CheckpointProblem:  # an unreadable report still counts
         is_of_weights = True
     if is_of_weights:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.output.staged_output import output_files, require_separate_output, staged
-from camelpress.reporting.facts import validation_facts
+from camelpress.reporting import validation_report
 from camelpress.reporting.rendering import html_page
 from camelpress.reporting.rendering.junit_xml import render_junit
 from camelpress.reporting.stage_report import Report
@@ -63,13 +63,13 @@ def regate_report(path: Path, gate: Gate | None) -> Report:
         CheckpointProblem: there is no validation report, or it is damaged.
         RecipeProblem: the gate has no check.
     """
-    report = validation_facts.read_validation(path)
+    report = validation_report.read_validation(path)
     if gate is None:
         report_gate = report.settings.get("gate")
         if not isinstance(report_gate, dict):
             raise RecipeProblem(f"{path} has no gate", next_step="give --gate FILE")
         gate = Gate.parse(report_gate, source=f"the gate in {path}")
-    checks = judge_facts(report.facts, gate)
+    checks = judge_facts(report.facts.record, gate)
     changes = {
         "settings": report.settings | {"gate": gate.model_dump(mode="json")},
         "checks": checks,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,7 +23,9 @@ from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.model.model_identity import headers_digest, weights_digest
 from camelpress.inference.streaming.token_shards import SHARD_TOKENS
 from camelpress.reporting.checkpoint_summary import summarize_checkpoint
+from camelpress.reporting.facts.store_facts import StoreFacts
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import StoreReport
 from camelpress.validate.comparison.model_comparison import describe_protocol, rerun_reference
 from camelpress.validate.comparison.reference_check import require_unquantized
 from camelpress.validate.corpus.held_out_text import HeldOutText, read_held_out_texts, window_length
@@ -46,8 +49,6 @@ from camelpress.validate.statistics import score_aggregation
 from camelpress.validate.store.prediction_store import (
     STORE_REPORT,
     WINDOWS_FILE,
-    StoreHeader,
-    StoreText,
 )
 from camelpress.validate.store.store_writer import (
     SHARD_PATTERN,
@@ -119,25 +120,29 @@ def build_store(
         remainder, rerun_scores, non_finite = _write_predictions(
             runners, positions, shards, store_settings, work
         )
-        header = StoreHeader(
-            protocol=describe_protocol(settings, length, model),
-            window=length,
-            vocabulary=shared,
-            known=vocabulary,
-            **_count_clusters(texts, positions),
-            predictions=len(positions.input_index),
-            non_finite=non_finite,
-            top_k=top_k,
-            samples=settings.samples if top_k < shared else 0,
-            remainder_mass=remainder / len(positions.input_index),
-            dtype=dtype_name(model.dtype),
-            reference=summarize_checkpoint(reference),
-            headers=headers_digest(reference),
-            weights=work.team.broadcast(lambda: weights_digest(reference)),
-            texts=tuple(_store_text(text) for text in texts),
-            noise_floor=score_aggregation.noise_floor_facts(settings.noise_floor, rerun_scores)
-            if rerun_scores
-            else None,
+        header = StoreFacts.build(
+            {
+                "protocol": describe_protocol(settings, length, model),
+                "window": length,
+                "vocabulary": shared,
+                "known": vocabulary,
+                "predictions": len(positions.input_index),
+                **_count_clusters(texts, positions),
+                "non_finite": non_finite,
+                "top_k": top_k,
+                "samples": settings.samples if top_k < shared else 0,
+                "remainder_mass": remainder / len(positions.input_index),
+                "dtype": dtype_name(model.dtype),
+                "reference": summarize_checkpoint(reference),
+                "headers": headers_digest(reference),
+                "weights": work.team.broadcast(lambda: weights_digest(reference)),
+                "texts": [_store_text(text) for text in texts],
+                "noise_floor": score_aggregation.noise_floor_facts(
+                    settings.noise_floor, rerun_scores
+                )
+                if rerun_scores
+                else None,
+            }
         )
         report = work.team.broadcast(
             lambda: _write_store_report(
@@ -199,20 +204,20 @@ def _write_store_report(
     hashes: Mapping[str, str],
     texts: Sequence[HeldOutText],
     settings: StoreSettings,
-    header: StoreHeader,
+    header: StoreFacts,
     watch: Stopwatch,
 ) -> Report:
     """Writes windows, tokenizer and report of the store."""
     write_windows(texts, folder / WINDOWS_FILE)
     copy_tokenizer(reference.folder, folder)
     reference.require_unchanged(hashes)
-    report = Report(
+    report = StoreReport(
         stage="store",
         inputs={"reference": sha256_json(hashes)}
         | {f"text:{text.name}": text.sha256 for text in texts},
         outputs={path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))},
         settings=settings.model_dump(mode="json", exclude={"text", "device"}),
-        facts=header.model_dump(mode="json"),
+        facts=header,
         cost=watch.cost(),
         files=output_files(folder, STORE_REPORT),
     )
@@ -227,13 +232,14 @@ def _count_clusters(texts: Sequence[HeldOutText], positions: ScoredPositions) ->
     return {"sequences": sequences, "repeats": pieces - sequences}
 
 
-def _store_text(text: HeldOutText) -> StoreText:
-    return StoreText(
-        name=text.name,
-        sha256=text.sha256,
-        windows=len(text.windows),
-        words=text.word_count,
-        bytes=text.byte_count,
-        rows=text.row_count,
-        omissions={unit: {**reasons} for unit, reasons in text.omissions.items()},
-    )
+def _store_text(text: HeldOutText) -> dict[str, Any]:
+    """Returns the facts of a text."""
+    return {
+        "name": text.name,
+        "sha256": text.sha256,
+        "windows": len(text.windows),
+        "words": text.word_count,
+        "bytes": text.byte_count,
+        "rows": text.row_count,
+        "omissions": {unit: {**reasons} for unit, reasons in text.omissions.items()},
+    }

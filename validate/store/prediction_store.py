@@ -12,10 +12,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
@@ -28,9 +27,11 @@ from camelpress.core.files.file_hashes import (
     sha256_file,
 )
 from camelpress.core.progress import note
-from camelpress.core.settings import Settings, describe_validation_error
+from camelpress.core.settings import describe_validation_error
+from camelpress.reporting.facts.store_facts import StoreFacts
 from camelpress.reporting.lineage import describes, foreign_report
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from camelpress.validate.corpus.held_out_text import HeldOutText
 from camelpress.validate.corpus.protocols import TokenWindow
 from camelpress.validate.scoring.divergence import TopKLogProbs
@@ -42,53 +43,13 @@ SHARD_PATTERN = "predictions-*.safetensors"
 MATCHED_SETTINGS = ("protocol", "sequence_length", "max_tokens", "assistant_only")
 
 
-class StoreText(Settings):
-    """Facts of a text in a store."""
-
-    name: str
-    sha256: str
-    windows: int = Field(gt=0)
-    words: int = Field(ge=0)
-    bytes: int = Field(ge=0)
-    rows: int = Field(default=0, ge=0)
-    omissions: dict[str, dict[str, int]] = {}
-
-
-class StoreHeader(Settings):
-    """Facts of a store, from its report."""
-
-    protocol: str
-    window: int = Field(gt=1, description="largest number of tokens per window")
-    vocabulary: int = Field(gt=5, description="number of ids of the distributions")
-    known: int = Field(gt=5, description="number of ids of the reference")
-    predictions: int = Field(gt=0)
-    sequences: int = Field(default=0, ge=0, description="independent pieces of text; 0 if unknown")
-    repeats: int = Field(default=0, ge=0, description="pieces that repeat another")
-    non_finite: int = Field(ge=0, description="predictions with a logit that is not finite")
-    top_k: int = Field(gt=0, description="likeliest tokens stored per prediction")
-    samples: int = Field(ge=0, description="tokens sampled from the others per prediction")
-    remainder_mass: float = Field(description="mean probability mass outside the stored tokens")
-    dtype: str
-    reference: dict[str, Any]
-    headers: str | None = Field(
-        default=None,
-        description="one hash over names, dtypes and shapes of the reference tensors; null in "
-        "stores of earlier versions",
-    )
-    weights: str | None = Field(
-        default=None, description="one hash over the bytes of the reference tensors"
-    )
-    texts: tuple[StoreText, ...]
-    noise_floor: dict[str, Any] | None
-
-
 @dataclass(frozen=True)
 class PredictionStore:
     """An opened store: its report was read and the hash of every file was checked."""
 
     folder: Path
     report: Report
-    header: StoreHeader
+    header: StoreFacts
     settings: StoreSettings
     texts: list[HeldOutText]
     shards: dict[str, range]  # positions in each file, by file name
@@ -107,9 +68,9 @@ class PredictionStore:
             CheckpointProblem: the folder is no store, or the store is incomplete or damaged.
         """
         states = file_states(folder)
-        report = Report.read_report(folder / STORE_REPORT)
+        report = read_report(folder / STORE_REPORT)
         try:
-            header = StoreHeader.model_validate_json(json.dumps(report.facts))
+            header = StoreFacts.read(report.facts.record, "strict")
             settings = StoreSettings.model_validate_json(json.dumps(report.settings))
         except ValidationError as error:
             raise _store_damaged(
@@ -222,7 +183,7 @@ def _require_file_hash(folder: Path, name: str, digest: str) -> None:
         raise _store_damaged(folder, f"{name} is not what {STORE_REPORT} says")
 
 
-def _map_shards_to_positions(folder: Path, report: Report, header: StoreHeader) -> dict[str, range]:
+def _map_shards_to_positions(folder: Path, report: Report, header: StoreFacts) -> dict[str, range]:
     """Returns the range of positions in each file, from the file headers."""
     positions, begin = {}, 0
     for name in sorted(name for name in report.outputs if PurePath(name).match(SHARD_PATTERN)):
@@ -242,7 +203,7 @@ def _map_shards_to_positions(folder: Path, report: Report, header: StoreHeader) 
 def _quantization_source(candidate: Path) -> str | None:
     """Returns the digest of the model that a candidate was quantized from, or None."""
     path = candidate / "quantize-report.json"
-    report = Report.read_report(path) if path.is_file() else None
+    report = read_report(path) if path.is_file() else None
     if report is None:
         return None
     if not describes(report, candidate):
@@ -251,7 +212,7 @@ def _quantization_source(candidate: Path) -> str | None:
     return report.inputs.get("source")
 
 
-def _read_windows(folder: Path, header: StoreHeader) -> list[HeldOutText]:
+def _read_windows(folder: Path, header: StoreFacts) -> list[HeldOutText]:
     try:
         columns = load_file(folder / WINDOWS_FILE)
         lengths = columns["lengths"].tolist()

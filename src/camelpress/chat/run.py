@@ -13,12 +13,13 @@ from camelpress.core.errors import RecipeProblem
 from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.core.text.tulu_format import Message
 from camelpress.reporting.checkpoint_summary import summarize_checkpoint
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.facts.release_facts import GenerationFacts
+from camelpress.reporting.stage_reports import GenerationReport
 
 
 def run(
     checkpoint: Checkpoint, prompt: str, settings: Generate, write: Callable[[str], None]
-) -> Report:
+) -> GenerationReport:
     """Generates a reply to one message.
 
     Args:
@@ -43,20 +44,22 @@ def run(
     reply = decoder.reply(ids, write)
     if reply.finish_reason is StopReason.INTERRUPTED:
         raise KeyboardInterrupt
-    return Report(
+    return GenerationReport(
         stage="generate",
         inputs={},
         settings=settings.model_dump(mode="json"),
-        facts={
-            "model": summarize_checkpoint(checkpoint),
-            "text": reply.text,
-            "ids": reply.ids,
-            "prompt_ids": ids,
-            "template": chat_model.prompt_format.name,
-            "stopped": reply.finish_reason.value,
-            "device": decoder.model.device.type,
-            "dtype": dtype_name(decoder.model.dtype),
-        },
+        facts=GenerationFacts.build(
+            {
+                "model": summarize_checkpoint(checkpoint),
+                "text": reply.text,
+                "ids": reply.ids,
+                "prompt_ids": ids,
+                "template": chat_model.prompt_format.name,
+                "stopped": reply.finish_reason.value,
+                "device": decoder.model.device.type,
+                "dtype": dtype_name(decoder.model.dtype),
+            }
+        ),
         cost=watch.cost()
         | {
             "reply_seconds": round(reply.seconds, 3),

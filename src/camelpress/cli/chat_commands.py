@@ -41,8 +41,8 @@ def generate_command(
         screen.print_json(flatten_report(report))
     else:
         screen.note(
-            f"{len(report.facts['ids'])} tokens, {report.cost['tokens_per_second']:.1f} a second, "
-            f"stopped by {report.facts['stopped']}"
+            f"{len(report.facts.ids)} tokens, {report.cost['tokens_per_second']:.1f} a second, "
+            f"stopped by {report.facts.stopped}"
         )
     return ExitCode.DONE
 

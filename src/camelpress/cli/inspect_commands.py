@@ -99,12 +99,12 @@ def flips_command(
     ] = None,
 ) -> ExitCode:
     """Shows benchmark items with different scores of the two models, side by side."""
-    from camelpress.reporting.facts import validation_facts
+    from camelpress.reporting import validation_report
     from camelpress.reporting.tables.validation_tables import flip_row
     from camelpress.validate.benchmarks.samples import read_flips as benchmark_flips
 
     folder = report if report.is_dir() else report.parent
-    items = [*benchmark_flips(validation_facts.read_validation(report), folder, task)]
+    items = [*benchmark_flips(validation_report.read_validation(report), folder, task)]
     if screen.json:
         screen.print_json({"flips": items})
     for flip in () if screen.json else items:
@@ -170,13 +170,13 @@ def schema_command(
 ) -> ExitCode:
     """Prints the JSON Schema of a recipe, a gate or a validation report."""
     from camelpress.pipeline.recipe import Recipe
-    from camelpress.reporting.facts import validation_facts
+    from camelpress.reporting import validation_report
     from camelpress.validate.settings import Gate
 
     schemas = {
         "recipe": Recipe.model_json_schema,
         "gate": Gate.model_json_schema,
-        "report": validation_facts.validation_schema,
+        "report": validation_report.validation_schema,
     }
     screen.print_json(schemas[of]())
     return ExitCode.DONE

@@ -124,14 +124,14 @@ def demo_command(
 
 
 def _demo_title(report: Report) -> str:
-    candidate, reference = (report.facts[side] for side in ("candidate", "reference"))
+    candidate, reference = (report.facts.record[side] for side in ("candidate", "reference"))
     return (
         f"{with_precision(candidate, 'model')} against the {with_precision(reference, 'reference')}"
     )
 
 
 def _demo_metrics(report: Report) -> str:
-    facts = report.facts
+    facts = report.facts.record
     return (
         f"perplexity ratio {facts['perplexity_ratio']:.5f}, KL {facts['kl_mean']:.5f} nats, "
         f"{report.verdict}"

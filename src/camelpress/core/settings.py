@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from types import UnionType
@@ -62,11 +63,17 @@ def describe_validation_error(error: ValidationError, model: type[BaseModel] | N
     """
     rows = error.errors(include_url=False, include_context=False, include_input=False)
     lines = [
-        f"{'.'.join(str(part) for part in row['loc']) or 'file'}: {row['msg']}"
+        f"{'.'.join(str(part) for part in row['loc']) or 'file'}: {_in_words_of_json(row['msg'])}"
         + (_suggest_name(model, row["loc"]) if row["type"] == "extra_forbidden" else "")
         for row in rows[:MAX_FAULTS]
     ]
     return ", ".join(lines) + (f", and {len(rows) - MAX_FAULTS:,} more" * (len(rows) > MAX_FAULTS))
+
+
+def _in_words_of_json(message: str) -> str:
+    """Returns a message of pydantic with the names of JSON types in place of Python's."""
+    message = re.sub(r"a valid dictionary( or instance of \w+)?", "an object", message)
+    return re.sub(r"a valid (list|tuple)", "a valid array", message)
 
 
 def _suggest_name(model: type[BaseModel] | None, path: tuple[int | str, ...]) -> str:

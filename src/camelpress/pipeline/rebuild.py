@@ -25,7 +25,9 @@ from camelpress.pipeline import run as pipeline
 from camelpress.pipeline.recipe import Recipe, read_recipe
 from camelpress.publish.release.rebuild_recipe import RECIPE_FILE
 from camelpress.publish.verify_release import verify_release
+from camelpress.reporting.facts.release_facts import ProblemFacts
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import ProblemReport, read_report
 from camelpress.reporting.verdict import Verdict
 
 WEIGHT_STAGES = ("recover", "quantize")
@@ -63,7 +65,7 @@ def rebuild_release(
     verification = verify_release(release)
     if verification.verdict is not Verdict.PASS:
         raise RecipeProblem(
-            f"{release} is not as it was published: {verification.facts['problems'][0]}",
+            f"{release} is not as it was published: {verification.facts.record['problems'][0]}",
             next_step="download it again",
         )
     if not (release / RECIPE_FILE).is_file():
@@ -71,23 +73,25 @@ def rebuild_release(
             f"{release} has no {RECIPE_FILE}: its reports lack the facts for one",
             next_step="ask its author for a release with a recipe",
         )
-    provenance = Report.read_report(release / PROVENANCE_FILE)
+    provenance = read_report(release / PROVENANCE_FILE)
     recipe = _local_recipe(release, provenance, out, base, diff, calibration)
     lock = pipeline.PipelineLock(recipe.out / pipeline.LOCK_FILE)
     with disk_errors(recipe.out):
         recipe.out.mkdir(parents=True, exist_ok=True)
     all_stages = pipeline.recipe_stages(recipe, restart=restart)
     stages = [stage for stage in all_stages if stage.name in WEIGHT_STAGES]
-    quantize_facts = Report.read_report(release / f"{WEIGHT_STAGES[-1]}{REPORT_SUFFIX}").facts
+    quantize_facts = read_report(release / f"{WEIGHT_STAGES[-1]}{REPORT_SUFFIX}").facts.record
     with _thread_count(quantize_facts.get("threads")):
         outcome = pipeline.run_stages(stages, lock, force=force)
     reports = [outcome.reports[name] for name in WEIGHT_STAGES]
     problems = _differences(provenance, quantize_facts, reports, stages[-1].output)
-    return Report(
+    return ProblemReport(
         stage="rebuild",
         inputs={name: digest for report in reports for name, digest in report.inputs.items()},
         settings={},
-        facts={"files": len(provenance.facts["model"]), "problems": problems},
+        facts=ProblemFacts.build(
+            {"files": len(provenance.facts.record["model"]), "problems": problems}
+        ),
         verdict=Verdict.FAIL if problems else Verdict.PASS,
         cost=watch.cost(),
     )
@@ -158,7 +162,7 @@ def _differences(
     provenance: Report, facts: Mapping[str, Any], reports: Sequence[Report], model: Path
 ) -> list[str]:
     """Lists differences from the release: causes first, then files."""
-    release_digests: dict[str, str] = provenance.facts["model"]
+    release_digests: dict[str, str] = provenance.facts.record["model"]
     digests = checkpoint_file_hashes(model)
     files = sorted(
         name
@@ -173,7 +177,7 @@ def _differences(
         for name, digest in report.inputs.items()
         if name in ("base", "diff") and provenance.inputs.get(name) != digest
     ]
-    versions, release_versions = package_versions(), provenance.facts.get("versions")
+    versions, release_versions = package_versions(), provenance.facts.record.get("versions")
     causes += [
         f"made with {name} {version}, rebuilt with {versions.get(name)}"
         for name, version in (
@@ -182,8 +186,8 @@ def _differences(
         if versions.get(name) != version
     ]
     causes += [
-        f"quantized with {key} {facts[key]}, rebuilt with {reports[-1].facts.get(key)}"
+        f"quantized with {key} {facts[key]}, rebuilt with {reports[-1].facts.record.get(key)}"
         for key in ROUNDING_FACTS
-        if key in facts and facts[key] != reports[-1].facts.get(key)
+        if key in facts and facts[key] != reports[-1].facts.record.get(key)
     ]
     return [*causes, *(f"{name!r} has other bytes" for name in files)]

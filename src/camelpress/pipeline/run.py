@@ -38,6 +38,7 @@ from camelpress.publish import upload
 from camelpress.publish.destinations.destination import parse_destination
 from camelpress.quantize import run as quantize
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 from camelpress.reporting.verdict import Verdict
 from camelpress.validate import run as validate
 from camelpress.validate.settings import ValidateSettings
@@ -120,7 +121,7 @@ def run_stages(
         if not force and lock.is_current(stage, entry):
             note(f"{stage.name}: unchanged, skipped")
             skipped.append(stage.name)
-            reports[stage.name] = Report.read_report(stage.output / stage.report)
+            reports[stage.name] = read_report(stage.output / stage.report)
         else:
             note(f"{stage.name}: {stage.output}")
             lock.remove(stage)

@@ -14,6 +14,7 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.files.file_hashes import file_manifest, sha256_file, sha256_json
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import read_report
 
 EXPORT = "export-report.json"
 SOURCES = "exported_from"  # key of an export's facts with the digests of earlier weights
@@ -66,10 +67,10 @@ def _exported_from(folder: Path, hashes: FileHashes) -> list[str]:
     if not (folder / EXPORT).is_file():
         return []
     try:
-        report = Report.read_report(folder / EXPORT)
+        report = read_report(folder / EXPORT)
     except CheckpointProblem:
         return []
-    listed, digests = _weights(report), report.facts.get(SOURCES)
+    listed, digests = _weights(report), report.facts.record.get(SOURCES)
     if not listed or not isinstance(digests, list) or not _are_beside(listed, folder, hashes):
         return []
     return [*map(str, digests)]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from camelpress import __version__
 from camelpress.core.errors import CheckpointProblem
@@ -15,13 +15,19 @@ from camelpress.core.files.file_recognizer import unreadable_file_problem
 from camelpress.core.files.regular_files import read_regular
 from camelpress.core.input_limits import MAX_JSON_BYTES
 from camelpress.core.settings import Settings, describe_validation_error
+from camelpress.reporting.facts.facts_model import FactsModel
 from camelpress.reporting.verdict import Check, Verdict
 
 SCHEMA_VERSION = 1  # version of the JSON; it rises when a key changes its meaning or disappears
 
+ReportT = TypeVar("ReportT", bound="Report")
+
 
 class Report(Settings):
-    """Report of one stage. `facts` are equal from run to run, `cost` is not."""
+    """Report of one stage. `facts` are equal from run to run, `cost` is not.
+
+    `stage_reports` has a class for each stage, with the facts of that stage.
+    """
 
     schema_version: int = Field(default=SCHEMA_VERSION, description="version of this JSON")
     stage: str
@@ -32,10 +38,17 @@ class Report(Settings):
         default=(), description="names of all files of the output; --force may delete them"
     )
     settings: dict[str, Any]
-    facts: dict[str, Any]
+    facts: FactsModel
     checks: tuple[Check, ...] = ()
     verdict: Verdict | None = None
     cost: dict[str, float] = Field(default={}, description="seconds and peak_bytes")
+
+    @field_validator("facts", mode="before")
+    @classmethod
+    def _parse_facts(cls, value: Any, info: Any) -> Any:
+        kind: Any = cls.model_fields["facts"].annotation
+        is_built = isinstance(value, FactsModel)
+        return value if is_built else kind.model_validate(value, context=info.context)
 
     @property
     def exit_code(self) -> ExitCode:
@@ -47,8 +60,8 @@ class Report(Settings):
         path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def read_report(cls, path: Path) -> Report:
-        """Reads a report that `write` wrote.
+    def read(cls: type[ReportT], path: Path) -> ReportT:
+        """Reads a report that `write` wrote; missing and damaged facts are None.
 
         Raises:
             CheckpointProblem: The file is missing, is no report, or has another version.
@@ -56,7 +69,7 @@ class Report(Settings):
         try:
             text = read_regular(path, MAX_JSON_BYTES).decode("utf-8")
             _require_version(text, path)
-            return cls.model_validate_json(text)
+            return cls.model_validate_json(text, context="lenient")
         except (OSError, UnicodeDecodeError) as error:
             if path.parent.is_file():
                 raise CheckpointProblem(

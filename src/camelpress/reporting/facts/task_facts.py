@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-MAX_NUMBER = 1e15  # magnitude beyond which a figure of a report is damaged
-
-
-def _require_ordered(ends: tuple[float, float]) -> tuple[float, float]:
-    if ends[0] > ends[1]:
-        raise ValueError("an interval ends before it begins")
-    return ends
+from camelpress.reporting.facts.facts_model import FactsModel, Interval, Number, OptionalNumber
 
 
-Number = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
-OptionalNumber = Number | None  # null if the value is not finite
-Interval = Annotated[tuple[Number, Number], AfterValidator(_require_ordered)] | None
-
-
-class ReportModel(BaseModel):
-    """Base of all facts; keeps keys without a field."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
-
-
-class PreferenceFacts(ReportModel):
+class PreferenceFacts(FactsModel):
     """Results of one model's outputs against another's, by the verdicts of a judge."""
 
     pairs: int = Field(ge=0, description="pairs of outputs")
@@ -44,7 +27,7 @@ class PreferenceFacts(ReportModel):
     unread: int = Field(ge=0, description="answers without a verdict; they count nowhere")
 
 
-class JudgementFacts(ReportModel):
+class JudgementFacts(FactsModel):
     """Verdicts of a judge on a task's outputs."""
 
     judge: str = Field(description="judge model, with hashes of its prompts")
@@ -57,7 +40,7 @@ class JudgementFacts(ReportModel):
     )
 
 
-class DistinctCounts(ReportModel):
+class DistinctCounts(FactsModel):
     """Counts of distinct items; items with equal prompt and target count once."""
 
     n: int = Field(ge=0)
@@ -65,7 +48,7 @@ class DistinctCounts(ReportModel):
     won: int = Field(ge=0)
 
 
-class TaskFacts(ReportModel):
+class TaskFacts(FactsModel):
     """One benchmark on the same items for both models."""
 
     name: str
@@ -102,7 +85,9 @@ class TaskFacts(ReportModel):
     )
 
     @model_validator(mode="after")
-    def _require_counts(self) -> TaskFacts:
+    def _require_counts(self, info: Any) -> TaskFacts:
+        if info.context != "strict":
+            return self
         distinct = self.distinct
         if distinct is not None and not min(1, self.n) <= distinct.n <= self.n:
             raise ValueError("distinct.n is not among the items")
@@ -111,7 +96,7 @@ class TaskFacts(ReportModel):
         return self
 
 
-class BenchmarkMean(ReportModel):
+class BenchmarkMean(FactsModel):
     """Mean of both models over the columns of a benchmark, or over benchmarks."""
 
     reference: Number

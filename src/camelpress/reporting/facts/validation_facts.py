@@ -1,34 +1,24 @@
-"""Typed facts of a validation report, its reader and its JSON Schema.
-
-A new fact needs no new version. `SCHEMA_VERSION` rises if a fact changes its meaning or disappears.
-"""
+"""Typed facts of the report of validate."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, create_model, model_validator
+from pydantic import Field, Strict, model_validator
 
-from camelpress.core.errors import CheckpointProblem
-from camelpress.core.settings import describe_validation_error
-from camelpress.reporting.facts.task_facts import (
-    AverageFacts,
+from camelpress.reporting.facts.facts_model import (
+    FactsModel,
     Interval,
+    NonNegativeNumber,
     Number,
     OptionalNumber,
-    ReportModel,
-    TaskFacts,
 )
-from camelpress.reporting.stage_report import SCHEMA_VERSION, Report
-
-STAGE = "validate"
+from camelpress.reporting.facts.task_facts import AverageFacts, TaskFacts
 
 
-class TextFigures(ReportModel):
+class TextFigures(FactsModel):
     """Figures over a set of tokens, with 95 % intervals; null is an unbounded interval."""
 
     tokens: int = Field(ge=0, description="scored tokens")
@@ -37,8 +27,8 @@ class TextFigures(ReportModel):
         description="independent pieces of text: documents, or windows of a single document; "
         "a repeated piece counts once",
     )
-    effective_sequences: OptionalNumber = Field(
-        default=None, ge=0, description="number of equally large pieces with the same information"
+    effective_sequences: NonNegativeNumber | None = Field(
+        default=None, description="number of equally large pieces with the same information"
     )
     repeats: int = Field(default=0, ge=0, description="repeated pieces")
     reference_perplexity: OptionalNumber
@@ -69,7 +59,7 @@ class TextFacts(TextFigures):
     )
 
 
-class WindowStartFacts(ReportModel):
+class WindowStartFacts(FactsModel):
     """Figures of the beginnings of all windows and of their remainders."""
 
     context: int = Field(description="length of a beginning in tokens")
@@ -77,7 +67,7 @@ class WindowStartFacts(ReportModel):
     rest: TextFigures | None
 
 
-class ModelFacts(ReportModel):
+class ModelFacts(FactsModel):
     """Facts of one model."""
 
     path: str
@@ -104,21 +94,23 @@ def _require_edges(edges: Sequence[float], bins: int) -> None:
         raise ValueError(f"{bins} bins need {bins + 1} edges that rise")
 
 
-class DivergenceHistogram(ReportModel):
+class DivergenceHistogram(FactsModel):
     """Histogram of the divergence of tokens, with one edge more than counts."""
 
     edges: list[Number]
     counts: list[Annotated[int, Field(ge=0)]]
 
     @model_validator(mode="after")
-    def _require_bins(self) -> DivergenceHistogram:
+    def _require_bins(self, info: Any) -> DivergenceHistogram:
+        if info.context != "strict":
+            return self
         _require_edges(self.edges, len(self.counts))
         if self.edges and (self.edges[0] < 0 or self.edges[1] <= 0):
             raise ValueError("a divergence is below 0")
         return self
 
 
-class BinnedMeans(ReportModel):
+class BinnedMeans(FactsModel):
     """Means over stretches, with one edge more than stretches."""
 
     edges: list[Number]
@@ -126,7 +118,9 @@ class BinnedMeans(ReportModel):
     tokens: list[Number]
 
     @model_validator(mode="after")
-    def _require_stretches(self) -> BinnedMeans:
+    def _require_stretches(self, info: Any) -> BinnedMeans:
+        if info.context != "strict":
+            return self
         _require_edges(self.edges, len(self.tokens))
         _require_edges(self.edges, len(self.kl_mean))
         return self
@@ -138,12 +132,14 @@ class PositionMeans(BinnedMeans):
     log_ratio: list[OptionalNumber] = Field(description="mean of ln p(reference) - ln p(candidate)")
 
     @model_validator(mode="after")
-    def _require_ratios(self) -> PositionMeans:
+    def _require_ratios(self, info: Any) -> PositionMeans:
+        if info.context != "strict":
+            return self
         _require_edges(self.edges, len(self.log_ratio))
         return self
 
 
-class BlockError(ReportModel):
+class BlockError(FactsModel):
     """Error of the hidden states behind one decoder block."""
 
     relative_error: OptionalNumber = Field(
@@ -155,34 +151,34 @@ class BlockError(ReportModel):
     worst: bool = Field(default=False, description="adds most to the squared error")
 
 
-class NonFiniteCounts(ReportModel):
+class NonFiniteCounts(FactsModel):
     """Counts of predictions with a logit that is not finite; any count above 0 is refused."""
 
     reference: int = Field(ge=0)
     candidate: int = Field(ge=0)
 
 
-class NoiseFloor(ReportModel):
+class NoiseFloor(FactsModel):
     """Figures of the reference against itself, computed in another way."""
 
     kl_mean: OptionalNumber
     perplexity_ratio_interval: Interval = None
 
 
-class ProbabilityChange(ReportModel):
+class ProbabilityChange(FactsModel):
     """Change of the probability of the actual token, candidate minus reference."""
 
     mean: OptionalNumber
     rms: OptionalNumber
 
 
-class StoreReference(ReportModel):
+class StoreReference(FactsModel):
     """Store in the place of the reference."""
 
     top_k: int = Field(description="stored likeliest tokens; 0: all")
     samples: int = Field(description="tokens drawn from the remainder")
     remainder_mass: OptionalNumber = Field(description="mean probability of the remainder")
-    kl_bounds: tuple[OptionalNumber, OptionalNumber] = Field(
+    kl_bounds: Annotated[tuple[OptionalNumber, OptionalNumber], Strict(False)] = Field(
         description="bounds without an estimate, nats"
     )
 
@@ -215,14 +211,18 @@ class ValidateFacts(TextFigures):
     store: StoreReference | None = None
 
     @model_validator(mode="after")
-    def _require_unique_names(self) -> ValidateFacts:
+    def _require_unique_names(self, info: Any) -> ValidateFacts:
+        if info.context != "strict":
+            return self
         for parts in (self.texts, self.tasks):
             if len({part.name for part in parts}) < len(parts):
                 raise ValueError("two texts or two tasks have one name")
         return self
 
     @model_validator(mode="after")
-    def _require_what_pages_show(self) -> ValidateFacts:
+    def _require_what_pages_show(self, info: Any) -> ValidateFacts:
+        if info.context != "strict":
+            return self
         if self.tokens and "99" not in self.kl_percentiles:
             raise ValueError("kl_percentiles lacks 99")
         if self.tokens and not self.texts:
@@ -230,39 +230,3 @@ class ValidateFacts(TextFigures):
         if self.tokens and len(self.kl_histogram.counts) < 2:
             raise ValueError("kl_histogram has fewer than 2 bins")
         return self
-
-
-def read_validation(path: Path) -> Report:
-    """Reads and checks a validation report.
-
-    Args:
-        path: report file, or its folder.
-    Raises:
-        CheckpointProblem: The report is missing, damaged, or of another stage or version.
-    """
-    file = path / "report.json" if path.is_dir() else path
-    report = Report.read_report(file)
-    if report.stage != STAGE:
-        raise CheckpointProblem(
-            f"{file} is a report of {report.stage}", next_step="give one that validate wrote"
-        )
-    try:
-        ValidateFacts.model_validate_json(json.dumps(report.facts))
-    except ValidationError as error:
-        raise CheckpointProblem(
-            f"{file} is damaged (facts: {describe_validation_error(error)})",
-            next_step="validate again",
-        ) from error
-    return report
-
-
-def validation_schema() -> dict[str, Any]:
-    """Returns the JSON Schema of report.json."""
-    model = create_model(
-        "ValidationReport",
-        __base__=Report,
-        __doc__=f"report.json of camelpress, version {SCHEMA_VERSION}.",
-        facts=(ValidateFacts, ...),
-    )
-    schema = model.model_json_schema(mode="validation")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -59,7 +59,7 @@ STEP_PLOTS = (
 
 def validation_drawings(report: Report) -> list[SvgFigure]:
     """Draws all figures that the facts allow, in the order of the page."""
-    facts = report.facts
+    facts = report.facts.record
     with figure_style():
         return [
             *([plot_benchmark_deltas(facts, report.checks)] if facts.get("tasks") else []),

@@ -79,7 +79,7 @@ DUEL_COLUMNS = {
 
 def render_html(report: Report) -> str:
     """Renders the whole page; equal facts give equal bytes, whatever the cost."""
-    facts = report.facts
+    facts = report.facts.record
     settings = report.model_dump(mode="json", include={"settings"})["settings"]
     return _template("page.html.jinja").render(
         _page_header(report),
@@ -112,18 +112,18 @@ def render_markdown(report: Report) -> str:
     opening = {key: _escape_markdown(text) for key, text in _page_header(report).items()}
     ranked = sorted(report.checks, key=lambda check: VERDICT_ORDER.index(check.verdict))
     checks = [validation_tables.gate_check_row(check) for check in ranked]
-    texts = validation_tables.text_metric_rows(report.facts)
+    texts = validation_tables.text_metric_rows(report.facts.record)
     parts = [
         "## {mark} {verdict}: {candidate} against {reference}".format_map(opening),
         opening["summary"],
-        *map(_escape_markdown, validation_tables.duplicate_sentences(report.facts)),
+        *map(_escape_markdown, validation_tables.duplicate_sentences(report.facts.record)),
         opening["caveat"],
         *(_limited_table(CHECK_COLUMNS, checks, "checks") if checks else ()),
         *(_limited_table(TEXT_COLUMNS, texts, "texts") if texts else ()),
-        *map(_escape_markdown, sentences.omission_sentences(report.facts)),
-        *_early(validation_tables.window_start_rows(report.facts)),
-        *_tasks(report.facts),
-        f"Protocol: {_escape_markdown(report.facts['protocol'])}",
+        *map(_escape_markdown, sentences.omission_sentences(report.facts.record)),
+        *_early(validation_tables.window_start_rows(report.facts.record)),
+        *_tasks(report.facts.record),
+        f"Protocol: {_escape_markdown(report.facts.record['protocol'])}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -145,11 +145,11 @@ def render_flips(report: Report, changed: Iterable[Mapping[str, Any]]) -> str:
             "won": task["won"],
             "flips": by_task.get(task["name"], [])[:MAX_FLIPS],
         }
-        for task in report.facts["tasks"]
+        for task in report.facts.record["tasks"]
     ]
     return _template("flips.html.jinja").render(
-        candidate=validation_tables.model_folder_name(report.facts["candidate"]),
-        reference=validation_tables.model_folder_name(report.facts["reference"]),
+        candidate=validation_tables.model_folder_name(report.facts.record["candidate"]),
+        reference=validation_tables.model_folder_name(report.facts.record["reference"]),
         css=Markup(_resource("page.css")),
         tasks=tasks,
         version=report.version,
@@ -183,9 +183,9 @@ def _page_header(report: Report) -> dict[str, str]:
         "tone": report.verdict.lower() if report.verdict else "none",
         "mark": sentences.VERDICT_SYMBOLS[report.verdict],
         "summary": sentences.verdict_sentence(report),
-        "caveat": quantized_reference_caveat(report.facts),
-        "candidate": validation_tables.model_folder_name(report.facts["candidate"]),
-        "reference": validation_tables.model_folder_name(report.facts["reference"]),
+        "caveat": quantized_reference_caveat(report.facts.record),
+        "candidate": validation_tables.model_folder_name(report.facts.record["candidate"]),
+        "reference": validation_tables.model_folder_name(report.facts.record["reference"]),
     }
 
 

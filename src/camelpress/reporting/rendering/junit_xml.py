@@ -29,7 +29,7 @@ def render_junit(report: Report, *, inconclusive: str) -> str:
     Source:
         Elements common to Jenkins, GitLab and GitHub's actions; characters of XML 1.0, section 2.2.
     """
-    caveat = quantized_reference_caveat(report.facts)
+    caveat = quantized_reference_caveat(report.facts.record)
     cases = [_test_case(check, inconclusive, caveat) for check in report.checks] or [_empty_case()]
     suite = ElementTree.Element("testsuite", name=_name(report), tests=str(len(cases)))
     for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
@@ -37,7 +37,7 @@ def render_junit(report: Report, *, inconclusive: str) -> str:
     properties = ElementTree.SubElement(suite, "properties")
     summary = {"verdict": report.verdict or "NOT JUDGED", "camelpress": report.version}
     summary |= {"caveat": caveat} if caveat else {}
-    for name, value in (summary | _benchmarks(report.facts) | report.inputs).items():
+    for name, value in (summary | _benchmarks(report.facts.record) | report.inputs).items():
         ElementTree.SubElement(
             properties, "property", name=_legal_xml(name), value=_legal_xml(value)
         )
@@ -86,7 +86,7 @@ def _benchmarks(facts: Mapping[str, Any]) -> dict[str, str]:
 
 def _name(report: Report) -> str:
     sides = [
-        validation_tables.model_folder_name(report.facts[side])
+        validation_tables.model_folder_name(report.facts.record[side])
         for side in ("candidate", "reference")
     ]
     return _legal_xml(" against ".join(sides))

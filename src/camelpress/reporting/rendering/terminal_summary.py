@@ -27,7 +27,7 @@ def _cost(report: Report) -> list[tuple[str, str]]:
 
 
 def _recover(report: Report) -> list[tuple[str, str]]:
-    facts = report.facts
+    facts = report.facts.record
     shares = facts["representable"]
     return [
         ("tensors", _tensors(facts)),
@@ -72,7 +72,7 @@ def _golden(golden: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def _make_diff(report: Report) -> list[tuple[str, str]]:
-    facts = report.facts
+    facts = report.facts.record
     return [
         ("tensors", f"{len(facts['tensors'])}, {facts['dtype']}"),
         ("lost", _loss_note(facts)),
@@ -96,7 +96,7 @@ def _rescue_note(facts: dict[str, Any]) -> str:
 
 
 def _quantize(report: Report) -> list[tuple[str, str]]:
-    facts, settings = report.facts, report.settings
+    facts, settings = report.facts.record, report.settings
     calibration = facts["calibration"]
     rows = [
         (
@@ -125,7 +125,7 @@ def _quantize(report: Report) -> list[tuple[str, str]]:
 
 
 def _validate(report: Report) -> list[tuple[str, str]]:
-    facts = report.facts
+    facts = report.facts.record
     scored = _metric_rows(facts) if facts["tokens"] else []
     return [*_caveat(facts), *scored, *_tasks(facts), *_cost(report)]
 
@@ -183,7 +183,7 @@ def _detectable(task: dict[str, Any]) -> str:
 
 
 def _store(report: Report) -> list[tuple[str, str]]:
-    facts = report.facts
+    facts = report.facts.record
     return [
         *_caveat(facts),
         ("predictions", f"{facts['predictions']:,} over {facts['vocabulary']:,} tokens"),
@@ -209,7 +209,7 @@ def _early_row(early: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def _export(report: Report) -> list[tuple[str, str]]:
-    facts, settings = report.facts, report.settings
+    facts, settings = report.facts.record, report.settings
     to = settings["to"] + (f", {settings['dtype']}" if settings["to"] == "dense" else "")
     lost = f"{facts['inexact']:,} values by up to {facts['largest_error']:.1e}"
     return [
@@ -220,15 +220,15 @@ def _export(report: Report) -> list[tuple[str, str]]:
 
 
 def _publish(report: Report) -> list[tuple[str, str]]:
-    delivered = report.facts.get("delivered")
+    delivered = report.facts.record.get("delivered")
     place = _destination_rows(delivered) if delivered else []
     files = f"{len(report.outputs)}, sealed by provenance.json and SHA256SUMS"
-    caveats = [("caveat", sentence) for sentence in report.facts.get("caveats", [])]
+    caveats = [("caveat", sentence) for sentence in report.facts.record.get("caveats", [])]
     return [*caveats, *place, ("files", files), *_cost(report)]
 
 
 def _upload(report: Report) -> list[tuple[str, str]]:
-    return [*_destination_rows(report.facts), *_cost(report)]
+    return [*_destination_rows(report.facts.record), *_cost(report)]
 
 
 def _destination_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -239,14 +239,14 @@ def _destination_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _verify(report: Report) -> list[tuple[str, str]]:
-    signed = [("signed", report.facts["signed"])] if "signed" in report.facts else []
-    return [*signed, *(("problem", problem) for problem in report.facts["problems"])]
+    signed = [("signed", report.facts.record["signed"])] if "signed" in report.facts.record else []
+    return [*signed, *(("problem", problem) for problem in report.facts.record["problems"])]
 
 
 def _diff(report: Report) -> list[tuple[str, str]]:
     return [
         (kind, difference)
-        for kind, differences in report.facts["differences"].items()
+        for kind, differences in report.facts.record["differences"].items()
         for difference in differences
     ]
 
