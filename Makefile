@@ -39,7 +39,7 @@ test-clients: .venv/installed-test ## our checkpoints in other people's loaders,
 
 test-s3: .venv/installed-test ## buckets, on moto's server
 	test -d .venv-s3 || tests/models/s3_env.sh .venv-s3
-	.venv-s3/bin/python -m pytest tests/publish/test_bucket.py
+	.venv-s3/bin/python -m pytest tests/publish/test_s3_bucket.py
 
 EVERY ?= 1
 faults: .venv/installed-test ## every command killed, and failed by its disk, at each operation (hours; EVERY=8: each eighth)
