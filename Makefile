@@ -53,14 +53,14 @@ bench-quantize: .venv/installed $(SMOLLM2) $(LLAMA_TOKENIZER) ## quantize agains
 	$(BIN)/python -m benchmarks.quantize
 
 bench-growth: .venv/installed $(LLAMA_TOKENIZER) ## time and memory of quantize against layers and samples
-	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.quantize.growth
 
 bench-validate: .venv/installed $(SMOLLM2) $(LLAMA_TOKENIZER) ## validate against lm-eval and the processor's limit (CAMELPRESS_DATA)
 	tests/clients/make_env.sh lmeval
 	$(BIN)/python -m benchmarks.validate
 
 bench-tasks: .venv/installed $(SMOLLM2) ## the card's columns on a model and its 4-bit candidate, within 30 minutes (CAMELPRESS_DATA)
-	$(BIN)/python -m benchmarks.columns $(SMOLLM2)
+	$(BIN)/python -m benchmarks.validate.card_benchmarks $(SMOLLM2)
 
 .PHONY: docs pictures
 docs: .venv/installed-docs ## the site, in site/; a dead link or a missing anchor fails
