@@ -39,7 +39,7 @@ test-clients: .venv/installed-test ## our checkpoints in other people's loaders,
 
 test-s3: .venv/installed-test ## buckets, on moto's server
 	test -d .venv-s3 || tests/models/s3_env.sh .venv-s3
-	.venv-s3/bin/python -m pytest tests/publish/test_bucket.py
+	.venv-s3/bin/python -m pytest tests/publish/test_s3_bucket.py
 
 EVERY ?= 1
 faults: .venv/installed-test ## every command killed, and failed by its disk, at each operation (hours; EVERY=8: each eighth)
@@ -53,14 +53,14 @@ bench-quantize: .venv/installed $(SMOLLM2) $(LLAMA_TOKENIZER) ## quantize agains
 	$(BIN)/python -m benchmarks.quantize
 
 bench-growth: .venv/installed $(LLAMA_TOKENIZER) ## time and memory of quantize against layers and samples
-	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.quantize.growth
 
 bench-validate: .venv/installed $(SMOLLM2) $(LLAMA_TOKENIZER) ## validate against lm-eval and the processor's limit (CAMELPRESS_DATA)
 	tests/clients/make_env.sh lmeval
 	$(BIN)/python -m benchmarks.validate
 
 bench-tasks: .venv/installed $(SMOLLM2) ## the card's columns on a model and its 4-bit candidate, within 30 minutes (CAMELPRESS_DATA)
-	$(BIN)/python -m benchmarks.columns $(SMOLLM2)
+	$(BIN)/python -m benchmarks.validate.card_benchmarks $(SMOLLM2)
 
 .PHONY: docs pictures
 docs: .venv/installed-docs ## the site, in site/; a dead link or a missing anchor fails

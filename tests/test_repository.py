@@ -70,6 +70,25 @@ def test_quick_tests_are_files_that_exist() -> None:
     assert "@tests/quick.txt" in recipe_lines("quick")[0].split()
 
 
+def test_quick_tests_cover_every_room() -> None:
+    rooms = {path.parent.name for path in (ROOT / "src" / "camelpress").glob("*/__init__.py")}
+    assert {"core", "convert", "reporting"} < rooms
+    assert rooms - {Path(path).parent.name for path in QUICK} == set()
+
+
+@pytest.mark.parametrize("name", ["Makefile", "docs/numbers.md"])
+def test_benchmarks_that_are_named_exist(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    modules = set(re.findall(r"python -m (benchmarks(?:\.\w+)+)", text))
+    files = [ROOT / module.replace(".", "/") for module in sorted(modules)]
+    assert len(files) >= 5
+    assert not [
+        path
+        for path in files
+        if not path.with_suffix(".py").is_file() and not (path / "__main__.py").is_file()
+    ]
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_workflow_calls_targets_and_scripts_that_exist(path: Path) -> None:
     for command in (step["run"] for step in steps(path) if "run" in step):

@@ -1,4 +1,6 @@
-"""Whether a recovered model is the tuned one: python -m benchmarks.agree BILLIONS FOLDER SEED
+"""Compares a recovered model with the tuned one:
+
+    python -m benchmarks.recover.output_check BILLIONS FOLDER SEED
 
 The tuned model is drawn anew: the embedding, the head, the last norm and one layer, which the
 seed chooses, are compared bit for bit as bfloat16, all others by name and shape.

@@ -1,4 +1,6 @@
-"""How quantizing grows: python -m benchmarks.growth --layers 4 8 16 32 --samples 32 64 128 256
+"""Measures how quantizing grows with layers and with samples:
+
+    python -m benchmarks.quantize.growth --layers 4 8 16 32 --samples 32 64 128 256
 
 LLaMA-shaped models of random weights are quantized, some with more layers and some with more
 calibration sequences, in random order, each as a new process; the peak of each is held against
@@ -6,7 +8,8 @@ the forecast that it gave. Prints Markdown; leaves nothing behind. Linux only.
 
 A single block as wide as that of LLaMA 65B:
 
-    python -m benchmarks.growth --hidden 8192 --layers 1 --samples 8 --sequence-length 2048 --alone
+    python -m benchmarks.quantize.growth --hidden 8192 --layers 1 --samples 8 \
+        --sequence-length 2048 --alone
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from benchmarks.quantize.tools import OURS, Work, importing, quantizing
 from benchmarks.shapes import Sizes
 from benchmarks.tables import MB, Target, spread, table, targets_table
 
-TEXT = Path(__file__).parents[1] / "demo" / "text" / "moby-dick.txt.xz"
+TEXT = Path(__file__).parents[2] / "demo" / "text" / "moby-dick.txt.xz"
 GROUP_SIZE = 128
 LAYERS, SAMPLES = 8, 32  # of the runs in which the other one changes
 IMPORTS = "imports"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from benchmarks.contenders import IMPORTS, PUBLISHED, RECOVER, SYNCED, UNCHECKED
+from benchmarks.recover.contenders import IMPORTS, PUBLISHED, RECOVER, SYNCED, UNCHECKED
 from benchmarks.shapes import TUNED_ROWS, Sizes
 from benchmarks.tables import MB, Runs, Target, above, ratios, spread, table
 

@@ -1,4 +1,6 @@
-"""What a store loses: python -m benchmarks.store MODEL CANDIDATE --text FILE --top-k 64 256 1024
+"""Measures what a store loses:
+
+    python -m benchmarks.validate.store MODEL CANDIDATE --text FILE --top-k 64 256 1024
 
 A candidate is held against its reference itself, and against stores of the reference's predictions
 that keep more or less of them. Prints Markdown; leaves nothing behind.

@@ -59,20 +59,20 @@ def test_a_changed_weight_is_noticed(tmp_path: Path) -> None:
 
     file = tmp_path / "model.safetensors"
     save_file(sums, file)
-    part("agree").require(tmp_path, sizes, 0)
+    part("recover.output_check").require(tmp_path, sizes, 0)
     save_file(tuned, file)
-    part("agree").require(tmp_path, sizes, 0)
+    part("recover.output_check").require(tmp_path, sizes, 0)
     name = "model.layers.0.mlp.up_proj.weight"
     tuned[name].view(torch.int16)[3, 5] ^= 1
     save_file(tuned, file)
     with pytest.raises(SystemExit, match=f"^{file}: {name} is not that of the tuned model$"):
-        part("agree").require(tmp_path, sizes, 0)
+        part("recover.output_check").require(tmp_path, sizes, 0)
     del tuned[name]
     save_file(tuned, file)
     with pytest.raises(
         SystemExit, match=f"^{tmp_path}: names or shapes are not those of the tuned "
     ):
-        part("agree").require(tmp_path, sizes, 0)
+        part("recover.output_check").require(tmp_path, sizes, 0)
 
 
 def test_shards_are_as_large_as_they_may_be(
@@ -113,7 +113,8 @@ def test_a_failing_command_ends_it_with_its_stderr() -> None:
 
 
 def test_ratios_are_of_runs_of_the_same_round() -> None:
-    text = part("tables").targets_table(part("account").targets(part("shapes").near(1.3), runs()))
+    targets = part("recover.costs").targets(part("shapes").near(1.3), runs())
+    text = part("tables").targets_table(targets)
     assert text.splitlines()[2:] == [
         "| seconds: camelpress recover / read, write and sync "
         "| 2.00 (1.00 - 3.00) | at most 1.5 | not met |",
@@ -129,7 +130,7 @@ def test_ratios_are_of_runs_of_the_same_round() -> None:
 
 
 def test_what_does_not_fit_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recover = part("recover")
+    recover = part("recover.__main__")
     asked = {}
 
     def rounds(*_: object, published: bool) -> Any:
@@ -150,7 +151,7 @@ def test_what_does_not_fit_is_not_run(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_disk_that_is_too_small_is_told_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recover = part("recover")
+    recover = part("recover.__main__")
     monkeypatch.setattr(recover.machine, "available_memory", lambda: 0)
     monkeypatch.setattr(recover.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 26e9}))
     with pytest.raises(SystemExit, match="has 26.0 GB free, 3 billion needs 26.2 GB$"):
@@ -159,7 +160,7 @@ def test_a_disk_that_is_too_small_is_told_before(
 
 def runs() -> dict[str, list[Any]]:
     """Three rounds on a machine that becomes slower while nothing else changes."""
-    names = part("contenders")
+    names = part("recover.contenders")
 
     def run(seconds: float, peak: int) -> Any:
         return part("measure").Run(seconds, peak, cpu=seconds)

@@ -1,6 +1,6 @@
 """Completions beside transformers' own `generate`, in turns:
 
-    python -m benchmarks.completions .models/SmolLM2-135M-Instruct --items 64 --tokens 64 --rounds 3
+    python -m benchmarks.validate.completions .models/SmolLM2-135M-Instruct --items 64 --tokens 64
 
 Both complete the same prompts of `--task`, the first items of one shuffle, with so many likeliest
 tokens each and without stops, in fp32: ours with its rows side by side and what they begin with
@@ -22,7 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.tables import spread, table
-from benchmarks.tasks import asked
+from benchmarks.validate.mmlu import asked
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.generation.decoder import StreamedDecoder

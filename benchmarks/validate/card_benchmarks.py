@@ -1,6 +1,6 @@
 """The columns of the Tulu card on a model and its 4-bit candidate, within a time:
 
-    python -m benchmarks.columns .models/SmolLM2-135M-Instruct --budget 22m --limit 1800
+    python -m benchmarks.validate.card_benchmarks .models/SmolLM2-135M-Instruct --budget 22m
 
 Quantizes the model (groups of 64, 16 samples of 512 tokens of Alpaca-format instructions) unless
 `--candidate` names a folder, runs `camelpress validate --tasks tulu --budget`, and prints both

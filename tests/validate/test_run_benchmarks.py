@@ -133,7 +133,7 @@ def test_programs_are_written_by_models_and_run_in_the_sandbox(
 
 def test_a_benchmark_shows_the_columns(report: Path) -> None:
     told = validation_report.read_validation(report).facts.record
-    _, _, mmlu, tydiqa = part("columns").columns(told).splitlines()
+    _, _, mmlu, tydiqa = part("validate.card_benchmarks").columns(told).splitlines()
     low, high = (100 * end for end in told["tasks"][0]["delta_interval"])
     assert mmlu.startswith("| MMLU 0-shot | 12 of 12 | ") and f"({low:+.1f} to {high:+.1f})" in mmlu
     assert tydiqa.startswith("| TydiQA Closed-book | 18 of 18 | ")

@@ -1,6 +1,6 @@
 """What each part of the quantizer is worth: same model, text and tokens, one part more each time.
 
-    python -m benchmarks.ablation MODEL --calibration FILE --text FILE [--text FILE] --group-size 64
+    python -m benchmarks.quantize.ablation MODEL --calibration FILE --text FILE [--text FILE]
 
 The parts are the ones of docs/design.md. Those that are always on have no option; they are taken
 out here, by running the solver with another order or with a kernel that searches less.

@@ -1,6 +1,6 @@
 """MMLU block by block against lm-evaluation-harness' own transformers backend, item by item.
 
-    python -m benchmarks.tasks .models/SmolLM2-135M-Instruct --items 200
+    python -m benchmarks.validate.mmlu .models/SmolLM2-135M-Instruct --items 200
 
 Both get the same requests of `tulu_mmlu_0shot`, the first items of one shuffle, in fp32. Prints the
 largest difference of a log-likelihood, the share of items with the same likeliest choice, and what

@@ -34,7 +34,7 @@ def contenders(work: Path, out: Path, *, published: bool) -> list[Contender]:
     folders = [str(work / "base"), str(work / "diff"), str(out)]
     recover = [sys.executable, "-m", "camelpress", "recover", *folders]
     unchecked = [*recover, "--check", "off", "--dtype", "bfloat16"]  # auto samples, too
-    theirs = [sys.executable, "-m", "benchmarks.published", *folders]
+    theirs = [sys.executable, "-m", "benchmarks.recover.published_algorithm", *folders]
     found = [
         Contender(FLOOR, ["sh", "-ec", COPY, "sh", *folders]),
         Contender(SYNCED, ["sh", "-ec", f'{COPY}sync "$3"', "sh", *folders]),
@@ -45,7 +45,7 @@ def contenders(work: Path, out: Path, *, published: bool) -> list[Contender]:
         Contender(UNCHECKED, unchecked, recovers=True),
     ]
     if published:
-        modules = "benchmarks.published, transformers.models.llama.modeling_llama"
+        modules = "benchmarks.recover.published_algorithm, transformers.models.llama.modeling_llama"
         found.append(Contender(IMPORTS[PUBLISHED], _importing(modules)))
         found.append(Contender(PUBLISHED, theirs, recovers=True))
     return found

@@ -92,7 +92,7 @@ def test_clusters_of_other_sizes_count_for_fewer(sizes: list[int], expected: flo
     assert effective_clusters(cluster) == pytest.approx(expected, rel=1e-3)
 
 
-COVERAGE = benches.part("coverage")
+COVERAGE = benches.part("validate.coverage")
 DESIGNS = [
     COVERAGE.Design(correlation, uneven=uneven, copies=copies)
     for correlation, uneven, copies in product((0.0, 0.2, 1.0), (False, True), (False, True))
@@ -104,7 +104,7 @@ DESIGNS = [
 def test_intervals_hold_the_true_share_at_least_nine_times_in_ten(
     pieces: int, share: float, design: Any
 ) -> None:
-    """The worst design of `benchmarks.coverage` holds it in 92 %; these draws are fixed."""
+    """The worst design of `benchmarks.validate.coverage` holds it in 92 %; the draws are fixed."""
     found = COVERAGE.coverage(pieces, share, design, runs=100)
     assert found.held >= 0.90
     assert found.above <= 0.08  # a low end above the truth is what passes a bad model

@@ -18,9 +18,9 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.account import figures_table, targets
-from benchmarks.contenders import PUBLISHED, contenders
 from benchmarks.measure import Run, run
+from benchmarks.recover.contenders import PUBLISHED, contenders
+from benchmarks.recover.costs import figures_table, targets
 from benchmarks.shapes import near
 from benchmarks.tables import targets_table
 
@@ -46,7 +46,7 @@ def rounds(billions: float, count: int, work: Path, *, published: bool) -> dict[
     everyone = contenders(work, out, published=published)
     runs: dict[str, list[Run]] = {contender.name: [] for contender in everyone}
     inputs = [str(path) for name in ("base", "diff") for path in (work / name).iterdir()]
-    agree = [sys.executable, "-m", "benchmarks.agree"]
+    agree = [sys.executable, "-m", "benchmarks.recover.output_check"]
     chance = random.Random(0)
     for number in range(1, count + 1):
         for contender in chance.sample(everyone, len(everyone)):

@@ -1,4 +1,6 @@
-"""The published way to apply a weight diff: python -m benchmarks.published RAW DIFF OUT
+"""Applies a weight diff as the published script does:
+
+    python -m benchmarks.recover.published_algorithm RAW DIFF OUT
 
 Both models whole in fp32, one added to the other, and the sum saved in fp32. The tokenizers and
 the text that the published script generates at the end are left out: they take no part in the sum.

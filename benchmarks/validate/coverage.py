@@ -1,4 +1,4 @@
-"""How often 95 % intervals hold the truth: python -m benchmarks.coverage [--runs 2000]
+"""How often 95 % intervals hold the truth: python -m benchmarks.validate.coverage [--runs 2000]
 
 Agreements are drawn as beta-binomial counts: each piece of text has a share of its own, and tokens
 of one piece are correlated. Divergences are lognormal between and within pieces. Copies are pieces

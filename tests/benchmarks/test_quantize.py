@@ -187,7 +187,7 @@ def test_ours_is_held_against_the_fastest_and_the_leanest() -> None:
 
 
 def test_growth_is_held_per_layer_and_sample_and_against_the_forecast() -> None:
-    growth = part("growth")
+    growth = part("quantize.growth")
     size = growth.Size
     runs = {
         "imports": [run(1, 400)],
