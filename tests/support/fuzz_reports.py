@@ -15,7 +15,7 @@ from camelpress.publish.card.card_markdown import read_front_matter
 from camelpress.publish.card.hub_access import merge_access_fields, read_source_card
 from camelpress.publish.release import checksums
 from camelpress.reporting.rendering import html_page
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import ValidationReport
 from camelpress.reporting.tables import validation_tables
 from camelpress.validate.benchmarks import samples
 from camelpress.validate.benchmarks.response_cache import RESPONSE_CHECKS, ResponseCache
@@ -161,7 +161,9 @@ def read_flips(content: bytes, folder: Path) -> None:
     place = folder / samples.SAMPLES_FOLDER / "gsm.jsonl"
     place.parent.mkdir(exist_ok=True)
     place.write_bytes(content)
-    report = Report.model_validate(REPORT | {"verdict": None, "facts": FACTS}, strict=False)
+    report = ValidationReport.model_validate(
+        REPORT | {"verdict": None, "facts": FACTS}, strict=False
+    )
     outputs_of = {f"{samples.SAMPLES_FOLDER}/gsm.jsonl": sha256_file(place)}
     report = report.model_copy(update={"outputs": outputs_of})
     changed = [*samples.read_flips(report, folder)]

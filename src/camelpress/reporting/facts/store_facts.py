@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from camelpress.reporting.facts.facts_model import FactsModel
 
 
 class StoreTextFacts(FactsModel):
     """Facts of a text in a store."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str
     sha256: str
@@ -25,8 +23,6 @@ class StoreTextFacts(FactsModel):
 
 class StoreFacts(FactsModel):
     """Facts of a store."""
-
-    model_config = ConfigDict(extra="forbid")
 
     protocol: str
     window: int = Field(gt=1, description="largest number of tokens per window")
