@@ -36,16 +36,16 @@ from camelpress.publish.card.release_quotes import (
     ReleaseQuotes,
     release_shape,
 )
+from camelpress.publish.card.sbom import bill_of_materials
 from camelpress.publish.destinations.destination import parse_destination, variant_name
+from camelpress.publish.finalize import finalize_release
 from camelpress.publish.license.license_profiles import (
     copy_license_files,
     license_profile,
     write_notice,
 )
 from camelpress.publish.release import model_files
-from camelpress.publish.release.finalize import finalize_release
 from camelpress.publish.release.rebuild_recipe import rebuild_recipe, write_rebuild_recipe
-from camelpress.publish.release.sbom import bill_of_materials
 from camelpress.publish.release.signing import write_public_key
 from camelpress.publish.settings import PublishSettings
 from camelpress.reporting import quoted_values
