@@ -224,10 +224,10 @@ def publish(
         ReleaseRefusal: the report is not a PASS of this candidate.
         Problem: the release cannot be written or uploaded.
     """
-    from camelpress.publish import upload as stage
+    from camelpress.publish.publish_release import publish_release
 
     chosen = PublishSettings.parse(settings, source="publish")
-    return stage.publish_release(Path(candidate), Path(report), chosen, force=force)
+    return publish_release(Path(candidate), Path(report), chosen, force=force)
 
 
 @_stage_call()
