@@ -49,7 +49,7 @@ from camelpress.publish.release.rebuild_recipe import rebuild_recipe, write_rebu
 from camelpress.publish.release.signing import write_public_key
 from camelpress.publish.settings import PublishSettings
 from camelpress.reporting import quoted_values
-from camelpress.reporting.lineage import describes, foreign_report
+from camelpress.reporting.lineage import describe_foreign_report, matches_weights
 from camelpress.reporting.plots import card_plots
 from camelpress.reporting.stage_report import Report
 
@@ -200,9 +200,9 @@ def _require_described(candidate: Path, hashes: Mapping[str, str]) -> None:
     """Refuses a quantization report of another model, since the card would quote it."""
     path = candidate / QUANTIZED
     report = model_files.read_stage_report(path)
-    if report is not None and not describes(report, candidate, hashes):
+    if report is not None and not matches_weights(report, candidate, hashes):
         raise CheckpointProblem(
-            foreign_report(path),
+            describe_foreign_report(path),
             next_step="remove that report, or publish the folder that quantize wrote",
         )
 

@@ -15,7 +15,7 @@ from camelpress.inference.model.model_identity import (
     weights_digest,
 )
 from camelpress.reporting.checkpoint_summary import summarize_checkpoint
-from camelpress.reporting.lineage import describes, foreign_report
+from camelpress.reporting.lineage import describe_foreign_report, matches_weights
 from camelpress.reporting.model_precision import dequantized_by, is_quantized, model_precision
 from camelpress.reporting.stage_report import Report
 from camelpress.validate.settings import ScoringSettings
@@ -85,12 +85,14 @@ def _history(folder: Path) -> str:
     """Returns a sentence about the report that marks unquantized weights as dequantized."""
     name = str(dequantized_by(folder))
     try:
-        is_of_weights = describes(Report.read_report(folder / name), folder)
+        is_of_weights = matches_weights(Report.read_report(folder / name), folder)
     except CheckpointProblem:  # an unreadable report still counts
         is_of_weights = True
     if is_of_weights:
         return f"the reference {folder} holds the weights of a quantized model ({name})"
-    return f"the reference may come from a quantized model: {foreign_report(folder / name)}"
+    return (
+        f"the reference may come from a quantized model: {describe_foreign_report(folder / name)}"
+    )
 
 
 def _require_unquantized_store(store: PredictionStore, settings: ScoringSettings) -> None:

@@ -29,7 +29,7 @@ from camelpress.core.files.file_hashes import (
 )
 from camelpress.core.progress import note
 from camelpress.core.settings import Settings, describe_validation_error
-from camelpress.reporting.lineage import describes, foreign_report
+from camelpress.reporting.lineage import describe_foreign_report, matches_weights
 from camelpress.reporting.stage_report import Report
 from camelpress.validate.corpus.held_out_text import HeldOutText
 from camelpress.validate.corpus.protocols import TokenWindow
@@ -245,8 +245,8 @@ def _quantization_source(candidate: Path) -> str | None:
     report = Report.read_report(path) if path.is_file() else None
     if report is None:
         return None
-    if not describes(report, candidate):
-        note(f"{foreign_report(path)}: its source is not compared with the store")
+    if not matches_weights(report, candidate):
+        note(f"{describe_foreign_report(path)}: its source is not compared with the store")
         return None
     return report.inputs.get("source")
 
