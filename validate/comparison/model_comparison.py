@@ -16,6 +16,7 @@ from camelpress.reporting.checkpoint_summary import summarize_checkpoint
 from camelpress.validate.corpus.calibration_overlap import check_calibration_overlap
 from camelpress.validate.corpus.held_out_text import HeldOutText, read_held_out_texts, window_length
 from camelpress.validate.corpus.protocols import PROTOCOLS
+from camelpress.validate.scoring import score_aggregation
 from camelpress.validate.scoring.model_pair import (
     embedding_rows,
     open_streamed_model,
@@ -27,7 +28,6 @@ from camelpress.validate.scoring.streamed_run import StreamedRun
 from camelpress.validate.scoring.token_scores import TokenScores, score_against_store, score_models
 from camelpress.validate.scoring.workspace import Workspace
 from camelpress.validate.settings import ScoringSettings, ValidateSettings
-from camelpress.validate.statistics import score_aggregation
 from camelpress.validate.store.prediction_store import STORE_REPORT, PredictionStore
 
 # settings of a store, repeated in the reports of its comparisons

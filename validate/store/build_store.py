@@ -26,6 +26,7 @@ from camelpress.reporting.stage_report import Report
 from camelpress.validate.comparison.model_comparison import describe_protocol, rerun_reference
 from camelpress.validate.comparison.reference_check import require_unquantized
 from camelpress.validate.corpus.held_out_text import HeldOutText, read_held_out_texts, window_length
+from camelpress.validate.scoring import score_aggregation
 from camelpress.validate.scoring.divergence import (
     TokenMetrics,
     compare_log_probs,
@@ -42,7 +43,6 @@ from camelpress.validate.scoring.streamed_run import StreamedRun, run_blocks
 from camelpress.validate.scoring.token_scores import TokenScores, map_shards
 from camelpress.validate.scoring.workspace import Workspace, resume_key
 from camelpress.validate.settings import StoreSettings
-from camelpress.validate.statistics import score_aggregation
 from camelpress.validate.store.prediction_store import (
     STORE_REPORT,
     WINDOWS_FILE,
