@@ -25,10 +25,11 @@ from camelpress.validate.scoring.model_pair import (
 )
 from camelpress.validate.scoring.scored_positions import ScoredPositions
 from camelpress.validate.scoring.streamed_run import StreamedRun
-from camelpress.validate.scoring.token_scores import TokenScores, score_against_store, score_models
+from camelpress.validate.scoring.token_scores import TokenScores, score_models
 from camelpress.validate.scoring.workspace import Workspace
 from camelpress.validate.settings import ScoringSettings, ValidateSettings
 from camelpress.validate.store.prediction_store import STORE_REPORT, PredictionStore
+from camelpress.validate.store.store_scores import score_against_store
 
 # settings of a store, repeated in the reports of its comparisons
 STORE_SETTINGS = ("protocol", "max_tokens", "assistant_only", "noise_floor")

@@ -27,11 +27,7 @@ from camelpress.validate.comparison.model_comparison import describe_protocol, r
 from camelpress.validate.comparison.reference_check import require_unquantized
 from camelpress.validate.corpus.held_out_text import HeldOutText, read_held_out_texts, window_length
 from camelpress.validate.scoring import score_aggregation
-from camelpress.validate.scoring.divergence import (
-    TokenMetrics,
-    compare_log_probs,
-    truncate_to_top_k,
-)
+from camelpress.validate.scoring.divergence import TokenMetrics, compare_log_probs
 from camelpress.validate.scoring.model_pair import (
     embedding_rows,
     open_streamed_model,
@@ -57,6 +53,7 @@ from camelpress.validate.store.store_writer import (
     sampling_offsets,
     write_windows,
 )
+from camelpress.validate.store.top_k_log_probs import truncate_to_top_k
 
 STORE_PATTERNS = (SHARD_PATTERN, WINDOWS_FILE, *TOKENIZER_FILE_NAMES, STORE_REPORT)
 

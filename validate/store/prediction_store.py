@@ -33,8 +33,8 @@ from camelpress.reporting.lineage import describe_foreign_report, matches_weight
 from camelpress.reporting.stage_report import Report
 from camelpress.validate.corpus.held_out_text import HeldOutText
 from camelpress.validate.corpus.protocols import TokenWindow
-from camelpress.validate.scoring.divergence import TopKLogProbs
 from camelpress.validate.settings import ScoringSettings, StoreSettings
+from camelpress.validate.store.top_k_log_probs import TopKLogProbs
 
 STORE_REPORT = "store-report.json"
 WINDOWS_FILE = "windows.safetensors"
