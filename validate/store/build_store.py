@@ -23,8 +23,6 @@ from camelpress.inference.model.model_identity import headers_digest, weights_di
 from camelpress.inference.streaming.token_shards import SHARD_TOKENS
 from camelpress.reporting.checkpoint_summary import summarize_checkpoint
 from camelpress.reporting.stage_report import Report
-from camelpress.validate.comparison.model_comparison import describe_protocol, rerun_reference
-from camelpress.validate.comparison.reference_check import require_unquantized
 from camelpress.validate.corpus.held_out_text import HeldOutText, read_held_out_texts, window_length
 from camelpress.validate.scoring import score_aggregation
 from camelpress.validate.scoring.divergence import TokenMetrics, compare_log_probs
@@ -33,10 +31,13 @@ from camelpress.validate.scoring.model_pair import (
     open_streamed_model,
     shared_vocab_size,
 )
+from camelpress.validate.scoring.noise_floor import rerun_reference
 from camelpress.validate.scoring.paired_heads import HiddenStates, PairedHeads
+from camelpress.validate.scoring.protocol_description import describe_protocol
 from camelpress.validate.scoring.scored_positions import ScoredPositions, piece_numbers
 from camelpress.validate.scoring.streamed_run import StreamedRun, run_blocks
 from camelpress.validate.scoring.token_scores import TokenScores, map_shards
+from camelpress.validate.scoring.unquantized_reference import require_unquantized
 from camelpress.validate.scoring.workspace import Workspace, resume_key
 from camelpress.validate.settings import StoreSettings
 from camelpress.validate.store.prediction_store import (
