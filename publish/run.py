@@ -36,20 +36,20 @@ from camelpress.publish.card.release_quotes import (
     ReleaseQuotes,
     release_shape,
 )
+from camelpress.publish.card.sbom import bill_of_materials
 from camelpress.publish.destinations.destination import parse_destination, variant_name
+from camelpress.publish.finalize import finalize_release
 from camelpress.publish.license.license_profiles import (
     copy_license_files,
     license_profile,
     write_notice,
 )
 from camelpress.publish.release import model_files
-from camelpress.publish.release.finalize import finalize_release
 from camelpress.publish.release.rebuild_recipe import rebuild_recipe, write_rebuild_recipe
-from camelpress.publish.release.sbom import bill_of_materials
 from camelpress.publish.release.signing import write_public_key
 from camelpress.publish.settings import PublishSettings
 from camelpress.reporting import quoted_values
-from camelpress.reporting.lineage import describes, foreign_report
+from camelpress.reporting.lineage import describe_foreign_report, matches_weights
 from camelpress.reporting.plots import card_plots
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import read_report
@@ -202,9 +202,9 @@ def _require_described(candidate: Path, hashes: Mapping[str, str]) -> None:
     """Refuses a quantization report of another model, since the card would quote it."""
     path = candidate / QUANTIZED
     report = model_files.read_stage_report(path)
-    if report is not None and not describes(report, candidate, hashes):
+    if report is not None and not matches_weights(report, candidate, hashes):
         raise CheckpointProblem(
-            foreign_report(path),
+            describe_foreign_report(path),
             next_step="remove that report, or publish the folder that quantize wrote",
         )
 

@@ -15,7 +15,21 @@ import pytest
 import camelpress
 import pico
 import recipes
-from camelpress import Problem, Report, Verdict, publish, quantize, recover, run, validate
+from camelpress import (
+    Problem,
+    Report,
+    Verdict,
+    export,
+    make_diff,
+    publish,
+    quantize,
+    recover,
+    run,
+    store,
+    validate,
+)
+from camelpress.cli.command import STAGE_PANEL
+from camelpress.cli.commands import app
 from camelpress.core.errors import OutOfMemory, RecipeProblem, ReleaseRefusal
 from camelpress.core.files.file_hashes import CHECKSUM_FILE, PROVENANCE_FILE, file_manifest
 from camelpress.quantize.settings import QuantizeSettings
@@ -24,7 +38,11 @@ from command import Run
 
 SMALL: dict[str, Any] = {"group_size": 32, "samples": 4, "sequence_length": 64}
 GATE = {"perplexity_ratio": {"max": 2.0}, "kl_mean": {"max": 2.0}, "top1_agreement": None}
-REPORTS = ("recover-report.json", "quantize-report.json", "report.json", PROVENANCE_FILE)
+REPORTS = (
+    *(f"{stage}-report.json" for stage in ("recover", "make-diff", "quantize", "store", "export")),
+    "report.json",
+    PROVENANCE_FILE,
+)
 TIMED = (*REPORTS, CHECKSUM_FILE)  # files that state how long the stages took
 
 
@@ -89,6 +107,42 @@ def test_a_pipeline_gives_the_bytes_of_the_command_line(
     assert report.verdict is Verdict.PASS
 
 
+def test_diff_store_and_export_have_the_bytes_of_the_command_line(
+    run: Run, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    here, there = tmp_path / "python", tmp_path / "shell"
+    packed = tmp_path / "packed"
+    quantize("base", out=packed, method="rtn", group_size=32)
+    made = (
+        make_diff("base", "base", out=here / "diff", dtype="bfloat16"),
+        store("base", out=here / "store", text=[Path("prose.txt")], sequence_length=32, top_k=9),
+        export(packed, out=here / "ct", to="compressed-tensors"),
+    )
+    for words in (
+        ("make-diff", "base", "base", there / "diff", "--dtype", "bfloat16"),
+        ("store", "base", there / "store", "--text", "prose.txt", "--sequence-length", 32,
+         "--top-k", 9),
+        ("export", packed, there / "ct", "--to", "compressed-tensors"),
+    ):  # fmt: skip
+        assert run(*words).code == 0
+    for folder in ("diff", "store", "ct"):
+        assert content(here / folder) == content(there / folder)
+    assert [report.stage for report in made] == ["make-diff", "store", "export"]
+    with pytest.raises(Problem, match="exists") as raised:
+        store("base", out=here / "store", text=[Path("prose.txt")])
+    assert raised.value.next_step
+    assert validate(here / "store", packed, out=here / "v").inputs["store"]
+
+
+def test_every_command_of_a_stage_is_a_function() -> None:
+    names = [
+        str(entry.name) for entry in app.registered_commands if entry.rich_help_panel == STAGE_PANEL
+    ]
+    assert "make-diff" in names and len(names) == 7
+    assert {name.replace("-", "_") for name in names} <= {*camelpress.__all__}
+
+
 def test_a_recipe_takes_overrides_of_sections_and_of_single_values(
     place: Path, tmp_path: Path
 ) -> None:
@@ -124,6 +178,10 @@ def test_a_failed_gate_is_a_value_and_its_release_a_problem(place: Path, tmp_pat
         (lambda: quantize("m", out="o", bits=5), "quantize: bits: Input should be 2, 3, 4 or 8"),
         (lambda: validate("r", "c", texts=["t"]), r"validate: texts.*mean text\?"),
         (lambda: validate("r", "c", gate={"kl_meen": None}), r"gate.kl_meen.*mean kl_mean\?"),
+        (lambda: make_diff("b", "t", out="o", rul="zero"), r"make-diff: rul.*mean rule\?"),
+        (lambda: store("r", out="o", topk=3), r"store: topk.*mean top_k\?"),
+        (lambda: export("c", out="o", to="gguf"), "export: to: Input should be 'compressed-"),
+        (lambda: export("c", out="o"), "export: to: "),
         (lambda: publish("c", "r", licence="mit"), r"publish: licence.*mean license\?"),
     ],
 )  # fmt: skip
@@ -171,6 +229,10 @@ def test_a_signature_has_every_setting_with_its_default() -> None:
     assert "group_size: neighbouring columns" in (inspect.getdoc(camelpress.api.quantize) or "")
 
 
+def test_a_setting_without_a_default_has_none_in_the_signature() -> None:
+    assert inspect.signature(export).parameters["to"].default is inspect.Parameter.empty
+
+
 def test_every_public_name_is_there_and_no_other() -> None:
     assert all(hasattr(camelpress, name) for name in camelpress.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'dequantize'"):
@@ -182,6 +244,7 @@ import sys
 import camelpress
 assert not {"torch", "pydantic", "numpy"} & set(sys.modules)
 from camelpress import recover, quantize, validate, publish, run, Problem, Report
+from camelpress import make_diff, store, export
 assert not {"torch", "transformers", "matplotlib"} & set(sys.modules)
 import camelpress.quantize.run as stage
 from camelpress import quantize as again

@@ -32,9 +32,9 @@ from camelpress.validate.comparison.model_comparison import compare_models, comp
 from camelpress.validate.comparison.reference_check import require_valid_reference
 from camelpress.validate.gate import report_files
 from camelpress.validate.gate.gate_judge import judge_facts
+from camelpress.validate.scoring.score_aggregation import aggregate_scores, empty_figures
 from camelpress.validate.scoring.workspace import Workspace, resume_key
 from camelpress.validate.settings import Gate, TaskGate, ValidateSettings
-from camelpress.validate.statistics.score_aggregation import aggregate_scores, empty_figures
 from camelpress.validate.store.prediction_store import PredictionStore
 
 REPORT = report_files.REPORT_FILE

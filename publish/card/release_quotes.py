@@ -21,7 +21,7 @@ from camelpress.publish.license.license_profiles import LicenseProfile, license_
 from camelpress.publish.release import model_files
 from camelpress.publish.release.rebuild_recipe import portable_model_name
 from camelpress.publish.settings import PublishSettings
-from camelpress.reporting.lineage import describes, foreign_report
+from camelpress.reporting.lineage import describe_foreign_report, matches_weights
 from camelpress.reporting.model_precision import with_precision
 from camelpress.reporting.quoted_values import value_at
 from camelpress.reporting.stage_report import Report
@@ -140,8 +140,10 @@ def read_release_facts(folder: Path) -> ReleaseQuotes:
         if key in provenance.facts.record
     }
     quantize = model_files.read_stage_report(folder / QUANTIZED)
-    if quantize is not None and not describes(quantize, folder, provenance.outputs):
-        raise CheckpointProblem(foreign_report(folder / QUANTIZED), next_step="publish it again")
+    if quantize is not None and not matches_weights(quantize, folder, provenance.outputs):
+        raise CheckpointProblem(
+            describe_foreign_report(folder / QUANTIZED), next_step="publish it again"
+        )
     return ReleaseQuotes(
         config=read_json(folder / "config.json"),
         validation=read_report(folder / model_files.VALIDATION_FOLDER / "report.json"),

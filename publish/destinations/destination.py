@@ -8,8 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.hub.repo_id import HUB_PREFIX
-from camelpress.publish.destinations.oci_registry import OCI_SCHEME, OciDestination
-from camelpress.publish.destinations.s3_bucket import S3_SCHEME, S3Destination
+from camelpress.publish.destinations.oci_destination import OCI_SCHEME, OciDestination
+from camelpress.publish.destinations.s3_destination import S3_SCHEME, S3Destination
 from camelpress.publish.license.license_profiles import license_profile
 from camelpress.publish.settings import PublishSettings
 
@@ -48,7 +48,7 @@ def parse_destination(
         )
     address = settings.to or ""
     if address.startswith(HUB_PREFIX):
-        from camelpress.publish.destinations.hub_repository import (
+        from camelpress.publish.destinations.hub_destination import (
             HubDestination,  # imported late: the hub client takes 0.3 seconds
         )
 

@@ -1,6 +1,6 @@
 """From a published weight diff to a tested, published 4-bit release.
 
-The five stages as functions, for notebooks and scripts (`help(camelpress.recover)` lists settings):
+The stages as functions, for notebooks and scripts (`help(camelpress.recover)` lists settings):
 
     from camelpress import publish, quantize, recover, validate
 
@@ -10,7 +10,8 @@ The five stages as functions, for notebooks and scripts (`help(camelpress.recove
     if report.verdict == "PASS":
         publish("tulu-7b-4bit", "validation", to="release", license="tulu")
 
-`run("recipe.yaml")` does all of it from a recipe. Importing this package loads no torch.
+`run("recipe.yaml")` does all of it from a recipe; `make_diff`, `store` and `export` do the work of
+the commands of these names. Importing this package loads no torch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,16 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from camelpress.api import publish, quantize, recover, run, validate
+    from camelpress.api import (
+        export,
+        make_diff,
+        publish,
+        quantize,
+        recover,
+        run,
+        store,
+        validate,
+    )
     from camelpress.core.errors import Problem
     from camelpress.reporting.stage_report import Report
     from camelpress.reporting.verdict import Verdict
@@ -30,10 +40,13 @@ __all__ = [
     "Report",
     "Verdict",
     "__version__",
+    "export",
+    "make_diff",
     "publish",
     "quantize",
     "recover",
     "run",
+    "store",
     "validate",
 ]
 __version__ = "0.1.0"
@@ -42,8 +55,11 @@ _HOMES = {  # of what is imported on first use
     "Problem": "camelpress.core.errors",
     "Report": "camelpress.reporting.stage_report",
     "Verdict": "camelpress.reporting.verdict",
+    "export": "camelpress.api",
+    "make_diff": "camelpress.api",
     "recover": "camelpress.api",
     "run": "camelpress.api",
+    "store": "camelpress.api",
 }
 
 

@@ -13,13 +13,13 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_origin
 
-from camelpress.convert.settings import RecoverSettings
+from camelpress.convert.settings import ExportSettings, MakeDiffSettings, RecoverSettings
 from camelpress.core.runtime.cache_folders import provide_cache_folders
 from camelpress.core.runtime.problem_translation import translate_faults
 from camelpress.core.settings import Settings
 from camelpress.publish.settings import PublishSettings
 from camelpress.quantize.settings import QuantizeSettings
-from camelpress.validate.settings import ValidateSettings
+from camelpress.validate.settings import StoreSettings, ValidateSettings
 
 if TYPE_CHECKING:
     from camelpress.pipeline.run import PipelineOutcome
@@ -51,7 +51,7 @@ def _with_settings(kind: type[Settings]) -> Callable[[StageFunction], StageFunct
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=field.default,
+                default=inspect.Parameter.empty if field.is_required() else field.default,
                 annotation=Sequence if get_origin(field.annotation) is tuple else field.annotation,
             )
             for name, field in kind.model_fields.items()
@@ -103,6 +103,49 @@ def recover(
     return stage.recover(
         open_base(Path(base)),
         Checkpoint.open(Path(diff)),
+        Path(out),
+        chosen,
+        force=force,
+        restart=restart,
+    )
+
+
+@_with_settings(MakeDiffSettings)
+@_stage_call()
+def make_diff(
+    base: StagePath,
+    tuned: StagePath,
+    *,
+    out: StagePath,
+    force: bool = False,
+    restart: bool = False,
+    **settings: Any,
+) -> Report:
+    """Makes the weight diff of a tuned model, and proves that `recover` returns the exact bits.
+
+    Args:
+        base: folder of the raw model, in the layout of Hugging Face or of Meta, or
+            `org/name[@revision]` on the hub.
+        tuned: folder of the tuned model, or `org/name[@revision]` on the hub.
+        out: folder to write; it must not exist, unless `force` is set.
+        force: replaces `out`.
+        restart: discards what an unfinished run left.
+        settings: as the options of `camelpress make-diff`, listed below.
+    Returns:
+        the report that is written to `make-diff-report.json`.
+    Raises:
+        RecipeProblem: a setting is unknown or has an impossible value.
+        NumericsProblem: a weight would not come back, or a difference overflows the dtype.
+        Problem: a checkpoint cannot be read, or the output cannot be written.
+    """
+    from camelpress.convert.inputs.meta_checkpoint import open_base
+    from camelpress.convert.recover import make_diff as stage
+    from camelpress.core.checkpoint.checkpoint import Checkpoint
+
+    chosen = MakeDiffSettings.parse(settings, source="make-diff")
+    return stage.make_diff(
+        open_base(Path(base)),
+        Checkpoint.open(Path(tuned)),
         Path(out),
         chosen,
         force=force,
@@ -205,6 +248,42 @@ def _gate_setting(gate: StagePath | Mapping[str, Any] | None) -> dict[str, Any]:
     return {"gate": gate if isinstance(gate, Mapping) else read_gate(Path(gate)).model_dump()}
 
 
+@_with_settings(StoreSettings)
+@_stage_call()
+def store(
+    reference: StagePath,
+    *,
+    out: StagePath,
+    force: bool = False,
+    restart: bool = False,
+    **settings: Any,
+) -> Report:
+    """Stores the predictions of a reference, which `validate` takes in the place of the model.
+
+    Args:
+        reference: folder of the 16-bit model, or `org/name[@revision]` on the hub.
+        out: folder to write; it must not exist, unless `force` is set.
+        force: replaces `out`.
+        restart: discards what an unfinished run left.
+        settings: as the options of `camelpress store`, listed below.
+    Returns:
+        the report that is written to `store-report.json`.
+    Raises:
+        RecipeProblem: a setting is unknown or has an impossible value, or the reference is
+            quantized.
+        Interruption: the process was asked to stop; the same call resumes.
+        NumericsProblem: logits are not finite.
+        Problem: the model or a text cannot be read, or the output cannot be written.
+    """
+    from camelpress.core.checkpoint.checkpoint import Checkpoint
+    from camelpress.validate.store.build_store import build_store
+
+    chosen = StoreSettings.parse(settings, source="store")
+    return build_store(
+        Checkpoint.open(Path(reference)), Path(out), chosen, force=force, restart=restart
+    )
+
+
 @_with_settings(PublishSettings)
 @_stage_call()
 def publish(
@@ -224,10 +303,37 @@ def publish(
         ReleaseRefusal: the report is not a PASS of this candidate.
         Problem: the release cannot be written or uploaded.
     """
-    from camelpress.publish import upload as stage
+    from camelpress.publish.publish_release import publish_release
 
     chosen = PublishSettings.parse(settings, source="publish")
-    return stage.publish_release(Path(candidate), Path(report), chosen, force=force)
+    return publish_release(Path(candidate), Path(report), chosen, force=force)
+
+
+@_with_settings(ExportSettings)
+@_stage_call()
+def export(
+    checkpoint: StagePath, *, out: StagePath, force: bool = False, **settings: Any
+) -> Report:
+    """Exports a packed checkpoint to another format, with equal codes and scales per layer.
+
+    Args:
+        checkpoint: folder of the packed checkpoint, or `org/name[@revision]` on the hub.
+        out: folder to write; it must not exist, unless `force` is set.
+        force: replaces `out`.
+        settings: as the options of `camelpress export`, listed below; `to` is needed.
+    Returns:
+        the report that is written to `export-report.json`.
+    Raises:
+        RecipeProblem: a setting is unknown, missing or has an impossible value.
+        NumericsProblem: the format cannot hold the scales or zero points.
+        Problem: the checkpoint is not packed, the format cannot express it, or the output cannot
+            be written.
+    """
+    from camelpress.convert.export import export_checkpoint as stage
+    from camelpress.core.checkpoint.checkpoint import Checkpoint
+
+    chosen = ExportSettings.parse(settings, source="export")
+    return stage.export(Checkpoint.open(Path(checkpoint)), Path(out), chosen, force=force)
 
 
 @_stage_call()

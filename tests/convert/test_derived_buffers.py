@@ -19,7 +19,7 @@ from camelpress.convert.settings import ExportSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.llama import is_derived_buffer
 from camelpress.core.packing.linear_layers import count_parameters
-from camelpress.publish.release.release_diff import diff_releases
+from camelpress.publish.release_diff import diff_releases
 
 ATTENTION = "model.layers.0.self_attn."
 BUFFERS: dict[str, Tensor] = {

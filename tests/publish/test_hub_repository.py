@@ -20,13 +20,13 @@ from safetensors.torch import save_file
 
 import hub_client
 from camelpress.core.errors import OutputExists, OutputProblem, Problem, RecipeProblem
-from camelpress.publish import upload as uploading
+from camelpress.publish import publish_release as uploading
 from camelpress.publish.card.card_markdown import read_front_matter
+from camelpress.publish.destinations.hub_destination import HubDestination as Target
 from camelpress.publish.destinations.hub_errors import hub_errors
-from camelpress.publish.destinations.hub_repository import HubDestination as Target
+from camelpress.publish.publish_release import publish_release as deliver
 from camelpress.publish.run import run
 from camelpress.publish.settings import PublishSettings
-from camelpress.publish.upload import publish_release as deliver
 from camelpress.publish.verify_release import verify_release, verify_release_at
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.verdict import Verdict

@@ -15,9 +15,9 @@ from huggingface_hub import constants
 import hub_client
 from camelpress.core.errors import CheckpointProblem, OutputProblem, Problem
 from camelpress.core.hub.model_location import locate_model
-from camelpress.publish.destinations import hub_repository as target
+from camelpress.publish.destinations import hub_destination as target
+from camelpress.publish.publish_release import publish_release as deliver
 from camelpress.publish.settings import PublishSettings
-from camelpress.publish.upload import publish_release as deliver
 from camelpress.publish.verify_release import verify_release_at
 from hub_repositories import Hub
 from local_server import answering

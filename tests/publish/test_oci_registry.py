@@ -20,10 +20,10 @@ from camelpress.core.errors import OutputExists, OutputProblem, RecipeProblem, T
 from camelpress.core.files.file_hashes import sha256_file
 from camelpress.core.input_limits import MAX_ANSWER_BYTES
 from camelpress.core.runtime import optional_packages
-from camelpress.publish.destinations.oci_registry import OciDestination
+from camelpress.publish.destinations.oci_destination import OciDestination
+from camelpress.publish.publish_release import publish_release as deliver
 from camelpress.publish.run import run
 from camelpress.publish.settings import PublishSettings
-from camelpress.publish.upload import publish_release as deliver
 from ec_key import write_key
 from long_answers import Reply, endless, replying, send_head
 

@@ -10,9 +10,9 @@ import pytest
 
 from camelpress.core.errors import OutputExists, OutputProblem, RecipeProblem, ToolProblem
 from camelpress.core.runtime import optional_packages
-from camelpress.publish.destinations.s3_bucket import S3Destination
+from camelpress.publish.destinations.s3_destination import S3Destination
+from camelpress.publish.publish_release import publish_release as deliver
 from camelpress.publish.settings import PublishSettings
-from camelpress.publish.upload import publish_release as deliver
 from ec_key import write_key
 
 Judge = Callable[..., Path]

@@ -13,7 +13,7 @@ from camelpress.convert.export.export_checkpoint import export
 from camelpress.convert.settings import ExportSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.files.file_hashes import sha256_file
-from camelpress.reporting.lineage import describes
+from camelpress.reporting.lineage import matches_weights
 from camelpress.reporting.stage_reports import read_report
 
 REPORT, WEIGHTS = "quantize-report.json", "model.safetensors"
@@ -47,7 +47,7 @@ def with_report_of(source: Path, model: Path, out: Path) -> Path:
 
 
 def described(folder: Path, **changes: Any) -> bool:
-    return describes(read_report(folder / REPORT).model_copy(update=changes), folder)
+    return matches_weights(read_report(folder / REPORT).model_copy(update=changes), folder)
 
 
 def test_the_report_of_quantize_lists_its_weights(packed: Path) -> None:
@@ -76,13 +76,15 @@ def test_a_report_without_hashes_counts_as_before(
 def test_a_report_counts_where_there_are_no_weights(packed: Path, tmp_path: Path) -> None:
     shutil.copyfile(packed / REPORT, tmp_path / REPORT)
     assert described(tmp_path)
-    assert describes(read_report(packed / REPORT), tmp_path, {"config.json": "0"})
+    assert matches_weights(read_report(packed / REPORT), tmp_path, {"config.json": "0"})
 
 
 def test_known_hashes_are_not_read_again(packed: Path) -> None:
     report = read_report(packed / REPORT)
-    assert not describes(report, packed, {WEIGHTS: "0"})
-    assert describes(report, packed, {WEIGHTS: sha256_file(packed / WEIGHTS), "other.bin": "1"})
+    assert not matches_weights(report, packed, {WEIGHTS: "0"})
+    assert matches_weights(
+        report, packed, {WEIGHTS: sha256_file(packed / WEIGHTS), "other.bin": "1"}
+    )
 
 
 @pytest.mark.parametrize("to", [["gptq-v2"], ["dense"], ["gptq-v2", "gptq", "compressed-tensors"]])

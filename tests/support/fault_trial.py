@@ -21,7 +21,7 @@ import matplotlib.figure  # noqa: F401 - loaded once, before any fork
 import pico
 from camelpress.cli import commands, entry_point  # noqa: F401 - likewise
 from camelpress.pipeline import run as pipeline  # noqa: F401 - likewise
-from camelpress.publish.destinations import hub_repository  # noqa: F401 - likewise
+from camelpress.publish.destinations import hub_destination  # noqa: F401 - likewise
 from camelpress.quantize.kernels import cpu_kernel  # noqa: F401 - compiled once, before any fork
 from disk_hooks import KILL, Disk
 from processes import forked

@@ -27,7 +27,7 @@ MODULES = (
     "camelpress.validate.run",
     "camelpress.validate.store.build_store",
     "camelpress.publish.run",
-    "camelpress.publish.upload",
+    "camelpress.publish.publish_release",
     "camelpress.publish.verify_release",
     "numba",
 )

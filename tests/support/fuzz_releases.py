@@ -25,8 +25,8 @@ from camelpress.core.output.unfinished_output import MARK_FILE, ResumeKey, begin
 from camelpress.pipeline import recipe
 from camelpress.pipeline import run as pipeline
 from camelpress.pipeline.rebuild import rebuild_release
+from camelpress.publish import release_diff
 from camelpress.publish.card import model_card
-from camelpress.publish.release import release_diff
 from camelpress.publish.run import run as publish
 from camelpress.publish.settings import PublishSettings
 from camelpress.publish.verify_release import verify_release

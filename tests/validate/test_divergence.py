@@ -10,12 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from camelpress.validate.scoring.divergence import (
+from camelpress.validate.scoring.divergence import compare_log_probs, kl_divergences, top_k_ids
+from camelpress.validate.store.top_k_log_probs import (
     TopKLogProbs,
-    compare_log_probs,
     compare_with_top_k,
-    kl_divergences,
-    top_k_ids,
     truncate_to_top_k,
 )
 

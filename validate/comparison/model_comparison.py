@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.checkpoint.portable_config import TORCH_DTYPES, dtype_name
+from camelpress.core.checkpoint.portable_config import TORCH_DTYPES
 from camelpress.core.files.file_hashes import checkpoint_digest, sha256_file
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.inference.model.streamed_model import StreamedModel
-from camelpress.inference.model.token_batches import MAX_BATCH_TOKENS
 from camelpress.reporting.checkpoint_summary import summarize_checkpoint
 from camelpress.validate.corpus.calibration_overlap import check_calibration_overlap
 from camelpress.validate.corpus.held_out_text import HeldOutText, read_held_out_texts, window_length
-from camelpress.validate.corpus.protocols import PROTOCOLS
+from camelpress.validate.scoring import score_aggregation
 from camelpress.validate.scoring.model_pair import (
     embedding_rows,
     open_streamed_model,
     require_same_tokenizer,
     shared_vocab_size,
 )
+from camelpress.validate.scoring.noise_floor import rerun_reference
+from camelpress.validate.scoring.protocol_description import describe_protocol
 from camelpress.validate.scoring.scored_positions import ScoredPositions
 from camelpress.validate.scoring.streamed_run import StreamedRun
-from camelpress.validate.scoring.token_scores import TokenScores, score_against_store, score_models
+from camelpress.validate.scoring.token_scores import TokenScores, score_models
 from camelpress.validate.scoring.workspace import Workspace
-from camelpress.validate.settings import ScoringSettings, ValidateSettings
-from camelpress.validate.statistics import score_aggregation
+from camelpress.validate.settings import ValidateSettings
 from camelpress.validate.store.prediction_store import STORE_REPORT, PredictionStore
+from camelpress.validate.store.store_scores import score_against_store
 
 # settings of a store, repeated in the reports of its comparisons
 STORE_SETTINGS = ("protocol", "max_tokens", "assistant_only", "noise_floor")
@@ -159,50 +158,6 @@ def compare_with_store(
                 "kl_bounds": [bounds.lower, bounds.upper],
             },
         },
-    )
-
-
-def rerun_reference(
-    checkpoint: Checkpoint,
-    runner: StreamedRun,
-    settings: ScoringSettings,
-    shards: Sequence[ScoredPositions],
-    work: Workspace,
-) -> list[StreamedRun]:
-    """Returns a rerun of the reference for the noise floor, if the settings ask for one.
-
-    For `batch` the batches have half the size, and positions start at -1: some processors multiply
-    batches of any size with equal results to the last bit.
-    """
-    label, batches = "reference again", [shard.sequences for shard in runner.shards]
-    if settings.noise_floor == "none":
-        return []
-    if settings.noise_floor == "bfloat16":
-        bfloat16_settings = settings.model_copy(update={"dtype": "bfloat16"})
-        return [
-            StreamedRun.start(
-                label,
-                open_streamed_model(checkpoint, bfloat16_settings, team=work.team),
-                batches,
-                work,
-            )
-        ]
-    batch_tokens, limit = MAX_BATCH_TOKENS // 2, runner.model.max_positions
-    half_batches = [
-        shard.batches(limit=limit, batch_tokens=batch_tokens, first=-1) for shard in shards
-    ]
-    return [StreamedRun.start(label, runner.model, half_batches, work)]
-
-
-def describe_protocol(settings: ScoringSettings, length: int, model: StreamedModel) -> str:
-    """Returns a sentence about the protocol and the computation, for the report."""
-    description = PROTOCOLS[settings.protocol].description.format(length=length)
-    assistant_note = (
-        "; of conversations only what the assistant says" if settings.assistant_only else ""
-    )
-    computation = f"{dtype_name(model.dtype)} on {model.device.type}"
-    return (
-        f"{settings.protocol}: {description}{assistant_note}; perplexity per token; {computation}"
     )
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.core.errors import CheckpointProblem, RecipeProblem
+from camelpress.core.errors import RecipeProblem
 from camelpress.core.files.file_hashes import checkpoint_digest
 from camelpress.core.files.json_files import read_json
 from camelpress.inference.model.model_identity import (
@@ -14,14 +12,10 @@ from camelpress.inference.model.model_identity import (
     is_same_model,
     weights_digest,
 )
-from camelpress.reporting.checkpoint_summary import summarize_checkpoint
-from camelpress.reporting.lineage import describes, foreign_report
-from camelpress.reporting.model_precision import dequantized_by, is_quantized, model_precision
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.model_precision import is_quantized, model_precision
+from camelpress.validate.scoring.unquantized_reference import ALLOW_OPTION, require_unquantized
 from camelpress.validate.settings import ScoringSettings
 from camelpress.validate.store.prediction_store import PredictionStore
-
-ALLOW_OPTION = "--allow-quantized-reference"
 
 
 def require_valid_reference(
@@ -49,48 +43,6 @@ def require_valid_reference(
         _require_unquantized_store(reference, settings)
     else:
         require_unquantized(reference, settings, plain_candidate=None if is_packed else candidate)
-
-
-def require_unquantized(
-    reference: Checkpoint, settings: ScoringSettings, *, plain_candidate: Checkpoint | None = None
-) -> None:
-    """Refuses a quantized reference unless the settings allow it.
-
-    Args:
-        reference: the model.
-        settings: allow a quantized reference or not.
-        plain_candidate: an unquantized candidate, probably the intended reference.
-    Raises:
-        RecipeProblem: the reference is quantized, and not allowed.
-    """
-    facts = summarize_checkpoint(reference)
-    if settings.allow_quantized_reference or not is_quantized(facts):
-        return
-    if facts["dequantized"]:
-        raise RecipeProblem(
-            _history(reference.folder),
-            next_step="give the model before it was quantized; remove that report if it belongs "
-            f"to another model, or add {ALLOW_OPTION} to measure against it",
-        )
-    step = f"give the model before it was quantized, or add {ALLOW_OPTION} to measure against it"
-    if plain_candidate is not None:
-        step = f"swap them if {plain_candidate.folder} is the reference, or add {ALLOW_OPTION}"
-    raise RecipeProblem(
-        f"the reference {reference.folder} is itself quantized ({model_precision(facts)})",
-        next_step=step,
-    )
-
-
-def _history(folder: Path) -> str:
-    """Returns a sentence about the report that marks unquantized weights as dequantized."""
-    name = str(dequantized_by(folder))
-    try:
-        is_of_weights = describes(read_report(folder / name), folder)
-    except CheckpointProblem:  # an unreadable report still counts
-        is_of_weights = True
-    if is_of_weights:
-        return f"the reference {folder} holds the weights of a quantized model ({name})"
-    return f"the reference may come from a quantized model: {foreign_report(folder / name)}"
 
 
 def _require_unquantized_store(store: PredictionStore, settings: ScoringSettings) -> None:

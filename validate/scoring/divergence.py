@@ -11,14 +11,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 AGREEMENT_TOP_K = 5  # likeliest tokens compared for the top-5 agreement
 TOP_K_GROUPS = 128  # groups of the vocabulary for the search of the likeliest tokens
 MAX_LOG_DIFFERENCE = 1e30  # nats; larger differences of logarithms count as infinite
-MAX_EXP_INPUT = 80.0  # largest logarithm with a finite exponential in fp32
-SMALL_LOG_DIFFERENCE = 1.0  # nats; limit of similar logarithms of the remainder mass
 
 
 class TokenMetrics(NamedTuple):
@@ -50,29 +48,6 @@ class TokenMetrics(NamedTuple):
 _DTYPES = {"same_top1": torch.bool}  # all other columns are fp32
 
 
-class TopKLogProbs(NamedTuple):
-    """Reference predictions in a store: the likeliest tokens and a sample of the others.
-
-    All logarithms are natural. `rest` is the logarithm of the probability mass outside `ids`; -inf
-    if there is none.
-    """
-
-    ids: Int64[Tensor, "chunk kept"]  # by falling probability
-    log_p: Float32[Tensor, "chunk kept"]
-    drawn: Int64[Tensor, "chunk samples"]  # sampled from the others by probability
-    drawn_log_p: Float32[Tensor, "chunk samples"]
-    rest: Float32[Tensor, " chunk"]
-    nll: Float32[Tensor, " chunk"]  # -ln p(target), nats
-
-
-class BoundedMetrics(NamedTuple):
-    """Metrics from a store, with a lower and an upper bound of the divergence."""
-
-    metrics: TokenMetrics
-    kl_lower: Float32[Tensor, " chunk"]
-    kl_upper: Float32[Tensor, " chunk"]
-
-
 def compare_log_probs(
     reference: Float32[Tensor, "chunk vocabulary"],
     candidate: Float32[Tensor, "chunk vocabulary"],
@@ -81,10 +56,10 @@ def compare_log_probs(
     """Computes all metrics from the log-probabilities of both models."""
     likeliest = top_k_ids(reference, AGREEMENT_TOP_K)
     return TokenMetrics(
-        _negative_log_likelihood(reference, targets),
-        _negative_log_likelihood(candidate, targets),
+        negative_log_likelihood(reference, targets),
+        negative_log_likelihood(candidate, targets),
         *kl_divergences(reference, candidate),
-        *_top_k_agreement(likeliest, candidate),
+        *top_k_agreement(likeliest, candidate),
         reference.gather(1, likeliest[:, :1]).squeeze(1).exp(),
     )
 
@@ -139,106 +114,14 @@ def top_k_ids(
     return ids.gather(1, values.gather(1, ids).topk(count).indices)
 
 
-def truncate_to_top_k(
-    reference: Float32[Tensor, "chunk vocabulary"],
-    targets: Int64[Tensor, " chunk"],
-    *,
-    top_k: int,
-    samples: int,
-    offsets: Float64[Tensor, " chunk"],
-) -> TopKLogProbs:
-    """Reduces the log-probabilities of a reference to the likeliest tokens and a sample.
-
-    The sampled tokens lie at equal distances in the cumulative mass of the remainder, from a random
-    offset: each is drawn with its probability, and they are spread more evenly than independent
-    draws.
-
-    Args:
-        reference: log-probabilities.
-        targets: ids of the target tokens.
-        top_k: number of likeliest tokens to keep.
-        samples: number of tokens drawn from the others; no token is drawn if `top_k` covers all.
-        offsets: random offset of each prediction in [0, 1).
-    """
-    top = reference.topk(top_k)
-    remainder = reference.scatter(1, top.indices, -torch.inf)
-    samples = samples if top_k < reference.shape[1] else 0
-    mass = remainder.double().exp().cumsum(dim=-1)
-    steps = torch.arange(samples, dtype=torch.float64, device=mass.device)
-    levels = (steps + offsets[:, None]) / max(1, samples) * mass[:, -1:]
-    sampled = torch.searchsorted(mass, levels, right=True).clamp(max=reference.shape[1] - 1)
-    return TopKLogProbs(
-        top.indices,
-        top.values,
-        sampled,
-        reference.gather(1, sampled),
-        mass[:, -1].log().float(),
-        _negative_log_likelihood(reference, targets),
-    )
-
-
-def compare_with_top_k(
-    stored: TopKLogProbs,
-    candidate: Float32[Tensor, "chunk vocabulary"],
-    targets: Int64[Tensor, " chunk"],
-) -> BoundedMetrics:
-    """Computes all metrics from the stored part of the reference.
-
-    The divergences of the likeliest tokens are exact. Those of the others are estimated from the
-    sample. KL(reference || candidate) is the unbiased mean of φ if both models give the others
-    similar mass. Otherwise it combines the masses with the mean of ln(q/p), a robust estimate for
-    rare tokens, and is clamped at zero; clamping makes it too large. The reverse divergence is at
-    least the divergence of the masses.
-
-    Bounds of KL(reference || candidate): by the log-sum inequality the others diverge at least as
-    much as their masses. They cost at most as much as if each had the probability of the last
-    stored token in the reference and the smallest probability in the candidate.
-    """
-    log_q = candidate.gather(1, stored.ids)
-    remainder = candidate.scatter(1, stored.ids, -torch.inf)
-    rest_q = remainder.logsumexp(dim=-1)
-    exact, exact_reverse = kl_divergences(stored.log_p, log_q)
-    empty = stored.rest.isneginf() | rest_q.isneginf()
-    rest, rest_q = (
-        log_mass.masked_fill(empty, -MAX_LOG_DIFFERENCE) for log_mass in (stored.rest, rest_q)
-    )
-    min_log_q = candidate.scatter(1, stored.ids, torch.inf).amin(dim=-1).masked_fill(empty, 0.0)
-    max_log_p = torch.minimum(stored.log_p[:, -1], rest)
-    excess = rest.exp() * (max_log_p - min_log_q) + rest_q.exp() - rest.exp()
-    log_ratio = (candidate.gather(1, stored.drawn) - stored.drawn_log_p).clamp(max=MAX_EXP_INPUT)
-    mass, mass_q = rest.exp(), rest_q.exp()
-    is_similar = (rest - rest_q).abs() < SMALL_LOG_DIFFERENCE
-    linear = (mass_q - mass - mass * _sample_mean(log_ratio)).clamp(min=0)
-    expm1_ratio = log_ratio.expm1()
-    remainder_kl = torch.where(is_similar, mass * _sample_mean(expm1_ratio - log_ratio), linear)
-    mass_kl, mass_reverse = kl_divergences(rest[:, None], rest_q[:, None])
-    reverse = torch.maximum(
-        mass * _sample_mean(log_ratio * (expm1_ratio + 1) - expm1_ratio), mass_reverse
-    )
-    metrics = TokenMetrics(
-        stored.nll,
-        _negative_log_likelihood(candidate, targets),
-        exact + remainder_kl,
-        exact_reverse + reverse,
-        *_top_k_agreement(stored.ids[:, :AGREEMENT_TOP_K], candidate),
-        stored.log_p[:, 0].exp(),
-    )
-    lower = exact + mass_kl
-    return BoundedMetrics(metrics, lower, torch.maximum(lower, exact + excess))
-
-
-def _sample_mean(values: Float32[Tensor, "chunk samples"]) -> Float32[Tensor, " chunk"]:
-    """Returns the mean over the sampled tokens; 0 if there are none."""
-    return values.sum(dim=-1) / max(1, values.shape[1])
-
-
-def _negative_log_likelihood(
+def negative_log_likelihood(
     log_probabilities: Float32[Tensor, "chunk vocabulary"], targets: Int64[Tensor, " chunk"]
 ) -> Float32[Tensor, " chunk"]:
+    """Returns -ln p(target) of each prediction, in nats."""
     return -log_probabilities.gather(1, targets[:, None]).squeeze(1)
 
 
-def _top_k_agreement(
+def top_k_agreement(
     likeliest: Int64[Tensor, "chunk top"], candidate: Float32[Tensor, "chunk vocabulary"]
 ) -> tuple[Bool[Tensor, " chunk"], Float32[Tensor, " chunk"]]:
     """Returns the top-1 agreement, and the share of common tokens among the top 5."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -13,12 +12,7 @@ from torch import Tensor
 
 from camelpress.core.progress import track
 from camelpress.inference.streaming.thread_team import ThreadTeam
-from camelpress.validate.scoring.divergence import (
-    TokenMetrics,
-    TopKLogProbs,
-    compare_log_probs,
-    compare_with_top_k,
-)
+from camelpress.validate.scoring.divergence import TokenMetrics, compare_log_probs
 from camelpress.validate.scoring.paired_heads import HiddenStates, PairedHeads
 from camelpress.validate.scoring.scored_positions import ScoredPositions
 from camelpress.validate.scoring.streamed_run import StreamedRun, run_blocks
@@ -67,13 +61,6 @@ class PairedScores(NamedTuple):
     scores: list[TokenScores]  # one per candidate
     block_errors: list[list[float]]  # per candidate: relative error after each block
     non_finite: list[int]  # per model: predictions with non-finite logits
-
-
-class DivergenceBounds(NamedTuple):
-    """Bounds of the mean divergence, nats per token."""
-
-    lower: float
-    upper: float
 
 
 def score_models(
@@ -166,51 +153,3 @@ def compare_shard(
         first, *candidates = chunk.log_p
         for buffer, candidate in zip(buffers, candidates, strict=True):
             buffer.write(chunk.rows, compare_log_probs(first, candidate, chunk.target))
-
-
-def score_against_store(
-    read_top_k: Callable[[int, int], TopKLogProbs],
-    candidate: StreamedRun,
-    positions: ScoredPositions,
-    work: Workspace,
-    *,
-    vocabulary: int,
-) -> tuple[PairedScores, DivergenceBounds]:
-    """Runs a candidate, and compares its predictions with those in a store.
-
-    Args:
-        read_top_k: returns the stored predictions between two positions.
-        candidate: run of the candidate, on any device.
-        positions: the scored positions.
-        work: workspace and process group.
-        vocabulary: number of ids of the stored distributions.
-    Raises:
-        Interruption: the user asked to stop.
-        NumericsProblem: logits are not finite.
-    """
-    shards = positions.shards()
-    starts = [0, *accumulate(len(shard.input_index) for shard in shards)]
-    buffers = [TokenMetrics.allocate(len(shard.input_index)) for shard in shards]
-
-    def score(
-        heads: PairedHeads, number: int, hidden: HiddenStates
-    ) -> tuple[TokenMetrics, float, float]:
-        metrics, lower, upper = buffers[number], 0.0, 0.0
-        for chunk in heads.log_probs(shards[number], hidden):
-            (log_q,) = chunk.log_p
-            stored = read_top_k(starts[number] + chunk.rows.start, starts[number] + chunk.rows.stop)
-            top_k = TopKLogProbs(*(column.to(log_q.device) for column in stored))
-            results = compare_with_top_k(top_k, log_q, chunk.target)
-            metrics.write(chunk.rows, results.metrics)
-            lower += float(results.kl_lower.double().sum())
-            upper += float(results.kl_upper.double().sum())
-        return metrics, lower, upper
-
-    with torch.inference_mode():
-        errors = run_blocks([candidate], work)
-        results, non_finite = map_shards([candidate], work, "compare", score, vocabulary=vocabulary)
-    metrics, *sums = zip(*results, strict=True)
-    bounds = DivergenceBounds(
-        *(sum(shard_sums) / len(positions.input_index) for shard_sums in sums)
-    )
-    return PairedScores([TokenScores.concat(metrics, positions)], errors, non_finite), bounds

@@ -26,26 +26,23 @@ from camelpress.reporting.checkpoint_summary import summarize_checkpoint
 from camelpress.reporting.facts.store_facts import StoreFacts
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import StoreReport
-from camelpress.validate.comparison.model_comparison import describe_protocol, rerun_reference
-from camelpress.validate.comparison.reference_check import require_unquantized
 from camelpress.validate.corpus.held_out_text import HeldOutText, read_held_out_texts, window_length
-from camelpress.validate.scoring.divergence import (
-    TokenMetrics,
-    compare_log_probs,
-    truncate_to_top_k,
-)
+from camelpress.validate.scoring import score_aggregation
+from camelpress.validate.scoring.divergence import TokenMetrics, compare_log_probs
 from camelpress.validate.scoring.model_pair import (
     embedding_rows,
     open_streamed_model,
     shared_vocab_size,
 )
+from camelpress.validate.scoring.noise_floor import rerun_reference
 from camelpress.validate.scoring.paired_heads import HiddenStates, PairedHeads
+from camelpress.validate.scoring.protocol_description import describe_protocol
 from camelpress.validate.scoring.scored_positions import ScoredPositions, piece_numbers
 from camelpress.validate.scoring.streamed_run import StreamedRun, run_blocks
 from camelpress.validate.scoring.token_scores import TokenScores, map_shards
+from camelpress.validate.scoring.unquantized_reference import require_unquantized
 from camelpress.validate.scoring.workspace import Workspace, resume_key
 from camelpress.validate.settings import StoreSettings
-from camelpress.validate.statistics import score_aggregation
 from camelpress.validate.store.prediction_store import (
     STORE_REPORT,
     WINDOWS_FILE,
@@ -58,6 +55,7 @@ from camelpress.validate.store.store_writer import (
     sampling_offsets,
     write_windows,
 )
+from camelpress.validate.store.top_k_log_probs import truncate_to_top_k
 
 STORE_PATTERNS = (SHARD_PATTERN, WINDOWS_FILE, *TOKENIZER_FILE_NAMES, STORE_REPORT)
 

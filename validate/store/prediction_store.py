@@ -29,13 +29,13 @@ from camelpress.core.files.file_hashes import (
 from camelpress.core.progress import note
 from camelpress.core.settings import describe_validation_error
 from camelpress.reporting.facts.store_facts import StoreFacts
-from camelpress.reporting.lineage import describes, foreign_report
+from camelpress.reporting.lineage import describe_foreign_report, matches_weights
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import read_report
 from camelpress.validate.corpus.held_out_text import HeldOutText
 from camelpress.validate.corpus.protocols import TokenWindow
-from camelpress.validate.scoring.divergence import TopKLogProbs
 from camelpress.validate.settings import ScoringSettings, StoreSettings
+from camelpress.validate.store.top_k_log_probs import TopKLogProbs
 
 STORE_REPORT = "store-report.json"
 WINDOWS_FILE = "windows.safetensors"
@@ -206,8 +206,8 @@ def _quantization_source(candidate: Path) -> str | None:
     report = read_report(path) if path.is_file() else None
     if report is None:
         return None
-    if not describes(report, candidate):
-        note(f"{foreign_report(path)}: its source is not compared with the store")
+    if not matches_weights(report, candidate):
+        note(f"{describe_foreign_report(path)}: its source is not compared with the store")
         return None
     return report.inputs.get("source")
 

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from camelpress.validate.corpus.held_out_text import HeldOutText
-from camelpress.validate.scoring.divergence import TopKLogProbs
+from camelpress.validate.store.top_k_log_probs import TopKLogProbs
 
 SHARD_NAME = (
     "predictions-{:05}-{:03}.safetensors"  # number of the token shard, and of the file within it

@@ -131,7 +131,7 @@ def verify_command(
 @command("diff", INSPECT_PANEL)
 def diff_command(screen: Screen, one: FolderArgument, other: FolderArgument) -> ExitCode:
     """Compares config, tensors, metrics and files of two models; exits with 1 if any differ."""
-    from camelpress.publish.release.release_diff import diff_releases
+    from camelpress.publish.release_diff import diff_releases
 
     report = diff_releases(one, other)
     screen.result(report)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,61 +16,42 @@ from camelpress.convert.settings import ExportSettings, MakeDiffSettings, Recove
 from camelpress.core.exit_codes import ExitCode
 from camelpress.publish.settings import PublishSettings
 from camelpress.quantize.settings import QuantizeSettings
+from camelpress.reporting.stage_report import Report
 from camelpress.validate.settings import StoreSettings, ValidateSettings
 
-
-@command("recover", STAGE_PANEL, RecoverSettings)
-def recover_command(
-    screen: Screen,
-    raw: FolderArgument,
-    diff: FolderArgument,
-    out: FolderArgument,
-    options: dict[str, Any],
-    force: ForceOption = False,
-    restart: RestartOption = False,
-) -> ExitCode:
-    """Recovers the 16-bit model from a base and a diff, one tensor at a time."""
-    screen.result(api.recover(raw, diff, out=out, force=force, restart=restart, **options))
-    return ExitCode.DONE
+FLAGS = {"force": ForceOption, "restart": RestartOption}
 
 
-@command("make-diff", STAGE_PANEL, MakeDiffSettings)
-def make_diff_command(
-    screen: Screen,
-    raw: FolderArgument,
-    tuned: FolderArgument,
-    out: FolderArgument,
-    options: dict[str, Any],
-    force: ForceOption = False,
-    restart: RestartOption = False,
-) -> ExitCode:
-    """Makes the weight diff, tuned - base, and proves that recover returns the exact bits."""
-    from camelpress.convert.inputs.meta_checkpoint import open_base
-    from camelpress.convert.recover.make_diff import make_diff as work
-    from camelpress.core.checkpoint.checkpoint import Checkpoint
+def stage_command(
+    stage: Callable[..., Report], *inputs: str, summary: str
+) -> Callable[..., ExitCode]:
+    """Returns the command of a stage with input folders, an output folder and settings.
 
-    settings = MakeDiffSettings.parse(options, source="make-diff")
-    screen.result(
-        work(open_base(raw), Checkpoint.open(tuned), out, settings, force=force, restart=restart)
-    )
-    return ExitCode.DONE
+    Args:
+        stage: function of the Python interface; it decides which of `FLAGS` the command has.
+        inputs: names of the input folders in the help.
+        summary: help text of the command.
+    """
 
+    def work(screen: Screen, out: Path, options: dict[str, Any], **values: Any) -> ExitCode:
+        folders = [values.pop(name) for name in inputs]
+        screen.result(stage(*folders, out=out, **values, **options))
+        return ExitCode.DONE
 
-@command("quantize", STAGE_PANEL, QuantizeSettings)
-def quantize_command(
-    screen: Screen,
-    model: FolderArgument,
-    out: FolderArgument,
-    options: dict[str, Any],
-    force: ForceOption = False,
-    restart: RestartOption = False,
-) -> ExitCode:
-    """Quantizes a model to a 4-bit GPTQ checkpoint, calibrated block by block."""
-    screen.result(api.quantize(model, out=out, force=force, restart=restart, **options))
-    return ExitCode.DONE
+    folders = [
+        Parameter(name, Parameter.KEYWORD_ONLY, annotation=FolderArgument)
+        for name in (*inputs, "out")
+    ]
+    flags = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=FLAGS[name])
+        for name in FLAGS
+        if name in signature(stage).parameters
+    ]
+    work.__signature__ = Signature([*folders, *flags])  # type: ignore[attr-defined]
+    work.__doc__ = summary
+    return work
 
 
-@command("validate", STAGE_PANEL, ValidateSettings)
 def validate_command(
     screen: Screen,
     reference: FolderArgument,
@@ -97,25 +80,6 @@ def validate_command(
     return report.exit_code
 
 
-@command("store", STAGE_PANEL, StoreSettings)
-def store_command(
-    screen: Screen,
-    reference: FolderArgument,
-    out: FolderArgument,
-    options: dict[str, Any],
-    force: ForceOption = False,
-    restart: RestartOption = False,
-) -> ExitCode:
-    """Stores the predictions of a reference model, for use by validate in its place."""
-    from camelpress.core.checkpoint.checkpoint import Checkpoint
-    from camelpress.validate.store.build_store import build_store as work
-
-    settings = StoreSettings.parse(options, source="store")
-    screen.result(work(Checkpoint.open(reference), out, settings, force=force, restart=restart))
-    return ExitCode.DONE
-
-
-@command("publish", STAGE_PANEL, PublishSettings)
 def publish_command(
     screen: Screen,
     candidate: FolderArgument,
@@ -128,18 +92,34 @@ def publish_command(
     return ExitCode.DONE
 
 
-@command("export", STAGE_PANEL, ExportSettings)
-def export_command(
-    screen: Screen,
-    checkpoint: FolderArgument,
-    out: FolderArgument,
-    options: dict[str, Any],
-    force: ForceOption = False,
-) -> ExitCode:
-    """Exports a packed checkpoint to another format, with equal codes and scales per layer."""
-    from camelpress.convert.export.export_checkpoint import export as work
-    from camelpress.core.checkpoint.checkpoint import Checkpoint
+# fmt: off
+STAGE_COMMANDS = (  # in the order of the help
+    ("recover", RecoverSettings, stage_command(
+        api.recover, "raw", "diff",
+        summary="Recovers the 16-bit model from a base and a diff, one tensor at a time.",
+    )),
+    ("make-diff", MakeDiffSettings, stage_command(
+        api.make_diff, "raw", "tuned",
+        summary="Makes the weight diff, tuned - base, and proves that recover returns the exact "
+        "bits.",
+    )),
+    ("quantize", QuantizeSettings, stage_command(
+        api.quantize, "model",
+        summary="Quantizes a model to a 4-bit GPTQ checkpoint, calibrated block by block.",
+    )),
+    ("validate", ValidateSettings, validate_command),
+    ("store", StoreSettings, stage_command(
+        api.store, "reference",
+        summary="Stores the predictions of a reference model, for use by validate in its place.",
+    )),
+    ("publish", PublishSettings, publish_command),
+    ("export", ExportSettings, stage_command(
+        api.export, "checkpoint",
+        summary="Exports a packed checkpoint to another format, with equal codes and scales per "
+        "layer.",
+    )),
+)
+# fmt: on
 
-    settings = ExportSettings.parse(options, source="export")
-    screen.result(work(Checkpoint.open(checkpoint), out, settings, force=force))
-    return ExitCode.DONE
+for _name, _settings, _work in STAGE_COMMANDS:
+    command(_name, STAGE_PANEL, _settings)(_work)

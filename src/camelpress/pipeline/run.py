@@ -34,8 +34,8 @@ from camelpress.core.progress import note
 from camelpress.core.settings import Settings
 from camelpress.pipeline.recipe import Recipe
 from camelpress.publish import run as publish
-from camelpress.publish import upload
 from camelpress.publish.destinations.destination import parse_destination
+from camelpress.publish.publish_release import UPLOAD_REPORT, upload_release
 from camelpress.quantize import run as quantize
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import read_report
@@ -257,8 +257,8 @@ def _upload(recipe: Recipe, release: Path, *, force: bool) -> PipelineStage:
         (release,),
         Settings(),
         uploaded,
-        upload.UPLOAD_REPORT,
-        lambda: upload.upload_release(release, uploaded, replace=force, force=True),
+        UPLOAD_REPORT,
+        lambda: upload_release(release, uploaded, replace=force, force=True),
     )
 
 

@@ -28,7 +28,7 @@ def written_weights(folder: Path) -> dict[str, str]:
     return file_manifest(folder.glob(f"*{WRITTEN}"), relative_to=folder)
 
 
-def sources(checkpoint: Checkpoint, hashes: Mapping[str, str]) -> list[str]:
+def list_source_digests(checkpoint: Checkpoint, hashes: Mapping[str, str]) -> list[str]:
     """Returns the digests of a model's weights and of the weights it was exported from.
 
     Args:
@@ -39,7 +39,7 @@ def sources(checkpoint: Checkpoint, hashes: Mapping[str, str]) -> list[str]:
     return [digest, *_exported_from(checkpoint.folder, hashes)]
 
 
-def describes(report: Report, folder: Path, hashes: FileHashes = None) -> bool:
+def matches_weights(report: Report, folder: Path, hashes: FileHashes = None) -> bool:
     """Returns False if the weights beside a report do not come from the weights it lists.
 
     A report of an earlier version lists no weights. A release may hold no weights to compare.
@@ -57,7 +57,7 @@ def describes(report: Report, folder: Path, hashes: FileHashes = None) -> bool:
     return sha256_json(listed) in _exported_from(folder, hashes)
 
 
-def foreign_report(path: Path) -> str:
+def describe_foreign_report(path: Path) -> str:
     """Returns the sentence about a report that does not describe the weights beside it."""
     return f"{path} lists other weights than those beside it"
 

@@ -1,4 +1,4 @@
-"""Uploads a release to its destination."""
+"""Publishes a release: builds it, and has the class of its destination upload it."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from camelpress.publish.card.card_tables import VALIDATION_METRICS as MEASURED
 from camelpress.publish.card.release_quotes import QUANTIZED
 from camelpress.publish.release.model_files import VALIDATION_FOLDER
 from camelpress.reporting.facts.release_facts import ReleaseDiffFacts
-from camelpress.reporting.lineage import describes, foreign_report
+from camelpress.reporting.lineage import describe_foreign_report, matches_weights
 from camelpress.reporting.quoted_values import format_quoted, text_facts, value_at
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import ReleaseDiffReport, read_report
@@ -155,8 +155,8 @@ def _reports(folder: Path) -> dict[str, Any]:
         "quantize": folder / QUANTIZED,
     }
     reports = {name: read_report(path) for name, path in paths.items() if path.is_file()}
-    if "quantize" in reports and not describes(reports["quantize"], folder):
-        note(f"{foreign_report(folder / QUANTIZED)}: its figures are not compared")
+    if "quantize" in reports and not matches_weights(reports["quantize"], folder):
+        note(f"{describe_foreign_report(folder / QUANTIZED)}: its figures are not compared")
         del reports["quantize"]
     return {name: report.model_dump(mode="json") for name, report in reports.items()}
 
