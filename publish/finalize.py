@@ -24,13 +24,12 @@ from camelpress.publish.release.rebuild_recipe import rebuild_recipe
 from camelpress.publish.release.secret_scan import require_no_secrets
 from camelpress.publish.release.signing import SIGNATURE_FILE, sign_release
 from camelpress.reporting.facts.release_facts import PublishFacts
-from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import PublishReport
 
 
 def finalize_release(
     folder: Path, facts: ReleaseQuotes, model_hashes: Mapping[str, str], costs: Mapping[str, Any]
-) -> Report:
+) -> PublishReport:
     """Writes `provenance.json`, a signature if the settings name a key, and `SHA256SUMS` last.
 
     Args:
@@ -73,7 +72,7 @@ def _provenance_report(
     model_hashes: Mapping[str, str],
     costs: Mapping[str, Any],
     file_hashes: Mapping[str, str],
-) -> Report:
+) -> PublishReport:
     return PublishReport(
         stage="publish",
         inputs=card_tables.input_hashes(facts.validation, facts.quantize, facts.recover),

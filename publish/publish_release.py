@@ -20,8 +20,7 @@ from camelpress.publish.run import run
 from camelpress.publish.settings import PublishSettings
 from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.facts.release_facts import UploadFacts
-from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import UploadReport, read_report
+from camelpress.reporting.stage_reports import PublishReport, UploadReport, read_report
 from camelpress.reporting.verdict import Verdict
 
 UPLOAD_REPORT = "upload-report.json"
@@ -29,7 +28,7 @@ UPLOAD_REPORT = "upload-report.json"
 
 def publish_release(
     candidate: Path, report_dir: Path, settings: PublishSettings, *, force: bool
-) -> Report:
+) -> PublishReport:
     """Publishes a release to `settings.to`: a local folder or a remote destination.
 
     A remote release is built in a temporary folder beside the candidate. A folder left over by a
@@ -57,7 +56,7 @@ def publish_release(
     return report.model_copy(update={"facts": report.facts.updated(delivered=upload_facts)})
 
 
-def upload_release(release: Path, out: Path, *, replace: bool, force: bool) -> Report:
+def upload_release(release: Path, out: Path, *, replace: bool, force: bool) -> UploadReport:
     """Uploads a release folder to the destination in its provenance.
 
     Args:
@@ -73,7 +72,7 @@ def upload_release(release: Path, out: Path, *, replace: bool, force: bool) -> R
     verification = verify_release(release)
     if verification.verdict is not Verdict.PASS:
         raise ReleaseRefusal(
-            f"{release} has changed since it was made: {verification.facts.record['problems'][0]}",
+            f"{release} has changed since it was made: {verification.facts.problems[0]}",
             next_step="publish it again",
         )
     with staged(out, force=force, writes=(UPLOAD_REPORT,)) as folder:

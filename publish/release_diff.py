@@ -21,7 +21,6 @@ from camelpress.publish.release.model_files import VALIDATION_FOLDER
 from camelpress.reporting.facts.release_facts import ReleaseDiffFacts
 from camelpress.reporting.lineage import describe_foreign_report, matches_weights
 from camelpress.reporting.quoted_values import format_quoted, text_facts, value_at
-from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import ReleaseDiffReport, read_report
 from camelpress.reporting.tables.benchmark_tables import BENCHMARK_METRICS, benchmark_facts
 from camelpress.reporting.verdict import Verdict
@@ -30,7 +29,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin")
 COMPARED_VALUES = 1 << 22  # values per comparison
 
 
-def diff_releases(left: Path, right: Path) -> Report:
+def diff_releases(left: Path, right: Path) -> ReleaseDiffReport:
     """Compares two releases or checkpoints; a value on one side only is shown as `none`.
 
     Derived buffers are not compared, since they follow from the config.

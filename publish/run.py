@@ -51,8 +51,13 @@ from camelpress.publish.settings import PublishSettings
 from camelpress.reporting import quoted_values
 from camelpress.reporting.lineage import describe_foreign_report, matches_weights
 from camelpress.reporting.plots import card_plots
-from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.stage_reports import (
+    PublishReport,
+    QuantizeReport,
+    RecoverReport,
+    ValidationReport,
+    read_report,
+)
 
 REPORT = PROVENANCE_FILE
 HARDWARE_KEYS = ("device", "cpu", "threads")  # facts of a stage report
@@ -66,7 +71,7 @@ def run(
     *,
     force: bool = False,
     linked: bool = False,
-) -> Report:
+) -> PublishReport:
     """Writes a release: the model, its card, licences, report, provenance and checksums.
 
     The same model, report and settings give the same bytes.
@@ -96,7 +101,7 @@ def run(
     ]
     require_license_covers(cards, settings.license, profile)
     require_separate_output(out, candidate, report_dir)
-    report = read_report(report_dir / "report.json")
+    report = ValidationReport.read(report_dir / "report.json")
     require_publishable(report, report_dir, settings)
     checkpoint = _open_quantized(candidate)
     settings, variants = _resolve_destination(
@@ -115,8 +120,8 @@ def run(
             validation=model_files.copy_validation_report(
                 report_dir, report, folder / model_files.VALIDATION_FOLDER
             ),
-            quantize=model_files.read_stage_report(folder / QUANTIZED),
-            recover=model_files.read_stage_report(folder / "recover-report.json"),
+            quantize=model_files.read_stage_report(folder / QUANTIZED, QuantizeReport),
+            recover=model_files.read_stage_report(folder / "recover-report.json", RecoverReport),
             settings=settings,
             variants=variants,
             gate=merge_access_fields(cards),
@@ -141,17 +146,15 @@ def _default_card_sources(settings: PublishSettings) -> list[str]:
     return [f"{HUB_PREFIX}{name}" for name in names if name and "/" in name and to_hub]
 
 
-def _stage_costs(candidate: Path, validation: Report) -> dict[str, Any]:
+def _stage_costs(candidate: Path, validation: ValidationReport) -> dict[str, Any]:
     """Reads seconds and hardware of each stage from the stage reports."""
-    stages = [
-        model_files.read_stage_report(candidate / f"{name}{REPORT_SUFFIX}")
-        for name in SOURCE_STAGES
-    ]
+    paths = [candidate / f"{name}{REPORT_SUFFIX}" for name in SOURCE_STAGES]
+    reports = [*(read_report(path) for path in paths if path.is_file()), validation]
     return {
         report.stage: {"seconds": round(report.cost["seconds"], 1)}
         | {key: report.facts.record[key] for key in HARDWARE_KEYS if key in report.facts.record}
-        for report in (*stages, validation)
-        if report is not None and "seconds" in report.cost
+        for report in reports
+        if "seconds" in report.cost
     }
 
 
@@ -186,7 +189,9 @@ def _resolve_destination(
     return settings.model_copy(update=update), destination.require_ready()
 
 
-def _require_validated_model(candidate: Path, report: Report, report_dir: Path) -> dict[str, str]:
+def _require_validated_model(
+    candidate: Path, report: ValidationReport, report_dir: Path
+) -> dict[str, str]:
     files = checkpoint_file_hashes(candidate)
     digest, expected = sha256_json(files), report.inputs.get("candidate")
     if digest != expected:
@@ -201,7 +206,7 @@ def _require_validated_model(candidate: Path, report: Report, report_dir: Path) 
 def _require_described(candidate: Path, hashes: Mapping[str, str]) -> None:
     """Refuses a quantization report of another model, since the card would quote it."""
     path = candidate / QUANTIZED
-    report = model_files.read_stage_report(path)
+    report = model_files.read_stage_report(path, QuantizeReport)
     if report is not None and not matches_weights(report, candidate, hashes):
         raise CheckpointProblem(
             describe_foreign_report(path),
@@ -236,12 +241,12 @@ def _open_quantized(candidate: Path) -> Checkpoint:
     return checkpoint
 
 
-def _license_folders(candidate: Path, report: Report) -> list[Path]:
+def _license_folders(candidate: Path, report: ValidationReport) -> list[Path]:
     """Returns the folders to search for licence files: candidate and reference model."""
-    reference = quoted_values.value_at(report.facts.record, "reference.path")
+    reference = report.facts.reference
     folders = [candidate]
-    if isinstance(reference, str) and reference:
-        folders.append(candidate.resolve().parent / reference)
+    if reference is not None and reference.path:
+        folders.append(candidate.resolve().parent / reference.path)
     return [folder for folder in folders if folder.is_dir()]
 
 

@@ -22,8 +22,7 @@ from camelpress.publish.card import model_card
 from camelpress.publish.card.release_quotes import read_release_facts
 from camelpress.publish.release import checksums, model_files, signing
 from camelpress.reporting.facts.release_facts import ProblemFacts
-from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import ProblemReport, read_report
+from camelpress.reporting.stage_reports import ProblemReport, PublishReport
 from camelpress.reporting.verdict import Verdict
 
 DOWNLOAD_FOLDER_FILES = (
@@ -36,7 +35,7 @@ CLIENT_SUFFIXES = (".metadata", ".lock", ".incomplete")  # suffixes of download 
 
 def verify_release(
     folder: Path, *, cache: Path | None = None, public_key: Path | None = None
-) -> Report:
+) -> ProblemReport:
     """Compares a release with its checksums, and its card with its config and provenance.
 
     Args:
@@ -84,7 +83,7 @@ def _signature_state(digests: dict[str, str], public_key: Path | None) -> str:
     return f"by the key {(public_key or Path(signing.PUBLIC_KEY_FILE)).name}"
 
 
-def verify_release_at(location: Path, public_key: Path | None = None) -> Report:
+def verify_release_at(location: Path, public_key: Path | None = None) -> ProblemReport:
     """Verifies a release in a folder or at `hf:org/name[@revision]`, after a download if needed.
 
     Raises:
@@ -149,14 +148,12 @@ def _release_contradictions(folder: Path, digests: dict[str, str]) -> Iterator[s
     try:
         facts = read_release_facts(folder)
         yield from model_card.card_contradictions(model_card.read_release_card(folder), facts)
-        provenance = read_report(folder / PROVENANCE_FILE)
+        provenance = PublishReport.read(folder / PROVENANCE_FILE)
     except Problem as error:
         yield str(error)
         return
-    model = provenance.facts.record.get("model")
-    if not isinstance(model, dict) or sha256_json(model) != facts.validation.inputs.get(
-        "candidate"
-    ):
+    model = provenance.facts.model
+    if model is None or sha256_json(model) != facts.validation.inputs.get("candidate"):
         yield f"{PROVENANCE_FILE} describes another model than the one that was validated"
         return
     changed_files = model_files.changed_model_files(

@@ -61,7 +61,6 @@ from camelpress.quantize.settings import BACKEND_LIMITS, NATIVE, QuantizeSetting
 from camelpress.quantize.solver.gptq import FALLBACK
 from camelpress.reporting.facts.quantize_facts import QuantizeFacts
 from camelpress.reporting.lineage import written_weights
-from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import QuantizeReport
 
 REPORT = "quantize-report.json"
@@ -81,7 +80,7 @@ def run(
     *,
     force: bool = False,
     restart: bool = False,
-) -> Report:
+) -> QuantizeReport:
     """Quantizes the linear layers of all decoder blocks; embeddings, norms and head stay 16-bit.
 
     Args:
@@ -115,7 +114,7 @@ def _run_native(
     *,
     force: bool,
     restart: bool,
-) -> Report:
+) -> QuantizeReport:
     """Quantizes with this package, block by block."""
     device = processes.device(pick_device(settings.device))
     if settings.pad_ffn:
@@ -175,7 +174,7 @@ def _run_native(
 
 def _run_backend(
     source: Checkpoint, out: Path, settings: QuantizeSettings, watch: Stopwatch, *, force: bool
-) -> Report:
+) -> QuantizeReport:
     """Quantizes with a backend, with the same calibration, output and report."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RecipeProblem(
@@ -236,7 +235,7 @@ def _finish_output(
     *,
     facts: dict[str, Any],
     cost: dict[str, float],
-) -> Report:
+) -> QuantizeReport:
     """Writes the files beside weights and config, and the report."""
     copy_sidecars(sidecar_files(source.folder), folder)
     if calibration:

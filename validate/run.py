@@ -17,7 +17,6 @@ from camelpress.reporting.checkpoint_summary import summarize_checkpoint
 from camelpress.reporting.facts.validation_facts import ValidateFacts
 from camelpress.reporting.model_precision import quantized_reference_caveat
 from camelpress.reporting.rendering import html_page
-from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import ValidationReport
 from camelpress.reporting.verdict import Verdict
 from camelpress.validate.benchmarks import samples
@@ -62,7 +61,7 @@ def run(
     *,
     force: bool = False,
     restart: bool = False,
-) -> Report:
+) -> ValidationReport:
     """Compares both models on the same tokens and tasks, and judges the differences by the gate.
 
     Several processes started by `torchrun` share the text and return the same report.
@@ -214,7 +213,7 @@ def _build_report(
     settings: ValidateSettings,
     gate: Gate,
     watch: Stopwatch,
-) -> Report:
+) -> ValidationReport:
     checks = judge_facts(parts.facts, gate)
     return ValidationReport(
         stage="validate",

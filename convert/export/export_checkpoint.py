@@ -48,7 +48,6 @@ from camelpress.core.progress import note, track
 from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.reporting.facts.recover_facts import ExportFacts
 from camelpress.reporting.lineage import EXPORT, SOURCES, list_source_digests, written_weights
-from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import ExportReport
 
 REPORT = EXPORT
@@ -57,7 +56,7 @@ FORMATS = {"gptq": GPTQ_V1, "gptq-v2": GPTQ_V2, "compressed-tensors": PACK_QUANT
 
 def export(
     source: Checkpoint, out: Path, settings: ExportSettings, *, force: bool = False
-) -> Report:
+) -> ExportReport:
     """Writes a packed model in another layout, without calibration and without loss.
 
     Each written layer is unpacked again, and its weights are compared with those of the source.

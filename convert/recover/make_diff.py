@@ -22,7 +22,6 @@ from camelpress.core.files.file_hashes import package_versions
 from camelpress.core.output.staged_output import output_files, require_separate_output
 from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.reporting.facts.recover_facts import MakeDiffFacts
-from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import MakeDiffReport
 
 REPORT = "make-diff-report.json"
@@ -36,7 +35,7 @@ def make_diff(
     *,
     force: bool = False,
     restart: bool = False,
-) -> Report:
+) -> MakeDiffReport:
     """Writes tuned - base, after checking the value that `recover` would restore for each weight.
 
     A float32 diff restores every tuned weight exactly, or is refused. A 16-bit diff with unit

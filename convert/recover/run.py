@@ -34,7 +34,6 @@ from camelpress.core.files.file_hashes import package_versions
 from camelpress.core.output.staged_output import output_files, require_separate_output
 from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.reporting.facts.recover_facts import RecoverFacts
-from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import RecoverReport
 
 REPORT = "recover-report.json"
@@ -48,7 +47,7 @@ def recover(
     *,
     force: bool = False,
     restart: bool = False,
-) -> Report:
+) -> RecoverReport:
     """Writes base + diff, summed in fp32, with the diff's config and tokenizer.
 
     A stopped or killed run keeps its finished tensors, and the next run resumes from them.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from camelpress.publish.card.release_quotes import ReleaseQuotes
-from camelpress.reporting.quoted_values import value_at
 
 # fmt: off
 PAPERS: Mapping[str, str] = {
@@ -31,6 +30,6 @@ PAPERS_BY_LICENSE: Mapping[str, tuple[str, ...]] = {
 
 def citations(facts: ReleaseQuotes) -> list[str]:
     """Returns the papers of the model, by its licence, and of the quantization method."""
-    method = value_at(facts.quantize.facts.record if facts.quantize else None, "method")
+    method = facts.quantize.facts.method if facts.quantize else None
     names = PAPERS_BY_LICENSE.get(facts.settings.license, ())
     return [PAPERS[name] for name in (*names, *(["gptq"] if method == "gptq" else []))]

@@ -34,7 +34,6 @@ from camelpress.publish.release import model_files
 from camelpress.reporting import quoted_values
 from camelpress.reporting.facts.release_facts import ProblemFacts
 from camelpress.reporting.plots import card_plots
-from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import ProblemReport, read_report
 from camelpress.reporting.tables import benchmark_tables
 from camelpress.reporting.verdict import Verdict
@@ -118,7 +117,7 @@ def _variant_link(facts: ReleaseQuotes, variant: str) -> str:
     return SafeMarkdown(f"[`{variant}`]({HUB_URL}/{facts.hub_home[0]}/tree/{variant})")
 
 
-def check_card(folder: Path) -> Report:
+def check_card(folder: Path) -> ProblemReport:
     """Compares the card of a release with its config, reports and provenance, line by line.
 
     Returns:

@@ -23,9 +23,12 @@ from camelpress.publish.release.rebuild_recipe import portable_model_name
 from camelpress.publish.settings import PublishSettings
 from camelpress.reporting.lineage import describe_foreign_report, matches_weights
 from camelpress.reporting.model_precision import with_precision
-from camelpress.reporting.quoted_values import value_at
-from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.stage_reports import (
+    PublishReport,
+    QuantizeReport,
+    RecoverReport,
+    ValidationReport,
+)
 
 TULU_PROMPT, OTHER_PROMPT, NO_PROMPT = "tulu", "other", "none"  # prompt formats
 TENSOR_PARALLEL_SIZES = (2, 4, 8)  # devices
@@ -65,9 +68,9 @@ class ReleaseQuotes:
     name: str
     config: Mapping[str, Any]
     shape: Mapping[str, Any]
-    validation: Report
-    quantize: Report | None
-    recover: Report | None
+    validation: ValidationReport
+    quantize: QuantizeReport | None
+    recover: RecoverReport | None
     settings: PublishSettings
     variants: Sequence[str]
     gate: Mapping[str, Any]
@@ -108,9 +111,8 @@ class ReleaseQuotes:
 
     def source_model(self, role: str) -> tuple[str, str | None] | None:
         """Returns hub repository and commit of the raw (`base`) or tuned model (`diff`)."""
-        origin = str(
-            value_at(self.recover.facts.record if self.recover else None, f"sources.{role}.origin")
-        )
+        source = (self.recover.facts.sources or {}).get(role) if self.recover else None
+        origin = str(source.origin if source else None)
         match = REPO_ID_PATTERN.fullmatch(portable_model_name(origin))
         hub_source = (match["repository"], match["revision"]) if match and match["prefix"] else None
         repository = {"base": self.settings.base_model, "diff": self.settings.diff_model}[role]
@@ -133,22 +135,22 @@ def read_release_facts(folder: Path) -> ReleaseQuotes:
         RecipeProblem: the provenance comes from an incompatible version.
     """
     path = folder / PROVENANCE_FILE
-    provenance = read_report(path)
+    provenance = PublishReport.read(path)
     fields = {
         key: provenance.facts.record[key]
         for key in CardFields.model_fields
         if key in provenance.facts.record
     }
-    quantize = model_files.read_stage_report(folder / QUANTIZED)
+    quantize = model_files.read_stage_report(folder / QUANTIZED, QuantizeReport)
     if quantize is not None and not matches_weights(quantize, folder, provenance.outputs):
         raise CheckpointProblem(
             describe_foreign_report(folder / QUANTIZED), next_step="publish it again"
         )
     return ReleaseQuotes(
         config=read_json(folder / "config.json"),
-        validation=read_report(folder / model_files.VALIDATION_FOLDER / "report.json"),
+        validation=ValidationReport.read(folder / model_files.VALIDATION_FOLDER / "report.json"),
         quantize=quantize,
-        recover=model_files.read_stage_report(folder / "recover-report.json"),
+        recover=model_files.read_stage_report(folder / "recover-report.json", RecoverReport),
         settings=PublishSettings.parse(provenance.settings, source=str(path)),
         **dict(CardFields.parse(fields, source=str(path))),
     )

@@ -20,8 +20,8 @@ from camelpress.core.files.file_hashes import (
     is_checkpoint_file,
 )
 from camelpress.core.progress import track
-from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.stage_report import ReportT
+from camelpress.reporting.stage_reports import ValidationReport, read_report
 
 VALIDATION_FOLDER = "validation"
 REPORT_PAGES = ("report.md", "report.html", "junit.xml")
@@ -122,7 +122,9 @@ def _link(path: Path, target: Path) -> bool:
     return True
 
 
-def copy_validation_report(report_dir: Path, report: Report, folder: Path) -> Report:
+def copy_validation_report(
+    report_dir: Path, report: ValidationReport, folder: Path
+) -> ValidationReport:
     """Copies the validation report without machine facts, and its existing pages."""
     folder.mkdir()
     portable = portable_report(report)
@@ -146,12 +148,12 @@ def _read_page(path: Path) -> str:
         ) from error
 
 
-def read_stage_report(path: Path) -> Report | None:
+def read_stage_report(path: Path, kind: type[ReportT]) -> ReportT | None:
     """Reads the report of an earlier stage; None if the file is missing."""
-    return read_report(path) if path.is_file() else None
+    return kind.read(path) if path.is_file() else None
 
 
-def portable_report(report: Report) -> Report:
+def portable_report(report: ReportT) -> ReportT:
     """Returns a report without cost, and with file names in place of paths."""
     paths = set(_machine_paths([report.facts.record, report.settings]))
     checks = tuple(

@@ -14,8 +14,7 @@ import yaml
 
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.hub.repo_id import HUB_PREFIX, REPO_ID_PATTERN
-from camelpress.reporting.quoted_values import value_at
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import QuantizeReport, RecoverReport
 
 RECIPE_FILE = "recipe.yaml"
 COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
@@ -24,28 +23,27 @@ RECIPE_HEADER = """\
 """
 
 
-def rebuild_recipe(recover: Report | None, quantize: Report | None) -> dict[str, Any] | None:
+def rebuild_recipe(
+    recover: RecoverReport | None, quantize: QuantizeReport | None
+) -> dict[str, Any] | None:
     """Builds the recipe of a model from its stage reports; None if a report lacks a fact.
 
     Args:
         recover: report of recover in the release.
         quantize: report of quantize in the release.
     """
-    sources = value_at(recover.facts.record if recover else None, "sources")
-    base, diff = value_at(sources, "base.origin"), value_at(sources, "diff.origin")
-    texts = value_at(quantize.facts.record if quantize else None, "calibration.files") or []
-    if recover is None or quantize is None or not (isinstance(base, str) and isinstance(diff, str)):
+    if recover is None or quantize is None:
+        return None
+    sources = recover.facts.sources or {}
+    if not all(role in sources and sources[role].origin for role in ("base", "diff")):
         return None
     calibration = [
-        {
-            "source": _portable_text_name(str(value_at(text, "name"))),
-            "weight": value_at(text, "weight"),
-        }
-        for text in (texts if isinstance(texts, list) else [])
+        {"source": _portable_text_name(file.name), "weight": file.weight}
+        for file in quantize.facts.calibration_files
     ]
     return {
-        "base": portable_model_name(base),
-        "diff": portable_model_name(diff),
+        "base": portable_model_name(sources["base"].origin),
+        "diff": portable_model_name(sources["diff"].origin),
         "out": "rebuilt",
         "recover": recover.settings,
         "quantize": quantize.settings | {"calibration": calibration},

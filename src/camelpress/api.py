@@ -23,7 +23,15 @@ from camelpress.validate.settings import StoreSettings, ValidateSettings
 
 if TYPE_CHECKING:
     from camelpress.pipeline.run import PipelineOutcome
-    from camelpress.reporting.stage_report import Report
+    from camelpress.reporting.stage_reports import (
+        ExportReport,
+        MakeDiffReport,
+        PublishReport,
+        QuantizeReport,
+        RecoverReport,
+        StoreReport,
+        ValidationReport,
+    )
 
 StagePath: TypeAlias = str | PathLike[str]
 StageFunction = TypeVar("StageFunction", bound=Callable[..., Any])
@@ -77,7 +85,7 @@ def recover(
     force: bool = False,
     restart: bool = False,
     **settings: Any,
-) -> Report:
+) -> RecoverReport:
     """Recovers a tuned 16-bit model from its raw base and its weight diff.
 
     Args:
@@ -120,7 +128,7 @@ def make_diff(
     force: bool = False,
     restart: bool = False,
     **settings: Any,
-) -> Report:
+) -> MakeDiffReport:
     """Makes the weight diff of a tuned model, and proves that `recover` returns the exact bits.
 
     Args:
@@ -162,7 +170,7 @@ def quantize(
     force: bool = False,
     restart: bool = False,
     **settings: Any,
-) -> Report:
+) -> QuantizeReport:
     """Quantizes a 16-bit checkpoint to a packed GPTQ checkpoint, one decoder block at a time.
 
     Args:
@@ -196,7 +204,7 @@ def validate(
     force: bool = False,
     restart: bool = False,
     **settings: Any,
-) -> Report:
+) -> ValidationReport:
     """Compares a quantized model with its 16-bit reference, and judges the differences by a gate.
 
     Args:
@@ -257,7 +265,7 @@ def store(
     force: bool = False,
     restart: bool = False,
     **settings: Any,
-) -> Report:
+) -> StoreReport:
     """Stores the predictions of a reference, which `validate` takes in the place of the model.
 
     Args:
@@ -288,7 +296,7 @@ def store(
 @_stage_call()
 def publish(
     candidate: StagePath, report: StagePath, *, force: bool = False, **settings: Any
-) -> Report:
+) -> PublishReport:
     """Publishes a candidate that passed its gate, with card, checksums and licences.
 
     Args:
@@ -313,7 +321,7 @@ def publish(
 @_stage_call()
 def export(
     checkpoint: StagePath, *, out: StagePath, force: bool = False, **settings: Any
-) -> Report:
+) -> ExportReport:
     """Exports a packed checkpoint to another format, with equal codes and scales per layer.
 
     Args:

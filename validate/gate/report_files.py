@@ -10,6 +10,7 @@ from camelpress.reporting import validation_report
 from camelpress.reporting.rendering import html_page
 from camelpress.reporting.rendering.junit_xml import render_junit
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import ValidationReport
 from camelpress.reporting.verdict import Verdict
 from camelpress.validate.gate.gate_judge import judge_facts
 from camelpress.validate.settings import Gate, ReportSettings
@@ -51,7 +52,7 @@ def save_report(
         write_report_files(report, folder, settings)
 
 
-def regate_report(path: Path, gate: Gate | None) -> Report:
+def regate_report(path: Path, gate: Gate | None) -> ValidationReport:
     """Judges a report again; its models are not needed.
 
     Args:

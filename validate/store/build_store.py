@@ -24,7 +24,6 @@ from camelpress.inference.model.model_identity import headers_digest, weights_di
 from camelpress.inference.streaming.token_shards import SHARD_TOKENS
 from camelpress.reporting.checkpoint_summary import summarize_checkpoint
 from camelpress.reporting.facts.store_facts import StoreFacts
-from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import StoreReport
 from camelpress.validate.corpus.held_out_text import HeldOutText, read_held_out_texts, window_length
 from camelpress.validate.scoring import score_aggregation
@@ -67,7 +66,7 @@ def build_store(
     *,
     force: bool = False,
     restart: bool = False,
-) -> Report:
+) -> StoreReport:
     """Writes a store of reference predictions; processes started by `torchrun` share the work.
 
     Args:
@@ -204,7 +203,7 @@ def _write_store_report(
     settings: StoreSettings,
     header: StoreFacts,
     watch: Stopwatch,
-) -> Report:
+) -> StoreReport:
     """Writes windows, tokenizer and report of the store."""
     write_windows(texts, folder / WINDOWS_FILE)
     copy_tokenizer(reference.folder, folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,14 @@ from camelpress.pipeline import run as pipeline
 from camelpress.pipeline.recipe import Recipe, read_recipe
 from camelpress.publish.release.rebuild_recipe import RECIPE_FILE
 from camelpress.publish.verify_release import verify_release
+from camelpress.reporting.facts.quantize_facts import QuantizeFacts
 from camelpress.reporting.facts.release_facts import ProblemFacts
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import ProblemReport, read_report
+from camelpress.reporting.stage_reports import (
+    ProblemReport,
+    PublishReport,
+    QuantizeReport,
+)
 from camelpress.reporting.verdict import Verdict
 
 WEIGHT_STAGES = ("recover", "quantize")
@@ -44,7 +49,7 @@ def rebuild_release(
     calibration: Sequence[Path],
     force: bool,
     restart: bool = False,
-) -> Report:
+) -> ProblemReport:
     """Runs the recipe of a release, and compares the model with the hashes of the release.
 
     Args:
@@ -65,7 +70,7 @@ def rebuild_release(
     verification = verify_release(release)
     if verification.verdict is not Verdict.PASS:
         raise RecipeProblem(
-            f"{release} is not as it was published: {verification.facts.record['problems'][0]}",
+            f"{release} is not as it was published: {verification.facts.problems[0]}",
             next_step="download it again",
         )
     if not (release / RECIPE_FILE).is_file():
@@ -73,25 +78,23 @@ def rebuild_release(
             f"{release} has no {RECIPE_FILE}: its reports lack the facts for one",
             next_step="ask its author for a release with a recipe",
         )
-    provenance = read_report(release / PROVENANCE_FILE)
+    provenance = PublishReport.read(release / PROVENANCE_FILE)
     recipe = _local_recipe(release, provenance, out, base, diff, calibration)
     lock = pipeline.PipelineLock(recipe.out / pipeline.LOCK_FILE)
     with disk_errors(recipe.out):
         recipe.out.mkdir(parents=True, exist_ok=True)
     all_stages = pipeline.recipe_stages(recipe, restart=restart)
     stages = [stage for stage in all_stages if stage.name in WEIGHT_STAGES]
-    quantize_facts = read_report(release / f"{WEIGHT_STAGES[-1]}{REPORT_SUFFIX}").facts.record
-    with _thread_count(quantize_facts.get("threads")):
+    release_facts = QuantizeReport.read(release / f"{WEIGHT_STAGES[-1]}{REPORT_SUFFIX}").facts
+    with _thread_count(release_facts.threads):
         outcome = pipeline.run_stages(stages, lock, force=force)
     reports = [outcome.reports[name] for name in WEIGHT_STAGES]
-    problems = _differences(provenance, quantize_facts, reports, stages[-1].output)
+    problems = _differences(provenance, release_facts, reports, stages[-1].output)
     return ProblemReport(
         stage="rebuild",
         inputs={name: digest for report in reports for name, digest in report.inputs.items()},
         settings={},
-        facts=ProblemFacts.build(
-            {"files": len(provenance.facts.record["model"]), "problems": problems}
-        ),
+        facts=ProblemFacts.build({"files": len(provenance.facts.model), "problems": problems}),
         verdict=Verdict.FAIL if problems else Verdict.PASS,
         cost=watch.cost(),
     )
@@ -111,7 +114,7 @@ def _thread_count(count: Any) -> Iterator[None]:
 
 def _local_recipe(
     release: Path,
-    provenance: Report,
+    provenance: PublishReport,
     out: Path,
     base: Path | None,
     diff: Path | None,
@@ -159,10 +162,10 @@ def _local_model(release: Path, role: str, origin: Path, folder: Path | None) ->
 
 
 def _differences(
-    provenance: Report, facts: Mapping[str, Any], reports: Sequence[Report], model: Path
+    provenance: PublishReport, facts: QuantizeFacts, reports: Sequence[Report], model: Path
 ) -> list[str]:
     """Lists differences from the release: causes first, then files."""
-    release_digests: dict[str, str] = provenance.facts.record["model"]
+    release_digests: dict[str, str] = provenance.facts.model
     digests = checkpoint_file_hashes(model)
     files = sorted(
         name
@@ -177,17 +180,15 @@ def _differences(
         for name, digest in report.inputs.items()
         if name in ("base", "diff") and provenance.inputs.get(name) != digest
     ]
-    versions, release_versions = package_versions(), provenance.facts.record.get("versions")
+    versions = package_versions()
     causes += [
         f"made with {name} {version}, rebuilt with {versions.get(name)}"
-        for name, version in (
-            release_versions.items() if isinstance(release_versions, dict) else ()
-        )
+        for name, version in (provenance.facts.versions or {}).items()
         if versions.get(name) != version
     ]
     causes += [
-        f"quantized with {key} {facts[key]}, rebuilt with {reports[-1].facts.record.get(key)}"
+        f"quantized with {key} {value}, rebuilt with {reports[-1].facts.record.get(key)}"
         for key in ROUNDING_FACTS
-        if key in facts and facts[key] != reports[-1].facts.record.get(key)
+        if (value := getattr(facts, key)) is not None and value != reports[-1].facts.record.get(key)
     ]
     return [*causes, *(f"{name!r} has other bytes" for name in files)]

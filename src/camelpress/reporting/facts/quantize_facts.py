@@ -73,3 +73,8 @@ class QuantizeFacts(FactsModel):
     fallbacks: int | None = Field(description="layers rounded to nearest, as GPTQ failed")
     lost: int | None = Field(default=None, description="layers with an error beyond the limit")
     layers: list[LayerFacts]
+
+    @property
+    def calibration_files(self) -> list[CalibrationFileFacts]:
+        """Calibration files; empty if the report names none."""
+        return (self.calibration.files if self.calibration else None) or []
