@@ -9,7 +9,7 @@ import html
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath, PureWindowsPath
-from typing import Any
+from typing import Any, TypeVar
 
 from camelpress.core.checkpoint.checkpoint import copy_sidecars
 from camelpress.core.errors import CheckpointProblem
@@ -20,9 +20,10 @@ from camelpress.core.files.file_hashes import (
     is_checkpoint_file,
 )
 from camelpress.core.progress import track
-from camelpress.reporting.stage_report import ReportT
+from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import ValidationReport, read_report
 
+StageReport = TypeVar("StageReport", bound=Report)
 VALIDATION_FOLDER = "validation"
 REPORT_PAGES = ("report.md", "report.html", "junit.xml")
 LICENSE_PATTERNS = ("LICENSE*", "NOTICE*", "USE_POLICY*", "llama_license.txt")
@@ -148,12 +149,12 @@ def _read_page(path: Path) -> str:
         ) from error
 
 
-def read_stage_report(path: Path, kind: type[ReportT]) -> ReportT | None:
+def read_stage_report(path: Path, kind: type[StageReport]) -> StageReport | None:
     """Reads the report of an earlier stage; None if the file is missing."""
     return kind.read(path) if path.is_file() else None
 
 
-def portable_report(report: ReportT) -> ReportT:
+def portable_report(report: StageReport) -> StageReport:
     """Returns a report without cost, and with file names in place of paths."""
     paths = set(_machine_paths([report.facts.record, report.settings]))
     checks = tuple(

@@ -42,7 +42,7 @@ def add_line(folder: Path, name: str) -> None:
 def test_an_untouched_release_passes(release: Path) -> None:
     report = verify_release(release)
     assert report.verdict is Verdict.PASS
-    assert report.facts == {"files": 17, "signed": "no", "problems": []}
+    assert report.facts.record == {"files": 17, "signed": "no", "problems": []}
 
 
 def test_a_changed_byte_in_any_file_is_found(release: Path) -> None:

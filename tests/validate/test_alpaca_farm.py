@@ -373,7 +373,7 @@ def test_faults_on_the_way_change_nothing(
     asked.service.after = "0.001"
     assert asked(*asked.judge, *PRICES, "--judge-attempts", "9", task=FIXED).code == 4
     facts = validation_report.read_validation(judged.folder).facts.record
-    assert validation_report.read_validation(tmp_path / "out").facts == facts
+    assert validation_report.read_validation(tmp_path / "out").facts.record == facts
 
 
 @pytest.mark.parametrize(

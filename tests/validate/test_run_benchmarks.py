@@ -397,7 +397,7 @@ def test_a_budget_asks_fewer_items(
     mmlu, tydiqa = told.facts.record["tasks"]
     assert (mmlu["n"], mmlu["of"], tydiqa["n"], tydiqa["of"]) == (7, 12, 9, 18)
     again = asked(MMLU, TYDIQA, budget="5m", out="again")
-    assert again.inputs == told.inputs and again.facts == told.facts.record
+    assert again.inputs == told.inputs and again.facts == told.facts
     lines = (tmp_path / f"out/samples/{TYDIQA}.jsonl").read_text().splitlines()
     assert len({json.loads(line)["part"] for line in lines}) == 9
 
@@ -422,7 +422,7 @@ def test_answers_that_are_kept_are_not_asked_again(
     monkeypatch.setattr(lm_eval_adapter, "continuation_likelihoods", None)
     monkeypatch.setattr(generator, "generate_batch", None)
     again = asked(MMLU, TYDIQA, answers=str(tmp_path / "kept"), out="again")
-    assert again.facts == first.facts.record
+    assert again.facts == first.facts
     assert len([*(tmp_path / "kept").glob("*.jsonl")]) == 2  # a file for each model
 
 
