@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from camelpress.reporting import sentences
+from camelpress.reporting.metrics import metrics_on
 from camelpress.reporting.number_format import (
     NBSP,
     NO_VALUE,
@@ -77,14 +78,10 @@ def _text_row(facts: Mapping[str, Any], name: str) -> Row:
         "total": False,
         "sequences": f"{facts['sequences']:,}",
         "tokens": f"{facts['tokens']:,}",
-        "reference_perplexity": format_significant(facts["reference_perplexity"]),
-        "candidate_perplexity": format_significant(facts["candidate_perplexity"]),
     }
-    for quantity in ("perplexity_ratio", "kl_mean", "top1_agreement"):
-        value, interval = format_estimate(
-            quantity, facts[quantity], facts.get(f"{quantity}_interval")
-        )
-        row |= {quantity: value, f"{quantity}_interval": interval}
+    for metric in metrics_on("page"):
+        value, interval = format_estimate(metric.key, metric.value(facts), metric.interval(facts))
+        row |= {metric.key: value, f"{metric.key}_interval": interval}
     return row
 
 
