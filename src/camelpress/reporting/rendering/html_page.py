@@ -67,25 +67,6 @@ DUEL_COLUMNS = {
 # fmt: on
 
 
-def _text_columns(first: str) -> dict[str, tuple[str, str]]:
-    """Returns the Markdown columns of the metrics of texts."""
-    columns = {first: ("name", ":--"), "Tokens": ("tokens", "--:")}
-    for metric in metrics_on("page"):
-        columns[metric.title] = (metric.key, "--:")
-        if metric.interval_column:
-            columns[metric.interval_column] = (f"{metric.key}_interval", "--:")
-    return columns
-
-
-def _text_heads() -> dict[str, Markup]:
-    """Maps the metrics of texts to the heads of their columns on the page."""
-    heads = {}
-    for metric in metrics_on("page"):
-        lines = metric.text("page") + (",\n95 % interval" if metric.has_interval else "")
-        heads[metric.key] = Markup("<br>").join(lines.splitlines())
-    return heads
-
-
 def render_html(report: Report) -> str:
     """Renders the whole page; equal facts give equal bytes, whatever the cost."""
     facts = report.facts
@@ -197,6 +178,25 @@ def _page_header(report: Report) -> dict[str, str]:
         "candidate": validation_tables.model_folder_name(report.facts["candidate"]),
         "reference": validation_tables.model_folder_name(report.facts["reference"]),
     }
+
+
+def _text_columns(first: str) -> dict[str, tuple[str, str]]:
+    """Returns the Markdown columns of the metrics of texts."""
+    columns = {first: ("name", ":--"), "Tokens": ("tokens", "--:")}
+    for metric in metrics_on("page"):
+        columns[metric.title] = (metric.key, "--:")
+        if metric.interval_column:
+            columns[metric.interval_column] = (f"{metric.key}_interval", "--:")
+    return columns
+
+
+def _text_heads() -> dict[str, Markup]:
+    """Maps the metrics of texts to the heads of their columns on the page."""
+    heads = {}
+    for metric in metrics_on("page"):
+        lines = metric.text("page") + (",\n95 % interval" if metric.has_interval else "")
+        heads[metric.key] = Markup("<br>").join(lines.splitlines())
+    return heads
 
 
 def _limited_table(
