@@ -42,10 +42,10 @@ def main(place: Path) -> None:
     from camelpress.core.checkpoint.checkpoint import Checkpoint
     from camelpress.reporting.facts.validation_facts import validation_schema
     from camelpress.reporting.rendering.terminal_summary import terminal_rows
+    from camelpress.validate.scoring.metric_formulas import FORMULAS
     from camelpress.validate.scoring.token_formulas import TOKEN_FORMULAS
     from camelpress.validate.settings import Gate, StoreSettings
     from camelpress.validate.statistics.clustered import clustered_share
-    from camelpress.validate.statistics.metric_formulas import FORMULAS
     from camelpress.validate.store.build_store import build_store
 
     TOKEN_FORMULAS["logit_gap"] = logit_gap

@@ -18,10 +18,10 @@ from camelpress.core.errors import RecipeProblem
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.validate.corpus.held_out_text import HeldOutText
 from camelpress.validate.corpus.protocols import TokenWindow
+from camelpress.validate.scoring.metric_formulas import estimate_metrics
 from camelpress.validate.scoring.streamed_run import squared_relative_error
 from camelpress.validate.scoring.token_scores import TokenScores
 from camelpress.validate.statistics.clustered import bootstrap_mean
-from camelpress.validate.statistics.metric_formulas import estimate_metrics
 from camelpress.validate.statistics.score_aggregation import aggregate_scores, block_error_facts
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from camelpress.reporting.metrics import METRICS
 from camelpress.validate.corpus.held_out_text import HeldOutText
+from camelpress.validate.scoring.metric_formulas import bounded_exp, estimate_metrics
 from camelpress.validate.scoring.scored_positions import piece_numbers
 from camelpress.validate.scoring.token_scores import TokenScores
 from camelpress.validate.statistics.clustered import clustered_quantile, effective_clusters
-from camelpress.validate.statistics.metric_formulas import bounded_exp, estimate_metrics
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 KL_BIN_EDGES = tuple(10.0 ** (power / 4) for power in range(-28, 9))  # nats

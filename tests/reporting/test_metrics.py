@@ -15,8 +15,8 @@ import pico
 from camelpress.reporting.metrics import METRICS, Metric, find_fact, metrics_on
 from camelpress.reporting.stage_report import Report
 from camelpress.validate.scoring import divergence
+from camelpress.validate.scoring.metric_formulas import FORMULAS
 from camelpress.validate.scoring.token_formulas import TOKEN_FORMULAS
-from camelpress.validate.statistics.metric_formulas import FORMULAS
 
 SCRIPT = Path(__file__).parents[1] / "support/added_metrics.py"
 REASON = "a store has no logits to compute it from; validate against the model itself"
