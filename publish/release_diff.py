@@ -14,8 +14,11 @@ from camelpress.core.files.file_hashes import checkpoint_digest, sha256_file
 from camelpress.core.llama import is_derived_buffer
 from camelpress.core.progress import note, track
 from camelpress.core.runtime.resource_usage import Stopwatch
-from camelpress.publish.card.card_tables import QUANTIZATION_ROWS, TEXT_METRICS
-from camelpress.publish.card.card_tables import VALIDATION_METRICS as MEASURED
+from camelpress.publish.card.card_tables import (
+    QUANTIZATION_ROWS,
+    card_text_values,
+    card_values,
+)
 from camelpress.publish.card.release_quotes import QUANTIZED
 from camelpress.publish.release.model_files import VALIDATION_FOLDER
 from camelpress.reporting.facts.release_facts import ReleaseDiffFacts
@@ -116,23 +119,17 @@ def _metric_differences(left: Path, right: Path) -> Iterator[str]:
 
 def _labelled_metrics(reports: Mapping[str, Any]) -> dict[str, Any]:
     """Maps labels to values of all metrics: overall, per text and per benchmark."""
-    metrics = {
-        _neutral_label(row.label): value_at(reports, f"validate.facts.{row.fact}")
-        for row in MEASURED
-    }
-    metrics |= {
+    facts = value_at(reports, "validate.facts") or {}
+    metrics = card_values(facts) | {
         row.label: value_at(reports, f"{row.source}.{row.path}")
         for row in QUANTIZATION_ROWS
         if row.source != "config"
     }
     metrics["verdict"] = value_at(reports, "validate.verdict")
-    facts = value_at(reports, "validate.facts") or {}
     for text in text_facts(facts):
         metrics |= {
-            f"{format_quoted(value_at(text, 'name'))}, {_neutral_label(label)}": value_at(
-                text, fact
-            )
-            for label, fact in TEXT_METRICS
+            f"{format_quoted(value_at(text, 'name'))}, {label}": value
+            for label, value in card_text_values(text).items()
         }
     for task in benchmark_facts(facts):
         metrics |= {

@@ -33,7 +33,7 @@ from camelpress.validate.gate import report_files
 from camelpress.validate.gate.gate_judge import judge_facts
 from camelpress.validate.scoring.score_aggregation import aggregate_scores, empty_figures
 from camelpress.validate.scoring.workspace import Workspace, resume_key
-from camelpress.validate.settings import Gate, TaskGate, ValidateSettings
+from camelpress.validate.settings import DEFAULT_LIMITS, Gate, TaskGate, ValidateSettings
 from camelpress.validate.store.prediction_store import PredictionStore
 
 REPORT = report_files.REPORT_FILE
@@ -45,11 +45,7 @@ MACHINE_PATHS: Any = {  # fields of the machine, left out of the report
     "judge": {"url", "local", "annotations"},
 }
 DEFAULT_TASK_GATE = Gate(  # for runs without text and without a gate in the settings
-    perplexity_ratio=None,
-    kl_mean=None,
-    top1_agreement=None,
-    non_finite=None,
-    tasks={"*": TaskGate(margin=0.02, significance=0.05)},
+    **dict.fromkeys(DEFAULT_LIMITS), tasks={"*": TaskGate(margin=0.02, significance=0.05)}
 )
 
 

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_serializer, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    create_model,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from camelpress.core.settings import Settings
 from camelpress.reporting.limit_range import ITEM_SHARE, PROBABILITY, LimitRange
 from camelpress.reporting.metrics import METRICS
 from camelpress.validate.judge.judge_settings import JudgeSettings
+
+LIMIT_RANGES = {name: metric.limits for name, metric in METRICS.items() if metric.limits}
+DEFAULT_LIMITS = {
+    name: metric.default_limit
+    for name, metric in METRICS.items()
+    if metric.default_limit is not None
+}
 
 
 class MaxLimit(Settings):
@@ -46,12 +60,38 @@ def _require_possible(limits: LimitRange, limit: float) -> None:
 
 def _add_limit_ranges(schema: dict[str, Any]) -> None:
     """Adds the possible limits of each metric to the JSON Schema of `TextGate`."""
-    for name, metric in METRICS.items():
-        ends = dict.fromkeys(("max", "min"), metric.limits.schema)
-        schema["properties"][name]["properties"] = ends
+    for name, limits in LIMIT_RANGES.items():
+        schema["properties"][name]["properties"] = dict.fromkeys(("max", "min"), limits.schema)
 
 
-class TextGate(ExplicitSettings):
+def _limit_fields(defaults: Mapping[str, float | None]) -> dict[str, Any]:
+    """Returns a field per metric: its default limit, upper or lower, or null."""
+    fields = {}
+    for name, limit in defaults.items():
+        metric = METRICS[name]
+        kind: type[MaxLimit | MinLimit] = MaxLimit if metric.direction == "max" else MinLimit
+        default = None if limit is None else kind.model_validate({metric.direction: limit})
+        field = Field(default=default, description=metric.text("gate_note"))
+        fields[name] = (kind | None, field)
+    return fields
+
+
+if TYPE_CHECKING:
+
+    class MetricLimits(ExplicitSettings):
+        """Limits by the key of their metric."""
+
+        model_config = ConfigDict(extra="allow")
+
+        def __getattr__(self, name: str) -> MaxLimit | MinLimit | None: ...
+
+else:
+    MetricLimits = create_model(
+        "MetricLimits", __base__=ExplicitSettings, **_limit_fields(dict.fromkeys(LIMIT_RANGES))
+    )
+
+
+class TextGate(MetricLimits):
     """Limits for the metrics of a report; `null` disables a check.
 
     A check is an ERROR if the report lacks its metric. `reporting.metrics.METRICS` lists the place
@@ -60,48 +100,14 @@ class TextGate(ExplicitSettings):
 
     model_config = ConfigDict(json_schema_extra=_add_limit_ranges)
 
-    perplexity_ratio: MaxLimit | None = Field(
-        default=None, description="candidate perplexity over reference perplexity"
-    )
-    kl_mean: MaxLimit | None = Field(default=None, description="mean divergence per token, nats")
-    kl_reverse_mean: MaxLimit | None = Field(
-        default=None,
-        description="mean of KL(candidate || reference) per token, nats",
-    )
-    kl_p90: MaxLimit | None = Field(
-        default=None, description="90th percentile of the divergence, nats"
-    )
-    kl_p99: MaxLimit | None = Field(
-        default=None, description="99th percentile of the divergence, nats"
-    )
-    kl_p99_9: MaxLimit | None = Field(
-        default=None, description="99.9th percentile of the divergence, nats"
-    )
-    top1_agreement: MinLimit | None = Field(
-        default=None, description="share of tokens with the same likeliest next token"
-    )
-    top5_agreement: MinLimit | None = Field(
-        default=None, description="shared tokens among the five likeliest next tokens, as a share"
-    )
-    non_finite: MaxLimit | None = Field(
-        default=None, description="predictions with a logit that is not finite"
-    )
-    noise_floor: MaxLimit | None = Field(
-        default=None, description="mean divergence from rounding alone, nats per token"
-    )
-    block_error: MaxLimit | None = Field(
-        default=None, description="largest relative error of the hidden states after a block"
-    )
-
-    @field_validator(*METRICS)
+    @field_validator(*LIMIT_RANGES)
     @classmethod
     def _require_possible_limit(
         cls, value: MaxLimit | MinLimit | None, info: Any
     ) -> MaxLimit | MinLimit | None:
-        limits = METRICS[info.field_name].limits
         match value:
             case MaxLimit(max=limit) | MinLimit(min=limit):
-                _require_possible(limits, limit)
+                _require_possible(LIMIT_RANGES[info.field_name], limit)
         return value
 
 
@@ -136,7 +142,15 @@ class TaskGate(ExplicitSettings):
         return self
 
 
-class Gate(TextGate):
+if TYPE_CHECKING:
+    DefaultLimits = TextGate
+else:
+    DefaultLimits = create_model(
+        "DefaultLimits", __base__=TextGate, **_limit_fields(DEFAULT_LIMITS)
+    )
+
+
+class Gate(DefaultLimits):
     """Limits of all checks of a candidate; `null` disables a check.
 
     The defaults are starting points for large models. The best published 4-bit LLaMA-65B has a
@@ -144,19 +158,6 @@ class Gate(TextGate):
     divergence between 0.005 and 0.05 nats and a top-1 agreement between 90 and 97 %.
     """
 
-    perplexity_ratio: MaxLimit | None = Field(
-        default=MaxLimit(max=1.035),
-        description="candidate perplexity over reference perplexity",
-    )
-    kl_mean: MaxLimit | None = Field(
-        default=MaxLimit(max=0.03), description="mean divergence per token, nats"
-    )
-    top1_agreement: MinLimit | None = Field(
-        default=MinLimit(min=0.94), description="share of tokens with the same likeliest next token"
-    )
-    non_finite: MaxLimit | None = Field(
-        default=MaxLimit(max=0), description="predictions with a logit that is not finite"
-    )
     early: TextGate = Field(
         default=TextGate(), description="limits for the first 128 tokens of every window"
     )

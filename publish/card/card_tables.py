@@ -7,6 +7,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from camelpress.publish.card.card_markdown import SafeMarkdown
+from camelpress.reporting.metrics import metrics_on
 from camelpress.reporting.model_precision import with_precision
 from camelpress.reporting.quoted_values import (
     NOT_RECORDED,
@@ -25,14 +26,6 @@ class QuantizationLine(NamedTuple):
     label: str
     source: str
     path: str
-
-
-class MetricRow(NamedTuple):
-    """Line of the validation table: label, fact, and a flag for an interval."""
-
-    label: str
-    fact: str
-    has_interval: bool
 
 
 # fmt: off
@@ -63,25 +56,9 @@ QUANTIZATION_ROWS = (
     QuantizationLine("bits per weight", "validate", "facts.candidate.bits_per_weight"),
     QuantizationLine("parameters",                      "validate", "facts.candidate.parameters"),
 )
-VALIDATION_METRICS = (
-    MetricRow("perplexity, {reference}",           "reference_perplexity", False),
-    MetricRow("perplexity, this model",            "candidate_perplexity", False),
-    MetricRow("perplexity ratio",                  "perplexity_ratio",     True),
-    MetricRow("mean KL divergence, nats a token",  "kl_mean",              True),
-    MetricRow("top-1 agreement",                   "top1_agreement",       True),
-    MetricRow("tokens scored",                     "tokens",               False),
-    MetricRow("sequences",                         "sequences",            False),
-)
-TEXT_METRICS = (  # column        fact
-    ("sequences",               "sequences"),
-    ("tokens",                  "tokens"),
-    ("perplexity, {reference}", "reference_perplexity"),
-    ("perplexity, this model",  "candidate_perplexity"),
-    ("ratio",                   "perplexity_ratio"),
-    ("mean KL",                 "kl_mean"),
-    ("top-1 agreement",         "top1_agreement"),
-)
 # fmt: on
+COUNT_ROWS = {"tokens scored": "tokens", "sequences": "sequences"}  # label to fact
+TEXT_COUNTS = ("sequences", "tokens")
 
 
 def quantization_rows(sources: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -151,9 +128,11 @@ def format_release_bytes(nbytes: int | None) -> str:
 def validation_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Yields label, value and 95 % interval of each metric; the interval may be empty."""
     reference = with_precision(facts.get("reference"), "reference")
-    for row in VALIDATION_METRICS:
-        ends = format_quoted_interval(facts.get(f"{row.fact}_interval")) if row.has_interval else ""
-        yield row.label.format(reference=reference), format_quoted(facts.get(row.fact)), ends
+    for metric in metrics_on("card"):
+        ends = format_quoted_interval(metric.interval(facts)) if metric.has_interval else ""
+        yield metric.text("card", reference=reference), format_quoted(metric.value(facts)), ends
+    for label, fact in COUNT_ROWS.items():
+        yield label, format_quoted(facts.get(fact)), ""
     percentiles = facts.get("kl_percentiles")
     if isinstance(percentiles, Mapping):
         for name, value in percentiles.items():
@@ -164,13 +143,35 @@ def validation_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 def card_text_columns(facts: Mapping[str, Any]) -> list[str]:
     """Returns the column heads of the per-text table."""
     reference = with_precision(facts.get("reference"), "reference")
-    return [column.format(reference=reference) for column, _ in TEXT_METRICS]
+    return list(card_text_values({}, reference))
 
 
 def card_text_rows(facts: Mapping[str, Any]) -> list[list[str]]:
     """Returns the rows of the per-text table: name, then one value per column."""
-    columns = ("name", *(fact for _, fact in TEXT_METRICS))
-    return [[format_quoted(value_at(text, fact)) for fact in columns] for text in text_facts(facts)]
+    return [
+        [
+            format_quoted(value_at(text, "name")),
+            *map(format_quoted, card_text_values(text).values()),
+        ]
+        for text in text_facts(facts)
+    ]
+
+
+def card_values(facts: Any) -> dict[str, Any]:
+    """Maps the labels of the validation table to values, without the precision of the reference."""
+    metrics = {
+        metric.text("card", reference="reference"): metric.value(facts)
+        for metric in metrics_on("card")
+    }
+    return metrics | {label: value_at(facts, fact) for label, fact in COUNT_ROWS.items()}
+
+
+def card_text_values(text: Any, reference: str = "reference") -> dict[str, Any]:
+    """Maps the heads of the per-text table to the values of one text."""
+    return {name: value_at(text, name) for name in TEXT_COUNTS} | {
+        metric.text("card_column", reference=reference): metric.value(text)
+        for metric in metrics_on("card_column")
+    }
 
 
 def card_check_rows(report: Report) -> list[tuple[str, Verdict, str, str, str]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from camelpress.core.errors import ReleaseRefusal
 from camelpress.publish.settings import PublishSettings
+from camelpress.reporting.metrics import METRICS, TASK_METRICS
 from camelpress.reporting.model_precision import (
     is_quantized,
     model_precision,
@@ -24,7 +25,7 @@ from camelpress.reporting.verdict import MIN_PIECES, Check, Verdict
 
 QUANTIZED_REFERENCE_KEY = "allow_quantized_reference"  # key in the settings of validate
 NON_TEXT_CHECKS = frozenset(  # checks without a bound on differences of text predictions
-    {"accuracy_loss", "significant_loss", "non_finite", "noise_floor", "block_error"}
+    {*TASK_METRICS, *(name for name, metric in METRICS.items() if not metric.has_interval)}
 )
 
 

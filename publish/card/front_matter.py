@@ -19,6 +19,7 @@ from camelpress.core.hub.repo_id import HUB_URL
 from camelpress.publish.card.hub_access import GATED_PROMPT
 from camelpress.publish.card.release_quotes import TULU_PROMPT, ReleaseQuotes
 from camelpress.reporting import quoted_values
+from camelpress.reporting.metrics import metrics_on
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.tables import benchmark_tables
 from camelpress.reporting.verdict import Verdict
@@ -27,11 +28,6 @@ CLAIMS = "camelpress"  # key of the claims for `verify`
 CLAIM_KEYS = ("bits", "group_size", "sym", "desc_act")
 EVAL_RESULTS = ".eval_results/camelpress.yaml"
 LINKABLE_LICENSES = ("LICENSE", "LICENSE.md")  # file names allowed in `license_link`
-METRICS = (  # fact                   metric              name
-    ("candidate_perplexity",          "perplexity",       "perplexity, {protocol}"),
-    ("perplexity_ratio",              "perplexity_ratio", "perplexity over the {reference}'s"),
-    ("kl_mean",                       "kl",               "mean KL from the {reference}, nats"),
-)  # fmt: skip
 
 
 def card_claims(quantization: Any, validation: Report) -> dict[str, Any]:
@@ -115,16 +111,18 @@ def _eval_results(facts: ReleaseQuotes) -> Iterator[EvalResult]:
     protocol = quoted_values.format_quoted(facts.validation.facts.record.get("protocol"))
     for text in quoted_values.text_facts(facts.validation.facts.record):
         name = str(quoted_values.value_at(text, "name"))
-        for fact, metric, name_format in METRICS:
-            value = quoted_values.value_at(text, fact)
+        for metric in metrics_on("hub_type"):
+            value = metric.value(text)
             if isinstance(value, float) and math.isfinite(value):
                 yield EvalResult(
                     task_type="text-generation",
                     dataset_type=re.sub(r"[^a-z0-9.-]+", "-", name.lower()).strip("-") or "text",
                     dataset_name=name,
-                    metric_type=metric,
+                    metric_type=metric.text("hub_type"),
                     metric_value=value,
-                    metric_name=name_format.format(protocol=protocol, reference=facts.reference),
+                    metric_name=metric.text(
+                        "hub_name", protocol=protocol, reference=facts.reference
+                    ),
                 )
 
 

@@ -16,17 +16,12 @@ from camelpress import __version__
 from camelpress.publish.card import card_tables
 from camelpress.publish.card.release_quotes import ReleaseQuotes
 from camelpress.reporting import quoted_values
+from camelpress.reporting.metrics import metrics_on
 
 MODEL_REF = "model"
 URL_NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # URLs, RFC 9562
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 SPDX: Mapping[str, str] = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
-METRICS = (  # fact                   type
-    ("candidate_perplexity",          "perplexity"),
-    ("perplexity_ratio",              "perplexity over that of the {reference}"),
-    ("kl_mean",                       "mean KL divergence from the {reference}, nats a token"),
-    ("top1_agreement",                "top-1 agreement with the {reference}"),
-)  # fmt: skip
 
 
 def bill_of_materials(facts: ReleaseQuotes, versions: Mapping[str, str]) -> dict[str, Any]:
@@ -99,20 +94,20 @@ def _model(facts: ReleaseQuotes) -> dict[str, Any]:
 
 def _performance_metrics(facts: ReleaseQuotes) -> Iterator[dict[str, Any]]:
     values = facts.validation.facts.record
-    for fact, label in METRICS:
-        value, ends = values.get(fact), values.get(f"{fact}_interval")
+    for metric in metrics_on("bom"):
+        value, ends = metric.value(values), metric.interval(values)
         if not isinstance(value, float) or not math.isfinite(value):
             continue
-        metric: dict[str, Any] = {
-            "type": label.format(reference=facts.reference),
+        entry: dict[str, Any] = {
+            "type": metric.text("bom", reference=facts.reference),
             "value": repr(value),
         }
         if isinstance(ends, list | tuple) and len(ends) == 2:
-            metric["confidenceInterval"] = {
+            entry["confidenceInterval"] = {
                 "lowerBound": str(ends[0]),
                 "upperBound": str(ends[1]),
             }
-        yield metric
+        yield entry
 
 
 def _source_models(facts: ReleaseQuotes, inputs: Mapping[str, str]) -> Iterator[dict[str, Any]]:

@@ -9,10 +9,16 @@ from typing import Any
 import pytest
 
 from camelpress.core.errors import RecipeProblem
-from camelpress.reporting.metrics import METRICS
 from camelpress.reporting.verdict import Check, Verdict
 from camelpress.validate.gate.gate_judge import judge_facts, read_gate
-from camelpress.validate.settings import Gate, MaxLimit, MinLimit, TaskGate, TextGate
+from camelpress.validate.settings import (
+    LIMIT_RANGES,
+    Gate,
+    MaxLimit,
+    MinLimit,
+    TaskGate,
+    TextGate,
+)
 
 SILENT: dict[str, Any] = dict.fromkeys(
     ("perplexity_ratio", "kl_mean", "top1_agreement", "non_finite")
@@ -222,8 +228,8 @@ def test_the_worst_block_counts() -> None:
 
 
 def test_every_figure_of_the_table_can_be_asked_for_and_no_other() -> None:
-    assert list(TextGate.model_fields) == list(METRICS)
-    every = {name: TextGate.model_fields[name].annotation for name in METRICS}
+    assert list(TextGate.model_fields) == list(LIMIT_RANGES)
+    every = {name: TextGate.model_fields[name].annotation for name in LIMIT_RANGES}
     for name, kind in every.items():
         bound = MinLimit(min=0.5) if "MinLimit" in str(kind) else MaxLimit(max=0.75)
         assert one(facts(), **{name: bound}).name == name
@@ -483,11 +489,11 @@ def test_the_schema_has_the_range_of_each_limit() -> None:
         "exclusiveMaximum": 1.0,
     }
     assert properties["kl_mean"]["properties"]["max"] == {"exclusiveMinimum": 0.0}
-    for name, measure in METRICS.items():
+    for name, limits in LIMIT_RANGES.items():
         (key,) = ({"max", "min"} & {*properties[name]["properties"]}) - {
             "max" if name.startswith("top") else "min"
         }
-        assert properties[name]["properties"][key] == measure.limits.schema
+        assert properties[name]["properties"][key] == limits.schema
 
 
 @pytest.mark.parametrize(("pieces", "verdict"), [(9, Verdict.INCONCLUSIVE), (10, Verdict.PASS)])

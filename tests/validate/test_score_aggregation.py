@@ -18,10 +18,10 @@ from camelpress.core.errors import RecipeProblem
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.validate.corpus.held_out_text import HeldOutText
 from camelpress.validate.corpus.protocols import TokenWindow
+from camelpress.validate.scoring.metric_formulas import estimate_metrics
 from camelpress.validate.scoring.score_aggregation import (
     aggregate_scores,
     block_error_facts,
-    estimate_metrics,
 )
 from camelpress.validate.scoring.streamed_run import squared_relative_error
 from camelpress.validate.scoring.token_scores import TokenScores
@@ -44,6 +44,7 @@ def drawn(seed: int, count: int, windows: int) -> TokenScores:
         same_top1=some() < 0.9,
         top5_overlap=(5 * some()).floor() / 5,
         confidence=some(),
+        formula_values=torch.empty(count, 0),
         position=torch.arange(count) % 200,
         sequence=window,
         cluster=window.minimum(torch.tensor(max(1, windows - 2))),
@@ -85,7 +86,7 @@ def test_figures_are_those_counted_by_hand(seed: int, count: int, windows: int) 
 def test_intervals_go_by_clusters_and_not_by_windows() -> None:
     scores = drawn(1, 200, 8)
     found = estimate_metrics(scores)["kl_mean"]
-    assert found.clusters == 7
+    assert found is not None and found.clusters == 7
     assert found == bootstrap_mean(scores.kl, scores.cluster)
     assert found != bootstrap_mean(scores.kl, scores.sequence)
 

@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.files.yaml_files import read_yaml
-from camelpress.reporting.limit_range import AGREEMENT
-from camelpress.reporting.metrics import COUNT_UNIT, METRICS, find_fact
+from camelpress.reporting.metrics import COUNT_UNIT, METRICS
 from camelpress.reporting.verdict import Check
 from camelpress.validate.gate import benchmark_checks, sample_size
 from camelpress.validate.gate.pending_check import PendingCheck, finite_interval, is_zero_width
-from camelpress.validate.settings import Gate, MaxLimit, MinLimit, TaskGate, TextGate
+from camelpress.validate.settings import LIMIT_RANGES, Gate, MaxLimit, MinLimit, TaskGate, TextGate
 
+STORE_ADVICE = ": a store has no logits to compute it from; validate against the model itself"
 REVALIDATE_ADVICE = "validate again, this report was written by an earlier version or edited"
 KL_ROUNDING = 1e-4  # nats; tolerated rounding of a divergence below 0
 LimitsT = TypeVar("LimitsT", TextGate, TaskGate)
@@ -51,8 +51,10 @@ def judge_facts(facts: Mapping[str, Any], gate: Gate) -> tuple[Check, ...]:
     """
     early = facts.get("early") or {}
     checks = [
-        *_check_part(facts, gate, None),
-        *_check_part(early.get("first"), gate.early, f"first {early.get('context', '?')} tokens"),
+        *_check_part(facts, facts, gate, None),
+        *_check_part(
+            facts, early.get("first"), gate.early, f"first {early.get('context', '?')} tokens"
+        ),
         *_check_texts(facts, gate),
         *_check_tasks(facts, gate),
     ]
@@ -62,7 +64,7 @@ def judge_facts(facts: Mapping[str, Any], gate: Gate) -> tuple[Check, ...]:
 
 
 def _pending_checks(limits: TextGate, part: str | None) -> Iterator[PendingCheck]:
-    for name in METRICS:
+    for name in LIMIT_RANGES:
         match getattr(limits, name):
             case MaxLimit(max=threshold):
                 yield PendingCheck(name, part, threshold, "max")
@@ -70,20 +72,24 @@ def _pending_checks(limits: TextGate, part: str | None) -> Iterator[PendingCheck
                 yield PendingCheck(name, part, threshold, "min")
 
 
-def _check_part(facts: Any, limits: TextGate, part: str | None) -> Iterator[Check]:
+def _check_part(
+    facts: Mapping[str, Any], part_facts: Any, limits: TextGate, part: str | None
+) -> Iterator[Check]:
     """Yields the checks of one part of the facts, with interval and sample size."""
-    source = sample_size.read_sample_size(facts or {})
+    source = sample_size.read_sample_size(part_facts or {})
     for check in _pending_checks(limits, part):
         metric = METRICS[check.name]
-        value, ends = find_fact(facts, metric.path), find_fact(facts, metric.interval)
+        value, ends = metric.value(part_facts), metric.interval(part_facts)
+        maximum = metric.limits.high if metric.limits and metric.direction == "min" else inf
         if not source.n:
             yield check.to_error("no tokens were scored")
-        elif value is None or not isfinite(value):
-            fact = metric.path.replace("/", ".")
-            reason = f"the report has no {fact}" if value is None else f"{fact} is not finite"
-            yield check.to_error(reason, source)
-        elif not -KL_ROUNDING <= value <= (maximum := 1.0 if metric.limits is AGREEMENT else inf):
-            yield check.to_error(f"{metric.path.replace('/', '.')} cannot be {value:.5g}", source)
+        elif value is None:
+            advice = STORE_ADVICE if facts.get("store") and metric.is_computed else ""
+            yield check.to_error(f"the report has no {metric.fact}{advice}", source)
+        elif not isfinite(value):
+            yield check.to_error(f"{metric.fact} is not finite", source)
+        elif not -KL_ROUNDING <= value <= maximum:
+            yield check.to_error(f"{metric.fact} cannot be {value:.5g}", source)
         elif metric.has_interval:
             interval = finite_interval(ends, value, 0.0, maximum)
             advice = source.advise_more(value, interval, check.threshold, metric.lossless_value)
@@ -100,7 +106,7 @@ def _check_texts(facts: Mapping[str, Any], gate: Gate) -> Iterator[Check]:
     texts = {text["name"]: text for text in facts.get("texts") or []}
     limits_by_name, unmatched_patterns = _match_patterns(gate.texts, list(texts))
     for name, limits in limits_by_name.items():
-        yield from _check_part(texts[name], limits, name)
+        yield from _check_part(facts, texts[name], limits, name)
     for pattern in unmatched_patterns:
         for check in _pending_checks(gate.texts[pattern], pattern):
             yield check.to_error("the report has no text of this name")

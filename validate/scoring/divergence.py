@@ -14,6 +14,11 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from camelpress.validate.scoring.token_formulas import (
+    TOKEN_FORMULAS,
+    apply_token_formulas,
+)
+
 AGREEMENT_TOP_K = 5  # likeliest tokens compared for the top-5 agreement
 TOP_K_GROUPS = 128  # groups of the vocabulary for the search of the likeliest tokens
 MAX_LOG_DIFFERENCE = 1e30  # nats; larger differences of logarithms count as infinite
@@ -29,6 +34,7 @@ class TokenMetrics(NamedTuple):
     same_top1: Bool[Tensor, " chunk"]
     top5_overlap: Float32[Tensor, " chunk"]  # share of common tokens among the top 5
     confidence: Float32[Tensor, " chunk"]  # reference probability of its likeliest token
+    formula_values: Float32[Tensor, "chunk formulas"]  # of `TOKEN_FORMULAS`; NaN if unknown
 
     @classmethod
     def allocate(cls, count: int) -> TokenMetrics:
@@ -37,7 +43,8 @@ class TokenMetrics(NamedTuple):
         Allocate before any large temporary tensors: a small tensor between them would keep the
         allocator from reusing their memory, and memory would grow with the text.
         """
-        return cls(*(torch.empty(count, dtype=_DTYPES.get(name)) for name in cls._fields))
+        columns = {name: torch.empty(count, dtype=_DTYPES.get(name)) for name in cls._fields}
+        return cls(**columns | {"formula_values": torch.empty(count, len(TOKEN_FORMULAS))})
 
     def write(self, rows: slice, metrics: TokenMetrics) -> None:
         """Copies the metrics of a chunk into their rows, so the chunk itself can be freed."""
@@ -61,6 +68,7 @@ def compare_log_probs(
         *kl_divergences(reference, candidate),
         *top_k_agreement(likeliest, candidate),
         reference.gather(1, likeliest[:, :1]).squeeze(1).exp(),
+        apply_token_formulas(reference, candidate, targets),
     )
 
 

@@ -3,60 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from math import exp, log, log10
+from math import log, log10
 from typing import Any
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
+from camelpress.reporting.metrics import METRICS
 from camelpress.validate.corpus.held_out_text import HeldOutText
+from camelpress.validate.scoring.metric_formulas import bounded_exp, estimate_metrics
 from camelpress.validate.scoring.scored_positions import piece_numbers
 from camelpress.validate.scoring.token_scores import TokenScores
-from camelpress.validate.statistics.clustered import (
-    Estimate,
-    bootstrap_mean,
-    clustered_quantile,
-    clustered_share,
-    effective_clusters,
-)
+from camelpress.validate.statistics.clustered import clustered_quantile, effective_clusters
 
-MAX_LOG = 700.0  # largest logarithm with a finite exponential in fp64
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 KL_BIN_EDGES = tuple(10.0 ** (power / 4) for power in range(-28, 9))  # nats
 CONFIDENCE_BIN_EDGES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)  # probability of the likeliest token
 WINDOW_START_TOKENS = 128  # tokens at the beginning of a window, to show damage to short contexts
 POSITION_BIN_EDGES = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)  # tokens
-
-
-def estimate_metrics(scores: TokenScores) -> dict[str, Estimate]:
-    """Estimates the metrics of the gate.
-
-    The perplexity ratio is the exponential of the mean paired difference of log-likelihoods.
-    """
-    log_ratio = bootstrap_mean(scores.candidate_nll - scores.reference_nll, scores.cluster)
-    return {
-        "perplexity_ratio": Estimate(
-            _bounded_exp(log_ratio.mean),
-            _bounded_exp(log_ratio.low),
-            _bounded_exp(log_ratio.high),
-            log_ratio.n,
-            log_ratio.clusters,
-        ),
-        "kl_mean": _estimate_divergence(scores.kl, scores.cluster),
-        "kl_reverse_mean": _estimate_divergence(scores.kl_reverse, scores.cluster),
-        "top1_agreement": clustered_share(scores.same_top1.float(), scores.cluster),
-        "top5_agreement": clustered_share(scores.top5_overlap.float(), scores.cluster),
-    }
-
-
-def _estimate_divergence(
-    values: Float32[Tensor, " scored"], cluster: Int64[Tensor, " scored"]
-) -> Estimate:
-    """Estimates a mean divergence; its interval is clipped at 0."""
-    estimate = bootstrap_mean(values, cluster)
-    return replace(estimate, low=max(0.0, estimate.low)) if estimate.interval else estimate
 
 
 def aggregate_scores(scores: TokenScores, texts: Sequence[HeldOutText]) -> dict[str, Any]:
@@ -129,23 +94,17 @@ def _mean_metrics(scores: TokenScores) -> dict[str, Any]:
         "tokens": len(scores.kl),
         "sequences": len(scores.cluster.unique()),
         "effective_sequences": effective_clusters(scores.cluster),
-        "reference_perplexity": _bounded_exp(float(scores.reference_nll.double().mean())),
-        "candidate_perplexity": _bounded_exp(float(scores.candidate_nll.double().mean())),
     }
     for name, estimate in estimate_metrics(scores).items():
-        facts[name] = estimate.mean
-        facts[f"{name}_interval"] = estimate.interval
+        facts[name] = estimate.mean if estimate else None
+        if METRICS[name].has_interval:
+            facts[f"{name}_interval"] = estimate.interval if estimate else None
     return facts
 
 
 def _count_duplicates(scores: TokenScores, piece: Int64[Tensor, " windows"]) -> dict[str, int]:
     """Counts the pieces of text that repeat another one."""
     return {"repeats": len(piece[scores.sequence].unique()) - len(scores.cluster.unique())}
-
-
-def _bounded_exp(log: float) -> float:
-    """Returns the exponential, finite even for a broken model."""
-    return exp(min(log, MAX_LOG))
 
 
 def _percentiles(scores: TokenScores) -> dict[str, float]:
@@ -204,8 +163,8 @@ def _word_and_byte_perplexity(scores: TokenScores, texts: Sequence[HeldOutText])
     facts: dict[str, Any] = {"words": word_count, "bytes": byte_count}
     for model, nll in (("reference", scores.reference_nll), ("candidate", scores.candidate_nll)):
         total = float(nll.double().sum())
-        facts[f"{model}_word_perplexity"] = _bounded_exp(total / word_count)
-        facts[f"{model}_byte_perplexity"] = _bounded_exp(total / byte_count)
+        facts[f"{model}_word_perplexity"] = bounded_exp(total / word_count)
+        facts[f"{model}_byte_perplexity"] = bounded_exp(total / byte_count)
         facts[f"{model}_bits_per_byte"] = total / byte_count / log(2)
     return facts
 
@@ -268,13 +227,12 @@ def _by_text(
 
 def empty_figures() -> dict[str, Any]:
     """Returns the facts of a report without text: all keys, without values."""
-    quantities = ("perplexity_ratio", "kl_mean", "top1_agreement")
+    required = [metric for metric in METRICS.values() if metric.is_required]
     return {
         "tokens": 0,
         "sequences": 0,
-        "reference_perplexity": None,
-        "candidate_perplexity": None,
-        **dict.fromkeys([*quantities, *(f"{name}_interval" for name in quantities)]),
+        **dict.fromkeys(metric.key for metric in required),
+        **dict.fromkeys(f"{metric.key}_interval" for metric in required if metric.has_interval),
         "kl_percentiles": {},
         "kl_histogram": {"edges": [], "counts": []},
         "by_position": {"edges": [], "kl_mean": [], "log_ratio": [], "tokens": []},

@@ -16,6 +16,7 @@ from camelpress.validate.scoring.divergence import TokenMetrics, compare_log_pro
 from camelpress.validate.scoring.paired_heads import HiddenStates, PairedHeads
 from camelpress.validate.scoring.scored_positions import ScoredPositions
 from camelpress.validate.scoring.streamed_run import StreamedRun, run_blocks
+from camelpress.validate.scoring.token_formulas import TOKEN_FORMULAS
 from camelpress.validate.scoring.workspace import Workspace
 
 ShardResult = TypeVar("ShardResult")
@@ -32,6 +33,7 @@ class TokenScores:
     same_top1: Bool[Tensor, " scored"]
     top5_overlap: Float32[Tensor, " scored"]  # share of common tokens among the top 5
     confidence: Float32[Tensor, " scored"]  # reference probability of its likeliest token
+    formula_values: Float32[Tensor, "scored formulas"]  # of `TOKEN_FORMULAS`; NaN if unknown
     position: Int64[Tensor, " scored"]  # position of the predicting token in its window, from 0
     sequence: Int64[Tensor, " scored"]  # number of the window
     cluster: Int64[Tensor, " scored"]  # cluster number; errors correlate within a cluster
@@ -47,6 +49,10 @@ class TokenScores:
             sequence=positions.window,
             cluster=positions.cluster,
         )
+
+    def of_formula(self, key: str) -> Float32[Tensor, " scored"]:
+        """Returns the numbers of a token formula; NaN if the reference had no distributions."""
+        return self.formula_values[:, [*TOKEN_FORMULAS].index(key)]
 
     def select(self, selection: Bool[Tensor, " scored"] | Int64[Tensor, " some"]) -> TokenScores:
         """Returns the scores of some predictions, selected by a mask or by indices."""

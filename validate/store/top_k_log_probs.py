@@ -16,6 +16,7 @@ from camelpress.validate.scoring.divergence import (
     negative_log_likelihood,
     top_k_agreement,
 )
+from camelpress.validate.scoring.token_formulas import unknown_formula_values
 
 MAX_EXP_INPUT = 80.0  # largest logarithm with a finite exponential in fp32
 SMALL_LOG_DIFFERENCE = 1.0  # nats; limit of similar logarithms of the remainder mass
@@ -127,6 +128,7 @@ def compare_with_top_k(
         exact_reverse + reverse,
         *top_k_agreement(stored.ids[:, :AGREEMENT_TOP_K], candidate),
         stored.log_p[:, 0].exp(),
+        unknown_formula_values(candidate),
     )
     lower = exact + mass_kl
     return BoundedMetrics(metrics, lower, torch.maximum(lower, exact + excess))

@@ -11,6 +11,7 @@ import typer
 from camelpress.cli.command import PIPELINE_PANEL, FolderArgument, RestartOption, command
 from camelpress.cli.console import Screen, flatten_report, print_rows
 from camelpress.core.exit_codes import ExitCode
+from camelpress.reporting.metrics import METRICS
 from camelpress.reporting.model_precision import with_precision
 from camelpress.reporting.stage_report import Report
 
@@ -131,8 +132,7 @@ def _demo_title(report: Report) -> str:
 
 
 def _demo_metrics(report: Report) -> str:
-    facts = report.facts.record
-    return (
-        f"perplexity ratio {facts['perplexity_ratio']:.5f}, KL {facts['kl_mean']:.5f} nats, "
-        f"{report.verdict}"
+    ratio, kl = (
+        METRICS[name].value(report.facts.record) for name in ("perplexity_ratio", "kl_mean")
     )
+    return f"perplexity ratio {ratio:.5f}, KL {kl:.5f} nats, {report.verdict}"

@@ -16,7 +16,7 @@ Interval = Sequence[Number] | None
 
 def metric_of(name: str) -> Metric:
     """Returns the metric of a check; an unknown check keeps its name and has no unit."""
-    unknown = Metric(name.replace("_", " ").capitalize(), "", 1.0, None, "", True)
+    unknown = Metric(name, name.replace("_", " ").capitalize())
     return METRICS.get(name) or TASK_METRICS.get(name) or unknown
 
 

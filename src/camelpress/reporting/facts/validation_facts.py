@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, Strict, model_validator
+from pydantic import Field, Strict, create_model, model_validator
 
 from camelpress.reporting.facts.facts_model import (
     FactsModel,
@@ -16,10 +16,11 @@ from camelpress.reporting.facts.facts_model import (
     OptionalNumber,
 )
 from camelpress.reporting.facts.task_facts import AverageFacts, TaskFacts
+from camelpress.reporting.metrics import METRICS
 
 
-class TextFigures(FactsModel):
-    """Figures over a set of tokens, with 95 % intervals; null is an unbounded interval."""
+class TextCounts(FactsModel):
+    """Counts of a set of tokens."""
 
     tokens: int = Field(ge=0, description="scored tokens")
     sequences: int = Field(
@@ -31,22 +32,30 @@ class TextFigures(FactsModel):
         default=None, description="number of equally large pieces with the same information"
     )
     repeats: int = Field(default=0, ge=0, description="repeated pieces")
-    reference_perplexity: OptionalNumber
-    candidate_perplexity: OptionalNumber
-    perplexity_ratio: OptionalNumber = Field(description="candidate over reference, paired")
-    perplexity_ratio_interval: Interval
-    kl_mean: OptionalNumber = Field(description="mean KL(reference || candidate) of a token, nats")
-    kl_mean_interval: Interval
-    top1_agreement: OptionalNumber = Field(
-        description="share of tokens with the same likeliest next token"
+
+
+def _metric_fields() -> dict[str, Any]:
+    """Returns a field per computed metric and one for its interval, required ones first."""
+    fields: dict[str, Any] = {}
+    computed = [metric for metric in METRICS.values() if metric.is_computed]
+    for metric in sorted(computed, key=lambda metric: not metric.is_required):
+        default = ... if metric.is_required else None
+        note = metric.text("fact_note") or None
+        fields[metric.key] = (OptionalNumber, Field(default=default, description=note))
+        if metric.has_interval:
+            fields[f"{metric.key}_interval"] = (Interval, default)
+    return fields
+
+
+if TYPE_CHECKING:
+    TextFigures = TextCounts
+else:
+    TextFigures = create_model(
+        "TextFigures",
+        __base__=TextCounts,
+        __doc__="Figures over a set of tokens, with 95 % intervals; null is an unbounded interval.",
+        **_metric_fields(),
     )
-    top1_agreement_interval: Interval
-    kl_reverse_mean: OptionalNumber = Field(
-        default=None, description="mean KL(candidate || reference) of a token, nats"
-    )
-    kl_reverse_mean_interval: Interval = None
-    top5_agreement: OptionalNumber = None
-    top5_agreement_interval: Interval = None
 
 
 class TextFacts(TextFigures):

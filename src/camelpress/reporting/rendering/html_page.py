@@ -16,6 +16,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
 from camelpress.reporting import sentences
+from camelpress.reporting.metrics import metrics_on
 from camelpress.reporting.model_precision import quantized_reference_caveat
 from camelpress.reporting.plots import validation_plots
 from camelpress.reporting.stage_report import Report
@@ -38,17 +39,6 @@ CHECK_COLUMNS = {
     "Pieces or items": ("clusters", "--:"),
     "Reason":        ("reason",   ":--"),
 }
-TEXT_COLUMNS = {
-    "Text":                  ("name",                 ":--"),
-    "Tokens":                ("tokens",               "--:"),
-    "Reference perplexity":  ("reference_perplexity", "--:"),
-    "Candidate perplexity":  ("candidate_perplexity", "--:"),
-    "Perplexity ratio":      ("perplexity_ratio",     "--:"),
-    "95 % interval":         ("perplexity_ratio_interval", "--:"),
-    "Mean KL divergence":    ("kl_mean",              "--:"),
-    "Top-1 agreement":       ("top1_agreement",       "--:"),
-}
-EARLY_COLUMNS = {"Part of each window": ("name", ":--"), **dict([*TEXT_COLUMNS.items()][1:])}
 TASK_COLUMNS = {
     "Benchmark":     ("name",       ":--"),
     "Items":         ("n",          "--:"),
@@ -89,6 +79,7 @@ def render_html(report: Report) -> str:
         checks=[validation_tables.gate_check_row(check) for check in report.checks],
         headline=validation_tables.headline_tiles(facts),
         drawings=validation_plots.validation_drawings(report),
+        text_heads=_text_heads(),
         texts=validation_tables.text_metric_rows(facts),
         omissions=sentences.omission_sentences(facts),
         early=validation_tables.window_start_rows(facts),
@@ -119,7 +110,7 @@ def render_markdown(report: Report) -> str:
         *map(_escape_markdown, validation_tables.duplicate_sentences(report.facts.record)),
         opening["caveat"],
         *(_limited_table(CHECK_COLUMNS, checks, "checks") if checks else ()),
-        *(_limited_table(TEXT_COLUMNS, texts, "texts") if texts else ()),
+        *(_limited_table(_text_columns("Text"), texts, "texts") if texts else ()),
         *map(_escape_markdown, sentences.omission_sentences(report.facts.record)),
         *_early(validation_tables.window_start_rows(report.facts.record)),
         *_tasks(report.facts.record),
@@ -157,7 +148,7 @@ def render_flips(report: Report, changed: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _early(rows: list[dict[str, Any]]) -> list[str]:
-    return [_table(EARLY_COLUMNS, rows)] if rows else []
+    return [_table(_text_columns("Part of each window"), rows)] if rows else []
 
 
 def _tasks(facts: Mapping[str, Any]) -> list[str]:
@@ -187,6 +178,25 @@ def _page_header(report: Report) -> dict[str, str]:
         "candidate": validation_tables.model_folder_name(report.facts.record["candidate"]),
         "reference": validation_tables.model_folder_name(report.facts.record["reference"]),
     }
+
+
+def _text_columns(first: str) -> dict[str, tuple[str, str]]:
+    """Returns the Markdown columns of the metrics of texts."""
+    columns = {first: ("name", ":--"), "Tokens": ("tokens", "--:")}
+    for metric in metrics_on("page"):
+        columns[metric.title] = (metric.key, "--:")
+        if metric.interval_column:
+            columns[metric.interval_column] = (f"{metric.key}_interval", "--:")
+    return columns
+
+
+def _text_heads() -> dict[str, Markup]:
+    """Maps the metrics of texts to the heads of their columns on the page."""
+    heads = {}
+    for metric in metrics_on("page"):
+        lines = metric.text("page") + (",\n95 % interval" if metric.has_interval else "")
+        heads[metric.key] = Markup("<br>").join(lines.splitlines())
+    return heads
 
 
 def _limited_table(

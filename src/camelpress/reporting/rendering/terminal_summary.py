@@ -8,10 +8,14 @@ from typing import Any
 
 from camelpress.core.documents.omissions import omission_rows
 from camelpress.reporting import sentences
+from camelpress.reporting.metrics import METRICS, Metric, metrics_on
 from camelpress.reporting.model_precision import quantized_reference_caveat, with_precision
-from camelpress.reporting.number_format import format_points_interval
+from camelpress.reporting.number_format import NBSP, add_unit, format_points_interval
+from camelpress.reporting.quoted_values import NOT_RECORDED
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.tables import preference_tables
+
+EARLY_METRIC = "perplexity_ratio"  # shown for the beginnings of windows, too
 
 
 def terminal_rows(report: Report) -> list[tuple[str, str]]:
@@ -136,17 +140,29 @@ def _caveat(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _metric_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     reference = with_precision(facts["reference"], "reference")
+    rows = []
+    for metric in metrics_on("terminal"):
+        rows.append((metric.text("terminal_label"), _metric_value(metric, facts, reference)))
+        if metric.key == EARLY_METRIC:
+            rows += _early_row(facts.get("early"))
     return [
-        ("perplexity", f"{facts['reference_perplexity']:.4f} {reference}"),
-        ("", f"{facts['candidate_perplexity']:.4f} candidate"),
-        ("ratio", f"{facts['perplexity_ratio']:.5f}{_span(facts['perplexity_ratio_interval'])}"),
-        *_early_row(facts.get("early")),
-        ("KL divergence", f"{facts['kl_mean']:.5f} nats{_span(facts['kl_mean_interval'])}"),
-        ("top-1 agreement", f"{facts['top1_agreement']:.2%}"),
+        *rows,
         ("tokens", f"{facts['tokens']:,} in {facts['sequences']} sequences"),
         *omission_rows(facts["texts"]),
         *([("", sentences.repeats_sentence(facts, "sequences"))] if facts.get("repeats") else []),
     ]
+
+
+def _metric_value(metric: Metric, facts: dict[str, Any], reference: str) -> str:
+    value = metric.value(facts)
+    if value is None:
+        return NOT_RECORDED
+    if metric.unit == "%":
+        estimate = f"{value:.2%}"
+    else:
+        number = add_unit(f"{value:.5f}", metric.unit).replace(NBSP, " ")
+        estimate = f"{number}{_span(metric.interval(facts))}"
+    return metric.text("terminal", value=value, estimate=estimate, reference=reference)
 
 
 def _tasks(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -204,7 +220,7 @@ def _early_row(early: dict[str, Any] | None) -> list[tuple[str, str]]:
     """Returns the ratio at the beginning of windows; reports of earlier versions lack it."""
     if early is None or not (early["first"] and early["rest"]):
         return []
-    ratio, rest = (early[part]["perplexity_ratio"] for part in ("first", "rest"))
+    ratio, rest = (METRICS[EARLY_METRIC].value(early[part]) for part in ("first", "rest"))
     return [("", f"{ratio:.5f} from the first {early['context']} tokens, {rest:.5f} after them")]
 
 

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from camelpress.reporting import sentences
+from camelpress.reporting.metrics import METRICS, metrics_on
 from camelpress.reporting.number_format import (
     NBSP,
     NO_VALUE,
@@ -24,6 +25,7 @@ from camelpress.reporting.tables import preference_tables
 from camelpress.reporting.verdict import Check
 
 Row = dict[str, Any]
+SIDES = ("reference", "candidate")
 MAX_PROMPT_CHARACTERS = 600  # characters shown from the end of a prompt
 
 
@@ -77,14 +79,10 @@ def _text_row(facts: Mapping[str, Any], name: str) -> Row:
         "total": False,
         "sequences": f"{facts['sequences']:,}",
         "tokens": f"{facts['tokens']:,}",
-        "reference_perplexity": format_significant(facts["reference_perplexity"]),
-        "candidate_perplexity": format_significant(facts["candidate_perplexity"]),
     }
-    for quantity in ("perplexity_ratio", "kl_mean", "top1_agreement"):
-        value, interval = format_estimate(
-            quantity, facts[quantity], facts.get(f"{quantity}_interval")
-        )
-        row |= {quantity: value, f"{quantity}_interval": interval}
+    for metric in metrics_on("page"):
+        value, interval = format_estimate(metric.key, metric.value(facts), metric.interval(facts))
+        row |= {metric.key: value, f"{metric.key}_interval": interval}
     return row
 
 
@@ -92,7 +90,7 @@ def headline_tiles(facts: Mapping[str, Any]) -> list[Row]:
     """Builds the headline tiles: three metrics and the size of the weights."""
     if not facts["tokens"]:
         return [_size_tile(facts["reference"], facts["candidate"])]
-    before, after = facts["reference_perplexity"], facts["candidate_perplexity"]
+    before, after = (METRICS[f"{side}_perplexity"].value(facts) for side in SIDES)
     tail = format_significant(facts["kl_percentiles"]["99"], 3)
     notes = {
         "perplexity_ratio": " → ".join(
@@ -103,10 +101,9 @@ def headline_tiles(facts: Mapping[str, Any]) -> list[Row]:
     }
     tiles = []
     for name, note in notes.items():
-        value, interval = format_estimate(name, facts[name], facts[f"{name}_interval"])
-        tiles.append(
-            {"title": metric_of(name).title, "value": value, "interval": interval, "notes": [note]}
-        )
+        metric = METRICS[name]
+        value, interval = format_estimate(name, metric.value(facts), metric.interval(facts))
+        tiles.append({"title": metric.title, "value": value, "interval": interval, "notes": [note]})
     return [*tiles, _size_tile(facts["reference"], facts["candidate"])]
 
 
@@ -160,8 +157,8 @@ def flip_row(line: Mapping[str, Any]) -> Row:
         "target": str(line["target"]),
         "target_is": "compared with" if line.get("judge") else "right",
         "verdicts": preference_tables.verdicts_phrase(line),
-        "scores": {side: f"{line[side]['score']:g}" for side in ("reference", "candidate")},
-        **{side: sentences.response_text(line[side]) for side in ("reference", "candidate")},
+        "scores": {side: f"{line[side]['score']:g}" for side in SIDES},
+        **{side: sentences.response_text(line[side]) for side in SIDES},
     }
 
 
@@ -215,8 +212,7 @@ def duplicate_sentences(facts: Mapping[str, Any]) -> list[str]:
 
 def model_rows(facts: Mapping[str, Any]) -> list[Row]:
     """Builds a row per property of reference and candidate."""
-    sides = ("reference", "candidate")
     return [
-        {"title": title} | {side: describe(facts[side]) for side in sides}
+        {"title": title} | {side: describe(facts[side]) for side in SIDES}
         for title, describe in MODEL_ROWS.items()
     ]

@@ -1,0 +1,162 @@
+"""One row and one formula are a metric, and every surface shows it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import pico
+from camelpress.reporting.metrics import METRICS, Metric, find_fact, metrics_on
+from camelpress.reporting.stage_reports import ValidationReport
+from camelpress.validate.scoring import divergence
+from camelpress.validate.scoring.metric_formulas import FORMULAS
+from camelpress.validate.scoring.token_formulas import TOKEN_FORMULAS
+
+SCRIPT = Path(__file__).parents[1] / "support/added_metrics.py"
+REASON = "a store has no logits to compute it from; validate against the model itself"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all outputs of a run with two metrics more."""
+    place = tmp_path_factory.mktemp("added")
+    pico.write_model(place / "base")
+    pico.write_text(place / "prose.txt", words=1200)
+    subprocess.run([sys.executable, SCRIPT, place], check=True, capture_output=True)
+    return place
+
+
+@pytest.fixture(scope="module")
+def outcome(place: Path) -> Any:
+    return json.loads((place / "outcome.json").read_text(encoding="utf-8"))
+
+
+def test_every_computed_metric_has_a_formula_and_every_formula_a_metric() -> None:
+    computed = {key for key, metric in METRICS.items() if metric.is_computed}
+    assert computed == FORMULAS.keys() | TOKEN_FORMULAS.keys()
+
+
+def test_every_row_has_its_key_and_a_text_where_it_appears() -> None:
+    for key, metric in METRICS.items():
+        assert metric.key == key
+        assert metric.limits is not None or metric.default_limit is None
+    for surface in ("page", "card", "card_column", "bom", "terminal"):
+        for metric in metrics_on(surface):
+            names = {"reference": "R", "value": 1.5, "estimate": "E"}
+            assert "{" not in metric.text(surface, **names)
+
+
+def test_texts_of_a_row_are_made_of_title_and_unit() -> None:
+    metric = Metric("gap", "Mean gap", "nats", card="gap to the {reference}")
+    assert metric.text("bom", reference="model") == "mean gap, nats"
+    assert metric.text("card_column") == "mean gap"
+    assert metric.text("card", reference="model") == "gap to the model"
+    assert Metric("kl", "KL at most", "%").text("card") == "KL at most"
+
+
+def test_a_limit_is_a_minimum_where_the_best_value_is_the_highest() -> None:
+    directions = {key: metric.direction for key, metric in METRICS.items() if metric.limits}
+    lowest = {key for key, direction in directions.items() if direction == "min"}
+    assert lowest == {"top1_agreement", "top5_agreement"}
+
+
+def test_a_fact_is_read_by_get_from_all_that_has_it() -> None:
+    class Facts:
+        def get(self, key: str) -> Any:
+            return {"blocks": [{"relative_error": 0.5}, {"relative_error": None}]}.get(key)
+
+    assert METRICS["block_error"].value(Facts()) == 0.5
+    assert METRICS["kl_mean"].value(Facts()) is None
+    assert [find_fact(facts, "a/b") for facts in (None, 1, "x", [1], {"a": 2})] == [None] * 5
+
+
+def test_a_token_formula_sees_log_probabilities_of_both_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def formula(*arguments: torch.Tensor) -> torch.Tensor:
+        seen.extend(arguments)
+        return torch.full((len(arguments[0]),), 2.0)
+
+    monkeypatch.setitem(TOKEN_FORMULAS, "gap", formula)
+    log_p, log_q = torch.randn(2, 3, 60).log_softmax(dim=-1)
+    targets = torch.tensor([1, 2, 3])
+    scores = divergence.compare_log_probs(log_p, log_q, targets)
+    assert [
+        entry is argument for entry, argument in zip(seen, (log_p, log_q, targets), strict=True)
+    ]
+    assert scores.formula_values.tolist() == [[2.0]] * 3
+    buffer = divergence.TokenMetrics.allocate(5)
+    buffer.write(slice(1, 4), scores)
+    assert buffer.formula_values[1:4].tolist() == [[2.0]] * 3
+
+
+def test_a_new_metric_is_in_report_and_schemas(place: Path, outcome: Any) -> None:
+    facts = ValidationReport.read(place / "validation" / "report.json").facts.record
+    for part in (facts, facts["early"]["first"], facts["texts"][0]):
+        low, high = part["logit_gap_interval"]
+        assert 0 < low < part["logit_gap"] < high
+        assert 0 < part["sure_share"] <= 1
+    assert outcome["gate"]["properties"]["logit_gap"]["properties"]["max"] == {"minimum": 0.0}
+    assert "MinLimit" in str(outcome["gate"]["properties"]["sure_share"])
+    for name in ("ValidateFacts", "TextFigures", "TextFacts"):
+        properties = outcome["report"]["$defs"][name]["properties"]
+        assert properties["logit_gap"]["description"] == "mean logit difference, logits"
+        assert "sure_share_interval" in properties
+
+
+def test_log_probabilities_less_their_mean_are_logits_less_their_mean() -> None:
+    logits = torch.randn(4, 50)
+    centred = [rows - rows.mean(dim=-1, keepdim=True) for rows in (logits, logits.log_softmax(-1))]
+    torch.testing.assert_close(*centred)
+
+
+def test_a_new_metric_is_judged_and_in_junit(place: Path) -> None:
+    checks = ValidationReport.read(place / "validation" / "report.json").checks
+    verdicts = {(check.name, check.part): check.verdict for check in checks}
+    assert verdicts["logit_gap", None] == verdicts["sure_share", None] == "PASS"
+    assert verdicts["logit_gap", "first 128 tokens"] == "FAIL"
+    junit = (place / "validation" / "junit.xml").read_text(encoding="utf-8")
+    assert "Mean logit difference: " in junit and "Share of sure tokens: " in junit
+
+
+def test_a_new_metric_is_on_page_and_in_markdown(place: Path) -> None:
+    page = (place / "validation" / "report.html").read_text(encoding="utf-8")
+    head = '<th scope="col" class="number">Mean logit difference,<br>95 % interval</th>'
+    assert page.count(head) == 2
+    assert page.count("Share of sure tokens,<br>") == 2
+    summary = (place / "validation" / "report.md").read_text(encoding="utf-8")
+    assert summary.count("| Mean logit difference | Share of sure tokens |") == 2
+
+
+def test_a_new_metric_is_on_card_bom_and_terminal(place: Path, outcome: Any) -> None:
+    card = (place / "release" / "README.md").read_text(encoding="utf-8")
+    assert "\n| mean logit difference, logits | 0." in card
+    assert "| top-1 agreement | mean logit difference | share of sure tokens |" in card
+    bom = json.loads((place / "release" / "bom.cdx.json").read_text(encoding="utf-8"))
+    analysis = bom["metadata"]["component"]["modelCard"]["quantitativeAnalysis"]
+    entries = {entry["type"]: entry for entry in analysis["performanceMetrics"]}
+    assert "confidenceInterval" in entries["mean logit difference, logits"]
+    assert "share of sure tokens" in entries
+    assert " logits  (" in outcome["terminal"]["mean logit difference"]
+    assert outcome["terminal"]["share of sure tokens"].endswith("%")
+
+
+def test_a_token_formula_is_null_against_a_store(place: Path, outcome: Any) -> None:
+    report = ValidationReport.read(place / "stored" / "report.json")
+    facts = report.facts.record
+    for part in (facts, facts["early"]["first"], facts["texts"][0]):
+        assert part["logit_gap"] is None and part["logit_gap_interval"] is None
+        assert part["sure_share"] is not None
+    checks = {(check.name, check.part): check for check in report.checks}
+    for part in (None, "first 128 tokens"):
+        assert checks["logit_gap", part].verdict == "ERROR"
+        assert checks["logit_gap", part].reason == f"the report has no logit_gap: {REASON}"
+    assert outcome["stored"]["mean logit difference"] == "not recorded"
