@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from camelpress.reporting import number_format, sentences
-from camelpress.reporting.plots import validation_plots
+from camelpress.reporting.plots import card_plots, validation_plots
 from camelpress.reporting.plots.figure_style import axis_label
+from camelpress.reporting.plots.text_ratios import text_ratios
 from camelpress.reporting.rendering import html_page
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.verdict import Check, Verdict
@@ -387,6 +388,28 @@ def test_the_verdict_as_a_sentence(verdicts: str, sentence: str) -> None:
     given = [Verdict(word) for word in verdicts.split()]
     checks = tuple(check(v, name) for v, name in zip(given, NAMES, strict=False))
     assert sentences.verdict_sentence(sample(Verdict.combine(given), checks=checks)) == sentence
+
+
+@pytest.mark.parametrize(
+    ("ratio", "interval", "expected"),
+    [
+        (1.02, [1.01, 1.03], (1.02, (1.01, 1.03))),
+        (1.02, None, (1.02, None)),
+        (1.02, [1.01, None], (None, None)),
+        (math.inf, None, (None, None)),
+        (True, None, (None, None)),
+    ],
+)
+def test_page_and_card_draw_the_same_ratios(ratio: Any, interval: Any, expected: Any) -> None:
+    row = {**TEXTS[0], "perplexity_ratio": ratio, "perplexity_ratio_interval": interval}
+    assert text_ratios([row]) == [("evaluation.jsonl", *expected)]
+    assert card_plots.has_card_plots({**facts(row), "kl_percentiles": {}}) is (expected[0] is not None)
+    (forest,) = [
+        drawing.svg
+        for drawing in validation_plots.validation_drawings(sample(facts=facts(row)))
+        if "ratio by text" in drawing.title
+    ]
+    assert "evaluation.jsonl" in forest
 
 
 @pytest.mark.parametrize(

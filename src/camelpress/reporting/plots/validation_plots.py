@@ -17,6 +17,7 @@ from camelpress.reporting.plots.figure_style import (
     ACCENT,
     HEIGHT,
     MUTED,
+    PAGE_STYLE,
     SvgFigure,
     figure_style,
     finish_drawing,
@@ -60,7 +61,7 @@ STEP_PLOTS = (
 def validation_drawings(report: Report) -> list[SvgFigure]:
     """Draws all figures that the facts allow, in the order of the page."""
     facts = report.facts
-    with figure_style():
+    with figure_style(PAGE_STYLE):
         return [
             *([plot_benchmark_deltas(facts, report.checks)] if facts.get("tasks") else []),
             *(_token_figures(facts, report.checks) if facts["tokens"] else []),
