@@ -18,6 +18,12 @@ from camelpress.reporting.plots.figure_style import axis_label
 from camelpress.reporting.plots.text_ratios import text_ratios
 from camelpress.reporting.rendering import html_page
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.tables.markdown_table import (
+    LEFT,
+    RIGHT,
+    escape_markdown,
+    markdown_table,
+)
 from camelpress.reporting.verdict import Check, Verdict
 
 SHARES = (0.1, 0.4, 1.5, 6.0, 18.0, 31.0, 26.0, 12.0, 4.0, 0.9, 0.1)  # per cent, of each bin
@@ -390,6 +396,16 @@ def test_the_verdict_as_a_sentence(verdicts: str, sentence: str) -> None:
     assert sentences.verdict_sentence(sample(Verdict.combine(given), checks=checks)) == sentence
 
 
+def test_a_markdown_table_escapes_the_cells_of_its_rows() -> None:
+    table = markdown_table(["*a*", "b"], [["1 | 2\n<3>", "`4`"]], [LEFT, RIGHT], escape_markdown)
+    assert table.splitlines() == [
+        "| *a* | b |",
+        "| :-- | --: |",
+        r"| 1 \| 2 \<3\> | \`4\` |",
+    ]
+    assert markdown_table(["a"], [["*"]], [LEFT]).endswith("| * |")
+
+
 @pytest.mark.parametrize(
     ("ratio", "interval", "expected"),
     [
@@ -403,7 +419,9 @@ def test_the_verdict_as_a_sentence(verdicts: str, sentence: str) -> None:
 def test_page_and_card_draw_the_same_ratios(ratio: Any, interval: Any, expected: Any) -> None:
     row = {**TEXTS[0], "perplexity_ratio": ratio, "perplexity_ratio_interval": interval}
     assert text_ratios([row]) == [("evaluation.jsonl", *expected)]
-    assert card_plots.has_card_plots({**facts(row), "kl_percentiles": {}}) is (expected[0] is not None)
+    assert card_plots.has_card_plots({**facts(row), "kl_percentiles": {}}) is (
+        expected[0] is not None
+    )
     (forest,) = [
         drawing.svg
         for drawing in validation_plots.validation_drawings(sample(facts=facts(row)))
