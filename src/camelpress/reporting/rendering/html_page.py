@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from camelpress.reporting import sentences
 from camelpress.reporting.model_precision import quantized_reference_caveat
+from camelpress.reporting.number_format import format_count
 from camelpress.reporting.plots import validation_plots
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.tables import preference_tables, validation_tables
@@ -84,8 +85,8 @@ def render_html(report: Report) -> str:
     return _template("page.html.jinja").render(
         _page_header(report),
         css=Markup(_resource("page.css")),
-        tokens=f"{facts['tokens']:,}",
-        sequences=f"{facts['sequences']:,}",
+        tokens=format_count(facts["tokens"]),
+        sequences=format_count(facts["sequences"]),
         checks=[validation_tables.gate_check_row(check) for check in report.checks],
         headline=validation_tables.headline_tiles(facts),
         drawings=validation_plots.validation_drawings(report),
