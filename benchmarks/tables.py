@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from benchmarks.measure import Run
+from camelpress.reporting.tables.markdown_table import LEFT, RIGHT, markdown_table
 
 Runs = Mapping[str, Sequence[Run]]  # by contender, in the order of the rounds
 
@@ -89,6 +90,4 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Rows of cells below a header, all columns but the first on the right."""
-    ruler = "|".join(["", "---", *["---:"] * (len(header) - 1), ""])
-    first, *others = (f"| {' | '.join(cells)} |" for cells in [header, *rows])
-    return "\n".join([first, ruler, *others])
+    return markdown_table(header, rows, [LEFT, *[RIGHT] * (len(header) - 1)])

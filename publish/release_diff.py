@@ -23,7 +23,8 @@ from camelpress.publish.card.release_quotes import QUANTIZED
 from camelpress.publish.release.model_files import VALIDATION_FOLDER
 from camelpress.reporting.facts.release_facts import ReleaseDiffFacts
 from camelpress.reporting.lineage import describe_foreign_report, matches_weights
-from camelpress.reporting.quoted_values import format_quoted, text_facts, value_at
+from camelpress.reporting.number_format import format_count, format_quoted
+from camelpress.reporting.quoted_values import text_facts, value_at
 from camelpress.reporting.stage_reports import ReleaseDiffReport, read_report
 from camelpress.reporting.tables.benchmark_tables import BENCHMARK_METRICS, benchmark_facts
 from camelpress.reporting.verdict import Verdict
@@ -87,7 +88,7 @@ def _tensor_differences(left: Checkpoint, right: Checkpoint) -> Iterator[str]:
             yield f"{name}: {descriptions[0]}, {descriptions[1]}"
         elif count := _count_differences(left.read(name), right.read(name)):
             total = left.tensors[name].nbytes // left.tensors[name].dtype.itemsize
-            yield f"{name}: {count:,} of {total:,} values"
+            yield f"{name}: {format_count(count)} of {format_count(total)} values"
 
 
 def _count_differences(left: Tensor, right: Tensor) -> int:

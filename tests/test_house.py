@@ -23,6 +23,8 @@ VAGUE_NAMES = {  # participles, pronouns and adjectives in the place of a noun
 ALLOWED_NAMES = {"one", "other"}  # operands of a binary method, arguments of `camelpress diff`
 REPEATED_STEMS = {"__init__", "__main__", "run", "settings"}
 MAX_MODULES = 14  # modules of a folder, `__init__` aside
+NUMBER_ROOMS = ("src/camelpress/reporting/", "validate/gate/", "publish/")
+NUMBER_MODULES = {"number_format", "terminal_summary", "limit_range"}  # modules with own digits
 MAX_RELATIVE_WORDS = 2.0  # per 100 words of the first paragraphs of docstrings
 
 
@@ -115,6 +117,23 @@ def test_no_folder_is_crowded() -> None:
         Path(path).parent.as_posix() for path, _, _ in MODULES if Path(path).stem != "__init__"
     )
     assert [folder for folder, count in folders.items() if count > MAX_MODULES] == []
+
+
+def formatted_numbers(tree: ast.Module) -> Iterator[int]:
+    """Yields the line of every f-string that formats a value itself."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FormattedValue) and node.format_spec is not None:
+            yield node.lineno
+
+
+def test_reports_cards_and_gates_leave_numbers_to_one_module() -> None:
+    places = [
+        f"{path}:{line}"
+        for path, _, tree in MODULES
+        if path.startswith(NUMBER_ROOMS) and Path(path).stem not in NUMBER_MODULES
+        for line in formatted_numbers(tree)
+    ]
+    assert places == []
 
 
 def imports() -> dict[str, set[str]]:

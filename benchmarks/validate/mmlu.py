@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.tables import table
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.generation.generator import GenerationModel, LocalGenerator
@@ -91,12 +92,9 @@ def main() -> int:
     ]
     largest = float((logs[0] - logs[1]).abs().max())
     same = float((logs[0].argmax(dim=-1) == logs[1].argmax(dim=-1)).double().mean())
-    print(f"| items of {given.task} | largest difference | same choice | ours | theirs |")
-    print("|---:|---:|---:|---:|---:|")
-    print(
-        f"| {len(logs[0]):,} | {largest:.1e} | {same:.2%} | {between - begun:.1f} s | "
-        f"{ended - between:.1f} s |"
-    )
+    header = [f"items of {given.task}", "largest difference", "same choice", "ours", "theirs"]
+    seconds = [f"{between - begun:.1f} s", f"{ended - between:.1f} s"]
+    print(table(header, [[f"{len(logs[0]):,}", f"{largest:.1e}", f"{same:.2%}", *seconds]]))
     return int(largest > LARGEST or same < SAME)
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import typer.main
 
 from camelpress.cli.commands import app
 from camelpress.pipeline.recipe import Recipe
+from camelpress.reporting.tables.markdown_table import LEFT, markdown_table
 from camelpress.validate.settings import Gate
 
 MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
@@ -131,14 +132,7 @@ def _plain(text: str | None) -> str:
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    return "\n".join(_lines(head, rows))
-
-
-def _lines(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    yield f"| {' | '.join(head)} |"
-    yield "|---" * len(head) + "|"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
+    return markdown_table(head, rows, [LEFT] * len(head))
 
 
 GENERATED: Mapping[str, Callable[[], str]] = {"commands": commands, "recipe": recipe, "gate": gate}

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 from camelpress.publish.card.card_markdown import SafeMarkdown
 from camelpress.reporting.metrics import metrics_on
 from camelpress.reporting.model_precision import with_precision
-from camelpress.reporting.quoted_values import (
+from camelpress.reporting.number_format import (
     NOT_RECORDED,
+    format_limit,
     format_quoted,
     format_quoted_interval,
-    text_facts,
-    value_at,
+    format_release_bytes,
 )
+from camelpress.reporting.quoted_values import text_facts, value_at
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.verdict import Check, Verdict
 
@@ -118,13 +119,6 @@ def _cache_bytes(config: Mapping[str, Any]) -> int | None:
     return 2 * 2 * prod(parts) if all(isinstance(part, int) for part in parts) else None
 
 
-def format_release_bytes(nbytes: int | None) -> str:
-    """Formats bytes as MB or GB."""
-    if nbytes is None:
-        return NOT_RECORDED
-    return f"{nbytes / 1e9:,.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:,.1f} MB"
-
-
 def validation_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Yields label, value and 95 % interval of each metric; the interval may be empty."""
     reference = with_precision(facts.get("reference"), "reference")
@@ -182,8 +176,7 @@ def card_check_rows(report: Report) -> list[tuple[str, Verdict, str, str, str]]:
             check.verdict,
             format_quoted(check.estimate),
             _ends(check),
-            f"{'at least' if check.direction == 'min' else 'at most'} "
-            f"{format_quoted(check.threshold)}",
+            format_limit(check.threshold, check.direction),
         )
         for check in report.checks
     ]

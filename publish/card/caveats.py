@@ -20,6 +20,7 @@ from camelpress.reporting.model_precision import (
     model_precision,
     quantized_reference_caveat,
 )
+from camelpress.reporting.number_format import format_digits, format_gate_interval
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.verdict import MIN_PIECES, Check, Verdict
 
@@ -123,10 +124,10 @@ def _contradiction(check: Check) -> str:
         return f"it is {check.verdict}"
     if check.estimate is None:
         return "it has no estimate"
-    low, high = check.interval or (check.estimate, check.estimate)
+    low, high = ends = check.interval or (check.estimate, check.estimate)
     is_within = high <= check.threshold if check.direction == "max" else low >= check.threshold
     if not is_within:
-        return f"{low:.5g} to {high:.5g} is not within {check.threshold:g}"
+        return f"{format_gate_interval(ends)} is not within {format_digits(check.threshold)}"
     if check.name in NON_TEXT_CHECKS:
         return ""
     if check.clusters < MIN_PIECES:

@@ -31,9 +31,10 @@ from camelpress.publish.card.front_matter import CLAIMS, card_claims, render_fro
 from camelpress.publish.card.release_quotes import ReleaseQuotes, read_release_facts
 from camelpress.publish.card.snippets import usage_snippets
 from camelpress.publish.release import model_files
-from camelpress.reporting import quoted_values
 from camelpress.reporting.facts.release_facts import ProblemFacts
+from camelpress.reporting.number_format import NOT_RECORDED, format_quoted
 from camelpress.reporting.plots import card_plots
+from camelpress.reporting.quoted_values import value_at
 from camelpress.reporting.stage_reports import ProblemReport, read_report
 from camelpress.reporting.tables import benchmark_tables
 from camelpress.reporting.verdict import Verdict
@@ -101,11 +102,11 @@ def _template_context(facts: ReleaseQuotes) -> dict[str, Any]:
         "plot": f"{model_files.VALIDATION_FOLDER}/{card_plots.PLOTS_FILE}"
         if card_plots.has_card_plots(validation_facts)
         else None,
-        "protocol": quoted_values.format_quoted(validation_facts.get("protocol")),
+        "protocol": format_quoted(validation_facts.get("protocol")),
         "verdict": card_claims(None, facts.validation)["verdict"],
-        "inputs": {"base": quoted_values.NOT_RECORDED, "diff": quoted_values.NOT_RECORDED} | inputs,
+        "inputs": {"base": NOT_RECORDED, "diff": NOT_RECORDED} | inputs,
         "recovered": facts.recover.facts.record if facts.recover else {},
-        "positions": quoted_values.format_quoted(facts.config.get("max_position_embeddings")),
+        "positions": format_quoted(facts.config.get("max_position_embeddings")),
         "citations": citations(facts),
     }
 
@@ -156,12 +157,12 @@ def read_release_card(folder: Path) -> str:
 def card_contradictions(text: str, facts: ReleaseQuotes) -> Iterator[str]:
     """Yields claims of the front matter that contradict the files."""
     try:
-        claims = quoted_values.value_at(read_front_matter(text, source=CARD_FILE), CLAIMS)
+        claims = value_at(read_front_matter(text, source=CARD_FILE), CLAIMS)
     except CheckpointProblem as error:
         yield error.message
         return
     for key, value in card_claims(facts.quantization, facts.validation).items():
-        if (claim := quoted_values.value_at(claims, key)) != value:
+        if (claim := value_at(claims, key)) != value:
             yield f"{CARD_FILE} says {key} {claim!r}, the files say {value!r}"
 
 

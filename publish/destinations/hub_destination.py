@@ -34,6 +34,7 @@ from camelpress.core.hub.repo_id import GITATTRIBUTES_FILE, HUB_PREFIX, REPO_ID_
 from camelpress.core.progress import note
 from camelpress.publish.destinations.hub_errors import hub_errors
 from camelpress.publish.release.checksums import ReleaseFiles
+from camelpress.reporting.number_format import format_megabytes
 
 MAIN = "main"
 STAGING = "staging-"
@@ -339,7 +340,7 @@ class HubDestination:
         for addition in additions:
             release.require_unchanged(addition.path_in_repo, addition.upload_info.sha256.hex())
         nbytes = sum(addition.upload_info.size for addition in additions)
-        size = f"{len(additions)} files, {nbytes / 1e6:,.1f} MB"
+        size = f"{len(additions)} files, {format_megabytes(nbytes)}"
         note(f"{branch}: {size}; files already on the hub are not sent again")
         commit: str = api.create_commit(
             self.repository,

@@ -24,6 +24,7 @@ from camelpress.core.progress import track
 from camelpress.core.runtime import optional_packages
 from camelpress.publish.destinations.response_limit import limit_body
 from camelpress.publish.release.checksums import ReleaseFiles
+from camelpress.reporting.number_format import format_count
 
 OCI_SCHEME = "oci://"
 OCI_URL = re.compile(
@@ -175,7 +176,7 @@ class OciDestination:
         _require_success(response)
         if len(response.content) > MAX_ANSWER_BYTES:
             raise OutputProblem(
-                f"{self} has a manifest of more than {MAX_ANSWER_BYTES:,} bytes",
+                f"{self} has a manifest of more than {format_count(MAX_ANSWER_BYTES)} bytes",
                 next_step="check that this is the address of a registry",
             )
         manifest: dict[str, Any] = response.json()

@@ -150,7 +150,7 @@ def test_quality_is_told_text_by_text() -> None:
     assert part("quantize.quality").tables(quality).splitlines() == [
         "| page: 1,000 tokens, 10 documents | perplexity ratio | mean KL, nats "
         "| KL of camelpress over it |",
-        "|---|---:|---:|---:|",
+        "| :-- | --: | --: | --: |",
         "| camelpress | 1.105 (1.105 - 1.105) | 0.0800 (0.0795 - 0.0805) |  |",
         "| GPTQModel 7.7.0, fp32 | 1.221 (1.221 - 1.221) | 0.1000 (0.0994 - 0.1006) "
         "| 0.800 (0.800 - 0.800) |",

@@ -13,11 +13,18 @@ from typing import Any
 import pytest
 
 from camelpress.reporting import number_format, sentences
-from camelpress.reporting.plots import validation_plots
+from camelpress.reporting.plots import card_plots, validation_plots
 from camelpress.reporting.plots.figure_style import axis_label
+from camelpress.reporting.plots.text_ratios import text_ratios
 from camelpress.reporting.rendering import html_page
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.tables.markdown_table import (
+    LEFT,
+    RIGHT,
+    escape_markdown,
+    markdown_table,
+)
 from camelpress.reporting.verdict import Check, Verdict
 
 SHARES = (0.1, 0.4, 1.5, 6.0, 18.0, 31.0, 26.0, 12.0, 4.0, 0.9, 0.1)  # per cent, of each bin
@@ -390,12 +397,66 @@ def test_the_verdict_as_a_sentence(verdicts: str, sentence: str) -> None:
     assert sentences.verdict_sentence(sample(Verdict.combine(given), checks=checks)) == sentence
 
 
+def test_a_markdown_table_escapes_the_cells_of_its_rows() -> None:
+    table = markdown_table(["*a*", "b"], [["1 | 2\n<3>", "`4`"]], [LEFT, RIGHT], escape_markdown)
+    assert table.splitlines() == [
+        "| *a* | b |",
+        "| :-- | --: |",
+        r"| 1 \| 2 \<3\> | \`4\` |",
+    ]
+    assert markdown_table(["a"], [["*"]], [LEFT]).endswith("| * |")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "interval", "expected"),
+    [
+        (1.02, [1.01, 1.03], (1.02, (1.01, 1.03))),
+        (1.02, None, (1.02, None)),
+        (1.02, [1.01, None], (None, None)),
+        (math.inf, None, (None, None)),
+        (True, None, (None, None)),
+    ],
+)
+def test_page_and_card_draw_the_same_ratios(ratio: Any, interval: Any, expected: Any) -> None:
+    row = {**TEXTS[0], "perplexity_ratio": ratio, "perplexity_ratio_interval": interval}
+    assert text_ratios([row]) == [("evaluation.jsonl", *expected)]
+    assert card_plots.has_card_plots({**facts(row), "kl_percentiles": {}}) is (
+        expected[0] is not None
+    )
+    (forest,) = [
+        drawing.svg
+        for drawing in validation_plots.validation_drawings(sample(facts=facts(row)))
+        if "ratio by text" in drawing.title
+    ]
+    assert "evaluation.jsonl" in forest
+
+
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
         (number_format.format_bytes(999), "999 B"),
         (number_format.format_bytes(999_600), "1 MB"),
         (number_format.format_bytes(130.4e9), "130 GB"),
+        (number_format.format_release_bytes(130_449_000_000), "130.4 GB"),
+        (number_format.format_release_bytes(999_960_000), "1,000.0 MB"),
+        (number_format.format_release_bytes(None), "not recorded"),
+        (number_format.format_count(10**400), f"{10**400:,}"),
+        (number_format.format_count(-1234.4, sign=True), "-1,234"),
+        (number_format.format_digits(0.020), "0.02"),
+        (number_format.format_tick(0.01), "0.01"),
+        (number_format.format_tick(1e-5), "1e-5"),
+        (number_format.format_percent(0.3054, 1), "30.5 %"),
+        (number_format.format_points(None), "–"),
+        (number_format.format_points_interval([-0.01, 0.02], sign=True), "-1.00 to +2.00"),
+        (number_format.format_limit(0.95, "min"), "at least 0.95"),
+        (number_format.format_gate_interval([0.0123456, 1.0]), "0.012346 to 1"),
+        (number_format.format_quoted(1.0234567), "1.02346"),
+        (number_format.format_quoted(True), "yes"),
+        (number_format.format_quoted_interval([1000, 1.5]), "1,000 to 1.5"),
+        (number_format.format_quoted_interval("ab"), "not recorded"),
+        (number_format.format_quoted_percent(0.5, sign=True), "+50.00 %"),
+        (number_format.format_quoted_percent(None), "not recorded"),
+        (number_format.format_quoted_percent_interval((-0.02, 0.0)), "-2.00 % to +0.00 %"),
         (number_format.format_significant(0.0), "0.000"),
         (number_format.format_significant(12345.6), "12,346"),
         (number_format.format_significant(3.2e-7), "3.200e-07"),

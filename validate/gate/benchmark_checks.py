@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import floor, inf, log2
 from typing import Any, Literal
 
+from camelpress.reporting.number_format import format_digits
 from camelpress.reporting.verdict import MIN_PIECES, Check, Verdict
 from camelpress.validate.gate.pending_check import PendingCheck, finite_interval
 from camelpress.validate.gate.sample_size import Interval, SampleSize
@@ -76,7 +77,7 @@ def _check_significance(task: Task, check: PendingCheck, p_value: float, family:
     n, lost, won = counts["n"], counts["lost"], counts["won"]
     if not n:
         return check.to_error("no items were answered")
-    reason = f"{lost} items lost and {won} won, p = {p_value:.2g}"
+    reason = f"{lost} items lost and {won} won, p = {format_digits(p_value, 2)}"
     reason += f" among {family} tasks" if family > 1 else ""
     min_items = max(MIN_PIECES, _min_items(check.threshold, family))
     if source.clusters < min_items:
@@ -86,7 +87,7 @@ def _check_significance(task: Task, check: PendingCheck, p_value: float, family:
     reason += (
         f": no significant loss, and {_describe_detectable_loss(task, check.threshold)}"
         if verdict is Verdict.PASS
-        else f" is below {check.threshold:g}: a loss that is no accident"
+        else f" is below {format_digits(check.threshold)}: a loss that is no accident"
     )
     return check.to_check(verdict, p_value, None, source, reason)
 
@@ -115,4 +116,6 @@ def _describe_detectable_loss(task: Task, alpha: float) -> str:
     loss = detectable_loss(counts["n"], share, alpha=alpha)
     if loss is None:
         return "on so few no loss would be found four times in five"
-    return f"a loss of {100 * loss:.2g} % of all items would be found four times in five"
+    return (
+        f"a loss of {format_digits(100 * loss, 2)} % of all items would be found four times in five"
+    )

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.files.yaml_files import read_yaml
 from camelpress.reporting.metrics import COUNT_UNIT, METRICS
+from camelpress.reporting.number_format import GATE_DIGITS, format_count, format_digits
 from camelpress.reporting.verdict import Check
 from camelpress.validate.gate import benchmark_checks, sample_size
 from camelpress.validate.gate.pending_check import PendingCheck, finite_interval, is_zero_width
@@ -89,7 +90,8 @@ def _check_part(
         elif not isfinite(value):
             yield check.to_error(f"{metric.fact} is not finite", source)
         elif not -KL_ROUNDING <= value <= maximum:
-            yield check.to_error(f"{metric.fact} cannot be {value:.5g}", source)
+            number = format_digits(value, GATE_DIGITS)
+            yield check.to_error(f"{metric.fact} cannot be {number}", source)
         elif metric.has_interval:
             interval = finite_interval(ends, value, 0.0, maximum)
             advice = source.advise_more(value, interval, check.threshold, metric.lossless_value)
@@ -98,7 +100,11 @@ def _check_part(
             )
             yield check.decide_by_interval(float(value), interval, source, advice)
         else:
-            number = f"{value:,.0f}" if metric.unit == COUNT_UNIT else f"{value:.5g}"
+            number = (
+                format_count(value)
+                if metric.unit == COUNT_UNIT
+                else format_digits(value, GATE_DIGITS)
+            )
             yield check.decide_by_value(float(value), number, source)
 
 

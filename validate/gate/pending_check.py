@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Literal
 
+from camelpress.reporting.number_format import (
+    GATE_DIGITS,
+    format_digits,
+    format_gate_interval,
+    format_limit,
+)
 from camelpress.reporting.verdict import MIN_PIECES, Check, Verdict
 from camelpress.validate.gate.sample_size import Interval, SampleSize
 
@@ -26,7 +32,7 @@ class PendingCheck:
     @property
     def limit(self) -> str:
         """The limit in words."""
-        return f"at {'most' if self.direction == 'max' else 'least'} {self.threshold:g}"
+        return format_limit(self.threshold, self.direction)
 
     def verdict(self, low: float, high: float) -> Verdict:
         """Returns PASS for an interval within the limit, FAIL beyond it, else INCONCLUSIVE."""
@@ -54,10 +60,11 @@ class PendingCheck:
             reason = f"{span} comes from {source.description}; {minimum}: {advice}"
             return self.to_check(Verdict.INCONCLUSIVE, value, interval, source, reason)
         verdict = self.verdict(*(interval or (-inf, inf)))
+        threshold = format_digits(self.threshold)
         reason = {
             Verdict.PASS: f"{span} is {self.limit}",
             Verdict.FAIL: f"{span} should be {self.limit}",
-            Verdict.INCONCLUSIVE: f"{span} holds the threshold {self.threshold:g}: {advice}",
+            Verdict.INCONCLUSIVE: f"{span} holds the threshold {threshold}: {advice}",
         }[verdict]
         return self.to_check(verdict, value, interval, source, reason)
 
@@ -94,11 +101,12 @@ class PendingCheck:
         return self.to_check(Verdict.ERROR, None, None, source, reason)
 
     def _span(self, value: float, interval: Interval, source: SampleSize) -> str:
+        number = format_digits(value, GATE_DIGITS)
         if interval:
-            return f"{value:.5g} (95 % interval {interval[0]:.5g} to {interval[1]:.5g})"
+            return f"{number} (95 % interval {format_gate_interval(interval)})"
         if source.clusters > 1:
-            return f"{value:.5g}, of which the report has no bounded interval,"
-        return f"{value:.5g}, from {source.description} and so without an interval,"
+            return f"{number}, of which the report has no bounded interval,"
+        return f"{number}, from {source.description} and so without an interval,"
 
 
 def finite_interval(

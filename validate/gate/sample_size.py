@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from scipy.special import stdtrit
 
+from camelpress.reporting.number_format import format_count, format_digits
 from camelpress.reporting.verdict import MIN_PIECES
 from camelpress.validate.statistics.binomial import TAIL_PROBABILITY
 
@@ -35,14 +36,15 @@ class SampleSize(NamedTuple):
     def description(self) -> str:
         """The sample size in words."""
         noun = "item" if self.are_items else "piece"
-        words = f"{self.clusters:,} {noun}{'' if self.clusters == 1 else 's'}"
+        words = f"{format_count(self.clusters)} {noun}{'' if self.clusters == 1 else 's'}"
         words = (
             words
             if self.are_items
             else f"{words.replace('1 ', 'one ', self.clusters == 1)} of text"
         )
         if self.repeats:
-            words += f" ({self.repeats:,} of {self.clusters + self.repeats:,} repeat another)"
+            total = format_count(self.clusters + self.repeats)
+            words += f" ({format_count(self.repeats)} of {total} repeat another)"
         if self.effective < 0.95 * self.clusters or self.clusters >= MIN_PIECES > self.effective:
             words += f" that count as {_rounded_down(self.effective)} of equal size"
         return words
@@ -106,10 +108,10 @@ def _required_clusters(pieces: float, gap: float, reach: float, *, exact: bool) 
 
 def _rounded_down(number: float) -> str:
     """Returns a number with two digits; one below `MIN_PIECES` never rounds up to it."""
-    return f"{floor(10 * number) / 10 if number < MIN_PIECES else number:.2g}"
+    return format_digits(floor(10 * number) / 10 if number < MIN_PIECES else number, 2)
 
 
 def _rounded(number: float) -> str:
     """Returns a count with two digits, rounded up."""
     unit = 10 ** max(0, ceil(log10(max(1.0, number))) - 2)
-    return f"{ceil(number / unit) * unit:,}"
+    return format_count(ceil(number / unit) * unit)

@@ -1,15 +1,19 @@
-"""Formats the quantities of a validation: units, digits, intervals."""
+"""Formats all numbers of reports, cards and gates: units, digits, intervals, missing values."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, Literal
 
 from camelpress.reporting.metrics import COUNT_UNIT, METRICS, TASK_METRICS, Metric
 from camelpress.reporting.verdict import Check
 
 NBSP = "\u00a0"
 NO_VALUE = "–"
+NOT_RECORDED = "not recorded"
+GATE_DIGITS = 5  # significant digits in the reason of a check
+MIN_PLAIN_TICK = 1e-3  # ticks of a logarithmic axis below it are powers of ten
 Number = int | float  # JSON writes 1.0 as 1
 Interval = Sequence[Number] | None
 
@@ -27,6 +31,12 @@ def check_title(check: Check) -> str:
         if check.part
         else metric_of(check.name).title
     )
+
+
+def format_count(count: Number, *, sign: bool = False) -> str:
+    """Formats a count with separators of thousands; a mean of counts is rounded."""
+    decimals = "" if isinstance(count, int) else ".0f"
+    return f"{count:{'+' if sign else ''},{decimals}}"
 
 
 def format_fixed(value: Number | None, decimals: int) -> str:
@@ -48,6 +58,16 @@ def format_significant(value: Number | None, digits: int = 4) -> str:
         if leading < -5
         else format_fixed(value, max(0, digits - 1 - leading))
     )
+
+
+def format_digits(value: Number, digits: int = 6) -> str:
+    """Formats a number with at most `digits` significant digits, without trailing zeros."""
+    return f"{value:.{digits}g}"
+
+
+def format_tick(value: float) -> str:
+    """Formats a tick of a logarithmic axis."""
+    return format_digits(value) if value >= MIN_PLAIN_TICK else f"1e{round(math.log10(value))}"
 
 
 def add_unit(number: str, unit: str) -> str:
@@ -80,23 +100,38 @@ def format_estimate(name: str, value: Number | None, interval: Interval) -> tupl
     return add_unit(format_fixed(scale * value, decimals), unit), ends
 
 
-def format_points(share: Number, *, sign: bool = False) -> str:
-    """Formats a score, or a difference of scores, as a percentage with two decimals."""
-    return f"{100 * share:{'+' if sign else ''}.2f}"
+def format_percent(share: Number, decimals: int) -> str:
+    """Formats a share as a percentage with its unit."""
+    return add_unit(f"{100 * share:.{decimals}f}", "%")
+
+
+def format_points(share: Number | None, *, sign: bool = False) -> str:
+    """Formats a score, or a difference of scores, as a percentage with two decimals, no unit."""
+    return NO_VALUE if share is None else f"{100 * share:{'+' if sign else ''}.2f}"
 
 
 def format_points_interval(interval: Interval, *, sign: bool = False) -> str:
     """Formats an interval of scores as percentages; an unbounded interval is a dash."""
     if not interval:
         return NO_VALUE
-    return f"{format_points(interval[0], sign=sign)} to {format_points(interval[1], sign=sign)}"
+    return " to ".join(format_points(end, sign=sign) for end in interval)
 
 
 def format_threshold(check: Check) -> str:
     """Formats a threshold after its direction, at most or at least."""
     unit, scale = metric_of(check.name).unit, metric_of(check.name).scale
     sign = "≥" if check.direction == "min" else "≤"
-    return add_unit(f"{sign}{NBSP}{scale * check.threshold:.6g}", unit)
+    return add_unit(f"{sign}{NBSP}{format_digits(scale * check.threshold)}", unit)
+
+
+def format_limit(threshold: float, direction: Literal["max", "min"]) -> str:
+    """Formats a threshold without a unit after its direction in words."""
+    return f"at {'most' if direction == 'max' else 'least'} {format_digits(threshold)}"
+
+
+def format_gate_interval(interval: Sequence[Number]) -> str:
+    """Formats an interval in the reason of a check."""
+    return " to ".join(format_digits(end, GATE_DIGITS) for end in interval)
 
 
 def allowance_used(check: Check) -> float | None:
@@ -114,3 +149,47 @@ def format_bytes(count: Number) -> str:
             return add_unit(f"{count:.3g}", unit)
         count /= 1000
     return add_unit(f"{count:,.3g}", "TB")
+
+
+def format_megabytes(nbytes: Number) -> str:
+    """Formats bytes as MB with one decimal."""
+    return f"{nbytes / 1e6:,.1f} MB"
+
+
+def format_release_bytes(nbytes: int | None) -> str:
+    """Formats bytes as MB or GB with one decimal."""
+    if nbytes is None:
+        return NOT_RECORDED
+    return f"{nbytes / 1e9:,.1f} GB" if nbytes >= 1e9 else format_megabytes(nbytes)
+
+
+def format_quoted(value: Any) -> str:
+    """Formats a value of a report or config with six digits, yes or no; None is not recorded."""
+    if value is None:
+        return NOT_RECORDED
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return format_count(value)
+    return format_digits(value) if isinstance(value, float) else str(value)
+
+
+def format_quoted_interval(value: Any) -> str:
+    """Formats both ends of an interval of a report."""
+    return " to ".join(map(format_quoted, value)) if _is_interval(value) else NOT_RECORDED
+
+
+def format_quoted_percent(value: Any, *, sign: bool = False) -> str:
+    """Formats a score of a report as a percentage with two decimals."""
+    return f"{format_points(value, sign=sign)} %" if isinstance(value, float) else NOT_RECORDED
+
+
+def format_quoted_percent_interval(value: Any) -> str:
+    """Formats both ends of an interval of a difference of scores, with signs."""
+    if not _is_interval(value):
+        return NOT_RECORDED
+    return " to ".join(format_quoted_percent(end, sign=True) for end in value)
+
+
+def _is_interval(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2

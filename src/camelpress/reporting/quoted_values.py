@@ -1,11 +1,11 @@
-"""Formats values quoted from reports and configs; a missing value reads "not recorded"."""
+"""Reads values that a card or table quotes from reports and configs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-NOT_RECORDED = "not recorded"
+from camelpress.reporting.number_format import format_quoted as format_quoted
 
 
 def value_at(source: Any, path: str) -> Any:
@@ -13,24 +13,6 @@ def value_at(source: Any, path: str) -> Any:
     for part in path.split("."):
         source = source.get(part) if isinstance(source, Mapping) else None
     return source
-
-
-def format_quoted(value: Any) -> str:
-    """Formats a value with six digits, yes or no; None is "not recorded"."""
-    if value is None:
-        return NOT_RECORDED
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def format_quoted_interval(value: Any) -> str:
-    """Formats both ends of an interval."""
-    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
-        return f"{format_quoted(value[0])} to {format_quoted(value[1])}"
-    return NOT_RECORDED
 
 
 def text_facts(facts: Mapping[str, Any]) -> list[Any]:

@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from camelpress.core.documents.omissions import omission_rows
-from camelpress.reporting.number_format import NBSP, Number, check_title, format_significant
+from camelpress.reporting.number_format import (
+    NBSP,
+    Number,
+    check_title,
+    format_count,
+    format_significant,
+)
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.verdict import Check, Verdict
 
@@ -79,7 +85,7 @@ def repeats_sentence(part: Mapping[str, Any], noun: str) -> str:
     """States the number of repeated pieces of text, or "" without repeats."""
     count = part.get("repeats") or 0
     total = count + part["sequences"]
-    return f"{count:,} of {total:,} {noun} repeat another, and count with it" if count else ""
+    return _repeats_clause(count, total, noun) if count else ""
 
 
 def duplicate_items_sentence(task: Mapping[str, Any]) -> str:
@@ -88,7 +94,13 @@ def duplicate_items_sentence(task: Mapping[str, Any]) -> str:
     if not distinct:
         return ""
     count = task["n"] - distinct["n"]
-    return f"{count:,} of {task['n']:,} items repeat another, and count with it"
+    return _repeats_clause(count, task["n"], "items")
+
+
+def _repeats_clause(count: int, total: int, noun: str) -> str:
+    return (
+        f"{format_count(count)} of {format_count(total)} {noun} repeat another, and count with it"
+    )
 
 
 def missing_benchmarks_sentence(facts: Mapping[str, Any]) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from camelpress.reporting.model_precision import with_precision
-from camelpress.reporting.quoted_values import text_facts, value_at
+from camelpress.reporting.plots.text_ratios import is_finite_number, text_ratios
+from camelpress.reporting.quoted_values import text_facts
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PLOTS_FILE = "plots.png"
-PANEL_INCHES, DPI = (4.2, 2.8), 150  # size of one panel in inches, dots per inch
-COLOUR = "#3b6ea5"
+Bar = tuple[float, float, float]  # a ratio and both ends of its interval
 
 
 def has_card_plots(facts: Mapping[str, Any]) -> bool:
@@ -22,69 +24,49 @@ def has_card_plots(facts: Mapping[str, Any]) -> bool:
 
 def draw_card_plots(facts: Mapping[str, Any], path: Path) -> None:
     """Writes the PNG; equal facts give equal bytes with the same matplotlib."""
-    from matplotlib import style
-    from matplotlib.figure import Figure
+    from camelpress.reporting.plots import figure_style  # only a drawing loads matplotlib
 
-    percentiles, ratios = _percentiles(facts), _ratios(facts)
-    panels = [panel for panel in (percentiles, ratios) if panel]
-    with style.context("default"):
-        figure = Figure(
-            figsize=(PANEL_INCHES[0] * len(panels), PANEL_INCHES[1]), dpi=DPI, layout="constrained"
-        )
-        axes = iter(figure.subplots(1, len(panels), squeeze=False)[0])
+    label = figure_style.ascii_axis_label
+    percentiles = {label(name): value for name, value in _percentiles(facts).items()}
+    ratios = {label(name): bar for name, bar in reversed(_ratios(facts))}
+    with figure_style.figure_style(figure_style.CARD_STYLE):
+        figure, panels = figure_style.new_panels(bool(percentiles) + bool(ratios))
         if percentiles:
-            plot = next(axes)
-            plot.bar(list(percentiles), list(percentiles.values()), color=COLOUR)
-            plot.set(yscale="log", xlabel="percentile of tokens", ylabel="KL divergence, nats")
+            _draw_percentiles(panels[0], percentiles)
         if ratios:
-            plot = next(axes)
-            values = [value for value, _, _ in ratios.values()]
-            reach = [[value - low, high - value] for value, low, high in ratios.values()]
-            plot.errorbar(
-                values, list(ratios), xerr=list(zip(*reach, strict=True)), fmt="o", color=COLOUR
-            )
-            plot.axvline(1, color="grey", linewidth=0.8)
-            plot.margins(y=0.3)
+            _draw_ratios(panels[-1], ratios)
             reference = with_precision(facts.get("reference"), "reference")
-            plot.set(xlabel=f"perplexity over the {reference}'s, 95 %")
-        figure.savefig(path, format="png", metadata={"Software": None})
+            panels[-1].set(xlabel=f"perplexity over the {reference}'s, 95 %")
+        figure_style.write_png(figure, path)
+
+
+def _draw_percentiles(axes: Axes, percentiles: Mapping[str, float]) -> None:
+    axes.bar([*percentiles], [*percentiles.values()])
+    axes.set(yscale="log", xlabel="percentile of tokens", ylabel="KL divergence, nats")
+
+
+def _draw_ratios(axes: Axes, ratios: Mapping[str, Bar]) -> None:
+    values = [value for value, _, _ in ratios.values()]
+    reach = [[value - low, high - value] for value, low, high in ratios.values()]
+    axes.errorbar(values, [*ratios], xerr=[*zip(*reach, strict=True)], fmt="o")
+    axes.axvline(1, color="grey", linewidth=0.8)
+    axes.margins(y=0.3)
 
 
 def _percentiles(facts: Mapping[str, Any]) -> dict[str, float]:
     """Returns percentile to divergence for the values that a logarithmic axis can show."""
     percentiles = facts.get("kl_percentiles")
     return {
-        _plot_label(name): value
+        name: value
         for name, value in (percentiles.items() if isinstance(percentiles, Mapping) else ())
-        if _is_number(value) and value > 0
+        if is_finite_number(value) and value > 0
     }
 
 
-def _ratios(facts: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
-    """Returns text to ratio and both ends of its interval, last text first."""
-    ratios = {}
-    for text in reversed(text_facts(facts)):
-        ratio, ends = (
-            value_at(text, "perplexity_ratio"),
-            value_at(text, "perplexity_ratio_interval"),
-        )
-        is_pair = isinstance(ends, list | tuple) and len(ends) == 2
-        numbers = [ratio, *(ends if is_pair else (ratio, ratio))]
-        if all(map(_is_number, numbers)):
-            value, low, high = numbers
-            ratios[_plot_label(str(value_at(text, "name")))] = (
-                value,
-                min(low, value),
-                max(high, value),
-            )
-    return ratios
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _plot_label(text: str) -> str:
-    """Shortens a text and removes the signs of matplotlib's mathematics."""
-    shown = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in text)
-    return shown.replace("$", "?")[:24]
+def _ratios(facts: Mapping[str, Any]) -> list[tuple[str, Bar]]:
+    """Returns the name of each text with its bar; the bar always holds the ratio."""
+    return [
+        (name, (value, min([value, *(ends or ())]), max([value, *(ends or ())])))
+        for name, value, ends in text_ratios(text_facts(facts))
+        if value is not None
+    ]

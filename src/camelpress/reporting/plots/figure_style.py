@@ -1,16 +1,17 @@
-"""Turns a matplotlib figure into inline SVG with the colours and fonts of the page.
+"""Defines styles, canvases and saving of all figures: inline SVG of the page, PNG of the card.
 
-Matplotlib draws in placeholder colours, and CSS variables of the page replace them. One drawing
-serves light, dark and print. Equal figures give equal bytes.
+For the page, matplotlib draws in placeholder colours, and CSS variables of the page replace them.
+One drawing serves light, dark and print. Equal figures give equal bytes.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from markupsafe import Markup
@@ -21,7 +22,8 @@ from matplotlib.figure import Figure
 INK, MUTED, RULE, ACCENT, LIMIT = "#0000a1", "#0000a2", "#0000a3", "#0000a4", "#0000a5"
 VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", ACCENT: "accent", LIMIT: "fail"}
 WIDTH, HEIGHT = 430, 290  # CSS px
-RC_PARAMS = {
+PANEL_INCHES = (4.2, 2.8)  # size of one panel of the card in inches
+PAGE_STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "camelpress",
     "text.parse_math": False,  # keep dollar signs in names
@@ -43,6 +45,11 @@ RC_PARAMS = {
     "ytick.labelcolor": INK,
     "figure.constrained_layout.use": True,
 }
+CARD_STYLE = {
+    "axes.prop_cycle": "cycler(color=['#3b6ea5'])",
+    "figure.dpi": 150,
+    "figure.constrained_layout.use": True,
+}
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 NAMESPACE, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 
@@ -56,12 +63,12 @@ class SvgFigure(NamedTuple):
 
 
 @contextmanager
-def figure_style() -> Iterator[None]:
-    """Applies the project's style instead of any matplotlibrc.
+def figure_style(params: Mapping[str, Any]) -> Iterator[None]:
+    """Applies `PAGE_STYLE` or `CARD_STYLE` instead of any matplotlibrc.
 
     The browser draws the letters with its own fonts, so a glyph missing in matplotlib does no harm.
     """
-    with style.context(["default", RC_PARAMS]), warnings.catch_warnings():
+    with style.context(["default", {**params}]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         yield
 
@@ -70,6 +77,12 @@ def new_figure(height: int) -> tuple[Figure, Axes]:
     """Creates an empty figure of the page's width and `height` CSS pixels."""
     figure = Figure(figsize=(WIDTH / 72, height / 72))
     return figure, figure.add_subplot()
+
+
+def new_panels(count: int) -> tuple[Figure, list[Axes]]:
+    """Creates an empty figure of the card with panels side by side."""
+    figure = Figure(figsize=(PANEL_INCHES[0] * count, PANEL_INCHES[1]))
+    return figure, [*figure.subplots(1, count, squeeze=False)[0]]
 
 
 def finish_drawing(figure: Figure, name: str, title: str, caption: str) -> SvgFigure:
@@ -111,6 +124,11 @@ def _attribute(key: str, value: str, name: str) -> str:
     return value.replace("url(#", f"url(#{name}-")
 
 
+def write_png(figure: Figure, path: Path) -> None:
+    """Writes a figure as a PNG without metadata."""
+    figure.savefig(path, format="png", metadata={"Software": None})
+
+
 def axis_label(name: str, *, longest: int = 22) -> str:
     """Makes a name printable and shortens its middle for an axis."""
     shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
@@ -118,3 +136,9 @@ def axis_label(name: str, *, longest: int = 22) -> str:
         return shown
     tail = longest // 2
     return f"{shown[: longest - tail - 1]}…{shown[-tail:]}"
+
+
+def ascii_axis_label(name: str) -> str:
+    """Shortens a name and replaces signs outside ASCII and signs of matplotlib's mathematics."""
+    shown = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in name)
+    return shown.replace("$", "?")[:24]

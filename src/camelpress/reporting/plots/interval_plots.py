@@ -20,6 +20,7 @@ from camelpress.reporting.plots.figure_style import (
     finish_drawing,
     new_figure,
 )
+from camelpress.reporting.plots.text_ratios import TextRatio, text_ratios
 from camelpress.reporting.verdict import Check
 
 ROW_HEIGHT = 30  # CSS px
@@ -29,15 +30,16 @@ MAX_AXIS_GROWTH = 4  # largest growth of the axis for long intervals, in spreads
 def plot_perplexity_ratios(facts: Mapping[str, Any], check: Check | None) -> SvgFigure:
     """Draws a row per text and one for all texts; the check gives the limit."""
     overall = {**facts, "name": "all texts"}
-    rows = facts["texts"] if len(facts["texts"]) == 1 else [overall, *facts["texts"]]
+    rows = text_ratios(facts["texts"] if len(facts["texts"]) == 1 else [overall, *facts["texts"]])
     figure, axes = new_figure(max(HEIGHT, 100 + ROW_HEIGHT * len(rows)))
     for height, row in enumerate(rows):
-        marker, points = ("D", 9.0) if row is overall else ("o", 7.5)
-        if row["perplexity_ratio"] is not None:
-            axes.plot(row["perplexity_ratio"], height, marker, markersize=points, color=ACCENT)
-        if row["perplexity_ratio_interval"]:
-            axes.hlines(height, *row["perplexity_ratio_interval"], color=ACCENT, linewidth=2.5)
-    axes.set_yticks(range(len(rows)), [axis_label(row["name"]) for row in rows])
+        is_overall = height == 0 and len(rows) > 1
+        marker, points = ("D", 9.0) if is_overall else ("o", 7.5)
+        if row.ratio is not None:
+            axes.plot(row.ratio, height, marker, markersize=points, color=ACCENT)
+        if row.interval:
+            axes.hlines(height, *row.interval, color=ACCENT, linewidth=2.5)
+    axes.set_yticks(range(len(rows)), [axis_label(row.name) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
@@ -52,14 +54,14 @@ def plot_perplexity_ratios(facts: Mapping[str, Any], check: Check | None) -> Svg
     return finish_drawing(figure, "forest", "Perplexity ratio by text", " ".join(caption))
 
 
-def _ratio_axis(axes: Axes, rows: Sequence[Mapping[str, Any]], check: Check | None) -> bool:
+def _ratio_axis(axes: Axes, rows: Sequence[TextRatio], check: Check | None) -> bool:
     """Sets up the axis; returns False if an interval exceeds it."""
     core = [
         1.0,
-        *(row["perplexity_ratio"] for row in rows if row["perplexity_ratio"] is not None),
+        *(row.ratio for row in rows if row.ratio is not None),
         *([check.threshold] if check else []),
     ]
-    ends = [end for row in rows for end in row["perplexity_ratio_interval"] or ()]
+    ends = [end for row in rows for end in row.interval or ()]
     spread = max(core) - min(core) or 0.01
     low = max(min(core + ends), min(core) - MAX_AXIS_GROWTH * spread)
     high = min(max(core + ends), max(core) + MAX_AXIS_GROWTH * spread)

@@ -12,11 +12,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from camelpress.reporting import sentences
 from camelpress.reporting.metrics import find_fact
-from camelpress.reporting.number_format import Number
+from camelpress.reporting.number_format import Number, format_digits, format_tick
 from camelpress.reporting.plots.figure_style import (
     ACCENT,
     HEIGHT,
     MUTED,
+    PAGE_STYLE,
     SvgFigure,
     figure_style,
     finish_drawing,
@@ -60,7 +61,7 @@ STEP_PLOTS = (
 def validation_drawings(report: Report) -> list[SvgFigure]:
     """Draws all figures that the facts allow, in the order of the page."""
     facts = report.facts.record
-    with figure_style():
+    with figure_style(PAGE_STYLE):
         return [
             *([plot_benchmark_deltas(facts, report.checks)] if facts.get("tasks") else []),
             *(_token_figures(facts, report.checks) if facts["tokens"] else []),
@@ -84,7 +85,7 @@ def plot_kl_histogram(facts: Mapping[str, Any]) -> SvgFigure:
     edges, shares, folded = _occupied_bins(**facts["kl_histogram"])
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(numticks=6))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_tick(value)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("KL divergence of a token (nats)")
     axes.set_ylabel("tokens (%)")
@@ -161,7 +162,7 @@ def binned_mean_plot(stretches: Mapping[str, Any], plot: BinnedMeanPlot) -> SvgF
     axes.stairs(means, color=ACCENT, linewidth=1.6)
     axes.axhline(0, color=MUTED, linewidth=1.2)
     every = math.ceil(len(means) / 6)
-    edges = [f"{edge:g}" for edge in stretches["edges"]]
+    edges = [format_digits(edge) for edge in stretches["edges"]]
     axes.set_xticks(range(0, len(edges), every), edges[::every])
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.grid(visible=False, axis="x")
@@ -183,7 +184,3 @@ def block_error_plot(blocks: Sequence[Mapping[str, Any]]) -> SvgFigure:
     axes.set_ylabel("relative error (%)")
     caption = "Relative difference of the hidden states that leave a block, token by token."
     return finish_drawing(figure, "blocks", "Error by block", caption)
-
-
-def _power(value: float) -> str:
-    return f"{value:g}" if value >= 1e-3 else f"1e{round(math.log10(value))}"

@@ -5,7 +5,6 @@ Paths, names of texts and reasons are escaped. The page needs no script.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any
@@ -18,9 +17,11 @@ from markupsafe import Markup
 from camelpress.reporting import sentences
 from camelpress.reporting.metrics import metrics_on
 from camelpress.reporting.model_precision import quantized_reference_caveat
+from camelpress.reporting.number_format import format_count
 from camelpress.reporting.plots import validation_plots
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.tables import preference_tables, validation_tables
+from camelpress.reporting.tables.markdown_table import escape_markdown, markdown_table
 from camelpress.reporting.verdict import Verdict
 
 MAX_FLIPS = 50  # items shown per task
@@ -74,8 +75,8 @@ def render_html(report: Report) -> str:
     return _template("page.html.jinja").render(
         _page_header(report),
         css=Markup(_resource("page.css")),
-        tokens=f"{facts['tokens']:,}",
-        sequences=f"{facts['sequences']:,}",
+        tokens=format_count(facts["tokens"]),
+        sequences=format_count(facts["sequences"]),
         checks=[validation_tables.gate_check_row(check) for check in report.checks],
         headline=validation_tables.headline_tiles(facts),
         drawings=validation_plots.validation_drawings(report),
@@ -100,21 +101,21 @@ def render_html(report: Report) -> str:
 
 def render_markdown(report: Report) -> str:
     """Renders verdict, checks and texts in fewer than 70 lines, failed checks first."""
-    opening = {key: _escape_markdown(text) for key, text in _page_header(report).items()}
+    opening = {key: escape_markdown(text) for key, text in _page_header(report).items()}
     ranked = sorted(report.checks, key=lambda check: VERDICT_ORDER.index(check.verdict))
     checks = [validation_tables.gate_check_row(check) for check in ranked]
     texts = validation_tables.text_metric_rows(report.facts.record)
     parts = [
         "## {mark} {verdict}: {candidate} against {reference}".format_map(opening),
         opening["summary"],
-        *map(_escape_markdown, validation_tables.duplicate_sentences(report.facts.record)),
+        *map(escape_markdown, validation_tables.duplicate_sentences(report.facts.record)),
         opening["caveat"],
         *(_limited_table(CHECK_COLUMNS, checks, "checks") if checks else ()),
         *(_limited_table(_text_columns("Text"), texts, "texts") if texts else ()),
-        *map(_escape_markdown, sentences.omission_sentences(report.facts.record)),
+        *map(escape_markdown, sentences.omission_sentences(report.facts.record)),
         *_early(validation_tables.window_start_rows(report.facts.record)),
         *_tasks(report.facts.record),
-        f"Protocol: {_escape_markdown(report.facts.record['protocol'])}",
+        f"Protocol: {escape_markdown(report.facts.record['protocol'])}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -157,11 +158,11 @@ def _tasks(facts: Mapping[str, Any]) -> list[str]:
     preferences = preference_tables.preference_rows(facts)
     return [
         *(_limited_table(TASK_COLUMNS, rows, "benchmarks") if rows else ()),
-        _escape_markdown(sentences.missing_benchmarks_sentence(facts)),
+        escape_markdown(sentences.missing_benchmarks_sentence(facts)),
         *(_limited_table(DUEL_COLUMNS, preferences, "pairs of models") if preferences else ()),
-        *map(_escape_markdown, preference_tables.judge_sentences(facts)),
+        *map(escape_markdown, preference_tables.judge_sentences(facts)),
         *(
-            f"Not run: {_escape_markdown(name)}: {_escape_markdown(why)}"
+            f"Not run: {escape_markdown(name)}: {escape_markdown(why)}"
             for name, why in missing.items()
         ),
     ]
@@ -208,14 +209,9 @@ def _limited_table(
 
 
 def _table(columns: Mapping[str, tuple[str, str]], rows: list[dict[str, Any]]) -> str:
-    lines = [columns, (alignment for _, alignment in columns.values())]
-    lines += [[_escape_markdown(row[key]) for key, _ in columns.values()] for row in rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _escape_markdown(text: str) -> str:
-    """Escapes Markdown and HTML and joins the lines."""
-    return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", " ".join(text.split()))
+    cells = [[row[key] for key, _ in columns.values()] for row in rows]
+    alignments = [alignment for _, alignment in columns.values()]
+    return markdown_table([*columns], cells, alignments, escape_markdown)
 
 
 def _template(name: str) -> Template:

@@ -10,8 +10,7 @@ from camelpress.core.documents.omissions import omission_rows
 from camelpress.reporting import sentences
 from camelpress.reporting.metrics import METRICS, Metric, metrics_on
 from camelpress.reporting.model_precision import quantized_reference_caveat, with_precision
-from camelpress.reporting.number_format import NBSP, add_unit, format_points_interval
-from camelpress.reporting.quoted_values import NOT_RECORDED
+from camelpress.reporting.number_format import NBSP, NOT_RECORDED, add_unit, format_points_interval
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.tables import preference_tables
 

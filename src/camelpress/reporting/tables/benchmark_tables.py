@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from camelpress.reporting.model_precision import with_precision
-from camelpress.reporting.quoted_values import NOT_RECORDED, format_quoted, value_at
+from camelpress.reporting.number_format import (
+    format_quoted,
+    format_quoted_percent,
+    format_quoted_percent_interval,
+)
+from camelpress.reporting.quoted_values import value_at
 
 BENCHMARK_METRICS = (  # label, fact
     ("{reference}",         "reference_accuracy"),
@@ -31,18 +36,28 @@ def card_benchmark_rows(facts: Mapping[str, Any]) -> list[list[str]]:
         return []
     average = facts.get("averages")
     ends = [value_at(average, side) for side in ("reference", "candidate")]
-    last = [[format_quoted(value_at(average, "name"))], [_percent(ends[0])], [_percent(ends[1])]]
-    last.append([_percent(_difference(*ends), sign="+")])
-    last.append([_percent_interval(value_at(average, "delta_interval"))])
+    last = [
+        [format_quoted(value_at(average, "name"))],
+        [format_quoted_percent(ends[0])],
+        [format_quoted_percent(ends[1])],
+        [format_quoted_percent(_difference(*ends), sign=True)],
+        [format_quoted_percent_interval(value_at(average, "delta_interval"))],
+    ]
     rows = [
         ["", *(format_quoted(value_at(task, "title") or value_at(task, "name")) for task in tasks)],
         [
             with_precision(facts.get("reference"), "reference"),
-            *(_percent(value_at(task, "reference_accuracy")) for task in tasks),
+            *(format_quoted_percent(value_at(task, "reference_accuracy")) for task in tasks),
         ],
-        ["this model", *(_percent(value_at(task, "candidate_accuracy")) for task in tasks)],
-        ["difference", *(_percent(_delta(task), sign="+") for task in tasks)],
-        ["95 %", *(_percent_interval(value_at(task, "delta_interval")) for task in tasks)],
+        [
+            "this model",
+            *(format_quoted_percent(value_at(task, "candidate_accuracy")) for task in tasks),
+        ],
+        ["difference", *(format_quoted_percent(_delta(task), sign=True) for task in tasks)],
+        [
+            "95 %",
+            *(format_quoted_percent_interval(value_at(task, "delta_interval")) for task in tasks),
+        ],
         ["items", *(format_quoted(value_at(task, "n")) for task in tasks)],
         ["better in the reference", *(format_quoted(value_at(task, "lost")) for task in tasks)],
         ["better in this model", *(format_quoted(value_at(task, "won")) for task in tasks)],
@@ -76,13 +91,3 @@ def _delta(task: Any) -> float | None:
 def _difference(reference: Any, candidate: Any) -> float | None:
     both = isinstance(reference, float) and isinstance(candidate, float)
     return candidate - reference if both else None
-
-
-def _percent_interval(value: Any) -> str:
-    if isinstance(value, list | tuple) and len(value) == 2:
-        return " to ".join(_percent(end, sign="+") for end in value)
-    return NOT_RECORDED
-
-
-def _percent(value: Any, sign: str = "") -> str:
-    return f"{100 * value:{sign}.2f} %" if isinstance(value, float) else NOT_RECORDED

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from camelpress.reporting.number_format import NO_VALUE, format_points, format_points_interval
+from camelpress.reporting.number_format import format_count, format_points, format_points_interval
 
 Facts = Mapping[str, Any]
 Row = dict[str, Any]
@@ -23,12 +23,12 @@ def preference_rows(facts: Facts) -> list[Row]:
             "win_rate_interval": format_points_interval(duel["win_rate_interval"]),
             "controlled": format_points(duel["length_controlled"]),
             "controlled_interval": format_points_interval(duel["length_controlled_interval"]),
-            "characters": f"{duel['characters']:+,.0f}",
-            "verdicts": f"{duel['verdicts']:,}",
-            "draws": f"{duel['draws']:,}",
-            "first_shown": _share(duel["first_shown"]),
-            "agreement": _share(duel["agreement"]),
-            "unread": f"{duel['unread']:,}",
+            "characters": format_count(duel["characters"], sign=True),
+            "verdicts": format_count(duel["verdicts"]),
+            "draws": format_count(duel["draws"]),
+            "first_shown": format_points(duel["first_shown"]),
+            "agreement": format_points(duel["agreement"]),
+            "unread": format_count(duel["unread"]),
         }
         for task in _tasks(facts)
         for first, second, duel in _win_rate_pairs(task["judged"])
@@ -78,10 +78,6 @@ def _win_rate_pairs(judged: Facts) -> Iterator[tuple[str, str, Facts]]:
             yield side, judged["against"], judged[side]
     if judged.get("direct"):
         yield "candidate", "reference", judged["direct"]
-
-
-def _share(value: float | None) -> str:
-    return NO_VALUE if value is None else format_points(value)
 
 
 def _describe_outcomes(verdicts: Sequence[Facts]) -> str:

@@ -14,7 +14,11 @@ from camelpress.reporting.number_format import (
     allowance_used,
     check_title,
     format_bytes,
+    format_count,
+    format_digits,
     format_estimate,
+    format_fixed,
+    format_percent,
     format_points,
     format_points_interval,
     format_significant,
@@ -47,10 +51,10 @@ def gate_check_row(check: Check) -> Row:
         "estimate": value,
         "interval": interval,
         "limit": format_threshold(check),
-        "used": NO_VALUE if used is None else f"{100 * used:.0f}{NBSP}%",
+        "used": NO_VALUE if used is None else format_percent(used, 0),
         "bar": None if used is None else round(100 * min(1, max(0, used))),
-        "tokens": f"{check.n:,}",
-        "clusters": f"{check.clusters:,}",
+        "tokens": format_count(check.n),
+        "clusters": format_count(check.clusters),
         "reason": check.reason,
     }
 
@@ -77,8 +81,8 @@ def _text_row(facts: Mapping[str, Any], name: str) -> Row:
     row = {
         "name": name,
         "total": False,
-        "sequences": f"{facts['sequences']:,}",
-        "tokens": f"{facts['tokens']:,}",
+        "sequences": format_count(facts["sequences"]),
+        "tokens": format_count(facts["tokens"]),
     }
     for metric in metrics_on("page"):
         value, interval = format_estimate(metric.key, metric.value(facts), metric.interval(facts))
@@ -121,14 +125,14 @@ def _task_row(task: Mapping[str, Any]) -> Row:
     return {
         "name": task.get("title") or task["name"],
         "total": False,
-        "n": f"{task['n']:,}" + (f" of {of:,}" if of > task["n"] else ""),
+        "n": format_count(task["n"]) + (f" of {format_count(of)}" if of > task["n"] else ""),
         "reference": format_points(task["reference_accuracy"]),
         "candidate": format_points(task["candidate_accuracy"]),
         "delta": format_points(delta, sign=True),
         "interval": format_points_interval(task.get("delta_interval"), sign=True),
-        "lost": f"{task['lost']:,}",
-        "won": f"{task['won']:,}",
-        "p_value": NO_VALUE if p_value is None else f"{p_value:.2g}",
+        "lost": format_count(task["lost"]),
+        "won": format_count(task["won"]),
+        "p_value": NO_VALUE if p_value is None else format_digits(p_value, 2),
         "detectable": "none" if loss is None else format_points(loss),
     }
 
@@ -157,7 +161,7 @@ def flip_row(line: Mapping[str, Any]) -> Row:
         "target": str(line["target"]),
         "target_is": "compared with" if line.get("judge") else "right",
         "verdicts": preference_tables.verdicts_phrase(line),
-        "scores": {side: f"{line[side]['score']:g}" for side in SIDES},
+        "scores": {side: format_digits(line[side]["score"]) for side in SIDES},
         **{side: sentences.response_text(line[side]) for side in SIDES},
     }
 
@@ -172,9 +176,11 @@ def quirk_rows(facts: Mapping[str, Any]) -> list[Row]:
 
 
 def _size_tile(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> Row:
-    share = f"{100 * candidate['bytes'] / max(1, reference['bytes']):.1f}{NBSP}%"
+    share = format_percent(candidate["bytes"] / max(1, reference["bytes"]), 1)
     bits = candidate.get("bits_per_weight")
-    stored = f"{bits:.2f} bits per weight" if bits else f"weights as {candidate['dtype']}"
+    stored = (
+        f"{format_fixed(bits, 2)} bits per weight" if bits else f"weights as {candidate['dtype']}"
+    )
     return {
         "title": "Size",
         "value": format_bytes(candidate["bytes"]),
@@ -185,18 +191,22 @@ def _size_tile(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> Ro
 
 def _bits(model: Mapping[str, Any]) -> str:
     bits = model.get("bits_per_weight")
-    return f"{bits:.2f}" if bits else NO_VALUE
+    return format_fixed(bits, 2) if bits else NO_VALUE
+
+
+def _weight_size(model: Mapping[str, Any]) -> str:
+    return f"{format_bytes(model['bytes'])} ({format_count(model['bytes'])} bytes)"
 
 
 # fmt: off
 MODEL_ROWS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "Folder":          lambda model: model["path"],
     "Architecture":    lambda model: model["architecture"],
-    "Parameters":      lambda model: f"{model['parameters']:,}",
+    "Parameters":      lambda model: format_count(model["parameters"]),
     "Number format":   lambda model: model["dtype"],
     "Quantization":    sentences.quantization_phrase,
     "Bits per weight": _bits,
-    "Size of weights": lambda model: f"{format_bytes(model['bytes'])} ({model['bytes']:,} bytes)",
+    "Size of weights": _weight_size,
 }
 # fmt: on
 
