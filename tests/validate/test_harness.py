@@ -34,7 +34,7 @@ from camelpress.inference.generation.prefixes import (
     group_by_prefix,
 )
 from camelpress.inference.generation.sampling import SamplingParams, TokenPrompt, generate_batch
-from camelpress.inference.model import kv_cache
+from camelpress.inference.model import attention
 from camelpress.inference.model.streamed_model import StreamedModel
 from camelpress.validate.benchmarks.response_cache import ResponseCache
 from camelpress.validate.benchmarks.task_catalogue import BenchmarkSpec
@@ -48,7 +48,7 @@ lm_eval = pytest.importorskip("lm_eval", reason='tasks need: pip install "camelp
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beginnings and tiles are as short as the texts of these tests."""
     monkeypatch.setattr(prefixes, "MIN_PREFIX_TOKENS", 16)
-    monkeypatch.setattr(kv_cache, "TILE_SCORES", 64)
+    monkeypatch.setattr(attention, "TILE_SCORES", 64)
     monkeypatch.setattr(sampling, "LONG_PROMPT_TOKENS", 24)
 
 
