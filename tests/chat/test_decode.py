@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camelpress.chat.detokenizer import Detokenizer
 from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.inference.generation.detokenizer import Detokenizer
 
 LLAMA = Path(__file__).parents[2] / ".models" / "llama-tokenizer"
 TEXTS = (

@@ -14,12 +14,13 @@ import damage
 import gptq_reader
 import pico
 from camelpress.chat.chat_model import ChatModel
+from camelpress.chat.reply_generator import ChatReply
 from camelpress.chat.run import run
 from camelpress.chat.settings import Generate
-from camelpress.chat.transformers_decoder import ChatReply, StopReason
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipeProblem
 from camelpress.core.text.tulu_format import Message
+from camelpress.inference.generation.stop_rule import FinishReason
 from refusal import refusal
 
 PROMPT = "say: the whale"
@@ -221,7 +222,7 @@ class TestChat:
                 raise KeyboardInterrupt
 
         cut = speaker.reply(ids, interrupt)
-        assert cut.finish_reason is StopReason.INTERRUPTED
+        assert cut.finish_reason is FinishReason.INTERRUPTED
         assert cut.text == "".join(said)
         whole = speaker.reply(ids, silent)
         assert whole.ids == self.replies(dense, PROMPT)[0].ids

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from camelpress.inference.model import attention
 from camelpress.inference.model.attention import SharedPrefix, attend_packed, attend_prefixed
@@ -70,11 +73,10 @@ def test_a_row_sees_its_prefix_and_its_own_tokens(
 def test_both_forms_call_the_same_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """`enable_gqa` picks the kernel on CUDA, so each caller keeps its value."""
     flags: list[bool] = []
-    kernel = attention.scaled_dot_product_attention
 
-    def record(*tensors: Tensor, enable_gqa: bool, **options: object) -> Tensor:
-        flags.append(enable_gqa)
-        return kernel(*tensors, enable_gqa=enable_gqa, **options)
+    def record(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        flags.append(options["enable_gqa"])
+        return scaled_dot_product_attention(query, key, value, **options)
 
     monkeypatch.setattr(attention, "scaled_dot_product_attention", record)
     heads = random_heads(1, 4, 3, WIDTH, seed=0)
