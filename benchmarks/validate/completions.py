@@ -26,8 +26,9 @@ from benchmarks.validate.mmlu import asked
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.generation.decoder import StreamedDecoder
+from camelpress.inference.generation.decoding_loop import generate_batch
 from camelpress.inference.generation.generator import MAX_BATCH_ROWS
-from camelpress.inference.generation.sampling import SamplingParams, TokenPrompt, generate_batch
+from camelpress.inference.generation.sampling import SamplingParams, TokenPrompt
 from camelpress.inference.model.streamed_model import StreamedModel
 
 ANY = 2**31

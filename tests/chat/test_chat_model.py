@@ -14,12 +14,14 @@ import damage
 import gptq_reader
 import pico
 from camelpress.chat.chat_model import ChatModel
+from camelpress.chat.reply_generator import ChatReply
 from camelpress.chat.run import run
 from camelpress.chat.settings import Generate
-from camelpress.chat.transformers_decoder import ChatReply, StopReason
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipeProblem
 from camelpress.core.text.tulu_format import Message
+from camelpress.inference.generation.stop_rule import FinishReason
+from camelpress.inference.generation.transformers_decoder import TransformersDecoder
 from refusal import refusal
 
 PROMPT = "say: the whale"
@@ -35,15 +37,15 @@ def made(folder: Path, prompt: str = PROMPT, **options: Any) -> dict[str, Any]:
     return run(Checkpoint.open(folder), prompt, settings, silent).facts.record
 
 
-def by_transformers(folder: Path, prompt: list[int], tokens: int = 24) -> list[int]:
+def by_transformers(folder: Path, prompt: list[int], tokens: int = 24, **options: Any) -> list[int]:
     model: Any = pico.load_model(folder)
     ids = torch.tensor([prompt])
     found = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
-        do_sample=False,
         max_new_tokens=tokens,
         pad_token_id=2,
+        **({"do_sample": False} | options),
     )
     made: list[int] = found[0, len(prompt) :].tolist()
     return made
@@ -99,6 +101,31 @@ def test_a_draw_repeats_with_its_seed(dense: Path) -> None:
     drawn = [made(dense, temperature=1.5, top_p=0.9, seed=seed)["ids"] for seed in (7, 7, 8)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert drawn[0] != made(dense)["ids"]
+
+
+@pytest.mark.parametrize("family", sorted(pico.FAMILIES))
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (1.0, 0.9), (1.5, 0.9)])
+def test_samples_are_those_of_transformers(
+    tmp_path: Path, family: str, temperature: float, top_p: float
+) -> None:
+    folder = pico.write_model(tmp_path / "model", family=family)
+    for seed in (0, 7, 8):
+        facts = made(folder, template="tulu", temperature=temperature, top_p=top_p, seed=seed)
+        torch.manual_seed(seed)
+        options: dict[str, Any] = {
+            "do_sample": True,
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": 0,
+        }
+        assert facts["ids"] == by_transformers(folder, facts["prompt_ids"], **options)
+
+
+def test_a_sample_leaves_the_random_state_of_the_program_alone(dense: Path) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    made(dense, temperature=1.5, seed=7)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_draw_from_almost_nothing_is_greedy(dense: Path) -> None:
@@ -178,6 +205,22 @@ def test_weights_that_are_not_finite_are_refused(dense: Path, tmp_path: Path) ->
         made(folder)
 
 
+def test_logits_that_are_not_finite_are_refused(
+    dense: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled_logits(*_: object) -> torch.Tensor:
+        return torch.full((1, pico.PICO.vocab), float("nan"))
+
+    monkeypatch.setattr(TransformersDecoder, "step", spoiled_logits)
+    with refusal(
+        NumericsProblem,
+        "a completion has logits that are not finite",
+        next_step="inspect the model's weights, or compute in a wider dtype",
+        out=None,
+    ):
+        made(dense)
+
+
 def test_half_precision_is_not_computed_on_a_cpu(dense: Path) -> None:
     with refusal(
         RecipeProblem,
@@ -221,9 +264,34 @@ class TestChat:
                 raise KeyboardInterrupt
 
         cut = speaker.reply(ids, interrupt)
-        assert cut.finish_reason is StopReason.INTERRUPTED
+        assert cut.finish_reason is FinishReason.INTERRUPTED
         assert cut.text == "".join(said)
         whole = speaker.reply(ids, silent)
         assert whole.ids == self.replies(dense, PROMPT)[0].ids
         assert 0 < len(cut.ids) < len(whole.ids)
         assert cut.ids == whole.ids[: len(cut.ids)]
+
+    @pytest.mark.parametrize("forward_pass", [0, 3])
+    def test_a_pass_that_is_interrupted_between_blocks_leaves_nothing_behind(
+        self, dense: Path, monkeypatch: pytest.MonkeyPatch, forward_pass: int
+    ) -> None:
+        """Then one block holds keys and values of a token that the other one lacks."""
+        chat_model = ChatModel(Checkpoint.open(dense), Generate(max_new_tokens=8))
+        generator = chat_model.load(tokens=128)
+        ids = chat_model.encode([Message(role="user", content=PROMPT)])
+        block: Any = generator.model.get_submodule("model.layers.1")
+        passes: list[int] = []
+
+        def interrupt(*_: object) -> None:
+            passes.append(len(passes))
+            if len(passes) == forward_pass + 1:
+                raise KeyboardInterrupt
+
+        hook = block.register_forward_pre_hook(interrupt)
+        cut = generator.reply(ids, silent)
+        hook.remove()
+        assert cut.finish_reason is FinishReason.INTERRUPTED
+        assert len(cut.ids) == forward_pass
+        whole = generator.reply(ids, silent)
+        assert whole.cached_prompt_tokens == 0
+        assert whole.ids == self.replies(dense, PROMPT)[0].ids

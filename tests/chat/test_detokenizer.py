@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camelpress.chat.detokenizer import Detokenizer
 from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.inference.generation.detokenizer import Detokenizer, decode_completion
+from camelpress.inference.generation.sampling import SamplingParams
+from camelpress.inference.generation.stop_rule import FinishReason, StopRule
 
 LLAMA = Path(__file__).parents[2] / ".models" / "llama-tokenizer"
 TEXTS = (
@@ -76,3 +78,45 @@ def test_any_tokens_of_llama_do_too(llama: Tokenizer, ids: list[int]) -> None:
     whole = llama.decode(ids)
     if "\ufffd" not in whole:  # one broken byte makes LLaMA's take back the good ones beside it
         assert "".join(parts(llama, ids)) == whole
+
+
+def test_a_completion_begins_with_its_space(llama: Tokenizer) -> None:
+    """LLaMA's tokenizer drops the space at the beginning of a text."""
+    prompt, tokens = llama.encode("the old"), llama.encode("whale")
+    assert llama.decode(tokens) == "whale"
+    assert decode_completion(llama, prompt, tokens) == " whale"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("ab", None),
+        ("ab</s>", FinishReason.END),
+        ("abcde", FinishReason.LENGTH),
+        ("abcd</s>", FinishReason.END),
+        ("a.", FinishReason.END),
+    ],
+)
+def test_a_rule_names_the_reason_of_an_end(
+    by_byte: Tokenizer, text: str, reason: FinishReason | None
+) -> None:
+    sampling = SamplingParams(stop=(".",), max_tokens=5, temperature=0.0, top_p=1.0)
+    rule = StopRule(sampling, by_byte, frozenset([by_byte.eos or 0]), positions=100)
+    assert rule.finish_reason([1], by_byte.encode_template_text(text)) is reason
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "positions", "reason"),
+    [
+        (4, 6, None),
+        (3, 6, FinishReason.LENGTH),
+        (4, 5, FinishReason.CONTEXT),
+        (3, 5, FinishReason.LENGTH),
+    ],
+)
+def test_a_rule_tells_a_full_model_from_a_long_reply(
+    by_byte: Tokenizer, max_tokens: int, positions: int, reason: FinishReason | None
+) -> None:
+    sampling = SamplingParams(stop=(), max_tokens=max_tokens, temperature=0.0, top_p=1.0)
+    rule = StopRule(sampling, by_byte, frozenset(), positions)
+    assert rule.finish_reason([1, 4], [7, 7, 7]) is reason

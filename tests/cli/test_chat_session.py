@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from camelpress.core.text.tulu_format import TULU_CHAT_TEMPLATE
+from camelpress.inference.generation.detokenizer import Detokenizer
 from camelpress.inference.model import memory_budget
 from command import Run
 
@@ -34,8 +35,8 @@ def model(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def escaping(monkeypatch: pytest.MonkeyPatch) -> str:
     """Let the model say escape sequences, whatever its tokens are."""
     said = "\x1b]0;owned\x07\x9b2J\r\u202e"
-    monkeypatch.setattr("camelpress.chat.detokenizer.Detokenizer.add_token", lambda *_: said)
-    monkeypatch.setattr("camelpress.chat.detokenizer.Detokenizer.finish", lambda *_: "")
+    monkeypatch.setattr(Detokenizer, "add_token", lambda *_: said)
+    monkeypatch.setattr(Detokenizer, "finish", lambda *_: "")
     return said
 
 
@@ -135,7 +136,7 @@ def test_ctrl_c_ends_generate_with_130(
     def interrupt(*_: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("camelpress.chat.detokenizer.Detokenizer.add_token", interrupt)
+    monkeypatch.setattr(Detokenizer, "add_token", interrupt)
     assert run("generate", model, "-p", "a").code == 130
 
 

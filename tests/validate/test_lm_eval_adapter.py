@@ -20,8 +20,9 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem, RecipeProblem
 from camelpress.core.text import text_bound
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.inference.generation import prefixes, sampling, token_chunks
+from camelpress.inference.generation import decoding_loop, prefixes, token_chunks
 from camelpress.inference.generation.decoder import StreamedDecoder
+from camelpress.inference.generation.decoding_loop import generate_batch
 from camelpress.inference.generation.generator import (
     UNLIMITED_TOKENS,
     GenerationModel,
@@ -33,8 +34,8 @@ from camelpress.inference.generation.prefixes import (
     common_prefix_length,
     group_by_prefix,
 )
-from camelpress.inference.generation.sampling import SamplingParams, TokenPrompt, generate_batch
-from camelpress.inference.model import kv_cache
+from camelpress.inference.generation.sampling import SamplingParams, TokenPrompt
+from camelpress.inference.model import attention
 from camelpress.inference.model.streamed_model import StreamedModel
 from camelpress.validate.benchmarks.response_cache import ResponseCache
 from camelpress.validate.benchmarks.task_catalogue import BenchmarkSpec
@@ -48,8 +49,8 @@ lm_eval = pytest.importorskip("lm_eval", reason='tasks need: pip install "camelp
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beginnings and tiles are as short as the texts of these tests."""
     monkeypatch.setattr(prefixes, "MIN_PREFIX_TOKENS", 16)
-    monkeypatch.setattr(kv_cache, "TILE_SCORES", 64)
-    monkeypatch.setattr(sampling, "LONG_PROMPT_TOKENS", 24)
+    monkeypatch.setattr(attention, "TILE_SCORES", 64)
+    monkeypatch.setattr(decoding_loop, "LONG_PROMPT_TOKENS", 24)
 
 
 def streamed(folder: Path) -> StreamedModel:

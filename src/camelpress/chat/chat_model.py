@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 
 from camelpress.chat.chat_format import ChatFormat
+from camelpress.chat.reply_generator import ReplyGenerator
 from camelpress.chat.settings import Generate
-from camelpress.chat.transformers_decoder import TransformersDecoder
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.text.hf_tokenizer import Tokenizer
@@ -73,7 +73,7 @@ class ChatModel:
             )
         return ids
 
-    def load(self, *, tokens: int) -> TransformersDecoder:
+    def load(self, *, tokens: int) -> ReplyGenerator:
         """Loads the weights.
 
         Args:
@@ -91,7 +91,7 @@ class ChatModel:
             tokens=min(tokens, self.positions),
         )
         model = load_transformers_model(self.checkpoint, device=self.device, dtype=dtype)
-        return TransformersDecoder(model, self.tokenizer, self.stop_ids, self.settings)
+        return ReplyGenerator(model, self.tokenizer, self.stop_ids, self.settings)
 
 
 def _require_text(content: str) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from camelpress.chat.chat_model import ChatModel
 from camelpress.chat.settings import Generate
-from camelpress.chat.transformers_decoder import StopReason
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.checkpoint.portable_config import dtype_name
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.core.text.tulu_format import Message
+from camelpress.inference.generation.stop_rule import FinishReason
 from camelpress.reporting.checkpoint_summary import summarize_checkpoint
 from camelpress.reporting.facts.release_facts import GenerationFacts
 from camelpress.reporting.stage_reports import GenerationReport
@@ -40,9 +40,9 @@ def run(
         raise RecipeProblem("the prompt is empty", next_step="give --prompt TEXT, or text on stdin")
     chat_model = ChatModel(checkpoint, settings)
     ids = chat_model.encode([*chat_model.system_messages, Message(role="user", content=prompt)])
-    decoder = chat_model.load(tokens=len(ids) + settings.max_new_tokens)
-    reply = decoder.reply(ids, write)
-    if reply.finish_reason is StopReason.INTERRUPTED:
+    generator = chat_model.load(tokens=len(ids) + settings.max_new_tokens)
+    reply = generator.reply(ids, write)
+    if reply.finish_reason is FinishReason.INTERRUPTED:
         raise KeyboardInterrupt
     return GenerationReport(
         stage="generate",
@@ -56,8 +56,8 @@ def run(
                 "prompt_ids": ids,
                 "template": chat_model.prompt_format.name,
                 "stopped": reply.finish_reason.value,
-                "device": decoder.model.device.type,
-                "dtype": dtype_name(decoder.model.dtype),
+                "device": generator.model.device.type,
+                "dtype": dtype_name(generator.model.dtype),
             }
         ),
         cost=watch.cost()

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 
 from camelpress.chat.chat_history import ChatHistory
 from camelpress.chat.chat_model import ChatModel
-from camelpress.chat.transformers_decoder import ChatReply, StopReason, TransformersDecoder
+from camelpress.chat.reply_generator import ChatReply, ReplyGenerator
 from camelpress.cli.console import Screen
 from camelpress.core.checkpoint.portable_config import dtype_name
 from camelpress.core.errors import RecipeProblem
+from camelpress.inference.generation.stop_rule import FinishReason
 from camelpress.reporting.checkpoint_summary import summarize_checkpoint
 
 LINE_CONTINUATION = "\\"  # last character of a line with a continuation
@@ -28,11 +29,11 @@ CHAT_HELP = """\
 End a line with \\ to continue it on the next line. Begin a message with // to send a leading /."""
 USER_PROMPT, CONTINUATION_PROMPT, MODEL_PROMPT = "you › ", "... › ", "model › "
 FINISH_NOTES = {
-    StopReason.END: "",
-    StopReason.LENGTH: "; cut off at --max-new-tokens",
-    StopReason.CONTEXT: "; cut off at the model's last position: /reset starts a new chat, /undo "
+    FinishReason.END: "",
+    FinishReason.LENGTH: "; cut off at --max-new-tokens",
+    FinishReason.CONTEXT: "; cut off at the model's last position: /reset starts a new chat, /undo "
     "takes back the last exchange",
-    StopReason.INTERRUPTED: "; interrupted",
+    FinishReason.INTERRUPTED: "; interrupted",
 }
 
 
@@ -43,7 +44,7 @@ class ChatSession:
         screen: output of the chat.
         chat_model: chat format and limits of the model.
         history: messages and replies of the chat.
-        decoder: loaded model.
+        generator: loaded model.
     """
 
     def __init__(
@@ -51,12 +52,12 @@ class ChatSession:
         screen: Screen,
         chat_model: ChatModel,
         history: ChatHistory,
-        decoder: TransformersDecoder,
+        generator: ReplyGenerator,
     ) -> None:
         self._screen = screen
         self._positions = chat_model.positions
         self._history = history
-        self._decoder = decoder
+        self._generator = generator
         self._commands: dict[str, Callable[[], str]] = {
             "/help": lambda: CHAT_HELP,
             "/reset": self._reset,
@@ -73,21 +74,21 @@ class ChatSession:
             CheckpointProblem: the weights do not match the config.
         """
         history = ChatHistory(chat_model)
-        decoder = chat_model.load(tokens=MAX_CHAT_TOKENS)
+        generator = chat_model.load(tokens=MAX_CHAT_TOKENS)
         summary, settings = summarize_checkpoint(chat_model.checkpoint), chat_model.settings
         precision = f"{summary['bits']} bits" if summary["bits"] else summary["dtype"]
         screen.greet(
             summary["path"],
             [
                 f"{summary['architecture']}, {summary['parameters']:,} weights in {precision}, "
-                f"computed in {dtype_name(decoder.model.dtype)} on {decoder.model.device}",
+                f"computed in {dtype_name(generator.model.dtype)} on {generator.model.device}",
                 f"sampled with temperature {settings.temperature:g}, top-p {settings.top_p:g}"
                 if settings.temperature > 0
                 else "greedy decoding: always the likeliest token",
                 "/help lists commands, Ctrl-C ends a reply, Ctrl-D the chat",
             ],
         )
-        return cls(screen, chat_model, history, decoder)
+        return cls(screen, chat_model, history, generator)
 
     def run(self) -> None:
         """Answers messages until the input ends."""
@@ -121,7 +122,7 @@ class ChatSession:
             self._screen.note(f"{problem.message}{hint}", always=True)
             return
         self._screen.label(MODEL_PROMPT, "bold green")
-        reply = self._decoder.reply(ids, self._screen.stream_text)
+        reply = self._generator.reply(ids, self._screen.stream_text)
         self._screen.end_line()
         if reply.text.strip():
             self._history.add_exchange(text, reply.text)

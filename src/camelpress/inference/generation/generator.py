@@ -11,8 +11,9 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.progress import note, track
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.generation.decoder import StreamedDecoder
+from camelpress.inference.generation.decoding_loop import generate_batch
 from camelpress.inference.generation.prefixes import PrefixedText
-from camelpress.inference.generation.sampling import SamplingParams, TokenPrompt, generate_batch
+from camelpress.inference.generation.sampling import SamplingParams, TokenPrompt
 from camelpress.inference.model.memory_budget import free_bytes, kv_bytes_per_token, required_bytes
 from camelpress.inference.model.streamed_model import StreamedModel
 

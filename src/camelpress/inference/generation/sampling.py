@@ -1,31 +1,22 @@
-"""Completes many prompts at once: greedy decoding, or sampling with a seed per row.
-
-Implements `generate_until` of lm-evaluation-harness on the logits of a `Decoder`.
-"""
+"""Sampling: its parameters, and samplers that choose the next token of each row from its logits."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from camelpress.core.errors import NumericsProblem, RecipeProblem
-from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.inference.generation.decoder import Decoder, Logits
-from camelpress.inference.generation.prefixes import group_by_prefix
+from camelpress.core.errors import RecipeProblem
+from camelpress.inference.generation.decoder import Logits
 
 LENGTH_KWARGS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 DEFAULT_MAX_TOKENS = 256  # tokens; default of lm-evaluation-harness
-BLANK_LINE = "\n\n"
-MAX_TOKENS_PER_CHARACTER = 4  # largest number of tokens per character
-REFILL_SHARE = 7 / 8  # share of rows; new prompts are read once at most so many are active
 TOP_P_CANDIDATES = 256  # likeliest tokens searched for top_p before all tokens are sorted
-LONG_PROMPT_TOKENS = 512  # tokens from which a prompt is cached as a prefix
 TOP_P_MARGIN = 1e-3  # required excess of the candidates' mass over top_p
 
 
@@ -82,7 +73,7 @@ class TokenPrompt(NamedTuple):
 
 
 @dataclass
-class _SequenceState:
+class SequenceState:
     """A row in progress."""
 
     index: int  # index of the prompt
@@ -90,144 +81,82 @@ class _SequenceState:
     tokens: list[int] = field(default_factory=list)
 
 
-class Generation(NamedTuple):
-    """The completion of a prompt."""
+@runtime_checkable
+class Sampler(Protocol):
+    """Chooses the next token of each row."""
 
-    prompt_index: int  # index of the prompt
-    text: str
+    def sample(self, logits: Logits, rows: Sequence[SequenceState]) -> Iterable[int]:
+        """Returns a token for each row of the logits."""
 
 
-def generate_batch(
-    decoder: Decoder,
-    prompts: Sequence[TokenPrompt],
-    sampling: SamplingParams,
-    tokenizer: Tokenizer,
-    *,
-    ends: frozenset[int],
-    positions: int,
-    rows: int,
-    tokens: int,
-) -> Iterator[Generation]:
-    """Yields the completions of prompts as they finish, each cut before its first stop string.
+class GreedySampler:
+    """Takes the likeliest tokens."""
 
-    A finished row makes room for the next prompt. The completion of a row does not depend on other
-    rows, except for the last bits of its logits.
+    def sample(self, logits: Logits, rows: Sequence[SequenceState]) -> list[int]:
+        """Returns the likeliest token of each row."""
+        tokens: list[int] = logits.argmax(dim=-1).tolist()
+        return tokens
+
+
+class InversionSampler:
+    """Samples by inversion of the distribution, with a seed per row.
+
+    A sample depends on the row's seed and number of tokens, and on no other row.
 
     Args:
-        decoder: decoder of the model.
-        prompts: at least one prompt, each shorter than the positions.
-        sampling: sampling parameters and stop conditions.
-        tokenizer: tokenizer of the model.
-        ends: ids that end a completion.
-        positions: positions of the model; the last one ends a completion.
-        rows: largest number of rows.
-        tokens: largest number of tokens in all rows, without prefixes; one row always runs.
-    Raises:
-        NumericsProblem: logits are not finite.
+        sampling: temperature and top-p.
     """
-    stop_rule = StopRule(sampling, tokenizer, ends, positions)
-    queue = group_by_prefix([prompt.ids for prompt in prompts], long_tokens=LONG_PROMPT_TOKENS)
-    row_tokens = max(len(text.suffix) for _, text in queue) + sampling.max_tokens
-    rows = max(1, min(rows, len(queue), tokens // row_tokens))
-    decoder.reset(rows, row_tokens)
-    active_rows: list[_SequenceState] = []
-    while queue or active_rows:
-        if queue and len(active_rows) <= rows * REFILL_SHARE:
-            batch, queue = queue[: rows - len(active_rows)], queue[rows - len(active_rows) :]
-            new_rows = [_SequenceState(index, prompts[index]) for index, _ in batch]
-            active_rows += new_rows
-            logits = decoder.prefill([text for _, text in batch])
-        else:
-            new_rows = active_rows
-            logits = decoder.step([row.tokens[-1] for row in active_rows])
-        for row, token in zip(new_rows, _sample_tokens(logits, new_rows, sampling), strict=True):
-            row.tokens.append(token)
-        for number in reversed(range(len(active_rows) - len(new_rows), len(active_rows))):
-            row = active_rows[number]
-            text = stop_rule.text(row.prompt.ids, row.tokens)
-            if text is not None:
-                yield Generation(row.index, text)
-                decoder.drop_row(number)
-                active_rows[number] = active_rows[-1]
-                active_rows.pop()
+
+    def __init__(self, sampling: SamplingParams) -> None:
+        self._temperature = sampling.temperature
+        self._top_p = sampling.top_p
+
+    def sample(self, logits: Logits, rows: Sequence[SequenceState]) -> Iterator[int]:
+        """Yields a token for each row of the logits."""
+        probabilities = (logits / self._temperature).softmax(dim=-1)
+        candidates, order = probabilities.topk(min(TOP_P_CANDIDATES, probabilities.shape[1]))
+        is_enough = (candidates.sum(dim=-1) > self._top_p + TOP_P_MARGIN).tolist()
+        for number, row in enumerate(rows):
+            if is_enough[number]:
+                yield _sample_top_p(candidates[number], order[number], row, self._top_p)
+            else:
+                all_tokens = probabilities[number].sort(descending=True, stable=True)
+                yield _sample_top_p(all_tokens.values, all_tokens.indices, row, self._top_p)
 
 
-class StopRule:
-    """Decides the end of a completion, and cuts its text."""
+class MultinomialSampler:
+    """Samples as `generate` of transformers does, with one seed for all rows.
 
-    def __init__(
-        self, sampling: SamplingParams, tokenizer: Tokenizer, ends: frozenset[int], positions: int
-    ) -> None:
-        self._sampling = sampling
-        self._tokenizer = tokenizer
-        self._ends = ends
-        self._positions = positions
-        max_stop_characters = max(len(stop) for stop in (BLANK_LINE, *sampling.stop))
-        self._tail = (
-            MAX_TOKENS_PER_CHARACTER * max_stop_characters + 1
-        )  # tokens to search for a new stop
+    Args:
+        sampling: temperature and top-p.
+        seed: seed of the samples.
+        device: device of the logits.
+    """
 
-    def text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str | None:
-        """Returns the text of a finished completion, or None if it continues."""
-        is_full = len(tokens) >= self._sampling.max_tokens
-        is_full = is_full or len(prompt) + len(tokens) >= self._positions
-        if not (is_full or tokens[-1] in self._ends or self._stops(prompt, tokens)):
-            return None
-        return self.cut_text(prompt, tokens)
+    def __init__(self, sampling: SamplingParams, *, seed: int, device: torch.device) -> None:
+        from transformers import TemperatureLogitsWarper, TopPLogitsWarper  # only a chat needs them
 
-    def cut_text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
-        """Returns the text of the tokens up to the first stop string."""
-        text = self._decode_text(prompt, [token for token in tokens if token not in self._ends])
-        cuts = [text.find(stop) for stop in self._sampling.stop if stop]
-        return text[: min((cut for cut in cuts if cut >= 0), default=len(text))]
+        self._generator = torch.Generator(device).manual_seed(seed)
+        self._warpers: list[Any] = []
+        if sampling.temperature != 1:
+            self._warpers.append(TemperatureLogitsWarper(sampling.temperature))
+        if sampling.top_p < 1:
+            self._warpers.append(TopPLogitsWarper(sampling.top_p))
 
-    def _stops(self, prompt: Sequence[int], tokens: Sequence[int]) -> bool:
-        stops, paragraph = self._sampling.stop, self._sampling.stop_at_paragraph
-        if not (stops or paragraph):
-            return False
-        tail = self._tokenizer.decode_text([*tokens[-self._tail :]])
-        if (
-            paragraph
-            and BLANK_LINE in tail
-            and BLANK_LINE in self._decode_text(prompt, tokens).lstrip()
-        ):
-            return True
-        return any(stop and stop in tail for stop in stops)
-
-    def _decode_text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
-        """Returns the text of the tokens after the prompt, with a leading space."""
-        before = [*prompt[-1:]]
-        return self._tokenizer.decode_text([*before, *tokens])[
-            len(self._tokenizer.decode_text(before)) :
-        ]
-
-
-def _sample_tokens(
-    logits: Logits, rows: Sequence[_SequenceState], sampling: SamplingParams
-) -> Iterator[int]:
-    if not bool(logits.isfinite().all()):
-        raise NumericsProblem(
-            "a completion has logits that are not finite",
-            next_step="inspect the model's weights, or compute in a wider dtype",
-        )
-    if not sampling.temperature:
-        yield from logits.argmax(dim=-1).tolist()
-        return
-    probabilities = (logits / sampling.temperature).softmax(dim=-1)
-    candidates, order = probabilities.topk(min(TOP_P_CANDIDATES, probabilities.shape[1]))
-    is_enough = (candidates.sum(dim=-1) > sampling.top_p + TOP_P_MARGIN).tolist()
-    for number, row in enumerate(rows):
-        if is_enough[number]:
-            yield _sample_top_p(candidates[number], order[number], row, sampling.top_p)
-        else:
-            all_tokens = probabilities[number].sort(descending=True, stable=True)
-            yield _sample_top_p(all_tokens.values, all_tokens.indices, row, sampling.top_p)
+    def sample(self, logits: Logits, rows: Sequence[SequenceState]) -> list[int]:
+        """Returns a token for each row of the logits."""
+        for warper in self._warpers:
+            logits = warper(None, logits)
+        probabilities = logits.softmax(dim=-1)
+        tokens = torch.multinomial(probabilities, num_samples=1, generator=self._generator)
+        ids: list[int] = tokens.flatten().tolist()
+        return ids
 
 
 def _sample_top_p(
     probabilities: Float32[Tensor, " some"],
     order: Int64[Tensor, " some"],
-    row: _SequenceState,
+    row: SequenceState,
     top_p: float,
 ) -> int:
     """Samples a token by inversion of the distribution, the likeliest tokens first."""

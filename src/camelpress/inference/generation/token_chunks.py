@@ -13,7 +13,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from camelpress.inference.generation.prefixes import PrefixedText
-from camelpress.inference.model.kv_cache import KeyValueCache, SharedPrefix, attend_prefixed
+from camelpress.inference.model.attention import SharedPrefix, attend_prefixed
+from camelpress.inference.model.kv_cache import KeyValueCache
 from camelpress.inference.model.streamed_model import DecoderBlock, StreamedModel
 
 CHUNK_TOKENS = 1024  # tokens per forward pass through a block

@@ -20,7 +20,7 @@ from camelpress.core.files.file_hashes import sha256_json
 from camelpress.core.runtime import optional_packages
 from camelpress.inference.generation import vllm_worker
 from camelpress.inference.generation.generator import GenerationModel, GenerationRequest
-from camelpress.inference.generation.sampling import StopRule
+from camelpress.inference.generation.stop_rule import StopRule
 
 SEED_RANGE = 2**63
 

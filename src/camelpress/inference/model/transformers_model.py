@@ -20,7 +20,7 @@ from camelpress.inference.model.streamed_model import StreamedModel
 def load_transformers_model(
     checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype
 ) -> PreTrainedModel:
-    """Loads a model for `generate` of transformers.
+    """Loads a model with all its blocks in memory.
 
     Args:
         checkpoint: a 16-bit or GPTQ checkpoint of the LLaMA family.

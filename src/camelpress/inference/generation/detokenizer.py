@@ -1,6 +1,8 @@
-"""Streaming detokenizer: emits whole characters; the sum of its parts is the text of all tokens."""
+"""Text of generated tokens: token by token in whole characters, or of a whole completion."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from camelpress.core.text.hf_tokenizer import Tokenizer
 
@@ -8,7 +10,7 @@ REPLACEMENT_CHARACTER = "\ufffd"  # decoded from the bytes of an incomplete char
 
 
 class Detokenizer:
-    """Text that grows by whole characters.
+    """Text that grows by whole characters; the sum of its parts is the text of all tokens.
 
     A token may hold part of a character, and its text may depend on the token before it (some
     tokenizers drop the space at the beginning of a text). Each new part is therefore the
@@ -42,3 +44,9 @@ class Detokenizer:
     def _pending_text(self) -> str:
         prefix = self._tokenizer.decode(self._ids[self._start : self._emitted])
         return self._tokenizer.decode(self._ids[self._start :])[len(prefix) :]
+
+
+def decode_completion(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+    """Returns the text of the tokens after the prompt, with a leading space."""
+    before = [*prompt[-1:]]
+    return tokenizer.decode_text([*before, *tokens])[len(tokenizer.decode_text(before)) :]
