@@ -15,8 +15,7 @@ from camelpress.core.errors import NumericsProblem, OutOfMemory
 from camelpress.core.output.journal import Journal
 from camelpress.core.packing.gptq_format import GPTQ_TENSORS
 from camelpress.inference.model.streamed_model import StreamedModel
-from camelpress.inference.streaming import block_pipeline
-from camelpress.inference.streaming.block_pipeline import BlockRecord
+from camelpress.inference.streaming.block_pipeline import BlockPipeline, BlockRecord
 from camelpress.inference.streaming.process_group import ProcessGroup
 from camelpress.inference.streaming.token_shards import shard_digests
 from camelpress.quantize.block_quantizer import (
@@ -46,46 +45,57 @@ class QuantizationRun:
     processes: ProcessGroup
     settings: QuantizeSettings
 
-    def run_leader(self, writer: CheckpointWriter, journal: Journal) -> list[BlockRecord]:
-        """Quantizes all unfinished blocks as the first rank; returns the facts of every layer.
+    def quantize_blocks(
+        self, writer: CheckpointWriter | None, journal: Journal | None
+    ) -> list[BlockRecord]:
+        """Quantizes all unfinished blocks; returns the facts of every layer.
 
+        Args:
+            writer: writer of the tensors; on the main rank only.
+            journal: journal of the output; on the main rank only.
         Raises:
             Interruption: The user asked for a stop, and the current block is finished.
         """
-        layer_facts: list[BlockRecord] = []
-        first = self.processes.broadcast(lambda: self._restore_blocks(writer, journal, layer_facts))
-        require_failures_within(layer_facts, self.settings.max_fallbacks)
-        for number, layers, states in self._blocks(first):
-            tensors = {
-                f"{layer.name}.{part}": getattr(layer.packed, part)
-                for layer in layers
-                for part in GPTQ_TENSORS
-            }
-            for name, tensor in tensors.items():
-                writer.write_tensor(name, tensor)
-            facts = [_layer_facts(layer) for layer in layers]
-            layer_facts += facts
-            hashes = {name: _sha256(tensor) for name, tensor in tensors.items()}
-            entry = {"tensors": hashes, "states": states, "layers": facts}
-            block_pipeline.record_block(journal, number, entry)
+        pipeline = BlockPipeline(
+            depth=self.model.block_count,
+            label="quantize",
+            team=self.processes,
+            journal=journal,
+            embed=self._write_embeddings,
+            state_hashes=lambda number: _state_hashes(self.shards, number),
+            read_weights=self.model.read_block_weights,
+            run_block=lambda number, weights: self._run_block(number, weights, writer),
+            is_whole=lambda record: writer is not None and _is_intact(writer, record["tensors"]),
+        )
+        records = pipeline.start()
+        layer_facts = [facts for record in records for facts in record["layers"]]
+        if writer:
+            for record in records:
+                for name in record["tensors"]:
+                    writer.finish_tensor(name)
             require_failures_within(layer_facts, self.settings.max_fallbacks)
+        for record in pipeline.run(len(records)):
+            layer_facts += record["layers"]
+            if writer:
+                require_failures_within(layer_facts, self.settings.max_fallbacks)
         return layer_facts
 
-    def run_follower(self) -> None:
-        """Quantizes the blocks as any other rank."""
-        for _ in self._blocks(self.processes.broadcast(lambda: 0)):
-            pass
-
-    def _blocks(self, first: int) -> Iterator[tuple[int, list[QuantizedLayer], list[str]]]:
-        """Yields for each block its number, layers with full names, and digests of its states."""
-        if first == 0:
-            self._write_embeddings()
-        numbers = range(first, self.model.block_count)
-        for number, weights in block_pipeline.stream_blocks(
-            numbers, self._read_weights, self.processes, "quantize"
-        ):
-            layers = list(self._quantize_block(number, weights))
-            yield number, layers, self._state_digests(number + 1)
+    def _run_block(
+        self, number: int, weights: dict[str, Tensor], writer: CheckpointWriter | None
+    ) -> BlockRecord:
+        layers = list(self._quantize_block(number, weights))
+        rank_states = _state_hashes(self.processes.shards_of_rank(self.shards), number + 1)
+        states = self.processes.all_gather(rank_states, len(self.shards))
+        tensors = {
+            f"{layer.name}.{part}": getattr(layer.packed, part)
+            for layer in layers
+            for part in GPTQ_TENSORS
+        }
+        if writer:
+            for name, tensor in tensors.items():
+                writer.write_tensor(name, tensor)
+        hashes = {name: _sha256(tensor) for name, tensor in tensors.items()}
+        return {"tensors": hashes, "states": states, "layers": [*map(_layer_facts, layers)]}
 
     def _quantize_block(self, number: int, weights: dict[str, Tensor]) -> Iterator[QuantizedLayer]:
         prefix = llama.BLOCK_NAME.format(number)
@@ -109,10 +119,6 @@ class QuantizationRun:
                 next_step="use a shorter --sequence-length, or a device with the memory forecast",
             ) from error
 
-    def _read_weights(self, number: int) -> dict[str, Tensor]:
-        with torch.inference_mode():
-            return self.model.read_block_weights(number)
-
     def _write_embeddings(self) -> None:
         shards = self.processes.shards_of_rank(self.shards)
         table = self.model.read_embedding() if shards else torch.empty(0)
@@ -123,39 +129,22 @@ class QuantizationRun:
             if shard.has_reference:
                 shard.write_states("reference", hidden)
 
-    def _state_digests(self, number: int) -> list[str]:
-        """Returns the digests of the states at the input of a block, shard by shard."""
-        for shard in self.shards:
-            shard.select_block(number)
-        digests = shard_digests(self.processes.shards_of_rank(self.shards))
-        return self.processes.all_gather(digests, len(self.shards))
-
-    def _restore_blocks(
-        self, writer: CheckpointWriter, journal: Journal, layer_facts: list[BlockRecord]
-    ) -> int:
-        """Restores the blocks of an earlier run; returns their number and adds their facts."""
-
-        def is_intact(entry: BlockRecord) -> bool:
-            hashes = entry["tensors"]
-            return all(writer.tensor_digest(name) == expected for name, expected in hashes.items())
-
-        def states(number: int) -> list[str]:
-            for shard in self.shards:
-                shard.select_block(number)
-            return shard_digests(self.shards)
-
-        entries = block_pipeline.finished_blocks(journal, self.model.block_count, states, is_intact)
-        for entry in entries:
-            layer_facts += entry["layers"]
-            for name in entry["tensors"]:
-                writer.finish_tensor(name)
-        return len(entries)
-
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Returns true for a lack of memory; torch has no error type for it on a CPU."""
     has_type = isinstance(error, (torch.OutOfMemoryError, MemoryError))
     return has_type or "can't allocate memory" in str(error)
+
+
+def _is_intact(writer: CheckpointWriter, hashes: dict[str, str]) -> bool:
+    return all(writer.tensor_digest(name) == expected for name, expected in hashes.items())
+
+
+def _state_hashes(shards: list[CalibrationShard], number: int) -> list[str]:
+    """Returns the hash of each shard's states at the input of a block."""
+    for shard in shards:
+        shard.select_block(number)
+    return shard_digests(shards)
 
 
 def _sha256(tensor: Tensor) -> str:

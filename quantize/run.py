@@ -143,13 +143,13 @@ def _run_native(
         forecast_bytes = sum(forecast_memory(model, block_run.shards).values())
         note(f"memory: at most {forecast_bytes / 1e9:.2f} GB expected")
         if not processes.is_main:
-            block_run.run_follower()
+            block_run.quantize_blocks(None, None)
             return processes.broadcast(_no_report)
         with Journal(folder) as journal:
             with CheckpointWriter(folder, specs) as writer:
                 for name in sorted(specs.keys() & source.tensors.keys()):
                     writer.write_tensor(name, read_fp16(source, name))
-                layers = block_run.run_leader(writer, journal)
+                layers = block_run.quantize_blocks(writer, journal)
             write_quantization_config(folder, source, model.block_count, settings)
             report = _finish_output(
                 folder,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from camelpress.inference.model.streamed_model import DecoderBlock, StreamedModel
 from camelpress.inference.model.token_batches import TokenBatches
-from camelpress.inference.streaming import block_pipeline
+from camelpress.inference.streaming.block_pipeline import BlockPipeline, BlockRecord
 from camelpress.inference.streaming.process_group import ProcessGroup
 from camelpress.inference.streaming.thread_team import ThreadTeam
 from camelpress.inference.streaming.token_shards import SHARDS_FOLDER, TokenShard
@@ -86,6 +86,7 @@ class StreamedRun:
             CheckpointProblem: the text has ids outside the embedding.
             NumericsProblem: an embedding is not finite.
         """
+        self.seek(0)
         shards = team.shards_of_rank(self.shards)
         table = self.model.read_embedding() if shards else torch.empty(0)
         for shard in shards:
@@ -107,44 +108,43 @@ def run_blocks(runners: Sequence[StreamedRun], work: Workspace) -> list[list[flo
         CheckpointProblem: the text has ids outside an embedding.
         NumericsProblem: a weight is not finite.
     """
-    team, journal = work.team, work.journal
     depth = max(runner.model.block_count for runner in runners)
     shards = range(len(runners[0].shards))
-
-    def hashes(block: int) -> list[list[str]]:
-        return [[runner.digest(shard, block) for runner in runners] for shard in shards]
-
-    def finished() -> list[block_pipeline.BlockRecord]:
-        return block_pipeline.finished_blocks(journal, depth, hashes) if journal else []
-
-    errors = [facts["errors"] for facts in team.broadcast(finished)]
-    if not errors:
-        with team.raise_together():
-            for runner in runners:
-                runner.seek(0)
-                runner.write_embeddings(team)
-    label = "score " + " and ".join(runner.label for runner in runners)
-    numbers = range(len(errors), depth)
     max_threads = MAX_ACTIVATION_BYTES // max(runner.activation_bytes for runner in runners)
     with ThreadTeam.start(max_threads, runners[0].model.device) as threads:
-        for number, weights in block_pipeline.stream_blocks(
-            numbers, lambda n: _read_weights(runners, n), team, label
-        ):
-            facts = _run_block(runners, number, weights, team, threads)
-            errors.append(facts["errors"])
-            if journal:
-                block_pipeline.record_block(journal, number, facts)
+        pipeline = BlockPipeline(
+            depth=depth,
+            label="score " + " and ".join(runner.label for runner in runners),
+            team=work.team,
+            journal=work.journal,
+            embed=lambda: _write_embeddings(runners, work.team),
+            state_hashes=lambda block: [_hash_shard(runners, shard, block) for shard in shards],
+            read_weights=lambda block: _read_weights(runners, block),
+            run_block=lambda block, weights: _run_block(
+                runners, block, weights, work.team, threads
+            ),
+        )
+        records = pipeline.start()
+        records += pipeline.run(len(records))
     for runner in runners:
         runner.seek(depth)
-    columns = [list(column) for column in zip(*errors, strict=True)]
-    return columns or [[] for _ in runners[1:]]
+    columns = zip(*(record["errors"] for record in records), strict=True)
+    return [list(column) for column in columns] or [[] for _ in runners[1:]]
+
+
+def _write_embeddings(runners: Sequence[StreamedRun], team: ProcessGroup) -> None:
+    for runner in runners:
+        runner.write_embeddings(team)
+
+
+def _hash_shard(runners: Sequence[StreamedRun], shard: int, block: int) -> list[str]:
+    return [runner.digest(shard, block) for runner in runners]
 
 
 def _read_weights(runners: Sequence[StreamedRun], number: int) -> BlockWeights:
     """Reads the weights of a block, once for each model with this many blocks."""
     models = {runner.model for runner in runners if number < runner.model.block_count}
-    with torch.inference_mode():
-        return {model: model.read_block_weights(number) for model in models}
+    return {model: model.read_block_weights(number) for model in models}
 
 
 def _run_block(
@@ -153,7 +153,7 @@ def _run_block(
     weights: BlockWeights,
     team: ProcessGroup,
     threads: ThreadTeam,
-) -> block_pipeline.BlockRecord:
+) -> BlockRecord:
     """Runs all tokens through one block, and returns the errors and hashes of the states after it.
 
     Hashing a shard and writing it to disk overlap with the computation of other shards.
@@ -168,9 +168,7 @@ def _run_block(
         threads.map(partial(_run_shard, runners, number, blocks), rank_shards),
         strict=True,
     )
-    rank_results = [
-        (sums, [runner.digest(shard, number + 1) for runner in runners]) for shard, sums in results
-    ]
+    rank_results = [(sums, _hash_shard(runners, shard, number + 1)) for shard, sums in results]
     sums, states = zip(*team.all_gather(rank_results, len(shards)), strict=True)
     tokens = sum(len(shard.sequences.tokens) for shard in shards)
     errors = [sqrt(sum(error_sums) / tokens) for error_sums in zip(*sums, strict=True)]

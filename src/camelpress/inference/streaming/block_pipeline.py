@@ -1,4 +1,4 @@
-"""Streams decoder blocks: reads ahead, stops between blocks, and records the finished ones.
+"""Pushes token shards through one decoder block after another, and resumes from a journal.
 
 Each finished block leaves its result, the hidden states after it in the files of the token shards,
 and one line in the journal with hashes of the states and of the line itself. A resumed run trusts
@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
 
 from camelpress.core.errors import Interruption
 from camelpress.core.files.file_hashes import sha256_json
@@ -23,33 +26,82 @@ BlockRecord = dict[str, Any]
 Weights = TypeVar("Weights")
 
 
-def stream_blocks(
-    numbers: range, read: Callable[[int], Weights], team: ProcessGroup, label: str
-) -> Iterator[tuple[int, Weights]]:
-    """Yields the number and weights of each block, and reads the next block meanwhile.
+@dataclass(frozen=True, kw_only=True)
+class BlockPipeline(Generic[Weights]):
+    """Work of a stage on every decoder block; all ranks run the same pipeline.
 
     Args:
-        numbers: block numbers, up to the last block of the model.
-        read: reads the weights of a block; runs in another thread.
-        team: process group; a signal to one rank stops all.
+        depth: number of blocks.
         label: label of the progress bar.
-    Raises:
-        Interruption: the user asked to stop; the current block is finished.
+        team: process group.
+        journal: journal of the output; on the main rank only.
+        embed: writes the states that enter the first block, for the shards of this rank.
+        state_hashes: returns the hashes of the states on disk that enter a block, for all shards.
+        read_weights: reads the weights of a block; runs in another thread.
+        run_block: runs the shards of this rank through a block and returns the record of all; its
+            `states` are the hashes of the states after the block.
+        is_whole: returns True if all other results of a block still exist.
     """
-    if not numbers:
-        return
-    with stop_signals() as stop:
-        weights = prefetch(read, numbers)
-        for number in track(numbers, label):
-            yield number, next(weights)
-            if team.broadcast(lambda: stop.is_requested) and number + 1 < numbers.stop:
-                raise Interruption(
-                    f"stopped after block {number + 1} of {numbers.stop}",
-                    next_step="run the same command again to go on",
-                )
+
+    depth: int
+    label: str
+    team: ProcessGroup
+    journal: Journal | None
+    embed: Callable[[], None]
+    state_hashes: Callable[[int], list[Any]]
+    read_weights: Callable[[int], Weights]
+    run_block: Callable[[int, Weights], BlockRecord]
+    is_whole: Callable[[BlockRecord], bool] = lambda _: True
+
+    def start(self) -> list[BlockRecord]:
+        """Returns the records of an earlier run on every rank; without any, embeds the tokens.
+
+        Raises:
+            Problem: the embedding failed on any rank.
+        """
+        journal = self.journal
+        records = self.team.broadcast(lambda: self._finished_records(journal) if journal else [])
+        if not records:
+            with self.team.raise_together():
+                self.embed()
+        return records
+
+    def run(self, first: int) -> Iterator[BlockRecord]:
+        """Runs the blocks from `first` on; yields the record of each when it is in the journal.
+
+        Raises:
+            Interruption: the user asked to stop; the current block is finished.
+        """
+        numbers = range(first, self.depth)
+        if not numbers:
+            return
+        with stop_signals() as stop:
+            weights = _prefetch(torch.inference_mode()(self.read_weights), numbers)
+            for number in track(numbers, self.label):
+                record = self.run_block(number, next(weights))
+                if self.journal:
+                    self.journal.add(_key(number), {"sha256": sha256_json(record), **record})
+                yield record
+                if self.team.broadcast(lambda: stop.is_requested) and number + 1 < self.depth:
+                    raise Interruption(
+                        f"stopped after block {number + 1} of {self.depth}",
+                        next_step="run the same command again to go on",
+                    )
+
+    def _finished_records(self, journal: Journal) -> list[BlockRecord]:
+        """Returns the records of an earlier run, up to the first invalid one."""
+        records: list[BlockRecord] = []
+        for number in range(self.depth):
+            record = dict(journal[_key(number)] or {})
+            if record.pop("sha256", None) != sha256_json(record) or not self.is_whole(record):
+                break
+            records.append(record)
+        while records and self.state_hashes(len(records)) != records[-1]["states"]:
+            records.pop()
+        return records
 
 
-def prefetch(read: Callable[[int], Weights], numbers: range) -> Iterator[Weights]:
+def _prefetch(read: Callable[[int], Weights], numbers: range) -> Iterator[Weights]:
     """Yields `read(number)` for each number in order, and reads one result ahead.
 
     No reference to a yielded result is kept.
@@ -62,42 +114,6 @@ def prefetch(read: Callable[[int], Weights], numbers: range) -> Iterator[Weights
                 yield futures.popleft().result()
         while futures:
             yield futures.popleft().result()
-
-
-def record_block(journal: Journal, number: int, facts: BlockRecord) -> None:
-    """Writes the journal line of a finished block.
-
-    Args:
-        journal: journal of the output.
-        number: block number.
-        facts: record of the block; its `states` are hashes of the hidden states after it.
-    """
-    journal.add(_key(number), {"sha256": sha256_json(facts), **facts})
-
-
-def finished_blocks(
-    journal: Journal,
-    count: int,
-    states: Callable[[int], list[Any]],
-    is_whole: Callable[[BlockRecord], bool] = lambda _: True,
-) -> list[BlockRecord]:
-    """Returns the records of the finished blocks of an earlier run, up to the first invalid one.
-
-    Args:
-        journal: journal of the output.
-        count: number of all blocks.
-        states: returns the hashes of the hidden states on disk that enter a block.
-        is_whole: returns True if the results of a block still exist.
-    """
-    records: list[BlockRecord] = []
-    for number in range(count):
-        facts = dict(journal[_key(number)] or {})
-        if facts.pop("sha256", None) != sha256_json(facts) or not is_whole(facts):
-            break
-        records.append(facts)
-    while records and states(len(records)) != records[-1]["states"]:
-        records.pop()
-    return records
 
 
 def _key(number: int) -> str:
