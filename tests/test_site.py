@@ -66,3 +66,17 @@ def test_the_reference_lists_every_command_option_and_key() -> None:
     assert len(models) == 4 and all(f"| `{key}` |" in recipe for key in keys)
     assert all(f"| `{key}` |" in recipe for key in Gate.model_json_schema()["properties"])
     assert "| `--extra-rows` | `published`, `zero`, `mean`, `drop` |" in commands
+
+
+def test_defaults_of_mappings_list_only_keys_with_a_value() -> None:
+    reference = script(DOCS / "make/reference.py")
+    recipe = reference.on_page_markdown("<!-- generated: recipe -->")
+    defaults = re.findall(r"^\| `(?:gate|judge)` \| [^|]* \| ([^|]*) \|", recipe, re.MULTILINE)
+    assert len(defaults) == 2 and all(cell.startswith("`") for cell in defaults)
+    assert "null" not in "".join(defaults) and '`kl_mean: {"max": 0.03}`' in "".join(defaults)
+
+
+def test_an_interval_is_not_broken_over_two_lines() -> None:
+    reference = script(DOCS / "make/reference.py")
+    assert reference.on_page_markdown("| 1.2 (1,093 - 1.3) |") == "| 1.2 (1,093&nbsp;-&nbsp;1.3) |"
+    assert reference.on_page_markdown("x - y (a - b)") == "x - y (a - b)"

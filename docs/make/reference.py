@@ -18,14 +18,16 @@ from camelpress.pipeline.recipe import Recipe
 from camelpress.validate.settings import Gate
 
 MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
+INTERVAL = re.compile(r"(?<=\()([\d.,]+) - ([\d.,]+)(?=\))")
 MAX_NAMES = 6  # keys of a mapping that a cell lists
 NAMES = {"Path": "path", "int": "number", "float": "number", "list": "texts"}
 SECTIONS = ("recover", "quantize", "validate", "publish")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Returns the Markdown of a page with its generated parts in place."""
-    return MARK.sub(lambda match: GENERATED[match[1]](), markdown)
+    """Returns the Markdown of a page with its generated parts and unbroken intervals."""
+    page = MARK.sub(lambda match: GENERATED[match[1]](), markdown)
+    return INTERVAL.sub(r"\1&nbsp;-&nbsp;\2", page)
 
 
 def commands() -> str:
@@ -102,9 +104,19 @@ def _default(value: Mapping[str, Any]) -> str:
     if "default" not in value:
         return "required"
     default = value["default"]
-    if default in (None, [], {}):
-        return ""
-    return f"`{default if isinstance(default, str) else json.dumps(default)}`"
+    if isinstance(default, dict):
+        return ", ".join(
+            _code(f"{key}: ", item) for key, item in default.items() if not _is_empty(item)
+        )
+    return "" if _is_empty(default) else _code("", default)
+
+
+def _is_empty(default: object) -> bool:
+    return default in (None, [], {})
+
+
+def _code(prefix: str, default: object) -> str:
+    return f"`{prefix}{default if isinstance(default, str) else json.dumps(default)}`"
 
 
 def _type(value: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
