@@ -80,3 +80,11 @@ def test_an_interval_is_not_broken_over_two_lines() -> None:
     reference = script(DOCS / "make/reference.py")
     assert reference.on_page_markdown("| 1.2 (1,093 - 1.3) |") == "| 1.2 (1,093&nbsp;-&nbsp;1.3) |"
     assert reference.on_page_markdown("x - y (a - b)") == "x - y (a - b)"
+
+
+def test_short_inline_code_is_marked_and_blocks_are_not() -> None:
+    reference = script(DOCS / "make/reference.py")
+    block = "<pre><code><span>--top-k 0</span></code></pre>"
+    html = f"<p><code>--top-k 0</code> <code>{'long ' * 9}</code></p>{block}"
+    marked = reference.on_page_content(html)
+    assert marked == html.replace("<p><code>", '<p><code class="short">')
