@@ -78,8 +78,9 @@ def test_defaults_of_mappings_list_only_keys_with_a_value() -> None:
 
 def test_an_interval_is_not_broken_over_two_lines() -> None:
     reference = script(DOCS / "make/reference.py")
-    assert reference.on_page_markdown("| 1.2 (1,093 - 1.3) |") == "| 1.2 (1,093&nbsp;-&nbsp;1.3) |"
-    assert reference.on_page_markdown("x - y (a - b)") == "x - y (a - b)"
+    cell = '<td>1.2 <span class="short">(1,093 - 1.3)</span></td>'
+    assert reference.on_page_content("<td>1.2 (1,093 - 1.3)</td>") == cell
+    assert reference.on_page_content("x - y (a - b)") == "x - y (a - b)"
 
 
 def test_short_inline_code_is_marked_and_blocks_are_not() -> None:

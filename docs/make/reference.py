@@ -2,7 +2,7 @@
 
 mkdocs calls `on_page_markdown` for each page; a line `<!-- generated: NAME -->` becomes the table
 or the list of that name. The pages are therefore never older than the code. `on_page_content` marks
-short inline code, such as an option, so that no line breaks inside it.
+intervals and short inline code, such as an option, so that no line breaks inside them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from camelpress.pipeline.recipe import Recipe
 from camelpress.validate.settings import Gate
 
 MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
-INTERVAL = re.compile(r"(?<=\()([\d.,]+) - ([\d.,]+)(?=\))")
+INTERVAL = re.compile(r"\([\d.,]+ - [\d.,]+\)")
 SHORT_CODE = re.compile(r"<code>([^<\n]{1,32})</code>")  # inline code has no elements inside
 MAX_NAMES = 6  # keys of a mapping that a cell lists
 NAMES = {"Path": "path", "int": "number", "float": "number", "list": "texts"}
@@ -27,13 +27,13 @@ SECTIONS = ("recover", "quantize", "validate", "publish")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Returns the Markdown of a page with its generated parts and unbroken intervals."""
-    page = MARK.sub(lambda match: GENERATED[match[1]](), markdown)
-    return INTERVAL.sub(r"\1&nbsp;-&nbsp;\2", page)
+    """Returns the Markdown of a page with its generated parts in place."""
+    return MARK.sub(lambda match: GENERATED[match[1]](), markdown)
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Returns the HTML of a page with the class `short` on short inline code."""
+    """Returns the HTML of a page with the class `short` on intervals and short inline code."""
+    html = INTERVAL.sub(r'<span class="short">\g<0></span>', html)
     return SHORT_CODE.sub(r'<code class="short">\1</code>', html)
 
 
