@@ -26,6 +26,7 @@ DOCS = ROOT / "docs"
 DOCUMENTS = [ROOT / "README.md", ROOT / "demo/README.md", *sorted(DOCS.rglob("*.md"))]
 SOURCES = (ROOT, ROOT / "src/camelpress")  # a document names a module from either
 MAX_README_LINES = 150
+MAX_CODE_CHARACTERS = 92  # in a line of code; the site and GitHub show longer lines cut
 COMMANDS = {command.name for command in app.registered_commands}
 
 
@@ -74,6 +75,14 @@ def test_links_and_images_in_documents_lead_somewhere(document: Path) -> None:
     images = re.findall(r"\bsrc(?:set)?=\"([^\"]+)\"", text)
     for target in links + images:
         assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_lines_of_code_in_documents_are_short(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\w+\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert [line for line in lines if len(line) > MAX_CODE_CHARACTERS] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

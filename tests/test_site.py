@@ -66,3 +66,26 @@ def test_the_reference_lists_every_command_option_and_key() -> None:
     assert len(models) == 4 and all(f"| `{key}` |" in recipe for key in keys)
     assert all(f"| `{key}` |" in recipe for key in Gate.model_json_schema()["properties"])
     assert "| `--extra-rows` | `published`, `zero`, `mean`, `drop` |" in commands
+
+
+def test_defaults_of_mappings_list_only_keys_with_a_value() -> None:
+    reference = script(DOCS / "make/reference.py")
+    recipe = reference.on_page_markdown("<!-- generated: recipe -->")
+    defaults = re.findall(r"^\| `(?:gate|judge)` \| [^|]* \| ([^|]*) \|", recipe, re.MULTILINE)
+    assert len(defaults) == 2 and all(cell.startswith("`") for cell in defaults)
+    assert "null" not in "".join(defaults) and '`kl_mean: {"max": 0.03}`' in "".join(defaults)
+
+
+def test_an_interval_is_not_broken_over_two_lines() -> None:
+    reference = script(DOCS / "make/reference.py")
+    cell = '<td>1.2 <span class="short">(1,093 - 1.3)</span></td>'
+    assert reference.on_page_content("<td>1.2 (1,093 - 1.3)</td>") == cell
+    assert reference.on_page_content("x - y (a - b)") == "x - y (a - b)"
+
+
+def test_short_inline_code_is_marked_and_blocks_are_not() -> None:
+    reference = script(DOCS / "make/reference.py")
+    block = "<pre><code><span>--top-k 0</span></code></pre>"
+    html = f"<p><code>--top-k 0</code> <code>{'long ' * 9}</code></p>{block}"
+    marked = reference.on_page_content(html)
+    assert marked == html.replace("<p><code>", '<p><code class="short">')

@@ -1,7 +1,8 @@
 """Fills the reference pages of the site from the command line and the settings.
 
 mkdocs calls `on_page_markdown` for each page; a line `<!-- generated: NAME -->` becomes the table
-or the list of that name. The pages are therefore never older than the code.
+or the list of that name. The pages are therefore never older than the code. `on_page_content` marks
+intervals and short inline code, such as an option, so that no line breaks inside them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from camelpress.reporting.tables.markdown_table import LEFT, markdown_table
 from camelpress.validate.settings import Gate
 
 MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
+INTERVAL = re.compile(r"\([\d.,]+ - [\d.,]+\)")
+SHORT_CODE = re.compile(r"<code>([^<\n]{1,32})</code>")  # inline code has no elements inside
 MAX_NAMES = 6  # keys of a mapping that a cell lists
 NAMES = {"Path": "path", "int": "number", "float": "number", "list": "texts"}
 SECTIONS = ("recover", "quantize", "validate", "publish")
@@ -27,6 +30,12 @@ SECTIONS = ("recover", "quantize", "validate", "publish")
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Returns the Markdown of a page with its generated parts in place."""
     return MARK.sub(lambda match: GENERATED[match[1]](), markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Returns the HTML of a page with the class `short` on intervals and short inline code."""
+    html = INTERVAL.sub(r'<span class="short">\g<0></span>', html)
+    return SHORT_CODE.sub(r'<code class="short">\1</code>', html)
 
 
 def commands() -> str:
@@ -60,7 +69,7 @@ def _command(name: str, command: Any, shared: Set[str]) -> str:
     arguments = [each for each in command.params if not _is_option(each)]
     options = [each for each in command.params if _is_option(each) and each.name not in shared]
     usage = " ".join(["camelpress", name, *map(_argument, arguments), "[OPTIONS]"])
-    rows = [(f"`{_flags(option)}`", _values(option), _plain(option.help)) for option in options]
+    rows = [(_flags(option), _values(option), _plain(option.help)) for option in options]
     table = [_table(("option", "values", "meaning"), rows)] if rows else []
     return "\n\n".join([f"## {name}", _plain(command.help), f"```sh\n{usage}\n```", *table])
 
@@ -75,7 +84,7 @@ def _argument(parameter: Any) -> str:
 
 
 def _flags(option: Any) -> str:
-    return ", ".join([*option.opts, *option.secondary_opts])
+    return ", ".join(f"`{flag}`" for flag in [*option.opts, *option.secondary_opts])
 
 
 def _values(option: Any) -> str:
@@ -103,9 +112,19 @@ def _default(value: Mapping[str, Any]) -> str:
     if "default" not in value:
         return "required"
     default = value["default"]
-    if default in (None, [], {}):
-        return ""
-    return f"`{default if isinstance(default, str) else json.dumps(default)}`"
+    if isinstance(default, dict):
+        return ", ".join(
+            _code(f"{key}: ", item) for key, item in default.items() if not _is_empty(item)
+        )
+    return "" if _is_empty(default) else _code("", default)
+
+
+def _is_empty(default: object) -> bool:
+    return default in (None, [], {})
+
+
+def _code(prefix: str, default: object) -> str:
+    return f"`{prefix}{default if isinstance(default, str) else json.dumps(default)}`"
 
 
 def _type(value: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:

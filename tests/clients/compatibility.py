@@ -1,4 +1,4 @@
-"""The tables of docs/compatibility.md, from what the clients made of the checkpoints."""
+"""Writes the tables of docs/compatibility.md from the outcomes of the clients."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from checkpoints import Kind
 from loaders import KNOWN, TABLES, Client, Outcome, known
 
-BEGIN, END = "<!-- begin: what make test-clients found -->", "<!-- end -->"
+BEGIN, END = "<!-- begin: tables of make test-clients -->", "<!-- end -->"
 NOT_RUN, ANY = "not run", "any"
 Found = Mapping[tuple[Client, Kind], Outcome]
 
 
 def write(document: Path, found: Found, kinds: list[Kind]) -> None:
-    """Replace what stands between the two marks.
+    """Replaces the text between the two marks.
 
     Raises:
         ValueError: the document lacks them.
@@ -30,7 +30,7 @@ def write(document: Path, found: Found, kinds: list[Kind]) -> None:
 
 
 def tables(found: Found, kinds: list[Kind]) -> str:
-    """Markdown: a table for each way to load, and the notes to them."""
+    """Returns Markdown: a table for each group of clients, then the numbered notes."""
     rows: dict[str, list[Kind]] = defaultdict(list)
     for kind in kinds:
         rows[kind.row].append(kind)
@@ -47,29 +47,29 @@ def tables(found: Found, kinds: list[Kind]) -> str:
             cells = [_cell(client, members, found, notes) for client in clients]
             lines.append(f"| {row} | {' | '.join(cells)} |")
         agreed = [_agreed(client, found) for client in clients]
-        lines.append(f"| least tokens of 20 that agree | {' | '.join(agreed)} |")
+        lines.append(f"| fewest equal tokens of 20 | {' | '.join(agreed)} |")
         parts.append("\n".join(lines))
-    told = "\n".join(f"{number}. {note}" for number, note in enumerate(notes, start=1))
-    return "\n\n".join([*parts, told])
+    numbered = "\n".join(f"{number}. {note}" for number, note in enumerate(notes, start=1))
+    return "\n\n".join([*parts, numbered])
 
 
 def _cell(client: Client, members: list[Kind], found: Found, notes: list[str]) -> str:
-    """One word for all group sizes where they are alike, and each by itself where not."""
-    told: dict[str, list[int]] = defaultdict(list)
+    """Returns one word for equal group sizes, and a word for each size where sizes differ."""
+    sizes_by_word: dict[str, list[int]] = defaultdict(list)
     largest = 0.0
     for kind in members:
         outcome = found.get((client, kind))
         if outcome is None:
-            told[NOT_RUN].append(kind.group)
+            sizes_by_word[NOT_RUN].append(kind.group)
         elif outcome.word == "ok" and known(client, kind) is None:
             largest = max(largest, outcome.difference or 0.0)
-            told["ok"].append(kind.group)
+            sizes_by_word["ok"].append(kind.group)
         else:
-            told[_word(client, kind, outcome, notes)].append(kind.group)
-    shown = {key: f"{largest:.0e}" if key == "ok" else key for key in told}
-    if len(told) == 1:
+            sizes_by_word[_word(client, kind, outcome, notes)].append(kind.group)
+    shown = {key: f"{largest:.0e}" if key == "ok" else key for key in sizes_by_word}
+    if len(sizes_by_word) == 1:
         return next(iter(shown.values()))
-    return "; ".join(f"{shown[key]} ({_groups(sizes)})" for key, sizes in told.items())
+    return "; ".join(f"{shown[key]} ({_groups(sizes)})" for key, sizes in sizes_by_word.items())
 
 
 def _word(client: Client, kind: Kind, outcome: Outcome, notes: list[str]) -> str:
@@ -95,6 +95,6 @@ def _agreed(client: Client, found: Found) -> str:
 
 
 def unused(found: Found) -> list[str]:
-    """Reasons that no checkpoint needed."""
+    """Returns the reasons that no checkpoint needed."""
     used = {known(client, kind) for client, kind in found}
     return [entry.reason for entry in KNOWN if entry not in used]

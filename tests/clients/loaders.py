@@ -67,7 +67,7 @@ OTHERS = (
 TABLES = {
     "GPTQModel's own loader": GPTQMODEL,
     "transformers 5 + optimum, on GPTQModel": OPTIMUM,
-    "Others": OTHERS,
+    "AutoGPTQ and auto-round": OTHERS,
 }
 CLIENTS = tuple(client for clients in TABLES.values() for client in clients)
 
@@ -150,45 +150,45 @@ def is_mixed(kind: Kind) -> bool:
 
 
 FUSED = (
-    "TORCH_FUSED computes asymmetric layers wrong. AUTO chooses it in GPTQModel's loader for fp32, "
-    "and through optimum where groups are whole rows."
+    "TORCH_FUSED computes asymmetric layers incorrectly. AUTO chooses TORCH_FUSED in GPTQModel's "
+    "loader for fp32, and through optimum where groups are whole rows."
 )
 # fmt: off
 KNOWN = (
     Known(r".*(fused|aten|avx512)", lambda kind: kind.bits != 4, "refused", "only supports",
-          "The kernel takes 4 bits only."),
+          "The kernel supports 4 bits only."),
     Known(r".*int8", lambda kind: kind.bits != 8, "refused", "8-bit|only supports",
-          "The kernel takes 8 bits only."),
+          "The kernel supports 8 bits only."),
     Known(r"gptqmodel-gptqmodel-.*(fused|aten|avx512|float32-auto)", is_mixed, "refused",
-          "only supports?", "The kernel takes 4 bits only, in every layer."),
+          "only supports?", "The kernel supports 4 bits only, in every layer."),
     Known(r".*(aten|avx512)", lambda kind: kind.group == -1, "refused", "only supports",
-          "The kernel takes no groups that are whole rows."),
+          "The kernel supports no groups of whole rows."),
     Known(r"gptqmodel-gptqmodel-float32-auto", lambda kind: kind.bits != 4, "refused", "dtype",
-          "AUTO chooses TORCH, which takes 16-bit types only, whatever type is asked for."),
+          "AUTO chooses TORCH for any requested type, and TORCH supports 16-bit types only."),
     Known(r"gptqmodel-gptqmodel", lambda kind: not kind.sym and "gptqmodel" not in kind.row,
           "refused", "sym=False",
-          "GPTQModel takes asymmetric checkpoints in v1 only from itself, by the name in "
-          "`meta.quantizer`, which those that `--engine gptqmodel` made have. Through transformers "
-          "and optimum all of them load."),
+          "GPTQModel loads an asymmetric v1 checkpoint only if `meta.quantizer` names GPTQModel, "
+          "as in a checkpoint of `--engine gptqmodel`. All asymmetric checkpoints load through "
+          "transformers and optimum."),
     Known(r".*(fused|gptqmodel-float32-auto)", lambda kind: not kind.sym and kind.bits == 4,
           "wrong", "differ", FUSED),
     Known(r".*-transformers-.*auto",
           lambda kind: not kind.sym and kind.bits == 4 and kind.group == -1,
           "wrong", "differ", FUSED),
     Known(r"gptqmodel-transformers", is_mixed, "refused", "mismatched_sizes",
-          "optimum 2.3 knows nothing of `dynamic`."),
+          "optimum 2.3 does not read `dynamic`."),
     Known(r"gptqmodel-transformers", is_own, "fails|wrong", "IndexError|missing",
-          "optimum 2.3 knows nothing of `dynamic`."),
+          "optimum 2.3 does not read `dynamic`."),
     Known(r"autogptq", is_mixed, "refused", "size mismatch|set a tensor of shape",
-          "AutoGPTQ and optimum 2.0 know nothing of `dynamic`."),
+          "AutoGPTQ and optimum 2.0 do not read `dynamic`."),
     Known(r"autogptq-autogptq", is_own, "wrong", "not used",
-          "AutoGPTQ and optimum 2.0 know nothing of `dynamic`."),
+          "AutoGPTQ and optimum 2.0 do not read `dynamic`."),
     Known(r"autogptq-transformers", is_own, "fails", "rshift_cpu",
-          "AutoGPTQ and optimum 2.0 know nothing of `dynamic`."),
+          "AutoGPTQ and optimum 2.0 do not read `dynamic`."),
     Known(r"autogptq-autogptq", lambda kind: kind.model in ("tied", "smollm2"), "any", "",
-          "AutoGPTQ leaves the head of a tied model uninitialised and says nothing."),
+          "AutoGPTQ leaves the head of a tied model uninitialised without a message."),
     Known(r"autoround", lambda kind: not kind.sym, "fails", "NoneType",
-          "auto-round has no kernel for asymmetric layers by this way, and takes a simulated one."),
+          "auto-round has no kernel for these asymmetric layers and simulates one, which fails."),
 )
 # fmt: on
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def test_a_client_is_judged(
 def test_the_document_gets_its_tables_and_keeps_its_words(tmp_path: Path) -> None:
     document = tmp_path / "compatibility.md"
     document.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nwords\n", encoding="utf-8")
-    first, *_ = TABLES["Others"]
+    first, *_ = TABLES["AutoGPTQ and auto-round"]
     rows = [kind for kind in kinds() if kind.row == "GQA, 4 bits, sym" or "q unlike" in kind.row]
     found = {(first, kind): Outcome("ok", "", 3e-7, 20) for kind in rows}
     found[first, rows[3]] = Outcome("refused", "E: a | b")
@@ -62,8 +63,8 @@ def test_the_document_gets_its_tables_and_keeps_its_words(tmp_path: Path) -> Non
     assert text.startswith("# Title\n\n") and text.endswith(f"{END}\n\nwords\n")
     assert "old" not in text
     assert "| GQA, 4 bits, sym | 3e-07 (32, 64, 128); refused [1] (row) | not run |" in text
-    assert "| least tokens of 20 that agree | 20 |" in text
-    assert "1. Not expected: E: a   b\n2. AutoGPTQ and optimum 2.0 know nothing" in text
+    assert "| fewest equal tokens of 20 | 20 |" in text
+    assert "1. Not expected: E: a   b\n2. AutoGPTQ and optimum 2.0 do not read" in text
     write(document, found, rows)
     assert document.read_text(encoding="utf-8") == text
 
@@ -77,6 +78,15 @@ def test_a_document_without_a_place_for_them_is_refused(tmp_path: Path) -> None:
 def test_the_document_of_this_project_has_a_place_for_them() -> None:
     text = (Path(__file__).parents[2] / "docs" / "compatibility.md").read_text(encoding="utf-8")
     assert text.index(BEGIN) < text.index(END)
+
+
+def test_the_document_of_this_project_has_the_words_of_its_generator() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    tables = text[text.index(BEGIN) : text.index(END)]
+    assert re.findall(r"^### (.*)$", tables, re.MULTILINE) == list(TABLES)
+    assert tables.count("| fewest equal tokens of 20 |") == len(TABLES)
+    notes = re.findall(r"^\d+\. (.*)$", tables, re.MULTILINE)
+    assert set(notes) == {entry.reason for entry in KNOWN}
 
 
 def test_every_checkpoint_and_every_client_has_a_name_of_its_own() -> None:
