@@ -72,7 +72,7 @@ def stage(tmp_path: Path) -> Doubling:
         assert pipeline.start() == []
         for number, record in enumerate(pipeline.run(0)):
             line = read_journal(tmp_path)[f"block {number}"]
-            assert (line.keys(), line["states"]) == ({"sha256", "states"}, record["states"])
+            assert ({*line}, line["states"]) == ({"sha256", "states"}, record["states"])
             if number == 2:
                 raise Interruption("stopped", next_step="go on")
     assert stage.events == ["embed", 0, 1, 2]
