@@ -163,7 +163,7 @@ def _note_quantized_reference(reference: Checkpoint | PredictionStore) -> None:
         if isinstance(reference, PredictionStore)
         else summarize_checkpoint(reference)
     )
-    if sentence := quantized_reference_caveat({"reference": facts}):
+    if sentence := quantized_reference_caveat(facts):
         note(sentence)
 
 
@@ -188,8 +188,8 @@ def _compare(
         comparison = compare_with_store(reference, candidate, settings, work)
     elif only_tasks:
         models = {
-            "reference": summarize_checkpoint(reference),
-            "candidate": summarize_checkpoint(candidate),
+            "reference": summarize_checkpoint(reference).record,
+            "candidate": summarize_checkpoint(candidate).record,
         }
         return _ValidationParts(
             {}, {"text": []}, empty_figures() | models | {"protocol": "no text was scored"}

@@ -90,8 +90,8 @@ def compare_models(
             "protocol": describe_protocol(settings, length, second),
             **_vocabulary_facts(embedding_rows(reference), embedding_rows(candidate), vocabulary),
             "overlap": overlap,
-            "reference": summarize_checkpoint(reference),
-            "candidate": summarize_checkpoint(candidate),
+            "reference": summarize_checkpoint(reference).record,
+            "candidate": summarize_checkpoint(candidate).record,
             "non_finite": dict(
                 zip(("reference", "candidate"), paired_scores.non_finite, strict=False)
             ),
@@ -143,14 +143,14 @@ def compare_with_store(
             "protocol": describe_protocol(scoring_settings, header.window, model),
             **_vocabulary_facts(header.known, embedding_rows(candidate), header.vocabulary),
             "overlap": overlap,
-            "reference": header.reference,
-            "candidate": summarize_checkpoint(candidate),
+            "reference": header.reference.record,
+            "candidate": summarize_checkpoint(candidate).record,
             "non_finite": {
                 "reference": header.non_finite,
                 "candidate": paired_scores.non_finite[0],
             },
             "blocks": None,
-            "noise_floor": header.noise_floor,
+            "noise_floor": header.noise_floor and header.noise_floor.record,
             "store": {
                 "top_k": header.top_k,
                 "samples": header.samples,

@@ -59,7 +59,7 @@ def _is_same_weights(reference: Checkpoint | PredictionStore, candidate: Checkpo
     if isinstance(reference, Checkpoint):
         return is_same_model(reference, candidate)
     if reference.header.headers is None:  # stores of earlier versions have file hashes only
-        is_as_large = reference.header.reference.get("bytes") == candidate.nbytes
+        is_as_large = reference.header.reference.bytes == candidate.nbytes
         return is_as_large and reference.reference_hash == checkpoint_digest(candidate.folder)
     if reference.header.headers != headers_digest(candidate):
         return False

@@ -30,7 +30,7 @@ def require_unquantized(
     facts = summarize_checkpoint(reference)
     if settings.allow_quantized_reference or not is_quantized(facts):
         return
-    if facts["dequantized"]:
+    if facts.dequantized:
         raise RecipeProblem(
             _history(reference.folder),
             next_step="give the model before it was quantized; remove that report if it belongs "

@@ -130,7 +130,7 @@ def build_store(
                 "samples": settings.samples if top_k < shared else 0,
                 "remainder_mass": remainder / len(positions.input_index),
                 "dtype": dtype_name(model.dtype),
-                "reference": summarize_checkpoint(reference),
+                "reference": summarize_checkpoint(reference).record,
                 "headers": headers_digest(reference),
                 "weights": work.team.broadcast(lambda: weights_digest(reference)),
                 "texts": [_store_text(text) for text in texts],

@@ -163,7 +163,7 @@ class PredictionStore:
                 f"another model ({self.reference_hash[:12]}...) than {candidate} "
                 f"({str(source)[:12]}...)",
             )
-        floor = (self.header.noise_floor or {}).get("kind", "none")
+        floor = self.header.noise_floor.kind if self.header.noise_floor else "none"
         if settings.noise_floor not in ("none", floor):
             raise RecipeProblem(
                 f"{self.folder} has no noise floor by {settings.noise_floor}",

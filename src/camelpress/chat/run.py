@@ -50,7 +50,7 @@ def run(
         settings=settings.model_dump(mode="json"),
         facts=GenerationFacts.build(
             {
-                "model": summarize_checkpoint(checkpoint),
+                "model": summarize_checkpoint(checkpoint).record,
                 "text": reply.text,
                 "ids": reply.ids,
                 "prompt_ids": ids,

@@ -76,11 +76,11 @@ class ChatSession:
         history = ChatHistory(chat_model)
         generator = chat_model.load(tokens=MAX_CHAT_TOKENS)
         summary, settings = summarize_checkpoint(chat_model.checkpoint), chat_model.settings
-        precision = f"{summary['bits']} bits" if summary["bits"] else summary["dtype"]
+        precision = f"{summary.bits} bits" if summary.bits else summary.dtype
         screen.greet(
-            summary["path"],
+            summary.path,
             [
-                f"{summary['architecture']}, {summary['parameters']:,} weights in {precision}, "
+                f"{summary.architecture}, {summary.parameters:,} weights in {precision}, "
                 f"computed in {dtype_name(generator.model.dtype)} on {generator.model.device}",
                 f"sampled with temperature {settings.temperature:g}, top-p {settings.top_p:g}"
                 if settings.temperature > 0

@@ -57,7 +57,7 @@ def _inspect_compatibility(screen: Screen, folder: Path, names: list[str]) -> Ex
     checkpoint = Checkpoint.open(folder)
     compatibility = check_compatibility(checkpoint, engine_names)
     if screen.json:
-        screen.print_json(summarize_checkpoint(checkpoint) | compatibility)
+        screen.print_json(summarize_checkpoint(checkpoint).record | compatibility)
     else:
         for engine in compatibility["engines"]:
             screen.engine_result(engine)

@@ -13,7 +13,7 @@ from camelpress.cli.console import Screen, flatten_report, print_rows
 from camelpress.core.exit_codes import ExitCode
 from camelpress.reporting.metrics import METRICS
 from camelpress.reporting.model_precision import with_precision
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import ValidationReport
 
 
 @command("run", PIPELINE_PANEL)
@@ -102,7 +102,7 @@ def demo_command(
     demo = work(out, force=force, restart=restart)
     if screen.json:
         screen.print_json(
-            flatten_report(demo.outcome.reports["validate"])
+            flatten_report(demo.outcome.validation)
             | {
                 "round_to_nearest": flatten_report(demo.round_to_nearest),
                 "report": str(demo.report_page),
@@ -113,9 +113,9 @@ def demo_command(
         screen.result(report)
     print_rows(
         screen.out,
-        _demo_title(demo.outcome.reports["validate"]),
+        _demo_title(demo.outcome.validation),
         [
-            ("GPTQ", _demo_metrics(demo.outcome.reports["validate"])),
+            ("GPTQ", _demo_metrics(demo.outcome.validation)),
             ("round to nearest", _demo_metrics(demo.round_to_nearest)),
             ("report", str(demo.report_page)),
             ("release", str(demo.recipe.out / "release")),
@@ -124,15 +124,11 @@ def demo_command(
     return demo.outcome.exit_code
 
 
-def _demo_title(report: Report) -> str:
-    candidate, reference = (report.facts.record[side] for side in ("candidate", "reference"))
-    return (
-        f"{with_precision(candidate, 'model')} against the {with_precision(reference, 'reference')}"
-    )
+def _demo_title(report: ValidationReport) -> str:
+    candidate = with_precision(report.facts.candidate, "model")
+    return f"{candidate} against the {with_precision(report.facts.reference, 'reference')}"
 
 
-def _demo_metrics(report: Report) -> str:
-    ratio, kl = (
-        METRICS[name].value(report.facts.record) for name in ("perplexity_ratio", "kl_mean")
-    )
+def _demo_metrics(report: ValidationReport) -> str:
+    ratio, kl = (METRICS[name].value(report.facts) for name in ("perplexity_ratio", "kl_mean"))
     return f"perplexity ratio {ratio:.5f}, KL {kl:.5f} nats, {report.verdict}"

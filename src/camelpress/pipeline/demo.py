@@ -11,7 +11,7 @@ import torch
 from camelpress.core.output.durable_writes import disk_errors
 from camelpress.pipeline import run as pipeline
 from camelpress.pipeline.recipe import Recipe, read_recipe
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import ValidationReport
 
 DEMO_RECIPE = "data/demo/recipe.yaml"
 
@@ -22,7 +22,7 @@ class DemoResult:
 
     recipe: Recipe
     outcome: pipeline.PipelineOutcome
-    round_to_nearest: Report
+    round_to_nearest: ValidationReport
 
     @property
     def report_page(self) -> Path:
@@ -45,7 +45,7 @@ def run_demo(out: Path, *, force: bool = False, restart: bool = False) -> DemoRe
         return DemoResult(recipe, outcome, _round_to_nearest(recipe, force=force, restart=restart))
 
 
-def _round_to_nearest(recipe: Recipe, *, force: bool, restart: bool) -> Report:
+def _round_to_nearest(recipe: Recipe, *, force: bool, restart: bool) -> ValidationReport:
     """Quantizes by rounding to nearest at the same settings, and validates the result."""
     out = recipe.out / "round-to-nearest"
     with disk_errors(out):
@@ -59,4 +59,4 @@ def _round_to_nearest(recipe: Recipe, *, force: bool, restart: bool) -> Report:
     )
     return pipeline.run_stages(
         work, pipeline.PipelineLock(out / pipeline.LOCK_FILE), force=force
-    ).reports["validate"]
+    ).validation

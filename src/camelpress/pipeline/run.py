@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict
 
@@ -38,7 +38,7 @@ from camelpress.publish.destinations.destination import parse_destination
 from camelpress.publish.publish_release import UPLOAD_REPORT, upload_release
 from camelpress.quantize import run as quantize
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.stage_reports import ValidationReport, read_report
 from camelpress.reporting.verdict import Verdict
 from camelpress.validate import run as validate
 from camelpress.validate.settings import ValidateSettings
@@ -64,6 +64,11 @@ class PipelineOutcome:
 
     reports: Mapping[str, Report]
     skipped: tuple[str, ...]
+
+    @property
+    def validation(self) -> ValidationReport:
+        """Report of the validation; KeyError if the run ended before it."""
+        return cast(ValidationReport, self.reports["validate"])
 
     @property
     def verdict(self) -> Verdict:

@@ -11,10 +11,11 @@ from camelpress.core.llama import EMBEDDING_NAME
 from camelpress.core.packing.linear_layers import count_parameters
 from camelpress.core.packing.quantization_schemes import default_scheme
 from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.reporting.facts.validation_facts import ModelFacts
 from camelpress.reporting.model_precision import dequantized_by
 
 
-def summarize_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+def summarize_checkpoint(checkpoint: Checkpoint) -> ModelFacts:
     """Summarizes architecture, size and quantization from config and headers alone."""
     scheme = default_scheme(checkpoint)
     embedding = checkpoint.tensors.get(f"{EMBEDDING_NAME}.weight")
@@ -34,13 +35,13 @@ def summarize_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         facts["config_changes"] = list(checkpoint.config_changes)
     if scheme:
         facts["bits_per_weight"] = round(8 * checkpoint.nbytes / facts["parameters"], 3)
-    return facts
+    return ModelFacts.build(facts)
 
 
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """Describes a checkpoint in full: summary, files, tokenizer, chat template, tensors."""
     return {
-        **summarize_checkpoint(checkpoint),
+        **summarize_checkpoint(checkpoint).record,
         "files": {path.name: path.stat().st_size for path in checkpoint.weight_files()},
         "quantization": dict(checkpoint.quantization or {}) or None,
         "tokenizer": _tokenizer(checkpoint),

@@ -5,9 +5,11 @@ The module needs no torch: settings, schemas and the gate are made from it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from camelpress.reporting.facts.facts_model import FactsModel
 from camelpress.reporting.limit_range import (
     AGREEMENT,
     BLOCK_ERROR,
@@ -83,14 +85,14 @@ class Metric:
         """Path of the value with dots, for messages."""
         return (self.path or self.key).replace("/", ".")
 
-    def value(self, facts: Any) -> Any:
+    def value(self, facts: FactsModel | None) -> Any:
         """Reads the value from all facts, from one text, or from the beginnings of windows."""
-        return find_fact(facts, self.path or self.key)
+        return find_fact(facts.record if facts else None, self.path or self.key)
 
-    def interval(self, facts: Any) -> Any:
+    def interval(self, facts: FactsModel | None) -> Any:
         """Reads the 95 % interval; the interval of `a/b` is at `a_interval/b`."""
         head, slash, rest = (self.path or self.key).partition("/")
-        return find_fact(facts, f"{head}_interval{slash}{rest}")
+        return find_fact(facts.record if facts else None, f"{head}_interval{slash}{rest}")
 
     def text(self, surface: Surface, **names: object) -> str:
         """Returns the text on a surface, with title, unit and the names filled in."""
@@ -281,6 +283,5 @@ def find_fact(facts: Any, path: str) -> Any:
     if head == "*":
         values = [find_fact(item, rest) for item in facts] if isinstance(facts, list) else []
         return max((value for value in values if value is not None), default=None)
-    read = getattr(facts, "get", None)
-    inner = read(head) if callable(read) else None
+    inner = facts.get(head) if isinstance(facts, Mapping) else None
     return find_fact(inner, rest) if rest else inner

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from camelpress.reporting.facts.validation_facts import ModelFacts
 
 DTYPE_PRECISION = {"bfloat16": "16-bit", "float16": "16-bit", "float32": "32-bit"}
 CODE_REPORTS = (
@@ -13,30 +13,27 @@ CODE_REPORTS = (
 )  # reports of stages with codes
 
 
-def model_precision(model: Any) -> str:
-    """Returns "16-bit", "32-bit", "4-bit" or "dequantized" from a summary, "" if unknown."""
-    facts = model if isinstance(model, Mapping) else {}
-    if isinstance(facts.get("bits"), int):
-        return f"{facts['bits']}-bit"
-    if facts.get("dequantized") is True:
-        return "dequantized"
-    return DTYPE_PRECISION.get(str(facts.get("dtype")), "")
+def model_precision(model: ModelFacts | None) -> str:
+    """Returns "16-bit", "32-bit", "4-bit" or "dequantized", or "" if unknown."""
+    if model is None:
+        return ""
+    if model.bits is not None:
+        return f"{model.bits}-bit"
+    return "dequantized" if model.dequantized else DTYPE_PRECISION.get(model.dtype, "")
 
 
-def is_quantized(model: Any) -> bool:
+def is_quantized(model: ModelFacts | None) -> bool:
     """Returns True if a model's weights are packed codes or were dequantized from codes."""
-    facts = model if isinstance(model, Mapping) else {}
-    return isinstance(facts.get("bits"), int) or facts.get("dequantized") is True
+    return model is not None and (model.bits is not None or bool(model.dequantized))
 
 
-def with_precision(model: Any, noun: str) -> str:
+def with_precision(model: ModelFacts | None, noun: str) -> str:
     """Returns the noun after the precision of a model, such as "16-bit reference"."""
     return f"{model_precision(model)} {noun}".lstrip()
 
 
-def quantized_reference_caveat(facts: Mapping[str, Any]) -> str:
+def quantized_reference_caveat(reference: ModelFacts | None) -> str:
     """Returns the caveat about figures against a quantized reference, else ""."""
-    reference = facts.get("reference")
     if not is_quantized(reference):
         return ""
     return (

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
 from camelpress.reporting.facts.facts_model import FactsModel
+from camelpress.reporting.facts.validation_facts import ModelFacts, NoiseFloor
 
 
 class StoreTextFacts(FactsModel):
@@ -36,7 +35,7 @@ class StoreFacts(FactsModel):
     samples: int = Field(ge=0, description="tokens sampled from the others per prediction")
     remainder_mass: float = Field(description="mean probability mass outside the stored tokens")
     dtype: str
-    reference: dict[str, Any]
+    reference: ModelFacts
     headers: str | None = Field(
         default=None,
         description="one hash over names, dtypes and shapes of the reference tensors; null in "
@@ -46,4 +45,4 @@ class StoreFacts(FactsModel):
         default=None, description="one hash over the bytes of the reference tensors"
     )
     texts: list[StoreTextFacts]
-    noise_floor: dict[str, Any] | None
+    noise_floor: NoiseFloor | None

@@ -170,6 +170,7 @@ class NonFiniteCounts(FactsModel):
 class NoiseFloor(FactsModel):
     """Figures of the reference against itself, computed in another way."""
 
+    kind: str = Field(default="none", description="changed condition of the second computation")
     kl_mean: OptionalNumber
     perplexity_ratio_interval: Interval = None
 
