@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -64,7 +65,6 @@ class QuantizationRun:
             embed=self._write_embeddings,
             state_hashes=lambda number: _state_hashes(self.shards, number),
             read_weights=self.model.read_block_weights,
-            run_block=lambda number, weights: self._run_block(number, weights, writer),
             is_whole=lambda record: writer is not None and _is_intact(writer, record["tensors"]),
         )
         records = pipeline.start()
@@ -74,7 +74,8 @@ class QuantizationRun:
                 for name in record["tensors"]:
                     writer.finish_tensor(name)
             require_failures_within(layer_facts, self.settings.max_fallbacks)
-        for record in pipeline.run(len(records)):
+        run_block = partial(self._run_block, writer=writer)
+        for record in pipeline.run(len(records), run_block):
             layer_facts += record["layers"]
             if writer:
                 require_failures_within(layer_facts, self.settings.max_fallbacks)

@@ -210,7 +210,8 @@ def _build_report(
     gate: Gate,
     watch: Stopwatch,
 ) -> ValidationReport:
-    checks = judge_facts(parts.facts, gate)
+    facts = ValidateFacts.build(parts.facts)
+    checks = judge_facts(facts, gate)
     return ValidationReport(
         stage="validate",
         inputs=parts.inputs,
@@ -218,7 +219,7 @@ def _build_report(
         settings=settings.model_dump(mode="json", exclude=MACHINE_PATHS)
         | {"gate": gate.model_dump(mode="json")}
         | parts.settings,
-        facts=ValidateFacts.build(parts.facts),
+        facts=facts,
         checks=checks,
         verdict=Verdict.combine([check.verdict for check in checks]),
         cost=watch.cost(),

@@ -40,7 +40,6 @@ class Doubling:
             embed=self.embed,
             state_hashes=lambda block: [self.states.get(block)],
             read_weights=self.read_weights,
-            run_block=self.run_block,
             is_whole=lambda record: record["states"][0] not in self.lost_states,
         )
 
@@ -60,7 +59,7 @@ class Doubling:
     def run(self, journal: Journal | None, team: ProcessGroup | None = None) -> list[Any]:
         pipeline = self.pipeline(journal, team or ProcessGroup())
         records = pipeline.start()
-        return records + list(pipeline.run(len(records)))
+        return records + list(pipeline.run(len(records), self.run_block))
 
 
 @pytest.fixture
@@ -70,7 +69,7 @@ def stage(tmp_path: Path) -> Doubling:
     with pytest.raises(Interruption), Journal(tmp_path) as journal:
         pipeline = stage.pipeline(journal, ProcessGroup())
         assert pipeline.start() == []
-        for number, record in enumerate(pipeline.run(0)):
+        for number, record in enumerate(pipeline.run(0, stage.run_block)):
             line = read_journal(tmp_path)[f"block {number}"]
             assert ({*line}, line["states"]) == ({"sha256", "states"}, record["states"])
             if number == 2:

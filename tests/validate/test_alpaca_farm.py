@@ -21,7 +21,6 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.progress import use_listener
 from camelpress.inference.generation.generator import LocalGenerator
 from camelpress.reporting import validation_report
-from camelpress.reporting.stage_report import Report
 from camelpress.reporting.tables import preference_tables
 from camelpress.validate.benchmarks import samples, task_catalogue
 from camelpress.validate.judge.rate_limit import RateLimiter
@@ -66,7 +65,7 @@ class Judged(NamedTuple):
     """A report that judge-1 had a part in, and what was noted meanwhile."""
 
     folder: Path
-    report: Report
+    report: ValidationReport
     notes: list[str]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from camelpress.core.errors import RecipeProblem
+from camelpress.reporting.facts.validation_facts import ValidateFacts
 from camelpress.reporting.verdict import Check, Verdict
 from camelpress.validate.gate.gate_judge import judge_facts, read_gate
 from camelpress.validate.settings import (
@@ -50,8 +51,12 @@ def facts(**changes: Any) -> dict[str, Any]:
     return told | changes
 
 
+def typed(**changes: Any) -> ValidateFacts:
+    return ValidateFacts.read(facts(**changes))
+
+
 def one(told: dict[str, Any], **asked: Any) -> Check:
-    (check,) = judge_facts(told, Gate(**{**SILENT, **asked}))
+    (check,) = judge_facts(ValidateFacts.read(told), Gate(**{**SILENT, **asked}))
     return check
 
 
@@ -243,7 +248,7 @@ def test_a_check_tells_what_it_held_against_what() -> None:
 
 
 def test_the_default_gate_holds_four_checks() -> None:
-    checks = judge_facts(facts(non_finite={"reference": 0, "candidate": 0}), Gate())
+    checks = judge_facts(typed(non_finite={"reference": 0, "candidate": 0}), Gate())
     assert [check.name for check in checks] == [
         *("perplexity_ratio", "kl_mean", "top1_agreement", "non_finite")
     ]
@@ -266,7 +271,7 @@ def test_each_text_is_judged_by_what_fits_its_name() -> None:
     }
     told = [
         (check.part, check.name, check.threshold, check.verdict.value)
-        for check in judge_facts(facts(), Gate(**SILENT, texts=texts))
+        for check in judge_facts(typed(), Gate(**SILENT, texts=texts))
     ]
     assert told == [
         ("wiki.txt", "perplexity_ratio", 1.1, "PASS"),
@@ -281,7 +286,7 @@ def test_a_pattern_that_fits_no_text_or_task_is_an_error() -> None:
         texts={"cod.jsonl": TextGate(kl_mean=MaxLimit(max=0.5))},
         tasks={"mmlu": TaskGate(margin=0.01, significance=0.05)},
     )
-    checks = judge_facts(facts(), gate)
+    checks = judge_facts(typed(), gate)
     told = [(check.part, check.name, check.verdict, check.reason) for check in checks]
     assert told == [
         ("cod.jsonl", "kl_mean", Verdict.ERROR, "the report has no text of this name"),
@@ -333,7 +338,7 @@ def test_counts_of_repeated_or_weighed_items_are_no_interval(told: dict[str, Any
 
 
 def test_a_small_task_can_only_object() -> None:
-    told = facts(tasks=[task("humaneval", 164, 5, 3), task("broken", 164, 30, 2)])
+    told = typed(tasks=[task("humaneval", 164, 5, 3), task("broken", 164, 30, 2)])
     checks = judge_facts(told, Gate(**SILENT, tasks={"*": TaskGate(significance=0.05)}))
     assert [(check.part, check.verdict) for check in checks] == [
         ("humaneval", Verdict.PASS),
@@ -355,12 +360,12 @@ def test_many_tasks_are_one_family() -> None:
     assert alone.verdict is Verdict.FAIL
     assert alone.estimate == pytest.approx(0.0113, rel=0.01)
     gate = Gate(**SILENT, tasks={"*": TaskGate(significance=0.05)})
-    assert {check.verdict for check in judge_facts(facts(tasks=tasks), gate)} == {Verdict.PASS}
+    assert {check.verdict for check in judge_facts(typed(tasks=tasks), gate)} == {Verdict.PASS}
 
 
 def test_a_gate_without_checks_is_refused() -> None:
     with pytest.raises(RecipeProblem, match="the gate holds no check") as told:
-        judge_facts(facts(), Gate(**SILENT))
+        judge_facts(typed(), Gate(**SILENT))
     assert told.value.next_step == "name at least one threshold"
 
 
@@ -396,7 +401,7 @@ def test_a_gate_that_went_through_a_report_asks_the_same() -> None:
         tasks={"mmlu": TaskGate(margin=0.01), "*": TaskGate(significance=0.05)},
     )
     again = Gate.parse(gate.model_dump(mode="json"), source="test")
-    told = facts(tasks=[task("mmlu", 1000, 5, 3)])
+    told = typed(tasks=[task("mmlu", 1000, 5, 3)])
     assert judge_facts(told, again) == judge_facts(told, gate)
     assert len(judge_facts(told, gate)) == 3 + 3 + 2
     assert again == gate
@@ -579,7 +584,7 @@ def test_items_that_repeat_are_judged_once() -> None:
         "distinct": {"n": 11, "lost": 1, "won": 0},
     }  # fmt: skip
     gate = Gate(**SILENT, tasks={"*": TaskGate(margin=0.05, significance=0.05)})
-    checks = judge_facts(facts(tasks=[copies]), gate)
+    checks = judge_facts(typed(tasks=[copies]), gate)
     assert [check.verdict for check in checks] == [Verdict.FAIL, Verdict.PASS]
     assert [(check.n, check.clusters) for check in checks] == [(400, 11)] * 2
     assert "1 items lost and 0 won, p = 0.5" in checks[1].reason

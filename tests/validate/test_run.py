@@ -21,9 +21,18 @@ from camelpress.core.files.file_hashes import checkpoint_digest, sha256_file
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.validation_report import read_validation
 from camelpress.reporting.verdict import Verdict
+from camelpress.validate.gate.report_files import regate_report
 from camelpress.validate.run import REPORT, run
-from camelpress.validate.settings import Gate, MaxLimit, MinLimit, StoreSettings, ValidateSettings
+from camelpress.validate.settings import (
+    Gate,
+    MaxLimit,
+    MinLimit,
+    StoreSettings,
+    TextGate,
+    ValidateSettings,
+)
 from camelpress.validate.store import build_store
 from camelpress.validate.store.prediction_store import PredictionStore
 
@@ -113,6 +122,32 @@ def test_early_tokens_are_told_apart(prose: Path, tmp_path: Path) -> None:
     for folder, key in ((base, "reference_perplexity"), (noisy, "candidate_perplexity")):
         assert first[key] == pytest.approx(perplexity(folder, begun), rel=1e-5)
     assert first["perplexity_ratio_interval"] is not None
+
+
+def test_a_text_that_scores_no_early_token_is_judged_without_a_crash(tmp_path: Path) -> None:
+    """Each answer begins beyond the first 128 tokens of its window."""
+    sizes = pico.Sizes(positions=300)
+    base = pico.write_model(tmp_path / "base", sizes)
+    noisy = pico.write_tuned(tmp_path / "noisy", base, extra_rows=0, dtype=torch.float16)
+    question = " ".join(f"word {number}" for number in range(80))
+    lines = [
+        {"messages": [
+            {"role": "user", "content": f"{question} {number}"},
+            {"role": "assistant", "content": f"answer {number} " * 5},
+        ]}
+        for number in range(12)
+    ]  # fmt: skip
+    text = tmp_path / "chat.jsonl"
+    text.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    gate = OPEN.model_copy(update={"early": TextGate(kl_mean=MaxLimit(max=1.0))})
+    options: dict[str, Any] = {"assistant_only": True, "sequence_length": 300, "gate": gate}
+    validated(base, noisy, tmp_path / "out", text, **options)
+    report = read_validation(tmp_path / "out")
+    assert report.facts.early is not None and report.facts.early.first is None
+    assert report.facts.tokens > 0
+    reasons = {check.part: check.reason for check in report.checks}
+    assert reasons["first 128 tokens"] == "no tokens were scored"
+    assert regate_report(tmp_path / "out", None).checks == report.checks
 
 
 def test_short_windows_are_all_beginning(report: Report) -> None:

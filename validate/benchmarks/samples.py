@@ -10,7 +10,7 @@ from typing import Any
 
 from camelpress.core.errors import CheckpointProblem, NumericsProblem
 from camelpress.core.files.file_hashes import sha256_file, sha256_json
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import ValidationReport
 from camelpress.validate.benchmarks import item_scores
 from camelpress.validate.benchmarks.item_scores import ItemScores
 from camelpress.validate.benchmarks.sample_lines import read_samples
@@ -99,7 +99,9 @@ def sample_hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def read_flips(report: Report, folder: Path, task: str | None = None) -> Iterator[dict[str, Any]]:
+def read_flips(
+    report: ValidationReport, folder: Path, task: str | None = None
+) -> Iterator[dict[str, Any]]:
     """Yields the items with different scores, task by task.
 
     Args:

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.files.yaml_files import read_yaml
+from camelpress.reporting.facts.validation_facts import TextFigures, ValidateFacts
 from camelpress.reporting.metrics import COUNT_UNIT, METRICS
 from camelpress.reporting.number_format import GATE_DIGITS, format_count, format_digits
 from camelpress.reporting.verdict import Check
@@ -36,7 +37,7 @@ def read_gate(path: Path) -> Gate:
     return Gate.parse(read_yaml(path), source=str(path))
 
 
-def judge_facts(facts: Mapping[str, Any], gate: Gate) -> tuple[Check, ...]:
+def judge_facts(facts: ValidateFacts, gate: Gate) -> tuple[Check, ...]:
     """Judges each metric that has a limit in the gate.
 
     PASS: the whole 95 % interval is within the limit. FAIL: the whole interval is beyond it.
@@ -50,11 +51,14 @@ def judge_facts(facts: Mapping[str, Any], gate: Gate) -> tuple[Check, ...]:
     Raises:
         RecipeProblem: the gate has no check.
     """
-    early = facts.get("early") or {}
+    early = facts.early
     checks = [
         *_check_part(facts, facts, gate, None),
         *_check_part(
-            facts, early.get("first"), gate.early, f"first {early.get('context', '?')} tokens"
+            facts,
+            early.first if early else None,
+            gate.early,
+            f"first {early.context if early else '?'} tokens",
         ),
         *_check_texts(facts, gate),
         *_check_tasks(facts, gate),
@@ -74,18 +78,18 @@ def _pending_checks(limits: TextGate, part: str | None) -> Iterator[PendingCheck
 
 
 def _check_part(
-    facts: Mapping[str, Any], part_facts: Any, limits: TextGate, part: str | None
+    facts: ValidateFacts, figures: TextFigures | None, limits: TextGate, part: str | None
 ) -> Iterator[Check]:
     """Yields the checks of one part of the facts, with interval and sample size."""
-    source = sample_size.read_sample_size(part_facts or {})
+    source = sample_size.read_sample_size(figures)
     for check in _pending_checks(limits, part):
         metric = METRICS[check.name]
-        value, ends = metric.value(part_facts), metric.interval(part_facts)
+        value, ends = metric.value(figures), metric.interval(figures)
         maximum = metric.limits.high if metric.limits and metric.direction == "min" else inf
         if not source.n:
             yield check.to_error("no tokens were scored")
         elif value is None:
-            advice = STORE_ADVICE if facts.get("store") and metric.is_computed else ""
+            advice = STORE_ADVICE if facts.store and metric.is_computed else ""
             yield check.to_error(f"the report has no {metric.fact}{advice}", source)
         elif not isfinite(value):
             yield check.to_error(f"{metric.fact} is not finite", source)
@@ -108,8 +112,8 @@ def _check_part(
             yield check.decide_by_value(float(value), number, source)
 
 
-def _check_texts(facts: Mapping[str, Any], gate: Gate) -> Iterator[Check]:
-    texts = {text["name"]: text for text in facts.get("texts") or []}
+def _check_texts(facts: ValidateFacts, gate: Gate) -> Iterator[Check]:
+    texts = {text.name: text for text in facts.texts}
     limits_by_name, unmatched_patterns = _match_patterns(gate.texts, list(texts))
     for name, limits in limits_by_name.items():
         yield from _check_part(facts, texts[name], limits, name)
@@ -118,8 +122,8 @@ def _check_texts(facts: Mapping[str, Any], gate: Gate) -> Iterator[Check]:
             yield check.to_error("the report has no text of this name")
 
 
-def _check_tasks(facts: Mapping[str, Any], gate: Gate) -> Iterator[Check]:
-    tasks = {task["name"]: task for task in facts.get("tasks") or []}
+def _check_tasks(facts: ValidateFacts, gate: Gate) -> Iterator[Check]:
+    tasks = {task.name: task for task in facts.tasks}
     limits_by_name, unmatched_patterns = _match_patterns(gate.tasks, list(tasks))
     yield from benchmark_checks.check_tasks(
         [(tasks[name], limits) for name, limits in limits_by_name.items()]

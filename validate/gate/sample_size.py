@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import ceil, floor, inf, log10
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from scipy.special import stdtrit
 
+from camelpress.reporting.facts.validation_facts import TextFigures
 from camelpress.reporting.number_format import format_count, format_digits
 from camelpress.reporting.verdict import MIN_PIECES
 from camelpress.validate.statistics.binomial import TAIL_PROBABILITY
@@ -78,14 +78,15 @@ class SampleSize(NamedTuple):
         return f"{_rounded(pieces)} pieces like these ({_rounded(tokens)} tokens)"
 
 
-def read_sample_size(facts: Mapping[str, Any]) -> SampleSize:
-    """Reads the sample size from a part of the facts.
+def read_sample_size(figures: TextFigures | None) -> SampleSize:
+    """Reads the sample size of some figures; None has no tokens.
 
     Reports of earlier versions lack repetitions and effective sizes.
     """
-    pieces = facts.get("sequences") or 0
-    effective = facts.get("effective_sequences") or float(pieces)
-    return SampleSize(facts.get("tokens") or 0, pieces, effective, facts.get("repeats") or 0)
+    if figures is None:
+        return SampleSize(0, 0, 0.0, 0)
+    effective = figures.effective_sequences or float(figures.sequences)
+    return SampleSize(figures.tokens, figures.sequences, effective, figures.repeats)
 
 
 def _required_clusters(pieces: float, gap: float, reach: float, *, exact: bool) -> float:

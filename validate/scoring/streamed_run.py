@@ -111,21 +111,19 @@ def run_blocks(runners: Sequence[StreamedRun], work: Workspace) -> list[list[flo
     depth = max(runner.model.block_count for runner in runners)
     shards = range(len(runners[0].shards))
     max_threads = MAX_ACTIVATION_BYTES // max(runner.activation_bytes for runner in runners)
+    pipeline = BlockPipeline(
+        depth=depth,
+        label="score " + " and ".join(runner.label for runner in runners),
+        team=work.team,
+        journal=work.journal,
+        embed=lambda: _write_embeddings(runners, work.team),
+        state_hashes=lambda block: [_hash_shard(runners, shard, block) for shard in shards],
+        read_weights=lambda block: _read_weights(runners, block),
+    )
+    records = pipeline.start()
     with ThreadTeam.start(max_threads, runners[0].model.device) as threads:
-        pipeline = BlockPipeline(
-            depth=depth,
-            label="score " + " and ".join(runner.label for runner in runners),
-            team=work.team,
-            journal=work.journal,
-            embed=lambda: _write_embeddings(runners, work.team),
-            state_hashes=lambda block: [_hash_shard(runners, shard, block) for shard in shards],
-            read_weights=lambda block: _read_weights(runners, block),
-            run_block=lambda block, weights: _run_block(
-                runners, block, weights, work.team, threads
-            ),
-        )
-        records = pipeline.start()
-        records += pipeline.run(len(records))
+        run_block = partial(_run_block, runners, team=work.team, threads=threads)
+        records += pipeline.run(len(records), run_block)
     for runner in runners:
         runner.seek(depth)
     columns = zip(*(record["errors"] for record in records), strict=True)

@@ -38,8 +38,6 @@ class BlockPipeline(Generic[Weights]):
         embed: writes the states that enter the first block, for the shards of this rank.
         state_hashes: returns the hashes of the states on disk that enter a block, for all shards.
         read_weights: reads the weights of a block; runs in another thread.
-        run_block: runs the shards of this rank through a block and returns the record of all; its
-            `states` are the hashes of the states after the block.
         is_whole: returns True if all other results of a block still exist.
     """
 
@@ -50,7 +48,6 @@ class BlockPipeline(Generic[Weights]):
     embed: Callable[[], None]
     state_hashes: Callable[[int], list[Any]]
     read_weights: Callable[[int], Weights]
-    run_block: Callable[[int, Weights], BlockRecord]
     is_whole: Callable[[BlockRecord], bool] = lambda _: True
 
     def start(self) -> list[BlockRecord]:
@@ -66,9 +63,15 @@ class BlockPipeline(Generic[Weights]):
                 self.embed()
         return records
 
-    def run(self, first: int) -> Iterator[BlockRecord]:
+    def run(
+        self, first: int, run_block: Callable[[int, Weights], BlockRecord]
+    ) -> Iterator[BlockRecord]:
         """Runs the blocks from `first` on; yields the record of each when it is in the journal.
 
+        Args:
+            first: number of the first block.
+            run_block: runs the shards of this rank through a block and returns the record of all
+                ranks; its `states` are the hashes of the states after the block.
         Raises:
             Interruption: the user asked to stop; the current block is finished.
         """
@@ -78,7 +81,7 @@ class BlockPipeline(Generic[Weights]):
         with stop_signals() as stop:
             weights = _prefetch(torch.inference_mode()(self.read_weights), numbers)
             for number in track(numbers, self.label):
-                record = self.run_block(number, next(weights))
+                record = run_block(number, next(weights))
                 if self.journal:
                     self.journal.add(_key(number), {"sha256": sha256_json(record), **record})
                 yield record

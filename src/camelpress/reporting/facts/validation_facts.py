@@ -72,7 +72,7 @@ class WindowStartFacts(FactsModel):
     """Figures of the beginnings of all windows and of their remainders."""
 
     context: int = Field(description="length of a beginning in tokens")
-    first: TextFigures
+    first: TextFigures | None = Field(description="null without a scored token there")
     rest: TextFigures | None
 
 
