@@ -20,6 +20,7 @@ from camelpress.convert.settings import ExportSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
 from camelpress.reporting.facts.facts_model import FactsModel
+from camelpress.reporting.facts.validation_facts import ModelFacts
 from camelpress.reporting.model_precision import model_precision, quantized_reference_caveat
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import read_report
@@ -365,7 +366,6 @@ def test_layouts_of_one_model_may_be_compared_when_asked(
     ],
 )
 def test_a_precision_is_that_of_the_facts(facts: Any, word: str) -> None:
-    assert model_precision(facts) == word
-    assert bool(quantized_reference_caveat({"reference": facts})) == (
-        word in ("3-bit", "dequantized")
-    )
+    model = ModelFacts.read(facts) if facts else None
+    assert model_precision(model) == word
+    assert bool(quantized_reference_caveat(model)) == (word in ("3-bit", "dequantized"))

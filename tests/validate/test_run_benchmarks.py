@@ -24,7 +24,7 @@ from camelpress.inference.generation.vllm_generator import VllmGenerator
 from camelpress.reporting import validation_report
 from camelpress.reporting.rendering import html_page
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.stage_reports import ValidationReport, read_report
 from camelpress.reporting.verdict import Verdict
 from camelpress.validate.benchmarks import samples, task_catalogue
 from camelpress.validate.benchmarks.run_benchmarks import note_unread_data
@@ -192,7 +192,7 @@ def test_all_forms_tell_of_tasks(report: Path) -> None:
 
 
 def test_what_models_say_is_escaped(report: Path) -> None:
-    told = read_report(report / "report.json")
+    told = ValidationReport.read(report / "report.json")
     hostile = "<script>alert(1)</script> {{ 7 * 6 }}"
     line = {
         "task": TYDIQA,

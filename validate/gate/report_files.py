@@ -9,7 +9,6 @@ from camelpress.core.output.staged_output import output_files, require_separate_
 from camelpress.reporting import validation_report
 from camelpress.reporting.rendering import html_page
 from camelpress.reporting.rendering.junit_xml import render_junit
-from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import ValidationReport
 from camelpress.reporting.verdict import Verdict
 from camelpress.validate.gate.gate_judge import judge_facts
@@ -19,7 +18,7 @@ REPORT_FILE = "report.json"
 REPORT_FILES = (REPORT_FILE, "report.md", "report.html", "junit.xml")
 
 
-def write_report_files(report: Report, folder: Path, settings: ReportSettings) -> None:
+def write_report_files(report: ValidationReport, folder: Path, settings: ReportSettings) -> None:
     """Writes report.json, report.md, report.html and junit.xml."""
     forms = {
         "report.md": html_page.render_markdown(report),
@@ -33,7 +32,7 @@ def write_report_files(report: Report, folder: Path, settings: ReportSettings) -
 
 
 def save_report(
-    report: Report, out: Path, settings: ReportSettings, *, source: Path, force: bool
+    report: ValidationReport, out: Path, settings: ReportSettings, *, source: Path, force: bool
 ) -> None:
     """Writes all files of a report to an output folder.
 

@@ -17,9 +17,10 @@ OUTCOME_WORDS = {1.0: "wins", 0.0: "loses", 0.5: "draws", None: "has no verdict"
 def preference_rows(facts: ValidateFacts) -> list[Row]:
     """Builds a row per pair of compared outputs, task by task; shares are percentages."""
     judgements = _judgements(facts)
+    has_tasks = len(judgements) > 1
     return [
         {
-            "outputs": f"{first} against {second}" + (f", {task.name}" if len(judgements) > 1 else ""),
+            "outputs": f"{first} against {second}" + (f", {task.name}" if has_tasks else ""),
             "win_rate": format_points(duel.win_rate),
             "win_rate_interval": format_points_interval(duel.win_rate_interval),
             "controlled": format_points(duel.length_controlled),

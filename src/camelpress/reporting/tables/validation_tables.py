@@ -178,9 +178,7 @@ def quirk_rows(facts: ValidateFacts) -> list[Row]:
 def _size_tile(reference: ModelFacts, candidate: ModelFacts) -> Row:
     share = format_percent(candidate.bytes / max(1, reference.bytes), 1)
     bits = candidate.bits_per_weight
-    stored = (
-        f"{format_fixed(bits, 2)} bits per weight" if bits else f"weights as {candidate.dtype}"
-    )
+    stored = f"{format_fixed(bits, 2)} bits per weight" if bits else f"weights as {candidate.dtype}"
     return {
         "title": "Size",
         "value": format_bytes(candidate.bytes),
