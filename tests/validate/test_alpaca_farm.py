@@ -22,7 +22,7 @@ from camelpress.core.progress import use_listener
 from camelpress.inference.generation.generator import LocalGenerator
 from camelpress.reporting import validation_report
 from camelpress.reporting.facts.validation_facts import ValidateFacts
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import ValidationReport
 from camelpress.reporting.tables import preference_tables
 from camelpress.validate.benchmarks import samples, task_catalogue
 from camelpress.validate.judge.rate_limit import RateLimiter
@@ -67,7 +67,7 @@ class Judged(NamedTuple):
     """A report that judge-1 had a part in, and what was noted meanwhile."""
 
     folder: Path
-    report: Report
+    report: ValidationReport
     notes: list[str]
 
 

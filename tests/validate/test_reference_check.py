@@ -366,6 +366,6 @@ def test_layouts_of_one_model_may_be_compared_when_asked(
     ],
 )
 def test_a_precision_is_that_of_the_facts(facts: Any, word: str) -> None:
-    model = ModelFacts.read(facts) if facts else None
+    model = None if facts is None else ModelFacts.read(facts)
     assert model_precision(model) == word
     assert bool(quantized_reference_caveat(model)) == (word in ("3-bit", "dequantized"))

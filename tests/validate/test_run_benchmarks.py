@@ -24,7 +24,7 @@ from camelpress.inference.generation.vllm_generator import VllmGenerator
 from camelpress.reporting import validation_report
 from camelpress.reporting.rendering import html_page
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import ValidationReport, read_report
+from camelpress.reporting.stage_reports import ValidationReport
 from camelpress.reporting.verdict import Verdict
 from camelpress.validate.benchmarks import samples, task_catalogue
 from camelpress.validate.benchmarks.run_benchmarks import note_unread_data
@@ -140,7 +140,7 @@ def test_a_benchmark_shows_the_columns(report: Path) -> None:
 
 
 def test_samples_are_kept_with_hashes(report: Path) -> None:
-    told = read_report(report / "report.json")
+    told = ValidationReport.read(report / "report.json")
     assert set(told.outputs) == {f"samples/{name}.jsonl" for name in (MMLU, TYDIQA)}
     for name, digest in told.outputs.items():
         assert sha256_file(report / name) == digest
@@ -160,7 +160,7 @@ def test_samples_are_kept_with_hashes(report: Path) -> None:
 
 
 def test_flips_are_what_differs(report: Path, tmp_path: Path) -> None:
-    told = read_report(report / "report.json")
+    told = ValidationReport.read(report / "report.json")
     for task in told.facts.record["tasks"]:
         found = [*samples.read_flips(told, report, task["name"])]
         kinds = [flip["flip"] for flip in found]
@@ -462,7 +462,7 @@ def test_a_store_answers_no_tasks(
 
 
 def test_the_command_shows_flips(report: Path, run: Run) -> None:
-    flips = [*samples.read_flips(read_report(report / "report.json"), report)]
+    flips = [*samples.read_flips(ValidationReport.read(report / "report.json"), report)]
     shown = run("flips", report)
     assert (shown.code, shown.out.count("right: ")) == (0, len(flips))
     assert json.loads(run("flips", report, "--json").out)["flips"] == flips
