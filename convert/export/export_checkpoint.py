@@ -47,7 +47,7 @@ from camelpress.core.packing.quantization_schemes import (
 from camelpress.core.progress import note, track
 from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.reporting.facts.recover_facts import ExportFacts
-from camelpress.reporting.lineage import EXPORT, SOURCES, list_source_digests, written_weights
+from camelpress.reporting.lineage import EXPORT, list_source_digests, written_weights
 from camelpress.reporting.stage_reports import ExportReport
 
 REPORT = EXPORT
@@ -128,7 +128,7 @@ def export(
                     "plain": len(unpacked),
                     "left_out": sorted(filter(llama.is_derived_buffer, source.tensors)),
                     "config_changes": list(source.config_changes),
-                    SOURCES: list_source_digests(source, hashes),
+                    "exported_from": list_source_digests(source, hashes),
                     **facts,
                     "versions": package_versions(),
                 }

@@ -268,8 +268,8 @@ def test_counts_are_told_in_one_line() -> None:
 
 
 def test_a_report_without_counts_has_no_rows_of_them() -> None:
-    assert omission_rows([{"name": "a.txt"}, {"name": "b", "rows": 1, "omissions": {}}]) == []
-    fields = {"name": "c", "rows": 1, "omissions": {"fields": {"id": 1, "label": 1}}}
-    assert omission_rows([fields]) == [("not read", "c: fields id, label")]
-    unanswered = {"name": "d", "rows": 9, "omissions": {}, "unanswered": 2}
-    assert omission_rows([unanswered]) == [("left out", "d: 2 cut before an answer begins")]
+    assert omission_rows("a.txt", None, None) == omission_rows("b", {}, 1) == []
+    fields = {"fields": {"id": 1, "label": 1}}
+    assert omission_rows("c", fields, 1) == [("not read", "c: fields id, label")]
+    unanswered = omission_rows("d", {}, 9, 2)
+    assert unanswered == [("left out", "d: 2 cut before an answer begins")]

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from camelpress.reporting import number_format, sentences
+from camelpress.reporting.facts.validation_facts import ModelFacts, TextFacts, ValidateFacts
 from camelpress.reporting.plots import card_plots, validation_plots
 from camelpress.reporting.plots.figure_style import axis_label
 from camelpress.reporting.plots.text_ratios import text_ratios
 from camelpress.reporting.rendering import html_page
-from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.stage_reports import ValidationReport
 from camelpress.reporting.tables.markdown_table import (
     LEFT,
     RIGHT,
@@ -44,6 +44,7 @@ def text(name: str, ratio: float, spread: float) -> dict[str, Any]:
         "kl_mean": 0.0121,
         "kl_mean_interval": [0.0113, 0.0130],
         "top1_agreement": 0.9532,
+        "top1_agreement_interval": None,
     }
 
 
@@ -102,7 +103,7 @@ KL = {"estimate": 0.0121, "interval": (0.0113, 0.0130), "threshold": 0.02}
 TOP1 = {"estimate": 0.9532, "interval": (0.9508, 0.9555), "threshold": 0.95, "direction": "min"}
 
 
-def sample(verdict: Verdict | None = Verdict.PASS, **changes: Any) -> Report:
+def sample(verdict: Verdict | None = Verdict.PASS, **changes: Any) -> ValidationReport:
     checks = (
         check(verdict or Verdict.PASS),
         check(Verdict.PASS, "kl_mean", **KL),
@@ -117,7 +118,7 @@ def sample(verdict: Verdict | None = Verdict.PASS, **changes: Any) -> Report:
         "verdict": verdict,
         "cost": {"seconds": 83.4, "peak_bytes": 1_240_000_000},
     }
-    return Report(**{**content, **changes})
+    return ValidationReport(**{**content, **changes})
 
 
 @cache
@@ -254,7 +255,7 @@ def test_figures_take_their_colours_from_the_page() -> None:
 def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
     report = sample()
     report.write(tmp_path / "report.json")
-    again = read_report(tmp_path / "report.json")
+    again = ValidationReport.read(tmp_path / "report.json")
     assert html_page.render_html(again) == sample_page()
     assert html_page.render_markdown(report) == html_page.render_markdown(again)
 
@@ -419,13 +420,14 @@ def test_a_markdown_table_escapes_the_cells_of_its_rows() -> None:
 )
 def test_page_and_card_draw_the_same_ratios(ratio: Any, interval: Any, expected: Any) -> None:
     row = {**TEXTS[0], "perplexity_ratio": ratio, "perplexity_ratio_interval": interval}
-    assert text_ratios([row]) == [("evaluation.jsonl", *expected)]
-    assert card_plots.has_card_plots({**facts(row), "kl_percentiles": {}}) is (
+    damaged = ValidateFacts.read(facts(row) | {"kl_percentiles": {"max": 1.0}})
+    assert text_ratios([TextFacts.read(row)]) == [("evaluation.jsonl", *expected)]
+    assert card_plots.has_card_plots(damaged.updated(kl_percentiles={})) is (
         expected[0] is not None
     )
     (forest,) = [
         drawing.svg
-        for drawing in validation_plots.validation_drawings(sample(facts=facts(row)))
+        for drawing in validation_plots.validation_drawings(sample(facts=damaged))
         if "ratio by text" in drawing.title
     ]
     assert "evaluation.jsonl" in forest
@@ -466,7 +468,8 @@ def test_page_and_card_draw_the_same_ratios(ratio: Any, interval: Any, expected:
         (number_format.format_estimate("non_finite", 0.0, None)[0], "0"),
         (number_format.format_estimate("non_finite", 1234567.0, None)[0], "1,234,567"),
         (number_format.format_estimate("tail_kl", 3.25, (3.0, 3.5))[1], "3.00 – 3.50"),
-        (sentences.quantization_phrase({"bits": 4, "group_size": -1, "sym": False}),
+        (sentences.quantization_phrase(
+            ModelFacts.read({"bits": 4, "group_size": -1, "sym": False})),
          "4 bits, one group per row, asymmetric"),
         (axis_label("a" * 20 + "-end.jsonl"), "aaaaaaaaaa…a-end.jsonl"),
         (axis_label("bell\x07"), "bell\ufffd"),

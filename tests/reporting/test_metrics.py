@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import pico
-from camelpress.reporting.metrics import METRICS, Metric, find_fact, metrics_on
+from camelpress.reporting.facts.facts_model import FactsModel
+from camelpress.reporting.metrics import METRICS, Metric, metrics_on
 from camelpress.reporting.stage_reports import ValidationReport
 from camelpress.validate.scoring import divergence
 from camelpress.validate.scoring.metric_formulas import FORMULAS
@@ -66,14 +67,15 @@ def test_a_limit_is_a_minimum_where_the_best_value_is_the_highest() -> None:
     assert lowest == {"top1_agreement", "top5_agreement"}
 
 
-def test_a_fact_is_read_by_get_from_all_that_has_it() -> None:
-    class Facts:
-        def get(self, key: str) -> Any:
-            return {"blocks": [{"relative_error": 0.5}, {"relative_error": None}]}.get(key)
-
-    assert METRICS["block_error"].value(Facts()) == 0.5
-    assert METRICS["kl_mean"].value(Facts()) is None
-    assert [find_fact(facts, "a/b") for facts in (None, 1, "x", [1], {"a": 2})] == [None] * 5
+def test_a_value_is_read_at_its_path_if_the_facts_have_it() -> None:
+    blocks = [{"relative_error": 0.5}, {"relative_error": None}]
+    facts = FactsModel.build({"blocks": blocks})
+    assert METRICS["block_error"].value(facts) == 0.5
+    assert METRICS["kl_mean"].value(facts) is None
+    metric = Metric("b", "B", path="a/b")
+    records: list[dict[str, Any]] = [{"a": a} for a in (None, 1, "x", [1], {"a": 2})]
+    assert [metric.value(FactsModel.build(record)) for record in records] == [None] * 5
+    assert metric.value(None) is metric.interval(None) is None
 
 
 def test_a_token_formula_sees_log_probabilities_of_both_models(

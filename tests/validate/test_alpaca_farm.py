@@ -21,6 +21,7 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.progress import use_listener
 from camelpress.inference.generation.generator import LocalGenerator
 from camelpress.reporting import validation_report
+from camelpress.reporting.facts.validation_facts import ValidateFacts
 from camelpress.reporting.stage_reports import ValidationReport
 from camelpress.reporting.tables import preference_tables
 from camelpress.validate.benchmarks import samples, task_catalogue
@@ -198,11 +199,13 @@ def test_of_two_tasks_each_row_says_which(judged: Judged) -> None:
     (task,) = judged.report.facts.record["tasks"]
     told = [
         row["outputs"]
-        for row in preference_tables.preference_rows({"tasks": [task, task | {"name": TASK}]})
+        for row in preference_tables.preference_rows(
+            ValidateFacts.read({"tasks": [task, task | {"name": TASK}]})
+        )
     ]
     assert [each.split(", ")[1] for each in told] == [FIXED] * 3 + [TASK] * 3
     assert (
-        preference_tables.preference_rows({"tasks": [task]})[2]["outputs"]
+        preference_tables.preference_rows(ValidateFacts.read({"tasks": [task]}))[2]["outputs"]
         == "candidate against reference"
     )
 

@@ -13,10 +13,10 @@ import pytest
 
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.reporting import validation_report
-from camelpress.reporting.facts.facts_model import FactsModel
+from camelpress.reporting.facts.validation_facts import ValidateFacts
 from camelpress.reporting.rendering.junit_xml import render_junit
-from camelpress.reporting.stage_report import SCHEMA_VERSION, Report
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.stage_report import SCHEMA_VERSION
+from camelpress.reporting.stage_reports import ValidationReport, read_report
 from camelpress.reporting.verdict import Check, Verdict
 from camelpress.validate.gate.report_files import regate_report, save_report
 from camelpress.validate.settings import Gate, MaxLimit, MinLimit, ReportSettings, TextGate
@@ -210,11 +210,13 @@ def check(verdict: Verdict, **changes: Any) -> Check:
 def told_by(
     *checks: Check, inconclusive: str = "failure", name: str = "model"
 ) -> ElementTree.Element:
-    report = Report(
+    report = ValidationReport(
         stage="validate",
         inputs={"candidate": "ab" * 32},
         settings={},
-        facts=FactsModel.build({"candidate": {"path": name}, "reference": {"path": "reference"}}),
+        facts=ValidateFacts.read(
+            {"candidate": {"path": name}, "reference": {"path": "reference"}}
+        ),
         checks=checks,
         verdict=Verdict.combine([each.verdict for each in checks]),
     )

@@ -14,10 +14,9 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.files.file_hashes import file_manifest, sha256_file, sha256_json
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.stage_reports import ExportReport, read_report
 
 EXPORT = "export-report.json"
-SOURCES = "exported_from"  # key of an export's facts with the digests of earlier weights
 WRITTEN = ".safetensors"  # suffix of weight files on output
 STORED = (WRITTEN, ".bin", ".pth")  # suffixes of weight files on input
 FileHashes = Mapping[str, str] | None
@@ -70,10 +69,11 @@ def _exported_from(folder: Path, hashes: FileHashes) -> list[str]:
         report = read_report(folder / EXPORT)
     except CheckpointProblem:
         return []
-    listed, digests = _weights(report), report.facts.record.get(SOURCES)
-    if not listed or not isinstance(digests, list) or not _are_beside(listed, folder, hashes):
+    digests = report.facts.exported_from if isinstance(report, ExportReport) else None
+    listed = _weights(report)
+    if not listed or not digests or not _are_beside(listed, folder, hashes):
         return []
-    return [*map(str, digests)]
+    return digests
 
 
 def _are_beside(listed: Mapping[str, str], folder: Path, hashes: FileHashes) -> bool:

@@ -47,7 +47,7 @@ class Metric:
     lossless_value: float | None = None  # value of a candidate equal to its reference
     limits: LimitRange | None = None  # possible limits in a gate; None: no check
     default_limit: float | None = None  # limit of the default gate
-    path: str = ""  # path in the facts if they hold no `key`; see `find_fact`
+    path: str = ""  # path in the facts if they hold no `key`; see `_find_fact`
     has_interval: bool = True  # True if the interval decides, False if the value alone decides
     is_required: bool = False  # True if a valid report has it
     is_listed: bool = True  # False: in gate, checks and schemas only
@@ -87,12 +87,12 @@ class Metric:
 
     def value(self, facts: FactsModel | None) -> Any:
         """Reads the value from all facts, from one text, or from the beginnings of windows."""
-        return find_fact(facts.record if facts else None, self.path or self.key)
+        return _find_fact(facts.record if facts else None, self.path or self.key)
 
     def interval(self, facts: FactsModel | None) -> Any:
         """Reads the 95 % interval; the interval of `a/b` is at `a_interval/b`."""
         head, slash, rest = (self.path or self.key).partition("/")
-        return find_fact(facts.record if facts else None, f"{head}_interval{slash}{rest}")
+        return _find_fact(facts.record if facts else None, f"{head}_interval{slash}{rest}")
 
     def text(self, surface: Surface, **names: object) -> str:
         """Returns the text on a surface, with title, unit and the names filled in."""
@@ -277,11 +277,11 @@ def metrics_on(surface: Surface) -> list[Metric]:
     return [metric for metric in METRICS.values() if metric.is_listed and getattr(metric, surface)]
 
 
-def find_fact(facts: Any, path: str) -> Any:
+def _find_fact(facts: Any, path: str) -> Any:
     """Returns the value at a path of keys, or None; `*` is the largest item of a list."""
     head, _, rest = path.partition("/")
     if head == "*":
-        values = [find_fact(item, rest) for item in facts] if isinstance(facts, list) else []
+        values = [_find_fact(item, rest) for item in facts] if isinstance(facts, list) else []
         return max((value for value in values if value is not None), default=None)
     inner = facts.get(head) if isinstance(facts, Mapping) else None
-    return find_fact(inner, rest) if rest else inner
+    return _find_fact(inner, rest) if rest else inner

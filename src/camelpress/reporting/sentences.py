@@ -6,6 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from camelpress.core.documents.omissions import omission_rows
+from camelpress.reporting.facts.store_facts import StoreFacts, StoreTextFacts
+from camelpress.reporting.facts.task_facts import TaskFacts
+from camelpress.reporting.facts.validation_facts import (
+    ModelFacts,
+    TextCounts,
+    TextFacts,
+    ValidateFacts,
+)
 from camelpress.reporting.number_format import (
     NBSP,
     Number,
@@ -70,31 +78,29 @@ def percentile_sentence(values: Mapping[str, Number | None]) -> str:
     return f"Of the tokens, {enumerate_words(clauses)} nats{largest}."
 
 
-def quantization_phrase(model: Mapping[str, Any]) -> str:
+def quantization_phrase(model: ModelFacts) -> str:
     """Describes the storage of a model's weights from its facts."""
-    if not model.get("bits"):
-        return "none any more: written out of codes" if model.get("dequantized") else "none"
-    groups = model.get("group_size") or 0
-    words = [f"{model['bits']} bits", f"groups of {groups}" if groups > 0 else "one group per row"]
-    if model.get("sym") is not None:
-        words.append("symmetric" if model["sym"] else "asymmetric")
+    if not model.bits:
+        return "none any more: written out of codes" if model.dequantized else "none"
+    groups = model.group_size or 0
+    words = [f"{model.bits} bits", f"groups of {groups}" if groups > 0 else "one group per row"]
+    if model.sym is not None:
+        words.append("symmetric" if model.sym else "asymmetric")
     return ", ".join(words)
 
 
-def repeats_sentence(part: Mapping[str, Any], noun: str) -> str:
+def repeats_sentence(part: TextCounts | StoreFacts, noun: str) -> str:
     """States the number of repeated pieces of text, or "" without repeats."""
-    count = part.get("repeats") or 0
-    total = count + part["sequences"]
-    return _repeats_clause(count, total, noun) if count else ""
-
-
-def duplicate_items_sentence(task: Mapping[str, Any]) -> str:
-    """States the number of repeated items of a task, or "" without repeats."""
-    distinct = task.get("distinct")
-    if not distinct:
+    if not part.repeats:
         return ""
-    count = task["n"] - distinct["n"]
-    return _repeats_clause(count, task["n"], "items")
+    return _repeats_clause(part.repeats, part.repeats + part.sequences, noun)
+
+
+def duplicate_items_sentence(task: TaskFacts) -> str:
+    """States the number of repeated items of a task, or "" without repeats."""
+    if task.distinct is None:
+        return ""
+    return _repeats_clause(task.n - task.distinct.n, task.n, "items")
 
 
 def _repeats_clause(count: int, total: int, noun: str) -> str:
@@ -103,18 +109,23 @@ def _repeats_clause(count: int, total: int, noun: str) -> str:
     )
 
 
-def missing_benchmarks_sentence(facts: Mapping[str, Any]) -> str:
+def missing_benchmarks_sentence(facts: ValidateFacts) -> str:
     """States the benchmarks missing from the mean, or "" if the mean is complete."""
-    missing = (facts.get("averages") or {}).get("missing") or []
+    missing = facts.averages.missing if facts.averages else []
     columns = "a column of it is" if len(missing) == 1 else "columns of theirs are"
     return (
         f"The mean is without {enumerate_words(missing)}: {columns} not there." if missing else ""
     )
 
 
-def omission_sentences(facts: Mapping[str, Any]) -> list[str]:
+def text_omission_rows(texts: Sequence[TextFacts | StoreTextFacts]) -> list[tuple[str, str]]:
+    """Returns label and text for all omissions from the texts of a report."""
+    return [row for text in texts for row in omission_rows(text.name, text.omissions, text.rows)]
+
+
+def omission_sentences(facts: ValidateFacts) -> list[str]:
     """Returns one sentence per kind of row or field that the texts leave out."""
-    rows = omission_rows(facts["texts"])
+    rows = text_omission_rows(facts.texts)
     return [f"{label.capitalize()} of {text}." for label, text in rows]
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 MAX_REASONS = 20  # distinct reasons per unit; others are counted together
 OTHER_REASONS = "others"
@@ -63,24 +62,27 @@ def describe_omissions(counts: OmissionCounts, rows: int) -> str:
     return ", ".join(_describe_unit(unit, reasons, rows) for unit, reasons in units.items())
 
 
-def omission_rows(files: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Returns label and text for all omissions from the files of a report.
+def omission_rows(
+    name: str, counts: OmissionCounts | None, rows: int | None, unanswered: int | None = None
+) -> list[tuple[str, str]]:
+    """Returns label and text for all omissions from a file of a report.
 
     Args:
-        files: entries with `name`, `rows`, `omissions` and, in a calibration, `unanswered`; older
-            reports have only `name`.
+        name: name of the file.
+        counts: omissions from the file; None if the report does not hold them.
+        rows: rows of the file; None if the report does not hold them.
+        unanswered: conversations of a calibration file, cut before an answer begins.
     """
-    rows = []
-    for file in files:
-        name, counts = file["name"], file.get("omissions") or {}
-        summary = describe_omissions(counts, file.get("rows") or 0)
-        rows += [("left out", f"{name}: {summary}")] if summary else []
-        unanswered = file.get("unanswered") or 0
-        if unanswered:
-            rows.append(("left out", f"{name}: {unanswered:,} cut before an answer begins"))
-        fields = ", ".join(counts.get("fields", {}))
-        rows += [("not read", f"{name}: fields {fields}")] if fields else []
-    return rows
+    counts = counts or {}
+    labelled = []
+    summary = describe_omissions(counts, rows or 0)
+    if summary:
+        labelled.append(("left out", f"{name}: {summary}"))
+    if unanswered:
+        labelled.append(("left out", f"{name}: {unanswered:,} cut before an answer begins"))
+    if fields := ", ".join(counts.get("fields", {})):
+        labelled.append(("not read", f"{name}: fields {fields}"))
+    return labelled
 
 
 def merge_counts(parts: Iterable[OmissionCounts]) -> dict[str, dict[str, int]]:

@@ -84,6 +84,16 @@ class TaskFacts(FactsModel):
         default=None, description="verdicts of a judge, if one compared outputs"
     )
 
+    @property
+    def label(self) -> str:
+        """Title of the card's column, or the name of a task without one."""
+        return self.title or self.name
+
+    @property
+    def difference(self) -> float:
+        """Candidate's score minus the reference's."""
+        return self.candidate_accuracy - self.reference_accuracy
+
     @model_validator(mode="after")
     def _require_counts(self, info: Any) -> TaskFacts:
         if info.context != "strict":
@@ -104,10 +114,18 @@ class BenchmarkMean(FactsModel):
     delta: OptionalNumber = Field(default=None, description="candidate minus reference")
     delta_interval: Interval = None
 
+    @property
+    def difference(self) -> float:
+        """Candidate's mean minus the reference's."""
+        return self.candidate - self.reference
+
 
 class AverageFacts(BenchmarkMean):
     """Mean over the means of benchmarks."""
 
     name: str = Field(description="Average, if all benchmarks of the card are present")
     complete: bool
+    missing: list[str] = Field(
+        default=[], description="benchmarks of the card that are not in the mean"
+    )
     benchmarks: dict[str, BenchmarkMean]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from camelpress.reporting.metrics import find_fact
+from camelpress.reporting.facts.task_facts import AverageFacts, TaskFacts
+from camelpress.reporting.facts.validation_facts import ValidateFacts
 from camelpress.reporting.number_format import format_threshold
 from camelpress.reporting.plots.figure_style import (
     ACCENT,
@@ -20,17 +20,18 @@ from camelpress.reporting.plots.figure_style import (
     finish_drawing,
     new_figure,
 )
-from camelpress.reporting.plots.text_ratios import TextRatio, text_ratios
+from camelpress.reporting.plots.text_ratios import TextRatio, text_ratio, text_ratios
 from camelpress.reporting.verdict import Check
 
 ROW_HEIGHT = 30  # CSS px
 MAX_AXIS_GROWTH = 4  # largest growth of the axis for long intervals, in spreads of the values
 
 
-def plot_perplexity_ratios(facts: Mapping[str, Any], check: Check | None) -> SvgFigure:
+def plot_perplexity_ratios(facts: ValidateFacts, check: Check | None) -> SvgFigure:
     """Draws a row per text and one for all texts; the check gives the limit."""
-    overall = {**facts, "name": "all texts"}
-    rows = text_ratios(facts["texts"] if len(facts["texts"]) == 1 else [overall, *facts["texts"]])
+    overall = text_ratio(facts, "all texts")
+    rows = text_ratios(facts.texts)
+    rows = rows if len(rows) == 1 else [overall, *rows]
     figure, axes = new_figure(max(HEIGHT, 100 + ROW_HEIGHT * len(rows)))
     for height, row in enumerate(rows):
         is_overall = height == 0 and len(rows) > 1
@@ -43,7 +44,7 @@ def plot_perplexity_ratios(facts: Mapping[str, Any], check: Check | None) -> Svg
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    floor = find_fact(facts, "noise_floor/perplexity_ratio_interval")
+    floor = facts.noise_floor and facts.noise_floor.perplexity_ratio_interval
     if floor:
         axes.axvspan(*floor, color=MUTED, alpha=0.25, linewidth=0)
     whole = _ratio_axis(axes, rows, check)
@@ -79,41 +80,33 @@ def _ratio_axis(axes: Axes, rows: Sequence[TextRatio], check: Check | None) -> b
     return whole
 
 
-def plot_benchmark_deltas(facts: Mapping[str, Any], checks: Sequence[Check]) -> SvgFigure:
+def plot_benchmark_deltas(facts: ValidateFacts, checks: Sequence[Check]) -> SvgFigure:
     """Draws the difference of each benchmark and of their mean, with tolerated losses."""
-    tasks = [*facts["tasks"], *filter(None, [facts.get("averages")])]
+    means = [facts.averages] if facts.averages else []
+    rows: list[TaskFacts | AverageFacts] = [*facts.tasks, *means]
+    labels = [*(task.label for task in facts.tasks), *(mean.name for mean in means)]
     margins = {
         check.part: -100 * check.threshold for check in checks if check.name == "accuracy_loss"
     }
-    figure, axes = new_figure(max(HEIGHT, 100 + ROW_HEIGHT * len(tasks)))
-    for place, task in enumerate(tasks):
-        marker, points = ("D", 9.0) if task is facts.get("averages") else ("o", 7.5)
-        axes.plot(100 * _delta(task), place, marker, markersize=points, color=ACCENT)
-        if task.get("delta_interval"):
-            ends = [100 * end for end in task["delta_interval"]]
-            axes.hlines(place, *ends, color=ACCENT, linewidth=2.5)
-        if task["name"] in margins:
-            axes.plot(margins[task["name"]], place, "|", markersize=18, color=LIMIT)
-    axes.set_yticks(
-        range(len(tasks)), [axis_label(task.get("title") or task["name"]) for task in tasks]
-    )
-    axes.set_ylim(len(tasks) - 0.4, -0.6)
+    figure, axes = new_figure(max(HEIGHT, 100 + ROW_HEIGHT * len(rows)))
+    for place, row in enumerate(rows):
+        marker, points = ("D", 9.0) if row is facts.averages else ("o", 7.5)
+        axes.plot(100 * row.difference, place, marker, markersize=points, color=ACCENT)
+        if row.delta_interval:
+            low, high = row.delta_interval
+            axes.hlines(place, 100 * low, 100 * high, color=ACCENT, linewidth=2.5)
+        if row.name in margins:
+            axes.plot(margins[row.name], place, "|", markersize=18, color=LIMIT)
+    axes.set_yticks(range(len(rows)), [*map(axis_label, labels)])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.axvline(0, color=MUTED, linewidth=1.2)
     axes.set_xlabel("score, candidate - reference (points)")
     caption = ["Bars are 95 % intervals; 0, the solid line, is no change."]
-    caption += ["The diamond is the mean of benchmarks."] if facts.get("averages") else []
+    caption += ["The diamond is the mean of benchmarks."] if means else []
     caption += ["An upright stroke is the largest loss that is tolerated."] if margins else []
     return finish_drawing(
         figure, "deltas", "Benchmarks, both models on the same items", " ".join(caption)
     )
-
-
-def _delta(task: Mapping[str, Any]) -> float:
-    """Returns the difference of a task or of the mean of benchmarks."""
-    before, after = (
-        task.get(f"{side}_accuracy", task.get(side)) for side in ("reference", "candidate")
-    )
-    return float(after - before)

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from camelpress.reporting.quoted_values import value_at
+from camelpress.reporting.facts.validation_facts import TextFacts, TextFigures
+from camelpress.reporting.metrics import METRICS
 
 
 class TextRatio(NamedTuple):
@@ -17,15 +18,17 @@ class TextRatio(NamedTuple):
     interval: tuple[float, float] | None  # None if the interval is unbounded
 
 
-def text_ratios(texts: Iterable[Any]) -> list[TextRatio]:
+def text_ratios(texts: Iterable[TextFacts]) -> list[TextRatio]:
     """Returns the perplexity ratios of texts, in their order."""
-    return [_text_ratio(text) for text in texts]
+    return [text_ratio(text, str(text.name)) for text in texts]
 
 
-def _text_ratio(text: Any) -> TextRatio:
-    name, ratio = str(value_at(text, "name")), value_at(text, "perplexity_ratio")
+def text_ratio(figures: TextFigures, name: str) -> TextRatio:
+    """Returns the perplexity ratio of figures that may be damaged, under a name."""
+    metric = METRICS["perplexity_ratio"]
+    ratio = metric.value(figures)
     interval: tuple[float, float] | None = None
-    match value_at(text, "perplexity_ratio_interval"):
+    match metric.interval(figures):
         case [low, high]:
             interval = low, high
     if all(map(is_finite_number, [ratio, *(interval or ())])):

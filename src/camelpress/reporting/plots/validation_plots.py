@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from camelpress.reporting import sentences
-from camelpress.reporting.metrics import find_fact
+from camelpress.reporting.facts.validation_facts import BinnedMeans, BlockError, ValidateFacts
 from camelpress.reporting.number_format import Number, format_digits, format_tick
 from camelpress.reporting.plots.figure_style import (
     ACCENT,
@@ -24,7 +24,7 @@ from camelpress.reporting.plots.figure_style import (
     new_figure,
 )
 from camelpress.reporting.plots.interval_plots import plot_benchmark_deltas, plot_perplexity_ratios
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import ValidationReport
 from camelpress.reporting.verdict import Check
 
 LETTER_WIDTH = 0.023  # width of a letter above the histogram, as a fraction of the axis
@@ -58,31 +58,32 @@ STEP_PLOTS = (
 # fmt: on
 
 
-def validation_drawings(report: Report) -> list[SvgFigure]:
+def validation_drawings(report: ValidationReport) -> list[SvgFigure]:
     """Draws all figures that the facts allow, in the order of the page."""
-    facts = report.facts.record
+    facts = report.facts
     with figure_style(PAGE_STYLE):
         return [
-            *([plot_benchmark_deltas(facts, report.checks)] if facts.get("tasks") else []),
-            *(_token_figures(facts, report.checks) if facts["tokens"] else []),
+            *([plot_benchmark_deltas(facts, report.checks)] if facts.tasks else []),
+            *(_token_figures(facts, report.checks) if facts.tokens else []),
         ]
 
 
-def _token_figures(facts: Mapping[str, Any], checks: Sequence[Check]) -> list[SvgFigure]:
+def _token_figures(facts: ValidateFacts, checks: Sequence[Check]) -> list[SvgFigure]:
     ratios = [check for check in checks if check.name == "perplexity_ratio"]
     overall = next((check for check in ratios if check.part is None), None)
+    steps = [(getattr(facts, plot.fact), plot) for plot in STEP_PLOTS]
     return [
         plot_perplexity_ratios(facts, overall),
         plot_kl_histogram(facts),
-        *(binned_mean_plot(facts[plot.fact], plot) for plot in STEP_PLOTS if facts.get(plot.fact)),
-        *([block_error_plot(facts["blocks"])] if facts.get("blocks") else []),
+        *(binned_mean_plot(stretches, plot) for stretches, plot in steps if stretches),
+        *([block_error_plot(facts.blocks)] if facts.blocks else []),
     ]
 
 
-def plot_kl_histogram(facts: Mapping[str, Any]) -> SvgFigure:
+def plot_kl_histogram(facts: ValidateFacts) -> SvgFigure:
     """Draws the distribution of the KL divergence over tokens on a logarithmic axis."""
     figure, axes = new_figure(HEIGHT)
-    edges, shares, folded = _occupied_bins(**facts["kl_histogram"])
+    edges, shares, folded = _occupied_bins(facts.kl_histogram.edges, facts.kl_histogram.counts)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(numticks=6))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_tick(value)))
@@ -90,16 +91,16 @@ def plot_kl_histogram(facts: Mapping[str, Any]) -> SvgFigure:
     axes.set_xlabel("KL divergence of a token (nats)")
     axes.set_ylabel("tokens (%)")
     axes.set_xlim(edges[0], edges[-1])
-    floor = find_fact(facts, "noise_floor/kl_mean")
+    floor = facts.noise_floor and facts.noise_floor.kl_mean
     if any(shares):
         axes.stairs(shares, edges, fill=True, color=ACCENT, alpha=0.3, linewidth=0)
         axes.stairs(shares, edges, color=ACCENT, linewidth=1.6)
-        marks = {**facts["kl_percentiles"], **({"floor": floor} if floor else {})}
+        marks = {**facts.kl_percentiles, **({"floor": floor} if floor else {})}
         _percentile_marks(axes, marks, edges)
     else:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no tokens counted", transform=axes.transAxes, ha="center")
-    caption = sentences.percentile_sentence(facts["kl_percentiles"])
+    caption = sentences.percentile_sentence(facts.kl_percentiles)
     caption += (
         " Rounding alone, without a quantized model, gives the mean that is marked."
         if floor
@@ -151,18 +152,18 @@ def _percentile_marks(
         )
 
 
-def binned_mean_plot(stretches: Mapping[str, Any], plot: BinnedMeanPlot) -> SvgFigure:
+def binned_mean_plot(stretches: BinnedMeans, plot: BinnedMeanPlot) -> SvgFigure:
     """Draws a mean per token over stretches; a stretch without tokens is a gap."""
     means = [
         math.nan if mean is None or not count else mean
-        for mean, count in zip(stretches[plot.quantity], stretches["tokens"], strict=True)
+        for mean, count in zip(getattr(stretches, plot.quantity), stretches.tokens, strict=True)
     ]
     figure, axes = new_figure(HEIGHT)
     axes.stairs(means, fill=True, color=ACCENT, alpha=0.3, linewidth=0)
     axes.stairs(means, color=ACCENT, linewidth=1.6)
     axes.axhline(0, color=MUTED, linewidth=1.2)
     every = math.ceil(len(means) / 6)
-    edges = [format_digits(edge) for edge in stretches["edges"]]
+    edges = [format_digits(edge) for edge in stretches.edges]
     axes.set_xticks(range(0, len(edges), every), edges[::every])
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.grid(visible=False, axis="x")
@@ -171,9 +172,9 @@ def binned_mean_plot(stretches: Mapping[str, Any], plot: BinnedMeanPlot) -> SvgF
     return finish_drawing(figure, f"{plot.fact}-{plot.quantity}", plot.title, plot.caption)
 
 
-def block_error_plot(blocks: Sequence[Mapping[str, Any]]) -> SvgFigure:
+def block_error_plot(blocks: Sequence[BlockError]) -> SvgFigure:
     """Draws the relative error of the hidden states behind each block."""
-    errors = [block["relative_error"] for block in blocks]
+    errors = [block.relative_error for block in blocks]
     figure, axes = new_figure(HEIGHT)
     shown = [math.nan if error is None else 100 * error for error in errors]
     axes.plot(range(len(shown)), shown, "o-", color=ACCENT, linewidth=1.6, markersize=4)

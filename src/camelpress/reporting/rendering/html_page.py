@@ -15,11 +15,12 @@ from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
 from camelpress.reporting import sentences
+from camelpress.reporting.facts.validation_facts import ValidateFacts
 from camelpress.reporting.metrics import metrics_on
 from camelpress.reporting.model_precision import quantized_reference_caveat
 from camelpress.reporting.number_format import format_count
 from camelpress.reporting.plots import validation_plots
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import ValidationReport
 from camelpress.reporting.tables import preference_tables, validation_tables
 from camelpress.reporting.tables.markdown_table import escape_markdown, markdown_table
 from camelpress.reporting.verdict import Verdict
@@ -68,15 +69,15 @@ DUEL_COLUMNS = {
 # fmt: on
 
 
-def render_html(report: Report) -> str:
+def render_html(report: ValidationReport) -> str:
     """Renders the whole page; equal facts give equal bytes, whatever the cost."""
-    facts = report.facts.record
+    facts = report.facts
     settings = report.model_dump(mode="json", include={"settings"})["settings"]
     return _template("page.html.jinja").render(
         _page_header(report),
         css=Markup(_resource("page.css")),
-        tokens=format_count(facts["tokens"]),
-        sequences=format_count(facts["sequences"]),
+        tokens=format_count(facts.tokens),
+        sequences=format_count(facts.sequences),
         checks=[validation_tables.gate_check_row(check) for check in report.checks],
         headline=validation_tables.headline_tiles(facts),
         drawings=validation_plots.validation_drawings(report),
@@ -86,41 +87,42 @@ def render_html(report: Report) -> str:
         early=validation_tables.window_start_rows(facts),
         repeated=validation_tables.duplicate_sentences(facts),
         tasks=validation_tables.benchmark_rows(facts),
-        missing=facts.get("tasks_missing") or {},
+        missing=facts.tasks_missing,
         missing_sentence=sentences.missing_benchmarks_sentence(facts),
         preferences=preference_tables.preference_rows(facts),
         judges=preference_tables.judge_sentences(facts),
         quirks=validation_tables.quirk_rows(facts),
         models=validation_tables.model_rows(facts),
-        protocol=facts["protocol"],
+        protocol=facts.protocol,
         version=report.version,
         settings=yaml.safe_dump({report.stage: settings}, sort_keys=False, allow_unicode=True),
         inputs=report.inputs,
     )
 
 
-def render_markdown(report: Report) -> str:
+def render_markdown(report: ValidationReport) -> str:
     """Renders verdict, checks and texts in fewer than 70 lines, failed checks first."""
+    facts = report.facts
     opening = {key: escape_markdown(text) for key, text in _page_header(report).items()}
     ranked = sorted(report.checks, key=lambda check: VERDICT_ORDER.index(check.verdict))
     checks = [validation_tables.gate_check_row(check) for check in ranked]
-    texts = validation_tables.text_metric_rows(report.facts.record)
+    texts = validation_tables.text_metric_rows(facts)
     parts = [
         "## {mark} {verdict}: {candidate} against {reference}".format_map(opening),
         opening["summary"],
-        *map(escape_markdown, validation_tables.duplicate_sentences(report.facts.record)),
+        *map(escape_markdown, validation_tables.duplicate_sentences(facts)),
         opening["caveat"],
         *(_limited_table(CHECK_COLUMNS, checks, "checks") if checks else ()),
         *(_limited_table(_text_columns("Text"), texts, "texts") if texts else ()),
-        *map(escape_markdown, sentences.omission_sentences(report.facts.record)),
-        *_early(validation_tables.window_start_rows(report.facts.record)),
-        *_tasks(report.facts.record),
-        f"Protocol: {escape_markdown(report.facts.record['protocol'])}",
+        *map(escape_markdown, sentences.omission_sentences(facts)),
+        *_early(validation_tables.window_start_rows(facts)),
+        *_tasks(facts),
+        f"Protocol: {escape_markdown(facts.protocol)}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def render_flips(report: Report, changed: Iterable[Mapping[str, Any]]) -> str:
+def render_flips(report: ValidationReport, changed: Iterable[Mapping[str, Any]]) -> str:
     """Renders a page of flipped items, at most `MAX_FLIPS` per task.
 
     Args:
@@ -132,16 +134,16 @@ def render_flips(report: Report, changed: Iterable[Mapping[str, Any]]) -> str:
         by_task.setdefault(line["task"], []).append(validation_tables.flip_row(line))
     tasks = [
         {
-            "name": task.get("title") or task["name"],
-            "lost": task["lost"],
-            "won": task["won"],
-            "flips": by_task.get(task["name"], [])[:MAX_FLIPS],
+            "name": task.label,
+            "lost": task.lost,
+            "won": task.won,
+            "flips": by_task.get(task.name, [])[:MAX_FLIPS],
         }
-        for task in report.facts.record["tasks"]
+        for task in report.facts.tasks
     ]
     return _template("flips.html.jinja").render(
-        candidate=validation_tables.model_folder_name(report.facts.record["candidate"]),
-        reference=validation_tables.model_folder_name(report.facts.record["reference"]),
+        candidate=validation_tables.model_folder_name(report.facts.candidate),
+        reference=validation_tables.model_folder_name(report.facts.reference),
         css=Markup(_resource("page.css")),
         tasks=tasks,
         version=report.version,
@@ -152,9 +154,8 @@ def _early(rows: list[dict[str, Any]]) -> list[str]:
     return [_table(_text_columns("Part of each window"), rows)] if rows else []
 
 
-def _tasks(facts: Mapping[str, Any]) -> list[str]:
+def _tasks(facts: ValidateFacts) -> list[str]:
     rows = validation_tables.benchmark_rows(facts)
-    missing = facts.get("tasks_missing") or {}
     preferences = preference_tables.preference_rows(facts)
     return [
         *(_limited_table(TASK_COLUMNS, rows, "benchmarks") if rows else ()),
@@ -163,21 +164,21 @@ def _tasks(facts: Mapping[str, Any]) -> list[str]:
         *map(escape_markdown, preference_tables.judge_sentences(facts)),
         *(
             f"Not run: {escape_markdown(name)}: {escape_markdown(why)}"
-            for name, why in missing.items()
+            for name, why in facts.tasks_missing.items()
         ),
     ]
 
 
-def _page_header(report: Report) -> dict[str, str]:
+def _page_header(report: ValidationReport) -> dict[str, str]:
     verdict = report.verdict.value if report.verdict else "NOT JUDGED"
     return {
         "verdict": verdict,
         "tone": report.verdict.lower() if report.verdict else "none",
         "mark": sentences.VERDICT_SYMBOLS[report.verdict],
         "summary": sentences.verdict_sentence(report),
-        "caveat": quantized_reference_caveat(report.facts.record),
-        "candidate": validation_tables.model_folder_name(report.facts.record["candidate"]),
-        "reference": validation_tables.model_folder_name(report.facts.record["reference"]),
+        "caveat": quantized_reference_caveat(report.facts.reference),
+        "candidate": validation_tables.model_folder_name(report.facts.candidate),
+        "reference": validation_tables.model_folder_name(report.facts.reference),
     }
 
 

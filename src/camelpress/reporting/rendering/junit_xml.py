@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 from xml.etree import ElementTree
 
 from camelpress.reporting import sentences
+from camelpress.reporting.facts.validation_facts import ValidateFacts
 from camelpress.reporting.model_precision import quantized_reference_caveat
 from camelpress.reporting.number_format import check_title, format_points, format_points_interval
-from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import ValidationReport
 from camelpress.reporting.tables import preference_tables, validation_tables
 from camelpress.reporting.verdict import Check, Verdict
 
@@ -20,7 +19,7 @@ ILLEGAL_XML = re.compile(
 VERDICT_ELEMENTS = {Verdict.FAIL: "failure", Verdict.ERROR: "error"}
 
 
-def render_junit(report: Report, *, inconclusive: str) -> str:
+def render_junit(report: ValidationReport, *, inconclusive: str) -> str:
     """Renders the whole file; equal reports give equal bytes.
 
     Args:
@@ -29,7 +28,7 @@ def render_junit(report: Report, *, inconclusive: str) -> str:
     Source:
         Elements common to Jenkins, GitLab and GitHub's actions; characters of XML 1.0, section 2.2.
     """
-    caveat = quantized_reference_caveat(report.facts.record)
+    caveat = quantized_reference_caveat(report.facts.reference)
     cases = [_test_case(check, inconclusive, caveat) for check in report.checks] or [_empty_case()]
     suite = ElementTree.Element("testsuite", name=_name(report), tests=str(len(cases)))
     for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
@@ -37,7 +36,7 @@ def render_junit(report: Report, *, inconclusive: str) -> str:
     properties = ElementTree.SubElement(suite, "properties")
     summary = {"verdict": report.verdict or "NOT JUDGED", "camelpress": report.version}
     summary |= {"caveat": caveat} if caveat else {}
-    for name, value in (summary | _benchmarks(report.facts.record) | report.inputs).items():
+    for name, value in (summary | _benchmarks(report.facts) | report.inputs).items():
         ElementTree.SubElement(
             properties, "property", name=_legal_xml(name), value=_legal_xml(value)
         )
@@ -69,27 +68,24 @@ def _empty_case() -> ElementTree.Element:
     return case
 
 
-def _benchmarks(facts: Mapping[str, Any]) -> dict[str, str]:
+def _benchmarks(facts: ValidateFacts) -> dict[str, str]:
     """Returns properties outside all checks: the mean of benchmarks, direct preferences."""
     properties = {
-        f"{task['name']}, direct": sentence
-        for task in facts.get("tasks") or []
+        f"{task.name}, direct": sentence
+        for task in facts.tasks
         for sentence in preference_tables.direct_preference_sentences(task)
     }
-    mean = facts.get("averages")
+    mean = facts.averages
     if mean:
-        ends = format_points_interval(mean.get("delta_interval"), sign=True)
-        scores = f"{format_points(mean['reference'])} to {format_points(mean['candidate'])} %"
-        properties[mean["name"]] = f"{scores}, difference {ends} points"
+        ends = format_points_interval(mean.delta_interval, sign=True)
+        scores = f"{format_points(mean.reference)} to {format_points(mean.candidate)} %"
+        properties[mean.name] = f"{scores}, difference {ends} points"
     return properties
 
 
-def _name(report: Report) -> str:
-    sides = [
-        validation_tables.model_folder_name(report.facts.record[side])
-        for side in ("candidate", "reference")
-    ]
-    return _legal_xml(" against ".join(sides))
+def _name(report: ValidationReport) -> str:
+    models = (report.facts.candidate, report.facts.reference)
+    return _legal_xml(" against ".join(map(validation_tables.model_folder_name, models)))
 
 
 def _legal_xml(text: str) -> str:

@@ -7,6 +7,8 @@ from pathlib import PurePath
 from typing import Any
 
 from camelpress.reporting import sentences
+from camelpress.reporting.facts.task_facts import AverageFacts, TaskFacts
+from camelpress.reporting.facts.validation_facts import ModelFacts, TextFigures, ValidateFacts
 from camelpress.reporting.metrics import METRICS, metrics_on
 from camelpress.reporting.number_format import (
     NBSP,
@@ -33,9 +35,9 @@ SIDES = ("reference", "candidate")
 MAX_PROMPT_CHARACTERS = 600  # characters shown from the end of a prompt
 
 
-def model_folder_name(model: Mapping[str, Any]) -> str:
+def model_folder_name(model: ModelFacts) -> str:
     """Returns the last part of a model's path."""
-    return PurePath(model["path"]).name or model["path"]
+    return PurePath(model.path).name or model.path
 
 
 def gate_check_row(check: Check) -> Row:
@@ -59,30 +61,30 @@ def gate_check_row(check: Check) -> Row:
     }
 
 
-def text_metric_rows(facts: Mapping[str, Any]) -> list[Row]:
+def text_metric_rows(facts: ValidateFacts) -> list[Row]:
     """Builds a row per text, with a row of totals first for several texts."""
-    texts = [_text_row(text, text["name"]) for text in facts["texts"]]
+    texts = [_text_row(text, text.name) for text in facts.texts]
     if not texts:
         return []
     overall = {**_text_row(facts, "all texts"), "total": True}
     return texts if len(texts) == 1 else [overall, *texts]
 
 
-def window_start_rows(facts: Mapping[str, Any]) -> list[Row]:
+def window_start_rows(facts: ValidateFacts) -> list[Row]:
     """Builds the rows of the beginnings of windows and of their remainders."""
-    early = facts["early"]
+    early = facts.early
     if early is None:
         return []
-    named = {f"first {early['context']} tokens": early["first"], "the rest": early["rest"]}
+    named = {f"first {early.context} tokens": early.first, "the rest": early.rest}
     return [_text_row(part, name) for name, part in named.items() if part]
 
 
-def _text_row(facts: Mapping[str, Any], name: str) -> Row:
+def _text_row(facts: TextFigures, name: str) -> Row:
     row = {
         "name": name,
         "total": False,
-        "sequences": format_count(facts["sequences"]),
-        "tokens": format_count(facts["tokens"]),
+        "sequences": format_count(facts.sequences),
+        "tokens": format_count(facts.tokens),
     }
     for metric in metrics_on("page"):
         value, interval = format_estimate(metric.key, metric.value(facts), metric.interval(facts))
@@ -90,12 +92,12 @@ def _text_row(facts: Mapping[str, Any], name: str) -> Row:
     return row
 
 
-def headline_tiles(facts: Mapping[str, Any]) -> list[Row]:
+def headline_tiles(facts: ValidateFacts) -> list[Row]:
     """Builds the headline tiles: three metrics and the size of the weights."""
-    if not facts["tokens"]:
-        return [_size_tile(facts["reference"], facts["candidate"])]
+    if not facts.tokens:
+        return [_size_tile(facts.reference, facts.candidate)]
     before, after = (METRICS[f"{side}_perplexity"].value(facts) for side in SIDES)
-    tail = format_significant(facts["kl_percentiles"]["99"], 3)
+    tail = format_significant(facts.kl_percentiles["99"], 3)
     notes = {
         "perplexity_ratio": " → ".join(
             [f"perplexity {format_significant(before)}", format_significant(after)]
@@ -108,44 +110,42 @@ def headline_tiles(facts: Mapping[str, Any]) -> list[Row]:
         metric = METRICS[name]
         value, interval = format_estimate(name, metric.value(facts), metric.interval(facts))
         tiles.append({"title": metric.title, "value": value, "interval": interval, "notes": [note]})
-    return [*tiles, _size_tile(facts["reference"], facts["candidate"])]
+    return [*tiles, _size_tile(facts.reference, facts.candidate)]
 
 
-def benchmark_rows(facts: Mapping[str, Any]) -> list[Row]:
+def benchmark_rows(facts: ValidateFacts) -> list[Row]:
     """Builds a row per benchmark and a row for their mean; scores are percentages."""
-    rows = [_task_row(task) for task in facts.get("tasks") or []]
-    averages = facts.get("averages")
-    return [*rows, _average_row(averages)] if averages else rows
+    rows = [_task_row(task) for task in facts.tasks]
+    return [*rows, _average_row(facts.averages)] if facts.averages else rows
 
 
-def _task_row(task: Mapping[str, Any]) -> Row:
-    delta = task.get("delta", task["candidate_accuracy"] - task["reference_accuracy"])
-    loss, of = task.get("detectable_loss"), task.get("of") or task["n"]
-    p_value = task.get("p_value")
+def _task_row(task: TaskFacts) -> Row:
+    delta = task.delta if "delta" in task.model_fields_set else task.difference
+    loss, of = task.detectable_loss, task.of or task.n
     return {
-        "name": task.get("title") or task["name"],
+        "name": task.label,
         "total": False,
-        "n": format_count(task["n"]) + (f" of {format_count(of)}" if of > task["n"] else ""),
-        "reference": format_points(task["reference_accuracy"]),
-        "candidate": format_points(task["candidate_accuracy"]),
+        "n": format_count(task.n) + (f" of {format_count(of)}" if of > task.n else ""),
+        "reference": format_points(task.reference_accuracy),
+        "candidate": format_points(task.candidate_accuracy),
         "delta": format_points(delta, sign=True),
-        "interval": format_points_interval(task.get("delta_interval"), sign=True),
-        "lost": format_count(task["lost"]),
-        "won": format_count(task["won"]),
-        "p_value": NO_VALUE if p_value is None else format_digits(p_value, 2),
+        "interval": format_points_interval(task.delta_interval, sign=True),
+        "lost": format_count(task.lost),
+        "won": format_count(task.won),
+        "p_value": NO_VALUE if task.p_value is None else format_digits(task.p_value, 2),
         "detectable": "none" if loss is None else format_points(loss),
     }
 
 
-def _average_row(averages: Mapping[str, Any]) -> Row:
+def _average_row(averages: AverageFacts) -> Row:
     empty = dict.fromkeys(("n", "lost", "won", "p_value", "detectable"), NO_VALUE)
     return empty | {
-        "name": averages["name"],
+        "name": averages.name,
         "total": True,
-        "reference": format_points(averages["reference"]),
-        "candidate": format_points(averages["candidate"]),
-        "delta": format_points(averages["candidate"] - averages["reference"], sign=True),
-        "interval": format_points_interval(averages.get("delta_interval"), sign=True),
+        "reference": format_points(averages.reference),
+        "candidate": format_points(averages.candidate),
+        "delta": format_points(averages.difference, sign=True),
+        "interval": format_points_interval(averages.delta_interval, sign=True),
     }
 
 
@@ -166,44 +166,42 @@ def flip_row(line: Mapping[str, Any]) -> Row:
     }
 
 
-def quirk_rows(facts: Mapping[str, Any]) -> list[Row]:
+def quirk_rows(facts: ValidateFacts) -> list[Row]:
     """Builds a row per benchmark with the quirks of its protocol."""
     return [
-        {"name": task.get("title") or task["name"], "quirks": list(task["quirks"].values())}
-        for task in facts.get("tasks") or []
-        if task.get("quirks")
+        {"name": task.label, "quirks": list(task.quirks.values())}
+        for task in facts.tasks
+        if task.quirks
     ]
 
 
-def _size_tile(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> Row:
-    share = format_percent(candidate["bytes"] / max(1, reference["bytes"]), 1)
-    bits = candidate.get("bits_per_weight")
-    stored = (
-        f"{format_fixed(bits, 2)} bits per weight" if bits else f"weights as {candidate['dtype']}"
-    )
+def _size_tile(reference: ModelFacts, candidate: ModelFacts) -> Row:
+    share = format_percent(candidate.bytes / max(1, reference.bytes), 1)
+    bits = candidate.bits_per_weight
+    stored = f"{format_fixed(bits, 2)} bits per weight" if bits else f"weights as {candidate.dtype}"
     return {
         "title": "Size",
-        "value": format_bytes(candidate["bytes"]),
+        "value": format_bytes(candidate.bytes),
         "interval": None,
-        "notes": [f"{share} of the reference's {format_bytes(reference['bytes'])}", stored],
+        "notes": [f"{share} of the reference's {format_bytes(reference.bytes)}", stored],
     }
 
 
-def _bits(model: Mapping[str, Any]) -> str:
-    bits = model.get("bits_per_weight")
+def _bits(model: ModelFacts) -> str:
+    bits = model.bits_per_weight
     return format_fixed(bits, 2) if bits else NO_VALUE
 
 
-def _weight_size(model: Mapping[str, Any]) -> str:
-    return f"{format_bytes(model['bytes'])} ({format_count(model['bytes'])} bytes)"
+def _weight_size(model: ModelFacts) -> str:
+    return f"{format_bytes(model.bytes)} ({format_count(model.bytes)} bytes)"
 
 
 # fmt: off
-MODEL_ROWS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "Folder":          lambda model: model["path"],
-    "Architecture":    lambda model: model["architecture"],
-    "Parameters":      lambda model: format_count(model["parameters"]),
-    "Number format":   lambda model: model["dtype"],
+MODEL_ROWS: dict[str, Callable[[ModelFacts], str]] = {
+    "Folder":          lambda model: model.path,
+    "Architecture":    lambda model: model.architecture,
+    "Parameters":      lambda model: format_count(model.parameters),
+    "Number format":   lambda model: model.dtype,
     "Quantization":    sentences.quantization_phrase,
     "Bits per weight": _bits,
     "Size of weights": _weight_size,
@@ -211,18 +209,22 @@ MODEL_ROWS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 # fmt: on
 
 
-def duplicate_sentences(facts: Mapping[str, Any]) -> list[str]:
+def duplicate_sentences(facts: ValidateFacts) -> list[str]:
     """States the repeated pieces of all texts and the repeated items of each benchmark."""
     clauses = [sentences.repeats_sentence(facts, "pieces of text")]
-    for task in facts.get("tasks") or []:
+    for task in facts.tasks:
         copies = sentences.duplicate_items_sentence(task)
-        clauses.append(f"{task.get('title') or task['name']}: {copies}" if copies else "")
+        clauses.append(f"{task.label}: {copies}" if copies else "")
     return [f"{clause}." for clause in clauses if clause]
 
 
-def model_rows(facts: Mapping[str, Any]) -> list[Row]:
+def model_rows(facts: ValidateFacts) -> list[Row]:
     """Builds a row per property of reference and candidate."""
     return [
-        {"title": title} | {side: describe(facts[side]) for side in SIDES}
+        {
+            "title": title,
+            "reference": describe(facts.reference),
+            "candidate": describe(facts.candidate),
+        }
         for title, describe in MODEL_ROWS.items()
     ]
