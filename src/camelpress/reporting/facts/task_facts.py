@@ -110,4 +110,7 @@ class AverageFacts(BenchmarkMean):
 
     name: str = Field(description="Average, if all benchmarks of the card are present")
     complete: bool
+    missing: list[str] = Field(
+        default=[], description="benchmarks of the card that are not in the mean"
+    )
     benchmarks: dict[str, BenchmarkMean]
