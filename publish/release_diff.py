@@ -14,18 +14,15 @@ from camelpress.core.files.file_hashes import checkpoint_digest, sha256_file
 from camelpress.core.llama import is_derived_buffer
 from camelpress.core.progress import note, track
 from camelpress.core.runtime.resource_usage import Stopwatch
-from camelpress.publish.card.card_tables import (
-    QUANTIZATION_ROWS,
-    card_text_values,
-    card_values,
-)
+from camelpress.publish.card.card_tables import card_text_values, card_values
+from camelpress.publish.card.quantization_table import QUANTIZATION_ROWS, QuantizationSources
 from camelpress.publish.card.release_quotes import QUANTIZED
-from camelpress.publish.release.model_files import VALIDATION_FOLDER
+from camelpress.publish.release.model_files import VALIDATION_FOLDER, read_stage_report
 from camelpress.reporting.facts.release_facts import ReleaseDiffFacts
+from camelpress.reporting.facts.validation_facts import ValidateFacts
 from camelpress.reporting.lineage import describe_foreign_report, matches_weights
 from camelpress.reporting.number_format import format_count, format_quoted
-from camelpress.reporting.quoted_values import text_facts, value_at
-from camelpress.reporting.stage_reports import ReleaseDiffReport, read_report
+from camelpress.reporting.stage_reports import QuantizeReport, ReleaseDiffReport, ValidationReport
 from camelpress.reporting.tables.benchmark_tables import BENCHMARK_METRICS, benchmark_facts
 from camelpress.reporting.verdict import Verdict
 
@@ -110,32 +107,28 @@ def _bytes(values: Tensor) -> Tensor:
 
 def _metric_differences(left: Path, right: Path) -> Iterator[str]:
     """Yields differences of metrics and quantization settings, as labelled on cards."""
-    left_metrics = _labelled_metrics(_reports(left))
-    right_metrics = _labelled_metrics(_reports(right))
+    left_metrics = _labelled_metrics(_report_sources(left))
+    right_metrics = _labelled_metrics(_report_sources(right))
     for label in left_metrics | right_metrics:
         values = [format_quoted(metrics.get(label)) for metrics in (left_metrics, right_metrics)]
         if values[0] != values[1]:
             yield f"{label}: {values[0]}, {values[1]}"
 
 
-def _labelled_metrics(reports: Mapping[str, Any]) -> dict[str, Any]:
+def _labelled_metrics(sources: QuantizationSources) -> dict[str, Any]:
     """Maps labels to values of all metrics: overall, per text and per benchmark."""
-    facts = value_at(reports, "validate.facts") or {}
-    metrics = card_values(facts) | {
-        row.label: value_at(reports, f"{row.source}.{row.path}")
-        for row in QUANTIZATION_ROWS
-        if row.source != "config"
-    }
-    metrics["verdict"] = value_at(reports, "validate.verdict")
-    for text in text_facts(facts):
+    validation = sources.validation
+    facts = validation.facts if validation else ValidateFacts.read({})
+    metrics = card_values(facts) | {row.label: row.read(sources) for row in QUANTIZATION_ROWS}
+    metrics["verdict"] = validation.verdict if validation else None
+    for text in facts.texts or []:
         metrics |= {
-            f"{format_quoted(value_at(text, 'name'))}, {label}": value
+            f"{format_quoted(text.name)}, {label}": value
             for label, value in card_text_values(text).items()
         }
     for task in benchmark_facts(facts):
         metrics |= {
-            f"{task['name']}, {_neutral_label(label)}": task.get(fact)
-            for label, fact in BENCHMARK_METRICS
+            f"{task.name}, {_neutral_label(row.label)}": row.read(task) for row in BENCHMARK_METRICS
         }
     return metrics
 
@@ -145,17 +138,18 @@ def _neutral_label(label: str) -> str:
     return label.format(reference="reference")
 
 
-def _reports(folder: Path) -> dict[str, Any]:
-    """Reads the reports of a model as plain data, without reports of other weights."""
-    paths = {
-        "validate": folder / VALIDATION_FOLDER / "report.json",
-        "quantize": folder / QUANTIZED,
-    }
-    reports = {name: read_report(path) for name, path in paths.items() if path.is_file()}
-    if "quantize" in reports and not matches_weights(reports["quantize"], folder):
+def _report_sources(folder: Path) -> QuantizationSources:
+    """Reads the reports of a model, without reports of other weights, and no config."""
+    quantize = read_stage_report(folder / QUANTIZED, QuantizeReport)
+    if quantize is not None and not matches_weights(quantize, folder):
         note(f"{describe_foreign_report(folder / QUANTIZED)}: its figures are not compared")
-        del reports["quantize"]
-    return {name: report.model_dump(mode="json") for name, report in reports.items()}
+        quantize = None
+    return QuantizationSources(
+        config={},
+        quantize=quantize,
+        validation=read_stage_report(folder / VALIDATION_FOLDER / "report.json", ValidationReport),
+        calibration_license=None,
+    )
 
 
 def _file_differences(left: Path, right: Path) -> Iterator[str]:

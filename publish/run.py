@@ -48,7 +48,6 @@ from camelpress.publish.release import model_files
 from camelpress.publish.release.rebuild_recipe import rebuild_recipe, write_rebuild_recipe
 from camelpress.publish.release.signing import write_public_key
 from camelpress.publish.settings import PublishSettings
-from camelpress.reporting import quoted_values
 from camelpress.reporting.lineage import describe_foreign_report, matches_weights
 from camelpress.reporting.plots import card_plots
 from camelpress.reporting.stage_reports import (
@@ -163,9 +162,9 @@ def _write_documents(folder: Path, facts: ReleaseQuotes) -> None:
     recipe = rebuild_recipe(facts.recover, facts.quantize)
     write_rebuild_recipe(folder, recipe, needed=facts.settings.recipe_only)
     write_notice(folder, facts.attribution)
-    if card_plots.has_card_plots(facts.validation.facts.record):
+    if card_plots.has_card_plots(facts.validation.facts):
         card_plots.draw_card_plots(
-            facts.validation.facts.record,
+            facts.validation.facts,
             folder / model_files.VALIDATION_FOLDER / card_plots.PLOTS_FILE,
         )
     if (results := render_eval_results(facts)) is not None:
@@ -252,11 +251,9 @@ def _license_folders(candidate: Path, report: ValidationReport) -> list[Path]:
 
 def _require_matching_settings(checkpoint: Checkpoint, facts: ReleaseQuotes) -> None:
     """Refuses a quantization report that contradicts config.json."""
+    settings = facts.quantize.settings if facts.quantize else {}
     for key in ("bits", "group_size", "sym"):
-        report_value = quoted_values.value_at(
-            facts.quantize.settings if facts.quantize else None, key
-        )
-        config_value = quoted_values.value_at(facts.quantization, key)
+        report_value, config_value = settings.get(key), facts.quantization.get(key)
         if report_value is not None and report_value != config_value:
             raise CheckpointProblem(
                 f"{checkpoint.folder} has {key} {config_value} in config.json and "

@@ -22,6 +22,7 @@ from camelpress.reporting.model_precision import (
 )
 from camelpress.reporting.number_format import format_digits, format_gate_interval
 from camelpress.reporting.stage_report import Report
+from camelpress.reporting.stage_reports import QuantizeReport, ValidationReport
 from camelpress.reporting.verdict import MIN_PIECES, Check, Verdict
 
 QUANTIZED_REFERENCE_KEY = "allow_quantized_reference"  # key in the settings of validate
@@ -30,7 +31,9 @@ NON_TEXT_CHECKS = frozenset(  # checks without a bound on differences of text pr
 )
 
 
-def require_publishable(report: Report, report_dir: Path, settings: PublishSettings) -> None:
+def require_publishable(
+    report: ValidationReport, report_dir: Path, settings: PublishSettings
+) -> None:
     """Refuses a validation report that is unfit for a release.
 
     Args:
@@ -59,7 +62,7 @@ def require_publishable(report: Report, report_dir: Path, settings: PublishSetti
         )
 
 
-def release_caveats(report: Report, quantize: Report | None) -> list[str]:
+def release_caveats(report: ValidationReport, quantize: QuantizeReport | None) -> list[str]:
     """Returns the caveats of a release as sentences; an empty list for a full PASS.
 
     Args:
@@ -68,7 +71,7 @@ def release_caveats(report: Report, quantize: Report | None) -> list[str]:
     """
     return [
         *_verdict_caveats(report),
-        *filter(None, [quantized_reference_caveat(report.facts.record)]),
+        *filter(None, [quantized_reference_caveat(report.facts.reference)]),
         *_source_caveats(report, quantize),
     ]
 
@@ -89,8 +92,8 @@ def reference_is_source(report: Report, quantize: Report | None) -> bool | None:
     return None if source is None else report.inputs.get("reference") == source
 
 
-def _require_measurement(report: Report, report_dir: Path) -> None:
-    reference = report.facts.record.get("reference")
+def _require_measurement(report: ValidationReport, report_dir: Path) -> None:
+    reference = report.facts.reference
     if report.inputs.get("reference") == report.inputs.get("candidate"):
         raise ReleaseRefusal(
             f"{report_dir} compares the model with itself, which measures nothing",

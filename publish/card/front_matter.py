@@ -18,8 +18,8 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from camelpress.core.hub.repo_id import HUB_URL
 from camelpress.publish.card.hub_access import GATED_PROMPT
 from camelpress.publish.card.release_quotes import TULU_PROMPT, ReleaseQuotes
-from camelpress.reporting import quoted_values
 from camelpress.reporting.metrics import metrics_on
+from camelpress.reporting.number_format import format_quoted
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.tables import benchmark_tables
 from camelpress.reporting.verdict import Verdict
@@ -30,10 +30,10 @@ EVAL_RESULTS = ".eval_results/camelpress.yaml"
 LINKABLE_LICENSES = ("LICENSE", "LICENSE.md")  # file names allowed in `license_link`
 
 
-def card_claims(quantization: Any, validation: Report) -> dict[str, Any]:
+def card_claims(quantization: Mapping[str, Any], validation: Report) -> dict[str, Any]:
     """Returns the claims of the front matter about the files, for `verify`."""
     verdict = validation.verdict or Verdict.ERROR
-    return {key: quoted_values.value_at(quantization, key) for key in CLAIM_KEYS} | {
+    return {key: quantization.get(key) for key in CLAIM_KEYS} | {
         "candidate": validation.inputs.get("candidate"),
         "verdict": verdict.value,
     }
@@ -80,12 +80,12 @@ def _license_link(facts: ReleaseQuotes) -> str | None:
 def render_eval_results(facts: ReleaseQuotes) -> str | None:
     """Renders accuracies of benchmarks with a hub data set as YAML; None if there are none."""
     entries = []
-    for task in benchmark_tables.benchmark_facts(facts.validation.facts.record):
-        dataset_name = facts.settings.benchmarks.get(str(task["name"]))
-        value = task.get("candidate_accuracy")
-        if dataset_name is not None and isinstance(value, float) and math.isfinite(value):
+    for task in benchmark_tables.benchmark_facts(facts.validation.facts):
+        dataset_name = facts.settings.benchmarks.get(task.name)
+        value = task.candidate_accuracy
+        if dataset_name is not None and value is not None:
             dataset, _, subset = dataset_name.partition(":")
-            notes = f"{task['name']}, {quoted_values.format_quoted(task.get('n'))} items"
+            notes = f"{task.name}, {format_quoted(task.n)} items"
             entries.append(
                 EvalResultEntry(dataset, subset or "default", round(100 * value, 4), notes=notes)
             )
@@ -95,22 +95,16 @@ def render_eval_results(facts: ReleaseQuotes) -> str | None:
 
 def _calibration_datasets(facts: ReleaseQuotes) -> Iterator[str]:
     """Yields the hub repositories of the calibration texts."""
-    files = quoted_values.value_at(
-        facts.quantize.facts.record if facts.quantize else None, "calibration.files"
-    )
-    for file in files if isinstance(files, list) else []:
-        match = re.match(
-            r"([\w.-]+/[\w.-]+)@[0-9a-f]{40}:", str(quoted_values.value_at(file, "name"))
-        )
-        if match:
+    for file in facts.quantize.facts.calibration_files if facts.quantize else []:
+        if match := re.match(r"([\w.-]+/[\w.-]+)@[0-9a-f]{40}:", file.name or ""):
             yield match[1]
 
 
 def _eval_results(facts: ReleaseQuotes) -> Iterator[EvalResult]:
     """Yields the metrics of each text in the older model-index form."""
-    protocol = quoted_values.format_quoted(facts.validation.facts.record.get("protocol"))
-    for text in quoted_values.text_facts(facts.validation.facts.record):
-        name = str(quoted_values.value_at(text, "name"))
+    protocol = format_quoted(facts.validation.facts.protocol)
+    for text in facts.validation.facts.texts or []:
+        name = format_quoted(text.name)
         for metric in metrics_on("hub_type"):
             value = metric.value(text)
             if isinstance(value, float) and math.isfinite(value):

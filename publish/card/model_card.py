@@ -28,13 +28,13 @@ from camelpress.publish.card.card_markdown import (
 from camelpress.publish.card.caveats import needs_reason, reference_is_source
 from camelpress.publish.card.citations import citations
 from camelpress.publish.card.front_matter import CLAIMS, card_claims, render_front_matter
+from camelpress.publish.card.quantization_table import QuantizationSources, quantization_rows
 from camelpress.publish.card.release_quotes import ReleaseQuotes, read_release_facts
 from camelpress.publish.card.snippets import usage_snippets
 from camelpress.publish.release import model_files
 from camelpress.reporting.facts.release_facts import ProblemFacts
 from camelpress.reporting.number_format import NOT_RECORDED, format_quoted
 from camelpress.reporting.plots import card_plots
-from camelpress.reporting.quoted_values import value_at
 from camelpress.reporting.stage_reports import ProblemReport, read_report
 from camelpress.reporting.tables import benchmark_tables
 from camelpress.reporting.verdict import Verdict
@@ -67,14 +67,14 @@ def render_card(facts: ReleaseQuotes) -> str:
 
 def _template_context(facts: ReleaseQuotes) -> dict[str, Any]:
     """Builds the variables of the template."""
-    reports = {
-        "config": facts.quantization,
-        "quantize": facts.quantize.model_dump(mode="json") if facts.quantize else None,
-        "validate": facts.validation.model_dump(mode="json"),
-        "publish": facts.settings.model_dump(mode="json"),
-    }
+    sources = QuantizationSources(
+        config=facts.quantization,
+        quantize=facts.quantize,
+        validation=facts.validation,
+        calibration_license=facts.settings.calibration_license,
+    )
     inputs = card_tables.input_hashes(facts.validation, facts.quantize, facts.recover)
-    validation_facts = facts.validation.facts.record
+    validation_facts = facts.validation.facts
     return {
         "facts": facts,
         "ready": SafeMarkdown,
@@ -89,7 +89,7 @@ def _template_context(facts: ReleaseQuotes) -> dict[str, Any]:
         "snippets": usage_snippets(facts),
         "sizes": card_tables.size_rows(facts.config, facts.shape),
         "degrees": degrees if isinstance(degrees := facts.shape.get("degrees"), Mapping) else {},
-        "quantization": card_tables.quantization_rows(reports),
+        "quantization": quantization_rows(sources),
         "validation": list(card_tables.validation_rows(validation_facts)),
         "texts": card_tables.card_text_rows(validation_facts),
         "text_columns": card_tables.card_text_columns(validation_facts),
@@ -102,10 +102,10 @@ def _template_context(facts: ReleaseQuotes) -> dict[str, Any]:
         "plot": f"{model_files.VALIDATION_FOLDER}/{card_plots.PLOTS_FILE}"
         if card_plots.has_card_plots(validation_facts)
         else None,
-        "protocol": format_quoted(validation_facts.get("protocol")),
-        "verdict": card_claims(None, facts.validation)["verdict"],
+        "protocol": format_quoted(validation_facts.protocol),
+        "verdict": card_claims(facts.quantization, facts.validation)["verdict"],
         "inputs": {"base": NOT_RECORDED, "diff": NOT_RECORDED} | inputs,
-        "recovered": facts.recover.facts.record if facts.recover else {},
+        "recovered_dtype": facts.recover.facts.dtype if facts.recover else None,
         "positions": format_quoted(facts.config.get("max_position_embeddings")),
         "citations": citations(facts),
     }
@@ -157,12 +157,13 @@ def read_release_card(folder: Path) -> str:
 def card_contradictions(text: str, facts: ReleaseQuotes) -> Iterator[str]:
     """Yields claims of the front matter that contradict the files."""
     try:
-        claims = value_at(read_front_matter(text, source=CARD_FILE), CLAIMS)
+        claims = read_front_matter(text, source=CARD_FILE).get(CLAIMS)
     except CheckpointProblem as error:
         yield error.message
         return
     for key, value in card_claims(facts.quantization, facts.validation).items():
-        if (claim := value_at(claims, key)) != value:
+        claim = claims.get(key) if isinstance(claims, Mapping) else None
+        if claim != value:
             yield f"{CARD_FILE} says {key} {claim!r}, the files say {value!r}"
 
 

@@ -85,7 +85,7 @@ class ReleaseQuotes:
     @property
     def reference(self) -> str:
         """Reference model with its precision, such as "16-bit reference"."""
-        return with_precision(self.validation.facts.record.get("reference"), "reference")
+        return with_precision(self.validation.facts.reference, "reference")
 
     @property
     def caveats(self) -> list[str]:

@@ -15,8 +15,8 @@ from typing import Any
 from camelpress import __version__
 from camelpress.publish.card import card_tables
 from camelpress.publish.card.release_quotes import ReleaseQuotes
-from camelpress.reporting import quoted_values
 from camelpress.reporting.metrics import metrics_on
+from camelpress.reporting.number_format import format_quoted
 
 MODEL_REF = "model"
 URL_NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # URLs, RFC 9562
@@ -83,17 +83,14 @@ def _model(facts: ReleaseQuotes) -> dict[str, Any]:
             "considerations": {"technicalLimitations": [*facts.caveats, profile.terms]},
         },
         "properties": [
-            {
-                "name": f"camelpress:{key}",
-                "value": quoted_values.format_quoted(facts.quantization.get(key)),
-            }
+            {"name": f"camelpress:{key}", "value": format_quoted(facts.quantization.get(key))}
             for key in ("bits", "group_size", "sym", "desc_act")
         ],
     }
 
 
 def _performance_metrics(facts: ReleaseQuotes) -> Iterator[dict[str, Any]]:
-    values = facts.validation.facts.record
+    values = facts.validation.facts
     for metric in metrics_on("bom"):
         value, ends = metric.value(values), metric.interval(values)
         if not isinstance(value, float) or not math.isfinite(value):

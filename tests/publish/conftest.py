@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from camelpress.core.text.tulu_format import TULU_CHAT_TEMPLATE
 from camelpress.publish.run import run
 from camelpress.publish.settings import PublishSettings
 from camelpress.reporting.facts.facts_model import FactsModel
+from camelpress.reporting.facts.validation_facts import ValidateFacts
 from camelpress.reporting.plots import card_plots
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.verdict import Check, Verdict
@@ -52,8 +53,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(card_plots, "draw_card_plots", _draw)
 
 
-def _draw(facts: Mapping[str, Any], path: Path) -> None:
-    key = repr(facts)
+def _draw(facts: ValidateFacts, path: Path) -> None:
+    key = repr(facts.record)
     if key not in DRAWN:
         DRAW(facts, path)
         DRAWN[key] = path.read_bytes()

@@ -193,6 +193,14 @@ class StoreReference(FactsModel):
     )
 
 
+class OverlapFacts(FactsModel):
+    """Overlap of the scored texts with the calibration of the candidate."""
+
+    checked: bool | None = Field(
+        default=None, description="false if the candidate has no record of its calibration"
+    )
+
+
 class ValidateFacts(TextFigures):
     """Facts of a validation."""
 
@@ -219,6 +227,7 @@ class ValidateFacts(TextFigures):
     probability_change: ProbabilityChange | None = None
     vocabularies: dict[str, int] | None = Field(default=None, description="ids of each model")
     store: StoreReference | None = None
+    overlap: OverlapFacts | None = None
 
     @model_validator(mode="after")
     def _require_unique_names(self, info: Any) -> ValidateFacts:

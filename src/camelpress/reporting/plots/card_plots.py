@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from camelpress.reporting.facts.validation_facts import ValidateFacts
 from camelpress.reporting.model_precision import with_precision
-from camelpress.reporting.plots.text_ratios import is_finite_number, text_ratios
-from camelpress.reporting.quoted_values import text_facts
+from camelpress.reporting.plots.text_ratios import text_ratios
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,12 +17,12 @@ PLOTS_FILE = "plots.png"
 Bar = tuple[float, float, float]  # a ratio and both ends of its interval
 
 
-def has_card_plots(facts: Mapping[str, Any]) -> bool:
+def has_card_plots(facts: ValidateFacts) -> bool:
     """Returns True if a validation has values to draw."""
     return bool(_percentiles(facts) or _ratios(facts))
 
 
-def draw_card_plots(facts: Mapping[str, Any], path: Path) -> None:
+def draw_card_plots(facts: ValidateFacts, path: Path) -> None:
     """Writes the PNG; equal facts give equal bytes with the same matplotlib."""
     from camelpress.reporting.plots import figure_style  # only a drawing loads matplotlib
 
@@ -35,7 +35,7 @@ def draw_card_plots(facts: Mapping[str, Any], path: Path) -> None:
             _draw_percentiles(panels[0], percentiles)
         if ratios:
             _draw_ratios(panels[-1], ratios)
-            reference = with_precision(facts.get("reference"), "reference")
+            reference = with_precision(facts.reference, "reference")
             panels[-1].set(xlabel=f"perplexity over the {reference}'s, 95 %")
         figure_style.write_png(figure, path)
 
@@ -53,20 +53,19 @@ def _draw_ratios(axes: Axes, ratios: Mapping[str, Bar]) -> None:
     axes.margins(y=0.3)
 
 
-def _percentiles(facts: Mapping[str, Any]) -> dict[str, float]:
+def _percentiles(facts: ValidateFacts) -> dict[str, float]:
     """Returns percentile to divergence for the values that a logarithmic axis can show."""
-    percentiles = facts.get("kl_percentiles")
     return {
         name: value
-        for name, value in (percentiles.items() if isinstance(percentiles, Mapping) else ())
-        if is_finite_number(value) and value > 0
+        for name, value in (facts.kl_percentiles or {}).items()
+        if value is not None and value > 0
     }
 
 
-def _ratios(facts: Mapping[str, Any]) -> list[tuple[str, Bar]]:
+def _ratios(facts: ValidateFacts) -> list[tuple[str, Bar]]:
     """Returns the name of each text with its bar; the bar always holds the ratio."""
     return [
         (name, (value, min([value, *(ends or ())]), max([value, *(ends or ())])))
-        for name, value, ends in text_ratios(text_facts(facts))
+        for name, value, ends in text_ratios(facts.texts or [])
         if value is not None
     ]

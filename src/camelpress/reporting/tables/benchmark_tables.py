@@ -2,92 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
+from camelpress.reporting.facts.task_facts import AverageFacts, TaskFacts
+from camelpress.reporting.facts.validation_facts import ValidateFacts
 from camelpress.reporting.model_precision import with_precision
 from camelpress.reporting.number_format import (
     format_quoted,
     format_quoted_percent,
     format_quoted_percent_interval,
 )
-from camelpress.reporting.quoted_values import value_at
 
-BENCHMARK_METRICS = (  # label, fact
-    ("{reference}",         "reference_accuracy"),
-    ("this model",          "candidate_accuracy"),
-    ("items",               "n"),
-    ("better in the reference", "lost"),
-    ("better in this model", "won"),
+
+class BenchmarkLine(NamedTuple):
+    """Figure of a benchmark: label and reader of its value."""
+
+    label: str
+    read: Callable[[TaskFacts], float | None]
+
+
+BENCHMARK_METRICS = (
+    BenchmarkLine("{reference}",             lambda task: task.reference_accuracy),
+    BenchmarkLine("this model",              lambda task: task.candidate_accuracy),
+    BenchmarkLine("items",                   lambda task: task.n),
+    BenchmarkLine("better in the reference", lambda task: task.lost),
+    BenchmarkLine("better in this model",    lambda task: task.won),
 )  # fmt: skip
 
 
-def benchmark_facts(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def benchmark_facts(facts: ValidateFacts) -> list[TaskFacts]:
     """Returns the benchmarks of a validation, in the order of its report."""
-    tasks = facts.get("tasks")
-    rows = tasks if isinstance(tasks, list) else []
-    return [task for task in rows if isinstance(task, Mapping) and task.get("name")]
+    return [task for task in facts.tasks or [] if task.name]
 
 
-def card_benchmark_rows(facts: Mapping[str, Any]) -> list[list[str]]:
+def card_benchmark_rows(facts: ValidateFacts) -> list[list[str]]:
     """Builds the rows of the table: header, both models, difference; [] without benchmarks."""
     tasks = benchmark_facts(facts)
     if not tasks:
         return []
-    average = facts.get("averages")
-    ends = [value_at(average, side) for side in ("reference", "candidate")]
-    last = [
-        [format_quoted(value_at(average, "name"))],
-        [format_quoted_percent(ends[0])],
-        [format_quoted_percent(ends[1])],
-        [format_quoted_percent(_difference(*ends), sign=True)],
-        [format_quoted_percent_interval(value_at(average, "delta_interval"))],
-    ]
     rows = [
-        ["", *(format_quoted(value_at(task, "title") or value_at(task, "name")) for task in tasks)],
+        ["", *(format_quoted(task.title or task.name) for task in tasks)],
         [
-            with_precision(facts.get("reference"), "reference"),
-            *(format_quoted_percent(value_at(task, "reference_accuracy")) for task in tasks),
+            with_precision(facts.reference, "reference"),
+            *(format_quoted_percent(task.reference_accuracy) for task in tasks),
         ],
-        [
-            "this model",
-            *(format_quoted_percent(value_at(task, "candidate_accuracy")) for task in tasks),
-        ],
+        ["this model", *(format_quoted_percent(task.candidate_accuracy) for task in tasks)],
         ["difference", *(format_quoted_percent(_delta(task), sign=True) for task in tasks)],
-        [
-            "95 %",
-            *(format_quoted_percent_interval(value_at(task, "delta_interval")) for task in tasks),
-        ],
-        ["items", *(format_quoted(value_at(task, "n")) for task in tasks)],
-        ["better in the reference", *(format_quoted(value_at(task, "lost")) for task in tasks)],
-        ["better in this model", *(format_quoted(value_at(task, "won")) for task in tasks)],
+        ["95 %", *(format_quoted_percent_interval(task.delta_interval) for task in tasks)],
+        ["items", *(format_quoted(task.n) for task in tasks)],
+        ["better in the reference", *(format_quoted(task.lost) for task in tasks)],
+        ["better in this model", *(format_quoted(task.won) for task in tasks)],
     ]
-    if isinstance(average, Mapping):
+    if facts.averages is not None:
+        last = _average_column(facts.averages)
         for number, row in enumerate(rows):
-            row += last[number] if number < len(last) else [""]
+            row.append(last[number] if number < len(last) else "")
     return rows
 
 
-def skipped_benchmarks(facts: Mapping[str, Any]) -> dict[str, str]:
+def _average_column(average: AverageFacts) -> list[str]:
+    """Returns the cells of the mean over benchmarks, from the header to the interval."""
+    return [
+        format_quoted(average.name),
+        format_quoted_percent(average.reference),
+        format_quoted_percent(average.candidate),
+        format_quoted_percent(_difference(average.reference, average.candidate), sign=True),
+        format_quoted_percent_interval(average.delta_interval),
+    ]
+
+
+def skipped_benchmarks(facts: ValidateFacts) -> dict[str, str]:
     """Returns the benchmarks that did not run, with the reason."""
-    missing = facts.get("tasks_missing")
-    if not isinstance(missing, Mapping):
-        return {}
-    return {name: format_quoted(reason) for name, reason in missing.items()}
+    return facts.tasks_missing or {}
 
 
-def benchmarks_outside_mean(facts: Mapping[str, Any]) -> str:
+def benchmarks_outside_mean(facts: ValidateFacts) -> str:
     """Lists the benchmarks of the Tulu card's Average missing from the mean."""
-    missing = value_at(facts, "averages.missing")
-    return ", ".join(map(format_quoted, missing)) if isinstance(missing, list) else ""
+    return ", ".join((facts.averages.missing if facts.averages else None) or [])
 
 
-def _delta(task: Any) -> float | None:
-    delta = value_at(task, "delta")
-    scores = value_at(task, "reference_accuracy"), value_at(task, "candidate_accuracy")
-    return delta if isinstance(delta, float) else _difference(*scores)
+def _delta(task: TaskFacts) -> float | None:
+    if task.delta is not None:
+        return task.delta
+    return _difference(task.reference_accuracy, task.candidate_accuracy)
 
 
-def _difference(reference: Any, candidate: Any) -> float | None:
-    both = isinstance(reference, float) and isinstance(candidate, float)
-    return candidate - reference if both else None
+def _difference(reference: float | None, candidate: float | None) -> float | None:
+    return None if reference is None or candidate is None else candidate - reference
