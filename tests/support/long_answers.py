@@ -45,6 +45,7 @@ def send_head(handler: BaseHTTPRequestHandler, status: int, **headers: object) -
     handler.send_response(status)
     for name, value in headers.items():
         handler.send_header(name.replace("_", "-"), str(value))
+    handler.send_header("Connection", "close")  # as it does, so that no client asks again on it
     handler.end_headers()
 
 
