@@ -14,7 +14,7 @@ import pytest
 
 import camelpress
 from camelpress.core.exit_codes import ExitCode
-from camelpress.reporting.facts.facts_model import FactsModel
+from camelpress.reporting.facts_model import FactsModel
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.verdict import Check, Verdict
 from redirected import CLOSED, FULL, GONE, ends_of

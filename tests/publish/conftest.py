@@ -16,8 +16,8 @@ from camelpress.core.files.file_hashes import checkpoint_digest
 from camelpress.core.text.tulu_format import TULU_CHAT_TEMPLATE
 from camelpress.publish.run import run
 from camelpress.publish.settings import PublishSettings
-from camelpress.reporting.facts.facts_model import FactsModel
 from camelpress.reporting.facts.validation_facts import ValidateFacts
+from camelpress.reporting.facts_model import FactsModel
 from camelpress.reporting.plots import card_plots
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.verdict import Check, Verdict

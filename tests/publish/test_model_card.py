@@ -21,7 +21,7 @@ from camelpress.publish.card.model_card import check_card, render_card
 from camelpress.publish.card.release_quotes import read_release_facts
 from camelpress.publish.license.license_profiles import LICENSE_PROFILES
 from camelpress.publish.verify_release import verify_release
-from camelpress.reporting.facts.facts_model import FactsModel
+from camelpress.reporting.facts_model import FactsModel
 from camelpress.reporting.plots import card_plots
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import read_report

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
 from camelpress.core.settings import describe_validation_error
-from camelpress.reporting.facts.facts_model import FactsModel, Interval, Number, OptionalNumber
 from camelpress.reporting.facts.quantize_facts import QuantizeFacts
 from camelpress.reporting.facts.recover_facts import RecoverFacts
 from camelpress.reporting.facts.validation_facts import ValidateFacts
+from camelpress.reporting.facts_model import FactsModel, Interval, Number, OptionalNumber
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import REPORTS, QuantizeReport, read_report
 from fuzz_reports import FACTS

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import pico
-from camelpress.reporting.facts.facts_model import FactsModel
+from camelpress.reporting.facts_model import FactsModel
 from camelpress.reporting.metrics import METRICS, Metric, metrics_on
 from camelpress.reporting.stage_reports import ValidationReport
 from camelpress.validate.scoring import divergence

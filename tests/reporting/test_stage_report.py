@@ -8,7 +8,7 @@ import pytest
 
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.runtime.resource_usage import Stopwatch
-from camelpress.reporting.facts.facts_model import FactsModel
+from camelpress.reporting.facts_model import FactsModel
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.verdict import Check, Verdict
 

@@ -19,8 +19,8 @@ from camelpress.convert.export.export_checkpoint import export
 from camelpress.convert.settings import ExportSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
-from camelpress.reporting.facts.facts_model import FactsModel
 from camelpress.reporting.facts.validation_facts import ModelFacts
+from camelpress.reporting.facts_model import FactsModel
 from camelpress.reporting.model_precision import model_precision, quantized_reference_caveat
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import read_report

@@ -129,7 +129,7 @@ def test_a_text_that_scores_no_early_token_is_judged_without_a_crash(tmp_path: P
     sizes = pico.Sizes(positions=300)
     base = pico.write_model(tmp_path / "base", sizes)
     noisy = pico.write_tuned(tmp_path / "noisy", base, extra_rows=0, dtype=torch.float16)
-    question = " ".join(f"word {number}" for number in range(80))
+    question = " ".join(f"word {number}" for number in range(30))
     lines = [
         {"messages": [
             {"role": "user", "content": f"{question} {number}"},

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from camelpress.reporting.facts.facts_model import FactsModel
+from camelpress.reporting.facts_model import FactsModel
 from camelpress.reporting.limit_range import (
     AGREEMENT,
     BLOCK_ERROR,

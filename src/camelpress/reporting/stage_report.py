@@ -15,7 +15,7 @@ from camelpress.core.files.file_recognizer import unreadable_file_problem
 from camelpress.core.files.regular_files import read_regular
 from camelpress.core.input_limits import MAX_JSON_BYTES
 from camelpress.core.settings import Settings, describe_validation_error
-from camelpress.reporting.facts.facts_model import FactsModel
+from camelpress.reporting.facts_model import FactsModel
 from camelpress.reporting.verdict import Check, Verdict
 
 SCHEMA_VERSION = 1  # version of the JSON; it rises when a key changes its meaning or disappears

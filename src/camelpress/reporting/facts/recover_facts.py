@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from camelpress.reporting.facts.facts_model import FactsModel, Number
+from camelpress.reporting.facts_model import FactsModel, Number
 
 
 class ReportedTensor(FactsModel):

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import Field
 
-from camelpress.reporting.facts.facts_model import FactsModel
 from camelpress.reporting.facts.validation_facts import ModelFacts
+from camelpress.reporting.facts_model import FactsModel
 
 
 class UploadFacts(FactsModel):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from camelpress.reporting.facts.facts_model import FactsModel
 from camelpress.reporting.facts.validation_facts import ModelFacts, NoiseFloor
+from camelpress.reporting.facts_model import FactsModel
 
 
 class StoreTextFacts(FactsModel):

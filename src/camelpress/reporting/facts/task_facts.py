@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from camelpress.reporting.facts.facts_model import FactsModel, Interval, Number, OptionalNumber
+from camelpress.reporting.facts_model import FactsModel, Interval, Number, OptionalNumber
 
 
 class PreferenceFacts(FactsModel):

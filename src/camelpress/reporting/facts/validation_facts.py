@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, Strict, create_model, model_validator
 
-from camelpress.reporting.facts.facts_model import (
+from camelpress.reporting.facts.task_facts import AverageFacts, TaskFacts
+from camelpress.reporting.facts_model import (
     FactsModel,
     Interval,
     NonNegativeNumber,
     Number,
     OptionalNumber,
 )
-from camelpress.reporting.facts.task_facts import AverageFacts, TaskFacts
 from camelpress.reporting.metrics import METRICS
 
 
