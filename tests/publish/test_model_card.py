@@ -211,6 +211,29 @@ def test_facts_of_another_shape_do_no_harm(
     assert verify_release(out).verdict is Verdict.PASS
 
 
+def test_a_value_of_another_type_is_not_recorded(
+    publish: Publisher, candidate: Path, judge: Judge
+) -> None:
+    path = candidate / "quantize-report.json"
+    report = read_report(path)
+    calibration = {"tokens": "many", "files": [{"name": 7, "sha256": "c" * 64}, "x"]}
+    report.model_copy(update={"facts": report.facts.updated(calibration=calibration)}).write(path)
+    task = {"name": "gsm", "n": "few", "reference_accuracy": "half", "candidate_accuracy": 0.25}
+    judge(tokens="many", overlap={"checked": "x"}, tasks=[task, {"name": 7}])
+    card = (publish()[0] / "README.md").read_text(encoding="utf-8")
+    for line in (
+        "| calibration tokens | not recorded |",
+        f"| calibration text | not recorded, sha256 {'c' * 64} |",
+        "| calibration text | not recorded, sha256 not recorded |",
+        "| overlap with the texts checked | not recorded |",
+        "| tokens scored | not recorded |  |",
+        "|  | gsm |\n",
+        "| 16-bit reference | not recorded |\n| this model | 25.00 % |\n",
+        "| items | not recorded |",
+    ):
+        assert line in card
+
+
 def test_hostile_strings_are_inert(publish: Publisher, candidate: Path, judge: Judge) -> None:
     path = candidate / "quantize-report.json"
     report = read_report(path)
