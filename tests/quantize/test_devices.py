@@ -15,11 +15,14 @@ import elsewhere
 import gptq_reader
 import stages
 from camelpress.inference.streaming.process_group import ProcessGroup
-from camelpress.quantize import block_quantizer, run
+from camelpress.inference.streaming.rounding_facts import torch_threads
+from camelpress.quantize import block_quantizer, model_quantizer, run
+from camelpress.quantize.block_quantizer import BlockQuantizer
 from camelpress.quantize.kernels import reference_kernel
 from camelpress.quantize.settings import QuantizeSettings
 from camelpress.quantize.solver import layer
 from camelpress.quantize.solver.hessian import HessianAccumulator
+from unfinished import stop
 
 GRIDS = [
     {"bits": 4, "group_size": 32, "sym": True},
@@ -113,6 +116,29 @@ def test_sixteen_bits(
     with elsewhere.pretended():
         report = stages.quantize(base, tmp_path / "cuda", chat, device="cuda")
     assert report.facts.record["dtype"] == "float16"
+
+
+@pytest.mark.usefixtures("plainly")
+def test_another_gpu_of_the_same_name_and_other_threads_resume_a_run(
+    base: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walked: list[int] = []
+
+    class Watched(BlockQuantizer):
+        def __init__(self, model: Any, number: int, *others: Any) -> None:
+            walked.append(number)
+            super().__init__(model, number, *others)
+
+    monkeypatch.setattr(model_quantizer, "BlockQuantizer", Watched)
+    out = tmp_path / "place" / "out"
+    out.parent.mkdir()
+    with elsewhere.pretended():
+        on_the_gpu(monkeypatch)
+        stop(lambda: stages.quantize(base, out, chat, device="cuda", dtype="float32"), out, after=1)
+        monkeypatch.setattr(run, "pick_device", lambda name: torch.device("cuda", 1))
+        with torch_threads(2):
+            stages.quantize(base, out, chat, device="cuda:1", dtype="float32")
+    assert walked == [0, 1]
 
 
 class Alone(ProcessGroup):
