@@ -35,8 +35,7 @@ LIBRARIES: dict[str, Callable[[], None]] = {
     "torch on a GPU": raising(torch.OutOfMemoryError("CUDA out of memory. Tried to")),
     "cuBLAS":         raising(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling "
                                            "`cublasCreate(handle)`")),
-    "cuSOLVER":       raising(torch.linalg.LinAlgError("cusolver error: "
-                                                       "CUSOLVER_STATUS_ALLOC_FAILED")),
+    "cuSOLVER":       raising(RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED")),
     "CUDA":           raising(RuntimeError("CUDA driver error: out of memory")),
     "numpy":          raising(MemoryError("Unable to allocate 1 GiB")),
     "the system":     raising(OSError(12, "Cannot allocate memory")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import metadata
 
 import pytest
 import torch
@@ -33,8 +34,7 @@ def replace_gpu(patch: Patch) -> None:
 
 def replace_package(name: str) -> Callable[[Patch], None]:
     def replace(patch: Patch) -> None:
-        original = module.version
-        patch.setattr(module, "version", lambda key: "0" if key == name else original(key))
+        patch.setattr(module, "version", lambda key: "0" if key == name else metadata.version(key))
 
     return replace
 
