@@ -34,7 +34,7 @@ from camelpress.validate.run import run as validate
 from camelpress.validate.settings import ValidateSettings
 
 ROOT = Path(__file__).parents[2]
-GPU_TESTS = ("tests/quantize/test_cuda_kernel.py", "tests/quantize/test_devices.py")
+GPU_MARK = "pytest.mark.gpu"
 PEERS = {"gptqmodel": "gptqmodel", "auto-gptq": "auto_gptq"}  # engine and its package
 BLOCKS = 2
 CLOCK_NOISE = 1e-9  # seconds
@@ -46,20 +46,26 @@ def gpu_tests(session: Session) -> None:
         session.report(skipped="needs a GPU")
         return
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu"]
-    ended = subprocess.run([*command, *GPU_TESTS], cwd=ROOT, capture_output=True, text=True)
+    ended = subprocess.run([*command, *gpu_test_files()], cwd=ROOT, capture_output=True, text=True)
     lines = ended.stdout.strip().splitlines()
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
     session.report(summary=lines[-1:], failed=failed, ok=ended.returncode == 0)
 
 
+def gpu_test_files() -> list[str]:
+    """Returns the test modules with a test marked `gpu`."""
+    paths = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(path) for path in paths if GPU_MARK in path.read_text(encoding="utf-8")]
+
+
 def demo(session: Session) -> None:
     """Runs the demo on the CPU and on the device; the intervals of all metrics must overlap."""
-    facts = {
-        name: _demo_facts(session, name, device)
-        for name, device in (("cpu", "cpu"), ("device", str(session.device)))
-    }
-    apart = disjoint_intervals(facts["cpu"], facts["device"])
-    session.report(**facts, apart=apart, ok=not apart and bool(facts["device"]))
+    cpu = _demo_intervals(session, "cpu", "cpu")
+    device = _demo_intervals(session, "device", str(session.device))
+    apart = disjoint_intervals(cpu, device)
+    session.report(
+        cpu_intervals=cpu, device_intervals=device, apart=apart, ok=not apart and bool(device)
+    )
 
 
 def validation(session: Session) -> None:
@@ -169,7 +175,7 @@ def _complete(generator: LocalGenerator, requests: list[GenerationRequest]) -> N
         pass
 
 
-def _demo_facts(session: Session, name: str, device: str) -> dict[str, Any]:
+def _demo_intervals(session: Session, name: str, device: str) -> dict[str, Any]:
     """Returns the intervals of a demo's validation, by name."""
     out = session.folder / f"demo-{name}"
     overrides = [f"out={out}", f"quantize.device={device}", f"validate.device={device}"]
