@@ -8,7 +8,7 @@ LLAMA_TOKENIZER := .models/llama-tokenizer
 TRANSFORMERS_4 := .models/transformers-4
 REGISTRY := .models/docker-registry
 
-.PHONY: demo check lint quick test wheel fuzz test-clients test-s3 faults bench-recover bench-quantize bench-growth bench-validate bench-tasks clean
+.PHONY: demo check lint quick test wheel fuzz test-clients test-s3 faults bench-recover bench-quantize bench-growth bench-validate bench-tasks bench-gpu clean
 
 demo: .venv/installed ## the whole pipeline on the embedded model
 	$(BIN)/camelpress demo
@@ -61,6 +61,9 @@ bench-validate: .venv/installed $(SMOLLM2) $(LLAMA_TOKENIZER) ## validate agains
 
 bench-tasks: .venv/installed $(SMOLLM2) ## the card's columns on a model and its 4-bit candidate, within 30 minutes (CAMELPRESS_DATA)
 	$(BIN)/python -m benchmarks.validate.card_benchmarks $(SMOLLM2)
+
+bench-gpu: .venv/installed-test ## one GPU: ceilings, kernels, blocks, scoring and decoding, in 8 minutes
+	$(BIN)/python -m benchmarks.gpu
 
 .PHONY: docs pictures
 docs: .venv/installed-docs ## the site, in site/; a dead link or a missing anchor fails

@@ -15,6 +15,7 @@ from camelpress.core.checkpoint.checkpoint_writer import CheckpointWriter, tenso
 from camelpress.core.errors import NumericsProblem, OutOfMemory
 from camelpress.core.output.journal import Journal
 from camelpress.core.packing.gptq_format import GPTQ_TENSORS
+from camelpress.core.runtime.out_of_memory import is_out_of_memory
 from camelpress.inference.model.streamed_model import StreamedModel
 from camelpress.inference.streaming.block_pipeline import BlockPipeline, BlockRecord
 from camelpress.inference.streaming.process_group import ProcessGroup
@@ -112,8 +113,8 @@ class QuantizationRun:
                 yield replace(layer, name=f"{prefix}.{layer.name}")
         except NumericsProblem as error:
             raise type(error)(f"{prefix}: {error.message}", next_step=error.next_step) from error
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+        except (RuntimeError, MemoryError, OSError) as error:
+            if not is_out_of_memory(error):
                 raise
             raise OutOfMemory(
                 f"{prefix}: {self.model.device} has too little memory",
@@ -129,12 +130,6 @@ class QuantizationRun:
             shard.write_states("hidden", hidden)
             if shard.has_reference:
                 shard.write_states("reference", hidden)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Returns true for a lack of memory; torch has no error type for it on a CPU."""
-    has_type = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return has_type or "can't allocate memory" in str(error)
 
 
 def _is_intact(writer: CheckpointWriter, hashes: dict[str, str]) -> bool:

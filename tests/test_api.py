@@ -206,6 +206,8 @@ def test_a_missing_checkpoint_is_a_problem_with_a_next_step(tmp_path: Path) -> N
     [
         (OSError(28, "No space left on device", "q"), Problem, "q cannot be used .No space left"),
         (MemoryError(), OutOfMemory, "memory is not enough"),
+        (OSError(12, "Cannot allocate memory", "q"), OutOfMemory, "memory is not enough"),
+        (RuntimeError("CUDA error: out of memory"), OutOfMemory, "memory is not enough"),
         (Problem("https://me:hunter22@hub/x", next_step="go"), Problem, "^.a login in a URL.hub/x"),
     ],
 )  # fmt: skip

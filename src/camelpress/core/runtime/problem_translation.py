@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from camelpress.core.errors import OutOfMemory, Problem
+from camelpress.core.runtime.out_of_memory import is_out_of_memory
 from camelpress.core.runtime.secrets_redaction import redact_secrets
 
 
@@ -24,11 +25,13 @@ def translate_faults() -> Iterator[None]:
         problem.next_step = redact_secrets(problem.next_step)
         problem.args = (problem.message,)
         raise
-    except MemoryError as error:
-        raise OutOfMemory(
-            "memory is not enough", next_step="use a machine with more memory"
-        ) from error
-    except OSError as error:
+    except (MemoryError, OSError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(
+                "memory is not enough", next_step="use a machine with more memory"
+            ) from error
+        if not isinstance(error, OSError):
+            raise
         raise _disk_problem(error) from error
 
 

@@ -29,6 +29,7 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipeProblem
 from camelpress.core.packing.linear_layers import check_packed_linears, head_name, read_linear
 from camelpress.core.progress import track
+from camelpress.core.runtime.out_of_memory import is_out_of_memory
 from camelpress.inference.model import attention
 from camelpress.inference.model.token_batches import TokenBatch, TokenBatches, put_batch, take_batch
 
@@ -178,6 +179,8 @@ class StreamedModel:
             self._rotary = self._class("RotaryEmbedding")(config=self.config).to(device)
             self._empty_layer(0)
         except CONFIG_ERRORS as error:
+            if is_out_of_memory(error):
+                raise
             raise CheckpointProblem(
                 f"{checkpoint.folder / 'config.json'} is not usable ({error})",
                 next_step="compare it with the config of the original model",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -11,6 +12,9 @@ import torch
 
 from camelpress.inference.model import token_batches
 from camelpress.inference.streaming import token_shards
+
+CUBLAS_PACKAGES = ("nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cublas-cu13")  # name by CUDA
+CUBLAS_VARIABLES = ("CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE")  # change its algorithms
 
 
 def cpu_facts() -> dict[str, Any]:
@@ -44,15 +48,14 @@ def torch_threads(count: int) -> Iterator[None]:
 
 def _gpu_facts(device: torch.device) -> dict[str, Any]:
     products = torch.backends.cuda.matmul
-    try:
-        triton = version("triton")
-    except PackageNotFoundError:
-        triton = None
     return {
         "GPU": torch.cuda.get_device_name(device) if torch.cuda.is_available() else None,
         "CUDA": torch.version.cuda,
         "cuDNN": torch.backends.cudnn.version(),
-        "triton": triton,
+        "cuBLAS": _package_version(*CUBLAS_PACKAGES),
+        "cuBLAS variables": [os.environ.get(name) for name in CUBLAS_VARIABLES],
+        "triton": _package_version("triton"),
+        "linear algebra": torch.backends.cuda.preferred_linalg_library().name,
         "TF32": [products.allow_tf32, torch.backends.cudnn.allow_tf32],
         "16-bit sums": [
             products.allow_bf16_reduced_precision_reduction,
@@ -60,3 +63,11 @@ def _gpu_facts(device: torch.device) -> dict[str, Any]:
         ],
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
+
+
+def _package_version(*names: str) -> str | None:
+    """Returns the version of the first package that is installed."""
+    for name in names:
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return None

@@ -1,0 +1,1 @@
+"""Acceptance of one GPU: measured ceilings, kernels, quantization, validation and decoding."""
