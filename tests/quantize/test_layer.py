@@ -49,7 +49,7 @@ def test_a_layer_is_solved_in_the_order_of_its_activations(sym: bool) -> None:
     order = activation_order(hessian.diagonal(), group_size=16)
     factor = factorize_hessian(hessian, order, damp_percent=0.02)
     expected = solve_gptq(weight, factor, pick_kernel(CPU), bits=3, group_size=16, sym=sym)
-    found = rounded(weight, hessian, settings(sym=sym, bits=3)).solution
+    found = rounded(weight, hessian, settings(sym=sym, bits=3))
     assert torch.equal(found.codes, expected.codes)
     assert torch.equal(found.grid.scales, expected.grid.scales)
     assert torch.equal(found.grid.zeros, expected.grid.zeros)
@@ -62,7 +62,7 @@ def test_the_height_of_a_block_makes_no_difference(
     whole = rounded(*seen(), settings())
     monkeypatch.setattr(layer, "SOLVE_ROWS", height)
     parts = rounded(*seen(), settings())
-    agree = (parts.solution.codes == whole.solution.codes).float().mean()
+    agree = (parts.codes == whole.codes).float().mean()
     assert float(agree) > 0.99  # matrix products of other heights may round apart
     torch.testing.assert_close(parts.error, whole.error, rtol=0.05, atol=1e-3)
     torch.testing.assert_close(parts.energy, whole.energy, rtol=1e-4, atol=0)
@@ -110,7 +110,7 @@ def test_a_hopeless_hessian_falls_back_to_rounding_to_nearest_where_that_is_allo
     weight, hessian = hopeless()
     found, factor = round_layer(weight, hessian, ProcessGroup(), settings(max_fallbacks=1))
     assert factor.rescue == FALLBACK
-    assert torch.equal(found.solution.codes, round_to_nearest(weight, found.solution.grid))
+    assert torch.equal(found.codes, round_to_nearest(weight, found.grid))
 
 
 def test_where_not_even_the_diagonal_makes_sense_there_is_no_way() -> None:
