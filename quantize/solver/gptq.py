@@ -83,7 +83,7 @@ def factorize_hessian(
     damped = damped_cholesky(hessian, order.flip(0), damp_percent=damp_percent)
     invert_lower(damped.lower)
     upper = damped.lower.flip(0, 1).to(torch.float32)
-    damping = torch.empty_like(damped.damping).scatter_(0, order.flip(0), damped.damping)
+    damping = damped.damping[order.flip(0).argsort()]
     return HessianFactor(order, upper, damping, damped.damp_percent, damped.rescue)
 
 
@@ -142,11 +142,10 @@ def solve_gptq(
         codes[batch] = result.codes
         scales[:, batch.start // size], zeros[:, batch.start // size] = result.scales, result.zeros
         squared_error += result.errors.double().square_().sum(dim=0)
-    natural_codes = torch.empty_like(codes)
-    natural_codes[factor.order] = codes
+    natural = codes[factor.order.argsort()].T.contiguous()
     place = (factor.order[::size] // size).argsort()
     grid = QuantGrid.from_float32(scales[:, place], zeros[:, place], bits=bits, group_size=size)
-    return GptqSolution(natural_codes.T.contiguous(), grid, squared_error)
+    return GptqSolution(natural, grid, squared_error)
 
 
 def _round_batches(

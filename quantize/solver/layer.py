@@ -15,6 +15,7 @@ from torch import Tensor
 from camelpress.core.errors import NotPositiveDefinite
 from camelpress.core.packing.gptq_format import GptqTensors, pack_gptq
 from camelpress.core.packing.row_loss import mean_row_loss
+from camelpress.inference.model.matmul_precision import exact_products
 from camelpress.inference.streaming.process_group import ProcessGroup
 from camelpress.quantize.kernels.device_kernels import pick_kernel
 from camelpress.quantize.settings import QuantizeSettings
@@ -28,6 +29,7 @@ from camelpress.quantize.solver.gptq import (
 from camelpress.quantize.solver.grid import QuantGrid, dequantize_codes, require_finite_scales
 
 SOLVE_ROWS = 1024  # rows of a block
+MAX_SUMMED_BITS = 4  # errors of more bits are so small that the rounding of fp32 shows in their sum
 CUDA_SOLVE_ROWS = 8192  # rows of a block on a GPU, 512 programs of the CUDA kernel
 
 
@@ -104,6 +106,7 @@ def block_rows(device: torch.device) -> int:
     return CUDA_SOLVE_ROWS if device.type == "cuda" else SOLVE_ROWS
 
 
+@exact_products()
 def round_layer(
     weight: Float32[Tensor, "rows cols"],
     hessian: Float32[Tensor, "cols cols"],
@@ -112,8 +115,8 @@ def round_layer(
 ) -> tuple[RoundedMatrix, HessianFactor]:
     """Quantizes a matrix.
 
-    The device is waited for twice: once for the success of the factorization and once for the sums
-    of the rows.
+    The host waits for the device twice: for the success of the factorization and for the sums of
+    the rows. Products are in IEEE fp32, because weights and factors have more bits than TF32.
 
     Args:
         weight: fp32 weight of all layers that share the input.
@@ -155,6 +158,12 @@ def _round_rows(
     factor: HessianFactor,
     settings: QuantizeSettings,
 ) -> RoundedMatrix:
+    """Quantizes a range of rows.
+
+    The squared output error is the sum of the solver's squared errors, less the share of damping.
+    After a rescue, that share outweighs the rest or the factor is of another matrix; then the
+    deviation is multiplied by the Hessian.
+    """
     solution = solve_gptq(
         weight,
         factor,
@@ -164,7 +173,7 @@ def _round_rows(
         sym=settings.sym,
     )
     deviation = dequantize_codes(solution.codes, solution.grid) - weight
-    if factor.rescue:  # the factor is of another matrix, or damping outweighs the Hessian
+    if factor.rescue or settings.bits > MAX_SUMMED_BITS:
         error = output_energy(deviation, hessian)
     else:
         error = solution.damped_error - _diagonal_energy(deviation, factor.damping)

@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 from torch import Tensor
 
 import solver_oracle
 from camelpress.core.errors import NotPositiveDefinite
 from camelpress.core.packing.gptq_format import dequantize_gptq
+from camelpress.core.packing.row_loss import mean_row_loss
 from camelpress.inference.streaming.process_group import ProcessGroup
 from camelpress.quantize.kernels.device_kernels import pick_kernel
 from camelpress.quantize.settings import QuantizeSettings
@@ -80,6 +84,58 @@ def test_the_error_is_measured_on_the_undamped_hessian() -> None:
     assert found.relative_error(part) == pytest.approx(
         float(error[part].sum() / energy[part].sum()), rel=1e-3
     )
+
+
+def explicit_sums(weight: Tensor, hessian: Tensor, matrix: RoundedMatrix) -> tuple[Tensor, Tensor]:
+    """Squared output error and squared output of each row by the explicit formula, in fp64."""
+    stored = matrix.dequantize_rows(slice(0, len(weight)))
+    error = solver_oracle.output_error(weight, stored, hessian)
+    return error, solver_oracle.output_error(weight, weight * 0, hessian)
+
+
+@settings_of_hypothesis(max_examples=30, derandomize=True, deadline=None, database=None)
+@given(
+    seed=st.integers(0, 10_000),
+    bits=st.sampled_from([2, 3, 4, 8]),
+    group_size=st.sampled_from([16, 32, 64, -1]),
+    sym=st.booleans(),
+    damp_percent=st.sampled_from([0.001, 0.01, 0.05]),
+)
+def test_the_errors_of_the_solver_add_up_to_the_explicit_error(
+    seed: int, bits: int, group_size: int, sym: bool, damp_percent: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    mixed = 0.05 * torch.randn(192, 192, generator=generator) + torch.eye(192)
+    inputs = torch.randn(800, 192, generator=generator) @ mixed
+    inputs[:, ::50] = 0
+    weight, hessian = torch.randn(24, 192, generator=generator), inputs.T @ inputs
+    weight[5] = 0
+    changes = {"bits": bits, "group_size": group_size, "sym": sym, "damp_percent": damp_percent}
+    matrix = rounded(weight, hessian, settings(**changes))
+    error, energy = explicit_sums(weight, hessian, matrix)
+    torch.testing.assert_close(matrix.error, error, rtol=5e-6, atol=0)
+    everything = slice(0, 24)
+    assert matrix.relative_error(everything) == pytest.approx(
+        float(error.sum() / energy.sum()), rel=1e-6
+    )
+    assert matrix.loss(everything) == pytest.approx(mean_row_loss(error, energy), rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-4, 1e4])
+def test_the_error_of_weights_of_any_size_is_measured(size: float) -> None:
+    weight, hessian = seen()
+    weight[::2] *= size
+    matrix = rounded(weight, hessian, settings())
+    error, _ = explicit_sums(weight, hessian, matrix)
+    torch.testing.assert_close(matrix.error, error, rtol=1e-3, atol=0)
+
+
+def test_the_error_of_a_fallback_is_the_explicit_one() -> None:
+    weight, hessian = hopeless()
+    matrix, factor = round_layer(weight, hessian, ProcessGroup(), settings(max_fallbacks=1))
+    error, _ = explicit_sums(weight, hessian, matrix)
+    assert factor.rescue == FALLBACK
+    torch.testing.assert_close(matrix.error, error.clamp(min=0), rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
