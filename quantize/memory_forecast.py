@@ -15,7 +15,7 @@ from camelpress.core.runtime.resource_usage import resident_bytes
 from camelpress.inference.model.streamed_model import StreamedModel
 from camelpress.quantize.calibration_shards import CalibrationShard
 from camelpress.quantize.kernels.device_kernels import pick_kernel
-from camelpress.quantize.solver.layer import SOLVE_ROWS
+from camelpress.quantize.solver.layer import block_rows
 
 FP32_BYTES = torch.float32.itemsize  # bytes of an fp32 number
 PROGRAM_BYTES = 80_000_000  # bytes of code loaded later, and of free blocks kept by malloc
@@ -76,6 +76,6 @@ def _layer_bytes(
         (1 + FACTOR_MATRICES) * hessian
         + 2 * weight  # the weight and its dequantized codes
         + rows * cols  # codes
-        + FP32_BYTES * SOLVER_MATRICES * min(rows, SOLVE_ROWS) * cols
+        + FP32_BYTES * SOLVER_MATRICES * min(rows, block_rows(model.device)) * cols
     )
     return max(collect_bytes, correct_bytes, solve_bytes)

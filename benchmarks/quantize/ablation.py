@@ -22,6 +22,7 @@ from torch import Tensor
 from benchmarks.tables import table
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.quantize.kernels import cpu_kernel, reference_kernel
+from camelpress.quantize.kernels.kernel import GroupResult
 from camelpress.quantize.run import run as quantize
 from camelpress.quantize.settings import QuantizeSettings
 from camelpress.validate.run import run as validate
@@ -46,7 +47,16 @@ def unsigned(columns: Tensor, importance: Tensor, *, bits: int, sym: bool) -> tu
 @contextmanager
 def searching(search: Callable[..., tuple[Tensor, Tensor]]) -> Iterator[None]:
     """With another search, and everything else as it is."""
+
+    def round_group(
+        columns: Tensor, upper: Tensor, importance: Tensor, *, bits: int, sym: bool
+    ) -> GroupResult:
+        scales, zeros = search(columns, importance, bits=bits, sym=sym)
+        codes, errors = cpu_kernel.round_columns(columns, upper, scales, zeros, top=2**bits - 1)
+        return GroupResult(codes, errors, scales, zeros)
+
     other = SimpleNamespace(
+        round_group=round_group,
         search_group=search,
         round_columns=cpu_kernel.round_columns,
     )

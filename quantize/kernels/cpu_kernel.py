@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from camelpress.quantize.kernels.kernel import MIN_SCALE, SHRINK_FACTORS
+from camelpress.quantize.kernels.kernel import MIN_SCALE, SHRINK_FACTORS, GroupResult
 from camelpress.quantize.kernels.numba_cache import cached_njit
 
 TASK_ROWS = 64  # rows of one task; 128 columns of them fit in a core's L1 cache
@@ -28,6 +28,27 @@ _njit = cached_njit()
 _njit_fastmath = cached_njit(fastmath={"reassoc", "contract", "nsz"})
 
 
+def round_group(
+    columns: Float32[Tensor, "cols rows"],
+    upper: Float32[Tensor, "cols cols"],
+    importance: Float32[Tensor, " cols"],
+    *,
+    bits: int,
+    sym: bool,
+) -> GroupResult:
+    """Implements `Kernel.round_group`."""
+    result = GroupResult(
+        torch.empty_like(columns, dtype=torch.uint8),
+        torch.empty_like(columns),
+        torch.empty_like(columns[0]),
+        torch.empty_like(columns[0]),
+    )
+    outputs = (result.codes, result.errors, result.scales, result.zeros)
+    arrays = [tensor.numpy() for tensor in (columns, upper.contiguous(), importance, *outputs)]
+    _run_tasks(_round_group, columns.shape[1], *arrays, *_candidates(bits), sym)
+    return result
+
+
 def search_group(
     columns: Float32[Tensor, "cols rows"],
     importance: Float32[Tensor, " cols"],
@@ -36,13 +57,9 @@ def search_group(
     sym: bool,
 ) -> tuple[Float32[Tensor, " rows"], Float32[Tensor, " rows"]]:
     """Implements `Kernel.search_group`."""
-    scales = torch.full_like(columns[0], torch.inf)
-    zeros = torch.zeros_like(scales)
-    search_grid = _search_sym if sym else _search_asym
+    scales, zeros = torch.empty_like(columns[0]), torch.empty_like(columns[0])
     arrays = [tensor.numpy() for tensor in (columns, importance, scales, zeros)]
-    _run_tasks(
-        search_grid, columns.shape[1], *arrays, np.array(SHRINK_FACTORS), np.float32(2**bits - 1)
-    )
+    _run_tasks(_search_group, columns.shape[1], *arrays, *_candidates(bits), sym)
     return scales, zeros
 
 
@@ -60,6 +77,11 @@ def round_columns(
     arrays = [tensor.numpy() for tensor in tensors]
     _run_tasks(_round_columns, columns.shape[1], *arrays, np.float32(top))
     return codes, errors
+
+
+def _candidates(bits: int) -> tuple[Any, Any]:
+    """Returns the shrink factors and the largest code, as numpy values."""
+    return np.array(SHRINK_FACTORS), np.float32(2**bits - 1)
 
 
 def _run_tasks(work: Callable[..., None], rows: int, *arguments: Any) -> None:
@@ -108,8 +130,7 @@ def _copy_tile(columns, start, stop):
 
 @_njit_fastmath
 @no_type_check
-def _search_sym(columns, importance, scales, zeros, shrinks, top, start, stop):
-    tile = _copy_tile(columns, start, stop)
+def _search_tile_sym(tile, importance, shrinks, top):
     span, best_scale = np.zeros((2, TASK_ROWS), dtype=np.float32)
     scale, inverse, loss, best_loss = np.empty((4, TASK_ROWS), dtype=np.float32)
     for column in range(len(tile)):
@@ -134,14 +155,12 @@ def _search_sym(columns, importance, scales, zeros, shrinks, top, start, stop):
             for row in range(TASK_ROWS):
                 if loss[row] < best_loss[row]:
                     best_loss[row], best_scale[row] = loss[row], scale[row]
-    for row in range(stop - start):
-        scales[start + row], zeros[start + row] = best_scale[row], zero
+    return best_scale, np.full(TASK_ROWS, zero, dtype=np.float32)
 
 
 @_njit_fastmath
 @no_type_check
-def _search_asym(columns, importance, scales, zeros, shrinks, top, start, stop):
-    tile = _copy_tile(columns, start, stop)
+def _search_tile_asym(tile, importance, shrinks, top):
     low, high, best_zero = np.zeros((3, TASK_ROWS), dtype=np.float32)
     best_scale, scale, inverse, zero, loss, best_loss = np.empty((6, TASK_ROWS), dtype=np.float32)
     for column in range(len(tile)):
@@ -175,17 +194,13 @@ def _search_asym(columns, importance, scales, zeros, shrinks, top, start, stop):
                         scale[row],
                         zero[row],
                     )
-    for row in range(stop - start):
-        scales[start + row], zeros[start + row] = best_scale[row], best_zero[row]
+    return best_scale, best_zero
 
 
 @_njit_fastmath
 @no_type_check
-def _round_columns(columns, upper, scales, zeros, codes, errors, top, start, stop):
-    tile = _copy_tile(columns, start, stop)
-    scale, zero, code, error = np.ones((4, TASK_ROWS), dtype=np.float32)
-    for row in range(stop - start):
-        scale[row], zero[row] = scales[start + row], zeros[start + row]
+def _round_tile(tile, upper, scale, zero, codes, errors, top, start, stop):
+    code, error = np.empty((2, TASK_ROWS), dtype=np.float32)
     for column in range(len(tile)):
         diagonal = upper[column, column]
         for row in range(TASK_ROWS):
@@ -199,3 +214,39 @@ def _round_columns(columns, upper, scales, zeros, codes, errors, top, start, sto
             share = upper[column, later]
             for row in range(TASK_ROWS):
                 tile[later, row] -= share * error[row]
+
+
+@_njit_fastmath
+@no_type_check
+def _search_tile(tile, importance, shrinks, top, sym):
+    if sym:
+        return _search_tile_sym(tile, importance, shrinks, top)
+    return _search_tile_asym(tile, importance, shrinks, top)
+
+
+@_njit_fastmath
+@no_type_check
+def _search_group(columns, importance, scales, zeros, shrinks, top, sym, start, stop):
+    tile = _copy_tile(columns, start, stop)
+    scale, zero = _search_tile(tile, importance, shrinks, top, sym)
+    scales[start:stop], zeros[start:stop] = scale[: stop - start], zero[: stop - start]
+
+
+@_njit_fastmath
+@no_type_check
+def _round_columns(columns, upper, scales, zeros, codes, errors, top, start, stop):
+    tile = _copy_tile(columns, start, stop)
+    scale, zero = np.ones((2, TASK_ROWS), dtype=np.float32)
+    scale[: stop - start], zero[: stop - start] = scales[start:stop], zeros[start:stop]
+    _round_tile(tile, upper, scale, zero, codes, errors, top, start, stop)
+
+
+@_njit_fastmath
+@no_type_check
+def _round_group(
+    columns, upper, importance, codes, errors, scales, zeros, shrinks, top, sym, start, stop
+):
+    tile = _copy_tile(columns, start, stop)
+    scale, zero = _search_tile(tile, importance, shrinks, top, sym)
+    scales[start:stop], zeros[start:stop] = scale[: stop - start], zero[: stop - start]
+    _round_tile(tile, upper, scale, zero, codes, errors, top, start, stop)

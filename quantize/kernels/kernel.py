@@ -1,4 +1,4 @@
-"""Kernel protocol: the two inner loops of the solver, too slow as chains of tensor operations.
+"""Kernel protocol: the inner loops of the solver, too slow as chains of tensor operations.
 
 Every implementation computes the same result: `reference_kernel` in torch is the oracle,
 `cpu_kernel` is compiled for CPUs, and `cuda_kernel` for GPUs. Rows are independent in all of them,
@@ -7,6 +7,7 @@ so results do not depend on the division of rows among threads.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float32, UInt8
@@ -17,9 +18,45 @@ SHRINK_FACTORS = tuple(1 - step / 40 for step in range(21))  # candidate fractio
 LAZY_BATCH_COLUMNS = 128  # columns rounded before one product spreads their errors
 
 
+@dataclass(frozen=True)
+class GroupResult:
+    """Codes and grid of columns that share a grid, and the errors to move to later columns."""
+
+    codes: UInt8[Tensor, "cols rows"]
+    errors: Float32[Tensor, "cols rows"]  # divided by the diagonal of the inverse's factor
+    scales: Float32[Tensor, " rows"]
+    zeros: Float32[Tensor, " rows"]
+
+
 @runtime_checkable
 class Kernel(Protocol):
-    """Inner loops of the solver for one kind of device."""
+    """Inner loops of the solver for one kind of device.
+
+    A group of at most `LAZY_BATCH_COLUMNS` columns takes one call of `round_group`. A longer group
+    takes one call of `search_group`, then one of `round_columns` for each batch of columns.
+    """
+
+    def round_group(
+        self,
+        columns: Float32[Tensor, "cols rows"],
+        upper: Float32[Tensor, "cols cols"],
+        importance: Float32[Tensor, " cols"],
+        *,
+        bits: int,
+        sym: bool,
+    ) -> GroupResult:
+        """Searches the grid of one group and rounds its columns.
+
+        Args:
+            columns: columns of one group in the order of solving, stored as rows, fp32; at most
+                `LAZY_BATCH_COLUMNS`.
+            upper: block of these columns in the upper Cholesky factor of the inverse Hessian.
+            importance: weight of each column's squared error.
+            bits: 2, 3, 4 or 8.
+            sym: true for a zero point of 2**(bits-1).
+        Returns:
+            the results of `search_group` and `round_columns`, one after the other.
+        """
 
     def search_group(
         self,
@@ -59,7 +96,7 @@ class Kernel(Protocol):
         """Rounds column by column, moving the error of each column to the later ones.
 
         Args:
-            columns: columns of one group in the order of solving, fp32; may be overwritten.
+            columns: columns of one group in the order of solving, fp32.
             upper: block of these columns in the upper Cholesky factor of the inverse Hessian.
             scales: scale of each row.
             zeros: zero point of each row.

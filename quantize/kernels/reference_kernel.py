@@ -8,9 +8,23 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from camelpress.quantize.kernels.kernel import MIN_SCALE, SHRINK_FACTORS
+from camelpress.quantize.kernels.kernel import MIN_SCALE, SHRINK_FACTORS, GroupResult
 
 GridCandidates = Iterator[tuple[Float32[Tensor, " rows"], Float32[Tensor, " rows"]]]
+
+
+def round_group(
+    columns: Float32[Tensor, "cols rows"],
+    upper: Float32[Tensor, "cols cols"],
+    importance: Float32[Tensor, " cols"],
+    *,
+    bits: int,
+    sym: bool,
+) -> GroupResult:
+    """Implements `Kernel.round_group`."""
+    scales, zeros = search_group(columns, importance, bits=bits, sym=sym)
+    codes, errors = round_columns(columns, upper, scales, zeros, top=2**bits - 1)
+    return GroupResult(codes, errors, scales, zeros)
 
 
 def search_group(
@@ -63,6 +77,7 @@ def round_columns(
     top: int,
 ) -> tuple[UInt8[Tensor, "cols rows"], Float32[Tensor, "cols rows"]]:
     """Implements `Kernel.round_columns`."""
+    columns = columns.clone()
     codes = torch.empty_like(columns, dtype=torch.uint8)
     errors = torch.empty_like(columns)
     for column in range(len(columns)):

@@ -20,12 +20,14 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from camelpress.inference.model.matmul_precision import exact_products
 from camelpress.quantize.solver.damping import DampedCholesky, damped_cholesky
 from camelpress.quantize.solver.hessian import HessianAccumulator
 
 CORRECTION_ROWS = 1024  # rows of the weight corrected at a time
 
 
+@exact_products()
 def correct_weight(
     weight: Float32[Tensor, "rows cols"],
     moments: HessianAccumulator,

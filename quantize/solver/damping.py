@@ -46,10 +46,10 @@ def damped_cholesky(
             damped = hessian[order[:, None], order].to(dtype)
             diagonal = damped.diagonal()
             undamped = diagonal.clone()
-            diagonal[diagonal == 0] = mean.to(dtype)
+            diagonal.copy_(torch.where(diagonal == 0, mean.to(dtype), diagonal))
             diagonal += damp * mean.to(dtype)
             lower, info = torch.linalg.cholesky_ex(damped)
-            if not int(info) and bool(lower.isfinite().all()):
+            if bool((info == 0) & lower.isfinite().all()):  # the only wait for the device
                 rescue = "damped" if step > 1 else "float64" if dtype == torch.float64 else ""
                 return DampedCholesky(lower, (diagonal - undamped).to(torch.float32), damp, rescue)
     raise NotPositiveDefinite(

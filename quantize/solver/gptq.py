@@ -5,13 +5,14 @@ The solver is pure: weight and Hessian in, codes and grid out, without model or 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, Float64, Int64, UInt8
 from torch import Tensor
 
-from camelpress.quantize.kernels.kernel import LAZY_BATCH_COLUMNS, Kernel
+from camelpress.quantize.kernels.kernel import LAZY_BATCH_COLUMNS, GroupResult, Kernel
 from camelpress.quantize.solver.damping import damped_cholesky, invert_lower
 from camelpress.quantize.solver.grid import QuantGrid
 
@@ -24,16 +25,18 @@ class HessianFactor:
 
     order: Int64[Tensor, " cols"]  # order in which the columns are solved
     upper: Float32[Tensor, "cols cols"]  # Cholesky factor of the inverse, in that order
+    damping: Float32[Tensor, " cols"]  # amount added to the diagonal, in natural order
     damp_percent: float  # fraction of mean(diag H)
     rescue: str  # "" | "float64" | "damped" | FALLBACK
 
 
 @dataclass(frozen=True)
 class GptqSolution:
-    """Codes in natural column order, and their grid."""
+    """Codes in natural column order, their grid, and the error of each row."""
 
     codes: UInt8[Tensor, "rows cols"]
     grid: QuantGrid
+    damped_error: Float64[Tensor, " rows"]  # squared output error with the damped Hessian
 
 
 def activation_order(
@@ -80,7 +83,8 @@ def factorize_hessian(
     damped = damped_cholesky(hessian, order.flip(0), damp_percent=damp_percent)
     invert_lower(damped.lower)
     upper = damped.lower.flip(0, 1).to(torch.float32)
-    return HessianFactor(order, upper, damped.damp_percent, damped.rescue)
+    damping = damped.damping[order.flip(0).argsort()]
+    return HessianFactor(order, upper, damping, damped.damp_percent, damped.rescue)
 
 
 def factorize_diagonal(
@@ -107,7 +111,9 @@ def solve_gptq(
     """Rounds one linear layer, moving each column's error to the columns not yet rounded.
 
     The grid of a group is searched when the solver reaches it. A column is weighted by the cost of
-    an error in it after compensation by all later columns, 1 / U_jj².
+    an error in it after compensation by all later columns, 1 / U_jj². The errors e of a row, each
+    divided by U_jj, give its squared output error: the row of W - Q is e U, and (e U) H (e U)ᵀ is
+    e eᵀ. Nothing is read back from the weight's device.
 
     Args:
         weight: fp32 weight; rows are outputs, columns are inputs in natural order.
@@ -117,8 +123,8 @@ def solve_gptq(
         group_size: neighbouring columns, in natural order, that share a scale; -1 for the whole
             row. No loader needs the order of solving.
         sym: true for zero points at 2**(bits-1).
-    Raises:
-        NumericsProblem: a weight is so large that a scale is not finite in fp16.
+    Returns:
+        codes and grid; a scale is infinite if its weights are too large for fp16.
     Source:
         Frantar et al., arXiv:2210.17323, algorithm 1; IST-DASLab/gptq 2d65066, gptq.py.
         Differences: the grid is fp16 from the start and searched with either sign, the order keeps
@@ -126,28 +132,50 @@ def solve_gptq(
     """
     size = weight.shape[1] if group_size == -1 else group_size
     columns = weight.T[factor.order].contiguous()
-    importance = factor.upper.diagonal().square().reciprocal()
     codes = torch.empty_like(columns, dtype=torch.uint8)
     scales, zeros = (columns.new_empty(len(weight), len(columns) // size) for _ in range(2))
-    for group in range(0, len(columns), size):
-        scale, zero = kernel.search_group(
-            columns[group : group + size], importance[group : group + size], bits=bits, sym=sym
-        )
-        index = int(factor.order[group]) // size
-        scales[:, index], zeros[:, index] = scale, zero
-        for start in range(group, group + size, LAZY_BATCH_COLUMNS):
-            stop = min(start + LAZY_BATCH_COLUMNS, group + size)
-            codes[start:stop], errors = kernel.round_columns(
-                columns[start:stop],
-                factor.upper[start:stop, start:stop],
-                scale,
-                zero,
-                top=2**bits - 1,
+    squared_error = torch.zeros_like(weight[:, 0], dtype=torch.float64)
+    batches = _round_batches(columns, factor.upper, kernel, bits=bits, size=size, sym=sym)
+    for batch, result in batches:
+        later = slice(batch.stop, len(columns))
+        columns[later].addmm_(factor.upper[batch, later].T, result.errors, alpha=-1)
+        codes[batch] = result.codes
+        scales[:, batch.start // size], zeros[:, batch.start // size] = result.scales, result.zeros
+        squared_error += result.errors.double().square_().sum(dim=0)
+    natural = codes[factor.order.argsort()].T.contiguous()
+    place = (factor.order[::size] // size).argsort()
+    grid = QuantGrid.from_float32(scales[:, place], zeros[:, place], bits=bits, group_size=size)
+    return GptqSolution(natural, grid, squared_error)
+
+
+def _round_batches(
+    columns: Float32[Tensor, "cols rows"],
+    upper: Float32[Tensor, "cols cols"],
+    kernel: Kernel,
+    *,
+    bits: int,
+    size: int,
+    sym: bool,
+) -> Iterator[tuple[slice, GroupResult]]:
+    """Yields batches of columns with their results, in the order of solving.
+
+    The caller moves the errors of a batch to the later columns before it takes the next batch.
+    """
+    importance = upper.diagonal().square().reciprocal()
+    for start in range(0, len(columns), size):
+        group = slice(start, start + size)
+        if size <= LAZY_BATCH_COLUMNS:
+            yield (
+                group,
+                kernel.round_group(
+                    columns[group], upper[group, group], importance[group], bits=bits, sym=sym
+                ),
             )
-            columns[stop:].addmm_(factor.upper[start:stop, stop:].T, errors, alpha=-1)
-    natural_codes = torch.empty_like(codes)
-    natural_codes[factor.order] = codes
-    return GptqSolution(
-        natural_codes.T.contiguous(),
-        QuantGrid.from_float32(scales, zeros, bits=bits, group_size=size),
-    )
+            continue
+        scales, zeros = kernel.search_group(columns[group], importance[group], bits=bits, sym=sym)
+        for first in range(start, group.stop, LAZY_BATCH_COLUMNS):
+            batch = slice(first, min(first + LAZY_BATCH_COLUMNS, group.stop))
+            codes, errors = kernel.round_columns(
+                columns[batch], upper[batch, batch], scales, zeros, top=2**bits - 1
+            )
+            yield batch, GroupResult(codes, errors, scales, zeros)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float16, Float32, Int32, UInt8
+from jaxtyping import Float16, Float32, Int32, Int64, UInt8
 from torch import Tensor
 
 from camelpress.core.errors import NumericsProblem
@@ -42,16 +42,8 @@ class QuantGrid:
             zeros: whole numbers from 0 to 255.
             bits: 2, 3, 4 or 8.
             group_size: neighbouring columns that share a scale.
-        Raises:
-            NumericsProblem: a scale is not finite in fp16.
         """
-        fp16_scales = scales.to(torch.float16)
-        if not bool(fp16_scales.isfinite().all()):
-            raise NumericsProblem(
-                f"{int((~fp16_scales.isfinite()).sum())} scales of a layer do not fit float16",
-                next_step="check the checkpoint: its weights are too large",
-            )
-        return cls(fp16_scales, zeros.to(torch.uint8), bits, group_size)
+        return cls(scales.to(torch.float16), zeros.to(torch.uint8), bits, group_size)
 
     @property
     def max_code(self) -> int:
@@ -66,6 +58,10 @@ class QuantGrid:
         """Returns the group index of each column."""
         groups = torch.arange(self.scales.shape[1], dtype=torch.int32, device=self.scales.device)
         return groups.repeat_interleave(self.group_size)
+
+    def infinite_scales(self) -> Int64[Tensor, " rows"]:
+        """Returns the number of scales of each row that do not fit fp16."""
+        return (~self.scales.isfinite()).sum(dim=1)
 
     def select_rows(self, rows: slice) -> QuantGrid:
         """Returns the grid of a range of rows."""
@@ -102,7 +98,24 @@ def search_grid(
         )
     ]
     scales, zeros = (torch.stack(parts, dim=1) for parts in zip(*grids, strict=True))
-    return QuantGrid.from_float32(scales, zeros, bits=bits, group_size=size)
+    grid = QuantGrid.from_float32(scales, zeros, bits=bits, group_size=size)
+    require_finite_scales(int(grid.infinite_scales().sum()))
+    return grid
+
+
+def require_finite_scales(infinite: int) -> None:
+    """Refuses a layer with scales beyond fp16.
+
+    Args:
+        infinite: number of its scales that do not fit fp16.
+    Raises:
+        NumericsProblem: the number is not 0.
+    """
+    if infinite:
+        raise NumericsProblem(
+            f"{infinite} scales of a layer do not fit float16",
+            next_step="check the checkpoint: its weights are too large",
+        )
 
 
 def round_to_nearest(

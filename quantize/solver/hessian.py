@@ -12,14 +12,17 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from camelpress.inference.model.matmul_precision import exact_products
+
 PANEL_COLUMNS = 512  # columns of one product; half of the diagonal block is wasted work
 
 
 class HessianAccumulator:
     """Accumulates the Hessian and the cross moment of one layer input in fp32.
 
-    Batches are added in order, for reproducible sums. The factor 2/n of the papers is left out: it
-    cancels in the solver. The Hessian is symmetric, so only panels up to the diagonal are computed.
+    Batches are added in order, for reproducible sums, and products of 16-bit inputs are exact. The
+    factor 2/n of the papers is left out: it cancels in the solver. The Hessian is symmetric, so
+    only panels up to the diagonal are computed.
 
     Args:
         cols: number of input features.
@@ -52,13 +55,15 @@ class HessianAccumulator:
             inputs: inputs in the quantized model, one row a token.
             deviations: deviations of the same tokens; none to add to the Hessian only.
         """
-        inputs = inputs.to(torch.float32)
-        for start in range(0, inputs.shape[1], PANEL_COLUMNS):
-            stop = min(start + PANEL_COLUMNS, inputs.shape[1])
-            panel = self.hessian[start:stop, :stop]
-            panel.addmm_(inputs[:, start:stop].T, inputs[:, :stop])
+        fp32_inputs = inputs.to(torch.float32)
+        with exact_products(inputs):
+            for start in range(0, inputs.shape[1], PANEL_COLUMNS):
+                stop = min(start + PANEL_COLUMNS, inputs.shape[1])
+                panel = self.hessian[start:stop, :stop]
+                panel.addmm_(fp32_inputs[:, start:stop].T, fp32_inputs[:, :stop])
         if deviations is not None:
-            self.cross_moment.addmm_(deviations.to(torch.float32).T, inputs)
+            with exact_products(inputs, deviations):
+                self.cross_moment.addmm_(deviations.to(torch.float32).T, fp32_inputs)
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:

@@ -9,40 +9,43 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, UInt8
 from torch import Tensor
 
 from camelpress.core.errors import NotPositiveDefinite
 from camelpress.core.packing.gptq_format import GptqTensors, pack_gptq
 from camelpress.core.packing.row_loss import mean_row_loss
+from camelpress.inference.model.matmul_precision import exact_products
 from camelpress.inference.streaming.process_group import ProcessGroup
 from camelpress.quantize.kernels.device_kernels import pick_kernel
 from camelpress.quantize.settings import QuantizeSettings
 from camelpress.quantize.solver.gptq import (
-    GptqSolution,
     HessianFactor,
     activation_order,
     factorize_diagonal,
     factorize_hessian,
     solve_gptq,
 )
-from camelpress.quantize.solver.grid import QuantGrid, dequantize_codes
+from camelpress.quantize.solver.grid import QuantGrid, dequantize_codes, require_finite_scales
 
 SOLVE_ROWS = 1024  # rows of a block
+MAX_SUMMED_BITS = 4  # errors of more bits are so small that the rounding of fp32 shows in their sum
+CUDA_SOLVE_ROWS = 8192  # rows of a block on a GPU, 512 programs of the CUDA kernel
 
 
 @dataclass(frozen=True)
 class RoundedMatrix:
     """Quantized matrix, or a range of its rows, with the error of each row."""
 
-    solution: GptqSolution
+    codes: UInt8[Tensor, "rows cols"]
+    grid: QuantGrid
     error: Float64[Tensor, " rows"]  # squared output error, summed over the tokens
     energy: Float64[Tensor, " rows"]  # squared output, summed over the tokens
 
     @classmethod
     def concatenate(cls, parts: list[RoundedMatrix]) -> RoundedMatrix:
         """Concatenates ranges of rows."""
-        grids = [part.solution.grid for part in parts]
+        grids = [part.grid for part in parts]
         grid = QuantGrid(
             torch.cat([grid.scales for grid in grids]),
             torch.cat([grid.zeros for grid in grids]),
@@ -50,30 +53,42 @@ class RoundedMatrix:
             grids[0].group_size,
         )
         return cls(
-            GptqSolution(torch.cat([part.solution.codes for part in parts]), grid),
+            torch.cat([part.codes for part in parts]),
+            grid,
             torch.cat([part.error for part in parts]),
             torch.cat([part.energy for part in parts]),
         )
 
     def to(self, device: torch.device) -> RoundedMatrix:
         """Returns a copy on another device."""
-        grid = self.solution.grid
-        grid = replace(grid, scales=grid.scales.to(device), zeros=grid.zeros.to(device))
+        scales, zeros = self.grid.scales.to(device), self.grid.zeros.to(device)
         return RoundedMatrix(
-            GptqSolution(self.solution.codes.to(device), grid),
+            self.codes.to(device),
+            replace(self.grid, scales=scales, zeros=zeros),
             self.error.to(device),
             self.energy.to(device),
         )
 
+    def with_sums_on_host(self) -> RoundedMatrix:
+        """Returns the matrix with the sums of its rows on the CPU, after one copy.
+
+        Raises:
+            NumericsProblem: a weight is so large that a scale is not finite in fp16.
+        """
+        infinite = self.grid.infinite_scales().double()
+        error, energy, infinite = torch.stack([self.error, self.energy, infinite]).cpu()
+        require_finite_scales(int(infinite.sum()))
+        return replace(self, error=error, energy=energy)
+
     def dequantize_rows(self, rows: slice) -> Float32[Tensor, "rows cols"]:
         """Returns the dequantized weights of a range of rows."""
-        return dequantize_codes(self.solution.codes[rows], self.solution.grid.select_rows(rows))
+        return dequantize_codes(self.codes[rows], self.grid.select_rows(rows))
 
     def pack_rows(self, rows: slice) -> GptqTensors:
         """Packs a range of rows in the GPTQ format."""
-        grid = self.solution.grid.select_rows(rows)
+        grid = self.grid.select_rows(rows)
         return pack_gptq(
-            self.solution.codes[rows], grid.scales, grid.zeros, grid.column_groups(), bits=grid.bits
+            self.codes[rows], grid.scales, grid.zeros, grid.column_groups(), bits=grid.bits
         )
 
     def relative_error(self, rows: slice) -> float:
@@ -86,6 +101,12 @@ class RoundedMatrix:
         return mean_row_loss(self.error[rows], self.energy[rows])
 
 
+def block_rows(device: torch.device) -> int:
+    """Returns the number of rows of a block on a device."""
+    return CUDA_SOLVE_ROWS if device.type == "cuda" else SOLVE_ROWS
+
+
+@exact_products()
 def round_layer(
     weight: Float32[Tensor, "rows cols"],
     hessian: Float32[Tensor, "cols cols"],
@@ -94,13 +115,16 @@ def round_layer(
 ) -> tuple[RoundedMatrix, HessianFactor]:
     """Quantizes a matrix.
 
+    The host waits for the device twice: for the success of the factorization and for the sums of
+    the rows. Products are in IEEE fp32, because weights and factors have more bits than TF32.
+
     Args:
         weight: fp32 weight of all layers that share the input.
         hessian: Hessian of that input, equal on all ranks.
         processes: process group; every rank gets the whole result.
         settings: settings of the layers.
     Returns:
-        the quantized matrix, and the factor of its Hessian.
+        the quantized matrix with its sums on the CPU, and the factor of its Hessian.
     Raises:
         NotPositiveDefinite: the Hessian has no Cholesky factor at any damping tried, and no
             fallback is allowed.
@@ -114,7 +138,8 @@ def round_layer(
             raise
         factor = factorize_diagonal(hessian, order, damp_percent=settings.damp_percent)
 
-    blocks = [slice(start, start + SOLVE_ROWS) for start in range(0, len(weight), SOLVE_ROWS)]
+    step = block_rows(weight.device)
+    blocks = [slice(start, start + step) for start in range(0, len(weight), step)]
     with processes.raise_together():
         parts = [
             _round_rows(weight[rows], hessian, factor, settings)
@@ -124,7 +149,7 @@ def round_layer(
         cpu = torch.device("cpu")
         gathered = processes.all_gather([part.to(cpu) for part in parts], len(blocks))
         parts = [part.to(weight.device) for part in gathered]
-    return RoundedMatrix.concatenate(parts), factor
+    return RoundedMatrix.concatenate(parts).with_sums_on_host(), factor
 
 
 def _round_rows(
@@ -133,6 +158,12 @@ def _round_rows(
     factor: HessianFactor,
     settings: QuantizeSettings,
 ) -> RoundedMatrix:
+    """Quantizes a range of rows.
+
+    The squared output error is the sum of the solver's squared errors, less the share of damping.
+    After a rescue, that share outweighs the rest or the factor is of another matrix; then the
+    deviation is multiplied by the Hessian.
+    """
     solution = solve_gptq(
         weight,
         factor,
@@ -141,18 +172,36 @@ def _round_rows(
         group_size=settings.group_size,
         sym=settings.sym,
     )
-    error = dequantize_codes(solution.codes, solution.grid) - weight
-    return RoundedMatrix(solution, _output_energy(error, hessian), _output_energy(weight, hessian))
+    deviation = dequantize_codes(solution.codes, solution.grid) - weight
+    if factor.rescue or settings.bits > MAX_SUMMED_BITS:
+        error = output_energy(deviation, hessian)
+    else:
+        error = solution.damped_error - _diagonal_energy(deviation, factor.damping)
+    energy = output_energy(weight, hessian)
+    return RoundedMatrix(solution.codes, solution.grid, error.clamp(min=0), energy)
 
 
-def _output_energy(
+def output_energy(
     weight: Float32[Tensor, "rows cols"], hessian: Float32[Tensor, "cols cols"]
 ) -> Float64[Tensor, " rows"]:
     """Returns the squared output of each row in fp64, because fp32 underflows for tiny weights.
 
     Rows are divided by a power of two, which is exact.
     """
-    exponents = torch.frexp(weight.abs().amax(dim=1)).exponent
-    units = torch.ldexp(torch.ones_like(weight[:, 0]), exponents)
+    units = _row_units(weight)
     rows = weight / units[:, None]
     return (rows @ hessian).mul_(rows).sum(dim=1).double() * units.double().square()
+
+
+def _diagonal_energy(
+    weight: Float32[Tensor, "rows cols"], diagonal: Float32[Tensor, " cols"]
+) -> Float64[Tensor, " rows"]:
+    """Returns the squared output of each row for a diagonal Hessian."""
+    units = _row_units(weight)
+    return (weight / units[:, None]).square_() @ diagonal * units.double().square()
+
+
+def _row_units(weight: Float32[Tensor, "rows cols"]) -> Float32[Tensor, " rows"]:
+    """Returns a power of two near the largest weight of each row."""
+    exponents = torch.frexp(weight.abs().amax(dim=1)).exponent
+    return torch.ldexp(torch.ones_like(weight[:, 0]), exponents)

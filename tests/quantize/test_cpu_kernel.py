@@ -78,7 +78,7 @@ def group(cols: int, rows: int, shape: str, bits: int, sym: bool, seed: int = 0)
 @st.composite
 def groups(draw: st.DrawFn) -> Group:
     return group(
-        draw(st.sampled_from([1, 2, 4, 16, 33])),
+        draw(st.sampled_from([1, 2, 4, 16, 33, 128])),
         draw(st.sampled_from(HEIGHTS)),
         draw(st.sampled_from(sorted(SHAPES))),
         draw(st.sampled_from(BITS)),
@@ -174,9 +174,7 @@ def assert_rounded_alike(drawn: Group, scales: Tensor, zeros: Tensor) -> None:
     clear = margin > CLEAR
     largest = drawn.columns.abs().max() / drawn.upper.diagonal().min()
     for each in (cpu_kernel, reference_kernel):
-        found, left = each.round_columns(
-            drawn.columns.clone(), drawn.upper, scales, zeros, top=drawn.top
-        )
+        found, left = each.round_columns(drawn.columns, drawn.upper, scales, zeros, top=drawn.top)
         assert torch.equal(found[:, clear].double(), codes[:, clear])
         torch.testing.assert_close(
             left[:, clear].double(), errors[:, clear], rtol=1e-3, atol=1e-4 * float(largest)
@@ -201,6 +199,25 @@ def test_both_round_alike_on_any_grid(drawn: Group, seed: int) -> None:
     )
     zeros = torch.randint(1, drawn.top + 1, (rows,), generator=source).float()
     assert_rounded_alike(drawn, scales, zeros)
+
+
+@FEW
+@given(groups())
+def test_a_group_in_one_call_is_searched_and_then_rounded(drawn: Group) -> None:
+    columns = drawn.columns.clone()
+    for kernel in (cpu_kernel, reference_kernel):
+        result = kernel.round_group(
+            drawn.columns, drawn.upper, drawn.importance, bits=drawn.bits, sym=drawn.sym
+        )
+        scales, zeros = drawn.grid(kernel)
+        codes, errors = kernel.round_columns(
+            drawn.columns, drawn.upper, scales, zeros, top=drawn.top
+        )
+        assert torch.equal(result.scales, scales)
+        assert torch.equal(result.zeros, zeros)
+        assert torch.equal(result.codes, codes)
+        assert torch.equal(result.errors, errors)
+        assert torch.equal(drawn.columns, columns)
 
 
 def test_the_part_of_a_larger_factor_will_do() -> None:

@@ -77,7 +77,9 @@ class Layer(NamedTuple):
             group_size=self.group_size,
             sym=self.sym,
         )
-        return GptqSolution(round_to_nearest(self.weight, grid), grid)
+        codes = round_to_nearest(self.weight, grid)
+        error = solver_oracle.output_error(self.weight, dequantize_codes(codes, grid), self.damped)
+        return GptqSolution(codes, grid, error)
 
 
 def random(rows: int, cols: int, seed: int = 0) -> Tensor:

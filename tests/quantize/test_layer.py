@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 from torch import Tensor
 
 import solver_oracle
 from camelpress.core.errors import NotPositiveDefinite
 from camelpress.core.packing.gptq_format import dequantize_gptq
+from camelpress.core.packing.row_loss import mean_row_loss
 from camelpress.inference.streaming.process_group import ProcessGroup
 from camelpress.quantize.kernels.device_kernels import pick_kernel
 from camelpress.quantize.settings import QuantizeSettings
@@ -49,7 +53,7 @@ def test_a_layer_is_solved_in_the_order_of_its_activations(sym: bool) -> None:
     order = activation_order(hessian.diagonal(), group_size=16)
     factor = factorize_hessian(hessian, order, damp_percent=0.02)
     expected = solve_gptq(weight, factor, pick_kernel(CPU), bits=3, group_size=16, sym=sym)
-    found = rounded(weight, hessian, settings(sym=sym, bits=3)).solution
+    found = rounded(weight, hessian, settings(sym=sym, bits=3))
     assert torch.equal(found.codes, expected.codes)
     assert torch.equal(found.grid.scales, expected.grid.scales)
     assert torch.equal(found.grid.zeros, expected.grid.zeros)
@@ -62,7 +66,7 @@ def test_the_height_of_a_block_makes_no_difference(
     whole = rounded(*seen(), settings())
     monkeypatch.setattr(layer, "SOLVE_ROWS", height)
     parts = rounded(*seen(), settings())
-    agree = (parts.solution.codes == whole.solution.codes).float().mean()
+    agree = (parts.codes == whole.codes).float().mean()
     assert float(agree) > 0.99  # matrix products of other heights may round apart
     torch.testing.assert_close(parts.error, whole.error, rtol=0.05, atol=1e-3)
     torch.testing.assert_close(parts.energy, whole.energy, rtol=1e-4, atol=0)
@@ -80,6 +84,58 @@ def test_the_error_is_measured_on_the_undamped_hessian() -> None:
     assert found.relative_error(part) == pytest.approx(
         float(error[part].sum() / energy[part].sum()), rel=1e-3
     )
+
+
+def explicit_sums(weight: Tensor, hessian: Tensor, matrix: RoundedMatrix) -> tuple[Tensor, Tensor]:
+    """Squared output error and squared output of each row by the explicit formula, in fp64."""
+    stored = matrix.dequantize_rows(slice(0, len(weight)))
+    error = solver_oracle.output_error(weight, stored, hessian)
+    return error, solver_oracle.output_error(weight, weight * 0, hessian)
+
+
+@settings_of_hypothesis(max_examples=30, derandomize=True, deadline=None, database=None)
+@given(
+    seed=st.integers(0, 10_000),
+    bits=st.sampled_from([2, 3, 4, 8]),
+    group_size=st.sampled_from([16, 32, 64, -1]),
+    sym=st.booleans(),
+    damp_percent=st.sampled_from([0.001, 0.01, 0.05]),
+)
+def test_the_errors_of_the_solver_add_up_to_the_explicit_error(
+    seed: int, bits: int, group_size: int, sym: bool, damp_percent: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    mixed = 0.05 * torch.randn(192, 192, generator=generator) + torch.eye(192)
+    inputs = torch.randn(800, 192, generator=generator) @ mixed
+    inputs[:, ::50] = 0
+    weight, hessian = torch.randn(24, 192, generator=generator), inputs.T @ inputs
+    weight[5] = 0
+    changes = {"bits": bits, "group_size": group_size, "sym": sym, "damp_percent": damp_percent}
+    matrix = rounded(weight, hessian, settings(**changes))
+    error, energy = explicit_sums(weight, hessian, matrix)
+    torch.testing.assert_close(matrix.error, error, rtol=5e-6, atol=0)
+    everything = slice(0, 24)
+    assert matrix.relative_error(everything) == pytest.approx(
+        float(error.sum() / energy.sum()), rel=1e-6
+    )
+    assert matrix.loss(everything) == pytest.approx(mean_row_loss(error, energy), rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-4, 1e4])
+def test_the_error_of_weights_of_any_size_is_measured(size: float) -> None:
+    weight, hessian = seen()
+    weight[::2] *= size
+    matrix = rounded(weight, hessian, settings())
+    error, _ = explicit_sums(weight, hessian, matrix)
+    torch.testing.assert_close(matrix.error, error, rtol=1e-3, atol=0)
+
+
+def test_the_error_of_a_fallback_is_the_explicit_one() -> None:
+    weight, hessian = hopeless()
+    matrix, factor = round_layer(weight, hessian, ProcessGroup(), settings(max_fallbacks=1))
+    error, _ = explicit_sums(weight, hessian, matrix)
+    assert factor.rescue == FALLBACK
+    torch.testing.assert_close(matrix.error, error.clamp(min=0), rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -110,7 +166,7 @@ def test_a_hopeless_hessian_falls_back_to_rounding_to_nearest_where_that_is_allo
     weight, hessian = hopeless()
     found, factor = round_layer(weight, hessian, ProcessGroup(), settings(max_fallbacks=1))
     assert factor.rescue == FALLBACK
-    assert torch.equal(found.solution.codes, round_to_nearest(weight, found.solution.grid))
+    assert torch.equal(found.codes, round_to_nearest(weight, found.grid))
 
 
 def test_where_not_even_the_diagonal_makes_sense_there_is_no_way() -> None:

@@ -21,6 +21,7 @@ from camelpress.core.checkpoint.checkpoint_writer import CheckpointWriter
 from camelpress.core.errors import OutputExists, OutputProblem
 from camelpress.core.files.file_hashes import package_versions
 from camelpress.core.output.journal import JOURNAL_FILE, Journal
+from camelpress.inference.streaming import rounding_facts
 from camelpress.inference.streaming.rounding_facts import torch_threads
 from camelpress.inference.streaming.token_shards import SHARDS_FOLDER
 from camelpress.quantize import model_quantizer, run
@@ -340,7 +341,7 @@ def test_a_run_that_was_begun_otherwise_is_kept_until_a_restart(
         changed = package_versions() | {"torch": "another"}
         monkeypatch.setattr(run, "package_versions", lambda: changed)
     else:
-        monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+        monkeypatch.setattr(rounding_facts, "product_facts", lambda: {"fp32 products": "high"})
     walked.clear()
     with pytest.raises(OutputProblem) as error:
         stages.quantize(own, out, text, **options)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from camelpress.reporting.facts.facts_model import FactsModel
+
 from camelpress.reporting.facts.recover_facts import MakeDiffFacts
 from camelpress.reporting.facts.release_facts import ProblemFacts, PublishFacts
 from camelpress.reporting.facts.validation_facts import ValidateFacts

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from camelpress.inference.model import token_batches
+from camelpress.inference.model.matmul_precision import EXACT_PRODUCTS, product_facts
 from camelpress.inference.streaming import token_shards
 
 CUBLAS_PACKAGES = ("nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cublas-cu13")  # name by CUDA
@@ -31,7 +32,7 @@ def rounding_facts(device: torch.device) -> dict[str, Any]:
         "batch tokens": token_batches.MAX_BATCH_TOKENS,
         "lane tokens": token_shards.SHARD_TOKENS,
     }
-    facts = {"device": device.type, "fp32 products": torch.get_float32_matmul_precision(), **sizes}
+    facts = {"device": device.type, **product_facts(), **sizes}
     return facts | (_gpu_facts(device) if device.type == "cuda" else cpu_facts())
 
 
@@ -56,7 +57,8 @@ def _gpu_facts(device: torch.device) -> dict[str, Any]:
         "cuBLAS variables": [os.environ.get(name) for name in CUBLAS_VARIABLES],
         "triton": _package_version("triton"),
         "linear algebra": torch.backends.cuda.preferred_linalg_library().name,
-        "TF32": [products.allow_tf32, torch.backends.cudnn.allow_tf32],
+        "TF32": [products.fp32_precision == "tf32", torch.backends.cudnn.allow_tf32],
+        "solver products": EXACT_PRODUCTS,
         "16-bit sums": [
             products.allow_bf16_reduced_precision_reduction,
             products.allow_fp16_reduced_precision_reduction,
