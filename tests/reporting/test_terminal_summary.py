@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from camelpress.reporting.facts.facts_model import FactsModel
 
 from camelpress.reporting.facts.recover_facts import MakeDiffFacts
 from camelpress.reporting.facts.release_facts import ProblemFacts, PublishFacts
 from camelpress.reporting.facts.validation_facts import ValidateFacts
+from camelpress.reporting.facts_model import FactsModel
 from camelpress.reporting.rendering.terminal_summary import terminal_rows
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import (

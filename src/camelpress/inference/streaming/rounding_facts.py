@@ -56,7 +56,7 @@ def _gpu_facts(device: torch.device) -> dict[str, Any]:
         "cuBLAS": _package_version(*CUBLAS_PACKAGES),
         "cuBLAS variables": [os.environ.get(name) for name in CUBLAS_VARIABLES],
         "triton": _package_version("triton"),
-        "linear algebra": torch.backends.cuda.preferred_linalg_library().name,
+        "linear algebra": str(torch.backends.cuda.preferred_linalg_library()),
         "TF32": [products.fp32_precision == "tf32", torch.backends.cudnn.allow_tf32],
         "solver products": EXACT_PRODUCTS,
         "16-bit sums": [
