@@ -131,6 +131,7 @@ def forked(work: Callable[[], object]) -> int:
     if not child:
         try:
             signal.alarm(60)  # rather than hang
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
             work()
             os._exit(0)
         finally:

@@ -87,6 +87,8 @@ def test_a_token_formula_sees_log_probabilities_of_both_models(
         seen.extend(arguments)
         return torch.full((len(arguments[0]),), 2.0)
 
+    for key in [*TOKEN_FORMULAS]:
+        monkeypatch.delitem(TOKEN_FORMULAS, key)
     monkeypatch.setitem(TOKEN_FORMULAS, "gap", formula)
     log_p, log_q = torch.randn(2, 3, 60).log_softmax(dim=-1)
     targets = torch.tensor([1, 2, 3])
@@ -103,15 +105,15 @@ def test_a_token_formula_sees_log_probabilities_of_both_models(
 def test_a_new_metric_is_in_report_and_schemas(place: Path, outcome: Any) -> None:
     facts = ValidationReport.read(place / "validation" / "report.json").facts.record
     for part in (facts, facts["early"]["first"], facts["texts"][0]):
-        low, high = part["logit_gap_interval"]
-        assert 0 < low < part["logit_gap"] < high
-        assert 0 < part["sure_share"] <= 1
-    assert outcome["gate"]["properties"]["logit_gap"]["properties"]["max"] == {"minimum": 0.0}
-    assert "MinLimit" in str(outcome["gate"]["properties"]["sure_share"])
+        low, high = part["test_gap_interval"]
+        assert 0 < low < part["test_gap"] < high
+        assert 0 < part["test_share"] <= 1
+    assert outcome["gate"]["properties"]["test_gap"]["properties"]["max"] == {"minimum": 0.0}
+    assert "MinLimit" in str(outcome["gate"]["properties"]["test_share"])
     for name in ("ValidateFacts", "TextFigures", "TextFacts"):
         properties = outcome["report"]["$defs"][name]["properties"]
-        assert properties["logit_gap"]["description"] == "mean logit difference, logits"
-        assert "sure_share_interval" in properties
+        assert properties["test_gap"]["description"] == "mean test gap, logits"
+        assert "test_share_interval" in properties
 
 
 def test_log_probabilities_less_their_mean_are_logits_less_their_mean() -> None:
@@ -123,42 +125,42 @@ def test_log_probabilities_less_their_mean_are_logits_less_their_mean() -> None:
 def test_a_new_metric_is_judged_and_in_junit(place: Path) -> None:
     checks = ValidationReport.read(place / "validation" / "report.json").checks
     verdicts = {(check.name, check.part): check.verdict for check in checks}
-    assert verdicts["logit_gap", None] == verdicts["sure_share", None] == "PASS"
-    assert verdicts["logit_gap", "first 128 tokens"] == "FAIL"
+    assert verdicts["test_gap", None] == verdicts["test_share", None] == "PASS"
+    assert verdicts["test_gap", "first 128 tokens"] == "FAIL"
     junit = (place / "validation" / "junit.xml").read_text(encoding="utf-8")
-    assert "Mean logit difference: " in junit and "Share of sure tokens: " in junit
+    assert "Mean test gap: " in junit and "Share of test tokens: " in junit
 
 
 def test_a_new_metric_is_on_page_and_in_markdown(place: Path) -> None:
     page = (place / "validation" / "report.html").read_text(encoding="utf-8")
-    head = '<th scope="col" class="number">Mean logit difference,<br>95 % interval</th>'
+    head = '<th scope="col" class="number">Mean test gap,<br>95 % interval</th>'
     assert page.count(head) == 2
-    assert page.count("Share of sure tokens,<br>") == 2
+    assert page.count("Share of test tokens,<br>") == 2
     summary = (place / "validation" / "report.md").read_text(encoding="utf-8")
-    assert summary.count("| Mean logit difference | Share of sure tokens |") == 2
+    assert summary.count("| Mean test gap | Share of test tokens |") == 2
 
 
 def test_a_new_metric_is_on_card_bom_and_terminal(place: Path, outcome: Any) -> None:
     card = (place / "release" / "README.md").read_text(encoding="utf-8")
-    assert "\n| mean logit difference, logits | 0." in card
-    assert "| top-1 agreement | mean logit difference | share of sure tokens |" in card
+    assert "\n| mean test gap, logits | 0." in card
+    assert "| mean test gap | share of test tokens |" in card
     bom = json.loads((place / "release" / "bom.cdx.json").read_text(encoding="utf-8"))
     analysis = bom["metadata"]["component"]["modelCard"]["quantitativeAnalysis"]
     entries = {entry["type"]: entry for entry in analysis["performanceMetrics"]}
-    assert "confidenceInterval" in entries["mean logit difference, logits"]
-    assert "share of sure tokens" in entries
-    assert " logits  (" in outcome["terminal"]["mean logit difference"]
-    assert outcome["terminal"]["share of sure tokens"].endswith("%")
+    assert "confidenceInterval" in entries["mean test gap, logits"]
+    assert "share of test tokens" in entries
+    assert " logits  (" in outcome["terminal"]["mean test gap"]
+    assert outcome["terminal"]["share of test tokens"].endswith("%")
 
 
 def test_a_token_formula_is_null_against_a_store(place: Path, outcome: Any) -> None:
     report = ValidationReport.read(place / "stored" / "report.json")
     facts = report.facts.record
     for part in (facts, facts["early"]["first"], facts["texts"][0]):
-        assert part["logit_gap"] is None and part["logit_gap_interval"] is None
-        assert part["sure_share"] is not None
+        assert part["test_gap"] is None and part["test_gap_interval"] is None
+        assert part["test_share"] is not None
     checks = {(check.name, check.part): check for check in report.checks}
     for part in (None, "first 128 tokens"):
-        assert checks["logit_gap", part].verdict == "ERROR"
-        assert checks["logit_gap", part].reason == f"the report has no logit_gap: {REASON}"
-    assert outcome["stored"]["mean logit difference"] == "not recorded"
+        assert checks["test_gap", part].verdict == "ERROR"
+        assert checks["test_gap", part].reason == f"the report has no test_gap: {REASON}"
+    assert outcome["stored"]["mean test gap"] == "not recorded"

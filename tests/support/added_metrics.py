@@ -17,20 +17,20 @@ from camelpress.reporting.limit_range import AGREEMENT, NON_NEGATIVE
 from camelpress.reporting.metrics import METRICS, Metric
 
 ROWS = (
-    Metric("logit_gap", "Mean logit difference", "logits", 0.0, NON_NEGATIVE),
-    Metric("sure_share", "Share of sure tokens", "%", 1.0, AGREEMENT),
+    Metric("test_gap", "Mean test gap", "logits", 0.0, NON_NEGATIVE),
+    Metric("test_share", "Share of test tokens", "%", 1.0, AGREEMENT),
 )
 METRICS.update((row.key, row) for row in ROWS)
 GATE: dict[str, Any] = {
-    "logit_gap": {"max": 1e6},
-    "sure_share": {"min": 1e-6},
+    "test_gap": {"max": 1e6},
+    "test_share": {"min": 1e-6},
     **dict.fromkeys(("perplexity_ratio", "kl_mean", "top1_agreement")),
-    "early": {"logit_gap": {"max": 0.0}},
+    "early": {"test_gap": {"max": 0.0}},
 }
 TEXT: dict[str, Any] = {"sequence_length": 32, "max_tokens": 800}
 
 
-def logit_gap(reference: Tensor, candidate: Tensor, targets: Tensor) -> Tensor:
+def test_gap(reference: Tensor, candidate: Tensor, targets: Tensor) -> Tensor:
     """Returns the mean absolute difference of logits, each row less its mean."""
     rows = [log_p - log_p.mean(dim=-1, keepdim=True) for log_p in (reference, candidate)]
     return (rows[0] - rows[1]).abs().mean(dim=-1)
@@ -48,8 +48,8 @@ def main(place: Path) -> None:
     from camelpress.validate.statistics.clustered import clustered_share
     from camelpress.validate.store.build_store import build_store
 
-    TOKEN_FORMULAS["logit_gap"] = logit_gap
-    FORMULAS["sure_share"] = lambda scores: clustered_share(
+    TOKEN_FORMULAS["test_gap"] = test_gap
+    FORMULAS["test_share"] = lambda scores: clustered_share(
         (scores.confidence > 0.004).float(), scores.cluster
     )
     text = [place / "prose.txt"]

@@ -24,6 +24,7 @@ from camelpress.validate.scoring.score_aggregation import (
     block_error_facts,
 )
 from camelpress.validate.scoring.streamed_run import squared_relative_error
+from camelpress.validate.scoring.token_formulas import TOKEN_FORMULAS
 from camelpress.validate.scoring.token_scores import TokenScores
 from camelpress.validate.statistics.clustered import bootstrap_mean
 
@@ -44,7 +45,7 @@ def drawn(seed: int, count: int, windows: int) -> TokenScores:
         same_top1=some() < 0.9,
         top5_overlap=(5 * some()).floor() / 5,
         confidence=some(),
-        formula_values=torch.empty(count, 0),
+        formula_values=torch.zeros(count, len(TOKEN_FORMULAS)),
         position=torch.arange(count) % 200,
         sequence=window,
         cluster=window.minimum(torch.tensor(max(1, windows - 2))),

@@ -11,7 +11,8 @@ from torch import Tensor
 LogProbs = Float32[Tensor, "chunk vocabulary"]
 TokenFormula = Callable[[LogProbs, LogProbs, Int64[Tensor, " chunk"]], Float32[Tensor, " chunk"]]
 
-TOKEN_FORMULAS: dict[str, TokenFormula] = {}  # key of a metric to its number for each token
+TOKEN_FORMULAS: dict[str, TokenFormula] = {  # key of a metric to its number for each token
+}
 
 
 def apply_token_formulas(
