@@ -134,6 +134,35 @@ def test_codes_and_grids_are_the_oracles_wherever_no_decision_was_near_a_tie(dra
     assert_same(drawn.solved(), slow, clear)
 
 
+@FEW
+@given(
+    seed=st.integers(0, 10_000),
+    bits=st.sampled_from([2, 3, 4, 8]),
+    group_size=st.sampled_from([16, 32, 64, LAZY_BATCH_COLUMNS, -1]),
+    sym=st.booleans(),
+    rows=st.sampled_from([1, 5, cpu_kernel.TASK_ROWS + 3]),
+)
+def test_both_kernels_solve_unused_columns_and_dead_rows_alike(
+    seed: int, bits: int, group_size: int, sym: bool, rows: int
+) -> None:
+    inputs = correlated(600, 2 * LAZY_BATCH_COLUMNS, seed=seed)
+    inputs[:, ::37] = 0
+    drawn = layer(inputs, rows=rows, seed=seed)
+    drawn.weight[:, 5::61] = 0
+    drawn.weight[rows // 2] = 0
+    drawn = drawn._replace(bits=bits, group_size=group_size, sym=sym)
+    compiled, plain = (drawn._replace(kernel=kernel).solved() for kernel in KERNELS)
+    same = (compiled.codes == plain.codes).all(dim=1)
+    assert int((~same).sum()) <= max(1, rows // 8)  # near ties
+    assert torch.equal(compiled.grid.scales[same], plain.grid.scales[same])
+    assert torch.equal(compiled.grid.zeros[same], plain.grid.zeros[same])
+    torch.testing.assert_close(
+        compiled.damped_error[same], plain.damped_error[same], rtol=1e-3, atol=0
+    )
+    middle = compiled.grid.select_rows(slice(rows // 2, rows // 2 + 1))
+    assert not bool(dequantize_codes(compiled.codes[rows // 2, None], middle).any())
+
+
 @pytest.mark.parametrize("sym", [True, False])
 def test_almost_all_codes_of_a_run_are_the_oracles(sym: bool) -> None:
     same = total = 0

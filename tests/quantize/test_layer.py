@@ -72,6 +72,11 @@ def test_the_height_of_a_block_makes_no_difference(
     torch.testing.assert_close(parts.energy, whole.energy, rtol=1e-4, atol=0)
 
 
+def test_a_block_is_taller_on_a_gpu() -> None:
+    assert layer.block_rows(torch.device("cuda", 1)) == layer.CUDA_SOLVE_ROWS
+    assert layer.block_rows(CPU) == layer.SOLVE_ROWS < layer.CUDA_SOLVE_ROWS
+
+
 def test_the_error_is_measured_on_the_undamped_hessian() -> None:
     weight, hessian = seen()
     found = rounded(weight, hessian, settings())
