@@ -287,6 +287,7 @@ def _shards(
         calibration.sequences,
         calibration.token_mask,
         folder,
+        sizes=model.sizes,
         limit=model.max_positions,
         columns=max_width if settings.correction else 0,
     )

@@ -14,6 +14,7 @@ import torch
 import elsewhere
 import gptq_reader
 import stages
+from camelpress.inference.model import batch_sizes
 from camelpress.inference.streaming.process_group import ProcessGroup
 from camelpress.quantize import block_quantizer, run
 from camelpress.quantize.kernels import reference_kernel
@@ -94,6 +95,8 @@ def test_the_same_bytes_as_on_the_cpu(
     grid: dict[str, Any],
     method: str,
 ) -> None:
+    sizes = batch_sizes.SIZES["cpu"]  # sums depend on them
+    monkeypatch.setattr(batch_sizes, "SIZES", {"cpu": sizes, "cuda": sizes})
     options = {**grid, "dtype": "float32", "method": method}
     stages.quantize(base, tmp_path / "cpu", chat, device="cpu", **options)
     on_the_gpu(monkeypatch)

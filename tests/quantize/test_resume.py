@@ -16,6 +16,7 @@ import torch
 
 import damage
 import pico
+import small_lanes
 import stages
 from camelpress.core.checkpoint.checkpoint_writer import CheckpointWriter
 from camelpress.core.errors import OutputExists, OutputProblem
@@ -48,7 +49,7 @@ def _small() -> Iterator[None]:
     """Several shards and several lanes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "CheckpointWriter", partial(CheckpointWriter, shard_bytes=SHARD))
-        patch.setattr("camelpress.inference.streaming.token_shards.SHARD_TOKENS", 100)
+        patch.setattr(small_lanes.TABLE, small_lanes.resized(shard=100))
         yield
 
 

@@ -40,7 +40,10 @@ def _small() -> Iterator[None]:
     """Several lanes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "camelpress.inference.streaming.token_shards.SHARD_TOKENS", small_lanes.LANE_TOKENS
+            small_lanes.TABLE,
+            small_lanes.resized(
+                shard=small_lanes.LANE_TOKENS, scored_shard=small_lanes.LANE_TOKENS
+            ),
         )
         yield
 
@@ -94,7 +97,7 @@ def test_ranks_without_a_lane_do_no_harm(
     base: Path, noisy: Path, prose: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "camelpress.inference.streaming.token_shards.SHARD_TOKENS", 10_000
+        small_lanes.TABLE, small_lanes.resized(shard=10_000, scored_shard=10_000)
     )  # one lane
     stages.validate(base, noisy, tmp_path / "alone", prose)
     out = tmp_path / "out"

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import damage
 import pico
+import small_lanes
 import stages
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import OutputProblem
@@ -39,7 +40,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning
 def _small() -> Iterator[None]:
     """Several lanes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("camelpress.inference.streaming.token_shards.SHARD_TOKENS", 200)
+        patch.setattr(small_lanes.TABLE, small_lanes.resized(shard=200, scored_shard=200))
         yield
 
 

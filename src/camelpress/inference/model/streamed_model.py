@@ -30,6 +30,7 @@ from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipePro
 from camelpress.core.packing.linear_layers import check_packed_linears, head_name, read_linear
 from camelpress.core.progress import track
 from camelpress.inference.model import attention
+from camelpress.inference.model.batch_sizes import batch_sizes
 from camelpress.inference.model.token_batches import TokenBatch, TokenBatches, put_batch, take_batch
 
 FINITE_CHECK_ROWS = 1024  # rows per check for finite values
@@ -170,6 +171,7 @@ class StreamedModel:
         self.checkpoint = checkpoint
         self.device = device
         self.dtype = dtype
+        self.sizes = batch_sizes(device)
         try:
             self.config = CONFIG_MAPPING[checkpoint.config["model_type"]].from_dict(
                 dict(checkpoint.config)

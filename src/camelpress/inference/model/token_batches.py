@@ -11,8 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from camelpress.core.errors import RecipeProblem
-
-MAX_BATCH_TOKENS = 1024  # tokens per batch
+from camelpress.inference.model.batch_sizes import batch_sizes
 
 
 class TokenBatch(NamedTuple):
@@ -33,7 +32,7 @@ class TokenBatches:
         sequences: ids of each sequence.
         limit: positions of the model.
         batch_tokens: largest number of tokens per batch, unless one sequence is longer; None for
-            the default.
+            the size on a CPU.
         first: position of the first token of each sequence. Rotary embeddings depend on differences
             of positions only, so it changes nothing but the rounding.
     Raises:
@@ -64,7 +63,9 @@ class TokenBatches:
             [token for sequence in sequences for token in sequence], dtype=torch.int64
         )
         self.starts = [0, *accumulate(lengths[:-1])]
-        self.batches = list(self._batches(batch_tokens or MAX_BATCH_TOKENS, first))
+        self.batches = list(
+            self._batches(batch_tokens or batch_sizes(torch.device("cpu")).batch, first)
+        )
 
     def __len__(self) -> int:
         return len(self.lengths)

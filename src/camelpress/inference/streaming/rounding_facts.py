@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from camelpress.inference.model import token_batches
-from camelpress.inference.streaming import token_shards
+from camelpress.inference.model.batch_sizes import batch_sizes
 
 
 def cpu_facts() -> dict[str, Any]:
@@ -23,11 +22,13 @@ def cpu_facts() -> dict[str, Any]:
 
 def rounding_facts(device: torch.device) -> dict[str, Any]:
     """Returns all facts of a device that change rounding; the device index is not among them."""
-    sizes = {
-        "batch tokens": token_batches.MAX_BATCH_TOKENS,
-        "lane tokens": token_shards.SHARD_TOKENS,
+    sizes = batch_sizes(device)
+    facts = {
+        "device": device.type,
+        "fp32 products": torch.get_float32_matmul_precision(),
+        "batch tokens": sizes.batch,
+        "lane tokens": sizes.shard,
     }
-    facts = {"device": device.type, "fp32 products": torch.get_float32_matmul_precision(), **sizes}
     return facts | (_gpu_facts(device) if device.type == "cuda" else cpu_facts())
 
 

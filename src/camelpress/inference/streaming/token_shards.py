@@ -21,7 +21,6 @@ from camelpress.core.checkpoint.checkpoint_writer import tensor_bytes
 from camelpress.inference.model.token_batches import TokenBatches
 
 SHARDS_FOLDER = "lanes"  # subfolder of the unfinished output
-SHARD_TOKENS = 4096  # tokens per shard
 
 
 class TokenShard:
@@ -91,17 +90,17 @@ def shard_digests(shards: Sequence[TokenShard]) -> list[str]:
         return list(threads.map(lambda shard: shard.states_digest(), shards))
 
 
-def cut_shards(lengths: Sequence[int], *, tokens: int = 2**62) -> list[slice]:
-    """Cuts neighbouring sequences into shards of `SHARD_TOKENS` tokens or slightly more.
+def cut_shards(lengths: Sequence[int], *, tokens: int) -> list[slice]:
+    """Cuts neighbouring sequences into shards of `tokens` tokens or slightly more.
 
     Args:
         lengths: tokens of each sequence.
-        tokens: smaller shard size in tokens, if less than `SHARD_TOKENS`.
+        tokens: shard size in tokens.
     """
     cuts, begin, shard_tokens = [], 0, 0
     for end, length in enumerate(lengths, start=1):
         shard_tokens += length
-        if shard_tokens >= min(SHARD_TOKENS, tokens) or end == len(lengths):
+        if shard_tokens >= tokens or end == len(lengths):
             cuts.append(slice(begin, end))
             begin, shard_tokens = end, 0
     return cuts
