@@ -144,20 +144,20 @@ def test_the_digest_is_of_both_states_that_enter(tmp_path: Path, changed: str) -
     lane = one(tmp_path, paired=True)
     for name in ("hidden", "reference"):
         lane.write_states(name, torch.zeros(8, 2))
-    before = lane.states_digest()
+    before = lane.states_digest(0)
     lane.write_states("mlp.down_proj", torch.ones(8, 2))
     lane.write_states(changed, torch.ones(8, 2), after=True)
-    assert lane.states_digest() == before
+    assert lane.states_digest(0) == before
     lane.write_states(changed, torch.ones(8, 2))
-    assert lane.states_digest() != before
+    assert lane.states_digest(0) != before
 
 
 @pytest.mark.parametrize("paired", [True, False])
 def test_without_its_states_a_lane_has_no_digest(tmp_path: Path, paired: bool) -> None:
     lane = one(tmp_path, paired=paired)
-    assert lane.states_digest() == ""
+    assert lane.states_digest(0) == ""
     lane.write_states("hidden", torch.zeros(8, 2))
-    assert (lane.states_digest() == "") is paired
+    assert (lane.states_digest(0) == "") is paired
 
 
 @FEW

@@ -80,7 +80,7 @@ def states(model: StreamedModel, sequences: TokenBatches) -> Iterator[Tensor]:
     hidden = model.embed_sequences(sequences)
     for number in range(model.block_count):
         with torch.inference_mode():
-            model.run_block(sequences, hidden, model.read_block(number))
+            model.run_block(sequences, hidden, model.read_block(number), hidden)
         yield hidden.clone()
 
 

@@ -87,10 +87,48 @@ def take_batch(
     return hidden[batch.tokens][None].to(device)
 
 
+def device_batches(
+    hidden: Float[Tensor, "tokens hidden"], batches: Sequence[TokenBatch], device: torch.device
+) -> Iterator[Float[Tensor, "1 batch hidden"]]:
+    """Yields the hidden states of each batch on the device, like `take_batch`.
+
+    Pinned states are copied to a GPU one batch ahead, beside the computation.
+    """
+    if hidden.is_pinned() and device.type == "cuda":
+        yield from _copy_ahead(hidden, batches, device)
+    else:
+        yield from (take_batch(hidden, batch, device) for batch in batches)
+
+
 def put_batch(
     hidden: Float[Tensor, "tokens hidden"],
     batch: TokenBatch,
     values: Float[Tensor, "1 batch hidden"],
 ) -> None:
     """Stores the results of one batch."""
-    hidden[batch.tokens] = values[0].to(hidden.device)
+    hidden[batch.tokens].copy_(values[0])
+
+
+def _copy_ahead(
+    hidden: Float[Tensor, "tokens hidden"], batches: Sequence[TokenBatch], device: torch.device
+) -> Iterator[Float[Tensor, "1 batch hidden"]]:
+    """Copies each batch on a side stream while the batch before it is computed.
+
+    This code never ran on a GPU; its test replaces the streams.
+    """
+    side = torch.cuda.Stream(device)
+
+    def start_copy(batch: TokenBatch) -> tuple[Tensor, torch.cuda.Event]:
+        with torch.cuda.stream(side):
+            values = hidden[batch.tokens][None].to(device, non_blocking=True)
+            return values, side.record_event()
+
+    copies = [start_copy(batch) for batch in batches[:1]]
+    for following in [*batches[1:], None]:
+        values, event = copies.pop()
+        if following is not None:
+            copies.append(start_copy(following))
+        current = torch.cuda.current_stream(device)
+        current.wait_event(event)
+        values.record_stream(current)
+        yield values
