@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -289,17 +290,16 @@ def test_a_save_that_fails_stops_the_run(tmp_path: Path, monkeypatch: pytest.Mon
 def test_every_rank_gets_the_records_of_the_first(
     tmp_path: Path, done: int, home: Callable[[], StateHome]
 ) -> None:
+    folders = [tmp_path / "first", tmp_path / "second"]  # both ranks run the shard of the first
+    folders[0].mkdir()
     if done:
-        stop_in(Doubling(tmp_path, FileHome()), after=done)
+        stop_in(Doubling(folders[0], FileHome()), after=done)
+    shutil.copytree(*folders)
 
     def work() -> None:
         team = ProcessGroup.join()
-        folder = tmp_path if team.is_main else tmp_path / "another"
-        folder.mkdir(exist_ok=True)
-        for path in tmp_path.glob("lane*"):
-            (folder / path.name).write_bytes(path.read_bytes())
-        stage = Doubling(folder, home())
-        records = stage.run(Journal(tmp_path) if team.is_main and done else None, team)
+        stage = Doubling(folders[team.rank], home())
+        records = stage.run(Journal(folders[0]) if team.is_main and done else None, team)
         path = tmp_path / f"{team.rank}.json"
         path.write_text(json.dumps([records, stage.events]))
 

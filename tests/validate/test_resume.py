@@ -83,9 +83,9 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     numbers: list[int] = []
     through = streamed_run._run_block
 
-    def watched(runners: Any, number: int, *others: Any) -> dict[str, Any]:
+    def watched(runners: Any, number: int, *others: Any, **options: Any) -> dict[str, Any]:
         numbers.append(number)
-        return through(runners, number, *others)
+        return through(runners, number, *others, **options)
 
     monkeypatch.setattr(streamed_run, "_run_block", watched)
     return numbers
