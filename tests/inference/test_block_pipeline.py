@@ -78,9 +78,10 @@ class Doubling:
         records = pipeline.start()
         return records + list(pipeline.run(len(records), self.run_block))
 
-    def harm(self, block: int) -> None:
-        """Damages the file of the states before a block."""
-        (self.folder / f"lane-0000.hidden.{block % 2}").write_bytes(b"harm")
+    def harm(self, *blocks: int) -> None:
+        """Damages the files of the states before some blocks."""
+        for block in blocks:
+            (self.folder / f"lane-0000.hidden.{block % 2}").write_bytes(b"harm")
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ EVERYTHING = ["embed", 0, 1, 2, 3]
 HARMS: list[tuple[Callable[[Doubling], None], list[Any]]] = [  # a harm, and what runs after it
     (lambda stage: None,                                    [3]),
     (lambda stage: stage.harm(3),                           [2, 3]),
-    (lambda stage: (stage.harm(3), stage.harm(2), None)[2], EVERYTHING),
+    (lambda stage: stage.harm(3, 2),                        EVERYTHING),
     (lambda stage: stage.lost.append(82),                   [2, 3]),
     (lambda stage: stage.lost.append(35),                   EVERYTHING),
 ]
@@ -294,7 +295,7 @@ def test_every_rank_gets_the_records_of_the_first(
     folders[0].mkdir()
     if done:
         stop_in(Doubling(folders[0], FileHome()), after=done)
-    shutil.copytree(*folders)
+    shutil.copytree(folders[0], folders[1])
 
     def work() -> None:
         team = ProcessGroup.join()

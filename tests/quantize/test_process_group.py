@@ -20,6 +20,7 @@ import small_lanes
 import stages
 from camelpress.core.errors import NotPositiveDefinite, NumericsProblem
 from camelpress.inference.model.batch_sizes import batch_sizes
+from camelpress.inference.streaming import home_choice, state_checkpoints
 from camelpress.inference.streaming.process_group import ProcessGroup
 from camelpress.quantize import calibration_shards
 from camelpress.quantize.calibration_shards import CalibrationShard
@@ -70,6 +71,22 @@ def test_any_number_of_ranks_gives_the_same_bytes(
     assert together(size, lambda: stages.quantize(base, out, chat, **OPTIONS)) == [0] * size
     assert contents(out) == expected
     assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("fraction", [0, 1], ids=["files", "memory"])
+def test_every_home_of_the_states_gives_the_same_bytes(
+    base: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    fraction: float, size: int,
+) -> None:  # fmt: skip
+    """With a correction and a mask, with and without saves beside the work."""
+    options = {**OPTIONS, "calibration_mask": "assistant"}
+    stages.quantize(base, tmp_path / "alone", chat, **options)
+    monkeypatch.setattr(home_choice, "HOST_FRACTION", fraction)
+    monkeypatch.setattr(state_checkpoints, "SAVE_SECONDS", 1e-9)
+    out = tmp_path / "out"
+    assert together(size, lambda: stages.quantize(base, out, chat, **options)) == [0] * size
+    assert contents(out) == contents(tmp_path / "alone")
 
 
 def test_ranks_that_have_nothing_to_do_do_no_harm(base: Path, tmp_path: Path) -> None:

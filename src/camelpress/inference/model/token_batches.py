@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -118,7 +118,7 @@ def _copy_ahead(
     """
     side = torch.cuda.Stream(device)
 
-    def start_copy(batch: TokenBatch) -> tuple[Tensor, torch.cuda.Event]:
+    def start_copy(batch: TokenBatch) -> tuple[Tensor, Any]:
         with torch.cuda.stream(side):
             values = hidden[batch.tokens][None].to(device, non_blocking=True)
             return values, side.record_event()
