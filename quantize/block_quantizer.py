@@ -21,7 +21,7 @@ from camelpress.core.errors import NumericsProblem
 from camelpress.core.packing.gptq_format import GptqTensors, pack_gptq
 from camelpress.core.packing.row_loss import weight_loss
 from camelpress.inference.model.streamed_model import StreamedModel
-from camelpress.inference.model.token_batches import TokenBatch, put_batch, take_batch
+from camelpress.inference.model.token_batches import TokenBatch, device_batches, put_batch
 from camelpress.inference.streaming.process_group import ProcessGroup
 from camelpress.quantize.calibration.reference_states import (
     STATE_DTYPE,
@@ -37,6 +37,7 @@ from camelpress.quantize.solver.hessian import HessianAccumulator
 from camelpress.quantize.solver.layer import round_layer
 from camelpress.quantize.solver.loss_limits import exceeds_loss_limit
 
+INNER_LINEARS = ("self_attn.o_proj", "mlp.down_proj")  # linears whose inputs are kept for a block
 # batch, inputs in the quantized model, deviations of the 16-bit model (none without a reference)
 BatchInputs = Iterator[tuple[TokenBatch, BatchValues, BatchValues | None]]
 
@@ -112,10 +113,7 @@ class BlockQuantizer:
             for linear in llama.LINEARS
         }
         self._hidden = model.config.hidden_size
-        self._inner = {
-            name: weights[f"{name}.weight"].shape[1]
-            for name in ("self_attn.o_proj", "mlp.down_proj")
-        }
+        self._inner = {name: weights[f"{name}.weight"].shape[1] for name in INNER_LINEARS}
         for shard in shards:
             shard.select_block(number)
 
@@ -131,24 +129,25 @@ class BlockQuantizer:
         for shard in self._processes.shards_of_rank(self._shards):
             hidden = self._read(shard, "hidden", after=True)
             middle = self._read_inner(shard, "mlp.down_proj")
-            for batch in shard.sequences.batches:
-                output = self._block.mlp_output(self._take(middle, batch))
-                put_batch(hidden, batch, self._take(hidden, batch) + output)
+            batches = shard.sequences.batches
+            for batch, states, inputs in zip(
+                batches, self._batches(shard, hidden), self._batches(shard, middle), strict=True
+            ):
+                put_batch(hidden, batch, states + self._block.mlp_output(inputs))
             shard.write_states("hidden", hidden, after=True)
 
     def _attention_input(self, shard: CalibrationShard) -> BatchInputs:
         hidden, reference = self._read(shard, "hidden"), self._reference_states(shard)
-        for batch in shard.sequences.batches:
-            inputs = self._block.attention_input(self._take(hidden, batch))
+        for batch, states in self._with_states(shard, hidden):
+            inputs = self._block.attention_input(states)
             yield batch, inputs, reference.deviation(batch, inputs, self._reference.attention_input)
 
     def _attention_context(self, shard: CalibrationShard) -> BatchInputs:
         hidden, reference = self._read(shard, "hidden"), self._reference_states(shard)
-        context = self._empty_inner(shard, "self_attn.o_proj")
-        for batch in shard.sequences.batches:
+        context = self._allocate_inner(shard, "self_attn.o_proj")
+        for batch, states in self._with_states(shard, hidden):
             rope = self._model.batch_rotary(batch)
             attend = partial(self._reference.add_attention, rope=rope)
-            states = self._take(hidden, batch)
             inputs = self._block.context(self._block.attention_input(states), rope)
             put_batch(context, batch, inputs)
             yield batch, inputs, reference.deviation(batch, states, attend, keep=True)
@@ -157,21 +156,20 @@ class BlockQuantizer:
 
     def _mlp_input(self, shard: CalibrationShard) -> BatchInputs:
         hidden, reference = self._read(shard, "hidden"), self._reference_states(shard, after=True)
-        context = self._read_inner(shard, "self_attn.o_proj")
-        for batch in shard.sequences.batches:
-            output = self._block.attention_output(self._take(context, batch))
-            states = self._take(hidden, batch) + output
-            put_batch(hidden, batch, states)
+        contexts = self._batches(shard, self._read_inner(shard, "self_attn.o_proj"))
+        output = shard.allocate_states("hidden", self._hidden, STATE_DTYPE, after=True)
+        for batch, states in self._with_states(shard, hidden):
+            states = states + self._block.attention_output(next(contexts))
+            put_batch(output, batch, states)
             inputs = self._block.mlp_input(states)
             yield batch, inputs, reference.deviation(batch, inputs, self._reference.mlp_input)
-        shard.write_states("hidden", hidden, after=True)
+        shard.write_states("hidden", output, after=True)
 
     def _mlp_middle(self, shard: CalibrationShard) -> BatchInputs:
         hidden = self._read(shard, "hidden", after=True)
         reference = self._reference_states(shard, after=True)
-        middle = self._empty_inner(shard, "mlp.down_proj")
-        for batch in shard.sequences.batches:
-            states = self._take(hidden, batch)
+        middle = self._allocate_inner(shard, "mlp.down_proj")
+        for batch, states in self._with_states(shard, hidden):
             inputs = self._block.mlp_middle(self._block.mlp_input(states))
             put_batch(middle, batch, inputs)
             deviations = reference.deviation(batch, states, self._reference.add_mlp, keep=True)
@@ -271,8 +269,16 @@ class BlockQuantizer:
                 factor.rescue,
             )
 
-    def _take(self, states: Float[Tensor, "tokens width"], batch: TokenBatch) -> BatchValues:
-        return take_batch(states, batch, self._model.device)
+    def _batches(
+        self, shard: CalibrationShard, states: Float[Tensor, "tokens width"]
+    ) -> Iterator[BatchValues]:
+        return device_batches(states, shard.sequences.batches, self._model.device)
+
+    def _with_states(
+        self, shard: CalibrationShard, states: Float[Tensor, "tokens width"]
+    ) -> Iterator[tuple[TokenBatch, BatchValues]]:
+        """Yields each batch of a shard with its states on the device."""
+        return zip(shard.sequences.batches, self._batches(shard, states), strict=True)
 
     def _reference_states(self, shard: CalibrationShard, *, after: bool = False) -> ReferenceStates:
         return ReferenceStates(shard, self._hidden, self._model.device, after=after)
@@ -285,10 +291,8 @@ class BlockQuantizer:
     def _read_inner(self, shard: CalibrationShard, linear: str) -> Float[Tensor, "tokens cols"]:
         return shard.read_states(linear, self._inner[linear], self._model.dtype)
 
-    def _empty_inner(self, shard: CalibrationShard, linear: str) -> Float[Tensor, "tokens cols"]:
-        return torch.empty(
-            len(shard.sequences.tokens), self._inner[linear], dtype=self._model.dtype
-        )
+    def _allocate_inner(self, shard: CalibrationShard, linear: str) -> Float[Tensor, "tokens cols"]:
+        return shard.allocate_states(linear, self._inner[linear], self._model.dtype)
 
 
 @contextmanager

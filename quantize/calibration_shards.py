@@ -9,6 +9,7 @@ from pathlib import Path
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from camelpress.inference.model.batch_sizes import BatchSizes
 from camelpress.inference.model.token_batches import TokenBatch, TokenBatches
 from camelpress.inference.streaming import token_shards as core
 
@@ -57,6 +58,7 @@ def calibration_shards(
     token_mask: Bool[Tensor, " tokens"],
     folder: Path,
     *,
+    sizes: BatchSizes,
     limit: int,
     columns: int,
 ) -> list[CalibrationShard]:
@@ -70,12 +72,13 @@ def calibration_shards(
         sequences: token ids of each sequence.
         token_mask: true for tokens that count in a Hessian, over all sequences end to end.
         folder: folder for the files of hidden states.
+        sizes: sizes of batches and shards.
         limit: number of positions of the model.
         columns: columns of the widest layer; 0 for no reference states.
     """
     batches = [
-        TokenBatches(sequences[part], limit=limit)
-        for part in core.cut_shards([*map(len, sequences)])
+        TokenBatches(sequences[part], limit=limit, batch_tokens=sizes.batch)
+        for part in core.cut_shards([*map(len, sequences)], tokens=sizes.shard)
     ]
     masks = token_mask.split([len(shard.tokens) for shard in batches])
     tokens = int(token_mask.sum())

@@ -1,7 +1,7 @@
 """Forecast of a run's peak memory, printed before it starts.
 
-The peak is independent of the number of blocks and samples: memory holds two blocks (the current
-and the next one), one shard of calibration tokens, and the matrices of one input's Hessian.
+The peak is independent of the number of blocks: memory holds two of them (the current and the next
+one), the hidden states or one shard of them, and the matrices of one input's Hessian.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import torch
 from camelpress.core import llama
 from camelpress.core.runtime.resource_usage import resident_bytes
 from camelpress.inference.model.streamed_model import StreamedModel
+from camelpress.inference.streaming.state_home import StateHome
+from camelpress.quantize.block_quantizer import INNER_LINEARS
+from camelpress.quantize.calibration.reference_states import STATE_DTYPE
 from camelpress.quantize.calibration_shards import CalibrationShard
 from camelpress.quantize.kernels.device_kernels import pick_kernel
 from camelpress.quantize.solver.layer import block_rows
@@ -25,12 +28,31 @@ SOLVER_MATRICES = 7  # matrices of a block of rows while it is solved
 ACTIVATION_COPIES = 6  # activations of the largest width for each token of a batch
 
 
-def forecast_memory(model: StreamedModel, shards: list[CalibrationShard]) -> dict[str, int]:
-    """Forecasts the peak bytes of program, weights and layer; their sum is the total.
+def state_bytes(model: StreamedModel, shards: list[CalibrationShard]) -> int:
+    """Returns the bytes of all hidden states and of the inputs that one block keeps.
 
     Args:
         model: model to quantize.
         shards: calibration tokens.
+    """
+    shapes = model.block_shapes(0)
+    inner = sum(shapes[f"{name}.weight"][1] for name in INNER_LINEARS) * model.dtype.itemsize
+    versions = 2 * STATE_DTYPE.itemsize * int(model.config.hidden_size)
+    return sum(
+        len(shard.sequences.tokens) * (versions * (1 + shard.has_reference) + inner)
+        for shard in shards
+    )
+
+
+def forecast_memory(
+    model: StreamedModel, shards: list[CalibrationShard], home: StateHome
+) -> dict[str, int]:
+    """Forecasts the peak bytes of program, weights, layer and states; their sum is the total.
+
+    Args:
+        model: model to quantize.
+        shards: calibration tokens.
+        home: home of their hidden states.
     """
     pick_kernel(model.device)  # loads a compiler, part of the program's memory
     shapes = model.block_shapes(0)
@@ -45,6 +67,7 @@ def forecast_memory(model: StreamedModel, shards: list[CalibrationShard]) -> dic
         "program": resident_bytes() + PROGRAM_BYTES,
         "weights": blocks * block * stored_dtype.itemsize + copies * block * model.dtype.itemsize,
         "layer": max(_layer_bytes(model, linear, stage, shards) for stage in llama.LINEAR_INPUTS),
+        "states": state_bytes(model, shards) if home.in_memory else 0,
     }
 
 

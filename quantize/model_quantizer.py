@@ -19,7 +19,7 @@ from camelpress.core.runtime.out_of_memory import is_out_of_memory
 from camelpress.inference.model.streamed_model import StreamedModel
 from camelpress.inference.streaming.block_pipeline import BlockPipeline, BlockRecord
 from camelpress.inference.streaming.process_group import ProcessGroup
-from camelpress.inference.streaming.token_shards import shard_digests
+from camelpress.inference.streaming.state_home import StateHome
 from camelpress.quantize.block_quantizer import (
     BlockQuantizer,
     QuantizedLayer,
@@ -40,12 +40,14 @@ class QuantizationRun:
         shards: calibration tokens; none to round to nearest.
         processes: process group.
         settings: settings of the stage.
+        home: home of the hidden states.
     """
 
     model: StreamedModel
     shards: list[CalibrationShard]
     processes: ProcessGroup
     settings: QuantizeSettings
+    home: StateHome
 
     def quantize_blocks(
         self, writer: CheckpointWriter | None, journal: Journal | None
@@ -63,10 +65,12 @@ class QuantizationRun:
             label="quantize",
             team=self.processes,
             journal=journal,
+            shards=[(shard,) for shard in self.shards],
+            home=self.home,
             embed=self._write_embeddings,
-            state_hashes=lambda number: _state_hashes(self.shards, number),
             read_weights=self.model.read_block_weights,
             is_whole=lambda record: writer is not None and _is_intact(writer, record["tensors"]),
+            needs_last_states=False,
         )
         records = pipeline.start()
         layer_facts = [facts for record in records for facts in record["layers"]]
@@ -86,8 +90,6 @@ class QuantizationRun:
         self, number: int, weights: dict[str, Tensor], writer: CheckpointWriter | None
     ) -> BlockRecord:
         layers = list(self._quantize_block(number, weights))
-        rank_states = _state_hashes(self.processes.shards_of_rank(self.shards), number + 1)
-        states = self.processes.all_gather(rank_states, len(self.shards))
         tensors = {
             f"{layer.name}.{part}": getattr(layer.packed, part)
             for layer in layers
@@ -97,7 +99,7 @@ class QuantizationRun:
             for name, tensor in tensors.items():
                 writer.write_tensor(name, tensor)
         hashes = {name: _sha256(tensor) for name, tensor in tensors.items()}
-        return {"tensors": hashes, "states": states, "layers": [*map(_layer_facts, layers)]}
+        return {"tensors": hashes, "layers": [*map(_layer_facts, layers)]}
 
     def _quantize_block(self, number: int, weights: dict[str, Tensor]) -> Iterator[QuantizedLayer]:
         prefix = llama.BLOCK_NAME.format(number)
@@ -134,13 +136,6 @@ class QuantizationRun:
 
 def _is_intact(writer: CheckpointWriter, hashes: dict[str, str]) -> bool:
     return all(writer.tensor_digest(name) == expected for name, expected in hashes.items())
-
-
-def _state_hashes(shards: list[CalibrationShard], number: int) -> list[str]:
-    """Returns the hash of each shard's states at the input of a block."""
-    for shard in shards:
-        shard.select_block(number)
-    return shard_digests(shards)
 
 
 def _sha256(tensor: Tensor) -> str:

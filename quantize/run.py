@@ -39,6 +39,7 @@ from camelpress.core.progress import note
 from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.model.streamed_model import StreamedModel, has_fast_bfloat16, pick_device
+from camelpress.inference.streaming.home_choice import choose_home
 from camelpress.inference.streaming.process_group import ProcessGroup
 from camelpress.inference.streaming.rounding_facts import cpu_facts, rounding_facts
 from camelpress.inference.streaming.token_shards import SHARDS_FOLDER
@@ -48,7 +49,7 @@ from camelpress.quantize.calibration.calibration import Calibration, draw_calibr
 from camelpress.quantize.calibration_shards import CalibrationShard, calibration_shards
 from camelpress.quantize.ffn_padding import PaddedCheckpoint
 from camelpress.quantize.kernels.kernel import LAZY_BATCH_COLUMNS
-from camelpress.quantize.memory_forecast import forecast_memory
+from camelpress.quantize.memory_forecast import forecast_memory, state_bytes
 from camelpress.quantize.model_quantizer import QuantizationRun
 from camelpress.quantize.output_layout import (
     QUANTIZER,
@@ -134,13 +135,10 @@ def _run_native(
         torch.inference_mode(),
     ):
         (folder / SHARDS_FOLDER).mkdir(exist_ok=True)
-        block_run = QuantizationRun(
-            model,
-            _shards(calibration, folder / SHARDS_FOLDER, model, settings),
-            processes,
-            settings,
-        )
-        forecast_bytes = sum(forecast_memory(model, block_run.shards).values())
+        shards = _shards(calibration, folder / SHARDS_FOLDER, model, settings)
+        home = choose_home(state_bytes(model, shards), device, processes)
+        block_run = QuantizationRun(model, shards, processes, settings, home)
+        forecast_bytes = sum(forecast_memory(model, shards, home).values())
         note(f"memory: at most {forecast_bytes / 1e9:.2f} GB expected")
         if not processes.is_main:
             block_run.quantize_blocks(None, None)
@@ -287,6 +285,7 @@ def _shards(
         calibration.sequences,
         calibration.token_mask,
         folder,
+        sizes=model.sizes,
         limit=model.max_positions,
         columns=max_width if settings.correction else 0,
     )

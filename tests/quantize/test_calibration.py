@@ -18,7 +18,8 @@ from camelpress.core.files.file_hashes import sha256_file
 from camelpress.core.progress import use_listener
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.core.text.tulu_format import Message, encode_chat, encode_with_loss_mask
-from camelpress.inference.model.token_batches import MAX_BATCH_TOKENS, TokenBatches
+from camelpress.inference.model.batch_sizes import SIZES
+from camelpress.inference.model.token_batches import TokenBatches
 from camelpress.quantize.calibration.calibration import Calibration, divide_budget, draw_calibration
 from camelpress.quantize.settings import CalibrationMask, CalibrationSource
 from notes import Notes
@@ -356,7 +357,7 @@ def test_batches_are_full_and_nothing_is_filled_up(lengths: list[int]) -> None:
     sequences = TokenBatches([[7] * length for length in lengths], limit=2048)
     sizes = [sum(batch.lengths) for batch in sequences.batches]
     assert [length for batch in sequences.batches for length in batch.lengths] == lengths
-    assert all(one + other > MAX_BATCH_TOKENS for one, other in pairwise(sizes))
+    assert all(one + other > SIZES["cpu"].batch for one, other in pairwise(sizes))
 
 
 # --- real data ----------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import small_lanes
+from camelpress.inference.model.batch_sizes import batch_sizes
 from camelpress.inference.model.token_batches import put_batch, take_batch
 from camelpress.inference.streaming.process_group import ProcessGroup
 from camelpress.quantize import calibration_shards as module
@@ -21,6 +23,7 @@ FEW = settings(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+CPU = torch.device("cpu")
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=20)
 
 
@@ -36,10 +39,12 @@ def cut(
     """Lanes of a number of tokens; of the sequences, every third token counts."""
     counted = torch.tensor([each % 3 == 0 for sequence in ids for each in sequence])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("camelpress.inference.streaming.token_shards.SHARD_TOKENS", tokens)
+        patch.setattr(small_lanes.TABLE, small_lanes.resized(shard=tokens))
         patch.setattr(module, "REFERENCE_TOKENS_PER_COLUMN", 1)
         patch.setattr(module, "MIN_REFERENCE_TOKENS", 0)
-        return calibration_shards(ids, counted, folder, limit=60, columns=paired)
+        return calibration_shards(
+            ids, counted, folder, sizes=batch_sizes(CPU), limit=60, columns=paired
+        )
 
 
 def one(folder: Path, *, paired: bool = False) -> CalibrationShard:
@@ -139,20 +144,20 @@ def test_the_digest_is_of_both_states_that_enter(tmp_path: Path, changed: str) -
     lane = one(tmp_path, paired=True)
     for name in ("hidden", "reference"):
         lane.write_states(name, torch.zeros(8, 2))
-    before = lane.states_digest()
+    before = lane.states_digest(0)
     lane.write_states("mlp.down_proj", torch.ones(8, 2))
     lane.write_states(changed, torch.ones(8, 2), after=True)
-    assert lane.states_digest() == before
+    assert lane.states_digest(0) == before
     lane.write_states(changed, torch.ones(8, 2))
-    assert lane.states_digest() != before
+    assert lane.states_digest(0) != before
 
 
 @pytest.mark.parametrize("paired", [True, False])
 def test_without_its_states_a_lane_has_no_digest(tmp_path: Path, paired: bool) -> None:
     lane = one(tmp_path, paired=paired)
-    assert lane.states_digest() == ""
+    assert lane.states_digest(0) == ""
     lane.write_states("hidden", torch.zeros(8, 2))
-    assert (lane.states_digest() == "") is paired
+    assert (lane.states_digest(0) == "") is paired
 
 
 @FEW
@@ -179,9 +184,11 @@ def test_few_tokens_are_all_paired_where_any_are(tmp_path: Path) -> None:
     ids = sequences([30] * 20)
     counted = torch.ones(600, dtype=torch.bool)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("camelpress.inference.streaming.token_shards.SHARD_TOKENS", 30)
+        patch.setattr(small_lanes.TABLE, small_lanes.resized(shard=30))
         for columns in (0, 1):
-            made = calibration_shards(ids, counted, tmp_path, limit=60, columns=columns)
+            made = calibration_shards(
+                ids, counted, tmp_path, sizes=batch_sizes(CPU), limit=60, columns=columns
+            )
             assert all(lane.has_reference for lane in made) is any(
                 lane.has_reference for lane in made
             )

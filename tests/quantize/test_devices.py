@@ -15,7 +15,7 @@ import elsewhere
 import gptq_reader
 import pico
 import stages
-from camelpress.inference.model import token_batches
+from camelpress.inference.model import batch_sizes
 from camelpress.inference.streaming.process_group import ProcessGroup
 from camelpress.inference.streaming.rounding_facts import torch_threads
 from camelpress.quantize import block_quantizer, model_quantizer, run
@@ -100,6 +100,8 @@ def test_the_same_bytes_as_on_the_cpu(
     grid: dict[str, Any],
     method: str,
 ) -> None:
+    sizes = batch_sizes.SIZES["cpu"]  # sums depend on them
+    monkeypatch.setattr(batch_sizes, "SIZES", {"cpu": sizes, "cuda": sizes})
     options = {**grid, "dtype": "float32", "method": method}
     stages.quantize(base, tmp_path / "cpu", chat, device="cpu", **options)
     on_the_gpu(monkeypatch)
@@ -225,7 +227,8 @@ def test_other_batches_on_a_cpu_keep_the_limits_of_another_device(
 ) -> None:
     model = pico.write_model(tmp_path / "model", seed=seed)
     expected = quantized(model, tmp_path / "large", chat, **grid)
-    monkeypatch.setattr(token_batches, "MAX_BATCH_TOKENS", 64)
+    sizes = batch_sizes.SIZES["cpu"]._replace(batch=64)
+    monkeypatch.setitem(batch_sizes.SIZES, "cpu", sizes)
     found = quantized(model, tmp_path / "small", chat, **grid)
     assert expected.errors() != found.errors()
     require_nearly_the_same(expected, found, grid["bits"])

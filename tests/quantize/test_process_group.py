@@ -19,6 +19,8 @@ import pico
 import small_lanes
 import stages
 from camelpress.core.errors import NotPositiveDefinite, NumericsProblem
+from camelpress.inference.model.batch_sizes import batch_sizes
+from camelpress.inference.streaming import home_choice, state_checkpoints
 from camelpress.inference.streaming.process_group import ProcessGroup
 from camelpress.quantize import calibration_shards
 from camelpress.quantize.calibration_shards import CalibrationShard
@@ -42,9 +44,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning
 def _small() -> Iterator[None]:
     """Several lanes, several blocks of rows."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "camelpress.inference.streaming.token_shards.SHARD_TOKENS", small_lanes.LANE_TOKENS
-        )
+        patch.setattr(small_lanes.TABLE, small_lanes.resized(shard=small_lanes.LANE_TOKENS))
         patch.setattr(layer, "SOLVE_ROWS", small_lanes.ROWS)
         yield
 
@@ -73,6 +73,22 @@ def test_any_number_of_ranks_gives_the_same_bytes(
     assert list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("fraction", [0, 1], ids=["files", "memory"])
+def test_every_home_of_the_states_gives_the_same_bytes(
+    base: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    fraction: float, size: int,
+) -> None:  # fmt: skip
+    """With a correction and a mask, with and without saves beside the work."""
+    options = {**OPTIONS, "calibration_mask": "assistant"}
+    stages.quantize(base, tmp_path / "alone", chat, **options)
+    monkeypatch.setattr(home_choice, "HOST_FRACTION", fraction)
+    monkeypatch.setattr(state_checkpoints, "SAVE_SECONDS", 1e-9)
+    out = tmp_path / "out"
+    assert together(size, lambda: stages.quantize(base, out, chat, **options)) == [0] * size
+    assert contents(out) == contents(tmp_path / "alone")
+
+
 def test_ranks_that_have_nothing_to_do_do_no_harm(base: Path, tmp_path: Path) -> None:
     stages.quantize(base, tmp_path / "alone", method="rtn")
     out = tmp_path / "out"
@@ -84,9 +100,7 @@ def test_ranks_that_have_nothing_to_do_do_no_harm(base: Path, tmp_path: Path) ->
 def test_ranks_without_a_lane_do_no_harm(
     base: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: int
 ) -> None:
-    monkeypatch.setattr(
-        "camelpress.inference.streaming.token_shards.SHARD_TOKENS", tokens
-    )  # two lanes, or one
+    monkeypatch.setattr(small_lanes.TABLE, small_lanes.resized(shard=tokens))  # two lanes, or one
     stages.quantize(base, tmp_path / "alone", chat, **OPTIONS)
     out = tmp_path / "out"
     assert together(3, lambda: stages.quantize(base, out, chat, **OPTIONS)) == [0, 0, 0]
@@ -132,11 +146,16 @@ def test_moments_are_summed_in_the_order_of_the_lanes_on_every_rank(tmp_path: Pa
     sizes = (1e8, 1.0, -1e8, 3.0, 1e-3)  # in fp32, other orders of these give other sums
     ids = [[1] * (number + 1) for number in range(len(sizes))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("camelpress.inference.streaming.token_shards.SHARD_TOKENS", 1)
+        patch.setattr(small_lanes.TABLE, small_lanes.resized(shard=1))
         patch.setattr(calibration_shards, "REFERENCE_TOKENS_PER_COLUMN", 7)
         patch.setattr(calibration_shards, "MIN_REFERENCE_TOKENS", 0)
         own = calibration_shards.calibration_shards(
-            ids, torch.ones(15, dtype=torch.bool), tmp_path, limit=5, columns=1
+            ids,
+            torch.ones(15, dtype=torch.bool),
+            tmp_path,
+            sizes=batch_sizes(torch.device("cpu")),
+            limit=5,
+            columns=1,
         )
 
     def folded() -> HessianAccumulator:

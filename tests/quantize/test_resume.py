@@ -16,13 +16,15 @@ import torch
 
 import damage
 import pico
+import small_lanes
 import stages
 from camelpress.core.checkpoint.checkpoint_writer import CheckpointWriter
 from camelpress.core.errors import OutputExists, OutputProblem
 from camelpress.core.files.file_hashes import package_versions
 from camelpress.core.output.journal import JOURNAL_FILE, Journal
-from camelpress.inference.streaming import rounding_facts
+from camelpress.inference.streaming import home_choice, rounding_facts, state_checkpoints
 from camelpress.inference.streaming.rounding_facts import torch_threads
+from camelpress.inference.streaming.state_home import FileHome, MemoryHome, StateHome
 from camelpress.inference.streaming.token_shards import SHARDS_FOLDER
 from camelpress.quantize import model_quantizer, run
 from camelpress.quantize.block_quantizer import BlockQuantizer
@@ -44,12 +46,15 @@ Contents = dict[str, Any]
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _small() -> Iterator[None]:
-    """Several shards and several lanes."""
+@pytest.fixture(scope="module", autouse=True, params=["memory", "files"])
+def _small(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Several shards and several lanes; states are saved after every block."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state_checkpoints, "SAVE_SECONDS", 0.0)
+        if request.param == "files":
+            patch.setattr(home_choice, "HOST_FRACTION", 0)
         patch.setattr(run, "CheckpointWriter", partial(CheckpointWriter, shard_bytes=SHARD))
-        patch.setattr("camelpress.inference.streaming.token_shards.SHARD_TOKENS", 100)
+        patch.setattr(small_lanes.TABLE, small_lanes.resized(shard=100))
         yield
 
 
@@ -60,9 +65,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(model: Path, chat: Path, _small: None) -> Contents:
+def expected(
+    model: Path, chat: Path, tmp_path_factory: pytest.TempPathFactory, _small: None
+) -> Contents:
     """What an undisturbed run writes."""
-    out = model.parent / "undisturbed"
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
     stages.quantize(model, out, chat, **OPTIONS)
     return contents(out)
 
@@ -108,8 +115,8 @@ MOMENTS = [  # what is called in a run, and at which of its calls the run is kil
     (CheckpointWriter, "write_tensor",  [0, 12, 61, 92]),
     (CheckpointWriter, "_complete",     [0, 1, 2]),
     (CalibrationShard, "write_states",  [0, 5, 15, 20, 28, 39]),
-    (CalibrationShard, "states_digest", [1, 4]),
-    (Journal,          "add",           [0, 1, 2]),
+    (CalibrationShard, "start_save",    [1, 3]),
+    (Journal,          "add",           [0, 1, 2, 3, 4, 5]),
     (shutil,           "rmtree",        [0]),
     (shutil,           "copyfile",      [0]),
     (Report,           "write",         [0]),
@@ -138,7 +145,7 @@ def test_killed_at_any_moment(
 
 def test_killed_after_every_block(model: Path, chat: Path, out: Path, expected: Contents) -> None:
     def work() -> None:
-        interrupt(Journal, "add", 0, die, late=True)
+        interrupt(Journal, "add", 1, die, late=True)
         stages.quantize(model, out, chat, **OPTIONS)
 
     for number in range(BLOCKS):
@@ -169,20 +176,30 @@ def test_killed_in_the_middle_of_a_tensor(
     require_the_same(out, expected)
 
 
-@pytest.mark.parametrize("at", [0, 17, 30])
+@pytest.mark.parametrize(
+    ("home", "name", "at"),
+    [(FileHome, "write", at) for at in (0, 17, 30)]
+    + [(MemoryHome, "save", at) for at in (0, 2, 4)],
+)
 def test_killed_in_the_middle_of_the_states(
-    model: Path, chat: Path, out: Path, expected: Contents, at: int
-) -> None:
+    model: Path, chat: Path, out: Path, expected: Contents, monkeypatch: pytest.MonkeyPatch,
+    home: type[StateHome], name: str, at: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(home_choice, "HOST_FRACTION", 0 if home is FileHome else 1)
+
     def work() -> None:
-        write, calls = CalibrationShard.write_states, iter(range(1000))
+        write, calls = getattr(home, name), iter(range(1000))
 
-        def half(lane: CalibrationShard, name: str, values: Any, *, after: bool = False) -> None:
-            here = next(calls) == at
-            write(lane, name, values[: len(values) // 2] if here else values, after=after)
+        def half(home: StateHome, path: Path, *values: Any) -> Any:
+            here, before = next(calls) == at, path.read_bytes() if path.exists() else b""
+            written = write(home, path, *values)
             if here:
+                content = path.read_bytes()
+                path.write_bytes(content[: len(content) // 2] + before[len(content) // 2 :])
                 die()
+            return written
 
-        pytest.MonkeyPatch().setattr(CalibrationShard, "write_states", half)
+        pytest.MonkeyPatch().setattr(home, name, half)
         stages.quantize(model, out, chat, **OPTIONS)
 
     assert forked(work) == -signal.SIGKILL

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import gptq_reader
 import pico
+import small_lanes
 from camelpress.core import llama
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import (
@@ -26,7 +27,6 @@ from camelpress.core.errors import (
 )
 from camelpress.core.files.file_hashes import sha256_file
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.inference.model import token_batches as laid_out
 from camelpress.inference.model.streamed_model import StreamedModel
 from camelpress.inference.model.token_batches import TokenBatches
 from camelpress.inference.streaming.process_group import ProcessGroup
@@ -80,7 +80,7 @@ def states(model: StreamedModel, sequences: TokenBatches) -> Iterator[Tensor]:
     hidden = model.embed_sequences(sequences)
     for number in range(model.block_count):
         with torch.inference_mode():
-            model.run_block(sequences, hidden, model.read_block(number))
+            model.run_block(sequences, hidden, model.read_block(number), hidden)
         yield hidden.clone()
 
 
@@ -138,6 +138,7 @@ def in_pairs(
         calibration.sequences,
         calibration.token_mask,
         folder,
+        sizes=model.sizes,
         limit=model.max_positions,
         columns=widest,
     )
@@ -228,8 +229,8 @@ def test_states_while_quantizing_are_those_of_the_stored_checkpoint_and_of_the_1
 ) -> None:  # fmt: skip
     monkeypatch.setattr(in_lanes, "REFERENCE_TOKENS_PER_COLUMN", pairs)
     monkeypatch.setattr(in_lanes, "MIN_REFERENCE_TOKENS", 0)
-    monkeypatch.setattr(laid_out, "MAX_BATCH_TOKENS", 300)  # several batches, some of them ragged
-    monkeypatch.setattr("camelpress.inference.streaming.token_shards.SHARD_TOKENS", 400)
+    small = small_lanes.resized(batch=300, shard=400)  # several batches, some of them ragged
+    monkeypatch.setattr(small_lanes.TABLE, small)
     source = pico.write_model(tmp_path / "source", dtype=dtype)
     wanted = settings(chat, sym=sym)
     run(Checkpoint.open(source), tmp_path / "out", wanted)
@@ -254,8 +255,8 @@ def test_moments_are_sums_over_what_each_layer_of_the_finished_block_sees_and_sh
 ) -> None:
     monkeypatch.setattr(in_lanes, "REFERENCE_TOKENS_PER_COLUMN", pairs)
     monkeypatch.setattr(in_lanes, "MIN_REFERENCE_TOKENS", 0)
-    monkeypatch.setattr(laid_out, "MAX_BATCH_TOKENS", 300)
-    monkeypatch.setattr("camelpress.inference.streaming.token_shards.SHARD_TOKENS", 400)
+    small = small_lanes.resized(batch=300, shard=400)
+    monkeypatch.setattr(small_lanes.TABLE, small)
     wanted = settings(chat, calibration_mask=mask)
     aimed: list[tuple[Tensor, Tensor]] = []
     solved: list[Tensor] = []

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -20,6 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
+FREE_BYTES = 2**36  # of the pretended GPU
 _DEVICE_OF = Tensor.device.__get__
 _IS_CUDA = Tensor.is_cuda.__get__  # type: ignore[attr-defined]
 _TO_HOST = (Tensor.numpy, Tensor.__array__)
@@ -103,6 +105,7 @@ def _placed(result: Any, *, there: bool) -> Any:
 
 @contextmanager
 def pretended() -> Iterator[torch.device]:
-    """Pretend that there is a GPU."""
-    with _Mode():
+    """Pretend that there is a GPU with `FREE_BYTES` of free memory."""
+    with _Mode(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "mem_get_info", lambda _: (FREE_BYTES, FREE_BYTES))
         yield CUDA

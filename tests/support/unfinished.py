@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from camelpress.core.errors import Interruption
-from camelpress.core.output.journal import JOURNAL_FILE, Journal
+from camelpress.core.output.journal import Journal, read_journal
 from processes import interrupt
 
 
@@ -21,19 +21,18 @@ def beside(out: Path) -> Path:
 
 
 def finished(out: Path) -> int:
-    """How many blocks its journal has."""
-    path = beside(out) / JOURNAL_FILE
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    return sum(line.startswith(b'{"block ') and line.endswith(b"}}") for line in lines)
+    """After how many blocks the last states were saved."""
+    names = read_journal(beside(out))
+    return max((int(name.split()[1]) for name in names if name.startswith("states ")), default=0)
 
 
 def stop(work: Callable[[], object], out: Path, *, after: int) -> None:
-    """Work until so many blocks are finished."""
-    add, calls = Journal.add, iter(range(1, 1000))
+    """Work until the states after so many blocks are saved."""
+    add = Journal.add
 
     def add_and_stop(journal: Journal, name: str, facts: dict[str, Any]) -> None:
         add(journal, name, facts)
-        if next(calls) == after:
+        if name == f"states {after}":
             raise Interruption("stopped", next_step="go on")
 
     with pytest.MonkeyPatch.context() as patch:

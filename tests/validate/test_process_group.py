@@ -20,6 +20,7 @@ import small_lanes
 import stages
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
+from camelpress.inference.streaming import home_choice, state_checkpoints
 from camelpress.reporting.stage_reports import read_report
 from camelpress.validate import run as validation
 from camelpress.validate.settings import StoreSettings, ValidateSettings
@@ -40,7 +41,10 @@ def _small() -> Iterator[None]:
     """Several lanes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "camelpress.inference.streaming.token_shards.SHARD_TOKENS", small_lanes.LANE_TOKENS
+            small_lanes.TABLE,
+            small_lanes.resized(
+                shard=small_lanes.LANE_TOKENS, scored_shard=small_lanes.LANE_TOKENS
+            ),
         )
         yield
 
@@ -76,6 +80,20 @@ def test_any_number_of_ranks_gives_the_same_figures(
     assert list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("fraction", [0, 1], ids=["files", "memory"])
+def test_every_home_of_the_states_gives_the_same_figures(
+    base: Path, noisy: Path, chat: Path, prose: Path, tmp_path: Path, expected: Contents,
+    monkeypatch: pytest.MonkeyPatch, fraction: float, size: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(home_choice, "HOST_FRACTION", fraction)
+    monkeypatch.setattr(state_checkpoints, "SAVE_SECONDS", 1e-9)
+    out = tmp_path / "out"
+    codes = together(size, lambda: stages.validate(base, noisy, out, chat, prose, **OPTIONS))
+    assert codes == [0] * size
+    assert contents(out) == expected
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 def test_any_number_of_threads_gives_the_same_figures(
     base: Path, noisy: Path, chat: Path, prose: Path, tmp_path: Path, expected: Contents,
@@ -94,7 +112,7 @@ def test_ranks_without_a_lane_do_no_harm(
     base: Path, noisy: Path, prose: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "camelpress.inference.streaming.token_shards.SHARD_TOKENS", 10_000
+        small_lanes.TABLE, small_lanes.resized(shard=10_000, scored_shard=10_000)
     )  # one lane
     stages.validate(base, noisy, tmp_path / "alone", prose)
     out = tmp_path / "out"

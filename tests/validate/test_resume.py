@@ -14,10 +14,12 @@ from safetensors.torch import load_file, save_file
 
 import damage
 import pico
+import small_lanes
 import stages
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import OutputProblem
 from camelpress.core.output.journal import Journal
+from camelpress.inference.streaming import home_choice, state_checkpoints
 from camelpress.inference.streaming.token_shards import SHARDS_FOLDER, TokenShard
 from camelpress.reporting.stage_report import Report
 from camelpress.reporting.stage_reports import read_report
@@ -35,11 +37,14 @@ Contents = dict[str, Any]
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _small() -> Iterator[None]:
-    """Several lanes."""
+@pytest.fixture(scope="module", autouse=True, params=["memory", "files"])
+def _small(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Several lanes; states are saved after every block."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("camelpress.inference.streaming.token_shards.SHARD_TOKENS", 200)
+        patch.setattr(state_checkpoints, "SAVE_SECONDS", 0.0)
+        if request.param == "files":
+            patch.setattr(home_choice, "HOST_FRACTION", 0)
+        patch.setattr(small_lanes.TABLE, small_lanes.resized(shard=200, scored_shard=200))
         yield
 
 
@@ -52,9 +57,15 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def expected(pair: tuple[Path, Path], chat: Path, prose: Path, _small: None) -> Contents:
+def expected(
+    pair: tuple[Path, Path],
+    chat: Path,
+    prose: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    _small: None,
+) -> Contents:
     """What an undisturbed run writes."""
-    out = pair[0].parent / "undisturbed"
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
     stages.validate(*pair, out, chat, prose, **OPTIONS)
     return contents(out)
 
@@ -95,8 +106,8 @@ def require_the_same(out: Path, expected: Contents) -> None:
 # fmt: off
 MOMENTS = [  # what is called in a run, and at which of its calls the run is killed
     (TokenShard,  "write_states",  [0, 9, 26]),
-    (TokenShard,  "states_digest", [13]),
-    (Journal,     "add",           [0, 1]),
+    (TokenShard,  "start_save",    [13]),
+    (Journal,     "add",           [0, 1, 2, 3]),
     (PairedHeads, "log_probs",     [1]),
     (Report,      "write",         [0]),
     (shutil,      "rmtree",        [0]),

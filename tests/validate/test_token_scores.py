@@ -39,7 +39,7 @@ def scored(reference: Path, candidate: Path) -> TokenScores:
 
 def against(reference: Path, candidate: Path) -> PairedScores:
     places = ScoredPositions.from_sequences(some_ids())
-    sequences = [lane.batches(limit=128) for lane in places.shards()]
+    sequences = [lane.batches(limit=128) for lane in places.shards(tokens=512)]
     pair = (("reference", reference), ("candidate", candidate))
     with tempfile.TemporaryDirectory() as folder:
         work = Workspace(ProcessGroup(), Path(folder))

@@ -69,8 +69,8 @@ def compare_models(
     vocabulary = shared_vocab_size(
         embedding_rows(reference), embedding_rows(candidate), positions, reference.folder
     )
-    shards = positions.shards()
-    sequences = [shard.batches(limit=length) for shard in shards]
+    shards = positions.shards(tokens=first.sizes.scored_shard)
+    sequences = [shard.batches(limit=length, batch_tokens=first.sizes.batch) for shard in shards]
     pair = [
         StreamedRun.start(label, model, sequences, work)
         for label, model in (("reference", first), ("candidate", second))
@@ -127,7 +127,10 @@ def compare_with_store(
     )
     positions = ScoredPositions.from_windows([text.windows for text in texts])
     store.require_vocabulary(embedding_rows(candidate))
-    sequences = [shard.batches(limit=model.max_positions) for shard in positions.shards()]
+    sequences = [
+        shard.batches(limit=model.max_positions, batch_tokens=model.sizes.batch)
+        for shard in positions.shards(tokens=model.sizes.scored_shard)
+    ]
     runner = StreamedRun.start("candidate", model, sequences, work)
     paired_scores, bounds = score_against_store(
         store.read_top_k, runner, positions, work, vocabulary=header.vocabulary

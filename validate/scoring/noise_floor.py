@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from camelpress.core.checkpoint.checkpoint import Checkpoint
-from camelpress.inference.model.token_batches import MAX_BATCH_TOKENS
 from camelpress.validate.scoring.model_pair import open_streamed_model
 from camelpress.validate.scoring.scored_positions import ScoredPositions
 from camelpress.validate.scoring.streamed_run import StreamedRun
@@ -38,7 +37,7 @@ def rerun_reference(
                 work,
             )
         ]
-    batch_tokens, limit = MAX_BATCH_TOKENS // 2, runner.model.max_positions
+    batch_tokens, limit = runner.model.sizes.batch // 2, runner.model.max_positions
     half_batches = [
         shard.batches(limit=limit, batch_tokens=batch_tokens, first=-1) for shard in shards
     ]

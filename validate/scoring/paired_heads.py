@@ -69,7 +69,9 @@ class PairedHeads:
     def log_probs(self, positions: ScoredPositions, hidden: HiddenStates) -> Iterator[LogProbChunk]:
         """Yields the log-probabilities of a shard in chunks."""
         for rows in torch.arange(len(positions.input_index)).split(self._rows):
-            logits = self._logits([states[positions.input_index[rows]] for states in hidden])
+            logits = self._logits(
+                [_select(states, positions.input_index[rows]) for states in hidden]
+            )
             targets = positions.target_id[rows].to(self._device)
             step = max(1, CACHED_LOG_PROBS // logits[0].shape[1]) if targets.is_cpu else len(rows)
             for start in range(0, len(rows), step):
@@ -127,3 +129,9 @@ class PairedHeads:
         if not bool(sums.isfinite().all()):
             self._non_finite[number].append(int((~logits.isfinite()).any(dim=-1).sum()))
         return logits[:, : self._vocabulary].log_softmax(dim=-1)
+
+
+def _select(
+    states: Float[Tensor, "tokens hidden"], index: Int64[Tensor, " chunk"]
+) -> Float[Tensor, "chunk hidden"]:
+    return states[index.to(states.device)]

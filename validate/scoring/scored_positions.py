@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from camelpress.inference.model.token_batches import MAX_BATCH_TOKENS, TokenBatches
+from camelpress.inference.model.token_batches import TokenBatches
 from camelpress.inference.streaming.token_shards import cut_shards
 from camelpress.validate.corpus.duplicates import merge_duplicates
 from camelpress.validate.corpus.protocols import TokenWindow
@@ -65,13 +65,11 @@ class ScoredPositions:
             cluster=torch.tensor([clusters[number] for number in order]).repeat_interleave(sizes),
         )
 
-    def shards(self, *, tokens: int = MAX_BATCH_TOKENS // 2) -> list[ScoredPositions]:
+    def shards(self, *, tokens: int) -> list[ScoredPositions]:
         """Cuts the positions into shards.
 
-        The default is a small shard of one batch, because every thread has one in memory.
-
         Args:
-            tokens: smaller shard size in tokens, if less than `SHARD_TOKENS`.
+            tokens: shard size in tokens.
         """
         lengths = [len(ids) for ids in self.inputs]
         sizes = self.window.unique_consecutive(return_counts=True)[1].tolist()
@@ -98,7 +96,7 @@ class ScoredPositions:
 
         Args:
             limit: positions of the models.
-            batch_tokens: tokens per batch at most; None for the default.
+            batch_tokens: tokens per batch at most; None for the size on a CPU.
             first: position of the first token of each window, as in `TokenBatches`.
         """
         return TokenBatches(self.inputs, limit=limit, batch_tokens=batch_tokens, first=first)

@@ -18,6 +18,7 @@ from torch import Tensor
 from camelpress.inference.model.streamed_model import DecoderBlock, StreamedModel
 from camelpress.inference.model.token_batches import TokenBatches
 from camelpress.inference.streaming.block_pipeline import BlockPipeline, BlockRecord
+from camelpress.inference.streaming.home_choice import choose_home
 from camelpress.inference.streaming.process_group import ProcessGroup
 from camelpress.inference.streaming.thread_team import ThreadTeam
 from camelpress.inference.streaming.token_shards import SHARDS_FOLDER, TokenShard
@@ -51,7 +52,7 @@ class StreamedRun:
         folder = work.folder / SHARDS_FOLDER / label.replace(" ", "-")
         folder.mkdir(parents=True, exist_ok=True)
         shards = [
-            TokenShard(number, batches, folder, states=(HIDDEN_STATE,))
+            TokenShard(number, batches, folder, states=(HIDDEN_STATE,), depth=model.block_count)
             for number, batches in enumerate(sequences)
         ]
         return cls(label, model, shards)
@@ -59,17 +60,18 @@ class StreamedRun:
     def seek(self, block: int) -> None:
         """Selects the hidden states before a block, or those after the last one."""
         for shard in self.shards:
-            shard.select_block(min(block, self.model.block_count))
+            shard.select_block(block)
 
     def read_hidden(self, shard: int) -> Float[Tensor, "tokens hidden"]:
         """Reads the hidden states of one shard before the selected block."""
         width = int(self.model.config.hidden_size)
         return self.shards[shard].read_states(HIDDEN_STATE, width, self.model.dtype)
 
-    def digest(self, shard: int, block: int) -> str:
-        """Returns the hash of the hidden states of one shard before a block."""
-        self.shards[shard].select_block(min(block, self.model.block_count))
-        return self.shards[shard].states_digest()
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the hidden states of all shards, before and after a block."""
+        tokens = sum(len(shard.sequences.tokens) for shard in self.shards)
+        return 2 * tokens * int(self.model.config.hidden_size) * self.model.dtype.itemsize
 
     @property
     def activation_bytes(self) -> int:
@@ -109,19 +111,20 @@ def run_blocks(runners: Sequence[StreamedRun], work: Workspace) -> list[list[flo
         NumericsProblem: a weight is not finite.
     """
     depth = max(runner.model.block_count for runner in runners)
-    shards = range(len(runners[0].shards))
+    device = runners[0].model.device
     max_threads = MAX_ACTIVATION_BYTES // max(runner.activation_bytes for runner in runners)
     pipeline = BlockPipeline(
         depth=depth,
         label="score " + " and ".join(runner.label for runner in runners),
         team=work.team,
         journal=work.journal,
+        shards=list(zip(*(runner.shards for runner in runners), strict=True)),
+        home=choose_home(sum(runner.state_bytes for runner in runners), device, work.team),
         embed=lambda: _write_embeddings(runners, work.team),
-        state_hashes=lambda block: [_hash_shard(runners, shard, block) for shard in shards],
         read_weights=lambda block: _read_weights(runners, block),
     )
     records = pipeline.start()
-    with ThreadTeam.start(max_threads, runners[0].model.device) as threads:
+    with ThreadTeam.start(max_threads, device) as threads:
         run_block = partial(_run_block, runners, team=work.team, threads=threads)
         records += pipeline.run(len(records), run_block)
     for runner in runners:
@@ -133,10 +136,6 @@ def run_blocks(runners: Sequence[StreamedRun], work: Workspace) -> list[list[flo
 def _write_embeddings(runners: Sequence[StreamedRun], team: ProcessGroup) -> None:
     for runner in runners:
         runner.write_embeddings(team)
-
-
-def _hash_shard(runners: Sequence[StreamedRun], shard: int, block: int) -> list[str]:
-    return [runner.digest(shard, block) for runner in runners]
 
 
 def _read_weights(runners: Sequence[StreamedRun], number: int) -> BlockWeights:
@@ -152,25 +151,17 @@ def _run_block(
     team: ProcessGroup,
     threads: ThreadTeam,
 ) -> BlockRecord:
-    """Runs all tokens through one block, and returns the errors and hashes of the states after it.
-
-    Hashing a shard and writing it to disk overlap with the computation of other shards.
-    """
+    """Runs all tokens through one block, and returns the errors of the states after it."""
     for runner in runners:
         runner.seek(number)
     blocks = {model: model.build_block(number, weights.pop(model)) for model in list(weights)}
     shards = runners[0].shards
     rank_shards = team.items_of_rank(range(len(shards)))
-    results = zip(
-        rank_shards,
-        threads.map(partial(_run_shard, runners, number, blocks), rank_shards),
-        strict=True,
-    )
-    rank_results = [(sums, _hash_shard(runners, shard, number + 1)) for shard, sums in results]
-    sums, states = zip(*team.all_gather(rank_results, len(shards)), strict=True)
+    rank_sums = list(threads.map(partial(_run_shard, runners, number, blocks), rank_shards))
+    sums = team.all_gather(rank_sums, len(shards))
     tokens = sum(len(shard.sequences.tokens) for shard in shards)
     errors = [sqrt(sum(error_sums) / tokens) for error_sums in zip(*sums, strict=True)]
-    return {"errors": errors, "states": list(states)}
+    return {"errors": errors}
 
 
 def _run_shard(
@@ -184,9 +175,10 @@ def _run_shard(
     for runner in runners:
         if number < runner.model.block_count:
             shard, hidden = runner.shards[index], runner.read_hidden(index)
-            runner.model.run_block(shard.sequences, hidden, blocks[runner.model])
-            shard.write_states(HIDDEN_STATE, hidden, after=True)
-            states.append(hidden)
+            output = shard.allocate_states(HIDDEN_STATE, hidden.shape[1], hidden.dtype, after=True)
+            runner.model.run_block(shard.sequences, hidden, blocks[runner.model], output)
+            shard.write_states(HIDDEN_STATE, output, after=True)
+            states.append(output)
     sizes = {(runner.model.block_count, int(runner.model.config.hidden_size)) for runner in runners}
     if len(sizes) > 1:
         return []

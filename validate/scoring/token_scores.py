@@ -87,7 +87,7 @@ def score_models(
         Interruption: the user asked to stop.
         NumericsProblem: logits are not finite.
     """
-    shards = positions.shards()
+    shards = positions.shards(tokens=runners[0].model.sizes.scored_shard)
     buffers = [
         [TokenMetrics.allocate(len(shard.input_index)) for _ in runners[1:]] for shard in shards
     ]

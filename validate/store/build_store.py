@@ -21,7 +21,6 @@ from camelpress.core.output.staged_output import (
 from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.model.model_identity import headers_digest, weights_digest
-from camelpress.inference.streaming.token_shards import SHARD_TOKENS
 from camelpress.reporting.checkpoint_summary import summarize_checkpoint
 from camelpress.reporting.facts.store_facts import StoreFacts
 from camelpress.reporting.stage_reports import StoreReport
@@ -109,8 +108,10 @@ def build_store(
                 f"--top-k {top_k} exceeds the {shared} tokens of the vocabulary",
                 next_step="use --top-k 0 to keep all",
             )
-        shards = positions.shards(tokens=SHARD_TOKENS)  # a file of the store for each shard
-        sequences = [shard.batches(limit=length) for shard in shards]
+        shards = positions.shards(tokens=model.sizes.shard)  # a file of the store for each shard
+        sequences = [
+            shard.batches(limit=length, batch_tokens=model.sizes.batch) for shard in shards
+        ]
         runner = StreamedRun.start("reference", model, sequences, work)
         runners = [runner, *rerun_reference(reference, runner, settings, shards, work)]
         store_settings = settings.model_copy(update={"top_k": top_k, "vocabulary": shared})

@@ -44,7 +44,7 @@ def score_against_store(
         Interruption: the user asked to stop.
         NumericsProblem: logits are not finite.
     """
-    shards = positions.shards()
+    shards = positions.shards(tokens=candidate.model.sizes.scored_shard)
     starts = [0, *accumulate(len(shard.input_index) for shard in shards)]
     buffers = [TokenMetrics.allocate(len(shard.input_index)) for shard in shards]
 

@@ -31,7 +31,13 @@ from camelpress.core.packing.linear_layers import check_packed_linears, head_nam
 from camelpress.core.progress import track
 from camelpress.core.runtime.out_of_memory import is_out_of_memory
 from camelpress.inference.model import attention
-from camelpress.inference.model.token_batches import TokenBatch, TokenBatches, put_batch, take_batch
+from camelpress.inference.model.batch_sizes import batch_sizes
+from camelpress.inference.model.token_batches import (
+    TokenBatch,
+    TokenBatches,
+    device_batches,
+    put_batch,
+)
 
 FINITE_CHECK_ROWS = 1024  # rows per check for finite values
 CONFIG_ERRORS = (  # errors of transformers for an invalid config
@@ -158,7 +164,7 @@ class StreamedModel:
     Args:
         checkpoint: a checkpoint of the LLaMA family, 16-bit or in a packed layout known to
             `core.packing`.
-        device: device of blocks and batches; hidden states stay on the CPU.
+        device: device of blocks and batches; hidden states may be elsewhere.
         dtype: dtype of weights and activations; never fp16 on a CPU.
     Raises:
         CheckpointProblem: the architecture is unknown, transformers rejects the config, packed
@@ -171,6 +177,7 @@ class StreamedModel:
         self.checkpoint = checkpoint
         self.device = device
         self.dtype = dtype
+        self.sizes = batch_sizes(device)
         try:
             self.config = CONFIG_MAPPING[checkpoint.config["model_type"]].from_dict(
                 dict(checkpoint.config)
@@ -291,19 +298,27 @@ class StreamedModel:
         """
         hidden = self.embed_sequences(sequences)
         for number in track(range(self.block_count), label):
-            self.run_block(sequences, hidden, self.read_block(number))
+            self.run_block(sequences, hidden, self.read_block(number), hidden)
         return hidden
 
     def run_block(
-        self, sequences: TokenBatches, hidden: Float[Tensor, "tokens hidden"], block: DecoderBlock
+        self,
+        sequences: TokenBatches,
+        hidden: Float[Tensor, "tokens hidden"],
+        block: DecoderBlock,
+        output: Float[Tensor, "tokens hidden"],
     ) -> None:
-        """Runs all hidden states through one block, in place."""
-        for batch in sequences.batches:
-            put_batch(
-                hidden,
-                batch,
-                block(take_batch(hidden, batch, self.device), self.batch_rotary(batch)),
-            )
+        """Runs all hidden states through one block.
+
+        Args:
+            sequences: the tokens.
+            hidden: states before the block.
+            block: the block, on the device of this model.
+            output: tensor for the states after the block; it may be `hidden`.
+        """
+        states = device_batches(hidden, sequences.batches, self.device)
+        for batch, values in zip(sequences.batches, states, strict=True):
+            put_batch(output, batch, block(values, self.batch_rotary(batch)))
 
     def read_head(self) -> nn.Module:
         """Reads final norm and output projection; they map hidden states to logits."""

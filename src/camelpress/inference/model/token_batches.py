@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from camelpress.core.errors import RecipeProblem
-
-MAX_BATCH_TOKENS = 1024  # tokens per batch
+from camelpress.inference.model.batch_sizes import batch_sizes
 
 
 class TokenBatch(NamedTuple):
@@ -33,7 +32,7 @@ class TokenBatches:
         sequences: ids of each sequence.
         limit: positions of the model.
         batch_tokens: largest number of tokens per batch, unless one sequence is longer; None for
-            the default.
+            the size on a CPU.
         first: position of the first token of each sequence. Rotary embeddings depend on differences
             of positions only, so it changes nothing but the rounding.
     Raises:
@@ -64,7 +63,9 @@ class TokenBatches:
             [token for sequence in sequences for token in sequence], dtype=torch.int64
         )
         self.starts = [0, *accumulate(lengths[:-1])]
-        self.batches = list(self._batches(batch_tokens or MAX_BATCH_TOKENS, first))
+        self.batches = list(
+            self._batches(batch_tokens or batch_sizes(torch.device("cpu")).batch, first)
+        )
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -86,10 +87,48 @@ def take_batch(
     return hidden[batch.tokens][None].to(device)
 
 
+def device_batches(
+    hidden: Float[Tensor, "tokens hidden"], batches: Sequence[TokenBatch], device: torch.device
+) -> Iterator[Float[Tensor, "1 batch hidden"]]:
+    """Yields the hidden states of each batch on the device, like `take_batch`.
+
+    Pinned states are copied to a GPU one batch ahead, beside the computation.
+    """
+    if hidden.is_pinned() and device.type == "cuda":
+        yield from _copy_ahead(hidden, batches, device)
+    else:
+        yield from (take_batch(hidden, batch, device) for batch in batches)
+
+
 def put_batch(
     hidden: Float[Tensor, "tokens hidden"],
     batch: TokenBatch,
     values: Float[Tensor, "1 batch hidden"],
 ) -> None:
     """Stores the results of one batch."""
-    hidden[batch.tokens] = values[0].to(hidden.device)
+    hidden[batch.tokens].copy_(values[0])
+
+
+def _copy_ahead(
+    hidden: Float[Tensor, "tokens hidden"], batches: Sequence[TokenBatch], device: torch.device
+) -> Iterator[Float[Tensor, "1 batch hidden"]]:
+    """Copies each batch on a side stream while the batch before it is computed.
+
+    This code never ran on a GPU; its test replaces the streams.
+    """
+    side = torch.cuda.Stream(device)
+
+    def start_copy(batch: TokenBatch) -> tuple[Tensor, Any]:
+        with torch.cuda.stream(side):
+            values = hidden[batch.tokens][None].to(device, non_blocking=True)
+            return values, side.record_event()
+
+    copies = [start_copy(batch) for batch in batches[:1]]
+    for following in [*batches[1:], None]:
+        values, event = copies.pop()
+        if following is not None:
+            copies.append(start_copy(following))
+        current = torch.cuda.current_stream(device)
+        current.wait_event(event)
+        values.record_stream(current)
+        yield values

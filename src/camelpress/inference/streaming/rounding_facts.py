@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from camelpress.inference.model import token_batches
+from camelpress.inference.model.batch_sizes import batch_sizes
 from camelpress.inference.model.matmul_precision import EXACT_PRODUCTS, product_facts
-from camelpress.inference.streaming import token_shards
 
 CUBLAS_PACKAGES = ("nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cublas-cu13")  # name by CUDA
 CUBLAS_VARIABLES = ("CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE")  # change its algorithms
@@ -28,11 +27,13 @@ def cpu_facts() -> dict[str, Any]:
 
 def rounding_facts(device: torch.device) -> dict[str, Any]:
     """Returns all facts of a device that change rounding; the device index is not among them."""
-    sizes = {
-        "batch tokens": token_batches.MAX_BATCH_TOKENS,
-        "lane tokens": token_shards.SHARD_TOKENS,
+    sizes = batch_sizes(device)
+    facts = {
+        "device": device.type,
+        **product_facts(),
+        "batch tokens": sizes.batch,
+        "lane tokens": sizes.shard,
     }
-    facts = {"device": device.type, **product_facts(), **sizes}
     return facts | (_gpu_facts(device) if device.type == "cuda" else cpu_facts())
 
 

@@ -1,107 +1,123 @@
 """Token shards: whole sequences that are loaded, summed and assigned to a rank together.
 
-The hidden states of all tokens lie in files beside the output, and one shard of them at a time is
-in memory. So memory does not grow with the text, a later run can resume an interrupted one, and
-sums, added shard by shard, do not depend on the rank that computed them.
+The hidden states of all tokens lie in a home that the run chooses by their size: memory, or files
+beside the output. A resumed run reads them from these files, and sums, added shard by shard, do not
+depend on the rank that computed them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from camelpress.core.checkpoint.checkpoint_writer import tensor_bytes
 from camelpress.inference.model.token_batches import TokenBatches
+from camelpress.inference.streaming.state_home import FileHome, StateHome
 
 SHARDS_FOLDER = "lanes"  # subfolder of the unfinished output
-SHARD_TOKENS = 4096  # tokens per shard
 
 
 class TokenShard:
-    """A shard of whole sequences and the files of its hidden states.
+    """A shard of whole sequences and its hidden states.
 
     States have two versions: a block reads one and writes the other, so the first stays intact
-    until the block is finished. All other values are kept during one block only.
+    until the next block. All other values are kept during one block only.
 
     Args:
         number: shard number.
         sequences: its tokens in batches.
         folder: folder of its files.
         states: names of the states passed from block to block.
+        depth: number of blocks of the model; its states stay the same after the last.
     """
 
+    home: StateHome = FileHome()
+
     def __init__(
-        self, number: int, sequences: TokenBatches, folder: Path, *, states: tuple[str, ...]
+        self,
+        number: int,
+        sequences: TokenBatches,
+        folder: Path,
+        *,
+        states: tuple[str, ...],
+        depth: int = 2**62,
     ) -> None:
         self.number = number
         self.sequences = sequences
         self._states = states
+        self._depth = depth
         self._stem = folder / f"lane-{number:04}"
-        self._version = 0
+        self._block = 0
+        self._saves: dict[Path, Future[str]] = {}
 
     def select_block(self, block: int) -> None:
         """Selects the versions of the states before and after a block."""
-        self._version = block % 2
+        self._block = block
+
+    def allocate_states(
+        self, name: str, width: int, dtype: torch.dtype, *, after: bool = False
+    ) -> Float[Tensor, "tokens width"]:
+        """Returns a tensor for new values of a name; waits until its old values are saved."""
+        path = self._path(name, self._block + after)
+        if path in self._saves:
+            self._saves.pop(path).result()
+        return self.home.allocate(path, (len(self.sequences.tokens), width), dtype)
 
     def read_states(
         self, name: str, width: int, dtype: torch.dtype, *, after: bool = False
     ) -> Float[Tensor, "tokens width"]:
         """Reads the values of a name; `after` selects the states after the block."""
-        values = torch.empty(len(self.sequences.tokens), width, dtype=dtype)
-        with self._path(name, after=after).open("rb") as file:
-            file.readinto(tensor_bytes(values))
-        return values
+        path = self._path(name, self._block + after)
+        return self.home.read(path, (len(self.sequences.tokens), width), dtype)
 
     def write_states(
         self, name: str, values: Float[Tensor, "tokens width"], *, after: bool = False
     ) -> None:
         """Writes values for the current block, or with `after` states for the next block."""
-        path = self._path(name, after=after)
-        mode = "r+b" if path.exists() else "wb"  # "r+b" keeps the cached pages of the file
-        with path.open(mode) as file:
-            file.write(tensor_bytes(values))
+        self.home.write(self._path(name, self._block + after), values)
 
-    def states_digest(self) -> str:
-        """Returns the hash of the states before the block; "" if there are none."""
-        paths = [self._path(name, after=False) for name in self._states]
+    def start_save(self, block: int, threads: Executor) -> Future[str]:
+        """Starts to save the states before a block to their files; the result is their hash."""
+        paths = self._state_paths(block)
+        save = threads.submit(lambda: _combine([self.home.save(path) for path in paths]))
+        self._saves = dict.fromkeys(paths, save)
+        return save
+
+    def states_digest(self, block: int) -> str:
+        """Returns the hash of the files with the states before a block; "" if there are none."""
+        paths = self._state_paths(block)
         if not all(path.is_file() for path in paths):
             return ""
-        digest = hashlib.sha256()
-        for path in paths:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+        return _combine([FileHome().save(path) for path in paths])
 
-    def _path(self, name: str, *, after: bool) -> Path:
-        version = self._version ^ after if name in self._states else 0
+    def _state_paths(self, block: int) -> list[Path]:
+        return [self._path(name, block) for name in self._states]
+
+    def _path(self, name: str, block: int) -> Path:
+        version = min(block, self._depth) % 2 if name in self._states else 0
         return self._stem.with_name(f"{self._stem.name}.{name}.{version}")
 
 
-def shard_digests(shards: Sequence[TokenShard]) -> list[str]:
-    """Returns the hash of each shard; disk reads and hashing run in parallel."""
-    with ThreadPoolExecutor() as threads:
-        return list(threads.map(lambda shard: shard.states_digest(), shards))
+def _combine(hashes: Sequence[str]) -> str:
+    return hashlib.sha256(b"".join(map(bytes.fromhex, hashes))).hexdigest()
 
 
-def cut_shards(lengths: Sequence[int], *, tokens: int = 2**62) -> list[slice]:
-    """Cuts neighbouring sequences into shards of `SHARD_TOKENS` tokens or slightly more.
+def cut_shards(lengths: Sequence[int], *, tokens: int) -> list[slice]:
+    """Cuts neighbouring sequences into shards of `tokens` tokens or slightly more.
 
     Args:
         lengths: tokens of each sequence.
-        tokens: smaller shard size in tokens, if less than `SHARD_TOKENS`.
+        tokens: shard size in tokens.
     """
     cuts, begin, shard_tokens = [], 0, 0
     for end, length in enumerate(lengths, start=1):
         shard_tokens += length
-        if shard_tokens >= min(SHARD_TOKENS, tokens) or end == len(lengths):
+        if shard_tokens >= tokens or end == len(lengths):
             cuts.append(slice(begin, end))
             begin, shard_tokens = end, 0
     return cuts
