@@ -94,8 +94,7 @@ CHOICES = [  # bytes of the states, device, free on it, free on the host; where 
     (600,  "cuda:0", 1000, 0,     "on cuda:0"),
     (601,  "cuda:0", 1000, 10000, "in host memory"),
     (601,  "cuda:0", 1000, 2403,  "in files"),
-    (250,  "cpu",    None, 1000,  "in host memory"),
-    (251,  "cpu",    None, 1000,  "in files"),
+    (1,    "cpu",    None, 1000,  "in files"),
     (251,  "cpu",    None, None,  "in files"),
 ]
 # fmt: on

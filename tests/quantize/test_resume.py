@@ -51,8 +51,7 @@ def _small(request: pytest.FixtureRequest) -> Iterator[None]:
     """Several shards and several lanes; states are saved after every block."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state_checkpoints, "SAVE_SECONDS", 0.0)
-        if request.param == "files":
-            patch.setattr(home_choice, "HOST_FRACTION", 0)
+        patch.setattr(home_choice, "HOST_FRACTION", 0 if request.param == "files" else 1)
         patch.setattr(run, "CheckpointWriter", partial(CheckpointWriter, shard_bytes=SHARD))
         patch.setattr(small_lanes.TABLE, small_lanes.resized(shard=100))
         yield

@@ -75,10 +75,6 @@ def fresh(env: Mapping[str, str], cwd: Path | None = None) -> Iterator[Fresh]:
 
 
 def _serve() -> None:
-    from camelpress.inference.streaming import home_choice
-
-    if "STATES_IN_FILES" in os.environ:
-        home_choice.HOST_FRACTION = 0
     _tell({name: importlib.import_module(name).__file__ for name in MODULES})
     for line in sys.stdin:
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:

@@ -42,8 +42,7 @@ def _small(request: pytest.FixtureRequest) -> Iterator[None]:
     """Several lanes; states are saved after every block."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state_checkpoints, "SAVE_SECONDS", 0.0)
-        if request.param == "files":
-            patch.setattr(home_choice, "HOST_FRACTION", 0)
+        patch.setattr(home_choice, "HOST_FRACTION", 0 if request.param == "files" else 1)
         patch.setattr(small_lanes.TABLE, small_lanes.resized(shard=200, scored_shard=200))
         yield
 

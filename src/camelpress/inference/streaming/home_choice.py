@@ -10,7 +10,8 @@ from camelpress.inference.streaming.process_group import ProcessGroup
 from camelpress.inference.streaming.state_home import FileHome, MemoryHome, StateHome
 
 DEVICE_FRACTION = 0.6  # share of a GPU's free memory; two blocks and their Hessians need the rest
-HOST_FRACTION = 0.25  # share of the free host memory; files are as fast while it is free
+PINNED_FRACTION = 0.25  # share of the free host memory beside a GPU
+HOST_FRACTION = 0.0  # the same without one: files keep the memory small, and the system caches them
 
 
 def choose_home(state_bytes: int, device: torch.device, team: ProcessGroup) -> StateHome:
@@ -37,8 +38,9 @@ def choose_home(state_bytes: int, device: torch.device, team: ProcessGroup) -> S
 def _choose_place(state_bytes: int, device: torch.device, ranks: int) -> str:
     if _is_gpu(device) and state_bytes / ranks <= DEVICE_FRACTION * (free_bytes(device) or 0):
         return "device"
+    fraction = PINNED_FRACTION if _is_gpu(device) else HOST_FRACTION
     free = free_bytes(torch.device("cpu")) or 0  # unknown memory counts as none
-    return "host" if 0 < state_bytes <= HOST_FRACTION * free else "files"
+    return "host" if 0 < state_bytes <= fraction * free else "files"
 
 
 def _is_gpu(device: torch.device) -> bool:
