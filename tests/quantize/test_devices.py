@@ -16,6 +16,7 @@ import gptq_reader
 import pico
 import stages
 from camelpress.inference.model import batch_sizes
+from camelpress.inference.streaming import state_checkpoints
 from camelpress.inference.streaming.process_group import ProcessGroup
 from camelpress.inference.streaming.rounding_facts import torch_threads
 from camelpress.quantize import block_quantizer, model_quantizer, run
@@ -135,6 +136,7 @@ def test_another_gpu_of_the_same_name_and_other_threads_resume_a_run(
             super().__init__(model, number, *others)
 
     monkeypatch.setattr(model_quantizer, "BlockQuantizer", Watched)
+    monkeypatch.setattr(state_checkpoints, "SAVE_SECONDS", 0.0)
     out = tmp_path / "place" / "out"
     out.parent.mkdir()
     with elsewhere.pretended():
