@@ -37,12 +37,7 @@ def round_group(
     sym: bool,
 ) -> GroupResult:
     """Implements `Kernel.round_group`."""
-    result = GroupResult(
-        torch.empty_like(columns, dtype=torch.uint8),
-        torch.empty_like(columns),
-        torch.empty_like(columns[0]),
-        torch.empty_like(columns[0]),
-    )
+    result = GroupResult.allocate(columns)
     outputs = (result.codes, result.errors, result.scales, result.zeros)
     arrays = [tensor.numpy() for tensor in (columns, upper.contiguous(), importance, *outputs)]
     _run_tasks(_round_group, columns.shape[1], *arrays, *_candidates(bits), sym)

@@ -45,12 +45,7 @@ def round_group(
     sym: bool,
 ) -> GroupResult:
     """Implements `Kernel.round_group`."""
-    result = GroupResult(
-        torch.empty_like(columns, dtype=torch.uint8),
-        torch.empty_like(columns),
-        torch.empty_like(columns[0]),
-        torch.empty_like(columns[0]),
-    )
+    result = GroupResult.allocate(columns)
     outputs = (result.codes, result.errors, result.scales, result.zeros)
     inputs = (upper, *upper.stride(), importance)
     width = triton.next_power_of_2(len(columns))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
@@ -26,6 +27,16 @@ class GroupResult:
     errors: Float32[Tensor, "cols rows"]  # divided by the diagonal of the inverse's factor
     scales: Float32[Tensor, " rows"]
     zeros: Float32[Tensor, " rows"]
+
+    @classmethod
+    def allocate(cls, columns: Float32[Tensor, "cols rows"]) -> GroupResult:
+        """Allocates the results of a group on its device, for a kernel to fill."""
+        return cls(
+            torch.empty_like(columns, dtype=torch.uint8),
+            torch.empty_like(columns),
+            torch.empty_like(columns[0]),
+            torch.empty_like(columns[0]),
+        )
 
 
 @runtime_checkable
