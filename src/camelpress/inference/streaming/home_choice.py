@@ -26,7 +26,7 @@ def choose_home(state_bytes: int, device: torch.device, team: ProcessGroup) -> S
     """
     place = team.broadcast(lambda: _choose_place(state_bytes, device, team.size))
     where = {"device": f"on {device}", "host": "in host memory", "files": "in files"}[place]
-    if state_bytes:
+    if state_bytes and _is_gpu(device):  # without a GPU there is no choice
         note(f"hidden states: {state_bytes / 1e9:.2f} GB {where}")
     if place == "device":
         return MemoryHome(device)
