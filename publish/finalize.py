@@ -24,7 +24,7 @@ from camelpress.publish.release.rebuild_recipe import rebuild_recipe
 from camelpress.publish.release.secret_scan import require_no_secrets
 from camelpress.publish.release.signing import SIGNATURE_FILE, sign_release
 from camelpress.reporting.facts.release_facts import PublishFacts
-from camelpress.reporting.stage_reports import PublishReport
+from camelpress.reporting.report_classes import PublishReport
 
 
 def finalize_release(

@@ -20,7 +20,7 @@ from camelpress.publish.run import run
 from camelpress.publish.settings import PublishSettings
 from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.facts.release_facts import UploadFacts
-from camelpress.reporting.stage_reports import PublishReport, UploadReport, read_report
+from camelpress.reporting.report_classes import PublishReport, UploadReport, read_report
 from camelpress.reporting.verdict import Verdict
 
 UPLOAD_REPORT = "upload-report.json"

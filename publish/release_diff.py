@@ -22,7 +22,7 @@ from camelpress.reporting.facts.release_facts import ReleaseDiffFacts
 from camelpress.reporting.facts.validation_facts import ValidateFacts
 from camelpress.reporting.lineage import describe_foreign_report, matches_weights
 from camelpress.reporting.number_format import format_count, format_quoted
-from camelpress.reporting.stage_reports import QuantizeReport, ReleaseDiffReport, ValidationReport
+from camelpress.reporting.report_classes import QuantizeReport, ReleaseDiffReport, ValidationReport
 from camelpress.reporting.tables.benchmark_tables import BENCHMARK_METRICS, benchmark_facts
 from camelpress.reporting.verdict import Verdict
 

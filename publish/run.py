@@ -50,7 +50,7 @@ from camelpress.publish.release.signing import write_public_key
 from camelpress.publish.settings import PublishSettings
 from camelpress.reporting.lineage import describe_foreign_report, matches_weights
 from camelpress.reporting.plots import card_plots
-from camelpress.reporting.stage_reports import (
+from camelpress.reporting.report_classes import (
     PublishReport,
     QuantizeReport,
     RecoverReport,

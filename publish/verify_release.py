@@ -22,7 +22,7 @@ from camelpress.publish.card import model_card
 from camelpress.publish.card.release_quotes import read_release_facts
 from camelpress.publish.release import checksums, model_files, signing
 from camelpress.reporting.facts.release_facts import ProblemFacts
-from camelpress.reporting.stage_reports import ProblemReport, PublishReport
+from camelpress.reporting.report_classes import ProblemReport, PublishReport
 from camelpress.reporting.verdict import Verdict
 
 DOWNLOAD_FOLDER_FILES = (

@@ -62,7 +62,7 @@ from camelpress.quantize.settings import BACKEND_LIMITS, NATIVE, QuantizeSetting
 from camelpress.quantize.solver.gptq import FALLBACK
 from camelpress.reporting.facts.quantize_facts import QuantizeFacts
 from camelpress.reporting.lineage import written_weights
-from camelpress.reporting.stage_reports import QuantizeReport
+from camelpress.reporting.report_classes import QuantizeReport
 
 REPORT = "quantize-report.json"
 IRRELEVANT_SETTINGS = {  # settings without effect on the bytes of the output

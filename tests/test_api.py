@@ -33,7 +33,7 @@ from camelpress.cli.commands import app
 from camelpress.core.errors import OutOfMemory, RecipeProblem, ReleaseRefusal
 from camelpress.core.files.file_hashes import CHECKSUM_FILE, PROVENANCE_FILE, file_manifest
 from camelpress.quantize.settings import QuantizeSettings
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.report_classes import read_report
 from command import Run
 
 SMALL: dict[str, Any] = {"group_size": 32, "samples": 4, "sequence_length": 64}

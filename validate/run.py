@@ -17,7 +17,7 @@ from camelpress.reporting.checkpoint_summary import summarize_checkpoint
 from camelpress.reporting.facts.validation_facts import ValidateFacts
 from camelpress.reporting.model_precision import quantized_reference_caveat
 from camelpress.reporting.rendering import html_page
-from camelpress.reporting.stage_reports import ValidationReport
+from camelpress.reporting.report_classes import ValidationReport
 from camelpress.reporting.verdict import Verdict
 from camelpress.validate.benchmarks import samples
 from camelpress.validate.benchmarks.run_benchmarks import (

@@ -17,7 +17,7 @@ from camelpress.core.errors import Interruption
 from camelpress.core.progress import use_listener
 from camelpress.quantize.run import run as quantize
 from camelpress.quantize.settings import QuantizeSettings
-from camelpress.reporting.stage_reports import QuantizeReport
+from camelpress.reporting.report_classes import QuantizeReport
 
 Item = TypeVar("Item")
 GROUP_SIZE = 128

@@ -48,7 +48,7 @@ from camelpress.core.progress import note, track
 from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.reporting.facts.recover_facts import ExportFacts
 from camelpress.reporting.lineage import EXPORT, list_source_digests, written_weights
-from camelpress.reporting.stage_reports import ExportReport
+from camelpress.reporting.report_classes import ExportReport
 
 REPORT = EXPORT
 FORMATS = {"gptq": GPTQ_V1, "gptq-v2": GPTQ_V2, "compressed-tensors": PACK_QUANTIZED}

@@ -22,7 +22,7 @@ from camelpress.core.files.file_hashes import package_versions
 from camelpress.core.output.staged_output import output_files, require_separate_output
 from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.reporting.facts.recover_facts import MakeDiffFacts
-from camelpress.reporting.stage_reports import MakeDiffReport
+from camelpress.reporting.report_classes import MakeDiffReport
 
 REPORT = "make-diff-report.json"
 

@@ -34,7 +34,7 @@ from camelpress.core.files.file_hashes import package_versions
 from camelpress.core.output.staged_output import output_files, require_separate_output
 from camelpress.core.runtime.resource_usage import Stopwatch
 from camelpress.reporting.facts.recover_facts import RecoverFacts
-from camelpress.reporting.stage_reports import RecoverReport
+from camelpress.reporting.report_classes import RecoverReport
 
 REPORT = "recover-report.json"
 

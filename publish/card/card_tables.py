@@ -15,8 +15,8 @@ from camelpress.reporting.number_format import (
     format_quoted_interval,
     format_release_bytes,
 )
+from camelpress.reporting.report_classes import QuantizeReport, RecoverReport, ValidationReport
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import QuantizeReport, RecoverReport, ValidationReport
 from camelpress.reporting.verdict import Check, Verdict
 
 

@@ -21,8 +21,8 @@ from camelpress.reporting.model_precision import (
     quantized_reference_caveat,
 )
 from camelpress.reporting.number_format import format_digits, format_gate_interval
+from camelpress.reporting.report_classes import QuantizeReport, ValidationReport
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import QuantizeReport, ValidationReport
 from camelpress.reporting.verdict import MIN_PIECES, Check, Verdict
 
 QUANTIZED_REFERENCE_KEY = "allow_quantized_reference"  # key in the settings of validate

@@ -35,7 +35,7 @@ from camelpress.publish.release import model_files
 from camelpress.reporting.facts.release_facts import ProblemFacts
 from camelpress.reporting.number_format import NOT_RECORDED, format_quoted
 from camelpress.reporting.plots import card_plots
-from camelpress.reporting.stage_reports import ProblemReport, read_report
+from camelpress.reporting.report_classes import ProblemReport, read_report
 from camelpress.reporting.tables import benchmark_tables
 from camelpress.reporting.verdict import Verdict
 

@@ -10,7 +10,7 @@ from camelpress.publish.card.card_markdown import SafeMarkdown
 from camelpress.reporting.facts.quantize_facts import CalibrationFacts, EngineFacts, QuantizeFacts
 from camelpress.reporting.facts.validation_facts import ModelFacts, OverlapFacts
 from camelpress.reporting.number_format import NOT_RECORDED, format_quoted
-from camelpress.reporting.stage_reports import QuantizeReport, ValidationReport
+from camelpress.reporting.report_classes import QuantizeReport, ValidationReport
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from camelpress.publish.release.rebuild_recipe import portable_model_name
 from camelpress.publish.settings import PublishSettings
 from camelpress.reporting.lineage import describe_foreign_report, matches_weights
 from camelpress.reporting.model_precision import with_precision
-from camelpress.reporting.stage_reports import (
+from camelpress.reporting.report_classes import (
     PublishReport,
     QuantizeReport,
     RecoverReport,

@@ -20,8 +20,8 @@ from camelpress.core.files.file_hashes import (
     is_checkpoint_file,
 )
 from camelpress.core.progress import track
+from camelpress.reporting.report_classes import ValidationReport, read_report
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import ValidationReport, read_report
 
 StageReport = TypeVar("StageReport", bound=Report)
 VALIDATION_FOLDER = "validation"

@@ -14,7 +14,7 @@ import yaml
 
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.hub.repo_id import HUB_PREFIX, REPO_ID_PATTERN
-from camelpress.reporting.stage_reports import QuantizeReport, RecoverReport
+from camelpress.reporting.report_classes import QuantizeReport, RecoverReport
 
 RECIPE_FILE = "recipe.yaml"
 COMMIT_HASH = re.compile(r"[0-9a-f]{40}")

@@ -23,7 +23,7 @@ from camelpress.validate.settings import StoreSettings, ValidateSettings
 
 if TYPE_CHECKING:
     from camelpress.pipeline.run import PipelineOutcome
-    from camelpress.reporting.stage_reports import (
+    from camelpress.reporting.report_classes import (
         ExportReport,
         MakeDiffReport,
         PublishReport,

@@ -34,8 +34,8 @@ from camelpress.core.packing import compressed_tensors_format
 from camelpress.core.packing.linear_layers import read_linear
 from camelpress.core.packing.quantization_schemes import QuantizationScheme, layer_scheme
 from camelpress.core.packing.quantized_weight import PackedShape, QuantizedWeight
+from camelpress.reporting.report_classes import read_report
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import read_report
 from refusal import refusal
 
 Q, KEPT = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.o_proj"

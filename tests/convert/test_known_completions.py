@@ -27,7 +27,7 @@ from camelpress.core.errors import CheckpointProblem, NumericsProblem, RecipePro
 from camelpress.core.files.file_hashes import sha256_file
 from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.model import output_head
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.report_classes import read_report
 from refusal import refusal, starting
 
 BOS, EOS = 1, 2

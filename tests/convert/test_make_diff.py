@@ -23,7 +23,7 @@ from camelpress.convert.recover.make_diff import make_diff
 from camelpress.convert.settings import MakeDiffSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem, RecipeProblem, UnknownTensor
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.report_classes import read_report
 from refusal import refusal
 
 NAME = "model.layers.0.mlp.up_proj.weight"

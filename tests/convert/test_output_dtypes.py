@@ -25,7 +25,7 @@ from camelpress.core.errors import NumericsProblem
 from camelpress.core.progress import use_listener
 from camelpress.inference.model.streamed_model import StreamedModel
 from camelpress.inference.model.token_batches import TokenBatches
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.report_classes import read_report
 from notes import Notes
 from refusal import refusal
 from weights import Tensors

@@ -30,7 +30,7 @@ from camelpress.core.errors import (
     UnknownTensor,
 )
 from camelpress.core.files.file_hashes import checkpoint_digest
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.report_classes import read_report
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SIXTEEN_BIT = [("bfloat16", torch.bfloat16), ("float16", torch.float16)]

@@ -29,7 +29,7 @@ from camelpress.core.checkpoint.shards import read_shard_header
 from camelpress.core.errors import Interruption, OutputProblem
 from camelpress.core.files import file_hashes
 from camelpress.core.output.journal import JOURNAL_FILE, Journal
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.report_classes import read_report
 from refusal import refusal
 from unfinished import beside
 

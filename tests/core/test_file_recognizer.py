@@ -29,7 +29,7 @@ from camelpress.core.files.file_recognizer import recognize_file
 from camelpress.core.files.yaml_files import read_yaml
 from camelpress.core.progress import use_listener
 from camelpress.core.text.hf_tokenizer import Tokenizer
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.report_classes import read_report
 from camelpress.validate.settings import StoreSettings
 from camelpress.validate.store.build_store import build_store as store
 from notes import Notes

@@ -13,7 +13,7 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import RecipeProblem
 from camelpress.core.progress import use_listener
 from camelpress.reporting.rendering.terminal_summary import terminal_rows
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.report_classes import read_report
 from camelpress.validate.settings import StoreSettings
 from camelpress.validate.store import build_store
 from camelpress.validate.store.prediction_store import PredictionStore

@@ -24,8 +24,8 @@ from camelpress.pipeline.recipe import read_recipe
 from camelpress.publish.run import run as publish
 from camelpress.publish.settings import PublishSettings
 from camelpress.publish.verify_release import verify_release
+from camelpress.reporting.report_classes import read_report
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import read_report
 from camelpress.reporting.verdict import Verdict
 from recipes import TEXT, write_recipe
 

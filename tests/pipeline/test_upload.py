@@ -11,7 +11,7 @@ import hub_client
 from camelpress.core.errors import OutputExists, OutputProblem
 from camelpress.pipeline import run as pipeline
 from camelpress.pipeline.recipe import read_recipe
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.report_classes import read_report
 from hub_repositories import Fault, Hub
 from recipes import TEXT, write_recipe
 

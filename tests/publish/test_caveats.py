@@ -11,8 +11,8 @@ import pytest
 from camelpress.core.errors import ReleaseRefusal
 from camelpress.core.files.file_hashes import checkpoint_digest
 from camelpress.publish.verify_release import verify_release
+from camelpress.reporting.report_classes import read_report
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import read_report
 from camelpress.reporting.verdict import Check, Verdict
 
 Publisher = Callable[..., tuple[Path, Report]]

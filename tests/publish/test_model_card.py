@@ -23,8 +23,8 @@ from camelpress.publish.license.license_profiles import LICENSE_PROFILES
 from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.facts_model import FactsModel
 from camelpress.reporting.plots import card_plots
+from camelpress.reporting.report_classes import read_report
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import read_report
 from camelpress.reporting.verdict import Verdict
 
 DRAW = card_plots.draw_card_plots  # itself, not that of conftest

@@ -14,8 +14,8 @@ from camelpress.core.errors import CheckpointProblem
 from camelpress.core.progress import use_listener
 from camelpress.publish.release_diff import diff_releases
 from camelpress.reporting.facts_model import FactsModel
+from camelpress.reporting.report_classes import read_report
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import read_report
 from camelpress.reporting.verdict import Verdict
 from notes import Notes
 

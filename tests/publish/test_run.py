@@ -27,8 +27,8 @@ from camelpress.publish.run import REPORT
 from camelpress.publish.settings import PublishSettings
 from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.facts.release_facts import PublishFacts
+from camelpress.reporting.report_classes import read_report
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import read_report
 from camelpress.reporting.verdict import Verdict
 
 Publisher = Callable[..., tuple[Path, Report]]

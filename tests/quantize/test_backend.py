@@ -29,7 +29,7 @@ from camelpress.quantize.calibration.calibration import draw_calibration
 from camelpress.quantize.output_layout import plan_tensor_slots
 from camelpress.quantize.run import REPORT
 from camelpress.quantize.settings import CalibrationSource, QuantizeSettings
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.report_classes import read_report
 from refusal import refusal
 
 LAYER = "model.layers.1.mlp.down_proj"

@@ -27,7 +27,7 @@ from camelpress.quantize.calibration_shards import CalibrationShard
 from camelpress.quantize.run import REPORT
 from camelpress.quantize.solver import layer
 from camelpress.quantize.solver.hessian import HessianAccumulator
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.report_classes import read_report
 from processes import together
 from unfinished import finished, terminated
 

@@ -30,8 +30,8 @@ from camelpress.quantize import model_quantizer, run
 from camelpress.quantize.block_quantizer import BlockQuantizer
 from camelpress.quantize.calibration_shards import CalibrationShard
 from camelpress.quantize.run import REPORT
+from camelpress.reporting.report_classes import read_report
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import read_report
 from processes import die, forked, interrupt, signalled
 from unfinished import beside, finished, stop
 

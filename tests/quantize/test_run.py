@@ -45,7 +45,7 @@ from camelpress.quantize.solver.correction import correct_weight
 from camelpress.quantize.solver.gptq import FALLBACK, HessianFactor
 from camelpress.quantize.solver.hessian import HessianAccumulator
 from camelpress.quantize.solver.layer import RoundedMatrix, round_layer
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.report_classes import read_report
 
 CPU = torch.device("cpu")
 SETTINGS = QuantizeSettings(

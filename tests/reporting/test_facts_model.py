@@ -17,8 +17,8 @@ from camelpress.reporting.facts.quantize_facts import QuantizeFacts
 from camelpress.reporting.facts.recover_facts import RecoverFacts
 from camelpress.reporting.facts.validation_facts import ValidateFacts
 from camelpress.reporting.facts_model import FactsModel, Interval, Number, OptionalNumber
+from camelpress.reporting.report_classes import REPORTS, QuantizeReport, read_report
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import REPORTS, QuantizeReport, read_report
 from fuzz_reports import FACTS
 
 JSON = st.recursive(

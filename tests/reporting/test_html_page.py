@@ -18,7 +18,7 @@ from camelpress.reporting.plots import card_plots, validation_plots
 from camelpress.reporting.plots.figure_style import axis_label
 from camelpress.reporting.plots.text_ratios import text_ratios
 from camelpress.reporting.rendering import html_page
-from camelpress.reporting.stage_reports import ValidationReport
+from camelpress.reporting.report_classes import ValidationReport
 from camelpress.reporting.tables.markdown_table import (
     LEFT,
     RIGHT,

@@ -14,7 +14,7 @@ from camelpress.convert.settings import ExportSettings
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.files.file_hashes import sha256_file
 from camelpress.reporting.lineage import matches_weights
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.report_classes import read_report
 
 REPORT, WEIGHTS = "quantize-report.json", "model.safetensors"
 

@@ -14,7 +14,7 @@ import torch
 import pico
 from camelpress.reporting.facts_model import FactsModel
 from camelpress.reporting.metrics import METRICS, Metric, metrics_on
-from camelpress.reporting.stage_reports import ValidationReport
+from camelpress.reporting.report_classes import ValidationReport
 from camelpress.validate.scoring import divergence
 from camelpress.validate.scoring.metric_formulas import FORMULAS
 from camelpress.validate.scoring.token_formulas import TOKEN_FORMULAS

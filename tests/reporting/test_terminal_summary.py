@@ -11,13 +11,13 @@ from camelpress.reporting.facts.release_facts import ProblemFacts, PublishFacts
 from camelpress.reporting.facts.validation_facts import ValidateFacts
 from camelpress.reporting.facts_model import FactsModel
 from camelpress.reporting.rendering.terminal_summary import terminal_rows
-from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import (
+from camelpress.reporting.report_classes import (
     MakeDiffReport,
     ProblemReport,
     PublishReport,
     ValidationReport,
 )
+from camelpress.reporting.stage_report import Report
 
 TASK = {
     "name": "gsm", "title": "GSM", "n": 40, "lost": 3, "won": 1,

@@ -31,7 +31,7 @@ from camelpress.publish.run import run as publish
 from camelpress.publish.settings import PublishSettings
 from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.plots import card_plots
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.report_classes import read_report
 from camelpress.validate.settings import StoreSettings
 from camelpress.validate.store.build_store import build_store as keep
 from camelpress.validate.store.prediction_store import PredictionStore

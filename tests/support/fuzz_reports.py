@@ -15,7 +15,7 @@ from camelpress.publish.card.card_markdown import read_front_matter
 from camelpress.publish.card.hub_access import merge_access_fields, read_source_card
 from camelpress.publish.release import checksums
 from camelpress.reporting.rendering import html_page
-from camelpress.reporting.stage_reports import ValidationReport
+from camelpress.reporting.report_classes import ValidationReport
 from camelpress.reporting.tables import validation_tables
 from camelpress.validate.benchmarks import samples
 from camelpress.validate.benchmarks.response_cache import RESPONSE_CHECKS, ResponseCache

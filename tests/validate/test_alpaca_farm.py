@@ -22,7 +22,7 @@ from camelpress.core.progress import use_listener
 from camelpress.inference.generation.generator import LocalGenerator
 from camelpress.reporting import validation_report
 from camelpress.reporting.facts.validation_facts import ValidateFacts
-from camelpress.reporting.stage_reports import ValidationReport
+from camelpress.reporting.report_classes import ValidationReport
 from camelpress.reporting.tables import preference_tables
 from camelpress.validate.benchmarks import samples, task_catalogue
 from camelpress.validate.judge.rate_limit import RateLimiter

@@ -18,8 +18,8 @@ from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.core.files.file_hashes import checkpoint_digest
 from camelpress.core.progress import use_listener
+from camelpress.reporting.report_classes import read_report
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import read_report
 from camelpress.validate import run as validation
 from camelpress.validate.settings import StoreSettings, ValidateSettings
 from camelpress.validate.store import build_store, store_writer

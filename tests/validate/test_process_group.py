@@ -21,7 +21,7 @@ import stages
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import NumericsProblem
 from camelpress.inference.streaming import home_choice, state_checkpoints
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.report_classes import read_report
 from camelpress.validate import run as validation
 from camelpress.validate.settings import StoreSettings, ValidateSettings
 from camelpress.validate.store import build_store

@@ -22,8 +22,8 @@ from camelpress.core.errors import RecipeProblem
 from camelpress.reporting.facts.validation_facts import ModelFacts
 from camelpress.reporting.facts_model import FactsModel
 from camelpress.reporting.model_precision import model_precision, quantized_reference_caveat
+from camelpress.reporting.report_classes import read_report
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import read_report
 from camelpress.validate import run as validation
 from camelpress.validate.settings import StoreSettings, ValidateSettings
 from camelpress.validate.store import build_store

@@ -15,8 +15,8 @@ from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.reporting import validation_report
 from camelpress.reporting.facts.validation_facts import ValidateFacts
 from camelpress.reporting.rendering.junit_xml import render_junit
+from camelpress.reporting.report_classes import ValidationReport, read_report
 from camelpress.reporting.stage_report import SCHEMA_VERSION
-from camelpress.reporting.stage_reports import ValidationReport, read_report
 from camelpress.reporting.verdict import Check, Verdict
 from camelpress.validate.gate.report_files import regate_report, save_report
 from camelpress.validate.settings import Gate, MaxLimit, MinLimit, ReportSettings, TextGate

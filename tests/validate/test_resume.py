@@ -21,8 +21,8 @@ from camelpress.core.errors import OutputProblem
 from camelpress.core.output.journal import Journal
 from camelpress.inference.streaming import home_choice, state_checkpoints
 from camelpress.inference.streaming.token_shards import SHARDS_FOLDER, TokenShard
+from camelpress.reporting.report_classes import read_report
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import read_report
 from camelpress.validate.scoring import streamed_run
 from camelpress.validate.scoring.paired_heads import PairedHeads
 from camelpress.validate.settings import StoreSettings

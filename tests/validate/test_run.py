@@ -19,8 +19,8 @@ from camelpress.core.documents.document_reader import encode_document, read_docu
 from camelpress.core.errors import CheckpointProblem, OutputExists, RecipeProblem
 from camelpress.core.files.file_hashes import checkpoint_digest, sha256_file
 from camelpress.core.text.hf_tokenizer import Tokenizer
+from camelpress.reporting.report_classes import read_report
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import read_report
 from camelpress.reporting.validation_report import read_validation
 from camelpress.reporting.verdict import Verdict
 from camelpress.validate.gate.report_files import regate_report

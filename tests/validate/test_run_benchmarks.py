@@ -23,8 +23,8 @@ from camelpress.inference.generation.generator import LocalGenerator
 from camelpress.inference.generation.vllm_generator import VllmGenerator
 from camelpress.reporting import validation_report
 from camelpress.reporting.rendering import html_page
+from camelpress.reporting.report_classes import ValidationReport
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import ValidationReport
 from camelpress.reporting.verdict import Verdict
 from camelpress.validate.benchmarks import samples, task_catalogue
 from camelpress.validate.benchmarks.run_benchmarks import note_unread_data

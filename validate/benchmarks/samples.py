@@ -10,7 +10,7 @@ from typing import Any
 
 from camelpress.core.errors import CheckpointProblem, NumericsProblem
 from camelpress.core.files.file_hashes import sha256_file, sha256_json
-from camelpress.reporting.stage_reports import ValidationReport
+from camelpress.reporting.report_classes import ValidationReport
 from camelpress.validate.benchmarks import item_scores
 from camelpress.validate.benchmarks.item_scores import ItemScores
 from camelpress.validate.benchmarks.sample_lines import read_samples

@@ -9,7 +9,7 @@ from camelpress.core.output.staged_output import output_files, require_separate_
 from camelpress.reporting import validation_report
 from camelpress.reporting.rendering import html_page
 from camelpress.reporting.rendering.junit_xml import render_junit
-from camelpress.reporting.stage_reports import ValidationReport
+from camelpress.reporting.report_classes import ValidationReport
 from camelpress.reporting.verdict import Verdict
 from camelpress.validate.gate.gate_judge import judge_facts
 from camelpress.validate.settings import Gate, ReportSettings

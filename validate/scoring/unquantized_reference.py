@@ -9,7 +9,7 @@ from camelpress.core.errors import CheckpointProblem, RecipeProblem
 from camelpress.reporting.checkpoint_summary import summarize_checkpoint
 from camelpress.reporting.lineage import describe_foreign_report, matches_weights
 from camelpress.reporting.model_precision import dequantized_by, is_quantized, model_precision
-from camelpress.reporting.stage_reports import read_report
+from camelpress.reporting.report_classes import read_report
 from camelpress.validate.settings import ScoringSettings
 
 ALLOW_OPTION = "--allow-quantized-reference"

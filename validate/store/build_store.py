@@ -23,7 +23,7 @@ from camelpress.core.text.hf_tokenizer import Tokenizer
 from camelpress.inference.model.model_identity import headers_digest, weights_digest
 from camelpress.reporting.checkpoint_summary import summarize_checkpoint
 from camelpress.reporting.facts.store_facts import StoreFacts
-from camelpress.reporting.stage_reports import StoreReport
+from camelpress.reporting.report_classes import StoreReport
 from camelpress.validate.corpus.held_out_text import HeldOutText, read_held_out_texts, window_length
 from camelpress.validate.scoring import score_aggregation
 from camelpress.validate.scoring.divergence import TokenMetrics, compare_log_probs

@@ -30,8 +30,8 @@ from camelpress.core.progress import note
 from camelpress.core.settings import describe_validation_error
 from camelpress.reporting.facts.store_facts import StoreFacts
 from camelpress.reporting.lineage import describe_foreign_report, matches_weights
+from camelpress.reporting.report_classes import read_report
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import read_report
 from camelpress.validate.corpus.held_out_text import HeldOutText
 from camelpress.validate.corpus.protocols import TokenWindow
 from camelpress.validate.settings import ScoringSettings, StoreSettings

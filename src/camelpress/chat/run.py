@@ -14,7 +14,7 @@ from camelpress.core.text.tulu_format import Message
 from camelpress.inference.generation.stop_rule import FinishReason
 from camelpress.reporting.checkpoint_summary import summarize_checkpoint
 from camelpress.reporting.facts.release_facts import GenerationFacts
-from camelpress.reporting.stage_reports import GenerationReport
+from camelpress.reporting.report_classes import GenerationReport
 
 
 def run(

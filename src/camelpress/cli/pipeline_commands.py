@@ -13,7 +13,7 @@ from camelpress.cli.console import Screen, flatten_report, print_rows
 from camelpress.core.exit_codes import ExitCode
 from camelpress.reporting.metrics import METRICS
 from camelpress.reporting.model_precision import with_precision
-from camelpress.reporting.stage_reports import ValidationReport
+from camelpress.reporting.report_classes import ValidationReport
 
 
 @command("run", PIPELINE_PANEL)

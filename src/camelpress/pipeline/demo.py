@@ -11,7 +11,7 @@ import torch
 from camelpress.core.output.durable_writes import disk_errors
 from camelpress.pipeline import run as pipeline
 from camelpress.pipeline.recipe import Recipe, read_recipe
-from camelpress.reporting.stage_reports import ValidationReport
+from camelpress.reporting.report_classes import ValidationReport
 
 DEMO_RECIPE = "data/demo/recipe.yaml"
 

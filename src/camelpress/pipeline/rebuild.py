@@ -27,12 +27,12 @@ from camelpress.publish.release.rebuild_recipe import RECIPE_FILE
 from camelpress.publish.verify_release import verify_release
 from camelpress.reporting.facts.quantize_facts import QuantizeFacts
 from camelpress.reporting.facts.release_facts import ProblemFacts
-from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import (
+from camelpress.reporting.report_classes import (
     ProblemReport,
     PublishReport,
     QuantizeReport,
 )
+from camelpress.reporting.stage_report import Report
 from camelpress.reporting.verdict import Verdict
 
 WEIGHT_STAGES = ("recover", "quantize")

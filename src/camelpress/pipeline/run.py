@@ -37,8 +37,8 @@ from camelpress.publish import run as publish
 from camelpress.publish.destinations.destination import parse_destination
 from camelpress.publish.publish_release import UPLOAD_REPORT, upload_release
 from camelpress.quantize import run as quantize
+from camelpress.reporting.report_classes import ValidationReport, read_report
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import ValidationReport, read_report
 from camelpress.reporting.verdict import Verdict
 from camelpress.validate import run as validate
 from camelpress.validate.settings import ValidateSettings

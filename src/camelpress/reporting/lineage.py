@@ -13,8 +13,8 @@ from pathlib import Path, PurePath
 from camelpress.core.checkpoint.checkpoint import Checkpoint
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.files.file_hashes import file_manifest, sha256_file, sha256_json
+from camelpress.reporting.report_classes import ExportReport, read_report
 from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import ExportReport, read_report
 
 EXPORT = "export-report.json"
 WRITTEN = ".safetensors"  # suffix of weight files on output

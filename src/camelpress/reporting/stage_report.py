@@ -26,7 +26,7 @@ ReportT = TypeVar("ReportT", bound="Report")
 class Report(Settings):
     """Report of one stage. `facts` are equal from run to run, `cost` is not.
 
-    `stage_reports` has a class for each stage, with the facts of that stage.
+    `report_classes` has a class for each stage, with the facts of that stage.
     """
 
     schema_version: int = Field(default=SCHEMA_VERSION, description="version of this JSON")

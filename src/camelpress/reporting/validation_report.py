@@ -13,8 +13,8 @@ from pydantic import ValidationError, create_model
 from camelpress.core.errors import CheckpointProblem
 from camelpress.core.settings import describe_validation_error
 from camelpress.reporting.facts.validation_facts import ValidateFacts
+from camelpress.reporting.report_classes import ValidationReport
 from camelpress.reporting.stage_report import SCHEMA_VERSION
-from camelpress.reporting.stage_reports import ValidationReport
 
 STAGE = "validate"
 

@@ -24,7 +24,7 @@ from camelpress.reporting.plots.figure_style import (
     new_figure,
 )
 from camelpress.reporting.plots.interval_plots import plot_benchmark_deltas, plot_perplexity_ratios
-from camelpress.reporting.stage_reports import ValidationReport
+from camelpress.reporting.report_classes import ValidationReport
 from camelpress.reporting.verdict import Check
 
 LETTER_WIDTH = 0.023  # width of a letter above the histogram, as a fraction of the axis

@@ -20,7 +20,7 @@ from camelpress.reporting.metrics import metrics_on
 from camelpress.reporting.model_precision import quantized_reference_caveat
 from camelpress.reporting.number_format import format_count
 from camelpress.reporting.plots import validation_plots
-from camelpress.reporting.stage_reports import ValidationReport
+from camelpress.reporting.report_classes import ValidationReport
 from camelpress.reporting.tables import preference_tables, validation_tables
 from camelpress.reporting.tables.markdown_table import escape_markdown, markdown_table
 from camelpress.reporting.verdict import Verdict

@@ -9,7 +9,7 @@ from camelpress.reporting import sentences
 from camelpress.reporting.facts.validation_facts import ValidateFacts
 from camelpress.reporting.model_precision import quantized_reference_caveat
 from camelpress.reporting.number_format import check_title, format_points, format_points_interval
-from camelpress.reporting.stage_reports import ValidationReport
+from camelpress.reporting.report_classes import ValidationReport
 from camelpress.reporting.tables import preference_tables, validation_tables
 from camelpress.reporting.verdict import Check, Verdict
 

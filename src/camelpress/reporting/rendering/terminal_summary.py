@@ -26,8 +26,7 @@ from camelpress.reporting.facts.validation_facts import (
 from camelpress.reporting.metrics import METRICS, Metric, metrics_on
 from camelpress.reporting.model_precision import quantized_reference_caveat, with_precision
 from camelpress.reporting.number_format import NBSP, NOT_RECORDED, add_unit, format_points_interval
-from camelpress.reporting.stage_report import Report
-from camelpress.reporting.stage_reports import (
+from camelpress.reporting.report_classes import (
     ExportReport,
     MakeDiffReport,
     ProblemReport,
@@ -39,6 +38,7 @@ from camelpress.reporting.stage_reports import (
     UploadReport,
     ValidationReport,
 )
+from camelpress.reporting.stage_report import Report
 from camelpress.reporting.tables import preference_tables
 
 EARLY_METRIC = "perplexity_ratio"  # shown for the beginnings of windows, too
